@@ -1,0 +1,46 @@
+# libmol. `make help` lists what there is.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+GO_PACKAGE := go/mol
+GO_MODULES := go/mol go/templateserver go/cmd/mol go/examples/provisioner
+PLATFORM   := $(shell go env GOOS)_$(shell go env GOARCH)
+ARCHIVE    := $(GO_PACKAGE)/libmol_$(PLATFORM).a
+CARGO      := cargo
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: lib
+lib: ## libmol.a and libmol.so, and the archive where the Go package links it
+	$(CARGO) build --release --locked
+	cp target/release/libmol.a $(ARCHIVE).new
+	mv $(ARCHIVE).new $(ARCHIVE)
+
+.PHONY: demo
+demo: ## boot a workspace from a template, twice, then from a new commit
+	tests/demo
+
+.PHONY: test
+test: ## all tests: Rust, C, Go, with an engine of their own
+	tests/run
+
+.PHONY: check
+check: ## what must hold before a commit: format, lints, generated files
+	tests/check
+
+.PHONY: generate
+generate: ## write the generated files: the C header, the Go package's linker flags
+	$(CARGO) build --locked
+	cp "$$(ls -t target/debug/build/mol-*/out/mol.h | head -n 1)" include/mol.h
+	cp include/mol.h $(GO_PACKAGE)/mol.h
+	$(CARGO) rustc --locked --lib --crate-type staticlib -- --print native-static-libs 2>&1 \
+	  | sed -n 's/^note: native-static-libs: //p' | tests/link-file $(PLATFORM) > $(GO_PACKAGE)/link_$(PLATFORM).go
+
+.PHONY: clean
+clean: ## remove what was built
+	$(CARGO) clean
+	rm -f $(GO_PACKAGE)/libmol_*.a

@@ -1,0 +1,3 @@
+module git.moleculesai.app/molecule-ai/libmol/go/templateserver
+
+go 1.23

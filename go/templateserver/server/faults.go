@@ -1,0 +1,255 @@
+package server
+
+import (
+	"bytes"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"regexp"
+	"sync"
+	"time"
+)
+
+// Fault is a way to misbehave, for the requests that match it. A fault with a Status, a Body or
+// Endless gives an answer of its own; any other one changes how the real answer is sent.
+type Fault struct {
+	// Match is a regular expression, searched in the request's path with its query, as it was sent
+	// ("/molecule-ai/x/info/refs?service=git-upload-pack").
+	Match string `json:"match"`
+	// Times is for how many requests it stands; 0 means for all.
+	Times int `json:"times,omitempty"`
+	// BeforeCommit is made when the request arrives, before anything is answered.
+	BeforeCommit *RepoCommit `json:"before_commit,omitempty"`
+	// DelayMS comes before the answer, BeforeCommit included.
+	DelayMS int `json:"delay_ms,omitempty"`
+	// Reset ends the connection with a TCP reset instead of an answer.
+	Reset bool `json:"reset,omitempty"`
+
+	Status     int               `json:"status,omitempty"` // 200 for a fault with a body
+	Headers    map[string]string `json:"headers,omitempty"`
+	Body       string            `json:"body,omitempty"`
+	BodyBase64 string            `json:"body_base64,omitempty"`
+	// BodyRepeat sends the body that many times.
+	BodyRepeat int `json:"body_repeat,omitempty"`
+	// Endless sends the body (spaces, when there is none) for as long as the client reads.
+	Endless bool `json:"endless,omitempty"`
+
+	// TruncateAfter cuts the connection after that many bytes of the body; the headers promise all.
+	TruncateAfter *int64 `json:"truncate_after,omitempty"`
+	// DripMS is a pause after every DripBytes (1 when not set) of the body.
+	DripMS    int `json:"drip_ms,omitempty"`
+	DripBytes int `json:"drip_bytes,omitempty"`
+	// Hang keeps the connection open and silent where the answer, or what TruncateAfter leaves of
+	// it, ends.
+	Hang bool `json:"hang,omitempty"`
+}
+
+// RepoCommit is a commit and the repository, "org/name", that it is for.
+type RepoCommit struct {
+	Repo string `json:"repo"`
+	Commit
+}
+
+type faults struct {
+	mutex sync.Mutex
+	list  []*activeFault
+}
+
+type activeFault struct {
+	Fault
+	match *regexp.Regexp
+	body  []byte
+	left  int // requests; negative: no limit
+}
+
+// set replaces the list. Nothing changes when one fault is bad.
+func (f *faults) set(list []Fault) error {
+	var fresh []*activeFault
+	for i, fault := range list {
+		match, err := regexp.Compile(fault.Match)
+		if err != nil {
+			return fmt.Errorf("fault %d: %w", i, err)
+		}
+		active := &activeFault{Fault: fault, match: match, body: []byte(fault.Body), left: fault.Times}
+		if fault.Times <= 0 {
+			active.left = -1
+		}
+		if fault.BodyBase64 != "" {
+			if active.body, err = base64.StdEncoding.DecodeString(fault.BodyBase64); err != nil {
+				return fmt.Errorf("the body_base64 of fault %d: %w", i, err)
+			}
+		}
+		if fault.Status != 0 && (fault.Status < 200 || fault.Status > 599) {
+			return fmt.Errorf("fault %d: %d is no status to answer with", i, fault.Status)
+		}
+		fresh = append(fresh, active)
+	}
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	f.list = fresh
+	return nil
+}
+
+// take finds the first fault for a request, and counts it.
+func (f *faults) take(target string) *activeFault {
+	f.mutex.Lock()
+	defer f.mutex.Unlock()
+	for _, fault := range f.list {
+		if fault.left != 0 && fault.match.MatchString(target) {
+			fault.left--
+			return fault
+		}
+	}
+	return nil
+}
+
+func (s *Server) serveFault(w *statusWriter, r *http.Request, route requestRoute, fault *activeFault) {
+	// Read first: only then does the context end when the client goes away.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
+
+	if fault.BeforeCommit != nil {
+		if _, err := s.Commit(fault.BeforeCommit.Repo, fault.BeforeCommit.Commit); err != nil {
+			s.answerInternal(w, fmt.Errorf("before_commit: %w", err))
+			return
+		}
+	}
+	if !pause(r, fault.DelayMS) {
+		return
+	}
+	if fault.Reset {
+		resetConnection(w)
+		return
+	}
+
+	answer := &recorder{header: http.Header{}}
+	if fault.Status != 0 || len(fault.body) > 0 || fault.Endless {
+		answer.WriteHeader(http.StatusOK)
+		if fault.Status != 0 {
+			answer.status = fault.Status
+		}
+		answer.body.Write(fault.body)
+	} else if fault.TruncateAfter == nil && fault.DripMS == 0 && !fault.Hang {
+		for name, value := range fault.Headers {
+			w.Header().Set(name, value)
+		}
+		s.serve(w, r, route)
+		return
+	} else {
+		s.serve(answer, r, route)
+	}
+	fault.send(w, r, answer)
+}
+
+// send sends an answer in the fault's way.
+func (f *activeFault) send(w *statusWriter, r *http.Request, answer *recorder) {
+	for name, values := range answer.header {
+		w.Header()[name] = values
+	}
+	body := answer.body.Bytes()
+	repeat := max(f.BodyRepeat, 1)
+	if f.Endless {
+		repeat = -1
+		if len(body) == 0 {
+			body = bytes.Repeat([]byte(" "), 4096)
+		}
+	} else {
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)*repeat))
+	}
+	for name, value := range f.Headers {
+		w.Header().Set(name, value)
+	}
+	w.WriteHeader(answer.status)
+	control := http.NewResponseController(w)
+	control.Flush()
+
+	left := int64(-1)
+	if f.TruncateAfter != nil {
+		left = *f.TruncateAfter
+	}
+	step := len(body)
+	if f.DripMS > 0 {
+		step = max(f.DripBytes, 1)
+	}
+	for ; repeat != 0 && left != 0; repeat-- {
+		for rest := body; len(rest) > 0 && left != 0; {
+			n := min(len(rest), step)
+			if left > 0 {
+				n = int(min(int64(n), left))
+				left -= int64(n)
+			}
+			if _, err := w.Write(rest[:n]); err != nil {
+				return
+			}
+			rest = rest[n:]
+			if f.DripMS > 0 {
+				control.Flush()
+				if !pause(r, f.DripMS) {
+					return
+				}
+			} else if r.Context().Err() != nil {
+				return
+			}
+		}
+	}
+	if f.Hang {
+		control.Flush()
+		<-r.Context().Done()
+	}
+	if left == 0 {
+		control.Flush()
+		panic(http.ErrAbortHandler) // ends the connection where it is
+	}
+}
+
+// pause waits; false when the client or the server went away.
+func pause(r *http.Request, ms int) bool {
+	if ms <= 0 {
+		return true
+	}
+	timer := time.NewTimer(time.Duration(ms) * time.Millisecond)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-r.Context().Done():
+		return false
+	}
+}
+
+func resetConnection(w http.ResponseWriter) {
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		tcp.SetLinger(0)
+	}
+	conn.Close()
+}
+
+// recorder keeps an answer to be sent in another way.
+type recorder struct {
+	header http.Header
+	status int
+	body   bytes.Buffer
+}
+
+func (r *recorder) Header() http.Header { return r.header }
+
+func (r *recorder) WriteHeader(status int) {
+	if r.status == 0 {
+		r.status = status
+	}
+}
+
+func (r *recorder) Write(p []byte) (int, error) {
+	r.WriteHeader(http.StatusOK)
+	return r.body.Write(p)
+}

@@ -1,0 +1,81 @@
+package server
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/cgi"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+)
+
+// maxBody bounds what is taken of a request's body. What a fetch sends is far below.
+const maxBody = 64 << 20
+
+var httpBackend = sync.OnceValues(func() (string, error) {
+	path, err := git(".", nil, "--exec-path")
+	return filepath.Join(strings.TrimSpace(string(path)), "git-http-backend"), err
+})
+
+var goodProtocol = regexp.MustCompile(`^[0-9a-zA-Z]+=[0-9a-zA-Z]+(:[0-9a-zA-Z]+=[0-9a-zA-Z]+)*$`)
+
+// serveGit answers git smart HTTP with git's own CGI program. Gitea asks for credentials also where
+// the repository does not exist.
+func (s *Server) serveGit(w http.ResponseWriter, r *http.Request, route requestRoute) {
+	repo := s.store.repository(route.org, route.repo)
+	signedIn := r.Header.Get("Authorization") != ""
+	if !s.authorized(r) || (!s.visible(repo) && !signedIn) {
+		w.Header().Set("WWW-Authenticate", `Basic realm="Gitea"`)
+		http.Error(w, "Unauthorized", http.StatusUnauthorized)
+		return
+	}
+	if !s.visible(repo) {
+		plain(w, http.StatusNotFound, "Repository not found")
+		return
+	}
+	if repo.settings().forbidden {
+		plain(w, http.StatusForbidden, "Forbidden")
+		return
+	}
+	program, err := httpBackend()
+	if err != nil {
+		s.errors.Print(err)
+		plain(w, http.StatusInternalServerError, err.Error())
+		return
+	}
+	// net/http/cgi takes no chunked body, and a client may send one.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		plain(w, http.StatusBadRequest, fmt.Sprintf("cannot read the request: %v", err))
+		return
+	}
+	request := r.Clone(r.Context())
+	request.Body = io.NopCloser(bytes.NewReader(body))
+	request.ContentLength = int64(len(body))
+	request.TransferEncoding = nil
+	request.Header.Del("Authorization") // no business of a child process
+	request.URL.Path = "/" + repo.org + "/" + repo.name + ".git" + route.rest
+	request.URL.RawPath = ""
+
+	env := []string{
+		"GIT_PROJECT_ROOT=" + s.store.root, "GIT_HTTP_EXPORT_ALL=1",
+		"GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL=/dev/null", "LC_ALL=C",
+	}
+	if protocol := r.Header.Get("Git-Protocol"); goodProtocol.MatchString(protocol) {
+		env = append(env, "GIT_PROTOCOL="+protocol)
+	}
+	handler := cgi.Handler{
+		Path: program, Dir: s.store.root, Root: "/", Env: env,
+		Logger: s.errors, Stderr: s.errors.Writer(),
+	}
+	handler.ServeHTTP(w, request)
+}
+
+func plain(w http.ResponseWriter, status int, text string) {
+	w.Header().Set("Content-Type", "text/plain;charset=utf-8")
+	w.WriteHeader(status)
+	io.WriteString(w, text)
+}

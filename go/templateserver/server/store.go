@@ -1,0 +1,517 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// epoch is when the world of the template server begins. The n-th commit of a repository is n
+// minutes later, so that the same commits have the same ids at every run.
+var epoch = time.Date(2026, time.January, 5, 9, 0, 0, 0, time.UTC)
+
+const (
+	authorName  = "Template Author"
+	authorEmail = "templates@example.com"
+)
+
+// store is the folder of repositories.
+type store struct {
+	root string
+
+	mutex sync.Mutex
+	repos map[string]*repository
+}
+
+// repository is one bare repository.
+type repository struct {
+	org, name, dir string
+
+	// write is held while the repository changes: the dates count commits.
+	write   sync.Mutex
+	commits int
+
+	mutex sync.Mutex
+	set   settings
+}
+
+type settings struct{ private, forbidden bool }
+
+func openStore(root string) (*store, error) {
+	root, err := absolute(root)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make the folder for the repositories: %w", err)
+	}
+	if _, err := exec.LookPath("git"); err != nil {
+		return nil, fmt.Errorf("the template server needs git: %w", err)
+	}
+	return &store{root: root, repos: map[string]*repository{}}, nil
+}
+
+var goodName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
+
+func checkName(name string) error {
+	if !goodName.MatchString(name) || name == "." || name == ".." || strings.HasSuffix(name, ".git") {
+		return fmt.Errorf("%q is no name for an organization or a repository", name)
+	}
+	return nil
+}
+
+// repository finds one that exists, also one that was put into the folder by hand; else nil.
+func (s *store) repository(org, name string) *repository {
+	if checkName(org) != nil || checkName(name) != nil {
+		return nil
+	}
+	dir := filepath.Join(s.root, org, name+".git")
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
+		return nil
+	}
+	repo := s.repos[org+"/"+name]
+	if repo == nil {
+		repo = &repository{org: org, name: name, dir: dir, commits: -1}
+		s.repos[org+"/"+name] = repo
+	}
+	return repo
+}
+
+// create makes a repository, or finds the one that exists.
+func (s *store) create(org, name string) (*repository, error) {
+	if err := errors.Join(checkName(org), checkName(name)); err != nil {
+		return nil, err
+	}
+	if repo := s.repository(org, name); repo != nil {
+		return repo, nil
+	}
+	dir := filepath.Join(s.root, org, name+".git")
+	if err := initRepository(dir, "main"); err != nil {
+		return nil, err
+	}
+	return s.repository(org, name), nil
+}
+
+func (s *store) remove(org, name string) error {
+	repo := s.repository(org, name)
+	if repo == nil {
+		return fmt.Errorf("there is no repository %s/%s", org, name)
+	}
+	repo.write.Lock()
+	defer repo.write.Unlock()
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	delete(s.repos, org+"/"+name)
+	return os.RemoveAll(repo.dir)
+}
+
+// initRepository makes a bare repository with the settings that a Gitea serves with: any commit
+// may be asked for by its id, and partial clones work.
+func initRepository(dir, branch string) error {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	if _, err := git(".", nil, "init", "--quiet", "--bare", "--template=", "--initial-branch="+branch, dir); err != nil {
+		return err
+	}
+	config, err := os.OpenFile(filepath.Join(dir, "config"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = config.WriteString("[uploadpack]\n\tallowAnySHA1InWant = true\n\tallowFilter = true\n" +
+		"[http]\n\treceivepack = false\n[gc]\n\tauto = 0\n[core]\n\tfsync = none\n\tcompression = 1\n")
+	return errors.Join(err, config.Close())
+}
+
+func (r *repository) settings() settings {
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	return r.set
+}
+
+// empty removes all branches and their history.
+func (r *repository) empty() error {
+	r.write.Lock()
+	defer r.write.Unlock()
+	info, err := r.info()
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(r.dir); err != nil {
+		return err
+	}
+	r.commits = 0
+	return initRepository(r.dir, info.defaultBranch)
+}
+
+func (r *repository) setDefaultBranch(name string) error {
+	r.write.Lock()
+	defer r.write.Unlock()
+	_, err := git(r.dir, nil, "symbolic-ref", "HEAD", "refs/heads/"+name)
+	return err
+}
+
+type repositoryInfo struct {
+	empty         bool
+	defaultBranch string
+}
+
+func (r *repository) info() (repositoryInfo, error) {
+	head, err := git(r.dir, nil, "symbolic-ref", "HEAD")
+	if err != nil {
+		return repositoryInfo{}, err
+	}
+	refs, err := git(r.dir, nil, "for-each-ref", "--count=1", "refs/heads/")
+	return repositoryInfo{
+		empty:         len(refs) == 0,
+		defaultBranch: strings.TrimPrefix(strings.TrimSpace(string(head)), "refs/heads/"),
+	}, err
+}
+
+// tip is the commit that a branch points to.
+type tip struct {
+	sha, tree, message            string
+	authorName, authorEmail       string
+	committerName, committerEmail string
+	authorDate                    time.Time
+}
+
+// tip reads a branch's commit; nil when there is no such branch.
+func (r *repository) tip(branch string) (*tip, error) {
+	const format = "%(refname)%00%(objectname)%00%(tree)%00%(authorname)%00%(authoremail:trim)%00" +
+		"%(committername)%00%(committeremail:trim)%00%(authordate:iso-strict)%00%(contents)%00"
+	ref := "refs/heads/" + branch
+	out, err := git(r.dir, nil, "for-each-ref", "--format="+format, ref)
+	if err != nil {
+		return nil, err
+	}
+	// The pattern also names what is below it: "a" matches the branch "a/b" when there is no "a".
+	fields := strings.Split(string(out), "\x00")
+	if len(fields) < 9 || fields[0] != ref {
+		return nil, nil
+	}
+	date, err := time.Parse(time.RFC3339, fields[7])
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the date of %s: %w", ref, err)
+	}
+	return &tip{
+		sha: fields[1], tree: fields[2], message: fields[8],
+		authorName: fields[3], authorEmail: fields[4],
+		committerName: fields[5], committerEmail: fields[6], authorDate: date,
+	}, nil
+}
+
+// Commit is a change to make to a branch.
+type Commit struct {
+	// Branch to move; the repository's default branch when empty. It is made when it does not exist.
+	Branch string `json:"branch,omitempty"`
+	// Message, with a default.
+	Message string `json:"message,omitempty"`
+	// Files to write, by path.
+	Files map[string]File `json:"files,omitempty"`
+	// Delete are paths to remove, folders included, before Files are written.
+	Delete []string `json:"delete,omitempty"`
+	// Reset starts from an empty tree instead of the branch's.
+	Reset bool `json:"reset,omitempty"`
+	// Orphan makes a commit without a parent, and so force-pushes over the branch's history.
+	Orphan bool `json:"orphan,omitempty"`
+}
+
+// File is the content of one path: Text, or Base64 for what is no text. For mode 120000 the content
+// is the target of the symbolic link.
+type File struct {
+	Text   string `json:"text,omitempty"`
+	Base64 string `json:"base64,omitempty"`
+	Mode   string `json:"mode,omitempty"` // 100644 when empty, 100755 or 120000
+}
+
+// content is one file on its way into a commit.
+type content struct {
+	path, mode string
+	data       []byte
+	file       string // read from here when data is nil
+}
+
+func (c Commit) contents() ([]content, error) {
+	list := make([]content, 0, len(c.Files))
+	for path, file := range c.Files {
+		entry := content{path: path, mode: file.Mode, data: []byte(file.Text)}
+		switch entry.mode {
+		case "":
+			entry.mode = "100644"
+		case "100644", "100755", "120000":
+		default:
+			return nil, fmt.Errorf("%q has the mode %q; use 100644, 100755 or 120000", path, file.Mode)
+		}
+		if file.Base64 != "" {
+			if file.Text != "" {
+				return nil, fmt.Errorf("%q has both text and base64", path)
+			}
+			data, err := base64.StdEncoding.DecodeString(file.Base64)
+			if err != nil {
+				return nil, fmt.Errorf("the base64 of %q: %w", path, err)
+			}
+			entry.data = data
+		}
+		list = append(list, entry)
+	}
+	return list, nil
+}
+
+// commit makes a commit and returns its id.
+func (r *repository) commit(c Commit) (string, error) {
+	contents, err := c.contents()
+	if err != nil {
+		return "", err
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	return r.commitLocked(c, contents)
+}
+
+func (r *repository) commitLocked(c Commit, contents []content) (string, error) {
+	if c.Branch == "" {
+		info, err := r.info()
+		if err != nil {
+			return "", err
+		}
+		c.Branch = info.defaultBranch
+	}
+	if _, err := git(".", nil, "check-ref-format", "refs/heads/"+c.Branch); err != nil {
+		return "", fmt.Errorf("%q is no name for a branch", c.Branch)
+	}
+	if c.Message == "" {
+		c.Message = "Change the template"
+	}
+	if r.commits < 0 { // found on disk
+		out, err := git(r.dir, nil, "rev-list", "--count", "--all")
+		if err != nil {
+			return "", err
+		}
+		if r.commits, err = strconv.Atoi(strings.TrimSpace(string(out))); err != nil {
+			return "", err
+		}
+	}
+	old, err := r.tip(c.Branch)
+	if err != nil {
+		return "", err
+	}
+	sort.Slice(contents, func(i, j int) bool { return contents[i].path < contents[j].path })
+
+	who := fmt.Sprintf("%s <%s> %d +0000", authorName, authorEmail, epoch.Add(time.Duration(r.commits)*time.Minute).Unix())
+	message := strings.TrimRight(c.Message, "\n") + "\n"
+	read, write := io.Pipe()
+	go func() {
+		out := bufio.NewWriter(write)
+		fmt.Fprintf(out, "commit refs/heads/%s\nmark :1\nauthor %s\ncommitter %s\ndata %d\n%s\n", c.Branch, who, who, len(message), message)
+		if old != nil && !c.Orphan {
+			fmt.Fprintf(out, "from %s\n", old.sha)
+		}
+		switch {
+		case c.Reset:
+			fmt.Fprint(out, "deleteall\n")
+		case old != nil && c.Orphan:
+			fmt.Fprintf(out, "M 040000 %s \"\"\n", old.tree)
+		}
+		for _, path := range c.Delete {
+			fmt.Fprintf(out, "D %s\n", quotePath(path))
+		}
+		var err error
+		for _, entry := range contents {
+			if err = writeContent(out, entry); err != nil {
+				break
+			}
+		}
+		fmt.Fprint(out, "\nget-mark :1\ndone\n")
+		write.CloseWithError(errors.Join(err, out.Flush()))
+	}()
+	// --force: a branch may be moved to a commit that does not contain its old one.
+	sha, err := git(r.dir, read, "fast-import", "--quiet", "--force", "--done")
+	read.CloseWithError(err)
+	if err != nil {
+		return "", err
+	}
+	r.commits++
+	return strings.TrimSpace(string(sha)), nil
+}
+
+func writeContent(out *bufio.Writer, entry content) error {
+	if entry.file == "" {
+		fmt.Fprintf(out, "M %s inline %s\ndata %d\n", entry.mode, quotePath(entry.path), len(entry.data))
+		out.Write(entry.data)
+		return out.WriteByte('\n')
+	}
+	file, err := os.Open(entry.file)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "M %s inline %s\ndata %d\n", entry.mode, quotePath(entry.path), info.Size())
+	if n, err := io.Copy(out, io.LimitReader(file, info.Size())); err != nil || n != info.Size() {
+		return fmt.Errorf("%s changed while it was read (%w)", entry.file, errors.Join(err, io.ErrUnexpectedEOF))
+	}
+	return out.WriteByte('\n')
+}
+
+// quotePath writes a path as fast-import reads it.
+func quotePath(path string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(path) + `"`
+}
+
+// publishAll makes a repository of every folder in dir.
+func (s *store) publishAll(org, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot read the templates: %w", err)
+	}
+	for _, entry := range entries {
+		if !entry.IsDir() || strings.HasPrefix(entry.Name(), ".") {
+			continue
+		}
+		if err := s.publish(org, RepoNamePrefix+entry.Name(), filepath.Join(dir, entry.Name())); err != nil {
+			return fmt.Errorf("cannot publish the template %q: %w", entry.Name(), err)
+		}
+	}
+	return nil
+}
+
+// publish gives a folder a history: its Dockerfile first, then the rest. A repository that is there
+// already gets one more commit when the folder differs from its default branch.
+func (s *store) publish(org, name, dir string) error {
+	contents, err := readFolder(dir)
+	if err != nil {
+		return err
+	}
+	if len(contents) == 0 {
+		return errors.New("the folder is empty")
+	}
+	repo, err := s.create(org, name)
+	if err != nil {
+		return err
+	}
+	repo.write.Lock()
+	defer repo.write.Unlock()
+	info, err := repo.info()
+	if err != nil {
+		return err
+	}
+	if info.empty {
+		first := contents[0]
+		for _, entry := range contents {
+			if entry.path == "Dockerfile" {
+				first = entry
+			}
+		}
+		if _, err := repo.commitLocked(Commit{Message: "Start the template"}, []content{first}); err != nil {
+			return err
+		}
+		_, err := repo.commitLocked(Commit{Message: "Add the workspace", Reset: true}, contents)
+		return err
+	}
+	old, err := repo.tip(info.defaultBranch)
+	if err != nil {
+		return err
+	}
+	// On a branch of its own first: whether the tree differs is for git to say.
+	const draft = "templateserver-draft"
+	if _, err := repo.commitLocked(Commit{Branch: draft, Orphan: true, Reset: true}, contents); err != nil {
+		return err
+	}
+	repo.commits-- // the draft goes away again
+	fresh, err := repo.tip(draft)
+	if err != nil {
+		return err
+	}
+	if _, err := git(repo.dir, nil, "update-ref", "-d", "refs/heads/"+draft); err != nil {
+		return err
+	}
+	if old != nil && old.tree == fresh.tree {
+		return nil
+	}
+	_, err = repo.commitLocked(Commit{Message: "Update the template", Reset: true}, contents)
+	return err
+}
+
+// readFolder lists a folder as git would add it: regular files with their executable bit, and
+// symbolic links; no empty folders, and nothing below .git.
+func readFolder(dir string) ([]content, error) {
+	var contents []content
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.Name() == ".git" {
+			if entry.IsDir() {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if entry.IsDir() {
+			return nil
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		relative, err := filepath.Rel(dir, path)
+		if err != nil {
+			return err
+		}
+		item := content{path: filepath.ToSlash(relative), mode: "100644", file: path}
+		switch {
+		case info.Mode()&fs.ModeSymlink != 0:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			item.mode, item.file, item.data = "120000", "", []byte(target)
+		case !info.Mode().IsRegular():
+			return fmt.Errorf("%s is neither a file, a folder nor a symbolic link", path)
+		case info.Mode()&0o100 != 0:
+			item.mode = "100755"
+		}
+		contents = append(contents, item)
+		return nil
+	})
+	return contents, err
+}
+
+// git runs git with nothing of the user's configuration.
+func git(dir string, stdin io.Reader, args ...string) ([]byte, error) {
+	var stdout, stderr bytes.Buffer
+	cmd := exec.Command("git", args...)
+	cmd.Dir, cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, gitEnv(), stdin, &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("git %s in %s: %w: %s", args[0], dir, err, strings.TrimSpace(stderr.String()))
+	}
+	return stdout.Bytes(), nil
+}
+
+func gitEnv() []string {
+	var env []string
+	for _, variable := range os.Environ() {
+		if !strings.HasPrefix(variable, "GIT_") {
+			env = append(env, variable)
+		}
+	}
+	return append(env, "GIT_CONFIG_NOSYSTEM=1", "GIT_CONFIG_GLOBAL="+os.DevNull, "LC_ALL=C")
+}

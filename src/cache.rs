@@ -1,0 +1,318 @@
+//! The cache on disk: one checked-out tree per commit, shared by every process of one user.
+//!
+//! ```text
+//! <cache>/<runtime>/<sha12>/         the tree, complete, or not there at all
+//! <cache>/<runtime>/.<sha12>.json    which commit it is: written last, so it vouches for the tree
+//! <cache>/<runtime>/.<sha12>.lock    held by whoever fetches or builds the commit
+//! <cache>/<runtime>/.work-XXXXXX/    somebody's fetch, until it is whole
+//! ```
+//!
+//! A tree is made in a folder of its own, written through to the disk, moved into its place in one
+//! step, and only then vouched for. Whatever moment a crash picks, there is a whole tree with its
+//! voucher, or something without one, which is thrown away (promise P5). The lock is the operating
+//! system's, so it ends with the process that holds it, however that ends.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::error::{Code, Error, Result};
+use crate::image::CommitSha;
+use crate::runtimes::Runtime;
+
+/// How often a waiting process looks whether the lock is free. The first looks are quicker.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+
+/// What is left of a killed process's fetch is removed after this time.
+const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
+
+const WORK_PREFIX: &str = ".work-";
+
+/// The cache's folder for one runtime.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    folder: PathBuf,
+}
+
+/// A whole tree.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    pub(crate) path: PathBuf,
+    pub(crate) commit_time: i64,
+}
+
+/// What vouches for a tree.
+#[derive(Serialize, Deserialize)]
+struct Voucher {
+    commit: String,
+    commit_time: i64,
+}
+
+/// Who holds a lock, as told to those who wait.
+#[derive(Serialize, Deserialize)]
+struct Holder {
+    pid: u32,
+    since_unix: u64,
+}
+
+/// The right to fetch and build one commit, on this machine, until dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Cache {
+    /// Opens the folder, and makes it, readable for its owner only, if it is not there.
+    pub(crate) fn open(root: &Path, runtime: Runtime) -> Result<Self> {
+        let folder = root.join(runtime.as_str());
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|error| failed(&folder, "cannot be made", &error))?;
+        check_owner(root)?;
+        check_owner(&folder)?;
+        let cache = Self { folder };
+        cache.sweep();
+        Ok(cache)
+    }
+
+    /// Takes the lock for `commit`; tells `waiting` whom it waits for, once for each holder.
+    pub(crate) async fn lock(
+        &self,
+        commit: &CommitSha,
+        mut waiting: impl FnMut(String),
+    ) -> Result<Lock> {
+        let path = self.folder.join(format!(".{}.lock", commit.short()));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&path)
+            .map_err(|error| failed(&path, "cannot be opened", &error))?;
+        let mut told = String::new();
+        let mut pause = Duration::from_millis(5);
+        loop {
+            match file.try_lock() {
+                Ok(()) => break,
+                Err(TryLockError::WouldBlock) => {
+                    let holder = holder(&mut file);
+                    if told != holder {
+                        waiting(holder.clone());
+                        told = holder;
+                    }
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LOCK_POLL);
+                }
+                Err(TryLockError::Error(error)) => {
+                    return Err(failed(&path, "cannot be locked", &error));
+                }
+            }
+        }
+        // Only a courtesy to those who wait: the lock itself is the kernel's.
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        let me = Holder {
+            pid: std::process::id(),
+            since_unix: since.as_secs(),
+        };
+        let _ = serde_json::to_vec(&me).map(|text| write_over(&mut file, &text));
+        Ok(Lock { _file: file })
+    }
+
+    /// The tree of `commit`, if it is here and whole. What is here without being vouched for is
+    /// removed. Call it with the lock held.
+    pub(crate) fn tree(&self, commit: &CommitSha) -> Result<Option<Tree>> {
+        let path = self.folder.join(commit.short());
+        let vouched = fs::read(self.voucher(commit))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Voucher>(&text).ok())
+            .filter(|voucher| voucher.commit == commit.as_str());
+        if let Some(voucher) = vouched
+            && fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir())
+        {
+            return Ok(Some(Tree {
+                path,
+                commit_time: voucher.commit_time,
+            }));
+        }
+        self.discard(commit)?;
+        Ok(None)
+    }
+
+    /// An empty folder for a fetch, which removes itself unless it is published.
+    pub(crate) fn work(&self) -> Result<TempDir> {
+        tempfile::Builder::new()
+            .prefix(WORK_PREFIX)
+            .tempdir_in(&self.folder)
+            .map_err(|error| failed(&self.folder, "cannot be written", &error))
+    }
+
+    /// Makes `work/tree` the tree of `commit`. Call it with the lock held.
+    pub(crate) fn publish(
+        &self,
+        commit: &CommitSha,
+        commit_time: i64,
+        work: &TempDir,
+    ) -> Result<Tree> {
+        let path = self.folder.join(commit.short());
+        let write = || -> io::Result<()> {
+            write_through(work.path())?;
+            fs::rename(work.path().join("tree"), &path)?;
+            let voucher = serde_json::to_vec(&Voucher {
+                commit: commit.to_string(),
+                commit_time,
+            })?;
+            let mut file = tempfile::Builder::new()
+                .prefix(WORK_PREFIX)
+                .tempfile_in(&self.folder)?;
+            file.write_all(&voucher)?;
+            file.as_file().sync_all()?;
+            file.persist(self.voucher(commit))?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|error| failed(&path, "cannot be written", &error))?;
+        Ok(Tree { path, commit_time })
+    }
+
+    fn voucher(&self, commit: &CommitSha) -> PathBuf {
+        self.folder.join(format!(".{}.json", commit.short()))
+    }
+
+    /// Removes a tree, the voucher first.
+    fn discard(&self, commit: &CommitSha) -> Result<()> {
+        let voucher = self.voucher(commit);
+        let tree = self.folder.join(commit.short());
+        gone(fs::remove_file(&voucher))
+            .map_err(|error| failed(&voucher, "cannot be removed", &error))?;
+        let removed = match fs::symlink_metadata(&tree) {
+            Ok(found) if found.is_dir() => fs::remove_dir_all(&tree),
+            Ok(_) => fs::remove_file(&tree),
+            Err(error) => Err(error),
+        };
+        gone(removed).map_err(|error| failed(&tree, "cannot be removed", &error))
+    }
+
+    /// Removes what killed processes have left. A failure is nobody's problem today.
+    fn sweep(&self) {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            let leftover = entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.starts_with(WORK_PREFIX));
+            let old = entry
+                .metadata()
+                .and_then(|found| found.modified())
+                .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER_AGE));
+            if leftover && old {
+                let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
+            }
+        }
+    }
+}
+
+/// A cache that others can write to could be made to hold anything.
+fn check_owner(folder: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let found = fs::symlink_metadata(folder)
+        .map_err(|error| failed(folder, "cannot be looked at", &error))?;
+    if found.is_symlink() {
+        // Its owner may have put the cache on another disk; then the target counts.
+        return fs::canonicalize(folder)
+            .map_err(|error| failed(folder, "leads nowhere", &error))
+            .and_then(|target| check_owner(&target));
+    }
+    let me = rustix::process::geteuid().as_raw();
+    if found.uid() != me {
+        return Err(Error::new(
+            Code::Cache,
+            format!(
+                "the cache folder {} belongs to another user (uid {}, this process is {me})",
+                folder.display(),
+                found.uid()
+            ),
+        )
+        .hint("set MOLECULE_LOCAL_BUILD_CACHE to a folder of your own"));
+    }
+    if found.permissions().mode() & 0o022 != 0 {
+        return Err(Error::new(
+            Code::Cache,
+            format!(
+                "the cache folder {} can be written by other users",
+                folder.display()
+            ),
+        )
+        .hint("run chmod go-w on it, or set MOLECULE_LOCAL_BUILD_CACHE to a folder of your own"));
+    }
+    Ok(())
+}
+
+fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
+    Error::new(Code::Cache, format!("the cache: {} {what}: {error}", path.display())).hint(
+        "check its permissions and the free space, or set MOLECULE_LOCAL_BUILD_CACHE to another folder",
+    )
+}
+
+/// What is not there need not be removed.
+fn gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn write_over(file: &mut File, text: &[u8]) -> io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(text)
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file
+        .rewind()
+        .and_then(|()| file.take(1024).read_to_string(&mut text));
+    let told = read
+        .ok()
+        .and_then(|_| serde_json::from_str::<Holder>(&text).ok());
+    match told {
+        Some(holder) if holder.pid == std::process::id() => {
+            "another client in this process".to_owned()
+        }
+        Some(holder) => format!("process {}", holder.pid),
+        None => "another process".to_owned(),
+    }
+}
+
+/// Has everything below `folder` on the disk before it is moved into its place.
+#[cfg(target_os = "linux")]
+fn write_through(folder: &Path) -> io::Result<()> {
+    // One call for the whole file system costs less than one for each of many thousand files.
+    Ok(rustix::fs::syncfs(File::open(folder)?)?)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn write_through(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            write_through(&entry.path())?;
+        } else if kind.is_file() {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,213 @@
+//! A client: one set of options, one engine, and any number of calls at once.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Code, Error, Result};
+use crate::event::{Event, Sink};
+use crate::executor;
+use crate::flight::Flights;
+use crate::http::Http;
+use crate::image::Image;
+use crate::mask::Masker;
+use crate::options::Options;
+use crate::pipeline::{self, Shared};
+use crate::runtimes::Runtime;
+
+/// Takes events, already masked. It is called from the library's threads and must not block.
+pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
+
+/// Finds and makes images. Dropping it cancels what is running.
+pub struct Client {
+    shared: Arc<Shared>,
+    masker: Arc<Masker>,
+    observer: Option<Arc<Observer>>,
+    calls: Calls,
+}
+
+/// The calls under way, by id.
+type Calls = Arc<Mutex<HashMap<u64, CancellationToken>>>;
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Checks the options. Nothing is connected to before the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidOption`], naming the environment variable; [`Code::Internal`] if the runtime
+    /// cannot be started.
+    pub fn new(options: &Options, observer: Option<Observer>) -> Result<Self> {
+        let masker = options.masker();
+        Self::open(options, observer, &masker).map_err(|error| masker.error(error))
+    }
+
+    fn open(options: &Options, observer: Option<Observer>, masker: &Masker) -> Result<Self> {
+        executor::runtime()?;
+        let settings = options.settings()?;
+        let http = Http::new(&settings.repo_prefix, &settings.token, &settings.network)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                settings,
+                http,
+                engine: tokio::sync::OnceCell::new(),
+                flights: Flights::default(),
+                tasks: TaskTracker::new(),
+            }),
+            masker: Arc::new(masker.clone()),
+            observer: observer.map(Arc::new),
+            calls: Calls::default(),
+        })
+    }
+
+    /// Begins a call, and returns its id. `done` is called exactly once, when it ends, whatever
+    /// happens, from a thread of the library. Without a `timeout` the ceiling applies.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::UnknownRuntime`] at once; then `done` is not called.
+    pub fn start(
+        &self,
+        runtime: &str,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
+    ) -> Result<u64> {
+        let runtime = Runtime::parse(runtime).map_err(|error| self.masker.error(error))?;
+        let id = next_id();
+        let cancel = CancellationToken::new();
+        lock(&self.calls).insert(id, cancel.clone());
+
+        let emit = self.sink(id, runtime);
+        let (shared, masker, calls) = (
+            Arc::clone(&self.shared),
+            Arc::clone(&self.masker),
+            Arc::clone(&self.calls),
+        );
+        let limit = timeout.unwrap_or(self.shared.settings.ceiling);
+        let call = async move {
+            let work = AssertUnwindSafe(pipeline::ensure(&shared, runtime, &emit)).catch_unwind();
+            let result = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Error::canceled()),
+                result = work => result.unwrap_or_else(|panic| Err(Error::panicked(&*panic))),
+                () = tokio::time::sleep(limit) => Err(too_late(timeout, limit)),
+            };
+            lock(&calls).remove(&id);
+            let result = result
+                .map(|image| masker.image(image))
+                .map_err(|mut error| {
+                    error.runtime = runtime.to_string();
+                    masker.error(error)
+                });
+            done(id, result);
+        };
+        self.shared
+            .tasks
+            .spawn_on(call, executor::runtime()?.handle());
+        Ok(id)
+    }
+
+    /// Finds the image for the head of the runtime's template, or makes it. May be awaited in any
+    /// executor. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Code`] up to [`Code::DeadlineExceeded`].
+    pub async fn ensure_local_image(
+        &self,
+        runtime: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Image> {
+        struct CancelOnDrop<'a>(&'a Client, u64);
+        impl Drop for CancelOnDrop<'_> {
+            fn drop(&mut self) {
+                self.0.cancel(self.1);
+            }
+        }
+        let (sender, receiver) = oneshot::channel();
+        let id = self.start(runtime, timeout, |_, result| {
+            // Nobody waits any more if the future was dropped.
+            let _ = sender.send(result);
+        })?;
+        let _cancel = CancelOnDrop(self, id);
+        receiver.await.unwrap_or_else(|_| Err(Error::canceled()))
+    }
+
+    /// Cancels a call. Its `done` is called soon, with [`Code::Canceled`] unless it had just ended.
+    /// A call that has ended is no error.
+    pub fn cancel(&self, call: u64) {
+        if let Some(cancel) = lock(&self.calls).get(&call) {
+            cancel.cancel();
+        }
+    }
+
+    /// Cancels every call, and waits until all of them, and all that they began, have ended.
+    pub async fn close(&self) {
+        self.cancel_all();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    fn cancel_all(&self) {
+        for cancel in lock(&self.calls).values() {
+            cancel.cancel();
+        }
+    }
+
+    /// Where the events of a call go: masked, and with its name on them.
+    fn sink(&self, call: u64, runtime: Runtime) -> Sink {
+        let Some(observer) = self.observer.clone() else {
+            return Arc::new(|_| {});
+        };
+        let masker = Arc::clone(&self.masker);
+        Arc::new(move |mut event: Event| {
+            event.call = call;
+            event.runtime = runtime.to_string();
+            observer(masker.event(event));
+        })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.cancel_all();
+    }
+}
+
+fn lock(calls: &Calls) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+    calls.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ids are unique in the process and never used again.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The caller's own deadline, or the ceiling?
+fn too_late(timeout: Option<Duration>, limit: Duration) -> Error {
+    match timeout {
+        Some(_) => Error::new(
+            Code::DeadlineExceeded,
+            "the deadline of the call has passed",
+        )
+        .hint("give it more time: a first build can take minutes, much longer under emulation"),
+        None => Error::new(
+            Code::Timeout,
+            format!("the call took longer than {} seconds", limit.as_secs()),
+        )
+        .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
+    }
+}

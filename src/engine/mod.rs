@@ -1,0 +1,223 @@
+//! The container engine, through its API: Docker's, or Podman's that is compatible with it.
+
+mod build;
+mod connect;
+mod endpoint;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard::Docker;
+use bollard::errors::Error as E;
+use bollard::models::{ImageInspect, SystemVersion};
+use bollard::query_parameters::{ListImagesOptionsBuilder, TagImageOptionsBuilder};
+
+pub(crate) use build::{Build, Builder};
+
+use crate::error::{Code, Error, Result, chain};
+use crate::image::Platform;
+use crate::options::EngineSettings;
+use endpoint::Endpoint;
+
+/// Time for a whole answer to an ordinary call. It is generous: an engine under load is slow.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The first API version with BuildKit (Docker 18.09).
+const BUILDKIT_API: (usize, usize) = (1, 39);
+
+/// An engine that has answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Engine {
+    docker: Docker,
+    endpoint: String,
+    version: SystemVersion,
+    builder: Builder,
+}
+
+/// An image in the engine's store.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) id: String,
+    /// The label [`REVISION_LABEL`].
+    pub(crate) revision: Option<String>,
+    pub(crate) os: String,
+    pub(crate) arch: String,
+}
+
+/// The label with the full commit id (OCI image specification, annotations).
+pub(crate) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
+
+impl Engine {
+    /// Finds the engine and asks for its version.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::EngineUnreachable`], with every endpoint that was tried and why it did not do.
+    pub(crate) async fn connect(settings: &EngineSettings) -> Result<Self> {
+        let mut tried = Vec::new();
+        for endpoint in endpoint::candidates(settings)? {
+            match Self::try_connect(&endpoint, settings).await {
+                Ok(engine) => return Ok(engine),
+                Err(error) => tried.push(format!("{endpoint}: {}", error.message)),
+            }
+        }
+        Err(Error::new(
+            Code::EngineUnreachable,
+            format!("no container engine answers; tried {}", tried.join("; ")),
+        )
+        .hint(
+            "start Docker or Podman, or set DOCKER_HOST to its address; on \"permission denied\", \
+             join the group that owns the socket",
+        ))
+    }
+
+    async fn try_connect(endpoint: &Endpoint, settings: &EngineSettings) -> Result<Self> {
+        let docker = connect::client(&endpoint.address)?;
+        let address = endpoint.address.to_string();
+        let docker = call(&address, docker.negotiate_version()).await?;
+        let version = call(&address, docker.version()).await?;
+        let builder = choose_builder(settings, &version, &docker);
+        Ok(Self {
+            docker,
+            endpoint: address,
+            version,
+            builder,
+        })
+    }
+
+    /// What the engine itself runs on.
+    pub(crate) fn native_platform(&self) -> Result<Platform> {
+        let os = self.version.os.as_deref().unwrap_or("linux");
+        let arch = self.version.arch.as_deref().unwrap_or_default();
+        Platform::parse(&format!("{os}/{arch}")).ok_or_else(|| {
+            Error::new(
+                Code::PlatformUnsupported,
+                format!(
+                    "the engine at {} does not say what it runs on",
+                    self.endpoint
+                ),
+            )
+            .hint("set MOLECULE_IMAGE_PLATFORM to os/arch, linux/amd64 for example")
+        })
+    }
+
+    /// Looks an image up. `None` if there is none of that name.
+    pub(crate) async fn find(&self, reference: &str) -> Result<Option<Found>> {
+        let inspect = async {
+            match self.docker.inspect_image(reference).await {
+                Ok(image) => Ok(Some(found(image))),
+                Err(E::DockerResponseServerError {
+                    status_code: 404, ..
+                }) => Ok(None),
+                Err(error) => Err(error),
+            }
+        };
+        call(&self.endpoint, inspect).await
+    }
+
+    /// The references of the images in a repository, the newest image first.
+    pub(crate) async fn references(&self, repository: &str) -> Result<Vec<String>> {
+        let filters = HashMap::from([("reference", vec![repository])]);
+        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+        let mut images = call(&self.endpoint, self.docker.list_images(Some(options))).await?;
+        images.sort_by_key(|image| std::cmp::Reverse(image.created));
+        Ok(images
+            .into_iter()
+            .flat_map(|image| image.repo_tags)
+            .collect())
+    }
+
+    /// Gives an image one more reference.
+    pub(crate) async fn tag(&self, image: &str, reference: &str) -> Result<()> {
+        let (repository, tag) = reference.rsplit_once(':').unwrap_or((reference, "latest"));
+        let options = TagImageOptionsBuilder::new()
+            .repo(repository)
+            .tag(tag)
+            .build();
+        call(&self.endpoint, self.docker.tag_image(image, Some(options))).await
+    }
+}
+
+fn found(image: ImageInspect) -> Found {
+    let labels = image.config.and_then(|config| config.labels);
+    Found {
+        id: image.id.unwrap_or_default(),
+        revision: labels.and_then(|labels| labels.get(REVISION_LABEL).cloned()),
+        os: image.os.unwrap_or_default(),
+        arch: image.architecture.unwrap_or_default(),
+    }
+}
+
+/// BuildKit where the engine has it. `_ping` may not say so although it has, and Podman's API
+/// accepts BuildKit's requests without being one.
+fn choose_builder(settings: &EngineSettings, version: &SystemVersion, docker: &Docker) -> Builder {
+    let podman = version
+        .components
+        .iter()
+        .flatten()
+        .any(|component| component.name.contains("Podman"));
+    let api = docker.client_version();
+    let old = (api.major_version, api.minor_version) < BUILDKIT_API;
+    if settings.classic_builder || podman || old {
+        Builder::Classic
+    } else {
+        Builder::BuildKit
+    }
+}
+
+/// One ordinary call, with its time limit, and with what went wrong in words.
+async fn call<T>(
+    endpoint: &str,
+    work: impl Future<Output = std::result::Result<T, E>>,
+) -> Result<T> {
+    match tokio::time::timeout(CALL_TIMEOUT, work).await {
+        Ok(result) => result.map_err(|error| told(endpoint, &error)),
+        Err(_) => Err(Error::new(
+            Code::EngineUnreachable,
+            format!(
+                "the engine at {endpoint} did not answer within {} seconds",
+                CALL_TIMEOUT.as_secs()
+            ),
+        )
+        .hint("see whether the engine hangs; restarting it usually helps")),
+    }
+}
+
+fn told(endpoint: &str, error: &E) -> Error {
+    match error {
+        E::DockerResponseServerError {
+            status_code,
+            message,
+        } => Error::new(
+            Code::EngineUnreachable,
+            format!("the engine at {endpoint} answered {status_code}: {message}"),
+        )
+        .hint("see the engine's own log"),
+        other => {
+            let reason = deepest(other);
+            Error::new(Code::EngineUnreachable, reason)
+                .hint(format!("see whether the engine at {endpoint} is running"))
+        }
+    }
+}
+
+/// The innermost cause says it best: "permission denied", "connection refused".
+fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// A failed exchange in the middle of a build.
+fn broken(endpoint: &str, error: &E) -> Error {
+    Error::new(
+        Code::EngineUnreachable,
+        format!(
+            "the connection to the engine at {endpoint} broke off during the build: {}",
+            chain(error)
+        ),
+    )
+    .hint("see whether the engine was restarted, and try again")
+}

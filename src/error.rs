@@ -1,0 +1,227 @@
+//! The one error type: what failed, where, and what to do next.
+//!
+//! Messages are written for the person who reads them at two in the morning: lower case, no full
+//! stop, the place (URL, path, step) named. They may hold anything a peer said, so nothing here is
+//! fit to be shown before it has gone through [`Masker::error`](crate::mask::Masker::error).
+
+use std::ffi::CStr;
+use std::fmt;
+
+/// What kind of failure it is.
+///
+/// The numbers are part of the C ABI: they are never changed and never used again for something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Code {
+    /// The runtime is not on the allowlist. Nothing was asked of the network, the disk or the engine.
+    UnknownRuntime = 1,
+    /// An option, or the environment variable behind it, holds a value that cannot be used.
+    InvalidOption = 2,
+    /// The template server gave no answer: refused, no such host, no route, time-out, TLS.
+    GiteaUnreachable = 3,
+    /// The template repository, or the branch asked for, is not there.
+    RepoNotFound = 4,
+    /// The template server wants a token, or refuses the one it got.
+    Auth = 5,
+    /// The template server answered something that is not the answer its API documents.
+    BadResponse = 6,
+    /// The commit could not be fetched or checked out.
+    Fetch = 7,
+    /// The commit has no file called `Dockerfile` at its root.
+    NoDockerfile = 8,
+    /// No container engine answered, or the one that did answered an error.
+    EngineUnreachable = 9,
+    /// The engine cannot build or run the platform.
+    PlatformUnsupported = 10,
+    /// The build ran and failed: see the step and the last lines of its output.
+    BuildFailed = 11,
+    /// A fetch or a build made no progress for the stall grace.
+    Stalled = 12,
+    /// The ceiling passed.
+    Timeout = 13,
+    /// The cache folder cannot be used.
+    Cache = 14,
+    /// A defect in the library: please report it.
+    Internal = 15,
+    /// The caller cancelled the call.
+    Canceled = 16,
+    /// The deadline that the caller set has passed.
+    DeadlineExceeded = 17,
+    /// An argument of a C call is NULL where it must not be, is not UTF-8, or is out of range.
+    InvalidArgument = 18,
+    /// The id names no object: freed already, of another kind, or never made.
+    NoSuchHandle = 19,
+    /// The client is being freed.
+    Closed = 20,
+    /// No event came within the time-out.
+    NoEvent = 21,
+    /// The network is not to be used, and there is no image to fall back on.
+    NoLocalImage = 22,
+}
+
+impl Code {
+    /// Every code, in the order of the numbers.
+    pub const ALL: [Code; 22] = [
+        Code::UnknownRuntime,
+        Code::InvalidOption,
+        Code::GiteaUnreachable,
+        Code::RepoNotFound,
+        Code::Auth,
+        Code::BadResponse,
+        Code::Fetch,
+        Code::NoDockerfile,
+        Code::EngineUnreachable,
+        Code::PlatformUnsupported,
+        Code::BuildFailed,
+        Code::Stalled,
+        Code::Timeout,
+        Code::Cache,
+        Code::Internal,
+        Code::Canceled,
+        Code::DeadlineExceeded,
+        Code::InvalidArgument,
+        Code::NoSuchHandle,
+        Code::Closed,
+        Code::NoEvent,
+        Code::NoLocalImage,
+    ];
+
+    /// The name that logs, metrics and documents use, such as `repo_not_found`.
+    pub fn name(self) -> &'static str {
+        self.c_name().to_str().unwrap_or_default()
+    }
+
+    /// The name, as C wants it.
+    pub(crate) const fn c_name(self) -> &'static CStr {
+        match self {
+            Code::UnknownRuntime => c"unknown_runtime",
+            Code::InvalidOption => c"invalid_option",
+            Code::GiteaUnreachable => c"gitea_unreachable",
+            Code::RepoNotFound => c"repo_not_found",
+            Code::Auth => c"auth",
+            Code::BadResponse => c"bad_response",
+            Code::Fetch => c"fetch",
+            Code::NoDockerfile => c"no_dockerfile",
+            Code::EngineUnreachable => c"engine_unreachable",
+            Code::PlatformUnsupported => c"platform_unsupported",
+            Code::BuildFailed => c"build_failed",
+            Code::Stalled => c"stalled",
+            Code::Timeout => c"timeout",
+            Code::Cache => c"cache",
+            Code::Internal => c"internal",
+            Code::Canceled => c"canceled",
+            Code::DeadlineExceeded => c"deadline_exceeded",
+            Code::InvalidArgument => c"invalid_argument",
+            Code::NoSuchHandle => c"no_such_handle",
+            Code::Closed => c"closed",
+            Code::NoEvent => c"no_event",
+            Code::NoLocalImage => c"no_local_image",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The result of everything in this crate that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failure, with what a person needs to act on it. Fields that do not apply are empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// The kind of failure.
+    pub code: Code,
+    /// The runtime the call was for.
+    pub runtime: String,
+    /// The repository or the address that was asked.
+    pub url: String,
+    /// What failed, and where.
+    pub message: String,
+    /// What to do next.
+    pub hint: String,
+    /// Where in the build, if it failed there.
+    pub build: Option<Box<FailedBuild>>,
+}
+
+/// Where a build failed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FailedBuild {
+    /// The step, as the Dockerfile has it.
+    pub step: String,
+    /// The last lines of the build's output.
+    pub log_tail: String,
+}
+
+impl Error {
+    /// A failure of this kind.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            runtime: String::new(),
+            url: String::new(),
+            message: message.into(),
+            hint: String::new(),
+            build: None,
+        }
+    }
+
+    /// Says what to do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = hint.into();
+        self
+    }
+
+    /// Says where in the build.
+    #[must_use]
+    pub fn in_build(mut self, step: String, log_tail: String) -> Self {
+        self.build = Some(Box::new(FailedBuild { step, log_tail }));
+        self
+    }
+
+    /// Says which address was asked.
+    #[must_use]
+    pub fn url(mut self, url: impl Into<String>) -> Self {
+        self.url = url.into();
+        self
+    }
+
+    /// The call was cancelled.
+    pub(crate) fn canceled() -> Self {
+        Self::new(Code::Canceled, "the call was cancelled")
+    }
+
+    /// A panic inside the library, turned into an answer.
+    pub(crate) fn panicked(payload: &(dyn std::any::Any + Send)) -> Self {
+        let said = payload
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        Self::new(
+            Code::Internal,
+            format!("a defect in libmol stopped this call: {said}"),
+        )
+        .hint("please report it, with what was being done")
+    }
+}
+
+/// An error's text with the texts of what caused it, outermost first, without repeating what an
+/// outer text already quotes.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !said.is_empty() && !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,172 @@
+//! What a caller sees while a call runs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+/// One thing that happened, as one flat JSON object. Fields that do not apply are absent.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Event {
+    /// What happened.
+    pub kind: Kind,
+    /// The call it happened for. A step that serves several calls of one client is told once, with
+    /// the id of the call that began it.
+    pub call: u64,
+    /// The runtime the call is for.
+    pub runtime: String,
+    /// When, in milliseconds since 1970-01-01T00:00:00Z.
+    pub time_unix_ms: u64,
+    /// One line for people.
+    pub message: String,
+    /// The address that is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The image reference that is pinned to the commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub r#ref: Option<String>,
+    /// The image reference that moves with the branch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latest_ref: Option<String>,
+    /// The full commit id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub commit_sha: Option<String>,
+    /// The branch whose head it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// Why it is a miss.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Who is waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// `buildkit` or `classic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub builder: Option<String>,
+    /// The engine's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// What to do about a warning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The number of the build step, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step: Option<u32>,
+    /// How many build steps are known so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u32>,
+    /// The build step, as the Dockerfile has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_name: Option<String>,
+    /// True if the builder had the step's result already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cached: Option<bool>,
+    /// Why the build step failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// One line of the build's output.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<String>,
+    /// Files so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<u64>,
+    /// Git objects so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects: Option<u64>,
+    /// Git objects in all, once the server has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub objects_total: Option<u64>,
+    /// Bytes so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// How many log lines were left out because the reader was slow.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<u64>,
+    /// How long it took, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<u64>,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The template server is asked for the head of the branch.
+    #[default]
+    LookupStarted,
+    /// It answered.
+    LookupDone,
+    /// The engine has the image.
+    CacheHit,
+    /// The engine has not, or what it has cannot be used.
+    CacheMiss,
+    /// Another process or caller is at it.
+    Waiting,
+    /// The commit is fetched.
+    FetchStarted,
+    /// So much has come.
+    FetchProgress,
+    /// The commit's tree is checked out.
+    FetchDone,
+    /// The engine builds.
+    BuildStarted,
+    /// So much of the build context was sent.
+    ContextProgress,
+    /// All of it was sent.
+    ContextDone,
+    /// A step of the build began.
+    StepStarted,
+    /// A step of the build ended.
+    StepDone,
+    /// A line of the build's output.
+    Log,
+    /// The engine writes the image. It says nothing meanwhile, and that is no stall.
+    ExportStarted,
+    /// The engine has the image.
+    ExportDone,
+    /// The image has its references.
+    Tagged,
+    /// Something is not as it should be; the call goes on.
+    Warning,
+    /// Log lines were left out because the reader was slow.
+    Thinned,
+}
+
+impl Event {
+    /// An event of this kind, now, with the line for people.
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Self {
+            kind,
+            message: message.into(),
+            time_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            ..Self::default()
+        }
+    }
+
+    /// Every text in it that came from outside.
+    pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let optional = [
+            &mut self.url,
+            &mut self.r#ref,
+            &mut self.latest_ref,
+            &mut self.commit_sha,
+            &mut self.branch,
+            &mut self.reason,
+            &mut self.holder,
+            &mut self.builder,
+            &mut self.endpoint,
+            &mut self.hint,
+            &mut self.step_name,
+            &mut self.error,
+            &mut self.line,
+        ];
+        [&mut self.message, &mut self.runtime]
+            .into_iter()
+            .chain(optional.into_iter().flatten())
+    }
+}
+
+/// Takes events, from any thread, and never blocks.
+pub(crate) type Sink = std::sync::Arc<dyn Fn(Event) + Send + Sync>;

@@ -1,0 +1,36 @@
+//! The one runtime, for the life of the process.
+
+use once_cell::sync::OnceCell;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::error::{Code, Error, Result};
+
+static RUNTIME: OnceCell<Runtime> = OnceCell::new();
+
+/// The work here waits for networks and engines; two threads carry thousands of calls.
+const WORKERS: usize = 2;
+
+/// Fetches, archives and the disk. Each build uses two of them for a part of its time.
+const BLOCKING_THREADS: usize = 64;
+
+/// The runtime; it is started by the first call.
+///
+/// # Errors
+///
+/// [`Code::Internal`] if the operating system gives no thread. The next call tries again.
+pub(crate) fn runtime() -> Result<&'static Runtime> {
+    RUNTIME.get_or_try_init(|| {
+        Builder::new_multi_thread()
+            // Set, so that tokio does not look for its number in the environment.
+            .worker_threads(WORKERS)
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_name("libmol")
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| {
+                Error::new(Code::Internal, format!("no thread can be started: {error}"))
+                    .hint("raise the process's limit of threads (ulimit -u)")
+            })
+    })
+}

@@ -1,0 +1,336 @@
+//! Step four of the pipeline: fetch exactly one commit, and check its tree out.
+//!
+//! The commit is asked for by its id, never by the name of a branch, so a branch that moves between
+//! the lookup and the fetch changes nothing (promise P2). The checkout is the one that `git clone`
+//! would make with an empty configuration: `.gitattributes` count (line endings, encodings), the
+//! user's and the machine's configuration do not, and no filter program is started.
+
+mod transport;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gix::progress::Discard;
+use gix::progress::tree::Root;
+use gix_transport::Protocol;
+use gix_transport::client::blocking_io::http::Transport;
+use tokio::runtime::Handle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use url::Url;
+
+use crate::error::{Code, Error, Result, chain};
+use crate::http::Http;
+use crate::image::CommitSha;
+
+/// How often a fetch says how far it is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How far a fetch is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Bytes received.
+    pub(crate) bytes: u64,
+    /// Git objects received.
+    pub(crate) objects: u64,
+    /// Git objects in all, once known.
+    pub(crate) objects_total: Option<u64>,
+}
+
+/// What was fetched.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) progress: Progress,
+    /// Files and links in the tree.
+    pub(crate) files: u64,
+    /// When the commit was made, in seconds since 1970: the time of every file in the image.
+    pub(crate) commit_time: i64,
+}
+
+/// Fetches `commit` of the repository at `url` and checks it out at `work/tree`, where `work` is an
+/// empty folder of the caller's. Ends within moments when the future is dropped.
+pub(crate) async fn commit(
+    http: &Http,
+    url: &Url,
+    commit: &CommitSha,
+    work: &Path,
+    stall_grace: Duration,
+    mut report: impl FnMut(Progress),
+) -> Result<Fetched> {
+    let interrupt = Interrupt::default();
+    let received = Arc::new(AtomicU64::new(0));
+    let failure = Arc::new(Mutex::new(None));
+    let tree = Root::new();
+    let job = Job {
+        wire: transport::Wire {
+            http: http.clone(),
+            runtime: Handle::current(),
+            interrupt: interrupt.token.clone(),
+            stall_grace,
+            received: Arc::clone(&received),
+            failure: Arc::clone(&failure),
+            base: None,
+        },
+        interrupted: Arc::clone(&interrupt.flag),
+        url: url.clone(),
+        commit: commit.clone(),
+        work: work.to_owned(),
+        progress: Arc::clone(&tree),
+    };
+    let guard = interrupt.on_drop();
+    let mut blocking = tokio::task::spawn_blocking(move || job.run());
+
+    let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
+    ticks.tick().await;
+    let result = loop {
+        tokio::select! {
+            result = &mut blocking => break result,
+            _ = ticks.tick() => report(snapshot(&tree, &received)),
+        }
+    };
+    guard.disarm();
+
+    let result = result.unwrap_or_else(|panic| {
+        Err(match panic.try_into_panic() {
+            Ok(payload) => Error::panicked(&*payload),
+            Err(_) => Error::canceled(),
+        })
+    });
+    result.map_err(|error| {
+        // What the network said first is closer to the cause than what gix made of it.
+        let first = failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let mut error = first.unwrap_or(error);
+        if error.url.is_empty() {
+            error.url = url.to_string();
+        }
+        error
+    })
+}
+
+/// Two ways to say stop: one for those who wait, one for those who look from time to time.
+#[derive(Default)]
+struct Interrupt {
+    token: CancellationToken,
+    flag: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    fn on_drop(self) -> InterruptGuard {
+        InterruptGuard {
+            token: Some(self.token.drop_guard()),
+            flag: self.flag,
+        }
+    }
+}
+
+struct InterruptGuard {
+    token: Option<DropGuard>,
+    flag: Arc<AtomicBool>,
+}
+
+impl InterruptGuard {
+    fn disarm(mut self) {
+        if let Some(token) = self.token.take() {
+            token.disarm();
+        }
+    }
+}
+
+impl Drop for InterruptGuard {
+    fn drop(&mut self) {
+        if self.token.is_some() {
+            self.flag.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The blocking part.
+struct Job {
+    wire: transport::Wire,
+    interrupted: Arc<AtomicBool>,
+    url: Url,
+    commit: CommitSha,
+    work: std::path::PathBuf,
+    progress: Arc<Root>,
+}
+
+impl Job {
+    fn run(self) -> Result<Fetched> {
+        let received = Arc::clone(&self.wire.received);
+        let (repository, objects) = self.receive()?;
+        let mut fetched = self.check_out(&repository)?;
+        fetched.progress = Progress {
+            bytes: received.load(Ordering::Relaxed),
+            objects,
+            objects_total: Some(objects),
+        };
+        Ok(fetched)
+    }
+
+    /// Brings the commit and its tree, and nothing older, into a repository of its own.
+    fn receive(&self) -> Result<(gix::Repository, u64)> {
+        let failed = |error: gix::Error| self.failed("cannot be fetched", &error);
+        let hash = match self.commit.as_str().len() {
+            64 => gix::hash::Kind::Sha256,
+            _ => gix::hash::Kind::Sha1,
+        };
+        let repository = gix::ThreadSafeRepository::init_opts(
+            self.work.join("git"),
+            gix::create::Kind::Bare,
+            gix::create::Options {
+                object_hash: Some(hash),
+                ..Default::default()
+            },
+            gix::open::Options::isolated(),
+        )
+        .map_err(|error| self.cache_failed(&error))?
+        .to_thread_local();
+        let remote = repository
+            .remote_at(self.url.as_str())
+            .and_then(|remote| {
+                remote
+                    .with_fetch_tags(gix::remote::fetch::Tags::None)
+                    .with_refspecs(
+                        [format!("{}:refs/heads/template", self.commit).as_str()],
+                        gix::remote::Direction::Fetch,
+                    )
+            })
+            .map_err(failed)?;
+        let url = remote
+            .url(gix::remote::Direction::Fetch)
+            .ok_or_else(|| Error::new(Code::Internal, "the remote has no address"))?
+            .clone();
+        let transport = Transport::new_http(self.wire.clone(), url, Protocol::V2, false);
+        let outcome = remote
+            .to_connection_with_transport(transport)
+            .prepare_fetch(Discard, gix::remote::ref_map::Options::default())
+            .and_then(|fetch| {
+                fetch
+                    .with_shallow(gix::remote::fetch::Shallow::DepthAtRemote(
+                        std::num::NonZeroU32::MIN,
+                    ))
+                    .receive(self.progress.add_child("fetch"), &self.interrupted)
+            })
+            .map_err(failed)?;
+        let objects = match outcome.status {
+            gix::remote::fetch::Status::Change {
+                write_pack_bundle, ..
+            } => u64::from(write_pack_bundle.index.num_objects),
+            gix::remote::fetch::Status::NoPackReceived { .. } => {
+                return Err(Error::new(
+                    Code::Fetch,
+                    format!(
+                        "{} sent no objects for the commit {}",
+                        self.url, self.commit
+                    ),
+                )
+                .hint("try again; if it stays so, the server's repository is damaged"));
+            }
+        };
+        Ok((repository, objects))
+    }
+
+    /// Writes the tree of the commit, and of no other, below `work/tree`.
+    fn check_out(&self, repository: &gix::Repository) -> Result<Fetched> {
+        let failed = |error: gix::Error| self.failed("cannot be checked out", &error);
+        let id = gix::ObjectId::from_hex(self.commit.as_str().as_bytes())
+            .map_err(|error| failed(gix::Error::from_error(error)))?;
+        let commit = repository.find_commit(id).map_err(failed)?;
+        let commit_time = commit.time().map_err(failed)?.seconds;
+        let tree = commit.tree_id().map_err(failed)?;
+        let mut index = repository.index_from_tree(&tree).map_err(failed)?;
+        let mut options = repository
+            .checkout_options(gix::worktree::stack::state::attributes::Source::IdMapping)
+            .map_err(failed)?;
+        options.destination_is_initially_empty = true;
+        let files = self.progress.add_child("files");
+        let bytes = self.progress.add_child("bytes");
+        let target = self.work.join("tree");
+        std::fs::create_dir(&target).map_err(|error| {
+            Error::new(
+                Code::Cache,
+                format!("{} cannot be made: {error}", target.display()),
+            )
+        })?;
+        let outcome = gix::worktree::state::checkout(
+            &mut index,
+            target,
+            repository
+                .objects
+                .clone()
+                .into_arc()
+                .map_err(|error| failed(gix::Error::from_error(error)))?,
+            &files,
+            &bytes,
+            &self.interrupted,
+            options,
+        )
+        .map_err(failed)?;
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Err(Error::canceled());
+        }
+        if let Some(collision) = outcome.collisions.first() {
+            return Err(Error::new(
+                Code::Fetch,
+                format!(
+                    "the commit {} has two names that are one on this disk: {}",
+                    self.commit, collision.path
+                ),
+            )
+            .hint(
+                "rename one of them in the template, or put the cache on a case-sensitive disk",
+            ));
+        }
+        Ok(Fetched {
+            progress: Progress::default(),
+            files: index.entries().len() as u64,
+            commit_time,
+        })
+    }
+
+    fn failed(&self, what: &str, error: &gix::Error) -> Error {
+        if self.interrupted.load(Ordering::Relaxed) {
+            return Error::canceled();
+        }
+        Error::new(
+            Code::Fetch,
+            format!(
+                "the commit {} of {} {what}: {}",
+                self.commit,
+                self.url,
+                chain(error)
+            ),
+        )
+        .hint(
+            "try again; if the branch was force-pushed meanwhile, the next call sees its new head",
+        )
+    }
+
+    fn cache_failed(&self, error: &gix::Error) -> Error {
+        Error::new(
+            Code::Cache,
+            format!("{} cannot be written: {}", self.work.display(), chain(error)),
+        )
+        .hint("check the permissions and the free space, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
+    }
+}
+
+/// How far gix says it is: the task that indexes the objects of the pack as they come.
+fn snapshot(tree: &Arc<Root>, received: &AtomicU64) -> Progress {
+    const INDEX_OBJECTS: gix::progress::Id = *b"IWIO";
+    let mut tasks = Vec::new();
+    tree.sorted_snapshot(&mut tasks);
+    let indexing = tasks
+        .iter()
+        .filter(|(_, task)| task.id == INDEX_OBJECTS)
+        .find_map(|(_, task)| task.progress.as_ref());
+    Progress {
+        bytes: received.load(Ordering::Relaxed),
+        objects: indexing.map_or(0, |value| value.step.load(Ordering::Relaxed) as u64),
+        objects_total: indexing.and_then(|value| value.done_at).map(|n| n as u64),
+    }
+}

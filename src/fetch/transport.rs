@@ -1,0 +1,323 @@
+//! Git's smart HTTP protocol over the library's own HTTP client.
+//!
+//! gix brings the protocol; the requests go through [`Http`], so that a fetch follows the same rules
+//! for the token, proxies, certificates and redirects as the API call before it, on the same
+//! connections. gix is blocking: everything here runs on a blocking thread and waits for the
+//! runtime, and each wait ends at once when the fetch is interrupted.
+
+use std::io::{self, BufRead, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use gix_transport::client::blocking_io::http::{
+    GetResponse, Http as GitHttp, PostBodyDataKind, PostResponse,
+};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::error::{Code, Error};
+use crate::http::Http;
+
+/// What the exchanges of one fetch share.
+#[derive(Clone)]
+pub(super) struct Wire {
+    pub(super) http: Http,
+    pub(super) runtime: Handle,
+    pub(super) interrupt: CancellationToken,
+    /// The longest silence that is not a stall.
+    pub(super) stall_grace: Duration,
+    /// Bytes received so far.
+    pub(super) received: Arc<AtomicU64>,
+    /// The first failure, as the library tells it. gix wraps what it gets; this is the original.
+    pub(super) failure: Arc<Mutex<Option<Error>>>,
+    /// Where the repository really is, once a redirect has told.
+    pub(super) base: Option<String>,
+}
+
+impl Wire {
+    /// Waits for the network on this blocking thread, until it answers, is silent for too long, or
+    /// is no longer wanted.
+    fn wait<T>(&self, what: &str, work: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
+        let result = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.interrupt.cancelled() => Err(Error::canceled()),
+                () = tokio::time::sleep(self.stall_grace) => Err(Error::new(
+                    Code::Stalled,
+                    format!("{what} sent nothing for {} seconds", self.stall_grace.as_secs()),
+                )
+                .hint("try again; on a slow line, raise MOLECULE_BUILD_STALL_GRACE_S")),
+                result = work => result,
+            }
+        });
+        result.map_err(|error| {
+            let text = error.message.clone();
+            let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+            first.get_or_insert(error);
+            io::Error::other(text)
+        })
+    }
+}
+
+/// One request, sent when the first byte of its answer is wanted: by then gix has written the body.
+struct Exchange {
+    wire: Wire,
+    url: Url,
+    request: Option<(HeaderMap, Option<Vec<u8>>)>,
+    response: Option<reqwest::Response>,
+}
+
+impl Exchange {
+    fn response(&mut self) -> io::Result<&mut reqwest::Response> {
+        if let Some((headers, body)) = self.request.take() {
+            let url = self.url.clone();
+            let response = self.wire.wait(url.as_str(), async {
+                let response = self.wire.http.git(url.clone(), headers, body).await?;
+                check_status(&url, response.status())?;
+                Ok(response)
+            })?;
+            self.response = Some(response);
+        }
+        self.response
+            .as_mut()
+            .ok_or_else(|| io::Error::other("the request failed before"))
+    }
+
+    /// The next piece of the body; empty at its end.
+    fn chunk(&mut self) -> io::Result<Bytes> {
+        let wire = self.wire.clone();
+        let url = self.url.clone();
+        let response = self.response()?;
+        let chunk = wire.wait(url.as_str(), async {
+            response.chunk().await.map_err(|error| {
+                Error::new(
+                    Code::Fetch,
+                    format!("{url} broke off: {}", crate::error::chain(&error)),
+                )
+                .hint("try again; the connection to the template server is not stable")
+            })
+        })?;
+        let chunk = chunk.unwrap_or_default();
+        wire.received
+            .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        Ok(chunk)
+    }
+}
+
+fn check_status(url: &Url, status: reqwest::StatusCode) -> Result<(), Error> {
+    let said = |code| Error::new(code, format!("{url} answered {status}")).url(url.as_str());
+    match status.as_u16() {
+        200 => Ok(()),
+        401 | 403 => Err(said(Code::Auth)
+            .hint("set MOLECULE_GITEA_TOKEN to a token that may read the template repositories")),
+        404 => Err(said(Code::RepoNotFound)
+            .hint("the API knows the repository, but git does not find it: check the server")),
+        408 | 429 | 500..=599 => Err(said(Code::Fetch).hint("try again in a while")),
+        _ => Err(said(Code::Fetch).hint("check that the address is that of a Gitea")),
+    }
+}
+
+/// An exchange that its headers, its body and its answer share. They are used one after the other,
+/// on one thread; the lock is only there because gix wants its transports to be `Send`.
+type Shared = Arc<Mutex<Exchange>>;
+
+/// The body that gix writes. Nothing is sent before it is dropped.
+pub(super) struct RequestBody {
+    exchange: Shared,
+}
+
+impl Write for RequestBody {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut exchange.request {
+            Some((_, body)) => {
+                body.get_or_insert_default().extend_from_slice(data);
+                Ok(data.len())
+            }
+            None => Err(io::Error::other("the request is sent already")),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The headers of the answer, as the lines that gix reads.
+pub(super) struct ResponseHeaders {
+    exchange: Shared,
+    lines: Option<io::Cursor<Vec<u8>>>,
+}
+
+impl ResponseHeaders {
+    fn lines(&mut self) -> io::Result<&mut io::Cursor<Vec<u8>>> {
+        if self.lines.is_none() {
+            let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lines = Vec::new();
+            for (name, value) in exchange.response()?.headers() {
+                lines.extend_from_slice(name.as_str().as_bytes());
+                lines.extend_from_slice(b": ");
+                lines.extend_from_slice(value.as_bytes());
+                lines.push(b'\n');
+            }
+            self.lines = Some(io::Cursor::new(lines));
+        }
+        self.lines
+            .as_mut()
+            .ok_or_else(|| io::Error::other("no headers"))
+    }
+}
+
+impl Read for ResponseHeaders {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.lines()?.read(buffer)
+    }
+}
+
+impl BufRead for ResponseHeaders {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.lines()?.fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        if let Some(lines) = &mut self.lines {
+            lines.consume(amount);
+        }
+    }
+}
+
+/// The body of the answer.
+pub(super) struct ResponseBody {
+    exchange: Shared,
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl Read for ResponseBody {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let amount = available.len().min(buffer.len());
+        buffer[..amount].copy_from_slice(&available[..amount]);
+        self.consume(amount);
+        Ok(amount)
+    }
+}
+
+impl BufRead for ResponseBody {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.chunk.is_empty() && !self.ended {
+            let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
+            self.chunk = exchange.chunk()?;
+            self.ended = self.chunk.is_empty();
+        }
+        Ok(&self.chunk)
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.chunk.advance(amount.min(self.chunk.len()));
+    }
+}
+
+impl Wire {
+    fn exchange(
+        &self,
+        url: &str,
+        base_url: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+        body: Option<Vec<u8>>,
+    ) -> gix::Result<Shared> {
+        let url = match &self.base {
+            Some(base) => format!("{base}{}", url.strip_prefix(base_url).unwrap_or_default()),
+            None => url.to_owned(),
+        };
+        let url = Url::parse(&url).map_err(gix::Error::from_error)?;
+        let mut map = HeaderMap::new();
+        for header in headers {
+            let (name, value) = header.as_ref().split_once(':').unwrap_or_default();
+            map.append(
+                HeaderName::from_bytes(name.trim().as_bytes()).map_err(gix::Error::from_error)?,
+                HeaderValue::from_str(value.trim()).map_err(gix::Error::from_error)?,
+            );
+        }
+        Ok(Arc::new(Mutex::new(Exchange {
+            wire: self.clone(),
+            url,
+            request: Some((map, body)),
+            response: None,
+        })))
+    }
+}
+
+fn reading(exchange: &Shared) -> (ResponseHeaders, ResponseBody) {
+    (
+        ResponseHeaders {
+            exchange: Arc::clone(exchange),
+            lines: None,
+        },
+        ResponseBody {
+            exchange: Arc::clone(exchange),
+            chunk: Bytes::new(),
+            ended: false,
+        },
+    )
+}
+
+impl GitHttp for Wire {
+    type Headers = ResponseHeaders;
+    type ResponseBody = ResponseBody;
+    type PostBody = RequestBody;
+
+    fn get(
+        &mut self,
+        url: &str,
+        base_url: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> gix::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
+        let exchange = self.exchange(url, base_url, headers, None)?;
+        // A renamed repository answers with a redirect, and the requests after this one have bodies,
+        // which no redirect carries along: they go to where this one ended.
+        let tail = url.strip_prefix(base_url).unwrap_or_default().to_owned();
+        {
+            let mut exchange = exchange.lock().unwrap_or_else(PoisonError::into_inner);
+            let asked = exchange.url.clone();
+            let answered = exchange
+                .response()
+                .map_err(gix::Error::from_error)?
+                .url()
+                .clone();
+            if answered != asked {
+                self.base = answered.as_str().strip_suffix(&tail).map(str::to_owned);
+            }
+        }
+        let (headers, body) = reading(&exchange);
+        Ok(GetResponse { headers, body })
+    }
+
+    fn post(
+        &mut self,
+        url: &str,
+        base_url: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+        _body: PostBodyDataKind,
+    ) -> gix::Result<PostResponse<Self::Headers, Self::ResponseBody, Self::PostBody>> {
+        let exchange = self.exchange(url, base_url, headers, Some(Vec::new()))?;
+        let (headers, body) = reading(&exchange);
+        Ok(PostResponse {
+            post_body: RequestBody { exchange },
+            headers,
+            body,
+        })
+    }
+
+    fn configure(&mut self, _config: &dyn std::any::Any) -> gix::Result {
+        Ok(())
+    }
+
+    fn redirected_base_url(&self) -> Option<String> {
+        self.base.clone()
+    }
+}

@@ -1,0 +1,210 @@
+//! Clients and calls: submit, cancel, next event; and the blocking form.
+
+use std::ffi::c_char;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use super::guard::{entry, quietly, write};
+use super::handles::Handles;
+use super::options;
+use super::text::required;
+use super::types::{
+    mol_call, mol_client, mol_error, mol_event, mol_image, mol_options, mol_status,
+};
+use crate::client::{Client, Observer};
+use crate::error::{Code, Error, Result};
+use crate::executor;
+use crate::queue::{Item, Next, Queue};
+
+static CLIENTS: Handles<Object> = Handles::new("client");
+
+/// A client with the queue that its events wait in.
+struct Object {
+    client: Client,
+    queue: Arc<Queue>,
+}
+
+/// Makes a client. Nothing is connected to before its first call. The options may be freed at once.
+/// With `events` the queue gets what happens during calls too, not only their ends; then somebody
+/// must take them. Free it with mol_client_free.
+///
+/// Fails with MOL_ERR_INVALID_OPTION, naming the environment variable.
+///
+/// # Safety
+///
+/// `client` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_new(
+    options: mol_options,
+    events: bool,
+    client: *mut mol_client,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        entry(error, || {
+            write("client", client, || {
+                let queue = Arc::new(Queue::default());
+                let observer = events.then(|| observer(Arc::clone(&queue)));
+                let client = Client::new(&options::get(options)?, observer)?;
+                Ok(CLIENTS.insert(Object { client, queue }))
+            })
+        })
+    }
+}
+
+fn observer(queue: Arc<Queue>) -> Observer {
+    Box::new(move |event| queue.push(Item::Event(Box::new(event))))
+}
+
+/// Cancels every call of a client, waits until all that they began has stopped, and frees it. A
+/// mol_client_next_event that waits returns MOL_ERR_CLOSED. 0 and an id that is freed already are
+/// fine.
+#[unsafe(no_mangle)]
+pub extern "C" fn mol_client_free(client: mol_client) {
+    quietly((), || {
+        let Some(object) = CLIENTS.remove(client) else {
+            return;
+        };
+        if let Ok(runtime) = executor::runtime() {
+            runtime.block_on(object.client.close());
+        }
+        object.queue.close();
+    });
+}
+
+/// Finds the image for the head of the runtime's template, or makes it, and waits for it. With a
+/// `timeout_ms` above 0 the call ends with MOL_ERR_DEADLINE_EXCEEDED after that time; else with
+/// MOL_ERR_TIMEOUT after the ceiling. Free the image with mol_image_free.
+///
+/// # Safety
+///
+/// `runtime` is NULL or ends in a NUL byte; `image` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_ensure_local_image(
+    client: mol_client,
+    runtime: *const c_char,
+    timeout_ms: i64,
+    image: *mut *mut mol_image,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        entry(error, || {
+            write("image", image, || {
+                let object = CLIENTS.get(client)?;
+                let runtime = required("runtime", runtime)?;
+                let (sender, receiver) = mpsc::channel();
+                object
+                    .client
+                    .start(runtime, timeout(timeout_ms), move |_, result| {
+                        // The receiver waits below until this has been called.
+                        let _ = sender.send(result);
+                    })?;
+                let result = receiver.recv().unwrap_or_else(|_| Err(Error::canceled()));
+                result.map(mol_image::new)
+            })
+        })
+    }
+}
+
+/// Begins a call and returns at once, with its id. Its end comes through mol_client_next_event,
+/// exactly once. `timeout_ms` is as for mol_ensure_local_image.
+///
+/// # Safety
+///
+/// `runtime` is NULL or ends in a NUL byte; `call` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_submit(
+    client: mol_client,
+    runtime: *const c_char,
+    timeout_ms: i64,
+    call: *mut mol_call,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        entry(error, || {
+            write("call", call, || {
+                let object = CLIENTS.get(client)?;
+                let runtime = required("runtime", runtime)?;
+                let queue = Arc::clone(&object.queue);
+                object
+                    .client
+                    .start(runtime, timeout(timeout_ms), move |id, result| {
+                        queue.push(Item::Done(id, Box::new(result)));
+                    })
+            })
+        })
+    }
+}
+
+/// Cancels a call. Its end comes soon after, with MOL_ERR_CANCELED unless it had just ended by
+/// itself. What it began stops if no other call wants it. A call that has ended is fine.
+///
+/// # Safety
+///
+/// `error` is NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_cancel(
+    client: mol_client,
+    call: mol_call,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promise.
+    unsafe {
+        entry(error, || {
+            CLIENTS.get(client)?.client.cancel(call);
+            Ok(())
+        })
+    }
+}
+
+/// Takes the oldest event of a client; waits for one, at most for `timeout_ms`, or for ever if that
+/// is below 0. Fails with MOL_ERR_NO_EVENT when the time has passed, and with MOL_ERR_CLOSED when
+/// the client was freed meanwhile. Free the event with mol_event_free.
+///
+/// # Safety
+///
+/// `event` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_next_event(
+    client: mol_client,
+    timeout_ms: i64,
+    event: *mut *mut mol_event,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        entry(error, || {
+            write("event", event, || {
+                // Only the queue is held while it waits, so that the client can be freed.
+                let queue = Arc::clone(&CLIENTS.get(client)?.queue);
+                let patience = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
+                match queue.next(patience) {
+                    Next::Item(Item::Done(call, result)) => Ok(mol_event::done(call, *result)),
+                    Next::Item(Item::Event(event)) => {
+                        json(&event).map(|json| mol_event::json(event.call, json))
+                    }
+                    Next::Nothing => Err(Error::new(
+                        Code::NoEvent,
+                        format!("no event came within {timeout_ms} ms"),
+                    )),
+                    Next::Closed => Err(Error::new(Code::Closed, "the client was freed")),
+                }
+            })
+        })
+    }
+}
+
+fn json(event: &crate::event::Event) -> Result<String> {
+    serde_json::to_string(event)
+        .map_err(|error| Error::new(Code::Internal, format!("an event cannot be told: {error}")))
+}
+
+fn timeout(timeout_ms: i64) -> Option<Duration> {
+    u64::try_from(timeout_ms)
+        .ok()
+        .filter(|ms| *ms > 0)
+        .map(Duration::from_millis)
+}

@@ -1,0 +1,55 @@
+//! Ids for what lives on this side: a stale one is an error, never a crash.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Code, Error, Result};
+
+/// One counter for every kind of object, so that an id of one kind is never an id of another.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+/// All objects of one kind.
+pub(super) struct Handles<T> {
+    what: &'static str,
+    objects: Mutex<Option<HashMap<u64, Arc<T>>>>,
+}
+
+impl<T> Handles<T> {
+    pub(super) const fn new(what: &'static str) -> Self {
+        Self {
+            what,
+            objects: Mutex::new(None),
+        }
+    }
+
+    /// Takes charge of an object, and gives it an id.
+    pub(super) fn insert(&self, object: T) -> u64 {
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        self.lock()
+            .get_or_insert_default()
+            .insert(id, Arc::new(object));
+        id
+    }
+
+    /// The object with this id. It stays alive for whoever has it, also when it is freed meanwhile.
+    pub(super) fn get(&self, id: u64) -> Result<Arc<T>> {
+        let object = self.lock().as_ref().and_then(|all| all.get(&id).cloned());
+        object.ok_or_else(|| {
+            Error::new(
+                Code::NoSuchHandle,
+                format!("there is no {} with the id {id}", self.what),
+            )
+            .hint("it was freed, or never made, or is of another kind")
+        })
+    }
+
+    /// Forgets an object.
+    pub(super) fn remove(&self, id: u64) -> Option<Arc<T>> {
+        self.lock().as_mut()?.remove(&id)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, Arc<T>>>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,23 @@
+//! The C ABI: takes arguments apart, calls the core, puts the answer together, and nothing else.
+//!
+//! What holds for every function is written once, at the head of `include/mol.h`, which is generated
+//! from this module (the text is in `cbindgen.toml`).
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `guard` | the one way in: panics stop here, errors are handed out |
+//! | `text` | strings in and out |
+//! | `handles` | ids for what lives on this side |
+//! | `types` | the structs and numbers of the ABI |
+//! | `pure`, `options`, `client` | the functions |
+
+#![allow(unsafe_code)]
+#![allow(non_camel_case_types)]
+
+pub mod client;
+mod guard;
+mod handles;
+pub mod options;
+pub mod pure;
+mod text;
+pub mod types;

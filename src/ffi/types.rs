@@ -1,0 +1,404 @@
+//! The structs and numbers of the ABI.
+
+use std::ffi::c_char;
+use std::ptr;
+use std::time::Duration;
+
+use super::guard::quietly;
+use super::text::{give, take_back};
+use crate::error::{Code, Error};
+use crate::image::{Image, Timings};
+use crate::registry::{RegistryMode, RegistrySource};
+
+/// What a function has to say. The numbers are never changed and never used again for another.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum mol_status {
+    /// It is done.
+    MOL_OK = 0,
+    /// The runtime is not on the allowlist. Nothing was asked of the network, the disk or the engine.
+    MOL_ERR_UNKNOWN_RUNTIME = 1,
+    /// An option, or the environment variable behind it, holds a value that cannot be used.
+    MOL_ERR_INVALID_OPTION = 2,
+    /// The template server gave no answer: refused, no such host, no route, time-out, TLS.
+    MOL_ERR_GITEA_UNREACHABLE = 3,
+    /// The template repository, or the branch asked for, is not there.
+    MOL_ERR_REPO_NOT_FOUND = 4,
+    /// The template server wants a token, or refuses the one it got.
+    MOL_ERR_AUTH = 5,
+    /// The template server answered something that is not the answer its API documents.
+    MOL_ERR_BAD_RESPONSE = 6,
+    /// The commit could not be fetched or checked out.
+    MOL_ERR_FETCH = 7,
+    /// The commit has no file called Dockerfile at its root.
+    MOL_ERR_NO_DOCKERFILE = 8,
+    /// No container engine answered, or the one that did answered an error.
+    MOL_ERR_ENGINE_UNREACHABLE = 9,
+    /// The engine cannot build or run the platform.
+    MOL_ERR_PLATFORM_UNSUPPORTED = 10,
+    /// The build ran and failed: see step and log_tail.
+    MOL_ERR_BUILD_FAILED = 11,
+    /// A fetch or a build made no progress for the stall grace.
+    MOL_ERR_STALLED = 12,
+    /// The ceiling passed.
+    MOL_ERR_TIMEOUT = 13,
+    /// The cache folder cannot be used.
+    MOL_ERR_CACHE = 14,
+    /// A defect in the library: please report it.
+    MOL_ERR_INTERNAL = 15,
+    /// The call was cancelled.
+    MOL_ERR_CANCELED = 16,
+    /// The time-out that was given with the call has passed.
+    MOL_ERR_DEADLINE_EXCEEDED = 17,
+    /// An argument is NULL where it must not be, is not UTF-8, or is out of range.
+    MOL_ERR_INVALID_ARGUMENT = 18,
+    /// The id names no object: freed already, of another kind, or never made.
+    MOL_ERR_NO_SUCH_HANDLE = 19,
+    /// The client was freed while the call waited.
+    MOL_ERR_CLOSED = 20,
+    /// No event came within the time-out.
+    MOL_ERR_NO_EVENT = 21,
+    /// MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
+    MOL_ERR_NO_LOCAL_IMAGE = 22,
+}
+
+impl From<Code> for mol_status {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::UnknownRuntime => Self::MOL_ERR_UNKNOWN_RUNTIME,
+            Code::InvalidOption => Self::MOL_ERR_INVALID_OPTION,
+            Code::GiteaUnreachable => Self::MOL_ERR_GITEA_UNREACHABLE,
+            Code::RepoNotFound => Self::MOL_ERR_REPO_NOT_FOUND,
+            Code::Auth => Self::MOL_ERR_AUTH,
+            Code::BadResponse => Self::MOL_ERR_BAD_RESPONSE,
+            Code::Fetch => Self::MOL_ERR_FETCH,
+            Code::NoDockerfile => Self::MOL_ERR_NO_DOCKERFILE,
+            Code::EngineUnreachable => Self::MOL_ERR_ENGINE_UNREACHABLE,
+            Code::PlatformUnsupported => Self::MOL_ERR_PLATFORM_UNSUPPORTED,
+            Code::BuildFailed => Self::MOL_ERR_BUILD_FAILED,
+            Code::Stalled => Self::MOL_ERR_STALLED,
+            Code::Timeout => Self::MOL_ERR_TIMEOUT,
+            Code::Cache => Self::MOL_ERR_CACHE,
+            Code::Internal => Self::MOL_ERR_INTERNAL,
+            Code::Canceled => Self::MOL_ERR_CANCELED,
+            Code::DeadlineExceeded => Self::MOL_ERR_DEADLINE_EXCEEDED,
+            Code::InvalidArgument => Self::MOL_ERR_INVALID_ARGUMENT,
+            Code::NoSuchHandle => Self::MOL_ERR_NO_SUCH_HANDLE,
+            Code::Closed => Self::MOL_ERR_CLOSED,
+            Code::NoEvent => Self::MOL_ERR_NO_EVENT,
+            Code::NoLocalImage => Self::MOL_ERR_NO_LOCAL_IMAGE,
+        }
+    }
+}
+
+/// The id of a set of options, from mol_options_new or mol_options_from_env.
+pub type mol_options = u64;
+
+/// The id of a client, from mol_client_new.
+pub type mol_client = u64;
+
+/// The id of a call, from mol_client_submit.
+pub type mol_call = u64;
+
+/// Why a function failed. No string is NULL; what does not apply is empty.
+#[repr(C)]
+#[derive(Debug)]
+pub struct mol_error {
+    /// The kind of failure; the same as the function's status.
+    pub code: mol_status,
+    /// What failed, and where: one line.
+    pub message: *const c_char,
+    /// What to do next: one line.
+    pub hint: *const c_char,
+    /// The runtime the call was for.
+    pub runtime: *const c_char,
+    /// The address that was asked.
+    pub url: *const c_char,
+    /// The step of the build that failed.
+    pub step: *const c_char,
+    /// The last lines of the build's output, with line breaks.
+    pub log_tail: *const c_char,
+}
+
+impl mol_error {
+    /// Hands an error out.
+    pub(super) fn new(error: Error) -> *mut Self {
+        let build = error.build.map(|build| *build).unwrap_or_default();
+        Box::into_raw(Box::new(Self {
+            code: error.code.into(),
+            message: give(error.message),
+            hint: give(error.hint),
+            runtime: give(error.runtime),
+            url: give(error.url),
+            step: give(build.step),
+            log_tail: give(build.log_tail),
+        }))
+    }
+}
+
+/// How long each step of a call took, in microseconds. A step that was not needed took none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct mol_timings {
+    /// Asking the template server for the commit.
+    pub lookup_us: i64,
+    /// Asking the engine for the image.
+    pub inspect_us: i64,
+    /// Waiting for another process that was at the same image.
+    pub wait_us: i64,
+    /// Fetching the commit and checking it out.
+    pub fetch_us: i64,
+    /// Building, the upload of the context included.
+    pub build_us: i64,
+    /// Tagging.
+    pub tag_us: i64,
+    /// The whole call.
+    pub total_us: i64,
+}
+
+impl From<Timings> for mol_timings {
+    fn from(timings: Timings) -> Self {
+        let us = |took: Duration| i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
+        Self {
+            lookup_us: us(timings.lookup),
+            inspect_us: us(timings.inspect),
+            wait_us: us(timings.wait),
+            fetch_us: us(timings.fetch),
+            build_us: us(timings.build),
+            tag_us: us(timings.tag),
+            total_us: us(timings.total),
+        }
+    }
+}
+
+/// An image that is ready to start. No string is NULL.
+#[repr(C)]
+#[derive(Debug)]
+pub struct mol_image {
+    /// What to give to the engine: molecule-local/workspace-template-<runtime>:<12 hex digits>.
+    pub reference: *const c_char,
+    /// The reference that moves with the branch.
+    pub latest_reference: *const c_char,
+    /// The runtime it was asked for.
+    pub runtime: *const c_char,
+    /// The full id of the commit whose tree is in the image.
+    pub commit_sha: *const c_char,
+    /// The engine's id of the image.
+    pub image_id: *const c_char,
+    /// What it was built for, such as linux/amd64.
+    pub platform: *const c_char,
+    /// True if it was there already: nothing was fetched and nothing built.
+    pub cache_hit: bool,
+    /// How long it took.
+    pub timings: mol_timings,
+}
+
+impl mol_image {
+    /// Hands an image out.
+    pub(super) fn new(image: Image) -> *mut Self {
+        Box::into_raw(Box::new(Self {
+            reference: give(image.reference),
+            latest_reference: give(image.latest_reference),
+            runtime: give(image.runtime),
+            commit_sha: give(image.commit_sha),
+            image_id: give(image.image_id),
+            platform: give(image.platform),
+            cache_hit: image.cache_hit,
+            timings: image.timings.into(),
+        }))
+    }
+}
+
+/// Pull or build.
+#[repr(i32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum mol_registry_mode {
+    /// No registry is set: images are built on this machine.
+    MOL_REGISTRY_MODE_LOCAL = 0,
+    /// A registry is set: the engine pulls from it, and this library has nothing to do.
+    MOL_REGISTRY_MODE_SAAS = 1,
+}
+
+/// Where images come from.
+#[repr(C)]
+#[derive(Debug)]
+pub struct mol_registry {
+    /// Pull or build.
+    pub mode: mol_registry_mode,
+    /// What every image reference begins with. Never NULL.
+    pub prefix: *const c_char,
+}
+
+impl mol_registry {
+    /// Hands it out.
+    pub(super) fn new(source: RegistrySource) -> *mut Self {
+        Box::into_raw(Box::new(Self {
+            mode: match source.mode {
+                RegistryMode::Local => mol_registry_mode::MOL_REGISTRY_MODE_LOCAL,
+                RegistryMode::Saas => mol_registry_mode::MOL_REGISTRY_MODE_SAAS,
+            },
+            prefix: give(source.prefix),
+        }))
+    }
+}
+
+/// Something that happened. Exactly one of json, image and error is set; image or error is the end
+/// of the call, which comes exactly once for each call that mol_client_submit has accepted.
+#[repr(C)]
+#[derive(Debug)]
+pub struct mol_event {
+    /// The call it is about.
+    pub call: mol_call,
+    /// One JSON object, or NULL at the end of the call. Its "kind" says what happened, its "message"
+    /// is one line for people; docs/events.md has every kind with its fields.
+    pub json: *const c_char,
+    /// The call has ended well. Freed with the event.
+    pub image: *const mol_image,
+    /// The call has failed. Freed with the event.
+    pub error: *const mol_error,
+}
+
+impl mol_event {
+    /// Hands an event out.
+    pub(super) fn json(call: u64, json: String) -> *mut Self {
+        Self::new(call, give(json), ptr::null(), ptr::null())
+    }
+
+    /// Hands the end of a call out.
+    pub(super) fn done(call: u64, result: Result<Image, Error>) -> *mut Self {
+        match result {
+            Ok(image) => Self::new(call, ptr::null(), mol_image::new(image), ptr::null()),
+            Err(error) => Self::new(call, ptr::null(), ptr::null(), mol_error::new(error)),
+        }
+    }
+
+    fn new(
+        call: u64,
+        json: *const c_char,
+        image: *const mol_image,
+        error: *const mol_error,
+    ) -> *mut Self {
+        Box::into_raw(Box::new(Self {
+            call,
+            json,
+            image,
+            error,
+        }))
+    }
+}
+
+/// Frees a string from mol_mask_token. NULL is fine.
+///
+/// # Safety
+///
+/// `text` is NULL or a string that this library has handed out, and is not used afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_string_free(text: *mut c_char) {
+    // SAFETY: the caller's promise.
+    quietly((), || unsafe { take_back(text) });
+}
+
+/// Frees an error and its strings. NULL is fine.
+///
+/// # Safety
+///
+/// `error` is NULL or an error that this library has handed out, and is not used afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_error_free(error: *mut mol_error) {
+    quietly((), || {
+        if error.is_null() {
+            return;
+        }
+        // SAFETY: the caller's promise: it was made by `mol_error::new`.
+        let error = unsafe { Box::from_raw(error) };
+        for text in [
+            error.message,
+            error.hint,
+            error.runtime,
+            error.url,
+            error.step,
+            error.log_tail,
+        ] {
+            // SAFETY: made by `give`, in `mol_error::new`.
+            unsafe { take_back(text) };
+        }
+    });
+}
+
+/// Frees an image and its strings. NULL is fine.
+///
+/// # Safety
+///
+/// `image` is NULL or an image that this library has handed out by itself, not within an event, and
+/// is not used afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_image_free(image: *mut mol_image) {
+    quietly((), || {
+        if image.is_null() {
+            return;
+        }
+        // SAFETY: the caller's promise: it was made by `mol_image::new`.
+        let image = unsafe { Box::from_raw(image) };
+        for text in [
+            image.reference,
+            image.latest_reference,
+            image.runtime,
+            image.commit_sha,
+            image.image_id,
+            image.platform,
+        ] {
+            // SAFETY: made by `give`, in `mol_image::new`.
+            unsafe { take_back(text) };
+        }
+    });
+}
+
+/// Frees the answer of mol_resolve. NULL is fine.
+///
+/// # Safety
+///
+/// `registry` is NULL or comes from mol_resolve, and is not used afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_registry_free(registry: *mut mol_registry) {
+    quietly((), || {
+        if !registry.is_null() {
+            // SAFETY: the caller's promise: it was made by `mol_registry::new`.
+            let registry = unsafe { Box::from_raw(registry) };
+            // SAFETY: made by `give`, in `mol_registry::new`.
+            unsafe { take_back(registry.prefix) };
+        }
+    });
+}
+
+/// Frees an event with all that is in it. NULL is fine.
+///
+/// # Safety
+///
+/// `event` is NULL or comes from mol_client_next_event, and is not used afterwards.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_event_free(event: *mut mol_event) {
+    quietly((), || {
+        if event.is_null() {
+            return;
+        }
+        // SAFETY: the caller's promise: it was made by `mol_event::new`, and so was what is in it.
+        unsafe {
+            let event = Box::from_raw(event);
+            take_back(event.json);
+            mol_image_free(event.image.cast_mut());
+            mol_error_free(event.error.cast_mut());
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_has_the_number_of_its_code() {
+        for code in Code::ALL {
+            assert_eq!(mol_status::from(code) as i32, code as i32);
+        }
+    }
+}

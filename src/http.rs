@@ -1,0 +1,327 @@
+//! The one HTTP client towards the template server: the API and the fetch share its connections,
+//! its proxies, its certificates and its rules for the token.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::HeaderMap;
+use reqwest::{StatusCode, redirect};
+use url::{Origin, Url};
+
+use crate::error::{Code, Error, Result, chain};
+use crate::mask::Secret;
+use crate::options::{NetworkSettings, RepoPrefix};
+use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
+
+/// The largest answer of the API that is read (promise P9). A branch is about 2 KiB.
+pub(crate) const MAX_ANSWER: usize = 64 * 1024;
+
+/// Time to reach the server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for a whole answer of the API.
+const API_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// As many redirects as browsers and curl's users are used to; a loop ends here.
+const MAX_REDIRECTS: usize = 10;
+
+/// The certificate bundles of the distributions, in the order in which Go's `crypto/x509` tries them.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+const CERT_FILES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// A client for one template server.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    client: reqwest::Client,
+    /// Where the token may go: scheme, host and port of the repository prefix.
+    origin: Origin,
+    token: Arc<Secret>,
+}
+
+/// A whole, bounded answer.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+impl Http {
+    pub(crate) fn new(
+        prefix: &RepoPrefix,
+        token: &Secret,
+        network: &NetworkSettings,
+    ) -> Result<Self> {
+        let any = Runtime::parse(KNOWN_RUNTIMES[0])?;
+        let server = prefix.repository(any)?.url;
+        let has_token = !token.is_empty();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("libmol/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .referer(false)
+            // Without this, reqwest would read the proxies from the environment.
+            .no_proxy()
+            .redirect(redirect::Policy::custom(move |attempt| {
+                follow(attempt, has_token)
+            }))
+            .tls_backend_preconfigured(tls_config(&server, network)?);
+        for (name, scheme, address) in [
+            ("HTTPS_PROXY", "https", &network.https_proxy),
+            ("HTTP_PROXY", "http", &network.http_proxy),
+        ] {
+            if let Some(address) = address {
+                builder = builder.proxy(proxy(name, scheme, address, network)?);
+            }
+        }
+        let client = builder.build().map_err(|error| {
+            Error::new(
+                Code::Internal,
+                format!("the HTTP client cannot be set up: {}", chain(&error)),
+            )
+        })?;
+        Ok(Self {
+            client,
+            origin: server.origin(),
+            token: Arc::new(token.clone()),
+        })
+    }
+
+    /// Is there a token for this address? It goes to the origin it was given for, and to nobody else.
+    fn token_for(&self, url: &Url) -> Option<&str> {
+        (!self.token.is_empty() && url.origin() == self.origin).then(|| self.token.expose())
+    }
+
+    /// Asks the API, and reads the whole answer.
+    pub(crate) async fn get_api(&self, url: &Url) -> Result<Answer> {
+        let mut request = self
+            .client
+            .get(url.clone())
+            .header("Accept", "application/json");
+        if let Some(token) = self.token_for(url) {
+            request = request.header("Authorization", sensitive(format!("token {token}"))?);
+        }
+        let read = async {
+            let mut response = request.send().await.map_err(|e| unreachable(url, &e))?;
+            let status = response.status();
+            let mut body = BytesMut::new();
+            while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(url, &e))? {
+                if body.len() + chunk.len() > MAX_ANSWER {
+                    return Err(Error::new(
+                        Code::BadResponse,
+                        format!("the answer of {url} is larger than {MAX_ANSWER} bytes"),
+                    )
+                    .url(url.as_str())
+                    .hint(
+                        "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea",
+                    ));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Answer {
+                status,
+                body: body.freeze(),
+            })
+        };
+        tokio::time::timeout(API_TIMEOUT, read)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    Code::GiteaUnreachable,
+                    format!(
+                        "{url} did not answer within {} seconds",
+                        API_TIMEOUT.as_secs()
+                    ),
+                )
+                .url(url.as_str())
+                .hint(HINT_UNREACHABLE))
+            })
+    }
+
+    /// One exchange of git's smart HTTP protocol. The body of the answer is still to be read.
+    pub(crate) async fn git(
+        &self,
+        url: Url,
+        mut headers: HeaderMap,
+        body: Option<Vec<u8>>,
+    ) -> Result<reqwest::Response> {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+        if let Some(token) = self.token_for(&url) {
+            // Gitea takes a token as the user name or as the password of Basic.
+            let basic = STANDARD.encode(format!("x-access-token:{token}"));
+            headers.insert("Authorization", sensitive(format!("Basic {basic}"))?);
+        }
+        let request = match body {
+            Some(body) => self.client.post(url.clone()).body(body),
+            None => self.client.get(url.clone()),
+        };
+        request
+            .headers(headers)
+            .send()
+            .await
+            .map_err(|error| unreachable(&url, &error))
+    }
+}
+
+const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or set \
+     MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a server that can be reached";
+
+/// A header that no log of the HTTP stack shows.
+fn sensitive(value: String) -> Result<reqwest::header::HeaderValue> {
+    let value = zeroize::Zeroizing::new(value);
+    let mut header = reqwest::header::HeaderValue::from_str(&value).map_err(|_| {
+        Error::new(
+            Code::InvalidOption,
+            "MOLECULE_GITEA_TOKEN holds a character that no header can carry",
+        )
+    })?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// Redirects on one origin are followed: a renamed repository answers so. With a token, no other
+/// origin is: not the token alone is kept back, the caller learns that the address is wrong. Without
+/// one they are, but never from TLS to plain text.
+fn follow(attempt: redirect::Attempt<'_>, has_token: bool) -> redirect::Action {
+    let Some(first) = attempt.previous().first() else {
+        return attempt.stop();
+    };
+    let same = first.origin() == attempt.url().origin();
+    let downgrade = first.scheme() == "https" && attempt.url().scheme() != "https";
+    if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error(format!("more than {MAX_REDIRECTS} redirects"))
+    } else if same || !(has_token || downgrade) {
+        attempt.follow()
+    } else {
+        let target = attempt.url().origin().ascii_serialization();
+        attempt.error(format!(
+            "it redirects to another server, {target}, which is not followed"
+        ))
+    }
+}
+
+fn proxy(
+    name: &str,
+    scheme: &str,
+    address: &str,
+    network: &NetworkSettings,
+) -> Result<reqwest::Proxy> {
+    let made = match scheme {
+        "https" => reqwest::Proxy::https(address),
+        _ => reqwest::Proxy::http(address),
+    };
+    // The address may hold a password, so the error does not repeat it.
+    let proxy = made.map_err(|_| {
+        Error::new(
+            Code::InvalidOption,
+            format!("{name} is no address of a proxy"),
+        )
+        .hint("use http://host:port")
+    })?;
+    Ok(proxy.no_proxy(
+        network
+            .no_proxy
+            .as_deref()
+            .and_then(reqwest::NoProxy::from_string),
+    ))
+}
+
+/// TLS with the one crypto provider and the machine's trusted certificates.
+fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    let explicit = network.cert_file.is_some() || network.cert_dir.is_some();
+    // A redirect may lead from http to https, so the certificates are wanted in any case, but only
+    // what was asked for by name may fail the set-up.
+    let found = match explicit {
+        true => rustls_native_certs::load_certs_from_paths(
+            network.cert_file.as_deref(),
+            network.cert_dir.as_deref(),
+        ),
+        false => machine_certificates(),
+    };
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 && (explicit || server.scheme() == "https") {
+        let why = found
+            .errors
+            .first()
+            .map_or_else(|| "none was found".to_owned(), |error| chain(error));
+        return Err(Error::new(
+            Code::InvalidOption,
+            format!("no trusted certificate for {server}: {why}"),
+        )
+        .hint("install the package ca-certificates, or point SSL_CERT_FILE at a bundle"));
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::new(Code::Internal, format!("TLS cannot be set up: {error}")))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+#[cfg(not(any(windows, target_vendor = "apple")))]
+fn machine_certificates() -> rustls_native_certs::CertificateResult {
+    let bundle = CERT_FILES.iter().map(Path::new).find(|file| file.exists());
+    rustls_native_certs::load_certs_from_paths(bundle, None)
+}
+
+#[cfg(any(windows, target_vendor = "apple"))]
+fn machine_certificates() -> rustls_native_certs::CertificateResult {
+    rustls_native_certs::load_native_certs()
+}
+
+/// Says why there was no answer: each kind of failure has a different next step.
+fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
+    let mut causes: Vec<&(dyn std::error::Error + 'static)> = vec![error];
+    while let Some(cause) = causes.last().and_then(|e| e.source()) {
+        causes.push(cause);
+    }
+    let innermost = causes.last().map(|e| e.to_string()).unwrap_or_default();
+    let io = causes
+        .iter()
+        .rev()
+        .find_map(|e| e.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind);
+    let tls = causes.iter().find_map(|e| {
+        e.downcast_ref::<rustls::Error>().or_else(|| {
+            e.downcast_ref::<std::io::Error>()?
+                .get_ref()?
+                .downcast_ref::<rustls::Error>()
+        })
+    });
+    let (what, hint) = if let Some(tls) = tls {
+        (
+            format!("TLS failed: {tls}"),
+            "check the machine's clock and certificates, or point SSL_CERT_FILE at the server's own authority",
+        )
+    } else if error.is_redirect() {
+        (
+            innermost,
+            "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to the address that the server redirects to",
+        )
+    } else if error.is_dns() {
+        (
+            format!("the host name cannot be resolved: {innermost}"),
+            HINT_UNREACHABLE,
+        )
+    } else if error.is_timeout() {
+        ("the connection timed out".to_owned(), HINT_UNREACHABLE)
+    } else if io == Some(std::io::ErrorKind::ConnectionRefused) {
+        ("the connection was refused".to_owned(), HINT_UNREACHABLE)
+    } else {
+        (innermost, HINT_UNREACHABLE)
+    };
+    Error::new(
+        Code::GiteaUnreachable,
+        format!("{url} cannot be reached: {what}"),
+    )
+    .url(url.as_str())
+    .hint(hint)
+}

@@ -1,0 +1,339 @@
+//! Names and facts of images: the commit in the tag, the platform, the reference.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::error::{Code, Error, Result};
+use crate::registry::LOCAL_IMAGE_PREFIX;
+use crate::runtimes::Runtime;
+
+/// A full commit id: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CommitSha(String);
+
+impl CommitSha {
+    /// Checks the form of `id`.
+    pub fn parse(id: &str) -> Option<Self> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (matches!(id.len(), 40 | 64) && id.bytes().all(hex)).then(|| Self(id.to_owned()))
+    }
+
+    /// The whole id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first twelve digits: what stands in a tag and in a cache folder's name.
+    pub fn short(&self) -> &str {
+        &self.0[..12]
+    }
+}
+
+impl fmt::Display for CommitSha {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an image is built for: `os/arch[/variant]`, as in the OCI image index specification.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Platform {
+    text: String,
+}
+
+impl Platform {
+    /// The platform of the platform's own images.
+    pub const DEFAULT: &'static str = "linux/amd64";
+
+    /// Checks `os/arch[/variant]`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let part = |p: &str| {
+            !p.is_empty()
+                && p.len() <= 32
+                && p.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        (matches!(parts.len(), 2 | 3) && parts.iter().all(|p| part(p))).then(|| Self {
+            text: text.to_owned(),
+        })
+    }
+
+    /// `os/arch[/variant]`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// `os` and `arch`, which is what an engine tells of an image.
+    pub(crate) fn os_arch(&self) -> (&str, &str) {
+        let mut parts = self.text.split('/');
+        (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        )
+    }
+
+    /// `-arch[-variant]` for every platform but the default one, so that a switch of platforms can
+    /// never hit an image made for another.
+    fn tag_suffix(&self) -> String {
+        if self.text == Self::DEFAULT {
+            return String::new();
+        }
+        self.text
+            .split('/')
+            .skip(1)
+            .map(|part| format!("-{part}"))
+            .collect()
+    }
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Self {
+            text: Self::DEFAULT.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A suffix that keeps the images of one server apart from those of another on the same engine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Isolation(String);
+
+impl Isolation {
+    /// At most this many bytes, so that the tag stays within the 128 that the OCI distribution
+    /// specification allows.
+    const MAX_LEN: usize = 48;
+
+    /// Checks `[a-z0-9][a-z0-9_.-]*`. The empty text means "no isolation".
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidOption`]: a wrong value is never taken for "no isolation".
+    pub fn parse(text: &str) -> Result<Self> {
+        let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let rest = |b: u8| first(b) || matches!(b, b'_' | b'.' | b'-');
+        let ok = text.is_empty()
+            || (text.len() <= Self::MAX_LEN
+                && text.bytes().take(1).all(first)
+                && text.bytes().all(rest));
+        if ok {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(
+            Code::InvalidOption,
+            "the image isolation (MOLECULE_LOCAL_IMAGE_ISOLATION) cannot be part of an image tag",
+        )
+        .hint(format!(
+            "use lower-case letters, digits, '_', '.' and '-', a letter or digit first, at most {} of them",
+            Self::MAX_LEN
+        )))
+    }
+}
+
+/// The two references of one image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct References {
+    /// Pinned to the commit: `molecule-local/workspace-template-<runtime>:<sha12>…`.
+    pub pinned: String,
+    /// Moves with the branch: `molecule-local/workspace-template-<runtime>:latest…`.
+    pub latest: String,
+}
+
+impl References {
+    /// The references for a commit of a runtime's template.
+    pub fn new(
+        runtime: Runtime,
+        commit: &CommitSha,
+        platform: &Platform,
+        isolation: &Isolation,
+    ) -> Self {
+        let repository = repository(runtime);
+        let suffix = tag_suffix(platform, isolation);
+        Self {
+            pinned: format!("{repository}:{}{suffix}", commit.short()),
+            latest: format!("{repository}:latest{suffix}"),
+        }
+    }
+
+    /// The references of an image that is known by its pinned one; `None` if that is not of the
+    /// runtime, the platform and the isolation.
+    pub(crate) fn of_pinned(
+        pinned: &str,
+        runtime: Runtime,
+        platform: &Platform,
+        isolation: &Isolation,
+    ) -> Option<Self> {
+        let repository = repository(runtime);
+        let suffix = tag_suffix(platform, isolation);
+        let tag = pinned.strip_prefix(&repository)?.strip_prefix(':')?;
+        let short = tag.strip_suffix(&suffix)?;
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (short.len() == 12 && short.bytes().all(hex)).then(|| Self {
+            pinned: pinned.to_owned(),
+            latest: format!("{repository}:latest{suffix}"),
+        })
+    }
+}
+
+/// What follows the commit in a tag.
+fn tag_suffix(platform: &Platform, isolation: &Isolation) -> String {
+    match isolation.0.as_str() {
+        "" => platform.tag_suffix(),
+        token => format!("{}--{token}", platform.tag_suffix()),
+    }
+}
+
+/// A runtime's image repository, without a tag.
+pub(crate) fn repository(runtime: Runtime) -> String {
+    format!("{LOCAL_IMAGE_PREFIX}/workspace-template-{runtime}")
+}
+
+/// A short name for a commit of a repository: the first eight bytes of
+/// `sha256("<runtime>|<sha>|<repository prefix>")`, in hexadecimal.
+pub fn cache_key(runtime: &str, sha: &str, repo_prefix: &str) -> String {
+    let digest = Sha256::digest(format!("{runtime}|{sha}|{repo_prefix}"));
+    hex(&digest[..8])
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// How long each step of a call took. A step that was not needed took no time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Timings {
+    /// Asking the template server for the commit.
+    pub lookup: Duration,
+    /// Asking the engine for the image.
+    pub inspect: Duration,
+    /// Waiting for a build that another caller or process had begun, before ours could start.
+    pub wait: Duration,
+    /// Fetching the commit and checking it out.
+    pub fetch: Duration,
+    /// Building, the upload of the context included.
+    pub build: Duration,
+    /// Tagging.
+    pub tag: Duration,
+    /// The whole call.
+    pub total: Duration,
+}
+
+/// An image that is ready to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    /// What to give to the engine: the reference that is pinned to the commit.
+    pub reference: String,
+    /// The reference that moves with the branch.
+    pub latest_reference: String,
+    /// The runtime it was asked for.
+    pub runtime: String,
+    /// The full id of the commit whose tree is in the image.
+    pub commit_sha: String,
+    /// The engine's id of the image.
+    pub image_id: String,
+    /// What it was built for.
+    pub platform: String,
+    /// True if it was there already: nothing was fetched and nothing built.
+    pub cache_hit: bool,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sha() -> CommitSha {
+        CommitSha::parse("0123456789abcdef0123456789abcdef01234567").unwrap()
+    }
+
+    fn refs(platform: &str, isolation: &str) -> References {
+        References::new(
+            Runtime::parse("hermes").unwrap(),
+            &sha(),
+            &Platform::parse(platform).unwrap(),
+            &Isolation::parse(isolation).unwrap(),
+        )
+    }
+
+    #[test]
+    fn the_tag_is_the_first_twelve_digits() {
+        let refs = refs("linux/amd64", "");
+        assert_eq!(
+            refs.pinned,
+            "molecule-local/workspace-template-hermes:0123456789ab"
+        );
+        assert_eq!(
+            refs.latest,
+            "molecule-local/workspace-template-hermes:latest"
+        );
+    }
+
+    #[test]
+    fn another_platform_and_an_isolation_show_in_both_tags() {
+        let refs = refs("linux/arm/v7", "ci-1");
+        assert!(refs.pinned.ends_with(":0123456789ab-arm-v7--ci-1"));
+        assert!(refs.latest.ends_with(":latest-arm-v7--ci-1"));
+    }
+
+    #[test]
+    fn an_isolation_that_no_tag_can_hold_is_an_error() {
+        for text in ["-a", "A", "a b", "ä", ".x", &"a".repeat(49)] {
+            assert_eq!(
+                Isolation::parse(text).unwrap_err().code,
+                Code::InvalidOption,
+                "{text:?}"
+            );
+        }
+        Isolation::parse(&"a".repeat(48)).unwrap();
+    }
+
+    #[test]
+    fn commit_ids_are_whole_and_lower_case() {
+        assert!(CommitSha::parse(&"a".repeat(64)).is_some());
+        for id in [
+            "abc",
+            &"A".repeat(40),
+            &"g".repeat(40),
+            &"a".repeat(41),
+            &"a".repeat(12),
+        ] {
+            assert!(CommitSha::parse(id).is_none(), "{id}");
+        }
+    }
+
+    #[test]
+    fn platforms_have_two_or_three_plain_parts() {
+        for text in ["linux/amd64", "linux/arm/v7"] {
+            assert_eq!(Platform::parse(text).unwrap().as_str(), text);
+        }
+        for text in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "linux/amd64/",
+            "Linux/amd64",
+            "a/b/c/d",
+            "linux/amd64,linux/arm64",
+        ] {
+            assert!(Platform::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_cache_key_is_stable() {
+        assert_eq!(cache_key("a", "b", "c").len(), 16);
+        assert_eq!(cache_key("a", "b", "c"), hex(&Sha256::digest("a|b|c")[..8]));
+    }
+}

@@ -1,0 +1,48 @@
+//! libmol turns a workspace runtime name (`claude-code`, `hermes`, …) into a container image that is
+//! ready to start.
+//!
+//! In production a workspace server pulls these images from a registry. Where no registry is set, it
+//! builds them: it looks up the head commit of the runtime's template repository, uses the image
+//! whose tag is that commit if the engine has it, and otherwise fetches exactly that commit, builds
+//! it and tags it. It never falls back to a registry, lets only known runtimes through, and never
+//! shows a token.
+//!
+//! # The way through the code
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | `pipeline` | the job, from top to bottom |
+//! | [`runtimes`], [`registry`], [`image`], [`options`] | names, and what may be set |
+//! | `gitea`, `http` | step 2: which commit? |
+//! | `fetch`, `cache` | steps 4 and 5: its tree on disk |
+//! | `engine`, `context` | steps 3, 6 and 7: the image |
+//! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
+//! | [`error`], [`event`], [`mask`] | what is told, and what is not |
+//! | [`ffi`] | the C ABI: translation, and nothing else |
+
+mod cache;
+pub mod client;
+mod context;
+mod engine;
+pub mod error;
+pub mod event;
+mod executor;
+mod fetch;
+pub mod ffi;
+mod flight;
+mod gitea;
+mod http;
+pub mod image;
+pub mod mask;
+pub mod options;
+mod pipeline;
+mod queue;
+pub mod registry;
+pub mod runtimes;
+mod version_pin;
+
+pub use client::Client;
+pub use error::{Code, Error, Result};
+pub use event::Event;
+pub use image::Image;
+pub use options::{OptionName, Options};

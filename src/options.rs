@@ -1,0 +1,533 @@
+//! What a caller may set, and the settings that come of it.
+//!
+//! The core never reads the environment: another thread's `setenv` would race with it. Whoever
+//! stands at the edge (the Go package, `mol_options_from_env`) reads it and hands the values over as
+//! text, so that the rules for them stand here once.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::Url;
+
+use crate::error::{Code, Error, Result};
+use crate::image::{Isolation, Platform};
+use crate::mask::{Masker, Secret};
+use crate::runtimes::Runtime;
+
+/// Declares the options once: the name, the number in the ABI, the environment variable.
+macro_rules! options {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $env:literal;)+) => {
+        /// One thing that can be set. Each has the syntax of the environment variable it is named after.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(i32)]
+        pub enum OptionName { $($(#[doc = $doc])+ $name = $number,)+ }
+
+        impl OptionName {
+            /// Every option, in the order of the numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// The environment variable that holds it.
+            pub const fn env(self) -> &'static str {
+                match self { $(Self::$name => $env),+ }
+            }
+        }
+    };
+}
+
+options! {
+    /// Where the template repositories are; the runtime's name is appended.
+    RepoPrefix = 1, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
+    /// The branch to build from.
+    Branch = 2, "MOLECULE_LOCAL_TEMPLATE_BRANCH";
+    /// The token for the template server.
+    Token = 3, "MOLECULE_GITEA_TOKEN";
+    /// The cache folder.
+    CacheDir = 4, "MOLECULE_LOCAL_BUILD_CACHE";
+    /// `os/arch[/variant]`, or `native`.
+    Platform = 5, "MOLECULE_IMAGE_PLATFORM";
+    /// A suffix for the tags.
+    Isolation = 6, "MOLECULE_LOCAL_IMAGE_ISOLATION";
+    /// `1`: no network.
+    Offline = 7, "MOLECULE_LOCAL_OFFLINE";
+    /// `1`: the template's `.runtime-version` is sent as a build argument.
+    RuntimeVersionPin = 8, "MOLECULE_LOCAL_RUNTIME_VERSION_PIN";
+    /// Seconds without any output before a fetch or a build counts as stalled.
+    StallGrace = 9, "MOLECULE_BUILD_STALL_GRACE_S";
+    /// Seconds that a call may take when its caller sets no deadline.
+    Ceiling = 10, "MOLECULE_BUILD_CEILING_S";
+    /// The engine's address.
+    DockerHost = 11, "DOCKER_HOST";
+    /// The name of the docker context to use.
+    DockerContext = 12, "DOCKER_CONTEXT";
+    /// The folder of docker's `config.json`.
+    DockerConfig = 13, "DOCKER_CONFIG";
+    /// Not empty: TLS for `tcp://`, with the peer verified.
+    DockerTlsVerify = 14, "DOCKER_TLS_VERIFY";
+    /// The folder of `ca.pem`, `cert.pem` and `key.pem`.
+    DockerCertPath = 15, "DOCKER_CERT_PATH";
+    /// `0`: the classic builder.
+    DockerBuildkit = 16, "DOCKER_BUILDKIT";
+    /// The proxy for `https://` addresses.
+    HttpsProxy = 17, "HTTPS_PROXY";
+    /// The proxy for `http://` addresses.
+    HttpProxy = 18, "HTTP_PROXY";
+    /// The hosts that no proxy is used for.
+    NoProxy = 19, "NO_PROXY";
+    /// A file of trusted certificates.
+    SslCertFile = 20, "SSL_CERT_FILE";
+    /// A folder of trusted certificates.
+    SslCertDir = 21, "SSL_CERT_DIR";
+    /// The home folder.
+    Home = 22, "HOME";
+    /// The folder for caches.
+    XdgCacheHome = 23, "XDG_CACHE_HOME";
+    /// The folder for sockets.
+    XdgRuntimeDir = 24, "XDG_RUNTIME_DIR";
+    /// The folder for temporary files.
+    Tmpdir = 25, "TMPDIR";
+}
+
+impl OptionName {
+    /// The option with this number in the ABI.
+    pub fn from_number(number: i32) -> Option<Self> {
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|name| *name as i32 == number)
+    }
+}
+
+/// What a caller has set: texts, not yet checked.
+#[derive(Clone, Default)]
+pub struct Options {
+    values: Vec<(OptionName, Secret)>,
+}
+
+impl Options {
+    /// Sets an option. The empty text unsets it.
+    pub fn set(&mut self, name: OptionName, value: &str) {
+        self.values.retain(|(set, _)| *set != name);
+        if !value.is_empty() {
+            self.values.push((name, Secret::new(value)));
+        }
+    }
+
+    /// Sets every option for which `lookup` finds the value of its environment variable. The proxies
+    /// are found under their lower-case names too, as everywhere; `http_proxy` only so, because the
+    /// upper-case one can be set by a request header of that name in a CGI program.
+    pub fn set_all_from(&mut self, lookup: impl Fn(&str) -> Option<String>) {
+        for &name in OptionName::ALL {
+            let value = match name {
+                OptionName::HttpsProxy | OptionName::HttpProxy | OptionName::NoProxy => {
+                    lookup(&name.env().to_ascii_lowercase()).or_else(|| lookup(name.env()))
+                }
+                _ => lookup(name.env()),
+            };
+            self.set(name, &value.unwrap_or_default());
+        }
+    }
+
+    fn get(&self, name: OptionName) -> Option<&str> {
+        self.values
+            .iter()
+            .find(|(set, _)| *set == name)
+            .map(|(_, value)| value.expose())
+    }
+
+    /// The masker for these options' token.
+    pub fn masker(&self) -> Masker {
+        Masker::new(&Secret::new(
+            self.get(OptionName::Token).unwrap_or_default(),
+        ))
+    }
+
+    /// Checks every value and fills in the defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidOption`], naming the environment variable. A wrong value is never taken for
+    /// "unset".
+    pub fn settings(&self) -> Result<Settings> {
+        let text = |name| self.get(name).map(str::to_owned);
+        let path = |name| self.get(name).map(PathBuf::from);
+        Ok(Settings {
+            repo_prefix: RepoPrefix::parse(
+                self.get(OptionName::RepoPrefix)
+                    .unwrap_or(RepoPrefix::DEFAULT),
+            )?,
+            branch: self
+                .get(OptionName::Branch)
+                .map(|branch| check_branch(branch).map(|()| branch.to_owned()))
+                .transpose()?,
+            token: self.token()?,
+            cache_dir: self.cache_dir()?,
+            platform: self.platform()?,
+            isolation: Isolation::parse(self.get(OptionName::Isolation).unwrap_or_default())?,
+            offline: self.flag(OptionName::Offline)?,
+            runtime_version_pin: self.flag(OptionName::RuntimeVersionPin)?,
+            stall_grace: self.seconds(OptionName::StallGrace, 240)?,
+            ceiling: self.seconds(OptionName::Ceiling, 1800)?,
+            engine: EngineSettings {
+                host: text(OptionName::DockerHost),
+                context: text(OptionName::DockerContext),
+                config_dir: path(OptionName::DockerConfig)
+                    .or_else(|| Some(path(OptionName::Home)?.join(".docker"))),
+                tls_verify: self.get(OptionName::DockerTlsVerify).is_some(),
+                cert_path: path(OptionName::DockerCertPath),
+                classic_builder: self.get(OptionName::DockerBuildkit) == Some("0"),
+                home: path(OptionName::Home),
+                runtime_dir: path(OptionName::XdgRuntimeDir),
+            },
+            network: NetworkSettings {
+                https_proxy: text(OptionName::HttpsProxy),
+                http_proxy: text(OptionName::HttpProxy),
+                no_proxy: text(OptionName::NoProxy),
+                cert_file: path(OptionName::SslCertFile),
+                cert_dir: path(OptionName::SslCertDir),
+            },
+        })
+    }
+
+    /// The folder in the option; else below the user's cache folder; else below the folder for
+    /// temporary files (XDG base directory specification: a relative `XDG_CACHE_HOME` is ignored).
+    fn cache_dir(&self) -> Result<PathBuf> {
+        if let Some(dir) = self.get(OptionName::CacheDir) {
+            let dir = PathBuf::from(dir);
+            if dir.is_absolute() {
+                return Ok(dir);
+            }
+            return Err(invalid(OptionName::CacheDir, "is not an absolute path")
+                .hint("give the cache folder from the root: /var/cache/molecule, for example"));
+        }
+        let absolute = |name| {
+            self.get(name)
+                .map(Path::new)
+                .filter(|dir| dir.is_absolute())
+        };
+        let base = absolute(OptionName::XdgCacheHome)
+            .map(Path::to_path_buf)
+            .or_else(|| Some(absolute(OptionName::Home)?.join(".cache")))
+            .or_else(|| absolute(OptionName::Tmpdir).map(Path::to_path_buf))
+            .unwrap_or_else(|| PathBuf::from("/tmp"));
+        Ok(base.join("molecule/workspace-template-build"))
+    }
+
+    fn platform(&self) -> Result<PlatformChoice> {
+        match self.get(OptionName::Platform) {
+            None => Ok(PlatformChoice::Fixed(Platform::default())),
+            Some("native") => Ok(PlatformChoice::Native),
+            Some(text) => Platform::parse(text)
+                .map(PlatformChoice::Fixed)
+                .ok_or_else(|| {
+                    invalid(
+                        OptionName::Platform,
+                        &format!("is no platform: {:?}", shown(text)),
+                    )
+                    .hint("use os/arch or os/arch/variant, linux/arm64 for example, or native")
+                }),
+        }
+    }
+
+    /// A token goes into a header, which can hold visible ASCII only.
+    fn token(&self) -> Result<Secret> {
+        let token = self.get(OptionName::Token).unwrap_or_default();
+        if token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(Secret::new(token));
+        }
+        Err(invalid(
+            OptionName::Token,
+            "holds a character that no token has (a space, a line break or a letter outside ASCII)",
+        )
+        .hint("copy the token once more from the template server, without white space around it"))
+    }
+
+    fn flag(&self, name: OptionName) -> Result<bool> {
+        match self.get(name) {
+            None | Some("0" | "false") => Ok(false),
+            Some("1" | "true") => Ok(true),
+            Some(other) => Err(
+                invalid(name, &format!("is neither 1 nor 0: {:?}", shown(other)))
+                    .hint("set it to 1, or leave it unset"),
+            ),
+        }
+    }
+
+    fn seconds(&self, name: OptionName, default: u64) -> Result<Duration> {
+        /// A year: longer is a typing error, and keeps deadlines within what a clock can hold.
+        const LONGEST: u64 = 365 * 24 * 3600;
+        let Some(text) = self.get(name) else {
+            return Ok(Duration::from_secs(default));
+        };
+        match text.parse() {
+            Ok(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
+            _ => Err(
+                invalid(name, &format!("is no number of seconds: {:?}", shown(text)))
+                    .hint("use a whole number from 1, 600 for example"),
+            ),
+        }
+    }
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set()
+            .entries(self.values.iter().map(|(name, _)| name))
+            .finish()
+    }
+}
+
+fn invalid(name: OptionName, what: &str) -> Error {
+    Error::new(Code::InvalidOption, format!("{} {what}", name.env()))
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+/// A branch name as git allows it (git-check-ref-format), as far as it matters for a URL.
+fn check_branch(branch: &str) -> Result<()> {
+    let refused = branch.len() > 255
+        || branch.starts_with(['/', '-'])
+        || branch.ends_with(['/', '.'])
+        || branch.contains("..")
+        || branch.contains("//")
+        || branch.contains("@{")
+        || branch
+            .chars()
+            .any(|c| c.is_control() || " ~^:?*[\\".contains(c));
+    if refused {
+        return Err(invalid(
+            OptionName::Branch,
+            &format!("is no branch name: {:?}", shown(branch)),
+        )
+        .hint("give the branch as git shows it, feature/x for example"));
+    }
+    Ok(())
+}
+
+/// Everything a call needs to know, checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub(crate) repo_prefix: RepoPrefix,
+    pub(crate) branch: Option<String>,
+    pub(crate) token: Secret,
+    pub(crate) cache_dir: PathBuf,
+    pub(crate) platform: PlatformChoice,
+    pub(crate) isolation: Isolation,
+    pub(crate) offline: bool,
+    pub(crate) runtime_version_pin: bool,
+    pub(crate) stall_grace: Duration,
+    pub(crate) ceiling: Duration,
+    pub(crate) engine: EngineSettings,
+    pub(crate) network: NetworkSettings,
+}
+
+/// What an image is built for.
+#[derive(Clone, Debug)]
+pub(crate) enum PlatformChoice {
+    Fixed(Platform),
+    /// What the engine itself runs on.
+    Native,
+}
+
+/// What decides which engine is used, as for the docker CLI.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineSettings {
+    pub(crate) host: Option<String>,
+    pub(crate) context: Option<String>,
+    pub(crate) config_dir: Option<PathBuf>,
+    pub(crate) tls_verify: bool,
+    pub(crate) cert_path: Option<PathBuf>,
+    pub(crate) classic_builder: bool,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) runtime_dir: Option<PathBuf>,
+}
+
+/// How the template server is reached.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkSettings {
+    pub(crate) https_proxy: Option<String>,
+    pub(crate) http_proxy: Option<String>,
+    pub(crate) no_proxy: Option<String>,
+    pub(crate) cert_file: Option<PathBuf>,
+    pub(crate) cert_dir: Option<PathBuf>,
+}
+
+/// Where the template repositories are: a URL to which a runtime's name is appended.
+#[derive(Clone, Debug)]
+pub(crate) struct RepoPrefix(String);
+
+impl RepoPrefix {
+    const DEFAULT: &'static str =
+        "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-";
+
+    fn parse(text: &str) -> Result<Self> {
+        let refuse = |what: &str| {
+            invalid(OptionName::RepoPrefix, what).hint(format!(
+                "give the address of a template repository without the runtime's name, as in {}",
+                Self::DEFAULT
+            ))
+        };
+        if text
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || c == '\\')
+        {
+            return Err(refuse(
+                "holds white space, a control character or a backslash",
+            ));
+        }
+        let prefix = Self(text.to_owned());
+        // Any runtime will do: what is checked is the shape that they all share.
+        let repository = prefix
+            .try_repository("runtime")
+            .ok_or_else(|| refuse("is no URL of an organisation and a repository"))?;
+        let url = &repository.url;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(refuse("is neither an http:// nor an https:// address"));
+        }
+        if !url.username().is_empty() || url.password().is_some() || text.contains('@') {
+            return Err(refuse("holds a user name or a password")
+                .hint("take it out, and set MOLECULE_GITEA_TOKEN instead"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(refuse("holds a query or a fragment"));
+        }
+        Ok(prefix)
+    }
+
+    /// The template repository of `runtime`.
+    pub(crate) fn repository(&self, runtime: Runtime) -> Result<Repository> {
+        self.try_repository(runtime.as_str())
+            .ok_or_else(|| Error::new(Code::Internal, "the repository prefix was not checked"))
+    }
+
+    fn try_repository(&self, runtime: &str) -> Option<Repository> {
+        let url = Url::parse(&format!("{}{runtime}", self.0)).ok()?;
+        url.host_str()?;
+        let mut segments: Vec<&str> = url.path_segments()?.collect();
+        let name = segments.pop().filter(|s| s.ends_with(runtime))?.to_owned();
+        let owner = segments.pop().filter(|s| !s.is_empty())?.to_owned();
+        if segments.iter().any(|s| s.is_empty()) {
+            return None;
+        }
+        let mut api = url.clone();
+        api.set_path(&format!(
+            "{}/api/v1/repos/{owner}/{name}",
+            segments.iter().map(|s| format!("/{s}")).collect::<String>()
+        ));
+        Some(Repository { url, api })
+    }
+}
+
+/// One template repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Repository {
+    /// What git fetches from, and what errors name.
+    pub(crate) url: Url,
+    /// The repository in Gitea's API: `<server>[/<sub-path>]/api/v1/repos/<owner>/<name>`.
+    pub(crate) api: Url,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: OptionName, value: &str) -> Result<Settings> {
+        let mut options = Options::default();
+        options.set(OptionName::Home, "/home/u");
+        options.set(name, value);
+        options.settings()
+    }
+
+    #[test]
+    fn the_numbers_are_dense_and_in_order() {
+        for (index, name) in OptionName::ALL.iter().enumerate() {
+            assert_eq!(OptionName::from_number(index as i32 + 1), Some(*name));
+        }
+        assert_eq!(OptionName::from_number(0), None);
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_contract() {
+        let settings = with(OptionName::Home, "/home/u").unwrap();
+        assert_eq!(
+            settings.cache_dir,
+            Path::new("/home/u/.cache/molecule/workspace-template-build")
+        );
+        assert_eq!(settings.stall_grace.as_secs(), 240);
+        assert_eq!(settings.ceiling.as_secs(), 1800);
+        assert!(settings.token.is_empty() && !settings.offline);
+    }
+
+    #[test]
+    fn a_prefix_may_have_a_sub_path() {
+        let settings = with(OptionName::RepoPrefix, "https://host:8443/git/org/tpl-").unwrap();
+        let repository = settings
+            .repo_prefix
+            .repository(Runtime::parse("hermes").unwrap())
+            .unwrap();
+        assert_eq!(
+            repository.url.as_str(),
+            "https://host:8443/git/org/tpl-hermes"
+        );
+        assert_eq!(
+            repository.api.as_str(),
+            "https://host:8443/git/api/v1/repos/org/tpl-hermes"
+        );
+    }
+
+    #[test]
+    fn a_prefix_that_names_no_repository_is_refused() {
+        for prefix in [
+            "https://host/",
+            "https://host/tpl-",
+            "https://host",
+            "https://host//tpl-",
+            "org/tpl-",
+            "ftp://host/org/tpl-",
+            "file:///org/tpl-",
+            "https://host/org/tpl-?x=",
+            "https://host/org/tpl-#",
+            "https://host/org/ tpl-",
+            "https://user@host/org/tpl-",
+        ] {
+            let error = with(OptionName::RepoPrefix, prefix).unwrap_err();
+            assert_eq!(error.code, Code::InvalidOption, "{prefix}");
+            assert!(
+                error
+                    .message
+                    .contains("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX")
+            );
+        }
+        let error = with(OptionName::RepoPrefix, "https://u:hunter2@host/org/tpl-").unwrap_err();
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_an_error_and_never_unset() {
+        for (name, value) in [
+            (OptionName::StallGrace, "soon"),
+            (OptionName::StallGrace, "0"),
+            (OptionName::Ceiling, "-1"),
+            (OptionName::Ceiling, "99999999999999999999"),
+            (OptionName::Offline, "yes"),
+            (OptionName::Platform, "amd64"),
+            (OptionName::Isolation, "Not A Tag"),
+            (OptionName::CacheDir, "relative/path"),
+            (OptionName::Token, "two words"),
+            (OptionName::Branch, "a..b"),
+        ] {
+            let error = with(name, value).unwrap_err();
+            assert_eq!(error.code, Code::InvalidOption, "{value}");
+            assert!(error.message.contains(name.env()), "{error}");
+            assert!(!error.hint.is_empty());
+        }
+    }
+
+    #[test]
+    fn branch_names_may_have_slashes_and_letters_of_any_script() {
+        for branch in ["main", "feature/x", "größe", "日本/語"] {
+            with(OptionName::Branch, branch).unwrap();
+        }
+    }
+}

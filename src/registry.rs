@@ -1,0 +1,71 @@
+//! Where images come from: pulled from a registry, or built here.
+
+/// How the server gets its images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistryMode {
+    /// No registry is set: images are built on this machine.
+    Local,
+    /// A registry is set: the engine pulls from it, and this library has nothing to do.
+    Saas,
+}
+
+/// The prefix of the references of images that are built here.
+///
+/// It has no dot and no port, so an engine can never take it for the name of a registry host.
+pub const LOCAL_IMAGE_PREFIX: &str = "molecule-local";
+
+/// Where images come from, and what their references begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistrySource {
+    /// Pull or build.
+    pub mode: RegistryMode,
+    /// What every image reference begins with.
+    pub prefix: String,
+}
+
+/// Reads the value of `MOLECULE_IMAGE_REGISTRY`.
+///
+/// Any value but the empty one means [`RegistryMode::Saas`], with that value as the prefix,
+/// verbatim: the operator is trusted, and a wrong value fails loudly at the pull. To take it for
+/// "unset" instead would make a typing error in production build images from source.
+pub fn resolve(image_registry: Option<&str>) -> RegistrySource {
+    match image_registry {
+        Some(prefix) if !prefix.is_empty() => RegistrySource {
+            mode: RegistryMode::Saas,
+            prefix: prefix.to_owned(),
+        },
+        _ => RegistrySource {
+            mode: RegistryMode::Local,
+            prefix: LOCAL_IMAGE_PREFIX.to_owned(),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unset_and_empty_build_locally() {
+        for value in [None, Some("")] {
+            let source = resolve(value);
+            assert_eq!(source.mode, RegistryMode::Local);
+            assert_eq!(source.prefix, "molecule-local");
+        }
+    }
+
+    #[test]
+    fn any_other_value_is_a_registry_verbatim() {
+        for value in [
+            "registry.example/org",
+            "not-a-url",
+            "http://",
+            "   ",
+            "\t\n",
+        ] {
+            let source = resolve(Some(value));
+            assert_eq!(source.mode, RegistryMode::Saas, "{value:?}");
+            assert_eq!(source.prefix, value);
+        }
+    }
+}

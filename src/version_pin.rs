@@ -1,0 +1,88 @@
+//! The template's `.runtime-version`, as a build argument, if the caller asks for it.
+
+use std::fs;
+use std::io::Read;
+use std::path::Path;
+
+/// The file, at the root of the template.
+const FILE: &str = ".runtime-version";
+
+/// The build argument that a template's Dockerfile may declare.
+pub(crate) const BUILD_ARG: &str = "RUNTIME_VERSION";
+
+/// What a template pins.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Pin {
+    /// There is no such file.
+    None,
+    /// This version.
+    Version(String),
+    /// Something that is no version, and is not passed on.
+    Refused(String),
+}
+
+/// Reads the pin of the template at `tree`. The file is not followed if it is a link: what it leads
+/// to need not be the template's.
+pub(crate) fn read(tree: &Path) -> Pin {
+    let path = tree.join(FILE);
+    if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+        return Pin::None;
+    }
+    let mut text = Vec::new();
+    match fs::File::open(&path).and_then(|file| file.take(1024).read_to_end(&mut text)) {
+        Ok(_) => parse(&String::from_utf8_lossy(&text)),
+        Err(error) => Pin::Refused(error.to_string()),
+    }
+}
+
+/// The first line, without white space, without anything up to the last `@` (as in `package@1.2`)
+/// and without a leading `v`.
+fn parse(text: &str) -> Pin {
+    let line: String = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect();
+    let version = line.rsplit('@').next().unwrap_or_default();
+    let version = version.strip_prefix('v').unwrap_or(version);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b".+-_!".contains(&b);
+    let ok = version.len() <= 64
+        && version.bytes().next().is_some_and(|b| b.is_ascii_digit())
+        && version.bytes().all(allowed);
+    if ok {
+        Pin::Version(version.to_owned())
+    } else {
+        Pin::Refused(line.chars().take(64).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_taken_out_of_its_wrapping() {
+        for text in [
+            "1.2.3",
+            "v1.2.3",
+            " 1.2.3 \nmore",
+            "pkg@1.2.3",
+            "@scope/pkg@v1.2.3\r\n",
+        ] {
+            assert_eq!(parse(text), Pin::Version("1.2.3".to_owned()), "{text:?}");
+        }
+        assert_eq!(parse("1.0rc1+b!2"), Pin::Version("1.0rc1+b!2".to_owned()));
+    }
+
+    #[test]
+    fn what_is_no_version_is_refused() {
+        let long = "1".repeat(65);
+        for text in [
+            "", "\n1.2", "latest", "1.2;rm", "$(id)", "1.2/3", "vv1", &long,
+        ] {
+            assert!(matches!(parse(text), Pin::Refused(_)), "{text:?}");
+        }
+    }
+}
