@@ -7,6 +7,8 @@
 use std::ffi::CStr;
 use std::fmt;
 
+use crate::retry::Retry;
+
 /// What kind of failure it is.
 ///
 /// The numbers are part of the C ABI: they are never changed and never used again for something else.
@@ -145,6 +147,7 @@ pub struct Error {
     pub hint: String,
     /// Where in the build, if it failed there.
     pub build: Option<Box<FailedBuild>>,
+    pub(crate) retry: Retry,
 }
 
 /// Where a build failed.
@@ -166,6 +169,7 @@ impl Error {
             message: message.into(),
             hint: String::new(),
             build: None,
+            retry: Retry::Never,
         }
     }
 
@@ -187,6 +191,13 @@ impl Error {
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = url.into();
+        self
+    }
+
+    /// Says whether it may be tried once more.
+    #[must_use]
+    pub(crate) fn once_more(mut self, retry: Retry) -> Self {
+        self.retry = retry;
         self
     }
 

@@ -150,7 +150,7 @@ fn branch_url(repository: &Repository, branch: &str) -> Url {
 
 /// The body of a 200, or what another status means.
 fn expect_ok(url: &Url, answer: Answer) -> Result<bytes::Bytes> {
-    let status = answer.status;
+    let (status, retry) = (answer.status, answer.retry);
     match status.as_u16() {
         200 => Ok(answer.body),
         401 | 403 => Err(Error::new(
@@ -167,7 +167,8 @@ fn expect_ok(url: &Url, answer: Answer) -> Result<bytes::Bytes> {
             format!("{url} has a problem ({status})"),
         )
         .url(url.as_str())
-        .hint("try again in a while")),
+        .hint("try again in a while")
+        .once_more(retry)),
         _ => Err(bad(url, &format!("the status is {status}"))),
     }
 }

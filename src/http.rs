@@ -1,6 +1,7 @@
 //! The one HTTP client towards the template server: the API and the fetch share its connections,
 //! its proxies, its certificates and its rules for the token.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use url::{Origin, Url};
 use crate::error::{Code, Error, Result, chain};
 use crate::mask::Secret;
 use crate::options::{NetworkSettings, RepoPrefix};
+use crate::retry::Retry;
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 
 /// The largest answer of the API that is read (promise P9). A branch is about 2 KiB.
@@ -50,6 +52,8 @@ pub(crate) struct Http {
 /// A whole, bounded answer.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
+    /// Whether the status means that it may be asked once more.
+    pub(crate) retry: Retry,
     pub(crate) body: Bytes,
 }
 
@@ -110,6 +114,7 @@ impl Http {
         let read = async {
             let mut response = request.send().await.map_err(|e| unreachable(url, &e))?;
             let status = response.status();
+            let retry = retry_after(&response);
             let mut body = BytesMut::new();
             while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(url, &e))? {
                 if body.len() + chunk.len() > MAX_ANSWER {
@@ -126,6 +131,7 @@ impl Http {
             }
             Ok(Answer {
                 status,
+                retry,
                 body: body.freeze(),
             })
         };
@@ -172,6 +178,23 @@ impl Http {
 
 const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or set \
      MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a server that can be reached";
+
+/// What a status says about trying again, and when.
+pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
+    if !matches!(response.status().as_u16(), 429 | 502 | 503 | 504) {
+        return Retry::Never;
+    }
+    let header = response.headers().get("Retry-After");
+    let value = header.and_then(|value| value.to_str().ok());
+    let date = |value| {
+        let date = httpdate::parse_http_date(value).ok()?;
+        let pause = date.duration_since(std::time::SystemTime::now()).ok()?;
+        u32::try_from(pause.as_secs()).ok()
+    };
+    value
+        .and_then(|value| value.trim().parse().ok().or_else(|| date(value)))
+        .map_or(Retry::Soon, Retry::After)
+}
 
 /// A header that no log of the HTTP stack shows.
 fn sensitive(value: String) -> Result<reqwest::header::HeaderValue> {
@@ -296,6 +319,12 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
                 .downcast_ref::<rustls::Error>()
         })
     });
+    // hyper says "connection closed before message completed" of a connection that the server closed
+    // instead of answering.
+    let passing = matches!(
+        io,
+        Some(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
+    ) || innermost.contains("before message completed");
     let (what, hint) = if let Some(tls) = tls {
         (
             format!("TLS failed: {tls}"),
@@ -313,7 +342,7 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
         )
     } else if error.is_timeout() {
         ("the connection timed out".to_owned(), HINT_UNREACHABLE)
-    } else if io == Some(std::io::ErrorKind::ConnectionRefused) {
+    } else if io == Some(ErrorKind::ConnectionRefused) {
         ("the connection was refused".to_owned(), HINT_UNREACHABLE)
     } else {
         (innermost, HINT_UNREACHABLE)
@@ -324,4 +353,5 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     )
     .url(url.as_str())
     .hint(hint)
+    .once_more(if passing { Retry::Soon } else { Retry::Never })
 }

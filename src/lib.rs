@@ -13,7 +13,7 @@
 //! | --- | --- |
 //! | `pipeline` | the job, from top to bottom |
 //! | [`runtimes`], [`registry`], [`image`], [`options`] | names, and what may be set |
-//! | `gitea`, `http` | step 2: which commit? |
+//! | `gitea`, `http`, `retry` | step 2: which commit? |
 //! | `fetch`, `cache` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
 //! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
@@ -38,6 +38,7 @@ pub mod options;
 mod pipeline;
 mod queue;
 pub mod registry;
+mod retry;
 pub mod runtimes;
 mod version_pin;
 

@@ -18,6 +18,7 @@ use crate::gitea;
 use crate::http::Http;
 use crate::image::{self, CommitSha, Image, Platform, References, Timings};
 use crate::options::{PlatformChoice, Repository, Settings};
+use crate::retry;
 use crate::runtimes::Runtime;
 use crate::version_pin::{self, Pin};
 
@@ -221,7 +222,8 @@ async fn lookup(
         )
     });
     let branch = shared.settings.branch.as_deref();
-    let head = gitea::head(&shared.http, runtime, repository, branch).await?;
+    let ask = || gitea::head(&shared.http, runtime, repository, branch);
+    let head = retry::transient(emit, ask).await?;
     let message = format!("{} is at {}", head.branch, head.commit.short());
     emit(Event {
         url: Some(repository.url.to_string()),
@@ -300,17 +302,16 @@ async fn fetch(shared: &Shared, wanted: &Wanted, cache: &Cache, emit: &Sink) -> 
             )
         });
     };
-    let work = cache.work()?;
-    let fetched = fetch::commit(
-        &shared.http,
-        url,
-        &wanted.commit,
-        work.path(),
-        shared.settings.stall_grace,
-        progress,
-    )
-    .await?;
-    let tree = cache.publish(&wanted.commit, fetched.commit_time, &work)?;
+    let fetch = || async {
+        let work = cache.work()?;
+        let commit = &wanted.commit;
+        let grace = shared.settings.stall_grace;
+        let fetched =
+            fetch::commit(&shared.http, url, commit, work.path(), grace, progress).await?;
+        let tree = cache.publish(commit, fetched.commit_time, &work)?;
+        Ok((fetched, tree))
+    };
+    let (fetched, tree) = retry::transient(emit, fetch).await?;
     emit(Event {
         objects: Some(fetched.progress.objects),
         objects_total: fetched.progress.objects_total,

@@ -20,7 +20,8 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::error::{Code, Error};
-use crate::http::Http;
+use crate::http::{Http, retry_after};
+use crate::retry::Retry;
 
 /// What the exchanges of one fetch share.
 #[derive(Clone)]
@@ -77,7 +78,7 @@ impl Exchange {
             let url = self.url.clone();
             let response = self.wire.wait(url.as_str(), async {
                 let response = self.wire.http.git(url.clone(), headers, body).await?;
-                check_status(&url, response.status())?;
+                check_status(&url, &response)?;
                 Ok(response)
             })?;
             self.response = Some(response);
@@ -99,6 +100,7 @@ impl Exchange {
                     format!("{url} broke off: {}", crate::error::chain(&error)),
                 )
                 .hint("try again; the connection to the template server is not stable")
+                .once_more(Retry::Soon)
             })
         })?;
         let chunk = chunk.unwrap_or_default();
@@ -108,7 +110,8 @@ impl Exchange {
     }
 }
 
-fn check_status(url: &Url, status: reqwest::StatusCode) -> Result<(), Error> {
+fn check_status(url: &Url, response: &reqwest::Response) -> Result<(), Error> {
+    let status = response.status();
     let said = |code| Error::new(code, format!("{url} answered {status}")).url(url.as_str());
     match status.as_u16() {
         200 => Ok(()),
@@ -116,7 +119,9 @@ fn check_status(url: &Url, status: reqwest::StatusCode) -> Result<(), Error> {
             .hint("set MOLECULE_GITEA_TOKEN to a token that may read the template repositories")),
         404 => Err(said(Code::RepoNotFound)
             .hint("the API knows the repository, but git does not find it: check the server")),
-        408 | 429 | 500..=599 => Err(said(Code::Fetch).hint("try again in a while")),
+        408 | 429 | 500..=599 => Err(said(Code::Fetch)
+            .hint("try again in a while")
+            .once_more(retry_after(response))),
         _ => Err(said(Code::Fetch).hint("check that the address is that of a Gitea")),
     }
 }

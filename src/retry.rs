@@ -1,0 +1,107 @@
+//! Once more: what fails for a moment only is tried again, with growing, jittered pauses.
+//!
+//! Whoever finds a failure says whether it is of that kind (`Error::once_more`): a reset connection,
+//! 429, 502, 503 and 504. All others are told at once. The caller's deadline goes on meanwhile.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+
+use crate::error::{Error, Result};
+use crate::event::{Event, Kind, Sink};
+
+/// How often, after the first time.
+const TIMES: usize = 4;
+
+/// The first pause; each one after it is twice as long, and up to twice that by chance.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// A server that asks for a longer pause than this is told of instead of waited for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Whether the failed work may be tried once more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It would fail again.
+    #[default]
+    Never,
+    /// After a pause of our choice.
+    Soon,
+    /// After so many seconds, because the server says so (RFC 9110, section 10.2.3, `Retry-After`).
+    After(u32),
+}
+
+/// Does the work, and does it again after a failure that may pass.
+pub(crate) async fn transient<T, W>(emit: &Sink, work: impl FnMut() -> W) -> Result<T>
+where
+    W: Future<Output = Result<T>>,
+{
+    work.retry(
+        ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_times(TIMES),
+    )
+    .sleep(tokio::time::sleep)
+    .when(|error: &Error| error.retry != Retry::Never)
+    .adjust(|error, pause| match error.retry {
+        Retry::After(asked) => pause
+            .map(|pause| pause.max(Duration::from_secs(asked.into())))
+            .filter(|pause| *pause <= LONGEST_PAUSE),
+        _ => pause,
+    })
+    .notify(|error, pause| {
+        emit(Event::new(
+            Kind::Warning,
+            format!(
+                "{}; trying again in {:.1} seconds",
+                error.message,
+                pause.as_secs_f32()
+            ),
+        ));
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use crate::error::Code;
+
+    fn tries(failures: usize, retry: Retry) -> (Result<()>, usize) {
+        let made = Cell::new(0);
+        let result = crate::executor::runtime().unwrap().block_on(async {
+            let emit: Sink = Arc::new(|_| {});
+            transient(&emit, || async {
+                made.set(made.get() + 1);
+                if made.get() <= failures {
+                    Err(Error::new(Code::GiteaUnreachable, "not now").once_more(retry))
+                } else {
+                    Ok(())
+                }
+            })
+            .await
+        });
+        (result, made.get())
+    }
+
+    #[test]
+    fn what_passes_is_tried_until_it_has_passed() {
+        assert_eq!(tries(2, Retry::Soon), (Ok(()), 3));
+    }
+
+    #[test]
+    fn what_stays_is_told_at_once() {
+        let (result, made) = tries(1, Retry::Never);
+        assert_eq!((result.is_err(), made), (true, 1));
+    }
+
+    #[test]
+    fn a_server_that_wants_an_hour_is_not_waited_for() {
+        let (result, made) = tries(1, Retry::After(3600));
+        assert_eq!((result.is_err(), made), (true, 1));
+    }
+}
