@@ -5,7 +5,6 @@ SHELL       := /bin/bash
 .DELETE_ON_ERROR:
 
 GO_PACKAGE := go/mol
-GO_MODULES := go/mol go/templateserver go/cmd/mol go/examples/provisioner
 PLATFORM   := $(shell go env GOOS)_$(shell go env GOARCH)
 ARCHIVE    := $(GO_PACKAGE)/libmol_$(PLATFORM).a
 CARGO      := cargo
@@ -22,15 +21,15 @@ lib: ## libmol.a and libmol.so, and the archive where the Go package links it
 
 .PHONY: demo
 demo: ## boot a workspace from a template, twice, then from a new commit
-	tests/demo
+	@tests/demo
 
 .PHONY: test
 test: ## all tests: Rust, C, Go, with an engine of their own
-	tests/run
+	@tests/run
 
 .PHONY: check
 check: ## what must hold before a commit: format, lints, generated files
-	tests/check
+	@tests/check
 
 .PHONY: generate
 generate: ## write the generated files: the C header, the Go package's linker flags

@@ -1,16 +1,22 @@
 /*
  * libmol: turns a workspace runtime name into a container image that is ready to start.
  *
- *     mol_options options;
- *     mol_client client;
- *     mol_image *image;
- *     mol_error *error;
+ *     mol_options options = 0;
+ *     mol_client client = 0;
+ *     mol_image *image = NULL;
+ *     mol_error *error = NULL;
  *
  *     if (mol_options_from_env(&options, &error) == MOL_OK &&
  *         mol_client_new(options, false, &client, &error) == MOL_OK &&
  *         mol_ensure_local_image(client, "claude-code", 0, &image, &error) == MOL_OK) {
  *         puts(image->reference);
+ *     } else {
+ *         fprintf(stderr, "%s (%s)\n", error->message, error->hint);
  *     }
+ *     mol_error_free(error);
+ *     mol_image_free(image);
+ *     mol_client_free(client);
+ *     mol_options_free(options);
  *
  * What holds for every function:
  *
@@ -197,6 +203,14 @@ typedef int32_t mol_option;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
+// Where images come from.
+typedef struct {
+  // Pull or build.
+  mol_registry_mode mode;
+  // What every image reference begins with. Never NULL.
+  const char *prefix;
+} mol_registry;
+
 // Why a function failed. No string is NULL; what does not apply is empty.
 typedef struct {
   // The kind of failure; the same as the function's status.
@@ -207,13 +221,19 @@ typedef struct {
   const char *hint;
   // The runtime the call was for.
   const char *runtime;
-  // The address that was asked.
+  // The address of the template repository.
   const char *url;
   // The step of the build that failed.
   const char *step;
   // The last lines of the build's output, with line breaks.
   const char *log_tail;
 } mol_error;
+
+// The id of a set of options, from mol_options_new or mol_options_from_env.
+typedef uint64_t mol_options;
+
+// The id of a client, from mol_client_new.
+typedef uint64_t mol_client;
 
 // How long each step of a call took, in microseconds. A step that was not needed took none.
 typedef struct {
@@ -247,19 +267,14 @@ typedef struct {
   const char *image_id;
   // What it was built for, such as linux/amd64.
   const char *platform;
+  // The address of the engine that has it, such as unix:///var/run/docker.sock: the one to create
+  // the container with.
+  const char *endpoint;
   // True if it was there already: nothing was fetched and nothing built.
   bool cache_hit;
   // How long it took.
   mol_timings timings;
 } mol_image;
-
-// Where images come from.
-typedef struct {
-  // Pull or build.
-  mol_registry_mode mode;
-  // What every image reference begins with. Never NULL.
-  const char *prefix;
-} mol_registry;
 
 // The id of a call, from mol_client_submit.
 typedef uint64_t mol_call;
@@ -278,41 +293,9 @@ typedef struct {
   const mol_error *error;
 } mol_event;
 
-// The id of a set of options, from mol_options_new or mol_options_from_env.
-typedef uint64_t mol_options;
-
-// The id of a client, from mol_client_new.
-typedef uint64_t mol_client;
-
 #ifdef __cplusplus
 extern "C" {
 #endif // __cplusplus
-
-// Frees a string from mol_mask_token. NULL is fine.
-//
-// `text` is NULL or a string that this library has handed out, and is not used afterwards.
-void mol_string_free(char *text);
-
-// Frees an error and its strings. NULL is fine.
-//
-// `error` is NULL or an error that this library has handed out, and is not used afterwards.
-void mol_error_free(mol_error *error);
-
-// Frees an image and its strings. NULL is fine.
-//
-// `image` is NULL or an image that this library has handed out by itself, not within an event, and
-// is not used afterwards.
-void mol_image_free(mol_image *image);
-
-// Frees the answer of mol_resolve. NULL is fine.
-//
-// `registry` is NULL or comes from mol_resolve, and is not used afterwards.
-void mol_registry_free(mol_registry *registry);
-
-// Frees an event with all that is in it. NULL is fine.
-//
-// `event` is NULL or comes from mol_client_next_event, and is not used afterwards.
-void mol_event_free(mol_event *event);
 
 // The library's MOL_ABI_VERSION. Compare it with the header's before anything else.
 uint32_t mol_abi_version(void);
@@ -423,6 +406,32 @@ mol_status mol_client_next_event(mol_client client,
                                  int64_t timeout_ms,
                                  mol_event **event,
                                  mol_error **error);
+
+// Frees a string from mol_mask_token. NULL is fine.
+//
+// `text` is NULL or a string that this library has handed out, and is not used afterwards.
+void mol_string_free(char *text);
+
+// Frees an error and its strings. NULL is fine.
+//
+// `error` is NULL or an error that this library has handed out, and is not used afterwards.
+void mol_error_free(mol_error *error);
+
+// Frees an image and its strings. NULL is fine.
+//
+// `image` is NULL or an image that this library has handed out by itself, not within an event, and
+// is not used afterwards.
+void mol_image_free(mol_image *image);
+
+// Frees the answer of mol_resolve. NULL is fine.
+//
+// `registry` is NULL or comes from mol_resolve, and is not used afterwards.
+void mol_registry_free(mol_registry *registry);
+
+// Frees an event with all that is in it. NULL is fine.
+//
+// `event` is NULL or comes from mol_client_next_event, and is not used afterwards.
+void mol_event_free(mol_event *event);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -16,6 +16,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -34,7 +35,7 @@ const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 const WORK_PREFIX: &str = ".work-";
 
 /// The cache's folder for one runtime.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Cache {
     folder: PathBuf,
 }
@@ -60,10 +61,24 @@ struct Holder {
     since_unix: u64,
 }
 
-/// The right to fetch and build one commit, on this machine, until dropped.
-#[derive(Debug)]
+/// The right to fetch and build one commit, on this machine, until the last clone is dropped.
+#[derive(Clone, Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    _file: Arc<File>,
+}
+
+/// An empty folder for a fetch. It removes itself unless it is published, and only then gives up the
+/// lock: whoever gets that next finds nothing half-written.
+#[derive(Debug)]
+pub(crate) struct Work {
+    folder: TempDir,
+    _lock: Lock,
+}
+
+impl Work {
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
 }
 
 impl Cache {
@@ -126,7 +141,9 @@ impl Cache {
             since_unix: since.as_secs(),
         };
         let _ = serde_json::to_vec(&me).map(|text| write_over(&mut file, &text));
-        Ok(Lock { _file: file })
+        Ok(Lock {
+            _file: Arc::new(file),
+        })
     }
 
     /// The tree of `commit`, if it is here and whole. What is here without being vouched for is
@@ -149,20 +166,24 @@ impl Cache {
         Ok(None)
     }
 
-    /// An empty folder for a fetch, which removes itself unless it is published.
-    pub(crate) fn work(&self) -> Result<TempDir> {
-        tempfile::Builder::new()
+    /// An empty folder for a fetch.
+    pub(crate) fn work(&self, lock: &Lock) -> Result<Work> {
+        let folder = tempfile::Builder::new()
             .prefix(WORK_PREFIX)
             .tempdir_in(&self.folder)
-            .map_err(|error| failed(&self.folder, "cannot be written", &error))
+            .map_err(|error| failed(&self.folder, "cannot be written", &error))?;
+        Ok(Work {
+            folder,
+            _lock: lock.clone(),
+        })
     }
 
-    /// Makes `work/tree` the tree of `commit`. Call it with the lock held.
+    /// Makes `tree` in the work folder the tree of `commit`.
     pub(crate) fn publish(
         &self,
         commit: &CommitSha,
         commit_time: i64,
-        work: &TempDir,
+        work: &Work,
     ) -> Result<Tree> {
         let path = self.folder.join(commit.short());
         let write = || -> io::Result<()> {

@@ -109,6 +109,7 @@ impl Client {
                 .map(|image| masker.image(image))
                 .map_err(|mut error| {
                     error.runtime = runtime.to_string();
+                    error.url = shared.settings.repo_prefix.url(runtime);
                     masker.error(error)
                 });
             done(id, result);

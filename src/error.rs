@@ -139,7 +139,7 @@ pub struct Error {
     pub code: Code,
     /// The runtime the call was for.
     pub runtime: String,
-    /// The repository or the address that was asked.
+    /// The template repository of the runtime.
     pub url: String,
     /// What failed, and where.
     pub message: String,
@@ -184,13 +184,6 @@ impl Error {
     #[must_use]
     pub fn in_build(mut self, step: String, log_tail: String) -> Self {
         self.build = Some(Box::new(FailedBuild { step, log_tail }));
-        self
-    }
-
-    /// Says which address was asked.
-    #[must_use]
-    pub fn url(mut self, url: impl Into<String>) -> Self {
-        self.url = url.into();
         self
     }
 

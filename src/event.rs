@@ -1,8 +1,13 @@
 //! What a caller sees while a call runs.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use url::Url;
+
+use crate::fetch::Progress;
+use crate::gitea::Head;
+use crate::image::{CommitSha, References};
 
 /// One thing that happened, as one flat JSON object. Fields that do not apply are absent.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -145,6 +150,100 @@ impl Event {
         }
     }
 
+    pub(crate) fn lookup_started(url: &Url) -> Self {
+        Self {
+            url: Some(url.to_string()),
+            ..Self::new(Kind::LookupStarted, format!("looking up {url}"))
+        }
+    }
+
+    pub(crate) fn lookup_done(url: &Url, head: &Head, took: Duration) -> Self {
+        let message = format!("{} is at {}", head.branch, head.commit.short());
+        Self {
+            url: Some(url.to_string()),
+            commit_sha: Some(head.commit.to_string()),
+            branch: Some(head.branch.clone()),
+            duration_ms: Some(millis(took)),
+            ..Self::new(Kind::LookupDone, message)
+        }
+    }
+
+    pub(crate) fn cache_hit(reference: &str) -> Self {
+        Self {
+            r#ref: Some(reference.to_owned()),
+            ..Self::new(Kind::CacheHit, format!("{reference} is there"))
+        }
+    }
+
+    pub(crate) fn cache_miss(reference: &str, reason: &str) -> Self {
+        Self {
+            r#ref: Some(reference.to_owned()),
+            reason: Some(reason.to_owned()),
+            ..Self::new(
+                Kind::CacheMiss,
+                format!("{reference} is to be built: {reason}"),
+            )
+        }
+    }
+
+    pub(crate) fn waiting(holder: &str) -> Self {
+        Self {
+            holder: Some(holder.to_owned()),
+            ..Self::new(
+                Kind::Waiting,
+                format!("waiting for {holder}, which makes the same image"),
+            )
+        }
+    }
+
+    pub(crate) fn fetch_started(url: &Url, commit: &CommitSha) -> Self {
+        Self {
+            url: Some(url.to_string()),
+            commit_sha: Some(commit.to_string()),
+            ..Self::new(Kind::FetchStarted, format!("fetching {}", commit.short()))
+        }
+    }
+
+    pub(crate) fn fetch_progress(progress: Progress) -> Self {
+        Self {
+            objects: Some(progress.objects),
+            objects_total: progress.objects_total,
+            bytes: Some(progress.bytes),
+            ..Self::new(
+                Kind::FetchProgress,
+                format!("{} received", human_bytes(progress.bytes)),
+            )
+        }
+    }
+
+    pub(crate) fn fetch_done(progress: Progress, files: u64, took: Duration) -> Self {
+        Self {
+            kind: Kind::FetchDone,
+            message: format!(
+                "fetched: files: {files}, size: {}",
+                human_bytes(progress.bytes)
+            ),
+            files: Some(files),
+            duration_ms: Some(millis(took)),
+            ..Self::fetch_progress(progress)
+        }
+    }
+
+    pub(crate) fn tagged(references: &References) -> Self {
+        Self {
+            r#ref: Some(references.pinned.clone()),
+            latest_ref: Some(references.latest.clone()),
+            ..Self::new(Kind::Tagged, format!("{} is ready", references.pinned))
+        }
+    }
+
+    pub(crate) fn warning(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            hint: Some(hint.into()),
+            ..Self::new(Kind::Warning, message)
+        }
+    }
+
     /// Every text in it that came from outside.
     pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
         let optional = [
@@ -166,6 +265,26 @@ impl Event {
             .into_iter()
             .chain(optional.into_iter().flatten())
     }
+}
+
+/// A number of bytes for people, in units of 1024 (IEC 80000-13).
+pub(crate) fn human_bytes(bytes: u64) -> String {
+    #[allow(clippy::cast_precision_loss)]
+    let (mut size, mut unit) = (bytes as f64, "B");
+    for larger in ["KiB", "MiB", "GiB", "TiB"] {
+        if size < 1024.0 {
+            break;
+        }
+        (size, unit) = (size / 1024.0, larger);
+    }
+    match unit {
+        "B" => format!("{bytes} B"),
+        _ => format!("{size:.1} {unit}"),
+    }
+}
+
+fn millis(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Takes events, from any thread, and never blocks.

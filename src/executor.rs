@@ -34,3 +34,17 @@ pub(crate) fn runtime() -> Result<&'static Runtime> {
             })
     })
 }
+
+/// Does what waits for the disk on a thread that may wait. It goes on to its end when the future is
+/// dropped, so it owns what it needs.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(ended) => Err(match ended.try_into_panic() {
+            Ok(panic) => Error::panicked(&*panic),
+            Err(_) => Error::canceled(),
+        }),
+    }
+}

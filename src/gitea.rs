@@ -51,8 +51,25 @@ struct RepositoryInfo {
 }
 
 /// Finds the commit to build: the head of `branch` if one is set; else of `main`; else of the
-/// repository's default branch. In the usual case that is one call.
+/// repository's default branch. In the usual case that is one call. Every error names the repository.
 pub(crate) async fn head(
+    http: &Http,
+    runtime: Runtime,
+    repository: &Repository,
+    branch: Option<&str>,
+) -> Result<Head> {
+    ask(http, runtime, repository, branch)
+        .await
+        .map_err(|mut error| {
+            if !error.message.contains(repository.url.as_str()) {
+                let message = error.message;
+                error.message = format!("{} cannot be looked up: {message}", repository.url);
+            }
+            error
+        })
+}
+
+async fn ask(
     http: &Http,
     runtime: Runtime,
     repository: &Repository,
@@ -90,7 +107,6 @@ pub(crate) async fn head(
                 repository.url
             ),
         )
-        .url(repository.url.as_str())
         .hint("push a commit to it, and try again"));
     }
     let url = branch_url(repository, &info.default_branch);
@@ -157,7 +173,6 @@ fn expect_ok(url: &Url, answer: Answer) -> Result<bytes::Bytes> {
             Code::Auth,
             format!("{url} refuses access ({status})"),
         )
-        .url(url.as_str())
         .hint(
             "set MOLECULE_GITEA_TOKEN to a token that may read the template repositories, or unset \
              it if they are public and the token has expired",
@@ -166,7 +181,6 @@ fn expect_ok(url: &Url, answer: Answer) -> Result<bytes::Bytes> {
             Code::GiteaUnreachable,
             format!("{url} has a problem ({status})"),
         )
-        .url(url.as_str())
         .hint("try again in a while")
         .once_more(retry)),
         _ => Err(bad(url, &format!("the status is {status}"))),
@@ -186,7 +200,6 @@ fn not_found(runtime: Runtime, repository: &Repository, what: &str) -> Error {
             repository.url
         ),
     )
-    .url(repository.url.as_str())
 }
 
 fn bad(url: &Url, what: &str) -> Error {
@@ -194,6 +207,5 @@ fn bad(url: &Url, what: &str) -> Error {
         Code::BadResponse,
         format!("{url} did not answer as Gitea does: {what}"),
     )
-    .url(url.as_str())
     .hint("check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea, and that no proxy or login page stands in between")
 }

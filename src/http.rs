@@ -122,7 +122,6 @@ impl Http {
                         Code::BadResponse,
                         format!("the answer of {url} is larger than {MAX_ANSWER} bytes"),
                     )
-                    .url(url.as_str())
                     .hint(
                         "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea",
                     ));
@@ -145,7 +144,6 @@ impl Http {
                         API_TIMEOUT.as_secs()
                     ),
                 )
-                .url(url.as_str())
                 .hint(HINT_UNREACHABLE))
             })
     }
@@ -351,7 +349,6 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
         Code::GiteaUnreachable,
         format!("{url} cannot be reached: {what}"),
     )
-    .url(url.as_str())
     .hint(hint)
     .once_more(if passing { Retry::Soon } else { Retry::Never })
 }

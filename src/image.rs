@@ -243,6 +243,8 @@ pub struct Image {
     pub image_id: String,
     /// What it was built for.
     pub platform: String,
+    /// The address of the engine that has it: the one to create the container with.
+    pub endpoint: String,
     /// True if it was there already: nothing was fetched and nothing built.
     pub cache_hit: bool,
     /// How long it took.

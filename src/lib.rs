@@ -11,10 +11,10 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `pipeline` | the job, from top to bottom |
+//! | `pipeline` | the job, from top to bottom; `offline` is the way without a network |
 //! | [`runtimes`], [`registry`], [`image`], [`options`] | names, and what may be set |
 //! | `gitea`, `http`, `retry` | step 2: which commit? |
-//! | `fetch`, `cache` | steps 4 and 5: its tree on disk |
+//! | `fetch`, `cache`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
 //! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
 //! | [`error`], [`event`], [`mask`] | what is told, and what is not |
@@ -34,6 +34,7 @@ mod gitea;
 mod http;
 pub mod image;
 pub mod mask;
+mod offline;
 pub mod options;
 mod pipeline;
 mod queue;

@@ -116,6 +116,7 @@ impl Masker {
             &mut image.reference,
             &mut image.latest_reference,
             &mut image.image_id,
+            &mut image.endpoint,
         ] {
             self.in_place(text);
         }

@@ -113,8 +113,7 @@ impl Options {
     }
 
     /// Sets every option for which `lookup` finds the value of its environment variable. The proxies
-    /// are found under their lower-case names too, as everywhere; `http_proxy` only so, because the
-    /// upper-case one can be set by a request header of that name in a CGI program.
+    /// are found under their lower-case names too, and first, as curl and Go have it.
     pub fn set_all_from(&mut self, lookup: impl Fn(&str) -> Option<String>) {
         for &name in OptionName::ALL {
             let value = match name {
@@ -399,6 +398,11 @@ impl RepoPrefix {
     pub(crate) fn repository(&self, runtime: Runtime) -> Result<Repository> {
         self.try_repository(runtime.as_str())
             .ok_or_else(|| Error::new(Code::Internal, "the repository prefix was not checked"))
+    }
+
+    /// The address of the template repository of `runtime`.
+    pub(crate) fn url(&self, runtime: Runtime) -> String {
+        format!("{}{runtime}", self.0)
     }
 
     fn try_repository(&self, runtime: &str) -> Option<Repository> {

@@ -7,20 +7,25 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cache::{Cache, Tree};
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::{Cache, Lock, Tree};
 use crate::context::Context;
 use crate::engine::{Build, Engine, Found, REVISION_LABEL};
 use crate::error::{Code, Error, Result};
-use crate::event::{Event, Kind, Sink};
+use crate::event::{Event, Sink};
+use crate::executor::blocking;
 use crate::fetch;
 use crate::flight::Flights;
 use crate::gitea;
 use crate::http::Http;
-use crate::image::{self, CommitSha, Image, Platform, References, Timings};
+use crate::image::{CommitSha, Image, Platform, References, Timings};
+use crate::offline;
 use crate::options::{PlatformChoice, Repository, Settings};
 use crate::retry;
 use crate::runtimes::Runtime;
-use crate::version_pin::{self, Pin};
+use crate::version_pin;
 
 /// The prefix of the labels that are this library's own (reverse DNS, as docker's guidelines ask).
 const LABEL_PREFIX: &str = "ai.moleculesai.libmol";
@@ -29,19 +34,12 @@ const LABEL_PREFIX: &str = "ai.moleculesai.libmol";
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) http: Http,
-    pub(crate) engine: tokio::sync::OnceCell<Engine>,
+    pub(crate) engine: OnceCell<Engine>,
     pub(crate) flights: Flights<Made>,
-    pub(crate) tasks: tokio_util::task::TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
-/// What a shared build has made, and how long that took.
-#[derive(Clone, Debug)]
-pub(crate) struct Made {
-    image_id: String,
-    timings: Timings,
-}
-
-/// Everything that says which image is wanted.
+/// Which image is wanted.
 #[derive(Clone)]
 struct Wanted {
     runtime: Runtime,
@@ -51,61 +49,37 @@ struct Wanted {
     references: References,
 }
 
+impl Wanted {
+    /// An error of the template, with the template's name.
+    fn named_in(&self, mut error: Error) -> Error {
+        let (url, commit) = (&self.repository.url, self.commit.short());
+        error.message = format!("{url} at {commit}: {}", error.message);
+        error
+    }
+}
+
+/// What a shared build has made, and how long that took.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    image_id: String,
+    /// Another process was quicker.
+    cache_hit: bool,
+    timings: Timings,
+}
+
 /// Finds the image for the head of the runtime's template, or makes it.
 pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) -> Result<Image> {
     if shared.settings.offline {
-        return offline(shared, runtime, emit).await;
+        return offline::newest(shared, runtime, emit).await;
     }
     let begun = Instant::now();
     let mut timings = Timings::default();
 
-    let repository = shared.settings.repo_prefix.repository(runtime)?;
-    let commit = timed(
-        &mut timings.lookup,
-        lookup(shared, runtime, &repository, emit),
-    )
-    .await?;
-
-    let engine = shared.engine().await?;
-    let platform = shared.platform(engine)?;
-    let references = References::new(runtime, &commit, &platform, &shared.settings.isolation);
-    let wanted = Wanted {
-        runtime,
-        repository,
-        commit,
-        platform,
-        references,
-    };
-
-    let found = timed(&mut timings.inspect, hit(engine, &wanted, emit)).await?;
-    let cache_hit = found.is_some();
-    let image_id = match found {
-        Some(found) => {
-            timed(&mut timings.tag, refresh_latest(engine, &wanted, emit)).await;
-            found.id
-        }
-        None => {
-            let key = &wanted.references.pinned;
-            let seat = shared.flights.join(key, &shared.tasks, || {
-                make(Arc::clone(shared), wanted.clone(), Arc::clone(emit))
-            });
-            if !seat.first {
-                emit(Event {
-                    holder: Some("another call in this process".to_owned()),
-                    ..Event::new(
-                        Kind::Waiting,
-                        "waiting for a build that another call has begun",
-                    )
-                });
-            }
-            let made = seat.wait().await?;
-            timings = Timings {
-                lookup: timings.lookup,
-                inspect: timings.inspect,
-                ..made.timings
-            };
-            made.image_id
-        }
+    let wanted = lookup(shared, runtime, &mut timings, emit).await?;
+    let found = hit(shared, &wanted, &mut timings, emit).await?;
+    let (image_id, cache_hit) = match found {
+        Some(found) => (found.id, true),
+        None => join(shared, &wanted, &mut timings, emit).await?,
     };
 
     timings.total = begun.elapsed();
@@ -116,244 +90,177 @@ pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) 
         commit_sha: wanted.commit.to_string(),
         image_id,
         platform: wanted.platform.to_string(),
+        endpoint: shared.engine().await?.endpoint().to_owned(),
         cache_hit,
         timings,
     })
 }
 
-/// Without a network there is no commit to look up: the newest image of the runtime will do.
-async fn offline(shared: &Shared, runtime: Runtime, emit: &Sink) -> Result<Image> {
-    let begun = Instant::now();
-    let mut timings = Timings::default();
-    let engine = shared.engine().await?;
-    let platform = shared.platform(engine)?;
-    let isolation = &shared.settings.isolation;
-
-    let newest = async {
-        for pinned in engine.references(&image::repository(runtime)).await? {
-            let references = References::of_pinned(&pinned, runtime, &platform, isolation);
-            if let Some(references) = references
-                && let Some(found) = engine.find(&pinned).await?
-            {
-                return Ok(Some((references, found)));
-            }
-        }
-        Ok(None)
-    };
-    let newest = timed(&mut timings.inspect, newest).await?;
-    let (references, found) = newest.ok_or_else(|| {
-        Error::new(
-            Code::NoLocalImage,
-            format!("MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of {runtime} for {platform}"),
-        )
-        .hint("unset MOLECULE_LOCAL_OFFLINE once, so that the image can be built")
-    })?;
-    emit(Event {
-        r#ref: Some(references.pinned.clone()),
-        ..Event::new(
-            Kind::CacheHit,
-            format!("offline: {} is the newest there is", references.pinned),
-        )
-    });
-    timings.total = begun.elapsed();
-    Ok(Image {
-        reference: references.pinned,
-        latest_reference: references.latest,
-        runtime: runtime.to_string(),
-        commit_sha: found.revision.unwrap_or_default(),
-        image_id: found.id,
-        platform: platform.to_string(),
-        cache_hit: true,
-        timings,
-    })
-}
-
-/// Makes the image, once for all callers of this process, and under a lock for those of others.
+/// Makes the image: once for all callers of this process, and under a lock for those of others.
 async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     let mut timings = Timings::default();
     let engine = shared.engine().await?;
-    let cache = Cache::open(&shared.settings.cache_dir, wanted.runtime)?;
+    let (root, runtime) = (shared.settings.cache_dir.clone(), wanted.runtime);
+    let cache = blocking(move || Cache::open(&root, runtime)).await?;
 
-    let lock = cache.lock(&wanted.commit, |holder| {
-        emit(Event {
-            holder: Some(holder.clone()),
-            ..Event::new(
-                Kind::Waiting,
-                format!("waiting for {holder}, which is at the same image"),
-            )
+    let lock = cache.lock(&wanted.commit, |holder| emit(Event::waiting(&holder)));
+    let lock = timed(&mut timings.wait, lock).await?;
+    if let Ok(found) = usable(engine, &wanted).await? {
+        emit(Event::cache_hit(&wanted.references.pinned));
+        return Ok(Made {
+            image_id: found.id,
+            cache_hit: true,
+            timings,
         });
-    });
-    let _lock = timed(&mut timings.wait, lock).await?;
-    if let Some(found) = usable(engine, &wanted).await?.0 {
-        let image_id = found.id;
-        return Ok(Made { image_id, timings });
     }
 
-    let tree = match cache.tree(&wanted.commit)? {
-        Some(tree) => tree,
-        None => timed(&mut timings.fetch, fetch(&shared, &wanted, &cache, &emit)).await?,
-    };
-    let context = Context::open(&tree.path, tree.commit_time)?;
+    let tree = fetch(&shared, &wanted, &cache, &lock, &emit);
+    let tree = timed(&mut timings.fetch, tree).await?;
+    let context = Context::open(&tree.path, tree.commit_time).map_err(|e| wanted.named_in(e))?;
+
     let build = Build {
         reference: &wanted.references.pinned,
         platform: &wanted.platform,
         labels: labels(&wanted),
-        build_args: build_args(&shared, &tree, &emit),
+        build_args: match shared.settings.runtime_version_pin {
+            true => version_pin::build_args(&tree.path, &emit),
+            false => HashMap::new(),
+        },
         stall_grace: shared.settings.stall_grace,
     };
-    timed(&mut timings.build, engine.build(build, context, &*emit)).await?;
+    let built = timed(&mut timings.build, engine.build(build, context, &*emit)).await;
+    built.map_err(|error| wanted.named_in(error))?;
     let image_id = timed(&mut timings.tag, tag(engine, &wanted, &emit)).await?;
-    Ok(Made { image_id, timings })
+    Ok(Made {
+        image_id,
+        cache_hit: false,
+        timings,
+    })
 }
 
-/// Step two: one question to the template server.
+/// Which commit, and so which image? One question to the template server.
 async fn lookup(
     shared: &Shared,
     runtime: Runtime,
-    repository: &Repository,
+    timings: &mut Timings,
     emit: &Sink,
-) -> Result<CommitSha> {
-    let begun = Instant::now();
-    emit(Event {
-        url: Some(repository.url.to_string()),
-        ..Event::new(
-            Kind::LookupStarted,
-            format!("looking up {}", repository.url),
-        )
-    });
+) -> Result<Wanted> {
+    let repository = shared.settings.repo_prefix.repository(runtime)?;
     let branch = shared.settings.branch.as_deref();
-    let ask = || gitea::head(&shared.http, runtime, repository, branch);
-    let head = retry::transient(emit, ask).await?;
-    let message = format!("{} is at {}", head.branch, head.commit.short());
-    emit(Event {
-        url: Some(repository.url.to_string()),
-        commit_sha: Some(head.commit.to_string()),
-        branch: Some(head.branch),
-        duration_ms: Some(millis(begun.elapsed())),
-        ..Event::new(Kind::LookupDone, message)
-    });
-    Ok(head.commit)
+    emit(Event::lookup_started(&repository.url));
+    let ask = || gitea::head(&shared.http, runtime, &repository, branch);
+    let head = timed(&mut timings.lookup, retry::transient(emit, ask)).await?;
+    emit(Event::lookup_done(&repository.url, &head, timings.lookup));
+
+    let platform = shared.platform().await?;
+    let isolation = &shared.settings.isolation;
+    let references = References::new(runtime, &head.commit, &platform, isolation);
+    Ok(Wanted {
+        runtime,
+        repository,
+        commit: head.commit,
+        platform,
+        references,
+    })
 }
 
-/// Step three: does the engine have it?
-async fn hit(engine: &Engine, wanted: &Wanted, emit: &Sink) -> Result<Option<Found>> {
-    let reference = wanted.references.pinned.clone();
-    let (found, reason) = usable(engine, wanted).await?;
-    emit(match &found {
-        Some(_) => Event {
-            r#ref: Some(reference.clone()),
-            ..Event::new(Kind::CacheHit, format!("{reference} is there"))
-        },
-        None => Event {
-            r#ref: Some(reference.clone()),
-            reason: Some(reason.clone()),
-            ..Event::new(
-                Kind::CacheMiss,
-                format!("{reference} is to be built: {reason}"),
-            )
-        },
-    });
-    Ok(found)
+/// Does the engine have it?
+async fn hit(
+    shared: &Shared,
+    wanted: &Wanted,
+    timings: &mut Timings,
+    emit: &Sink,
+) -> Result<Option<Found>> {
+    let engine = shared.engine().await?;
+    let reference = &wanted.references.pinned;
+    match timed(&mut timings.inspect, usable(engine, wanted)).await? {
+        Ok(found) => {
+            emit(Event::cache_hit(reference));
+            timed(&mut timings.tag, refresh_latest(engine, wanted, emit)).await;
+            Ok(Some(found))
+        }
+        Err(reason) => {
+            emit(Event::cache_miss(reference, &reason));
+            Ok(None)
+        }
+    }
 }
 
 /// The image, if its label and its platform do not contradict its tag; else why it cannot be used.
 /// An image without labels counts: whoever made it gave it this tag.
-async fn usable(engine: &Engine, wanted: &Wanted) -> Result<(Option<Found>, String)> {
+async fn usable(engine: &Engine, wanted: &Wanted) -> Result<std::result::Result<Found, String>> {
     let Some(found) = engine.find(&wanted.references.pinned).await? else {
-        return Ok((None, "the engine does not have it".to_owned()));
+        return Ok(Err("the engine does not have it".to_owned()));
     };
-    if let Some(revision) = found
-        .revision
-        .as_deref()
-        .filter(|r| *r != wanted.commit.as_str())
-    {
-        return Ok((
-            None,
-            format!("its label says it is of the commit {revision}"),
-        ));
+    let revision = found.revision.as_deref();
+    if let Some(other) = revision.filter(|revision| *revision != wanted.commit.as_str()) {
+        return Ok(Err(format!("its label says it is of the commit {other}")));
     }
-    let is_for = (found.os.as_str(), found.arch.as_str());
-    if is_for != wanted.platform.os_arch() {
-        let (os, arch) = is_for;
-        return Ok((None, format!("it is for {os}/{arch}")));
+    if (found.os.as_str(), found.arch.as_str()) != wanted.platform.os_arch() {
+        return Ok(Err(format!("it is for {}/{}", found.os, found.arch)));
     }
-    Ok((Some(found), String::new()))
+    Ok(Ok(found))
 }
 
-/// Steps four and five: exactly the commit, into the cache, all of it or nothing.
-async fn fetch(shared: &Shared, wanted: &Wanted, cache: &Cache, emit: &Sink) -> Result<Tree> {
+/// Takes part in the build of the image, and begins it if nobody has.
+async fn join(
+    shared: &Arc<Shared>,
+    wanted: &Wanted,
+    timings: &mut Timings,
+    emit: &Sink,
+) -> Result<(String, bool)> {
+    let key = &wanted.references.pinned;
+    let seat = shared.flights.join(key, &shared.tasks, || {
+        make(Arc::clone(shared), wanted.clone(), Arc::clone(emit))
+    });
+    if !seat.first {
+        emit(Event::waiting("another call in this process"));
+    }
+    let made = seat.wait().await?;
+    *timings = Timings {
+        lookup: timings.lookup,
+        inspect: timings.inspect,
+        ..made.timings
+    };
+    Ok((made.image_id, made.cache_hit))
+}
+
+/// The tree of exactly the commit: from the cache, or into the cache, all of it or nothing.
+async fn fetch(
+    shared: &Shared,
+    wanted: &Wanted,
+    cache: &Cache,
+    lock: &Lock,
+    emit: &Sink,
+) -> Result<Tree> {
+    let (kept, commit) = (cache.clone(), wanted.commit.clone());
+    if let Some(tree) = blocking(move || kept.tree(&commit)).await? {
+        return Ok(tree);
+    }
     let begun = Instant::now();
-    let url = &wanted.repository.url;
-    emit(Event {
-        url: Some(url.to_string()),
-        ..Event::new(
-            Kind::FetchStarted,
-            format!("fetching {}", wanted.commit.short()),
-        )
-    });
-    let progress = |progress: fetch::Progress| {
-        emit(Event {
-            objects: Some(progress.objects),
-            objects_total: progress.objects_total,
-            bytes: Some(progress.bytes),
-            ..Event::new(
-                Kind::FetchProgress,
-                format!("{} bytes received", progress.bytes),
-            )
-        });
-    };
+    let (url, commit) = (&wanted.repository.url, &wanted.commit);
+    emit(Event::fetch_started(url, commit));
     let fetch = || async {
-        let work = cache.work()?;
-        let commit = &wanted.commit;
+        let work = cache.work(lock)?;
         let grace = shared.settings.stall_grace;
-        let fetched =
-            fetch::commit(&shared.http, url, commit, work.path(), grace, progress).await?;
-        let tree = cache.publish(commit, fetched.commit_time, &work)?;
-        Ok((fetched, tree))
+        let report = |progress| emit(Event::fetch_progress(progress));
+        fetch::commit(&shared.http, url, commit, work, grace, report).await
     };
-    let (fetched, tree) = retry::transient(emit, fetch).await?;
-    emit(Event {
-        objects: Some(fetched.progress.objects),
-        objects_total: fetched.progress.objects_total,
-        bytes: Some(fetched.progress.bytes),
-        files: Some(fetched.files),
-        duration_ms: Some(millis(begun.elapsed())),
-        ..Event::new(Kind::FetchDone, format!("{} files fetched", fetched.files))
-    });
+    let fetched = retry::transient(emit, fetch).await?;
+    let (progress, files) = (fetched.progress, fetched.files);
+    let (cache, commit) = (cache.clone(), commit.clone());
+    let publish = move || cache.publish(&commit, fetched.commit_time, &fetched.work);
+    let tree = blocking(publish).await?;
+    emit(Event::fetch_done(progress, files, begun.elapsed()));
     Ok(tree)
-}
-
-/// None, unless the caller wants the template's own pin to go in.
-fn build_args(shared: &Shared, tree: &Tree, emit: &Sink) -> HashMap<String, String> {
-    if !shared.settings.runtime_version_pin {
-        return HashMap::new();
-    }
-    match version_pin::read(&tree.path) {
-        Pin::None => HashMap::new(),
-        Pin::Version(version) => HashMap::from([(version_pin::BUILD_ARG.to_owned(), version)]),
-        Pin::Refused(text) => {
-            emit(Event {
-                hint: Some("put a version such as 1.2.3 on its first line".to_owned()),
-                ..Event::new(
-                    Kind::Warning,
-                    format!(
-                        "the template's .runtime-version is no version and is ignored: {text:?}"
-                    ),
-                )
-            });
-            HashMap::new()
-        }
-    }
 }
 
 /// What the image says of itself (OCI image specification, annotations). All of it can be read by
 /// anyone who has the image, and there is no secret in it: a repository's URL never holds one.
 fn labels(wanted: &Wanted) -> HashMap<String, String> {
+    let source = "org.opencontainers.image.source".to_owned();
     HashMap::from([
-        (
-            "org.opencontainers.image.source".to_owned(),
-            wanted.repository.url.to_string(),
-        ),
+        (source, wanted.repository.url.to_string()),
         (REVISION_LABEL.to_owned(), wanted.commit.to_string()),
         (
             format!("{LABEL_PREFIX}.runtime"),
@@ -366,9 +273,9 @@ fn labels(wanted: &Wanted) -> HashMap<String, String> {
     ])
 }
 
-/// Step seven: the build has set the pinned tag; the moving one follows.
+/// The build has set the pinned tag; the moving one follows.
 async fn tag(engine: &Engine, wanted: &Wanted, emit: &Sink) -> Result<String> {
-    let References { pinned, latest } = &wanted.references;
+    let pinned = &wanted.references.pinned;
     let image = engine.find(pinned).await?.ok_or_else(|| {
         Error::new(
             Code::BuildFailed,
@@ -377,11 +284,7 @@ async fn tag(engine: &Engine, wanted: &Wanted, emit: &Sink) -> Result<String> {
         .hint("see whether something removes images while they are built")
     })?;
     refresh_latest(engine, wanted, emit).await;
-    emit(Event {
-        r#ref: Some(pinned.clone()),
-        latest_ref: Some(latest.clone()),
-        ..Event::new(Kind::Tagged, format!("{pinned} is ready"))
-    });
+    emit(Event::tagged(&wanted.references));
     Ok(image.id)
 }
 
@@ -390,33 +293,24 @@ async fn tag(engine: &Engine, wanted: &Wanted, emit: &Sink) -> Result<String> {
 async fn refresh_latest(engine: &Engine, wanted: &Wanted, emit: &Sink) {
     let References { pinned, latest } = &wanted.references;
     if let Err(error) = engine.tag(pinned, latest).await {
-        emit(Event {
-            hint: Some(error.hint),
-            ..Event::new(
-                Kind::Warning,
-                format!(
-                    "{latest} could not be moved to the image: {}",
-                    error.message
-                ),
-            )
-        });
+        let message = format!("{latest} is not moved to the image: {}", error.message);
+        emit(Event::warning(message, error.hint));
     }
 }
 
 impl Shared {
-    /// What the image is to be built for.
-    fn platform(&self, engine: &Engine) -> Result<Platform> {
-        match &self.settings.platform {
-            PlatformChoice::Fixed(platform) => Ok(platform.clone()),
-            PlatformChoice::Native => engine.native_platform(),
-        }
+    /// The engine; looked for by the first call that needs it, and again after a failure.
+    pub(crate) async fn engine(&self) -> Result<&Engine> {
+        let connect = || Engine::connect(&self.settings.engine);
+        self.engine.get_or_try_init(connect).await
     }
 
-    /// The engine; looked for by the first call that needs it, and again after a failure.
-    async fn engine(&self) -> Result<&Engine> {
-        self.engine
-            .get_or_try_init(|| Engine::connect(&self.settings.engine))
-            .await
+    /// What the image is to be built for.
+    pub(crate) async fn platform(&self) -> Result<Platform> {
+        match &self.settings.platform {
+            PlatformChoice::Fixed(platform) => Ok(platform.clone()),
+            PlatformChoice::Native => self.engine().await?.native_platform(),
+        }
     }
 }
 
@@ -425,8 +319,4 @@ async fn timed<T>(took: &mut Duration, work: impl Future<Output = T>) -> T {
     let result = work.await;
     *took = begun.elapsed();
     result
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use backon::{ExponentialBuilder, Retryable};
 
 use crate::error::{Error, Result};
-use crate::event::{Event, Kind, Sink};
+use crate::event::{Event, Sink};
 
 /// How often, after the first time.
 const TIMES: usize = 4;
@@ -51,14 +51,9 @@ where
         _ => pause,
     })
     .notify(|error, pause| {
-        emit(Event::new(
-            Kind::Warning,
-            format!(
-                "{}; trying again in {:.1} seconds",
-                error.message,
-                pause.as_secs_f32()
-            ),
-        ));
+        let pause = pause.as_secs_f32();
+        let message = format!("{}; trying again in {pause:.1} seconds", error.message);
+        emit(Event::warning(message, error.hint.as_str()));
     })
     .await
 }

@@ -1,18 +1,21 @@
 //! The template's `.runtime-version`, as a build argument, if the caller asks for it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::path::Path;
+
+use crate::event::{Event, Sink};
 
 /// The file, at the root of the template.
 const FILE: &str = ".runtime-version";
 
 /// The build argument that a template's Dockerfile may declare.
-pub(crate) const BUILD_ARG: &str = "RUNTIME_VERSION";
+const BUILD_ARG: &str = "RUNTIME_VERSION";
 
 /// What a template pins.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Pin {
+enum Pin {
     /// There is no such file.
     None,
     /// This version.
@@ -21,9 +24,25 @@ pub(crate) enum Pin {
     Refused(String),
 }
 
+/// The build arguments that the template at `tree` asks for. What is no version is told, and is not
+/// passed on.
+pub(crate) fn build_args(tree: &Path, emit: &Sink) -> HashMap<String, String> {
+    match read(tree) {
+        Pin::None => HashMap::new(),
+        Pin::Version(version) => HashMap::from([(BUILD_ARG.to_owned(), version)]),
+        Pin::Refused(text) => {
+            emit(Event::warning(
+                format!("the template's {FILE} is no version and is ignored: {text:?}"),
+                "put a version such as 1.2.3 on its first line",
+            ));
+            HashMap::new()
+        }
+    }
+}
+
 /// Reads the pin of the template at `tree`. The file is not followed if it is a link: what it leads
 /// to need not be the template's.
-pub(crate) fn read(tree: &Path) -> Pin {
+fn read(tree: &Path) -> Pin {
     let path = tree.join(FILE);
     if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
         return Pin::None;

@@ -17,7 +17,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::endpoint::Address;
-use crate::error::{Code, Error, Result, chain};
 
 /// Time to reach an engine. It is on this machine, or on the network of its owner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,7 +28,7 @@ const CALL_TIMEOUT_S: u64 = 30;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A client for the engine's API at `address`. Connects at the first call.
-pub(super) fn client(address: &Address) -> Result<Docker> {
+pub(super) fn client(address: &Address) -> Result<Docker, bollard::errors::Error> {
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
@@ -45,12 +44,6 @@ pub(super) fn client(address: &Address) -> Result<Docker> {
         CALL_TIMEOUT_S,
         API_DEFAULT_VERSION,
     )
-    .map_err(|error| {
-        Error::new(
-            Code::Internal,
-            format!("the engine's client cannot be set up: {}", chain(&error)),
-        )
-    })
 }
 
 /// The type of a request's body, which bollard does not name in public.

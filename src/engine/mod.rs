@@ -1,8 +1,12 @@
 //! The container engine, through its API: Docker's, or Podman's that is compatible with it.
 
 mod build;
+mod buildkit;
+mod classic;
 mod connect;
 mod endpoint;
+mod lines;
+mod watch;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -14,7 +18,7 @@ use bollard::query_parameters::{ListImagesOptionsBuilder, TagImageOptionsBuilder
 
 pub(crate) use build::{Build, Builder};
 
-use crate::error::{Code, Error, Result, chain};
+use crate::error::{Code, Error, Result};
 use crate::image::Platform;
 use crate::options::EngineSettings;
 use endpoint::Endpoint;
@@ -56,10 +60,13 @@ impl Engine {
     pub(crate) async fn connect(settings: &EngineSettings) -> Result<Self> {
         let mut tried = Vec::new();
         for endpoint in endpoint::candidates(settings)? {
-            match Self::try_connect(&endpoint, settings).await {
-                Ok(engine) => return Ok(engine),
-                Err(error) => tried.push(format!("{endpoint}: {}", error.message)),
-            }
+            let attempt = Self::try_connect(&endpoint, settings);
+            let why = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
+                Ok(Ok(engine)) => return Ok(engine),
+                Ok(Err(error)) => deepest(&error),
+                Err(_) => "it does not answer".to_owned(),
+            };
+            tried.push(format!("{endpoint}: {why}"));
         }
         Err(Error::new(
             Code::EngineUnreachable,
@@ -71,18 +78,25 @@ impl Engine {
         ))
     }
 
-    async fn try_connect(endpoint: &Endpoint, settings: &EngineSettings) -> Result<Self> {
+    async fn try_connect(
+        endpoint: &Endpoint,
+        settings: &EngineSettings,
+    ) -> std::result::Result<Self, E> {
         let docker = connect::client(&endpoint.address)?;
-        let address = endpoint.address.to_string();
-        let docker = call(&address, docker.negotiate_version()).await?;
-        let version = call(&address, docker.version()).await?;
+        let docker = docker.negotiate_version().await?;
+        let version = docker.version().await?;
         let builder = choose_builder(settings, &version, &docker);
         Ok(Self {
             docker,
-            endpoint: address,
+            endpoint: endpoint.address.to_string(),
             version,
             builder,
         })
+    }
+
+    /// The engine's address, as `DOCKER_HOST` would have it.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// What the engine itself runs on.
@@ -193,11 +207,14 @@ fn told(endpoint: &str, error: &E) -> Error {
             format!("the engine at {endpoint} answered {status_code}: {message}"),
         )
         .hint("see the engine's own log"),
-        other => {
-            let reason = deepest(other);
-            Error::new(Code::EngineUnreachable, reason)
-                .hint(format!("see whether the engine at {endpoint} is running"))
-        }
+        other => Error::new(
+            Code::EngineUnreachable,
+            format!(
+                "the engine at {endpoint} cannot be reached: {}",
+                deepest(other)
+            ),
+        )
+        .hint("see whether it is running"),
     }
 }
 
@@ -208,16 +225,4 @@ fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
         error = source;
     }
     error.to_string()
-}
-
-/// A failed exchange in the middle of a build.
-fn broken(endpoint: &str, error: &E) -> Error {
-    Error::new(
-        Code::EngineUnreachable,
-        format!(
-            "the connection to the engine at {endpoint} broke off during the build: {}",
-            chain(error)
-        ),
-    )
-    .hint("see whether the engine was restarted, and try again")
 }

@@ -8,6 +8,7 @@
 mod transport;
 
 use std::path::Path;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use url::Url;
 
+use crate::cache::Work;
 use crate::error::{Code, Error, Result, chain};
+use crate::executor;
 use crate::http::Http;
 use crate::image::CommitSha;
 
@@ -42,19 +45,21 @@ pub(crate) struct Progress {
 #[derive(Debug)]
 pub(crate) struct Fetched {
     pub(crate) progress: Progress,
+    /// Where the tree is, as `tree`.
+    pub(crate) work: Work,
     /// Files and links in the tree.
     pub(crate) files: u64,
     /// When the commit was made, in seconds since 1970: the time of every file in the image.
     pub(crate) commit_time: i64,
 }
 
-/// Fetches `commit` of the repository at `url` and checks it out at `work/tree`, where `work` is an
-/// empty folder of the caller's. Ends within moments when the future is dropped.
+/// Fetches `commit` of the repository at `url` and checks it out as `tree` in the work folder. When
+/// the future is dropped, it stops within moments, and the folder is gone.
 pub(crate) async fn commit(
     http: &Http,
     url: &Url,
     commit: &CommitSha,
-    work: &Path,
+    work: Work,
     stall_grace: Duration,
     mut report: impl FnMut(Progress),
 ) -> Result<Fetched> {
@@ -75,39 +80,28 @@ pub(crate) async fn commit(
         interrupted: Arc::clone(&interrupt.flag),
         url: url.clone(),
         commit: commit.clone(),
-        work: work.to_owned(),
         progress: Arc::clone(&tree),
     };
     let guard = interrupt.on_drop();
-    let mut blocking = tokio::task::spawn_blocking(move || job.run());
+    let mut fetching = pin!(executor::blocking(move || job.run(work)));
 
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     ticks.tick().await;
     let result = loop {
         tokio::select! {
-            result = &mut blocking => break result,
+            result = &mut fetching => break result,
             _ = ticks.tick() => report(snapshot(&tree, &received)),
         }
     };
     guard.disarm();
 
-    let result = result.unwrap_or_else(|panic| {
-        Err(match panic.try_into_panic() {
-            Ok(payload) => Error::panicked(&*payload),
-            Err(_) => Error::canceled(),
-        })
-    });
     result.map_err(|error| {
         // What the network said first is closer to the cause than what gix made of it.
         let first = failure
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        let mut error = first.unwrap_or(error);
-        if error.url.is_empty() {
-            error.url = url.to_string();
-        }
-        error
+        first.unwrap_or(error)
     })
 }
 
@@ -154,32 +148,34 @@ struct Job {
     interrupted: Arc<AtomicBool>,
     url: Url,
     commit: CommitSha,
-    work: std::path::PathBuf,
     progress: Arc<Root>,
 }
 
 impl Job {
-    fn run(self) -> Result<Fetched> {
-        let received = Arc::clone(&self.wire.received);
-        let (repository, objects) = self.receive()?;
-        let mut fetched = self.check_out(&repository)?;
-        fetched.progress = Progress {
-            bytes: received.load(Ordering::Relaxed),
-            objects,
-            objects_total: Some(objects),
-        };
-        Ok(fetched)
+    fn run(self, work: Work) -> Result<Fetched> {
+        let (repository, objects) = self.receive(work.path())?;
+        let (files, commit_time) = self.check_out(&repository, &work.path().join("tree"))?;
+        Ok(Fetched {
+            progress: Progress {
+                bytes: self.wire.received.load(Ordering::Relaxed),
+                objects,
+                objects_total: Some(objects),
+            },
+            work,
+            files,
+            commit_time,
+        })
     }
 
     /// Brings the commit and its tree, and nothing older, into a repository of its own.
-    fn receive(&self) -> Result<(gix::Repository, u64)> {
+    fn receive(&self, work: &Path) -> Result<(gix::Repository, u64)> {
         let failed = |error: gix::Error| self.failed("cannot be fetched", &error);
         let hash = match self.commit.as_str().len() {
             64 => gix::hash::Kind::Sha256,
             _ => gix::hash::Kind::Sha1,
         };
         let repository = gix::ThreadSafeRepository::init_opts(
-            self.work.join("git"),
+            work.join("git"),
             gix::create::Kind::Bare,
             gix::create::Options {
                 object_hash: Some(hash),
@@ -187,7 +183,7 @@ impl Job {
             },
             gix::open::Options::isolated(),
         )
-        .map_err(|error| self.cache_failed(&error))?
+        .map_err(|error| cache_failed(work, &error))?
         .to_thread_local();
         let remote = repository
             .remote_at(self.url.as_str())
@@ -234,8 +230,9 @@ impl Job {
         Ok((repository, objects))
     }
 
-    /// Writes the tree of the commit, and of no other, below `work/tree`.
-    fn check_out(&self, repository: &gix::Repository) -> Result<Fetched> {
+    /// Writes the tree of the commit, and of no other, below `target`. Returns how many files it has,
+    /// and the time of the commit.
+    fn check_out(&self, repository: &gix::Repository, target: &Path) -> Result<(u64, i64)> {
         let failed = |error: gix::Error| self.failed("cannot be checked out", &error);
         let id = gix::ObjectId::from_hex(self.commit.as_str().as_bytes())
             .map_err(|error| failed(gix::Error::from_error(error)))?;
@@ -249,8 +246,7 @@ impl Job {
         options.destination_is_initially_empty = true;
         let files = self.progress.add_child("files");
         let bytes = self.progress.add_child("bytes");
-        let target = self.work.join("tree");
-        std::fs::create_dir(&target).map_err(|error| {
+        std::fs::create_dir(target).map_err(|error| {
             Error::new(
                 Code::Cache,
                 format!("{} cannot be made: {error}", target.display()),
@@ -285,11 +281,7 @@ impl Job {
                 "rename one of them in the template, or put the cache on a case-sensitive disk",
             ));
         }
-        Ok(Fetched {
-            progress: Progress::default(),
-            files: index.entries().len() as u64,
-            commit_time,
-        })
+        Ok((index.entries().len() as u64, commit_time))
     }
 
     fn failed(&self, what: &str, error: &gix::Error) -> Error {
@@ -309,14 +301,14 @@ impl Job {
             "try again; if the branch was force-pushed meanwhile, the next call sees its new head",
         )
     }
+}
 
-    fn cache_failed(&self, error: &gix::Error) -> Error {
-        Error::new(
-            Code::Cache,
-            format!("{} cannot be written: {}", self.work.display(), chain(error)),
-        )
-        .hint("check the permissions and the free space, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
-    }
+fn cache_failed(work: &Path, error: &gix::Error) -> Error {
+    Error::new(
+        Code::Cache,
+        format!("{} cannot be written: {}", work.display(), chain(error)),
+    )
+    .hint("check the permissions and the free space, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
 }
 
 /// How far gix says it is: the task that indexes the objects of the pack as they come.

@@ -112,7 +112,7 @@ impl Exchange {
 
 fn check_status(url: &Url, response: &reqwest::Response) -> Result<(), Error> {
     let status = response.status();
-    let said = |code| Error::new(code, format!("{url} answered {status}")).url(url.as_str());
+    let said = |code| Error::new(code, format!("{url} answered {status}"));
     match status.as_u16() {
         200 => Ok(()),
         401 | 403 => Err(said(Code::Auth)

@@ -9,12 +9,13 @@
 //! | `text` | strings in and out |
 //! | `handles` | ids for what lives on this side |
 //! | `types` | the structs and numbers of the ABI |
-//! | `pure`, `options`, `client` | the functions |
+//! | `pure`, `options`, `client`, `free` | the functions |
 
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]
 
 pub mod client;
+pub mod free;
 mod guard;
 mod handles;
 pub mod options;

@@ -1,0 +1,104 @@
+//! What the classic builder tells of a build: a text, in which `Step 2/5 : RUN make` begins a step.
+
+use std::time::Instant;
+
+use super::lines::Lines;
+use super::watch::{Outcome, Step, Watch};
+
+/// The text so far.
+#[derive(Default)]
+pub(super) struct Transcript {
+    lines: Lines,
+    current: Option<(Step, Instant)>,
+    cached: bool,
+}
+
+impl Transcript {
+    pub(super) fn take(&mut self, text: &str, watch: &mut Watch<'_>) {
+        for line in self.lines.push(text.as_bytes()) {
+            self.line(line, watch);
+        }
+    }
+
+    /// The build has ended.
+    pub(super) fn end(mut self, well: bool, watch: &mut Watch<'_>) {
+        if let Some(line) = self.lines.rest() {
+            self.line(line, watch);
+        }
+        self.step_done(well, watch);
+    }
+
+    fn line(&mut self, line: String, watch: &mut Watch<'_>) {
+        if let Some(step) = step(&line) {
+            self.step_done(true, watch);
+            watch.step_started(&step);
+            self.current = Some((step, Instant::now()));
+        } else if line.trim_start() == "---> Using cache" {
+            self.cached = true;
+        } else if !is_bookkeeping(&line) {
+            let step = self.current.as_ref().map(|(step, _)| step);
+            watch.log(line, step);
+        }
+    }
+
+    fn step_done(&mut self, well: bool, watch: &mut Watch<'_>) {
+        if let Some((step, begun)) = self.current.take() {
+            let outcome = Outcome {
+                cached: std::mem::take(&mut self.cached),
+                took: begun.elapsed(),
+                error: (!well).then(|| "see the build's error".to_owned()),
+            };
+            watch.step_done(&step, outcome);
+        }
+    }
+}
+
+/// Docker writes `Step 2/5 : RUN make`, Podman `STEP 2/5: RUN make`.
+fn step(line: &str) -> Option<Step> {
+    let rest = line.strip_prefix("Step ").or(line.strip_prefix("STEP "))?;
+    let (position, name) = rest.split_once(": ")?;
+    let (number, of) = position.trim_end().split_once('/')?;
+    let (number, of) = (number.parse().ok()?, of.parse().ok()?);
+    Some(Step {
+        number,
+        of,
+        name: format!("[{number}/{of}] {name}"),
+    })
+}
+
+/// The names of intermediate containers and layers, which say nothing to anybody.
+fn is_bookkeeping(line: &str) -> bool {
+    let line = line.trim_start();
+    [
+        "--->",
+        "-->",
+        "Removing intermediate container",
+        "Successfully ",
+    ]
+    .iter()
+    .any(|start| line.starts_with(start))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_is_told_from_output_that_looks_like_it() {
+        let found = step("Step 2/5 : RUN make").unwrap();
+        assert_eq!((found.number, found.of), (2, 5));
+        assert_eq!(found.name, "[2/5] RUN make");
+        assert_eq!(
+            step("STEP 1/2: FROM scratch").unwrap().name,
+            "[1/2] FROM scratch"
+        );
+        for line in [
+            "Step by step",
+            "Step 2 : x",
+            "Stepping 1/2 : x",
+            "Step a/b : x",
+        ] {
+            assert!(step(line).is_none(), "{line}");
+        }
+    }
+}

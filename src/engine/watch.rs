@@ -1,0 +1,214 @@
+//! Watches a build: tells what happens, keeps the end of the output, and knows when there was none for
+//! too long.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::context::Sent;
+use crate::error::{Code, Error, Result};
+use crate::event::{Event, Kind, human_bytes};
+
+/// How much of a build's output is kept for the error of a failed build.
+const TAIL_LINES: usize = 50;
+
+/// A step of the build.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Step {
+    /// From 1, in the order in which they begin.
+    pub(super) number: u32,
+    /// How many are known.
+    pub(super) of: u32,
+    pub(super) name: String,
+}
+
+/// How a step ended.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) cached: bool,
+    pub(super) took: Duration,
+    pub(super) error: Option<String>,
+}
+
+pub(super) struct Watch<'a> {
+    emit: &'a (dyn Fn(Event) + Send + Sync),
+    tail: VecDeque<String>,
+    running: Vec<Step>,
+    failed: Option<String>,
+    sent: Arc<Sent>,
+    sent_before: u64,
+    context_done: bool,
+    exporting: Option<Instant>,
+    stall_grace: Duration,
+    last_sign: Instant,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(
+        sent: Arc<Sent>,
+        stall_grace: Duration,
+        emit: &'a (dyn Fn(Event) + Send + Sync),
+    ) -> Self {
+        Self {
+            emit,
+            tail: VecDeque::new(),
+            running: Vec::new(),
+            failed: None,
+            sent,
+            sent_before: 0,
+            context_done: false,
+            exporting: None,
+            stall_grace,
+            last_sign: Instant::now(),
+        }
+    }
+
+    /// The engine has said something, whatever it was.
+    pub(super) fn sign_of_life(&mut self) {
+        self.last_sign = Instant::now();
+    }
+
+    pub(super) fn step_started(&mut self, step: &Step) {
+        self.context_done();
+        self.running.push(step.clone());
+        (self.emit)(about(step, Kind::StepStarted, step.name.clone()));
+    }
+
+    pub(super) fn step_done(&mut self, step: &Step, outcome: Outcome) {
+        self.context_done();
+        self.running.retain(|other| other.number != step.number);
+        if outcome.error.is_some() {
+            self.failed = Some(step.name.clone());
+        }
+        let how = match &outcome {
+            Outcome { error: Some(_), .. } => "failed",
+            Outcome { cached: true, .. } => "was cached",
+            _ => "done",
+        };
+        (self.emit)(Event {
+            cached: Some(outcome.cached),
+            duration_ms: Some(millis(outcome.took)),
+            error: outcome.error,
+            ..about(step, Kind::StepDone, format!("{}: {how}", step.name))
+        });
+    }
+
+    /// Something failed that is no step of the Dockerfile.
+    pub(super) fn failed(&mut self, name: String) {
+        self.failed = Some(name);
+    }
+
+    pub(super) fn log(&mut self, line: String, step: Option<&Step>) {
+        if self.tail.len() == TAIL_LINES {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(line.clone());
+        (self.emit)(Event {
+            step: step.map(|step| step.number),
+            step_name: step.map(|step| step.name.clone()),
+            line: Some(line.clone()),
+            ..Event::new(Kind::Log, line)
+        });
+    }
+
+    pub(super) fn warning(&mut self, message: String, hint: String) {
+        (self.emit)(Event::warning(message, hint));
+    }
+
+    /// Writing the image takes long and says nothing, and is no stall.
+    pub(super) fn export_started(&mut self) {
+        if self.exporting.is_none() {
+            self.exporting = Some(Instant::now());
+            let message = "the engine writes the image";
+            (self.emit)(Event::new(Kind::ExportStarted, message));
+        }
+    }
+
+    pub(super) fn export_done(&mut self) {
+        if let Some(started) = self.exporting.take() {
+            (self.emit)(Event {
+                duration_ms: Some(millis(started.elapsed())),
+                ..Event::new(Kind::ExportDone, "the engine has the image")
+            });
+        }
+    }
+
+    fn context_done(&mut self) {
+        if !self.context_done {
+            self.context_done = true;
+            self.context(Kind::ContextDone, "the build context is sent");
+        }
+    }
+
+    fn context(&self, kind: Kind, message: &str) {
+        let files = self.sent.files.load(Ordering::Relaxed);
+        let bytes = self.sent.bytes.load(Ordering::Relaxed);
+        (self.emit)(Event {
+            files: Some(files),
+            bytes: Some(bytes),
+            ..Event::new(
+                kind,
+                format!("{message}: files: {files}, size: {}", human_bytes(bytes)),
+            )
+        });
+    }
+
+    /// Looks at the clock.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Stalled`] if there was no sign of life for the stall grace.
+    pub(super) fn tick(&mut self) -> Result<()> {
+        let sent = self.sent.bytes.load(Ordering::Relaxed);
+        if sent != self.sent_before {
+            self.sent_before = sent;
+            self.sign_of_life();
+            if !self.context_done {
+                self.context(Kind::ContextProgress, "sending the build context");
+            }
+        }
+        if self.exporting.is_some() || self.last_sign.elapsed() < self.stall_grace {
+            return Ok(());
+        }
+        let (step, log_tail) = self.place();
+        let place = match step.as_str() {
+            "" => "before its first step".to_owned(),
+            step => format!("in the step {step}"),
+        };
+        Err(Error::new(
+            Code::Stalled,
+            format!(
+                "the build was stopped {place}, because it said nothing for {} seconds",
+                self.stall_grace.as_secs()
+            ),
+        )
+        .hint("if the step is only slow, raise MOLECULE_BUILD_STALL_GRACE_S")
+        .in_build(step, log_tail))
+    }
+
+    /// The step that failed, and the last lines of the output.
+    pub(super) fn end(self) -> (String, String) {
+        self.place()
+    }
+
+    fn place(&self) -> (String, String) {
+        let running = || self.running.last().map(|step| step.name.clone());
+        let step = self.failed.clone().or_else(running).unwrap_or_default();
+        let tail: Vec<&str> = self.tail.iter().map(String::as_str).collect();
+        (step, tail.join("\n"))
+    }
+}
+
+fn about(step: &Step, kind: Kind, message: String) -> Event {
+    Event {
+        step: Some(step.number),
+        steps: Some(step.of),
+        step_name: Some(step.name.clone()),
+        ..Event::new(kind, message)
+    }
+}
+
+fn millis(took: Duration) -> u64 {
+    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+}
