@@ -267,6 +267,11 @@ impl Event {
     }
 }
 
+/// A number of files for people.
+pub(crate) fn human_files(files: u64) -> String {
+    format!("{files} {}", if files == 1 { "file" } else { "files" })
+}
+
 /// A number of bytes for people, in units of 1024 (IEC 80000-13).
 pub(crate) fn human_bytes(bytes: u64) -> String {
     #[allow(clippy::cast_precision_loss)]

@@ -1,7 +1,7 @@
 //! The one HTTP client towards the template server: the API and the fetch share its connections,
 //! its proxies, its certificates and its rules for the token.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderMap;
 use reqwest::{StatusCode, redirect};
+use tokio::sync::Semaphore;
 use url::{Origin, Url};
 
 use crate::error::{Code, Error, Result, chain};
@@ -25,6 +26,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for a whole answer of the API.
 const API_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Ten thousand callers are not to open ten thousand connections: a process has about a thousand
+/// file descriptors, and a server its own limits.
+const API_CALLS: usize = 32;
 
 /// As many redirects as browsers and curl's users are used to; a loop ends here.
 const MAX_REDIRECTS: usize = 10;
@@ -47,6 +52,8 @@ pub(crate) struct Http {
     /// Where the token may go: scheme, host and port of the repository prefix.
     origin: Origin,
     token: Arc<Secret>,
+    /// How many questions may be under way to the API at once.
+    turns: Arc<Semaphore>,
 }
 
 /// A whole, bounded answer.
@@ -94,6 +101,7 @@ impl Http {
             client,
             origin: server.origin(),
             token: Arc::new(token.clone()),
+            turns: Arc::new(Semaphore::new(API_CALLS)),
         })
     }
 
@@ -104,6 +112,8 @@ impl Http {
 
     /// Asks the API, and reads the whole answer.
     pub(crate) async fn get_api(&self, url: &Url) -> Result<Answer> {
+        // Never closed, so this cannot fail.
+        let _turn = self.turns.acquire().await;
         let mut request = self
             .client
             .get(url.clone())
@@ -298,25 +308,37 @@ fn machine_certificates() -> rustls_native_certs::CertificateResult {
     rustls_native_certs::load_native_certs()
 }
 
+/// An error and what caused it, outermost first.
+fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> Vec<&'e (dyn std::error::Error + 'static)> {
+    let mut causes = vec![error];
+    while let Some(last) = causes.last() {
+        // `source` of an io::Error skips the error that it was made from.
+        let inner = last
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            .map(|inner| inner as &(dyn std::error::Error + 'static));
+        match inner.or_else(|| last.source()) {
+            Some(cause) => causes.push(cause),
+            None => break,
+        }
+    }
+    causes
+}
+
 /// Says why there was no answer: each kind of failure has a different next step.
 fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
-    let mut causes: Vec<&(dyn std::error::Error + 'static)> = vec![error];
-    while let Some(cause) = causes.last().and_then(|e| e.source()) {
-        causes.push(cause);
-    }
-    let innermost = causes.last().map(|e| e.to_string()).unwrap_or_default();
+    let causes = causes(error);
+    let innermost = causes.last().map(ToString::to_string).unwrap_or_default();
     let io = causes
         .iter()
         .rev()
-        .find_map(|e| e.downcast_ref::<std::io::Error>())
-        .map(std::io::Error::kind);
-    let tls = causes.iter().find_map(|e| {
-        e.downcast_ref::<rustls::Error>().or_else(|| {
-            e.downcast_ref::<std::io::Error>()?
-                .get_ref()?
-                .downcast_ref::<rustls::Error>()
-        })
-    });
+        .find_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    let tls = causes
+        .iter()
+        .find_map(|cause| cause.downcast_ref::<rustls::Error>());
     // hyper says "connection closed before message completed" of a connection that the server closed
     // instead of answering.
     let passing = matches!(

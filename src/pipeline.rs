@@ -58,6 +58,12 @@ impl Wanted {
     }
 }
 
+/// Why there is no image to be used.
+enum Miss {
+    Absent,
+    Contradiction(String),
+}
+
 /// What a shared build has made, and how long that took.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
@@ -179,8 +185,14 @@ async fn hit(
             timed(&mut timings.tag, refresh_latest(engine, wanted, emit)).await;
             Ok(Some(found))
         }
-        Err(reason) => {
-            emit(Event::cache_miss(reference, &reason));
+        Err(Miss::Absent) => {
+            emit(Event::cache_miss(reference, "the engine does not have it"));
+            Ok(None)
+        }
+        Err(Miss::Contradiction(why)) => {
+            let message = format!("{reference} is there, but {why}");
+            emit(Event::warning(message, "it is built again"));
+            emit(Event::cache_miss(reference, &why));
             Ok(None)
         }
     }
@@ -188,16 +200,18 @@ async fn hit(
 
 /// The image, if its label and its platform do not contradict its tag; else why it cannot be used.
 /// An image without labels counts: whoever made it gave it this tag.
-async fn usable(engine: &Engine, wanted: &Wanted) -> Result<std::result::Result<Found, String>> {
+async fn usable(engine: &Engine, wanted: &Wanted) -> Result<std::result::Result<Found, Miss>> {
     let Some(found) = engine.find(&wanted.references.pinned).await? else {
-        return Ok(Err("the engine does not have it".to_owned()));
+        return Ok(Err(Miss::Absent));
     };
     let revision = found.revision.as_deref();
     if let Some(other) = revision.filter(|revision| *revision != wanted.commit.as_str()) {
-        return Ok(Err(format!("its label says it is of the commit {other}")));
+        let why = format!("its label says it is of the commit {other}");
+        return Ok(Err(Miss::Contradiction(why)));
     }
     if (found.os.as_str(), found.arch.as_str()) != wanted.platform.os_arch() {
-        return Ok(Err(format!("it is for {}/{}", found.os, found.arch)));
+        let why = format!("it is for {}/{}", found.os, found.arch);
+        return Ok(Err(Miss::Contradiction(why)));
     }
     Ok(Ok(found))
 }

@@ -173,8 +173,20 @@ impl Engine {
         let foreign = [reason.as_str(), &log_tail]
             .iter()
             .any(|text| text.contains("exec format error"));
-        let error = if foreign || reason.contains("operating system is not supported") {
-            let arch = platform.os_arch().1;
+        let unsupported = reason.contains("operating system is not supported");
+        let error = if foreign || unsupported {
+            let (os, arch) = platform.os_arch();
+            let hint = if unsupported {
+                format!(
+                    "use an engine that runs {os} containers, or another MOLECULE_IMAGE_PLATFORM"
+                )
+            } else {
+                format!(
+                    "register emulation on the engine's machine (docker run --privileged --rm \
+                     tonistiigi/binfmt --install {arch}, or the package qemu-user-static), or set \
+                     MOLECULE_IMAGE_PLATFORM=native"
+                )
+            };
             Error::new(
                 Code::PlatformUnsupported,
                 format!(
@@ -182,11 +194,7 @@ impl Engine {
                     reason.trim()
                 ),
             )
-            .hint(format!(
-                "register emulation on the engine's machine (docker run --privileged --rm \
-                 tonistiigi/binfmt --install {arch}, or the package qemu-user-static), or set \
-                 MOLECULE_IMAGE_PLATFORM=native"
-            ))
+            .hint(hint)
         } else {
             Error::new(
                 Code::BuildFailed,

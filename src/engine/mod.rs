@@ -9,6 +9,7 @@ mod lines;
 mod watch;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
@@ -22,9 +23,13 @@ use crate::error::{Code, Error, Result};
 use crate::image::Platform;
 use crate::options::EngineSettings;
 use endpoint::Endpoint;
+use tokio::sync::Semaphore;
 
 /// Time for a whole answer to an ordinary call. It is generous: an engine under load is slow.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Ten thousand callers are not to open ten thousand connections.
+const CALLS: usize = 32;
 
 /// The first API version with BuildKit (Docker 18.09).
 const BUILDKIT_API: (usize, usize) = (1, 39);
@@ -33,6 +38,8 @@ const BUILDKIT_API: (usize, usize) = (1, 39);
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     docker: Docker,
+    /// How many ordinary calls may be under way at once.
+    turns: Arc<Semaphore>,
     endpoint: String,
     version: SystemVersion,
     builder: Builder,
@@ -88,6 +95,7 @@ impl Engine {
         let builder = choose_builder(settings, &version, &docker);
         Ok(Self {
             docker,
+            turns: Arc::new(Semaphore::new(CALLS)),
             endpoint: endpoint.address.to_string(),
             version,
             builder,
@@ -126,14 +134,14 @@ impl Engine {
                 Err(error) => Err(error),
             }
         };
-        call(&self.endpoint, inspect).await
+        self.call(inspect).await
     }
 
     /// The references of the images in a repository, the newest image first.
     pub(crate) async fn references(&self, repository: &str) -> Result<Vec<String>> {
         let filters = HashMap::from([("reference", vec![repository])]);
         let options = ListImagesOptionsBuilder::new().filters(&filters).build();
-        let mut images = call(&self.endpoint, self.docker.list_images(Some(options))).await?;
+        let mut images = self.call(self.docker.list_images(Some(options))).await?;
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images
             .into_iter()
@@ -148,7 +156,25 @@ impl Engine {
             .repo(repository)
             .tag(tag)
             .build();
-        call(&self.endpoint, self.docker.tag_image(image, Some(options))).await
+        self.call(self.docker.tag_image(image, Some(options))).await
+    }
+
+    /// One ordinary call, in its turn, with its time limit, and with what went wrong in words.
+    async fn call<T>(&self, work: impl Future<Output = std::result::Result<T, E>>) -> Result<T> {
+        let endpoint = &self.endpoint;
+        // Never closed, so this cannot fail.
+        let _turn = self.turns.acquire().await;
+        match tokio::time::timeout(CALL_TIMEOUT, work).await {
+            Ok(result) => result.map_err(|error| told(endpoint, &error)),
+            Err(_) => Err(Error::new(
+                Code::EngineUnreachable,
+                format!(
+                    "the engine at {endpoint} did not answer within {} seconds",
+                    CALL_TIMEOUT.as_secs()
+                ),
+            )
+            .hint("see whether the engine hangs; restarting it usually helps")),
+        }
     }
 }
 
@@ -176,24 +202,6 @@ fn choose_builder(settings: &EngineSettings, version: &SystemVersion, docker: &D
         Builder::Classic
     } else {
         Builder::BuildKit
-    }
-}
-
-/// One ordinary call, with its time limit, and with what went wrong in words.
-async fn call<T>(
-    endpoint: &str,
-    work: impl Future<Output = std::result::Result<T, E>>,
-) -> Result<T> {
-    match tokio::time::timeout(CALL_TIMEOUT, work).await {
-        Ok(result) => result.map_err(|error| told(endpoint, &error)),
-        Err(_) => Err(Error::new(
-            Code::EngineUnreachable,
-            format!(
-                "the engine at {endpoint} did not answer within {} seconds",
-                CALL_TIMEOUT.as_secs()
-            ),
-        )
-        .hint("see whether the engine hangs; restarting it usually helps")),
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::context::Sent;
 use crate::error::{Code, Error, Result};
-use crate::event::{Event, Kind, human_bytes};
+use crate::event::{Event, Kind, human_bytes, human_files};
 
 /// How much of a build's output is kept for the error of a failed build.
 const TAIL_LINES: usize = 50;
@@ -149,7 +149,7 @@ impl<'a> Watch<'a> {
             bytes: Some(bytes),
             ..Event::new(
                 kind,
-                format!("{message}: files: {files}, size: {}", human_bytes(bytes)),
+                format!("{message}: {}, {}", human_files(files), human_bytes(bytes)),
             )
         });
     }

@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/spf13/cobra"
+)
+
+// An app is one run of the command, with everything it touches.
+type app struct {
+	stdout, stderr io.Writer
+	open           func(mol.Options) (ensurer, error)
+
+	asJSON  bool
+	timeout time.Duration
+	parsed  bool // the command line was understood: errors from here on are not about usage
+}
+
+// An ensurer is the part of mol.Client that the commands use.
+type ensurer interface {
+	EnsureLocalImage(ctx context.Context, runtime string) (mol.Image, error)
+	Close() error
+}
+
+func openClient(opts mol.Options) (ensurer, error) { return mol.New(opts) }
+
+// run executes one command line and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !a.parsed {
+		err = usageError{err}
+	}
+	if err != nil {
+		a.report(ctx, err)
+	}
+	return exitCode(ctx, err)
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "mol",
+		Short: "Build workspace images and boot workspaces",
+		Long: "Build workspace images and boot workspaces.\n\n" +
+			"A runtime's template comes from its Gitea repository; its image is built by\n" +
+			"the container engine that the docker command would use.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRun: func(*cobra.Command, []string) {
+			a.parsed = true
+		},
+	}
+	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
+	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.versionCommand(), exitCodesTopic())
+	return root
+}
+
+// ensure builds the image of a runtime, or finds that it is there, and shows how
+// it goes on d.
+func (a *app) ensure(ctx context.Context, runtime string, d display) (mol.Image, error) {
+	opts := mol.OptionsFromEnv()
+	opts.OnEvent = d.event
+	c, err := a.open(opts)
+	if err != nil {
+		return mol.Image{}, err
+	}
+	// Closing also waits for the events that are still on their way.
+	defer func() { _ = c.Close() }()
+	return c.EnsureLocalImage(ctx, runtime)
+}
+
+// withTimeout applies --timeout.
+func (a *app) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
+	if a.timeout <= 0 {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, a.timeout)
+}
+
+// printJSON writes one JSON object and a line end to standard output.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// println writes a line of result to standard output.
+func (a *app) println(line string) error {
+	_, err := fmt.Fprintln(a.stdout, line)
+	return err
+}
+
+// report says what went wrong, for people on standard error or as the JSON
+// result.
+func (a *app) report(ctx context.Context, err error) {
+	if a.asJSON {
+		_ = a.printJSON(failure(ctx, err))
+		return
+	}
+	style := newStyle(a.stderr)
+	var sig signalError
+	if errors.As(context.Cause(ctx), &sig) && errors.Is(err, context.Canceled) {
+		_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), "stopped:", sig)
+		return
+	}
+	var detail *mol.Error
+	if !errors.As(err, &detail) {
+		first, rest, _ := strings.Cut(err.Error(), "\n")
+		_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), clean(first))
+		for line := range strings.Lines(rest) {
+			_, _ = fmt.Fprintln(a.stderr, "  |", clean(line))
+		}
+		return
+	}
+	_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), headline(detail))
+	if detail.LogTail != "" {
+		for _, line := range lastLines(detail.LogTail, 20) {
+			_, _ = fmt.Fprintln(a.stderr, "  |", clean(line))
+		}
+	}
+	if detail.Hint != "" {
+		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), detail.Hint)
+	}
+}
+
+// isTerminal reports whether w can show a live display or colours.
+func isTerminal(w io.Writer) (*os.File, bool) {
+	f, ok := w.(*os.File)
+	if !ok || os.Getenv("TERM") == "dumb" {
+		return nil, false
+	}
+	width, height, err := termSize(f)
+	// Some pseudo-terminals have no size: nothing can be laid out on them.
+	return f, err == nil && width > 0 && height > 0
+}

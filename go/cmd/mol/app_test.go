@@ -1,0 +1,298 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner"
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the files in testdata anew")
+
+// A fakeClient stands in for libmol where a test needs an outcome, or events,
+// that the real one does not give on demand.
+type fakeClient struct {
+	opts   mol.Options
+	events []mol.Event
+	img    mol.Image
+	err    error
+}
+
+func (f *fakeClient) EnsureLocalImage(ctx context.Context, runtime string) (mol.Image, error) {
+	for _, e := range f.events {
+		f.opts.OnEvent(e)
+	}
+	if f.err == nil {
+		return f.img, ctx.Err()
+	}
+	return mol.Image{}, f.err
+}
+
+func (f *fakeClient) Close() error { return nil }
+
+// runFake executes one command line against a fake libmol, in an environment
+// without settings.
+func runFake(t *testing.T, ctx context.Context, f *fakeClient, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	cleanEnv(t)
+	var out, err bytes.Buffer
+	a := &app{stdout: &out, stderr: &err, open: func(opts mol.Options) (ensurer, error) {
+		f.opts = opts
+		return f, nil
+	}}
+	code = a.run(ctx, args)
+	return code, out.String(), err.String()
+}
+
+// cleanEnv unsets what the command reads and sets, for the time of the test.
+func cleanEnv(t *testing.T) {
+	t.Helper()
+	names := []string{offlineEnv, "MOLECULE_IMAGE_REGISTRY", "MOLECULE_GITEA_TOKEN"}
+	for _, m := range mirrored {
+		names = append(names, m.env)
+	}
+	for _, name := range names {
+		t.Setenv(name, "")
+		_ = os.Unsetenv(name)
+	}
+}
+
+// golden compares with a file in testdata, or writes it with -update.
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got), `go test -update` accepts it:\n%s", path, diff)
+	}
+}
+
+func TestEnsurePrintsTheReferenceAlone(t *testing.T) {
+	code, stdout, stderr := runFake(t, t.Context(), &fakeClient{events: script(), img: scriptImage()}, "ensure", "hermes")
+	if code != 0 || stdout != testRef+"\n" {
+		t.Errorf("exit code %d, standard output %q; want 0 and %q", code, stdout, testRef+"\n")
+	}
+	if !strings.Contains(stderr, "[2/3] RUN pip install") {
+		t.Errorf("no progress on standard error:\n%s", stderr)
+	}
+}
+
+func TestPlainOutput(t *testing.T) {
+	var out bytes.Buffer
+	d := newPlainDisplay(&out, began)
+	for _, e := range script() {
+		d.event(e)
+	}
+	d.end("")
+	d.event(script()[0]) // too late
+	golden(t, "ensure.txt", out.String())
+}
+
+func TestJSONOutput(t *testing.T) {
+	_, stdout, stderr := runFake(t, t.Context(), &fakeClient{events: script(), img: scriptImage()}, "ensure", "hermes", "--json")
+	golden(t, "ensure.jsonl", stdout)
+	if stderr != "" {
+		t.Errorf("standard error is not empty: %s", stderr)
+	}
+}
+
+func TestJSONOutputOfAFailure(t *testing.T) {
+	failed := &mol.Error{
+		Code: mol.CodeBuildFailed, Runtime: "hermes", URL: testURL, Message: "the build failed",
+		Hint: "look at the step", Step: "[2/3] RUN make", LogTail: "cc: not found\n",
+	}
+	code, stdout, _ := runFake(t, t.Context(), &fakeClient{err: failed}, "ensure", "hermes", "--json")
+	golden(t, "failure.jsonl", stdout)
+	if code != exitBuild {
+		t.Errorf("exit code %d, want %d", code, exitBuild)
+	}
+}
+
+func TestJSONOutputOfAUsageError(t *testing.T) {
+	code, stdout, _ := runFake(t, t.Context(), &fakeClient{}, "ensure", "--json", "hermess")
+	var got result
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	if code != exitUsage || got.OK || got.ExitCode != exitUsage || got.Error.Code != "unknown_runtime" {
+		t.Errorf("exit code %d, result %s", code, stdout)
+	}
+}
+
+func TestFailureOnStandardError(t *testing.T) {
+	log := strings.Repeat("too early to matter\n", 30) + strings.Repeat("make: working\n", 18) + "\x1b[31mcc: not found\x1b[0m\nmake: failed\n"
+	failed := &mol.Error{
+		Code: mol.CodeBuildFailed, Runtime: "hermes", Message: "the build of hermes failed",
+		Hint: "look at the step", Step: "[2/3] RUN make", LogTail: log,
+	}
+	_, stdout, stderr := runFake(t, t.Context(), &fakeClient{err: failed}, "ensure", "hermes")
+	golden(t, "failure.txt", stderr)
+	if stdout != "" {
+		t.Errorf("standard output is not empty: %s", stdout)
+	}
+}
+
+func TestExitCodes(t *testing.T) {
+	of := func(code mol.Code) error { return &mol.Error{Code: code, Message: "x"} }
+	tests := []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{of(mol.CodeUnknownRuntime), 2},
+		{of(mol.CodeInvalidOption), 2},
+		{of(mol.CodeGiteaUnreachable), 3},
+		{of(mol.CodeBadResponse), 3},
+		{of(mol.CodeFetch), 3},
+		{of(mol.CodeRepoNotFound), 4},
+		{of(mol.CodeAuth), 4},
+		{of(mol.CodeEngineUnreachable), 5},
+		{of(mol.CodePlatformUnsupported), 5},
+		{of(mol.CodeNoDockerfile), 6},
+		{of(mol.CodeBuildFailed), 6},
+		{of(mol.CodeStalled), 7},
+		{of(mol.CodeTimeout), 7},
+		{of(mol.CodeDeadlineExceeded), 7},
+		{of(mol.CodeCache), 8},
+		{fmt.Errorf("start: %w", provisioner.ErrNotReady), 9},
+		{of(mol.CodeInternal), 1},
+		{errors.New("something else"), 1},
+	}
+	for _, tt := range tests {
+		t.Run(fmt.Sprint(tt.err), func(t *testing.T) {
+			code, _, _ := runFake(t, t.Context(), &fakeClient{err: tt.err}, "ensure", "hermes")
+			if code != tt.want {
+				t.Errorf("exit code %d, want %d", code, tt.want)
+			}
+		})
+	}
+}
+
+func TestExitCodesAfterSignals(t *testing.T) {
+	for sig, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(signalError{sig})
+		code, _, stderr := runFake(t, ctx, &fakeClient{}, "ensure", "hermes")
+		if code != want || !strings.Contains(stderr, "stopped: "+sig.String()) {
+			t.Errorf("after %s: exit code %d, want %d: %s", sig, code, want, stderr)
+		}
+	}
+}
+
+func TestExitCodesTopic(t *testing.T) {
+	code, stdout, _ := runFake(t, t.Context(), &fakeClient{}, "help", "exit-codes")
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	golden(t, "exit-codes.txt", stdout)
+}
+
+func TestUsageErrors(t *testing.T) {
+	tests := []struct {
+		args []string
+		want string
+	}{
+		{[]string{"ensrue", "hermes"}, "ensure"},
+		{[]string{"ensure"}, "which runtime? (known: autogen, claude-code"},
+		{[]string{"ensure", "hermes", "codex"}, "one runtime at a time"},
+		{[]string{"ensure", "hermess"}, "did you mean hermes? (known: autogen, claude-code"},
+		{[]string{"ensure", "Claude-Code"}, "did you mean claude-code?"},
+		{[]string{"up", "claude"}, "did you mean claude-code?"},
+		{[]string{"ensure", "kubernetes"}, `unknown runtime "kubernetes" (known: autogen`},
+		{[]string{"ensure", "hermes", "--brunch", "x"}, "--brunch"},
+		{[]string{"ensure", "hermes", "--timeout", "soon"}, "soon"},
+		{[]string{"ensure", "hermes", "--token", "s3cret"}, "unknown flag: --token"},
+		{[]string{"up", "hermes", "--env", "NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE is not set"},
+		{[]string{"resolve", "hermes"}, "hermes"},
+	}
+	for _, tt := range tests {
+		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
+			code, stdout, stderr := runFake(t, t.Context(), &fakeClient{}, tt.args...)
+			if code != exitUsage || stdout != "" || !strings.Contains(stderr, tt.want) {
+				t.Errorf("exit code %d, standard output %q, standard error:\n%s\nwant exit code %d and %q", code, stdout, stderr, exitUsage, tt.want)
+			}
+		})
+	}
+}
+
+func TestFlagsMirrorTheEnvironment(t *testing.T) {
+	f := &fakeClient{img: scriptImage()}
+	code, _, stderr := runFake(t, t.Context(), f, "ensure", "hermes",
+		"--repo-prefix", "https://git.example.com/org/tpl-", "--branch", "next", "--platform", "linux/arm64",
+		"--isolation", "mine", "--cache-dir", "/var/cache/x", "--docker-host", "unix:///x.sock", "--offline")
+	if code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	got := f.opts
+	if got.RepoPrefix != "https://git.example.com/org/tpl-" || got.Branch != "next" || got.Platform != "linux/arm64" ||
+		got.Isolation != "mine" || got.CacheDir != "/var/cache/x" || got.DockerHost != "unix:///x.sock" || !got.Offline {
+		t.Errorf("options are %v", got)
+	}
+}
+
+func TestTimeoutFlag(t *testing.T) {
+	code, _, _ := runFake(t, t.Context(), &fakeClient{}, "ensure", "hermes", "--timeout", "1ns")
+	if code != exitTimeout {
+		t.Errorf("exit code %d, want %d", code, exitTimeout)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	tests := []struct{ registry, plain, asJSON string }{
+		{"", "local molecule-local\n", `{"kind":"result","ok":true,"mode":"local","prefix":"molecule-local","exit_code":0}` + "\n"},
+		{"registry.example.com/a b", "saas registry.example.com/a b\n", `{"kind":"result","ok":true,"mode":"saas","prefix":"registry.example.com/a b","exit_code":0}` + "\n"},
+	}
+	for _, tt := range tests {
+		for args, want := range map[string]string{"resolve": tt.plain, "resolve --json": tt.asJSON} {
+			cleanEnv(t)
+			t.Setenv("MOLECULE_IMAGE_REGISTRY", tt.registry)
+			var out bytes.Buffer
+			a := &app{stdout: &out, stderr: &out}
+			if code := a.run(t.Context(), strings.Fields(args)); code != 0 || out.String() != want {
+				t.Errorf("mol %s: exit code %d, %q; want %q", args, code, out.String(), want)
+			}
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	code, stdout, _ := runFake(t, t.Context(), &fakeClient{}, "version")
+	if code != 0 || !strings.HasPrefix(stdout, "mol ") {
+		t.Errorf("exit code %d, %q", code, stdout)
+	}
+}
+
+func TestEnvFlag(t *testing.T) {
+	t.Setenv("MODEL_API_KEY", "s3cret=")
+	var vars []string
+	for _, s := range []string{"A=1", "B=", "MODEL_API_KEY"} {
+		if err := (envFlag{&vars}).Set(s); err != nil {
+			t.Error(err)
+		}
+	}
+	if diff := cmp.Diff([]string{"A=1", "B=", "MODEL_API_KEY=s3cret="}, vars); diff != "" {
+		t.Error(diff)
+	}
+	if err := (envFlag{&vars}).Set("=1"); err == nil {
+		t.Error("a variable without a name is accepted")
+	}
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+)
+
+// describe is an event in one line, for people. A kind that is newer than this
+// command speaks for itself.
+func describe(e mol.Event) string {
+	switch e.Kind {
+	case mol.EventLookupStarted:
+		return "look up " + e.URL
+	case mol.EventLookupDone:
+		return fmt.Sprintf("%s is at %s", or(e.Branch, "the branch"), short(e.CommitSHA))
+	case mol.EventCacheHit:
+		return "the engine has " + e.Ref
+	case mol.EventCacheMiss:
+		return join("build "+e.Ref, e.Reason)
+	case mol.EventWaiting:
+		return "wait for " + or(e.Holder, "another call") + ", which is building the same"
+	case mol.EventFetchStarted:
+		return "fetch from " + e.URL
+	case mol.EventFetchProgress:
+		return "fetching: " + amount(e)
+	case mol.EventFetchDone:
+		return fmt.Sprintf("fetched %s in %s", amount(e), seconds(e.Duration))
+	case mol.EventBuildStarted:
+		return fmt.Sprintf("build with %s on %s", or(e.Builder, "the engine"), or(e.Endpoint, "its own"))
+	case mol.EventContextProgress:
+		return "sending the build context: " + amount(e)
+	case mol.EventContextDone:
+		return "sent the build context: " + amount(e)
+	case mol.EventStepStarted:
+		return stepName(e)
+	case mol.EventStepDone:
+		return stepName(e) + ": " + stepOutcome(e)
+	case mol.EventLog:
+		return "| " + clean(e.Line)
+	case mol.EventExportStarted:
+		return "export the image"
+	case mol.EventExportDone:
+		return "exported the image in " + seconds(e.Duration)
+	case mol.EventTagged:
+		return "tagged " + e.Ref
+	case mol.EventWarning:
+		return join("warning: "+e.Message, e.Hint)
+	case mol.EventThinned:
+		return fmt.Sprintf("(%s left out: they came faster than they could be shown)", count(e.Dropped, "line"))
+	default:
+		return or(e.Message, string(e.Kind))
+	}
+}
+
+// amount is how much of something: what an event does not know is left out.
+func amount(e mol.Event) string {
+	var parts []string
+	switch {
+	case e.ObjectsTotal > e.Objects:
+		parts = append(parts, fmt.Sprintf("%d of %s", e.Objects, count(e.ObjectsTotal, "object")))
+	case e.Objects > 0:
+		parts = append(parts, count(e.Objects, "object"))
+	}
+	if e.Files > 0 {
+		parts = append(parts, count(e.Files, "file"))
+	}
+	return strings.Join(append(parts, size(e.Bytes)), ", ")
+}
+
+// stepName is a build step with its number, which the builder may have put there
+// already.
+func stepName(e mol.Event) string {
+	switch {
+	case strings.HasPrefix(e.StepName, "[") || e.Step == 0:
+		return e.StepName
+	case e.Steps == 0:
+		return fmt.Sprintf("[%d] %s", e.Step, e.StepName)
+	}
+	return fmt.Sprintf("[%d/%d] %s", e.Step, e.Steps, e.StepName)
+}
+
+func stepOutcome(e mol.Event) string {
+	switch {
+	case e.StepError != "":
+		return "failed: " + e.StepError
+	case e.Cached:
+		return "cached"
+	}
+	return "done in " + seconds(e.Duration)
+}
+
+func or(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+// join puts an explanation behind a text, if there is one.
+func join(text, why string) string {
+	if why == "" {
+		return text
+	}
+	return text + ": " + why
+}

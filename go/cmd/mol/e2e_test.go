@@ -1,0 +1,323 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
+	"github.com/moby/moby/client"
+	"golang.org/x/term"
+)
+
+// The tests in this file run the real program against a real Gitea-shaped server
+// and the engine of MOL_TEST_ENGINE.
+
+// A world is what a run of the program sees.
+type world struct {
+	env       []string
+	engine    *client.Client
+	templates *server.Server
+}
+
+// newWorld makes one whose images no other test can meet. They are removed when
+// the test ends.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	host := os.Getenv("MOL_TEST_ENGINE")
+	if host == "" {
+		t.Fatal("MOL_TEST_ENGINE is not set: run `make test`, which brings a private engine")
+	}
+	dir, err := prepareTemplates()
+	if err != nil {
+		t.Fatal(err)
+	}
+	templates, err := server.Start(server.Options{Templates: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := templates.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	engine, err := client.New(client.WithHost(host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	isolation := strings.ToLower(rand.Text())
+	t.Cleanup(func() {
+		removeImages(t, engine, isolation)
+		_ = engine.Close()
+	})
+
+	env := []string{
+		"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX=" + templates.RepoPrefix(),
+		"MOLECULE_LOCAL_BUILD_CACHE=" + t.TempDir(),
+		"MOLECULE_LOCAL_IMAGE_ISOLATION=" + isolation,
+		"DOCKER_HOST=" + host,
+		"TERM=xterm-256color",
+		"NO_PROXY=127.0.0.1",
+	}
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if !strings.HasPrefix(name, "MOLECULE_") && !strings.HasPrefix(name, "DOCKER_") && !slices.Contains([]string{"TERM", "NO_PROXY", "NO_COLOR"}, name) {
+			env = append(env, v)
+		}
+	}
+	return &world{env, engine, templates}
+}
+
+// prepareTemplates makes the sample templates, once for all tests.
+var prepareTemplates = sync.OnceValues(func() (string, error) {
+	dir := filepath.Join(scratch, "templates")
+	text, err := exec.Command("../../../examples/templates/prepare", dir).CombinedOutput()
+	if err != nil {
+		return "", errors.New(string(text))
+	}
+	return dir, nil
+})
+
+// program builds this package, once for all tests.
+var program = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(scratch, "mol")
+	text, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		return "", errors.New(string(text))
+	}
+	return path, nil
+})
+
+// scratch outlives the single test.
+var scratch string
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "mol-cmd-test-")
+	if err != nil {
+		panic(err)
+	}
+	scratch = dir
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func removeImages(t *testing.T, engine *client.Client, isolation string) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	list, err := engine.ImageList(ctx, client.ImageListOptions{})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	for _, img := range list.Items {
+		for _, ref := range img.RepoTags {
+			if !strings.HasSuffix(ref, "--"+isolation) {
+				continue
+			}
+			if _, err := engine.ImageRemove(ctx, ref, client.ImageRemoveOptions{PruneChildren: true}); err != nil {
+				t.Errorf("remove image %s: %v", ref, err)
+			}
+		}
+	}
+}
+
+// command is one run of the program.
+func (w *world) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), path, args...)
+	cmd.Env = w.env
+	return cmd
+}
+
+func (w *world) run(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	cmd := w.command(t, args...)
+	var out, err bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &err
+	runErr := cmd.Run()
+	if exit := (*exec.ExitError)(nil); runErr != nil && !errors.As(runErr, &exit) {
+		t.Fatal(runErr)
+	}
+	return cmd.ProcessState.ExitCode(), out.String(), err.String()
+}
+
+func TestEnsureForReal(t *testing.T) {
+	w := newWorld(t)
+
+	code, stdout, stderr := w.run(t, "ensure", "claude-code")
+	if code != 0 || !regexp.MustCompile(`^molecule-local/workspace-template-claude-code:[0-9a-f]{12}--\w+\n$`).MatchString(stdout) {
+		t.Fatalf("exit code %d, standard output %q, standard error:\n%s", code, stdout, stderr)
+	}
+	if !strings.Contains(stderr, "fetched") || strings.Contains(stderr, "\x1b") {
+		t.Errorf("standard error is not plain progress:\n%q", stderr)
+	}
+
+	code, again, _ := w.run(t, "ensure", "claude-code", "--json")
+	lines := strings.Split(strings.TrimSpace(again), "\n")
+	var got result
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+		t.Fatal(err)
+	}
+	if code != 0 || !got.OK || got.CacheHit == nil || !*got.CacheHit || got.Ref != strings.TrimSpace(stdout) {
+		t.Errorf("the second time: exit code %d, %s", code, again)
+	}
+	if strings.Contains(again, `"fetch_started"`) || strings.Contains(again, `"build_started"`) {
+		t.Errorf("the second time it fetched or built:\n%s", again)
+	}
+}
+
+func TestFailuresForReal(t *testing.T) {
+	w := newWorld(t)
+	tests := []struct {
+		args []string
+		code int
+		want string // on standard error
+	}{
+		{[]string{"ensure", "codex"}, exitRefused, w.templates.RepoPrefix() + "codex"},
+		{[]string{"ensure", "claude-code", "--branch", "nowhere"}, exitRefused, "nowhere"},
+		{[]string{"ensure", "claude-code", "--repo-prefix", "http://127.0.0.1:1/org/tpl-"}, exitRepository, "http://127.0.0.1:1/org/tpl-claude-code"},
+		{[]string{"ensure", "claude-code", "--docker-host", "unix:///nowhere/docker.sock"}, exitEngine, "/nowhere/docker.sock"},
+		{[]string{"ensure", "claude-code", "--cache-dir", "/proc/nowhere"}, exitCache, "/proc/nowhere"},
+		{[]string{"ensure", "claude-code", "--isolation", "NOT VALID"}, exitUsage, "MOLECULE_LOCAL_IMAGE_ISOLATION"},
+	}
+	for _, tt := range tests {
+		t.Run(strings.Join(tt.args[1:], " "), func(t *testing.T) {
+			code, stdout, stderr := w.run(t, tt.args...)
+			if code != tt.code || stdout != "" || !strings.Contains(stderr, tt.want) {
+				t.Errorf("exit code %d, standard output %q, standard error:\n%s\nwant exit code %d and %q", code, stdout, stderr, tt.code, tt.want)
+			}
+		})
+	}
+}
+
+func TestUpForReal(t *testing.T) {
+	w := newWorld(t)
+	cmd := w.command(t, "up", "claude-code", "--id", "mol-cmd-test-up")
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	url, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", err, cmd.Wait(), stderr.String())
+	}
+	if health := get(t, strings.TrimSpace(url)+"/health"); !strings.Contains(health, `"runtime":"claude-code"`) {
+		t.Errorf("the workspace answers %s", health)
+	}
+
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("after ctrl-C: %v\n%s", err, stderr.String())
+	}
+	if _, err := w.engine.ContainerInspect(t.Context(), "workspace-mol-cmd-test-up", client.ContainerInspectOptions{}); err == nil {
+		t.Error("the container is still there")
+	}
+}
+
+func TestUpDetachedForReal(t *testing.T) {
+	w := newWorld(t)
+	code, stdout, stderr := w.run(t, "up", "claude-code", "--detach", "--id", "mol-cmd-test-detached", "--env", "A=1", "--json")
+	if code != 0 {
+		t.Fatalf("exit code %d:\n%s%s", code, stdout, stderr)
+	}
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	var got result
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_, err := w.engine.ContainerRemove(context.WithoutCancel(t.Context()), got.ContainerID, client.ContainerRemoveOptions{Force: true})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	if health := get(t, got.HealthURL); got.ContainerName != "workspace-mol-cmd-test-detached" || !strings.Contains(health, "claude-code") {
+		t.Errorf("%s answers %s", got.HealthURL, health)
+	}
+	found, err := w.engine.ContainerInspect(t.Context(), got.ContainerID, client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(found.Container.Config.Env, "A=1") {
+		t.Errorf("the container's environment is %q", found.Container.Config.Env)
+	}
+}
+
+// TestCtrlCOnATerminal presses ctrl-C while the program waits for Gitea.
+func TestCtrlCOnATerminal(t *testing.T) {
+	w := newWorld(t)
+	if err := w.templates.SetFaults(server.Fault{Match: "/api/v1/", Hang: true, DelayMS: 60_000}); err != nil {
+		t.Fatal(err)
+	}
+	s := newScreen(t, 100, 24)
+	before, err := term.GetState(int(s.tty.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := w.command(t, "ensure", "claude-code")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.shows(t, `. look up +\d\.\d\ds\n  `+regexp.QuoteMeta(w.templates.URL()))
+
+	pressed := time.Now()
+	s.press(t, '\x03')
+	_ = cmd.Wait()
+	if took := time.Since(pressed); took > 2*time.Second {
+		t.Errorf("it ended %s after ctrl-C", took)
+	}
+	if code := cmd.ProcessState.ExitCode(); code != 130 {
+		t.Errorf("exit code %d, want 130", code)
+	}
+	s.shows(t, `^mol: stopped: interrupt$`)
+	after, err := term.GetState(int(s.tty.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *before != *after {
+		t.Error("the terminal's settings have changed")
+	}
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(body)
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) ensureCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ensure RUNTIME",
+		Short: "Build a runtime's image, or find that it is there",
+		Long: "Build the image of a runtime from the head of its template repository, unless the\n" +
+			"engine has it already, and print its reference to standard output.",
+		Example:           "  mol ensure claude-code\n  docker run $(mol ensure hermes)",
+		Args:              oneRuntime,
+		ValidArgsFunction: completeRuntime,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := a.withTimeout(cmd.Context())
+			defer cancel()
+
+			d := a.newDisplay(args[0])
+			if source := mol.Resolve(); source.Mode == mol.RegistryModeSaaS {
+				d.note(fmt.Sprintf("MOLECULE_IMAGE_REGISTRY is set, so a server would pull from %s; this builds here all the same", source.Prefix))
+			}
+			img, err := a.ensure(ctx, args[0], d)
+			if err != nil {
+				d.end("")
+				return err
+			}
+			d.end(ready(img))
+			if a.asJSON {
+				return a.printJSON(imageResult(img))
+			}
+			return a.println(img.Ref)
+		},
+	}
+	a.buildFlags(cmd)
+	return cmd
+}
+
+// ready is the last line of a display that went well.
+func ready(img mol.Image) string {
+	if img.CacheHit {
+		return "ready in " + seconds(img.Timings.Total) + ", nothing to build"
+	}
+	return "ready in " + seconds(img.Timings.Total)
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner"
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+// The exit codes. A script that retries wants to know what may pass by itself
+// (repository, timeout) and what needs somebody (the rest).
+const (
+	exitOK         = 0
+	exitInternal   = 1
+	exitUsage      = 2
+	exitRepository = 3
+	exitRefused    = 4
+	exitEngine     = 5
+	exitBuild      = 6
+	exitTimeout    = 7
+	exitCache      = 8
+	exitWorkspace  = 9
+	exitSignal     = 128 // and the signal's number, as a shell has it
+)
+
+// exitGroups say which failures share an exit code; the first match counts.
+var exitGroups = []struct {
+	code  int
+	text  string
+	kinds []error
+}{
+	{exitUsage, "usage: an unknown command, flag or runtime, an invalid option or variable",
+		[]error{mol.ErrUnknownRuntime, mol.ErrInvalidOption}},
+	{exitRepository, "the template repository cannot be reached or read; trying again may help",
+		[]error{mol.ErrGiteaUnreachable, mol.ErrBadResponse, mol.ErrFetch}},
+	{exitRefused, "the template repository or its branch does not exist, or the token is refused",
+		[]error{mol.ErrRepoNotFound, mol.ErrAuth}},
+	{exitEngine, "the container engine cannot be reached, cannot build for the platform, or has no image while offline",
+		[]error{mol.ErrEngineUnreachable, mol.ErrPlatformUnsupported, mol.ErrNoLocalImage}},
+	{exitBuild, "the template has no Dockerfile, or its build failed",
+		[]error{mol.ErrNoDockerfile, mol.ErrBuildFailed}},
+	{exitTimeout, "it took too long: --timeout, a limit of libmol, or no progress",
+		[]error{mol.ErrStalled, mol.ErrTimeout, context.DeadlineExceeded}},
+	{exitCache, "the cache folder cannot be used",
+		[]error{mol.ErrCache}},
+	{exitWorkspace, "the image is there, but the workspace did not become ready, or ended by itself",
+		[]error{provisioner.ErrNotReady, errEnded}},
+}
+
+// A usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// exitCode is the exit code for the outcome of a command.
+func exitCode(ctx context.Context, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	var sig signalError
+	if errors.Is(err, context.Canceled) && errors.As(context.Cause(ctx), &sig) {
+		if number, ok := sig.Signal.(syscall.Signal); ok {
+			return exitSignal + int(number)
+		}
+	}
+	if errors.As(err, &usageError{}) {
+		return exitUsage
+	}
+	for _, group := range exitGroups {
+		for _, kind := range group.kinds {
+			if errors.Is(err, kind) {
+				return group.code
+			}
+		}
+	}
+	if client.IsErrConnectionFailed(err) {
+		return exitEngine
+	}
+	return exitInternal
+}
+
+// exitCodesTopic is `mol help exit-codes`.
+func exitCodesTopic() *cobra.Command {
+	var text strings.Builder
+	line := func(code int, what string) { _, _ = fmt.Fprintf(&text, "  %3d  %s\n", code, what) }
+	text.WriteString("The exit code tells kinds of failure apart:\n\n")
+	line(exitOK, "success")
+	line(exitInternal, "a defect, or a failure of no other kind")
+	for _, group := range exitGroups {
+		line(group.code, group.text)
+	}
+	line(exitSignal+int(syscall.SIGINT), "interrupted (ctrl-C); mol up that was up and has stopped in order exits with 0")
+	line(exitSignal+int(syscall.SIGTERM), "terminated")
+	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: strings.TrimSuffix(text.String(), "\n")}
+}

@@ -1,0 +1,158 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+)
+
+// A result is the last JSON line of a command, told by its kind from the events
+// before it.
+type result struct {
+	Kind string `json:"kind"` // "result"
+	OK   bool   `json:"ok"`
+
+	Ref       string      `json:"ref,omitempty"`
+	LatestRef string      `json:"latest_ref,omitempty"`
+	Runtime   string      `json:"runtime,omitempty"`
+	CommitSHA string      `json:"commit_sha,omitempty"`
+	ImageID   string      `json:"image_id,omitempty"`
+	Platform  string      `json:"platform,omitempty"`
+	CacheHit  *bool       `json:"cache_hit,omitempty"`
+	Timings   *timingsOut `json:"timings_ms,omitempty"`
+
+	URL           string `json:"url,omitempty"`
+	HealthURL     string `json:"health_url,omitempty"`
+	ContainerID   string `json:"container_id,omitempty"`
+	ContainerName string `json:"container_name,omitempty"`
+
+	Mode    string `json:"mode,omitempty"`
+	Prefix  string `json:"prefix,omitempty"`
+	Version string `json:"version,omitempty"`
+
+	ExitCode int       `json:"exit_code"`
+	Error    *errorOut `json:"error,omitempty"`
+}
+
+type timingsOut struct {
+	Lookup  float64 `json:"lookup"`
+	Inspect float64 `json:"inspect"`
+	Wait    float64 `json:"wait"`
+	Fetch   float64 `json:"fetch"`
+	Build   float64 `json:"build"`
+	Tag     float64 `json:"tag"`
+	Total   float64 `json:"total"`
+}
+
+type errorOut struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+	URL     string `json:"url,omitempty"`
+	Step    string `json:"step,omitempty"`
+	LogTail string `json:"log_tail,omitempty"`
+}
+
+// imageResult is the result of a command that has an image.
+func imageResult(img mol.Image) result {
+	if img.Ref == "" {
+		return result{Kind: "result", OK: true}
+	}
+	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+	t := img.Timings
+	return result{
+		Kind: "result", OK: true,
+		Ref: img.Ref, LatestRef: img.LatestRef, Runtime: img.Runtime, CommitSHA: img.CommitSHA,
+		ImageID: img.ImageID, Platform: img.Platform, CacheHit: &img.CacheHit,
+		Timings: &timingsOut{ms(t.Lookup), ms(t.Inspect), ms(t.Wait), ms(t.Fetch), ms(t.Build), ms(t.Tag), ms(t.Total)},
+	}
+}
+
+// failure is the result of a command that failed.
+func failure(ctx context.Context, err error) result {
+	out := &errorOut{Message: err.Error()}
+	code := exitCode(ctx, err)
+	switch {
+	case code == exitUsage:
+		out.Code = "usage"
+	case code == exitWorkspace:
+		out.Code = "not_ready"
+	case code == exitEngine:
+		out.Code = "engine_unreachable"
+	case code > exitSignal:
+		out.Code = "canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		out.Code = "deadline_exceeded"
+	default:
+		out.Code = "internal"
+	}
+	var detail *mol.Error
+	switch {
+	case errors.As(err, &detail):
+		out.Code, out.Message = detail.Code.String(), headline(detail)
+		out.Hint, out.URL, out.Step, out.LogTail = detail.Hint, detail.URL, detail.Step, detail.LogTail
+	case errors.Is(err, mol.ErrUnknownRuntime):
+		out.Code = mol.CodeUnknownRuntime.String()
+	}
+	return result{Kind: "result", ExitCode: code, Error: out}
+}
+
+// An eventOut is an event as --json writes it: fields that do not apply to its
+// kind are absent.
+type eventOut struct {
+	Kind         mol.EventKind `json:"kind"`
+	Time         time.Time     `json:"time"`
+	Runtime      string        `json:"runtime,omitempty"`
+	Message      string        `json:"message,omitempty"`
+	URL          string        `json:"url,omitempty"`
+	Ref          string        `json:"ref,omitempty"`
+	LatestRef    string        `json:"latest_ref,omitempty"`
+	CommitSHA    string        `json:"commit_sha,omitempty"`
+	Branch       string        `json:"branch,omitempty"`
+	Reason       string        `json:"reason,omitempty"`
+	Holder       string        `json:"holder,omitempty"`
+	Builder      string        `json:"builder,omitempty"`
+	Endpoint     string        `json:"endpoint,omitempty"`
+	Hint         string        `json:"hint,omitempty"`
+	Step         int           `json:"step,omitempty"`
+	Steps        int           `json:"steps,omitempty"`
+	StepName     string        `json:"step_name,omitempty"`
+	Cached       bool          `json:"cached,omitempty"`
+	Line         string        `json:"line,omitempty"`
+	Error        string        `json:"error,omitempty"`
+	Files        int64         `json:"files,omitempty"`
+	Objects      int64         `json:"objects,omitempty"`
+	ObjectsTotal int64         `json:"objects_total,omitempty"`
+	Bytes        int64         `json:"bytes,omitempty"`
+	Dropped      int64         `json:"dropped,omitempty"`
+	DurationMS   int64         `json:"duration_ms,omitempty"`
+}
+
+// A jsonDisplay writes every event as one line.
+type jsonDisplay struct {
+	a  *app
+	mu sync.Mutex
+}
+
+func (d *jsonDisplay) event(e mol.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_ = d.a.printJSON(eventOut{
+		Kind: e.Kind, Time: e.Time.UTC(), Runtime: e.Runtime, Message: e.Message, URL: e.URL,
+		Ref: e.Ref, LatestRef: e.LatestRef, CommitSHA: e.CommitSHA, Branch: e.Branch,
+		Reason: e.Reason, Holder: e.Holder, Builder: e.Builder, Endpoint: e.Endpoint, Hint: e.Hint,
+		Step: e.Step, Steps: e.Steps, StepName: e.StepName,
+		Cached: e.Cached, Line: e.Line, Error: e.StepError, Files: e.Files, Objects: e.Objects,
+		ObjectsTotal: e.ObjectsTotal, Bytes: e.Bytes, Dropped: e.Dropped, DurationMS: e.Duration.Milliseconds(),
+	})
+}
+
+func (d *jsonDisplay) phase(string, string) {}
+func (d *jsonDisplay) end(string)           {}
+
+func (d *jsonDisplay) note(line string) {
+	d.event(mol.Event{Kind: mol.EventWarning, Time: time.Now(), Message: line})
+}

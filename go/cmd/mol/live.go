@@ -1,0 +1,211 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/charmbracelet/x/ansi"
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+)
+
+const (
+	frameEvery = 100 * time.Millisecond
+	barWidth   = 40
+)
+
+// A liveDisplay draws on a terminal: lines that stay for what is done, and below
+// them what is going on now, redrawn in place:
+//
+//	✓ main is at 0123456789ab
+//	✓ fetched 40 objects, 1.2 MiB in 0.85s
+//	⠹ build [======>-------------] 3/7  12.3s
+//	  [3/7] RUN pip install -r requirements.txt
+//	  Collecting numpy
+//
+// It moves the cursor but changes no setting of the terminal, so there is
+// nothing to restore, however the program ends.
+type liveDisplay struct {
+	w        io.Writer
+	style    style
+	progress *mpb.Progress
+	bar      *mpb.Bar
+
+	mu    sync.Mutex
+	now   activity
+	ended bool
+}
+
+// An activity is what the moving part shows.
+type activity struct {
+	name        string
+	since       time.Time
+	done, total int64  // the bar, if total is known
+	cached      int    // steps that the builder had already
+	amount      string // behind the bar
+	detail      string // below it
+	line        string // and the last line of output
+}
+
+func newLiveDisplay(f *os.File, runtime string) *liveDisplay {
+	d := &liveDisplay{w: f, style: newStyle(f), now: activity{name: runtime, since: time.Now()}}
+	d.progress = mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(frameEvery), mpb.WithWidth(barWidth))
+
+	frames := []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
+	spin := decor.Meta(decor.Spinner(frames), d.style.accent)
+	name := decor.Any(func(decor.Statistics) string { return " " + d.snapshot().name })
+	right := decor.Any(func(decor.Statistics) string {
+		now := d.snapshot()
+		if now.amount != "" {
+			now.amount += "  "
+		}
+		return now.amount + seconds(time.Since(now.since))
+	})
+	gauge := mpb.BarStyle().Lbound("[").Filler("=").Tip(">").Padding("-").Rbound("]").Build()
+	fill := func(w io.Writer, stat decor.Statistics) error {
+		now := d.snapshot()
+		if now.total <= 0 {
+			return nil
+		}
+		stat.Current, stat.Total = min(now.done, now.total), now.total
+		return gauge.Fill(w, stat)
+	}
+	below := func(text func(activity) string) mpb.BarFiller {
+		return mpb.BarFillerFunc(func(w io.Writer, stat decor.Statistics) error {
+			line := text(d.snapshot())
+			if line == "" {
+				return nil
+			}
+			_, err := io.WriteString(w, d.style.dim(ansi.Truncate("  "+line, stat.AvailableWidth, "…"))+"\n")
+			return err
+		})
+	}
+	// Add fails only after Wait, which end calls.
+	d.bar, _ = d.progress.Add(0, mpb.BarFillerFunc(fill),
+		mpb.PrependDecorators(spin, name),
+		mpb.AppendDecorators(right),
+		mpb.BarBtmExtender(
+			below(func(now activity) string { return now.detail }),
+			below(func(now activity) string { return now.line }),
+		),
+	)
+	return d
+}
+
+func (d *liveDisplay) snapshot() activity {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.now
+}
+
+func (d *liveDisplay) event(e mol.Event) {
+	d.mu.Lock()
+	kept := d.apply(e)
+	d.mu.Unlock()
+	for _, line := range kept {
+		d.keep(line)
+	}
+}
+
+// apply changes the moving part and returns the lines that stay.
+func (d *liveDisplay) apply(e mol.Event) (kept []string) {
+	switch e.Kind {
+	case mol.EventLookupStarted:
+		d.begin("look up", e.URL)
+	case mol.EventFetchStarted:
+		d.begin("fetch", e.URL)
+	case mol.EventBuildStarted:
+		d.begin("build", "")
+	case mol.EventExportStarted:
+		d.now.detail, d.now.line = "exporting the image", ""
+	case mol.EventWaiting:
+		d.begin("wait", describe(e))
+	case mol.EventFetchProgress:
+		d.now.done, d.now.total, d.now.amount = e.Objects, e.ObjectsTotal, size(e.Bytes)
+	case mol.EventContextProgress, mol.EventContextDone:
+		d.now.detail = describe(e)
+	case mol.EventStepStarted, mol.EventStepDone:
+		d.step(e)
+	case mol.EventLog:
+		d.now.line = clean(e.Line)
+	case mol.EventWarning:
+		kept = append(kept, d.style.bad("!")+" "+describe(e))
+	case mol.EventLookupDone, mol.EventCacheHit:
+		kept = append(kept, d.tick(describe(e)))
+	case mol.EventFetchDone:
+		kept = append(kept, d.tick(describe(e)))
+	case mol.EventTagged:
+		if d.now.name == "build" {
+			kept = append(kept, d.tick("built "+d.built()+" in "+seconds(time.Since(d.now.since))))
+			d.begin("tag", "")
+		}
+		kept = append(kept, d.tick(describe(e)))
+	}
+	return kept
+}
+
+// begin starts the clock of another activity.
+func (d *liveDisplay) begin(name, detail string) {
+	d.now = activity{name: name, detail: clean(detail), since: time.Now()}
+}
+
+// step shows a build step. Steps may run side by side, so what counts is how
+// many are done.
+func (d *liveDisplay) step(e mol.Event) {
+	d.now.total = max(d.now.total, int64(e.Steps))
+	if e.Kind == mol.EventStepDone {
+		d.now.done++
+		if e.Cached {
+			d.now.cached++
+		}
+	} else {
+		d.now.detail, d.now.line = clean(stepName(e)), ""
+	}
+	if d.now.total > 0 {
+		d.now.amount = fmt.Sprintf("%d/%d", min(d.now.done, d.now.total), d.now.total)
+	}
+}
+
+// built is what a build came to.
+func (d *liveDisplay) built() string {
+	text := count(d.now.done, "step")
+	if d.now.cached > 0 {
+		text += fmt.Sprintf(", %d of them cached", d.now.cached)
+	}
+	return text
+}
+
+func (d *liveDisplay) phase(name, detail string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.begin(name, detail)
+}
+
+func (d *liveDisplay) note(line string) { d.keep(d.style.dim("·") + " " + clean(line)) }
+
+func (d *liveDisplay) end(last string) {
+	d.mu.Lock()
+	ended := d.ended
+	d.ended = true
+	d.mu.Unlock()
+	if ended {
+		return
+	}
+	d.bar.Abort(true) // true: take it off the screen
+	d.progress.Wait()
+	if last != "" {
+		_, _ = fmt.Fprintln(d.w, d.tick(last))
+	}
+}
+
+// keep prints a line above the moving part, where it stays. A line that is
+// longer than the terminal is wide simply wraps.
+func (d *liveDisplay) keep(line string) {
+	_, _ = io.WriteString(d.progress, line+"\n")
+}
+
+func (d *liveDisplay) tick(text string) string { return d.style.good("✓") + " " + clean(text) }

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/charmbracelet/x/vt"
+	"github.com/creack/pty"
+	"golang.org/x/term"
+)
+
+// A screen is a terminal: what is written to tty shows up in the emulator.
+type screen struct {
+	tty    *os.File
+	master *os.File
+
+	mu  sync.Mutex
+	emu *vt.Emulator
+	raw bytes.Buffer
+}
+
+func newScreen(t *testing.T, width, height int) *screen {
+	t.Helper()
+	t.Setenv("TERM", "xterm-256color")
+	master, tty, err := pty.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := pty.Setsize(tty, &pty.Winsize{Cols: uint16(width), Rows: uint16(height)}); err != nil {
+		t.Fatal(err)
+	}
+	s := &screen{tty: tty, master: master, emu: vt.NewEmulator(width, height)}
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		_, _ = io.Copy(s, master)
+	}()
+	t.Cleanup(func() {
+		_ = tty.Close()
+		<-read
+		_ = master.Close()
+	})
+	return s
+}
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.raw.Write(p)
+	return s.emu.Write(p)
+}
+
+// press types a key.
+func (s *screen) press(t *testing.T, key byte) {
+	t.Helper()
+	if _, err := s.master.Write([]byte{key}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// text is what a person sees, without the space at the end of lines.
+func (s *screen) text() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var lines []string
+	for line := range strings.Lines(s.emu.String()) {
+		lines = append(lines, strings.TrimRight(line, " \r\n"))
+	}
+	return strings.TrimRight(strings.Join(lines, "\n"), "\n")
+}
+
+// written is everything that was written, control sequences included.
+func (s *screen) written() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.raw.String()
+}
+
+// shows waits until the screen matches.
+func (s *screen) shows(t *testing.T, pattern string) {
+	t.Helper()
+	want := regexp.MustCompile(pattern)
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		if want.MatchString(s.text()) {
+			return
+		}
+	}
+	t.Fatalf("the screen never shows %s; it is\n%s", pattern, s.text())
+}
+
+func TestLiveDisplay(t *testing.T) {
+	s := newScreen(t, 80, 24)
+	before, err := term.GetState(int(s.tty.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newLiveDisplay(s.tty, "hermes")
+	events := script()
+
+	d.event(events[0])
+	s.shows(t, `. look up +0\.\d\ds\n  `+regexp.QuoteMeta(testURL)+`$`)
+	for _, e := range events[1:6] {
+		d.event(e)
+	}
+	s.shows(t, `✓ main is at 0123456789ab\n. fetch \[=+>-+\] +1.0 MiB  0\.\d\ds\n  `+regexp.QuoteMeta(testURL)+`$`)
+	for _, e := range events[6:14] {
+		d.event(e)
+	}
+	s.shows(t, `. build \[=+>-+\] 1/3  0\.\d\ds\n  \[2/3\] RUN pip install -r requirements.txt\n  100% ünïcödé$`)
+	for _, e := range events[14:] {
+		d.event(e)
+	}
+	d.end(ready(scriptImage()))
+
+	s.shows(t, `ready in`)
+	want := regexp.MustCompile(`^✓ main is at 0123456789ab
+✓ fetched 1,234 objects, 14 files, 2.0 MiB in 0.85s
+! warning: the :latest tag was not refreshed: the engine is read-only
+✓ built 3 steps, 1 of them cached in \d\.\d\ds
+✓ tagged molecule-local/workspace-template-hermes:0123456789ab
+✓ ready in 14.1s$`)
+	if got := s.text(); !want.MatchString(got) {
+		t.Errorf("at the end the screen is\n%s\nwant\n%s", got, want)
+	}
+	after, err := term.GetState(int(s.tty.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *before != *after {
+		t.Error("the terminal's settings have changed")
+	}
+}
+
+// TestLiveDisplayControlSequences allows the few control sequences that
+// every terminal knows and that leave nothing behind.
+func TestLiveDisplayControlSequences(t *testing.T) {
+	for _, noColour := range []string{"", "1"} {
+		t.Run("NO_COLOR="+noColour, func(t *testing.T) {
+			t.Setenv("NO_COLOR", noColour)
+			s := newScreen(t, 80, 24)
+			d := newLiveDisplay(s.tty, "hermes")
+			for _, e := range script() {
+				d.event(e)
+			}
+			s.shows(t, `tagged`)
+			d.end("done")
+			s.shows(t, `done$`)
+
+			allowed := regexp.MustCompile(`^\x1b\[\d+A|^\x1b\[J|^\x1b\[(0|2|31|32|36)m`)
+			if noColour != "" {
+				allowed = regexp.MustCompile(`^\x1b\[\d+A|^\x1b\[J`)
+			}
+			text := s.written()
+			for i := range text {
+				if text[i] == '\x1b' && !allowed.MatchString(text[i:]) {
+					t.Fatalf("unexpected control sequence %q", text[i:min(len(text), i+10)])
+				}
+			}
+			if noColour == "" && !strings.Contains(text, "\x1b[32m") {
+				t.Error("no colours")
+			}
+		})
+	}
+}
+
+func TestLiveDisplayOnNarrowTerminal(t *testing.T) {
+	const width = 30
+	s := newScreen(t, width, 10)
+	d := newLiveDisplay(s.tty, "hermes")
+	for _, e := range script()[7:14] {
+		d.event(e)
+	}
+	// One screen line for each: had one wrapped, redrawing would leave a trail.
+	s.shows(t, `^. build +\[.*\] +1/3  0\.\d\ds\n  \[2/3\] RUN pip install -r re…\n  100% ünïcödé$`)
+	time.Sleep(5 * frameEvery)
+	s.shows(t, `^. build +\[.*\] +1/3  0\.\d\ds\n  \[2/3\] RUN pip install -r re…\n  100% ünïcödé$`)
+	d.end("")
+	s.shows(t, `^$`)
+}
+
+func TestDisplayForStandardError(t *testing.T) {
+	s := newScreen(t, 80, 24)
+	tests := []struct {
+		name   string
+		term   string
+		json   bool
+		stderr io.Writer
+		want   string
+	}{
+		{"a terminal", "xterm", false, s.tty, "live"},
+		{"a terminal without cursor movement", "dumb", false, s.tty, "plain"},
+		{"a pipe", "xterm", false, new(bytes.Buffer), "plain"},
+		{"--json", "xterm", true, s.tty, "json"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv("TERM", tt.term)
+			a := &app{stdout: io.Discard, stderr: tt.stderr, asJSON: tt.json}
+			d := a.newDisplay("hermes")
+			d.end("")
+			got := ""
+			switch d.(type) {
+			case *liveDisplay:
+				got = "live"
+			case *plainDisplay:
+				got = "plain"
+			case *jsonDisplay:
+				got = "json"
+			}
+			if got != tt.want {
+				t.Errorf("the display is %s, want %s", got, tt.want)
+			}
+		})
+	}
+}

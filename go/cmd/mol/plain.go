@@ -1,0 +1,70 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+)
+
+// progressEvery is how often a plain display repeats how far something is.
+const progressEvery = 2 * time.Second
+
+// A plainDisplay writes a line for every event, behind the time since the start.
+// It is for files, pipes and terminals without cursor movement.
+type plainDisplay struct {
+	mu       sync.Mutex
+	w        io.Writer
+	start    time.Time
+	progress time.Time // when the last progress line was written
+	ended    bool
+}
+
+func newPlainDisplay(w io.Writer, start time.Time) *plainDisplay {
+	return &plainDisplay{w: w, start: start, progress: start}
+}
+
+func (d *plainDisplay) event(e mol.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := e.Time
+	if now.IsZero() {
+		now = time.Now()
+	}
+	switch e.Kind {
+	case mol.EventFetchProgress, mol.EventContextProgress:
+		if now.Sub(d.progress) < progressEvery {
+			return
+		}
+		d.progress = now
+	}
+	d.line(now, describe(e))
+}
+
+func (d *plainDisplay) phase(name, detail string) { d.note(name + " " + detail) }
+
+func (d *plainDisplay) note(line string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.line(time.Now(), line)
+}
+
+func (d *plainDisplay) end(last string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if last != "" {
+		d.line(time.Now(), last)
+	}
+	d.ended = true
+}
+
+// line writes one line. Events carry milliseconds and the start does not, so a
+// difference may come out just below zero.
+func (d *plainDisplay) line(now time.Time, text string) {
+	if d.ended {
+		return
+	}
+	_, _ = fmt.Fprintf(d.w, "%8s  %s\n", seconds(max(0, now.Sub(d.start))), clean(text))
+}

@@ -1,0 +1,23 @@
+package main
+
+import (
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) resolveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "resolve",
+		Short: "Say where images come from",
+		Long: "Say where images come from: \"local\" and the prefix of images that are built\n" +
+			"here, or \"saas\" and the registry to pull from (MOLECULE_IMAGE_REGISTRY).",
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			source := mol.Resolve()
+			if a.asJSON {
+				return a.printJSON(result{Kind: "result", OK: true, Mode: string(source.Mode), Prefix: source.Prefix})
+			}
+			return a.println(string(source.Mode) + " " + source.Prefix)
+		},
+	}
+}

@@ -1,0 +1,59 @@
+package main
+
+import (
+	"time"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+)
+
+// began is when the scripted build starts.
+var began = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+const (
+	testSHA = "0123456789abcdef0123456789abcdef01234567"
+	testRef = "molecule-local/workspace-template-hermes:0123456789ab"
+	testURL = "https://git.example.com/org/tpl-hermes"
+)
+
+// script is a build as libmol reports it, with the kinds of output that builds
+// have: colours, lines drawn over themselves, very long ones.
+func script() []mol.Event {
+	events := []mol.Event{
+		{Kind: mol.EventLookupStarted, URL: testURL},
+		{Kind: mol.EventLookupDone, CommitSHA: testSHA, Branch: "main", Duration: 120 * time.Millisecond},
+		{Kind: mol.EventCacheMiss, Ref: testRef, Reason: "the engine does not have it"},
+		{Kind: mol.EventFetchStarted, URL: testURL},
+		{Kind: mol.EventFetchProgress, Objects: 10, ObjectsTotal: 1234, Bytes: 4 << 10},
+		{Kind: mol.EventFetchProgress, Objects: 600, ObjectsTotal: 1234, Bytes: 1 << 20},
+		{Kind: mol.EventFetchDone, Objects: 1234, ObjectsTotal: 1234, Files: 14, Bytes: 2 << 20, Duration: 850 * time.Millisecond},
+		{Kind: mol.EventBuildStarted, Builder: "buildkit", Endpoint: "unix:///var/run/docker.sock"},
+		{Kind: mol.EventContextDone, Files: 14, Bytes: 3 << 20},
+		{Kind: mol.EventStepStarted, Step: 1, Steps: 3, StepName: "[1/3] FROM docker.io/library/python:3.13"},
+		{Kind: mol.EventStepDone, Step: 1, Steps: 3, StepName: "[1/3] FROM docker.io/library/python:3.13", Cached: true},
+		{Kind: mol.EventStepStarted, Step: 2, Steps: 3, StepName: "RUN pip install -r requirements.txt"},
+		{Kind: mol.EventLog, Step: 2, Line: "\x1b[32mCollecting\x1b[0m\tnumpy\x07"},
+		{Kind: mol.EventLog, Step: 2, Line: "10%\r50%\r100% ünïcödé"},
+		{Kind: mol.EventStepDone, Step: 2, Steps: 3, StepName: "RUN pip install -r requirements.txt", Duration: 12300 * time.Millisecond},
+		{Kind: mol.EventStepStarted, Step: 3, Steps: 3, StepName: "COPY . /workspace"},
+		{Kind: mol.EventStepDone, Step: 3, Steps: 3, StepName: "COPY . /workspace", Duration: 40 * time.Millisecond},
+		{Kind: mol.EventExportStarted},
+		{Kind: mol.EventExportDone, Duration: 300 * time.Millisecond},
+		{Kind: mol.EventWarning, Message: "the :latest tag was not refreshed", Hint: "the engine is read-only"},
+		{Kind: mol.EventThinned, Dropped: 1200},
+		{Kind: "weighed", Message: "a kind that this command does not know"},
+		{Kind: mol.EventTagged, Ref: testRef, LatestRef: "molecule-local/workspace-template-hermes:latest"},
+	}
+	for i := range events {
+		events[i].Runtime = "hermes"
+		events[i].Time = began.Add(time.Duration(i) * 700 * time.Millisecond)
+	}
+	return events
+}
+
+func scriptImage() mol.Image {
+	return mol.Image{
+		Ref: testRef, LatestRef: "molecule-local/workspace-template-hermes:latest", Runtime: "hermes",
+		CommitSHA: testSHA, ImageID: "sha256:feed", Platform: "linux/amd64",
+		Timings: mol.Timings{Lookup: 120 * time.Millisecond, Fetch: 850 * time.Millisecond, Build: 13 * time.Second, Total: 14100 * time.Millisecond},
+	}
+}

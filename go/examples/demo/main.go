@@ -1,0 +1,101 @@
+// Command demo is `make demo`: a workspace boots from a template repository,
+// once with everything to do, once with nothing, and once after a new commit.
+// All of it is real: a git repository behind Gitea's API, a container engine, a
+// container that answers. It checks what it shows, and takes away what it made.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+)
+
+func main() {
+	root := flag.String("root", ".", "the root `folder` of libmol's source tree")
+	flag.Parse()
+	os.Exit(run(*root))
+}
+
+func run(root string) int {
+	// The first signal ends the demo in order, a second one on the spot.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	context.AfterFunc(ctx, stop)
+
+	out := newPrinter(os.Stdout)
+	var after cleanup
+	err := demo(ctx, out, &after, root)
+	if err != nil && ctx.Err() != nil {
+		err = errors.New("stopped")
+	}
+	if err != nil {
+		out.failure(err)
+	}
+	if failed := after.run(); failed != nil {
+		out.failure(fmt.Errorf("cleaning up: %w", failed))
+		err = failed
+	} else if what := after.String(); what != "" {
+		out.line("\n%s", out.bold("cleaned up: "+what))
+		if after.note != "" {
+			out.line("%s", out.dim(after.note))
+		}
+	}
+	switch {
+	case err == nil:
+		return 0
+	case ctx.Err() != nil:
+		return 130 // as a shell has it for ctrl-C
+	}
+	return 1
+}
+
+func demo(ctx context.Context, out *printer, after *cleanup, root string) error {
+	out.heading("a workspace boots from its template repository")
+
+	dir, err := os.MkdirTemp("", "mol-demo-")
+	if err != nil {
+		return err
+	}
+	after.add(func(context.Context) error { return os.RemoveAll(dir) })
+	for _, name := range settings {
+		if err := os.Unsetenv(name); err != nil {
+			return err
+		}
+	}
+	if err := os.Setenv("MOLECULE_LOCAL_BUILD_CACHE", filepath.Join(dir, "cache")); err != nil {
+		return err
+	}
+
+	eng, err := findEngine(ctx, out, after, root, filepath.Join(dir, "engine"))
+	if err != nil {
+		return err
+	}
+	out.fact("engine", eng.String())
+	after.made("cache")
+	tpl, err := startTemplates(ctx, after, root, filepath.Join(dir, "templates"))
+	if err != nil {
+		return err
+	}
+	out.fact("templates", tpl.RepoPrefix()+"<runtime>")
+
+	d := &demonstration{out: out, engine: eng, templates: tpl, after: after}
+	return d.show(ctx)
+}
+
+// settings are the user's own, which have no say in the demo.
+var settings = []string{
+	"MOLECULE_IMAGE_REGISTRY",
+	"MOLECULE_LOCAL_TEMPLATE_BRANCH",
+	"MOLECULE_GITEA_TOKEN",
+	"MOLECULE_IMAGE_PLATFORM",
+	"MOLECULE_LOCAL_IMAGE_ISOLATION",
+	"MOLECULE_LOCAL_OFFLINE",
+	"MOLECULE_LOCAL_RUNTIME_VERSION_PIN",
+	"MOLECULE_BUILD_STALL_GRACE_S",
+	"MOLECULE_BUILD_CEILING_S",
+}

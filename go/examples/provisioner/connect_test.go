@@ -1,0 +1,81 @@
+package provisioner
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/docker/cli/cli/config"
+	"github.com/docker/cli/cli/context/docker"
+	"github.com/docker/cli/cli/context/store"
+	"github.com/moby/moby/client"
+)
+
+// TestConnectFollowsTheDockerCommand checks the order in which the docker
+// command line looks for its engine.
+func TestConnectFollowsTheDockerCommand(t *testing.T) {
+	dir := dockerConfig(t)
+	contexts := store.New(filepath.Join(dir, "contexts"), store.NewConfig(func() any { return &map[string]any{} }))
+	for name, host := range map[string]string{"desktop": "unix:///desktop.sock", "lab": "tcp://lab:2375"} {
+		err := contexts.CreateOrUpdate(store.Metadata{
+			Name:      name,
+			Endpoints: map[string]any{docker.DockerEndpoint: docker.EndpointMeta{Host: host}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	tests := []struct {
+		name                   string
+		host, context, current string
+		want                   string
+	}{
+		{"nothing is set", "", "", "", client.DefaultDockerHost},
+		{"the context in use", "", "", "desktop", "unix:///desktop.sock"},
+		{"DOCKER_CONTEXT before the context in use", "", "lab", "desktop", "tcp://lab:2375"},
+		{"DOCKER_CONTEXT=default", "", "default", "desktop", client.DefaultDockerHost},
+		{"DOCKER_HOST before everything", "unix:///host.sock", "lab", "desktop", "unix:///host.sock"},
+		{"ssh goes through the ssh program", "ssh://me@build.example.com", "", "", "http://docker.example.com"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv("DOCKER_HOST", tt.host)
+			t.Setenv("DOCKER_CONTEXT", tt.context)
+			file, err := config.Load(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			file.CurrentContext = tt.current
+			if err := file.Save(); err != nil {
+				t.Fatal(err)
+			}
+
+			engine, err := Connect()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer engine.Close()
+			if got := engine.DaemonHost(); got != tt.want {
+				t.Errorf("Connect() goes to %s, want %s", got, tt.want)
+			}
+		})
+	}
+
+	t.Run("a context that does not exist", func(t *testing.T) {
+		t.Setenv("DOCKER_HOST", "")
+		t.Setenv("DOCKER_CONTEXT", "nowhere")
+		if engine, err := Connect(); err == nil {
+			t.Errorf("Connect() goes to %s, want an error", engine.DaemonHost())
+		}
+	})
+}
+
+// dockerConfig gives the test a docker configuration folder of its own.
+func dockerConfig(t *testing.T) string {
+	t.Helper()
+	before := config.Dir()
+	dir := t.TempDir()
+	config.SetDir(dir)
+	t.Cleanup(func() { config.SetDir(before) })
+	return dir
+}

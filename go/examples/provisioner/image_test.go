@@ -1,0 +1,188 @@
+package provisioner
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/google/go-cmp/cmp"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// local is the kind of reference that libmol answers with.
+const local = "molecule-local/workspace-template-hermes:0123456789ab"
+
+// hookAnswers replaces the hook for one test and returns the runtimes it was
+// asked for.
+func hookAnswers(t *testing.T, ref string, err error) *[]string {
+	t.Helper()
+	var asked []string
+	before := ensureLocalImageHook
+	ensureLocalImageHook = func(_ context.Context, runtime string) (string, error) {
+		asked = append(asked, runtime)
+		return ref, err
+	}
+	t.Cleanup(func() { ensureLocalImageHook = before })
+	return &asked
+}
+
+func TestChoose(t *testing.T) {
+	tests := []struct {
+		name     string
+		registry string
+		cfg      WorkspaceConfig
+		want     source
+		asked    []string // of the hook
+	}{
+		{
+			name:  "local mode builds on this machine",
+			cfg:   WorkspaceConfig{Runtime: "hermes"},
+			want:  source{local, pullNever},
+			asked: []string{"hermes"},
+		},
+		{
+			name:     "saas mode pulls from the operator's registry",
+			registry: "registry.example.com/molecule",
+			cfg:      WorkspaceConfig{Runtime: "hermes"},
+			want:     source{"registry.example.com/molecule/workspace-template-hermes:latest", pullAlways},
+		},
+		{
+			name: "an explicit image wins in local mode",
+			cfg:  WorkspaceConfig{Runtime: "hermes", Image: "example.com/mine:1"},
+			want: source{"example.com/mine:1", pullMissing},
+		},
+		{
+			name:     "an explicit image wins in saas mode",
+			registry: "registry.example.com/molecule",
+			cfg:      WorkspaceConfig{Runtime: "hermes", Image: "example.com/mine:1"},
+			want:     source{"example.com/mine:1", pullMissing},
+		},
+		{
+			name: "an explicit image needs no runtime",
+			cfg:  WorkspaceConfig{Image: "example.com/mine:1"},
+			want: source{"example.com/mine:1", pullMissing},
+		},
+		{
+			name: "an explicit local image is not looked for in a registry",
+			cfg:  WorkspaceConfig{Image: local},
+			want: source{local, pullNever},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Setenv("MOLECULE_IMAGE_REGISTRY", tt.registry)
+			asked := hookAnswers(t, local, nil)
+
+			got, err := New(nil).choose(t.Context(), tt.cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != tt.want {
+				t.Errorf("choose() = %+v, want %+v", got, tt.want)
+			}
+			if diff := cmp.Diff(tt.asked, *asked); diff != "" {
+				t.Errorf("runtimes the hook was asked for (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestChooseFails(t *testing.T) {
+	broken := errors.New("the template's Dockerfile is broken")
+
+	t.Run("a failed build is not followed by a pull", func(t *testing.T) {
+		t.Setenv("MOLECULE_IMAGE_REGISTRY", "")
+		hookAnswers(t, "", broken)
+		got, err := New(nil).choose(t.Context(), WorkspaceConfig{Runtime: "hermes"})
+		if !errors.Is(err, broken) || got != (source{}) {
+			t.Errorf("choose() = %+v, %v; want nothing and the hook's error", got, err)
+		}
+	})
+	t.Run("saas mode knows the same runtimes as local mode", func(t *testing.T) {
+		t.Setenv("MOLECULE_IMAGE_REGISTRY", "registry.example.com/molecule")
+		for _, runtime := range []string{"Hermes", "hermes ", "../hermes", "hermes:1"} {
+			if got, err := New(nil).choose(t.Context(), WorkspaceConfig{Runtime: runtime}); !errors.Is(err, mol.ErrUnknownRuntime) {
+				t.Errorf("choose(%q) = %+v, %v; want ErrUnknownRuntime", runtime, got, err)
+			}
+		}
+	})
+	t.Run("neither runtime nor image", func(t *testing.T) {
+		asked := hookAnswers(t, local, nil)
+		if got, err := New(nil).choose(t.Context(), WorkspaceConfig{}); err == nil {
+			t.Errorf("choose() = %+v, want an error", got)
+		}
+		if len(*asked) != 0 {
+			t.Errorf("the hook was asked for %q", *asked)
+		}
+	})
+}
+
+func TestEnsureLocalImageFieldReplacesTheHook(t *testing.T) {
+	t.Setenv("MOLECULE_IMAGE_REGISTRY", "")
+	asked := hookAnswers(t, "", errors.New("the hook was asked"))
+	p := New(nil)
+	p.EnsureLocalImage = func(context.Context, string) (string, error) { return local, nil }
+
+	got, err := p.choose(t.Context(), WorkspaceConfig{Runtime: "hermes"})
+	if err != nil || got.ref != local || len(*asked) != 0 {
+		t.Errorf("choose() = %+v, %v; want %s", got, err, local)
+	}
+}
+
+func TestImagePlatform(t *testing.T) {
+	tests := []struct {
+		env  string
+		want *ocispec.Platform
+	}{
+		{"", &ocispec.Platform{OS: "linux", Architecture: "amd64"}},
+		{"native", nil},
+		{"linux/arm64", &ocispec.Platform{OS: "linux", Architecture: "arm64"}},
+		{"linux/arm/v7", &ocispec.Platform{OS: "linux", Architecture: "arm", Variant: "v7"}},
+	}
+	for _, tt := range tests {
+		t.Setenv("MOLECULE_IMAGE_PLATFORM", tt.env)
+		got, err := imagePlatform()
+		if diff := cmp.Diff(tt.want, got); err != nil || diff != "" {
+			t.Errorf("MOLECULE_IMAGE_PLATFORM=%q: %v (-want +got):\n%s", tt.env, err, diff)
+		}
+	}
+	for _, env := range []string{"arm64", "linux/arm/v7/x"} {
+		t.Setenv("MOLECULE_IMAGE_PLATFORM", env)
+		if got, err := imagePlatform(); !errors.Is(err, mol.ErrInvalidOption) {
+			t.Errorf("MOLECULE_IMAGE_PLATFORM=%q: %v, %v; want ErrInvalidOption", env, got, err)
+		}
+	}
+}
+
+func TestWorkspacePort(t *testing.T) {
+	exposes := func(ports ...string) image {
+		set := map[string]struct{}{}
+		for _, port := range ports {
+			set[port] = struct{}{}
+		}
+		return image{ref: local, config: &ocispec.ImageConfig{ExposedPorts: set}}
+	}
+	tests := []struct {
+		name string
+		cfg  WorkspaceConfig
+		img  image
+		want string
+	}{
+		{"the port that the image exposes", WorkspaceConfig{}, exposes("8080/tcp"), "8080/tcp"},
+		{"the lowest of several", WorkspaceConfig{}, exposes("9000/tcp", "8080", "80/udp"), "8080/tcp"},
+		{"the configuration wins", WorkspaceConfig{Port: 7000}, exposes("8080/tcp"), "7000/tcp"},
+		{"the configuration suffices", WorkspaceConfig{Port: 7000}, exposes(), "7000/tcp"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := workspacePort(tt.cfg, tt.img)
+			if err != nil || got.String() != tt.want {
+				t.Errorf("workspacePort() = %v, %v; want %s", got, err, tt.want)
+			}
+		})
+	}
+	if got, err := workspacePort(WorkspaceConfig{}, exposes("53/udp")); err == nil {
+		t.Errorf("an image that exposes no TCP port: %v, want an error", got)
+	}
+}

@@ -1,0 +1,204 @@
+//go:build cgo && ((linux && (amd64 || arm64)) || darwin)
+
+package mol
+
+// This is the one file that knows C. Rules that hold for all of it: strings that go in are freed here after
+// the call; what comes out is copied and given back at once, so that no pointer from the library outlives
+// the function it came to; ids, not pointers, name what lives longer.
+
+/*
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include "mol.h"
+
+// None of these keeps a pointer that it is given, and none calls back into Go.
+#cgo noescape mol_options_new
+#cgo nocallback mol_options_new
+#cgo noescape mol_options_set
+#cgo nocallback mol_options_set
+#cgo nocallback mol_options_free
+#cgo noescape mol_client_new
+#cgo nocallback mol_client_new
+#cgo nocallback mol_client_free
+#cgo noescape mol_client_submit
+#cgo nocallback mol_client_submit
+#cgo noescape mol_client_cancel
+#cgo nocallback mol_client_cancel
+#cgo noescape mol_client_next_event
+#cgo nocallback mol_client_next_event
+#cgo nocallback mol_abi_version
+#cgo nocallback mol_error_free
+#cgo nocallback mol_event_free
+*/
+import "C"
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+	"unsafe"
+)
+
+// errABI is set at start where the library that is linked in is not the one this package was made for.
+// Nothing else of it is called then.
+var errABI = checkABI(uint32(C.MOL_ABI_VERSION), uint32(C.mol_abi_version()))
+
+var optionNumbers = [...]C.int32_t{
+	optionRepoPrefix:        C.MOL_OPTION_REPO_PREFIX,
+	optionBranch:            C.MOL_OPTION_BRANCH,
+	optionToken:             C.MOL_OPTION_TOKEN,
+	optionCacheDir:          C.MOL_OPTION_CACHE_DIR,
+	optionPlatform:          C.MOL_OPTION_PLATFORM,
+	optionIsolation:         C.MOL_OPTION_ISOLATION,
+	optionDockerHost:        C.MOL_OPTION_DOCKER_HOST,
+	optionOffline:           C.MOL_OPTION_OFFLINE,
+	optionRuntimeVersionPin: C.MOL_OPTION_RUNTIME_VERSION_PIN,
+	optionStallGraceS:       C.MOL_OPTION_STALL_GRACE_S,
+	optionCeilingS:          C.MOL_OPTION_CEILING_S,
+	optionDockerContext:     C.MOL_OPTION_DOCKER_CONTEXT,
+	optionDockerConfig:      C.MOL_OPTION_DOCKER_CONFIG,
+	optionDockerTLSVerify:   C.MOL_OPTION_DOCKER_TLS_VERIFY,
+	optionDockerCertPath:    C.MOL_OPTION_DOCKER_CERT_PATH,
+	optionDockerBuildKit:    C.MOL_OPTION_DOCKER_BUILDKIT,
+	optionHTTPSProxy:        C.MOL_OPTION_HTTPS_PROXY,
+	optionHTTPProxy:         C.MOL_OPTION_HTTP_PROXY,
+	optionNoProxy:           C.MOL_OPTION_NO_PROXY,
+	optionSSLCertFile:       C.MOL_OPTION_SSL_CERT_FILE,
+	optionSSLCertDir:        C.MOL_OPTION_SSL_CERT_DIR,
+	optionHome:              C.MOL_OPTION_HOME,
+	optionXDGCacheHome:      C.MOL_OPTION_XDG_CACHE_HOME,
+	optionXDGRuntimeDir:     C.MOL_OPTION_XDG_RUNTIME_DIR,
+	optionTmpDir:            C.MOL_OPTION_TMPDIR,
+}
+
+type cgoClient struct{ id C.mol_client }
+
+// newCoreClient makes a client in the library, which checks the settings. Without events it sends nothing but
+// answers.
+func newCoreClient(settings []setting, events bool) (coreClient, error) {
+	if errABI != nil {
+		return nil, errABI
+	}
+	var options C.mol_options
+	var cErr *C.mol_error
+	if status := C.mol_options_new(&options, &cErr); status != C.MOL_OK {
+		return nil, takeError(status, cErr)
+	}
+	defer C.mol_options_free(options)
+	for _, s := range settings {
+		if err := setOption(options, s); err != nil {
+			return nil, err
+		}
+	}
+	var id C.mol_client
+	if status := C.mol_client_new(options, C.bool(events), &id, &cErr); status != C.MOL_OK {
+		return nil, takeError(status, cErr)
+	}
+	return cgoClient{id}, nil
+}
+
+func setOption(options C.mol_options, s setting) error {
+	value := C.CString(s.value)
+	defer C.free(unsafe.Pointer(value))
+	var cErr *C.mol_error
+	if status := C.mol_options_set(options, optionNumbers[s.option], value, &cErr); status != C.MOL_OK {
+		err := takeError(status, cErr)
+		if err.Code == CodeInvalidArgument {
+			// To the library it was an argument, to the caller of New it is an option.
+			err.Code = CodeInvalidOption
+			err.Message = fmt.Sprintf("option %s: %s", s.name, err.Message)
+		}
+		return err
+	}
+	return nil
+}
+
+func (c cgoClient) submit(runtime string, timeoutMS int64) (uint64, *Error) {
+	name := C.CString(runtime)
+	defer C.free(unsafe.Pointer(name))
+	var call C.mol_call
+	var cErr *C.mol_error
+	if status := C.mol_client_submit(c.id, name, C.int64_t(timeoutMS), &call, &cErr); status != C.MOL_OK {
+		return 0, takeError(status, cErr)
+	}
+	return uint64(call), nil
+}
+
+func (c cgoClient) cancel(id uint64) {
+	// It can only fail for a client or a call that does not exist, and then there is nothing to cancel.
+	C.mol_client_cancel(c.id, C.mol_call(id), nil)
+}
+
+func (c cgoClient) next() (message, *Error) {
+	const forever = -1
+	var event *C.mol_event
+	var cErr *C.mol_error
+	if status := C.mol_client_next_event(c.id, forever, &event, &cErr); status != C.MOL_OK {
+		return message{}, takeError(status, cErr)
+	}
+	defer C.mol_event_free(event)
+	m := message{call: uint64(event.call)}
+	switch {
+	case event.image != nil:
+		m.image = copyImage(event.image)
+	case event.error != nil:
+		m.err = copyError(event.error)
+	default:
+		var w wireEvent
+		if err := json.Unmarshal([]byte(C.GoString(event.json)), &w); err != nil {
+			return message{}, &Error{Code: CodeInternal, Message: "libmol sent an event that is not valid JSON: " + err.Error()}
+		}
+		e := w.event()
+		m.event = &e
+	}
+	return m, nil
+}
+
+func (c cgoClient) free() { C.mol_client_free(c.id) }
+
+// takeError copies the library's error and gives it back.
+func takeError(status C.mol_status, cErr *C.mol_error) *Error {
+	if cErr == nil {
+		return &Error{Code: Code(status), Message: fmt.Sprintf("libmol reports %s without saying why", Code(status))}
+	}
+	defer C.mol_error_free(cErr)
+	return copyError(cErr)
+}
+
+func copyError(e *C.mol_error) *Error {
+	return &Error{
+		Code:    Code(e.code),
+		Runtime: C.GoString(e.runtime),
+		URL:     C.GoString(e.url),
+		Message: C.GoString(e.message),
+		Hint:    C.GoString(e.hint),
+		Step:    C.GoString(e.step),
+		LogTail: C.GoString(e.log_tail),
+	}
+}
+
+func copyImage(i *C.mol_image) *Image {
+	t := &i.timings
+	return &Image{
+		Ref:       C.GoString(i.reference),
+		LatestRef: C.GoString(i.latest_reference),
+		Runtime:   C.GoString(i.runtime),
+		CommitSHA: C.GoString(i.commit_sha),
+		ImageID:   C.GoString(i.image_id),
+		Platform:  C.GoString(i.platform),
+		Endpoint:  C.GoString(i.endpoint),
+		CacheHit:  bool(i.cache_hit),
+		Timings: Timings{
+			Lookup:  microseconds(t.lookup_us),
+			Inspect: microseconds(t.inspect_us),
+			Wait:    microseconds(t.wait_us),
+			Fetch:   microseconds(t.fetch_us),
+			Build:   microseconds(t.build_us),
+			Tag:     microseconds(t.tag_us),
+			Total:   microseconds(t.total_us),
+		},
+	}
+}
+
+func microseconds(n C.int64_t) time.Duration { return time.Duration(n) * time.Microsecond }

@@ -1,0 +1,398 @@
+package mol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	goruntime "runtime"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Client makes images with one set of [Options]. It is safe for use by any number of goroutines. A call
+// that waits costs a goroutine and no thread; the client itself keeps one thread, which waits for the
+// library's answers, until [Client.Close].
+type Client struct {
+	// Everything is behind this pointer, so that the goroutine that waits for answers does not keep the
+	// Client itself alive (see New), and so that printing a Client prints nothing of it.
+	inner *client
+}
+
+// New checks the options and prepares a client. Neither network nor engine are asked before the first call.
+//
+// The error is an [*Error]: [CodeInvalidOption] for an option that cannot be used; [CodeInternal] where the
+// package was built without the library, or with another version of it.
+func New(options Options) (*Client, error) {
+	settings, err := options.settings()
+	if err != nil {
+		return nil, err
+	}
+	core, err := newCoreClient(settings, options.OnEvent != nil || options.Logger != nil)
+	if err != nil {
+		return nil, err
+	}
+	inner := startClient(core, newListener(options))
+	c := &Client{inner}
+	// A back-stop for a Client that nobody closes. Closing waits, and cleanups share one goroutine.
+	goruntime.AddCleanup(c, func(inner *client) { go inner.close() }, inner)
+	return c, nil
+}
+
+// EnsureLocalImage gives the image for the newest commit of a runtime's template, and builds it if the
+// engine does not have it. Calls for the same runtime and commit share one fetch and one build.
+//
+// A deadline on the context takes the place of [Options.Ceiling]. When the context ends, the call returns
+// within a second, with an error for which errors.Is holds for the context's Err and its Cause; the fetch
+// or the build stops unless somebody else waits for it as well.
+//
+// The error is an [*Error], whose [Code] says what kind of failure it is.
+func (c *Client) EnsureLocalImage(ctx context.Context, runtime string) (Image, error) {
+	image, err := c.inner.ensureLocalImage(ctx, runtime)
+	goruntime.KeepAlive(c)
+	if err != nil {
+		return Image{}, err
+	}
+	return image, nil
+}
+
+// Close cancels the calls that are running, waits for them and frees what the client holds. They return an
+// error for which errors.Is holds for [ErrClosed] and [context.Canceled]; later calls return ErrClosed.
+// Close may be called more than once and from several goroutines; each call returns when the client is
+// closed. The error is always nil.
+//
+// Events that came before are handed to [Options.OnEvent] before Close returns, unless it takes longer than
+// a second over them.
+func (c *Client) Close() error {
+	c.inner.close()
+	goruntime.KeepAlive(c)
+	return nil
+}
+
+// coreClient is the library's client, as mol.h has it. Only bridge_cgo.go implements it for real; tests
+// have another one that misbehaves on demand.
+type coreClient interface {
+	// submit starts a call and does not wait for it. A timeout of 0 stands for the ceiling.
+	submit(runtime string, timeoutMS int64) (id uint64, err *Error)
+	// cancel asks for the end of a call. It still gets its answer, as every call does exactly once.
+	cancel(id uint64)
+	// next waits for the next message of any call. CodeClosed and CodeNoSuchHandle say that the client is
+	// freed and none will come.
+	next() (message, *Error)
+	// free ends everything, next included.
+	free()
+}
+
+// message is an event of a call, or its answer: an image or an error.
+type message struct {
+	call  uint64
+	event *Event
+	image *Image
+	err   *Error
+}
+
+// answer is how a call ended, with the events that came before it still on their way.
+type answer struct {
+	image  Image
+	err    *Error
+	events <-chan struct{}
+}
+
+type client struct {
+	core     coreClient
+	listener *listener
+
+	// Threads that are inside the library to submit or to cancel. A goroutine in C holds a thread: without
+	// a limit, ten thousand calls that start at once could have the Go runtime make thousands of them.
+	inside chan struct{}
+
+	stop   chan struct{} // closed when Close begins
+	closed chan struct{} // closed when it is done
+	dead   chan struct{} // closed when the dispatcher ends
+
+	mu      sync.Mutex
+	closing bool
+	running sync.WaitGroup // Add only with mu and while not closing
+	// waiting has the calls that wait for their answer, and early the answers that came before submit
+	// could say what the call's id is.
+	waiting map[uint64]chan<- answer
+	early   map[uint64]answer
+	broken  *Error // why the dispatcher gave up
+}
+
+const (
+	maxInside = 8
+	// What the library may need to confirm a cancel. A call that was cancelled returns within a second
+	// even if it does not.
+	cancelGrace = 800 * time.Millisecond
+	// How long a call that has its answer waits for the listener to see what came before it.
+	eventGrace = 100 * time.Millisecond
+	// How long Close waits for the listener.
+	closeGrace = time.Second
+)
+
+func startClient(core coreClient, l *listener) *client {
+	c := &client{
+		core:     core,
+		listener: l,
+		inside:   make(chan struct{}, maxInside),
+		stop:     make(chan struct{}),
+		closed:   make(chan struct{}),
+		dead:     make(chan struct{}),
+		waiting:  make(map[uint64]chan<- answer),
+		early:    make(map[uint64]answer),
+	}
+	go c.dispatch()
+	return c
+}
+
+func (c *client) ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
+	if ctx.Err() != nil {
+		return Image{}, contextError(ctx, runtime, nil)
+	}
+	if !IsKnownRuntime(runtime) {
+		return Image{}, unknownRuntime(runtime)
+	}
+	if err := c.begin(); err != nil {
+		err.Runtime = runtime
+		return Image{}, err
+	}
+	defer c.running.Done()
+
+	id, answers, err := c.submit(ctx, runtime)
+	if err != nil {
+		return Image{}, err
+	}
+	select {
+	case a := <-answers:
+		return a.result(runtime)
+	case <-ctx.Done():
+		return Image{}, contextError(ctx, runtime, c.giveUp(id, answers))
+	case <-c.stop:
+		return Image{}, closedError(runtime, c.giveUp(id, answers))
+	}
+}
+
+// begin counts a call as running, unless there can be no more.
+func (c *client) begin() *Error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return &Error{
+			Code:    CodeClosed,
+			Message: "the client is closed",
+			Hint:    "make another one with mol.New",
+		}
+	}
+	if c.broken != nil {
+		err := *c.broken
+		return &err
+	}
+	c.running.Add(1)
+	return nil
+}
+
+func (c *client) submit(ctx context.Context, runtime string) (uint64, <-chan answer, error) {
+	select {
+	case c.inside <- struct{}{}:
+	case <-ctx.Done():
+		return 0, nil, contextError(ctx, runtime, nil)
+	case <-c.stop:
+		return 0, nil, closedError(runtime, nil)
+	}
+	id, err := c.core.submit(runtime, timeoutMS(ctx))
+	<-c.inside
+	if err != nil {
+		if err.Runtime == "" {
+			err.Runtime = runtime
+		}
+		return 0, nil, err
+	}
+	answers := make(chan answer, 1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if a, came := c.early[id]; came {
+		delete(c.early, id)
+		answers <- a
+	} else if c.broken != nil {
+		answers <- answer{err: c.broken}
+	} else {
+		c.waiting[id] = answers
+	}
+	return id, answers, nil
+}
+
+// giveUp cancels a call and waits for its answer: what the library says of how the call ended, nil for
+// success or where it said nothing in time.
+func (c *client) giveUp(id uint64, answers <-chan answer) *Error {
+	timer := time.NewTimer(cancelGrace)
+	defer timer.Stop()
+	select {
+	case c.inside <- struct{}{}:
+		c.core.cancel(id)
+		<-c.inside
+	case a := <-answers:
+		return a.err
+	case <-timer.C:
+		return nil
+	}
+	select {
+	case a := <-answers:
+		return a.err
+	case <-timer.C:
+		return nil
+	}
+}
+
+// dispatch takes the library's messages, one after the other, until the client is freed. Nothing in here
+// may wait for a caller or for the listener.
+func (c *client) dispatch() {
+	defer close(c.dead)
+	const tries = 10
+	for failed := 0; failed < tries; {
+		m, err := c.core.next()
+		switch {
+		case err == nil:
+			failed = 0
+			c.take(m)
+		case err.Code == CodeClosed, err.Code == CodeNoSuchHandle:
+			// Freed while it waited, or between two waits.
+			c.fail(closedError("", nil))
+			return
+		case err.Code == CodeNoEvent:
+			// Nothing came in time. It was not asked to be quick.
+		default:
+			// One failure may be about one message. A library that keeps failing will not answer any more.
+			if failed++; failed == tries {
+				c.fail(err)
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+func (c *client) take(m message) {
+	switch {
+	case m.event != nil:
+		c.listener.put(*m.event)
+	case m.image != nil:
+		c.answer(m.call, answer{image: *m.image})
+	case m.err != nil:
+		c.answer(m.call, answer{err: m.err})
+	}
+}
+
+func (c *client) answer(id uint64, a answer) {
+	a.events = c.listener.mark()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if waiting, known := c.waiting[id]; known {
+		delete(c.waiting, id)
+		waiting <- a
+	} else {
+		c.early[id] = a
+	}
+}
+
+// fail answers every call, now and from now on, with an error.
+func (c *client) fail(err *Error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.broken = err
+	for id, waiting := range c.waiting {
+		delete(c.waiting, id)
+		waiting <- answer{err: err}
+	}
+}
+
+func (c *client) close() {
+	c.mu.Lock()
+	first := !c.closing
+	c.closing = true
+	c.mu.Unlock()
+	if !first {
+		<-c.closed
+		return
+	}
+	close(c.stop)
+	c.running.Wait()
+	c.core.free()
+	<-c.dead
+	c.listener.close(closeGrace)
+	close(c.closed)
+}
+
+// result waits a moment for the listener and takes the answer apart. The error is a copy: several calls
+// may have the same.
+func (a answer) result(runtime string) (Image, error) {
+	if a.events != nil {
+		timer := time.NewTimer(eventGrace)
+		select {
+		case <-a.events:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+	if a.err == nil {
+		return a.image, nil
+	}
+	err := *a.err
+	if err.Runtime == "" {
+		err.Runtime = runtime
+	}
+	return Image{}, &err
+}
+
+// timeoutMS is the time up to the context's deadline in milliseconds, at least one and rounded up, so that
+// the library never gives up before the context does; 0 without a deadline.
+func timeoutMS(ctx context.Context) int64 {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return 0
+	}
+	return max(1, int64((time.Until(deadline)+time.Millisecond-1)/time.Millisecond))
+}
+
+func unknownRuntime(runtime string) *Error {
+	return &Error{
+		Code:    CodeUnknownRuntime,
+		Runtime: strings.Trim(quoteShort(runtime), `"`),
+		Message: quoteShort(runtime) + " is not a known runtime",
+		Hint:    "use one of " + strings.Join(knownRuntimes, ", "),
+	}
+}
+
+// contextError is what a call returns that its context ended. What the library said of it is kept where it
+// says more than that the call was cancelled.
+func contextError(ctx context.Context, runtime string, said *Error) *Error {
+	err := &Error{Code: CodeCanceled, Message: fmt.Sprintf("the call for runtime %s was canceled", quoteShort(runtime))}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err.Code = CodeDeadlineExceeded
+		err.Message = fmt.Sprintf("the deadline of the call for runtime %s passed", quoteShort(runtime))
+		err.Hint = "allow more time: a first build can take 10 minutes and more where the platform is emulated"
+	}
+	if said != nil {
+		switch said.Code {
+		case CodeCanceled, CodeDeadlineExceeded:
+			err.URL, err.Step, err.LogTail = said.URL, said.Step, said.LogTail
+		default:
+			kept := *said
+			err = &kept
+		}
+	}
+	err.Runtime = runtime
+	cause := context.Cause(ctx)
+	if cause != nil && !errors.Is(ctx.Err(), cause) {
+		err.Message += ": " + cause.Error()
+	}
+	return err.because(ctx.Err(), cause)
+}
+
+func closedError(runtime string, said *Error) *Error {
+	err := &Error{Code: CodeClosed, Runtime: runtime, Message: "the client was closed while the call was running"}
+	if said != nil {
+		err.URL, err.Step, err.LogTail = said.URL, said.Step, said.LogTail
+	}
+	return err.because(context.Canceled)
+}

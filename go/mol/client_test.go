@@ -1,0 +1,489 @@
+package mol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestEachCallGetsItsOwnAnswer(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
+		go func() {
+			time.Sleep(rand.N(3 * time.Millisecond))
+			if name == "hermes" {
+				f.succeed(id)
+			} else {
+				f.fail(id, &Error{Code: CodeAuth, Message: fmt.Sprintf("call %d", id)})
+			}
+		}()
+		return nil
+	}
+	c := fakeClient(t, f, Options{})
+	var seen sync.Map
+	var wg group
+	for i := range 1000 {
+		wg.run(func() {
+			name := []string{"hermes", "codex"}[i%2]
+			image, err := c.EnsureLocalImage(context.Background(), name)
+			answer := image.Ref
+			if name == "codex" {
+				var e *Error
+				if !errors.As(err, &e) || !errors.Is(err, ErrAuth) || e.Runtime != "codex" {
+					t.Errorf("got %v", err)
+					return
+				}
+				answer = e.Message
+			} else if err != nil {
+				t.Error(err)
+			}
+			if _, twice := seen.LoadOrStore(answer, true); twice || answer == "" {
+				t.Errorf("%q came to two calls", answer)
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(c.inner.waiting) + len(c.inner.early); n != 0 {
+		t.Errorf("%d calls are still known", n)
+	}
+}
+
+func TestAnAnswerMayComeBeforeSubmitHasReturned(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+		f.succeed(id)
+		time.Sleep(time.Millisecond)
+		return nil
+	}
+	c := fakeClient(t, f, Options{})
+	for range 50 {
+		if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(c.inner.early); n != 0 {
+		t.Errorf("%d answers were never fetched", n)
+	}
+}
+
+func TestAContextThatHasEndedAsksTheLibraryNothing(t *testing.T) {
+	f := newFakeCore()
+	c := fakeClient(t, f, Options{})
+	cause := errors.New("shutting down")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(cause)
+	if _, err := c.EnsureLocalImage(ctx, "hermes"); !errors.Is(err, context.Canceled) || !errors.Is(err, cause) {
+		t.Errorf("got %v", err)
+	}
+	ctx2, cancel2 := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+	defer cancel2()
+	if _, err := c.EnsureLocalImage(ctx2, "hermes"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if n := f.submitted(); n != 0 {
+		t.Errorf("%d calls reached the library", n)
+	}
+}
+
+func TestAnUnknownRuntimeAsksTheLibraryNothing(t *testing.T) {
+	f := newFakeCore()
+	c := fakeClient(t, f, Options{})
+	for _, name := range []string{"", "unknown", "../../../etc/passwd", "hermes\x00", " hermes"} {
+		if _, err := c.EnsureLocalImage(context.Background(), name); !errors.Is(err, ErrUnknownRuntime) {
+			t.Errorf("%q: got %v", name, err)
+		}
+	}
+	if n := f.submitted(); n != 0 {
+		t.Errorf("%d calls reached the library", n)
+	}
+}
+
+func TestACancelledContextCancelsItsCallAndNoOther(t *testing.T) {
+	f := newFakeCore()
+	c := fakeClient(t, f, Options{})
+	cause := errors.New("the workspace was deleted")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	var wg group
+	wg.run(func() {
+		_, err := c.EnsureLocalImage(ctx, "hermes")
+		var e *Error
+		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || !errors.As(err, &e) || e.Code != CodeCanceled || e.Runtime != "hermes" {
+			t.Errorf("got %v", err)
+		}
+	})
+	eventually(t, "the first call is submitted", func() bool { return f.submitted() == 1 })
+	wg.run(func() {
+		if image, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil || image.Ref != "image-of-call-2" {
+			t.Errorf("got %v and %v", image, err)
+		}
+	})
+	eventually(t, "the second call is submitted", func() bool { return f.submitted() == 2 })
+	cancel(cause)
+	eventually(t, "the first is cancelled", func() bool { n, _ := f.cancels(); return n == 1 })
+	f.succeed(2)
+	wg.Wait()
+	if calls, times := f.cancels(); calls != 1 || times != 1 || f.canceled[1] != 1 {
+		t.Errorf("cancelled %v", f.canceled)
+	}
+}
+
+func TestADeadlineGoesToTheLibraryRoundedUp(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
+	c := fakeClient(t, f, Options{})
+	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+	defer cancel()
+	if _, err := c.EnsureLocalImage(ctx, "hermes"); err != nil {
+		t.Fatal(err)
+	}
+	if f.timeouts[0] != 0 || f.timeouts[1] < 3_590_000 || f.timeouts[1] > 3_600_000 {
+		t.Errorf("got %v", f.timeouts)
+	}
+	almost, cancel := context.WithDeadline(context.Background(), time.Now().Add(time.Microsecond))
+	defer cancel()
+	if got := timeoutMS(almost); got != 1 {
+		t.Errorf("a deadline that is almost there makes %d ms, which would stand for none", got)
+	}
+}
+
+func TestADeadlineThatPassesIsDeadlineExceeded(t *testing.T) {
+	for name, said := range map[string]*Error{
+		"the library sees a cancel":   {Code: CodeCanceled, Message: "the call was cancelled"},
+		"the library sees it as well": {Code: CodeDeadlineExceeded, Message: "the deadline passed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeCore()
+			f.onCancel = func(f *fakeCore, id uint64) { f.fail(id, said) }
+			c := fakeClient(t, f, Options{})
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+			defer cancel()
+			_, err := c.EnsureLocalImage(ctx, "hermes")
+			var e *Error
+			if !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) || !errors.As(err, &e) || e.Code != CodeDeadlineExceeded {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestTheLibrarysOwnDeadlineIsDeadlineExceeded(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+		f.fail(id, &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed during the build", Step: "RUN sleep"})
+		return nil
+	}
+	c := fakeClient(t, f, Options{})
+	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestACancelThatTheLibraryNeverConfirmsReturnsWithinASecond(t *testing.T) {
+	f := newFakeCore()
+	f.onCancel = func(*fakeCore, uint64) {}
+	c := fakeClient(t, f, Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	start := time.Now()
+	_, err := c.EnsureLocalImage(ctx, "hermes")
+	if took := time.Since(start); !errors.Is(err, context.Canceled) || took > time.Second {
+		t.Errorf("got %v after %v", err, took)
+	}
+	// The answer that comes after all is not kept.
+	f.succeed(1)
+	eventually(t, "the call is forgotten", func() bool {
+		c.inner.mu.Lock()
+		defer c.inner.mu.Unlock()
+		return len(c.inner.waiting)+len(c.inner.early) == 0
+	})
+}
+
+func TestAnErrorOfSubmitIsTheCalls(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(*fakeCore, uint64, string) *Error { return &Error{Code: CodeCache, Message: "no cache"} }
+	c := fakeClient(t, f, Options{})
+	_, err := c.EnsureLocalImage(context.Background(), "hermes")
+	var e *Error
+	if !errors.Is(err, ErrCache) || !errors.As(err, &e) || e.Runtime != "hermes" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCloseEndsWhatRunsAndWhatComes(t *testing.T) {
+	f := newFakeCore()
+	c := fakeClient(t, f, Options{})
+	var wg group
+	for range 100 {
+		wg.run(func() {
+			_, err := c.EnsureLocalImage(context.Background(), "hermes")
+			if !errors.Is(err, ErrClosed) || !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	eventually(t, "all are submitted", func() bool { return f.submitted() == 100 })
+	for range 10 {
+		wg.run(func() {
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+			if f.frees.Load() != 1 {
+				t.Error("Close returned before the client was freed")
+			}
+		})
+	}
+	wg.Wait()
+	if calls, _ := f.cancels(); calls != 100 {
+		t.Errorf("%d calls were cancelled", calls)
+	}
+	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	if f.submitted() != 100 || f.frees.Load() != 1 {
+		t.Errorf("%d calls, %d frees", f.submitted(), f.frees.Load())
+	}
+}
+
+func TestCloseWhileCallsBegin(t *testing.T) {
+	for range 50 {
+		f := newFakeCore()
+		c := &Client{startClient(f, nil)}
+		var wg group
+		for range 20 {
+			wg.run(func() {
+				if _, err := c.EnsureLocalImage(context.Background(), "hermes"); !errors.Is(err, ErrClosed) {
+					t.Errorf("got %v", err)
+				}
+			})
+		}
+		_ = c.Close()
+		wg.Wait()
+	}
+}
+
+func TestAFailureOfOneMessageIsNotTheEnd(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+		for range 5 {
+			f.messages <- func() (message, *Error) { return message{}, &Error{Code: CodeInternal, Message: "no JSON"} }
+		}
+		f.messages <- func() (message, *Error) { return message{}, &Error{Code: CodeNoEvent} }
+		f.succeed(id)
+		return nil
+	}
+	c := fakeClient(t, f, Options{})
+	for range 3 {
+		if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestALibraryThatOnlyFailsIsAnErrorAndNoHang(t *testing.T) {
+	f := newFakeCore()
+	c := fakeClient(t, f, Options{})
+	var wg group
+	for range 10 {
+		wg.run(func() {
+			if _, err := c.EnsureLocalImage(context.Background(), "hermes"); !errors.Is(err, ErrInternal) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	eventually(t, "all are submitted", func() bool { return f.submitted() == 10 })
+	for range 20 {
+		f.messages <- func() (message, *Error) { return message{}, &Error{Code: CodeInternal, Message: "broken"} }
+	}
+	wg.Wait()
+	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); !errors.Is(err, ErrInternal) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFewThreadsAreInTheLibraryAtOnce(t *testing.T) {
+	f := newFakeCore()
+	var inside, most atomic.Int32
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+		now := inside.Add(1)
+		for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+		}
+		time.Sleep(100 * time.Microsecond)
+		inside.Add(-1)
+		f.succeed(id)
+		return nil
+	}
+	c := fakeClient(t, f, Options{})
+	var wg group
+	for range 1000 {
+		wg.run(func() {
+			if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := most.Load(); n > maxInside {
+		t.Errorf("%d calls were in the library at once", n)
+	}
+}
+
+func TestEventsArriveBeforeTheCallReturns(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
+		for step := range 100 {
+			f.event(Event{Kind: EventStepDone, Call: id, Runtime: name, Step: step + 1})
+		}
+		f.succeed(id)
+		return nil
+	}
+	var got []int // no lock: the calls and OnEvent take turns
+	c := fakeClient(t, f, Options{OnEvent: func(e Event) { got = append(got, e.Step) }})
+	for range 20 {
+		if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
+			t.Fatal(err)
+		}
+		if len(got) != 100 || got[0] != 1 || got[99] != 100 {
+			t.Fatalf("got %v", got)
+		}
+		got = nil
+	}
+}
+
+func TestASlowOnEventDoesNotHoldUpTheAnswers(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+		f.event(Event{Kind: EventLog, Call: id, Line: "x"})
+		f.succeed(id)
+		return nil
+	}
+	release := make(chan struct{})
+	c := fakeClient(t, f, Options{OnEvent: func(Event) { <-release }})
+	start := time.Now()
+	for range 3 {
+		if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("three calls took %v", took)
+	}
+	close(release)
+}
+
+func TestOnEventMayCallTheClient(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
+		f.event(Event{Kind: EventTagged, Call: id, Runtime: name})
+		f.succeed(id)
+		return nil
+	}
+	var c *Client
+	var inner atomic.Int32
+	c = fakeClient(t, f, Options{OnEvent: func(e Event) {
+		if e.Runtime == "hermes" {
+			if _, err := c.EnsureLocalImage(context.Background(), "codex"); err != nil {
+				t.Error(err)
+			}
+			inner.Add(1)
+		}
+	}})
+	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the inner call returns", func() bool { return inner.Load() == 1 })
+}
+
+func TestCloseInOnEventIsNoDeadlock(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+		f.event(Event{Kind: EventWarning, Call: id})
+		return nil
+	}
+	var c *Client
+	closed := make(chan struct{})
+	c = fakeClient(t, f, Options{OnEvent: func(Event) { _ = c.Close(); close(closed) }})
+	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	<-closed
+}
+
+func TestAClientThatNobodyHoldsIsClosed(t *testing.T) {
+	f := newFakeCore()
+	// As New does it.
+	c := &Client{startClient(f, nil)}
+	runtime.AddCleanup(c, func(inner *client) { go inner.close() }, c.inner)
+	runtime.KeepAlive(c)
+	c = nil
+	eventually(t, "it is freed", func() bool { runtime.GC(); return f.frees.Load() == 1 })
+}
+
+func TestNothingIsLeftAfterClose(t *testing.T) {
+	before := runtime.NumGoroutine()
+	for range 20 {
+		f := newFakeCore()
+		c := &Client{startClient(f, newListener(Options{OnEvent: func(Event) {}}))}
+		var wg group
+		for i := range 50 {
+			wg.run(func() {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*time.Millisecond/10)
+				defer cancel()
+				_, _ = c.EnsureLocalImage(ctx, "hermes")
+			})
+		}
+		wg.Wait()
+		_ = c.Close()
+	}
+	eventually(t, "the goroutines are gone", func() bool { return runtime.NumGoroutine() <= before })
+}
+
+func TestAClientDoesNotShowItsOptions(t *testing.T) {
+	c := fakeClient(t, newFakeCore(), Options{Token: testToken, OnEvent: func(Event) {}})
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+		if text := fmt.Sprintf(verb, c) + fmt.Sprintf(verb, *c); strings.Contains(text, testToken) {
+			t.Errorf("%s shows the token: %s", verb, text)
+		}
+	}
+}
+
+func TestTenThousandCallsWaitWithoutAThreadEach(t *testing.T) {
+	f := newFakeCore()
+	c := fakeClient(t, f, Options{})
+	const calls = 10_000
+	var wg group
+	for range calls {
+		wg.run(func() {
+			if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	eventually(t, "all are submitted", func() bool { return f.submitted() == calls })
+	start := time.Now()
+	for id := range calls {
+		f.succeed(uint64(id + 1))
+	}
+	wg.Wait()
+	t.Logf("%d answers in %v", calls, time.Since(start))
+}
+
+func TestTheImageHasTheFieldsOfTheContractAndTheEngine(t *testing.T) {
+	var names []string
+	for i := range reflect.TypeFor[Image]().NumField() {
+		names = append(names, reflect.TypeFor[Image]().Field(i).Name)
+	}
+	if got := strings.Join(names, " "); got != "Ref LatestRef Runtime CommitSHA ImageID Platform Endpoint CacheHit Timings" {
+		t.Errorf("got %s", got)
+	}
+}

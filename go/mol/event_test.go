@@ -1,0 +1,55 @@
+package mol
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestAnEventTakesEveryFieldOfTheLibrarys(t *testing.T) {
+	const wire = `{"kind":"step_done","call":7,"runtime":"hermes","time_unix_ms":1700000000123,"message":"m",
+		"url":"u","ref":"r","latest_ref":"l","commit_sha":"c","branch":"b","reason":"re","holder":"h","builder":"bu",
+		"endpoint":"e","hint":"hi","step":2,"steps":5,"step_name":"sn","cached":true,
+		"line":"li","error":"er","files":1,"objects":2,"objects_total":3,"bytes":4,"dropped":5,"duration_ms":1500,
+		"of_a_newer_library":{"x":[1]}}`
+	want := Event{
+		Kind: EventStepDone, Call: 7, Runtime: "hermes", Time: time.UnixMilli(1700000000123), Message: "m",
+		URL: "u", Ref: "r", LatestRef: "l", CommitSHA: "c", Branch: "b", Reason: "re", Holder: "h", Builder: "bu",
+		Endpoint: "e", Hint: "hi", Step: 2, Steps: 5, StepName: "sn", Cached: true,
+		Line: "li", StepError: "er", Files: 1, Objects: 2, ObjectsTotal: 3, Bytes: 4, Dropped: 5,
+		Duration: 1500 * time.Millisecond,
+	}
+	var w wireEvent
+	if err := json.Unmarshal([]byte(wire), &w); err != nil {
+		t.Fatal(err)
+	}
+	got := w.event()
+	if got != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	// Each field is set above, so one that is forgotten in event() shows.
+	for i := range reflect.TypeFor[Event]().NumField() {
+		if reflect.ValueOf(got).Field(i).IsZero() {
+			t.Errorf("%s is zero", reflect.TypeFor[Event]().Field(i).Name)
+		}
+	}
+	// And each of them is in the log.
+	names := make(map[string]bool)
+	for _, attr := range got.attrs() {
+		names[attr.Key] = true
+	}
+	for name := range strings.FieldsSeq("kind call runtime url ref latest_ref commit_sha branch reason holder builder endpoint " +
+		"hint step steps step_name cached line error files objects objects_total bytes dropped duration") {
+		if !names[name] {
+			t.Errorf("%s is not in the log", name)
+		}
+	}
+}
+
+func TestAnEventWithoutATimeHasNone(t *testing.T) {
+	if e := (&wireEvent{Kind: EventLog}).event(); !e.Time.IsZero() {
+		t.Errorf("got %v", e.Time)
+	}
+}

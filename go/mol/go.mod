@@ -1,0 +1,3 @@
+module git.moleculesai.app/molecule-ai/libmol/go/mol
+
+go 1.24

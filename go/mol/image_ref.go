@@ -1,0 +1,135 @@
+package mol
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"os"
+	"runtime"
+	"strings"
+)
+
+// A registry's host has a dot, a colon or is "localhost"; this has none of them. So no engine takes it for
+// a host to connect to, and DNS never sees it.
+const localImagePrefix = "molecule-local"
+
+const (
+	imageNamePrefix = "workspace-template-"
+	defaultPlatform = "linux/amd64"
+	nativePlatform  = "native"
+
+	shortSHALen     = 12
+	maxIsolationLen = 48
+	// With it a tag has at most 128 characters, which is the limit of the distribution spec (section
+	// "Pulling manifests"): 12 + "-" + 32 + "-" + 32 + "--" + 48.
+	maxPlatformPartLen = 32
+)
+
+// LocalImagePrefix is what the references of locally built images begin with: "molecule-local".
+func LocalImagePrefix() string { return localImagePrefix }
+
+// LocalImageTag gives the reference of the image for a commit:
+//
+//	molecule-local/workspace-template-<runtime>:<sha12>[-<arch>[-<variant>]][--<isolation>]
+//
+// <sha12> is the first 12 characters of sha (all of it, if it is shorter). Architecture and variant are
+// there where MOLECULE_IMAGE_PLATFORM asks for anything but linux/amd64, so that an image for one platform
+// is never taken for another's; "native" counts as this process's own architecture. The isolation is
+// MOLECULE_LOCAL_IMAGE_ISOLATION. Both are read at each call. Where one of them is invalid the result is
+// "", which is no reference at all, rather than one that belongs to somebody else.
+//
+// Runtime and sha are not checked; [EnsureLocalImage] does that.
+func LocalImageTag(runtime, sha string) string {
+	return shaImageTag(runtime, sha, os.Getenv(envPlatform), os.Getenv(envIsolation))
+}
+
+// LocalImageLatestTag gives the moving reference of a runtime's newest image:
+//
+//	molecule-local/workspace-template-<runtime>:latest[-<arch>[-<variant>]][--<isolation>]
+//
+// The suffixes are those of [LocalImageTag], and so is the result "" where the environment is invalid.
+func LocalImageLatestTag(runtime string) string {
+	return imageTag(runtime, "latest", os.Getenv(envPlatform), os.Getenv(envIsolation))
+}
+
+// IsLocalBuildImage tells whether a reference is in the name space of locally built images, so that pulling
+// it cannot work: it begins with "molecule-local/".
+func IsLocalBuildImage(ref string) bool {
+	rest, found := strings.CutPrefix(ref, localImagePrefix+"/")
+	return found && rest != ""
+}
+
+// CacheKey gives a short, stable key for one commit of one template: the first 8 bytes of the SHA-256 of
+// "runtime|sha|repoPrefix", in 16 hex digits.
+func CacheKey(runtime, sha, repoPrefix string) string {
+	sum := sha256.Sum256([]byte(runtime + "|" + sha + "|" + repoPrefix))
+	return hex.EncodeToString(sum[:8])
+}
+
+func shaImageTag(runtime, sha, platform, isolation string) string {
+	if len(sha) > shortSHALen {
+		sha = sha[:shortSHALen]
+	}
+	return imageTag(runtime, sha, platform, isolation)
+}
+
+func imageTag(runtime, tag, platform, isolation string) string {
+	suffix, ok := platformSuffix(platform)
+	if !ok || (isolation != "" && !validIsolation(isolation)) {
+		return ""
+	}
+	if isolation != "" {
+		suffix += "--" + isolation
+	}
+	return localImagePrefix + "/" + imageNamePrefix + runtime + ":" + tag + suffix
+}
+
+// platformSuffix gives what a platform adds to the tag, and whether it is a platform.
+func platformSuffix(platform string) (suffix string, ok bool) {
+	switch platform {
+	case "", defaultPlatform:
+		return "", true
+	case nativePlatform:
+		platform = "linux/" + runtime.GOARCH
+		if platform == defaultPlatform {
+			return "", true
+		}
+	}
+	parts := strings.Split(platform, "/")
+	if len(parts) != 2 && len(parts) != 3 {
+		return "", false
+	}
+	for _, part := range parts {
+		if !validPlatformPart(part) {
+			return "", false
+		}
+	}
+	return "-" + strings.Join(parts[1:], "-"), true
+}
+
+// validPlatformPart holds for [a-z0-9]{1,32}.
+func validPlatformPart(part string) bool {
+	if part == "" || len(part) > maxPlatformPartLen {
+		return false
+	}
+	for i := range len(part) {
+		if c := part[i]; !isLowerAlnum(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// validIsolation holds for [a-z0-9][a-z0-9_.-]{0,47}.
+func validIsolation(isolation string) bool {
+	if isolation == "" || len(isolation) > maxIsolationLen || !isLowerAlnum(isolation[0]) {
+		return false
+	}
+	for i := range len(isolation) {
+		if c := isolation[i]; !isLowerAlnum(c) && c != '_' && c != '.' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+func isLowerAlnum(c byte) bool { return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' }

@@ -1,0 +1,286 @@
+//go:build cgo && ((linux && (amd64 || arm64)) || darwin)
+
+package mol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime/pprof"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// These tests go through the real library, up to where it needs a container engine.
+
+// realClient is a client that knows no machine: its engine is not there and its folders are the test's.
+func realClient(t *testing.T, repoPrefix string, change func(*Options)) *Client {
+	t.Helper()
+	clearEnv(t)
+	dir := t.TempDir()
+	t.Setenv("HOME", dir)
+	o := Options{
+		RepoPrefix: repoPrefix,
+		CacheDir:   dir + "/cache",
+		DockerHost: "unix://" + dir + "/no-engine.sock",
+	}
+	if change != nil {
+		change(&o)
+	}
+	c, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// gitea answers every request in one way, and gives the prefix of its repositories.
+func gitea(t *testing.T, answer http.HandlerFunc) string {
+	t.Helper()
+	server := httptest.NewServer(answer)
+	t.Cleanup(func() {
+		server.CloseClientConnections()
+		server.Close()
+	})
+	return server.URL + "/org/tpl-"
+}
+
+// silentGitea takes requests and never answers; it counts those that came and those that were given up.
+func silentGitea(t *testing.T) (prefix string, came, gone *atomic.Int32) {
+	t.Helper()
+	came, gone = new(atomic.Int32), new(atomic.Int32)
+	prefix = gitea(t, func(_ http.ResponseWriter, r *http.Request) {
+		came.Add(1)
+		<-r.Context().Done()
+		gone.Add(1)
+	})
+	return prefix, came, gone
+}
+
+func TestTheLibraryIsTheOneThisPackageWasMadeFor(t *testing.T) {
+	if errABI != nil {
+		t.Fatal(errABI)
+	}
+}
+
+func TestNewAsksNobody(t *testing.T) {
+	c := realClient(t, "http://127.0.0.1:1/org/tpl-", nil)
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnOptionThatCannotBeUsedIsRefusedByNameAndWithoutSecrets(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("HOME", t.TempDir())
+	for name, o := range map[string]Options{
+		"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX": {RepoPrefix: "https://u:hunter2@host/org/tpl-"},
+		"MOLECULE_LOCAL_TEMPLATE_BRANCH":      {Branch: "a..b"},
+		"MOLECULE_GITEA_TOKEN":                {Token: "hunter2 and more"},
+		"MOLECULE_LOCAL_BUILD_CACHE":          {CacheDir: "relative"},
+		"MOLECULE_IMAGE_PLATFORM":             {Platform: "amd64"},
+		"MOLECULE_LOCAL_IMAGE_ISOLATION":      {Isolation: "Not A Tag"},
+	} {
+		c, err := New(o)
+		var e *Error
+		if c != nil || !errors.Is(err, ErrInvalidOption) || !errors.As(err, &e) || e.Hint == "" {
+			t.Fatalf("%s: got %v", name, err)
+		}
+		if text := err.Error(); !strings.Contains(text, name) || strings.Contains(text, "hunter2") {
+			t.Errorf("%s: got %q", name, text)
+		}
+	}
+}
+
+func TestAVariableThatCannotBeUsedIsRefusedAndNeverTheDefault(t *testing.T) {
+	for _, c := range []struct{ name, value string }{
+		{"MOLECULE_BUILD_STALL_GRACE_S", "soon"}, {"MOLECULE_BUILD_STALL_GRACE_S", "0"},
+		{"MOLECULE_BUILD_CEILING_S", "-1"}, {"MOLECULE_BUILD_CEILING_S", "99999999999999999999"},
+		{"MOLECULE_BUILD_CEILING_S", " "}, {"MOLECULE_LOCAL_OFFLINE", "perhaps"},
+		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", " 1"}, {"MOLECULE_LOCAL_IMAGE_ISOLATION", " "},
+		{"MOLECULE_IMAGE_PLATFORM", "linux/amd64 "}, {"MOLECULE_LOCAL_BUILD_CACHE", "\xff"},
+	} {
+		t.Run(c.name+"="+c.value, func(t *testing.T) {
+			clearEnv(t)
+			t.Setenv("HOME", t.TempDir())
+			t.Setenv(c.name, c.value)
+			ref, err := EnsureLocalImage(context.Background(), "hermes")
+			if ref != "" || !errors.Is(err, ErrInvalidOption) {
+				t.Errorf("got %q and %v", ref, err)
+			}
+		})
+	}
+}
+
+func TestARefusedConnectionIsGiteaUnreachable(t *testing.T) {
+	// A port that was free a moment ago.
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	prefix := "http://" + l.Addr().String() + "/org/tpl-"
+	_ = l.Close()
+	c := realClient(t, prefix, nil)
+	_, err = c.EnsureLocalImage(context.Background(), "hermes")
+	if !errors.Is(err, ErrGiteaUnreachable) || !strings.Contains(err.Error(), prefix+"hermes") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestTheTokenGoesIntoTheHeaderAndNotIntoTheError(t *testing.T) {
+	var header atomic.Value
+	prefix := gitea(t, func(w http.ResponseWriter, r *http.Request) {
+		header.Store(r.Header.Get("Authorization"))
+		http.Error(w, `{"message":"bad `+testToken+`"}`, http.StatusUnauthorized)
+	})
+	c := realClient(t, prefix, func(o *Options) { o.Token = testToken })
+	_, err := c.EnsureLocalImage(context.Background(), "hermes")
+	if !errors.Is(err, ErrAuth) || !strings.Contains(err.Error(), "MOLECULE_GITEA_TOKEN") || strings.Contains(fmt.Sprintf("%#v", err), testToken) {
+		t.Errorf("got %v", err)
+	}
+	if got := header.Load(); got != "token "+testToken {
+		t.Errorf("the header was %v", got)
+	}
+}
+
+func TestAnEngineThatIsNotThereIsEngineUnreachable(t *testing.T) {
+	prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"commit":{"id":"0123456789abcdef0123456789abcdef01234567"}}`)
+	})
+	c := realClient(t, prefix, nil)
+	_, err := c.EnsureLocalImage(context.Background(), "hermes")
+	if !errors.Is(err, ErrEngineUnreachable) || !strings.Contains(err.Error(), "no-engine.sock") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestACancelledContextStopsTheLookup(t *testing.T) {
+	prefix, came, gone := silentGitea(t)
+	c := realClient(t, prefix, nil)
+	cause := errors.New("the workspace was deleted")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.EnsureLocalImage(ctx, "hermes")
+		done <- err
+	}()
+	eventually(t, "gitea was asked", func() bool { return came.Load() > 0 })
+	start := time.Now()
+	cancel(cause)
+	err := <-done
+	if took := time.Since(start); !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || took > time.Second/2 {
+		t.Errorf("got %v after %v", err, took)
+	}
+	eventually(t, "the library gave its request up", func() bool { return gone.Load() == came.Load() })
+}
+
+func TestADeadlineEndsTheLookup(t *testing.T) {
+	prefix, _, _ := silentGitea(t)
+	c := realClient(t, prefix, nil)
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := c.EnsureLocalImage(ctx, "hermes")
+	if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took < 300*time.Millisecond || took > 1300*time.Millisecond {
+		t.Errorf("got %v after %v", err, took)
+	}
+}
+
+func TestCloseStopsTheLookup(t *testing.T) {
+	prefix, came, _ := silentGitea(t)
+	c := realClient(t, prefix, nil)
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.EnsureLocalImage(context.Background(), "hermes")
+		done <- err
+	}()
+	eventually(t, "gitea was asked", func() bool { return came.Load() > 0 })
+	start := time.Now()
+	_ = c.Close()
+	if err := <-done; !errors.Is(err, ErrClosed) || time.Since(start) > 2*time.Second {
+		t.Errorf("got %v after %v", err, time.Since(start))
+	}
+}
+
+func TestEventsSayWhatIsAsked(t *testing.T) {
+	prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) { http.NotFound(w, nil) })
+	var events []Event
+	c := realClient(t, prefix, func(o *Options) { o.OnEvent = func(e Event) { events = append(events, e) } })
+	_, err := c.EnsureLocalImage(context.Background(), "hermes")
+	if !errors.Is(err, ErrRepoNotFound) {
+		t.Errorf("got %v", err)
+	}
+	if len(events) == 0 {
+		t.Fatal("no events before the call returned")
+	}
+	e := events[0]
+	if e.Kind != EventLookupStarted || e.Runtime != "hermes" || e.Call == 0 || !strings.HasPrefix(e.URL, prefix[:len("http://127.0.0.1:")]) ||
+		e.Message == "" || time.Since(e.Time).Abs() > time.Minute {
+		t.Errorf("got %+v", e)
+	}
+}
+
+func TestTenThousandWaitingCallsMakeFewThreads(t *testing.T) {
+	prefix, came, _ := silentGitea(t)
+	c := realClient(t, prefix, nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	threads := func() int { return pprof.Lookup("threadcreate").Count() }
+	before := threads()
+	const calls = 10_000
+	var returned atomic.Int32
+	var wg group
+	for range calls {
+		wg.run(func() {
+			_, err := c.EnsureLocalImage(ctx, "hermes")
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v", err)
+			}
+			returned.Add(1)
+		})
+	}
+	eventually(t, "all wait", func() bool {
+		c.inner.mu.Lock()
+		defer c.inner.mu.Unlock()
+		return len(c.inner.waiting) == calls
+	})
+	eventually(t, "gitea was asked", func() bool { return came.Load() > 0 })
+	start := time.Now()
+	cancel()
+	wg.Wait()
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("%d calls took %v to end", returned.Load(), took)
+	}
+	if more := threads() - before; more > 64 {
+		t.Errorf("%d threads more", more)
+	}
+	t.Logf("%d requests to gitea, %d threads more, all ended after %v", came.Load(), threads()-before, time.Since(start))
+}
+
+func TestThePackageLevelCallReadsTheEnvironmentEachTime(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+	var asked [2]atomic.Int32
+	for round := range 4 {
+		i := round % 2
+		prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) {
+			asked[i].Add(1)
+			http.NotFound(w, nil)
+		})
+		t.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", prefix)
+		t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "main")
+		if ref, err := EnsureLocalImage(context.Background(), "hermes"); ref != "" || !errors.Is(err, ErrRepoNotFound) {
+			t.Errorf("got %q and %v", ref, err)
+		}
+	}
+	if asked[0].Load() != 2 || asked[1].Load() != 2 {
+		t.Errorf("asked %d and %d times", asked[0].Load(), asked[1].Load())
+	}
+}

@@ -1,0 +1,362 @@
+package mol
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Options say where templates come from, where images go and who is told about it. The zero value works: it
+// is what an environment without any MOLECULE_ variable gives.
+//
+// The token does not show when Options are printed or logged, also as an exported field of something else.
+// The fmt package does not ask for that where Options are in an unexported field, or for the verb %p, so do
+// not print those.
+type Options struct {
+	// RepoPrefix is the URL that a template's repository begins with; the runtime name is appended.
+	// "": https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-.
+	// Environment: MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX.
+	RepoPrefix string
+	// Branch is the branch whose head is built. "": main, or where that does not exist the repository's
+	// default branch. Environment: MOLECULE_LOCAL_TEMPLATE_BRANCH.
+	Branch string
+	// Token is a Gitea access token for templates that are not public. It goes to the origin of RepoPrefix
+	// and to nobody else. Environment: MOLECULE_GITEA_TOKEN.
+	Token string
+	// CacheDir is the folder for fetched templates. "": molecule/workspace-template-build in the user's
+	// cache folder. Environment: MOLECULE_LOCAL_BUILD_CACHE.
+	CacheDir string
+	// Platform is what images are built for: os/arch[/variant], or "native" for the engine's own.
+	// "": linux/amd64. Environment: MOLECULE_IMAGE_PLATFORM.
+	Platform string
+	// Isolation is appended to every tag as --<token>, so that two servers on one engine keep their images
+	// apart: [a-z0-9][a-z0-9_.-]*, at most 48 characters. "": nothing is appended.
+	// Environment: MOLECULE_LOCAL_IMAGE_ISOLATION.
+	Isolation string
+	// DockerHost is the engine's address as in DOCKER_HOST: unix:// or tcp://. "": the one that the docker
+	// command would use, else the first of the well-known sockets that answers. Environment: DOCKER_HOST.
+	DockerHost string
+	// Offline asks for the newest local image of the runtime, with no network at all.
+	// Environment: MOLECULE_LOCAL_OFFLINE.
+	Offline bool
+	// RuntimeVersionPin hands the template's .runtime-version to its build as the build arg RUNTIME_VERSION.
+	// Environment: MOLECULE_LOCAL_RUNTIME_VERSION_PIN.
+	RuntimeVersionPin bool
+	// StallGrace is how long a fetch or a build may go on without any output, rounded up to whole seconds.
+	// 0: 240 s. Environment: MOLECULE_BUILD_STALL_GRACE_S.
+	StallGrace time.Duration
+	// Ceiling is how long a call may take whose context has no deadline, rounded up to whole seconds.
+	// 0: 1800 s. Environment: MOLECULE_BUILD_CEILING_S.
+	Ceiling time.Duration
+
+	// Logger, if set, gets every event as a log record: what an operator wants to see of every workspace
+	// that boots at level Info, the rest, such as each line of a build's output, at Debug. Without it
+	// nothing is logged anywhere.
+	Logger *slog.Logger
+	// OnEvent, if set, is called for every event, in order and from one goroutine, so it needs no lock of
+	// its own. When a call returns, its events have been handed over; only where OnEvent is slow the call does
+	// not wait, for more than a tenth of a second, until it has caught up. While it is more than about a
+	// thousand events behind, lines of build output are left out, which an event of kind [EventThinned]
+	// counts. A panic in it is caught and goes to Logger. It should not call [Client.Close], which would wait
+	// for it.
+	OnEvent func(Event)
+
+	// What the environment says and no public field holds.
+	env environment
+}
+
+// environment is what the library is told besides the public fields, in the variables' own syntax.
+type environment struct {
+	captured bool
+
+	// What a public field cannot hold because it is no number or no switch. The library judges it, so that
+	// a mistyped value is an error that shows it, and not the default.
+	offline, runtimeVersionPin, stallGrace, ceiling string
+
+	dockerContext, dockerConfig, dockerTLSVerify, dockerCertPath, dockerBuildKit string
+	httpsProxy, httpProxy, noProxy                                               string
+	sslCertFile, sslCertDir                                                      string
+	home, xdgCacheHome, xdgRuntimeDir, tmpDir                                    string
+}
+
+// OptionsFromEnv reads the environment: the MOLECULE_ variables, and what else the library needs to know of
+// the machine (DOCKER_*, proxies, certificates, home and temporary folders). A value that cannot be used,
+// such as a number that is none, is kept as it is and makes [New] fail.
+//
+// For Options that do not come from here, New reads DOCKER_*, proxies, certificates and folders itself;
+// DOCKER_HOST only where the field DockerHost is empty.
+func OptionsFromEnv() Options {
+	o := Options{
+		RepoPrefix: os.Getenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
+		Branch:     os.Getenv("MOLECULE_LOCAL_TEMPLATE_BRANCH"),
+		Token:      os.Getenv("MOLECULE_GITEA_TOKEN"),
+		CacheDir:   os.Getenv("MOLECULE_LOCAL_BUILD_CACHE"),
+		Platform:   os.Getenv(envPlatform),
+		Isolation:  os.Getenv(envIsolation),
+	}
+	o.env.capture()
+	o.DockerHost = os.Getenv("DOCKER_HOST")
+	o.Offline, o.env.offline = switchFromEnv("MOLECULE_LOCAL_OFFLINE")
+	o.RuntimeVersionPin, o.env.runtimeVersionPin = switchFromEnv("MOLECULE_LOCAL_RUNTIME_VERSION_PIN")
+	o.StallGrace, o.env.stallGrace = secondsFromEnv("MOLECULE_BUILD_STALL_GRACE_S")
+	o.Ceiling, o.env.ceiling = secondsFromEnv("MOLECULE_BUILD_CEILING_S")
+	return o
+}
+
+const (
+	envPlatform  = "MOLECULE_IMAGE_PLATFORM"
+	envIsolation = "MOLECULE_LOCAL_IMAGE_ISOLATION"
+)
+
+// capture reads what has no public field.
+func (e *environment) capture() {
+	e.captured = true
+	e.dockerContext = os.Getenv("DOCKER_CONTEXT")
+	e.dockerConfig = os.Getenv("DOCKER_CONFIG")
+	e.dockerTLSVerify = os.Getenv("DOCKER_TLS_VERIFY")
+	e.dockerCertPath = os.Getenv("DOCKER_CERT_PATH")
+	e.dockerBuildKit = os.Getenv("DOCKER_BUILDKIT")
+	e.httpsProxy = proxyFromEnv("HTTPS_PROXY")
+	e.httpProxy = proxyFromEnv("HTTP_PROXY")
+	e.noProxy = proxyFromEnv("NO_PROXY")
+	e.sslCertFile = os.Getenv("SSL_CERT_FILE")
+	e.sslCertDir = os.Getenv("SSL_CERT_DIR")
+	e.home = os.Getenv("HOME")
+	e.xdgCacheHome = os.Getenv("XDG_CACHE_HOME")
+	e.xdgRuntimeDir = os.Getenv("XDG_RUNTIME_DIR")
+	e.tmpDir = os.Getenv("TMPDIR")
+}
+
+// proxyFromEnv prefers the lower-case name, as curl does; empty is a value too, and switches a proxy off.
+func proxyFromEnv(name string) string {
+	if value, set := os.LookupEnv(strings.ToLower(name)); set {
+		return value
+	}
+	return os.Getenv(name)
+}
+
+// switchFromEnv reads a variable that is "1" or unset; what is no switch at all comes back raw.
+func switchFromEnv(name string) (on bool, raw string) {
+	switch value := os.Getenv(name); value {
+	case "", "0", "false":
+		return false, ""
+	case "1", "true":
+		return true, ""
+	default:
+		return false, value
+	}
+}
+
+// secondsFromEnv reads a number of seconds. What a Duration cannot stand for without a change of meaning
+// (0 would be the default) comes back raw.
+func secondsFromEnv(name string) (time.Duration, string) {
+	value := os.Getenv(name)
+	n, err := strconv.ParseInt(value, 10, 64)
+	if err != nil || n <= 0 || n > int64(maxDuration/time.Second) || strconv.FormatInt(n, 10) != value {
+		return 0, value
+	}
+	return time.Duration(n) * time.Second, ""
+}
+
+const maxDuration = time.Duration(1<<63 - 1)
+
+// option names a mol_option of mol.h; the numbers there are its own, and only bridge_cgo.go knows them.
+type option int
+
+const (
+	optionRepoPrefix option = iota
+	optionBranch
+	optionToken
+	optionCacheDir
+	optionPlatform
+	optionIsolation
+	optionDockerHost
+	optionOffline
+	optionRuntimeVersionPin
+	optionStallGraceS
+	optionCeilingS
+	optionDockerContext
+	optionDockerConfig
+	optionDockerTLSVerify
+	optionDockerCertPath
+	optionDockerBuildKit
+	optionHTTPSProxy
+	optionHTTPProxy
+	optionNoProxy
+	optionSSLCertFile
+	optionSSLCertDir
+	optionHome
+	optionXDGCacheHome
+	optionXDGRuntimeDir
+	optionTmpDir
+)
+
+// setting is one option as the library takes it: a string in the syntax of the environment variable.
+type setting struct {
+	option option
+	// name is what an error calls it.
+	name  string
+	value string
+}
+
+// settings are the options that are set, or the reason why they cannot be handed over.
+func (o *Options) settings() ([]setting, error) {
+	if !o.env.captured {
+		o.env.capture()
+		if o.DockerHost == "" {
+			o.DockerHost = os.Getenv("DOCKER_HOST")
+		}
+	}
+	stallGrace, err := secondsSetting("StallGrace", o.StallGrace, o.env.stallGrace)
+	if err != nil {
+		return nil, err
+	}
+	ceiling, err := secondsSetting("Ceiling", o.Ceiling, o.env.ceiling)
+	if err != nil {
+		return nil, err
+	}
+	all := []setting{
+		{optionRepoPrefix, "RepoPrefix", o.RepoPrefix},
+		{optionBranch, "Branch", o.Branch},
+		{optionToken, "Token", o.Token},
+		{optionCacheDir, "CacheDir", o.CacheDir},
+		{optionPlatform, "Platform", o.Platform},
+		{optionIsolation, "Isolation", o.Isolation},
+		{optionDockerHost, "DockerHost", o.DockerHost},
+		{optionOffline, "Offline", switchSetting(o.Offline, o.env.offline)},
+		{optionRuntimeVersionPin, "RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin)},
+		{optionStallGraceS, "StallGrace", stallGrace},
+		{optionCeilingS, "Ceiling", ceiling},
+		{optionDockerContext, "DOCKER_CONTEXT", o.env.dockerContext},
+		{optionDockerConfig, "DOCKER_CONFIG", o.env.dockerConfig},
+		{optionDockerTLSVerify, "DOCKER_TLS_VERIFY", o.env.dockerTLSVerify},
+		{optionDockerCertPath, "DOCKER_CERT_PATH", o.env.dockerCertPath},
+		{optionDockerBuildKit, "DOCKER_BUILDKIT", o.env.dockerBuildKit},
+		{optionHTTPSProxy, "HTTPS_PROXY", o.env.httpsProxy},
+		{optionHTTPProxy, "HTTP_PROXY", o.env.httpProxy},
+		{optionNoProxy, "NO_PROXY", o.env.noProxy},
+		{optionSSLCertFile, "SSL_CERT_FILE", o.env.sslCertFile},
+		{optionSSLCertDir, "SSL_CERT_DIR", o.env.sslCertDir},
+		{optionHome, "HOME", o.env.home},
+		{optionXDGCacheHome, "XDG_CACHE_HOME", o.env.xdgCacheHome},
+		{optionXDGRuntimeDir, "XDG_RUNTIME_DIR", o.env.xdgRuntimeDir},
+		{optionTmpDir, "TMPDIR", o.env.tmpDir},
+	}
+	set := all[:0]
+	for _, s := range all {
+		if strings.IndexByte(s.value, 0) >= 0 {
+			// It would reach the library cut short.
+			return nil, &Error{
+				Code:    CodeInvalidOption,
+				Message: fmt.Sprintf("option %s holds a NUL byte", s.name),
+				Hint:    "remove it",
+			}
+		}
+		if s.value != "" {
+			set = append(set, s)
+		}
+	}
+	return set, nil
+}
+
+func switchSetting(on bool, raw string) string {
+	if on {
+		return "1"
+	}
+	return raw
+}
+
+func secondsSetting(name string, d time.Duration, raw string) (string, error) {
+	switch {
+	case d < 0:
+		return "", &Error{
+			Code:    CodeInvalidOption,
+			Message: fmt.Sprintf("option %s is negative: %s", name, d),
+			Hint:    "give a positive duration, or 0 for the default",
+		}
+	case d == 0:
+		return raw, nil
+	}
+	seconds := int64(d / time.Second)
+	if d%time.Second != 0 {
+		seconds++
+	}
+	return strconv.FormatInt(seconds, 10), nil
+}
+
+// redacted gives the options as pairs of name and value, without what is unset, and without secrets.
+func (o Options) redacted() (names, values []string) {
+	add := func(name, value string) {
+		if value != "" {
+			names, values = append(names, name), append(values, MaskTokenInString(maskUserinfo(value), o.Token))
+		}
+	}
+	add("RepoPrefix", o.RepoPrefix)
+	add("Branch", o.Branch)
+	if o.Token != "" {
+		names, values = append(names, "Token"), append(values, mask)
+	}
+	add("CacheDir", o.CacheDir)
+	add("Platform", o.Platform)
+	add("Isolation", o.Isolation)
+	add("DockerHost", o.DockerHost)
+	add("Offline", switchSetting(o.Offline, o.env.offline))
+	add("RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin))
+	add("StallGrace", durationText(o.StallGrace, o.env.stallGrace))
+	add("Ceiling", durationText(o.Ceiling, o.env.ceiling))
+	return names, values
+}
+
+// maskUserinfo is MaskTokenInURL for what should be a URL but may have lost its scheme.
+func maskUserinfo(value string) string {
+	if masked := MaskTokenInURL(value); masked != value || strings.Contains(value, "://") {
+		return masked
+	}
+	if at := strings.LastIndexByte(value, '@'); at >= 0 {
+		return mask + value[at:]
+	}
+	return value
+}
+
+func durationText(d time.Duration, raw string) string {
+	if d == 0 {
+		return raw
+	}
+	return d.String()
+}
+
+// String gives the options that are set, with *** for the token and for the userinfo of URLs.
+func (o Options) String() string {
+	names, values := o.redacted()
+	var b strings.Builder
+	b.WriteString("mol.Options{")
+	for i := range names {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(names[i])
+		b.WriteString(": ")
+		b.WriteString(strconv.Quote(values[i]))
+	}
+	b.WriteString("}")
+	return b.String()
+}
+
+// GoString is [Options.String]: %#v shows no more than the other verbs.
+func (o Options) GoString() string { return o.String() }
+
+// Format is [Options.String] for every verb, those included that would print the fields one by one.
+func (o Options) Format(f fmt.State, _ rune) { fmt.Fprint(f, o.String()) }
+
+// LogValue gives the options that are set as a group, with *** for the token and for the userinfo of URLs.
+func (o Options) LogValue() slog.Value {
+	names, values := o.redacted()
+	attrs := make([]slog.Attr, len(names))
+	for i := range names {
+		attrs[i] = slog.String(names[i], values[i])
+	}
+	return slog.GroupValue(attrs...)
+}

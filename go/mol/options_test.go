@@ -1,0 +1,240 @@
+package mol
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// set gives the settings as a map from the option's name, leaving out those that the machine decides.
+func set(t *testing.T, o Options) map[string]string {
+	t.Helper()
+	settings, err := o.settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := make(map[string]string)
+	for _, s := range settings {
+		values[s.name] = s.value
+	}
+	return values
+}
+
+func TestEveryVariableReachesTheLibrary(t *testing.T) {
+	for _, c := range []struct{ variable, value, option, want string }{
+		{"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "https://host/org/tpl-", "RepoPrefix", ""},
+		{"MOLECULE_LOCAL_TEMPLATE_BRANCH", "feature/x", "Branch", ""},
+		{"MOLECULE_GITEA_TOKEN", testToken, "Token", ""},
+		{"MOLECULE_LOCAL_BUILD_CACHE", "/var/cache/x", "CacheDir", ""},
+		{"MOLECULE_IMAGE_PLATFORM", "linux/arm64", "Platform", ""},
+		{"MOLECULE_LOCAL_IMAGE_ISOLATION", "ci-1", "Isolation", ""},
+		{"MOLECULE_LOCAL_OFFLINE", "1", "Offline", ""},
+		{"MOLECULE_LOCAL_OFFLINE", "true", "Offline", "1"},
+		{"MOLECULE_LOCAL_OFFLINE", "yes", "Offline", ""},
+		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "1", "RuntimeVersionPin", ""},
+		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", " 1", "RuntimeVersionPin", ""},
+		{"MOLECULE_BUILD_STALL_GRACE_S", "7", "StallGrace", ""},
+		{"MOLECULE_BUILD_STALL_GRACE_S", "0", "StallGrace", ""},
+		{"MOLECULE_BUILD_STALL_GRACE_S", "soon", "StallGrace", ""},
+		{"MOLECULE_BUILD_STALL_GRACE_S", "1.5", "StallGrace", ""},
+		{"MOLECULE_BUILD_STALL_GRACE_S", "99999999999999999999", "StallGrace", ""},
+		{"MOLECULE_BUILD_STALL_GRACE_S", "9223372036854775807", "StallGrace", ""},
+		{"MOLECULE_BUILD_CEILING_S", "3600", "Ceiling", ""},
+		{"MOLECULE_BUILD_CEILING_S", "-1", "Ceiling", ""},
+		{"MOLECULE_BUILD_CEILING_S", "+5", "Ceiling", ""},
+		{"MOLECULE_BUILD_CEILING_S", " ", "Ceiling", ""},
+		{"DOCKER_HOST", "unix:///run/x.sock", "DockerHost", ""},
+		{"DOCKER_CONTEXT", "rootless", "DOCKER_CONTEXT", ""},
+		{"DOCKER_CONFIG", "/etc/docker-config", "DOCKER_CONFIG", ""},
+		{"DOCKER_TLS_VERIFY", "1", "DOCKER_TLS_VERIFY", ""},
+		{"DOCKER_CERT_PATH", "/certs", "DOCKER_CERT_PATH", ""},
+		{"DOCKER_BUILDKIT", "0", "DOCKER_BUILDKIT", ""},
+		{"HTTPS_PROXY", "http://proxy:3128", "HTTPS_PROXY", ""},
+		{"https_proxy", "http://proxy:3128", "HTTPS_PROXY", ""},
+		{"HTTP_PROXY", "http://proxy:3128", "HTTP_PROXY", ""},
+		{"http_proxy", "http://proxy:3128", "HTTP_PROXY", ""},
+		{"NO_PROXY", "localhost,.example", "NO_PROXY", ""},
+		{"no_proxy", "localhost,.example", "NO_PROXY", ""},
+		{"SSL_CERT_FILE", "/ca.pem", "SSL_CERT_FILE", ""},
+		{"SSL_CERT_DIR", "/ca", "SSL_CERT_DIR", ""},
+		{"HOME", "/home/dev", "HOME", ""},
+		{"XDG_CACHE_HOME", "/home/dev/.cache", "XDG_CACHE_HOME", ""},
+		{"XDG_RUNTIME_DIR", "/run/user/1000", "XDG_RUNTIME_DIR", ""},
+		{"TMPDIR", "/var/tmp", "TMPDIR", ""},
+	} {
+		t.Run(c.variable+"="+c.value, func(t *testing.T) {
+			clearEnv(t)
+			t.Setenv(c.variable, c.value)
+			want := c.want
+			if want == "" {
+				want = c.value
+			}
+			if got := set(t, OptionsFromEnv()); len(got) != 1 || got[c.option] != want {
+				t.Errorf("got %q, want %s=%q and nothing else", got, c.option, want)
+			}
+		})
+	}
+}
+
+func TestAnEmptyEnvironmentSetsNothing(t *testing.T) {
+	clearEnv(t)
+	if got := set(t, OptionsFromEnv()); len(got) != 0 {
+		t.Errorf("got %q", got)
+	}
+	if got := set(t, Options{}); len(got) != 0 {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestTheLowerCaseProxyWinsAlsoWhenItIsEmpty(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("HTTPS_PROXY", "http://upper")
+	t.Setenv("https_proxy", "")
+	if got := set(t, OptionsFromEnv()); len(got) != 0 {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestAFieldSetByTheCallerWinsOverTheEnvironment(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("MOLECULE_BUILD_STALL_GRACE_S", "soon")
+	t.Setenv("MOLECULE_LOCAL_OFFLINE", "maybe")
+	t.Setenv("MOLECULE_GITEA_TOKEN", testToken)
+	o := OptionsFromEnv()
+	o.StallGrace, o.Offline, o.Token = time.Minute, true, ""
+	got := set(t, o)
+	if len(got) != 2 || got["StallGrace"] != "60" || got["Offline"] != "1" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestOptionsThatAreNotFromTheEnvironmentKnowTheMachine(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("MOLECULE_GITEA_TOKEN", testToken)
+	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "other")
+	t.Setenv("DOCKER_HOST", "unix:///run/env.sock")
+	t.Setenv("HOME", "/home/dev")
+	if got := set(t, Options{}); len(got) != 2 || got["DockerHost"] != "unix:///run/env.sock" || got["HOME"] != "/home/dev" {
+		t.Errorf("got %q", got)
+	}
+	if got := set(t, Options{DockerHost: "tcp://h:1"}); got["DockerHost"] != "tcp://h:1" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestDurationsAreRoundedUpToSeconds(t *testing.T) {
+	clearEnv(t)
+	for d, want := range map[time.Duration]string{
+		1: "1", time.Second: "1", time.Second + 1: "2", 1500 * time.Millisecond: "2", time.Hour: "3600",
+		maxDuration: "9223372037",
+	} {
+		if got := set(t, Options{StallGrace: d, Ceiling: d}); got["StallGrace"] != want || got["Ceiling"] != want {
+			t.Errorf("%v: got %q, want %s", d, got, want)
+		}
+	}
+}
+
+func TestANegativeDurationIsRefused(t *testing.T) {
+	for _, o := range []Options{{StallGrace: -1}, {Ceiling: -time.Hour}} {
+		if _, err := New(o); !errors.Is(err, ErrInvalidOption) {
+			t.Errorf("%v: got %v", o, err)
+		}
+	}
+}
+
+func TestANULIsRefusedAndNotCutOff(t *testing.T) {
+	for _, o := range []Options{
+		{RepoPrefix: "https://host/org/tpl-\x00evil"}, {Branch: "main\x00"}, {Token: "secret-token\x00"},
+		{CacheDir: "/a\x00b"}, {Platform: "linux/amd64\x00"}, {Isolation: "a\x00"}, {DockerHost: "unix:///a\x00"},
+	} {
+		_, err := New(o)
+		if !errors.Is(err, ErrInvalidOption) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%v: got %v", o, err)
+		}
+	}
+}
+
+func TestOptionsNeverShowASecret(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("HTTPS_PROXY", "http://u:proxy-password@proxy:3128")
+	t.Setenv("MOLECULE_GITEA_TOKEN", testToken)
+	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "branch-"+testToken)
+	o := OptionsFromEnv()
+	o.RepoPrefix = "https://u:prefix-password@host/org/tpl-"
+	o.DockerHost = "tcp://u:engine-password@host:2376"
+	holder := struct{ Options Options }{o}
+
+	var log bytes.Buffer
+	for _, logger := range []*slog.Logger{
+		slog.New(slog.NewTextHandler(&log, nil)), slog.New(slog.NewJSONHandler(&log, nil)),
+	} {
+		logger.Info("options", "options", o, "pointer", &o, "holder", holder)
+	}
+	texts := []string{o.String(), o.GoString(), fmt.Sprint(o), log.String(), fmt.Sprint(errors.New(o.String()))}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x", "%X", "%t", "%T", "%10v", "%!"} {
+		texts = append(texts, fmt.Sprintf(verb, o), fmt.Sprintf(verb, &o), fmt.Sprintf(verb, holder),
+			fmt.Sprintf(verb, []Options{o}), fmt.Sprintf(verb, map[string]Options{"o": o}))
+	}
+	for _, text := range texts {
+		for _, secret := range []string{testToken, "proxy-password", "prefix-password", "engine-password"} {
+			if strings.Contains(text, secret) || strings.Contains(text, fmt.Sprintf("%x", secret)) {
+				t.Errorf("%q shows %q", text, secret)
+			}
+		}
+	}
+	if want := `Token: "***"`; !strings.Contains(o.String(), want) {
+		t.Errorf("%q does not say that there is a token", o)
+	}
+}
+
+func TestAPrefixWithoutASchemeDoesNotShowItsUserinfo(t *testing.T) {
+	o := Options{RepoPrefix: "user:password@host/org/tpl-", DockerHost: "user:password@host"}
+	if strings.Contains(o.String(), "password") {
+		t.Errorf("got %q", o)
+	}
+}
+
+func TestOptionsShowWhatIsSet(t *testing.T) {
+	o := Options{Branch: "main", Offline: true, StallGrace: 90 * time.Second}
+	if got, want := o.String(), `mol.Options{Branch: "main", Offline: "1", StallGrace: "1m30s"}`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := (Options{}).String(); got != "mol.Options{}" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// A field that the key leaves out would let a change of the environment go unnoticed.
+func TestTheKeyOfTheOptionsHasEveryField(t *testing.T) {
+	public := reflect.TypeFor[Options]()
+	changed := 0
+	for i := range public.NumField() {
+		var o Options
+		switch f := reflect.ValueOf(&o).Elem().Field(i); public.Field(i).Name {
+		case "Logger", "OnEvent", "env":
+			continue // not from the environment; compared as a whole
+		default:
+			switch f.Kind() {
+			case reflect.String:
+				f.SetString("x")
+			case reflect.Bool:
+				f.SetBool(true)
+			default:
+				f.SetInt(1)
+			}
+		}
+		changed++
+		if o.key() == (&Options{}).key() {
+			t.Errorf("%s is not in the key", public.Field(i).Name)
+		}
+	}
+	var key optionsKey
+	if want := len(key.texts) + len(key.switches) + len(key.durations); changed != want {
+		t.Errorf("the key has %d fields, Options %d", want, changed)
+	}
+}
