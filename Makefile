@@ -34,7 +34,8 @@ check: ## what must hold before a commit: format, lints, generated files
 .PHONY: generate
 generate: ## write the generated files: the C header, the Go package's linker flags
 	$(CARGO) build --locked
-	cp "$$(ls -t target/debug/build/mol-*/out/mol.h | head -n 1)" include/mol.h
+	find target/debug/build -path '*/mol-*/out/mol.h' -printf '%T@ %p\n' | sort -n | tail -n 1 \
+	  | cut -d ' ' -f 2- | xargs -I % cp % include/mol.h
 	cp include/mol.h $(GO_PACKAGE)/mol.h
 	$(CARGO) rustc --locked --lib --crate-type staticlib -- --print native-static-libs 2>&1 \
 	  | sed -n 's/^note: native-static-libs: //p' | tests/link-file $(PLATFORM) > $(GO_PACKAGE)/link_$(PLATFORM).go

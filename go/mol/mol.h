@@ -255,7 +255,8 @@ typedef struct {
 
 // An image that is ready to start. No string is NULL.
 typedef struct {
-  // What to give to the engine: molecule-local/workspace-template-<runtime>:<12 hex digits>.
+  // What to give to the engine: molecule-local/workspace-template-hermes:0123456789ab,
+  // say, with the first twelve digits of the commit.
   const char *reference;
   // The reference that moves with the branch.
   const char *latest_reference;

@@ -22,3 +22,16 @@ pub mod options;
 pub mod pure;
 mod text;
 pub mod types;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_committed_headers_are_the_generated_one() {
+        let generated = include_str!(env!("MOL_GENERATED_HEADER"));
+        assert!(
+            include_str!("../../include/mol.h") == generated
+                && include_str!("../../go/mol/mol.h") == generated,
+            "the header is not the one that src/ffi gives: run make generate"
+        );
+    }
+}

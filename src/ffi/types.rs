@@ -174,7 +174,8 @@ impl From<Timings> for mol_timings {
 #[repr(C)]
 #[derive(Debug)]
 pub struct mol_image {
-    /// What to give to the engine: molecule-local/workspace-template-<runtime>:<12 hex digits>.
+    /// What to give to the engine: molecule-local/workspace-template-hermes:0123456789ab,
+    /// say, with the first twelve digits of the commit.
     pub reference: *const c_char,
     /// The reference that moves with the branch.
     pub latest_reference: *const c_char,
