@@ -2,6 +2,7 @@
 
 use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Runtime};
+use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, Result};
 
@@ -36,11 +37,12 @@ pub(crate) fn runtime() -> Result<&'static Runtime> {
 }
 
 /// Does what waits for the disk on a thread that may wait. It goes on to its end when the future is
-/// dropped, so it owns what it needs.
+/// dropped, so it owns what it needs, and `tasks` counts it until then.
 pub(crate) async fn blocking<T: Send + 'static>(
+    tasks: &TaskTracker,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
+    match tasks.spawn_blocking(work).await {
         Ok(result) => result,
         Err(ended) => Err(match ended.try_into_panic() {
             Ok(panic) => Error::panicked(&*panic),

@@ -34,7 +34,7 @@ pub(crate) struct Head {
 
 #[derive(Deserialize)]
 struct Branch {
-    commit: Option<Commit>,
+    commit: Commit,
 }
 
 #[derive(Deserialize)]
@@ -79,7 +79,7 @@ async fn ask(
     let url = branch_url(repository, wanted);
     let answer = http.get_api(&url).await?;
     if answer.status != StatusCode::NOT_FOUND {
-        return head_from(wanted, &url, answer, runtime, repository);
+        return head_from(wanted, &url, answer);
     }
     if let Some(branch) = branch {
         return Err(not_found(
@@ -119,27 +119,12 @@ async fn ask(
         )
         .hint("set MOLECULE_LOCAL_TEMPLATE_BRANCH to a branch that it has"));
     }
-    head_from(&info.default_branch, &url, answer, runtime, repository)
+    head_from(&info.default_branch, &url, answer)
 }
 
-fn head_from(
-    branch: &str,
-    url: &Url,
-    answer: Answer,
-    runtime: Runtime,
-    repository: &Repository,
-) -> Result<Head> {
+fn head_from(branch: &str, url: &Url, answer: Answer) -> Result<Head> {
     let body = expect_ok(url, answer)?;
-    let commit = parse::<Branch>(url, body)?.commit.ok_or_else(|| {
-        Error::new(
-            Code::RepoNotFound,
-            format!(
-                "the branch {branch:?} of {} has no commit yet",
-                repository.url
-            ),
-        )
-        .hint(format!("push a commit to the template of {runtime}"))
-    })?;
+    let commit = parse::<Branch>(url, body)?.commit;
     let commit = CommitSha::parse(&commit.id).ok_or_else(|| {
         bad(
             url,

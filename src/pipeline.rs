@@ -107,7 +107,7 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     let mut timings = Timings::default();
     let engine = shared.engine().await?;
     let (root, runtime) = (shared.settings.cache_dir.clone(), wanted.runtime);
-    let cache = blocking(move || Cache::open(&root, runtime)).await?;
+    let cache = blocking(&shared.tasks, move || Cache::open(&root, runtime)).await?;
 
     let lock = cache.lock(&wanted.commit, |holder| emit(Event::waiting(&holder)));
     let lock = timed(&mut timings.wait, lock).await?;
@@ -248,7 +248,7 @@ async fn fetch(
     emit: &Sink,
 ) -> Result<Tree> {
     let (kept, commit) = (cache.clone(), wanted.commit.clone());
-    if let Some(tree) = blocking(move || kept.tree(&commit)).await? {
+    if let Some(tree) = blocking(&shared.tasks, move || kept.tree(&commit)).await? {
         return Ok(tree);
     }
     let begun = Instant::now();
@@ -256,15 +256,15 @@ async fn fetch(
     emit(Event::fetch_started(url, commit));
     let fetch = || async {
         let work = cache.work(lock)?;
-        let grace = shared.settings.stall_grace;
+        let (http, grace) = (&shared.http, shared.settings.stall_grace);
         let report = |progress| emit(Event::fetch_progress(progress));
-        fetch::commit(&shared.http, url, commit, work, grace, report).await
+        fetch::commit(http, url, commit, work, grace, &shared.tasks, report).await
     };
     let fetched = retry::transient(emit, fetch).await?;
     let (progress, files) = (fetched.progress, fetched.files);
     let (cache, commit) = (cache.clone(), commit.clone());
     let publish = move || cache.publish(&commit, fetched.commit_time, &fetched.work);
-    let tree = blocking(publish).await?;
+    let tree = blocking(&shared.tasks, publish).await?;
     emit(Event::fetch_done(progress, files, begun.elapsed()));
     Ok(tree)
 }

@@ -19,6 +19,7 @@ use gix_transport::Protocol;
 use gix_transport::client::blocking_io::http::Transport;
 use tokio::runtime::Handle;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::cache::Work;
@@ -61,6 +62,7 @@ pub(crate) async fn commit(
     commit: &CommitSha,
     work: Work,
     stall_grace: Duration,
+    tasks: &TaskTracker,
     mut report: impl FnMut(Progress),
 ) -> Result<Fetched> {
     let interrupt = Interrupt::default();
@@ -83,7 +85,7 @@ pub(crate) async fn commit(
         progress: Arc::clone(&tree),
     };
     let guard = interrupt.on_drop();
-    let mut fetching = pin!(executor::blocking(move || job.run(work)));
+    let mut fetching = pin!(executor::blocking(tasks, move || job.run(work)));
 
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     ticks.tick().await;
