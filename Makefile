@@ -18,6 +18,7 @@ lib: ## libmol.a and libmol.so, and the archive where the Go package links it
 	$(CARGO) build --release --locked
 	cp target/release/libmol.a $(ARCHIVE).new
 	mv $(ARCHIVE).new $(ARCHIVE)
+	tests/link-id $(ARCHIVE) > $(ARCHIVE:.a=.go)
 
 .PHONY: demo
 demo: ## boot a workspace from a template, twice, then from a new commit
@@ -43,4 +44,4 @@ generate: ## write the generated files: the C header, the Go package's linker fl
 .PHONY: clean
 clean: ## remove what was built
 	$(CARGO) clean
-	rm -f $(GO_PACKAGE)/libmol_*.a
+	rm -f $(GO_PACKAGE)/libmol_*

@@ -164,8 +164,9 @@ impl References {
         }
     }
 
-    /// The references of an image that is known by its pinned one; `None` if that is not of the
-    /// runtime, the platform and the isolation.
+    /// The references of an image that the engine lists under its pinned one; `None` if that is not of
+    /// the runtime, the platform and the isolation. Podman lists names with the host that it adds to
+    /// those that have none (containers-registries.conf, short names).
     pub(crate) fn of_pinned(
         pinned: &str,
         runtime: Runtime,
@@ -174,6 +175,10 @@ impl References {
     ) -> Option<Self> {
         let repository = repository(runtime);
         let suffix = tag_suffix(platform, isolation);
+        let pinned = ["docker.io/", "localhost/"]
+            .iter()
+            .find_map(|host| pinned.strip_prefix(host))
+            .unwrap_or(pinned);
         let tag = pinned.strip_prefix(&repository)?.strip_prefix(':')?;
         let short = tag.strip_suffix(&suffix)?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -193,7 +198,7 @@ fn tag_suffix(platform: &Platform, isolation: &Isolation) -> String {
 }
 
 /// A runtime's image repository, without a tag.
-pub(crate) fn repository(runtime: Runtime) -> String {
+fn repository(runtime: Runtime) -> String {
     format!("{LOCAL_IMAGE_PREFIX}/workspace-template-{runtime}")
 }
 
@@ -286,6 +291,35 @@ mod tests {
         let refs = refs("linux/arm/v7", "ci-1");
         assert!(refs.pinned.ends_with(":0123456789ab-arm-v7--ci-1"));
         assert!(refs.latest.ends_with(":latest-arm-v7--ci-1"));
+    }
+
+    #[test]
+    fn a_listed_name_is_taken_back_apart() {
+        let of = |name: &str| {
+            References::of_pinned(
+                name,
+                Runtime::parse("hermes").unwrap(),
+                &Platform::default(),
+                &Isolation::parse("ci").unwrap(),
+            )
+        };
+        let name = "molecule-local/workspace-template-hermes:0123456789ab--ci";
+        for listed in [
+            name,
+            &format!("docker.io/{name}"),
+            &format!("localhost/{name}"),
+        ] {
+            assert_eq!(of(listed).unwrap().pinned, name);
+        }
+        for other in [
+            "molecule-local/workspace-template-hermes:latest--ci",
+            "molecule-local/workspace-template-hermes:0123456789ab",
+            "molecule-local/workspace-template-hermes-2:0123456789ab--ci",
+            "molecule-local/workspace-template-hermes:0123456789ab-arm64--ci",
+            "evil.example/molecule-local/workspace-template-hermes:0123456789ab--ci",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::image::{Image, References, Timings, repository};
+use crate::image::{Image, References, Timings};
 use crate::pipeline::Shared;
 use crate::runtimes::Runtime;
 
@@ -20,16 +20,16 @@ pub(crate) async fn newest(shared: &Shared, runtime: Runtime, emit: &Sink) -> Re
     let engine = shared.engine().await?;
     let platform = shared.platform().await?;
     let isolation = &shared.settings.isolation;
-    for pinned in engine.references(&repository(runtime)).await? {
+    for pinned in engine.references().await? {
         let references = References::of_pinned(&pinned, runtime, &platform, isolation);
         let Some(references) = references else {
             continue;
         };
         // It may have been removed since.
-        let Some(found) = engine.find(&pinned).await? else {
+        let Some(found) = engine.find(&references.pinned).await? else {
             continue;
         };
-        emit(Event::cache_hit(&pinned));
+        emit(Event::cache_hit(&references.pinned));
         return Ok(Image {
             reference: references.pinned,
             latest_reference: references.latest,

@@ -28,6 +28,7 @@ package mol
 #cgo noescape mol_client_next_event
 #cgo nocallback mol_client_next_event
 #cgo nocallback mol_abi_version
+#cgo nocallback mol_version
 #cgo nocallback mol_error_free
 #cgo nocallback mol_event_free
 */
@@ -39,6 +40,19 @@ import (
 	"time"
 	"unsafe"
 )
+
+// libraryID is the beginning of the SHA-256 of the libmol.a that is linked in. The file that sets it is made
+// together with the archive: Go does not look at what the linker flags name, and would go on using what it had
+// linked with an older archive if nothing in this package changed.
+var libraryID string
+
+func libraryVersion() string {
+	version := C.GoString(C.mol_version())
+	if libraryID == "" {
+		return version
+	}
+	return version + "+" + libraryID
+}
 
 // errABI is set at start where the library that is linked in is not the one this package was made for.
 // Nothing else of it is called then.

@@ -18,3 +18,5 @@ var errNoLibrary error = (&Error{
 	Hint: "build it with CGO_ENABLED=1 and a C compiler on linux/amd64, linux/arm64 or darwin, or set " +
 		"MOLECULE_IMAGE_REGISTRY to pull images instead of building them",
 }).because(errors.ErrUnsupported)
+
+func libraryVersion() string { return "" }

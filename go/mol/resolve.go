@@ -30,3 +30,8 @@ func Resolve() RegistrySource {
 	}
 	return RegistrySource{Mode: RegistryModeLocal, Prefix: localImagePrefix}
 }
+
+// LibraryVersion is the version of the library that is linked in, "0.1.0+4a856492ba78" for example: behind the
+// plus sign is the beginning of the SHA-256 of libmol.a, where it is linked statically. It is "" where the
+// package was built without the library.
+func LibraryVersion() string { return libraryVersion() }

@@ -8,14 +8,13 @@ mod endpoint;
 mod lines;
 mod watch;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::Docker;
 use bollard::errors::Error as E;
 use bollard::models::{ImageInspect, SystemVersion};
-use bollard::query_parameters::{ListImagesOptionsBuilder, TagImageOptionsBuilder};
+use bollard::query_parameters::{ListImagesOptions, TagImageOptionsBuilder};
 
 pub(crate) use build::{Build, Builder};
 
@@ -137,11 +136,12 @@ impl Engine {
         self.call(inspect).await
     }
 
-    /// The references of the images in a repository, the newest image first.
-    pub(crate) async fn references(&self, repository: &str) -> Result<Vec<String>> {
-        let filters = HashMap::from([("reference", vec![repository])]);
-        let options = ListImagesOptionsBuilder::new().filters(&filters).build();
-        let mut images = self.call(self.docker.list_images(Some(options))).await?;
+    /// The references of all images, the newest image first. No filter: Docker and Podman do not agree
+    /// on what one matches.
+    pub(crate) async fn references(&self) -> Result<Vec<String>> {
+        let mut images = self
+            .call(self.docker.list_images(None::<ListImagesOptions>))
+            .await?;
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images
             .into_iter()

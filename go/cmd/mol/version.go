@@ -3,6 +3,7 @@ package main
 import (
 	"runtime/debug"
 
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"github.com/spf13/cobra"
 )
 
@@ -15,6 +16,9 @@ func (a *app) versionCommand() *cobra.Command {
 			version := "unknown"
 			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 				version = info.Main.Version
+			}
+			if library := mol.LibraryVersion(); library != "" {
+				version += " with libmol " + library
 			}
 			if a.asJSON {
 				return a.printJSON(result{Kind: "result", OK: true, Version: version})
