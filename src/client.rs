@@ -84,7 +84,9 @@ impl Client {
         timeout: Option<Duration>,
         done: impl FnOnce(u64, Result<Image>) + Send + 'static,
     ) -> Result<u64> {
-        let runtime = Runtime::parse(runtime).map_err(|error| self.masker.error(error))?;
+        // The error quotes the beginning of the name, so it is made from the masked one.
+        let runtime =
+            Runtime::parse(runtime).or_else(|_| Runtime::parse(&self.masker.text(runtime)))?;
         let id = next_id();
         let cancel = CancellationToken::new();
         lock(&self.calls).insert(id, cancel.clone());

@@ -229,3 +229,28 @@ pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_runbook_has_a_row_for_every_code_and_no_other() {
+        let runbook = include_str!("../docs/local-development.md");
+        let (_, errors) = runbook.split_once("\n## Errors\n").unwrap();
+        let rows: Vec<&str> = errors
+            .lines()
+            .take_while(|line| !line.starts_with("## "))
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+            .collect();
+        let names: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
+        assert_eq!(rows, names);
+    }
+
+    #[test]
+    fn the_numbers_are_dense_and_start_at_one() {
+        for (index, code) in Code::ALL.iter().enumerate() {
+            assert_eq!(*code as usize, index + 1);
+        }
+    }
+}

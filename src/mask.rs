@@ -19,6 +19,17 @@ use crate::image::Image;
 /// What stands in the place of a secret.
 pub const MASK: &str = "***";
 
+/// The longest token. Gitea's have 40 characters; a JSON web token has a few hundred.
+pub(crate) const MAX_TOKEN: usize = 1024;
+
+/// What is cut before it is masked must be cut this much later than where it ends in the end: a part
+/// of a token that the cut has left is no longer recognised, and this is more than its longest
+/// spelling, so that the part lies in what is cut off afterwards.
+pub(crate) const MARGIN: usize = 4 * MAX_TOKEN;
+
+/// The longest text of an event, and the longest line of an error's log, in bytes.
+pub(crate) const MAX_LINE: usize = 4 * 1024;
+
 /// A secret that is wiped from memory when dropped and never shows itself.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);
@@ -85,6 +96,13 @@ impl Masker {
         }
     }
 
+    /// Masks `text`, then cuts it to a length at which it can be shown.
+    pub(crate) fn shown(&self, text: &str, max: usize) -> String {
+        let mut text = self.text(text).into_owned();
+        cut(&mut text, max);
+        text
+    }
+
     /// Masks every text of an error.
     pub fn error(&self, mut error: Error) -> Error {
         for text in [
@@ -98,6 +116,12 @@ impl Masker {
         if let Some(build) = &mut error.build {
             self.in_place(&mut build.step);
             self.in_place(&mut build.log_tail);
+            let lines = build.log_tail.lines().map(|line| {
+                let mut line = line.to_owned();
+                cut(&mut line, MAX_LINE);
+                line
+            });
+            build.log_tail = lines.collect::<Vec<_>>().join("\n");
         }
         error
     }
@@ -106,6 +130,7 @@ impl Masker {
     pub fn event(&self, mut event: Event) -> Event {
         for text in event.texts_mut() {
             self.in_place(text);
+            cut(text, MAX_LINE);
         }
         event
     }
@@ -127,6 +152,14 @@ impl Masker {
 /// Masks `token` in every spelling, and the user information of every URL, in `text`.
 pub fn mask_token(text: &str, token: &str) -> String {
     Masker::new(&Secret::new(token)).text(text).into_owned()
+}
+
+/// Cuts a text that is longer than `max` bytes, at a character's boundary.
+fn cut(text: &mut String, max: usize) {
+    if text.len() > max {
+        text.truncate(text.floor_char_boundary(max));
+        text.push('…');
+    }
 }
 
 fn replace(text: &mut Cow<'_, str>, pattern: &Regex, with: &[u8]) {
@@ -239,6 +272,16 @@ mod tests {
     #[test]
     fn text_around_a_token_keeps_its_letters() {
         assert_eq!(mask_token("ä=tok;ö=tok", "tok"), "ä=***;ö=***");
+    }
+
+    #[test]
+    fn a_text_is_masked_before_it_is_cut() {
+        let masker = Masker::new(&Secret::new(TOKEN));
+        for before in 0..TOKEN.len() + 4 {
+            let text = format!("{}{TOKEN} and more", "x".repeat(before));
+            let shown = masker.shown(&text, TOKEN.len());
+            assert!(!shown.contains("s3c"), "{shown}");
+        }
     }
 
     #[test]

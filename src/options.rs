@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::error::{Code, Error, Result};
 use crate::image::{Isolation, Platform};
-use crate::mask::{Masker, Secret};
+use crate::mask::{MAX_TOKEN, Masker, Secret};
 use crate::runtimes::Runtime;
 
 /// Declares the options once: the name, the number in the ABI, the environment variable.
@@ -156,7 +156,7 @@ impl Options {
             )?,
             branch: self
                 .get(OptionName::Branch)
-                .map(|branch| check_branch(branch).map(|()| branch.to_owned()))
+                .map(|branch| self.branch(branch))
                 .transpose()?,
             token: self.token()?,
             cache_dir: self.cache_dir()?,
@@ -220,16 +220,44 @@ impl Options {
                 .ok_or_else(|| {
                     invalid(
                         OptionName::Platform,
-                        &format!("is no platform: {:?}", shown(text)),
+                        &format!("is no platform: {:?}", self.shown(text)),
                     )
                     .hint("use os/arch or os/arch/variant, linux/arm64 for example, or native")
                 }),
         }
     }
 
+    /// A branch name as git allows it (git-check-ref-format), as far as it matters for a URL.
+    fn branch(&self, branch: &str) -> Result<String> {
+        let refused = branch.len() > 255
+            || branch.starts_with(['/', '-'])
+            || branch.ends_with(['/', '.'])
+            || branch.contains("..")
+            || branch.contains("//")
+            || branch.contains("@{")
+            || branch
+                .chars()
+                .any(|c| c.is_control() || " ~^:?*[\\".contains(c));
+        if refused {
+            let what = format!("is no branch name: {:?}", self.shown(branch));
+            return Err(invalid(OptionName::Branch, &what)
+                .hint("give the branch as git shows it, feature/x for example"));
+        }
+        Ok(branch.to_owned())
+    }
+
+    /// A value as it may be quoted.
+    fn shown(&self, text: &str) -> String {
+        self.masker().shown(text, 64)
+    }
+
     /// A token goes into a header, which can hold visible ASCII only.
     fn token(&self) -> Result<Secret> {
         let token = self.get(OptionName::Token).unwrap_or_default();
+        if token.len() > MAX_TOKEN {
+            let what = format!("is longer than {MAX_TOKEN} characters");
+            return Err(invalid(OptionName::Token, &what).hint("see whether it is really a token"));
+        }
         if token.bytes().all(|b| b.is_ascii_graphic()) {
             return Ok(Secret::new(token));
         }
@@ -244,10 +272,11 @@ impl Options {
         match self.get(name) {
             None | Some("0" | "false") => Ok(false),
             Some("1" | "true") => Ok(true),
-            Some(other) => Err(
-                invalid(name, &format!("is neither 1 nor 0: {:?}", shown(other)))
-                    .hint("set it to 1, or leave it unset"),
-            ),
+            Some(other) => Err(invalid(
+                name,
+                &format!("is neither 1 nor 0: {:?}", self.shown(other)),
+            )
+            .hint("set it to 1, or leave it unset")),
         }
     }
 
@@ -259,10 +288,11 @@ impl Options {
         };
         match text.parse() {
             Ok(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
-            _ => Err(
-                invalid(name, &format!("is no number of seconds: {:?}", shown(text)))
-                    .hint("use a whole number from 1, 600 for example"),
-            ),
+            _ => Err(invalid(
+                name,
+                &format!("is no number of seconds: {:?}", self.shown(text)),
+            )
+            .hint("use a whole number from 1, 600 for example")),
         }
     }
 }
@@ -277,31 +307,6 @@ impl std::fmt::Debug for Options {
 
 fn invalid(name: OptionName, what: &str) -> Error {
     Error::new(Code::InvalidOption, format!("{} {what}", name.env()))
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(64).collect()
-}
-
-/// A branch name as git allows it (git-check-ref-format), as far as it matters for a URL.
-fn check_branch(branch: &str) -> Result<()> {
-    let refused = branch.len() > 255
-        || branch.starts_with(['/', '-'])
-        || branch.ends_with(['/', '.'])
-        || branch.contains("..")
-        || branch.contains("//")
-        || branch.contains("@{")
-        || branch
-            .chars()
-            .any(|c| c.is_control() || " ~^:?*[\\".contains(c));
-    if refused {
-        return Err(invalid(
-            OptionName::Branch,
-            &format!("is no branch name: {:?}", shown(branch)),
-        )
-        .hint("give the branch as git shows it, feature/x for example"));
-    }
-    Ok(())
 }
 
 /// Everything a call needs to know, checked.

@@ -1,7 +1,9 @@
 //! A build's output, line by line.
 
+use crate::mask::{MARGIN, MAX_LINE};
+
 /// A longer line is cut: a build may print megabytes without a line break.
-const MAX_LINE: usize = 4 * 1024;
+const MAX_KEPT: usize = MAX_LINE + MARGIN;
 
 /// Cuts output into lines, whatever the pieces in which it comes: without escape sequences, and of a
 /// bounded length.
@@ -14,7 +16,7 @@ impl Lines {
     pub(super) fn push(&mut self, output: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for piece in output.split_inclusive(|byte| *byte == b'\n') {
-            let room = MAX_LINE.saturating_sub(self.partial.len());
+            let room = MAX_KEPT.saturating_sub(self.partial.len());
             self.partial
                 .extend_from_slice(&piece[..piece.len().min(room)]);
             if piece.ends_with(b"\n") {
@@ -68,7 +70,7 @@ mod tests {
         for _ in 0..5000 {
             lines.push(&[b'x'; 1024]);
         }
-        assert!(lines.partial.capacity() <= 2 * MAX_LINE);
-        assert_eq!(lines.push(b"\n")[0].len(), MAX_LINE);
+        assert!(lines.partial.capacity() <= 2 * MAX_KEPT);
+        assert_eq!(lines.push(b"\n")[0].len(), MAX_KEPT);
     }
 }
