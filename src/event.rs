@@ -136,6 +136,31 @@ pub enum Kind {
     Thinned,
 }
 
+impl Kind {
+    /// Every kind, in the order in which a call comes upon them.
+    pub const ALL: [Kind; 19] = [
+        Kind::LookupStarted,
+        Kind::LookupDone,
+        Kind::CacheHit,
+        Kind::CacheMiss,
+        Kind::Waiting,
+        Kind::FetchStarted,
+        Kind::FetchProgress,
+        Kind::FetchDone,
+        Kind::BuildStarted,
+        Kind::ContextProgress,
+        Kind::ContextDone,
+        Kind::StepStarted,
+        Kind::StepDone,
+        Kind::Log,
+        Kind::ExportStarted,
+        Kind::ExportDone,
+        Kind::Tagged,
+        Kind::Warning,
+        Kind::Thinned,
+    ];
+}
+
 impl Event {
     /// An event of this kind, now, with the line for people.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
@@ -294,3 +319,44 @@ fn millis(took: Duration) -> u64 {
 
 /// Takes events, from any thread, and never blocks.
 pub(crate) type Sink = std::sync::Arc<dyn Fn(Event) + Send + Sync>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_of_events_has_a_chapter_for_every_kind_and_no_other() {
+        let document = include_str!("../docs/events.md");
+        let chapters: Vec<&str> = document
+            .lines()
+            .filter_map(|line| line.strip_prefix("### "))
+            .collect();
+        let kinds: Vec<String> = Kind::ALL
+            .iter()
+            .map(|kind| serde_json::to_value(kind).unwrap())
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(chapters, kinds);
+    }
+
+    #[test]
+    fn an_event_is_one_flat_object_without_what_does_not_apply() {
+        let event = Event::warning("careful", "mend it");
+        let json = serde_json::to_value(&event).unwrap();
+        let mut names: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
+        names.sort();
+        assert_eq!(
+            names,
+            ["call", "hint", "kind", "message", "runtime", "time_unix_ms"]
+        );
+        assert_eq!(json["kind"], "warning");
+    }
+
+    #[test]
+    fn sizes_and_counts_are_for_people() {
+        assert_eq!(human_bytes(1023), "1023 B");
+        assert_eq!(human_bytes(5 << 20), "5.0 MiB");
+        assert_eq!(human_files(1), "1 file");
+        assert_eq!(human_files(0), "0 files");
+    }
+}
