@@ -1,0 +1,250 @@
+//! The cache: whatever it holds, what is used is whole, and the next call succeeds (promise P5).
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use mol::OptionName;
+use mol::event::Kind;
+
+use crate::support::child::{Link, command, program};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, Files, file, until};
+
+fn copying(content: &str) -> Files {
+    Files::from([
+        ("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n")),
+        ("content".to_owned(), file(content)),
+    ])
+}
+
+fn tree(bed: &Bed, sha: &str) -> PathBuf {
+    bed.cache().join("hermes").join(&sha[..12])
+}
+
+/// The image has the commit's files, and no other.
+fn assert_right(bed: &Bed) {
+    let image = bed.client().ensure("hermes").unwrap();
+    let files = bed.engine.files(&image.reference);
+    assert_eq!(files["content"].content, "right");
+    assert!(!files.contains_key("stale"), "{files:?}");
+}
+
+/// The cache folder, as somebody else may have left it.
+fn prepared(bed: &Bed) -> PathBuf {
+    let sha = bed.template("hermes", copying("right"));
+    let tree = tree(bed, &sha);
+    fs::create_dir_all(tree.parent().unwrap()).unwrap();
+    fs::set_permissions(bed.cache(), PermissionsExt::from_mode(0o700)).unwrap();
+    fs::set_permissions(tree.parent().unwrap(), PermissionsExt::from_mode(0o700)).unwrap();
+    tree
+}
+
+#[test]
+fn a_half_written_tree_is_thrown_away() {
+    let bed = Bed::new();
+    let tree = prepared(&bed);
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
+    fs::write(tree.join("stale"), "").unwrap();
+    fs::write(tree.join("content"), "ri").unwrap();
+    assert_right(&bed);
+}
+
+#[test]
+fn an_empty_tree_is_thrown_away() {
+    let bed = Bed::new();
+    fs::create_dir(prepared(&bed)).unwrap();
+    assert_right(&bed);
+}
+
+#[test]
+fn a_file_in_the_place_of_the_tree_is_thrown_away() {
+    let bed = Bed::new();
+    fs::write(prepared(&bed), "").unwrap();
+    assert_right(&bed);
+}
+
+#[test]
+fn a_link_in_the_place_of_the_tree_is_thrown_away_and_not_followed() {
+    let bed = Bed::new();
+    let tree = prepared(&bed);
+    let elsewhere = bed.scratch().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    fs::write(elsewhere.join("stale"), "").unwrap();
+    fs::write(elsewhere.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, tree).unwrap();
+    assert_right(&bed);
+    assert!(elsewhere.join("stale").exists());
+}
+
+#[test]
+fn a_tree_of_another_commit_with_the_same_first_digits_is_thrown_away() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("right"));
+    bed.client().ensure("hermes").unwrap();
+    bed.engine.remove_all_of(&bed.isolation);
+    // What vouches for the tree names the whole commit: here, another one.
+    let other = format!("{}{}", &sha[..12], "0".repeat(28));
+    let mut vouchers = 0;
+    for entry in fs::read_dir(bed.cache().join("hermes")).unwrap().flatten() {
+        let Ok(text) = fs::read_to_string(entry.path()) else {
+            continue;
+        };
+        if text.contains(&sha) {
+            vouchers += 1;
+            fs::write(entry.path(), text.replace(&sha, &other)).unwrap();
+        }
+    }
+    assert_eq!(vouchers, 1);
+    fs::write(tree(&bed, &sha).join("stale"), "").unwrap();
+    assert_right(&bed);
+}
+
+#[test]
+fn a_voucher_that_was_cut_short_vouches_for_nothing() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("right"));
+    bed.client().ensure("hermes").unwrap();
+    bed.engine.remove_all_of(&bed.isolation);
+    let mut vouchers = 0;
+    for entry in fs::read_dir(bed.cache().join("hermes")).unwrap().flatten() {
+        let Ok(text) = fs::read_to_string(entry.path()) else {
+            continue;
+        };
+        if text.contains(&sha) {
+            vouchers += 1;
+            fs::write(entry.path(), &text[..text.len() / 2]).unwrap();
+        }
+    }
+    assert_eq!(vouchers, 1);
+    fs::write(tree(&bed, &sha).join("stale"), "").unwrap();
+    assert_right(&bed);
+}
+
+#[test]
+fn a_whole_tree_is_used_without_a_fetch() {
+    let bed = Bed::new();
+    bed.template("hermes", copying("right"));
+    bed.client().ensure("hermes").unwrap();
+    bed.engine.remove_all_of(&bed.isolation);
+    let client = bed.client();
+    client.ensure("hermes").unwrap();
+    assert_eq!(client.count(Kind::FetchStarted), 0);
+}
+
+#[test]
+fn a_fetch_that_was_killed_leaves_nothing_that_is_used() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("right"));
+    bed.server.faults(
+        serde_json::json!([{ "match": "/git-upload-pack$", "truncate_after": 60, "hang": true }]),
+    );
+    let mut child = command(&bed, &program("ensure", Link::Static))
+        .arg("hermes")
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the fetch", || {
+        bed.server
+            .requests()
+            .iter()
+            .any(|request| request.path.ends_with("git-upload-pack"))
+            .then_some(())
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!tree(&bed, &sha).exists());
+    bed.server.faults(serde_json::json!([]));
+    assert_right(&bed);
+}
+
+#[test]
+fn old_leftovers_are_swept_and_young_ones_are_not() {
+    let bed = Bed::new();
+    let folder = prepared(&bed).parent().unwrap().to_owned();
+    let (old, young) = (folder.join(".work-old"), folder.join(".work-young"));
+    for leftover in [&old, &young] {
+        fs::create_dir(leftover).unwrap();
+    }
+    let last_week = std::time::SystemTime::now() - std::time::Duration::from_secs(7 * 24 * 3600);
+    fs::File::open(&old)
+        .unwrap()
+        .set_modified(last_week)
+        .unwrap();
+    assert_right(&bed);
+    assert!(!old.exists());
+    assert!(young.exists(), "somebody may be at it");
+}
+
+#[test]
+fn the_cache_is_its_owners_alone() {
+    let bed = Bed::new();
+    bed.template("hermes", copying("right"));
+    bed.client().ensure("hermes").unwrap();
+    for folder in [bed.cache(), bed.cache().join("hermes")] {
+        let mode = fs::metadata(&folder).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{}: {mode:o}", folder.display());
+    }
+}
+
+#[test]
+fn the_cache_is_below_the_users_cache_folder_unless_told_otherwise() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let (home, xdg, tmp) = (
+        bed.scratch().join("home"),
+        bed.scratch().join("xdg"),
+        bed.scratch().join("tmp"),
+    );
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let below = "molecule/workspace-template-build/hermes";
+    for (options, expected) in [
+        (
+            vec![
+                (OptionName::Home, text(&home)),
+                (OptionName::XdgCacheHome, text(&xdg)),
+            ],
+            xdg.join(below),
+        ),
+        (
+            vec![
+                (OptionName::Home, text(&home)),
+                (OptionName::XdgCacheHome, "relative".to_owned()),
+            ],
+            home.join(".cache").join(below),
+        ),
+        (
+            vec![(OptionName::Home, text(&home))],
+            home.join(".cache").join(below),
+        ),
+        (
+            vec![
+                (OptionName::Home, String::new()),
+                (OptionName::Tmpdir, text(&tmp)),
+            ],
+            tmp.join(below),
+        ),
+    ] {
+        bed.engine.remove_all_of(&bed.isolation);
+        let mut all: Vec<(OptionName, &str)> = vec![(OptionName::CacheDir, "")];
+        all.extend(options.iter().map(|(name, value)| (*name, value.as_str())));
+        bed.client_with(&all).ensure("hermes").unwrap();
+        assert!(expected.exists(), "{}", expected.display());
+        for folder in [&home, &xdg, &tmp] {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+#[test]
+fn a_cache_on_another_disk_may_be_a_link() {
+    let bed = Bed::new();
+    bed.template("hermes", copying("right"));
+    let disk = bed.scratch().join("disk");
+    fs::create_dir(&disk).unwrap();
+    fs::set_permissions(&disk, PermissionsExt::from_mode(0o700)).unwrap();
+    std::os::unix::fs::symlink(&disk, bed.cache()).unwrap();
+    assert_right(&bed);
+    assert!(disk.join("hermes").exists());
+}

@@ -1,0 +1,359 @@
+//! From a runtime's name to an image, and again, and after a new commit.
+
+use std::collections::BTreeMap;
+
+use mol::OptionName;
+use mol::event::Kind;
+use serde_json::json;
+
+use crate::support::engine::Entry;
+use crate::support::server::{dockerfile, of_service};
+use crate::support::{Bed, Files, file, noise};
+
+/// A template whose image holds its context.
+fn copying(content: &str) -> Files {
+    Files::from([
+        (
+            "Dockerfile".to_owned(),
+            file("FROM scratch\nCOPY content /\n"),
+        ),
+        ("content".to_owned(), file(content)),
+    ])
+}
+
+#[test]
+fn the_image_is_made_of_the_head_commit_and_named_after_it() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("one"));
+    let client = bed.client();
+    let image = client.ensure("hermes").unwrap();
+
+    assert_eq!(image.reference, bed.reference("hermes", &sha));
+    assert_eq!(image.latest_reference, bed.latest("hermes"));
+    assert_eq!(image.commit_sha, sha);
+    assert_eq!(image.runtime, "hermes");
+    assert_eq!(image.platform, "linux/amd64");
+    assert_eq!(image.endpoint, bed.engine.url);
+    assert!(!image.cache_hit);
+    assert_eq!(
+        bed.engine.id(&image.reference),
+        Some(image.image_id.clone())
+    );
+    assert_eq!(bed.engine.id(&image.latest_reference), Some(image.image_id));
+    assert_eq!(bed.engine.read(&image.reference, "content"), "one");
+}
+
+#[test]
+fn the_second_ensure_is_one_api_call_and_no_fetch_and_no_build() {
+    let bed = Bed::new();
+    bed.template("hermes", copying("one"));
+    let client = bed.client();
+    let first = client.ensure("hermes").unwrap();
+    bed.server.requests();
+    client.forget();
+
+    let second = client.ensure("hermes").unwrap();
+    assert!(second.cache_hit);
+    assert_eq!(second.reference, first.reference);
+    assert_eq!(second.image_id, first.image_id);
+    let requests = bed.server.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert_eq!(requests[0].service, "api");
+    let kinds: Vec<Kind> = client.events().iter().map(|event| event.kind).collect();
+    assert_eq!(
+        kinds,
+        [Kind::LookupStarted, Kind::LookupDone, Kind::CacheHit]
+    );
+    assert!(second.timings.fetch.is_zero() && second.timings.build.is_zero());
+    assert!(!second.timings.lookup.is_zero() && !second.timings.total.is_zero());
+}
+
+#[test]
+fn another_client_with_an_empty_cache_hits_the_same_image() {
+    let bed = Bed::new();
+    bed.template("hermes", copying("one"));
+    bed.client().ensure("hermes").unwrap();
+    let elsewhere = bed.scratch().join("elsewhere");
+    let client = bed.client_with(&[(OptionName::CacheDir, elsewhere.to_str().unwrap())]);
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+    assert!(!elsewhere.exists(), "a hit writes nothing");
+}
+
+#[test]
+fn a_new_commit_is_built_and_the_old_image_stays() {
+    let bed = Bed::new();
+    bed.template("hermes", copying("one"));
+    let client = bed.client();
+    let first = client.ensure("hermes").unwrap();
+    bed.template("hermes", copying("two"));
+    let second = client.ensure("hermes").unwrap();
+
+    assert!(!second.cache_hit);
+    assert_ne!(second.reference, first.reference);
+    assert_eq!(bed.engine.read(&first.reference, "content"), "one");
+    assert_eq!(bed.engine.read(&second.reference, "content"), "two");
+    assert_eq!(
+        bed.engine.id(&second.latest_reference),
+        Some(second.image_id)
+    );
+}
+
+#[test]
+fn a_branch_that_moves_between_lookup_and_fetch_changes_nothing() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("looked up"));
+    bed.server.faults(json!([{
+        "match": "/info/refs", "times": 1,
+        "before_commit": {
+            "repo": bed.server.template("hermes"), "branch": "main",
+            "files": { "content": { "text": "came in between" } },
+        },
+    }]));
+    let client = bed.client();
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(image.commit_sha, sha);
+    assert_eq!(bed.engine.read(&image.reference, "content"), "looked up");
+
+    let next = client.ensure("hermes").unwrap();
+    assert_ne!(next.commit_sha, sha);
+    assert_eq!(
+        bed.engine.read(&next.reference, "content"),
+        "came in between"
+    );
+}
+
+#[test]
+fn a_branch_that_is_force_pushed_between_lookup_and_fetch_changes_nothing() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("looked up"));
+    bed.server.faults(json!([{
+        "match": "/info/refs", "times": 1,
+        "before_commit": {
+            "repo": bed.server.template("hermes"), "branch": "main",
+            "orphan": true, "reset": true, "files": copying("force-pushed"),
+        },
+    }]));
+    let image = bed.client().ensure("hermes").unwrap();
+    assert_eq!(image.commit_sha, sha);
+    assert_eq!(bed.engine.read(&image.reference, "content"), "looked up");
+}
+
+#[test]
+fn what_is_fetched_is_the_one_commit_without_its_history() {
+    let bed = Bed::new();
+    // Not to be compressed away: what comes is counted.
+    let old = noise(1_000_000);
+    bed.template("hermes", copying(&old));
+    bed.template("hermes", copying("small"));
+    let client = bed.client();
+    client.ensure("hermes").unwrap();
+    let done = client.wait_for(Kind::FetchDone, |_| true);
+    assert_eq!(done.files, Some(2));
+    assert_eq!(done.objects, Some(4), "a commit, its tree and two files");
+    assert!(done.bytes.unwrap() < 5_000, "{done:?}");
+}
+
+#[test]
+fn every_step_is_told_in_its_order() {
+    let bed = Bed::new();
+    // The engine has never seen this, so it has no step's result yet.
+    let sha = bed.template("hermes", copying(&bed.isolation));
+    let client = bed.client();
+    let image = client.ensure("hermes").unwrap();
+    let events = client.events();
+    let order = [
+        Kind::LookupStarted,
+        Kind::LookupDone,
+        Kind::CacheMiss,
+        Kind::FetchStarted,
+        Kind::FetchDone,
+        Kind::BuildStarted,
+        Kind::ContextDone,
+        Kind::StepStarted,
+        Kind::StepDone,
+        Kind::ExportStarted,
+        Kind::ExportDone,
+        Kind::Tagged,
+    ];
+    let at = |kind| events.iter().position(|event| event.kind == kind);
+    for pair in order.windows(2) {
+        let (before, after) = (at(pair[0]), at(pair[1]));
+        assert!(
+            before.is_some() && before < after,
+            "{pair:?} in {events:#?}"
+        );
+    }
+    for event in &events {
+        assert_eq!(event.runtime, "hermes");
+        assert_eq!(event.call, events[0].call);
+        assert!(
+            !event.message.is_empty() && event.time_unix_ms > 0,
+            "{event:?}"
+        );
+    }
+    let looked_up = client.wait_for(Kind::LookupDone, |_| true);
+    assert_eq!(looked_up.commit_sha.as_deref(), Some(&*sha));
+    assert_eq!(looked_up.branch.as_deref(), Some("main"));
+    let tagged = client.wait_for(Kind::Tagged, |_| true);
+    assert_eq!(tagged.r#ref, Some(image.reference));
+    assert_eq!(tagged.latest_ref, Some(image.latest_reference));
+    let step = client.wait_for(Kind::StepStarted, |_| true);
+    assert!(step.step_name.unwrap().contains("COPY content /"));
+}
+
+#[test]
+fn both_builders_make_the_same_files() {
+    let bed = Bed::with_samples();
+    let buildkit = bed.client();
+    let image = buildkit.ensure("langgraph").unwrap();
+    let of_buildkit = bed.engine.files(&image.reference);
+    bed.engine.untag(&image.reference);
+
+    let classic = bed.client_with(&[(OptionName::DockerBuildkit, "0")]);
+    let image = classic.ensure("langgraph").unwrap();
+    assert!(!image.cache_hit);
+    assert_eq!(bed.engine.files(&image.reference), of_buildkit);
+
+    let builder =
+        |client: &crate::support::TestClient| client.wait_for(Kind::BuildStarted, |_| true).builder;
+    assert_eq!(builder(&buildkit).as_deref(), Some("buildkit"));
+    assert_eq!(builder(&classic).as_deref(), Some("classic"));
+}
+
+#[test]
+fn the_sample_with_all_that_is_easy_to_get_wrong_comes_out_right() {
+    let bed = Bed::with_samples();
+    let image = bed.client().ensure("langgraph").unwrap();
+    let files = bed.engine.files(&image.reference);
+    let paths: Vec<&str> = files.keys().map(String::as_str).collect();
+    assert_eq!(
+        paths,
+        [
+            "workspace/Dockerfile",
+            "workspace/VERSION",
+            "workspace/bin/workspace",
+            "workspace/drafts/ready.txt",
+            "workspace/greeting",
+            "workspace/skills/grüße.md",
+            "workspace/tools/about.txt",
+            "workspace/tools/hello",
+        ],
+        "what .dockerignore keeps out is not there, its exceptions are"
+    );
+    assert_eq!(files["workspace/tools/hello"].mode, 0o755);
+    assert_eq!(files["workspace/tools/about.txt"].mode, 0o644);
+    assert_eq!(
+        files["workspace/greeting"].link.as_deref(),
+        Some("skills/grüße.md")
+    );
+    let sample = std::fs::read_to_string(
+        crate::support::given("MOL_TEST_TEMPLATES") + "/langgraph/skills/grüße.md",
+    );
+    assert_eq!(files["workspace/skills/grüße.md"].content, sample.unwrap());
+}
+
+#[test]
+fn every_sample_template_can_be_built() {
+    let bed = Bed::with_samples();
+    let client = bed.client();
+    for entry in std::fs::read_dir(crate::support::given("MOL_TEST_TEMPLATES")).unwrap() {
+        let runtime = entry.unwrap().file_name().into_string().unwrap();
+        client.ensure(&runtime).unwrap();
+    }
+}
+
+#[test]
+fn what_is_built_is_what_a_clean_checkout_gives() {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        Files::from([
+            ("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n")),
+            (".gitattributes".to_owned(), file("*.txt text eol=crlf\n")),
+            ("windows.txt".to_owned(), file("one\ntwo\n")),
+            ("unix.dat".to_owned(), file("one\ntwo\n")),
+            ("deep/er/file".to_owned(), file("deep")),
+            (
+                "dangling".to_owned(),
+                json!({ "text": "/nowhere", "mode": "120000" }),
+            ),
+            ("empty".to_owned(), file("")),
+        ]),
+    );
+    let image = bed.client().ensure("hermes").unwrap();
+    let files = bed.engine.files(&image.reference);
+    assert_eq!(files["windows.txt"].content, "one\r\ntwo\r\n");
+    assert_eq!(files["unix.dat"].content, "one\ntwo\n");
+    assert_eq!(files["deep/er/file"].content, "deep");
+    assert_eq!(files["empty"].content, "");
+    assert_eq!(files["dangling"].link.as_deref(), Some("/nowhere"));
+    assert!(
+        !files.keys().any(|path| path.starts_with(".git/")),
+        "{files:?}"
+    );
+}
+
+#[test]
+fn the_image_says_where_it_comes_from() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("one"));
+    let image = bed.client().ensure("hermes").unwrap();
+    let expected = BTreeMap::from([
+        (
+            "org.opencontainers.image.source",
+            format!("{}hermes", bed.server.repo_prefix),
+        ),
+        ("org.opencontainers.image.revision", sha),
+        ("ai.moleculesai.libmol.runtime", "hermes".to_owned()),
+        ("ai.moleculesai.libmol.platform", "linux/amd64".to_owned()),
+    ]);
+    let labels = bed.engine.labels(&image.reference);
+    for (name, value) in expected {
+        assert_eq!(labels.get(name), Some(&value), "{name}");
+    }
+}
+
+#[test]
+fn a_server_below_a_path_works() {
+    let bed = Bed::with(&["--base-path", "/git"]);
+    let sha = bed.template("hermes", copying("one"));
+    let image = bed.client().ensure("hermes").unwrap();
+    assert_eq!(image.commit_sha, sha);
+    let requests = bed.server.requests();
+    assert!(!of_service(&requests, "git").is_empty());
+    assert!(
+        requests
+            .iter()
+            .all(|request| request.path.starts_with("/git/")),
+        "{requests:?}"
+    );
+}
+
+#[test]
+fn two_runtimes_have_images_of_their_own() {
+    let bed = Bed::new();
+    bed.template("hermes", copying("of hermes"));
+    bed.template("autogen", copying("of autogen"));
+    let client = bed.client();
+    for runtime in ["hermes", "autogen"] {
+        let image = client.ensure(runtime).unwrap();
+        assert_eq!(
+            bed.engine.read(&image.reference, "content"),
+            format!("of {runtime}")
+        );
+        assert_eq!(image.runtime, runtime);
+    }
+}
+
+#[test]
+fn a_template_of_nothing_but_a_dockerfile_is_enough() {
+    let bed = Bed::new();
+    bed.template(
+        "codex",
+        dockerfile("FROM scratch\nCOPY Dockerfile /as-sent\n"),
+    );
+    let image = bed.client().ensure("codex").unwrap();
+    let files = bed.engine.files(&image.reference);
+    let only: BTreeMap<String, Entry> = files;
+    assert_eq!(only.keys().collect::<Vec<_>>(), ["as-sent"]);
+}

@@ -1,0 +1,349 @@
+//! Step three: when an image that is there is used, and when it is not.
+
+use mol::event::Kind;
+use mol::{Code, OptionName};
+
+use crate::support::engine::BUSYBOX;
+use crate::support::server::dockerfile;
+use crate::support::{Bed, Proxy, Treat};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// An image that somebody else has given the tag of this commit.
+fn planted(bed: &Bed, image_of: &str, as_of: &str, sha: &str) {
+    bed.engine.tag(image_of, &bed.reference(as_of, sha));
+}
+
+#[test]
+fn an_image_without_labels_counts_as_a_hit() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    planted(&bed, BUSYBOX, "hermes", &sha);
+    let client = bed.client();
+    let image = client.ensure("hermes").unwrap();
+    assert!(image.cache_hit);
+    assert_eq!(Some(image.image_id), bed.engine.id(BUSYBOX));
+    assert_eq!(client.count(Kind::BuildStarted), 0);
+}
+
+#[test]
+fn a_label_of_another_commit_means_that_it_is_built_again() {
+    let bed = Bed::new();
+    bed.template("autogen", dockerfile(PLAIN));
+    let other = bed.client().ensure("autogen").unwrap();
+    let sha = bed.template(
+        "hermes",
+        dockerfile("FROM scratch\nCOPY Dockerfile /hermes\n"),
+    );
+    planted(&bed, &other.reference, "hermes", &sha);
+
+    let client = bed.client();
+    let image = client.ensure("hermes").unwrap();
+    assert!(!image.cache_hit);
+    assert_eq!(
+        bed.engine
+            .files(&image.reference)
+            .keys()
+            .collect::<Vec<_>>(),
+        ["hermes"]
+    );
+    let reason = client.wait_for(Kind::CacheMiss, |_| true).reason.unwrap();
+    assert!(reason.contains(&other.commit_sha), "{reason}");
+    assert!(
+        client.ensure("hermes").unwrap().cache_hit,
+        "and now it is right"
+    );
+}
+
+#[test]
+fn an_image_for_another_platform_means_that_it_is_built_again() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    // FROM scratch can be made for any platform, without running anything.
+    let arm = bed
+        .client_with(&[(OptionName::Platform, "linux/arm64")])
+        .ensure("hermes")
+        .unwrap();
+    assert_eq!(
+        bed.engine
+            .inspect(&arm.reference)
+            .unwrap()
+            .architecture
+            .as_deref(),
+        Some("arm64")
+    );
+    planted(&bed, &arm.reference, "hermes", &sha);
+
+    let client = bed.client();
+    let image = client.ensure("hermes").unwrap();
+    assert!(!image.cache_hit);
+    assert_eq!(
+        bed.engine
+            .inspect(&image.reference)
+            .unwrap()
+            .architecture
+            .as_deref(),
+        Some("amd64")
+    );
+    let reason = client.wait_for(Kind::CacheMiss, |_| true).reason.unwrap();
+    assert!(reason.contains("arm64"), "{reason}");
+}
+
+#[test]
+fn what_contradicts_its_tag_is_warned_of() {
+    let bed = Bed::new();
+    bed.template("autogen", dockerfile(PLAIN));
+    let other = bed.client().ensure("autogen").unwrap();
+    // Another content: the same one would be the same commit.
+    let sha = bed.template(
+        "hermes",
+        dockerfile("FROM scratch\nCOPY Dockerfile /other\n"),
+    );
+    planted(&bed, &other.reference, "hermes", &sha);
+    let client = bed.client();
+    client.ensure("hermes").unwrap();
+    let warnings = client.of_kind(Kind::Warning);
+    assert!(
+        warnings
+            .iter()
+            .any(|event| event.message.contains(&other.commit_sha)),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn latest_follows_a_hit() {
+    let bed = Bed::new();
+    let client = bed.client();
+    bed.template("hermes", dockerfile(PLAIN));
+    let old = client.ensure("hermes").unwrap();
+    bed.engine.untag(&old.latest_reference);
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+    assert_eq!(
+        bed.engine.id(&old.latest_reference),
+        Some(old.image_id.clone())
+    );
+
+    bed.engine.tag(BUSYBOX, &old.latest_reference);
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+    assert_eq!(bed.engine.id(&old.latest_reference), Some(old.image_id));
+}
+
+#[test]
+fn an_image_that_was_removed_is_built_again_without_a_fetch() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let client = bed.client();
+    let first = client.ensure("hermes").unwrap();
+    for reference in [&first.reference, &first.latest_reference] {
+        bed.engine.untag(reference);
+    }
+    client.forget();
+    let again = client.ensure("hermes").unwrap();
+    assert!(!again.cache_hit);
+    assert_eq!(again.reference, first.reference);
+    assert_eq!(
+        client.count(Kind::FetchStarted),
+        0,
+        "the tree is in the cache"
+    );
+    assert_eq!(client.count(Kind::BuildStarted), 1);
+}
+
+#[test]
+fn every_platform_has_tags_of_its_own() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let isolation = &bed.isolation;
+    for (platform, suffix) in [
+        ("linux/amd64", ""),
+        ("linux/arm64", "-arm64"),
+        ("linux/arm/v7", "-arm-v7"),
+    ] {
+        let client = bed.client_with(&[(OptionName::Platform, platform)]);
+        let image = client.ensure("hermes").unwrap();
+        assert!(
+            !image.cache_hit,
+            "{platform} never hits the image of another"
+        );
+        let tag = |name: &str| {
+            format!("molecule-local/workspace-template-hermes:{name}{suffix}--{isolation}")
+        };
+        assert_eq!(image.reference, tag(&sha[..12]));
+        assert_eq!(image.latest_reference, tag("latest"));
+        assert_eq!(image.platform, platform);
+        assert_eq!(
+            bed.engine.labels(&image.reference)["ai.moleculesai.libmol.platform"],
+            platform
+        );
+        assert!(client.ensure("hermes").unwrap().cache_hit, "{platform}");
+    }
+}
+
+#[test]
+fn native_is_what_the_engine_runs_on() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let image = bed
+        .client_with(&[(OptionName::Platform, "native")])
+        .ensure("hermes")
+        .unwrap();
+    let native = match std::env::consts::ARCH {
+        "x86_64" => "linux/amd64",
+        _ => "linux/arm64",
+    };
+    assert_eq!(image.platform, native);
+}
+
+#[test]
+fn isolated_servers_do_not_see_each_others_images() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let mine = bed.client().ensure("hermes").unwrap();
+    let theirs = format!("{}.b", bed.isolation);
+    let client = bed.client_with(&[(OptionName::Isolation, &theirs)]);
+    let image = client.ensure("hermes").unwrap();
+    assert!(!image.cache_hit);
+    assert_ne!(image.reference, mine.reference);
+    assert!(image.reference.ends_with(&format!("--{theirs}")));
+    assert!(image.latest_reference.ends_with(&format!("--{theirs}")));
+    bed.engine.remove_all_of(&theirs);
+}
+
+#[test]
+fn offline_is_the_newest_image_and_no_network() {
+    let bed = Bed::new();
+    let online = bed.client();
+    bed.template("hermes", dockerfile(PLAIN));
+    online.ensure("hermes").unwrap();
+    // The engine tells the age of an image in whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    let text = format!("FROM scratch\nCOPY Dockerfile /{}\n", bed.isolation);
+    bed.template("hermes", dockerfile(&text));
+    let newest = online.ensure("hermes").unwrap();
+    bed.server.requests();
+
+    let offline = bed.client_with(&[(OptionName::Offline, "1")]);
+    let image = offline.ensure("hermes").unwrap();
+    assert!(image.cache_hit);
+    assert_eq!(image.reference, newest.reference);
+    assert_eq!(image.latest_reference, newest.latest_reference);
+    assert_eq!(image.image_id, newest.image_id);
+    assert_eq!(image.commit_sha, newest.commit_sha);
+    assert!(bed.server.requests().is_empty());
+}
+
+#[test]
+fn offline_without_an_image_is_an_error_of_its_own() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    bed.client_with(&[(OptionName::Platform, "linux/arm64")])
+        .ensure("hermes")
+        .unwrap();
+    bed.server.requests();
+    let error = bed
+        .client_with(&[(OptionName::Offline, "1")])
+        .refused("hermes");
+    assert_eq!(
+        error.code,
+        Code::NoLocalImage,
+        "one for another platform will not do: {error:?}"
+    );
+    assert!(
+        error.message.contains("hermes") && error.hint.contains("MOLECULE_LOCAL_OFFLINE"),
+        "{error:?}"
+    );
+    assert!(bed.server.requests().is_empty());
+}
+
+#[test]
+fn a_failure_never_means_offline() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    bed.client().ensure("hermes").unwrap();
+    let prefix = "http://127.0.0.1:1/o/workspace-template-";
+    let error = bed
+        .client_with(&[(OptionName::RepoPrefix, prefix)])
+        .refused("hermes");
+    assert_eq!(error.code, Code::GiteaUnreachable);
+}
+
+/// An engine that fails when the moving tag is set, and only then.
+fn without_latest(bed: &Bed) -> Proxy {
+    Proxy::start(&bed.engine, bed.scratch(), |request| {
+        let tags = request.starts_with("POST")
+            && request.contains("/tag?")
+            && request.contains("tag=latest");
+        if tags { Treat::Fail } else { Treat::Pass }
+    })
+}
+
+#[test]
+fn a_moving_tag_that_cannot_be_set_is_only_a_warning() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let proxy = without_latest(&bed);
+    let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    for hit in [false, true] {
+        client.forget();
+        let image = client.ensure("hermes").unwrap();
+        assert_eq!(image.cache_hit, hit);
+        let warnings = client.of_kind(Kind::Warning);
+        assert!(
+            warnings
+                .iter()
+                .any(|event| event.message.contains(&image.latest_reference)),
+            "{warnings:?}"
+        );
+        assert_eq!(
+            bed.engine.id(&image.latest_reference),
+            None,
+            "the engine did refuse"
+        );
+    }
+}
+
+#[test]
+fn an_engine_that_breaks_off_in_the_middle_of_a_build_is_told() {
+    for buildkit in ["1", "0"] {
+        let bed = Bed::new();
+        bed.template("hermes", dockerfile(PLAIN));
+        let proxy = Proxy::start(&bed.engine, bed.scratch(), |request| {
+            match request.contains("/build?") {
+                true => Treat::Break,
+                false => Treat::Pass,
+            }
+        });
+        let client = bed.client_with(&[
+            (OptionName::DockerHost, &proxy.url),
+            (OptionName::DockerBuildkit, buildkit),
+        ]);
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+        assert!(
+            error.message.contains(&proxy.url) && !error.hint.is_empty(),
+            "{error:?}"
+        );
+        bed.client().ensure("hermes").unwrap();
+    }
+}
+
+#[test]
+fn an_engine_that_answers_an_error_is_told_with_its_words() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let proxy = Proxy::start(&bed.engine, bed.scratch(), |request| {
+        match request.contains("/images/") {
+            true => Treat::Fail,
+            false => Treat::Pass,
+        }
+    });
+    let error = bed
+        .client_with(&[(OptionName::DockerHost, &proxy.url)])
+        .refused("hermes");
+    assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+    assert!(
+        error.message.contains("told to fail") && error.message.contains("500"),
+        "{error:?}"
+    );
+}

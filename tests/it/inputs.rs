@@ -1,0 +1,335 @@
+//! Bad input at every door: a clear error, and nothing else happens.
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use mol::{Client, Code, OptionName, Options};
+
+use crate::support::child::{self, Link};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, unique};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+#[test]
+fn an_unknown_runtime_reaches_no_network_no_disk_and_no_engine() {
+    let bed = Bed::new();
+    // A socket that nobody listens on: an engine that were asked would be an error of another kind.
+    let client = bed.client_with(&[(OptionName::DockerHost, "unix:///nowhere/docker.sock")]);
+    for name in [
+        "",
+        "unknown",
+        "../../../etc/passwd",
+        "langgraph;rm -rf /",
+        "claude-code\n",
+        " langgraph",
+        "CLAUDE-CODE",
+        "hermes\0",
+        "hermes/../../x",
+        "größe",
+    ] {
+        let error = client
+            .inner()
+            .start(name, None, |_, _| panic!("there is no call that could end"))
+            .unwrap_err();
+        assert_eq!(error.code, Code::UnknownRuntime, "{name:?}");
+        assert!(
+            !error.message.contains('\n') && !error.message.contains('\0'),
+            "{error:?}"
+        );
+        assert!(error.hint.contains("claude-code"), "{error:?}");
+    }
+    assert!(bed.server.requests().is_empty());
+    assert!(client.events().is_empty());
+    assert!(!bed.cache().exists());
+}
+
+fn refused(bed: &Bed, name: OptionName, value: &str) -> mol::Error {
+    let mut options = bed.options();
+    options.set(name, value);
+    let error = Client::new(&options, None).expect_err(value);
+    assert_eq!(error.code, Code::InvalidOption, "{value}: {error:?}");
+    assert!(
+        error.message.contains(name.env()),
+        "{error:?} names the variable"
+    );
+    assert!(!error.hint.is_empty(), "{error:?} says what to do");
+    error
+}
+
+#[test]
+fn a_wrong_option_is_refused_when_the_client_is_made_and_named() {
+    let bed = Bed::new();
+    for (name, values) in [
+        (
+            OptionName::RepoPrefix,
+            &[
+                "https://host/",
+                "https://host/tpl-",
+                "org/tpl-",
+                "ftp://host/org/tpl-",
+                "https://host/o/t-?q=",
+                "https://host/ o/t-",
+            ][..],
+        ),
+        (
+            OptionName::Branch,
+            &["a..b", "/x", "x/", "a b", "x~1", "-x", "a\nb"],
+        ),
+        (OptionName::Token, &["two words", "line\nbreak", "größe"]),
+        (OptionName::CacheDir, &["relative/path", "."]),
+        (
+            OptionName::Platform,
+            &[
+                "amd64",
+                "linux/",
+                "Linux/amd64",
+                "a/b/c/d",
+                "linux/amd64,linux/arm64",
+                "../../x",
+            ],
+        ),
+        (
+            OptionName::Isolation,
+            &["-a", "A", "a b", "größe", "a/b", "a:b", "a\n"],
+        ),
+        (OptionName::Offline, &["yes", "2", "on"]),
+        (OptionName::RuntimeVersionPin, &["yes", "2"]),
+        (
+            OptionName::StallGrace,
+            &["0", "-1", "soon", "1.5", "99999999999999999999"],
+        ),
+        (OptionName::Ceiling, &["0", "-1", "soon", "1h"]),
+    ] {
+        for value in values {
+            refused(&bed, name, value);
+        }
+    }
+    refused(&bed, OptionName::Isolation, &"a".repeat(49));
+    assert!(bed.server.requests().is_empty() && !bed.cache().exists());
+}
+
+#[test]
+fn a_prefix_with_a_password_is_refused_without_showing_it() {
+    let bed = Bed::new();
+    for prefix in [
+        "https://me:hunter2@host/org/tpl-",
+        "https://hunter2@host/org/tpl-",
+    ] {
+        let error = refused(&bed, OptionName::RepoPrefix, prefix);
+        assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+        assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_wrong_address_of_an_engine_is_named_and_nothing_is_fetched() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    for host in [
+        "nonsense",
+        "unix://relative",
+        "tcp://",
+        "ssh://host",
+        "ftp://host",
+    ] {
+        let error = bed
+            .client_with(&[(OptionName::DockerHost, host)])
+            .refused("hermes");
+        assert_eq!(error.code, Code::InvalidOption, "{host}: {error:?}");
+        assert!(
+            error.message.contains("DOCKER_HOST") && !error.hint.is_empty(),
+            "{error:?}"
+        );
+    }
+    assert!(!bed.cache().exists());
+}
+
+#[test]
+fn a_cache_folder_that_cannot_be_made_is_an_error_that_names_it() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let blocked = bed.scratch().join("a-file");
+    std::fs::write(&blocked, "").unwrap();
+    for folder in [
+        blocked.join("below"),
+        blocked.clone(),
+        "/proc/nowhere".into(),
+    ] {
+        let folder = folder.to_str().unwrap();
+        let error = bed
+            .client_with(&[(OptionName::CacheDir, folder)])
+            .refused("hermes");
+        assert_eq!(error.code, Code::Cache, "{error:?}");
+        assert!(error.message.contains(folder), "{error:?}");
+        assert!(
+            error.hint.contains("MOLECULE_LOCAL_BUILD_CACHE"),
+            "{error:?}"
+        );
+    }
+    assert!(bed.engine.references_of(&bed.isolation).is_empty());
+}
+
+#[test]
+fn a_cache_folder_that_cannot_be_written_is_an_error_that_names_it() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    // Not even root can write to a read-only mount.
+    std::fs::create_dir(bed.cache()).unwrap();
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "--",
+            "sh",
+            "-ec",
+            "mount -t tmpfs -o ro,mode=700 none \"$1\"; shift; exec \"$@\"",
+            "sh",
+        ])
+        .arg(bed.cache())
+        .arg("env")
+        .args(environment(&bed))
+        .arg(child::program("ensure", Link::Static))
+        .arg("hermes")
+        .output()
+        .unwrap();
+    let text = child::text(&output);
+    assert_eq!(output.status.code(), Some(Code::Cache as i32), "{text}");
+    assert!(text.contains(bed.cache().to_str().unwrap()), "{text}");
+    assert!(text.contains("ead-only"), "{text}");
+    assert!(text.contains("MOLECULE_LOCAL_BUILD_CACHE"), "{text}");
+}
+
+fn environment(bed: &Bed) -> Vec<String> {
+    let values = bed.values();
+    values
+        .iter()
+        .map(|(name, value)| format!("{}={value}", name.env()))
+        .collect()
+}
+
+#[test]
+fn a_cache_folder_that_others_can_write_to_is_refused() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    std::fs::create_dir(bed.cache()).unwrap();
+    std::fs::set_permissions(bed.cache(), PermissionsExt::from_mode(0o777)).unwrap();
+    let error = bed.client().refused("hermes");
+    assert_eq!(error.code, Code::Cache, "{error:?}");
+    assert!(
+        error.message.contains("other users") && error.hint.contains("chmod"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_cache_folder_of_another_user_is_refused() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    std::fs::create_dir(bed.cache()).unwrap();
+    std::os::unix::fs::chown(bed.cache(), Some(12345), None)
+        .expect("the tests run as root, as their engine does");
+    let error = bed.client().refused("hermes");
+    assert_eq!(error.code, Code::Cache, "{error:?}");
+    assert!(error.message.contains("12345"), "{error:?}");
+}
+
+#[test]
+fn an_engine_that_is_not_there_is_named_with_the_reason() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let missing = format!("unix://{}/no.sock", bed.scratch().display());
+    let dead = bed.scratch().join("dead.sock");
+    drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
+    let dead = format!("unix://{}", dead.display());
+    for (host, reason) in [
+        (missing.as_str(), "No such file"),
+        (&dead, "refused"),
+        ("tcp://127.0.0.1:1", "refused"),
+    ] {
+        let error = bed
+            .client_with(&[(OptionName::DockerHost, host)])
+            .refused("hermes");
+        assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+        for part in [host, "DOCKER_HOST", reason] {
+            assert!(error.message.contains(part), "{part} in {error:?}");
+        }
+        assert!(error.hint.contains("start Docker"), "{error:?}");
+    }
+    assert!(
+        !bed.cache().exists(),
+        "nothing is fetched that cannot be built"
+    );
+}
+
+#[test]
+fn without_an_engine_every_endpoint_that_was_tried_is_listed() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    // An engine that this machine has must neither be found nor be touched: /run is hidden.
+    let home = bed.scratch().join("home");
+    let run = bed.scratch().join("run");
+    let output = Command::new("unshare")
+        .args(["--mount", "--", "sh", "-ec", "mount -t tmpfs none /run; [ -L /var/run ] || mount -t tmpfs none /var/run; exec \"$@\"", "sh"])
+        .args(["env", "-u", "DOCKER_CONTEXT", "-u", "DOCKER_CONFIG"])
+        .args(environment(&bed))
+        .arg("DOCKER_HOST=")
+        .arg(format!("HOME={}", home.display()))
+        .arg(format!("XDG_RUNTIME_DIR={}", run.display()))
+        .arg(child::program("ensure", Link::Static))
+        .arg("hermes")
+        .output()
+        .unwrap();
+    let text = child::text(&output);
+    assert_eq!(
+        output.status.code(),
+        Some(Code::EngineUnreachable as i32),
+        "{text}"
+    );
+    let (home, run) = (home.display(), run.display());
+    for socket in [
+        "/var/run/docker.sock".to_owned(),
+        format!("{run}/docker.sock"),
+        format!("{home}/.docker/run/docker.sock"),
+        format!("{home}/.docker/desktop/docker.sock"),
+        format!("{home}/.colima/default/docker.sock"),
+        format!("{run}/podman/podman.sock"),
+        "/run/podman/podman.sock".to_owned(),
+    ] {
+        assert!(
+            text.contains(&format!("unix://{socket}")),
+            "{socket} in {text}"
+        );
+    }
+}
+
+#[test]
+fn an_engine_that_comes_up_later_is_found_by_the_next_call() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let socket = bed.scratch().join("late.sock");
+    let host = format!("unix://{}", socket.display());
+    let client = bed.client_with(&[(OptionName::DockerHost, &host)]);
+    assert_eq!(client.refused("hermes").code, Code::EngineUnreachable);
+    let real = bed.engine.url.strip_prefix("unix://").unwrap().to_owned();
+    std::os::unix::fs::symlink(real, socket).unwrap();
+    client.ensure("hermes").unwrap();
+}
+
+#[test]
+fn options_are_what_the_given_lookup_finds() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let values = bed.values();
+    let mark = unique();
+    let mut options = Options::default();
+    options.set_all_from(|variable| match variable {
+        "MOLECULE_LOCAL_TEMPLATE_BRANCH" => Some(mark.clone()),
+        _ => values
+            .iter()
+            .find(|(name, _)| name.env() == variable)
+            .map(|(_, value)| value.clone()),
+    });
+    let error = crate::support::TestClient::new(&options).refused("hermes");
+    assert_eq!(error.code, Code::RepoNotFound);
+    assert!(error.message.contains(&mark), "{error:?}");
+}

@@ -1,0 +1,457 @@
+//! No secret gets out (promise P6): a token is planted wherever one can come in, everything that can
+//! fail does, and all that comes out is searched for every spelling of it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use mol::event::Kind;
+use mol::{Client, Code, Error, OptionName};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+
+use crate::support::child::{self, Link, command, program};
+use crate::support::engine::BUSYBOX;
+use crate::support::server::dockerfile;
+use crate::support::{Bed, Files, Proxy, TestClient, Treat, file, script};
+
+/// With characters that every encoding changes.
+const TOKEN: &str = "tk_7f3c/0b5e+9d2a~4f61=88c1&e0b7";
+
+/// Another one, where only what an URL carries can be recognised.
+const PASSWORD: &str = "hunter2";
+
+/// Every way in which a program may have written the token down.
+fn spellings() -> Vec<String> {
+    let percent = utf8_percent_encode(TOKEN, NON_ALPHANUMERIC).to_string();
+    let every: String = TOKEN.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let mut all = vec![
+        TOKEN.to_owned(),
+        percent.to_lowercase(),
+        percent,
+        every,
+        TOKEN.replace('/', "%2F"),
+    ];
+    for user in ["", "git:", "x-access-token:", "ab:", TOKEN] {
+        let text = format!("{user}{TOKEN}");
+        all.push(STANDARD_NO_PAD.encode(&text));
+        all.push(URL_SAFE_NO_PAD.encode(&text));
+    }
+    all
+}
+
+/// The parts of the token, plain or in base64, that must not be seen either: half a token is a leak.
+fn forbidden() -> Vec<String> {
+    let mut all = spellings();
+    all.push("7f3c/0b5e".to_owned());
+    all.push("88c1&e0b7".to_owned());
+    for shift in 0..3 {
+        let text = format!("{}{TOKEN}", "x".repeat(shift));
+        let encoded = STANDARD_NO_PAD.encode(text);
+        all.push(encoded[8..encoded.len() - 4].to_owned());
+    }
+    all
+}
+
+fn assert_clean(what: &str, text: &str) {
+    for spelling in forbidden() {
+        assert!(
+            !text.contains(&spelling),
+            "{what} shows {spelling}:\n{text}"
+        );
+    }
+    assert!(!text.contains(PASSWORD), "{what} shows a password:\n{text}");
+}
+
+/// All that a call has shown its caller.
+fn shown(client: &TestClient, error: &Error) -> String {
+    let mut text = format!("{error}\n{error:?}\n{error:#?}\n");
+    if let Some(build) = &error.build {
+        text += &format!("{}\n{}\n", build.step, build.log_tail);
+    }
+    for event in client.events() {
+        text += &serde_json::to_string(&event).unwrap();
+        text += &format!("\n{event:?}\n");
+    }
+    text
+}
+
+fn client(bed: &Bed, more: &[(OptionName, &str)]) -> TestClient {
+    let mut all = vec![(OptionName::Token, TOKEN)];
+    all.extend_from_slice(more);
+    bed.client_with(&all)
+}
+
+/// It fails in this way; nothing is shown; and something was masked, so that the test saw the token
+/// on its way.
+fn assert_masked(bed: &Bed, what: &str, client: &TestClient, code: Code) {
+    let error = client.refused("hermes");
+    let text = shown(client, &error);
+    assert_eq!(error.code, code, "{what}: {text}");
+    assert_clean(what, &text);
+    assert!(
+        text.contains("***"),
+        "{what}: nothing was masked in\n{text}"
+    );
+    for path in bed.cached_paths() {
+        assert_clean("the name of a file in the cache", &path);
+    }
+}
+
+/// The same, where what is planted need not be told at all.
+fn assert_hidden(what: &str, client: &TestClient, code: Code) {
+    let error = client.refused("hermes");
+    let text = shown(client, &error);
+    assert_eq!(error.code, code, "{what}: {text}");
+    assert_clean(what, &text);
+}
+
+#[test]
+fn the_search_finds_every_spelling() {
+    for spelling in spellings() {
+        let found = forbidden()
+            .iter()
+            .any(|part| format!("before {spelling} after").contains(part));
+        assert!(found, "{spelling}");
+    }
+}
+
+#[test]
+fn what_the_template_server_answers_is_masked() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\n"));
+    let all = spellings().join(" ");
+    let url = format!("http://me:{PASSWORD}@127.0.0.1:1/{TOKEN}");
+    for (status, code) in [
+        (401, Code::Auth),
+        (403, Code::Auth),
+        (418, Code::BadResponse),
+        (500, Code::GiteaUnreachable),
+        (503, Code::GiteaUnreachable),
+    ] {
+        bed.server.faults(json!([{
+            "match": "/api/", "status": status, "body": all,
+            "headers": { "X-Echo": all, "Retry-After": "3600", "WWW-Authenticate": format!("Basic realm=\"{TOKEN}\"") },
+        }]));
+        assert_hidden(&format!("a {status}"), &client(&bed, &[]), code);
+    }
+    for body in [
+        json!(TOKEN),
+        json!({ "commit": TOKEN }),
+        json!({ "commit": { "id": TOKEN } }),
+        json!({ "commit": { "id": [TOKEN] } }),
+        json!({ TOKEN: TOKEN }),
+    ] {
+        bed.server
+            .faults(json!([{ "match": "/api/", "status": 200, "body": body.to_string() }]));
+        assert_hidden(&body.to_string(), &client(&bed, &[]), Code::BadResponse);
+    }
+    bed.server
+        .faults(json!([{ "match": "/api/", "status": 302, "headers": { "Location": url } }]));
+    assert_hidden("a redirect", &client(&bed, &[]), Code::GiteaUnreachable);
+
+    bed.server.faults(json!([
+        { "match": "/branches/", "status": 404 },
+        { "match": "/api/", "status": 200, "body": json!({ "default_branch": TOKEN, "empty": false }).to_string() },
+    ]));
+    assert_masked(
+        &bed,
+        "a default branch",
+        &client(&bed, &[]),
+        Code::RepoNotFound,
+    );
+}
+
+#[test]
+fn what_git_answers_is_masked() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\n"));
+    let all = spellings().join(" ");
+    let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
+    for part in ["/info/refs", "/git-upload-pack$"] {
+        for (answer, code) in [
+            (json!({ "status": 401, "body": all }), Code::Auth),
+            (json!({ "status": 500, "body": all }), Code::Fetch),
+            (json!({ "status": 200, "body": all }), Code::Fetch),
+            (
+                json!({ "status": 200, "body": line(&format!("ERR {TOKEN} {all}")) }),
+                Code::Fetch,
+            ),
+            (
+                json!({ "status": 200, "headers": { "Content-Type": TOKEN }, "body": line(TOKEN) }),
+                Code::Fetch,
+            ),
+        ] {
+            let mut fault = answer;
+            fault["match"] = json!(part);
+            bed.server.faults(json!([fault]));
+            assert_hidden(&format!("git: {fault}"), &client(&bed, &[]), code);
+        }
+    }
+}
+
+#[test]
+fn what_a_build_says_is_masked() {
+    for buildkit in ["1", "0"] {
+        let bed = Bed::new();
+        let quoted: Vec<String> = spellings()
+            .iter()
+            .map(|spelling| format!("'{spelling}'"))
+            .collect();
+        for text in [
+            format!(
+                "FROM {BUSYBOX}\nRUN for t in {}; do echo \"says $t\"; done; exit 3\n",
+                quoted.join(" ")
+            ),
+            format!("FROM {BUSYBOX}\nRUN echo 'https://me:{PASSWORD}@host/ {TOKEN}'; exit 3\n"),
+            format!("FROM {BUSYBOX}\nRUN false '{TOKEN}'\n"),
+            format!("FROM {BUSYBOX}\nCOPY \"/no/{TOKEN}\" /\n"),
+        ] {
+            bed.template("hermes", dockerfile(&text));
+            let client = client(&bed, &[(OptionName::DockerBuildkit, buildkit)]);
+            assert_masked(&bed, &text, &client, Code::BuildFailed);
+        }
+    }
+}
+
+#[test]
+fn a_line_that_is_cut_shows_no_part_of_the_token() {
+    let bed = Bed::new();
+    let mut text = format!("FROM {BUSYBOX}\nRUN ");
+    // Wherever a line of output is cut, one of these lies across the cut.
+    for before in (60..70).chain(4070..4100).chain(1000..1030) {
+        text += &format!("head -c {before} /dev/zero | tr '\\0' x; echo '{TOKEN}'; ");
+    }
+    text += "exit 3\n";
+    bed.template("hermes", dockerfile(&text));
+    assert_masked(&bed, "a long line", &client(&bed, &[]), Code::BuildFailed);
+}
+
+#[test]
+fn what_a_script_of_the_template_says_is_masked() {
+    let bed = Bed::new();
+    let mut lines = String::from("#!/bin/sh\n");
+    for spelling in spellings() {
+        lines += &format!("echo 'says {spelling}' >&2\n");
+    }
+    bed.template(
+        "hermes",
+        Files::from([
+            (
+                "Dockerfile".to_owned(),
+                file(&format!(
+                    "FROM {BUSYBOX}\nCOPY . /t\nRUN sh /t/talk; echo {}; exit 1\n",
+                    bed.isolation
+                )),
+            ),
+            ("talk".to_owned(), script(&lines)),
+        ]),
+    );
+    let client = client(&bed, &[]);
+    assert_masked(&bed, "a script", &client, Code::BuildFailed);
+    let said = client.of_kind(Kind::Log);
+    assert_eq!(
+        said.iter()
+            .filter(|event| event
+                .line
+                .as_deref()
+                .is_some_and(|line| line.starts_with("says")))
+            .count(),
+        spellings().len()
+    );
+}
+
+#[test]
+fn what_the_template_pins_is_masked() {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        Files::from([
+            ("Dockerfile".to_owned(), file("FROM nothing/at:all AS\n")),
+            (
+                ".runtime-version".to_owned(),
+                file(&format!("latest {TOKEN}\n")),
+            ),
+        ]),
+    );
+    let client = client(&bed, &[(OptionName::RuntimeVersionPin, "1")]);
+    assert_hidden("a pin", &client, Code::BuildFailed);
+    let warning = client.wait_for(Kind::Warning, |_| true);
+    assert!(warning.message.contains(".runtime-version"), "{warning:?}");
+}
+
+#[test]
+fn what_the_caller_gives_is_masked() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let file = bed.scratch().join("file");
+    std::fs::write(&file, "").unwrap();
+    let below_a_file = format!("{}/{TOKEN}", file.display());
+    let with_a_password = format!("tcp://me:{PASSWORD}@127.0.0.1:1");
+    let proxy = format!("http://me:{PASSWORD}@127.0.0.1:1");
+    for (options, code) in [
+        (
+            vec![(OptionName::CacheDir, below_a_file.as_str())],
+            Code::Cache,
+        ),
+        (
+            vec![(OptionName::DockerHost, &format!("unix:///{TOKEN}/s"))],
+            Code::EngineUnreachable,
+        ),
+        (
+            vec![(OptionName::DockerHost, &with_a_password)],
+            Code::EngineUnreachable,
+        ),
+        (vec![(OptionName::DockerHost, TOKEN)], Code::InvalidOption),
+        (
+            vec![
+                (OptionName::DockerHost, ""),
+                (OptionName::DockerContext, TOKEN),
+            ],
+            Code::InvalidOption,
+        ),
+        (
+            vec![(OptionName::HttpProxy, &proxy)],
+            Code::GiteaUnreachable,
+        ),
+    ] {
+        assert_hidden(&format!("{options:?}"), &client(&bed, &options), code);
+    }
+
+    // A branch may not hold what this token holds, and a path is taken apart at its slashes, so
+    // these have a token of their own.
+    let plain = "tk-0123456789abcdef";
+    let prefix = format!("{}/{plain}/t-", bed.server.url);
+    for (name, value) in [
+        (OptionName::Branch, plain),
+        (OptionName::RepoPrefix, &prefix),
+    ] {
+        let client = bed.client_with(&[(OptionName::Token, plain), (name, value)]);
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::RepoNotFound);
+        assert!(!shown(&client, &error).contains(plain), "{error:?}");
+    }
+
+    let error = self::client(&bed, &[])
+        .inner()
+        .start(TOKEN, None, |_, _| {})
+        .unwrap_err();
+    assert_clean("a runtime", &format!("{error:?}"));
+}
+
+#[test]
+fn what_is_wrong_with_an_option_is_told_without_the_token() {
+    let bed = Bed::new();
+    for (name, value) in [
+        (OptionName::Platform, TOKEN.to_owned()),
+        (OptionName::Isolation, TOKEN.to_owned()),
+        (OptionName::Offline, TOKEN.to_owned()),
+        (OptionName::StallGrace, TOKEN.to_owned()),
+        (OptionName::Ceiling, TOKEN.to_owned()),
+        (OptionName::Branch, format!("{TOKEN} {TOKEN}")),
+        (OptionName::RepoPrefix, format!("https://{TOKEN}@host/o/t-")),
+        (
+            OptionName::RepoPrefix,
+            format!("https://me:{PASSWORD}@host/o/t-"),
+        ),
+        (
+            OptionName::HttpProxy,
+            format!("nonsense://me:{PASSWORD}@:x"),
+        ),
+        (OptionName::SslCertFile, format!("/{TOKEN}")),
+    ] {
+        let mut options = bed.options();
+        options.set(OptionName::Token, TOKEN);
+        options.set(name, &value);
+        let error = Client::new(&options, None).expect_err(&value);
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        assert_clean(name.env(), &format!("{error:?} {error}"));
+    }
+}
+
+#[test]
+fn a_token_that_no_header_can_hold_is_refused_without_being_shown() {
+    let bed = Bed::new();
+    let mut options = bed.options();
+    options.set(OptionName::Token, &format!("{TOKEN} {PASSWORD}\n"));
+    let error = Client::new(&options, None).unwrap_err();
+    assert_eq!(error.code, Code::InvalidOption);
+    assert_clean("the error", &format!("{error:?}"));
+}
+
+#[test]
+fn neither_the_image_nor_the_engine_nor_the_cache_learns_the_token() {
+    for buildkit in ["1", "0"] {
+        let bed = Bed::with(&["--token", TOKEN]);
+        bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        let proxy = Proxy::start(&bed.engine, bed.scratch(), |_| Treat::Pass);
+        let client = client(
+            &bed,
+            &[
+                (OptionName::DockerHost, &proxy.url),
+                (OptionName::DockerBuildkit, buildkit),
+            ],
+        );
+        let image = client.ensure("hermes").unwrap();
+
+        let sent = proxy.sent();
+        assert!(sent.contains("/build"), "the test sees what is sent");
+        assert_clean("what the engine gets", &sent);
+        assert_clean("the image", &format!("{image:?}"));
+        assert_clean(
+            "the image's configuration",
+            &format!("{:?}", bed.engine.inspect(&image.reference)),
+        );
+        assert_clean("the image's history", &bed.engine.history(&image.reference));
+        for event in client.events() {
+            assert_clean("an event", &serde_json::to_string(&event).unwrap());
+        }
+        for path in bed.cached_paths() {
+            assert_clean("a name in the cache", &path);
+            if let Ok(content) = std::fs::read(bed.cache().join(&path)) {
+                assert_clean("a file in the cache", &String::from_utf8_lossy(&content));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_process_with_a_token_shows_it_nowhere() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    let text =
+        format!("FROM {BUSYBOX}\nRUN echo 'says {TOKEN}'; cat /proc/*/cmdline; env; exit 3\n");
+    bed.template("hermes", dockerfile(&text));
+    for name in ["ensure", "queue"] {
+        let output = command(&bed, &program(name, Link::Static))
+            .env("MOLECULE_GITEA_TOKEN", TOKEN)
+            .arg("hermes")
+            .output()
+            .unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(Code::BuildFailed as i32),
+            "{}",
+            child::text(&output)
+        );
+        let text = child::text(&output);
+        assert_clean(name, &text);
+        assert!(text.contains("says ***"), "{text}");
+        assert!(output.stderr.is_empty(), "{text}");
+    }
+}
+
+/// What the API answers is only ever read, so what is not read cannot leak; but what is asked for is
+/// logged by servers and proxies.
+#[test]
+fn the_token_is_in_no_address() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    client(&bed, &[]).ensure("hermes").unwrap();
+    for request in bed.server.requests() {
+        let seen: Value = json!([
+            request.method,
+            request.path,
+            request.query,
+            request.user_agent
+        ]);
+        assert_clean("an address", &seen.to_string());
+    }
+}

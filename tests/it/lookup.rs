@@ -1,0 +1,331 @@
+//! Step two, and all the ways in which it fails: each is told apart, names the URL and the next
+//! step, and none mentions a registry (promise P1).
+
+use std::io::Write;
+use std::net::TcpListener;
+use std::time::{Duration, Instant};
+
+use mol::event::Kind;
+use mol::{Code, Error, OptionName};
+use serde_json::{Value, json};
+
+use crate::support::Bed;
+use crate::support::server::{dockerfile, of_service};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// It says what holds for all failures of the lookup.
+fn assert_told(bed: &Bed, error: &Error) {
+    assert_eq!(error.runtime, "hermes");
+    assert!(
+        error.message.contains("hermes"),
+        "names the address: {error:?}"
+    );
+    assert!(error.url.contains("workspace-template-hermes"), "{error:?}");
+    assert!(!error.hint.is_empty(), "says what to do: {error:?}");
+    let said = format!("{error:?}").to_lowercase();
+    for registry in ["ghcr", "ecr.", " ecr", "registry", "pull"] {
+        assert!(!said.contains(registry), "{registry} in {error:?}");
+    }
+    assert!(bed.engine.references_of(&bed.isolation).is_empty());
+    assert!(!bed.cache().exists(), "nothing is written");
+}
+
+/// The answer to the question for the branch is this one.
+fn answered(bed: &Bed, fault: Value) -> Error {
+    let mut fault = fault;
+    fault["match"] = json!("/api/");
+    bed.server.faults(json!([fault]));
+    let client = bed.client();
+    let error = client.refused("hermes");
+    assert_told(bed, &error);
+    assert_eq!(client.count(Kind::LookupDone), 0);
+    let requests = bed.server.requests();
+    assert!(
+        of_service(&requests, "git").is_empty(),
+        "nothing is fetched: {requests:?}"
+    );
+    error
+}
+
+fn unreachable(bed: &Bed, prefix: &str) -> Error {
+    let error = bed
+        .client_with(&[(OptionName::RepoPrefix, prefix)])
+        .refused("hermes");
+    assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
+    assert_told(bed, &error);
+    error
+}
+
+#[test]
+fn a_server_that_refuses_the_connection_is_told() {
+    let bed = Bed::new();
+    let error = unreachable(&bed, "http://127.0.0.1:1/o/workspace-template-");
+    assert!(error.message.contains("refused"), "{error:?}");
+}
+
+#[test]
+fn a_host_that_does_not_exist_is_told() {
+    let bed = Bed::new();
+    let error = unreachable(&bed, "https://no-such-host.invalid/o/workspace-template-");
+    assert!(error.message.contains("resolve"), "{error:?}");
+}
+
+#[test]
+fn a_server_that_speaks_no_tls_is_told() {
+    let bed = Bed::new();
+    let prefix = bed.server.repo_prefix.replace("http://", "https://");
+    let error = unreachable(&bed, &prefix);
+    assert!(error.message.contains("TLS"), "{error:?}");
+    assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
+}
+
+#[test]
+fn a_server_that_hangs_is_waited_for_until_the_deadline_and_no_longer() {
+    let bed = Bed::new();
+    bed.server
+        .faults(json!([{ "match": "/api/", "hang": true }]));
+    let client = bed.client();
+    let begun = Instant::now();
+    let limit = Duration::from_millis(700);
+    let error = client
+        .begin_within("hermes", Some(limit))
+        .end()
+        .unwrap_err();
+    assert_eq!(error.code, Code::DeadlineExceeded);
+    assert!(begun.elapsed() < limit + Duration::from_secs(1));
+}
+
+#[test]
+fn a_server_that_accepts_and_never_answers_is_told_after_half_a_minute() {
+    let bed = Bed::new();
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let prefix = format!(
+        "http://{}/o/workspace-template-",
+        silent.local_addr().unwrap()
+    );
+    let error = unreachable(&bed, &prefix);
+    assert!(
+        error.message.contains("30 seconds") || error.message.contains("timed out"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn a_server_that_does_not_speak_http_is_told() {
+    let bed = Bed::new();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let prefix = format!(
+        "http://{}/o/workspace-template-",
+        other.local_addr().unwrap()
+    );
+    std::thread::spawn(move || {
+        for stream in other.incoming() {
+            let _ = stream.unwrap().write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
+        }
+    });
+    unreachable(&bed, &prefix);
+}
+
+#[test]
+fn a_repository_that_is_not_there_names_the_url_and_those_that_are() {
+    let bed = Bed::new();
+    let error = bed.client().refused("hermes");
+    assert_eq!(error.code, Code::RepoNotFound);
+    assert_told(&bed, &error);
+    assert!(
+        error
+            .message
+            .contains(&format!("{}hermes", bed.server.repo_prefix)),
+        "{error:?}"
+    );
+    for mirrored in ["autogen", "claude-code", "hermes", "langgraph"] {
+        assert!(error.hint.contains(mirrored), "{error:?}");
+    }
+    for other in ["codex", "crewai", "openclaw"] {
+        assert!(!error.hint.contains(other), "{error:?}");
+    }
+}
+
+#[test]
+fn a_refused_access_names_the_token_variable() {
+    let bed = Bed::new();
+    for status in [401, 403] {
+        let error = answered(
+            &bed,
+            json!({ "status": status, "body": "{\"message\":\"token is required\"}" }),
+        );
+        assert_eq!(error.code, Code::Auth, "{error:?}");
+        assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
+        assert!(error.message.contains(&status.to_string()), "{error:?}");
+    }
+}
+
+#[test]
+fn a_real_refusal_of_gitea_is_told_the_same() {
+    let bed = Bed::with(&["--token", "the-right-token"]);
+    bed.template("hermes", dockerfile(PLAIN));
+    for token in ["", "a-wrong-token"] {
+        let error = bed
+            .client_with(&[(OptionName::Token, token)])
+            .refused("hermes");
+        assert_eq!(error.code, Code::Auth, "{error:?}");
+        assert_told(&bed, &error);
+    }
+    let client = bed.client_with(&[(OptionName::Token, "the-right-token")]);
+    client.ensure("hermes").unwrap();
+
+    bed.server
+        .repository(&bed.server.template("hermes"), json!({ "forbidden": true }));
+    assert_eq!(client.refused("hermes").code, Code::Auth);
+}
+
+#[test]
+fn a_server_in_trouble_is_unreachable_and_the_status_is_told() {
+    let bed = Bed::new();
+    for status in [408, 500, 501, 505] {
+        let error = answered(&bed, json!({ "status": status, "body": "trouble" }));
+        assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
+        assert!(error.message.contains(&status.to_string()), "{error:?}");
+    }
+}
+
+#[test]
+fn any_other_status_is_a_bad_answer() {
+    let bed = Bed::new();
+    for status in [201, 204, 304, 400, 405, 410, 418] {
+        let error = answered(&bed, json!({ "status": status, "body": "{}" }));
+        assert_eq!(error.code, Code::BadResponse, "{error:?}");
+        assert!(error.message.contains(&status.to_string()), "{error:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_is_no_branch_is_a_bad_answer() {
+    let bed = Bed::new();
+    for body in [
+        "",
+        "null",
+        "[]",
+        "{",
+        "<html>sign in</html>",
+        "{\"commit\":{}}",
+        "{\"commit\":{\"id\":7}}",
+        "\"x\"",
+    ] {
+        let error = answered(&bed, json!({ "status": 200, "body": body }));
+        assert_eq!(error.code, Code::BadResponse, "{body}: {error:?}");
+    }
+}
+
+#[test]
+fn a_commit_id_that_is_none_is_a_bad_answer() {
+    let bed = Bed::new();
+    let full = "0123456789abcdef0123456789abcdef01234567";
+    for id in [
+        &full[..12],
+        &full[..39],
+        &format!("{full}8"),
+        &full.to_uppercase(),
+        &full.replace('a', "g"),
+        &format!(" {full}"),
+        &full.replace("0123456789", "../../../x"),
+        "",
+    ] {
+        let error = answered(
+            &bed,
+            json!({ "status": 200, "body": json!({ "commit": { "id": id } }).to_string() }),
+        );
+        assert_eq!(error.code, Code::BadResponse, "{id}: {error:?}");
+    }
+}
+
+#[test]
+fn a_commit_id_of_sixty_four_digits_is_taken() {
+    let bed = Bed::new();
+    let id = "0123456789abcdef".repeat(4);
+    bed.server.faults(json!([{ "match": "/branches/", "status": 200, "body": json!({ "commit": { "id": id } }).to_string() }]));
+    let client = bed.client();
+    let error = client.refused("hermes");
+    assert_ne!(error.code, Code::BadResponse, "{error:?}");
+    assert_eq!(
+        client.wait_for(Kind::LookupDone, |_| true).commit_sha,
+        Some(id.clone())
+    );
+    assert_eq!(
+        client.wait_for(Kind::CacheMiss, |_| true).r#ref,
+        Some(bed.reference("hermes", &id))
+    );
+}
+
+#[test]
+fn an_answer_of_64_kib_is_read_and_one_byte_more_is_refused() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let body = |length: usize| {
+        let answer = json!({ "commit": { "id": sha } }).to_string();
+        let padding = " ".repeat(length - answer.len());
+        answer + &padding
+    };
+    let error = answered(&bed, json!({ "status": 200, "body": body(64 * 1024 + 1) }));
+    assert_eq!(error.code, Code::BadResponse, "{error:?}");
+    assert!(error.message.contains("65536"), "it says so: {error:?}");
+
+    bed.server
+        .faults(json!([{ "match": "/api/", "status": 200, "body": body(64 * 1024) }]));
+    assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
+}
+
+#[test]
+fn an_endless_answer_is_refused() {
+    let bed = Bed::new();
+    let begun = Instant::now();
+    let error = answered(&bed, json!({ "endless": true }));
+    assert_eq!(error.code, Code::BadResponse, "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn an_endless_refusal_is_no_trouble_either() {
+    let bed = Bed::new();
+    for status in [401, 404, 500] {
+        let error = answered(&bed, json!({ "status": status, "endless": true }));
+        assert_eq!(error.code, Code::BadResponse, "{status}: {error:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_breaks_off_is_told() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let error = answered(&bed, json!({ "truncate_after": 100 }));
+    assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
+}
+
+#[test]
+fn gitea_s_answer_is_read_however_it_is_laid_out() {
+    for flags in [
+        &[][..],
+        &["--compact"],
+        &["--sorted-keys"],
+        &["--sorted-keys", "--compact"],
+    ] {
+        let bed = Bed::with(flags);
+        let sha = bed.template("hermes", dockerfile(PLAIN));
+        assert_eq!(
+            bed.client().ensure("hermes").unwrap().commit_sha,
+            sha,
+            "{flags:?}"
+        );
+    }
+}
+
+#[test]
+fn the_library_says_who_it_is_to_the_api() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    bed.client().ensure("hermes").unwrap();
+    for request in of_service(&bed.server.requests(), "api") {
+        assert!(request.user_agent.contains("libmol/"), "{request:?}");
+    }
+}

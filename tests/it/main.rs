@@ -1,0 +1,26 @@
+//! The specification of libmol, against a real engine, a real git server and real processes.
+//!
+//! One program for all of it, because each would link the whole library. `make test` runs it; what
+//! it needs from there is in `support::given`.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod abi;
+mod branches;
+mod c_programs;
+mod cache;
+mod cancel;
+mod fetch;
+mod happy_path;
+mod hits;
+mod https;
+mod inputs;
+mod leaks;
+mod lookup;
+mod options;
+mod redirects;
+mod retries;
+mod sharing;
+mod template;
+mod vectors;

@@ -1,0 +1,220 @@
+//! The environment, as the core gets it: each variable of the contract has its effect.
+
+use std::collections::HashMap;
+
+use mol::{Client, OptionName, Options};
+
+use crate::support::server::dockerfile;
+use crate::support::{Bed, TestClient};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// Options from these variables and no others.
+fn from_env(variables: &[(&str, &str)]) -> Options {
+    let all: HashMap<&str, &str> = variables.iter().copied().collect();
+    let mut options = Options::default();
+    options.set_all_from(|name| all.get(name).map(|value| (*value).to_owned()));
+    options
+}
+
+#[test]
+fn every_variable_of_the_contract_is_read() {
+    let names: Vec<&str> = OptionName::ALL.iter().map(|name| name.env()).collect();
+    for variable in [
+        "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
+        "MOLECULE_LOCAL_TEMPLATE_BRANCH",
+        "MOLECULE_GITEA_TOKEN",
+        "MOLECULE_LOCAL_BUILD_CACHE",
+        "MOLECULE_IMAGE_PLATFORM",
+        "MOLECULE_LOCAL_IMAGE_ISOLATION",
+        "MOLECULE_LOCAL_OFFLINE",
+        "MOLECULE_LOCAL_RUNTIME_VERSION_PIN",
+        "MOLECULE_BUILD_STALL_GRACE_S",
+        "MOLECULE_BUILD_CEILING_S",
+        "DOCKER_HOST",
+        "DOCKER_CONTEXT",
+        "DOCKER_CONFIG",
+        "DOCKER_TLS_VERIFY",
+        "DOCKER_CERT_PATH",
+        "DOCKER_BUILDKIT",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+    ] {
+        assert!(names.contains(&variable), "{variable}");
+    }
+}
+
+#[test]
+fn an_empty_variable_is_one_that_is_not_set() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let mut options = bed.options();
+    for name in OptionName::ALL {
+        if !bed.values().iter().any(|(set, _)| set == name) {
+            options.set(*name, "");
+        }
+    }
+    assert_eq!(
+        TestClient::new(&options)
+            .ensure("hermes")
+            .unwrap()
+            .commit_sha,
+        sha
+    );
+}
+
+#[test]
+fn the_context_that_docker_uses_is_used() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let config = bed.scratch().join("docker");
+    let name = "the tests";
+    let id = hex_sha256(name);
+    let meta = config.join("contexts/meta").join(id);
+    std::fs::create_dir_all(&meta).unwrap();
+    let host = &bed.engine.url;
+    let text = format!(
+        "{{\"Name\":\"{name}\",\"Metadata\":{{}},\"Endpoints\":{{\"docker\":{{\"Host\":\"{host}\",\"SkipTLSVerify\":false}}}}}}"
+    );
+    std::fs::write(meta.join("meta.json"), text).unwrap();
+    let config = config.to_str().unwrap().to_owned();
+
+    let client = bed.client_with(&[
+        (OptionName::DockerHost, ""),
+        (OptionName::DockerConfig, &config),
+        (OptionName::DockerContext, name),
+    ]);
+    client.ensure("hermes").unwrap();
+
+    std::fs::write(
+        format!("{config}/config.json"),
+        format!("{{\"currentContext\":\"{name}\"}}"),
+    )
+    .unwrap();
+    let client = bed.client_with(&[
+        (OptionName::DockerHost, ""),
+        (OptionName::DockerConfig, &config),
+    ]);
+    client.ensure("hermes").unwrap();
+
+    let client = bed.client_with(&[
+        (OptionName::DockerHost, "tcp://127.0.0.1:1"),
+        (OptionName::DockerConfig, &config),
+        (OptionName::DockerContext, name),
+    ]);
+    assert!(
+        client
+            .refused("hermes")
+            .message
+            .contains("tcp://127.0.0.1:1"),
+        "DOCKER_HOST wins"
+    );
+}
+
+fn hex_sha256(text: &str) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(text)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// A proxy for one request: says what it was asked for.
+fn proxy() -> (String, std::thread::JoinHandle<String>) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let asked = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut line = String::new();
+        BufReader::new(stream.try_clone().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        stream
+            .write_all(b"HTTP/1.1 418 no\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        line
+    });
+    (address, asked)
+}
+
+#[test]
+fn the_proxies_are_used_also_under_their_small_names() {
+    let bed = Bed::new();
+    for (variable, prefix, expected) in [
+        (
+            "http_proxy",
+            "http://gitea.invalid/o/t-",
+            "GET http://gitea.invalid/api/v1/repos/o/t-hermes/",
+        ),
+        (
+            "HTTP_PROXY",
+            "http://gitea.invalid/o/t-",
+            "GET http://gitea.invalid/api/v1/repos/o/t-hermes/",
+        ),
+        (
+            "https_proxy",
+            "https://gitea.invalid/o/t-",
+            "CONNECT gitea.invalid:443 ",
+        ),
+        (
+            "HTTPS_PROXY",
+            "https://gitea.invalid/o/t-",
+            "CONNECT gitea.invalid:443 ",
+        ),
+    ] {
+        let (address, asked) = proxy();
+        let cache = bed.cache();
+        let options = from_env(&[
+            (variable, &address),
+            ("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", prefix),
+            ("MOLECULE_LOCAL_BUILD_CACHE", cache.to_str().unwrap()),
+            ("DOCKER_HOST", &bed.engine.url),
+        ]);
+        TestClient::new(&options).refused("hermes");
+        let asked = asked.join().unwrap();
+        assert!(asked.starts_with(expected), "{variable}: {asked}");
+    }
+}
+
+#[test]
+fn a_host_without_a_proxy_is_asked_directly() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let client = bed.client_with(&[
+        (OptionName::HttpProxy, "http://127.0.0.1:1"),
+        (OptionName::NoProxy, "example.com,127.0.0.1"),
+    ]);
+    client.ensure("hermes").unwrap();
+}
+
+#[test]
+fn a_proxy_that_is_not_there_is_told() {
+    let bed = Bed::new();
+    let client = bed.client_with(&[(OptionName::HttpProxy, "http://me:hunter2@127.0.0.1:1")]);
+    let error = client.refused("hermes");
+    assert_eq!(error.code, mol::Code::GiteaUnreachable);
+    assert!(error.hint.contains("proxy"), "{error:?}");
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[test]
+fn a_certificate_file_that_cannot_be_read_is_named() {
+    let bed = Bed::new();
+    let mut options = bed.options();
+    options.set(OptionName::SslCertFile, "/nowhere/ca.pem");
+    options.set(OptionName::RepoPrefix, "https://gitea.invalid/o/t-");
+    let error = Client::new(&options, None).unwrap_err();
+    assert_eq!(error.code, mol::Code::InvalidOption);
+    assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
+}
+
+#[test]
+fn options_do_not_show_their_values() {
+    let mut options = Options::default();
+    options.set(OptionName::Token, "s3cr3t-t0ken");
+    assert!(!format!("{options:?} {options:#?}").contains("s3cr3t"));
+}

@@ -1,0 +1,173 @@
+//! The token goes to the origin it was given for, and to nobody else (promise P6).
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use mol::{Code, OptionName};
+use serde_json::json;
+
+use crate::support::server::{Request, dockerfile, of_service};
+use crate::support::{Bed, Server};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+const TOKEN: &str = "7f3c0b5e9d2a4f6188c1e0b7a6d5943210fedcba";
+
+fn has_token(request: &Request) -> bool {
+    let encoded = request
+        .authorization
+        .strip_prefix("Basic ")
+        .and_then(|text| STANDARD.decode(text).ok());
+    let basic = encoded.map(|text| String::from_utf8_lossy(&text).into_owned());
+    format!("{}{basic:?}", request.authorization).contains(TOKEN)
+}
+
+#[test]
+fn the_api_gets_the_token_in_its_header_and_git_gets_it_as_credentials() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    bed.template("hermes", dockerfile(PLAIN));
+    bed.client_with(&[(OptionName::Token, TOKEN)])
+        .ensure("hermes")
+        .unwrap();
+    let requests = bed.server.requests();
+    for request in of_service(&requests, "api") {
+        assert_eq!(request.authorization, format!("token {TOKEN}"));
+    }
+    let git = of_service(&requests, "git");
+    assert!(git.len() >= 2);
+    for request in git {
+        assert!(
+            request.authorization.starts_with("Basic ") && has_token(request),
+            "{request:?}"
+        );
+    }
+    for request in requests {
+        assert!(
+            !request.path.contains(TOKEN) && !request.query.contains(TOKEN),
+            "{request:?}"
+        );
+    }
+}
+
+#[test]
+fn without_a_token_no_credentials_are_sent() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    bed.client().ensure("hermes").unwrap();
+    assert!(
+        bed.server
+            .requests()
+            .iter()
+            .all(|request| request.authorization.is_empty())
+    );
+}
+
+/// The repository `hermes` was renamed to `codex`: Gitea answers with redirects.
+fn renamed(bed: &Bed, server: &Server) {
+    let to = |rest: &str| format!("{}/{rest}", server.url);
+    let new = server.template("codex");
+    bed.server.faults(json!([
+        { "match": "/api/v1/repos/[^/]*/[^/]*hermes/branches/main$", "status": 307,
+          "headers": { "Location": to(&format!("api/v1/repos/{new}/branches/main")) } },
+        { "match": "hermes/info/refs\\?service=git-upload-pack", "status": 301,
+          "headers": { "Location": to(&format!("{new}/info/refs?service=git-upload-pack")) } },
+    ]));
+}
+
+#[test]
+fn a_renamed_repository_is_followed_with_and_without_a_token() {
+    for token in ["", TOKEN] {
+        let flags: &[&str] = if token.is_empty() {
+            &[]
+        } else {
+            &["--token", token]
+        };
+        let bed = Bed::with(flags);
+        let sha = bed.template("codex", dockerfile(PLAIN));
+        renamed(&bed, &bed.server);
+        let client = bed.client_with(&[(OptionName::Token, token)]);
+        let image = client.ensure("hermes").unwrap();
+        assert_eq!(image.commit_sha, sha);
+        assert_eq!(image.reference, bed.reference("hermes", &sha));
+    }
+}
+
+#[test]
+fn another_origin_is_refused_with_a_token_which_never_arrives_there() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    let other = Server::start(&[]);
+    other.commit(&other.template("codex"), "main", dockerfile(PLAIN));
+    renamed(&bed, &other);
+    let error = bed
+        .client_with(&[(OptionName::Token, TOKEN)])
+        .refused("hermes");
+    assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
+    assert!(
+        error.message.contains(&other.url),
+        "names where it leads: {error:?}"
+    );
+    assert!(
+        error.hint.contains("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
+        "{error:?}"
+    );
+    assert!(other.requests().is_empty(), "nobody was asked there");
+}
+
+#[test]
+fn another_origin_is_refused_in_the_fetch_too() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    bed.template("hermes", dockerfile(PLAIN));
+    let other = Server::start(&[]);
+    let there = format!(
+        "{}/{}/info/refs?service=git-upload-pack",
+        other.url,
+        other.template("hermes")
+    );
+    bed.server.faults(
+        json!([{ "match": "/info/refs", "status": 302, "headers": { "Location": there } }]),
+    );
+    let error = bed
+        .client_with(&[(OptionName::Token, TOKEN)])
+        .refused("hermes");
+    assert!(error.message.contains(&other.url), "{error:?}");
+    assert!(other.requests().is_empty());
+}
+
+#[test]
+fn another_origin_is_followed_without_a_token() {
+    let bed = Bed::new();
+    let other = Server::start(&[]);
+    let sha = other.commit(&other.template("codex"), "main", dockerfile(PLAIN));
+    renamed(&bed, &other);
+    assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
+}
+
+#[test]
+fn a_password_in_a_redirect_is_not_shown() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    bed.server.faults(json!([{ "match": "/api/", "status": 302,
+        "headers": { "Location": format!("http://me:hunter2@127.0.0.1:1/{TOKEN}") } }]));
+    let error = bed
+        .client_with(&[(OptionName::Token, TOKEN)])
+        .refused("hermes");
+    let said = format!("{error:?}");
+    assert!(!said.contains("hunter2") && !said.contains(TOKEN), "{said}");
+}
+
+#[test]
+fn a_loop_of_redirects_ends() {
+    let bed = Bed::new();
+    bed.server.faults(
+        json!([{ "match": "/api/", "status": 302, "headers": { "Location": "/api/v1/again" } }]),
+    );
+    let error = bed.client().refused("hermes");
+    assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
+    assert!(error.message.contains("redirects"), "{error:?}");
+    assert!(bed.server.requests().len() < 20);
+}
+
+#[test]
+fn a_redirect_that_leads_nowhere_is_a_bad_answer() {
+    let bed = Bed::new();
+    bed.server
+        .faults(json!([{ "match": "/api/", "status": 302 }]));
+    assert_eq!(bed.client().refused("hermes").code, Code::BadResponse);
+}

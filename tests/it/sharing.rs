@@ -1,0 +1,247 @@
+//! One build (promise P3): for all callers of one process, and of several.
+
+use std::io::Read;
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use mol::Code;
+use mol::event::Kind;
+
+use crate::support::child::{Link, command, program};
+use crate::support::engine::{BUSYBOX, is_running};
+use crate::support::server::{dockerfile, of_service};
+use crate::support::{AT_ONCE, Bed, unique, until};
+
+/// A template whose build takes a while, and leaves its own number in the image: two builds would
+/// leave two numbers.
+fn slow(bed: &Bed, runtime: &str, seconds: u32) -> String {
+    let word = unique();
+    let text = format!(
+        "FROM {BUSYBOX}\nRUN echo {word}; sleep {seconds}; cat /proc/sys/kernel/random/uuid > /number\n"
+    );
+    bed.template(runtime, dockerfile(&text));
+    word
+}
+
+#[test]
+fn many_callers_for_one_runtime_share_one_fetch_and_one_build() {
+    let bed = Bed::new();
+    slow(&bed, "hermes", 2);
+    let client = bed.client();
+    let calls: Vec<_> = (0..50).map(|_| client.begin("hermes")).collect();
+    let images: Vec<_> = calls.into_iter().map(|call| call.end().unwrap()).collect();
+    assert!(
+        images
+            .iter()
+            .all(|image| image.image_id == images[0].image_id)
+    );
+    assert_eq!(client.count(Kind::FetchStarted), 1);
+    assert_eq!(client.count(Kind::BuildStarted), 1);
+    assert_eq!(client.count(Kind::Waiting), 49);
+    let requests = bed.server.requests();
+    let fetches = of_service(&requests, "git");
+    assert_eq!(
+        fetches
+            .iter()
+            .filter(|r| r.path.ends_with("/info/refs"))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn two_clients_of_one_process_share_one_build() {
+    let bed = Bed::new();
+    let word = slow(&bed, "hermes", 2);
+    let (one, two) = (bed.client(), bed.client());
+    let first = one.begin("hermes");
+    one.wait_for_line(&word);
+    let second = two.begin("hermes");
+    let waiting = two.wait_for(Kind::Waiting, |_| true);
+    assert!(waiting.holder.unwrap().contains("this process"));
+    let (first, second) = (first.end().unwrap(), second.end().unwrap());
+    assert_eq!(first.image_id, second.image_id);
+    assert_eq!(
+        (one.count(Kind::BuildStarted), two.count(Kind::BuildStarted)),
+        (1, 0)
+    );
+    assert!(!second.timings.wait.is_zero());
+}
+
+#[test]
+fn different_runtimes_are_built_side_by_side() {
+    let bed = Bed::new();
+    let words = [
+        slow(&bed, "hermes", 600),
+        slow(&bed, "codex", 600),
+        slow(&bed, "autogen", 600),
+    ];
+    let client = bed.client();
+    let calls: Vec<_> = ["hermes", "codex", "autogen"]
+        .map(|runtime| client.begin(runtime))
+        .into();
+    until("all builds at the same time", || {
+        words.iter().all(|word| is_running(word)).then_some(())
+    });
+    for call in calls {
+        client.cancel(&call);
+        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    }
+}
+
+fn spawn(bed: &Bed, program_name: &'static str) -> Child {
+    command(bed, &program(program_name, Link::Static))
+        .arg("hermes")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn output_of(mut child: Child) -> String {
+    let mut text = String::new();
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_to_string(&mut text)
+        .unwrap();
+    assert!(child.wait().unwrap().success(), "{text}");
+    text
+}
+
+#[test]
+fn two_processes_share_one_fetch_and_one_build() {
+    let bed = Bed::new();
+    slow(&bed, "hermes", 2);
+    program("queue", Link::Static); // compiled before the two start together
+    let children = [spawn(&bed, "queue"), spawn(&bed, "queue")];
+    let outputs = children.map(output_of);
+    let all = outputs.concat();
+    let told = |kind: &str| all.matches(&format!("\"kind\":\"{kind}\"")).count();
+    assert_eq!(told("build_started"), 1, "{all}");
+    assert_eq!(told("fetch_started"), 1, "{all}");
+    assert_eq!(told("waiting"), 1, "{all}");
+    assert!(
+        all.contains("\"holder\":\"process "),
+        "it says whom it waits for: {all}"
+    );
+    let requests = bed.server.requests();
+    let fetches = of_service(&requests, "git");
+    assert_eq!(
+        fetches
+            .iter()
+            .filter(|r| r.path.ends_with("/info/refs"))
+            .count(),
+        1
+    );
+}
+
+#[test]
+fn a_process_that_is_killed_lets_the_next_one_in() {
+    let bed = Bed::new();
+    let word = slow(&bed, "hermes", 3);
+    let mut holder = spawn(&bed, "queue");
+    until("the build", || is_running(&word).then_some(()));
+    let client = bed.client();
+    let call = client.begin("hermes");
+    let waiting = client.wait_for(Kind::Waiting, |_| true);
+    assert_eq!(waiting.holder, Some(format!("process {}", holder.id())));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    call.end().unwrap();
+    assert_eq!(client.count(Kind::BuildStarted), 1);
+}
+
+#[test]
+fn who_waits_for_another_process_can_be_cancelled() {
+    let bed = Bed::new();
+    let word = slow(&bed, "hermes", 5);
+    let holder = spawn(&bed, "queue");
+    until("the build", || is_running(&word).then_some(()));
+    let client = bed.client();
+    let call = client.begin("hermes");
+    client.wait_for(Kind::Waiting, |_| true);
+    let since = Instant::now();
+    client.cancel(&call);
+    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    assert!(since.elapsed() < AT_ONCE);
+    assert!(is_running(&word), "the other process is not disturbed");
+    output_of(holder);
+}
+
+#[test]
+fn a_failed_build_is_everybodys_error_and_the_next_call_tries_again() {
+    let bed = Bed::new();
+    let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1; exit 5\n", unique());
+    bed.template("hermes", dockerfile(&text));
+    let client = bed.client();
+    let calls = [client.begin("hermes"), client.begin("hermes")];
+    for call in calls {
+        assert_eq!(call.end().unwrap_err().code, Code::BuildFailed);
+    }
+    assert_eq!(client.count(Kind::BuildStarted), 1);
+    assert_eq!(client.refused("hermes").code, Code::BuildFailed);
+    assert_eq!(client.count(Kind::BuildStarted), 2);
+}
+
+#[test]
+fn a_call_that_comes_while_a_new_commit_is_pushed_gets_the_commit_it_looked_up() {
+    let bed = Bed::new();
+    let word = slow(&bed, "hermes", 2);
+    let client = bed.client();
+    let first = client.begin("hermes");
+    client.wait_for_line(&word);
+    let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let second = client.begin("hermes").end().unwrap();
+    assert_eq!(second.commit_sha, sha);
+    assert_ne!(first.end().unwrap().commit_sha, sha);
+}
+
+#[test]
+fn calls_that_wait_are_no_threads() {
+    let bed = Bed::new();
+    let word = slow(&bed, "hermes", 600);
+    let client = bed.client();
+    let first = client.begin("hermes");
+    client.wait_for_line(&word);
+    let calls: Vec<_> = (0..300).map(|_| client.begin("hermes")).collect();
+    until("all to wait", || {
+        (client.count(Kind::Waiting) >= 300).then_some(())
+    });
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let threads: usize = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Threads:"))
+        .unwrap()
+        .trim()
+        .parse()
+        .unwrap();
+    assert!(threads < 200, "{threads} threads");
+    for call in calls.into_iter().chain([first]) {
+        client.cancel(&call);
+    }
+}
+
+#[test]
+fn a_client_leaves_no_open_file_behind() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let open = || {
+        let cache = bed.cache();
+        std::fs::read_dir("/proc/self/fd")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .filter(|path| path.starts_with(&cache))
+            .count()
+    };
+    let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", unique());
+    bed.template("hermes", dockerfile(&text));
+    let client = bed.client();
+    let call = client.begin("hermes");
+    client.wait_for(Kind::BuildStarted, |_| true);
+    assert!(open() > 0, "the lock is held, and the test sees it");
+    call.end().unwrap();
+    drop(client);
+    assert_eq!(open(), 0);
+}

@@ -1,0 +1,329 @@
+//! What a template may look like, and what is said about one that cannot be built.
+
+use mol::event::Kind;
+use mol::{Code, OptionName};
+use serde_json::json;
+
+use crate::support::engine::{BUSYBOX, is_running};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, Files, TestClient, file, script, unique};
+
+const BUILDERS: [&str; 2] = ["1", "0"];
+
+fn with_builder(bed: &Bed, buildkit: &str) -> TestClient {
+    bed.client_with(&[(OptionName::DockerBuildkit, buildkit)])
+}
+
+/// It failed before the engine heard of it, and said this.
+fn assert_no_dockerfile(bed: &Bed, says: &str) {
+    let client = bed.client();
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::NoDockerfile, "{error:?}");
+    assert!(error.message.contains(says), "{error:?}");
+    assert!(error.hint.contains("Dockerfile"), "{error:?}");
+    assert_eq!(error.runtime, "hermes");
+    assert_eq!(client.count(Kind::BuildStarted), 0);
+    assert!(bed.engine.references_of(&bed.isolation).is_empty());
+}
+
+#[test]
+fn a_template_without_a_dockerfile_is_refused() {
+    let bed = Bed::new();
+    bed.template("hermes", Files::from([("README".to_owned(), file("none"))]));
+    assert_no_dockerfile(&bed, "no Dockerfile at its root");
+}
+
+#[test]
+fn one_with_a_dockerfile_in_a_folder_or_in_other_letters_too() {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        Files::from([
+            ("docker/Dockerfile".to_owned(), file("FROM scratch\n")),
+            ("dockerfile".to_owned(), file("FROM scratch\n")),
+        ]),
+    );
+    assert_no_dockerfile(&bed, "no Dockerfile at its root");
+}
+
+#[test]
+fn a_dockerfile_that_is_a_folder_is_refused() {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        Files::from([("Dockerfile/x".to_owned(), file("FROM scratch\n"))]),
+    );
+    assert_no_dockerfile(&bed, "folder");
+}
+
+#[test]
+fn a_dockerfile_that_leads_out_of_the_template_is_refused() {
+    let bed = Bed::new();
+    for target in ["/etc/passwd", "../../../../../../etc/passwd", "nowhere"] {
+        let link = json!({ "text": target, "mode": "120000" });
+        bed.template("hermes", Files::from([("Dockerfile".to_owned(), link)]));
+        let error = bed.client().refused("hermes");
+        assert_eq!(error.code, Code::NoDockerfile, "{target}: {error:?}");
+    }
+}
+
+#[test]
+fn a_template_whose_dockerfile_was_mended_is_built() {
+    let bed = Bed::new();
+    bed.template("hermes", Files::from([("README".to_owned(), file("none"))]));
+    let client = bed.client();
+    client.refused("hermes");
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    client.ensure("hermes").unwrap();
+}
+
+#[test]
+fn a_failing_step_is_shown_with_the_last_lines_of_the_output() {
+    for buildkit in BUILDERS {
+        let bed = Bed::new();
+        let text = format!(
+            "FROM {BUSYBOX}\nRUN true\nRUN seq 1 200; echo about to fail; echo {}; exit 42\nRUN echo never\n",
+            bed.isolation
+        );
+        bed.template("hermes", dockerfile(&text));
+        let client = with_builder(&bed, buildkit);
+        let error = client.refused("hermes");
+
+        assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+        assert!(error.message.contains("42"), "the exit code: {error:?}");
+        assert!(
+            !error.hint.is_empty() && error.runtime == "hermes",
+            "{error:?}"
+        );
+        let build = error.build.as_deref().expect("it says where");
+        assert!(build.step.contains("RUN seq 1 200"), "{build:?}");
+        let tail: Vec<&str> = build.log_tail.lines().collect();
+        assert!(tail.contains(&"about to fail"), "{build:?}");
+        assert!(
+            tail.contains(&"200") && !tail.contains(&"100"),
+            "the last lines, not all: {build:?}"
+        );
+        assert!(tail.len() <= 50, "{build:?}");
+        assert!(client.count(Kind::Log) >= 201, "every line is an event");
+        assert!(bed.engine.references_of(&bed.isolation).is_empty());
+    }
+}
+
+#[test]
+fn the_failed_step_is_told_as_an_event_too() {
+    let bed = Bed::new();
+    let text = format!("FROM {BUSYBOX}\nRUN echo {}; exit 7\n", bed.isolation);
+    bed.template("hermes", dockerfile(&text));
+    let client = bed.client();
+    client.refused("hermes");
+    let done = client.wait_for(Kind::StepDone, |event| event.error.is_some());
+    assert!(done.error.unwrap().contains('7'));
+    assert!(done.step_name.unwrap().contains("exit 7"));
+}
+
+#[test]
+fn a_dockerfile_that_makes_no_sense_is_a_failed_build() {
+    for buildkit in BUILDERS {
+        for (text, says) in [
+            ("FROM scratch\nFLY me to the moon\n", "FLY"),
+            ("RUN true\n", ""),
+            ("FROM scratch\nCOPY missing-file /\n", "missing-file"),
+        ] {
+            let bed = Bed::new();
+            bed.template("hermes", dockerfile(text));
+            let error = with_builder(&bed, buildkit).refused("hermes");
+            assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+            assert!(
+                error.message.to_uppercase().contains(&says.to_uppercase()),
+                "{error:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_empty_dockerfile_is_a_failed_build() {
+    for buildkit in BUILDERS {
+        let bed = Bed::new();
+        bed.template("hermes", dockerfile(""));
+        let error = with_builder(&bed, buildkit).refused("hermes");
+        assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+    }
+}
+
+#[test]
+fn the_output_of_the_build_comes_line_by_line_while_it_runs() {
+    for buildkit in BUILDERS {
+        let bed = Bed::new();
+        let word = unique();
+        let text = format!(
+            "FROM {BUSYBOX}\nRUN echo begun {word}; sleep 3; printf '\\033[31mred\\033[0m\\n'\n"
+        )
+        .replace("printf", "echo -e");
+        bed.template("hermes", dockerfile(&text));
+        let client = with_builder(&bed, buildkit);
+        let call = client.begin("hermes");
+        client.wait_for(Kind::Log, |event| {
+            event.line.as_deref() == Some(&format!("begun {word}"))
+        });
+        assert!(is_running(&word), "the line came before the build was over");
+        call.end().unwrap();
+        let red = client.wait_for(Kind::Log, |event| event.line.as_deref() == Some("red"));
+        assert!(red.step_name.unwrap().contains(&word));
+    }
+}
+
+#[test]
+fn a_line_of_megabytes_neither_stops_the_build_nor_fills_the_error() {
+    for buildkit in BUILDERS {
+        let bed = Bed::new();
+        let text = format!(
+            "FROM {BUSYBOX}\nRUN head -c 8000000 /dev/zero | tr '\\0' x; echo; echo after {}; exit 3\n",
+            bed.isolation
+        );
+        bed.template("hermes", dockerfile(&text));
+        let error = with_builder(&bed, buildkit).refused("hermes");
+        let build = error.build.expect("it says where");
+        assert!(
+            build.log_tail.contains("after "),
+            "{}",
+            build.log_tail.len()
+        );
+        assert!(build.log_tail.len() < 64 * 1024, "{}", build.log_tail.len());
+        assert!(error.message.len() < 4096);
+    }
+}
+
+#[test]
+fn a_build_that_says_nothing_for_the_stall_grace_is_stopped() {
+    let bed = Bed::new();
+    let word = unique();
+    let text = format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600; true\n");
+    bed.template("hermes", dockerfile(&text));
+    let error = bed
+        .client_with(&[(OptionName::StallGrace, "2")])
+        .refused("hermes");
+    assert_eq!(error.code, Code::Stalled, "{error:?}");
+    assert!(
+        error.hint.contains("MOLECULE_BUILD_STALL_GRACE_S"),
+        "{error:?}"
+    );
+    assert!(error.build.unwrap().step.contains(&word));
+    crate::support::until("the end of the build's process", || {
+        (!is_running(&word)).then_some(())
+    });
+}
+
+#[test]
+fn a_slow_build_that_says_something_is_not_stopped() {
+    let bed = Bed::new();
+    let text = format!(
+        "FROM {BUSYBOX}\nRUN for i in 1 2 3 4 5 6 7 8 9; do echo {} $i; sleep 0.5; done\n",
+        bed.isolation
+    );
+    bed.template("hermes", dockerfile(&text));
+    bed.client_with(&[(OptionName::StallGrace, "2")])
+        .ensure("hermes")
+        .unwrap();
+}
+
+#[test]
+fn the_executable_bit_counts_and_the_build_can_run_the_file() {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        Files::from([
+            (
+                "Dockerfile".to_owned(),
+                file(&format!("FROM {BUSYBOX}\nCOPY . /t/\nRUN /t/go > /out\n")),
+            ),
+            ("go".to_owned(), script("#!/bin/sh\necho ran\n")),
+        ]),
+    );
+    let image = bed.client().ensure("hermes").unwrap();
+    assert_eq!(bed.engine.read(&image.reference, "out"), "ran\n");
+}
+
+#[test]
+fn buildkits_own_syntax_works() {
+    let bed = Bed::new();
+    let text = format!(
+        "FROM {BUSYBOX} AS base\nRUN --mount=type=cache,target=/cache echo {} > /cache/x && cat /cache/x > /out\nFROM scratch\nCOPY --from=base --chmod=600 /out /\n",
+        bed.isolation
+    );
+    bed.template("hermes", dockerfile(&text));
+    let image = bed.client().ensure("hermes").unwrap();
+    let files = bed.engine.files(&image.reference);
+    assert_eq!(files["out"].content.trim(), bed.isolation);
+    assert_eq!(files["out"].mode, 0o600);
+}
+
+#[test]
+fn no_build_argument_is_sent_unless_the_pin_is_asked_for() {
+    let bed = Bed::new();
+    let files = |pin: &str| {
+        let text = format!(
+            "FROM {BUSYBOX}\nARG RUNTIME_VERSION=none\nRUN echo \"$RUNTIME_VERSION\" > /version # {}\n",
+            bed.isolation
+        );
+        Files::from([
+            ("Dockerfile".to_owned(), file(&text)),
+            (".runtime-version".to_owned(), file(pin)),
+        ])
+    };
+    let pinned = |pin: &str, on: &str| {
+        bed.template("hermes", files(pin));
+        let client = bed.client_with(&[(OptionName::RuntimeVersionPin, on)]);
+        let image = client.ensure("hermes").unwrap();
+        (
+            bed.engine
+                .read(&image.reference, "version")
+                .trim()
+                .to_owned(),
+            client,
+        )
+    };
+    assert_eq!(pinned("1.0.0", "").0, "none");
+    assert_eq!(pinned("1.0.1", "0").0, "none");
+    assert_eq!(pinned(" @scope/pkg@v1.2.3 \nmore\n", "1").0, "1.2.3");
+
+    let (version, client) = pinned("latest; rm -rf /\n", "1");
+    assert_eq!(version, "none", "what is no version does not go in");
+    let warning = client.wait_for(Kind::Warning, |_| true);
+    assert!(warning.message.contains(".runtime-version"), "{warning:?}");
+    assert!(warning.hint.is_some());
+}
+
+#[test]
+fn a_template_without_a_pin_builds_with_the_pin_asked_for() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let client = bed.client_with(&[(OptionName::RuntimeVersionPin, "1")]);
+    client.ensure("hermes").unwrap();
+    assert_eq!(client.count(Kind::Warning), 0);
+}
+
+#[test]
+fn a_base_image_that_cannot_be_had_is_a_failed_build_that_names_it() {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        dockerfile("FROM registry.invalid/no/such:image\nRUN true\n"),
+    );
+    let error = bed.client().refused("hermes");
+    assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+    assert!(error.message.contains("registry.invalid"), "{error:?}");
+}
+
+#[test]
+fn two_commits_in_a_row_with_the_same_tree_are_two_references() {
+    let bed = Bed::new();
+    let first = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let second = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    assert_ne!(first, second);
+    let client = bed.client();
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(image.reference, bed.reference("hermes", &second));
+    let label = bed.engine.labels(&image.reference)["org.opencontainers.image.revision"].clone();
+    assert_eq!(label, second);
+}

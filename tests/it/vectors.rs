@@ -1,0 +1,239 @@
+//! The cases in tests/vectors, which the Go package's tests read too: both say the same.
+
+use mol::mask::mask_token;
+use mol::registry::{RegistryMode, resolve};
+use mol::runtimes::is_known_runtime;
+use mol::{Client, Code, OptionName, image};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use url::Url;
+
+use crate::support::Bed;
+use crate::support::child::source;
+use crate::support::server::dockerfile;
+
+fn cases<C: DeserializeOwned>(file: &str) -> Vec<C> {
+    #[derive(Deserialize)]
+    struct Vectors<C> {
+        cases: Vec<C>,
+    }
+    let text = std::fs::read_to_string(source("tests/vectors").join(file)).unwrap();
+    let vectors: Vectors<C> = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{file}: {e}"));
+    assert!(!vectors.cases.is_empty());
+    vectors.cases
+}
+
+#[test]
+fn a_token_is_masked_in_every_spelling() {
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        text: String,
+        token: String,
+        want: String,
+    }
+    for case in cases::<Case>("mask_token.json") {
+        assert_eq!(
+            mask_token(&case.text, &case.token),
+            case.want,
+            "{}",
+            case.name
+        );
+    }
+}
+
+#[test]
+fn the_user_information_of_a_url_is_masked() {
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        url: String,
+        want: String,
+    }
+    for case in cases::<Case>("mask_url.json") {
+        // The core masks URLs within texts: what is no URL at all is the Go function's matter.
+        if Url::parse(&case.url).is_ok_and(|url| url.has_host()) {
+            assert_eq!(mask_token(&case.url, ""), case.want, "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn the_mode_is_what_the_variable_says() {
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        value: Option<String>,
+        mode: String,
+        prefix: String,
+    }
+    for case in cases::<Case>("resolve.json") {
+        let source = resolve(case.value.as_deref());
+        let mode = match source.mode {
+            RegistryMode::Local => "local",
+            RegistryMode::Saas => "saas",
+        };
+        assert_eq!(
+            (mode, &*source.prefix),
+            (&*case.mode, &*case.prefix),
+            "{}",
+            case.name
+        );
+    }
+}
+
+#[test]
+fn the_known_runtimes_are_the_nine() {
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        runtime: String,
+        known: bool,
+    }
+    for case in cases::<Case>("is_known_runtime.json") {
+        assert_eq!(is_known_runtime(&case.runtime), case.known, "{}", case.name);
+    }
+}
+
+#[test]
+fn the_cache_key_is_stable() {
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        runtime: String,
+        sha: String,
+        repo_prefix: String,
+        want: String,
+    }
+    for case in cases::<Case>("cache_key.json") {
+        let key = image::cache_key(&case.runtime, &case.sha, &case.repo_prefix);
+        assert_eq!(key, case.want, "{}", case.name);
+    }
+}
+
+#[test]
+fn an_images_references_are_those_of_the_contract() {
+    use mol::image::{CommitSha, Isolation, Platform, References};
+    use mol::runtimes::Runtime;
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        runtime: String,
+        sha: String,
+        platform: String,
+        isolation: String,
+        #[serde(default)]
+        r#ref: String,
+        #[serde(default)]
+        latest_ref: String,
+        error: Option<serde_json::Value>,
+    }
+    for case in cases::<Case>("image_refs.json") {
+        let made = || {
+            let platform = match case.platform.as_str() {
+                "" => Platform::default(),
+                text => Platform::parse(text)?,
+            };
+            Some(References::new(
+                Runtime::parse(&case.runtime).ok()?,
+                &CommitSha::parse(&case.sha)?,
+                &platform,
+                &Isolation::parse(&case.isolation).ok()?,
+            ))
+        };
+        match (made(), &case.error) {
+            (Some(references), None) => {
+                assert_eq!(references.pinned, case.r#ref, "{}", case.name);
+                assert_eq!(references.latest, case.latest_ref, "{}", case.name);
+            }
+            (None, Some(_)) => {}
+            (made, error) => panic!("{}: {made:?}, but {error:?}", case.name),
+        }
+    }
+}
+
+#[test]
+fn a_branch_is_asked_for_where_gitea_has_it() {
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        repo_prefix: String,
+        runtime: String,
+        branch: String,
+        #[serde(default)]
+        want: String,
+        error: Option<String>,
+        #[serde(default)]
+        not_shown: Vec<String>,
+    }
+    let bed = Bed::new();
+    for case in cases::<Case>("branch_url.json") {
+        // An empty option is one that is not set; an unknown runtime is refused before all this.
+        if case.repo_prefix.is_empty() || case.branch.is_empty() || !is_known_runtime(&case.runtime)
+        {
+            continue;
+        }
+        let mut options = bed.options();
+        options.set(OptionName::Branch, &case.branch);
+        if case.error.is_some() {
+            options.set(OptionName::RepoPrefix, &case.repo_prefix);
+            let error = Client::new(&options, None).expect_err(&case.name);
+            assert_eq!(
+                Some(error.code.name()),
+                case.error.as_deref(),
+                "{}",
+                case.name
+            );
+            for secret in &case.not_shown {
+                assert!(
+                    !format!("{error:?}").contains(secret),
+                    "{}: {error:?}",
+                    case.name
+                );
+            }
+            continue;
+        }
+        // The same path on the test's own server, which logs what it is asked.
+        let path = Url::parse(&case.repo_prefix).unwrap().path().to_owned();
+        options.set(OptionName::RepoPrefix, &format!("{}{path}", bed.server.url));
+        let error = crate::support::TestClient::new(&options).refused(&case.runtime);
+        let wanted = Url::parse(&case.want).unwrap();
+        let asked = &bed.server.requests()[0].path;
+        assert_eq!(asked, wanted.path(), "{}: {error:?}", case.name);
+    }
+}
+
+#[test]
+fn the_commit_is_taken_from_gitea_s_answer_and_from_no_other() {
+    #[derive(Deserialize)]
+    struct Case {
+        name: String,
+        body: String,
+        #[serde(default)]
+        want: String,
+        error: Option<String>,
+        padded_to: Option<usize>,
+    }
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\n"));
+    for case in cases::<Case>("head_sha.json") {
+        let body = match case.padded_to {
+            Some(length) => case.body.clone() + &" ".repeat(length - case.body.len()),
+            None => case.body,
+        };
+        bed.server
+            .faults(json!([{ "match": "/branches/", "status": 200, "body": body }]));
+        let client = bed.client();
+        let error = client.refused("hermes");
+        match &case.error {
+            Some(code) => assert_eq!(error.code.name(), code, "{}: {error:?}", case.name),
+            None => {
+                // There is no such commit, so it is the fetch that fails, after a good lookup.
+                assert_eq!(error.code, Code::Fetch, "{}: {error:?}", case.name);
+                let done = client.wait_for(mol::event::Kind::LookupDone, |_| true);
+                assert_eq!(done.commit_sha, Some(case.want), "{}", case.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! C programs, compiled as a host's author would compile them, and run as processes of their own.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Mutex;
+
+use super::{Bed, given, lock};
+
+/// How a program is linked with the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Link {
+    Static,
+    Shared,
+}
+
+pub const BOTH: [Link; 2] = [Link::Static, Link::Shared];
+
+pub fn source(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// The C or C++ compiler of this machine.
+pub fn compiler(cpp: bool) -> Command {
+    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    cc::Build::new()
+        .cpp(cpp)
+        .target(&host)
+        .host(&host)
+        .opt_level(0)
+        .cargo_metadata(false)
+        .get_compiler()
+        .to_command()
+}
+
+/// Runs a command that must work.
+pub fn succeed(command: &mut Command) -> Output {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        text(&output)
+    );
+    output
+}
+
+/// What a process wrote, to both of its outputs.
+pub fn text(output: &Output) -> String {
+    let (out, err) = (&output.stdout, &output.stderr);
+    String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(err)
+}
+
+/// The program tests/c/NAME.c, compiled once.
+pub fn program(name: &'static str, link: Link) -> PathBuf {
+    static MADE: Mutex<Option<HashMap<(&str, Link), PathBuf>>> = Mutex::new(None);
+    lock(&MADE)
+        .get_or_insert_default()
+        .entry((name, link))
+        .or_insert_with(|| compile(name, link))
+        .clone()
+}
+
+fn compile(name: &str, link: Link) -> PathBuf {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{link:?}"));
+    let libraries = PathBuf::from(given("MOL_TEST_LIB_DIR"));
+    let mut command = compiler(false);
+    command
+        .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
+        .arg("-I")
+        .arg(source("include"))
+        .arg(source(&format!("tests/c/{name}.c")))
+        .arg("-o")
+        .arg(&program);
+    match link {
+        Link::Static => command
+            .arg(libraries.join("libmol.a"))
+            .args(native_libraries()),
+        Link::Shared => command
+            .arg(libraries.join("libmol.so"))
+            .arg(format!("-Wl,-rpath,{}", libraries.display())),
+    };
+    succeed(&mut command);
+    program
+}
+
+/// What libmol.a needs: the list that `make generate` took from the Rust compiler.
+fn native_libraries() -> Vec<String> {
+    let file = match std::env::consts::ARCH {
+        "x86_64" => "go/mol/link_linux_amd64.go",
+        _ => "go/mol/link_linux_arm64.go",
+    };
+    let text = std::fs::read_to_string(source(file)).unwrap();
+    let flags = text
+        .lines()
+        .find_map(|line| {
+            line.split_once(".a ")?
+                .0
+                .contains("#cgo")
+                .then_some(line.split_once(".a ")?.1)
+        })
+        .unwrap_or_else(|| panic!("{file} has no line of linker flags"));
+    flags.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A process that finds its surroundings in the environment, and nothing else there.
+pub fn command(bed: &Bed, program: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().current_dir(bed.scratch());
+    for (name, value) in bed.values() {
+        command.env(name.env(), value);
+    }
+    command
+}

@@ -1,0 +1,230 @@
+//! A second way to the engine, past the library: to see what it really did.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::Read;
+use std::sync::Once;
+
+use bollard::Docker;
+use bollard::models::{ContainerCreateBody, ImageInspect};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListImagesOptionsBuilder,
+    RemoveImageOptionsBuilder, TagImageOptionsBuilder,
+};
+use futures_util::{StreamExt, TryStreamExt};
+
+use super::{block_on, given, unique};
+
+/// An image with a shell and the usual small programs, for templates with a RUN instruction.
+pub const BUSYBOX: &str = "libmol-test/busybox:latest";
+
+pub struct Engine {
+    pub url: String,
+    docker: Docker,
+}
+
+/// One thing in an image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub mode: u32,
+    pub content: String,
+    /// Where a symbolic link leads.
+    pub link: Option<String>,
+}
+
+impl Engine {
+    /// The private engine, with a busybox image in it.
+    pub fn of_the_tests() -> Self {
+        static IMPORT: Once = Once::new();
+        let url = given("MOL_TEST_ENGINE");
+        let docker = Docker::connect_with_unix(&url, 120, bollard::API_DEFAULT_VERSION)
+            .unwrap_or_else(|error| panic!("the tests' engine at {url}: {error}; run `make test`"));
+        let docker = block_on(docker.negotiate_version()).unwrap();
+        let engine = Self { url, docker };
+        IMPORT.call_once(|| {
+            if engine.inspect(BUSYBOX).is_none() {
+                engine.import_busybox();
+            }
+        });
+        engine
+    }
+
+    /// There is no registry in reach, so the base image comes from the machine's own busybox.
+    fn import_busybox(&self) {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let busybox = std::env::split_paths(&path)
+            .find_map(|folder| std::fs::read(folder.join("busybox")).ok())
+            .expect("there is no busybox: install busybox-static, or run `make test`");
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut add = |path: &str, kind, mode, data: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_mode(mode);
+            header.set_size(data.len() as u64);
+            archive.append_data(&mut header, path, data).unwrap();
+        };
+        for folder in ["bin/", "tmp/", "etc/"] {
+            add(folder, tar::EntryType::Directory, 0o755, b"");
+        }
+        add("bin/busybox", tar::EntryType::Regular, 0o755, &busybox);
+        for program in [
+            "sh", "cat", "echo", "env", "head", "ls", "sleep", "seq", "true", "false", "yes", "tr",
+            "id",
+        ] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            archive
+                .append_link(&mut header, format!("bin/{program}"), "busybox")
+                .unwrap();
+        }
+        let body = bollard::body_full(archive.into_inner().unwrap().into());
+        let (repo, tag) = BUSYBOX.split_once(':').unwrap();
+        let options = CreateImageOptionsBuilder::new()
+            .from_src("-")
+            .repo(repo)
+            .tag(tag)
+            .changes(vec!["ENV PATH=/bin".to_owned()])
+            .platform("linux/amd64")
+            .build();
+        block_on(
+            self.docker
+                .create_image(Some(options), Some(body), None)
+                .try_collect::<Vec<_>>(),
+        )
+        .expect("the engine takes a busybox image");
+    }
+
+    /// What the engine knows of an image; `None` if it has none of that name.
+    pub fn inspect(&self, reference: &str) -> Option<ImageInspect> {
+        match block_on(self.docker.inspect_image(reference)) {
+            Ok(image) => Some(image),
+            Err(bollard::errors::Error::DockerResponseServerError {
+                status_code: 404, ..
+            }) => None,
+            Err(error) => panic!("{reference}: {error}"),
+        }
+    }
+
+    pub fn id(&self, reference: &str) -> Option<String> {
+        self.inspect(reference)?.id
+    }
+
+    pub fn labels(&self, reference: &str) -> HashMap<String, String> {
+        self.inspect(reference)
+            .and_then(|image| image.config?.labels)
+            .unwrap_or_default()
+    }
+
+    /// How an image came to be, as text.
+    pub fn history(&self, reference: &str) -> String {
+        format!(
+            "{:?}",
+            block_on(self.docker.image_history(reference)).unwrap()
+        )
+    }
+
+    pub fn tag(&self, image: &str, reference: &str) {
+        let (repo, tag) = reference.split_once(':').unwrap();
+        let options = TagImageOptionsBuilder::new().repo(repo).tag(tag).build();
+        block_on(self.docker.tag_image(image, Some(options))).unwrap();
+    }
+
+    pub fn untag(&self, reference: &str) {
+        let options = RemoveImageOptionsBuilder::new().force(true).build();
+        let _ = block_on(self.docker.remove_image(reference, Some(options), None));
+    }
+
+    /// Every reference that ends with a test's mark.
+    pub fn references_of(&self, isolation: &str) -> Vec<String> {
+        let options = ListImagesOptionsBuilder::new().build();
+        let mut references: Vec<String> = block_on(self.docker.list_images(Some(options)))
+            .unwrap()
+            .into_iter()
+            .flat_map(|image| image.repo_tags)
+            .filter(|reference| reference.ends_with(&format!("--{isolation}")))
+            .collect();
+        references.sort();
+        references
+    }
+
+    pub fn remove_all_of(&self, isolation: &str) {
+        for reference in self.references_of(isolation) {
+            self.untag(&reference);
+        }
+    }
+
+    /// The files and links in an image, without what the engine itself puts into every container.
+    pub fn files(&self, reference: &str) -> BTreeMap<String, Entry> {
+        let name = format!("libmol-test-{}", unique());
+        let options = CreateContainerOptionsBuilder::new().name(&name).build();
+        let body = ContainerCreateBody {
+            image: Some(reference.to_owned()),
+            cmd: Some(vec!["never-started".to_owned()]),
+            ..Default::default()
+        };
+        let bytes = block_on(async {
+            self.docker
+                .create_container(Some(options), body)
+                .await
+                .unwrap();
+            let bytes: Vec<_> = self.docker.export_container(&name).collect().await;
+            self.docker.remove_container(&name, None).await.unwrap();
+            bytes
+                .into_iter()
+                .flat_map(Result::unwrap)
+                .collect::<Vec<u8>>()
+        });
+        let mut files = BTreeMap::new();
+        for entry in tar::Archive::new(&*bytes).entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let path = entry.path().unwrap().to_str().unwrap().to_owned();
+            let own = [
+                "dev/",
+                "proc/",
+                "sys/",
+                "etc/hostname",
+                "etc/hosts",
+                "etc/mtab",
+                "etc/resolv.conf",
+                ".dockerenv",
+            ];
+            if entry.header().entry_type().is_dir() || own.iter().any(|own| path.starts_with(own)) {
+                continue;
+            }
+            let link = entry
+                .link_name()
+                .unwrap()
+                .map(|to| to.to_str().unwrap().to_owned());
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            files.insert(
+                path,
+                Entry {
+                    mode: entry.header().mode().unwrap() & 0o7777,
+                    content: String::from_utf8_lossy(&content).into_owned(),
+                    link,
+                },
+            );
+        }
+        files
+    }
+
+    /// The text of one file in an image.
+    pub fn read(&self, reference: &str, path: &str) -> String {
+        self.files(reference)
+            .remove(path)
+            .unwrap_or_else(|| panic!("{reference} has no file {path}"))
+            .content
+    }
+}
+
+/// Is there a process, of the engine's containers or of this machine, with this word in its command
+/// line? The engine's process namespace is below ours, so its processes are to be seen here.
+pub fn is_running(word: &str) -> bool {
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
+        .any(|line| String::from_utf8_lossy(&line).contains(word))
+}

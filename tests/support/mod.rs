@@ -1,0 +1,323 @@
+//! What the tests stand on: a template server of their own, a cache folder of their own, and a mark
+//! in the tags of their own, so that they run side by side on one engine.
+
+pub mod child;
+pub mod engine;
+pub mod proxy;
+pub mod server;
+pub mod tls;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+
+use mol::event::Kind;
+use mol::{Client, Error, Event, Image, OptionName, Options};
+use tempfile::TempDir;
+
+pub use engine::Engine;
+pub use proxy::{Proxy, Treat};
+pub use server::{Files, Server, file, script};
+
+/// Longer than anything here takes, on a slow machine too; a test that waits for something that does
+/// not come fails after it.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What a cancelled call may take to end, in it and in the engine (promise P4).
+pub const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// One of the values that tests/run gives to every test.
+pub fn given(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| {
+        panic!("{name} is not set: these tests need a private engine and more; run `make test`")
+    })
+}
+
+/// A runtime for the few futures of the tests.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    static RUNTIME: std::sync::LazyLock<tokio::runtime::Runtime> =
+        std::sync::LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
+    RUNTIME.block_on(work)
+}
+
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits until `ready` gives something.
+pub fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = ready() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A word that no other test, and no earlier run, has used.
+pub fn unique() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    format!(
+        "t{:x}-{:x}-{}",
+        since.as_millis(),
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
+}
+
+/// A text that no compression makes much shorter; always the same.
+pub fn noise(length: usize) -> String {
+    let mut state: u64 = 1;
+    let mut next = || {
+        // The generator of Knuth's MMIX.
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'!' + (state >> 40) as u8 % 90)
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+/// The surroundings of one test. What it made in the engine goes with it.
+pub struct Bed {
+    pub server: Server,
+    pub engine: Engine,
+    pub isolation: String,
+    folder: TempDir,
+}
+
+impl Bed {
+    /// With an empty template server.
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With the sample templates of examples/templates.
+    pub fn with_samples() -> Self {
+        Self::with(&["--templates", &given("MOL_TEST_TEMPLATES")])
+    }
+
+    /// With a template server that was started with these flags.
+    pub fn with(flags: &[&str]) -> Self {
+        Self {
+            server: Server::start(flags),
+            engine: Engine::of_the_tests(),
+            isolation: unique(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// The cache folder. It is not there before the first call.
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join("cache")
+    }
+
+    /// A folder for what else the test needs.
+    pub fn scratch(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The options that lead to this test's surroundings.
+    pub fn options(&self) -> Options {
+        let mut options = Options::default();
+        for (name, value) in self.values() {
+            options.set(name, &value);
+        }
+        options
+    }
+
+    /// The same, as a list.
+    pub fn values(&self) -> Vec<(OptionName, String)> {
+        let path = |path: &Path| path.to_str().unwrap().to_owned();
+        vec![
+            (OptionName::RepoPrefix, self.server.repo_prefix.clone()),
+            (OptionName::CacheDir, path(&self.cache())),
+            (OptionName::Isolation, self.isolation.clone()),
+            (OptionName::DockerHost, self.engine.url.clone()),
+            (OptionName::Home, path(self.folder.path())),
+        ]
+    }
+
+    /// A client with these surroundings.
+    pub fn client(&self) -> TestClient {
+        TestClient::new(&self.options())
+    }
+
+    /// The same, with some options set otherwise.
+    pub fn client_with(&self, more: &[(OptionName, &str)]) -> TestClient {
+        let mut options = self.options();
+        for (name, value) in more {
+            options.set(*name, value);
+        }
+        TestClient::new(&options)
+    }
+
+    /// Makes a commit, with these files and no others, the head of a runtime's template.
+    pub fn template(&self, runtime: &str, files: Files) -> String {
+        self.server
+            .commit(&self.server.template(runtime), "main", files)
+    }
+
+    /// The reference of a commit's image, by the rule of the contract.
+    pub fn reference(&self, runtime: &str, sha: &str) -> String {
+        self.tagged(runtime, &sha[..12])
+    }
+
+    /// The moving reference, by the rule of the contract.
+    pub fn latest(&self, runtime: &str) -> String {
+        self.tagged(runtime, "latest")
+    }
+
+    fn tagged(&self, runtime: &str, tag: &str) -> String {
+        let isolation = &self.isolation;
+        format!("molecule-local/workspace-template-{runtime}:{tag}--{isolation}")
+    }
+
+    /// Every path below the cache folder, relative to it.
+    pub fn cached_paths(&self) -> Vec<String> {
+        let (mut paths, mut folders) = (Vec::new(), vec![self.cache()]);
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if entry.file_type().unwrap().is_dir() {
+                    folders.push(path.clone());
+                }
+                let path = path.strip_prefix(self.cache()).unwrap();
+                paths.push(path.to_str().unwrap().to_owned());
+            }
+        }
+        paths.sort();
+        paths
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.engine.remove_all_of(&self.isolation);
+    }
+}
+
+/// A client that remembers its events.
+pub struct TestClient {
+    client: Client,
+    events: Arc<(Mutex<Vec<Event>>, Condvar)>,
+}
+
+/// A call under way.
+pub struct Call {
+    pub id: u64,
+    end: mpsc::Receiver<mol::Result<Image>>,
+}
+
+impl Call {
+    /// Waits for its end.
+    pub fn end(self) -> mol::Result<Image> {
+        self.end
+            .recv_timeout(PATIENCE)
+            .expect("a call has one end, and it comes")
+    }
+}
+
+impl TestClient {
+    pub fn new(options: &Options) -> Self {
+        let events = Arc::<(Mutex<Vec<Event>>, Condvar)>::default();
+        let told = Arc::clone(&events);
+        let observer = Box::new(move |event| {
+            lock(&told.0).push(event);
+            told.1.notify_all();
+        });
+        let client = Client::new(options, Some(observer)).unwrap();
+        Self { client, events }
+    }
+
+    pub fn begin(&self, runtime: &str) -> Call {
+        self.begin_within(runtime, None)
+    }
+
+    pub fn begin_within(&self, runtime: &str, timeout: Option<Duration>) -> Call {
+        let (sender, end) = mpsc::channel();
+        let id = self
+            .client
+            .start(runtime, timeout, move |_, result| {
+                sender.send(result).unwrap_or(())
+            })
+            .unwrap();
+        Call { id, end }
+    }
+
+    /// The job, from beginning to end.
+    pub fn ensure(&self, runtime: &str) -> mol::Result<Image> {
+        self.begin(runtime).end()
+    }
+
+    /// The job, where it must fail. Whatever it is, nobody is sent to a registry (promise P1).
+    pub fn refused(&self, runtime: &str) -> Error {
+        let error = self.ensure(runtime).expect_err("this cannot have worked");
+        let said = format!("{error:?}").to_lowercase();
+        let mut words = said.split(|letter: char| !letter.is_alphanumeric());
+        assert!(!words.any(|word| word == "ghcr" || word == "ecr"), "{said}");
+        error
+    }
+
+    pub fn cancel(&self, call: &Call) {
+        self.client.cancel(call.id);
+    }
+
+    pub fn inner(&self) -> &Client {
+        &self.client
+    }
+
+    /// Every event so far.
+    pub fn events(&self) -> Vec<Event> {
+        lock(&self.events.0).clone()
+    }
+
+    /// Forgets the events so far.
+    pub fn forget(&self) {
+        lock(&self.events.0).clear();
+    }
+
+    pub fn of_kind(&self, kind: Kind) -> Vec<Event> {
+        let mut events = self.events();
+        events.retain(|event| event.kind == kind);
+        events
+    }
+
+    pub fn count(&self, kind: Kind) -> usize {
+        self.of_kind(kind).len()
+    }
+
+    /// Waits for an event.
+    pub fn wait_for(&self, kind: Kind, matches: impl Fn(&Event) -> bool) -> Event {
+        let begun = Instant::now();
+        let mut events = lock(&self.events.0);
+        loop {
+            if let Some(event) = events.iter().find(|e| e.kind == kind && matches(e)) {
+                return event.clone();
+            }
+            let left = PATIENCE.saturating_sub(begun.elapsed());
+            assert!(!left.is_zero(), "no {kind:?} came; what came: {events:#?}");
+            events = self.events.1.wait_timeout(events, left).unwrap().0;
+        }
+    }
+
+    /// Waits for a line of the build's output.
+    pub fn wait_for_line(&self, text: &str) -> Event {
+        self.wait_for(Kind::Log, |event| {
+            event
+                .line
+                .as_deref()
+                .is_some_and(|line| line.contains(text))
+        })
+    }
+}
+
+impl Drop for TestClient {
+    fn drop(&mut self) {
+        block_on(self.client.close());
+    }
+}

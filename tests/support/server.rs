@@ -1,0 +1,157 @@
+//! A template server of the test's own: a real git server behind Gitea's API, that can be told to
+//! misbehave. What it can be told is in go/templateserver/server.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::given;
+
+/// The files of a commit, by path.
+pub type Files = BTreeMap<String, Value>;
+
+/// A file with this text.
+pub fn file(text: &str) -> Value {
+    json!({ "text": text })
+}
+
+/// A file that can be run.
+pub fn script(text: &str) -> Value {
+    json!({ "text": text, "mode": "100755" })
+}
+
+/// A template with a Dockerfile, and nothing else.
+pub fn dockerfile(text: &str) -> Files {
+    Files::from([("Dockerfile".to_owned(), file(text))])
+}
+
+/// A request that arrived.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    #[serde(default)]
+    pub query: String,
+    pub service: String,
+    #[serde(default)]
+    pub authorization: String,
+    #[serde(default)]
+    pub user_agent: String,
+}
+
+pub struct Server {
+    pub url: String,
+    pub repo_prefix: String,
+    process: Child,
+    /// The server stops when this is closed, also when the test is killed.
+    stdin: Option<ChildStdin>,
+    /// How many requests the test knows of.
+    seen: AtomicUsize,
+    _root: TempDir,
+}
+
+impl Server {
+    pub fn start(flags: &[&str]) -> Self {
+        #[derive(Deserialize)]
+        struct Listening {
+            url: String,
+            repo_prefix: String,
+        }
+        let root = tempfile::tempdir().unwrap();
+        let mut process = Command::new(given("MOL_TEST_TEMPLATESERVER"))
+            .arg("--root")
+            .arg(root.path())
+            .args(flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // What git says of the faults that the tests ask for is no news.
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("the template server can be started; run `make test`");
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let listening: Listening =
+            serde_json::from_str(&line).expect("the template server listens");
+        Self {
+            url: listening.url,
+            repo_prefix: listening.repo_prefix,
+            stdin: process.stdin.take(),
+            process,
+            seen: AtomicUsize::new(0),
+            _root: root,
+        }
+    }
+
+    /// The name of a runtime's template repository.
+    pub fn template(&self, runtime: &str) -> String {
+        format!("molecule-ai/molecule-ai-workspace-template-{runtime}")
+    }
+
+    /// Makes a commit with these files and no others the head of a branch.
+    pub fn commit(&self, repository: &str, branch: &str, files: Files) -> String {
+        self.commit_as(
+            repository,
+            json!({ "branch": branch, "files": files, "reset": true }),
+        )
+    }
+
+    /// Makes any commit that the server can make.
+    pub fn commit_as(&self, repository: &str, commit: Value) -> String {
+        let answer = self.control("POST", &format!("repos/{repository}/commits"), &commit);
+        answer["sha"].as_str().unwrap().to_owned()
+    }
+
+    /// Makes a repository, or changes one.
+    pub fn repository(&self, repository: &str, how: Value) {
+        self.control("PUT", &format!("repos/{repository}"), &how);
+    }
+
+    /// Makes the server misbehave.
+    pub fn faults(&self, faults: Value) {
+        self.control("PUT", "faults", &faults);
+    }
+
+    /// Every request since the last call of this function.
+    pub fn requests(&self) -> Vec<Request> {
+        let requests = self.control("GET", "requests", &Value::Null);
+        let mut requests: Vec<Request> = serde_json::from_value(requests).unwrap();
+        // Not by having the server forget them: one that comes in between would be lost.
+        let seen = self.seen.swap(requests.len(), Ordering::Relaxed);
+        requests.split_off(seen)
+    }
+
+    fn control(&self, method: &str, path: &str, body: &Value) -> Value {
+        let url = format!("{}/_control/{path}", self.url);
+        let agent = ureq::agent();
+        let answer = match method {
+            "GET" => agent.get(&url).call(),
+            "PUT" => agent.put(&url).send(body.to_string()),
+            _ => agent.post(&url).send(body.to_string()),
+        };
+        let text = answer
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+            .body_mut()
+            .read_to_string()
+            .unwrap();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// The requests of one service, `api` or `git`.
+pub fn of_service<'a>(requests: &'a [Request], service: &str) -> Vec<&'a Request> {
+    requests.iter().filter(|r| r.service == service).collect()
+}
