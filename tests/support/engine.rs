@@ -35,17 +35,26 @@ impl Engine {
     /// The private engine, with a busybox image in it.
     pub fn of_the_tests() -> Self {
         static IMPORT: Once = Once::new();
-        let url = given("MOL_TEST_ENGINE");
-        let docker = Docker::connect_with_unix(&url, 120, bollard::API_DEFAULT_VERSION)
-            .unwrap_or_else(|error| panic!("the tests' engine at {url}: {error}; run `make test`"));
-        let docker = block_on(docker.negotiate_version()).unwrap();
-        let engine = Self { url, docker };
+        let engine = Self::at("MOL_TEST_ENGINE");
         IMPORT.call_once(|| {
             if engine.inspect(BUSYBOX).is_none() {
                 engine.import_busybox();
             }
         });
         engine
+    }
+
+    /// The private Podman, through its socket that is compatible with Docker's.
+    pub fn podman_of_the_tests() -> Self {
+        Self::at("MOL_TEST_PODMAN")
+    }
+
+    fn at(variable: &str) -> Self {
+        let url = given(variable);
+        let docker = Docker::connect_with_unix(&url, 120, bollard::API_DEFAULT_VERSION)
+            .unwrap_or_else(|error| panic!("the tests' engine at {url}: {error}; run `make test`"));
+        let docker = block_on(docker.negotiate_version()).unwrap();
+        Self { url, docker }
     }
 
     /// There is no registry in reach, so the base image comes from the machine's own busybox.
