@@ -18,7 +18,7 @@ use gix::progress::tree::Root;
 use gix_transport::Protocol;
 use gix_transport::client::blocking_io::http::Transport;
 use tokio::runtime::Handle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
@@ -65,7 +65,7 @@ pub(crate) async fn commit(
     tasks: &TaskTracker,
     mut report: impl FnMut(Progress),
 ) -> Result<Fetched> {
-    let interrupt = Interrupt::default();
+    let stop = StopOnDrop::default();
     let received = Arc::new(AtomicU64::new(0));
     let failure = Arc::new(Mutex::new(None));
     let tree = Root::new();
@@ -73,18 +73,17 @@ pub(crate) async fn commit(
         wire: transport::Wire {
             http: http.clone(),
             runtime: Handle::current(),
-            interrupt: interrupt.token.clone(),
+            interrupt: stop.token.clone(),
             stall_grace,
             received: Arc::clone(&received),
             failure: Arc::clone(&failure),
             base: None,
         },
-        interrupted: Arc::clone(&interrupt.flag),
+        interrupted: Arc::clone(&stop.flag),
         url: url.clone(),
         commit: commit.clone(),
         progress: Arc::clone(&tree),
     };
-    let guard = interrupt.on_drop();
     let mut fetching = pin!(executor::blocking(tasks, move || job.run(work)));
 
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
@@ -95,8 +94,6 @@ pub(crate) async fn commit(
             _ = ticks.tick() => report(snapshot(&tree, &received)),
         }
     };
-    guard.disarm();
-
     result.map_err(|error| {
         // What the network said first is closer to the cause than what gix made of it.
         let first = failure
@@ -107,40 +104,18 @@ pub(crate) async fn commit(
     })
 }
 
-/// Two ways to say stop: one for those who wait, one for those who look from time to time.
+/// Stops the blocking part when it is dropped: a token for its waits, a flag for gix, which looks at
+/// it from time to time. After the end it stops nothing.
 #[derive(Default)]
-struct Interrupt {
+struct StopOnDrop {
     token: CancellationToken,
     flag: Arc<AtomicBool>,
 }
 
-impl Interrupt {
-    fn on_drop(self) -> InterruptGuard {
-        InterruptGuard {
-            token: Some(self.token.drop_guard()),
-            flag: self.flag,
-        }
-    }
-}
-
-struct InterruptGuard {
-    token: Option<DropGuard>,
-    flag: Arc<AtomicBool>,
-}
-
-impl InterruptGuard {
-    fn disarm(mut self) {
-        if let Some(token) = self.token.take() {
-            token.disarm();
-        }
-    }
-}
-
-impl Drop for InterruptGuard {
+impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        if self.token.is_some() {
-            self.flag.store(true, Ordering::Relaxed);
-        }
+        self.token.cancel();
+        self.flag.store(true, Ordering::Relaxed);
     }
 }
 
