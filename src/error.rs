@@ -217,10 +217,12 @@ impl Error {
 /// An error's text with the texts of what caused it, outermost first, without repeating what an
 /// outer text already quotes.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    // Some libraries end their errors like sentences; in the middle of ours that reads badly.
+    let said = |error: &dyn std::error::Error| error.to_string().trim_end_matches('.').to_owned();
+    let mut text = said(error);
     let mut source = error.source();
     while let Some(cause) = source {
-        let said = cause.to_string();
+        let said = said(cause);
         if !said.is_empty() && !text.contains(&said) {
             text.push_str(": ");
             text.push_str(&said);

@@ -14,6 +14,9 @@ use crate::image::{Isolation, Platform};
 use crate::mask::{MAX_TOKEN, Masker, Secret};
 use crate::runtimes::Runtime;
 
+/// A shorter token is none that a server would give: it may well be part of a name by chance.
+const MIN_SECRET: usize = 8;
+
 /// Declares the options once: the name, the number in the ABI, the environment variable.
 macro_rules! options {
     ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $env:literal;)+) => {
@@ -150,10 +153,7 @@ impl Options {
         let text = |name| self.get(name).map(str::to_owned);
         let path = |name| self.get(name).map(PathBuf::from);
         Ok(Settings {
-            repo_prefix: RepoPrefix::parse(
-                self.get(OptionName::RepoPrefix)
-                    .unwrap_or(RepoPrefix::DEFAULT),
-            )?,
+            repo_prefix: self.repo_prefix()?,
             branch: self
                 .get(OptionName::Branch)
                 .map(|branch| self.branch(branch))
@@ -185,6 +185,20 @@ impl Options {
                 cert_dir: path(OptionName::SslCertDir),
             },
         })
+    }
+
+    fn repo_prefix(&self) -> Result<RepoPrefix> {
+        let prefix = self
+            .get(OptionName::RepoPrefix)
+            .unwrap_or(RepoPrefix::DEFAULT);
+        let parsed = RepoPrefix::parse(prefix)?;
+        // Every error and every image names the repository.
+        let token = self.get(OptionName::Token).unwrap_or_default();
+        if token.len() >= MIN_SECRET && self.masker().text(prefix) != prefix {
+            return Err(invalid(OptionName::RepoPrefix, "holds the token")
+                .hint("take it out: MOLECULE_GITEA_TOKEN is enough"));
+        }
+        Ok(parsed)
     }
 
     /// The folder in the option; else below the user's cache folder; else below the folder for

@@ -32,7 +32,7 @@ func New(options Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	inner := startClient(core, newListener(options))
+	inner := startClient(core, newListener(options), options.Token)
 	c := &Client{inner}
 	// A back-stop for a Client that nobody closes. Closing waits, and cleanups share one goroutine.
 	goruntime.AddCleanup(c, func(inner *client) { go inner.close() }, inner)
@@ -101,6 +101,7 @@ type answer struct {
 type client struct {
 	core     coreClient
 	listener *listener
+	token    string // to be masked in what a caller has sent
 
 	// Threads that are inside the library to submit or to cancel. A goroutine in C holds a thread: without
 	// a limit, ten thousand calls that start at once could have the Go runtime make thousands of them.
@@ -131,10 +132,11 @@ const (
 	closeGrace = time.Second
 )
 
-func startClient(core coreClient, l *listener) *client {
+func startClient(core coreClient, l *listener, token string) *client {
 	c := &client{
 		core:     core,
 		listener: l,
+		token:    token,
 		inside:   make(chan struct{}, maxInside),
 		stop:     make(chan struct{}),
 		closed:   make(chan struct{}),
@@ -147,11 +149,11 @@ func startClient(core coreClient, l *listener) *client {
 }
 
 func (c *client) ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
+	if !IsKnownRuntime(runtime) {
+		return Image{}, unknownRuntime(runtime, c.token)
+	}
 	if ctx.Err() != nil {
 		return Image{}, contextError(ctx, runtime, nil)
-	}
-	if !IsKnownRuntime(runtime) {
-		return Image{}, unknownRuntime(runtime)
 	}
 	if err := c.begin(); err != nil {
 		err.Runtime = runtime
@@ -354,7 +356,9 @@ func timeoutMS(ctx context.Context) int64 {
 	return max(1, int64((time.Until(deadline)+time.Millisecond-1)/time.Millisecond))
 }
 
-func unknownRuntime(runtime string) *Error {
+func unknownRuntime(runtime, token string) *Error {
+	// Masked before it is cut: of half a token nobody would know that it is one.
+	runtime = MaskTokenInString(runtime, token)
 	return &Error{
 		Code:    CodeUnknownRuntime,
 		Runtime: strings.Trim(quoteShort(runtime), `"`),

@@ -258,7 +258,7 @@ func TestCloseEndsWhatRunsAndWhatComes(t *testing.T) {
 func TestCloseWhileCallsBegin(t *testing.T) {
 	for range 50 {
 		f := newFakeCore()
-		c := &Client{startClient(f, nil)}
+		c := &Client{startClient(f, nil, "")}
 		var wg group
 		for range 20 {
 			wg.run(func() {
@@ -422,7 +422,7 @@ func TestCloseInOnEventIsNoDeadlock(t *testing.T) {
 func TestAClientThatNobodyHoldsIsClosed(t *testing.T) {
 	f := newFakeCore()
 	// As New does it.
-	c := &Client{startClient(f, nil)}
+	c := &Client{startClient(f, nil, "")}
 	runtime.AddCleanup(c, func(inner *client) { go inner.close() }, c.inner)
 	runtime.KeepAlive(c)
 	c = nil
@@ -433,7 +433,7 @@ func TestNothingIsLeftAfterClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {
 		f := newFakeCore()
-		c := &Client{startClient(f, newListener(Options{OnEvent: func(Event) {}}))}
+		c := &Client{startClient(f, newListener(Options{OnEvent: func(Event) {}}), "")}
 		var wg group
 		for i := range 50 {
 			wg.run(func() {

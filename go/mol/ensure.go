@@ -2,6 +2,7 @@ package mol
 
 import (
 	"context"
+	"os"
 	"sync"
 )
 
@@ -14,11 +15,11 @@ import (
 // closed when its last call ends.
 func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 	// Neither needs a client, and the first call of a process would make one.
+	if !IsKnownRuntime(runtime) {
+		return "", unknownRuntime(runtime, os.Getenv("MOLECULE_GITEA_TOKEN"))
+	}
 	if ctx.Err() != nil {
 		return "", contextError(ctx, runtime, nil)
-	}
-	if !IsKnownRuntime(runtime) {
-		return "", unknownRuntime(runtime)
 	}
 	shared, err := sharedClients.acquire(OptionsFromEnv())
 	if err != nil {

@@ -19,7 +19,7 @@ func fakePool() (*clientPool, func() []*fakeCore) {
 		mu.Lock()
 		cores = append(cores, f)
 		mu.Unlock()
-		return &Client{startClient(f, nil)}, nil
+		return &Client{startClient(f, nil, "")}, nil
 	}}
 	return pool, func() []*fakeCore {
 		mu.Lock()

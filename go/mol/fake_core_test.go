@@ -104,7 +104,7 @@ func (f *fakeCore) cancels() (calls, times int) {
 // fakeClient is a Client on a fakeCore, closed at the end of the test.
 func fakeClient(t *testing.T, f *fakeCore, options Options) *Client {
 	t.Helper()
-	c := &Client{startClient(f, newListener(options))}
+	c := &Client{startClient(f, newListener(options), options.Token)}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }

@@ -8,11 +8,12 @@ use bollard::errors::Error as E;
 use bollard::models::BuildInfoAux;
 use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion};
 use futures_util::StreamExt;
+use tokio_util::sync::CancellationToken;
 
 use super::buildkit::Graph;
 use super::classic::Transcript;
 use super::watch::Watch;
-use super::{Engine, deepest};
+use super::{Engine, connect, deepest, told};
 use crate::context::{Context, DOCKERFILE};
 use crate::error::{Code, Error, Result, chain};
 use crate::event::{Event, Kind};
@@ -97,7 +98,14 @@ impl Engine {
         });
 
         let mut watch = Watch::new(context.sent(), build.stall_grace, emit);
-        let docker = self.docker.clone().with_timeout(UPLOAD_TIMEOUT);
+        // Connections of its own, which end with the build: bollard leaves the one of BuildKit's
+        // session to a task that waits for the engine to close it, and the engine waits for us.
+        let hang_up = CancellationToken::new();
+        let _hang_up = hang_up.clone().drop_guard();
+        let version = self.docker.client_version();
+        let docker = connect::client(&self.address, &version, hang_up)
+            .map_err(|error| told(&self.endpoint, &error))?
+            .with_timeout(UPLOAD_TIMEOUT);
         let archive = body_try_stream(context.archive());
         let stream = docker.build_image(options.build(), None, Some(archive));
         let mut stream = std::pin::pin!(stream);
@@ -127,7 +135,8 @@ impl Engine {
             }
         };
         if let Reader::Transcript(transcript) = reader {
-            transcript.end(end.is_ok(), &mut watch);
+            let why = end.as_ref().err().map(|error| deepest(error));
+            transcript.end(why, &mut watch);
         }
         end.map_err(|error| self.build_error(build.platform, error, watch))
     }

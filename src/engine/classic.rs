@@ -20,17 +20,17 @@ impl Transcript {
         }
     }
 
-    /// The build has ended.
-    pub(super) fn end(mut self, well: bool, watch: &mut Watch<'_>) {
+    /// The build has ended, well or for this reason.
+    pub(super) fn end(mut self, error: Option<String>, watch: &mut Watch<'_>) {
         if let Some(line) = self.lines.rest() {
             self.line(line, watch);
         }
-        self.step_done(well, watch);
+        self.step_done(error, watch);
     }
 
     fn line(&mut self, line: String, watch: &mut Watch<'_>) {
         if let Some(step) = step(&line) {
-            self.step_done(true, watch);
+            self.step_done(None, watch);
             watch.step_started(&step);
             self.current = Some((step, Instant::now()));
         } else if line.trim_start() == "---> Using cache" {
@@ -41,12 +41,12 @@ impl Transcript {
         }
     }
 
-    fn step_done(&mut self, well: bool, watch: &mut Watch<'_>) {
+    fn step_done(&mut self, error: Option<String>, watch: &mut Watch<'_>) {
         if let Some((step, begun)) = self.current.take() {
             let outcome = Outcome {
                 cached: std::mem::take(&mut self.cached),
                 took: begun.elapsed(),
-                error: (!well).then(|| "see the build's error".to_owned()),
+                error,
             };
             watch.step_done(&step, outcome);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
+use bollard::{BollardRequest, ClientVersion, Docker};
 use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
@@ -15,6 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::endpoint::Address;
 
@@ -27,23 +28,27 @@ const CALL_TIMEOUT_S: u64 = 30;
 /// Unused connections are closed before an engine or a tunnel in between would do it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client for the engine's API at `address`. Connects at the first call.
-pub(super) fn client(address: &Address) -> Result<Docker, bollard::errors::Error> {
+/// A client for the engine's API at `address`. It connects at the first call, and every connection of
+/// it ends when `hang_up` is cancelled.
+pub(super) fn client(
+    address: &Address,
+    version: &ClientVersion,
+    hang_up: CancellationToken,
+) -> Result<Docker, bollard::errors::Error> {
+    let connector = Connector {
+        address: Arc::new(address.clone()),
+        hang_up,
+    };
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .build::<_, hyper_body::Body>(Connector(Arc::new(address.clone())));
+        .build::<_, hyper_body::Body>(connector);
     let transport = move |request: BollardRequest| {
         let client = client.clone();
         async move { client.request(request).await.map_err(Into::into) }
     };
     // The host name stands in a header only: the connector knows where to go.
-    Docker::connect_with_custom_transport(
-        transport,
-        Some("http://engine"),
-        CALL_TIMEOUT_S,
-        API_DEFAULT_VERSION,
-    )
+    Docker::connect_with_custom_transport(transport, Some("http://engine"), CALL_TIMEOUT_S, version)
 }
 
 /// The type of a request's body, which bollard does not name in public.
@@ -63,7 +68,10 @@ mod hyper_body {
 
 /// Opens connections to one address, whatever the URI says.
 #[derive(Clone)]
-struct Connector(Arc<Address>);
+struct Connector {
+    address: Arc<Address>,
+    hang_up: CancellationToken,
+}
 
 impl tower_service::Service<Uri> for Connector {
     type Response = Stream;
@@ -75,17 +83,21 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let address = Arc::clone(&self.0);
+        let Self { address, hang_up } = self.clone();
         Box::pin(async move {
-            tokio::time::timeout(CONNECT_TIMEOUT, open(&address))
+            let io = tokio::time::timeout(CONNECT_TIMEOUT, open(&address))
                 .await
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+            Ok(Stream {
+                io: TokioIo::new(io),
+                hung_up: Box::pin(hang_up.cancelled_owned()),
+            })
         })
     }
 }
 
-async fn open(address: &Address) -> io::Result<Stream> {
-    let stream: Box<dyn Duplex> = match address {
+async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
+    Ok(match address {
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
         Address::Tcp { host, port, tls } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
@@ -99,8 +111,7 @@ async fn open(address: &Address) -> io::Result<Stream> {
                 }
             }
         }
-    };
-    Ok(Stream(TokioIo::new(stream)))
+    })
 }
 
 /// Anything that carries bytes both ways.
@@ -109,7 +120,10 @@ trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// One connection, as hyper wants it.
-struct Stream(TokioIo<Box<dyn Duplex>>);
+struct Stream {
+    io: TokioIo<Box<dyn Duplex>>,
+    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
+}
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
@@ -123,7 +137,11 @@ impl Read for Stream {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
+        // Nothing more to read, as if the engine had closed it.
+        if self.hung_up.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.io).poll_read(context, buffer)
     }
 }
 
@@ -133,14 +151,14 @@ impl Write for Stream {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, data)
+        Pin::new(&mut self.io).poll_write(context, data)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
+        Pin::new(&mut self.io).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }

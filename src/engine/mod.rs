@@ -11,18 +11,19 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::Docker;
 use bollard::errors::Error as E;
 use bollard::models::{ImageInspect, SystemVersion};
 use bollard::query_parameters::{ListImagesOptions, TagImageOptionsBuilder};
+use bollard::{API_DEFAULT_VERSION, Docker};
 
 pub(crate) use build::{Build, Builder};
 
 use crate::error::{Code, Error, Result};
 use crate::image::Platform;
 use crate::options::EngineSettings;
-use endpoint::Endpoint;
+use endpoint::{Address, Endpoint};
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// Time for a whole answer to an ordinary call. It is generous: an engine under load is slow.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -39,6 +40,7 @@ pub(crate) struct Engine {
     docker: Docker,
     /// How many ordinary calls may be under way at once.
     turns: Arc<Semaphore>,
+    address: Address,
     endpoint: String,
     version: SystemVersion,
     builder: Builder,
@@ -88,13 +90,15 @@ impl Engine {
         endpoint: &Endpoint,
         settings: &EngineSettings,
     ) -> std::result::Result<Self, E> {
-        let docker = connect::client(&endpoint.address)?;
+        let address = &endpoint.address;
+        let docker = connect::client(address, API_DEFAULT_VERSION, CancellationToken::new())?;
         let docker = docker.negotiate_version().await?;
         let version = docker.version().await?;
         let builder = choose_builder(settings, &version, &docker);
         Ok(Self {
             docker,
             turns: Arc::new(Semaphore::new(CALLS)),
+            address: endpoint.address.clone(),
             endpoint: endpoint.address.to_string(),
             version,
             builder,
