@@ -18,6 +18,7 @@ use crate::flight::Flights;
 use crate::http::Http;
 use crate::image::Image;
 use crate::mask::Masker;
+use crate::offline;
 use crate::options::Options;
 use crate::pipeline::{self, Shared};
 use crate::runtimes::Runtime;
@@ -99,7 +100,14 @@ impl Client {
         );
         let limit = timeout.unwrap_or(self.shared.settings.ceiling);
         let call = async move {
-            let work = AssertUnwindSafe(pipeline::ensure(&shared, runtime, &emit)).catch_unwind();
+            let work = async {
+                if shared.settings.offline {
+                    offline::newest(&shared, runtime, &emit).await
+                } else {
+                    pipeline::ensure(&shared, runtime, &emit).await
+                }
+            };
+            let work = AssertUnwindSafe(work).catch_unwind();
             let result = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Error::canceled()),

@@ -7,8 +7,6 @@
 use std::ffi::CStr;
 use std::fmt;
 
-use crate::retry::Retry;
-
 /// What kind of failure it is.
 ///
 /// The numbers are part of the C ABI: they are never changed and never used again for something else.
@@ -148,6 +146,18 @@ pub struct Error {
     /// Where in the build, if it failed there.
     pub build: Option<Box<FailedBuild>>,
     pub(crate) retry: Retry,
+}
+
+/// Whether the failed work may be tried once more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// It would fail again.
+    #[default]
+    Never,
+    /// After a pause of our choice.
+    Soon,
+    /// After so many seconds, because the server says so (RFC 9110, section 10.2.3, `Retry-After`).
+    After(u32),
 }
 
 /// Where a build failed.

@@ -5,8 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use url::Url;
 
-use crate::fetch::Progress;
-use crate::gitea::Head;
 use crate::image::{CommitSha, References};
 
 /// One thing that happened, as one flat JSON object. Fields that do not apply are absent.
@@ -161,6 +159,17 @@ impl Kind {
     ];
 }
 
+/// How far a fetch is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Bytes received.
+    pub(crate) bytes: u64,
+    /// Git objects received.
+    pub(crate) objects: u64,
+    /// Git objects in all, once known.
+    pub(crate) objects_total: Option<u64>,
+}
+
 impl Event {
     /// An event of this kind, now, with the line for people.
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
@@ -182,12 +191,12 @@ impl Event {
         }
     }
 
-    pub(crate) fn lookup_done(url: &Url, head: &Head, took: Duration) -> Self {
-        let message = format!("{} is at {}", head.branch, head.commit.short());
+    pub(crate) fn lookup_done(url: &Url, branch: &str, commit: &CommitSha, took: Duration) -> Self {
+        let message = format!("{branch} is at {}", commit.short());
         Self {
             url: Some(url.to_string()),
-            commit_sha: Some(head.commit.to_string()),
-            branch: Some(head.branch.clone()),
+            commit_sha: Some(commit.to_string()),
+            branch: Some(branch.to_owned()),
             duration_ms: Some(millis(took)),
             ..Self::new(Kind::LookupDone, message)
         }

@@ -12,10 +12,9 @@ use reqwest::{StatusCode, redirect};
 use tokio::sync::Semaphore;
 use url::{Origin, Url};
 
-use crate::error::{Code, Error, Result, chain};
+use crate::error::{Code, Error, Result, Retry, chain};
 use crate::mask::Secret;
 use crate::options::{NetworkSettings, RepoPrefix};
-use crate::retry::Retry;
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 
 /// The largest answer of the API that is read (promise P9). A branch is about 2 KiB.

@@ -21,7 +21,6 @@ use crate::flight::Flights;
 use crate::gitea;
 use crate::http::Http;
 use crate::image::{CommitSha, Image, Platform, References, Timings};
-use crate::offline;
 use crate::options::{PlatformChoice, Repository, Settings};
 use crate::retry;
 use crate::runtimes::Runtime;
@@ -75,9 +74,6 @@ pub(crate) struct Made {
 
 /// Finds the image for the head of the runtime's template, or makes it.
 pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) -> Result<Image> {
-    if shared.settings.offline {
-        return offline::newest(shared, runtime, emit).await;
-    }
     let begun = Instant::now();
     let mut timings = Timings::default();
 
@@ -156,7 +152,8 @@ async fn lookup(
     emit(Event::lookup_started(&repository.url));
     let ask = || gitea::head(&shared.http, runtime, &repository, branch);
     let head = timed(&mut timings.lookup, retry::transient(emit, ask)).await?;
-    emit(Event::lookup_done(&repository.url, &head, timings.lookup));
+    let (url, took) = (&repository.url, timings.lookup);
+    emit(Event::lookup_done(url, &head.branch, &head.commit, took));
 
     let platform = shared.platform().await?;
     let isolation = &shared.settings.isolation;

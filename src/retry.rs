@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Retry};
 use crate::event::{Event, Sink};
 
 /// How often, after the first time.
@@ -18,18 +18,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
 /// A server that asks for a longer pause than this is told of instead of waited for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-
-/// Whether the failed work may be tried once more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Retry {
-    /// It would fail again.
-    #[default]
-    Never,
-    /// After a pause of our choice.
-    Soon,
-    /// After so many seconds, because the server says so (RFC 9110, section 10.2.3, `Retry-After`).
-    After(u32),
-}
 
 /// Does the work, and does it again after a failure that may pass.
 pub(crate) async fn transient<T, W>(emit: &Sink, work: impl FnMut() -> W) -> Result<T>

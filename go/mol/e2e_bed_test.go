@@ -248,7 +248,8 @@ func told(t testing.TB, err, want error) *Error {
 	if e.Message == "" || e.Hint == "" || e.Runtime == "" {
 		t.Errorf("it lacks a message, a hint or the runtime: %#v", e)
 	}
-	if first := []rune(e.Message)[0]; unicode.IsUpper(first) || strings.HasSuffix(e.Message, ".") || strings.HasSuffix(e.Hint, ".") {
+	// The name of a variable is as it is.
+	if start := []rune(e.Message + "  "); unicode.IsUpper(start[0]) && unicode.IsLower(start[1]) || strings.HasSuffix(e.Message, ".") || strings.HasSuffix(e.Hint, ".") {
 		t.Errorf("it is written like a sentence: %q, %q", e.Message, e.Hint)
 	}
 	for _, text := range shownErrors(err) {
@@ -438,7 +439,9 @@ var control = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 func startTemplateServer(t *testing.T, flags ...string) *templateServer {
 	t.Helper()
 	process := exec.Command(given(t, "MOL_TEST_TEMPLATESERVER"), append([]string{"--root", t.TempDir()}, flags...)...)
-	process.Stderr = os.Stderr
+	// What git complains of is part of many tests, and of interest only where one fails.
+	var stderr bytes.Buffer
+	process.Stderr = &stderr
 	stdin, err := process.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -454,6 +457,9 @@ func startTemplateServer(t *testing.T, flags ...string) *templateServer {
 		// It stops when this is closed, also when the test is killed.
 		_ = stdin.Close()
 		_ = process.Wait()
+		if t.Failed() && stderr.Len() > 0 {
+			t.Logf("the template server said:\n%s", &stderr)
+		}
 	})
 	line, err := bufio.NewReader(stdout).ReadBytes('\n')
 	if err != nil {

@@ -107,6 +107,7 @@ func TestANewCommitIsBuiltAndTheOldImageStays(t *testing.T) {
 }
 
 func TestABranchThatMovesBetweenLookupAndFetchChangesNothing(t *testing.T) {
+	t.Parallel()
 	for name, how := range map[string]map[string]any{
 		"a new commit": {"files": files{"content": {Text: "came in between"}}},
 		"a force-push": {"files": copying("came in between"), "orphan": true, "reset": true},
@@ -175,6 +176,7 @@ func (b *bed) bothBuilders(change ...func(*Options)) map[string]*testClient {
 }
 
 func TestEveryStepIsToldInItsOrderWithBothBuilders(t *testing.T) {
+	t.Parallel()
 	for _, builder := range []string{"buildkit", "classic"} {
 		t.Run(builder, func(t *testing.T) {
 			b := parallelBed(t)
@@ -272,6 +274,7 @@ func TestAnImageWithoutLabelsCountsAsAHit(t *testing.T) {
 }
 
 func TestAnImageThatContradictsItsTagIsBuiltAgainWithAWarning(t *testing.T) {
+	t.Parallel()
 	for name, plant := range map[string]func(b *bed, sha string) (says string){
 		"a revision label of another commit": func(b *bed, sha string) string {
 			b.template("autogen", dockerfile(plain))
@@ -318,7 +321,7 @@ func TestLatestIsRefreshedAfterAHit(t *testing.T) {
 	c := b.client()
 	image := c.ensure("hermes")
 	for name, spoil := range map[string]func(){
-		"it is gone":            func() { b.engine.untag(b, image.LatestRef) },
+		"it is gone":           func() { b.engine.untag(b, image.LatestRef) },
 		"it is something else": func() { b.engine.tag(b, busybox, image.LatestRef) },
 	} {
 		spoil()

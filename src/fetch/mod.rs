@@ -24,23 +24,13 @@ use url::Url;
 
 use crate::cache::Work;
 use crate::error::{Code, Error, Result, chain};
+use crate::event::Progress;
 use crate::executor;
 use crate::http::Http;
 use crate::image::CommitSha;
 
 /// How often a fetch says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How far a fetch is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Bytes received.
-    pub(crate) bytes: u64,
-    /// Git objects received.
-    pub(crate) objects: u64,
-    /// Git objects in all, once known.
-    pub(crate) objects_total: Option<u64>,
-}
 
 /// What was fetched.
 #[derive(Debug)]

@@ -19,9 +19,8 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Retry};
 use crate::http::{Http, retry_after};
-use crate::retry::Retry;
 
 /// What the exchanges of one fetch share.
 #[derive(Clone)]
