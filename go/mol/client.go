@@ -101,7 +101,7 @@ type answer struct {
 type client struct {
 	core     coreClient
 	listener *listener
-	token    string // to be masked in what a caller has sent
+	mask     func(string) string // hides the token
 
 	// Threads that are inside the library to submit or to cancel. A goroutine in C holds a thread: without
 	// a limit, ten thousand calls that start at once could have the Go runtime make thousands of them.
@@ -136,7 +136,7 @@ func startClient(core coreClient, l *listener, token string) *client {
 	c := &client{
 		core:     core,
 		listener: l,
-		token:    token,
+		mask:     masker(token),
 		inside:   make(chan struct{}, maxInside),
 		stop:     make(chan struct{}),
 		closed:   make(chan struct{}),
@@ -150,7 +150,7 @@ func startClient(core coreClient, l *listener, token string) *client {
 
 func (c *client) ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 	if !IsKnownRuntime(runtime) {
-		return Image{}, unknownRuntime(runtime, c.token)
+		return Image{}, unknownRuntime(c.mask(runtime))
 	}
 	if ctx.Err() != nil {
 		return Image{}, contextError(ctx, runtime, nil)
@@ -356,9 +356,14 @@ func timeoutMS(ctx context.Context) int64 {
 	return max(1, int64((time.Until(deadline)+time.Millisecond-1)/time.Millisecond))
 }
 
-func unknownRuntime(runtime, token string) *Error {
-	// Masked before it is cut: of half a token nobody would know that it is one.
-	runtime = MaskTokenInString(runtime, token)
+// masker hides a token. Kept as a function, the token shows in no print of what holds it.
+func masker(token string) func(string) string {
+	return func(text string) string { return MaskTokenInString(text, token) }
+}
+
+// unknownRuntime quotes the beginning of a name that is masked already: of half a token nobody would know that
+// it is one.
+func unknownRuntime(runtime string) *Error {
 	return &Error{
 		Code:    CodeUnknownRuntime,
 		Runtime: strings.Trim(quoteShort(runtime), `"`),

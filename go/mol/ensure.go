@@ -16,7 +16,7 @@ import (
 func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 	// Neither needs a client, and the first call of a process would make one.
 	if !IsKnownRuntime(runtime) {
-		return "", unknownRuntime(runtime, os.Getenv("MOLECULE_GITEA_TOKEN"))
+		return "", unknownRuntime(MaskTokenInString(runtime, os.Getenv("MOLECULE_GITEA_TOKEN")))
 	}
 	if ctx.Err() != nil {
 		return "", contextError(ctx, runtime, nil)

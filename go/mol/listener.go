@@ -17,8 +17,8 @@ import (
 type listener struct {
 	onEvent func(Event)
 	logger  *slog.Logger
-	token   string
-	done    chan struct{} // closed when the last event was delivered after close
+	mask    func(string) string // hides the token
+	done    chan struct{}       // closed when the last event was delivered after close
 
 	mu      sync.Mutex
 	changed sync.Cond
@@ -53,7 +53,7 @@ func newListener(options Options) *listener {
 	l := &listener{
 		onEvent: options.OnEvent,
 		logger:  options.Logger,
-		token:   options.Token,
+		mask:    masker(options.Token),
 		done:    make(chan struct{}),
 	}
 	l.changed.L = &l.mu
@@ -217,7 +217,7 @@ func (l *listener) protect(what string, call func()) {
 		if l.logger != nil && what != "Logger" {
 			defer func() { _ = recover() }()
 			l.logger.Error("panic in "+what+" of mol.Options; later ones are not logged",
-				"panic", MaskTokenInString(fmt.Sprint(p), l.token))
+				"panic", l.mask(fmt.Sprint(p)))
 		}
 	}()
 	call()
