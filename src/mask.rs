@@ -285,6 +285,14 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "silent")]
+    fn no_dependency_logs_anything_at_any_level() {
+        assert_eq!(log::STATIC_MAX_LEVEL, log::LevelFilter::Off);
+        let tracing = tracing::level_filters::STATIC_MAX_LEVEL;
+        assert_eq!(tracing, tracing::level_filters::LevelFilter::OFF);
+    }
+
+    #[test]
     fn a_secret_does_not_show_itself() {
         assert_eq!(format!("{:?}", Secret::new("x")), "***");
     }

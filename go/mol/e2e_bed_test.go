@@ -252,12 +252,17 @@ func told(t testing.TB, err, want error) *Error {
 	if start := []rune(e.Message + "  "); unicode.IsUpper(start[0]) && unicode.IsLower(start[1]) || strings.HasSuffix(e.Message, ".") || strings.HasSuffix(e.Hint, ".") {
 		t.Errorf("it is written like a sentence: %q, %q", e.Message, e.Hint)
 	}
+	namesNoRegistry(t, err)
+	return e
+}
+
+func namesNoRegistry(t testing.TB, err error) {
+	t.Helper()
 	for _, text := range shownErrors(err) {
 		if found := registries.FindString(text); found != "" {
 			t.Errorf("it mentions a registry, %s: %s", found, text)
 		}
 	}
-	return e
 }
 
 // shownErrors is an error in every way in which it can be printed.
@@ -335,6 +340,9 @@ func (c *call) stops() time.Time {
 	}
 	if took := end.at.Sub(since); took > atOnce {
 		c.b.Errorf("it took %v to return", took)
+	}
+	if end.err != nil {
+		namesNoRegistry(c.b, end.err)
 	}
 	return since
 }
