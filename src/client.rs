@@ -34,6 +34,9 @@ pub struct Client {
     calls: Calls,
 }
 
+/// What a call was about last, for the error of one that takes too long.
+type Latest = Arc<Mutex<Option<Event>>>;
+
 /// The calls under way, by id.
 type Calls = Arc<Mutex<HashMap<u64, CancellationToken>>>;
 
@@ -92,7 +95,8 @@ impl Client {
         let cancel = CancellationToken::new();
         lock(&self.calls).insert(id, cancel.clone());
 
-        let emit = self.sink(id, runtime);
+        let latest = Latest::default();
+        let emit = self.sink(id, runtime, Arc::clone(&latest));
         let (shared, masker, calls) = (
             Arc::clone(&self.shared),
             Arc::clone(&self.masker),
@@ -112,7 +116,7 @@ impl Client {
                 biased;
                 () = cancel.cancelled() => Err(Error::canceled()),
                 result = work => result.unwrap_or_else(|panic| Err(Error::panicked(&*panic))),
-                () = tokio::time::sleep(limit) => Err(too_late(timeout, limit)),
+                () = tokio::time::sleep(limit) => Err(too_late(timeout, limit, &latest)),
             };
             lock(&calls).remove(&id);
             let result = result
@@ -178,12 +182,15 @@ impl Client {
     }
 
     /// Where the events of a call go: masked, and with its name on them.
-    fn sink(&self, call: u64, runtime: Runtime) -> Sink {
-        let Some(observer) = self.observer.clone() else {
-            return Arc::new(|_| {});
-        };
-        let masker = Arc::clone(&self.masker);
+    fn sink(&self, call: u64, runtime: Runtime, latest: Latest) -> Sink {
+        let (observer, masker) = (self.observer.clone(), Arc::clone(&self.masker));
         Arc::new(move |mut event: Event| {
+            if !event.kind.is_minor() {
+                *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.clone());
+            }
+            let Some(observer) = &observer else {
+                return;
+            };
             event.call = call;
             event.runtime = runtime.to_string();
             observer(masker.event(event));
@@ -208,17 +215,25 @@ fn next_id() -> u64 {
 }
 
 /// The caller's own deadline, or the ceiling?
-fn too_late(timeout: Option<Duration>, limit: Duration) -> Error {
-    match timeout {
+fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Error {
+    let latest = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let at = latest.as_ref().map_or(String::new(), |event| {
+        format!(", at this point: {}", event.message)
+    });
+    let error = match timeout {
         Some(_) => Error::new(
             Code::DeadlineExceeded,
-            "the deadline of the call has passed",
+            format!("the deadline of the call has passed{at}"),
         )
         .hint("give it more time: a first build can take minutes, much longer under emulation"),
         None => Error::new(
             Code::Timeout,
-            format!("the call took longer than {} seconds", limit.as_secs()),
+            format!("the call was stopped after {} seconds{at}", limit.as_secs()),
         )
         .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
+    };
+    match latest.and_then(|event| event.step_name) {
+        Some(step) => error.in_build(step, String::new()),
+        None => error,
     }
 }

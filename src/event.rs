@@ -135,6 +135,14 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// One more or less of these changes nothing.
+    pub(crate) fn is_minor(self) -> bool {
+        matches!(
+            self,
+            Kind::Log | Kind::FetchProgress | Kind::ContextProgress
+        )
+    }
+
     /// Every kind, in the order in which a call comes upon them.
     pub const ALL: [Kind; 19] = [
         Kind::LookupStarted,

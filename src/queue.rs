@@ -57,11 +57,7 @@ impl Queue {
             return;
         }
         if let Item::Event(event) = &item {
-            let minor = matches!(
-                event.kind,
-                Kind::Log | Kind::FetchProgress | Kind::ContextProgress
-            );
-            if minor && state.items.len() >= CROWDED {
+            if event.kind.is_minor() && state.items.len() >= CROWDED {
                 state.dropped += u64::from(event.kind == Kind::Log);
                 return;
             }

@@ -119,6 +119,8 @@ fn without_a_deadline_the_ceiling_ends_it_and_says_so() {
     let error = client.refused("hermes");
     assert_eq!(error.code, Code::Timeout);
     assert!(error.hint.contains("MOLECULE_BUILD_CEILING_S"), "{error:?}");
+    let step = error.build.as_ref().map_or("", |build| &build.step);
+    assert!(step.contains("RUN"), "it says where it was: {error:?}");
     assert_gone(&word, Instant::now());
 }
 
