@@ -262,7 +262,8 @@ impl Event {
         Self {
             kind: Kind::FetchDone,
             message: format!(
-                "fetched: files: {files}, size: {}",
+                "fetched {}, {}",
+                human_files(files),
                 human_bytes(progress.bytes)
             ),
             files: Some(files),

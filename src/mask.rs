@@ -140,7 +140,9 @@ impl Masker {
         for text in [
             &mut image.reference,
             &mut image.latest_reference,
+            &mut image.commit_sha,
             &mut image.image_id,
+            &mut image.platform,
             &mut image.endpoint,
         ] {
             self.in_place(text);

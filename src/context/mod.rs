@@ -50,23 +50,15 @@ pub(crate) struct Sent {
 impl Context {
     /// Checks that the tree can be built: there is a Dockerfile, and what is to be ignored is clear.
     pub(crate) fn open(tree: &Path, commit_time: i64) -> Result<Self> {
-        // Not followed: a Dockerfile that is a link to one outside would not be the commit's. A link
-        // within the tree is fine, as it is for the docker CLI.
-        let dockerfile = tree.join(DOCKERFILE);
-        let found = fs::canonicalize(&dockerfile).and_then(|path| {
-            let root = fs::canonicalize(tree)?;
-            let inside = path.starts_with(root);
-            Ok((inside, fs::metadata(path)?))
-        });
-        match found {
-            Ok((true, found)) if found.is_file() => {}
-            Ok((false, _)) => {
+        match look(tree, DOCKERFILE) {
+            Found::File => {}
+            Found::Outside => {
                 return Err(no_dockerfile(
                     "its Dockerfile is a link that leads out of it",
                 ));
             }
-            Ok(_) => return Err(no_dockerfile("its Dockerfile is a folder, not a file")),
-            Err(_) => return Err(no_dockerfile("it has no Dockerfile at its root")),
+            Found::Other => return Err(no_dockerfile("its Dockerfile is a folder, not a file")),
+            Found::Nothing => return Err(no_dockerfile("it has no Dockerfile at its root")),
         }
         Ok(Self {
             tree: tree.to_owned(),
@@ -113,6 +105,29 @@ impl Context {
     }
 }
 
+/// What stands under a name at the root of a tree.
+enum Found {
+    File,
+    /// A link that leads out of the tree: what it leads to is not the commit's.
+    Outside,
+    Other,
+    Nothing,
+}
+
+/// Links within the tree are followed, as the docker CLI follows them.
+fn look(tree: &Path, name: &str) -> Found {
+    let found = fs::canonicalize(tree.join(name)).and_then(|path| {
+        let inside = path.starts_with(fs::canonicalize(tree)?);
+        Ok((inside, fs::metadata(path)?))
+    });
+    match found {
+        Ok((false, _)) => Found::Outside,
+        Ok((true, found)) if found.is_file() => Found::File,
+        Ok(_) => Found::Other,
+        Err(_) => Found::Nothing,
+    }
+}
+
 fn no_dockerfile(what: &str) -> Error {
     Error::new(
         Code::NoDockerfile,
@@ -124,9 +139,7 @@ fn no_dockerfile(what: &str) -> Error {
 /// The ignore file that belongs to the Dockerfile, else the one of the context, as BuildKit has it.
 fn read_ignore_file(tree: &Path) -> Result<Patterns> {
     for name in ["Dockerfile.dockerignore", ".dockerignore"] {
-        let path = tree.join(name);
-        let is_file = fs::symlink_metadata(&path).is_ok_and(|found| found.is_file());
-        if !is_file {
+        if !matches!(look(tree, name), Found::File) {
             continue;
         }
         let wrong = |why: String| {
@@ -136,7 +149,7 @@ fn read_ignore_file(tree: &Path) -> Result<Patterns> {
             )
             .hint("mend it in the template repository")
         };
-        let text = fs::read(&path).map_err(|error| wrong(error.to_string()))?;
+        let text = fs::read(tree.join(name)).map_err(|error| wrong(error.to_string()))?;
         return Patterns::parse(&String::from_utf8_lossy(&text)).map_err(wrong);
     }
     Ok(Patterns::default())
@@ -268,5 +281,43 @@ impl Write for ChunkWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ignores(tree: &Path, path: &str) -> bool {
+        let context = Context::open(tree, 0).unwrap();
+        context.ignore.ignores(path, &Inherited::default()).0
+    }
+
+    #[test]
+    fn an_ignore_file_is_read_through_a_link_but_not_out_of_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        fs::create_dir(&tree).unwrap();
+        fs::write(tree.join(DOCKERFILE), "FROM scratch\n").unwrap();
+        fs::write(tree.join("inside"), "secret\n").unwrap();
+        fs::write(dir.path().join("outside"), "secret\n").unwrap();
+        let link = tree.join(".dockerignore");
+
+        std::os::unix::fs::symlink("inside", &link).unwrap();
+        assert!(ignores(&tree, "secret"));
+        fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("../outside", &link).unwrap();
+        assert!(!ignores(&tree, "secret"));
+    }
+
+    #[test]
+    fn the_ignore_file_of_the_dockerfile_comes_first() {
+        let tree = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(tree.path().join(name), text).unwrap();
+        write(DOCKERFILE, "FROM scratch\n");
+        write(".dockerignore", "general\n");
+        write("Dockerfile.dockerignore", "own\n");
+        assert!(ignores(tree.path(), "own"));
+        assert!(!ignores(tree.path(), "general"));
     }
 }

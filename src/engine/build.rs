@@ -22,10 +22,6 @@ use crate::image::{Platform, hex};
 /// How often the upload says how far it is, and how often a stall is looked for.
 const TICK: Duration = Duration::from_millis(200);
 
-/// The time limit that bollard sets for the beginning of the answer. With a context of many
-/// gigabytes and a slow engine that is a long time; the stall grace ends what makes no progress.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
-
 /// What builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Builder {
@@ -104,8 +100,7 @@ impl Engine {
         let _hang_up = hang_up.clone().drop_guard();
         let version = self.docker.client_version();
         let docker = connect::client(&self.address, &version, hang_up)
-            .map_err(|error| told(&self.endpoint, &error))?
-            .with_timeout(UPLOAD_TIMEOUT);
+            .map_err(|error| told(&self.endpoint, &error))?;
         let archive = body_try_stream(context.archive());
         let stream = docker.build_image(options.build(), None, Some(archive));
         let mut stream = std::pin::pin!(stream);

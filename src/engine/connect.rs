@@ -22,8 +22,9 @@ use super::endpoint::Address;
 /// Time to reach an engine. It is on this machine, or on the network of its owner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Time until the answer to an ordinary call begins.
-const CALL_TIMEOUT_S: u64 = 30;
+/// bollard's own limit, which counts until an answer begins. Whoever calls has a limit that fits the
+/// call: for a build, whose context may take hours to send, the stall grace.
+const NO_LIMIT_S: u64 = 7 * 24 * 3600;
 
 /// Unused connections are closed before an engine or a tunnel in between would do it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -48,7 +49,7 @@ pub(super) fn client(
         async move { client.request(request).await.map_err(Into::into) }
     };
     // The host name stands in a header only: the connector knows where to go.
-    Docker::connect_with_custom_transport(transport, Some("http://engine"), CALL_TIMEOUT_S, version)
+    Docker::connect_with_custom_transport(transport, Some("http://engine"), NO_LIMIT_S, version)
 }
 
 /// The type of a request's body, which bollard does not name in public.
