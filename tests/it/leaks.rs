@@ -316,18 +316,23 @@ fn what_the_caller_gives_is_masked() {
         assert_hidden(&format!("{options:?}"), &client(&bed, &options), code);
     }
 
-    // A branch may not hold what this token holds, and a path is taken apart at its slashes, so
-    // these have a token of their own.
+    // A branch may not hold what this token holds, so it has a token of its own.
     let plain = "tk-0123456789abcdef";
-    let prefix = format!("{}/{plain}/t-", bed.server.url);
-    for (name, value) in [
-        (OptionName::Branch, plain),
-        (OptionName::RepoPrefix, &prefix),
-    ] {
-        let client = bed.client_with(&[(OptionName::Token, plain), (name, value)]);
-        let error = client.refused("hermes");
-        assert_eq!(error.code, Code::RepoNotFound);
-        assert!(!shown(&client, &error).contains(plain), "{error:?}");
+    let client = bed.client_with(&[(OptionName::Token, plain), (OptionName::Branch, plain)]);
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::RepoNotFound);
+    assert!(!shown(&client, &error).contains(plain), "{error:?}");
+
+    // Every error and every image names the repository, so its address must not hold the token.
+    for token in [TOKEN, plain] {
+        let mut options = bed.options();
+        options.set(OptionName::Token, token);
+        let prefix = format!("{}/{token}/t-", bed.server.url);
+        options.set(OptionName::RepoPrefix, &prefix);
+        let error = Client::new(&options, None).unwrap_err();
+        assert_eq!(error.code, Code::InvalidOption);
+        assert!(error.message.contains("holds the token"), "{error:?}");
+        assert!(!format!("{error:?}").contains(token), "{error:?}");
     }
 
     let error = self::client(&bed, &[])
