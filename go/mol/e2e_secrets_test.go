@@ -98,9 +98,7 @@ func (s *spy) all(err error) string {
 		all = append(all, fmt.Sprintf(verb, s.Client), fmt.Sprintf(verb, *s.Client))
 	}
 	all = append(all, s.log.String())
-	for _, path := range s.b.cachedPaths() {
-		all = append(all, path)
-	}
+	all = append(all, s.b.cachedPaths()...)
 	return strings.Join(all, "\n")
 }
 
