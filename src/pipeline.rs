@@ -179,7 +179,9 @@ async fn hit(
     match timed(&mut timings.inspect, usable(engine, wanted)).await? {
         Ok(found) => {
             emit(Event::cache_hit(reference));
-            timed(&mut timings.tag, refresh_latest(engine, wanted, emit)).await;
+            if !found.is_known_as(&wanted.references.latest) {
+                timed(&mut timings.tag, refresh_latest(engine, wanted, emit)).await;
+            }
             Ok(Some(found))
         }
         Err(Miss::Absent) => {

@@ -50,10 +50,23 @@ pub(crate) struct Engine {
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) id: String,
+    /// All its references, as the engine lists them.
+    references: Vec<String>,
     /// The label [`REVISION_LABEL`].
     pub(crate) revision: Option<String>,
     pub(crate) os: String,
     pub(crate) arch: String,
+}
+
+impl Found {
+    /// Does the engine know it under this reference? Podman lists it with a host in front.
+    pub(crate) fn is_known_as(&self, reference: &str) -> bool {
+        self.references.iter().any(|listed| {
+            listed
+                .strip_suffix(reference)
+                .is_some_and(|host| host.is_empty() || host.ends_with('/'))
+        })
+    }
 }
 
 /// The label with the full commit id (OCI image specification, annotations).
@@ -186,6 +199,7 @@ fn found(image: ImageInspect) -> Found {
     let labels = image.config.and_then(|config| config.labels);
     Found {
         id: image.id.unwrap_or_default(),
+        references: image.repo_tags.unwrap_or_default(),
         revision: labels.and_then(|labels| labels.get(REVISION_LABEL).cloned()),
         os: image.os.unwrap_or_default(),
         arch: image.architecture.unwrap_or_default(),

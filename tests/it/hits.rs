@@ -347,3 +347,15 @@ fn an_engine_that_answers_an_error_is_told_with_its_words() {
         "{error:?}"
     );
 }
+
+#[test]
+fn a_hit_leaves_a_moving_tag_alone_that_is_right_already() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    bed.client().ensure("hermes").unwrap();
+    // What would set the tag fails, and is told of: so it is not asked for.
+    let proxy = without_latest(&bed);
+    let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+    assert_eq!(client.count(Kind::Warning), 0);
+}
