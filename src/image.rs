@@ -165,8 +165,7 @@ impl References {
     }
 
     /// The references of an image that the engine lists under its pinned one; `None` if that is not of
-    /// the runtime, the platform and the isolation. Podman lists names with the host that it adds to
-    /// those that have none (containers-registries.conf, short names).
+    /// the runtime, the platform and the isolation.
     pub(crate) fn of_pinned(
         pinned: &str,
         runtime: Runtime,
@@ -175,10 +174,7 @@ impl References {
     ) -> Option<Self> {
         let repository = repository(runtime);
         let suffix = tag_suffix(platform, isolation);
-        let pinned = ["docker.io/", "localhost/"]
-            .iter()
-            .find_map(|host| pinned.strip_prefix(host))
-            .unwrap_or(pinned);
+        let pinned = as_given(pinned);
         let tag = pinned.strip_prefix(&repository)?.strip_prefix(':')?;
         let short = tag.strip_suffix(&suffix)?;
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -187,6 +183,15 @@ impl References {
             latest: format!("{repository}:latest{suffix}"),
         })
     }
+}
+
+/// A reference that an engine lists, as it was given: Podman puts a host in front of those that have
+/// none (containers-registries.conf, short names). Any other host makes it another image.
+pub(crate) fn as_given(listed: &str) -> &str {
+    ["docker.io/", "localhost/"]
+        .iter()
+        .find_map(|host| listed.strip_prefix(host))
+        .unwrap_or(listed)
 }
 
 /// What follows the commit in a tag.

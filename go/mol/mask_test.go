@@ -56,11 +56,9 @@ func TestMaskTokenInStringLeavesTheRestOfAURL(t *testing.T) {
 
 // A long text is searched in another way than a short one.
 func TestMaskTokenInStringInALongText(t *testing.T) {
-	long := strings.Repeat("step 1/7: äöü 日本 100 %\n", 200)
+	// Of nothing that a token of the vectors has in it.
+	long := strings.Repeat("…\n", 2000)
 	eachVector(t, "mask_token.json", func(t *testing.T, v maskVector) {
-		if len(v.Token) < 2 || strings.Contains(long, v.Token) {
-			t.Skip("the token is a part of the long text")
-		}
 		got := MaskTokenInString(long+" "+v.Text+" "+long, v.Token)
 		if want := long + " " + v.Want + " " + long; got != want {
 			t.Errorf("got …%q…", strings.Trim(strings.ReplaceAll(got, long, ""), " "))

@@ -15,15 +15,15 @@ use bollard::errors::Error as E;
 use bollard::models::{ImageInspect, SystemVersion};
 use bollard::query_parameters::{ListImagesOptions, TagImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use build::{Build, Builder};
 
 use crate::error::{Code, Error, Result};
-use crate::image::Platform;
+use crate::image::{Platform, as_given};
 use crate::options::EngineSettings;
 use endpoint::{Address, Endpoint};
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 /// Time for a whole answer to an ordinary call. It is generous: an engine under load is slow.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -59,13 +59,11 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Does the engine know it under this reference? Podman lists it with a host in front.
+    /// Does the engine know it under this reference?
     pub(crate) fn is_known_as(&self, reference: &str) -> bool {
-        self.references.iter().any(|listed| {
-            listed
-                .strip_suffix(reference)
-                .is_some_and(|host| host.is_empty() || host.ends_with('/'))
-        })
+        self.references
+            .iter()
+            .any(|listed| as_given(listed) == reference)
     }
 }
 
@@ -251,4 +249,27 @@ fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
         error = source;
     }
     error.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reference_of_another_registry_is_not_ours() {
+        let known = |listed: &str| {
+            let found = Found {
+                id: String::new(),
+                references: vec![listed.to_owned()],
+                revision: None,
+                os: String::new(),
+                arch: String::new(),
+            };
+            found.is_known_as("molecule-local/x:latest")
+        };
+        assert!(known("molecule-local/x:latest"));
+        assert!(known("docker.io/molecule-local/x:latest"));
+        assert!(!known("registry.example/molecule-local/x:latest"));
+        assert!(!known("molecule-local/x:latest--ci"));
+    }
 }
