@@ -36,37 +36,51 @@ enum Matcher {
 pub(crate) struct Inherited(Vec<bool>);
 
 impl Patterns {
-    /// Reads the text of a `.dockerignore`.
+    /// Reads the text of a `.dockerignore`, as `ignorefile.ReadAll` does.
     ///
     /// # Errors
     ///
     /// The pattern that cannot be understood, and why.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let mut patterns = Vec::new();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let line = line.trim();
-            if line.is_empty() {
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .map(str::trim)
+            .filter(|line| !line.is_empty());
+        Self::new(lines.map(|line| match line.strip_prefix('!') {
+            Some(rest) => format!("!{}", anchored(rest.trim())),
+            None => anchored(line),
+        }))
+    }
+
+    /// Takes patterns one by one, as `patternmatcher.New` does: this is the form in which BuildKit
+    /// asks for a folder without them.
+    ///
+    /// # Errors
+    ///
+    /// The pattern that cannot be understood, and why.
+    pub(crate) fn new(patterns: impl IntoIterator<Item: AsRef<str>>) -> Result<Self, String> {
+        let mut compiled = Vec::new();
+        for pattern in patterns {
+            let pattern = pattern.as_ref().trim();
+            if pattern.is_empty() {
                 continue;
             }
-            let (keeps, pattern) = match line.strip_prefix('!') {
-                Some(rest) => (true, rest.trim()),
-                None => (false, line),
-            };
-            if pattern.is_empty() {
-                return Err("the pattern \"!\" names nothing to keep".to_owned());
-            }
+            // The ! is no more than a letter of the first name at this point.
             let cleaned = clean(pattern);
-            let anchored = match cleaned.strip_prefix('/') {
-                Some(rest) if !rest.is_empty() => rest,
-                _ => &cleaned,
+            let (keeps, pattern) = match cleaned.strip_prefix('!') {
+                Some("") => return Err("the pattern \"!\" names nothing to keep".to_owned()),
+                Some(rest) => (true, rest),
+                None => (false, &*cleaned),
             };
-            patterns.push(Pattern {
+            compiled.push(Pattern {
                 keeps,
-                matcher: compile(anchored).map_err(|why| format!("the pattern {line:?} {why}"))?,
+                matcher: compile(pattern)
+                    .map_err(|why| format!("the pattern {cleaned:?} {why}"))?,
             });
         }
-        Ok(Self { patterns })
+        Ok(Self { patterns: compiled })
     }
 
     /// Can anything below an ignored folder be kept?
@@ -102,6 +116,18 @@ impl Matcher {
             Matcher::Regex(regex) => regex.is_match(path),
         }
     }
+}
+
+/// A line of the file as a path from the root of the context. The empty one stays empty.
+fn anchored(line: &str) -> String {
+    if line.is_empty() {
+        return String::new();
+    }
+    let mut path = clean(line);
+    if path.len() > 1 && path.starts_with('/') {
+        path.remove(0);
+    }
+    path
 }
 
 /// Go's `path.Clean`: no `.`, no doubled `/`, `..` taken back where there is something to take back.
@@ -297,8 +323,26 @@ mod tests {
     }
 
     #[test]
+    fn patterns_come_one_by_one_too() {
+        let patterns = Patterns::new(["*", "", " !keep ", "keep/drop"]).unwrap();
+        let root = Inherited::default();
+        let (ignored, keep) = patterns.ignores("keep", &root);
+        assert!(!ignored);
+        assert!(!patterns.ignores("keep/this", &keep).0);
+        assert!(patterns.ignores("keep/drop", &keep).0);
+        assert!(patterns.ignores("other", &root).0);
+        assert!(
+            Patterns::new(["#no comment here"])
+                .unwrap()
+                .ignores("#no comment here", &root)
+                .0
+        );
+        assert!(Patterns::new(["!"]).is_err());
+    }
+
+    #[test]
     fn what_cannot_be_understood_is_an_error() {
-        for text in ["!", "[", "[]", "[a", "[a-", "[-a]", "a\\", "[z-a]"] {
+        for text in ["!", "!/", "[", "[]", "[a", "[a-", "[-a]", "a\\", "[z-a]"] {
             assert!(Patterns::parse(text).is_err(), "{text:?}");
         }
     }
