@@ -194,6 +194,8 @@ enum mol_option
   MOL_OPTION_XDG_RUNTIME_DIR = 24,
   // TMPDIR: the folder for temporary files.
   MOL_OPTION_TMPDIR = 25,
+  // PATH: the folders of credential helpers and of ssh.
+  MOL_OPTION_SEARCH_PATH = 26,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -223,8 +225,12 @@ typedef struct {
   const char *runtime;
   // The address of the template repository.
   const char *url;
-  // The step of the build that failed.
+  // The step of the build that failed, as the builder names it.
   const char *step;
+  // The step's line in the Dockerfile, from 1; 0 if it is not known.
+  uint32_t line;
+  // The exit code of the step's command; 0 if it is not known.
+  int32_t exit_code;
   // The last lines of the build's output, with line breaks.
   const char *log_tail;
 } mol_error;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Sink};
 use crate::executor;
 use crate::flight::Flights;
@@ -233,7 +233,10 @@ fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Erro
         .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
     };
     match latest.and_then(|event| event.step_name) {
-        Some(step) => error.in_build(step, String::new()),
+        Some(step) => error.in_build(FailedBuild {
+            step,
+            ..FailedBuild::default()
+        }),
         None => error,
     }
 }

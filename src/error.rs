@@ -163,8 +163,12 @@ pub(crate) enum Retry {
 /// Where a build failed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FailedBuild {
-    /// The step, as the Dockerfile has it.
+    /// The step, as the builder names it.
     pub step: String,
+    /// The step's line in the Dockerfile, from 1; 0 if it is not known.
+    pub line: u32,
+    /// The exit code of the step's command; 0 if it is not known.
+    pub exit_code: i32,
     /// The last lines of the build's output.
     pub log_tail: String,
 }
@@ -192,8 +196,8 @@ impl Error {
 
     /// Says where in the build.
     #[must_use]
-    pub fn in_build(mut self, step: String, log_tail: String) -> Self {
-        self.build = Some(Box::new(FailedBuild { step, log_tail }));
+    pub fn in_build(mut self, build: FailedBuild) -> Self {
+        self.build = Some(Box::new(build));
         self
     }
 

@@ -42,7 +42,7 @@ pub struct Event {
     /// Who is waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
-    /// `buildkit` or `classic`.
+    /// `buildkit`, `classic` or, on Podman, `buildah`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub builder: Option<String>,
     /// The engine's address.

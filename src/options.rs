@@ -88,6 +88,8 @@ options! {
     XdgRuntimeDir = 24, "XDG_RUNTIME_DIR";
     /// The folder for temporary files.
     Tmpdir = 25, "TMPDIR";
+    /// The folders of credential helpers and of `ssh`.
+    SearchPath = 26, "PATH";
 }
 
 impl OptionName {
@@ -176,6 +178,7 @@ impl Options {
                 classic_builder: self.get(OptionName::DockerBuildkit) == Some("0"),
                 home: path(OptionName::Home),
                 runtime_dir: path(OptionName::XdgRuntimeDir),
+                search_path: text(OptionName::SearchPath),
             },
             network: NetworkSettings {
                 https_proxy: text(OptionName::HttpsProxy),
@@ -359,6 +362,7 @@ pub(crate) struct EngineSettings {
     pub(crate) classic_builder: bool,
     pub(crate) home: Option<PathBuf>,
     pub(crate) runtime_dir: Option<PathBuf>,
+    pub(crate) search_path: Option<String>,
 }
 
 /// How the template server is reached.

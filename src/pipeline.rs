@@ -116,12 +116,14 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
         });
     }
 
+    engine.check_platform(&wanted.platform, &emit).await?;
     let tree = fetch(&shared, &wanted, &cache, &lock, &emit);
     let tree = timed(&mut timings.fetch, tree).await?;
     let context = Context::open(&tree.path, tree.commit_time).map_err(|e| wanted.named_in(e))?;
 
     let build = Build {
         reference: &wanted.references.pinned,
+        commit: wanted.commit.as_str(),
         platform: &wanted.platform,
         labels: labels(&wanted),
         build_args: match shared.settings.runtime_version_pin {
@@ -130,7 +132,11 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
         },
         stall_grace: shared.settings.stall_grace,
     };
-    let built = timed(&mut timings.build, engine.build(build, context, &*emit)).await;
+    let built = timed(
+        &mut timings.build,
+        engine.build(build, context, &shared.tasks, &emit),
+    )
+    .await;
     built.map_err(|error| wanted.named_in(error))?;
     let image_id = timed(&mut timings.tag, tag(engine, &wanted, &emit)).await?;
     Ok(Made {

@@ -84,6 +84,7 @@ var optionNumbers = [...]C.int32_t{
 	optionXDGCacheHome:      C.MOL_OPTION_XDG_CACHE_HOME,
 	optionXDGRuntimeDir:     C.MOL_OPTION_XDG_RUNTIME_DIR,
 	optionTmpDir:            C.MOL_OPTION_TMPDIR,
+	optionSearchPath:        C.MOL_OPTION_SEARCH_PATH,
 }
 
 type cgoClient struct{ id C.mol_client }
@@ -182,13 +183,15 @@ func takeError(status C.mol_status, cErr *C.mol_error) *Error {
 
 func copyError(e *C.mol_error) *Error {
 	return &Error{
-		Code:    Code(e.code),
-		Runtime: C.GoString(e.runtime),
-		URL:     C.GoString(e.url),
-		Message: C.GoString(e.message),
-		Hint:    C.GoString(e.hint),
-		Step:    C.GoString(e.step),
-		LogTail: C.GoString(e.log_tail),
+		Code:     Code(e.code),
+		Runtime:  C.GoString(e.runtime),
+		URL:      C.GoString(e.url),
+		Message:  C.GoString(e.message),
+		Hint:     C.GoString(e.hint),
+		Step:     C.GoString(e.step),
+		Line:     int(e.line),
+		ExitCode: int(e.exit_code),
+		LogTail:  C.GoString(e.log_tail),
 	}
 }
 

@@ -384,7 +384,7 @@ func contextError(ctx context.Context, runtime string, said *Error) *Error {
 	if said != nil {
 		switch said.Code {
 		case CodeCanceled, CodeDeadlineExceeded:
-			err.URL, err.Step, err.LogTail = said.URL, said.Step, said.LogTail
+			err.URL, err.Step, err.Line, err.ExitCode, err.LogTail = said.URL, said.Step, said.Line, said.ExitCode, said.LogTail
 		default:
 			kept := *said
 			err = &kept
@@ -401,7 +401,7 @@ func contextError(ctx context.Context, runtime string, said *Error) *Error {
 func closedError(runtime string, said *Error) *Error {
 	err := &Error{Code: CodeClosed, Runtime: runtime, Message: "the client was closed while the call was running"}
 	if said != nil {
-		err.URL, err.Step, err.LogTail = said.URL, said.Step, said.LogTail
+		err.URL, err.Step, err.Line, err.ExitCode, err.LogTail = said.URL, said.Step, said.Line, said.ExitCode, said.LogTail
 	}
 	return err.because(context.Canceled)
 }

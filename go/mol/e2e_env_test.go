@@ -108,7 +108,7 @@ func TestWithoutMOLECULE_LOCAL_BUILD_CACHEItIsBelowTheUsersCacheFolder(t *testin
 func TestMOLECULE_IMAGE_PLATFORMIsInTheTagSoThatNoOtherPlatformHits(t *testing.T) {
 	b, sha := envBed(t)
 	for _, c := range []struct{ platform, suffix string }{
-		{"linux/amd64", ""}, {"linux/arm64", "-arm64"}, {"linux/arm/v7", "-arm-v7"},
+		{"linux/amd64", ""}, {"linux/386", "-386"}, {"linux/amd64/v2", "-amd64-v2"},
 	} {
 		t.Setenv("MOLECULE_IMAGE_PLATFORM", c.platform)
 		image := b.fromEnv().ensure("hermes")

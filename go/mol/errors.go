@@ -186,6 +186,10 @@ type Error struct {
 	Hint string
 	// Step is the build step that failed, as the builder names it: "[2/4] RUN make". "" outside of a build.
 	Step string
+	// Line is the step's line in the template's Dockerfile, from 1; 0 where it is not known.
+	Line int
+	// ExitCode is the exit code of the step's command; 0 where it is not known.
+	ExitCode int
 	// LogTail is the end of the build's output, bounded by the library. "" outside of a build.
 	LogTail string
 

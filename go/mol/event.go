@@ -56,7 +56,8 @@ type Event struct {
 	Reason string
 	// Holder is whom the call waits for: a process id or another call.
 	Holder string
-	// Builder is the engine's builder, "buildkit" or "classic"; Endpoint the engine's address.
+	// Builder is the engine's builder: "buildkit", "classic" or, on Podman, "buildah". Endpoint is the
+	// engine's address.
 	Builder, Endpoint string
 	// Hint says what to do about a warning.
 	Hint string

@@ -79,7 +79,7 @@ type environment struct {
 	dockerContext, dockerConfig, dockerTLSVerify, dockerCertPath, dockerBuildKit string
 	httpsProxy, httpProxy, noProxy                                               string
 	sslCertFile, sslCertDir                                                      string
-	home, xdgCacheHome, xdgRuntimeDir, tmpDir                                    string
+	home, xdgCacheHome, xdgRuntimeDir, tmpDir, searchPath                        string
 }
 
 // OptionsFromEnv reads the environment: the MOLECULE_ variables, and what else the library needs to know of
@@ -128,6 +128,7 @@ func (e *environment) capture() {
 	e.xdgCacheHome = os.Getenv("XDG_CACHE_HOME")
 	e.xdgRuntimeDir = os.Getenv("XDG_RUNTIME_DIR")
 	e.tmpDir = os.Getenv("TMPDIR")
+	e.searchPath = os.Getenv("PATH")
 }
 
 // proxyFromEnv prefers the lower-case name, as curl does; empty is a value too, and switches a proxy off.
@@ -192,6 +193,7 @@ const (
 	optionXDGCacheHome
 	optionXDGRuntimeDir
 	optionTmpDir
+	optionSearchPath
 )
 
 // setting is one option as the library takes it: a string in the syntax of the environment variable.
@@ -244,6 +246,7 @@ func (o *Options) settings() ([]setting, error) {
 		{optionXDGCacheHome, "XDG_CACHE_HOME", o.env.xdgCacheHome},
 		{optionXDGRuntimeDir, "XDG_RUNTIME_DIR", o.env.xdgRuntimeDir},
 		{optionTmpDir, "TMPDIR", o.env.tmpDir},
+		{optionSearchPath, "PATH", o.env.searchPath},
 	}
 	set := all[:0]
 	for _, s := range all {

@@ -66,6 +66,7 @@ func TestEveryVariableReachesTheLibrary(t *testing.T) {
 		{"XDG_CACHE_HOME", "/home/dev/.cache", "XDG_CACHE_HOME", ""},
 		{"XDG_RUNTIME_DIR", "/run/user/1000", "XDG_RUNTIME_DIR", ""},
 		{"TMPDIR", "/var/tmp", "TMPDIR", ""},
+		{"PATH", "/usr/bin", "PATH", ""},
 	} {
 		t.Run(c.variable+"="+c.value, func(t *testing.T) {
 			clearEnv(t)

@@ -21,6 +21,23 @@ struct Pattern {
     matcher: Matcher,
 }
 
+/// A pattern for one name, in the same notation.
+#[derive(Debug)]
+pub(super) struct Glob(Matcher);
+
+impl Glob {
+    /// # Errors
+    ///
+    /// Why it cannot be understood.
+    pub(super) fn new(pattern: &str) -> Result<Self, &'static str> {
+        compile(pattern).map(Self)
+    }
+
+    pub(super) fn matches(&self, name: &str) -> bool {
+        self.0.matches(name)
+    }
+}
+
 #[derive(Debug)]
 enum Matcher {
     Exact(String),

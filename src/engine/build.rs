@@ -1,22 +1,31 @@
 //! Step six, second half: the build itself.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bollard::body_try_stream;
-use bollard::errors::Error as E;
-use bollard::models::BuildInfoAux;
-use bollard::query_parameters::{BuildImageOptionsBuilder, BuilderVersion};
-use futures_util::StreamExt;
-use tokio_util::sync::CancellationToken;
+use bollard_stubs::models::{BuildInfo, BuildInfoAux};
+use bollard_stubs::query_parameters::{
+    BuildImageOptions, BuildImageOptionsBuilder, BuilderVersion,
+};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http_body_util::{BodyExt, Empty, StreamBody};
+use hyper::body::Frame;
+use hyper::header::CONTENT_TYPE;
+use hyper::http::request::Builder as RequestBuilder;
+use tokio_util::task::TaskTracker;
 
+use super::Engine;
 use super::buildkit::Graph;
 use super::classic::Transcript;
+use super::credentials::Credentials;
+use super::platforms::unsupported_hint;
+use super::request::{Failure, post, send};
+use super::session::{Offer, Session};
 use super::watch::Watch;
-use super::{Engine, connect, deepest, told};
-use crate::context::{Context, DOCKERFILE};
-use crate::error::{Code, Error, Result, chain};
-use crate::event::{Event, Kind};
+use crate::context::{Context, DOCKERFILE, Dockerfile};
+use crate::error::{Code, Error, FailedBuild, Result};
+use crate::event::{Event, Kind, Sink};
 use crate::image::{Platform, hex};
 
 /// How often the upload says how far it is, and how often a stall is looked for.
@@ -26,7 +35,10 @@ const TICK: Duration = Duration::from_millis(200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Builder {
     BuildKit,
+    /// Docker's first one.
     Classic,
+    /// Podman's, behind the classic builder's API.
+    Buildah,
 }
 
 impl Builder {
@@ -34,6 +46,7 @@ impl Builder {
         match self {
             Builder::BuildKit => "buildkit",
             Builder::Classic => "classic",
+            Builder::Buildah => "buildah",
         }
     }
 }
@@ -42,6 +55,8 @@ impl Builder {
 #[derive(Debug)]
 pub(crate) struct Build<'a> {
     pub(crate) reference: &'a str,
+    /// The commit that is built.
+    pub(crate) commit: &'a str,
     pub(crate) platform: &'a Platform,
     pub(crate) labels: HashMap<String, String>,
     pub(crate) build_args: HashMap<String, String>,
@@ -62,28 +77,18 @@ impl Engine {
         &self,
         build: Build<'_>,
         context: Context,
-        emit: &(dyn Fn(Event) + Send + Sync),
+        tasks: &TaskTracker,
+        emit: &Sink,
     ) -> Result<()> {
-        let options = BuildImageOptionsBuilder::new()
-            .dockerfile(DOCKERFILE)
-            .t(build.reference)
-            .platform(build.platform.as_str())
-            .labels(&build.labels)
-            .buildargs(&build.build_args)
-            .rm(true)
-            .forcerm(true);
-        let (options, mut reader) = match self.builder {
-            Builder::BuildKit => (
-                options
-                    .version(BuilderVersion::BuilderBuildKit)
-                    .session(&session_id()),
-                Reader::Graph(Graph::default()),
-            ),
-            Builder::Classic => (
-                options.version(BuilderVersion::BuilderV1),
-                Reader::Transcript(Transcript::default()),
-            ),
-        };
+        let context = Arc::new(context);
+        let dockerfile = context.dockerfile(&build.build_args);
+        let registries = dockerfile.registries().clone();
+        let credentials = Credentials::new(
+            self.settings.clone(),
+            registries,
+            tasks.clone(),
+            Arc::clone(emit),
+        );
         emit(Event {
             builder: Some(self.builder.name().to_owned()),
             endpoint: Some(self.endpoint.clone()),
@@ -93,24 +98,33 @@ impl Engine {
             )
         });
 
-        let mut watch = Watch::new(context.sent(), build.stall_grace, emit);
-        // Connections of its own, which end with the build: bollard leaves the one of BuildKit's
-        // session to a task that waits for the engine to close it, and the engine waits for us.
-        let hang_up = CancellationToken::new();
-        let _hang_up = hang_up.clone().drop_guard();
-        let version = self.docker.client_version();
-        let docker = connect::client(&self.address, &version, hang_up)
-            .map_err(|error| told(&self.endpoint, &error))?;
-        let archive = body_try_stream(context.archive());
-        let stream = docker.build_image(options.build(), None, Some(archive));
-        let mut stream = std::pin::pin!(stream);
+        let mut watch = Watch::new(Arc::clone(&context.sent), build.stall_grace, &**emit);
+        let offer = Offer {
+            context,
+            credentials,
+            tasks: tasks.clone(),
+        };
+        let (mut answer, mut reader) = match self.builder {
+            Builder::BuildKit => (
+                futures_util::stream::once(self.buildkit(&build, offer))
+                    .try_flatten()
+                    .boxed(),
+                Reader::Graph(Graph::default()),
+            ),
+            Builder::Classic | Builder::Buildah => (
+                futures_util::stream::once(self.archive(&build, offer))
+                    .try_flatten()
+                    .boxed(),
+                Reader::Transcript(Transcript::default()),
+            ),
+        };
         let mut ticks = tokio::time::interval(TICK);
         let end = loop {
             let info = tokio::select! {
                 biased;
-                item = stream.next() => match item {
+                item = answer.next() => match item {
                     Some(Ok(info)) => info,
-                    Some(Err(error)) => break Err(error),
+                    Some(Err(failure)) => break Err(failure),
                     None => break Ok(()),
                 },
                 _ = ticks.tick() => {
@@ -130,48 +144,117 @@ impl Engine {
             }
         };
         if let Reader::Transcript(transcript) = reader {
-            let why = end.as_ref().err().map(|error| deepest(error));
+            let why = end.as_ref().err().map(ToString::to_string);
             transcript.end(why, &mut watch);
         }
-        end.map_err(|error| self.build_error(build.platform, error, watch))
+        end.map_err(|failure| self.build_error(build.platform, failure, &dockerfile, watch))
+    }
+
+    /// Asks BuildKit, which asks us for what it needs over a session.
+    async fn buildkit(
+        &self,
+        build: &Build<'_>,
+        offer: Offer,
+    ) -> std::result::Result<impl Stream<Item = std::result::Result<BuildInfo, Failure>>, Failure>
+    {
+        let id = session_id();
+        let version = self.docker.client_version();
+        // The engine keeps what it was sent under this key, and goes by the size and the time of a file
+        // to see whether it has changed. Two commits may have both in common.
+        let session = Session::open(&self.address, &version, &id, build.commit, offer).await?;
+        let options = build
+            .options()
+            .version(BuilderVersion::BuilderBuildKit)
+            .remote("client-session")
+            .session(&id);
+        let request = self.build_request(&options.build())?;
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let answer = send(&self.address, request.body(body).map_err(broken)?).await?;
+        Ok(answer.build_info().inspect(move |_| {
+            // It lasts as long as the answer.
+            let _ = &session;
+        }))
+    }
+
+    /// Sends a builder without sessions everything at once.
+    async fn archive(
+        &self,
+        build: &Build<'_>,
+        offer: Offer,
+    ) -> std::result::Result<impl Stream<Item = std::result::Result<BuildInfo, Failure>>, Failure>
+    {
+        let Offer {
+            context,
+            credentials,
+            tasks,
+        } = offer;
+        let knows_its_own = self.builder == Builder::Buildah;
+        let filter = context
+            .archive_filter(knows_its_own)
+            .map_err(Failure::Ours)?;
+        let options = build.options().version(BuilderVersion::BuilderV1);
+        let mut request = self
+            .build_request(&options.build())?
+            .header(CONTENT_TYPE, "application/x-tar");
+        if let Some(logins) = credentials.header().await {
+            request = request.header("X-Registry-Config", logins.as_str());
+        }
+        let archive = context.archive(filter, &tasks).map_ok(Frame::data);
+        let body = StreamBody::new(archive).boxed_unsync();
+        let answer = send(&self.address, request.body(body).map_err(broken)?).await?;
+        Ok(answer.build_info())
+    }
+
+    fn build_request(
+        &self,
+        options: &BuildImageOptions,
+    ) -> std::result::Result<RequestBuilder, Failure> {
+        let query = serde_urlencoded::to_string(options).map_err(broken)?;
+        let version = self.docker.client_version();
+        Ok(post(&version, &format!("/build?{query}")))
     }
 
     /// What the end of a failed build means.
-    fn build_error(&self, platform: &Platform, error: E, watch: Watch<'_>) -> Error {
+    fn build_error(
+        &self,
+        platform: &Platform,
+        failure: Failure,
+        dockerfile: &Dockerfile,
+        watch: Watch<'_>,
+    ) -> Error {
         let endpoint = &self.endpoint;
-        let reason = match error {
+        let reason = match failure {
             // What the builder says; the classic one answers 400 or 500 to a wrong Dockerfile.
-            E::DockerStreamError { error: reason }
-            | E::DockerResponseServerError {
-                status_code: 400 | 500,
+            Failure::Reported(reason)
+            | Failure::Refused {
+                status: 400 | 500,
                 message: reason,
             } => reason,
-            E::DockerResponseServerError {
-                status_code,
-                message,
-            } => {
+            Failure::Refused { status, message } => {
                 return Error::new(
                     Code::EngineUnreachable,
-                    format!("the engine at {endpoint} answered {status_code}: {message}"),
+                    format!("the engine at {endpoint} answered {status}: {message}"),
                 )
                 .hint("see the engine's own log");
             }
-            E::IOError { .. } | E::HyperLegacyError { .. } | E::HyperResponseError { .. } => {
+            Failure::Broken(why) => {
                 return Error::new(
                     Code::EngineUnreachable,
                     format!(
-                        "the connection to the engine at {endpoint} broke off during the build: {}",
-                        chain(&error)
+                        "the connection to the engine at {endpoint} broke off during the build: \
+                         {why}"
                     ),
                 )
                 .hint("see whether the engine was restarted, and try again");
             }
-            other => deepest(&other),
+            Failure::Ours(error) => return error,
         };
         let (step, log_tail) = watch.end();
-        let place = match step.as_str() {
-            "" => String::new(),
-            step => format!(" in the step {step}"),
+        let line = dockerfile.line_of(&step);
+        let place = match (step.as_str(), line) {
+            ("", _) => String::new(),
+            (step, None) => format!(" in the step {step}"),
+            (step, Some(line)) => format!(" in the step {step} (line {line} of the Dockerfile)"),
         };
         // The kernel says this of a program for another processor (execve, ENOEXEC).
         let foreign = [reason.as_str(), &log_tail]
@@ -179,18 +262,6 @@ impl Engine {
             .any(|text| text.contains("exec format error"));
         let unsupported = reason.contains("operating system is not supported");
         let error = if foreign || unsupported {
-            let (os, arch) = platform.os_arch();
-            let hint = if unsupported {
-                format!(
-                    "use an engine that runs {os} containers, or another MOLECULE_IMAGE_PLATFORM"
-                )
-            } else {
-                format!(
-                    "register emulation on the engine's machine (docker run --privileged --rm \
-                     tonistiigi/binfmt --install {arch}, or the package qemu-user-static), or set \
-                     MOLECULE_IMAGE_PLATFORM=native"
-                )
-            };
             Error::new(
                 Code::PlatformUnsupported,
                 format!(
@@ -198,7 +269,7 @@ impl Engine {
                     reason.trim()
                 ),
             )
-            .hint(hint)
+            .hint(unsupported_hint(platform))
         } else {
             Error::new(
                 Code::BuildFailed,
@@ -206,8 +277,42 @@ impl Engine {
             )
             .hint("mend the template's Dockerfile, or what it needs, and try again")
         };
-        error.in_build(step, log_tail)
+        error.in_build(FailedBuild {
+            exit_code: exit_code(&reason).unwrap_or(0),
+            line: line.unwrap_or(0),
+            step,
+            log_tail,
+        })
     }
+}
+
+impl Build<'_> {
+    fn options(&self) -> BuildImageOptionsBuilder {
+        BuildImageOptionsBuilder::new()
+            .dockerfile(DOCKERFILE)
+            .t(self.reference)
+            .platform(self.platform.as_str())
+            .labels(&self.labels)
+            .buildargs(&self.build_args)
+            .rm(true)
+            .forcerm(true)
+    }
+}
+
+fn broken(error: impl std::error::Error + 'static) -> Failure {
+    Failure::broken(&error)
+}
+
+/// The exit code of the command that failed, which no builder tells but in words.
+fn exit_code(reason: &str) -> Option<i32> {
+    // BuildKit, the classic builder, Podman.
+    ["exit code: ", "non-zero code: ", "exit status "]
+        .iter()
+        .find_map(|words| {
+            let (_, rest) = reason.rsplit_once(words)?;
+            let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
+            digits.parse().ok()
+        })
 }
 
 /// A new one for every build: the engine tells its clients apart by it.
@@ -220,4 +325,30 @@ fn session_id() -> String {
         half.copy_from_slice(&hash.to_le_bytes());
     }
     hex(&id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_is_found_in_every_builders_words() {
+        for (reason, expected) in [
+            (
+                "executor failed running [/bin/sh -c exit 3]: exit code: 3",
+                Some(3),
+            ),
+            (
+                "The command '/bin/sh -c exit 3' returned a non-zero code: 3",
+                Some(3),
+            ),
+            (
+                "building at STEP \"RUN exit 3\": while running runtime: exit status 3",
+                Some(3),
+            ),
+            ("failed to solve: alpine: not found", None),
+        ] {
+            assert_eq!(exit_code(reason), expected, "{reason}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard::moby::buildkit::v1::{StatusResponse, Vertex};
+use bollard_stubs::moby::buildkit::v1::{StatusResponse, Vertex};
 
 use super::lines::Lines;
 use super::watch::{Outcome, Step, Watch};
@@ -37,6 +37,8 @@ impl Graph {
                 self.vertex(vertex, watch);
             } else if !vertex.error.is_empty() {
                 watch.failed(vertex.name);
+            } else if vertex.name == LOAD_CONTEXT && vertex.completed.is_some() {
+                watch.context_done();
             }
         }
         for log in status.logs {
@@ -100,9 +102,12 @@ impl Graph {
     }
 }
 
-/// What BuildKit does for itself: reading the Dockerfile, unpacking the context that was sent.
+/// What BuildKit calls the reading of the template's files.
+const LOAD_CONTEXT: &str = "[internal] load build context";
+
+/// What BuildKit does for itself: reading the Dockerfile, and the files of the template.
 fn is_internal(vertex: &str) -> bool {
-    vertex.starts_with("[internal] ") || vertex == "copy /context /"
+    vertex.starts_with("[internal] ")
 }
 
 /// A `google.protobuf.Timestamp`, as the time since 1970.

@@ -53,17 +53,31 @@ impl Transcript {
     }
 }
 
-/// Docker writes `Step 2/5 : RUN make`, Podman `STEP 2/5: RUN make`.
+/// Docker writes `Step 2/5 : RUN make`, Podman `STEP 2/5: RUN make`, and `[1/2] STEP 2/5: RUN make`
+/// where there are two stages.
 fn step(line: &str) -> Option<Step> {
-    let rest = line.strip_prefix("Step ").or(line.strip_prefix("STEP "))?;
+    let (stage, rest) = match line
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] STEP "))
+    {
+        Some((stage, rest)) => (Some(fraction(stage)?), rest),
+        None => (
+            None,
+            line.strip_prefix("Step ").or(line.strip_prefix("STEP "))?,
+        ),
+    };
     let (position, name) = rest.split_once(": ")?;
-    let (number, of) = position.trim_end().split_once('/')?;
-    let (number, of) = (number.parse().ok()?, of.parse().ok()?);
-    Some(Step {
-        number,
-        of,
-        name: format!("[{number}/{of}] {name}"),
-    })
+    let (number, of) = fraction(position.trim_end())?;
+    let name = match stage {
+        Some((stage, stages)) => format!("[{stage}/{stages} {number}/{of}] {name}"),
+        None => format!("[{number}/{of}] {name}"),
+    };
+    Some(Step { number, of, name })
+}
+
+fn fraction(text: &str) -> Option<(u32, u32)> {
+    let (number, of) = text.split_once('/')?;
+    Some((number.parse().ok()?, of.parse().ok()?))
 }
 
 /// The names of intermediate containers and layers, which say nothing to anybody.
@@ -92,8 +106,14 @@ mod tests {
             step("STEP 1/2: FROM scratch").unwrap().name,
             "[1/2] FROM scratch"
         );
+        assert_eq!(
+            step("[2/3] STEP 1/2: FROM scratch").unwrap().name,
+            "[2/3 1/2] FROM scratch"
+        );
         for line in [
             "Step by step",
+            "[1/2] Step 1/2: x",
+            "[1/x] STEP 1/2: x",
             "Step 2 : x",
             "Stepping 1/2 : x",
             "Step a/b : x",

@@ -15,7 +15,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::endpoint::Address;
 
@@ -29,17 +28,15 @@ const NO_LIMIT_S: u64 = 7 * 24 * 3600;
 /// Unused connections are closed before an engine or a tunnel in between would do it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client for the engine's API at `address`. It connects at the first call, and every connection of
-/// it ends when `hang_up` is cancelled.
+/// The name in the `Host` header. Nobody looks it up: the address says where to go.
+pub(super) const HOST: &str = "engine";
+
+/// A client for the engine's API at `address`. It connects at the first call.
 pub(super) fn client(
     address: &Address,
     version: &ClientVersion,
-    hang_up: CancellationToken,
 ) -> Result<Docker, bollard::errors::Error> {
-    let connector = Connector {
-        address: Arc::new(address.clone()),
-        hang_up,
-    };
+    let connector = Connector(Arc::new(address.clone()));
     let client = Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
@@ -48,8 +45,16 @@ pub(super) fn client(
         let client = client.clone();
         async move { client.request(request).await.map_err(Into::into) }
     };
-    // The host name stands in a header only: the connector knows where to go.
-    Docker::connect_with_custom_transport(transport, Some("http://engine"), NO_LIMIT_S, version)
+    let url = format!("http://{HOST}");
+    Docker::connect_with_custom_transport(transport, Some(&url), NO_LIMIT_S, version)
+}
+
+/// A connection of one's own, for what takes long.
+pub(super) async fn dial(address: &Address) -> io::Result<Stream> {
+    let io = tokio::time::timeout(CONNECT_TIMEOUT, open(address))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    Ok(Stream(TokioIo::new(io)))
 }
 
 /// The type of a request's body, which bollard does not name in public.
@@ -69,10 +74,7 @@ mod hyper_body {
 
 /// Opens connections to one address, whatever the URI says.
 #[derive(Clone)]
-struct Connector {
-    address: Arc<Address>,
-    hang_up: CancellationToken,
-}
+struct Connector(Arc<Address>);
 
 impl tower_service::Service<Uri> for Connector {
     type Response = Stream;
@@ -84,22 +86,15 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let Self { address, hang_up } = self.clone();
-        Box::pin(async move {
-            let io = tokio::time::timeout(CONNECT_TIMEOUT, open(&address))
-                .await
-                .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-            Ok(Stream {
-                io: TokioIo::new(io),
-                hung_up: Box::pin(hang_up.cancelled_owned()),
-            })
-        })
+        let address = Arc::clone(&self.0);
+        Box::pin(async move { dial(&address).await })
     }
 }
 
 async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
     Ok(match address {
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        Address::Ssh(destination) => Box::new(destination.open()?),
         Address::Tcp { host, port, tls } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
@@ -116,15 +111,12 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
 }
 
 /// Anything that carries bytes both ways.
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// One connection, as hyper wants it.
-struct Stream {
-    io: TokioIo<Box<dyn Duplex>>,
-    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
-}
+pub(super) struct Stream(TokioIo<Box<dyn Duplex>>);
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
@@ -138,11 +130,7 @@ impl Read for Stream {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        // Nothing more to read, as if the engine had closed it.
-        if self.hung_up.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut self.io).poll_read(context, buffer)
+        Pin::new(&mut self.0).poll_read(context, buffer)
     }
 }
 
@@ -152,14 +140,14 @@ impl Write for Stream {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(context, data)
+        Pin::new(&mut self.0).poll_write(context, data)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(context)
+        Pin::new(&mut self.0).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(context)
+        Pin::new(&mut self.0).poll_shutdown(context)
     }
 }

@@ -13,6 +13,8 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use url::Url;
 
+use super::config::Config;
+use super::{child, ssh};
 use crate::error::{Code, Error, Result, chain};
 use crate::image::hex;
 use crate::options::EngineSettings;
@@ -38,6 +40,7 @@ impl fmt::Display for Endpoint {
 #[derive(Clone)]
 pub(crate) enum Address {
     Unix(PathBuf),
+    Ssh(ssh::Destination),
     Tcp {
         host: String,
         port: u16,
@@ -49,6 +52,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
+            Address::Ssh(destination) => destination.fmt(f),
             Address::Tcp { host, port, .. } => write!(f, "tcp://{host}:{port}"),
         }
     }
@@ -74,7 +78,7 @@ pub(crate) fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
             })
             .transpose()?;
         return Ok(vec![Endpoint {
-            address: address(host, tls, "DOCKER_HOST")?,
+            address: address(host, tls, "DOCKER_HOST", settings)?,
             named_by: "DOCKER_HOST".to_owned(),
         }]);
     }
@@ -113,7 +117,12 @@ fn invalid(named_by: &str, what: &str) -> Error {
     Error::new(Code::InvalidOption, format!("{named_by} {what}"))
 }
 
-fn address(host: &str, tls: Option<Arc<rustls::ClientConfig>>, named_by: &str) -> Result<Address> {
+fn address(
+    host: &str,
+    tls: Option<Arc<rustls::ClientConfig>>,
+    named_by: &str,
+    settings: &EngineSettings,
+) -> Result<Address> {
     if let Some(path) = host.strip_prefix("unix://") {
         if path.starts_with('/') {
             return Ok(Address::Unix(PathBuf::from(path)));
@@ -129,7 +138,8 @@ fn address(host: &str, tls: Option<Arc<rustls::ClientConfig>>, named_by: &str) -
             let url = url.as_ref();
             let name = url.and_then(Url::host_str).filter(|name| !name.is_empty());
             let name = name.ok_or_else(|| {
-                invalid(named_by, "has no host").hint("use tcp://host:2375, or tcp://host:2376 with TLS")
+                invalid(named_by, "has no host")
+                    .hint("use tcp://host:2375, or tcp://host:2376 with TLS")
             })?;
             // As the docker CLI has it: 2376 with TLS, 2375 without.
             let default = if tls.is_some() { 2376 } else { 2375 };
@@ -139,42 +149,31 @@ fn address(host: &str, tls: Option<Arc<rustls::ClientConfig>>, named_by: &str) -
                 tls,
             })
         }
-        Some("ssh") => Err(invalid(named_by, "is an ssh:// address, which this version cannot use")
-            .hint("forward the socket, ssh -L /tmp/docker.sock:/var/run/docker.sock host, and set DOCKER_HOST=unix:///tmp/docker.sock")),
+        Some("ssh") => {
+            let program = child::find("ssh", settings.search_path.as_deref()).ok_or_else(|| {
+                invalid(
+                    named_by,
+                    "is an ssh:// address, and there is no ssh in PATH",
+                )
+                .hint("install an ssh client, or forward the socket yourself and use unix://")
+            })?;
+            url.as_ref()
+                .map_or(Err("is no URL"), |url| {
+                    ssh::Destination::parse(url, program)
+                })
+                .map(Address::Ssh)
+                .map_err(|why| invalid(named_by, why).hint("use ssh://user@host"))
+        }
         _ => Err(invalid(named_by, "is no address of an engine")
-            .hint("use unix:///path, tcp://host:port, or unset it")),
+            .hint("use unix:///path, tcp://host:port, ssh://user@host, or unset it")),
     }
-}
-
-/// The part of docker's `config.json` that matters here.
-#[derive(Default, Deserialize)]
-struct CliConfig {
-    #[serde(default, rename = "currentContext")]
-    current_context: String,
 }
 
 fn context_name(settings: &EngineSettings) -> Result<Option<(String, &'static str)>> {
     if let Some(name) = &settings.context {
         return Ok((name != NO_CONTEXT).then(|| (name.clone(), "DOCKER_CONTEXT")));
     }
-    let Some(file) = settings
-        .config_dir
-        .as_ref()
-        .map(|dir| dir.join("config.json"))
-    else {
-        return Ok(None);
-    };
-    let config = match std::fs::read(&file) {
-        Ok(text) => serde_json::from_slice::<CliConfig>(&text).map_err(|error| {
-            invalid(
-                &file.display().to_string(),
-                &format!("cannot be read: {error}"),
-            )
-            .hint("mend the file: the docker command complains about it too")
-        })?,
-        Err(_) => CliConfig::default(),
-    };
-    let name = config.current_context;
+    let name = Config::load(settings)?.current_context;
     let named = !name.is_empty() && name != NO_CONTEXT;
     Ok(named.then_some((name, "the current docker context")))
 }
@@ -238,7 +237,7 @@ fn context(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endp
         .then(|| tls(&certificates, &named_by))
         .transpose()?;
     Ok(Endpoint {
-        address: address(&docker.host, tls, &named_by)?,
+        address: address(&docker.host, tls, &named_by, settings)?,
         named_by,
     })
 }
@@ -297,6 +296,7 @@ mod tests {
             classic_builder: false,
             home: Some("/home/u".into()),
             runtime_dir: Some("/run/user/1".into()),
+            search_path: None,
         }
     }
 

@@ -2,10 +2,17 @@
 
 mod build;
 mod buildkit;
+mod child;
 mod classic;
+mod config;
 mod connect;
+mod credentials;
 mod endpoint;
 mod lines;
+mod platforms;
+mod request;
+mod session;
+mod ssh;
 mod watch;
 
 use std::sync::Arc;
@@ -16,7 +23,6 @@ use bollard::models::{ImageInspect, SystemVersion};
 use bollard::query_parameters::{ListImagesOptions, TagImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 pub(crate) use build::{Build, Builder};
 
@@ -38,6 +44,7 @@ const BUILDKIT_API: (usize, usize) = (1, 39);
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
     docker: Docker,
+    settings: EngineSettings,
     /// How many ordinary calls may be under way at once.
     turns: Arc<Semaphore>,
     address: Address,
@@ -102,12 +109,13 @@ impl Engine {
         settings: &EngineSettings,
     ) -> std::result::Result<Self, E> {
         let address = &endpoint.address;
-        let docker = connect::client(address, API_DEFAULT_VERSION, CancellationToken::new())?;
+        let docker = connect::client(address, API_DEFAULT_VERSION)?;
         let docker = docker.negotiate_version().await?;
         let version = docker.version().await?;
         let builder = choose_builder(settings, &version, &docker);
         Ok(Self {
             docker,
+            settings: settings.clone(),
             turns: Arc::new(Semaphore::new(CALLS)),
             address: endpoint.address.clone(),
             endpoint: endpoint.address.to_string(),
@@ -214,7 +222,9 @@ fn choose_builder(settings: &EngineSettings, version: &SystemVersion, docker: &D
         .any(|component| component.name.contains("Podman"));
     let api = docker.client_version();
     let old = (api.major_version, api.minor_version) < BUILDKIT_API;
-    if settings.classic_builder || podman || old {
+    if podman {
+        Builder::Buildah
+    } else if settings.classic_builder || old {
         Builder::Classic
     } else {
         Builder::BuildKit

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::context::Sent;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, human_bytes, human_files};
 
 /// How much of a build's output is kept for the error of a failed build.
@@ -134,7 +134,8 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn context_done(&mut self) {
+    /// The engine has what it wants of the template.
+    pub(super) fn context_done(&mut self) {
         if !self.context_done {
             self.context_done = true;
             self.context(Kind::ContextDone, "the build context is sent");
@@ -184,7 +185,11 @@ impl<'a> Watch<'a> {
             ),
         )
         .hint("if the step is only slow, raise MOLECULE_BUILD_STALL_GRACE_S")
-        .in_build(step, log_tail))
+        .in_build(FailedBuild {
+            step,
+            log_tail,
+            ..FailedBuild::default()
+        }))
     }
 
     /// The step that failed, and the last lines of the output.

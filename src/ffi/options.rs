@@ -67,6 +67,8 @@ pub enum mol_option {
     MOL_OPTION_XDG_RUNTIME_DIR = 24,
     /// TMPDIR: the folder for temporary files.
     MOL_OPTION_TMPDIR = 25,
+    /// PATH: the folders of credential helpers and of ssh.
+    MOL_OPTION_SEARCH_PATH = 26,
 }
 
 /// A copy of a set of options, for a client.
@@ -184,9 +186,9 @@ mod tests {
     #[test]
     fn an_option_has_the_number_of_its_name() {
         let first = mol_option::MOL_OPTION_REPO_PREFIX as i32;
-        let last = mol_option::MOL_OPTION_TMPDIR as i32;
+        let last = mol_option::MOL_OPTION_SEARCH_PATH as i32;
         assert_eq!(OptionName::from_number(first), Some(OptionName::RepoPrefix));
-        assert_eq!(OptionName::from_number(last), Some(OptionName::Tmpdir));
+        assert_eq!(OptionName::from_number(last), Some(OptionName::SearchPath));
         assert_eq!(OptionName::ALL.len(), last as usize);
     }
 }

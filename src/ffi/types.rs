@@ -113,8 +113,12 @@ pub struct mol_error {
     pub runtime: *const c_char,
     /// The address of the template repository.
     pub url: *const c_char,
-    /// The step of the build that failed.
+    /// The step of the build that failed, as the builder names it.
     pub step: *const c_char,
+    /// The step's line in the Dockerfile, from 1; 0 if it is not known.
+    pub line: u32,
+    /// The exit code of the step's command; 0 if it is not known.
+    pub exit_code: i32,
     /// The last lines of the build's output, with line breaks.
     pub log_tail: *const c_char,
 }
@@ -130,6 +134,8 @@ impl mol_error {
             runtime: give(error.runtime),
             url: give(error.url),
             step: give(build.step),
+            line: build.line,
+            exit_code: build.exit_code,
             log_tail: give(build.log_tail),
         }))
     }

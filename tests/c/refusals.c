@@ -64,7 +64,7 @@ static void options(void)
     REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(all, MOL_OPTION_BRANCH, BAD, &error));
     REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(all, 0, "x", &error));
     REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(all, -1, "x", &error));
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(all, MOL_OPTION_TMPDIR + 1, "x", &error));
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(all, MOL_OPTION_SEARCH_PATH + 1, "x", &error));
     REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_options_set(stale, MOL_OPTION_BRANCH, "x", &error));
     REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_options_set(0, MOL_OPTION_BRANCH, "x", &error));
     REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_options_set(UINT64_MAX, MOL_OPTION_BRANCH, "x", &error));

@@ -97,6 +97,11 @@ fn a_failing_step_is_shown_with_the_last_lines_of_the_output() {
         );
         let build = error.build.as_deref().expect("it says where");
         assert!(build.step.contains("RUN seq 1 200"), "{build:?}");
+        assert_eq!((build.line, build.exit_code), (3, 42), "{build:?}");
+        assert!(
+            error.message.contains("line 3 of the Dockerfile"),
+            "{error:?}"
+        );
         let tail: Vec<&str> = build.log_tail.lines().collect();
         assert!(tail.contains(&"about to fail"), "{build:?}");
         assert!(

@@ -48,12 +48,14 @@ type timingsOut struct {
 }
 
 type errorOut struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
-	Hint    string `json:"hint,omitempty"`
-	URL     string `json:"url,omitempty"`
-	Step    string `json:"step,omitempty"`
-	LogTail string `json:"log_tail,omitempty"`
+	Code     string `json:"code"`
+	Message  string `json:"message"`
+	Hint     string `json:"hint,omitempty"`
+	URL      string `json:"url,omitempty"`
+	Step     string `json:"step,omitempty"`
+	Line     int    `json:"line,omitempty"`
+	ExitCode int    `json:"exit_code,omitempty"`
+	LogTail  string `json:"log_tail,omitempty"`
 }
 
 // imageResult is the result of a command that has an image.
@@ -94,6 +96,7 @@ func failure(ctx context.Context, err error) result {
 	case errors.As(err, &detail):
 		out.Code, out.Message = detail.Code.String(), headline(detail)
 		out.Hint, out.URL, out.Step, out.LogTail = detail.Hint, detail.URL, detail.Step, detail.LogTail
+		out.Line, out.ExitCode = detail.Line, detail.ExitCode
 	case errors.Is(err, mol.ErrUnknownRuntime):
 		out.Code = mol.CodeUnknownRuntime.String()
 	}

@@ -1,0 +1,126 @@
+//! The context as one archive, which the classic builder reads from the request.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+use super::walk::{Entry, Filter, Kind, walk};
+use super::{Context, Sent};
+
+/// How much goes to the engine at once.
+const CHUNK: usize = 256 * 1024;
+
+/// How many chunks may wait for the engine to read them.
+const CHUNKS_AHEAD: usize = 4;
+
+impl Context {
+    /// The archive of what `filter` lets through. It is made on a blocking thread, which ends when the
+    /// stream is dropped; `tasks` counts it until then.
+    pub(crate) fn archive(
+        self: Arc<Self>,
+        filter: Filter,
+        tasks: &TaskTracker,
+    ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        tasks.spawn_blocking(move || {
+            let out = ChunkWriter {
+                sender: sender.clone(),
+                buffer: BytesMut::with_capacity(CHUNK),
+                sent: Arc::clone(&self.sent),
+            };
+            if let Err(error) = self.write(&filter, out) {
+                // Nobody listens any more if the build has ended; then nothing is lost.
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        futures_util::stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|chunk| (chunk, receiver))
+        })
+    }
+
+    fn write(&self, filter: &Filter, out: ChunkWriter) -> io::Result<()> {
+        let mut archive = tar::Builder::new(out);
+        walk(&self.tree, filter, &mut |entry| {
+            self.append(&mut archive, &entry)
+        })?;
+        archive.into_inner()?.finish()
+    }
+
+    fn append(&self, archive: &mut tar::Builder<ChunkWriter>, entry: &Entry<'_>) -> io::Result<()> {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(entry.kind.mode());
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(self.time);
+        header.set_size(0);
+        match &entry.kind {
+            Kind::Folder => {
+                header.set_entry_type(tar::EntryType::Directory);
+                return archive.append_data(&mut header, entry.path, io::empty());
+            }
+            Kind::Link { target } => {
+                header.set_entry_type(tar::EntryType::Symlink);
+                // As it is: the other way writes `/` as `//`, but can do long ones.
+                match header.set_link_name_literal(target.as_os_str().as_bytes()) {
+                    Ok(()) => archive.append_data(&mut header, entry.path, io::empty())?,
+                    Err(_) => archive.append_link(&mut header, entry.path, target)?,
+                }
+            }
+            Kind::File { size, .. } => {
+                header.set_entry_type(tar::EntryType::Regular);
+                header.set_size(*size);
+                let file = fs::File::open(self.tree.join(entry.path))?.take(*size);
+                archive.append_data(&mut header, entry.path, file)?;
+            }
+        }
+        self.sent.files.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Cuts what the archive writes into chunks for the engine, and waits when the engine is slow.
+struct ChunkWriter {
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    buffer: BytesMut,
+    sent: Arc<Sent>,
+}
+
+impl ChunkWriter {
+    fn send(&mut self) -> io::Result<()> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let chunk = self.buffer.split().freeze();
+        self.sent
+            .bytes
+            .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        self.sender
+            .blocking_send(Ok(chunk))
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.send()
+    }
+}
+
+impl Write for ChunkWriter {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.buffer.extend_from_slice(data);
+        if self.buffer.len() >= CHUNK {
+            self.send()?;
+        }
+        Ok(data.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

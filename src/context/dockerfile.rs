@@ -1,0 +1,375 @@
+//! What is to be known of a Dockerfile before and after its build. The builder reads it for itself;
+//! nothing here decides how an image is made.
+
+use std::collections::{BTreeSet, HashMap};
+
+use parse_dockerfile::{Flag, Instruction, Span};
+
+/// The registry of an image whose name has none.
+pub(crate) const DOCKER_HUB: &str = "docker.io";
+
+/// A Dockerfile, as far as it can be read. What comes after an instruction that is not understood is
+/// missing.
+#[derive(Debug, Default)]
+pub(crate) struct Dockerfile {
+    registries: BTreeSet<String>,
+    /// The names of the stages, in order; empty where there is none.
+    stages: Vec<String>,
+    steps: Vec<Step>,
+}
+
+/// An instruction.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// The index of the stage it is in. Arguments before the first stage are in none.
+    stage: Option<usize>,
+    /// `RUN`, in capitals.
+    keyword: &'static str,
+    /// From 1.
+    line: u32,
+}
+
+impl Dockerfile {
+    /// Reads a Dockerfile. `build_args` are the build arguments that are sent.
+    pub(crate) fn parse(text: &str, build_args: &HashMap<String, String>) -> Self {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let mut reader = Reader {
+            text,
+            args: build_args.clone(),
+            build_args,
+            file: Self::default(),
+        };
+        match parse_dockerfile::parse(text) {
+            Ok(whole) => {
+                if let Some(syntax) = &whole.parser_directives.syntax {
+                    reader.image(syntax.value.value);
+                }
+                whole
+                    .instructions
+                    .iter()
+                    .for_each(|instruction| reader.read(instruction));
+            }
+            Err(_) => parse_dockerfile::parse_iter(text)
+                .into_iter()
+                .flatten()
+                .map_while(Result::ok)
+                .for_each(|instruction| reader.read(&instruction)),
+        }
+        reader.file
+    }
+
+    /// The registries of the images that the build may pull, such as `docker.io` or
+    /// `registry.example:5000`.
+    pub(crate) fn registries(&self) -> &BTreeSet<String> {
+        &self.registries
+    }
+
+    /// The line of a step that a builder has named: `[2/5] RUN make`, `[build 2/3] COPY . .`. `None`
+    /// if it cannot be told for certain.
+    pub(crate) fn line_of(&self, step: &str) -> Option<u32> {
+        let (place, instruction) = step.strip_prefix('[')?.split_once("] ")?;
+        let keyword = instruction.split_whitespace().next()?;
+        let mut place = place.split_whitespace().rev();
+        let (number, of) = fraction(place.next()?)?;
+        let stage = match place.next() {
+            Some(name) => Some(self.stage(name)?),
+            None => None,
+        };
+
+        // The builders do not count the same things. Only one count has the right length, and the
+        // right instruction in that place.
+        let counted = |counts: &dyn Fn(&Step) -> bool| {
+            let steps = self.steps.iter().filter(|step| counts(step)).copied();
+            steps.collect::<Vec<Step>>()
+        };
+        let here = |step: &Step| match stage {
+            Some(index) => step.stage == Some(index),
+            None => self.stages.len() == 1 && step.stage.is_some(),
+        };
+        let makes_layer = |step: &Step| matches!(step.keyword, "RUN" | "COPY" | "ADD");
+        let buildkit = [
+            // With a base image or without, with WORKDIR or without.
+            counted(&|s| here(s) && (makes_layer(s) || matches!(s.keyword, "FROM" | "WORKDIR"))),
+            counted(&|s| here(s) && (makes_layer(s) || s.keyword == "WORKDIR")),
+            counted(&|s| here(s) && (makes_layer(s) || s.keyword == "FROM")),
+            counted(&|s| here(s) && makes_layer(s)),
+        ];
+        let buildah = counted(&here);
+        let classic = counted(&|_| stage.is_none());
+        let exactly = buildkit.iter().filter(|steps| steps.len() == of);
+        // Here the labels that are not the Dockerfile's are steps too, at the end.
+        let at_most = [&buildah, &classic]
+            .into_iter()
+            .filter(|steps| steps.len() <= of);
+        let index = number.checked_sub(1)?;
+        exactly
+            .chain(at_most)
+            .filter_map(|steps| steps.get(index))
+            .find(|step| step.keyword.eq_ignore_ascii_case(keyword))
+            .map(|step| step.line)
+    }
+
+    /// The index of a stage. BuildKit calls it by its name or `stage-0`, Podman `1/2`.
+    fn stage(&self, name: &str) -> Option<usize> {
+        let named = |stage: &String| stage.eq_ignore_ascii_case(name);
+        let numbered = || match name.strip_prefix("stage-") {
+            Some(index) => index.parse().ok(),
+            None => fraction(name)?.0.checked_sub(1),
+        };
+        self.stages.iter().position(named).or_else(numbered)
+    }
+}
+
+/// `2/5`
+fn fraction(text: &str) -> Option<(usize, usize)> {
+    let (number, of) = text.split_once('/')?;
+    Some((number.parse().ok()?, of.parse().ok()?))
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    build_args: &'a HashMap<String, String>,
+    /// The arguments before the first stage: the only ones that the name of an image can hold.
+    args: HashMap<String, String>,
+    file: Dockerfile,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, instruction: &Instruction<'_>) {
+        let (keyword, span) = keyword(instruction);
+        match instruction {
+            Instruction::Arg(arg) if self.file.stages.is_empty() => {
+                self.arg(&arg.arguments.value);
+            }
+            Instruction::From(from) => {
+                self.image(&from.image.value);
+                let name = from.as_.as_ref().map(|(_, name)| name.value.to_string());
+                self.file.stages.push(name.unwrap_or_default());
+            }
+            Instruction::Copy(copy) => self.image_of_flag(&copy.options),
+            Instruction::Run(run) => self.mounts(&run.options),
+            _ => {}
+        }
+        let lines_before = self.text[..span.start].matches('\n').count();
+        self.file.steps.push(Step {
+            stage: self.file.stages.len().checked_sub(1),
+            keyword,
+            line: u32::try_from(lines_before + 1).unwrap_or(u32::MAX),
+        });
+    }
+
+    fn arg(&mut self, declared: &str) {
+        let (name, default) = declared.split_once('=').unwrap_or((declared, ""));
+        if !self.build_args.contains_key(name) {
+            let default = default.trim_matches(['"', '\'']);
+            let value = expand(default, &self.args);
+            self.args.insert(name.to_owned(), value);
+        }
+    }
+
+    fn image_of_flag(&mut self, flags: &[Flag<'_>]) {
+        for flag in flags.iter().filter(|flag| flag.name.value == "from") {
+            if let Some(image) = &flag.value {
+                self.image(&image.value);
+            }
+        }
+    }
+
+    /// `RUN --mount=type=bind,from=image`
+    fn mounts(&mut self, flags: &[Flag<'_>]) {
+        for flag in flags.iter().filter(|flag| flag.name.value == "mount") {
+            for option in flag.value.iter().flat_map(|value| value.value.split(',')) {
+                if let Some(image) = option.trim().strip_prefix("from=") {
+                    self.image(image);
+                }
+            }
+        }
+    }
+
+    /// An image, unless the name is that of a stage.
+    fn image(&mut self, name: &str) {
+        let name = expand(name, &self.args);
+        let is_stage = name.parse::<usize>().is_ok()
+            || self
+                .file
+                .stages
+                .iter()
+                .any(|stage| stage.eq_ignore_ascii_case(&name));
+        if !is_stage && !name.is_empty() && name != "scratch" {
+            self.file.registries.insert(registry(&name).to_owned());
+        }
+    }
+}
+
+/// The registry of an image, by the rule of github.com/distribution/reference: what stands before the
+/// first `/`, if it looks like a host.
+fn registry(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => match host {
+            "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
+            host => host,
+        },
+        _ => DOCKER_HUB,
+    }
+}
+
+/// `$NAME`, `${NAME}`, `${NAME:-otherwise}` and `${NAME:+instead}`.
+fn expand(text: &str, args: &HashMap<String, String>) -> String {
+    let mut expanded = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('$') {
+        expanded.push_str(before);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let (expression, after) = match after.strip_prefix('{').and_then(|a| a.split_once('}')) {
+            Some(parts) => parts,
+            None => after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len())),
+        };
+        let (name, operator) = match expression.find(|c| !is_name(c)) {
+            Some(end) => expression.split_at(end),
+            None => (expression, ""),
+        };
+        let value = args.get(name).filter(|value| !value.is_empty());
+        let otherwise = operator.strip_prefix(":-").or(operator.strip_prefix('-'));
+        let instead = operator.strip_prefix(":+").or(operator.strip_prefix('+'));
+        match (value, otherwise, instead) {
+            (Some(_), _, Some(instead)) => expanded.push_str(&expand(instead, args)),
+            (Some(value), ..) => expanded.push_str(value),
+            (None, Some(otherwise), _) => expanded.push_str(&expand(otherwise, args)),
+            (None, ..) => {}
+        }
+        rest = after;
+    }
+    expanded + rest
+}
+
+fn keyword(instruction: &Instruction<'_>) -> (&'static str, Span) {
+    let (keyword, span) = match instruction {
+        Instruction::Add(add) => ("ADD", &add.add.span),
+        Instruction::Arg(arg) => ("ARG", &arg.arg.span),
+        Instruction::Cmd(cmd) => ("CMD", &cmd.cmd.span),
+        Instruction::Copy(copy) => ("COPY", &copy.copy.span),
+        Instruction::Entrypoint(entrypoint) => ("ENTRYPOINT", &entrypoint.entrypoint.span),
+        Instruction::Env(env) => ("ENV", &env.env.span),
+        Instruction::Expose(expose) => ("EXPOSE", &expose.expose.span),
+        Instruction::From(from) => ("FROM", &from.from.span),
+        Instruction::Healthcheck(check) => ("HEALTHCHECK", &check.healthcheck.span),
+        Instruction::Label(label) => ("LABEL", &label.label.span),
+        Instruction::Maintainer(maintainer) => ("MAINTAINER", &maintainer.maintainer.span),
+        Instruction::Onbuild(onbuild) => ("ONBUILD", &onbuild.onbuild.span),
+        Instruction::Run(run) => ("RUN", &run.run.span),
+        Instruction::Shell(shell) => ("SHELL", &shell.shell.span),
+        Instruction::Stopsignal(stop) => ("STOPSIGNAL", &stop.stopsignal.span),
+        Instruction::User(user) => ("USER", &user.user.span),
+        Instruction::Volume(volume) => ("VOLUME", &volume.volume.span),
+        Instruction::Workdir(workdir) => ("WORKDIR", &workdir.workdir.span),
+        _ => ("", &(0..0)),
+    };
+    (keyword, span.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Dockerfile {
+        Dockerfile::parse(text, &HashMap::new())
+    }
+
+    #[test]
+    fn the_registries_are_those_of_the_images_that_are_named() {
+        for (text, expected) in [
+            ("FROM scratch", &[][..]),
+            ("FROM alpine", &["docker.io"]),
+            ("FROM library/alpine:3", &["docker.io"]),
+            ("FROM index.docker.io/library/alpine", &["docker.io"]),
+            (
+                "FROM registry.example/team/image@sha256:00",
+                &["registry.example"],
+            ),
+            ("FROM localhost/image", &["localhost"]),
+            (
+                "FROM 127.0.0.1:5000/image AS base\nFROM base",
+                &["127.0.0.1:5000"],
+            ),
+            (
+                "FROM scratch\nCOPY --from=a.example/image / /",
+                &["a.example"],
+            ),
+            (
+                "FROM scratch AS x\nFROM scratch\nCOPY --from=X / /\nCOPY --from=0 / /",
+                &[],
+            ),
+            (
+                "FROM scratch\nRUN --mount=type=bind,from=b.example/tool,target=/t /t/run",
+                &["b.example"],
+            ),
+            (
+                "# syntax=c.example/frontend:1\nFROM scratch",
+                &["c.example"],
+            ),
+            ("ARG BASE=d.example/image\nFROM ${BASE}:3", &["d.example"]),
+            (
+                "ARG HOST=\"e.example\"\nARG BASE=$HOST/x\nFROM $BASE",
+                &["e.example"],
+            ),
+            ("FROM ${BASE:-f.example/image}", &["f.example"]),
+            ("FROM ${BASE}g.example/image", &["g.example"]),
+            (
+                "# see h.example/image\nFROM scratch\nRUN echo i.example/image",
+                &[],
+            ),
+            (
+                "FROM j.example/image\nWHATEVER\nFROM k.example/image",
+                &["j.example"],
+            ),
+        ] {
+            let file = parse(text);
+            let found: Vec<&str> = file.registries().iter().map(String::as_str).collect();
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_build_argument_goes_before_its_default() {
+        let args = HashMap::from([("BASE".to_owned(), "given.example/x".to_owned())]);
+        let file = Dockerfile::parse("ARG BASE=default.example/x\nFROM $BASE", &args);
+        assert!(file.registries().contains("given.example"));
+        assert_eq!(file.registries().len(), 1);
+    }
+
+    #[test]
+    fn the_line_of_a_step_is_found_however_a_builder_counts() {
+        let one = "# comment\nFROM alpine\nENV A=1\nWORKDIR /w\n\nRUN a \\\n  b\nCOPY . .\nRUN c\n";
+        let two = "ARG V=1\nFROM alpine AS build\nRUN make\nFROM scratch\nCOPY --from=build /a /a\nADD b /b\n";
+        for (text, step, line) in [
+            // BuildKit.
+            (one, "[1/5] FROM alpine", Some(2)),
+            (one, "[2/5] WORKDIR /w", Some(4)),
+            (one, "[3/5] RUN a   b", Some(6)),
+            (one, "[5/5] RUN c", Some(9)),
+            (one, "[2/4] RUN a   b", Some(6)),
+            (two, "[build 2/2] RUN make", Some(3)),
+            (two, "[stage-1 1/2] COPY --from=build /a /a", Some(5)),
+            (two, "[stage-1 2/2] ADD b /b", Some(6)),
+            // The classic builder, without and with labels.
+            (one, "[5/6] COPY . .", Some(8)),
+            (one, "[4/10] RUN a   b", Some(6)),
+            (two, "[6/6] ADD b /b", Some(6)),
+            (two, "[1/6] ARG V=1", Some(1)),
+            // Podman.
+            (one, "[6/6] RUN c", Some(9)),
+            (two, "[2/2 3/3] ADD b /b", Some(6)),
+            // What cannot be told.
+            (one, "[2/5] COPY . .", None),
+            (one, "[2/9] RUN a", None),
+            (one, "[7/9] LABEL a=b", None),
+            (two, "[stage-1 1/3] COPY --from=build /a /a", None),
+            (two, "[nowhere 1/2] RUN make", None),
+            (one, "exporting to image", None),
+            (one, "[internal] load build context", None),
+            ("", "[1/1] RUN x", None),
+        ] {
+            assert_eq!(parse(text).line_of(step), line, "{step} of {text:?}");
+        }
+    }
+}
