@@ -57,6 +57,9 @@ func TestABuildThatFailsHasItsStepAndTheLastLinesOfItsOutput(t *testing.T) {
 			}
 			says(t, e.Message, "42", b.server.RepoPrefix+"hermes")
 			says(t, e.Step, "RUN seq 1 200")
+			if e.Line != 3 || e.ExitCode != 42 {
+				t.Errorf("line %d, exit code %d", e.Line, e.ExitCode)
+			}
 			tail := "\n" + e.LogTail + "\n"
 			says(t, tail, "\nabout to fail\n", "\n200\n")
 			if lines := strings.Count(tail, "\n"); lines > 52 || strings.Contains(tail, "\n100\n") {

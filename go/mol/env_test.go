@@ -13,7 +13,7 @@ var everyVariable = []string{
 	"MOLECULE_BUILD_STALL_GRACE_S", "MOLECULE_BUILD_CEILING_S",
 	"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_BUILDKIT",
 	"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy",
-	"SSL_CERT_FILE", "SSL_CERT_DIR", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR",
+	"SSL_CERT_FILE", "SSL_CERT_DIR", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR", "PATH",
 }
 
 // clearEnv unsets all of them for the time of the test.
