@@ -6,6 +6,7 @@
 //! user's and the machine's configuration do not, and no filter program is started.
 
 mod transport;
+mod utf16;
 
 use std::path::Path;
 use std::pin::pin;
@@ -248,6 +249,7 @@ impl Job {
                 "rename one of them in the template, or put the cache on a case-sensitive disk",
             ));
         }
+        utf16::encode(repository, &index, target, &failed)?;
         Ok((index.entries().len() as u64, commit_time))
     }
 
