@@ -1,20 +1,23 @@
 //! The cache on disk: one checked-out tree per commit, shared by every process of one user.
 //!
 //! ```text
-//! <cache>/<runtime>/<sha12>/         the tree, complete, or not there at all
-//! <cache>/<runtime>/.<sha12>.json    which commit it is: written last, so it vouches for the tree
-//! <cache>/<runtime>/.<sha12>.lock    held by whoever fetches or builds the commit
-//! <cache>/<runtime>/.work-XXXXXX/    somebody's fetch, until it is whole
+//! <cache>/<runtime>/<sha12>/                the tree, complete, or not there at all
+//! <cache>/<runtime>/.<sha12>.json           which commit it is: written last, so it vouches for the tree
+//! <cache>/<runtime>/.<sha12>.lock           held by whoever fetches or builds the commit
+//! <cache>/<runtime>/.work-<sha12>-XXXXXX    the fetch of whoever holds the lock, until it is whole
 //! ```
 //!
 //! A tree is made in a folder of its own, written through to the disk, moved into its place in one
 //! step, and only then vouched for. Whatever moment a crash picks, there is a whole tree with its
 //! voucher, or something without one, which is thrown away (promise P5). The lock is the operating
 //! system's, so it ends with the process that holds it, however that ends.
+//!
+//! Other users of the machine can plant nothing here: no folder on the way is theirs or can be written
+//! by them, and what is in the cache counts only if it is this user's own.
 
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -24,6 +27,7 @@ use tempfile::TempDir;
 
 use crate::error::{Code, Error, Result};
 use crate::image::CommitSha;
+use crate::ownership;
 use crate::runtimes::Runtime;
 
 /// How often a waiting process looks whether the lock is free. The first looks are quicker.
@@ -85,13 +89,15 @@ impl Cache {
     /// Opens the folder, and makes it, readable for its owner only, if it is not there.
     pub(crate) fn open(root: &Path, runtime: Runtime) -> Result<Self> {
         let folder = root.join(runtime.as_str());
+        // Before anything is made too: not through a link that somebody else has put there.
+        ownership::check(root)?;
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&folder)
             .map_err(|error| failed(&folder, "cannot be made", &error))?;
-        check_owner(root)?;
-        check_owner(&folder)?;
+        ownership::check(root)?;
+        ownership::check(&folder)?;
         let cache = Self { folder };
         cache.sweep();
         Ok(cache)
@@ -113,6 +119,13 @@ impl Cache {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&path)
             .map_err(|error| failed(&path, "cannot be opened", &error))?;
+        if !ownership::is_own_file(&file) {
+            return Err(Error::new(
+                Code::Cache,
+                format!("the cache: {} is not this user's lock file", path.display()),
+            )
+            .hint("see who made it, and remove it"));
+        }
         let mut told = String::new();
         let mut pause = Duration::from_millis(5);
         loop {
@@ -147,29 +160,34 @@ impl Cache {
     }
 
     /// The tree of `commit`, if it is here and whole. What is here without being vouched for is
-    /// removed. Call it with the lock held.
+    /// removed, and what a killed process has left of its fetch. Call it with the lock held: nobody
+    /// else is at this commit then.
     pub(crate) fn tree(&self, commit: &CommitSha) -> Result<Option<Tree>> {
+        for leftover in self.leftovers(&work_prefix(commit)) {
+            remove(&leftover.path())?;
+        }
         let path = self.folder.join(commit.short());
-        let vouched = fs::read(self.voucher(commit))
-            .ok()
+        let vouched = read_own(&self.voucher(commit))
             .and_then(|text| serde_json::from_slice::<Voucher>(&text).ok())
             .filter(|voucher| voucher.commit == commit.as_str());
         if let Some(voucher) = vouched
-            && fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir())
+            && ownership::is_own_folder(&path)
         {
             return Ok(Some(Tree {
                 path,
                 commit_time: voucher.commit_time,
             }));
         }
-        self.discard(commit)?;
+        // The voucher first.
+        remove(&self.voucher(commit))?;
+        remove(&path)?;
         Ok(None)
     }
 
     /// An empty folder for a fetch.
-    pub(crate) fn work(&self, lock: &Lock) -> Result<Work> {
+    pub(crate) fn work(&self, commit: &CommitSha, lock: &Lock) -> Result<Work> {
         let folder = tempfile::Builder::new()
-            .prefix(WORK_PREFIX)
+            .prefix(&work_prefix(commit))
             .tempdir_in(&self.folder)
             .map_err(|error| failed(&self.folder, "cannot be written", &error))?;
         Ok(Work {
@@ -194,7 +212,7 @@ impl Cache {
                 commit_time,
             })?;
             let mut file = tempfile::Builder::new()
-                .prefix(WORK_PREFIX)
+                .prefix(&work_prefix(commit))
                 .tempfile_in(&self.folder)?;
             file.write_all(&voucher)?;
             file.as_file().sync_all()?;
@@ -209,89 +227,72 @@ impl Cache {
         self.folder.join(format!(".{}.json", commit.short()))
     }
 
-    /// Removes a tree, the voucher first.
-    fn discard(&self, commit: &CommitSha) -> Result<()> {
-        let voucher = self.voucher(commit);
-        let tree = self.folder.join(commit.short());
-        gone(fs::remove_file(&voucher))
-            .map_err(|error| failed(&voucher, "cannot be removed", &error))?;
-        let removed = match fs::symlink_metadata(&tree) {
-            Ok(found) if found.is_dir() => fs::remove_dir_all(&tree),
-            Ok(_) => fs::remove_file(&tree),
-            Err(error) => Err(error),
-        };
-        gone(removed).map_err(|error| failed(&tree, "cannot be removed", &error))
-    }
-
-    /// Removes what killed processes have left. A failure is nobody's problem today.
+    /// Removes what killed processes have left of other commits. A failure is nobody's problem today.
     fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(&self.folder) else {
-            return;
-        };
-        for entry in entries.flatten() {
-            let leftover = entry
-                .file_name()
-                .to_str()
-                .is_some_and(|name| name.starts_with(WORK_PREFIX));
-            let old = entry
+        for leftover in self.leftovers(WORK_PREFIX) {
+            let old = leftover
                 .metadata()
                 .and_then(|found| found.modified())
                 .is_ok_and(|at| at.elapsed().is_ok_and(|age| age > LEFTOVER_AGE));
-            if leftover && old {
-                let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
+            if old {
+                let _ = remove(&leftover.path());
             }
         }
     }
+
+    /// What is here under names that begin like this.
+    fn leftovers(&self, prefix: &str) -> impl Iterator<Item = DirEntry> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.filter(move |entry| {
+            entry
+                .file_name()
+                .as_encoded_bytes()
+                .starts_with(prefix.as_bytes())
+        })
+    }
 }
 
-/// A cache that others can write to could be made to hold anything.
-fn check_owner(folder: &Path) -> Result<()> {
-    use std::os::unix::fs::MetadataExt;
-    let found = fs::symlink_metadata(folder)
-        .map_err(|error| failed(folder, "cannot be looked at", &error))?;
-    if found.is_symlink() {
-        // Its owner may have put the cache on another disk; then the target counts.
-        return fs::canonicalize(folder)
-            .map_err(|error| failed(folder, "leads nowhere", &error))
-            .and_then(|target| check_owner(&target));
+/// How the names of what a fetch makes begin.
+fn work_prefix(commit: &CommitSha) -> String {
+    format!("{WORK_PREFIX}{}-", commit.short())
+}
+
+/// The text of a small file, if it is there and this user's own.
+fn read_own(path: &Path) -> Option<Vec<u8>> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+        .ok()
+        .filter(ownership::is_own_file)?;
+    let mut text = Vec::new();
+    file.take(4096).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// Removes whatever is there, and does not follow it if it is a link. What is not there is fine.
+fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed(path, "cannot be removed", &error))
+        }
+        _ => Ok(()),
     }
-    let me = rustix::process::geteuid().as_raw();
-    if found.uid() != me {
-        return Err(Error::new(
-            Code::Cache,
-            format!(
-                "the cache folder {} belongs to another user (uid {}, this process is {me})",
-                folder.display(),
-                found.uid()
-            ),
-        )
-        .hint("set MOLECULE_LOCAL_BUILD_CACHE to a folder of your own"));
-    }
-    if found.permissions().mode() & 0o022 != 0 {
-        return Err(Error::new(
-            Code::Cache,
-            format!(
-                "the cache folder {} can be written by other users",
-                folder.display()
-            ),
-        )
-        .hint("run chmod go-w on it, or set MOLECULE_LOCAL_BUILD_CACHE to a folder of your own"));
-    }
-    Ok(())
 }
 
 fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
-    Error::new(Code::Cache, format!("the cache: {} {what}: {error}", path.display())).hint(
+    Error::new(
+        Code::Cache,
+        format!("the cache: {} {what}: {error}", path.display()),
+    )
+    .hint(
         "check its permissions and the free space, or set MOLECULE_LOCAL_BUILD_CACHE to another folder",
     )
-}
-
-/// What is not there need not be removed.
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 fn write_over(file: &mut File, text: &[u8]) -> io::Result<()> {

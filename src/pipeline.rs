@@ -260,7 +260,7 @@ async fn fetch(
     let (url, commit) = (&wanted.repository.url, &wanted.commit);
     emit(Event::fetch_started(url, commit));
     let fetch = || async {
-        let work = cache.work(lock)?;
+        let work = cache.work(commit, lock)?;
         let (http, grace) = (&shared.http, shared.settings.stall_grace);
         let report = |progress| emit(Event::fetch_progress(progress));
         fetch::commit(http, url, commit, work, grace, &shared.tasks, report).await

@@ -19,6 +19,7 @@ mod inputs;
 mod leaks;
 mod lookup;
 mod options;
+mod planted;
 mod podman;
 mod redirects;
 mod retries;
