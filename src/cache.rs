@@ -25,6 +25,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
+use crate::disk::{self, Disk};
 use crate::error::{Code, Error, Result};
 use crate::image::CommitSha;
 use crate::ownership;
@@ -76,12 +77,18 @@ pub(crate) struct Lock {
 #[derive(Debug)]
 pub(crate) struct Work {
     folder: TempDir,
+    disk: Disk,
     _lock: Lock,
 }
 
 impl Work {
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The disk that it is on.
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
     }
 }
 
@@ -185,13 +192,20 @@ impl Cache {
     }
 
     /// An empty folder for a fetch.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Cache`], also if the disk is as good as full.
     pub(crate) fn work(&self, commit: &CommitSha, lock: &Lock) -> Result<Work> {
+        let disk = Disk::of(&self.folder);
+        disk.require(disk::LEAST, "any template")?;
         let folder = tempfile::Builder::new()
             .prefix(&work_prefix(commit))
             .tempdir_in(&self.folder)
             .map_err(|error| failed(&self.folder, "cannot be written", &error))?;
         Ok(Work {
             folder,
+            disk,
             _lock: lock.clone(),
         })
     }
@@ -286,13 +300,13 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
-    Error::new(
-        Code::Cache,
-        format!("the cache: {} {what}: {error}", path.display()),
-    )
-    .hint(
-        "check its permissions and the free space, or set MOLECULE_LOCAL_BUILD_CACHE to another folder",
-    )
+    disk::full(path, error).unwrap_or_else(|| {
+        Error::new(
+            Code::Cache,
+            format!("the cache: {} {what}: {error}", path.display()),
+        )
+        .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
+    })
 }
 
 fn write_over(file: &mut File, text: &[u8]) -> io::Result<()> {

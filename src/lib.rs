@@ -14,7 +14,7 @@
 //! | `pipeline` | the job, from top to bottom; `offline` is the way without a network |
 //! | [`runtimes`], [`registry`], [`image`], [`options`] | names, and what may be set |
 //! | `gitea`, `http`, `retry` | step 2: which commit? |
-//! | `fetch`, `cache`, `ownership`, `version_pin` | steps 4 and 5: its tree on disk |
+//! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
 //! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
 //! | [`error`], [`event`], [`mask`] | what is told, and what is not |
@@ -23,6 +23,7 @@
 mod cache;
 pub mod client;
 mod context;
+mod disk;
 mod engine;
 pub mod error;
 pub mod event;

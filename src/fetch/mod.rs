@@ -8,7 +8,6 @@
 mod transport;
 mod utf16;
 
-use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +24,7 @@ use url::Url;
 
 use crate::cache::Work;
 use crate::error::{Code, Error, Result, chain};
-use crate::event::Progress;
+use crate::event::{Progress, human_bytes};
 use crate::executor;
 use crate::http::Http;
 use crate::image::CommitSha;
@@ -121,8 +120,8 @@ struct Job {
 
 impl Job {
     fn run(self, work: Work) -> Result<Fetched> {
-        let (repository, objects) = self.receive(work.path())?;
-        let (files, commit_time) = self.check_out(&repository, &work.path().join("tree"))?;
+        let (repository, objects) = self.receive(&work)?;
+        let (files, commit_time) = self.check_out(&repository, &work)?;
         Ok(Fetched {
             progress: Progress {
                 bytes: self.wire.received.load(Ordering::Relaxed),
@@ -136,14 +135,14 @@ impl Job {
     }
 
     /// Brings the commit and its tree, and nothing older, into a repository of its own.
-    fn receive(&self, work: &Path) -> Result<(gix::Repository, u64)> {
-        let failed = |error: gix::Error| self.failed("cannot be fetched", &error);
+    fn receive(&self, work: &Work) -> Result<(gix::Repository, u64)> {
+        let failed = |error: gix::Error| self.failed("cannot be fetched", &error, work, None);
         let hash = match self.commit.as_str().len() {
             64 => gix::hash::Kind::Sha256,
             _ => gix::hash::Kind::Sha1,
         };
         let repository = gix::ThreadSafeRepository::init_opts(
-            work.join("git"),
+            work.path().join("git"),
             gix::create::Kind::Bare,
             gix::create::Options {
                 object_hash: Some(hash),
@@ -151,7 +150,7 @@ impl Job {
             },
             gix::open::Options::isolated(),
         )
-        .map_err(|error| cache_failed(work, &error))?
+        .map_err(|error| self.cannot_write(&error, work))?
         .to_thread_local();
         let remote = repository
             .remote_at(self.url.as_str())
@@ -198,36 +197,34 @@ impl Job {
         Ok((repository, objects))
     }
 
-    /// Writes the tree of the commit, and of no other, below `target`. Returns how many files it has,
-    /// and the time of the commit.
-    fn check_out(&self, repository: &gix::Repository, target: &Path) -> Result<(u64, i64)> {
-        let failed = |error: gix::Error| self.failed("cannot be checked out", &error);
+    /// Writes the tree of the commit, and of no other, as `tree`. Returns how many files it has, and
+    /// the time of the commit.
+    fn check_out(&self, repository: &gix::Repository, work: &Work) -> Result<(u64, i64)> {
+        let failed = |error: gix::Error| self.failed("cannot be checked out", &error, work, None);
         let id = gix::ObjectId::from_hex(self.commit.as_str().as_bytes())
             .map_err(|error| failed(gix::Error::from_error(error)))?;
         let commit = repository.find_commit(id).map_err(failed)?;
         let commit_time = commit.time().map_err(failed)?.seconds;
         let tree = commit.tree_id().map_err(failed)?;
         let mut index = repository.index_from_tree(&tree).map_err(failed)?;
+        let size = size_of(repository, &index).map_err(failed)?;
+        work.disk().require(size, "the template's files")?;
+        let failed = |error| self.failed("cannot be checked out", &error, work, Some(size));
         let mut options = repository
             .checkout_options(gix::worktree::stack::state::attributes::Source::IdMapping)
             .map_err(failed)?;
         options.destination_is_initially_empty = true;
         let files = self.progress.add_child("files");
         let bytes = self.progress.add_child("bytes");
-        std::fs::create_dir(target).map_err(|error| {
-            Error::new(
-                Code::Cache,
-                format!("{} cannot be made: {error}", target.display()),
-            )
-        })?;
+        let target = work.path().join("tree");
+        std::fs::create_dir(&target)
+            .map_err(|error| self.cannot_write(&gix::Error::from_error(error), work))?;
+        let objects = repository.objects.clone().into_arc();
+        let objects = objects.map_err(|error| failed(gix::Error::from_error(error)))?;
         let outcome = gix::worktree::state::checkout(
             &mut index,
             target,
-            repository
-                .objects
-                .clone()
-                .into_arc()
-                .map_err(|error| failed(gix::Error::from_error(error)))?,
+            objects,
             &files,
             &bytes,
             &self.interrupted,
@@ -253,9 +250,13 @@ impl Job {
         Ok((index.entries().len() as u64, commit_time))
     }
 
-    fn failed(&self, what: &str, error: &gix::Error) -> Error {
+    /// What a failure of gix means. `size` is that of the template's files, once it is known.
+    fn failed(&self, what: &str, error: &gix::Error, work: &Work, size: Option<u64>) -> Error {
         if self.interrupted.load(Ordering::Relaxed) {
             return Error::canceled();
+        }
+        if let Some(full) = self.ran_full(error, work, size) {
+            return full;
         }
         Error::new(
             Code::Fetch,
@@ -270,14 +271,43 @@ impl Job {
             "try again; if the branch was force-pushed meanwhile, the next call sees its new head",
         )
     }
+
+    /// Is it that the disk has run full?
+    fn ran_full(&self, error: &gix::Error, work: &Work, size: Option<u64>) -> Option<Error> {
+        let extent = match size {
+            Some(bytes) => format!("with {} of files to write", human_bytes(bytes)),
+            None => {
+                let received = self.wire.received.load(Ordering::Relaxed);
+                format!("with {} received", human_bytes(received))
+            }
+        };
+        // An error of gix is a tree of causes.
+        error
+            .iter_errors()
+            .find_map(|cause| work.disk().ran_full(cause, &extent))
+    }
+
+    fn cannot_write(&self, error: &gix::Error, work: &Work) -> Error {
+        self.ran_full(error, work, None).unwrap_or_else(|| {
+            let path = work.path().display();
+            let message = format!("{path} cannot be written: {}", chain(error));
+            Error::new(Code::Cache, message)
+                .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
+        })
+    }
 }
 
-fn cache_failed(work: &Path, error: &gix::Error) -> Error {
-    Error::new(
-        Code::Cache,
-        format!("{} cannot be written: {}", work.display(), chain(error)),
-    )
-    .hint("check the permissions and the free space, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
+/// The bytes of all files, as they are in the repository. On the disk they are more, by what each
+/// leaves free in its last block, or less where the disk compresses.
+fn size_of(repository: &gix::Repository, index: &gix::index::File) -> gix::Result<u64> {
+    let mut size: u64 = 0;
+    for entry in index.entries() {
+        // A submodule is a commit of another repository, and an empty folder here.
+        if !entry.mode.is_submodule() {
+            size = size.saturating_add(repository.find_header(entry.id)?.size());
+        }
+    }
+    Ok(size)
 }
 
 /// How far gix says it is: the task that indexes the objects of the pack as they come.

@@ -1,29 +1,19 @@
 //! The C ABI, as a C program sees it: compiled without a warning, linked in both ways, run as a
 //! process of its own.
 
-use std::process::Output;
 use std::time::Instant;
 
 use mol::Code;
 use serde_json::json;
 
-use crate::support::child::{self, BOTH, Link, command, compiler, program, source, succeed, text};
+use crate::support::child::{
+    self, BOTH, Link, command, compiler, field, program, source, succeed, text,
+};
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::{dockerfile, of_service, script};
 use crate::support::{AT_ONCE, Bed, Files, file, unique, until};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
-
-/// The value in the line that begins with a name.
-fn field(output: &Output, name: &str) -> String {
-    let text = text(output);
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    value
-        .unwrap_or_else(|| panic!("no {name} in:\n{text}"))
-        .to_owned()
-}
 
 #[test]
 fn a_c_program_gets_an_image_with_the_static_and_the_shared_library() {

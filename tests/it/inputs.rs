@@ -175,20 +175,8 @@ fn a_cache_folder_that_cannot_be_written_is_an_error_that_names_it() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     // Not even root can write to a read-only mount.
-    std::fs::create_dir(bed.cache()).unwrap();
-    let output = Command::new("unshare")
-        .args([
-            "--mount",
-            "--",
-            "sh",
-            "-ec",
-            "mount -t tmpfs -o ro,mode=700 none \"$1\"; shift; exec \"$@\"",
-            "sh",
-        ])
-        .arg(bed.cache())
-        .arg("env")
-        .args(environment(&bed))
-        .arg(child::program("ensure", Link::Static))
+    let ensure = child::program("ensure", Link::Static);
+    let output = child::with_a_disk(&bed, "ro,mode=700", "exec \"$@\"", &ensure)
         .arg("hermes")
         .output()
         .unwrap();

@@ -11,6 +11,7 @@ mod branches;
 mod c_programs;
 mod cache;
 mod cancel;
+mod disk;
 mod fetch;
 mod happy_path;
 mod hits;

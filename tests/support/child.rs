@@ -106,6 +106,36 @@ fn native_libraries() -> Vec<String> {
     flags.split_whitespace().map(str::to_owned).collect()
 }
 
+/// The value in the line of a program's output that begins with this name.
+pub fn field(output: &Output, name: &str) -> String {
+    let text = text(output);
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value
+        .unwrap_or_else(|| panic!("no {name} in:\n{text}"))
+        .to_owned()
+}
+
+/// A shell script in whose world, and in no other, the cache is a disk of its own: a tmpfs with these
+/// options, which is gone with the process, however that ends. In the script `"$@"` is the program,
+/// and the working directory is the cache.
+pub fn with_a_disk(bed: &Bed, options: &str, script: &str, program: &Path) -> Command {
+    let mount = "mkdir -p \"$1\"; mount -t tmpfs -o \"$0\" none \"$1\"; cd \"$1\"; shift";
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "--", "sh", "-ec"])
+        .args([&format!("{mount}; {script}"), options])
+        .arg(bed.cache())
+        .arg(program)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
+    for (name, value) in bed.values() {
+        command.env(name.env(), value);
+    }
+    command
+}
+
 /// A process that finds its surroundings in the environment, and nothing else there.
 pub fn command(bed: &Bed, program: &Path) -> Command {
     let mut command = Command::new(program);

@@ -1,0 +1,185 @@
+//! Not enough room on the disk of the cache: told with how much there is, and nothing half-done is
+//! left (promise P5). The disk is a small one that only the process under test sees.
+
+use std::process::{Output, Stdio};
+
+use mol::Code;
+
+use crate::support::child::{Link, field, program, text, with_a_disk};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, Files, file, noise, until};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// How many fetches were begun.
+fn fetches(bed: &Bed) -> usize {
+    let requests = bed.server.requests();
+    requests
+        .iter()
+        .filter(|request| request.path.ends_with("/info/refs"))
+        .count()
+}
+
+/// A first call on this disk, which must fail for want of room and leave nothing; then, on the same
+/// disk, what makes room, and a call that must succeed. Gives the output of the first.
+fn full_and_then(bed: &Bed, options: &str, before: &str, makes_room: &str) -> Output {
+    let script = format!(
+        "{before}; \"$@\" >&3 || echo status $? >&3; find . -name '.work*' >&2; \
+         {makes_room}; exec \"$@\""
+    );
+    let told = bed.scratch().join("told");
+    let redirected = format!("exec 3>{}; {script}", told.display());
+    let ensure = program("ensure", Link::Static);
+    let second = with_a_disk(bed, options, &redirected, &ensure)
+        .arg("hermes")
+        .output()
+        .unwrap();
+    assert_eq!(
+        text(&Output {
+            stdout: vec![],
+            ..second.clone()
+        }),
+        "",
+        "nothing half-done is left"
+    );
+    let first = Output {
+        stdout: std::fs::read(told).unwrap(),
+        ..second.clone()
+    };
+    assert_eq!(
+        field(&first, "error"),
+        Code::Cache.name(),
+        "{}",
+        text(&first)
+    );
+    let message = field(&first, "message");
+    assert!(
+        message.contains("is full") && message.contains(" free"),
+        "{message}"
+    );
+    assert!(message.contains(bed.cache().to_str().unwrap()), "{message}");
+    let hint = field(&first, "hint");
+    assert!(
+        hint.contains("free some space") && hint.contains("MOLECULE_LOCAL_BUILD_CACHE"),
+        "{hint}"
+    );
+    assert!(second.status.success(), "{}", text(&second));
+    assert_eq!(field(&second, "hit"), "0");
+    first
+}
+
+#[test]
+fn a_disk_that_is_as_good_as_full_is_refused_before_the_fetch() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let fill = "head -c 14m /dev/zero > filler";
+    let first = full_and_then(&bed, "size=16m,mode=700", fill, "rm filler");
+    let message = field(&first, "message");
+    assert!(
+        message.contains("2.0 MiB free, and 4.0 MiB needed"),
+        "{message}"
+    );
+    assert_eq!(fetches(&bed), 1, "only the second call fetched");
+}
+
+#[test]
+fn a_disk_that_runs_full_during_the_fetch_is_told() {
+    let bed = Bed::new();
+    let mut files = dockerfile(PLAIN);
+    files.insert("big".to_owned(), file(&noise(12 << 20)));
+    bed.template("hermes", files);
+    let first = full_and_then(
+        &bed,
+        "size=6m,mode=700",
+        "true",
+        "mount -o remount,size=64m .",
+    );
+    let message = field(&first, "message");
+    assert!(
+        message.contains("no space left") && message.contains("at the start 6.0 MiB free, now"),
+        "{message}"
+    );
+    assert!(message.contains("MiB received"), "{message}");
+}
+
+#[test]
+fn a_tree_that_cannot_fit_is_refused_before_its_checkout() {
+    let bed = Bed::new();
+    let mut files = dockerfile(PLAIN);
+    // It travels well, and is large when it is there.
+    files.insert("big".to_owned(), file(&"0".repeat(30 << 20)));
+    bed.template("hermes", files);
+    let first = full_and_then(
+        &bed,
+        "size=16m,mode=700",
+        "true",
+        "mount -o remount,size=64m .",
+    );
+    let message = field(&first, "message");
+    assert!(
+        message.contains("and 30.0 MiB needed for the template's files"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_disk_that_runs_full_during_the_checkout_is_told() {
+    let bed = Bed::new();
+    let mut files = dockerfile(PLAIN);
+    // Few bytes, but each file takes a block.
+    let small = (0..4000).map(|n| (format!("small/{n}"), file(&n.to_string())));
+    files.extend(small.collect::<Files>());
+    bed.template("hermes", files);
+    let first = full_and_then(
+        &bed,
+        "size=8m,mode=700",
+        "true",
+        "mount -o remount,size=64m .",
+    );
+    let message = field(&first, "message");
+    assert!(
+        message.contains("no space left") && message.contains("at the start 8.0 MiB free, now"),
+        "{message}"
+    );
+    assert!(message.contains("of files to write"), "{message}");
+}
+
+#[test]
+fn a_disk_without_another_inode_is_told_as_such() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let fill = "while echo > filler$((n=n+1)); do :; done 2>/dev/null; rm filler1 filler2 filler3";
+    let first = full_and_then(&bed, "size=64m,nr_inodes=100,mode=700", fill, "rm filler*");
+    let message = field(&first, "message");
+    assert!(
+        message.contains("no more files can be made (inodes)"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_full_disk_is_no_matter_where_the_tree_is_there_already() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let script = "\"$@\"; cat /dev/zero > filler 2>/dev/null || true; \"$@\"; \
+                  touch ../filled; until [ -e ../go ]; do sleep 0.05; done; \"$@\"";
+    let ensure = program("ensure", Link::Static);
+    let process = with_a_disk(&bed, "size=16m,mode=700", script, &ensure)
+        .arg("hermes")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let at = |name| bed.scratch().join(name);
+    until("a full disk", || at("filled").exists().then_some(()));
+    bed.engine.remove_all_of(&bed.isolation);
+    std::fs::write(at("go"), "").unwrap();
+    let output = process.wait_with_output().unwrap();
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    let hits: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("hit "))
+        .collect();
+    assert_eq!(hits, ["hit 0", "hit 1", "hit 0"]);
+    assert_eq!(fetches(&bed), 1);
+}
