@@ -1,12 +1,10 @@
 //! A client: one set of options, one engine, and any number of calls at once.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +18,7 @@ use crate::image::Image;
 use crate::mask::Masker;
 use crate::offline;
 use crate::options::Options;
+use crate::panics;
 use crate::pipeline::{self, Shared};
 use crate::runtimes::Runtime;
 
@@ -111,22 +110,24 @@ impl Client {
                     pipeline::ensure(&shared, runtime, &emit).await
                 }
             };
-            let work = AssertUnwindSafe(work).catch_unwind();
             let result = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Error::canceled()),
-                result = work => result.unwrap_or_else(|panic| Err(Error::panicked(&*panic))),
+                result = panics::caught_in(work) => result,
                 () = tokio::time::sleep(limit) => Err(too_late(timeout, limit, &latest)),
             };
             lock(&calls).remove(&id);
-            let result = result
-                .map(|image| masker.image(image))
-                .map_err(|mut error| {
-                    error.runtime = runtime.to_string();
-                    error.url = shared.settings.repo_prefix.url(runtime);
-                    masker.error(error)
-                });
-            done(id, result);
+            let named = |error| Error {
+                runtime: runtime.to_string(),
+                url: shared.settings.repo_prefix.url(runtime),
+                ..error
+            };
+            let told = panics::caught(|| {
+                Ok(result
+                    .map(|image| masker.image(image))
+                    .map_err(|error| masker.error(named(error))))
+            });
+            done(id, told.unwrap_or_else(|defect| Err(named(defect))));
         };
         self.shared
             .tasks

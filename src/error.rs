@@ -7,6 +7,8 @@
 use std::ffi::CStr;
 use std::fmt;
 
+use crate::panics;
+
 /// What kind of failure it is.
 ///
 /// The numbers are part of the C ABI: they are never changed and never used again for something else.
@@ -213,16 +215,19 @@ impl Error {
         Self::new(Code::Canceled, "the call was cancelled")
     }
 
-    /// A panic inside the library, turned into an answer.
+    /// A panic inside the library, turned into an answer. For the place in the code, this must be on
+    /// the thread that panicked.
     pub(crate) fn panicked(payload: &(dyn std::any::Any + Send)) -> Self {
         let said = payload
             .downcast_ref::<&str>()
-            .map(|s| (*s).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+            .unwrap_or("no message");
+        let place = panics::last_place();
+        let place = place.map_or_else(String::new, |place| format!(" ({place})"));
         Self::new(
             Code::Internal,
-            format!("a defect in libmol stopped this call: {said}"),
+            format!("a defect in libmol stopped this call: {said}{place}"),
         )
         .hint("please report it, with what was being done")
     }

@@ -5,6 +5,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, Result};
+use crate::panics;
 
 static RUNTIME: OnceCell<Runtime> = OnceCell::new();
 
@@ -42,11 +43,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tasks: &TaskTracker,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tasks.spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(ended) => Err(match ended.try_into_panic() {
-            Ok(panic) => Error::panicked(&*panic),
-            Err(_) => Error::canceled(),
-        }),
-    }
+    let work = tasks.spawn_blocking(|| panics::caught(work));
+    work.await.unwrap_or_else(|_| Err(Error::canceled()))
 }

@@ -4,15 +4,14 @@
 //! leaves disturbs nobody, and when the last seat is empty the flight is cancelled.
 
 use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
+use crate::panics;
 
 /// The flights that are under way, by the image reference they make.
 #[derive(Debug)]
@@ -85,13 +84,13 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         );
         drop(flights);
 
-        let work = AssertUnwindSafe(work()).catch_unwind();
+        let work = panics::caught_in(work());
         let (all, flown) = (self.clone(), key.to_owned());
         tasks.spawn(async move {
             let result = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Error::canceled()),
-                result = work => result.unwrap_or_else(|panic| Err(Error::panicked(&*panic))),
+                result = work => result,
             };
             // Out of the map first: who comes now looks at the engine again, and does not get a
             // result that was true before it asked.

@@ -17,7 +17,7 @@
 //! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
 //! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
-//! | [`error`], [`event`], [`mask`] | what is told, and what is not |
+//! | [`error`], [`event`], [`mask`], `panics` | what is told, and what is not |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
 
 mod cache;
@@ -38,6 +38,7 @@ pub mod mask;
 mod offline;
 pub mod options;
 mod ownership;
+mod panics;
 mod pipeline;
 mod queue;
 pub mod registry;

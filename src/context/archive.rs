@@ -35,7 +35,7 @@ impl Context {
                 buffer: BytesMut::with_capacity(CHUNK),
                 sent: Arc::clone(&self.sent),
             };
-            if let Err(error) = self.write(&filter, out) {
+            if let Err(error) = self.send(|| self.write(&filter, out)) {
                 // Nobody listens any more if the build has ended; then nothing is lost.
                 let _ = sender.blocking_send(Err(error));
             }

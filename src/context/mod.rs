@@ -15,8 +15,9 @@ mod walk;
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicU64;
 
 pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile};
@@ -25,6 +26,7 @@ pub(crate) use include::Includes;
 pub(crate) use walk::{Filter, Kind, walk};
 
 use crate::error::{Code, Error, Result};
+use crate::panics;
 
 /// The file with the build's instructions, at the root of the tree.
 pub(crate) const DOCKERFILE: &str = "Dockerfile";
@@ -41,6 +43,8 @@ pub(crate) struct Context {
     /// The time of every entry, in seconds since 1970.
     pub(crate) time: u64,
     pub(crate) sent: Arc<Sent>,
+    /// Why it could not be sent. What the engine makes of that is not worth telling.
+    pub(crate) failure: OnceLock<Error>,
 }
 
 /// How much was sent so far, to be looked at meanwhile.
@@ -67,7 +71,28 @@ impl Context {
             tree: tree.to_owned(),
             time: u64::try_from(commit_time).unwrap_or(0),
             sent: Arc::default(),
+            failure: OnceLock::new(),
         })
+    }
+
+    /// Does a part of the sending. What goes wrong, a panic too, is kept as the failure, and told to
+    /// whoever waits for that part.
+    pub(crate) fn send(&self, part: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let error = match panics::caught(|| Ok(part())) {
+            // The engine has hung up, which has a reason of its own.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Err(error),
+            Ok(Err(error)) => Error::new(
+                Code::Cache,
+                format!("the template cannot be read from {}: {error}", self.tree.display()),
+            )
+            .hint("see whether something removes files from the cache, and try again"),
+            Err(defect) => defect,
+            Ok(Ok(())) => return Ok(()),
+        };
+        let told = io::Error::other(error.clone());
+        // Only the first is the cause.
+        let _ = self.failure.set(error);
+        Err(told)
     }
 
     /// What the Dockerfile says.

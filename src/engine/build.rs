@@ -100,7 +100,7 @@ impl Engine {
 
         let mut watch = Watch::new(Arc::clone(&context.sent), build.stall_grace, &**emit);
         let offer = Offer {
-            context,
+            context: Arc::clone(&context),
             credentials,
             tasks: tasks.clone(),
         };
@@ -143,6 +143,9 @@ impl Engine {
                 _ => {}
             }
         };
+        if let Some(error) = context.failure.get() {
+            return Err(error.clone());
+        }
         if let Reader::Transcript(transcript) = reader {
             let why = end.as_ref().err().map(ToString::to_string);
             transcript.end(why, &mut watch);

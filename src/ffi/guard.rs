@@ -1,12 +1,11 @@
 //! The one way in: no panic leaves, and every failure becomes a status and, if it is wanted, an error.
 
-use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
-use std::sync::Once;
 
 use super::types::{mol_error, mol_status};
 use crate::error::{Code, Error, Result};
 use crate::mask::Masker;
+use crate::panics;
 
 /// Runs the body of an entry point.
 ///
@@ -17,13 +16,9 @@ pub(super) unsafe fn entry(
     error: *mut *mut mol_error,
     body: impl FnOnce() -> Result<()>,
 ) -> mol_status {
-    quiet_panics();
-    let failure = match panic::catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(())) => return mol_status::MOL_OK,
-        Ok(Err(failure)) => failure,
-        // A panic's text may hold anything; without a client there is no token to mask, but URLs
-        // lose their user information all the same.
-        Err(panic) => Masker::default().error(Error::panicked(&*panic)),
+    let failure = match caught(body) {
+        Ok(()) => return mol_status::MOL_OK,
+        Err(failure) => failure,
     };
     let status = mol_status::from(failure.code);
     if !error.is_null() {
@@ -35,8 +30,18 @@ pub(super) unsafe fn entry(
 
 /// Runs the body of a function that cannot fail.
 pub(super) fn quietly<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
-    quiet_panics();
-    panic::catch_unwind(AssertUnwindSafe(body)).unwrap_or(otherwise)
+    caught(|| Ok(body())).unwrap_or(otherwise)
+}
+
+fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    panics::keep_quiet();
+    let called = panics::caught(|| body());
+    // A panic's text may hold anything; without a client there is no token to mask, but URLs lose
+    // their user information all the same.
+    called.map_err(|failure| match failure.code {
+        Code::Internal => Masker::default().error(failure),
+        _ => failure,
+    })
 }
 
 /// Writes an out-parameter, which must not be NULL.
@@ -61,11 +66,4 @@ pub(super) unsafe fn write<T>(
     // SAFETY: not NULL, and the caller's promise. What is there is not ours to drop.
     unsafe { ptr::write(out, value) };
     Ok(())
-}
-
-/// Rust's own panic hook writes to standard error, which belongs to the host process. Only in this
-/// library's own copy of the standard library: the host's panics, if it is a Rust program, are its own.
-fn quiet_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| panic::set_hook(Box::new(|_| {})));
 }

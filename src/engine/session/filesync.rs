@@ -121,11 +121,11 @@ async fn copy(
 
     let told = tasks.spawn_blocking({
         let (context, files, out) = (Arc::clone(&context), Arc::clone(&files), out.clone());
-        move || tell(&context, &asked, &files, &out)
+        move || context.send(|| tell(&context, &asked, &files, &out))
     });
     let sent = tasks.spawn_blocking({
         let (context, out) = (Arc::clone(&context), out.clone());
-        move || send(&context, queue, &out)
+        move || context.send(|| send(&context, queue, &out))
     });
 
     let serve = async {
@@ -162,16 +162,11 @@ async fn copy(
 
 fn ended(result: Result<io::Result<()>, tokio::task::JoinError>) -> Result<(), Status> {
     match result {
-        Ok(Ok(())) => Ok(()),
-        // The engine hung up.
-        Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Ok(Err(error)) => Err(Status::internal(format!(
-            "the build context cannot be read: {error}"
-        ))),
-        Err(ended) => Err(Status::internal(match ended.try_into_panic() {
-            Ok(panic) => crate::error::Error::panicked(&*panic).message,
-            Err(_) => "the library is being shut down".to_owned(),
-        })),
+        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Status::internal(error.to_string()))
+        }
+        // Done, or the engine hung up. Nothing aborts these, and no panic leaves them.
+        _ => Ok(()),
     }
 }
 
