@@ -20,6 +20,13 @@ lib: ## libmol.a and libmol.so, and the archive where the Go package links it
 	mv $(ARCHIVE).new $(ARCHIVE)
 	tests/link-id $(ARCHIVE) > $(ARCHIVE:.a=.go)
 
+# As lib, from the same profile, but with points where the tests can stop it (src/point.rs). What is
+# compiled on the way is kept with the rest, what comes out is not: it never lies where lib puts its own.
+.PHONY: lib-failpoints
+lib-failpoints:
+	CARGO_BUILD_BUILD_DIR=target $(CARGO) rustc --release --locked --features failpoints --lib \
+	  --crate-type staticlib,cdylib --target-dir target/failpoints
+
 .PHONY: demo
 demo: ## boot a workspace from a template, twice, then from a new commit
 	@tests/demo

@@ -161,6 +161,7 @@ impl Cache {
             since_unix: since.as_secs(),
         };
         let _ = serde_json::to_vec(&me).map(|text| write_over(&mut file, &text));
+        point!("lock-signed");
         Ok(Lock {
             _file: Arc::new(file),
         })
@@ -220,7 +221,9 @@ impl Cache {
         let path = self.folder.join(commit.short());
         let write = || -> io::Result<()> {
             write_through(work.path())?;
+            point!("tree-synced");
             fs::rename(work.path().join("tree"), &path)?;
+            point!("tree-renamed");
             let voucher = serde_json::to_vec(&Voucher {
                 commit: commit.to_string(),
                 commit_time,
@@ -229,9 +232,13 @@ impl Cache {
                 .prefix(&work_prefix(commit))
                 .tempfile_in(&self.folder)?;
             file.write_all(&voucher)?;
+            point!("voucher-written");
             file.as_file().sync_all()?;
             file.persist(self.voucher(commit))?;
-            File::open(&self.folder)?.sync_all()
+            point!("voucher-renamed");
+            File::open(&self.folder)?.sync_all()?;
+            point!("cache-synced");
+            Ok(())
         };
         write().map_err(|error| failed(&path, "cannot be written", &error))?;
         Ok(Tree { path, commit_time })

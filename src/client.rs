@@ -123,6 +123,7 @@ impl Client {
                 ..error
             };
             let told = panics::caught(|| {
+                point!("call-ended");
                 Ok(result
                     .map(|image| masker.image(image))
                     .map_err(|error| masker.error(named(error))))
@@ -186,6 +187,7 @@ impl Client {
     fn sink(&self, call: u64, runtime: Runtime, latest: Latest) -> Sink {
         let (observer, masker) = (self.observer.clone(), Arc::clone(&self.masker));
         Arc::new(move |mut event: Event| {
+            point!("event-{:?}", event.kind);
             if !event.kind.is_minor() {
                 *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.clone());
             }

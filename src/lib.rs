@@ -19,6 +19,10 @@
 //! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
 //! | [`error`], [`event`], [`mask`], `panics` | what is told, and what is not |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
+//! | `point` | places where a test stops the process; not in what ships |
+
+#[macro_use]
+mod point;
 
 mod cache;
 pub mod client;

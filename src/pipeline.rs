@@ -78,7 +78,9 @@ pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) 
     let mut timings = Timings::default();
 
     let wanted = lookup(shared, runtime, &mut timings, emit).await?;
+    point!("lookup-done");
     let found = hit(shared, &wanted, &mut timings, emit).await?;
+    point!("image-inspected");
     let (image_id, cache_hit) = match found {
         Some(found) => (found.id, true),
         None => join(shared, &wanted, &mut timings, emit).await?,
@@ -104,9 +106,11 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     let engine = shared.engine().await?;
     let (root, runtime) = (shared.settings.cache_dir.clone(), wanted.runtime);
     let cache = blocking(&shared.tasks, move || Cache::open(&root, runtime)).await?;
+    point!("cache-opened");
 
     let lock = cache.lock(&wanted.commit, |holder| emit(Event::waiting(&holder)));
     let lock = timed(&mut timings.wait, lock).await?;
+    point!("lock-taken");
     if let Ok(found) = usable(engine, &wanted).await? {
         emit(Event::cache_hit(&wanted.references.pinned));
         return Ok(Made {
@@ -119,6 +123,7 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     engine.check_platform(&wanted.platform, &emit).await?;
     let tree = fetch(&shared, &wanted, &cache, &lock, &emit);
     let tree = timed(&mut timings.fetch, tree).await?;
+    point!("tree-ready");
     let context = Context::open(&tree.path, tree.commit_time).map_err(|e| wanted.named_in(e))?;
 
     let build = Build {
@@ -138,6 +143,7 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     )
     .await;
     built.map_err(|error| wanted.named_in(error))?;
+    point!("image-built");
     let image_id = timed(&mut timings.tag, tag(engine, &wanted, &emit)).await?;
     Ok(Made {
         image_id,
@@ -261,11 +267,13 @@ async fn fetch(
     emit(Event::fetch_started(url, commit));
     let fetch = || async {
         let work = cache.work(commit, lock)?;
+        point!("work-made");
         let (http, grace) = (&shared.http, shared.settings.stall_grace);
         let report = |progress| emit(Event::fetch_progress(progress));
         fetch::commit(http, url, commit, work, grace, &shared.tasks, report).await
     };
     let fetched = retry::transient(emit, fetch).await?;
+    point!("tree-fetched");
     let (progress, files) = (fetched.progress, fetched.files);
     let (cache, commit) = (cache.clone(), commit.clone());
     let publish = move || cache.publish(&commit, fetched.commit_time, &fetched.work);
@@ -303,6 +311,7 @@ async fn tag(engine: &Engine, wanted: &Wanted, emit: &Sink) -> Result<String> {
         .hint("see whether something removes images while they are built")
     })?;
     refresh_latest(engine, wanted, emit).await;
+    point!("latest-tagged");
     emit(Event::tagged(&wanted.references));
     Ok(image.id)
 }

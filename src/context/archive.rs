@@ -54,6 +54,7 @@ impl Context {
     }
 
     fn append(&self, archive: &mut tar::Builder<ChunkWriter>, entry: &Entry<'_>) -> io::Result<()> {
+        point!("context-file");
         let mut header = tar::Header::new_gnu();
         header.set_mode(entry.kind.mode());
         header.set_uid(0);

@@ -121,7 +121,9 @@ struct Job {
 impl Job {
     fn run(self, work: Work) -> Result<Fetched> {
         let (repository, objects) = self.receive(&work)?;
+        point!("pack-written");
         let (files, commit_time) = self.check_out(&repository, &work)?;
+        point!("checkout-done");
         Ok(Fetched {
             progress: Progress {
                 bytes: self.wire.received.load(Ordering::Relaxed),
@@ -152,6 +154,7 @@ impl Job {
         )
         .map_err(|error| self.cannot_write(&error, work))?
         .to_thread_local();
+        point!("repository-made");
         let remote = repository
             .remote_at(self.url.as_str())
             .and_then(|remote| {
@@ -219,12 +222,13 @@ impl Job {
         let target = work.path().join("tree");
         std::fs::create_dir(&target)
             .map_err(|error| self.cannot_write(&gix::Error::from_error(error), work))?;
+        point!("checkout-begun");
         let objects = repository.objects.clone().into_arc();
         let objects = objects.map_err(|error| failed(gix::Error::from_error(error)))?;
         let outcome = gix::worktree::state::checkout(
             &mut index,
             target,
-            objects,
+            Objects(objects),
             &files,
             &bytes,
             &self.interrupted,
@@ -294,6 +298,21 @@ impl Job {
             Error::new(Code::Cache, message)
                 .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
         })
+    }
+}
+
+/// The objects, as the checkout asks for them, one by one.
+#[derive(Clone)]
+struct Objects<F>(F);
+
+impl<F: gix::objs::Find> gix::objs::Find for Objects<F> {
+    fn try_find<'a>(
+        &self,
+        id: &gix::oid,
+        buffer: &'a mut Vec<u8>,
+    ) -> gix::Result<Option<gix::objs::Data<'a>>> {
+        point!("checkout-object");
+        self.0.try_find(id, buffer)
     }
 }
 

@@ -80,6 +80,7 @@ impl Exchange {
                 check_status(&url, &response)?;
                 Ok(response)
             })?;
+            point!("git-answered");
             self.response = Some(response);
         }
         self.response
@@ -102,6 +103,7 @@ impl Exchange {
                 .once_more(Retry::Soon)
             })
         })?;
+        point!("git-received");
         let chunk = chunk.unwrap_or_default();
         wire.received
             .fetch_add(chunk.len() as u64, Ordering::Relaxed);

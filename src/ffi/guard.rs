@@ -35,7 +35,10 @@ pub(super) fn quietly<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
 
 fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     panics::keep_quiet();
-    let called = panics::caught(|| body());
+    let called = panics::caught(|| {
+        point!("entry");
+        body()
+    });
     // A panic's text may hold anything; without a client there is no token to mask, but URLs lose
     // their user information all the same.
     called.map_err(|failure| match failure.code {

@@ -5,7 +5,9 @@ use std::process::{Output, Stdio};
 
 use mol::Code;
 
-use crate::support::child::{Link, field, program, text, with_a_disk};
+use crate::support::child::{
+    Link, field, program, program_with_points, succeed, text, with_a_disk,
+};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, Files, file, noise, until};
 
@@ -155,6 +157,31 @@ fn a_disk_without_another_inode_is_told_as_such() {
         message.contains("no more files can be made (inodes)"),
         "{message}"
     );
+}
+
+#[test]
+fn a_disk_that_runs_full_before_the_tree_is_vouched_for_leaves_no_tree_that_is_used() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let tree = format!("hermes/{}", &sha[..12]);
+    // The tree is in its place; while the library pauses, somebody else takes what is left.
+    let script = format!(
+        "FAILPOINTS='tree-renamed=sleep(3000)' \"$@\" & \
+         until [ -e {tree} ]; do sleep 0.05; done; \
+         cat /dev/zero > filler 2>/dev/null || true; \
+         wait $! || echo status $?; rm filler; ls -A hermes; \"$@\""
+    );
+    let ensure = program_with_points("ensure", Link::Static);
+    let mut command = with_a_disk(&bed, "size=16m,mode=700", &script, &ensure);
+    let output = succeed(command.arg("hermes"));
+    assert_eq!(field(&output, "status"), (Code::Cache as i32).to_string());
+    let message = field(&output, "message");
+    assert!(message.contains("no space left (0 B free)"), "{message}");
+    let text = text(&output);
+    assert!(!text.contains(&format!(".{}.json", &sha[..12])), "{text}");
+    assert!(!text.contains(".work"), "{text}");
+    assert_eq!(fetches(&bed), 2);
+    assert_eq!(field(&output, "hit"), "0");
 }
 
 #[test]

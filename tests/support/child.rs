@@ -54,19 +54,30 @@ pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(err)
 }
 
-/// The program tests/c/NAME.c, compiled once.
+/// The program tests/c/NAME.c, with the library as it ships, compiled once.
 pub fn program(name: &'static str, link: Link) -> PathBuf {
-    static MADE: Mutex<Option<HashMap<(&str, Link), PathBuf>>> = Mutex::new(None);
+    made(name, link, "MOL_TEST_LIB_DIR")
+}
+
+/// The same, with the library that stops where `FAILPOINTS` says (src/point.rs).
+pub fn program_with_points(name: &'static str, link: Link) -> PathBuf {
+    made(name, link, "MOL_TEST_FAILPOINTS_LIB_DIR")
+}
+
+fn made(name: &'static str, link: Link, libraries: &'static str) -> PathBuf {
+    type Made = HashMap<(&'static str, Link, &'static str), PathBuf>;
+    static MADE: Mutex<Option<Made>> = Mutex::new(None);
     lock(&MADE)
         .get_or_insert_default()
-        .entry((name, link))
-        .or_insert_with(|| compile(name, link))
+        .entry((name, link, libraries))
+        .or_insert_with(|| compile(name, link, libraries))
         .clone()
 }
 
-fn compile(name: &str, link: Link) -> PathBuf {
-    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{link:?}"));
-    let libraries = PathBuf::from(given("MOL_TEST_LIB_DIR"));
+fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
+    let program =
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{link:?}-{libraries}"));
+    let libraries = PathBuf::from(given(libraries));
     let mut command = compiler(false);
     command
         .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])

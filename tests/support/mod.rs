@@ -3,6 +3,7 @@
 
 pub mod child;
 pub mod engine;
+pub mod points;
 pub mod proxy;
 pub mod server;
 pub mod tls;
@@ -55,6 +56,35 @@ pub fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
         assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Does it once; with `make soak` again and again, for as long as that gives it.
+pub fn soak(body: impl Fn()) {
+    let seconds = std::env::var("MOL_TEST_SOAK_SECONDS").ok();
+    let given = seconds.map(|seconds| Duration::from_secs(seconds.parse().unwrap()));
+    let (begun, mut times) = (Instant::now(), 0);
+    loop {
+        body();
+        times += 1;
+        if given.is_none_or(|given| begun.elapsed() >= given) {
+            break;
+        }
+    }
+    println!("{times} times in {:?}", begun.elapsed());
+}
+
+/// Does the work for each item, for a few at a time: most of it waits for the engine.
+pub fn side_by_side<T: Send>(items: impl Iterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+    let items = Mutex::new(items);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(item) = { lock(&items).next() } {
+                    work(item);
+                }
+            });
+        }
+    });
 }
 
 /// A word that no other test, and no earlier run, has used.

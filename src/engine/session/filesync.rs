@@ -236,6 +236,7 @@ fn send(
 ) -> io::Result<()> {
     let mut buffer = BytesMut::new();
     while let Some((id, path)) = queue.blocking_recv() {
+        point!("context-file");
         let mut file = fs::File::open(context.tree.join(path))?;
         loop {
             buffer.resize(PIECE, 0);

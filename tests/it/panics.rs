@@ -1,0 +1,182 @@
+//! A panic in the library is an error of the call, with its message and its place, and nothing else:
+//! through the libraries as they are linked by hosts (promise P7).
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use mol::{Code, OptionName};
+
+use crate::abi::declared_functions;
+use crate::support::child::{BOTH, Link, command, program_with_points, source, succeed, text};
+use crate::support::points::{POINTS, Way, prepare, setting, template};
+use crate::support::{Bed, given, side_by_side};
+
+/// The lines of a program that runs to its end, with nothing on standard error.
+fn lines(output: &Output) -> Vec<String> {
+    assert!(output.status.success(), "{}", text(output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "",
+        "nobody reads there"
+    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(str::to_owned).collect()
+}
+
+/// It says what it was, and where in the library's code.
+fn assert_told(line: &str, name: &str) {
+    let said = format!("boom at the point {name}");
+    let place = line
+        .split_once(&said)
+        .unwrap_or_else(|| panic!("{said} in {line}"))
+        .1;
+    let (file, number) = place
+        .split_once("src/")
+        .and_then(|(_, place)| place.trim_end_matches(')').split_once(':'))
+        .unwrap_or_else(|| panic!("file and line in {line}"));
+    let file = format!("src/{file}");
+    let text = std::fs::read_to_string(source(&file)).unwrap();
+    let number: usize = number.parse().unwrap();
+    let there = text.lines().nth(number - 1).unwrap();
+    assert!(there.contains("point!("), "{file}:{number} is {there}");
+}
+
+#[test]
+fn a_panic_in_any_entry_point_is_a_status_with_an_error() {
+    for link in BOTH {
+        let mut panics = Command::new(program_with_points("panics", link));
+        panics.env_clear().env("FAILPOINTS", "entry=return(boom)");
+        let output = panics.output().unwrap();
+        let mut called = Vec::new();
+        for line in lines(&output) {
+            let mut words = line.splitn(3, ' ');
+            called.push(words.next().unwrap().to_owned());
+            if let Some(status) = words.next() {
+                assert_eq!(status, Code::Internal.name(), "{line}");
+                assert_told(words.next().unwrap(), "entry");
+            }
+        }
+        called.sort_unstable();
+        assert_eq!(called, declared_functions(), "every function was called");
+    }
+}
+
+#[test]
+fn a_panic_at_any_point_of_a_call_is_its_error_and_the_next_call_works() {
+    for link in BOTH {
+        program_with_points("crowd", link);
+    }
+    // The program could not even make its client.
+    let points = POINTS.into_iter().filter(|(name, _)| *name != "entry");
+    let cases = points.zip(BOTH.into_iter().cycle());
+    side_by_side(cases, |(point, link)| panics_at(point, link));
+}
+
+fn panics_at(point: (&str, Way), link: Link) {
+    let (name, way) = point;
+    let bed = Bed::new();
+    template(&bed);
+    let callers = prepare(&bed, way).to_string();
+    let output = command(&bed, &program_with_points("crowd", link))
+        .env("FAILPOINTS", setting(point, "boom", true))
+        .args([callers.as_str(), "0", "2", "hermes"])
+        .output()
+        .unwrap();
+    let lines = lines(&output);
+    let ends = |start: &str| {
+        let found = lines.iter().filter(|line| line.starts_with(start));
+        found.collect::<Vec<_>>()
+    };
+    // What reads the template for the engine is no part of the call: the build fails.
+    let failed = match name {
+        "context-file" => ends("end 1 hermes "),
+        _ => ends("end 1 hermes internal "),
+    };
+    assert_eq!(failed.len(), 1, "{name}: {lines:#?}");
+    assert_told(failed[0], name);
+    assert_eq!(
+        ends("end 1 ").len().to_string(),
+        callers,
+        "{name}: one end a call"
+    );
+    assert_eq!(
+        ends("end 2 hermes ok ").len().to_string(),
+        callers,
+        "{name}: {lines:#?}"
+    );
+    let paths = bed.cached_paths();
+    assert!(
+        !paths.iter().any(|path| path.contains(".work")),
+        "{name}: {paths:?}"
+    );
+}
+
+#[test]
+fn a_panic_in_a_shared_build_is_everybodys_error() {
+    let bed = Bed::new();
+    template(&bed);
+    let output = command(&bed, &program_with_points("crowd", Link::Shared))
+        .env(
+            "FAILPOINTS",
+            "lock-taken=sleep(1000);tree-ready=1*return(boom)",
+        )
+        .args(["20", "0", "2", "hermes"])
+        .output()
+        .unwrap();
+    let lines = lines(&output);
+    let ends = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
+    assert_eq!(ends("end 1 hermes internal "), 20, "{lines:#?}");
+    assert_eq!(ends("end 2 hermes ok "), 20, "{lines:#?}");
+}
+
+#[test]
+fn a_token_in_the_message_of_a_panic_is_masked() {
+    let bed = Bed::new();
+    template(&bed);
+    let token = "t0ken-0f-the-panic";
+    let output = command(&bed, &program_with_points("crowd", Link::Static))
+        .env(OptionName::Token.env(), token)
+        .env("FAILPOINTS", format!("tree-ready=1*return({token})"))
+        .args(["1", "0", "1", "hermes"])
+        .output()
+        .unwrap();
+    let lines = lines(&output);
+    let end = lines
+        .iter()
+        .find(|line| line.starts_with("end 1 hermes internal "));
+    assert!(end.is_some_and(|end| end.contains("***")), "{lines:#?}");
+    assert!(!text(&output).contains(token), "{lines:#?}");
+}
+
+#[test]
+fn the_library_that_ships_cannot_be_stopped() {
+    let has_points = |folder: &str| {
+        let library = std::fs::read(Path::new(&given(folder)).join("libmol.so")).unwrap();
+        let name = b"FAILPOINTS";
+        library.windows(name.len()).any(|window| window == name)
+    };
+    assert!(has_points("MOL_TEST_FAILPOINTS_LIB_DIR"));
+    assert!(!has_points("MOL_TEST_LIB_DIR"));
+}
+
+#[test]
+fn a_host_that_is_a_rust_program_keeps_its_panic_hook() {
+    let folder = given("MOL_TEST_FAILPOINTS_LIB_DIR");
+    let host = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host");
+    succeed(
+        Command::new("rustc")
+            .arg("--edition=2024")
+            .arg(source("tests/rust/host.rs"))
+            .args(["-L", &folder, "-l", "dylib=mol"])
+            .arg(format!("-Clink-arg=-Wl,-rpath,{folder}"))
+            .arg("-o")
+            .arg(&host),
+    );
+    let mut process = Command::new(host);
+    // Cargo's LD_LIBRARY_PATH leads to the library without points.
+    process.env_clear().env("FAILPOINTS", "entry=return(boom)");
+    let output = process.output().unwrap();
+    let status = format!("status {}", Code::Internal as i32);
+    let told = ["told of the library's panics 0", "told of its own 1"];
+    assert_eq!(lines(&output), [&status, told[0], told[1]]);
+}
