@@ -35,6 +35,10 @@ demo: ## boot a workspace from a template, twice, then from a new commit
 test: ## all tests: Rust, C, Go, with an engine of their own
 	@tests/run
 
+.PHONY: soak
+soak: ## the tests of sharing, cancelling, killing and leaks again and again, for SOAK_SECONDS (1200)
+	@tests/run soak
+
 .PHONY: check
 check: ## what must hold before a commit: format, lints, generated files
 	@tests/check

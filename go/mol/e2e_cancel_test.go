@@ -5,9 +5,6 @@ package mol
 import (
 	"context"
 	"errors"
-	"os"
-	"runtime"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -345,72 +342,5 @@ func TestACallDuringAPushGetsTheCommitThatItLookedUp(t *testing.T) {
 	}
 	if got := first.ends().CommitSHA; got == sha {
 		t.Errorf("got %s", got)
-	}
-}
-
-// The host process is safe (promise P7).
-
-// footprint is what a leak would add to.
-type footprint struct{ goroutines, threads, files int }
-
-func (f footprint) within(limit footprint) bool {
-	return f.goroutines <= limit.goroutines && f.threads <= limit.threads && f.files <= limit.files
-}
-
-func footprintNow(t *testing.T) footprint {
-	t.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, after, _ := strings.Cut(string(status), "\nThreads:")
-	line, _, _ := strings.Cut(after, "\n")
-	threads, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil {
-		t.Fatal(err)
-	}
-	open, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return footprint{runtime.NumGoroutine(), threads, len(open)}
-}
-
-func TestNothingIsLeftAfterFiftyRoundsOfEnsureAndCancel(t *testing.T) {
-	// Not in parallel: it counts what the process has.
-	b := newBed(t)
-	b.template("hermes", dockerfile(plain))
-	// A round is a call that is cancelled after a while, which leads to a different place each time; one in ten
-	// may end.
-	rounds := func(n int) {
-		c := b.client()
-		for i := range n {
-			call := c.begin("hermes")
-			if i%10 == 9 {
-				call.ends()
-				b.engine.removeAllOf(b, b.isolation)
-				continue
-			}
-			time.Sleep(time.Duration(i%10) * 10 * time.Millisecond)
-			call.cancel()
-			if err := call.wait().err; err != nil && !errors.Is(err, context.Canceled) {
-				t.Error(err)
-			}
-		}
-		_ = c.Close()
-	}
-	// The library's one runtime and the threads that Go keeps for later come with the first rounds.
-	rounds(20)
-	before := footprintNow(t)
-	rounds(50)
-	// Go never ends a thread that it once made, and may make one at any time; a leak would be many more.
-	limit := before
-	limit.threads += 3
-	after := footprintNow(t)
-	for deadline := time.Now().Add(patience / 3); !after.within(limit); after = footprintNow(t) {
-		if time.Now().After(deadline) {
-			t.Fatalf("before %+v, after %+v", before, after)
-		}
-		time.Sleep(50 * time.Millisecond)
 	}
 }

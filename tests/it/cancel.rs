@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::dockerfile;
-use crate::support::{AT_ONCE, Bed, TestClient, block_on, unique, until};
+use crate::support::{AT_ONCE, Bed, TestClient, block_on, chance, soak, unique, until};
 
 /// A template whose build says that it runs and then does not end. The word is in the command line
 /// of its process.
@@ -268,6 +268,78 @@ fn when_the_last_caller_leaves_the_build_stops() {
         assert_eq!(call.end().unwrap_err().code, Code::Canceled);
     }
     assert_gone(&word, since);
+}
+
+#[test]
+fn of_a_hundred_callers_ninety_nine_leave_at_random_and_the_last_gets_its_image() {
+    soak(|| {
+        let bed = Bed::new();
+        let word = unique();
+        let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 4; echo > /{word}\n");
+        bed.template("hermes", dockerfile(&text));
+        let client = bed.client();
+        let mut calls: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
+        wait_until_it_builds(&client, &word);
+        // Any of them may be the last, also the one that began it.
+        let last = calls.swap_remove(chance(100) as usize);
+        let mut moments: Vec<u64> = calls.iter().map(|_| chance(2500)).collect();
+        moments.sort_unstable();
+        let begun = Instant::now();
+        for (call, moment) in calls.into_iter().zip(moments) {
+            std::thread::sleep(Duration::from_millis(moment).saturating_sub(begun.elapsed()));
+            let since = Instant::now();
+            client.cancel(&call);
+            assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+            assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+        }
+        let image = last.end().unwrap();
+        assert!(bed.engine.files(&image.reference).contains_key(&word));
+        assert_eq!(client.count(Kind::BuildStarted), 1);
+        assert_eq!(client.count(Kind::FetchStarted), 1);
+    });
+}
+
+#[test]
+fn when_all_of_a_hundred_callers_leave_at_random_nothing_goes_on() {
+    soak(|| {
+        let bed = Bed::new();
+        let client = bed.client();
+        let word = endless(&bed, "hermes");
+        let calls: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
+        wait_until_it_builds(&client, &word);
+        for call in calls {
+            std::thread::sleep(Duration::from_millis(chance(10)));
+            assert!(is_running(&word), "somebody still wants it");
+            client.cancel(&call);
+            assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+        }
+        assert_gone(&word, Instant::now());
+        assert_eq!(client.count(Kind::BuildStarted), 1);
+        assert!(bed.engine.references_of(&bed.isolation).is_empty());
+        assert!(!bed.cached_paths().iter().any(|path| path.contains(".work")));
+    });
+}
+
+#[test]
+fn when_all_leave_during_the_fetch_no_half_written_tree_stays() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    bed.server
+        .faults(json!([{ "match": "/git-upload-pack$", "truncate_after": 40, "hang": true }]));
+    let client = bed.client();
+    let calls: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
+    until("the fetch", || {
+        (!leftovers(&bed, &sha).is_empty()).then_some(())
+    });
+    for call in calls {
+        client.cancel(&call);
+        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    }
+    let since = Instant::now();
+    until("the removal of what was half-written", || {
+        leftovers(&bed, &sha).is_empty().then_some(())
+    });
+    assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
 }
 
 #[test]

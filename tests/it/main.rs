@@ -24,6 +24,7 @@ mod options;
 mod panics;
 mod planted;
 mod podman;
+mod processes;
 mod redirects;
 mod retries;
 mod sharing;

@@ -87,6 +87,11 @@ pub fn side_by_side<T: Send>(items: impl Iterator<Item = T> + Send, work: impl F
     });
 }
 
+/// A number below `limit`, by chance.
+pub fn chance(limit: u64) -> u64 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ()) % limit
+}
+
 /// A word that no other test, and no earlier run, has used.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
