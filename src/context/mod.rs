@@ -17,8 +17,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 
 pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile};
 pub(crate) use dockerignore::Patterns;
@@ -83,7 +83,10 @@ impl Context {
             Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Err(error),
             Ok(Err(error)) => Error::new(
                 Code::Cache,
-                format!("the template cannot be read from {}: {error}", self.tree.display()),
+                format!(
+                    "the template cannot be read from {}: {error}",
+                    self.tree.display()
+                ),
             )
             .hint("see whether something removes files from the cache, and try again"),
             Err(defect) => defect,

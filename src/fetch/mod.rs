@@ -227,7 +227,7 @@ impl Job {
         let objects = objects.map_err(|error| failed(gix::Error::from_error(error)))?;
         let outcome = gix::worktree::state::checkout(
             &mut index,
-            target,
+            &target,
             Objects(objects),
             &files,
             &bytes,
@@ -250,7 +250,7 @@ impl Job {
                 "rename one of them in the template, or put the cache on a case-sensitive disk",
             ));
         }
-        utf16::encode(repository, &index, target, &failed)?;
+        utf16::encode(repository, &index, &target, &failed)?;
         Ok((index.entries().len() as u64, commit_time))
     }
 
