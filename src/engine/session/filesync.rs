@@ -62,7 +62,7 @@ pub(super) async fn diff_copy(
 struct Asked {
     dir: String,
     includes: Vec<String>,
-    excludes: Vec<String>,
+    excludes: Patterns,
     follow: Vec<String>,
 }
 
@@ -71,7 +71,8 @@ impl Asked {
         let asked = Self {
             dir: values(metadata, "dir-name").pop().unwrap_or_default(),
             includes: values(metadata, "include-patterns"),
-            excludes: values(metadata, "exclude-patterns"),
+            excludes: Patterns::new(values(metadata, "exclude-patterns"))
+                .map_err(Status::invalid_argument)?,
             follow: values(metadata, "followpaths"),
         };
         if asked.dir != DOCKERFILE_DIR && asked.dir != CONTEXT_DIR {
@@ -81,10 +82,10 @@ impl Asked {
         Ok(asked)
     }
 
-    fn filter(&self, context: &Context) -> io::Result<Filter> {
+    fn filter(self, context: &Context) -> io::Result<Filter> {
         Ok(Filter {
             includes: Includes::new(&context.tree, &self.includes, &self.follow)?,
-            excludes: Patterns::new(&self.excludes).map_err(io::Error::other)?,
+            excludes: self.excludes,
             always: &[],
         })
     }
@@ -121,7 +122,7 @@ async fn copy(
 
     let told = tasks.spawn_blocking({
         let (context, files, out) = (Arc::clone(&context), Arc::clone(&files), out.clone());
-        move || context.send(|| tell(&context, &asked, &files, &out))
+        move || context.send(|| tell(&context, asked, &files, &out))
     });
     let sent = tasks.spawn_blocking({
         let (context, out) = (Arc::clone(&context), out.clone());
@@ -189,9 +190,9 @@ impl Files {
 }
 
 /// Tells of every entry.
-fn tell(context: &Context, asked: &Asked, files: &Files, out: &Out) -> io::Result<()> {
-    let filter = asked.filter(context)?;
+fn tell(context: &Context, asked: Asked, files: &Files, out: &Out) -> io::Result<()> {
     let counts = asked.dir == CONTEXT_DIR;
+    let filter = asked.filter(context)?;
     let mod_time = i64::try_from(context.time * 1_000_000_000).unwrap_or_default();
     let mut id = 0;
     walk(&context.tree, &filter, &mut |entry| {
