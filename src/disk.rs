@@ -18,10 +18,10 @@ pub(crate) const LEAST: u64 = 4 << 20;
 
 /// What is free on a disk, for this process.
 #[derive(Clone, Copy, Debug)]
-struct Free {
-    bytes: u64,
+pub(crate) struct Free {
+    pub(crate) bytes: u64,
     /// No file can be made, however many bytes there are.
-    out_of_inodes: bool,
+    pub(crate) out_of_inodes: bool,
 }
 
 impl fmt::Display for Free {
@@ -118,7 +118,7 @@ fn shortage(error: &(dyn StdError + 'static)) -> Option<&'static str> {
 }
 
 /// What is free on the disk that `path` is on, or will be on. `None` if the disk does not tell.
-fn free(path: &Path) -> Option<Free> {
+pub(crate) fn free(path: &Path) -> Option<Free> {
     let disk = path
         .ancestors()
         .find_map(|folder| rustix::fs::statvfs(folder).ok())?;

@@ -150,7 +150,13 @@ impl Engine {
             let why = end.as_ref().err().map(ToString::to_string);
             transcript.end(why, &mut watch);
         }
-        end.map_err(|failure| self.build_error(build.platform, failure, &dockerfile, watch))
+        match end {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                let error = self.build_error(build.platform, failure, &dockerfile, watch);
+                Err(self.or_full(error).await)
+            }
+        }
     }
 
     /// Asks BuildKit, which asks us for what it needs over a session.

@@ -8,6 +8,7 @@ mod config;
 mod connect;
 mod credentials;
 mod endpoint;
+mod full;
 mod lines;
 mod platforms;
 mod request;

@@ -1,5 +1,5 @@
-//! Not enough room on the disk of the cache: told with how much there is, and nothing half-done is
-//! left (promise P5). The disk is a small one that only the process under test sees.
+//! Not enough room, on the disk of the cache or on the engine's: told with how much there is, and
+//! nothing half-done is left (promise P5). The disks are small ones that only who is tested sees.
 
 use std::process::{Output, Stdio};
 
@@ -8,6 +8,7 @@ use mol::Code;
 use crate::support::child::{
     Link, field, program, program_with_points, succeed, text, with_a_disk,
 };
+use crate::support::engine::{BUSYBOX, SmallEngine};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, Files, file, noise, until};
 
@@ -209,4 +210,65 @@ fn a_full_disk_is_no_matter_where_the_tree_is_there_already() {
         .collect();
     assert_eq!(hits, ["hit 0", "hit 1", "hit 0"]);
     assert_eq!(fetches(&bed), 1);
+}
+
+/// A build that must fail for want of room on the engine's disk. Gives the message and the hint.
+fn refused_by(engine: &SmallEngine, builder: &str, files: Files) -> (String, String) {
+    let bed = Bed::new();
+    bed.template("hermes", files);
+    let output = engine
+        .beside(&program("ensure", Link::Static))
+        .envs(bed.values().iter().map(|(name, value)| (name.env(), value)))
+        .env("DOCKER_HOST", &engine.engine.url)
+        .env("DOCKER_BUILDKIT", builder)
+        .arg("hermes")
+        .output()
+        .unwrap();
+    assert_eq!(
+        field(&output, "error"),
+        Code::BuildFailed.name(),
+        "{}",
+        text(&output)
+    );
+    assert_eq!(engine.engine.references_of(&bed.isolation), [""; 0]);
+    (field(&output, "message"), field(&output, "hint"))
+}
+
+#[test]
+fn an_engine_whose_disk_is_full_is_told_with_how_much_is_there() {
+    for builder in ["1", "0"] {
+        let engine = SmallEngine::start(32);
+        let mut files = dockerfile("FROM scratch\nCOPY big /\n");
+        files.insert("big".to_owned(), file(&noise(24 << 20)));
+        let (message, hint) = refused_by(&engine, builder, files);
+        let place = format!(
+            "there is no room left on the disk of the engine at {}, at {} (",
+            engine.engine.url,
+            engine.data().display()
+        );
+        assert!(
+            message.contains(&place) && message.contains(" free)"),
+            "{builder}: {message}"
+        );
+        assert!(hint.contains("docker system df"), "{hint}");
+    }
+}
+
+#[test]
+fn a_step_that_fills_the_engines_disk_is_told_too() {
+    for builder in ["1", "0"] {
+        let engine = SmallEngine::start(24);
+        engine.engine.import_busybox();
+        let text = format!("FROM {BUSYBOX}\nRUN cat /dev/zero > /filler\n");
+        let (message, hint) = refused_by(&engine, builder, dockerfile(&text));
+        assert!(
+            message.contains("in the step") && message.contains("cat /dev/zero"),
+            "{message}"
+        );
+        assert!(
+            message.contains("there is no room left on the disk of the engine"),
+            "{message}"
+        );
+        assert!(hint.contains("docker system df"), "{hint}");
+    }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Once;
 
 use bollard::Docker;
@@ -11,7 +13,9 @@ use bollard::query_parameters::{
     RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt};
+use tempfile::TempDir;
 
+use super::child::{source, succeed};
 use super::{block_on, given, unique};
 
 /// An image with a shell and the usual small programs, for templates with a RUN instruction.
@@ -50,7 +54,10 @@ impl Engine {
     }
 
     fn at(variable: &str) -> Self {
-        let url = given(variable);
+        Self::of(given(variable))
+    }
+
+    fn of(url: String) -> Self {
         let docker = Docker::connect_with_unix(&url, 120, bollard::API_DEFAULT_VERSION)
             .unwrap_or_else(|error| panic!("the tests' engine at {url}: {error}; run `make test`"));
         let docker = block_on(docker.negotiate_version()).unwrap();
@@ -58,7 +65,7 @@ impl Engine {
     }
 
     /// There is no registry in reach, so the base image comes from the machine's own busybox.
-    fn import_busybox(&self) {
+    pub fn import_busybox(&self) {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let busybox = std::env::split_paths(&path)
             .find_map(|folder| std::fs::read(folder.join("busybox")).ok())
@@ -225,6 +232,50 @@ impl Engine {
             .remove(path)
             .unwrap_or_else(|| panic!("{reference} has no file {path}"))
             .content
+    }
+}
+
+/// An engine of one test alone, with little room for its data. It stops with the test.
+pub struct SmallEngine {
+    pub engine: Engine,
+    folder: PathBuf,
+    _parent: TempDir,
+}
+
+impl SmallEngine {
+    pub fn start(mib: u32) -> Self {
+        let parent = tempfile::tempdir().unwrap();
+        let folder = parent.path().join("engine");
+        let mut start = Command::new(source("tests/engine"));
+        let output = succeed(start.arg("start").arg(&folder).arg(mib.to_string()));
+        let url = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+        Self {
+            engine: Engine::of(url),
+            folder,
+            _parent: parent,
+        }
+    }
+
+    /// Where its data is; on a disk that only it sees.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// A program that sees the engine's disk, as one on the machine of an ordinary engine does.
+    pub fn beside(&self, program: &Path) -> Command {
+        let pid = std::fs::read_to_string(self.folder.join("pid")).unwrap();
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--mount", "--target", pid.trim()])
+            .arg(program);
+        command
+    }
+}
+
+impl Drop for SmallEngine {
+    fn drop(&mut self) {
+        let mut stop = Command::new(source("tests/engine"));
+        let _ = stop.arg("stop").arg(&self.folder).status();
     }
 }
 

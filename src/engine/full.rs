@@ -1,0 +1,74 @@
+//! An engine whose disk is full, told as such.
+
+use std::path::Path;
+
+use super::Engine;
+use super::endpoint::Address;
+use crate::disk;
+use crate::error::{Code, Error};
+
+/// What the kernel says (ENOSPC, EDQUOT), in the words that reach us through the engine.
+const SHORTAGES: [&str; 2] = ["no space left on device", "disk quota exceeded"];
+
+impl Engine {
+    /// If a build has failed for want of room, says where, and how much there is.
+    pub(super) async fn or_full(&self, mut error: Error) -> Error {
+        let tail = error.build.as_ref().map_or("", |build| &build.log_tail);
+        let full = [&error.message, tail].into_iter().any(is_shortage);
+        if error.code != Code::BuildFailed || !full {
+            return error;
+        }
+        let folder = match self.call(self.docker.info()).await {
+            Ok(info) => info.docker_root_dir.filter(|folder| !folder.is_empty()),
+            Err(_) => None,
+        };
+        let place = folder.map_or_else(String::new, |folder| {
+            let free = self.free(Path::new(&folder));
+            let free = free.map_or_else(String::new, |free| format!(" ({free})"));
+            format!(", at {folder}{free}")
+        });
+        let endpoint = &self.endpoint;
+        error.message = format!(
+            "{}; there is no room left on the disk of the engine at {endpoint}{place}",
+            error.message
+        );
+        error.hint = "free some space there and try again: docker system df shows what takes it, \
+                      docker builder prune and docker image prune give it back"
+            .to_owned();
+        error
+    }
+
+    /// What is free in the engine's folder, if that is on this machine. A disk with much room is not
+    /// the one that ran full: an engine in a virtual machine has its folder there.
+    fn free(&self, folder: &Path) -> Option<disk::Free> {
+        const MUCH: u64 = 1 << 30;
+        let local = matches!(self.address, Address::Unix(_)) && folder.is_dir();
+        local
+            .then(|| disk::free(folder))
+            .flatten()
+            .filter(|free| free.bytes < MUCH || free.out_of_inodes)
+    }
+}
+
+fn is_shortage(text: &str) -> bool {
+    let text = text.to_lowercase();
+    SHORTAGES.iter().any(|words| text.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_shortage;
+
+    #[test]
+    fn a_shortage_is_known_in_every_builders_words() {
+        for text in [
+            "failed to copy files: copy file range failed: no space left on device",
+            "Error processing tar file(exit status 1): write /big: no space left on device",
+            "cp: write error: No space left on device",
+            "write /x: disk quota exceeded",
+        ] {
+            assert!(is_shortage(text), "{text}");
+        }
+        assert!(!is_shortage("there is some space left on the device"));
+    }
+}
