@@ -14,6 +14,7 @@ mod cancel;
 mod crash;
 mod disk;
 mod fetch;
+mod fidelity;
 mod happy_path;
 mod hits;
 mod https;

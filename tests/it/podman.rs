@@ -1,7 +1,7 @@
 //! Podman, through its Docker-compatible socket.
 
-use mol::OptionName;
 use mol::event::Kind;
+use mol::{Image, OptionName};
 
 use crate::support::engine::Engine;
 use crate::support::server::{Files, file};
@@ -17,6 +17,12 @@ fn copying(content: &str) -> Files {
     ])
 }
 
+/// The job, while no other test takes images away.
+fn ensure(client: &TestClient, podman: &Engine) -> mol::Result<Image> {
+    let _images = podman.keep_images();
+    client.ensure("hermes")
+}
+
 fn client(bed: &Bed, podman: &Engine) -> TestClient {
     bed.client_with(&[(OptionName::DockerHost, &podman.url)])
 }
@@ -27,20 +33,20 @@ fn an_image_is_built_found_again_and_rebuilt_for_a_new_commit() {
     let client = client(&bed, &podman);
 
     let sha = bed.template("hermes", copying("one"));
-    let first = client.ensure("hermes").unwrap();
+    let first = ensure(&client, &podman).unwrap();
     assert_eq!(first.reference, bed.reference("hermes", &sha));
     assert_eq!(first.endpoint, podman.url);
     assert_eq!(podman.read(&first.reference, "content"), "one");
     let labels = podman.labels(&first.reference);
     assert_eq!(labels["org.opencontainers.image.revision"], sha);
 
-    let again = client.ensure("hermes").unwrap();
+    let again = ensure(&client, &podman).unwrap();
     assert!(again.cache_hit);
     assert_eq!(again.image_id, first.image_id);
     assert_eq!(client.count(Kind::BuildStarted), 1);
 
     bed.template("hermes", copying("two"));
-    let second = client.ensure("hermes").unwrap();
+    let second = ensure(&client, &podman).unwrap();
     assert_eq!(podman.read(&second.reference, "content"), "two");
     assert_eq!(
         podman.id(&second.latest_reference),
@@ -53,13 +59,13 @@ fn an_image_is_built_found_again_and_rebuilt_for_a_new_commit() {
 fn without_a_network_the_newest_image_is_found_under_the_name_that_podman_gave_it() {
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
     bed.template("hermes", copying("one"));
-    let online = client(&bed, &podman).ensure("hermes").unwrap();
+    let online = ensure(&client(&bed, &podman), &podman).unwrap();
     let offline = bed.client_with(&[
         (OptionName::DockerHost, &podman.url),
         (OptionName::Offline, "1"),
     ]);
     assert_eq!(
-        offline.ensure("hermes").unwrap().reference,
+        ensure(&offline, &podman).unwrap().reference,
         online.reference
     );
     podman.remove_all_of(&bed.isolation);
@@ -75,7 +81,7 @@ fn a_failing_step_is_named_with_its_output() {
             file("FROM scratch\nCOPY nothing /\n"),
         )]),
     );
-    let error = client(&bed, &podman).refused("hermes");
+    let error = ensure(&client(&bed, &podman), &podman).unwrap_err();
     assert_eq!(error.code, mol::Code::BuildFailed, "{error:?}");
     let build = error.build.unwrap();
     assert!(build.step.contains("COPY nothing"), "{build:?}");

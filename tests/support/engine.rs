@@ -1,10 +1,11 @@
 //! A second way to the engine, past the library: to see what it really did.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Once;
+use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard};
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ImageInspect};
@@ -21,6 +22,12 @@ use super::{block_on, given, unique};
 /// An image with a shell and the usual small programs, for templates with a RUN instruction.
 pub const BUSYBOX: &str = "libmol-test/busybox:latest";
 
+/// Podman, and Docker's classic builder where it starts from nothing, look at all images there are,
+/// and a build fails when one of them goes away meanwhile. Whoever builds in such a way reads here,
+/// and whoever removes images writes.
+static IMAGES: RwLock<()> = RwLock::new(());
+
+#[derive(Clone)]
 pub struct Engine {
     pub url: String,
     docker: Docker,
@@ -38,19 +45,14 @@ pub struct Entry {
 impl Engine {
     /// The private engine, with a busybox image in it.
     pub fn of_the_tests() -> Self {
-        static IMPORT: Once = Once::new();
-        let engine = Self::at("MOL_TEST_ENGINE");
-        IMPORT.call_once(|| {
-            if engine.inspect(BUSYBOX).is_none() {
-                engine.import_busybox();
-            }
-        });
-        engine
+        static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::at("MOL_TEST_ENGINE"));
+        ENGINE.clone()
     }
 
-    /// The private Podman, through its socket that is compatible with Docker's.
+    /// The private Podman, through its socket that is compatible with Docker's; with the same image.
     pub fn podman_of_the_tests() -> Self {
-        Self::at("MOL_TEST_PODMAN")
+        static PODMAN: LazyLock<Engine> = LazyLock::new(|| Engine::at("MOL_TEST_PODMAN"));
+        PODMAN.clone()
     }
 
     fn at(variable: &str) -> Self {
@@ -61,7 +63,11 @@ impl Engine {
         let docker = Docker::connect_with_unix(&url, 120, bollard::API_DEFAULT_VERSION)
             .unwrap_or_else(|error| panic!("the tests' engine at {url}: {error}; run `make test`"));
         let docker = block_on(docker.negotiate_version()).unwrap();
-        Self { url, docker }
+        let engine = Self { url, docker };
+        if engine.inspect(BUSYBOX).is_none() {
+            engine.import_busybox();
+        }
+        engine
     }
 
     /// There is no registry in reach, so the base image comes from the machine's own busybox.
@@ -71,10 +77,17 @@ impl Engine {
             .find_map(|folder| std::fs::read(folder.join("busybox")).ok())
             .expect("there is no busybox: install busybox-static, or run `make test`");
         let mut archive = tar::Builder::new(Vec::new());
-        let mut add = |path: &str, kind, mode, data: &[u8]| {
+        let new_header = |kind, mode| {
             let mut header = tar::Header::new_gnu();
             header.set_entry_type(kind);
             header.set_mode(mode);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header
+        };
+        let mut add = |path: &str, kind, mode, data: &[u8]| {
+            let mut header = new_header(kind, mode);
             header.set_size(data.len() as u64);
             archive.append_data(&mut header, path, data).unwrap();
         };
@@ -83,12 +96,10 @@ impl Engine {
         }
         add("bin/busybox", tar::EntryType::Regular, 0o755, &busybox);
         for program in [
-            "sh", "cat", "echo", "env", "head", "ls", "sleep", "seq", "true", "false", "yes", "tr",
-            "id",
+            "sh", "cat", "chmod", "chown", "echo", "env", "false", "head", "id", "ln", "ls",
+            "mkdir", "mkfifo", "rm", "seq", "sleep", "tr", "true", "yes",
         ] {
-            let mut header = tar::Header::new_gnu();
-            header.set_entry_type(tar::EntryType::Symlink);
-            header.set_mode(0o777);
+            let mut header = new_header(tar::EntryType::Symlink, 0o777);
             header.set_size(0);
             archive
                 .append_link(&mut header, format!("bin/{program}"), "busybox")
@@ -146,13 +157,20 @@ impl Engine {
         block_on(self.docker.tag_image(image, Some(options))).unwrap();
     }
 
+    /// While this is held no test removes an image.
+    pub fn keep_images(&self) -> RwLockReadGuard<'static, ()> {
+        IMAGES.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub fn untag(&self, reference: &str) {
+        let _alone = IMAGES.write().unwrap_or_else(PoisonError::into_inner);
         let options = RemoveImageOptionsBuilder::new().force(true).build();
         let _ = block_on(self.docker.remove_image(reference, Some(options), None));
     }
 
     /// Every reference that ends with a test's mark.
     pub fn references_of(&self, isolation: &str) -> Vec<String> {
+        let _images = self.keep_images();
         let options = ListImagesOptionsBuilder::new().build();
         let mut references: Vec<String> = block_on(self.docker.list_images(Some(options)))
             .unwrap()
@@ -168,6 +186,17 @@ impl Engine {
         for reference in self.references_of(isolation) {
             self.untag(&reference);
         }
+    }
+
+    /// Writes what `docker save` would write of an image.
+    pub fn save(&self, reference: &str, archive: &Path) {
+        let mut file = File::create(archive).unwrap();
+        block_on(async {
+            let mut chunks = std::pin::pin!(self.docker.export_image(reference));
+            while let Some(chunk) = chunks.next().await {
+                file.write_all(&chunk.unwrap()).unwrap();
+            }
+        });
     }
 
     /// The files and links in an image, without what the engine itself puts into every container.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -52,7 +53,7 @@ pub struct Server {
     stdin: Option<ChildStdin>,
     /// How many requests the test knows of.
     seen: AtomicUsize,
-    _root: TempDir,
+    root: TempDir,
 }
 
 impl Server {
@@ -85,7 +86,7 @@ impl Server {
             stdin: process.stdin.take(),
             process,
             seen: AtomicUsize::new(0),
-            _root: root,
+            root,
         }
     }
 
@@ -111,6 +112,13 @@ impl Server {
     /// Makes a repository, or changes one.
     pub fn repository(&self, repository: &str, how: Value) {
         self.control("PUT", &format!("repos/{repository}"), &how);
+    }
+
+    /// Makes a runtime's template repository, for commits that only git itself can make.
+    pub fn bare_repository(&self, runtime: &str) -> PathBuf {
+        let name = self.template(runtime);
+        self.repository(&name, json!({}));
+        self.root.path().join(name + ".git")
     }
 
     /// Makes the server misbehave.

@@ -1,0 +1,140 @@
+//! What git makes of a commit when it is checked out.
+
+use super::template::template;
+use super::{assert_same, assert_same_in};
+use crate::support::Bed;
+
+const COPY_ALL: &str = "FROM scratch\nCOPY . /\n";
+
+#[test]
+fn line_ends_by_attribute() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(
+                ".gitattributes",
+                "[attr]windows text eol=crlf\n* text=auto eol=lf\n*.bat windows\n*.raw -text\n*.bin binary\n*.txt text\n",
+            )
+            .file("in/.gitattributes", "*.bat eol=lf\n*.sh eol=crlf\n")
+            .bytes("lf", "one\ntwo\n")
+            .bytes("crlf", "one\r\ntwo\r\n")
+            .bytes("mixed", "one\r\ntwo\nthree\r")
+            .bytes("binary", b"one\r\n\0two\n")
+            .bytes("run.bat", "one\ntwo\n")
+            .bytes("mixed.bat", "one\r\ntwo\n")
+            .bytes("kept.raw", "one\r\ntwo\n")
+            .bytes("kept.bin", "one\r\ntwo\n")
+            .bytes("plain.txt", "one\r\ntwo\n")
+            .bytes("in/run.bat", "one\ntwo\n")
+            .bytes("in/run.sh", "one\ntwo\n"),
+    );
+}
+
+/// The Dockerfile is a file of the checkout like any other.
+#[test]
+fn a_dockerfile_with_windows_line_ends() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".gitattributes", "* text eol=crlf\n")
+            .files(["one"]),
+    );
+}
+
+#[test]
+fn encodings_by_attribute() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(
+                ".gitattributes",
+                "*.u16 text working-tree-encoding=UTF-16\n\
+                 *.le text working-tree-encoding=UTF-16LE eol=crlf\n\
+                 *.lebom text working-tree-encoding=UTF-16LE-BOM\n\
+                 *.be text working-tree-encoding=UTF-16BE\n\
+                 *.latin text working-tree-encoding=ISO-8859-1\n\
+                 *.sjis text working-tree-encoding=SHIFT-JIS\n",
+            )
+            .bytes("one.u16", "grüße\nund mehr\n")
+            .bytes("one.le", "grüße\nund mehr\n")
+            .bytes("one.lebom", "grüße\nund mehr\n")
+            .bytes("one.be", "grüße\nund mehr\n")
+            .bytes("one.latin", "grüße\nund mehr\n")
+            .bytes("one.sjis", "名前\n")
+            .bytes("plain", "grüße\n"),
+    );
+}
+
+#[test]
+fn the_ident_attribute() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".gitattributes", "*.c ident\n")
+            .bytes("one.c", "/* $Id$ */\n/* $Id */\n")
+            .bytes("one.h", "/* $Id$ */\n"),
+    );
+}
+
+/// Those count for `git archive`, which this is not.
+#[test]
+fn export_attributes_do_not_count() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(
+                ".gitattributes",
+                "left-out export-ignore\nfolder export-ignore\nfilled export-subst\n",
+            )
+            .bytes("filled", "$Format:%H$\n")
+            .files(["left-out", "folder/one"]),
+    );
+}
+
+/// No filter program runs.
+#[test]
+fn files_of_git_lfs_stay_pointers() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(
+                ".gitattributes",
+                "*.model filter=lfs diff=lfs merge=lfs -text\n",
+            )
+            .bytes(
+                "big.model",
+                "version https://git-lfs.github.com/spec/v1\n\
+                 oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n\
+                 size 12345\n",
+            ),
+    );
+}
+
+/// A clean checkout has an empty folder in its place.
+#[test]
+fn a_submodule() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(
+                ".gitmodules",
+                "[submodule \"sub\"]\n\tpath = vendor/sub\n\turl = https://example.com/sub.git\n",
+            )
+            .submodule("vendor/sub")
+            .submodule("top")
+            .files(["one"]),
+    );
+}
+
+/// What git keeps for itself is not of the commit, but these files are.
+#[test]
+fn the_files_that_tell_git_something() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".gitignore", "ignored\n")
+            .file(".mailmap", "\n")
+            .files(["ignored", "in/.gitkeep"]),
+    );
+}
+
+/// A builder may think that it has a file already: the size and the time are the same.
+#[test]
+fn two_commits_of_the_same_second() {
+    let bed = Bed::new();
+    for content in ["one", "two"] {
+        assert_same_in(&bed, &template(COPY_ALL).file("file", content));
+    }
+}

@@ -1,0 +1,259 @@
+//! What is sent and what is left out: `.dockerignore` in all its forms.
+
+use super::Builder::{Classic, Podman};
+use super::assert_same;
+use super::template::{Outcome, template};
+use crate::support::engine::BUSYBOX;
+
+const COPY_ALL: &str = "FROM scratch\nCOPY . /\n";
+
+/// Every form of a pattern that moby/patternmatcher knows.
+#[test]
+fn patterns_of_every_form() {
+    let ignore = "\
+*.log
+**/*.tmp
+/rooted
+folder/
+./dotted
+up/../down
+a?c
+[x-z]1
+[^p]2
+**/node_modules
+docs/**/draft
+deep/**
+\\*star
+middle/*/leaf
+"
+    .replace("[^p]2", "q[^p]2");
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", &ignore)
+            .files(["a.log", "in/a.log", "a.tmp", "in/deeper/a.tmp"])
+            .files(["rooted", "in/rooted", "folder/one", "in/folder/one"])
+            .files(["dotted", "down", "up/down", "abc", "ac", "a/c", "in/abc"])
+            .files([
+                "x1",
+                "w1",
+                "qp2",
+                "qq2",
+                "in/node_modules/x",
+                "node_modules/y",
+            ])
+            .files([
+                "docs/draft",
+                "docs/a/b/draft",
+                "docs/a/drafts",
+                "deep/a/b",
+                "deeper",
+            ])
+            .files([
+                "*star",
+                "astar",
+                "middle/a/leaf",
+                "middle/a/b/leaf",
+                "middle/leaf",
+            ]),
+    );
+}
+
+/// Comments, blank lines, spaces, Windows' line ends and a byte order mark are no patterns.
+#[test]
+fn an_ignore_file_written_on_windows() {
+    assert_same(
+        &template(COPY_ALL)
+            .bytes(
+                ".dockerignore",
+                "\u{feff}first\r\n\r\n# second\r\n  third  \r\n#fourth\r\n! kept\r\n",
+            )
+            .files(["first", "second", "third", "fourth", "#fourth", "kept"]),
+    );
+}
+
+/// The last pattern that matches decides, at every depth.
+#[test]
+fn nested_negations() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(
+                ".dockerignore",
+                "*\n!Dockerfile\n!kept\nkept/out\n!kept/out/in\nkept/out/in/*.bin\n!kept/**/x.bin\n!a/b/c\n",
+            )
+            .files(["out", "kept/one", "kept/out/one", "kept/out/in/one"])
+            .files(["kept/out/in/a.bin", "kept/out/in/x.bin", "kept/out/x.bin"])
+            .files(["a/one", "a/b/one", "a/b/c/one", "a/b/d/one"]),
+    );
+}
+
+/// Folders on the way to what is kept come along, the others do not.
+#[test]
+fn an_exception_deep_in_an_ignored_folder() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", "vendor\n!vendor/a/b/LICENSE\n")
+            .files(["vendor/a/b/LICENSE", "vendor/a/b/code", "vendor/c/code"]),
+    );
+}
+
+/// A folder whose only file is ignored is still a folder of the context.
+#[test]
+fn a_folder_that_the_ignore_file_empties() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", "**/.gitkeep\nemptied/all\n")
+            .files(["kept/.gitkeep", "data/.gitkeep", "data/in/.gitkeep"])
+            .files(["emptied/all", "other"]),
+    );
+}
+
+#[test]
+fn everything_is_ignored() {
+    assert_same(
+        &template(&format!("FROM {BUSYBOX}\nCOPY . /all/\n"))
+            .file(".dockerignore", "**\n")
+            .files(["one", "in/two"]),
+    );
+}
+
+#[test]
+fn an_ignore_file_with_nothing_in_it() {
+    assert_same(&template(COPY_ALL).bytes(".dockerignore", "").files(["one"]));
+}
+
+/// The builder needs the Dockerfile, and the image must not have it.
+#[test]
+fn an_ignored_dockerfile() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", "Dockerfile\n")
+            .files(["one", "in/Dockerfile"]),
+    );
+}
+
+#[test]
+fn an_ignored_ignore_file() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", ".dockerignore\n")
+            .files(["one", "in/.dockerignore"]),
+    );
+}
+
+#[test]
+fn an_ignored_dockerfile_and_ignore_file() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", "Dockerfile*\n.docker*\n")
+            .files(["one", "Dockerfile.old"]),
+    );
+}
+
+/// What is left out cannot be copied by its name either.
+#[test]
+fn an_ignored_dockerfile_that_is_copied_by_name() {
+    assert_same(
+        &template("FROM scratch\nCOPY Dockerfile /\n")
+            .file(".dockerignore", "Dockerfile\n")
+            .fails_on(super::Builder::BuildKit, "Dockerfile")
+            .fails_on(Classic, "Dockerfile")
+            .fails_on(Podman, "Dockerfile"),
+    );
+}
+
+/// BuildKit prefers the ignore file that belongs to the Dockerfile; the classic builder does not know it.
+#[test]
+fn an_ignore_file_of_the_dockerfile() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", "general\n")
+            .file("Dockerfile.dockerignore", "own\n")
+            .files(["general", "own", "other"]),
+    );
+}
+
+/// The same, where there is no other.
+#[test]
+fn only_an_ignore_file_of_the_dockerfile() {
+    assert_same(
+        &template(COPY_ALL)
+            .file("Dockerfile.dockerignore", "own\nDockerfile*\n")
+            .files(["own", "other"]),
+    );
+}
+
+/// Podman has names of its own for these files; docker has not.
+#[test]
+fn the_names_that_podman_prefers() {
+    assert_same(
+        &template(COPY_ALL)
+            .file("Containerfile", "FROM scratch\nCOPY one /wrong\n")
+            .file(".containerignore", "one\n")
+            .file(".dockerignore", "two\n")
+            .files(["one", "two", "three"])
+            .on(Podman, Outcome::Differs),
+    );
+}
+
+#[test]
+fn an_ignore_file_in_a_folder_is_only_a_file() {
+    assert_same(
+        &template("FROM scratch\nCOPY in /\n")
+            .file("in/.dockerignore", "one\n")
+            .files(["in/one"]),
+    );
+}
+
+#[test]
+fn an_ignore_file_that_is_a_link_in_the_template() {
+    assert_same(
+        &template(COPY_ALL)
+            .link(".dockerignore", "in/rules")
+            .file("in/rules", "one\n")
+            .files(["one", "two"]),
+    );
+}
+
+#[test]
+fn an_ignore_file_that_is_a_folder() {
+    assert_same(
+        &template(COPY_ALL)
+            .files([".dockerignore/one", "one"])
+            .fails_on(Classic, "is a directory")
+            .fails_on(Podman, "is a directory"),
+    );
+}
+
+#[test]
+fn a_pattern_that_makes_no_sense() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", "[\n")
+            .files(["one"])
+            .fails_on(super::Builder::BuildKit, "pattern")
+            .fails_on(Classic, "pattern")
+            .fails_on(Podman, "pattern"),
+    );
+}
+
+/// A link to a folder is a name like any other: what is below its target is somewhere else.
+#[test]
+fn patterns_and_links() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", "link-out\nlink-in/one\ntarget/two\n")
+            .link("link-out", "target")
+            .link("link-in", "target")
+            .files(["target/one", "target/two"]),
+    );
+}
+
+#[test]
+fn patterns_and_names_that_are_not_ascii() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(".dockerignore", "größe?\n**/名*\nna\u{308}\n")
+            .files(["größe1", "größe12", "in/名前", "nä", "na\u{308}"])
+            .files(["with space", "in/with space"]),
+    );
+}

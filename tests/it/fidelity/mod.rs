@@ -1,0 +1,149 @@
+//! The image is the one that `docker build --platform=linux/amd64` makes on a clean checkout of the
+//! same commit (promise P8), on every builder. docs/fidelity.md lists what differs, and why.
+//!
+//! Each test is a template with one thing in it that is easy to get wrong. It is built twice by each
+//! builder: through libmol, and with the builder's own program on a checkout made by git. Every layer
+//! is compared, so that the root file system is the same and came about in the same way: every path,
+//! its kind, content, mode, owner, link, hard link, device, extended attributes, and what the layer
+//! takes away. Times follow a rule: what came from the context has the time of the commit. The
+//! configuration is compared too, with the history.
+
+mod checkout;
+mod ignore_files;
+mod image;
+mod instructions;
+mod paths;
+mod reference;
+mod template;
+
+use std::path::Path;
+
+use mol::{Code, OptionName};
+
+use crate::support::child::text;
+use crate::support::{Bed, Engine, unique};
+use image::SavedImage;
+use template::{Outcome, Template};
+
+/// What builds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Builder {
+    BuildKit,
+    Classic,
+    Podman,
+}
+
+const ALL: [Builder; 3] = [Builder::BuildKit, Builder::Classic, Builder::Podman];
+
+/// Every builder makes the same of the template through libmol and without it.
+fn assert_same(template: &Template) {
+    assert_same_in(&Bed::new(), template);
+}
+
+fn assert_same_in(bed: &Bed, template: &Template) {
+    let repository = bed.server.bare_repository("hermes");
+    template.commit(&repository, &bed.isolation);
+    let checkout = bed.scratch().join(unique());
+    reference::check_out(&repository, &checkout);
+    let mut found = Vec::new();
+    for builder in ALL {
+        for difference in differences(bed, template, builder, &checkout) {
+            found.push(format!("{builder:?}: {difference}"));
+        }
+    }
+    assert!(
+        found.is_empty(),
+        "libmol (\"here\") and the builder's own program (\"there\") do not make the same of it:\n{}",
+        found.join("\n")
+    );
+}
+
+fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path) -> Vec<String> {
+    let engine = match builder {
+        Builder::Podman => Engine::podman_of_the_tests(),
+        Builder::BuildKit | Builder::Classic => Engine::of_the_tests(),
+    };
+    let isolation = format!("{}-{}", bed.isolation, builder as u8);
+    let reference = format!("libmol-test/reference:of--{isolation}");
+    let mut made = Made::in_engine(&engine);
+
+    let client = bed.client_with(&[
+        (OptionName::DockerHost, &engine.url),
+        (OptionName::Isolation, &isolation),
+        (
+            OptionName::DockerBuildkit,
+            if builder == Builder::Classic {
+                "0"
+            } else {
+                "1"
+            },
+        ),
+    ]);
+    let images = (builder != Builder::BuildKit).then(|| engine.keep_images());
+    let here = client.ensure("hermes");
+    drop(images);
+    if let Ok(image) = &here {
+        made.add(&image.reference);
+        made.add(&image.latest_reference);
+    }
+    let there = reference::build(builder, &engine.url, checkout, &reference, bed.scratch());
+    let said = text(&there);
+    if there.status.success() {
+        made.add(&reference);
+    }
+
+    let found = match (&here, there.status.success()) {
+        (Ok(image), true) => {
+            let saved = |reference: &str| {
+                let archive = bed.scratch().join("image.tar");
+                engine.save(reference, &archive);
+                SavedImage::read(&archive)
+            };
+            saved(&image.reference).differences(&saved(&reference))
+        }
+        (Err(_), false) => Vec::new(),
+        (Ok(_), false) => vec![format!("built here; there: {said}")],
+        (Err(error), true) => vec![format!("built there; here: {error:?}")],
+    };
+    match (template.outcome(builder), here) {
+        (Outcome::Builds, Ok(_)) | (Outcome::AsItsVersionHasIt, _) => found,
+        (Outcome::Differs, _) if found.is_empty() => {
+            vec!["it is the same now: take it out of docs/fidelity.md".to_owned()]
+        }
+        (Outcome::Differs, _) => Vec::new(),
+        (Outcome::Fails(why), Err(error))
+            if error.code == Code::BuildFailed
+                && error.message.contains(why)
+                && !error.hint.is_empty()
+                && said.contains(why) =>
+        {
+            found
+        }
+        (outcome, here) => vec![format!("not {outcome:?}: here: {here:?}; there: {said}")],
+    }
+}
+
+/// What was made in an engine goes with the comparison.
+struct Made<'a> {
+    engine: &'a Engine,
+    references: Vec<String>,
+}
+
+impl<'a> Made<'a> {
+    fn in_engine(engine: &'a Engine) -> Self {
+        let references = Vec::new();
+        Self { engine, references }
+    }
+
+    fn add(&mut self, reference: &str) {
+        self.references.push(reference.to_owned());
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        for reference in &self.references {
+            self.engine.untag(reference);
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Names, links, modes and sizes.
+
+use super::Builder::{BuildKit, Classic, Podman};
+use super::assert_same;
+use super::template::{Outcome, template};
+use crate::support::engine::BUSYBOX;
+
+const COPY_ALL: &str = "FROM scratch\nCOPY . /all/\n";
+
+#[test]
+fn links_stay_links() {
+    assert_same(
+        &template(COPY_ALL)
+            .files(["file", "folder/file", "a/b/c"])
+            .link("to-file", "file")
+            .link("to-folder", "folder")
+            .link("to-folder-with-slash", "folder/")
+            .link("a/up", "../file")
+            .link("to-link", "to-file")
+            .link("to-itself", "to-itself")
+            .link("dangling", "nowhere")
+            .link("a/b/dangling", "../../no/where"),
+    );
+}
+
+/// Nothing of the machine that builds gets into the image through a link.
+#[test]
+fn links_that_lead_out_of_the_template() {
+    assert_same(
+        &template(COPY_ALL)
+            .link("absolute", "/etc/passwd")
+            .link("relative", "../../../../../../../../etc/passwd")
+            .link("folder", "/etc")
+            .link("in/root", "/")
+            .on(Podman, Outcome::Differs),
+    );
+}
+
+#[test]
+fn links_that_are_copied_by_name() {
+    assert_same(
+        &template("FROM scratch\nCOPY to-file to-folder /x/\nCOPY to-folder/ /y/\nCOPY to-folder/file /z\n")
+            .files(["file", "folder/file", "folder/in/file"])
+            .link("to-file", "file")
+            .link("to-folder", "folder")
+            .link("folder/to-sibling", "file"),
+    );
+}
+
+#[test]
+fn a_link_out_of_the_template_that_is_copied_by_name() {
+    assert_same(
+        &template("FROM scratch\nCOPY out /\n")
+            .link("out", "/etc/machine-id-of-nobody")
+            .fails_on(BuildKit, "machine-id-of-nobody")
+            .fails_on(Classic, "out")
+            .fails_on(Podman, "out"),
+    );
+}
+
+#[test]
+fn a_dockerfile_that_is_a_link_in_the_template() {
+    let mut all = template(COPY_ALL).files(["one"]);
+    all.rename("Dockerfile", "build/Dockerfile");
+    assert_same(&all.link("Dockerfile", "build/Dockerfile"));
+}
+
+#[test]
+fn executable_bits() {
+    assert_same(
+        &template(&format!("FROM {BUSYBOX}\nCOPY . /all/\nRUN /all/in/run\n"))
+            .script("run", "#!/bin/sh\n")
+            .script("in/run", "#!/bin/sh\ntrue\n")
+            .file("not-run", "#!/bin/sh\n"),
+    );
+}
+
+/// One header of a tar archive has room for a name of 100 bytes.
+#[test]
+fn long_paths() {
+    let name = |letter: &str, length| letter.repeat(length);
+    let folders = [name("d", 120), name("e", 120), name("f", 120)].join("/");
+    assert_same(
+        &template(COPY_ALL)
+            .file(name("a", 100), "100")
+            .file(name("b", 101), "101")
+            .file(name("c", 255), "255")
+            .file(name("g", 90) + "/" + &name("h", 9), "100")
+            .file(name("g", 90) + "/" + &name("h", 10), "101")
+            .file(folders.clone() + "/file", "367")
+            .script(folders.clone() + "/script", "367")
+            .link(name("i", 101), name("j", 101))
+            .link("to-long", &folders),
+    );
+}
+
+#[test]
+fn names_that_are_not_ascii() {
+    assert_same(
+        &template("FROM scratch\nCOPY . /all/\nCOPY grüße.md /größe\n").files([
+            "grüße.md",
+            "nä",
+            "na\u{308}",
+            "名前/ファイル",
+            "🦀",
+            "\u{202e}right-to-left",
+        ]),
+    );
+}
+
+/// A name is bytes, for git and for the kernel.
+#[test]
+fn names_that_are_not_utf8() {
+    assert_same(
+        &template(COPY_ALL)
+            .file(b"latin-\xe9", "one")
+            .file(b"\xff\xfe/\xc3(", "two")
+            .link(b"link-\xe9", b"latin-\xe9"),
+    );
+}
+
+#[test]
+fn names_with_characters_that_something_might_read() {
+    assert_same(&template(COPY_ALL).files([
+        "with space",
+        " leading",
+        "trailing ",
+        "new\nline",
+        "tab\there",
+        "back\\slash",
+        "100%",
+        "%2e%2e",
+        "quote\"quote'",
+        "$HOME",
+        "-rf",
+        "#hash",
+        "!bang",
+        "*star?",
+        "[a]",
+        "a:b",
+        "~",
+        "...",
+        "\u{1b}[31m",
+    ]));
+}
+
+/// Names that are special somewhere else: on Windows, on macOS, in a container, in a layer.
+#[test]
+fn names_that_are_special_elsewhere() {
+    assert_same(&template(COPY_ALL).files([
+        "con",
+        "aux.txt",
+        "trailing.",
+        "Case",
+        "case",
+        ".dockerenv",
+        "dev/null",
+        "etc/hosts",
+        "proc/self",
+        "in/Dockerfile",
+        "in/.gitignore",
+        ".github/workflows/x.yml",
+    ]));
+}
+
+#[test]
+fn a_template_of_nothing_but_a_dockerfile() {
+    assert_same(&template(COPY_ALL));
+}
+
+#[test]
+fn empty_files_and_files_of_the_same_content() {
+    assert_same(
+        &template(COPY_ALL)
+            .bytes("empty", "")
+            .bytes("in/empty", "")
+            .bytes("one", "the same")
+            .bytes("two", "the same")
+            .bytes("in/three", "the same"),
+    );
+}
+
+#[test]
+fn a_file_of_200_mib() {
+    assert_same(&template("FROM scratch\nCOPY large /\n").large_file("large", 200 << 20));
+}
+
+#[test]
+fn twenty_thousand_small_files() {
+    let mut all = template(COPY_ALL);
+    for number in 0..20_000 {
+        let path = format!("{}/{number}", number % 20);
+        all = all.bytes(&path, &path);
+    }
+    assert_same(&all);
+}

@@ -1,0 +1,186 @@
+//! A template of the corpus: its tree as git keeps it, and what a builder makes of it.
+
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::process::{ChildStdin, Command, Stdio};
+
+use super::Builder;
+
+/// When the corpus was committed, in seconds since 1970: nothing else on the machine is of that time.
+pub const COMMIT_TIME: u64 = 1_000_000_000;
+
+/// How a build ends.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome {
+    Builds,
+    /// For the same reason, with this word in it, from libmol and from the reference.
+    Fails(&'static str),
+    /// As in the reference: the builder's newer versions know what its older ones do not.
+    AsItsVersionHasIt,
+    /// Not the same, and docs/fidelity.md says why.
+    Differs,
+}
+
+pub struct Template {
+    entries: Vec<Entry>,
+    outcomes: [Outcome; 3],
+}
+
+struct Entry {
+    path: Vec<u8>,
+    mode: &'static str,
+    content: Content,
+}
+
+enum Content {
+    /// Made new for every run, so that no builder finds the copy of an earlier one in its cache,
+    /// with the times that it had then.
+    Text(String),
+    Bytes(Vec<u8>),
+    /// Zeros, and one line at the end.
+    Large(usize),
+    Submodule,
+}
+
+/// A template with this Dockerfile, which every builder can build.
+pub fn template(dockerfile: &str) -> Template {
+    Template {
+        entries: Vec::new(),
+        outcomes: [Outcome::Builds; 3],
+    }
+    .file("Dockerfile", dockerfile)
+}
+
+impl Template {
+    pub fn file(self, path: impl AsRef<[u8]>, text: &str) -> Self {
+        self.entry(path, "100644", Content::Text(text.to_owned()))
+    }
+
+    pub fn script(self, path: impl AsRef<[u8]>, text: &str) -> Self {
+        self.entry(path, "100755", Content::Text(text.to_owned()))
+    }
+
+    /// A file with nothing but this in it.
+    pub fn bytes(self, path: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Self {
+        self.entry(path, "100644", Content::Bytes(bytes.as_ref().to_owned()))
+    }
+
+    /// Several files, with their own path as their content.
+    pub fn files<const N: usize>(self, paths: [&str; N]) -> Self {
+        paths.iter().fold(self, |all, path| all.file(path, path))
+    }
+
+    /// A file of so many bytes, most of them zero.
+    pub fn large_file(self, path: &str, size: usize) -> Self {
+        self.entry(path, "100644", Content::Large(size))
+    }
+
+    pub fn link(self, path: impl AsRef<[u8]>, target: impl AsRef<[u8]>) -> Self {
+        self.entry(path, "120000", Content::Bytes(target.as_ref().to_owned()))
+    }
+
+    /// The entry that `git submodule add` makes: a commit of another repository.
+    pub fn submodule(self, path: &str) -> Self {
+        self.entry(path, "160000", Content::Submodule)
+    }
+
+    fn entry(mut self, path: impl AsRef<[u8]>, mode: &'static str, content: Content) -> Self {
+        self.entries.push(Entry {
+            path: path.as_ref().to_owned(),
+            mode,
+            content,
+        });
+        self
+    }
+
+    /// Puts what is at one path at another.
+    pub fn rename(&mut self, from: &str, to: &str) {
+        for entry in &mut self.entries {
+            if entry.path == from.as_bytes() {
+                entry.path = to.as_bytes().to_owned();
+            }
+        }
+    }
+
+    pub fn fails_on(self, builder: Builder, says: &'static str) -> Self {
+        self.on(builder, Outcome::Fails(says))
+    }
+
+    pub fn on(mut self, builder: Builder, outcome: Outcome) -> Self {
+        self.outcomes[builder as usize] = outcome;
+        self
+    }
+
+    pub fn outcome(&self, builder: Builder) -> Outcome {
+        self.outcomes[builder as usize]
+    }
+
+    /// Makes it the head of a repository's branch `main`. `word` is this run's own.
+    pub fn commit(&self, repository: &Path, word: &str) {
+        let mut git = Command::new("git")
+            .args(["-c", "core.bigFileThreshold=1m"])
+            .args(["fast-import", "--quiet", "--force", "--done"])
+            .current_dir(repository)
+            .stdin(Stdio::piped())
+            .spawn()
+            .expect("git can be started");
+        let written = self.write(BufWriter::new(git.stdin.take().unwrap()), word);
+        assert!(git.wait().unwrap().success(), "git fast-import failed");
+        written.unwrap();
+    }
+
+    fn write(&self, mut out: BufWriter<ChildStdin>, word: &str) -> std::io::Result<()> {
+        writeln!(out, "commit refs/heads/main")?;
+        writeln!(
+            out,
+            "committer Author <author@example.com> {COMMIT_TIME} +0000"
+        )?;
+        writeln!(out, "data 0")?;
+        writeln!(out, "deleteall")?;
+        for entry in &self.entries {
+            let kind = match entry.content {
+                Content::Submodule => "0123456789abcdef0123456789abcdef01234567",
+                _ => "inline",
+            };
+            write!(out, "M {} {kind} ", entry.mode)?;
+            out.write_all(&quoted(&entry.path))?;
+            writeln!(out)?;
+            match &entry.content {
+                Content::Text(text) => {
+                    let text = format!("{}\n# {word}\n", text.trim_end());
+                    write!(out, "data {}\n{text}", text.len())?;
+                }
+                Content::Bytes(bytes) => {
+                    writeln!(out, "data {}", bytes.len())?;
+                    out.write_all(bytes)?;
+                }
+                Content::Large(size) => {
+                    writeln!(out, "data {}", size + word.len())?;
+                    std::io::copy(
+                        &mut std::io::Read::take(std::io::repeat(0), *size as u64),
+                        &mut out,
+                    )?;
+                    write!(out, "{word}")?;
+                }
+                Content::Submodule => continue,
+            }
+            writeln!(out)?;
+        }
+        writeln!(out, "done")?;
+        out.flush()
+    }
+}
+
+/// A path as git fast-import reads it, whatever bytes are in it.
+fn quoted(path: &[u8]) -> Vec<u8> {
+    let mut quoted = vec![b'"'];
+    for byte in path {
+        match byte {
+            b'"' | b'\\' => quoted.extend([b'\\', *byte]),
+            b'\n' => quoted.extend(b"\\n"),
+            other => quoted.push(*other),
+        }
+    }
+    quoted.push(b'"');
+    quoted
+}
