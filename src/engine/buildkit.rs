@@ -13,6 +13,8 @@ use super::watch::{Outcome, Step, Watch};
 pub(super) struct Graph {
     vertexes: HashMap<String, Seen>,
     begun: u32,
+    /// The template's files are being read.
+    loading: bool,
 }
 
 /// A vertex that stands for an instruction of the Dockerfile.
@@ -25,6 +27,14 @@ struct Seen {
 
 impl Graph {
     pub(super) fn take(&mut self, status: StatusResponse, watch: &mut Watch<'_>) {
+        // First, because a message is in no order.
+        let mut loads = status.vertexes.iter().filter(|v| v.name == LOAD_CONTEXT);
+        if let Some(load) = loads.next_back() {
+            self.loading = load.completed.is_none();
+            if !self.loading {
+                watch.context_done();
+            }
+        }
         for vertex in status.vertexes {
             if vertex.name.starts_with("exporting to ") {
                 if vertex.started.is_some() {
@@ -37,8 +47,6 @@ impl Graph {
                 self.vertex(vertex, watch);
             } else if !vertex.error.is_empty() {
                 watch.failed(vertex.name);
-            } else if vertex.name == LOAD_CONTEXT && vertex.completed.is_some() {
-                watch.context_done();
             }
         }
         for log in status.logs {
@@ -70,6 +78,11 @@ impl Graph {
             seen.step.number = self.begun;
         }
         let step = seen.step.clone();
+        // A base image is looked at while the files are read. Any other step comes after them, or the
+        // build wants none.
+        if step.number > 0 && !self.loading && !step.name.contains("] FROM ") {
+            watch.context_done();
+        }
         let (started, completed) = (seen.started, seen.completed);
         seen.started |= vertex.started.is_some();
         seen.completed |= vertex.completed.is_some();

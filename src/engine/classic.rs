@@ -31,6 +31,7 @@ impl Transcript {
     fn line(&mut self, line: String, watch: &mut Watch<'_>) {
         if let Some(step) = step(&line) {
             self.step_done(None, watch);
+            watch.context_done();
             watch.step_started(&step);
             self.current = Some((step, Instant::now()));
         } else if line.trim_start() == "---> Using cache" {

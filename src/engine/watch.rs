@@ -70,13 +70,11 @@ impl<'a> Watch<'a> {
     }
 
     pub(super) fn step_started(&mut self, step: &Step) {
-        self.context_done();
         self.running.push(step.clone());
         (self.emit)(about(step, Kind::StepStarted, step.name.clone()));
     }
 
     pub(super) fn step_done(&mut self, step: &Step, outcome: Outcome) {
-        self.context_done();
         self.running.retain(|other| other.number != step.number);
         if outcome.error.is_some() {
             self.failed = Some(step.name.clone());
