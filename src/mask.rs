@@ -78,14 +78,19 @@ impl Masker {
 
     /// Masks `text`.
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let mut masked = Cow::Borrowed(text);
-        if let Some(token) = &self.token {
-            replace(&mut masked, token, MASK.as_bytes());
-        }
+        let mut masked = self.without_token(text);
         if masked.contains("://")
             && let Some(userinfo) = USERINFO.as_ref()
         {
             replace(&mut masked, userinfo, b"${1}***@");
+        }
+        masked
+    }
+
+    fn without_token<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut masked = Cow::Borrowed(text);
+        if let Some(token) = &self.token {
+            replace(&mut masked, token, MASK.as_bytes());
         }
         masked
     }
@@ -143,10 +148,12 @@ impl Masker {
             &mut image.commit_sha,
             &mut image.image_id,
             &mut image.platform,
-            &mut image.endpoint,
         ] {
             self.in_place(text);
         }
+        // It is there to be connected to: `ssh://me@host` without the user is another address. It has
+        // no password, which no address of an engine may have.
+        image.endpoint = self.without_token(&image.endpoint).into_owned();
         image
     }
 }

@@ -1,6 +1,7 @@
 //! The docker CLI's `config.json`, as far as it matters here.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -38,31 +39,61 @@ pub(super) struct Auth {
 }
 
 impl Config {
-    /// Reads the file; without one, everything is empty.
+    /// Reads the file; without one, everything is empty. So it is with one that may not be read, which
+    /// the docker CLI only complains of.
     ///
     /// # Errors
     ///
     /// [`Code::InvalidOption`] if it is there and is not JSON of this shape.
     pub(super) fn load(settings: &EngineSettings) -> Result<Self> {
-        let Some(file) = path(settings) else {
-            return Ok(Self::default());
-        };
-        let Ok(text) = std::fs::read(&file) else {
-            return Ok(Self::default());
-        };
-        let text = Zeroizing::new(text);
+        match path(settings).map(std::fs::read) {
+            Some(Ok(text)) => Self::parse(settings, Zeroizing::new(text)),
+            _ => Ok(Self::default()),
+        }
+    }
+
+    /// The same, for someone who needs what is in it.
+    ///
+    /// # Errors
+    ///
+    /// Also if it may not be read.
+    pub(super) fn load_or_complain(settings: &EngineSettings) -> Result<Self> {
+        match path(settings).map(std::fs::read) {
+            Some(Err(error)) if !is_absent(&error) => Err(invalid(settings, &error.to_string())),
+            _ => Self::load(settings),
+        }
+    }
+
+    fn parse(settings: &EngineSettings, text: Zeroizing<Vec<u8>>) -> Result<Self> {
         serde_json::from_slice(&text).map_err(|error| {
-            Error::new(
-                Code::InvalidOption,
-                format!("{} cannot be read: {error}", file.display()),
+            // Not the error's own words: they may quote what is in the file.
+            let (line, column) = (error.line(), error.column());
+            invalid(
+                settings,
+                &format!("it is wrong at line {line}, column {column}"),
             )
-            .hint("mend the file: the docker command complains about it too")
         })
     }
 }
 
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn invalid(settings: &EngineSettings, why: &str) -> Error {
+    let file = path(settings).unwrap_or_default();
+    Error::new(
+        Code::InvalidOption,
+        format!("{} cannot be read: {why}", file.display()),
+    )
+    .hint("mend the file: the docker command complains about it too")
+}
+
 /// Where the file is.
-pub(super) fn path(settings: &EngineSettings) -> Option<PathBuf> {
+fn path(settings: &EngineSettings) -> Option<PathBuf> {
     let dir = settings.config_dir.as_ref()?;
     Some(dir.join("config.json"))
 }

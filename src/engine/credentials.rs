@@ -8,12 +8,12 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
+use rustix::io::ioctl_fionbio;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -44,7 +44,10 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 const HELPER_TICK: Duration = Duration::from_millis(10);
 
 /// What a helper may answer at most.
-const MAX_ANSWER: u64 = 64 * 1024;
+const MAX_ANSWER: usize = 64 * 1024;
+
+/// The longest reason of a helper that is told.
+const MAX_REASON: usize = 500;
 
 /// A user name and a password, or an identity token.
 #[derive(Clone, Default)]
@@ -94,11 +97,7 @@ impl Credentials {
         if !self.registries.contains(registry) {
             return None;
         }
-        let key = match registry {
-            DOCKER_HUB => DOCKER_HUB_KEY,
-            registry => registry,
-        };
-        let (settings, key) = (self.settings.clone(), key.to_owned());
+        let (settings, key) = (self.settings.clone(), key(registry).to_owned());
         let unwanted = CancellationToken::new();
         let _until_dropped = unwanted.clone().drop_guard();
         match blocking(&self.tasks, move || find(&settings, &key, &unwanted)).await {
@@ -126,12 +125,8 @@ impl Credentials {
         }
         let mut logins = Vec::new();
         for registry in &self.registries {
-            let key = match registry.as_str() {
-                DOCKER_HUB => DOCKER_HUB_KEY,
-                registry => registry,
-            };
             if let Some(login) = self.login(registry).await {
-                logins.push((key, login));
+                logins.push((key(registry), login));
             }
         }
         let by_registry: HashMap<&str, AuthConfig<'_>> = logins
@@ -158,13 +153,21 @@ impl Credentials {
     }
 }
 
+/// The name of a registry in `config.json`.
+fn key(registry: &str) -> &str {
+    match registry {
+        DOCKER_HUB => DOCKER_HUB_KEY,
+        registry => registry,
+    }
+}
+
 /// The docker CLI's order: the registry's own helper, the helper for all, the file.
 fn find(
     settings: &EngineSettings,
     key: &str,
     unwanted: &CancellationToken,
 ) -> Result<Option<Login>> {
-    let config = Config::load(settings)?;
+    let config = Config::load_or_complain(settings)?;
     let own = config.cred_helpers.as_ref().and_then(|own| own.get(key));
     let helper = own.unwrap_or(&config.creds_store);
     if helper.is_empty() {
@@ -241,43 +244,57 @@ fn ask(
     let name = format!("docker-credential-{helper}");
     let program =
         child::find(&name, settings.search_path.as_deref()).ok_or("is in no folder of PATH")?;
-    let (answer, success) =
-        run(&program, "get", key, unwanted).map_err(|error| format!("does not work: {error}"))?;
-    if !success {
+    let (answer, status) = run(&program, "get", key, HELPER_TIMEOUT, unwanted)
+        .map_err(|error| format!("does not work: {error}"))?;
+    if !status.success() {
         let said = String::from_utf8_lossy(&answer);
-        return match said.contains(NOT_FOUND) {
-            true => Ok(None),
-            false => Err(format!("does not work: {}", said.trim())),
+        if said.contains(NOT_FOUND) {
+            return Ok(None);
+        }
+        // One line says why. What is more than that is not meant for people, and may be a login.
+        let why = match said.trim().lines().next() {
+            Some(why) if why.len() <= MAX_REASON && !why.starts_with('{') => why.to_owned(),
+            _ => status.to_string(),
         };
+        return Err(format!("does not work: {why}"));
     }
-    let answer: Answer = serde_json::from_slice(&answer)
-        .map_err(|_| "answers something that is not a login".to_owned())?;
-    let username = match answer.username.as_str() {
-        IDENTITY_TOKEN => String::new(),
-        _ => answer.username,
-    };
-    Ok(Some(Login {
-        username,
-        secret: answer.secret,
-    }))
+    match serde_json::from_slice::<Answer>(&answer) {
+        Ok(answer) => Ok(Some(answer.into())),
+        // Its own words may hold the secret.
+        Err(_) => Err("answers something that is not a login".to_owned()),
+    }
 }
 
-/// Runs a program to its end, at most for [`HELPER_TIMEOUT`] and until nobody wants its answer: what it
-/// has written, and whether it says that all went well.
+impl From<Answer> for Login {
+    fn from(answer: Answer) -> Self {
+        let username = match answer.username.as_str() {
+            IDENTITY_TOKEN => String::new(),
+            _ => answer.username,
+        };
+        Self {
+            username,
+            secret: answer.secret,
+        }
+    }
+}
+
+/// Runs a program to its end, at most for `limit` and until nobody wants its answer: what it has
+/// written, and how it ended.
 fn run(
     program: &Path,
     argument: &str,
     input: &str,
+    limit: Duration,
     unwanted: &CancellationToken,
-) -> io::Result<(Zeroizing<Vec<u8>>, bool)> {
-    let child = Command::new(program)
-        .arg(argument)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        // Not ours to write on.
-        .stderr(Stdio::null())
-        .spawn()?;
-    let mut child = Reaped(child);
+) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
+    let mut child = Reaped::spawn(
+        Command::new(program)
+            .arg(argument)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            // Not ours to write on.
+            .stderr(Stdio::null()),
+    )?;
     if let Some(mut stdin) = child.0.stdin.take() {
         match stdin.write_all(input.as_bytes()) {
             // It does not want to know.
@@ -285,37 +302,47 @@ fn run(
             result => result?,
         }
     }
-    // On a thread of its own: a program that the helper has started may keep the pipe open.
-    let stdout = child.0.stdout.take();
-    let (sender, receiver) = mpsc::channel();
-    std::thread::Builder::new().spawn(move || {
-        let mut answer = Zeroizing::new(Vec::new());
-        let read = stdout.map_or(Ok(0), |out| out.take(MAX_ANSWER).read_to_end(&mut answer));
-        // Nobody listens any more if it took too long.
-        let _ = sender.send(read.map(|_| answer));
-    })?;
+    let mut stdout = child.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    ioctl_fionbio(&stdout, true)?;
 
     let begun = Instant::now();
-    let mut answer = None;
-    while begun.elapsed() < HELPER_TIMEOUT && !unwanted.is_cancelled() {
-        match answer.take() {
-            None => answer = receiver.recv_timeout(HELPER_TICK).ok(),
-            Some(whole) => match child.0.try_wait()? {
-                Some(status) => return Ok((whole?, status.success())),
-                None => {
-                    answer = Some(whole);
-                    std::thread::sleep(HELPER_TICK);
-                }
-            },
+    // With room for all of it: a vector that grows leaves its content behind.
+    let mut answer = Zeroizing::new(Vec::with_capacity(MAX_ANSWER));
+    while begun.elapsed() < limit && !unwanted.is_cancelled() {
+        let ended = child.0.try_wait()?;
+        // In this order, so that its last words are there. The end of the pipe is not waited for: what
+        // the helper has started may keep it open.
+        read_some(&mut stdout, &mut answer)?;
+        if let Some(status) = ended {
+            return Ok((answer, status));
+        }
+        std::thread::sleep(HELPER_TICK);
+    }
+    let why = format!("it did not answer within {limit:?}");
+    Err(io::Error::new(io::ErrorKind::TimedOut, why))
+}
+
+/// Reads what there is, without waiting for more.
+fn read_some(pipe: &mut impl Read, answer: &mut Vec<u8>) -> io::Result<()> {
+    let mut piece = Zeroizing::new([0; 4096]);
+    loop {
+        match pipe.read(&mut *piece) {
+            Ok(0) => return Ok(()),
+            Ok(length) if answer.len() + length > MAX_ANSWER => {
+                return Err(io::Error::other("its answer is too long"));
+            }
+            Ok(length) => answer.extend_from_slice(&piece[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
-    let seconds = HELPER_TIMEOUT.as_secs();
-    let why = format!("it did not answer within {seconds} seconds");
-    Err(io::Error::new(io::ErrorKind::TimedOut, why))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn auth(json: &str) -> Result<Option<Login>> {
@@ -358,6 +385,156 @@ mod tests {
         ] {
             assert_eq!(host(key), expected);
         }
+    }
+
+    /// The credentials for these registries, of a user with this `config.json`.
+    fn credentials(config: &str, registries: &[&str]) -> (tempfile::TempDir, Credentials) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let settings = EngineSettings {
+            host: None,
+            context: None,
+            config_dir: Some(dir.path().to_owned()),
+            tls_verify: false,
+            cert_path: None,
+            classic_builder: false,
+            home: None,
+            runtime_dir: None,
+            search_path: None,
+        };
+        let registries = registries.iter().map(|&name| name.to_owned()).collect();
+        let emit: Sink = Arc::new(|event| panic!("{event:?}"));
+        let credentials = Credentials::new(settings, registries, TaskTracker::new(), emit);
+        (dir, credentials)
+    }
+
+    fn block_on<T>(work: impl Future<Output = T>) -> T {
+        crate::executor::runtime().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn docker_hub_is_known_by_all_its_names_and_others_by_their_own() {
+        let config = r#"{"auths": {
+            "https://index.docker.io/v1/": {"username": "me", "password": "hub"},
+            "registry.example": {"username": "me", "password": "named"},
+            "other.example": {"username": "me", "password": "other"}
+        }}"#;
+        let (_dir, both) = credentials(config, &["docker.io", "registry.example"]);
+        let secret = |credentials: &Credentials, host| {
+            let login = block_on(credentials.login(host));
+            login.map(|login| login.secret.to_string())
+        };
+        for (host, expected) in [
+            ("registry-1.docker.io", Some("hub")),
+            ("index.docker.io", Some("hub")),
+            ("docker.io", Some("hub")),
+            ("registry.example", Some("named")),
+            ("registry.example:5000", None),
+            // The Dockerfile does not name it.
+            ("other.example", None),
+        ] {
+            assert_eq!(secret(&both, host).as_deref(), expected, "{host}");
+        }
+        let (_dir, one) = credentials(config, &["registry.example"]);
+        assert_eq!(secret(&one, "registry-1.docker.io"), None);
+    }
+
+    #[test]
+    fn the_classic_builder_gets_them_in_one_header() {
+        let config = r#"{"auths": {
+            "https://index.docker.io/v1/": {"auth": "bWU6aHVi"},
+            "token.example": {"auth": "", "identitytoken": "idt"},
+            "other.example": {"auth": "bWU6aHVi"}
+        }}"#;
+        let (_dir, some) = credentials(config, &["docker.io", "token.example", "none.example"]);
+        let header = block_on(some.header()).unwrap();
+        let json = BASE64_URL_SAFE.decode(header.as_bytes()).unwrap();
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&json).unwrap(),
+            serde_json::json!({
+                "https://index.docker.io/v1/": {
+                    "username": "me",
+                    "password": "hub",
+                    "serveraddress": "https://index.docker.io/v1/",
+                },
+                "token.example": { "identitytoken": "idt", "serveraddress": "token.example" },
+            })
+        );
+        let (_dir, none) = credentials(config, &["none.example"]);
+        assert!(block_on(none.header()).is_none());
+    }
+
+    #[test]
+    fn a_helper_may_have_an_identity_token() {
+        for (json, username, secret) in [
+            (
+                r#"{"ServerURL": "x", "Username": "me", "Secret": "pw"}"#,
+                "me",
+                "pw",
+            ),
+            (r#"{"Username": "<token>", "Secret": "idt"}"#, "", "idt"),
+        ] {
+            let login = Login::from(serde_json::from_str::<Answer>(json).unwrap());
+            assert_eq!(
+                (login.username.as_str(), login.secret.as_str()),
+                (username, secret)
+            );
+        }
+    }
+
+    #[test]
+    fn a_broken_file_is_told_without_what_is_in_it() {
+        for config in [r#"{"auths": {"registry.example": "hunter2"}}"#, "hunter2"] {
+            let (dir, credentials) = credentials(config, &[]);
+            let error = Config::load_or_complain(&credentials.settings)
+                .err()
+                .unwrap();
+            assert_eq!(error.code, Code::InvalidOption);
+            assert!(error.message.contains("line 1"), "{error:?}");
+            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+
+            // Nor is one that may not be read taken for one that is not there.
+            let file = dir.path().join("config.json");
+            std::fs::remove_file(&file).unwrap();
+            assert!(Config::load_or_complain(&credentials.settings).is_ok());
+            std::fs::create_dir(&file).unwrap();
+            assert!(Config::load_or_complain(&credentials.settings).is_err());
+            assert!(Config::load(&credentials.settings).is_ok());
+        }
+    }
+
+    /// What a helper that is this shell script answers.
+    fn helper(script: &str, limit: Duration) -> io::Result<(String, bool)> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("helper");
+        std::fs::write(&file, script).unwrap();
+        let (shell, wanted) = (Path::new("/bin/sh"), CancellationToken::new());
+        let (answer, status) = run(shell, file.to_str().unwrap(), "key", limit, &wanted)?;
+        Ok((
+            String::from_utf8(answer.to_vec()).unwrap(),
+            status.success(),
+        ))
+    }
+
+    #[test]
+    fn a_helper_is_heard_to_its_last_word_and_not_longer() {
+        let answer = |script| helper(script, HELPER_TIMEOUT).unwrap();
+        assert_eq!(answer("cat; exit 0"), ("key".to_owned(), true));
+        assert_eq!(answer("echo no; exit 1"), ("no\n".to_owned(), false));
+        // What it has started keeps the pipe open.
+        assert_eq!(answer("sleep 30 & echo yes"), ("yes\n".to_owned(), true));
+    }
+
+    #[test]
+    fn a_helper_without_an_end_is_ended() {
+        for script in ["exec sleep 600", "sleep 600", "exec >&-; sleep 600"] {
+            let begun = Instant::now();
+            let error = helper(script, Duration::from_millis(200)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{script}");
+            assert!(begun.elapsed() < Duration::from_secs(10), "{script}");
+        }
+        let error = helper("while echo more; do :; done", HELPER_TIMEOUT).unwrap_err();
+        assert!(error.to_string().contains("too long"), "{error}");
     }
 
     #[test]

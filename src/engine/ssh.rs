@@ -4,14 +4,13 @@
 //! Keys, known hosts and jumps are those of the user's own ssh. It is never asked for a password: there
 //! is nobody to answer.
 
-use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
+use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
 use url::Url;
@@ -19,7 +18,7 @@ use url::Url;
 use super::child::Reaped;
 
 /// How much of what ssh complains about is kept.
-const MAX_COMPLAINT: u64 = 4096;
+const MAX_COMPLAINT: usize = 4096;
 
 /// Where to go, and with which program.
 #[derive(Clone, Debug)]
@@ -38,7 +37,10 @@ impl std::fmt::Display for Destination {
         if let Some(user) = &self.user {
             write!(f, "{user}@")?;
         }
-        f.write_str(&self.host)?;
+        match self.host.contains(':') {
+            true => write!(f, "[{}]", self.host)?,
+            false => f.write_str(&self.host)?,
+        }
         if let Some(port) = self.port {
             write!(f, ":{port}")?;
         }
@@ -50,26 +52,35 @@ impl Destination {
     /// Reads `ssh://user@host:port/socket`. The error completes the sentence "DOCKER_HOST …".
     pub(super) fn parse(url: &Url, program: PathBuf) -> Result<Self, &'static str> {
         let host = url.host_str().unwrap_or_default();
+        // ssh wants an IPv6 address without them.
+        let host = host.trim_matches(['[', ']']);
         if host.is_empty() {
             return Err("has no host");
         }
         if url.password().is_some() {
             return Err("has a password, which ssh does not take this way");
         }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("has something behind the path");
+        }
+        let decoded = |text| percent_decode_str(text).decode_utf8();
+        let (Ok(user), Ok(path)) = (decoded(url.username()), decoded(url.path())) else {
+            return Err("is not UTF-8");
+        };
         // ssh and the shell over there would take it for something else.
         let plain = |text: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+".contains(c);
             !text.starts_with('-') && text.chars().all(allowed)
         };
-        if !plain(host) || !plain(url.username()) || !plain(url.path()) {
+        if !plain(host) || !plain(&user) || !plain(&path) {
             return Err("has a character that has no place in a user, a host or a path");
         }
         Ok(Self {
             program,
-            user: Some(url.username().to_owned()).filter(|user| !user.is_empty()),
-            host: host.trim_matches(['[', ']']).to_owned(),
+            user: Some(user.into_owned()).filter(|user| !user.is_empty()),
+            host: host.to_owned(),
             port: url.port(),
-            socket: Some(url.path().to_owned()).filter(|path| !path.is_empty() && path != "/"),
+            socket: Some(path.into_owned()).filter(|path| !path.is_empty() && path != "/"),
         })
     }
 
@@ -92,32 +103,22 @@ impl Destination {
 
     /// Opens a connection. Whether the other side answers shows when it is read from.
     pub(super) fn open(&self) -> io::Result<Connection> {
-        let child = self
-            .command()
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut child = Reaped(child);
+        let mut child = Reaped::spawn(
+            self.command()
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+        )?;
         let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let input = OwnedFd::from(child.0.stdin.take().ok_or_else(closed)?);
-        let output = OwnedFd::from(child.0.stdout.take().ok_or_else(closed)?);
+        let input = child.0.stdin.take().ok_or_else(closed)?;
+        let output = child.0.stdout.take().ok_or_else(closed)?;
         let stderr = child.0.stderr.take().ok_or_else(closed)?;
-
-        let complaint = Arc::new(Mutex::new(String::new()));
-        let kept = Arc::clone(&complaint);
-        // It ends with ssh.
-        std::thread::Builder::new().spawn(move || {
-            let mut said = Vec::new();
-            let _ = stderr.take(MAX_COMPLAINT).read_to_end(&mut said);
-            let said = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
-            *kept.lock().unwrap_or_else(PoisonError::into_inner) = said;
-        })?;
         Ok(Connection {
-            reader: pipe::Receiver::from_owned_fd(output)?,
-            writer: Some(pipe::Sender::from_owned_fd(input)?),
+            reader: pipe::Receiver::from_owned_fd(output.into())?,
+            writer: Some(pipe::Sender::from_owned_fd(input.into())?),
+            stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
+            complaint: Vec::new(),
             silent: true,
-            complaint,
             _child: child,
         })
     }
@@ -128,10 +129,43 @@ impl Destination {
 pub(super) struct Connection {
     reader: pipe::Receiver,
     writer: Option<pipe::Sender>,
+    stderr: pipe::Receiver,
+    /// The beginning of what it has written there.
+    complaint: Vec<u8>,
     /// Nothing was read yet.
     silent: bool,
-    complaint: Arc<Mutex<String>>,
     _child: Reaped,
+}
+
+impl Connection {
+    /// Reads what ssh complains about, to the end. All of it is taken, so that ssh never waits for a
+    /// reader.
+    fn poll_complaint(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut piece = [0; 512];
+        loop {
+            let mut buffer = ReadBuf::new(&mut piece);
+            match ready!(Pin::new(&mut self.stderr).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    let room = MAX_COMPLAINT - self.complaint.len();
+                    let said = buffer.filled();
+                    self.complaint
+                        .extend_from_slice(&said[..said.len().min(room)]);
+                }
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// It has ended before it began, and ssh has said why.
+    fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.poll_complaint(context));
+        let said = String::from_utf8_lossy(&self.complaint);
+        let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+        Poll::Ready(io::Error::other(match lines.join("; ").trim() {
+            "" => "ssh ended without an answer".to_owned(),
+            complaint => format!("ssh says: {complaint}"),
+        }))
+    }
 }
 
 impl AsyncRead for Connection {
@@ -140,20 +174,13 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let _ = self.poll_complaint(context);
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.reader).poll_read(context, buffer))?;
         if buffer.filled().len() > before {
             self.silent = false;
         } else if self.silent {
-            // It ended before it began: what ssh has complained about is the reason.
-            let complaint = self
-                .complaint
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            return Poll::Ready(Err(io::Error::other(match complaint.as_str() {
-                "" => "ssh ended without an answer".to_owned(),
-                complaint => format!("ssh says: {complaint}"),
-            })));
+            return self.poll_refusal(context).map(Err);
         }
         Poll::Ready(Ok(()))
     }
@@ -165,9 +192,15 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.writer {
-            Some(writer) => Pin::new(writer).poll_write(context, data),
-            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        let Some(writer) = &mut self.writer else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        match ready!(Pin::new(writer).poll_write(context, data)) {
+            // It was quicker to fail than we to write.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && self.silent => {
+                self.poll_refusal(context).map(Err)
+            }
+            result => Poll::Ready(result),
         }
     }
 
@@ -198,11 +231,28 @@ mod tests {
 
     #[test]
     fn ssh_is_called_as_the_docker_cli_calls_it() {
-        assert_eq!(arguments("ssh://host"), "-- host docker system dial-stdio");
-        assert_eq!(
-            arguments("ssh://me@host:2222/run/user/1/docker.sock"),
-            "-l me -p 2222 -- host docker --host unix:///run/user/1/docker.sock system dial-stdio"
-        );
+        for (url, expected) in [
+            ("ssh://host", "-- host docker system dial-stdio"),
+            ("ssh://host/", "-- host docker system dial-stdio"),
+            ("ssh://[::1]:22", "-p 22 -- ::1 docker system dial-stdio"),
+            (
+                "ssh://me%40corp@host",
+                "-l me@corp -- host docker system dial-stdio",
+            ),
+            (
+                "ssh://me@host:2222/run/user/1/docker.sock",
+                "-l me -p 2222 -- host docker --host unix:///run/user/1/docker.sock system dial-stdio",
+            ),
+        ] {
+            assert_eq!(arguments(url), expected);
+        }
+    }
+
+    #[test]
+    fn it_is_shown_as_docker_host_has_it() {
+        for url in ["ssh://me@host:2222/run/docker.sock", "ssh://[::1]:22"] {
+            assert_eq!(destination(url).unwrap().to_string(), url);
+        }
     }
 
     #[test]
@@ -211,7 +261,13 @@ mod tests {
             "ssh://-oProxyCommand=x",
             "ssh://me:secret@host",
             "ssh://host/a;b",
+            "ssh://host/a%3Bb",
+            "ssh://host/a%20b",
             "ssh://-x@host",
+            "ssh://%2Dx@host",
+            "ssh://a%0Ab@host",
+            "ssh://host?query",
+            "ssh://host#fragment",
         ] {
             assert!(destination(url).is_err(), "{url}");
         }

@@ -30,7 +30,7 @@ static IMAGES: RwLock<()> = RwLock::new(());
 #[derive(Clone)]
 pub struct Engine {
     pub url: String,
-    docker: Docker,
+    pub(super) docker: Docker,
 }
 
 /// One thing in an image.
@@ -152,7 +152,7 @@ impl Engine {
     }
 
     pub fn tag(&self, image: &str, reference: &str) {
-        let (repo, tag) = reference.split_once(':').unwrap();
+        let (repo, tag) = reference.rsplit_once(':').unwrap();
         let options = TagImageOptionsBuilder::new().repo(repo).tag(tag).build();
         block_on(self.docker.tag_image(image, Some(options))).unwrap();
     }

@@ -2,10 +2,14 @@
 //! in the tags of their own, so that they run side by side on one engine.
 
 pub mod child;
+pub mod daemon;
+pub mod emulation;
 pub mod engine;
 pub mod points;
 pub mod proxy;
+pub mod registry;
 pub mod server;
+pub mod sshd;
 pub mod tls;
 
 use std::path::{Path, PathBuf};

@@ -1,0 +1,438 @@
+//! Logins for private base images: from docker's `config.json` and its helpers to the builder, and to
+//! nobody else. The registry is a real one that lets nobody in without.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use mol::event::Kind;
+use mol::{Code, Event, OptionName};
+use serde_json::{Value, json};
+
+use crate::support::daemon::write_program;
+use crate::support::engine::{BUSYBOX, Engine, is_running};
+use crate::support::registry::{PASSWORD, Registry, USER};
+use crate::support::server::dockerfile;
+use crate::support::{AT_ONCE, Bed, TestClient, unique, until};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Builder {
+    BuildKit,
+    Classic,
+    Podman,
+}
+
+use Builder::{BuildKit, Classic, Podman};
+
+const BUILDERS: [Builder; 3] = [BuildKit, Classic, Podman];
+
+/// A registry with a private base image, and a user with a `config.json` and helpers.
+struct Stage {
+    bed: Bed,
+    registry: Registry,
+    podman: Engine,
+    /// The base image. No engine has it.
+    base: String,
+    /// What is in its file `/base`.
+    word: String,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let bed = Bed::new();
+        let registry = Registry::start(bed.scratch());
+        let (base, word) = registry.publish("team/base");
+        Self {
+            bed,
+            registry,
+            podman: Engine::podman_of_the_tests(),
+            base,
+            word,
+        }
+    }
+
+    fn host(&self) -> &str {
+        &self.registry.host
+    }
+
+    fn engine(&self, builder: Builder) -> &Engine {
+        match builder {
+            BuildKit | Classic => &self.bed.engine,
+            Podman => &self.podman,
+        }
+    }
+
+    fn docker_config(&self) -> PathBuf {
+        self.bed.scratch().join("docker")
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.bed.scratch().join("programs")
+    }
+
+    /// The user's `config.json` from now on.
+    fn config(&self, text: impl ToString) {
+        std::fs::create_dir_all(self.docker_config()).unwrap();
+        std::fs::write(self.docker_config().join("config.json"), text.to_string()).unwrap();
+    }
+
+    /// A `config.json` with the password for the registry.
+    fn config_with(&self, password: &str) {
+        let auth = BASE64_STANDARD.encode(format!("{USER}:{password}"));
+        self.config(json!({ "auths": { self.host(): { "auth": auth } } }));
+    }
+
+    /// Installs a helper that is this shell script, with `$server` for what it is asked.
+    fn helper(&self, name: &str, script: &str) {
+        let script = format!("read server\n{script}");
+        write_program(
+            &self.programs(),
+            &format!("docker-credential-{name}"),
+            &script,
+        );
+    }
+
+    /// A helper that has the registry's login for whoever asks, and writes down for what.
+    fn working_helper(&self, name: &str) {
+        let asked = self.bed.scratch().join("asked");
+        let answer = json!({ "ServerURL": "any", "Username": USER, "Secret": PASSWORD });
+        let script = format!(
+            "echo \"$1 $server\" >> {}\necho '{answer}'",
+            asked.display()
+        );
+        self.helper(name, &script);
+    }
+
+    /// What the working helpers were asked.
+    fn asked(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.bed.scratch().join("asked"));
+        text.unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// A template of which no builder has anything yet.
+    fn template(&self, text: &str) {
+        let text = format!("{text}\nLABEL only={}\n", unique());
+        self.bed.template("hermes", dockerfile(&text));
+    }
+
+    fn client(&self, builder: Builder) -> TestClient {
+        let (config, programs) = (self.docker_config(), self.programs());
+        self.bed.client_with(&[
+            (OptionName::DockerHost, &self.engine(builder).url),
+            (OptionName::DockerConfig, config.to_str().unwrap()),
+            (OptionName::SearchPath, programs.to_str().unwrap()),
+            (
+                OptionName::DockerBuildkit,
+                if builder == Classic { "0" } else { "1" },
+            ),
+        ])
+    }
+
+    /// Builds a template, and gives the text of one file of the image. The engine has neither the image
+    /// nor its base afterwards.
+    fn built(&self, builder: Builder, file: &str) -> (String, TestClient) {
+        let client = self.client(builder);
+        let engine = self.engine(builder);
+        let images = engine.keep_images();
+        let image = client
+            .ensure("hermes")
+            .unwrap_or_else(|error| panic!("{builder:?}: {error:?}"));
+        drop(images);
+        let text = engine.read(&image.reference, file);
+        self.tidy(builder);
+        (text, client)
+    }
+
+    /// A template that starts from the private image is built.
+    fn assert_built(&self, builder: Builder, what: &str) {
+        self.template(&format!("FROM {}", self.base));
+        let (text, client) = self.built(builder, "base");
+        assert_eq!(text, self.word, "{what} with {builder:?}");
+        assert_eq!(warnings(&client), Vec::<String>::new(), "{what}");
+    }
+
+    /// A template that starts from the private image is not built, and the error names the image.
+    fn assert_refused(&self, builder: Builder, what: &str) -> TestClient {
+        self.template(&format!("FROM {}", self.base));
+        let client = self.client(builder);
+        let images = self.engine(builder).keep_images();
+        let error = client.refused("hermes");
+        drop(images);
+        assert_eq!(error.code, Code::BuildFailed, "{what}: {error:?}");
+        assert!(error.message.contains(&self.base), "{what}: {error:?}");
+        client
+    }
+
+    fn tidy(&self, builder: Builder) {
+        let engine = self.engine(builder);
+        engine.remove_all_of(&self.bed.isolation);
+        engine.untag(&self.base);
+        assert!(engine.inspect(&self.base).is_none());
+    }
+}
+
+fn warnings(client: &TestClient) -> Vec<String> {
+    let text = |event: Event| format!("{} ({})", event.message, event.hint.unwrap_or_default());
+    client
+        .of_kind(Kind::Warning)
+        .into_iter()
+        .map(text)
+        .collect()
+}
+
+#[test]
+fn without_a_login_the_build_fails_and_names_the_image() {
+    let stage = Stage::new();
+    for builder in BUILDERS {
+        let client = stage.assert_refused(builder, "no login");
+        assert_eq!(warnings(&client), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_login_in_the_file_is_used() {
+    let stage = Stage::new();
+    let host = stage.host();
+    let auth = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    stage.config(json!({ "auths": { host: { "auth": auth } } }));
+    for builder in BUILDERS {
+        stage.assert_built(builder, "auth");
+    }
+    stage.config(json!({ "auths": { host: { "username": USER, "password": PASSWORD } } }));
+    stage.assert_built(BuildKit, "username and password");
+    stage.config(json!({ "auths": { format!("https://{host}/v1/"): { "auth": auth } } }));
+    stage.assert_built(BuildKit, "a key of old");
+}
+
+#[test]
+fn a_login_stays_with_its_build() {
+    let stage = Stage::new();
+    for builder in BUILDERS {
+        stage.config_with("wrong");
+        stage.assert_refused(builder, "a wrong password");
+        stage.config_with(PASSWORD);
+        stage.assert_built(builder, "the right password after a wrong one");
+        stage.config("{}");
+        stage.assert_refused(builder, "no password after a right one");
+        stage.config_with("wrong");
+        stage.assert_refused(builder, "a wrong password after a right one");
+    }
+}
+
+#[test]
+fn a_helper_is_asked_for_the_registries_that_the_dockerfile_names_and_no_other() {
+    let stage = Stage::new();
+    let host = stage.host();
+    stage.working_helper("of-the-test");
+    let mut helpers = json!({ host: "of-the-test", "https://index.docker.io/v1/": "of-the-test" });
+    let mut auths = json!({ host: {} });
+    for number in 0..10 {
+        let other = format!("registry-{number}.example");
+        helpers[&other] = json!("of-the-test");
+        auths[&other] = json!({});
+    }
+    for builder in BUILDERS {
+        stage.config(json!({ "credHelpers": helpers, "auths": auths }));
+        stage.assert_built(builder, "ten helpers");
+        stage.config(json!({ "credsStore": "of-the-test", "auths": auths }));
+        stage.assert_built(builder, "one helper for ten");
+    }
+    // Once for each build.
+    let expected = vec![format!("get {host}"); 2 * BUILDERS.len()];
+    assert_eq!(stage.asked(), expected);
+}
+
+#[test]
+fn a_base_image_is_found_wherever_the_dockerfile_names_it() {
+    let stage = Stage::new();
+    let host = stage.host();
+    stage.config_with(PASSWORD);
+    let arg = format!("ARG BASE={host}/team/base\nARG TAG=1\nFROM ${{BASE}}:$TAG");
+    let copy = format!("FROM scratch\nCOPY --from={} /base /", stage.base);
+    let mount = format!(
+        "FROM {BUSYBOX}\nRUN --mount=type=bind,from={},target=/mnt cat /mnt/base > /base",
+        stage.base
+    );
+    for (builder, texts) in [
+        (BuildKit, &[&arg, &copy, &mount][..]),
+        (Classic, &[&copy]),
+        (Podman, &[&arg, &copy]),
+    ] {
+        for text in texts {
+            stage.template(text);
+            assert_eq!(stage.built(builder, "base").0, stage.word, "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_helper_that_has_no_login_is_nothing_to_tell_of() {
+    let stage = Stage::new();
+    stage.helper(
+        "empty",
+        "echo credentials not found in native keychain; exit 1",
+    );
+    stage.config(json!({ "credsStore": "empty" }));
+    for builder in [BuildKit, Classic] {
+        let client = stage.assert_refused(builder, "an empty store");
+        assert_eq!(warnings(&client), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_login_that_cannot_be_had_is_a_warning_and_no_failure() {
+    let stage = Stage::new();
+    stage.helper("angry", "echo the keychain is locked; exit 1");
+    stage.helper("silent", "exit 3");
+    stage.helper("odd", "echo this is no JSON");
+    stage.helper("half", "echo '{\"Username\": \"me\"}'");
+    stage.helper("endless", "while echo and more; do :; done");
+    stage.helper(
+        "failing",
+        &format!("echo '{{\"Secret\": \"{PASSWORD}\"}}'; exit 1"),
+    );
+    let helper = |name: &str| json!({ "credsStore": name }).to_string();
+    let auths = |auth: Value| json!({ "auths": { stage.host(): auth } }).to_string();
+    let told = |client: &TestClient, says: &str| {
+        let warnings = warnings(client);
+        let [warning] = warnings.as_slice() else {
+            panic!("{says}: one warning is enough: {warnings:?}");
+        };
+        assert!(warning.contains(says), "{says}: {warning}");
+        assert!(warning.contains(stage.host()), "{says}: {warning}");
+        assert!(!warning.contains(PASSWORD), "{says}: {warning}");
+    };
+    for (config, says) in [
+        (
+            helper("absent"),
+            "docker-credential-absent is in no folder of PATH",
+        ),
+        (helper("../angry"), "is in no folder of PATH"),
+        (helper("angry"), "the keychain is locked"),
+        (helper("silent"), "exit status: 3"),
+        (helper("odd"), "answers something that is not a login"),
+        (helper("half"), "answers something that is not a login"),
+        (helper("endless"), "its answer is too long"),
+        (helper("failing"), "exit status: 1"),
+        (auths(json!({ "auth": "%" })), "is not base64"),
+        (auths(json!(PASSWORD)), "config.json cannot be read"),
+        ("{ nonsense".to_owned(), "config.json cannot be read"),
+    ] {
+        stage.config(&config);
+        told(&stage.assert_refused(BuildKit, says), says);
+    }
+    // With the base image there, the classic builder is told of every login all the same.
+    for (config, says) in [
+        (helper("angry"), "the keychain is locked"),
+        ("{ nonsense".to_owned(), "config.json cannot be read"),
+    ] {
+        stage.config(config);
+        for builder in [Classic, BuildKit] {
+            stage.bed.engine.tag(BUSYBOX, &stage.base);
+            stage.template(&format!("FROM {}", stage.base));
+            let (_, client) = stage.built(builder, "bin/sh");
+            match builder {
+                Classic => told(&client, says),
+                // It asks when it needs one.
+                _ => assert_eq!(warnings(&client), Vec::<String>::new()),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_helper_that_does_not_end_is_gone_with_its_call() {
+    let stage = Stage::new();
+    let word = unique();
+    for (builder, script) in [
+        (BuildKit, "sleep 600; true"),
+        (BuildKit, "exec >&- 2>&-; sleep 600; true"),
+        (BuildKit, "sleep 600 & wait"),
+        (Classic, "sleep 600; true"),
+        (Podman, "sleep 600; true"),
+    ] {
+        // The word is in its command line.
+        let pid_file = stage.bed.scratch().join("pid");
+        let note = format!("echo $$ > {}", pid_file.display());
+        stage.helper("hangs", &format!("{note}; sh -c '{script}' {word}"));
+        stage.config(json!({ "credsStore": "hangs" }));
+        stage.template(&format!("FROM {}", stage.base));
+        let client = stage.client(builder);
+        let call = client.begin("hermes");
+        until("the helper", || is_running(&word).then_some(()));
+        let since = Instant::now();
+        client.cancel(&call);
+        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+        until("the end of the helper", || {
+            (!is_running(&word)).then_some(())
+        });
+        let pid = std::fs::read_to_string(&pid_file).unwrap();
+        until("nothing that waits to be waited for", || {
+            (!Path::new("/proc").join(pid.trim()).exists()).then_some(())
+        });
+        assert!(since.elapsed() < AT_ONCE, "{script}: {:?}", since.elapsed());
+    }
+}
+
+#[test]
+fn a_login_is_seen_by_nobody_else() {
+    let stage = Stage::new();
+    let pair = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let secrets = [PASSWORD, pair.trim_end_matches('=')];
+    stage.working_helper("of-the-test");
+    let helper = json!({ "credsStore": "of-the-test" });
+    let auths = json!({ "auths": { stage.host(): { "auth": &pair } } });
+    for (builder, config) in [
+        (BuildKit, &helper),
+        (BuildKit, &auths),
+        (Classic, &helper),
+        (Podman, &auths),
+    ] {
+        stage.config(config);
+        let client = stage.client(builder);
+        let engine = stage.engine(builder);
+        let images = engine.keep_images();
+        let over = AtomicBool::new(false);
+        let mut shown = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let shown = secrets.iter().find(|secret| is_running(secret));
+                    assert_eq!(shown, None, "a process shows it in its arguments");
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            });
+            // A failure says more than a success. This one comes with a shell that could have it.
+            let text = format!("FROM {}\nRUN env; echo \"$0 $*\"; exit 3", stage.base);
+            stage.template(&text);
+            let failed = client.ensure("hermes");
+            stage.template(&format!("FROM {}/not/there", stage.host()));
+            let absent = client.ensure("hermes");
+            stage.template(&format!("FROM {}", stage.base));
+            let image = client.ensure("hermes");
+            over.store(true, Ordering::Relaxed);
+            let image = image.unwrap();
+            let history = engine.history(&image.reference);
+            let inspected = engine.inspect(&image.reference);
+            let (failed, absent) = (failed.unwrap_err(), absent.unwrap_err());
+            assert_eq!(failed.build.as_ref().unwrap().exit_code, 3, "{failed:?}");
+            format!("{failed:?}\n{absent:?}\n{image:?}\n{history}\n{inspected:?}\n")
+        });
+        drop(images);
+        for event in client.events() {
+            shown += &serde_json::to_string(&event).unwrap();
+        }
+        assert!(shown.contains(stage.host()));
+        for secret in secrets {
+            assert!(
+                !shown.contains(secret),
+                "{builder:?} shows {secret}:\n{shown}"
+            );
+        }
+        stage.tidy(builder);
+    }
+}

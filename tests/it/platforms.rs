@@ -1,0 +1,197 @@
+//! Platforms that are not the engine's own: what it cannot run is refused before anything is done, and
+//! what it emulates is told of.
+
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use mol::event::Kind;
+use mol::{Code, OptionName};
+use serde_json::json;
+
+use crate::support::child::succeed;
+use crate::support::emulation::{self, Emulation};
+use crate::support::engine::Engine;
+use crate::support::server::{dockerfile, of_service};
+use crate::support::{Bed, Files, file};
+
+/// A platform that nothing on this machine can run, with its number in the header of a program.
+fn impossible() -> (&'static str, u16) {
+    // The last one is nobody's number.
+    [
+        ("riscv64", 243_u16),
+        ("ppc64le", 21),
+        ("loong64", 258),
+        ("sparc64", 0xfeed),
+    ]
+    .into_iter()
+    .find(|(_, machine)| {
+        let [low, high] = machine.to_le_bytes();
+        !emulation::runs(&format!("0200{low:02x}{high:02x}"))
+    })
+    .expect("nothing emulates what does not exist")
+}
+
+/// A template whose one step runs a program that is made for another processor.
+fn with_program(program: &[u8]) -> Files {
+    let program = BASE64_STANDARD.encode(program);
+    Files::from([
+        (
+            "Dockerfile".to_owned(),
+            file("FROM scratch\nCOPY prog /\nRUN [\"/prog\"]\n"),
+        ),
+        (
+            "prog".to_owned(),
+            json!({ "base64": program, "mode": "100755" }),
+        ),
+    ])
+}
+
+/// A program for arm64 that writes a file `/written`.
+fn arm64_program(folder: &Path) -> Vec<u8> {
+    let source = folder.join("main.go");
+    let text = r#"package main
+
+import "syscall"
+
+func main() {
+	file, err := syscall.Open("/written", syscall.O_CREAT|syscall.O_WRONLY, 0o644)
+	if err != nil {
+		panic(err)
+	}
+	if _, err := syscall.Write(file, []byte("by a program for arm64")); err != nil {
+		panic(err)
+	}
+}
+"#;
+    std::fs::write(&source, text).unwrap();
+    succeed(
+        Command::new("go")
+            .current_dir(folder)
+            .envs([("GOARCH", "arm64"), ("CGO_ENABLED", "0"), ("GOWORK", "off")])
+            .args(["build", "-ldflags=-s -w", "-o", "prog", "main.go"]),
+    );
+    std::fs::read(folder.join("prog")).unwrap()
+}
+
+#[test]
+fn a_platform_that_the_engine_cannot_run_is_refused_before_anything_is_fetched() {
+    let (arch, _) = impossible();
+    for buildkit in ["1", "0"] {
+        let bed = Bed::new();
+        bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        let platform = format!("linux/{arch}");
+        let client = bed.client_with(&[
+            (OptionName::Platform, &platform),
+            (OptionName::DockerBuildkit, buildkit),
+        ]);
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
+        assert!(error.message.contains(&platform), "{error:?}");
+        assert!(error.message.contains("linux/amd64"), "{error:?}");
+        assert!(
+            error.hint.contains(&format!("--install {arch}")),
+            "{error:?}"
+        );
+        assert!(error.hint.contains("MOLECULE_IMAGE_PLATFORM"), "{error:?}");
+        assert_eq!(client.count(Kind::FetchStarted), 0);
+        assert_eq!(client.count(Kind::BuildStarted), 0);
+        let fetches = of_service(&bed.server.requests(), "git").len();
+        assert_eq!(fetches, 0, "the template was not asked for");
+    }
+}
+
+#[test]
+fn another_operating_system_needs_another_engine() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let error = bed
+        .client_with(&[(OptionName::Platform, "windows/amd64")])
+        .refused("hermes");
+    assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
+    assert!(error.hint.contains("windows containers"), "{error:?}");
+}
+
+#[test]
+fn an_emulated_platform_works_with_a_warning_that_it_is_slow() {
+    let bed = Bed::new();
+    bed.template("hermes", with_program(&arm64_program(bed.scratch())));
+    let _emulation = Emulation::of_arm64();
+    for (buildkit, isolation) in [
+        ("1", bed.isolation.clone()),
+        ("0", bed.isolation.clone() + "c"),
+    ] {
+        let client = bed.client_with(&[
+            (OptionName::Platform, "linux/arm64"),
+            (OptionName::DockerBuildkit, buildkit),
+            (OptionName::Isolation, &isolation),
+        ]);
+        let image = client.ensure("hermes").unwrap();
+        assert_eq!(image.platform, "linux/arm64");
+        let written = bed.engine.read(&image.reference, "written");
+        assert_eq!(written, "by a program for arm64");
+        let architecture = bed.engine.inspect(&image.reference).unwrap().architecture;
+        assert_eq!(architecture.as_deref(), Some("arm64"));
+
+        let warnings = client.of_kind(Kind::Warning);
+        let [warning] = warnings.as_slice() else {
+            panic!("one warning is enough: {warnings:?}");
+        };
+        assert!(
+            warning.message.contains("emulates linux/arm64"),
+            "{warning:?}"
+        );
+        assert!(warning.message.contains("slow"), "{warning:?}");
+        assert!(
+            warning.hint.as_deref().unwrap().contains("native"),
+            "{warning:?}"
+        );
+
+        client.forget();
+        assert!(client.ensure("hermes").unwrap().cache_hit);
+        assert_eq!(client.count(Kind::Warning), 0, "a hit runs nothing");
+        bed.engine.remove_all_of(&isolation);
+    }
+}
+
+#[test]
+fn a_processor_that_runs_the_programs_of_its_smaller_brother_emulates_nothing() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let client = bed.client_with(&[(OptionName::Platform, "linux/386")]);
+    client.ensure("hermes").unwrap();
+    assert_eq!(client.count(Kind::Warning), 0);
+}
+
+#[test]
+fn where_the_engine_does_not_say_what_it_can_run_the_first_program_shows_it() {
+    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
+    let (arch, machine) = impossible();
+    // The number of the processor is at this place (System V ABI, "ELF Header").
+    let mut program = arm64_program(bed.scratch());
+    program[18..20].copy_from_slice(&machine.to_le_bytes());
+    bed.template("hermes", with_program(&program));
+
+    let platform = format!("linux/{arch}");
+    for host in [&podman.url, &bed.engine.url] {
+        // Docker does say, so there it is a program that is not for the platform of the image.
+        let asked = match host == &podman.url {
+            true => platform.as_str(),
+            false => "linux/amd64",
+        };
+        let _images = podman.keep_images();
+        let client = bed.client_with(&[
+            (OptionName::DockerHost, host),
+            (OptionName::Platform, asked),
+        ]);
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
+        let (message, build) = (error.message, error.build.expect("it says where"));
+        // Docker has it among its reasons, Podman in the output of the step.
+        let said = format!("{message}\n{}", build.log_tail);
+        assert!(said.contains("exec format error"), "{said}");
+        assert!(build.step.contains("RUN"), "{build:?}");
+        assert_eq!(build.line, 3);
+    }
+}

@@ -1,0 +1,256 @@
+//! Engines behind `ssh://`, with a real sshd and the user's own ssh.
+
+use std::time::{Duration, Instant};
+
+use mol::event::Kind;
+use mol::{Code, OptionName};
+use sha2::{Digest, Sha256};
+
+use crate::support::daemon::write_program;
+use crate::support::engine::{BUSYBOX, is_running};
+use crate::support::server::{dockerfile, file};
+use crate::support::sshd::Sshd;
+use crate::support::{AT_ONCE, Bed, Files, TestClient, block_on, unique, until};
+
+/// A template whose image has a word in the file `/out`.
+fn template(bed: &Bed, word: &str) -> Files {
+    let text = format!(
+        "FROM {BUSYBOX}\nCOPY content /\nRUN cat /content > /out # {}\n",
+        bed.isolation
+    );
+    Files::from([
+        ("Dockerfile".to_owned(), file(&text)),
+        ("content".to_owned(), file(word)),
+    ])
+}
+
+fn client(bed: &Bed, sshd: &Sshd, more: &[(OptionName, &str)]) -> TestClient {
+    let (url, programs) = (sshd.url(), sshd.client());
+    let mut all = vec![
+        (OptionName::DockerHost, url.as_str()),
+        (OptionName::SearchPath, &programs),
+    ];
+    all.extend_from_slice(more);
+    bed.client_with(&all)
+}
+
+/// Every ssh is gone, and was waited for, within the time that is promised.
+fn assert_no_ssh(sshd: &Sshd, since: Instant) {
+    until("the end of every ssh", || {
+        sshd.clients().is_empty().then_some(())
+    });
+    assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+}
+
+#[test]
+fn an_image_is_built_and_found_again_on_a_machine_behind_ssh() {
+    for buildkit in ["1", "0"] {
+        let bed = Bed::new();
+        let sshd = Sshd::start(bed.scratch());
+        let client = client(&bed, &sshd, &[(OptionName::DockerBuildkit, buildkit)]);
+
+        bed.template("hermes", template(&bed, "one"));
+        let first = client.ensure("hermes").unwrap();
+        assert!(!first.cache_hit);
+        assert_eq!(first.endpoint, sshd.url());
+        assert_eq!(bed.engine.read(&first.reference, "out"), "one");
+        let again = client.ensure("hermes").unwrap();
+        assert!(again.cache_hit);
+        assert_eq!(again.image_id, first.image_id);
+        assert_eq!(client.count(Kind::Warning), 0);
+    }
+}
+
+#[test]
+fn the_path_of_the_address_is_the_engines_socket_over_there() {
+    let bed = Bed::new();
+    let sshd = Sshd::start(bed.scratch());
+    bed.template("hermes", template(&bed, "one"));
+    let socket = bed.engine.url.strip_prefix("unix://").unwrap().to_owned();
+    let right = sshd.url() + &socket;
+    let image = client(&bed, &sshd, &[(OptionName::DockerHost, &right)])
+        .ensure("hermes")
+        .unwrap();
+    assert_eq!(image.endpoint, right);
+
+    let wrong = format!("{}{socket}.not", sshd.url());
+    let error = client(&bed, &sshd, &[(OptionName::DockerHost, &wrong)]).refused("hermes");
+    assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+    assert!(
+        error.message.contains(&format!("{socket}.not")),
+        "{error:?}"
+    );
+    // The words of the docker command over there.
+    assert!(error.message.contains("no such file"), "{error:?}");
+}
+
+#[test]
+fn a_docker_context_may_lead_there() {
+    let bed = Bed::new();
+    let sshd = Sshd::start(bed.scratch());
+    let config = bed.scratch().join("docker");
+    let id = Sha256::digest("far")
+        .into_iter()
+        .map(|byte| format!("{byte:02x}"));
+    let meta = config.join("contexts/meta").join(id.collect::<String>());
+    std::fs::create_dir_all(&meta).unwrap();
+    let text =
+        serde_json::json!({ "Name": "far", "Endpoints": { "docker": { "Host": sshd.url() } } });
+    std::fs::write(meta.join("meta.json"), text.to_string()).unwrap();
+
+    bed.template("hermes", template(&bed, "one"));
+    let client = client(
+        &bed,
+        &sshd,
+        &[
+            (OptionName::DockerHost, ""),
+            (OptionName::DockerContext, "far"),
+            (OptionName::DockerConfig, config.to_str().unwrap()),
+        ],
+    );
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(image.endpoint, sshd.url());
+    assert_eq!(bed.engine.read(&image.reference, "out"), "one");
+}
+
+#[test]
+fn an_engine_that_cannot_be_reached_is_told_in_the_words_of_ssh() {
+    let bed = Bed::new();
+    let sshd = Sshd::start(bed.scratch());
+    bed.template("hermes", template(&bed, "one"));
+    let wrong_key = sshd.client_with_the_wrong_key();
+    let nobody = "ssh://root@127.0.0.1:1";
+    let stranger = "ssh://root@localhost:1";
+    for (option, value, says) in [
+        (
+            OptionName::SearchPath,
+            wrong_key.as_str(),
+            "Permission denied",
+        ),
+        (OptionName::DockerHost, nobody, "Connection refused"),
+        (OptionName::DockerHost, stranger, "Connection refused"),
+    ] {
+        let since = Instant::now();
+        let error = client(&bed, &sshd, &[(option, value)]).refused("hermes");
+        assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+        assert!(error.message.contains(says), "{error:?}");
+        assert!(!error.hint.is_empty());
+        assert!(since.elapsed() < Duration::from_secs(20));
+    }
+    assert_no_ssh(&sshd, Instant::now());
+}
+
+#[test]
+fn an_ssh_that_ends_at_once_is_told_in_its_words_too() {
+    let bed = Bed::new();
+    let sshd = Sshd::start(bed.scratch());
+    bed.template("hermes", template(&bed, "one"));
+    for (script, says) in [
+        (
+            "echo 'no route to there' >&2; exit 255",
+            "no route to there",
+        ),
+        (
+            "exec <&-; echo 'first\nsecond' >&2; exit 255",
+            "first; second",
+        ),
+        ("exit 0", "ssh ended without an answer"),
+        // More than a pipe holds.
+        (
+            "i=0; while [ $i -lt 20000 ]; do echo 'a long story' >&2; i=$((i+1)); done; exit 1",
+            "a long story",
+        ),
+    ] {
+        let programs = bed.scratch().join(unique());
+        write_program(&programs, "ssh", script);
+        let path = programs.to_str().unwrap();
+        let error = client(&bed, &sshd, &[(OptionName::SearchPath, path)]).refused("hermes");
+        assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+        assert!(error.message.contains(says), "{error:?}");
+        assert!(error.message.len() < 6000, "{}", error.message.len());
+    }
+}
+
+#[test]
+fn without_an_ssh_program_it_says_so() {
+    let bed = Bed::new();
+    bed.template("hermes", template(&bed, "one"));
+    for path in ["", "/nowhere", bed.scratch().to_str().unwrap()] {
+        let error = bed
+            .client_with(&[
+                (OptionName::DockerHost, "ssh://host"),
+                (OptionName::SearchPath, path),
+            ])
+            .refused("hermes");
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        assert!(error.message.contains("no ssh in PATH"), "{error:?}");
+        assert!(error.hint.contains("install an ssh client"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_cancelled_build_stops_over_there_and_leaves_no_ssh() {
+    for buildkit in ["1", "0"] {
+        let bed = Bed::new();
+        let sshd = Sshd::start(bed.scratch());
+        let word = unique();
+        let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 600; true\n");
+        bed.template("hermes", dockerfile(&text));
+        let client = client(&bed, &sshd, &[(OptionName::DockerBuildkit, buildkit)]);
+        let call = client.begin("hermes");
+        client.wait_for_line(&word);
+        assert!(is_running(&word) && !sshd.clients().is_empty());
+
+        let since = Instant::now();
+        client.cancel(&call);
+        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+        assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+        until("the end of the build's process", || {
+            (!is_running(&word)).then_some(())
+        });
+        assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+
+        let since = Instant::now();
+        drop(client);
+        assert_no_ssh(&sshd, since);
+    }
+}
+
+#[test]
+fn a_call_that_is_cancelled_while_ssh_connects_leaves_none() {
+    let bed = Bed::new();
+    let sshd = Sshd::start(bed.scratch());
+    bed.template("hermes", template(&bed, "one"));
+    // It connects, and then hears nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ssh://root@{}", silent.local_addr().unwrap());
+    let client = client(&bed, &sshd, &[(OptionName::DockerHost, &url)]);
+    let call = client.begin("hermes");
+    until("an ssh", || (!sshd.clients().is_empty()).then_some(()));
+    let since = Instant::now();
+    client.cancel(&call);
+    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    assert_no_ssh(&sshd, since);
+}
+
+#[test]
+fn connections_are_used_again_and_end_with_the_client() {
+    let bed = Bed::new();
+    let sshd = Sshd::start(bed.scratch());
+    bed.template("hermes", template(&bed, "one"));
+    let client = client(&bed, &sshd, &[]);
+    client.ensure("hermes").unwrap();
+    // What was opened for the build has ended with it.
+    let idle = until("one connection", || match sshd.clients().as_slice() {
+        [only] => Some(*only),
+        _ => None,
+    });
+    for _ in 0..3 {
+        assert!(client.ensure("hermes").unwrap().cache_hit);
+        assert_eq!(sshd.clients(), [idle]);
+    }
+    block_on(client.inner().close());
+    let since = Instant::now();
+    drop(client);
+    assert_no_ssh(&sshd, since);
+}

@@ -1,0 +1,86 @@
+//! Servers and other programs of a test's own.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+
+use super::until;
+
+/// A server program that ends with the test, also when the test is killed.
+pub struct Daemon {
+    process: Child,
+    stdin: Option<ChildStdin>,
+    log: PathBuf,
+}
+
+/// It ends the program as soon as its input is closed.
+const KEEPER: &str = r#""$@" </dev/null & cat >/dev/null; kill $!; wait"#;
+
+impl Daemon {
+    /// Starts a program. What it writes goes into the file `log`.
+    pub fn start(program: &str, arguments: &[&str], log: &Path) -> Self {
+        assert!(
+            Path::new(program).exists(),
+            "there is no {program}: run `make test`"
+        );
+        let output = File::create(log).unwrap();
+        let mut process = Command::new("/bin/sh")
+            .args(["-c", KEEPER, "keeper", program])
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        Self {
+            stdin: process.stdin.take(),
+            process,
+            log: log.to_owned(),
+        }
+    }
+
+    /// What it has written.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
+    }
+
+    /// Waits until it has written `before`, and gives what stands there up to the next white space or
+    /// quote.
+    pub fn wait_for(&self, before: &str) -> String {
+        until(&format!("{before:?} in {}", self.log.display()), || {
+            let log = self.log();
+            let (_, rest) = log.split_once(before)?;
+            let end = rest.find(|c: char| c.is_whitespace() || c == '"')?;
+            Some(rest[..end].to_owned())
+        })
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        drop(self.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// Writes a shell script into a folder, for others to run.
+///
+/// Another program writes it: one that a test starts at this moment would get hold of our open file,
+/// and what is open for writing cannot be run.
+pub fn write_program(folder: &Path, name: &str, script: &str) -> PathBuf {
+    std::fs::create_dir_all(folder).unwrap();
+    let path = folder.join(name);
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", r#"cat >"$0" && chmod 755 "$0""#])
+        .arg(&path)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let text = format!("#!/bin/sh\n{script}\n");
+    let mut stdin = shell.stdin.take().unwrap();
+    stdin.write_all(text.as_bytes()).unwrap();
+    drop(stdin);
+    assert!(shell.wait().unwrap().success());
+    path
+}

@@ -1,0 +1,119 @@
+//! A registry that wants a login: the one of the distribution project, on loopback, where an engine
+//! speaks plain HTTP by itself.
+
+use std::path::Path;
+
+use bollard::auth::DockerCredentials;
+use bollard::models::{ContainerConfig, ContainerCreateBody};
+use bollard::query_parameters::{
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, PushImageOptionsBuilder,
+    UploadToContainerOptionsBuilder,
+};
+use futures_util::TryStreamExt;
+
+use super::daemon::Daemon;
+use super::engine::{BUSYBOX, Engine};
+use super::{block_on, unique};
+
+pub const USER: &str = "libmol";
+pub const PASSWORD: &str = "hunter2-of-the-registry";
+
+/// `htpasswd -nbB -C 4 libmol hunter2-of-the-registry`
+const HTPASSWD: &str = "libmol:$2b$04$libmolLibmolLibmolLibeCquR.qTVFDhntk2yT/W8sz80hByUO3e\n";
+
+pub struct Registry {
+    /// `127.0.0.1:PORT`
+    pub host: String,
+    _daemon: Daemon,
+}
+
+impl Registry {
+    /// Starts a registry that keeps its things in `folder`.
+    pub fn start(folder: &Path) -> Self {
+        let passwords = folder.join("htpasswd");
+        std::fs::write(&passwords, HTPASSWD).unwrap();
+        let config = folder.join("registry.yml");
+        let text = format!(
+            "version: 0.1\n\
+             storage: {{ filesystem: {{ rootdirectory: {} }} }}\n\
+             http: {{ addr: '127.0.0.1:0' }}\n\
+             auth: {{ htpasswd: {{ realm: libmol, path: {} }} }}\n",
+            folder.join("registry").display(),
+            passwords.display()
+        );
+        std::fs::write(&config, text).unwrap();
+        let daemon = Daemon::start(
+            "/usr/bin/docker-registry",
+            &["serve", config.to_str().unwrap()],
+            &folder.join("registry.log"),
+        );
+        let host = daemon.wait_for("listening on ");
+        Self {
+            host,
+            _daemon: daemon,
+        }
+    }
+
+    /// Puts an image into the registry, and only there: busybox with a word in the file `/base` that no
+    /// other image has. Gives its reference, and the word.
+    pub fn publish(&self, name: &str) -> (String, String) {
+        let (word, host) = (unique(), &self.host);
+        let (repository, reference) = (format!("{host}/{name}"), format!("{host}/{name}:1"));
+        let engine = Engine::of_the_tests();
+        let docker = &engine.docker;
+        block_on(async {
+            let container = format!("libmol-test-{word}");
+            let options = CreateContainerOptionsBuilder::new().name(&container);
+            let body = ContainerCreateBody {
+                image: Some(BUSYBOX.to_owned()),
+                cmd: Some(vec!["never-started".to_owned()]),
+                ..Default::default()
+            };
+            docker
+                .create_container(Some(options.build()), body)
+                .await
+                .unwrap();
+            let options = UploadToContainerOptionsBuilder::new().path("/");
+            let file = bollard::body_full(archive("base", &word).into());
+            docker
+                .upload_to_container(&container, Some(options.build()), file)
+                .await
+                .unwrap();
+            let options = CommitContainerOptionsBuilder::new()
+                .container(&container)
+                .repo(&repository)
+                .tag("1");
+            docker
+                .commit_container(options.build(), ContainerConfig::default())
+                .await
+                .unwrap();
+            docker.remove_container(&container, None).await.unwrap();
+            let login = DockerCredentials {
+                username: Some(USER.to_owned()),
+                password: Some(PASSWORD.to_owned()),
+                ..Default::default()
+            };
+            let options = PushImageOptionsBuilder::new().tag("1").build();
+            docker
+                .push_image(&repository, Some(options), Some(login))
+                .try_collect::<Vec<_>>()
+                .await
+                .expect("the registry takes an image");
+        });
+        engine.untag(&reference);
+        assert!(engine.inspect(&reference).is_none());
+        (reference, word)
+    }
+}
+
+/// An archive with one file.
+fn archive(path: &str, text: &str) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(0o644);
+    header.set_size(text.len() as u64);
+    archive
+        .append_data(&mut header, path, text.as_bytes())
+        .unwrap();
+    archive.into_inner().unwrap()
+}

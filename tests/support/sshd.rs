@@ -1,0 +1,142 @@
+//! A machine behind ssh: a real sshd on loopback, whose sessions find the tests' engine, and an `ssh`
+//! that knows it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::child::succeed;
+use super::daemon::{Daemon, write_program};
+use super::{given, until};
+
+pub struct Sshd {
+    pub port: u16,
+    folder: PathBuf,
+    _daemon: Daemon,
+}
+
+impl Sshd {
+    /// Starts a server that keeps its things in `folder`. Commands of its sessions have the tests'
+    /// engine as their own.
+    pub fn start(folder: &Path) -> Self {
+        let folder = folder.join("ssh");
+        std::fs::create_dir(&folder).unwrap();
+        for key in ["host_key", "key", "wrong_key"] {
+            let mut generate = Command::new("/usr/bin/ssh-keygen");
+            generate.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
+            succeed(generate.arg(folder.join(key)));
+        }
+        // sshd does not run without it; where a service manager starts it, that one makes it.
+        std::fs::create_dir_all("/run/sshd").unwrap();
+        let config = folder.join("sshd_config");
+        let path = folder.display();
+        let (daemon, port) = (0..20)
+            .find_map(|_| {
+                let port = free_port();
+                let text = format!(
+                    "ListenAddress 127.0.0.1:{port}\n\
+                     HostKey {path}/host_key\n\
+                     AuthorizedKeysFile {path}/key.pub\n\
+                     PidFile none\n\
+                     StrictModes no\n\
+                     UsePAM no\n\
+                     PermitRootLogin yes\n\
+                     PasswordAuthentication no\n\
+                     KbdInteractiveAuthentication no\n\
+                     SetEnv DOCKER_HOST={} PATH=/usr/bin:/bin\n",
+                    given("MOL_TEST_ENGINE")
+                );
+                std::fs::write(&config, text).unwrap();
+                let daemon = Daemon::start(
+                    "/usr/sbin/sshd",
+                    &["-D", "-e", "-f", config.to_str().unwrap()],
+                    &folder.join("sshd.log"),
+                );
+                let listens = until("sshd", || {
+                    let log = daemon.log();
+                    // Somebody else may have taken the port meanwhile.
+                    let taken = log.contains("Cannot bind");
+                    (taken || log.contains("Server listening")).then_some(!taken)
+                });
+                listens.then_some((daemon, port))
+            })
+            .expect("sshd finds a port");
+        let host_key = std::fs::read_to_string(folder.join("host_key.pub")).unwrap();
+        let known = format!("[127.0.0.1]:{port} {host_key}");
+        std::fs::write(folder.join("known_hosts"), known).unwrap();
+        Self {
+            port,
+            folder,
+            _daemon: daemon,
+        }
+    }
+
+    /// `ssh://root@127.0.0.1:PORT`
+    pub fn url(&self) -> String {
+        format!("ssh://root@127.0.0.1:{}", self.port)
+    }
+
+    /// A folder with a program `ssh`: the real one, with a configuration that has the right key.
+    pub fn client(&self) -> String {
+        self.client_with("key")
+    }
+
+    /// The same, with a key that the server does not know.
+    pub fn client_with_the_wrong_key(&self) -> String {
+        self.client_with("wrong_key")
+    }
+
+    fn client_with(&self, key: &str) -> String {
+        let (path, config) = (
+            self.folder.display(),
+            self.folder.join(format!("{key}.conf")),
+        );
+        let text = format!(
+            "IdentityFile {path}/{key}\n\
+             IdentitiesOnly yes\n\
+             UserKnownHostsFile {path}/known_hosts\n\
+             GlobalKnownHostsFile /dev/null\n\
+             StrictHostKeyChecking yes\n"
+        );
+        std::fs::write(&config, text).unwrap();
+        let programs = self.folder.join(format!("{key}-bin"));
+        let script = format!("exec /usr/bin/ssh -F {} \"$@\"", config.display());
+        write_program(&programs, "ssh", &script);
+        programs.to_str().unwrap().to_owned()
+    }
+
+    /// The ids of the ssh processes that the programs of this server's clients are. Those that have
+    /// ended and were not waited for count.
+    pub fn clients(&self) -> Vec<u32> {
+        let config = format!("{}/", self.folder.display());
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let is_client = |pid: &u32| {
+            let about = PathBuf::from(format!("/proc/{pid}"));
+            let read = |file: &str| std::fs::read(about.join(file)).unwrap_or_default();
+            let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
+            // One that has ended has no command line.
+            let ours = String::from_utf8_lossy(&read("stat")).into_owned();
+            line.contains(&config) && line.contains("dial-stdio") || is_dead_ssh(&ours)
+        };
+        processes
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(is_client)
+            .collect()
+    }
+}
+
+/// Is this, from `/proc/PID/stat`, an ssh of ours that nobody has waited for?
+fn is_dead_ssh(stat: &str) -> bool {
+    let Some((name, rest)) = stat.rsplit_once(") ") else {
+        return false;
+    };
+    let mut fields = rest.split(' ');
+    let dead = fields.next() == Some("Z");
+    let parent = fields.next().and_then(|parent| parent.parse().ok());
+    name.ends_with("(ssh") && dead && parent == Some(std::process::id())
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
