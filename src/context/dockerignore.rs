@@ -5,17 +5,32 @@
 //! package at v0.6: one pattern a line, cleaned and anchored at the root of the context, `*` and `?`
 //! never across a `/`, `**` across any number of folders, a folder's match is its content's match,
 //! and of all patterns that apply the last one decides.
+//!
+//! In one thing it is stricter than docker. A pattern that is no valid one is always an error here;
+//! docker finds out only if some path gets as far as that pattern.
 
-use regex::Regex;
+mod go_regexp;
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+use regex::bytes::Regex;
+
+use go_regexp::Budget;
+
+/// Where docker's own reader gives up (Go's `bufio.MaxScanTokenSize`).
+const LONGEST_LINE: usize = 64 * 1024 - 1;
 
 /// The patterns of one file.
 #[derive(Debug, Default)]
 pub(crate) struct Patterns {
     patterns: Vec<Pattern>,
+    descent: Descent,
 }
 
 #[derive(Debug)]
 struct Pattern {
+    text: String,
     /// Begins with `!`: what it matches is kept after all.
     keeps: bool,
     matcher: Matcher,
@@ -44,41 +59,72 @@ enum Matcher {
     /// `text**`
     Prefix(String),
     /// `**text`
-    Suffix(String),
+    Suffix(Vec<u8>),
     Regex(Regex),
 }
 
-/// Which patterns match a folder, to be handed down to what is in it.
+/// Which ignored folders are looked into, because something in them may be kept.
+#[derive(Debug)]
+enum Descent {
+    /// Those above these paths, and the paths themselves.
+    To(Vec<String>),
+    Everywhere,
+}
+
+impl Default for Descent {
+    fn default() -> Self {
+        Self::To(Vec::new())
+    }
+}
+
+/// What is known of a folder, to be handed down to what is in it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Inherited(Vec<bool>);
+pub(crate) struct Inherited {
+    /// For each pattern, whether it matches the folder.
+    matches: Vec<bool>,
+    /// Nothing in it can be kept.
+    closed: bool,
+}
 
 impl Patterns {
-    /// Reads the text of a `.dockerignore`, as `ignorefile.ReadAll` does.
+    /// Reads the text of a `.dockerignore` as the docker CLI does for a context that it sends as an
+    /// archive (`ignorefile.ReadAll`, then `archive.TarWithOptions`). There an exception is looked for
+    /// only where its text says: for `!a/b` in `a`, for `!**/b` in no ignored folder.
     ///
     /// # Errors
     ///
-    /// The pattern that cannot be understood, and why.
+    /// What cannot be understood, and why.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        if text.split('\n').any(|line| line.len() > LONGEST_LINE) {
+            return Err("it has a line of 64 KiB or more".to_owned());
+        }
         let lines = text
-            .lines()
+            .split('\n')
             .filter(|line| !line.starts_with('#'))
             .map(str::trim)
             .filter(|line| !line.is_empty());
-        Self::new(lines.map(|line| match line.strip_prefix('!') {
+        let patterns = Self::new(lines.map(|line| match line.strip_prefix('!') {
             Some(rest) => format!("!{}", anchored(rest.trim())),
             None => anchored(line),
-        }))
+        }))?;
+        let named = patterns.exceptions().map(|kept| kept.text.clone());
+        Ok(Self {
+            descent: Descent::To(named.collect()),
+            ..patterns
+        })
     }
 
-    /// Takes patterns one by one, as `patternmatcher.New` does: this is the form in which BuildKit
-    /// asks for a folder without them.
+    /// Takes patterns one by one (`patternmatcher.New`): BuildKit asks in this form for a folder
+    /// without what they match. There `!**/b` is looked for everywhere (`fsutil.NewFilterFS`, which
+    /// serves the folder in buildx), as is every other exception once one has a wildcard.
     ///
     /// # Errors
     ///
     /// The pattern that cannot be understood, and why.
     pub(crate) fn new(patterns: impl IntoIterator<Item: AsRef<str>>) -> Result<Self, String> {
         let mut compiled = Vec::new();
+        let mut budget = Budget::default();
         for pattern in patterns {
             let pattern = pattern.as_ref().trim();
             if pattern.is_empty() {
@@ -86,39 +132,72 @@ impl Patterns {
             }
             // The ! is no more than a letter of the first name at this point.
             let cleaned = clean(pattern);
-            let (keeps, pattern) = match cleaned.strip_prefix('!') {
+            let (keeps, text) = match cleaned.strip_prefix('!') {
                 Some("") => return Err("the pattern \"!\" names nothing to keep".to_owned()),
                 Some(rest) => (true, rest),
                 None => (false, &*cleaned),
             };
             compiled.push(Pattern {
                 keeps,
-                matcher: compile(pattern)
+                matcher: compile(text, &mut budget)
                     .map_err(|why| format!("the pattern {cleaned:?} {why}"))?,
+                text: text.to_owned(),
             });
         }
-        Ok(Self { patterns: compiled })
+        let mut patterns = Self {
+            patterns: compiled,
+            descent: Descent::Everywhere,
+        };
+        let named = patterns.exceptions().map(|kept| {
+            let text = kept.text.strip_suffix("/**").unwrap_or(&kept.text);
+            text.strip_suffix("/*").unwrap_or(text).to_owned()
+        });
+        let named: Vec<_> = named.collect();
+        let is_wild = |text: &String| text.contains(['*', '[', ']', '?', '^', '\\']);
+        if !named.iter().any(is_wild) {
+            patterns.descent = Descent::To(named);
+        }
+        Ok(patterns)
     }
 
     /// Can anything below an ignored folder be kept?
     pub(crate) fn has_exceptions(&self) -> bool {
-        self.patterns.iter().any(|pattern| pattern.keeps)
+        self.exceptions().next().is_some()
     }
 
-    /// Is `path` (relative, with `/`) ignored, given what matched the folder it is in?
+    fn exceptions(&self) -> impl Iterator<Item = &Pattern> {
+        self.patterns.iter().filter(|pattern| pattern.keeps)
+    }
+
+    /// Is `path` (relative, with `/`) ignored, given what is known of the folder it is in?
     pub(crate) fn ignores(&self, path: &str, folder: &Inherited) -> (bool, Inherited) {
+        if folder.closed {
+            return (true, folder.clone());
+        }
         let mut ignored = false;
         let mut matches = vec![false; self.patterns.len()];
         for (index, pattern) in self.patterns.iter().enumerate() {
-            let inherited = folder.0.get(index).copied().unwrap_or(false);
-            // A pattern that could not change the verdict is not asked.
+            let inherited = folder.matches.get(index).copied().unwrap_or(false);
+            // A pattern that could not change the verdict is not asked, and so does not count as one
+            // that matches the folder either. That shows: `a/b` and then `!a` do not keep `a/b`.
             let matched = inherited || (pattern.keeps == ignored && pattern.matcher.matches(path));
             matches[index] = matched;
             if matched {
                 ignored = !pattern.keeps;
             }
         }
-        (ignored, Inherited(matches))
+        let closed = ignored && !self.looks_into(path);
+        (ignored, Inherited { matches, closed })
+    }
+
+    fn looks_into(&self, folder: &str) -> bool {
+        match &self.descent {
+            Descent::Everywhere => true,
+            Descent::To(named) => named.iter().any(|path| {
+                let below = path.strip_prefix(folder);
+                below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }),
+        }
     }
 }
 
@@ -128,9 +207,10 @@ impl Matcher {
             Matcher::Exact(text) => path == text,
             Matcher::Prefix(text) => path.starts_with(text.as_str()),
             Matcher::Suffix(text) => {
-                path.ends_with(text.as_str()) || text.strip_prefix('/').is_some_and(|t| path == t)
+                let path = path.as_bytes();
+                path.ends_with(text) || text.strip_prefix(b"/").is_some_and(|t| path == t)
             }
-            Matcher::Regex(regex) => regex.is_match(path),
+            Matcher::Regex(regex) => regex.is_match(path.as_bytes()),
         }
     }
 }
@@ -177,99 +257,118 @@ enum Form {
     Regex,
 }
 
-/// Translates a pattern the way `patternmatcher` does, into a regular expression where plain text
-/// will not do.
-fn compile(pattern: &str) -> Result<Matcher, &'static str> {
-    let mut regex = String::from("^(?s:");
+/// Translates a pattern the way `patternmatcher` does, into a regular expression of Go where plain
+/// text will not do.
+fn compile(pattern: &str, budget: &mut Budget) -> Result<Matcher, &'static str> {
+    check(pattern)?;
+    let mut regexp = String::from("^");
     let mut form = Form::Exact;
-    let mut chars = pattern.chars().peekable();
+    // Go's text/scanner, which reads the pattern there, takes a byte order mark for none of its own.
+    let mut chars = pattern
+        .strip_prefix('\u{feff}')
+        .unwrap_or(pattern)
+        .chars()
+        .peekable();
     let mut first = true;
     while let Some(c) = chars.next() {
         match c {
             '*' if chars.next_if_eq(&'*').is_some() => {
                 // `**/` means the same as `**`.
                 chars.next_if_eq(&'/');
-                if chars.peek().is_some() {
-                    regex.push_str("(?:.*/)?");
-                    form = Form::Regex;
-                } else {
-                    regex.push_str(".*");
-                    form = if form == Form::Exact {
-                        Form::Prefix
-                    } else {
+                form = match chars.peek() {
+                    None if form == Form::Exact => Form::Prefix,
+                    None => {
+                        regexp.push_str(".*");
                         Form::Regex
-                    };
-                }
+                    }
+                    Some(_) => {
+                        regexp.push_str("(.*/)?");
+                        Form::Regex
+                    }
+                };
                 if first {
                     form = Form::Suffix;
                 }
             }
             '*' => {
-                regex.push_str("[^/]*");
+                regexp.push_str("[^/]*");
                 form = Form::Regex;
             }
             '?' => {
-                regex.push_str("[^/]");
+                regexp.push_str("[^/]");
                 form = Form::Regex;
             }
-            '[' => {
-                regex.push_str(&class(&mut chars)?);
-                form = Form::Regex;
-            }
+            '.' | '+' | '(' | ')' | '$' => regexp.extend(['\\', c]),
             '\\' => {
-                literal(&mut regex, chars.next().ok_or("ends in a backslash")?);
+                regexp.push('\\');
+                regexp.extend(chars.next());
                 form = Form::Regex;
             }
-            other => literal(&mut regex, other),
+            '[' | ']' => {
+                regexp.push(c);
+                form = Form::Regex;
+            }
+            c => regexp.push(c),
         }
         first = false;
     }
-    regex.push_str(")$");
+    regexp.push('$');
     Ok(match form {
         Form::Exact => Matcher::Exact(pattern.to_owned()),
         Form::Prefix => Matcher::Prefix(pattern[..pattern.len() - 2].to_owned()),
-        Form::Suffix => Matcher::Suffix(pattern[2..].to_owned()),
-        Form::Regex => Matcher::Regex(Regex::new(&regex).map_err(|_| "cannot be understood")?),
+        Form::Suffix => Matcher::Suffix(pattern.as_bytes()[2..].to_vec()),
+        Form::Regex => Matcher::Regex(go_regexp::compile(&regexp, budget)?),
     })
 }
 
-/// Adds a character that means itself, inside a class and outside.
-fn literal(regex: &mut String, c: char) {
-    regex.push_str(&format!("\\x{{{:x}}}", u32::from(c)));
+/// `patternmatcher` asks Go's `filepath.Match` for an opinion first, on the name `.`. That looks at a
+/// pattern in pieces from star to star, and no further than at the first piece which does not match.
+fn check(pattern: &str) -> Result<(), &'static str> {
+    let mut rest = pattern.trim_start_matches('*').chars().peekable();
+    if piece(&mut rest)? {
+        while rest.next_if_eq(&'*').is_some() {}
+        piece(&mut rest)?;
+    }
+    Ok(())
 }
 
-/// A character class after its `[`, in the grammar of Go's `path.Match`: an optional `^`, then at
-/// least one character or range, each character plain or after a `\`.
-fn class(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<String, &'static str> {
+/// Checks a pattern up to its next star outside of a class. A class is a `[`, an optional `^`, then at
+/// least one character or range, each character plain or after a `\`, and a `]`. Returns whether the
+/// piece matches a single `.`.
+fn piece(chars: &mut Peekable<Chars<'_>>) -> Result<bool, &'static str> {
     const OPEN: &str = "has a [ without its ]";
-    fn member(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Result<char, &'static str> {
+    const BACKSLASH: &str = "ends in a backslash";
+    fn member(chars: &mut Peekable<Chars<'_>>) -> Result<char, &'static str> {
         match chars.next().ok_or(OPEN)? {
-            '\\' => chars.next().ok_or(OPEN),
+            '\\' => chars.next().ok_or(BACKSLASH),
             '-' | ']' => Err("has a class with a - or a ] where a character should be"),
             c => Ok(c),
         }
     }
-    let mut class = String::from("[");
-    if chars.next_if_eq(&'^').is_some() {
-        class.push('^');
-    }
-    loop {
-        let from = member(chars)?;
-        let to = match chars.next_if_eq(&'-') {
-            Some(_) => member(chars)?,
-            None => from,
+    let (mut dots, mut others) = (0, 0);
+    while let Some(c) = chars.next_if(|c| *c != '*') {
+        let dot = match c {
+            '\\' => chars.next().ok_or(BACKSLASH)? == '.',
+            '[' => {
+                let negated = chars.next_if_eq(&'^').is_some();
+                let mut dot = false;
+                loop {
+                    let from = member(chars)?;
+                    let to = match chars.next_if_eq(&'-') {
+                        Some(_) => member(chars)?,
+                        None => from,
+                    };
+                    dot |= (from..=to).contains(&'.');
+                    if chars.next_if_eq(&']').is_some() {
+                        break dot != negated;
+                    }
+                }
+            }
+            c => c == '?' || c == '.',
         };
-        if from > to {
-            return Err("has a range that runs backwards");
-        }
-        literal(&mut class, from);
-        class.push('-');
-        literal(&mut class, to);
-        if chars.next_if_eq(&']').is_some() {
-            class.push(']');
-            return Ok(class);
-        }
+        *(if dot { &mut dots } else { &mut others }) += 1;
     }
+    Ok((dots, others) == (1, 0))
 }
 
 #[cfg(test)]
@@ -288,48 +387,12 @@ mod tests {
     }
 
     #[test]
-    fn patterns_match_as_the_docker_cli_matches_them() {
+    fn the_last_pattern_that_applies_decides() {
         for (patterns, path, expected) in [
-            ("foo", "foo", true),
-            ("foo", "bar/foo", false),
-            ("foo", "foo/bar", true),
-            ("foo/", "foo/bar", true),
-            ("/foo", "foo", true),
-            ("./foo", "foo", true),
-            ("a/../foo", "foo", true),
-            ("*.md", "a.md", true),
-            ("*.md", "a/b.md", false),
-            ("**/*.md", "a.md", true),
-            ("**/*.md", "a/b/c.md", true),
-            ("**/foo", "foo", true),
-            ("**/foo", "a/b/foo", true),
-            ("**/foo", "afoo", false),
-            ("a/**", "a/b/c", true),
-            ("a/**", "a", false),
-            ("a/**/z", "a/z", true),
-            ("a/**/z", "a/b/c/z", true),
-            ("**", "anything/at/all", true),
-            ("?", "a", true),
-            ("?", "ab", false),
-            ("?", "ä", true),
-            ("[a-c]x", "bx", true),
-            ("[^a-c]x", "bx", false),
-            ("[a&&b]", "&", true),
-            (r"\*", "*", true),
-            (r"\*", "a", false),
-            ("a.c", "abc", false),
-            ("a+", "a+", true),
-            ("# comment\nfoo", "foo", true),
-            ("\u{feff}foo", "foo", true),
-            ("  foo  ", "foo", true),
-            ("*\n!keep", "keep", false),
-            ("*\n!keep", "drop", true),
             ("*\n!keep", "keep/inner", false),
-            ("foo\n!foo/keep", "foo/keep", false),
-            ("foo\n!foo/keep", "foo/drop", true),
+            ("*\n!keep", "drop", true),
             ("!foo\nfoo", "foo", true),
             ("foo\n!foo\nfoo/x", "foo/x", true),
-            ("*\n! keep", "keep", false),
         ] {
             assert_eq!(
                 ignored(patterns, path),
@@ -337,6 +400,63 @@ mod tests {
                 "{patterns:?} on {path:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_go_s_regular_expressions_make_of_a_pattern_holds_here_too() {
+        for (pattern, path, expected) in [
+            // Classes of Go, and what Rust alone would make of their text.
+            (r"\d*", "1x", true),
+            (r"\d*", "d", false),
+            (r"\w?", "é1", false),
+            (r"[\s]", "\u{b}", false),
+            ("[[:alpha:]]x", "ax", true),
+            ("[[:^alpha:]]x", "1x", true),
+            ("[a&&b]", "&", true),
+            ("[a~~b]", "~", true),
+            (r"\<a*", "<ab", true),
+            (r"a\x62*", "abc", true),
+            (r"a\x{62}*", "abc", true),
+            (r"\141?", "ab", true),
+            (r"\Qa*", "a[^/]*$", true),
+            // A star or a question mark ends a class and begins another.
+            ("[*]", "/]", true),
+            ("[*]", "*", false),
+            ("[?]", "^]", true),
+            // Three characters are not escaped.
+            ("a{2}?", "aab", true),
+            ("a{2,3}?", "aaaab", false),
+            ("a{x}?", "a{x}b", true),
+            ("a|b*", "anything", true),
+            ("^a*", "ab", true),
+            ("^a*", "^ab", false),
+        ] {
+            assert_eq!(ignored(pattern, path), expected, "{pattern:?} on {path:?}");
+        }
+    }
+
+    #[test]
+    fn exceptions_are_looked_for_where_each_builder_s_client_looks() {
+        let wild = "*\n!**/keep";
+        assert!(ignored(wild, "folder/keep"));
+        let session = Patterns::new(wild.lines()).unwrap();
+        let (_, folder) = session.ignores("folder", &Inherited::default());
+        assert!(!session.ignores("folder/keep", &folder).0);
+        // What ends in a wildcard only counts as none there.
+        let session = Patterns::new(["*", "!folder/*/**"]).unwrap();
+        let (_, folder) = session.ignores("folder", &Inherited::default());
+        let (ignored, inner) = session.ignores("folder/inner", &folder);
+        assert!(ignored && session.ignores("folder/inner/keep", &inner).0);
+    }
+
+    #[test]
+    fn a_file_that_is_made_to_be_expensive_is_refused() {
+        let long = "?".repeat(64 * 1024);
+        let lines = "?{1000}\n".repeat(1000);
+        for text in [&long, &long[1..], &lines, &"[^a]{1000}".repeat(5000)] {
+            assert!(Patterns::parse(text).is_err());
+        }
+        assert!(!ignored(&"*a".repeat(30_000), &"a".repeat(4000)));
     }
 
     #[test]
@@ -359,7 +479,10 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_an_error() {
-        for text in ["!", "!/", "[", "[]", "[a", "[a-", "[-a]", "a\\", "[z-a]"] {
+        for text in [
+            "!", "!/", "[", "[]", "[a", "[a-", "[-a]", "a\\", "[z-a]", "\\8", "\\m", "a*{2}",
+            "*[z-a]", "|{2}*", "a{1001}*", "a{2,1}*", "[[:x:]]", "a*[b",
+        ] {
             assert!(Patterns::parse(text).is_err(), "{text:?}");
         }
     }

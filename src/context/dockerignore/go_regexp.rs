@@ -1,0 +1,361 @@
+//! Go's regular expressions, as far as a pattern can become one.
+//!
+//! `patternmatcher` hands what it does not understand itself on to Go's `regexp` package, so a few
+//! things mean there what nobody has planned: `\d` is a digit, `[[:alpha:]]` a letter, `^` the
+//! beginning of the path; and of the characters that it would escape, three slip through: `|`, `{`
+//! and `}` (their bits do not fit into its table). Templates are built with that, so it is taken over.
+//!
+//! The syntax is that of Go's `regexp/syntax` at Go 1.26. What Go and Rust write alike may still differ
+//! in meaning (`[a&&b]`, `\s`, `\<`), so every single piece is written anew.
+
+use std::fmt::Write as _;
+
+use regex::bytes::{Regex, RegexBuilder};
+
+/// What is left for the patterns of one file, so that a file made for it takes neither minutes nor
+/// gigabytes. The unit is what one character costs, about a hundred bytes, repetitions written out.
+#[derive(Debug)]
+pub(super) struct Budget(u32);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(1 << 18)
+    }
+}
+
+/// A class costs so many characters: it is a small automaton over the bytes of UTF-8.
+const CLASS: u32 = 16;
+
+/// The largest program that one pattern may become, should the estimate be wrong.
+const MOST_BYTES: usize = 1 << 26;
+
+/// A range of characters, both ends included.
+type Range = (char, char);
+
+/// Go's `\d`, `\s` and `\w`, which know ASCII only.
+const DIGIT: &[Range] = &[('0', '9')];
+const SPACE: &[Range] = &[('\t', '\n'), ('\x0c', '\r'), (' ', ' ')];
+const WORD: &[Range] = &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')];
+
+/// The POSIX classes, which are ASCII too.
+const NAMED: [(&str, &[Range]); 14] = [
+    ("alnum", &[('0', '9'), ('A', 'Z'), ('a', 'z')]),
+    ("alpha", &[('A', 'Z'), ('a', 'z')]),
+    ("ascii", &[('\0', '\x7f')]),
+    ("blank", &[('\t', '\t'), (' ', ' ')]),
+    ("cntrl", &[('\0', '\x1f'), ('\x7f', '\x7f')]),
+    ("digit", DIGIT),
+    ("graph", &[('!', '~')]),
+    ("lower", &[('a', 'z')]),
+    ("print", &[(' ', '~')]),
+    ("punct", &[('!', '/'), (':', '@'), ('[', '`'), ('{', '~')]),
+    ("space", &[('\t', '\r'), (' ', ' ')]),
+    ("upper", &[('A', 'Z')]),
+    ("word", WORD),
+    ("xdigit", &[('0', '9'), ('A', 'F'), ('a', 'f')]),
+];
+
+/// The same as a regular expression of ours.
+///
+/// # Errors
+///
+/// What Go refuses too, and `\p`, whose tables are not worth their size here; and what is too large.
+pub(super) fn compile(expression: &str, budget: &mut Budget) -> Result<Regex, &'static str> {
+    const TOO_LARGE: &str = "is too large, or there are too many before it";
+    let mut parser = Parser {
+        rest: expression,
+        repeated: false,
+        cost: 0,
+        regex: String::with_capacity(4 * expression.len()),
+    };
+    parser.all().ok_or("is no valid one")?;
+    budget.0 = budget.0.checked_sub(parser.cost).ok_or(TOO_LARGE)?;
+    RegexBuilder::new(&parser.regex)
+        .size_limit(MOST_BYTES)
+        .build()
+        .map_err(|_| TOO_LARGE)
+}
+
+struct Parser<'a> {
+    rest: &'a str,
+    /// The last piece was a repetition, which cannot be repeated.
+    repeated: bool,
+    /// What it takes of the budget.
+    cost: u32,
+    regex: String,
+}
+
+impl Parser<'_> {
+    fn all(&mut self) -> Option<()> {
+        let mut before = 0;
+        loop {
+            // What a repetition repeats.
+            let last = self.cost - std::mem::replace(&mut before, self.cost);
+            // By far the most frequent pieces. As bytes they make small programs, and the path is
+            // UTF-8, so that what comes next still begins where a character begins.
+            if self.take("[^/]*") {
+                self.regex.push_str("(?-u:[^/]*)");
+                self.cost += 1;
+                self.repeated = true;
+                continue;
+            }
+            if self.take(".*") {
+                self.regex.push_str(r"(?-u:[^\n]*)");
+                self.cost += 1;
+                self.repeated = true;
+                continue;
+            }
+            let after_repetition = std::mem::take(&mut self.repeated);
+            let Some(c) = self.next() else {
+                return Some(());
+            };
+            match c {
+                '^' => self.regex.push_str(r"\A"),
+                '$' => self.regex.push_str(r"\z"),
+                '(' => self.regex.push_str("(?:"),
+                ')' | '|' => self.regex.push(c),
+                '*' | '?' => {
+                    self.regex.push(c);
+                    self.repeated = true;
+                }
+                '{' => match self.times()? {
+                    Some((least, most)) => {
+                        let times = most.unwrap_or(least);
+                        self.cost = self.cost.saturating_add(last.saturating_mul(times));
+                        let most = most.map(|most| most.to_string()).unwrap_or_default();
+                        let _ = write!(self.regex, "{{{least},{most}}}");
+                        self.repeated = true;
+                    }
+                    None => self.literal(c),
+                },
+                '[' => self.class()?,
+                '\\' => self.escape()?,
+                c => self.literal(c),
+            }
+            if self.repeated && after_repetition {
+                return None;
+            }
+        }
+    }
+
+    /// `{2}`, `{2,}` or `{2,3}`, after its brace; the inner `None` is a brace that means itself.
+    fn times(&mut self) -> Option<Option<(u32, Option<u32>)>> {
+        const MOST: u32 = 1000;
+        fn number(text: &str) -> Option<(u32, &str)> {
+            let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+            let (number, rest) = text.split_at(digits);
+            let zeros = digits > 1 && number.starts_with('0');
+            // A number that does not fit is too large in any case.
+            (digits > 0 && !zeros).then(|| (number.parse().unwrap_or(u32::MAX), rest))
+        }
+        fn all(text: &str) -> Option<(u32, Option<u32>, &str)> {
+            let (least, rest) = number(text)?;
+            let Some(rest) = rest.strip_prefix(',') else {
+                return Some((least, Some(least), rest.strip_prefix('}')?));
+            };
+            if let Some(rest) = rest.strip_prefix('}') {
+                return Some((least, None, rest));
+            }
+            let (most, rest) = number(rest)?;
+            Some((least, Some(most), rest.strip_prefix('}')?))
+        }
+        let Some((least, most, rest)) = all(self.rest) else {
+            return Some(None);
+        };
+        if least > MOST || most.is_some_and(|most| most > MOST || most < least) {
+            return None;
+        }
+        self.rest = rest;
+        Some(Some((least, most)))
+    }
+
+    /// What a backslash outside of a class means.
+    fn escape(&mut self) -> Option<()> {
+        if let Some((members, negated)) = self.perl_class() {
+            self.write_class(&ranges(members, negated), false);
+            return Some(());
+        }
+        match self.rest.chars().next()? {
+            'A' => self.regex.push_str(r"\A"),
+            'z' => self.regex.push_str(r"\z"),
+            'b' => self.regex.push_str(r"(?-u:\b)"),
+            'B' => self.regex.push_str(r"(?-u:\B)"),
+            'Q' => {
+                let quoted = &self.rest[1..];
+                let (quoted, rest) = quoted.split_once(r"\E").unwrap_or((quoted, ""));
+                self.rest = rest;
+                quoted.chars().for_each(|c| self.literal(c));
+                return Some(());
+            }
+            _ => {
+                let c = self.escaped()?;
+                self.literal(c);
+                return Some(());
+            }
+        }
+        self.next();
+        Some(())
+    }
+
+    /// A class, after its `[`.
+    fn class(&mut self) -> Option<()> {
+        let negated = self.take("^");
+        let mut members: Vec<Range> = Vec::new();
+        let mut first = true;
+        while first || !self.take("]") {
+            first = false;
+            if let Some(named) = self.named_class()? {
+                members.extend(named);
+                continue;
+            }
+            if let Some(escaped) = self.rest.strip_prefix('\\') {
+                let before = std::mem::replace(&mut self.rest, escaped);
+                if let Some((of, negated)) = self.perl_class() {
+                    members.extend(ranges(of, negated));
+                    continue;
+                }
+                self.rest = before;
+            }
+            let from = self.class_char()?;
+            let to = match self.rest.strip_prefix('-') {
+                Some(rest) if !rest.is_empty() && !rest.starts_with(']') => {
+                    self.rest = rest;
+                    self.class_char()?
+                }
+                _ => from,
+            };
+            if to < from {
+                return None;
+            }
+            members.push((from, to));
+        }
+        self.write_class(&members, negated);
+        Some(())
+    }
+
+    /// `[:alpha:]` and the like; the outer `None` is one that does not exist.
+    fn named_class(&mut self) -> Option<Option<Vec<Range>>> {
+        let Some((name, rest)) = self
+            .rest
+            .strip_prefix("[:")
+            .and_then(|rest| rest.split_once(":]"))
+        else {
+            return Some(None);
+        };
+        let (name, negated) = match name.strip_prefix('^') {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
+        let (_, of) = NAMED.iter().find(|(known, _)| *known == name)?;
+        self.rest = rest;
+        Some(Some(ranges(of, negated)))
+    }
+
+    /// `\d` and the like, after the backslash: its members, or all others.
+    fn perl_class(&mut self) -> Option<(&'static [Range], bool)> {
+        let c = self.rest.chars().next()?;
+        let members = match c.to_ascii_lowercase() {
+            'd' => DIGIT,
+            's' => SPACE,
+            'w' => WORD,
+            _ => return None,
+        };
+        self.next();
+        Some((members, c.is_ascii_uppercase()))
+    }
+
+    fn class_char(&mut self) -> Option<char> {
+        match self.next()? {
+            '\\' => self.escaped(),
+            c => Some(c),
+        }
+    }
+
+    /// The one character that is meant by a backslash and what follows, after the backslash.
+    fn escaped(&mut self) -> Option<char> {
+        match self.next()? {
+            // A single digit would be a back-reference.
+            '1'..='7' if self.octal_digit().is_none() => None,
+            c @ '0'..='7' => {
+                let mut value = c.to_digit(8)?;
+                for _ in 0..2 {
+                    let Some(digit) = self.octal_digit() else {
+                        break;
+                    };
+                    value = 8 * value + digit;
+                    self.next();
+                }
+                char::from_u32(value)
+            }
+            'x' if self.take("{") => {
+                let (digits, rest) = self.rest.split_once('}')?;
+                self.rest = rest;
+                // No sign, which the conversion would take.
+                let all = digits.chars().all(|c| c.is_ascii_hexdigit());
+                char::from_u32(u32::from_str_radix(digits, 16).ok().filter(|_| all)?)
+            }
+            'x' => {
+                let digits = (self.next()?.to_digit(16)?, self.next()?.to_digit(16)?);
+                char::from_u32(16 * digits.0 + digits.1)
+            }
+            'a' => Some('\x07'),
+            'f' => Some('\x0c'),
+            'n' => Some('\n'),
+            'r' => Some('\r'),
+            't' => Some('\t'),
+            'v' => Some('\x0b'),
+            c if c.is_ascii() && !c.is_ascii_alphanumeric() => Some(c),
+            _ => None,
+        }
+    }
+
+    fn octal_digit(&self) -> Option<u32> {
+        self.rest.chars().next()?.to_digit(8)
+    }
+
+    fn next(&mut self) -> Option<char> {
+        let mut chars = self.rest.chars();
+        let c = chars.next()?;
+        self.rest = chars.as_str();
+        Some(c)
+    }
+
+    fn take(&mut self, text: &str) -> bool {
+        let rest = self.rest.strip_prefix(text);
+        self.rest = rest.unwrap_or(self.rest);
+        rest.is_some()
+    }
+
+    fn literal(&mut self, c: char) {
+        self.cost = self.cost.saturating_add(1);
+        let _ = write!(self.regex, r"\x{{{:x}}}", u32::from(c));
+    }
+
+    fn write_class(&mut self, members: &[Range], negated: bool) {
+        self.cost = self.cost.saturating_add(CLASS);
+        self.regex.push_str(if negated { "[^" } else { "[" });
+        for (from, to) in members {
+            self.literal(*from);
+            self.regex.push('-');
+            self.literal(*to);
+        }
+        self.regex.push(']');
+    }
+}
+
+/// The ranges of a class of ASCII characters, or those of all other characters.
+fn ranges(members: &[Range], negated: bool) -> Vec<Range> {
+    if !negated {
+        return members.to_vec();
+    }
+    let mut others = Vec::new();
+    let mut next = 0;
+    for (from, to) in members {
+        if u32::from(*from) > next {
+            others.extend(char::from_u32(next).zip(char::from_u32(u32::from(*from) - 1)));
+        }
+        next = u32::from(*to) + 1;
+    }
+    others.extend(char::from_u32(next).map(|next| (next, char::MAX)));
+    others
+}
