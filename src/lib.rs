@@ -35,6 +35,8 @@ mod executor;
 mod fetch;
 pub mod ffi;
 mod flight;
+#[doc(hidden)]
+pub mod fuzzing;
 mod gitea;
 mod http;
 pub mod image;

@@ -14,6 +14,7 @@ mod cancel;
 mod crash;
 mod credentials;
 mod disk;
+mod dockerignore;
 mod fetch;
 mod fidelity;
 mod happy_path;

@@ -4,6 +4,7 @@
 pub mod child;
 pub mod daemon;
 pub mod emulation;
+pub mod docker_context;
 pub mod engine;
 pub mod points;
 pub mod proxy;

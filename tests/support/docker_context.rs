@@ -1,0 +1,223 @@
+//! What docker would send of a folder, by two yardsticks: the docker CLI of the machine's packages,
+//! whose engine is a recorder, and the code of today's docker CLI and buildx.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use super::child::{source, succeed};
+
+/// The docker CLI of the distribution's package, which tests/engine installs. There may be others.
+pub const DOCKER: &str = "/usr/bin/docker";
+
+/// The paths that are sent, those of folders with a slash at the end; or why nothing is.
+pub type Choice = Result<BTreeSet<String>, String>;
+
+/// The paths in an archive. A file's folders are in the image even if they are not in the archive.
+pub fn paths(archive: &[u8]) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    for entry in tar::Archive::new(archive).entries().unwrap() {
+        let entry = entry.unwrap();
+        let path = String::from_utf8(entry.path_bytes().into_owned()).unwrap();
+        let path = path.trim_end_matches('/');
+        let slash = entry.header().entry_type().is_dir();
+        paths.insert(format!("{path}{}", if slash { "/" } else { "" }));
+    }
+    with_folders(paths)
+}
+
+fn with_folders(mut paths: BTreeSet<String>) -> BTreeSet<String> {
+    let folders: Vec<String> = paths
+        .iter()
+        .flat_map(|path| {
+            path.match_indices('/')
+                .map(|(end, _)| path[..=end].to_owned())
+        })
+        .collect();
+    paths.extend(folders);
+    paths
+}
+
+/// An engine that takes a build's context and builds nothing. The docker CLI of the package sends it
+/// what it would send to a real one.
+pub struct Recorder {
+    folder: TempDir,
+    contexts: Receiver<Vec<u8>>,
+}
+
+impl Recorder {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(folder.path().join("engine")).unwrap();
+        let (sender, contexts) = channel();
+        // It ends with the test program: nothing tells it that nobody will connect any more.
+        std::thread::spawn(move || {
+            for connection in listener.incoming().flatten() {
+                let sender = sender.clone();
+                std::thread::spawn(move || serve(connection, &sender));
+            }
+        });
+        Self { folder, contexts }
+    }
+
+    /// What `docker build` sends of a folder with a Dockerfile.
+    pub fn docker_build(&self, tree: &Path) -> Choice {
+        let engine = self.folder.path().join("engine");
+        let output = Command::new(DOCKER)
+            .args(["build", "--quiet"])
+            .arg(tree)
+            .env_clear()
+            .env("HOME", self.folder.path())
+            .env("DOCKER_HOST", format!("unix://{}", engine.display()))
+            .env("DOCKER_BUILDKIT", "0")
+            .stdin(Stdio::null())
+            .output()
+            .unwrap_or_else(|error| panic!("{DOCKER}: {error}: install docker.io"));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if said.contains(RECORDED) {
+            Ok(paths(&self.contexts.recv().unwrap()))
+        } else {
+            Err(said)
+        }
+    }
+}
+
+/// What the recorder answers, so that its answer can be told from a failure.
+const RECORDED: &str = "the recorder has it";
+
+fn serve(connection: UnixStream, contexts: &Sender<Vec<u8>>) {
+    let mut requests = BufReader::new(&connection);
+    while let Some((line, headers)) = head(&mut requests) {
+        let chunked = headers
+            .iter()
+            .any(|header| header == "transfer-encoding: chunked");
+        let body = if chunked {
+            chunks(&mut requests)
+        } else {
+            Vec::new()
+        };
+        let (status, answer) = if line.contains("/build?") {
+            contexts.send(body).unwrap();
+            let answer = serde_json::json!({ "message": RECORDED }).to_string();
+            ("500 Internal Server Error", answer)
+        } else {
+            ("200 OK", String::new())
+        };
+        let length = answer.len();
+        let answer = format!(
+            "HTTP/1.1 {status}\r\nApi-Version: 1.41\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{answer}"
+        );
+        if (&connection).write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// The first line of a request, and its headers in lower case.
+fn head(requests: &mut impl BufRead) -> Option<(String, Vec<String>)> {
+    let mut lines = requests.lines().map_while(Result::ok);
+    let first = lines.next()?;
+    let headers = lines
+        .take_while(|line| !line.is_empty())
+        .map(|line| line.to_ascii_lowercase());
+    Some((first, headers.collect()))
+}
+
+fn chunks(requests: &mut impl BufRead) -> Vec<u8> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        requests.read_line(&mut line).unwrap();
+        let length = usize::from_str_radix(line.trim(), 16).unwrap();
+        let mut chunk = vec![0; length + 2];
+        requests.read_exact(&mut chunk).unwrap();
+        if length == 0 {
+            return body;
+        }
+        body.extend_from_slice(&chunk[..length]);
+    }
+}
+
+/// Today's docker CLI and buildx: go/dockercontext, a process that answers as long as it is asked.
+pub struct DockerContext {
+    process: Child,
+    questions: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+/// What they would send.
+pub struct Answer {
+    /// The lines of the ignore file, as BuildKit asks for a folder without what they match.
+    pub patterns: Vec<String>,
+    pub classic: Choice,
+    pub buildkit: Choice,
+}
+
+impl DockerContext {
+    pub fn start() -> Self {
+        static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+        let program = PROGRAM.get_or_init(|| {
+            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dockercontext");
+            let mut build = Command::new("go");
+            build.args(["build", "-o"]).arg(&program).arg(".");
+            succeed(build.current_dir(source("go/dockercontext")));
+            program
+        });
+        let mut process = Command::new(program)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        Self {
+            questions: process.stdin.take(),
+            answers: BufReader::new(process.stdout.take().unwrap()),
+            process,
+        }
+    }
+
+    /// What they would send of a folder.
+    pub fn ask(&mut self, tree: &Path) -> Answer {
+        #[derive(Deserialize)]
+        struct Sent {
+            paths: Option<BTreeSet<String>>,
+            #[serde(default)]
+            error: String,
+        }
+        #[derive(Deserialize)]
+        struct Line {
+            patterns: Option<Vec<String>>,
+            classic: Sent,
+            buildkit: Sent,
+        }
+        let question = format!("{}\n", tree.to_str().unwrap());
+        let questions = self.questions.as_mut().unwrap();
+        questions.write_all(question.as_bytes()).unwrap();
+        let mut line = String::new();
+        self.answers.read_line(&mut line).unwrap();
+        let line: Line = serde_json::from_str(&line).unwrap();
+        let choice = |sent: Sent| match sent.error {
+            error if error.is_empty() => Ok(with_folders(sent.paths.unwrap_or_default())),
+            error => Err(error),
+        };
+        Answer {
+            patterns: line.patterns.unwrap_or_default(),
+            classic: choice(line.classic),
+            buildkit: choice(line.buildkit),
+        }
+    }
+}
+
+impl Drop for DockerContext {
+    fn drop(&mut self) {
+        self.questions = None;
+        let _ = self.process.wait();
+    }
+}
