@@ -45,7 +45,7 @@ impl Glob {
     ///
     /// Why it cannot be understood.
     pub(super) fn new(pattern: &str) -> Result<Self, &'static str> {
-        compile(pattern).map(Self)
+        compile(pattern, &mut Budget::default()).map(Self)
     }
 
     pub(super) fn matches(&self, name: &str) -> bool {
@@ -84,6 +84,13 @@ pub(crate) struct Inherited {
     matches: Vec<bool>,
     /// Nothing in it can be kept.
     closed: bool,
+}
+
+impl Inherited {
+    /// Is all that is in the folder ignored?
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
 }
 
 impl Patterns {
@@ -158,11 +165,6 @@ impl Patterns {
             patterns.descent = Descent::To(named);
         }
         Ok(patterns)
-    }
-
-    /// Can anything below an ignored folder be kept?
-    pub(crate) fn has_exceptions(&self) -> bool {
-        self.exceptions().next().is_some()
     }
 
     fn exceptions(&self) -> impl Iterator<Item = &Pattern> {

@@ -92,7 +92,7 @@ impl Walk<'_> {
             let excludes = &self.filter.excludes;
             let (excluded, matched) = excludes.ignores(&path.to_string_lossy(), inherited);
             if entry.file_type()?.is_dir() {
-                if excluded && !excludes.has_exceptions() {
+                if matched.is_closed() {
                     continue;
                 }
                 self.pending.push(path.clone());

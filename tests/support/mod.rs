@@ -3,8 +3,8 @@
 
 pub mod child;
 pub mod daemon;
-pub mod emulation;
 pub mod docker_context;
+pub mod emulation;
 pub mod engine;
 pub mod points;
 pub mod proxy;
