@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock};
 
 pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile};
@@ -52,6 +52,8 @@ pub(crate) struct Context {
 pub(crate) struct Sent {
     pub(crate) files: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    /// The engine has said that it has all it wants.
+    pub(crate) done: AtomicBool,
 }
 
 impl Context {

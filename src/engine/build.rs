@@ -31,6 +31,10 @@ use crate::image::{Platform, hex};
 /// How often the upload says how far it is, and how often a stall is looked for.
 const TICK: Duration = Duration::from_millis(200);
 
+/// What BuildKit's solver says when a build meets the same one while that is being cancelled (seen with
+/// Docker 20.10). A moment later it works.
+const LOST_RACE: &str = "duplicate output";
+
 /// What builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Builder {
@@ -81,14 +85,6 @@ impl Engine {
         emit: &Sink,
     ) -> Result<()> {
         let context = Arc::new(context);
-        let dockerfile = context.dockerfile(&build.build_args);
-        let registries = dockerfile.registries().clone();
-        let credentials = Credentials::new(
-            self.settings.clone(),
-            registries,
-            tasks.clone(),
-            Arc::clone(emit),
-        );
         emit(Event {
             builder: Some(self.builder.name().to_owned()),
             endpoint: Some(self.endpoint.clone()),
@@ -97,22 +93,44 @@ impl Engine {
                 format!("building with {} at {}", self.builder.name(), self.endpoint),
             )
         });
+        match self.attempt(&build, &context, tasks, emit).await {
+            Err(error) if error.message.contains(LOST_RACE) => {
+                self.attempt(&build, &context, tasks, emit).await
+            }
+            result => result,
+        }
+    }
 
+    async fn attempt(
+        &self,
+        build: &Build<'_>,
+        context: &Arc<Context>,
+        tasks: &TaskTracker,
+        emit: &Sink,
+    ) -> Result<()> {
+        let dockerfile = context.dockerfile(&build.build_args);
+        let registries = dockerfile.registries().clone();
+        let credentials = Credentials::new(
+            self.settings.clone(),
+            registries,
+            tasks.clone(),
+            Arc::clone(emit),
+        );
         let mut watch = Watch::new(Arc::clone(&context.sent), build.stall_grace, &**emit);
         let offer = Offer {
-            context: Arc::clone(&context),
+            context: Arc::clone(context),
             credentials,
             tasks: tasks.clone(),
         };
         let (mut answer, mut reader) = match self.builder {
             Builder::BuildKit => (
-                futures_util::stream::once(self.buildkit(&build, offer))
+                futures_util::stream::once(self.buildkit(build, offer))
                     .try_flatten()
                     .boxed(),
                 Reader::Graph(Graph::default()),
             ),
             Builder::Classic | Builder::Buildah => (
-                futures_util::stream::once(self.archive(&build, offer))
+                futures_util::stream::once(self.archive(build, offer))
                     .try_flatten()
                     .boxed(),
                 Reader::Transcript(Transcript::default()),

@@ -13,8 +13,8 @@ use super::watch::{Outcome, Step, Watch};
 pub(super) struct Graph {
     vertexes: HashMap<String, Seen>,
     begun: u32,
-    /// The template's files are being read.
-    loading: bool,
+    /// The template's files are wanted.
+    loads: bool,
 }
 
 /// A vertex that stands for an instruction of the Dockerfile.
@@ -27,17 +27,16 @@ struct Seen {
 
 impl Graph {
     pub(super) fn take(&mut self, status: StatusResponse, watch: &mut Watch<'_>) {
-        // First, because a message is in no order.
-        let mut loads = status.vertexes.iter().filter(|v| v.name == LOAD_CONTEXT);
-        if let Some(load) = loads.next_back() {
-            self.loading = load.completed.is_none();
-            if !self.loading {
-                watch.context_done();
-            }
+        // First, because a message is in no order. The end of this vertex says nothing: it ends, and
+        // begins again, before the files are asked for.
+        self.loads |= status.vertexes.iter().any(|v| v.name == LOAD_CONTEXT);
+        if self.loads && watch.all_is_sent() {
+            watch.context_done();
         }
         for vertex in status.vertexes {
             if vertex.name.starts_with("exporting to ") {
                 if vertex.started.is_some() {
+                    watch.context_done();
                     watch.export_started();
                 }
                 if vertex.completed.is_some() {
@@ -80,7 +79,7 @@ impl Graph {
         let step = seen.step.clone();
         // A base image is looked at while the files are read. Any other step comes after them, or the
         // build wants none.
-        if step.number > 0 && !self.loading && !step.name.contains("] FROM ") {
+        if step.number > 0 && !self.loads && !step.name.contains("] FROM ") {
             watch.context_done();
         }
         let (started, completed) = (seen.started, seen.completed);

@@ -132,6 +132,11 @@ impl<'a> Watch<'a> {
         }
     }
 
+    /// Has the engine said that it has what it wants of the template?
+    pub(super) fn all_is_sent(&self) -> bool {
+        self.sent.done.load(Ordering::Relaxed)
+    }
+
     /// The engine has what it wants of the template.
     pub(super) fn context_done(&mut self) {
         if !self.context_done {

@@ -9,7 +9,7 @@ use std::process::Command;
 use mol::fuzzing;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, TestRng, TestRunner};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -337,7 +337,9 @@ fn for_all(
         failure_persistence: None,
         ..Config::default()
     };
-    if let Err(error) = TestRunner::new(config).run(strategy, check) {
+    // Always the same cases: a failure can be seen again, and is not another one's.
+    let random = TestRng::deterministic_rng(config.rng_algorithm);
+    if let Err(error) = TestRunner::new_with_rng(config, random).run(strategy, check) {
         panic!("{error}");
     }
 }

@@ -120,6 +120,7 @@ async fn copy(
     // As many as there are files at most: a request for one is taken once.
     let (wanted, queue) = mpsc::unbounded_channel();
 
+    let is_context = asked.dir == CONTEXT_DIR;
     let told = tasks.spawn_blocking({
         let (context, files, out) = (Arc::clone(&context), Arc::clone(&files), out.clone());
         move || context.send(|| tell(&context, asked, &files, &out))
@@ -139,6 +140,7 @@ async fn copy(
                     let _ = wanted.send((packet.id, path));
                 }
                 PacketType::Fin => {
+                    context.sent.done.fetch_or(is_context, Ordering::Relaxed);
                     let _ = out.send(Ok(message(PacketType::Fin))).await;
                     break;
                 }
