@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ImageInspect};
@@ -22,15 +22,14 @@ use super::{block_on, given, unique};
 /// An image with a shell and the usual small programs, for templates with a RUN instruction.
 pub const BUSYBOX: &str = "libmol-test/busybox:latest";
 
-/// Podman, and Docker's classic builder where it starts from nothing, look at all images there are,
-/// and a build fails when one of them goes away meanwhile. Whoever builds in such a way reads here,
-/// and whoever removes images writes.
-static IMAGES: RwLock<()> = RwLock::new(());
-
 #[derive(Clone)]
 pub struct Engine {
     pub url: String,
     pub(super) docker: Docker,
+    /// Podman, and Docker's classic builder where it starts from nothing, look through all images for
+    /// one to go on from, and fail when one goes away meanwhile. Who builds in such a way reads here,
+    /// and who removes an image writes.
+    images: Arc<RwLock<()>>,
 }
 
 /// One thing in an image.
@@ -63,7 +62,11 @@ impl Engine {
         let docker = Docker::connect_with_unix(&url, 120, bollard::API_DEFAULT_VERSION)
             .unwrap_or_else(|error| panic!("the tests' engine at {url}: {error}; run `make test`"));
         let docker = block_on(docker.negotiate_version()).unwrap();
-        let engine = Self { url, docker };
+        let engine = Self {
+            url,
+            docker,
+            images: Arc::default(),
+        };
         if engine.inspect(BUSYBOX).is_none() {
             engine.import_busybox();
         }
@@ -157,13 +160,13 @@ impl Engine {
         block_on(self.docker.tag_image(image, Some(options))).unwrap();
     }
 
-    /// While this is held no test removes an image.
-    pub fn keep_images(&self) -> RwLockReadGuard<'static, ()> {
-        IMAGES.read().unwrap_or_else(PoisonError::into_inner)
+    /// While this is held, no test removes an image from this engine.
+    pub fn keep_images(&self) -> RwLockReadGuard<'_, ()> {
+        self.images.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn untag(&self, reference: &str) {
-        let _alone = IMAGES.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.images.write().unwrap_or_else(PoisonError::into_inner);
         let options = RemoveImageOptionsBuilder::new().force(true).build();
         let _ = block_on(self.docker.remove_image(reference, Some(options), None));
     }

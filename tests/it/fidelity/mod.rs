@@ -16,7 +16,7 @@ mod paths;
 mod reference;
 mod template;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mol::{Code, OptionName};
 
@@ -33,6 +33,7 @@ enum Builder {
     Podman,
 }
 
+const RUNTIME: &str = "hermes";
 const ALL: [Builder; 3] = [Builder::BuildKit, Builder::Classic, Builder::Podman];
 
 /// Every builder makes the same of the template through libmol and without it.
@@ -41,13 +42,23 @@ fn assert_same(template: &Template) {
 }
 
 fn assert_same_in(bed: &Bed, template: &Template) {
-    let repository = bed.server.bare_repository("hermes");
+    let checkout = commit(bed, template);
+    assert_same_as(bed, template, &checkout);
+}
+
+/// Makes the template the one of the test's runtime, and returns git's own checkout of it.
+fn commit(bed: &Bed, template: &Template) -> PathBuf {
+    let repository = bed.server.bare_repository(RUNTIME);
     template.commit(&repository, &bed.isolation);
     let checkout = bed.scratch().join(unique());
     reference::check_out(&repository, &checkout);
+    checkout
+}
+
+fn assert_same_as(bed: &Bed, template: &Template, checkout: &Path) {
     let mut found = Vec::new();
     for builder in ALL {
-        for difference in differences(bed, template, builder, &checkout) {
+        for difference in differences(bed, template, builder, checkout) {
             found.push(format!("{builder:?}: {difference}"));
         }
     }
@@ -65,22 +76,20 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
     };
     let isolation = format!("{}-{}", bed.isolation, builder as u8);
     let reference = format!("libmol-test/reference:of--{isolation}");
+    let buildkit = if builder == Builder::Classic {
+        "0"
+    } else {
+        "1"
+    };
     let mut made = Made::in_engine(&engine);
 
     let client = bed.client_with(&[
         (OptionName::DockerHost, &engine.url),
         (OptionName::Isolation, &isolation),
-        (
-            OptionName::DockerBuildkit,
-            if builder == Builder::Classic {
-                "0"
-            } else {
-                "1"
-            },
-        ),
+        (OptionName::DockerBuildkit, buildkit),
     ]);
     let images = (builder != Builder::BuildKit).then(|| engine.keep_images());
-    let here = client.ensure("hermes");
+    let here = client.ensure(RUNTIME);
     drop(images);
     if let Ok(image) = &here {
         made.add(&image.reference);
