@@ -105,24 +105,35 @@ impl Sshd {
         programs.to_str().unwrap().to_owned()
     }
 
-    /// The ids of the ssh processes that the programs of this server's clients are. Those that have
-    /// ended and were not waited for count.
-    pub fn clients(&self) -> Vec<u32> {
+    /// The ids of the ssh processes that the programs of this server's clients are.
+    pub fn connections(&self) -> Vec<u32> {
         let config = format!("{}/", self.folder.display());
-        let processes = std::fs::read_dir("/proc").unwrap().flatten();
-        let is_client = |pid: &u32| {
-            let about = PathBuf::from(format!("/proc/{pid}"));
-            let read = |file: &str| std::fs::read(about.join(file)).unwrap_or_default();
-            let line = String::from_utf8_lossy(&read("cmdline")).into_owned();
-            // One that has ended has no command line.
-            let ours = String::from_utf8_lossy(&read("stat")).into_owned();
-            line.contains(&config) && line.contains("dial-stdio") || is_dead_ssh(&ours)
-        };
-        processes
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(is_client)
-            .collect()
+        processes(|about| {
+            let line = std::fs::read(about.join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line);
+            line.contains(&config) && line.contains("dial-stdio")
+        })
     }
+
+    /// The same, and those that have ended and were not waited for.
+    pub fn clients(&self) -> Vec<u32> {
+        // One that has ended has no command line: it may be another test's.
+        let dead = processes(|about| {
+            let stat = std::fs::read_to_string(about.join("stat"));
+            stat.is_ok_and(|stat| is_dead_ssh(&stat))
+        });
+        [self.connections(), dead].concat()
+    }
+}
+
+/// The ids of those of whose folder in `/proc` it is true.
+fn processes(wanted: impl Fn(&Path) -> bool) -> Vec<u32> {
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    all.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        wanted(&entry.path()).then_some(pid)
+    })
+    .collect()
 }
 
 /// Is this, from `/proc/PID/stat`, an ssh of ours that nobody has waited for?
