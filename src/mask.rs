@@ -190,7 +190,8 @@ fn token_pattern(token: &[u8]) -> Option<Regex> {
     }
     let mut pattern = Zeroizing::new(String::from("(?-u)"));
     for &byte in token {
-        pattern.push_str(&format!(r"(?:\x{byte:02x}|%(?i:{byte:02x})"));
+        // The longer form first: where a % of the token is encoded, both would do.
+        pattern.push_str(&format!(r"(?:%(?i:{byte:02x})|\x{byte:02x}"));
         match byte {
             b' ' => pattern.push_str(r"|\+"),
             b'"' | b'\\' | b'\'' => pattern.push_str(&format!(r"|\\\x{byte:02x}")),
@@ -205,7 +206,7 @@ fn token_pattern(token: &[u8]) -> Option<Regex> {
     cores.dedup();
     for core in cores {
         pattern.push_str(&format!(
-            "|[A-Za-z0-9+/_-]*{}[A-Za-z0-9+/_=-]*",
+            "|[A-Za-z0-9+/_-]*{}[A-Za-z0-9+/_-]*=*",
             regex::escape(&core)
         ));
     }
