@@ -4,9 +4,14 @@
 //! `GET /repos/{owner}/{repo}/branches/{branch}` (`modules/structs/repo.go` and `repo_branch.go` in
 //! go-gitea/gitea). Only the fields that are needed are read; all others may change.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use url::Url;
 
 use crate::error::{Code, Error, Result};
@@ -34,7 +39,7 @@ pub(crate) struct Head {
 
 #[derive(Deserialize)]
 struct Branch {
-    commit: Commit,
+    commit: Object<Commit>,
 }
 
 #[derive(Deserialize)]
@@ -122,9 +127,9 @@ async fn ask(
     head_from(&info.default_branch, &url, answer)
 }
 
-fn head_from(branch: &str, url: &Url, answer: Answer) -> Result<Head> {
+pub(crate) fn head_from(branch: &str, url: &Url, answer: Answer) -> Result<Head> {
     let body = expect_ok(url, answer)?;
-    let commit = parse::<Branch>(url, body)?.commit;
+    let Object(commit) = parse::<Branch>(url, body)?.commit;
     let commit = CommitSha::parse(&commit.id).ok_or_else(|| {
         bad(
             url,
@@ -138,7 +143,7 @@ fn head_from(branch: &str, url: &Url, answer: Answer) -> Result<Head> {
 }
 
 /// `<api>/branches/<branch>`, with `/` and everything that is not plain ASCII escaped.
-fn branch_url(repository: &Repository, branch: &str) -> Url {
+pub(crate) fn branch_url(repository: &Repository, branch: &str) -> Url {
     let mut url = repository.api.clone();
     let path = format!(
         "{}/branches/{}",
@@ -174,7 +179,40 @@ fn expect_ok(url: &Url, answer: Answer) -> Result<bytes::Bytes> {
 
 fn parse<T: for<'de> Deserialize<'de>>(url: &Url, body: bytes::Bytes) -> Result<T> {
     debug_assert!(body.len() <= MAX_ANSWER);
-    serde_json::from_slice(&body).map_err(|error| bad(url, &format!("no valid JSON: {error}")))
+    // serde_json does not look at the bytes of a string that nobody asks for.
+    let body = str::from_utf8(&body).map_err(|_| bad(url, "it is not UTF-8"))?;
+    let Object(answer) = serde_json::from_str(body).map_err(|error| {
+        bad(
+            url,
+            &format!("it is not the JSON that was expected: {error}"),
+        )
+    })?;
+    Ok(answer)
+}
+
+/// An object. By itself, serde would take a list of a struct's values for the struct as well.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> std::result::Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+        from.deserialize_map(Reader(PhantomData))
+    }
 }
 
 fn not_found(runtime: Runtime, repository: &Repository, what: &str) -> Error {

@@ -244,17 +244,20 @@ impl Options {
         }
     }
 
-    /// A branch name as git allows it (git-check-ref-format), as far as it matters for a URL.
+    /// A branch name as git allows it (git-check-ref-format), and no longer than what Gitea takes.
     fn branch(&self, branch: &str) -> Result<String> {
+        let bad_part =
+            |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
         let refused = branch.len() > 255
-            || branch.starts_with(['/', '-'])
-            || branch.ends_with(['/', '.'])
+            || branch == "@"
+            || branch.starts_with('-')
+            || branch.ends_with('.')
             || branch.contains("..")
-            || branch.contains("//")
             || branch.contains("@{")
             || branch
                 .chars()
-                .any(|c| c.is_control() || " ~^:?*[\\".contains(c));
+                .any(|c| c.is_ascii_control() || " ~^:?*[\\".contains(c))
+            || branch.split('/').any(bad_part);
         if refused {
             let what = format!("is no branch name: {:?}", self.shown(branch));
             return Err(invalid(OptionName::Branch, &what)

@@ -179,6 +179,8 @@ func branchProblem(branch string) string {
 		return "is empty"
 	case !utf8.ValidString(branch):
 		return "is not valid UTF-8"
+	case len(branch) > 255:
+		return "is longer than 255 bytes"
 	case branch == "@":
 		return "is not a branch name"
 	case strings.HasPrefix(branch, "-"):
