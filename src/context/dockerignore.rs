@@ -259,6 +259,9 @@ enum Form {
     Regex,
 }
 
+/// Any number of folders.
+const FOLDERS: &str = "(.*/)?";
+
 /// Translates a pattern the way `patternmatcher` does, into a regular expression of Go where plain
 /// text will not do.
 fn compile(pattern: &str, budget: &mut Budget) -> Result<Matcher, &'static str> {
@@ -284,7 +287,10 @@ fn compile(pattern: &str, budget: &mut Budget) -> Result<Matcher, &'static str> 
                         Form::Regex
                     }
                     Some(_) => {
-                        regexp.push_str("(.*/)?");
+                        // Twice in a row is no more than once, and would be much more work.
+                        if !regexp.ends_with(FOLDERS) {
+                            regexp.push_str(FOLDERS);
+                        }
                         Form::Regex
                     }
                 };

@@ -19,12 +19,15 @@ pub(super) struct Budget(u32);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(1 << 18)
+        Self(1 << 16)
     }
 }
 
 /// A class costs so many characters: it is a small automaton over the bytes of UTF-8.
 const CLASS: u32 = 16;
+
+/// What a pattern costs, however short.
+const PATTERN: u32 = 16;
 
 /// The largest program that one pattern may become, should the estimate be wrong.
 const MOST_BYTES: usize = 1 << 26;
@@ -65,7 +68,7 @@ pub(super) fn compile(expression: &str, budget: &mut Budget) -> Result<Regex, &'
     let mut parser = Parser {
         rest: expression,
         repeated: false,
-        cost: 0,
+        cost: PATTERN,
         regex: String::with_capacity(4 * expression.len()),
     };
     parser.all().ok_or("is no valid one")?;
@@ -87,7 +90,7 @@ struct Parser<'a> {
 
 impl Parser<'_> {
     fn all(&mut self) -> Option<()> {
-        let mut before = 0;
+        let mut before = self.cost;
         loop {
             // What a repetition repeats.
             let last = self.cost - std::mem::replace(&mut before, self.cost);
