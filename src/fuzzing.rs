@@ -1,15 +1,125 @@
 //! The inside of the library, for its property tests and its fuzz targets: each function here is one
 //! step of the job by itself. It is no part of the API and changes without notice.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt;
+use gix::objs::Write as _;
+use reqwest::StatusCode;
 use tokio_util::task::TaskTracker;
 
+use crate::cache::{Cache, Work};
 use crate::context::{Context, Filter, Patterns};
-use crate::error::{Code, Error, Result};
-use crate::executor;
+use crate::engine::Lines;
+use crate::error::{Code, Error, Result, Retry};
+use crate::http::Answer;
+use crate::image::CommitSha;
+use crate::mask::MAX_LINE;
+use crate::options::{OptionName, Options};
+use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
+use crate::{executor, fetch, gitea};
+
+/// A build's output, in the pieces in which it comes, as the lines that are shown.
+pub fn log_lines(pieces: &[&[u8]], token: &str) -> Vec<String> {
+    let mut options = Options::default();
+    options.set(OptionName::Token, token);
+    let masker = options.masker();
+    let mut lines = Lines::default();
+    let mut shown = Vec::new();
+    for piece in pieces {
+        shown.extend(lines.push(piece));
+    }
+    shown.extend(lines.rest());
+    shown
+        .iter()
+        .map(|line| masker.shown(line, MAX_LINE))
+        .collect()
+}
+
+/// Where Gitea describes a branch.
+pub fn branch_url(prefix: &str, runtime: &str, branch: &str) -> Result<String> {
+    let mut options = Options::default();
+    options.set(OptionName::RepoPrefix, prefix);
+    options.set(OptionName::Branch, branch);
+    let settings = options.settings()?;
+    let repository = settings.repo_prefix.repository(Runtime::parse(runtime)?)?;
+    Ok(gitea::branch_url(&repository, branch).into())
+}
+
+/// The commit in what Gitea says about a branch.
+pub fn head_sha(body: &[u8]) -> Result<String> {
+    let url = "https://host/".parse().map_err(|_| Error::canceled())?;
+    let answer = Answer {
+        status: StatusCode::OK,
+        retry: Retry::Never,
+        body: Bytes::copy_from_slice(body),
+    };
+    let head = gitea::head_from("main", &url, answer)?;
+    Ok(head.commit.to_string())
+}
+
+/// Which of the paths an ignore file ignores.
+pub fn ignored(file: &str, paths: &[&str]) -> std::result::Result<Vec<bool>, String> {
+    let patterns = Patterns::parse(file)?;
+    let ignored = |path: &str| {
+        let (mut verdict, mut folder) = Default::default();
+        for end in path
+            .match_indices('/')
+            .map(|(end, _)| end)
+            .chain([path.len()])
+        {
+            (verdict, folder) = patterns.ignores(&path[..end], &folder);
+        }
+        verdict
+    };
+    Ok(paths.iter().map(|path| ignored(path)).collect())
+}
+
+/// A repository without a remote.
+pub struct Repository(gix::Repository);
+
+impl Repository {
+    /// Makes an empty one.
+    pub fn init(path: &Path) -> Self {
+        Self(fetch::init(path, gix::hash::Kind::Sha1).expect("the folder can be written"))
+    }
+
+    /// Writes a blob, a tree or a commit, whatever is in it, and returns its id.
+    pub fn write(&self, kind: &str, data: &[u8]) -> String {
+        let kind = gix::objs::Kind::from_bytes(kind.as_bytes()).expect("a kind of git's");
+        let id = self
+            .0
+            .write_buf(kind, data)
+            .expect("the folder can be written");
+        id.to_string()
+    }
+
+    /// Writes the tree of a commit into a cache, as a fetch does.
+    pub fn check_out(&self, commit: &str, cache: &Path) -> Result<Checkout> {
+        let commit = CommitSha::parse(commit).ok_or_else(Error::canceled)?;
+        let cache = Cache::open(cache, Runtime::parse(KNOWN_RUNTIMES[0])?)?;
+        let lock = executor::runtime()?.block_on(cache.lock(&commit, |_| {}))?;
+        let work = cache.work(&commit, &lock)?;
+        let result = fetch::check_out(&self.0, commit, &work);
+        Ok(Checkout { work, result })
+    }
+}
+
+/// A checked-out tree, for as long as this is there.
+pub struct Checkout {
+    work: Work,
+    /// How many files it has; or why it is not one.
+    pub result: Result<u64>,
+}
+
+impl Checkout {
+    /// Where it is.
+    pub fn tree(&self) -> PathBuf {
+        self.work.path().join("tree")
+    }
+}
 
 /// The build context of a checked-out tree, as the classic builder gets it: an archive.
 pub fn archive(tree: &Path) -> Result<Vec<u8>> {

@@ -8,12 +8,12 @@ const MAX_KEPT: usize = MAX_LINE + MARGIN;
 /// Cuts output into lines, whatever the pieces in which it comes: without escape sequences, and of a
 /// bounded length.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     partial: Vec<u8>,
 }
 
 impl Lines {
-    pub(super) fn push(&mut self, output: &[u8]) -> Vec<String> {
+    pub(crate) fn push(&mut self, output: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for piece in output.split_inclusive(|byte| *byte == b'\n') {
             let room = MAX_KEPT.saturating_sub(self.partial.len());
@@ -27,7 +27,7 @@ impl Lines {
         lines
     }
 
-    pub(super) fn rest(&mut self) -> Option<String> {
+    pub(crate) fn rest(&mut self) -> Option<String> {
         let line = finish_line(&std::mem::take(&mut self.partial));
         (!line.is_empty()).then_some(line)
     }

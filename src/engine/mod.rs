@@ -16,6 +16,8 @@ mod session;
 mod ssh;
 mod watch;
 
+pub(crate) use lines::Lines;
+
 use std::sync::Arc;
 use std::time::Duration;
 

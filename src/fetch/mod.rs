@@ -8,6 +8,7 @@
 mod transport;
 mod utf16;
 
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -143,17 +144,8 @@ impl Job {
             64 => gix::hash::Kind::Sha256,
             _ => gix::hash::Kind::Sha1,
         };
-        let repository = gix::ThreadSafeRepository::init_opts(
-            work.path().join("git"),
-            gix::create::Kind::Bare,
-            gix::create::Options {
-                object_hash: Some(hash),
-                ..Default::default()
-            },
-            gix::open::Options::isolated(),
-        )
-        .map_err(|error| self.cannot_write(&error, work))?
-        .to_thread_local();
+        let repository = init(&work.path().join("git"), hash)
+            .map_err(|error| self.cannot_write(&error, work))?;
         point!("repository-made");
         let remote = repository
             .remote_at(self.url.as_str())
@@ -299,6 +291,44 @@ impl Job {
                 .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
         })
     }
+}
+
+/// An empty repository that no configuration of the machine or the user has a say in.
+pub(crate) fn init(path: &Path, hash: gix::hash::Kind) -> gix::Result<gix::Repository> {
+    let options = gix::create::Options {
+        object_hash: Some(hash),
+        ..Default::default()
+    };
+    let isolated = gix::open::Options::isolated();
+    gix::ThreadSafeRepository::init_opts(path, gix::create::Kind::Bare, options, isolated)
+        .map(|repository| repository.to_thread_local())
+}
+
+/// The second half alone, for tests.
+pub(crate) fn check_out(
+    repository: &gix::Repository,
+    commit: CommitSha,
+    work: &Work,
+) -> Result<u64> {
+    let settings = crate::options::Options::default().settings()?;
+    let url = Url::parse("https://host/").map_err(|_| Error::canceled())?;
+    let job = Job {
+        wire: transport::Wire {
+            http: Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,
+            runtime: executor::runtime()?.handle().clone(),
+            interrupt: CancellationToken::new(),
+            stall_grace: settings.stall_grace,
+            received: Arc::default(),
+            failure: Arc::default(),
+            base: None,
+        },
+        interrupted: Arc::default(),
+        url,
+        commit,
+        progress: Root::new(),
+    };
+    let (files, _) = job.check_out(repository, work)?;
+    Ok(files)
 }
 
 /// The objects, as the checkout asks for them, one by one.

@@ -9,13 +9,12 @@ use std::process::Command;
 use mol::fuzzing;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
-use proptest::test_runner::{Config, TestRng, TestRunner};
 use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::support::child::{source, succeed};
 use crate::support::docker_context::{Answer, Choice, DOCKER, DockerContext, Recorder, paths};
-use crate::support::{Engine, unique};
+use crate::support::{Engine, for_all, unique};
 
 /// The builder reads these, so they are sent to it whatever the file says; that has tests of its own.
 const FOR_THE_BUILDER: [&str; 2] = ["Dockerfile", ".dockerignore"];
@@ -327,23 +326,6 @@ fn plain_case() -> impl Strategy<Value = Any> {
     })
 }
 
-fn for_all(
-    cases: u32,
-    strategy: &impl Strategy<Value = Any>,
-    check: impl Fn(Any) -> Result<(), TestCaseError>,
-) {
-    let config = Config {
-        cases,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    // Always the same cases: a failure can be seen again, and is not another one's.
-    let random = TestRng::deterministic_rng(config.rng_algorithm);
-    if let Err(error) = TestRunner::new_with_rng(config, random).run(strategy, check) {
-        panic!("{error}");
-    }
-}
-
 #[test]
 fn any_tree_with_any_file_is_sent_as_docker_and_buildx_send_it_today() {
     let today = RefCell::new(DockerContext::start());
@@ -365,7 +347,8 @@ fn any_tree_with_any_file_is_sent_as_docker_and_buildx_send_it_today() {
                 // path does.
                 (Err(ours), Ok(_)) => {
                     let alone = patterns.iter().any(|pattern| {
-                        let pattern = pattern.strip_prefix('!').unwrap_or(pattern);
+                        // Not as an exception, nor as a comment.
+                        let pattern = format!("./{}", pattern.trim_start_matches('!'));
                         std::fs::write(tree.path().join(".dockerignore"), pattern).unwrap();
                         today.borrow_mut().ask(tree.path()).classic.is_err()
                     });

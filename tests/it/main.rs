@@ -29,6 +29,7 @@ mod planted;
 mod platforms;
 mod podman;
 mod processes;
+mod properties;
 mod redirects;
 mod retries;
 mod sharing;

@@ -81,6 +81,7 @@ fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
     let mut command = compiler(false);
     command
         .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
+        .args(words("MOL_TEST_CFLAGS"))
         .arg("-I")
         .arg(source("include"))
         .arg(source(&format!("tests/c/{name}.c")))
@@ -147,10 +148,34 @@ pub fn with_a_disk(bed: &Bed, options: &str, script: &str, program: &Path) -> Co
     command
 }
 
+/// What tests/memcheck adds to the flags of the compiler, or puts in front of a program.
+fn words(variable: &str) -> Vec<String> {
+    let text = std::env::var(variable).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// A process with an empty environment.
+pub fn process(program: &Path) -> Command {
+    let mut words = words("MOL_TEST_UNDER").into_iter();
+    let mut command = match words.next() {
+        Some(tool) => {
+            let mut command = Command::new(tool);
+            command.args(words).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    command.env_clear();
+    for variable in ["ASAN_OPTIONS", "LSAN_OPTIONS"] {
+        command.envs(std::env::var_os(variable).map(|value| (variable, value)));
+    }
+    command
+}
+
 /// A process that finds its surroundings in the environment, and nothing else there.
 pub fn command(bed: &Bed, program: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear().current_dir(bed.scratch());
+    let mut command = process(program);
+    command.current_dir(bed.scratch());
     for (name, value) in bed.values() {
         command.env(name.env(), value);
     }

@@ -6,12 +6,14 @@ pub mod daemon;
 pub mod docker_context;
 pub mod emulation;
 pub mod engine;
+pub mod header;
 pub mod points;
 pub mod proxy;
 pub mod registry;
 pub mod server;
 pub mod sshd;
 pub mod tls;
+pub mod yardstick;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -359,5 +361,21 @@ impl TestClient {
 impl Drop for TestClient {
     fn drop(&mut self) {
         block_on(self.client.close());
+    }
+}
+
+/// Tries a property on random values; a value for which it does not hold is made smaller, and shown.
+pub fn for_all<S: proptest::strategy::Strategy>(
+    cases: u32,
+    values: &S,
+    holds: impl Fn(S::Value) -> proptest::test_runner::TestCaseResult,
+) {
+    let config = proptest::test_runner::Config {
+        cases,
+        failure_persistence: None,
+        ..Default::default()
+    };
+    if let Err(error) = proptest::test_runner::TestRunner::new(config).run(values, holds) {
+        panic!("{error}");
     }
 }

@@ -1,0 +1,481 @@
+//! What holds for any input: the properties of tests/properties on random values, made for each to
+//! come close to where it could break. `make fuzz` looks for longer, with a fuzzer.
+
+use std::cell::RefCell;
+
+use mol::fuzzing;
+use mol::mask::mask_token;
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Map, Value, json};
+
+use crate::support::child::{Link, process, program, succeed, text};
+use crate::support::for_all;
+use crate::support::yardstick::Yardstick;
+
+#[path = "../properties/mod.rs"]
+mod properties;
+
+use properties::masking::Spelling;
+use properties::tree::Entry;
+use properties::{branch_url, head_sha, ignore_file, masking, tree};
+
+fn strings(
+    strategy: impl Strategy<Value = &'static str>,
+    most: usize,
+) -> impl Strategy<Value = String> {
+    prop::collection::vec(strategy, 0..most).prop_map(|parts| parts.concat())
+}
+
+// Masking -----------------------------------------------------------------------------------------
+
+/// Tokens as servers give them, and some that mean something in what they are written in.
+fn token() -> impl Strategy<Value = String> {
+    let odd = "[-!-)+-~]{8,24}";
+    let hex = "[0-9a-f]{40}";
+    let same = "(ab|a|%2|==|//){8,12}";
+    let letters = "[a-zé日]{6,12}";
+    prop_oneof![odd, hex, same, letters].prop_filter("a token", |token| masking::is_token(token))
+}
+
+fn spelling() -> impl Strategy<Value = Spelling> {
+    prop_oneof![
+        Just(Spelling::Percent {
+            encoded: 0,
+            lower: 0
+        }),
+        any::<(u64, u64)>().prop_map(|(encoded, lower)| Spelling::Percent { encoded, lower }),
+        any::<(u8, u8, u8)>().prop_map(|(flavour, user, after)| Spelling::Base64 {
+            flavour,
+            user,
+            after
+        }),
+    ]
+}
+
+/// Text that may run together with what stands beside it.
+fn surroundings() -> impl Strategy<Value = String> {
+    let parts = select(vec![
+        "",
+        " ",
+        "\n",
+        "a",
+        "Zm9v",
+        "ab",
+        "=",
+        "==",
+        "%",
+        "%2",
+        "%25",
+        "+",
+        "/",
+        "-",
+        "_",
+        "\\",
+        "\"",
+        "@",
+        ":",
+        "https://",
+        "u:p@",
+        "é",
+        "\u{fffd}",
+        "Authorization: Basic ",
+        "Bearer ",
+        "token=",
+        "&",
+    ]);
+    prop_oneof![strings(parts, 8), "\\PC{0,20}"]
+}
+
+#[test]
+fn no_spelling_of_a_token_survives_in_any_text() {
+    let values = (surroundings(), token(), spelling(), surroundings());
+    for_all(3000, &values, |(before, token, spelling, after)| {
+        masking::no_spelling_survives(&before, &token, spelling, &after);
+        masking::the_rest_stays(&before, &token, spelling, &after);
+        masking::what_holds_no_secret_stays(&before, &token);
+        Ok(())
+    });
+}
+
+#[test]
+fn no_spelling_of_a_token_survives_a_build_s_output_in_any_pieces() {
+    let output = prop::collection::vec((surroundings(), spelling()), 1..5);
+    let cuts = prop::collection::vec(any::<usize>(), 0..8);
+    // A token of an option is visible ASCII.
+    let token = token().prop_filter("visible ASCII", |token| token.is_ascii());
+    for_all(1500, &(output, token, cuts), |(output, token, cuts)| {
+        let output = output
+            .iter()
+            .map(|(text, spelling)| format!("{text}{}\r\n", spelling.of(&token)));
+        masking::pieces_do_not_matter(output.collect::<String>().as_bytes(), &cuts, &token);
+        Ok(())
+    });
+    let bytes = prop::collection::vec(any::<u8>(), 0..300);
+    let cuts = prop::collection::vec(any::<usize>(), 0..8);
+    for_all(500, &(bytes, cuts), |(bytes, cuts)| {
+        masking::pieces_do_not_matter(&bytes, &cuts, "s3cr3t-t0ken");
+        Ok(())
+    });
+}
+
+#[test]
+fn the_go_package_masks_as_the_core_does() {
+    let go = RefCell::new(Yardstick::start());
+    let values = (surroundings(), token(), spelling(), surroundings());
+    for_all(1000, &values, |(before, token, spelling, after)| {
+        // The core masks the user information of URLs too; in Go that is a function of its own.
+        let text = format!("{before}{}{after}", spelling.of(&token)).replace("://", ":/ ");
+        prop_assert_eq!(
+            go.borrow_mut().mask(&text, &token),
+            mask_token(&text, &token)
+        );
+        Ok(())
+    });
+}
+
+// URLs --------------------------------------------------------------------------------------------
+
+const PREFIXES: &[&str] = &[
+    "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-",
+    "https://host/org/tpl-",
+    "http://127.0.0.1:3000/git/sub/org/tpl-",
+    "http://[::1]:3000/o/",
+    "HTTPS://Host:443/O-r_g/T.p",
+];
+
+fn branch() -> impl Strategy<Value = String> {
+    let parts = select(vec![
+        "a",
+        "main",
+        "/",
+        ".",
+        "..",
+        "%",
+        "%2F",
+        "%2e",
+        "?",
+        "#",
+        "@",
+        "@{",
+        ":",
+        "//",
+        "\\",
+        " ",
+        "\t",
+        "\0",
+        "+",
+        "&",
+        "=",
+        ";",
+        "é",
+        "日本",
+        "~",
+        "^",
+        "*",
+        "[",
+        "-",
+        ".lock",
+        "\u{85}",
+        "\u{202e}",
+        "\u{10ffff}",
+        "x",
+        "//host/",
+        "http:",
+    ]);
+    prop_oneof![
+        strings(parts, 8),
+        "\\PC{1,30}",
+        any::<String>(),
+        "a{250,260}"
+    ]
+}
+
+#[test]
+fn any_branch_is_asked_for_by_its_name_at_the_server_that_was_set() {
+    let go = RefCell::new(Yardstick::start());
+    let runtime = select(mol::runtimes::KNOWN_RUNTIMES.to_vec());
+    let values = (select(PREFIXES), runtime, branch());
+    for_all(3000, &values, |(prefix, runtime, branch)| {
+        branch_url::leads_to_the_branch(prefix, runtime, &branch);
+        if branch.is_empty() {
+            return Ok(());
+        }
+        let core = fuzzing::branch_url(prefix, runtime, &branch);
+        let core = core.map_err(|error| error.code.name().to_owned());
+        prop_assert_eq!(go.borrow_mut().branch_url(prefix, runtime, &branch), core);
+        Ok(())
+    });
+}
+
+#[test]
+fn any_prefix_is_refused_or_is_the_server_that_is_asked() {
+    let parts = select(vec![
+        "https://",
+        "http://",
+        "host",
+        "127.0.0.1",
+        "[::1]",
+        ":80",
+        ":",
+        "/",
+        "//",
+        "org",
+        "tpl-",
+        "..",
+        ".",
+        "%2e%2e",
+        "%2F",
+        "?",
+        "#",
+        "@",
+        "u:p@",
+        "é",
+        "\\",
+        "ssh://",
+        "a",
+        "%",
+        "xn--",
+        " ",
+    ]);
+    let prefix = prop_oneof![
+        strings(parts, 10),
+        any::<String>(),
+        select(PREFIXES).prop_map(str::to_owned)
+    ];
+    for_all(3000, &(prefix, branch()), |(prefix, branch)| {
+        branch_url::leads_to_the_branch(&prefix, "hermes", &branch);
+        Ok(())
+    });
+}
+
+// Gitea's answer ----------------------------------------------------------------------------------
+
+const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// JSON with the names that matter in many places, and the right ones now and then.
+fn answer() -> impl Strategy<Value = String> {
+    let id = prop_oneof![
+        4 => Just(json!(SHA)),
+        1 => Just(json!(SHA.repeat(2)[..64])),
+        1 => "[0-9a-fA-F]{38,42}".prop_map(|id| json!(id)),
+        1 => any::<i64>().prop_map(|id| json!(id)),
+        1 => Just(Value::Null),
+    ];
+    let value = id.prop_recursive(4, 24, 4, |inner| {
+        let name = select(vec!["id", "commit", "Commit", "ID", "user", "tree", "commit ", "c\u{0}"]);
+        prop_oneof![
+            3 => prop::collection::vec((name, inner.clone()), 0..4).prop_map(|fields| {
+                Value::Object(fields.into_iter().map(|(name, v)| (name.to_owned(), v)).collect::<Map<_, _>>())
+            }),
+            1 => prop::collection::vec(inner, 0..3).prop_map(Value::Array),
+        ]
+    });
+    let commit = (value.clone(), value.clone(), any::<bool>());
+    let commit = commit.prop_map(|(commit, other, right)| {
+        let commit = if right {
+            json!({ "tree": other, "id": SHA })
+        } else {
+            commit
+        };
+        json!({ "user": { "id": SHA.replace('0', "f") }, "commit": commit, "id": other })
+    });
+    prop_oneof![commit, value].prop_map(|value| value.to_string())
+}
+
+/// The same, written otherwise or broken.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    let change = select(vec![
+        ("", ""),
+        ("", ""),
+        ("", ""),
+        (",", " ,\n"),
+        ("{", "{\"id\":1,"),
+        ("\"id\"", "\"\\u0069d\""),
+        ("\"commit\"", "\"commit\":{},\"commit\""),
+        ("}", ""),
+        ("}", "}}"),
+        ("a", "\u{0}"),
+        ("f", "\\ud800"),
+        ("\"user\":{", "\"user\":{\"x\":1e999,"),
+    ]);
+    let text =
+        (answer(), change).prop_map(|(text, (from, to))| text.replacen(from, to, 1).into_bytes());
+    let broken =
+        (answer(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(text, at, byte)| {
+            let mut bytes = text.into_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            bytes
+        });
+    prop_oneof![3 => text, 1 => broken, 1 => prop::collection::vec(any::<u8>(), 0..200)]
+}
+
+#[test]
+fn the_commit_is_that_of_the_answer_or_there_is_none() {
+    let go = RefCell::new(Yardstick::start());
+    let found = RefCell::new(0);
+    for_all(4000, &body(), |body| {
+        head_sha::is_the_id_of_the_commit(&body);
+        let core = fuzzing::head_sha(&body).map_err(|error| error.code.name().to_owned());
+        *found.borrow_mut() += u32::from(core.is_ok());
+        prop_assert_eq!(go.borrow_mut().head_sha(&body), core);
+        Ok(())
+    });
+    assert!(
+        *found.borrow() > 100,
+        "{found:?} of the answers have a commit"
+    );
+}
+
+// The ignore file ---------------------------------------------------------------------------------
+
+#[test]
+fn any_ignore_file_is_read_or_refused_at_once() {
+    let parts = select(vec![
+        "a",
+        "b",
+        "/",
+        "*",
+        "**",
+        "?",
+        "[",
+        "]",
+        "^",
+        "-",
+        "!",
+        "\\",
+        "{",
+        "}",
+        "{1000}",
+        "|",
+        "(",
+        "#",
+        "\n",
+        "\r",
+        " ",
+        "\u{feff}",
+        "é",
+        "..",
+        ".",
+        "d",
+        "Q",
+        "[:alpha:]",
+        "$",
+        "+",
+    ]);
+    let file = prop_oneof![strings(parts, 40), any::<String>()];
+    let paths = prop::collection::vec("[ab*é]{1,3}(/[ab]{1,2}){0,3}", 1..5);
+    for_all(2000, &(file, paths), |(file, paths)| {
+        let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+        ignore_file::is_read_or_refused(&file, &paths);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_ignore_file_that_is_made_to_be_slow_is_not() {
+    let deep = vec!["a".repeat(200); 20].join("/");
+    let lines = |line: &str| format!("{line}\n").repeat(2000);
+    for file in [
+        "*a".repeat(30_000),
+        "**/".repeat(20_000) + "x",
+        "a**".repeat(20_000),
+        "[^b]".repeat(16_000),
+        "?".repeat(65_000),
+        "(*".repeat(30_000),
+        "[".repeat(60_000),
+        lines(&"*a".repeat(40)),
+        lines("!**/a/**/b/**/c/**/d"),
+        lines("a{1000}*"),
+    ] {
+        ignore_file::is_read_or_refused(&file, &[&deep]);
+    }
+}
+
+// A commit's tree ---------------------------------------------------------------------------------
+
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    let name = || {
+        let odd = select(vec![
+            "a",
+            "b",
+            "Dockerfile",
+            ".dockerignore",
+            "..",
+            ".",
+            ".git",
+            ".GIT",
+            ".git ",
+            "git~1",
+            "",
+            "a/b",
+            "../out",
+            "/etc/passwd",
+            "a\\b",
+            ".gitattributes",
+            ".gitmodules",
+            ".g\u{200c}it",
+            "CON",
+            "a\nb",
+            "é",
+            "witness",
+            "../witness",
+        ]);
+        let usual = "[a-c]{1,2}";
+        prop_oneof![
+            2 => usual.prop_map(String::into_bytes),
+            3 => odd.prop_map(|name| name.as_bytes().to_vec()),
+            1 => prop::collection::vec(1u8.., 1..4),
+        ]
+    };
+    let target = select(vec![
+        "a",
+        "..",
+        "../witness",
+        "/etc",
+        "/etc/passwd",
+        "a/../..",
+        "",
+        ".git",
+        "b/c",
+    ]);
+    let content = select(vec!["one", "two", "*\n", "* text eol=crlf\n", "!**\n", ""]);
+    let leaf = prop_oneof![
+        3 => (name(), any::<bool>(), content).prop_map(|(name, executable, content)| Entry::File {
+            name,
+            executable,
+            content: content.as_bytes().to_vec(),
+        }),
+        2 => (name(), target).prop_map(|(name, target)| Entry::Link {
+            name,
+            target: target.as_bytes().to_vec(),
+        }),
+        1 => name().prop_map(|name| Entry::Submodule { name }),
+    ];
+    let entry = leaf.prop_recursive(3, 12, 4, move |inner| {
+        (name(), prop::collection::vec(inner, 0..4))
+            .prop_map(|(name, entries)| Entry::Folder { name, entries })
+    });
+    prop::collection::vec(entry, 0..4)
+}
+
+#[test]
+fn a_tree_is_checked_out_and_sent_from_within_its_folder_whatever_it_holds() {
+    for_all(400, &(entries(), any::<bool>()), |(entries, sorted)| {
+        tree::stays_inside(&entries, sorted);
+        Ok(())
+    });
+}
+
+// The C ABI ---------------------------------------------------------------------------------------
+
+#[test]
+fn any_calls_with_any_arguments_end_with_a_status() {
+    for_all(3, &(any::<u32>(), 1..6u32), |(seed, threads)| {
+        let mut player = process(&program("tape", Link::Static));
+        let output = succeed(player.args([seed, 40, 400, threads].map(|n| n.to_string())));
+        prop_assert_eq!(text(&output), "played\n");
+        Ok(())
+    });
+}

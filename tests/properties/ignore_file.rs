@@ -1,0 +1,51 @@
+//! Any ignore file is read or refused at once, and what surrounds a pattern changes nothing.
+
+use std::time::{Duration, Instant};
+
+use mol::fuzzing::ignored;
+
+/// Longer than the largest work that one file can cause, with a sanitizer on a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(20);
+
+pub fn is_read_or_refused(file: &str, paths: &[&str]) {
+    let is_name = |name: &str| !matches!(name, "" | "." | "..");
+    let paths: Vec<&str> = paths
+        .iter()
+        .copied()
+        .filter(|path| path.split('/').all(is_name))
+        .collect();
+    let paths = &*paths;
+    let begun = Instant::now();
+    let verdicts = ignored(file, paths);
+    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    let Ok(verdicts) = verdicts else {
+        return;
+    };
+    assert_eq!(verdicts.len(), paths.len());
+
+    let same = |other: &str| assert_eq!(ignored(other, paths).as_ref(), Ok(&verdicts), "{file:?}");
+    same(&format!("{file}\n# a comment\n\n \t\n"));
+    if file.lines().all(|line| line.len() < 60_000) {
+        same(&file.replace('\n', "\r\n"));
+    }
+    if !file.starts_with('\u{feff}') {
+        same(&format!("\u{feff}{file}"));
+    }
+    // Everything kept again.
+    let none = ignored(&format!("{file}\n!**\n"), paths);
+    let lines = || file.trim_start_matches('\u{feff}').lines();
+    if lines().all(|line| !line.trim_start().starts_with('!')) {
+        for (path, ignored) in paths.iter().zip(&verdicts) {
+            // Without exceptions, all that is in an ignored folder is ignored.
+            let below = format!("{path}/below");
+            let inner = mol::fuzzing::ignored(file, &[&below]).unwrap();
+            assert!(!ignored || inner[0], "{file:?}: {below:?}");
+        }
+        let first = |path: &&str| !path.contains('/');
+        if let Ok(none) = none {
+            for (path, ignored) in paths.iter().zip(none).filter(|(path, _)| first(path)) {
+                assert!(!ignored, "{file:?}: {path:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What include/mol.h declares, as far as its generator writes C.
+
+use super::child::source;
+
+pub struct Header {
+    /// In the order of the file.
+    pub declarations: Vec<Declaration>,
+}
+
+/// Texts are on one line, without comments.
+#[derive(Debug)]
+pub enum Declaration {
+    Function {
+        name: String,
+        parameters: Vec<String>,
+        text: String,
+    },
+    /// A typedef of another type.
+    Alias { name: String, text: String },
+    Enum {
+        name: String,
+        constants: Vec<String>,
+    },
+    /// Fields by name, with their declarations.
+    Struct {
+        name: String,
+        fields: Vec<(String, String)>,
+    },
+}
+
+impl Header {
+    pub fn read() -> Self {
+        let text = std::fs::read_to_string(source("include/mol.h")).unwrap();
+        let (_, code) = text.split_once("#define MOL_H").unwrap();
+        // Without comments, the preprocessor's lines and what is for C++; one declaration a piece.
+        let mut code: String = code
+            .lines()
+            .map(|line| line.split("//").next().unwrap())
+            .filter(|line| !line.starts_with('#') && !line.trim_start().starts_with(": int32_t"))
+            .flat_map(|line| [line, " "])
+            .collect();
+        code = code.replace("extern \"C\" {", "");
+        let mut declarations = Vec::new();
+        while let Some((piece, rest)) = piece(&code) {
+            declarations.extend(declaration(&piece));
+            code = rest;
+        }
+        let functions = |d: &&Declaration| matches!(d, Declaration::Function { .. });
+        assert!(
+            declarations.iter().filter(functions).count() > 10,
+            "{declarations:?}"
+        );
+        Self { declarations }
+    }
+
+    /// The functions, and the names of their parameters.
+    pub fn functions(&self) -> impl Iterator<Item = (&str, &[String])> {
+        self.declarations
+            .iter()
+            .filter_map(|declaration| match declaration {
+                Declaration::Function {
+                    name, parameters, ..
+                } => Some((&**name, &**parameters)),
+                _ => None,
+            })
+    }
+}
+
+/// Up to the next semicolon outside of braces, with single spaces.
+fn piece(code: &str) -> Option<(String, String)> {
+    let mut depth = 0;
+    for (at, c) in code.char_indices() {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ';' if depth == 0 => {
+                let words: Vec<&str> = code[..at].split_whitespace().collect();
+                return Some((words.join(" "), code[at + 1..].to_owned()));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+fn declaration(text: &str) -> Option<Declaration> {
+    let last_word = |text: &str| text.rsplit([' ', '*']).next().unwrap().to_owned();
+    if let Some((head, body)) = text.split_once('{') {
+        let (body, tail) = body.rsplit_once('}').unwrap();
+        if let Some(name) = head.strip_prefix("enum ") {
+            let constants = body.split(',').map(str::trim).filter(|c| !c.is_empty());
+            let constants = constants.map(|c| c.split(' ').next().unwrap().to_owned());
+            let (name, constants) = (name.trim().to_owned(), constants.collect());
+            return Some(Declaration::Enum { name, constants });
+        }
+        assert_eq!(head.trim(), "typedef struct", "{text}");
+        let fields = body
+            .split(';')
+            .map(str::trim)
+            .filter(|field| !field.is_empty());
+        let fields = fields
+            .map(|field| (last_word(field), field.to_owned()))
+            .collect();
+        return Some(Declaration::Struct {
+            name: tail.trim().to_owned(),
+            fields,
+        });
+    }
+    if let Some(alias) = text.strip_prefix("typedef ") {
+        // The type of an enum is written twice, for two standards of C.
+        let is_enum = alias.starts_with("enum ") || alias.starts_with("int32_t ");
+        let (name, text) = (last_word(alias), text.to_owned());
+        return (!is_enum).then_some(Declaration::Alias { name, text });
+    }
+    let (head, parameters) = text.split_once('(')?;
+    let parameters = parameters.strip_suffix(')').unwrap();
+    let parameters = match parameters {
+        "void" => Vec::new(),
+        parameters => parameters.split(',').map(last_word).collect(),
+    };
+    Some(Declaration::Function {
+        name: last_word(head),
+        parameters,
+        text: text.to_owned(),
+    })
+}
