@@ -1,10 +1,13 @@
 //! The surface: the header, the symbols, and what must not be in the build.
 
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::child::{source, succeed, text};
+use crate::support::child::{Link, compiler, program, source, succeed, text};
 use crate::support::given;
+use crate::support::header::{Declaration, Header};
 
 fn library(name: &str) -> PathBuf {
     Path::new(&given("MOL_TEST_LIB_DIR")).join(name)
@@ -44,16 +47,133 @@ fn the_shared_library_exports_nothing_but_mol_functions() {
 
 /// The functions in the header, in the order of the alphabet.
 pub fn declared_functions() -> Vec<String> {
-    let header = read(source("include/mol.h"));
-    let mut declared: Vec<String> = header
-        .lines()
-        .filter(|line| !line.trim_start().starts_with(['/', '*', ' ']))
-        .filter_map(|line| line.split_once('(')?.0.rsplit([' ', '*']).next())
-        .filter(|name| name.starts_with("mol_"))
-        .map(str::to_owned)
-        .collect();
+    let header = Header::read();
+    let functions = header.functions().map(|(name, _)| name.to_owned());
+    let mut declared: Vec<String> = functions.collect();
     declared.sort_unstable();
     declared
+}
+
+#[test]
+fn the_surface_is_the_one_that_was_agreed_on() {
+    let header = Header::read();
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let (code, layout) = (folder.join("layout.c"), folder.join("layout"));
+    std::fs::write(&code, layout_program(&header)).unwrap();
+    succeed(
+        compiler(false)
+            .args([
+                "-std=c11",
+                "-Wall",
+                "-Wextra",
+                "-Wpedantic",
+                "-Werror",
+                "-I",
+            ])
+            .arg(source("include"))
+            .arg(&code)
+            .arg("-o")
+            .arg(&layout),
+    );
+    let now = text(&succeed(&mut Command::new(layout)));
+    let agreed = source("tests/abi/mol.abi.txt");
+    if std::fs::read_to_string(&agreed).ok().as_deref() != Some(&now) {
+        let copy = folder.join("mol.abi.txt");
+        std::fs::write(&copy, &now).unwrap();
+        let difference = Command::new("diff")
+            .arg("-u")
+            .args([&agreed, &copy])
+            .output()
+            .unwrap();
+        panic!(
+            "the ABI has changed. If that is meant, and programs that were built before still work \
+             (else MOL_ABI_VERSION changes too): cp {} {}\n{}",
+            copy.display(),
+            agreed.display(),
+            text(&difference)
+        );
+    }
+}
+
+/// A C program that says what the compiler makes of the header.
+fn layout_program(header: &Header) -> String {
+    let mut code = String::from(
+        "#include \"mol.h\"\n#include <stddef.h>\n#include <stdio.h>\nint main(void)\n{\n    \
+         puts(\"# What include/mol.h declares, as a C compiler with 64-bit pointers lays it out.\");\n    \
+         printf(\"MOL_ABI_VERSION %d\\n\", MOL_ABI_VERSION);\n",
+    );
+    let mut say = |format: String, values: &str| {
+        let _ = writeln!(code, "    printf(\"{format}\\n\"{values});");
+    };
+    for declaration in &header.declarations {
+        match declaration {
+            Declaration::Function { text, .. } => say(text.clone(), ""),
+            Declaration::Alias { name, text } => {
+                say(
+                    format!("{text} /* size %zu */"),
+                    &format!(", sizeof({name})"),
+                );
+            }
+            Declaration::Enum { name, constants } => {
+                say(
+                    format!("enum {name} /* size %zu */"),
+                    &format!(", sizeof({name})"),
+                );
+                for constant in constants {
+                    say(
+                        format!("    {constant} = %d"),
+                        &format!(", (int){constant}"),
+                    );
+                }
+            }
+            Declaration::Struct { name, fields } => {
+                let sizes = format!(", sizeof({name}), _Alignof({name})");
+                say(
+                    format!("struct {name} /* size %zu, alignment %zu */"),
+                    &sizes,
+                );
+                for (field, text) in fields {
+                    let place =
+                        format!(", offsetof({name}, {field}), sizeof((({name} *)0)->{field})");
+                    say(format!("    {text} /* at %zu, size %zu */"), &place);
+                }
+            }
+        }
+    }
+    code + "    return 0;\n}\n"
+}
+
+#[test]
+fn every_parameter_of_every_function_has_a_test_of_what_it_refuses() {
+    let header = Header::read();
+    let declared: BTreeSet<String> = header
+        .functions()
+        .flat_map(|(name, parameters)| {
+            let parameters = match parameters {
+                [] => vec!["nothing".to_owned()],
+                parameters => parameters.to_vec(),
+            };
+            parameters
+                .into_iter()
+                .map(move |parameter| format!("{name} {parameter}"))
+        })
+        .collect();
+    assert_eq!(
+        list("refusals"),
+        declared,
+        "tests/c/refusals.c has all of them"
+    );
+    let functions: BTreeSet<String> = header
+        .functions()
+        .map(|(name, _)| name.to_owned())
+        .collect();
+    assert_eq!(list("tape"), functions, "tests/c/tape.c has all of them");
+}
+
+/// What a C program says it tries.
+fn list(name: &'static str) -> BTreeSet<String> {
+    let output = succeed(Command::new(program(name, Link::Static)).arg("--list"));
+    text(&output).lines().map(str::to_owned).collect()
 }
 
 #[test]

@@ -154,6 +154,32 @@ fn every_parameter_refuses_what_it_must_not_get() {
 }
 
 #[test]
+fn a_host_keeps_its_signals_its_children_and_its_output() {
+    for link in BOTH {
+        let bed = Bed::new();
+        // Long enough to be looked at.
+        let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", bed.isolation);
+        bed.template("hermes", dockerfile(&text));
+        let output = succeed(command(&bed, &program("host", link)).arg("hermes"));
+        assert_eq!(child::text(&output), "as it was\n");
+    }
+}
+
+#[test]
+fn a_host_forks_and_executes_while_a_build_runs_and_the_child_is_a_host_again() {
+    for link in BOTH {
+        let bed = Bed::new();
+        let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", bed.isolation);
+        bed.template("hermes", dockerfile(&text));
+        let host = program("host", link);
+        let output = succeed(command(&bed, &host).args(["after", "hermes"]));
+        assert_eq!(child::text(&output), "as it was\n");
+        let builds = of_service(&bed.server.requests(), "git").len();
+        assert!(builds > 0, "the first made it");
+    }
+}
+
+#[test]
 fn a_client_that_is_freed_lets_everyone_go() {
     let bed = Bed::new();
     bed.server
