@@ -39,6 +39,14 @@ test: ## all tests: Rust, C, Go, with an engine of their own
 soak: ## the tests of sharing, cancelling, killing and leaks again and again, for SOAK_SECONDS (1200)
 	@tests/run soak
 
+.PHONY: memcheck
+memcheck: ## the C and Go tests under valgrind, AddressSanitizer and the race detector
+	@tests/memcheck
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZ_SECONDS (60)
+	@tests/fuzz
+
 .PHONY: check
 check: ## what must hold before a commit: format, lints, generated files
 	@tests/check
