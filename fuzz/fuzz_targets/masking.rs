@@ -1,0 +1,37 @@
+//! Text, a token and more text, with a NUL byte in between: no spelling of the token survives.
+#![no_main]
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use properties::masking::{self, Spelling};
+
+#[path = "../../tests/properties/mod.rs"]
+#[allow(dead_code)]
+mod properties;
+
+fuzz_target!(|data: &[u8]| -> Corpus {
+    let (Some(&kind), Some(rest)) = (data.first(), data.get(1..)) else {
+        return Corpus::Reject;
+    };
+    let mut parts = rest.splitn(3, |byte| *byte == 0).map(str::from_utf8);
+    let (Some(Ok(before)), Some(Ok(token)), Some(Ok(after))) =
+        (parts.next(), parts.next(), parts.next())
+    else {
+        return Corpus::Reject;
+    };
+    if !masking::is_token(token) {
+        return Corpus::Reject;
+    }
+    let spelling = match kind % 3 {
+        0 => Spelling::Percent { encoded: 0, lower: 0 },
+        1 => Spelling::Percent { encoded: u64::from(kind) * 0x0101_0101_0101_0101, lower: !0 << kind % 64 },
+        _ => Spelling::Base64 { flavour: kind, user: kind / 4, after: kind / 16 },
+    };
+    masking::no_spelling_survives(before, token, spelling, after);
+    masking::the_rest_stays(before, token, spelling, after);
+    masking::what_holds_no_secret_stays(before, token);
+    if token.is_ascii() {
+        let text = format!("{before}{}{after}", spelling.of(token));
+        masking::pieces_do_not_matter(text.as_bytes(), &[usize::from(kind), before.len() + 3], token);
+    }
+    Corpus::Keep
+});
