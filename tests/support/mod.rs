@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 
 use mol::event::Kind;
 use mol::{Client, Error, Event, Image, OptionName, Options};
+use proptest::strategy::Strategy;
+use proptest::test_runner::{Config, TestCaseResult, TestRng, TestRunner};
 use tempfile::TempDir;
 
 pub use engine::Engine;
@@ -364,18 +366,16 @@ impl Drop for TestClient {
     }
 }
 
-/// Tries a property on random values; a value for which it does not hold is made smaller, and shown.
-pub fn for_all<S: proptest::strategy::Strategy>(
-    cases: u32,
-    values: &S,
-    holds: impl Fn(S::Value) -> proptest::test_runner::TestCaseResult,
-) {
-    let config = proptest::test_runner::Config {
+/// Tries a property on values that are random, and the same in every run: a failure can be seen again.
+/// One is made as small as it gets, and shown. `make fuzz` is what looks further.
+pub fn for_all<S: Strategy>(cases: u32, values: &S, holds: impl Fn(S::Value) -> TestCaseResult) {
+    let config = Config {
         cases,
         failure_persistence: None,
-        ..Default::default()
+        ..Config::default()
     };
-    if let Err(error) = proptest::test_runner::TestRunner::new(config).run(values, holds) {
+    let random = TestRng::deterministic_rng(config.rng_algorithm);
+    if let Err(error) = TestRunner::new_with_rng(config, random).run(values, holds) {
         panic!("{error}");
     }
 }
