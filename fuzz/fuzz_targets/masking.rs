@@ -22,16 +22,30 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         return Corpus::Reject;
     }
     let spelling = match kind % 3 {
-        0 => Spelling::Percent { encoded: 0, lower: 0 },
-        1 => Spelling::Percent { encoded: u64::from(kind) * 0x0101_0101_0101_0101, lower: !0 << kind % 64 },
-        _ => Spelling::Base64 { flavour: kind, user: kind / 4, after: kind / 16 },
+        0 => Spelling::Percent {
+            encoded: 0,
+            lower: 0,
+        },
+        1 => Spelling::Percent {
+            encoded: u64::from(kind) * 0x0101_0101_0101_0101,
+            lower: !0 << kind % 64,
+        },
+        _ => Spelling::Base64 {
+            flavour: kind,
+            user: kind / 4,
+            after: kind / 16,
+        },
     };
     masking::no_spelling_survives(before, token, spelling, after);
     masking::the_rest_stays(before, token, spelling, after);
     masking::what_holds_no_secret_stays(before, token);
     if token.is_ascii() {
         let text = format!("{before}{}{after}", spelling.of(token));
-        masking::pieces_do_not_matter(text.as_bytes(), &[usize::from(kind), before.len() + 3], token);
+        masking::pieces_do_not_matter(
+            text.as_bytes(),
+            &[usize::from(kind), before.len() + 3],
+            token,
+        );
     }
     Corpus::Keep
 });

@@ -14,11 +14,11 @@ use crate::support::for_all;
 use crate::support::yardstick::Yardstick;
 
 #[path = "../properties/mod.rs"]
-mod properties;
+mod invariants;
 
-use properties::masking::Spelling;
-use properties::tree::Entry;
-use properties::{branch_url, head_sha, ignore_file, masking, tree};
+use invariants::masking::Spelling;
+use invariants::tree::Entry;
+use invariants::{branch_url, head_sha, ignore_file, masking, tree};
 
 fn strings(
     strategy: impl Strategy<Value = &'static str>,
