@@ -5,11 +5,12 @@
 //! to keep in step with the code.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
-use regex::bytes::Regex;
+use regex::Regex;
 use zeroize::Zeroizing;
 
 use crate::error::Error;
@@ -58,21 +59,27 @@ impl std::fmt::Debug for Secret {
 }
 
 /// Replaces a token, in every spelling, and the user information of every URL.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Masker {
-    token: Option<Regex>,
+    token: Spellings,
+}
+
+impl std::fmt::Debug for Masker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Masker").finish_non_exhaustive()
+    }
 }
 
 /// The user information of a URL, up to the last `@` before the path (RFC 3986, section 3.2.1; a
 /// password with an unescaped `@` in it must not survive in part).
 static USERINFO: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"(?-u)([A-Za-z][A-Za-z0-9+.\-]*://)[^/?#\s"'<>\\]*@"#).ok());
+    LazyLock::new(|| Regex::new(r#"([A-Za-z][A-Za-z0-9+.\-]*://)[^/?#\s"'<>\\]*@"#).ok());
 
 impl Masker {
     /// A masker for `token`. The empty token masks nothing but the user information of URLs.
     pub fn new(token: &Secret) -> Self {
         Self {
-            token: token_pattern(token.expose().as_bytes()),
+            token: Spellings::of(token.expose().as_bytes()),
         }
     }
 
@@ -81,18 +88,18 @@ impl Masker {
         let mut masked = self.without_token(text);
         if masked.contains("://")
             && let Some(userinfo) = USERINFO.as_ref()
+            && let Cow::Owned(without) = userinfo.replace_all(&masked, "${1}***@")
         {
-            replace(&mut masked, userinfo, b"${1}***@");
+            masked = Cow::Owned(without);
         }
         masked
     }
 
     fn without_token<'t>(&self, text: &'t str) -> Cow<'t, str> {
-        let mut masked = Cow::Borrowed(text);
-        if let Some(token) = &self.token {
-            replace(&mut masked, token, MASK.as_bytes());
+        match &self.token.find(text.as_bytes())[..] {
+            [] => Cow::Borrowed(text),
+            found => Cow::Owned(replace(text, found)),
         }
-        masked
     }
 
     fn in_place(&self, text: &mut String) {
@@ -108,7 +115,7 @@ impl Masker {
         text
     }
 
-    /// Masks every text of an error.
+    /// Masks every text of an error, and cuts what a peer has made too long to be read.
     pub fn error(&self, mut error: Error) -> Error {
         for text in [
             &mut error.runtime,
@@ -117,9 +124,11 @@ impl Masker {
             &mut error.hint,
         ] {
             self.in_place(text);
+            cut(text, MAX_LINE);
         }
         if let Some(build) = &mut error.build {
             self.in_place(&mut build.step);
+            cut(&mut build.step, MAX_LINE);
             self.in_place(&mut build.log_tail);
             let lines = build.log_tail.lines().map(|line| {
                 let mut line = line.to_owned();
@@ -171,64 +180,150 @@ fn cut(text: &mut String, max: usize) {
     }
 }
 
-fn replace(text: &mut Cow<'_, str>, pattern: &Regex, with: &[u8]) {
-    if let Cow::Owned(masked) = pattern.replace_all(text.as_bytes(), with) {
-        *text = Cow::Owned(String::from_utf8_lossy(&masked).into_owned());
+/// The text with the mask in the place of each range.
+fn replace(text: &str, ranges: &[Range<usize>]) -> String {
+    let mut masked = Vec::with_capacity(text.len());
+    let mut done = 0;
+    for range in ranges {
+        masked.extend_from_slice(&text.as_bytes()[done..range.start]);
+        masked.extend_from_slice(MASK.as_bytes());
+        done = range.end;
     }
+    masked.extend_from_slice(&text.as_bytes()[done..]);
+    String::from_utf8(masked)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
-/// One pattern for every spelling of `token`:
+/// What a token looks like in a text:
 ///
-/// - byte by byte, each plain, percent-encoded in either case (RFC 3986, section 2.1; encoders
-///   differ in which bytes they leave alone), or escaped as in a JSON or debug string;
+/// - byte by byte, each plain, percent-encoded in either case (RFC 3986, section 2.1; encoders differ
+///   in which bytes they leave alone), or escaped as in a JSON or debug string. As it is, in capitals
+///   and in small letters: BuildKit repeats an instruction that it does not know in capitals, and a
+///   host name is small everywhere;
 /// - inside base64 of `user:token` (RFC 7617), in both alphabets, whatever the user is: the part of
 ///   the encoding that depends on the token alone, for each of the three ways in which the user can
 ///   shift it, widened to the whole run of base64.
-fn token_pattern(token: &[u8]) -> Option<Regex> {
-    if token.is_empty() {
-        return None;
-    }
-    let mut pattern = Zeroizing::new(String::from("(?-u)"));
-    for &byte in token {
-        // The longer form first: where a % of the token is encoded, both would do.
-        pattern.push_str(&format!(r"(?:%(?i:{byte:02x})|\x{byte:02x}"));
-        match byte {
-            b' ' => pattern.push_str(r"|\+"),
-            b'"' | b'\\' | b'\'' => pattern.push_str(&format!(r"|\\\x{byte:02x}")),
-            _ => {}
-        }
-        pattern.push(')');
-    }
-    let mut cores: Vec<String> = (0..3)
-        .flat_map(|shift| base64_cores(token, shift))
-        .collect();
-    cores.sort_unstable();
-    cores.dedup();
-    for core in cores {
-        pattern.push_str(&format!(
-            "|[A-Za-z0-9+/_-]*{}[A-Za-z0-9+/_-]*=*",
-            regex::escape(&core)
-        ));
-    }
-    Regex::new(&pattern).ok()
+///
+/// No regular expression: its automaton would be copies of the token that nobody wipes.
+#[derive(Clone, Default)]
+struct Spellings {
+    plain: Vec<Zeroizing<Vec<u8>>>,
+    base64: Vec<Zeroizing<Vec<u8>>>,
 }
 
-/// The characters of base64 of `<shift bytes><token><anything>` that depend on the token alone.
-fn base64_cores(token: &[u8], shift: usize) -> Vec<String> {
-    /// Shorter pieces would match by chance.
-    const SHORTEST: usize = 8;
-    let mut plain = Zeroizing::new(vec![0; shift]);
-    plain.extend_from_slice(token);
-    let skip = [0, 2, 3][shift];
-    let whole = plain.len() / 3 * 4;
-    [
-        STANDARD_NO_PAD.encode(&*plain),
-        URL_SAFE_NO_PAD.encode(&*plain),
-    ]
-    .into_iter()
-    .filter_map(|text| text.get(skip..whole).map(str::to_owned))
-    .filter(|core| core.len() >= SHORTEST)
-    .collect()
+/// Shorter pieces of base64 would match by chance.
+const SHORTEST_BASE64: usize = 4;
+
+impl Spellings {
+    fn of(token: &[u8]) -> Self {
+        let mut all = Self::default();
+        if token.is_empty() {
+            return all;
+        }
+        let add = |list: &mut Vec<Zeroizing<Vec<u8>>>, spelling: Zeroizing<Vec<u8>>| {
+            if !list.contains(&spelling) {
+                list.push(spelling);
+            }
+        };
+        add(&mut all.plain, Zeroizing::new(token.to_vec()));
+        add(&mut all.plain, Zeroizing::new(token.to_ascii_uppercase()));
+        add(&mut all.plain, Zeroizing::new(token.to_ascii_lowercase()));
+        for before in 0..3 {
+            let mut part = Zeroizing::new(Vec::with_capacity(before + token.len()));
+            part.resize(before, 0);
+            part.extend_from_slice(token);
+            // The characters, of six bits each, all of whose bits are the token's.
+            let (first, last) = ((before * 8).div_ceil(6), part.len() * 8 / 6);
+            if last < first + SHORTEST_BASE64 {
+                continue;
+            }
+            for alphabet in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+                let encoded = Zeroizing::new(alphabet.encode(&*part));
+                let core = encoded.as_bytes()[first..last].to_vec();
+                add(&mut all.base64, Zeroizing::new(core));
+            }
+        }
+        all
+    }
+
+    /// Where it stands, from left to right. What overlaps is one find.
+    fn find(&self, text: &[u8]) -> Vec<Range<usize>> {
+        let mut found = Vec::new();
+        for token in &self.plain {
+            let starts = [token[0], b'%', b'\\', b'+'];
+            let mut at = 0;
+            while let Some(next) = text[at..].iter().position(|byte| starts.contains(byte)) {
+                at += next;
+                match spelled(&text[at..], token) {
+                    Some(length) => {
+                        found.push(at..at + length);
+                        at += length;
+                    }
+                    None => at += 1,
+                }
+            }
+        }
+        let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/-_".contains(byte);
+        for core in &self.base64 {
+            // A find does not reach back into the one before it.
+            let (mut at, mut end) = (0, 0);
+            while let Some(next) = text[at..].iter().position(|byte| *byte == core[0]) {
+                at += next;
+                if !text[at..].starts_with(core) {
+                    at += 1;
+                    continue;
+                }
+                let before = text[end..at].iter().rev().take_while(|b| is_base64(b));
+                let start = at - before.count();
+                let run = text[start..].iter().take_while(|b| is_base64(b)).count();
+                let padding = text[start + run..].iter().take_while(|b| **b == b'=');
+                end = start + run + padding.count();
+                at = end;
+                found.push(start..end);
+            }
+        }
+        found.sort_unstable_by_key(|range| range.start);
+        found.dedup_by(|next, last| {
+            let overlaps = next.start < last.end;
+            if overlaps {
+                last.end = last.end.max(next.end);
+            }
+            overlaps
+        });
+        found
+    }
+}
+
+/// How much of the beginning of `text` is the token, if it is. Where the token holds a character that
+/// also escapes, such as `%25`, several readings may fit: the longest counts, so that none of it stays.
+fn spelled(text: &[u8], token: &[u8]) -> Option<usize> {
+    let hex = |digit: u8| char::from(digit).to_digit(16);
+    let byte_of = |high, low| Some(hex(high)? * 16 + hex(low)?);
+    // Where what was read of the token so far may end, in order.
+    let (mut ends, mut next) = (vec![0], Vec::new());
+    for &byte in token {
+        for end in ends.drain(..) {
+            let forms = match (byte, &text[end..]) {
+                (_, [b'%', high, low, ..]) if byte_of(*high, *low) == Some(byte.into()) => {
+                    [Some(3), (byte == b'%').then_some(1)]
+                }
+                (b'"' | b'\\' | b'\'', [b'\\', escaped, ..]) if *escaped == byte => {
+                    [Some(2), (byte == b'\\').then_some(1)]
+                }
+                (b' ', [b'+', ..]) => [Some(1), None],
+                (_, [plain, ..]) if *plain == byte => [Some(1), None],
+                _ => continue,
+            };
+            next.extend(forms.into_iter().flatten().map(|length| end + length));
+        }
+        next.sort_unstable();
+        next.dedup();
+        std::mem::swap(&mut ends, &mut next);
+        if ends.is_empty() {
+            return None;
+        }
+    }
+    ends.last().copied()
 }
 
 #[cfg(test)]
@@ -258,6 +353,43 @@ mod tests {
             let masked = mask_token(&format!("before {spelling} after"), TOKEN);
             assert_eq!(masked, "before *** after", "{spelling}");
         }
+    }
+
+    #[test]
+    fn a_token_in_capitals_or_small_letters_is_masked() {
+        let capitals = TOKEN.to_ascii_uppercase();
+        let percent =
+            percent_encoding::utf8_percent_encode(&capitals, percent_encoding::NON_ALPHANUMERIC);
+        for spelling in [&capitals, &TOKEN.to_ascii_lowercase(), &percent.to_string()] {
+            let masked = mask_token(&format!("unknown instruction: {spelling}!"), TOKEN);
+            assert_eq!(masked, "unknown instruction: ***!", "{spelling}");
+        }
+    }
+
+    #[test]
+    fn a_token_full_of_what_is_escaped_is_masked_escaped_and_not() {
+        for token in [
+            "a\\\\b%25c",
+            "%25%25x",
+            "\"\\'\"",
+            "+ +\\+",
+            "%%%",
+            "a%",
+            "a\\",
+        ] {
+            let escaped = format!("{token:?}");
+            let percent: String = token.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            for spelling in [token, &escaped[1..escaped.len() - 1], &percent] {
+                let masked = mask_token(&format!("<{spelling}>"), token);
+                assert_eq!(masked, "<***>", "{spelling} of {token}");
+            }
+        }
+    }
+
+    #[test]
+    fn neither_a_masker_nor_what_holds_one_shows_the_token() {
+        let masker = Masker::new(&Secret::new(TOKEN));
+        assert_eq!(format!("{masker:?}"), "Masker { .. }");
     }
 
     #[test]

@@ -45,8 +45,9 @@ func validScheme(scheme string) bool {
 
 // MaskTokenInString replaces every spelling of a token in a text by ***. The spellings are
 //
-//   - the token itself,
-//   - the token with any of its bytes percent-encoded, in either case of hex digits,
+//   - the token itself, also all in capitals (BuildKit repeats an instruction that it does not know so) or all in
+//     small letters (as in a host name),
+//   - each of these with any of its bytes percent-encoded, in either case of hex digits,
 //   - base64 text, in the standard or the URL alphabet, of anything that the token is a part of, such as the
 //     user:token of an Authorization header. All of the base64 text is replaced. (A token of less than four
 //     bytes is too short to be recognised in every base64 text.)
@@ -58,8 +59,14 @@ func MaskTokenInString(s, token string) string {
 		return s
 	}
 	var buffer [8]span
-	spans := percentEncodedSpans(buffer[:0], s, token)
-	spans = pieceSpans(spans, s, maskPieces(token))
+	spans := buffer[:0]
+	pieces := maskPieces(token)
+	for _, p := range pieces {
+		if !p.base64 {
+			spans = percentEncodedSpans(spans, s, p.text)
+		}
+	}
+	spans = pieceSpans(spans, s, pieces)
 	if len(spans) == 0 {
 		return s
 	}
@@ -145,6 +152,10 @@ type piece struct {
 	base64 bool
 }
 
+// maxPieces is how many a token can have: itself, in capitals and in small letters, and two for each place in
+// a group of three bytes.
+const maxPieces = 9
+
 // The shortest piece of base64 that counts as a find. Shorter ones are in ordinary words.
 const minBase64Len = 4
 
@@ -152,8 +163,13 @@ const minBase64Len = 4
 // so the token can begin at each of three places in a group of three bytes; at each, the characters that
 // depend on nothing but the token are a piece to search for.
 func maskPieces(token string) []piece {
-	pieces := make([]piece, 1, 7)
+	pieces := make([]piece, 1, maxPieces)
 	pieces[0] = piece{text: token}
+	for _, letters := range [2][2]byte{{'A', 'Z'}, {'a', 'z'}} {
+		if changed := flipped(token, letters[0], letters[1]); changed != token {
+			pieces = append(pieces, piece{text: changed})
+		}
+	}
 	plain := append(make([]byte, 2, 2+len(token)), token...)
 	encoded := make([]byte, 0, 2*base64.StdEncoding.EncodedLen(len(plain)))
 	for before := range 3 {
@@ -171,6 +187,17 @@ func maskPieces(token string) []piece {
 		}
 	}
 	return pieces
+}
+
+// flipped has the letters from first to last, of ASCII, in the other case.
+func flipped(s string, first, last byte) string {
+	b := []byte(s)
+	for i, c := range b {
+		if first <= c && c <= last {
+			b[i] = c ^ 0x20
+		}
+	}
+	return string(b)
 }
 
 // pieceSpans finds every piece in s. A piece does not overlap with itself: it is searched for again only
@@ -220,7 +247,7 @@ func skippingPieceSpans(spans []span, s string, pieces []piece, window int) []sp
 			}
 		}
 	}
-	var from [7]int // where the next find of a piece may begin
+	var from [maxPieces]int // where the next find of a piece may begin
 	for last := window - 1; last < len(s); {
 		switch distance := table[pairHash(s[last-1], s[last])]; distance {
 		case 0:

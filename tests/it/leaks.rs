@@ -29,6 +29,9 @@ fn spellings() -> Vec<String> {
         percent,
         every,
         TOKEN.replace('/', "%2F"),
+        // As BuildKit repeats an instruction that it does not know, and as a host name is written.
+        TOKEN.to_uppercase(),
+        TOKEN.to_lowercase(),
     ];
     for user in ["", "git:", "x-access-token:", "ab:", TOKEN] {
         let text = format!("{user}{TOKEN}");
@@ -42,6 +45,7 @@ fn spellings() -> Vec<String> {
 fn forbidden() -> Vec<String> {
     let mut all = spellings();
     all.push("7f3c/0b5e".to_owned());
+    all.push("7F3C/0B5E".to_owned());
     all.push("88c1&e0b7".to_owned());
     for shift in 0..3 {
         let text = format!("{}{TOKEN}", "x".repeat(shift));
@@ -204,6 +208,7 @@ fn what_a_build_says_is_masked() {
             format!("FROM {BUSYBOX}\nRUN echo 'https://me:{PASSWORD}@host/ {TOKEN}'; exit 3\n"),
             format!("FROM {BUSYBOX}\nRUN false '{TOKEN}'\n"),
             format!("FROM {BUSYBOX}\nCOPY \"/no/{TOKEN}\" /\n"),
+            format!("FROM scratch\n{TOKEN} is no instruction\n"),
         ] {
             bed.template("hermes", dockerfile(&text));
             let client = client(&bed, &[(OptionName::DockerBuildkit, buildkit)]);
