@@ -4,13 +4,14 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderMap;
 use reqwest::{StatusCode, redirect};
 use tokio::sync::Semaphore;
-use url::{Origin, Url};
+use url::{Host, Origin, Url};
 
 use crate::error::{Code, Error, Result, Retry, chain};
 use crate::mask::Secret;
@@ -51,6 +52,8 @@ pub(crate) struct Http {
     /// Where the token may go: scheme, host and port of the repository prefix.
     origin: Origin,
     token: Arc<Secret>,
+    /// Whether it was told that the token goes out in plain text.
+    warned: Arc<AtomicBool>,
     /// How many questions may be under way to the API at once.
     turns: Arc<Semaphore>,
 }
@@ -100,6 +103,7 @@ impl Http {
             client,
             origin: server.origin(),
             token: Arc::new(token.clone()),
+            warned: Arc::default(),
             turns: Arc::new(Semaphore::new(API_CALLS)),
         })
     }
@@ -107,6 +111,22 @@ impl Http {
     /// Is there a token for this address? It goes to the origin it was given for, and to nobody else.
     fn token_for(&self, url: &Url) -> Option<&str> {
         (!self.token.is_empty() && url.origin() == self.origin).then(|| self.token.expose())
+    }
+
+    /// Where the token goes so that everybody on the way can read it: to another machine, without TLS.
+    /// It is told of the first time only.
+    pub(crate) fn plain_text(&self) -> Option<String> {
+        let Origin::Tuple(scheme, host, _) = &self.origin else {
+            return None;
+        };
+        let here = match host {
+            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+            Host::Ipv4(address) => address.is_loopback(),
+            Host::Ipv6(address) => address.is_loopback(),
+        };
+        let plain = scheme == "http" && !here && !self.token.is_empty();
+        (plain && !self.warned.swap(true, Ordering::Relaxed))
+            .then(|| self.origin.ascii_serialization())
     }
 
     /// Asks the API, and reads the whole answer.

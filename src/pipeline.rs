@@ -161,6 +161,11 @@ async fn lookup(
 ) -> Result<Wanted> {
     let repository = shared.settings.repo_prefix.repository(runtime)?;
     let branch = shared.settings.branch.as_deref();
+    if let Some(server) = shared.http.plain_text() {
+        let message = format!("the token goes to {server} in plain text");
+        let hint = "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
+        emit(Event::warning(message, hint));
+    }
     emit(Event::lookup_started(&repository.url));
     let ask = || gitea::head(&shared.http, runtime, &repository, branch);
     let head = timed(&mut timings.lookup, retry::transient(emit, ask)).await?;

@@ -1,13 +1,17 @@
 //! TLS: whom the library believes, and what it does not do for plain text.
 
+use std::time::{Duration, Instant};
+
+use mol::event::Kind;
 use mol::{Code, OptionName};
 use serde_json::json;
 
 use crate::support::server::dockerfile;
-use crate::support::tls::Https;
+use crate::support::tls::{Flaw, Https};
 use crate::support::{Bed, Server};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
 
 #[test]
 fn a_server_whose_certificate_nobody_knows_is_refused() {
@@ -24,9 +28,40 @@ fn a_server_whose_certificate_nobody_knows_is_refused() {
 }
 
 #[test]
+fn a_certificate_that_is_not_the_server_s_or_not_valid_now_is_refused() {
+    for (flaw, says) in [
+        (Flaw::Expired, "expired"),
+        (Flaw::NotYetValid, "not valid yet"),
+        (Flaw::OtherHost, "not valid for name"),
+        (Flaw::OwnSignature, "invalid peer certificate"),
+        (Flaw::ClientOnly, "server authentication"),
+        (Flaw::BadSignature, "BadSignature"),
+    ] {
+        let bed = Bed::with(&["--token", TOKEN]);
+        bed.template("hermes", dockerfile(PLAIN));
+        let https = Https::with(&bed.server, bed.scratch(), flaw);
+        let client = bed.client_with(&[
+            (OptionName::RepoPrefix, &https.repo_prefix),
+            (OptionName::SslCertFile, https.ca.to_str().unwrap()),
+            (OptionName::Token, TOKEN),
+        ]);
+        let begun = Instant::now();
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::GiteaUnreachable, "{flaw:?}: {error:?}");
+        assert!(error.message.contains("TLS"), "{flaw:?}: {error:?}");
+        assert!(error.message.contains(says), "{flaw:?}: {error:?}");
+        assert!(error.hint.contains("clock"), "{flaw:?}: {error:?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "it is not tried again"
+        );
+        assert!(bed.server.requests().is_empty(), "the token goes nowhere");
+    }
+}
+
+#[test]
 fn with_the_authority_in_a_file_or_a_folder_the_whole_job_is_done() {
-    let token = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
-    let bed = Bed::with(&["--token", token]);
+    let bed = Bed::with(&["--token", TOKEN]);
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let https = Https::before(&bed.server, bed.scratch());
     let folder = bed.scratch().join("certificates");
@@ -40,7 +75,7 @@ fn with_the_authority_in_a_file_or_a_folder_the_whole_job_is_done() {
         bed.engine.remove_all_of(&bed.isolation);
         let client = bed.client_with(&[
             (OptionName::RepoPrefix, &https.repo_prefix),
-            (OptionName::Token, token),
+            (OptionName::Token, TOKEN),
             (name, path.to_str().unwrap()),
         ]);
         assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
@@ -62,4 +97,50 @@ fn no_redirect_leads_from_tls_to_plain_text() {
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message.contains(&other.url), "{error:?}");
     assert!(other.requests().is_empty());
+}
+
+#[test]
+fn a_token_that_goes_out_in_plain_text_is_warned_of_once() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    // A server elsewhere: the proxy, which is here, leads there.
+    let away = bed
+        .server
+        .repo_prefix
+        .replace(&bed.server.url, "http://git.example.com");
+    let warnings = |prefix: &str, token: &str| {
+        let client = bed.client_with(&[
+            (OptionName::RepoPrefix, prefix),
+            (OptionName::HttpProxy, &bed.server.url),
+            (OptionName::NoProxy, "127.0.0.1"),
+            (OptionName::Token, token),
+        ]);
+        for _ in 0..2 {
+            if !token.is_empty() {
+                assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
+            } else {
+                client.refused("hermes");
+            }
+        }
+        client.of_kind(Kind::Warning)
+    };
+    let told = warnings(&away, TOKEN);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(
+        told[0].message,
+        "the token goes to http://git.example.com in plain text"
+    );
+    assert!(
+        told[0].hint.as_ref().unwrap().contains("https://"),
+        "{told:?}"
+    );
+
+    assert!(
+        warnings(&away, "").is_empty(),
+        "there is nothing to be read"
+    );
+    assert!(
+        warnings(&bed.server.repo_prefix, TOKEN).is_empty(),
+        "nobody is on the way"
+    );
 }

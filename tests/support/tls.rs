@@ -1,16 +1,36 @@
-//! HTTPS in front of a template server, with a certificate of an authority that nobody knows.
+//! HTTPS in front of a template server, with a certificate of an authority that nobody knows, or with
+//! one that nobody should believe.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    date_time_ymd,
+};
 use rustls::pki_types::PrivateKeyDer;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::{Server, block_on};
+
+/// What is wrong with a certificate, apart from its authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    None,
+    Expired,
+    NotYetValid,
+    /// It is another server's.
+    OtherHost,
+    /// The authority did not sign it; it signed itself.
+    OwnSignature,
+    /// It is not for servers.
+    ClientOnly,
+    /// Its signature is broken.
+    BadSignature,
+}
 
 pub struct Https {
     /// The repository prefix, with `https://`.
@@ -22,6 +42,11 @@ pub struct Https {
 impl Https {
     /// Ends with the process of the tests.
     pub fn before(server: &Server, folder: &Path) -> Self {
+        Self::with(server, folder, Flaw::None)
+    }
+
+    /// The same, with a certificate that has a flaw.
+    pub fn with(server: &Server, folder: &Path, flaw: Flaw) -> Self {
         let authority = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -30,17 +55,35 @@ impl Https {
         std::fs::write(&ca, pem(certificate.der())).unwrap();
 
         let key = KeyPair::generate().unwrap();
-        let leaf = CertificateParams::new(vec!["127.0.0.1".to_owned()])
-            .unwrap()
-            .signed_by(&key, &Issuer::new(params, authority))
-            .unwrap();
+        let host = if flaw == Flaw::OtherHost {
+            "git.example.com"
+        } else {
+            "127.0.0.1"
+        };
+        let mut leaf = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        match flaw {
+            Flaw::Expired => leaf.not_after = date_time_ymd(2020, 1, 1),
+            Flaw::NotYetValid => leaf.not_before = date_time_ymd(2100, 1, 1),
+            Flaw::ClientOnly => {
+                leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]
+            }
+            _ => {}
+        }
+        let leaf = match flaw {
+            Flaw::OwnSignature => leaf.self_signed(&key),
+            _ => leaf.signed_by(&key, &Issuer::new(params, authority)),
+        };
+        let mut leaf = leaf.unwrap().der().to_vec();
+        if flaw == Flaw::BadSignature {
+            *leaf.last_mut().unwrap() ^= 1;
+        }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_no_client_auth()
             .with_single_cert(
-                vec![leaf.der().clone()],
+                vec![leaf.into()],
                 PrivateKeyDer::Pkcs8(key.serialize_der().into()),
             )
             .unwrap();
