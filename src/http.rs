@@ -142,6 +142,9 @@ impl Http {
         }
         let read = async {
             let mut response = request.send().await.map_err(|e| unreachable(url, &e))?;
+            uncompressed(&response).map_err(|what| {
+                Error::new(Code::BadResponse, format!("{url} {what}")).hint(HINT_NO_GITEA)
+            })?;
             let status = response.status();
             let retry = retry_after(&response);
             let mut body = BytesMut::new();
@@ -151,9 +154,7 @@ impl Http {
                         Code::BadResponse,
                         format!("the answer of {url} is larger than {MAX_ANSWER} bytes"),
                     )
-                    .hint(
-                        "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea",
-                    ));
+                    .hint(HINT_NO_GITEA));
                 }
                 body.extend_from_slice(&chunk);
             }
@@ -205,6 +206,22 @@ impl Http {
 
 const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or set \
      MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a server that can be reached";
+
+const HINT_NO_GITEA: &str =
+    "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea";
+
+/// The library asks for no compression (it sends no `Accept-Encoding`): a few bytes that unpack to
+/// gigabytes are not unpacked. An answer that is compressed all the same is told of.
+pub(crate) fn uncompressed(response: &reqwest::Response) -> std::result::Result<(), String> {
+    let header = response.headers().get("Content-Encoding");
+    match header.map(reqwest::header::HeaderValue::as_bytes) {
+        None | Some(b"" | b"identity") => Ok(()),
+        Some(encoding) => Err(format!(
+            "sent a compressed answer ({}), which was not asked for",
+            String::from_utf8_lossy(encoding)
+        )),
+    }
+}
 
 /// What a status says about trying again, and when.
 pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {

@@ -6,6 +6,7 @@
 //! user's and the machine's configuration do not, and no filter program is started.
 
 mod transport;
+mod tree;
 mod utf16;
 
 use std::path::Path;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use gix::progress::Discard;
+use gix::progress::MessageLevel;
 use gix::progress::tree::Root;
 use gix_transport::Protocol;
 use gix_transport::client::blocking_io::http::Transport;
@@ -32,6 +34,16 @@ use crate::image::CommitSha;
 
 /// How often a fetch says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// The largest file of a template. gix has each in memory whole, and what a server says of its size is
+/// believed before it comes.
+const MAX_FILE_MIB: usize = 512;
+
+/// So many of them may be in memory at once, on a machine of any size.
+const MAX_WORKERS: usize = 4;
+
+/// More objects than a tree of the size that is checked out can have.
+const MAX_OBJECTS: u64 = 2 * tree::MAX_ENTRIES;
 
 /// What was fetched.
 #[derive(Debug)]
@@ -79,10 +91,29 @@ pub(crate) async fn commit(
 
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     ticks.tick().await;
+    let mut before = Progress::default();
     let result = loop {
         tokio::select! {
             result = &mut fetching => break result,
-            _ = ticks.tick() => report(snapshot(&tree, &received)),
+            _ = ticks.tick() => {
+                let progress = snapshot(&tree, &received);
+                if progress.objects != before.objects {
+                    before = progress;
+                }
+                // Each object costs memory, whatever its size, and the one that comes is kept whole.
+                let refused = if progress.objects_total > Some(MAX_OBJECTS) {
+                    Some(format!("more than {MAX_OBJECTS} objects"))
+                } else if progress.bytes - before.bytes > (MAX_FILE_MIB as u64) << 20 {
+                    Some(format!("a file of more than {MAX_FILE_MIB} MiB"))
+                } else {
+                    None
+                };
+                if let Some(what) = refused {
+                    let text = format!("{url} wants to send {what} for the commit {commit}");
+                    break Err(Error::new(Code::Fetch, text).hint(HINT_LARGE));
+                }
+                report(progress);
+            }
         }
     };
     result.map_err(|error| {
@@ -201,6 +232,14 @@ impl Job {
         let commit = repository.find_commit(id).map_err(failed)?;
         let commit_time = commit.time().map_err(failed)?.seconds;
         let tree = commit.tree_id().map_err(failed)?;
+        tree::check(repository, tree.detach()).map_err(|refused| match refused {
+            tree::Refused::Unreadable(error) => failed(error),
+            tree::Refused::Shape(what) => {
+                let (url, commit) = (&self.url, &self.commit);
+                let text = format!("the commit {commit} of {url} is not checked out: {what}");
+                Error::new(Code::Fetch, text).hint(HINT_REFUSED)
+            }
+        })?;
         let mut index = repository.index_from_tree(&tree).map_err(failed)?;
         let size = size_of(repository, &index).map_err(failed)?;
         work.disk().require(size, "the template's files")?;
@@ -254,18 +293,23 @@ impl Job {
         if let Some(full) = self.ran_full(error, work, size) {
             return full;
         }
+        let (why, hint) = if error.is_resource_exhausted() {
+            (
+                format!("it holds a file of more than {MAX_FILE_MIB} MiB"),
+                HINT_LARGE,
+            )
+        } else {
+            (
+                self.server_said().unwrap_or_else(|| said(error)),
+                "try again; if the branch was force-pushed meanwhile, the next call sees its new head",
+            )
+        };
+        let (commit, url) = (&self.commit, &self.url);
         Error::new(
             Code::Fetch,
-            format!(
-                "the commit {} of {} {what}: {}",
-                self.commit,
-                self.url,
-                chain(error)
-            ),
+            format!("the commit {commit} of {url} {what}: {why}"),
         )
-        .hint(
-            "try again; if the branch was force-pushed meanwhile, the next call sees its new head",
-        )
+        .hint(hint)
     }
 
     /// Is it that the disk has run full?
@@ -291,6 +335,47 @@ impl Job {
                 .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
         })
     }
+
+    /// What git on the server says has failed there (gitprotocol-pack(5), "side-band", 3): it is
+    /// closer to the cause than what is missing here.
+    fn server_said(&self) -> Option<String> {
+        let mut messages = Vec::new();
+        self.progress.copy_messages(&mut messages);
+        let mut failures = messages
+            .iter()
+            .filter(|message| message.level == MessageLevel::Failure);
+        let last = failures.next_back()?.message.trim();
+        (!last.is_empty()).then(|| format!("the server says: {last}"))
+    }
+}
+
+const HINT_LARGE: &str =
+    "keep large files out of the repository, and have the Dockerfile download them";
+const HINT_REFUSED: &str = "run git fsck in the template's repository: no git makes such a commit";
+
+/// How the repository of a fetch is configured. All else is git's default.
+fn limits() -> [String; 4] {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = cores.min(MAX_WORKERS);
+    [
+        format!("gitoxide.objects.allocLimit={MAX_FILE_MIB}m"),
+        format!("pack.threads={workers}"),
+        format!("checkout.workers={workers}"),
+        // Some characters of Unicode are nothing in a name on macOS. What is refused there is refused
+        // everywhere: a template is good on all machines or on none.
+        "core.protectHFS=true".to_owned(),
+    ]
+}
+
+/// What gix says, outermost first, without its marks for programs.
+fn said(error: &gix::Error) -> String {
+    let mut said: Vec<String> = Vec::new();
+    for text in error.iter_errors().map(ToString::to_string) {
+        if !text.is_empty() && !said.iter().any(|before| before.contains(&text)) {
+            said.push(text);
+        }
+    }
+    said.join(": ")
 }
 
 /// An empty repository that no configuration of the machine or the user has a say in.
@@ -299,7 +384,7 @@ pub(crate) fn init(path: &Path, hash: gix::hash::Kind) -> gix::Result<gix::Repos
         object_hash: Some(hash),
         ..Default::default()
     };
-    let isolated = gix::open::Options::isolated();
+    let isolated = gix::open::Options::isolated().config_overrides(limits());
     gix::ThreadSafeRepository::init_opts(path, gix::create::Kind::Bare, options, isolated)
         .map(|repository| repository.to_thread_local())
 }

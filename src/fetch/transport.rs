@@ -14,13 +14,13 @@ use bytes::{Buf, Bytes};
 use gix_transport::client::blocking_io::http::{
     GetResponse, Http as GitHttp, PostBodyDataKind, PostResponse,
 };
-use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::error::{Code, Error, Retry};
-use crate::http::{Http, retry_after};
+use crate::http::{Http, retry_after, uncompressed};
 
 /// What the exchanges of one fetch share.
 #[derive(Clone)]
@@ -54,14 +54,28 @@ impl Wire {
                 result = work => result,
             }
         });
-        result.map_err(|error| {
-            let text = error.message.clone();
-            let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-            first.get_or_insert(error);
-            io::Error::other(text)
-        })
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// Keeps the error, and gives gix one of the kind that it takes.
+    fn fail(&self, error: Error) -> io::Error {
+        let text = error.message.clone();
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+        io::Error::other(text)
     }
 }
+
+/// The most that a server may say before the objects come: its abilities, its branches, where the
+/// history is cut. 50,000 branches are 4 MiB. What is said is kept in memory, the objects are not.
+const MAX_TALK: usize = 16 << 20;
+
+/// With this the objects begin, in every version of the protocol (gitformat-pack, "pack signature"),
+/// and nothing before them holds it.
+const PACK: &[u8] = b"PACK";
+
+/// Without this, in every version of the protocol, no object was asked for, and none may come.
+const WANT: &[u8] = b"want ";
 
 /// One request, sent when the first byte of its answer is wanted: by then gix has written the body.
 struct Exchange {
@@ -69,15 +83,28 @@ struct Exchange {
     url: Url,
     request: Option<(HeaderMap, Option<Vec<u8>>)>,
     response: Option<reqwest::Response>,
+    /// Objects were asked for.
+    wants: bool,
+    /// What came before the objects, in bytes; nothing is counted once they have begun.
+    talk: Option<usize>,
+    /// The last bytes that came, in which the objects may have begun to begin.
+    last: Vec<u8>,
 }
 
 impl Exchange {
     fn response(&mut self) -> io::Result<&mut reqwest::Response> {
         if let Some((headers, body)) = self.request.take() {
             let url = self.url.clone();
+            self.wants = body.as_deref().is_some_and(|body| holds(body, WANT));
+            let kind = if body.is_some() {
+                "result"
+            } else {
+                "advertisement"
+            };
             let response = self.wire.wait(url.as_str(), async {
                 let response = self.wire.http.git(url.clone(), headers, body).await?;
                 check_status(&url, &response)?;
+                check_type(&url, &response, kind)?;
                 Ok(response)
             })?;
             point!("git-answered");
@@ -107,8 +134,56 @@ impl Exchange {
         let chunk = chunk.unwrap_or_default();
         wire.received
             .fetch_add(chunk.len() as u64, Ordering::Relaxed);
+        self.count(&chunk)?;
         Ok(chunk)
     }
+
+    /// Keeps a server that only talks from filling the memory.
+    fn count(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let Some(talk) = &mut self.talk else {
+            return Ok(());
+        };
+        *talk += chunk.len();
+        let talk = *talk;
+        self.last.extend_from_slice(chunk);
+        if self.wants && holds(&self.last, PACK) {
+            (self.talk, self.last) = (None, Vec::new());
+            return Ok(());
+        }
+        let rest = self.last.len().saturating_sub(PACK.len() - 1);
+        self.last.drain(..rest);
+        if talk <= MAX_TALK {
+            return Ok(());
+        }
+        Err(self.wire.fail(
+            Error::new(
+                Code::Fetch,
+                format!("{} sent more than {MAX_TALK} bytes and no object", self.url),
+            )
+            .hint(HINT_NO_GIT),
+        ))
+    }
+}
+
+fn holds(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|bytes| bytes == word)
+}
+
+const HINT_NO_GIT: &str = "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a \
+     Gitea, and that no proxy or login page stands in between";
+
+/// Is it what git answers? A login page is not.
+fn check_type(url: &Url, response: &reqwest::Response, kind: &str) -> Result<(), Error> {
+    let wanted = format!("application/x-git-upload-pack-{kind}");
+    let header = response.headers().get(CONTENT_TYPE);
+    let found = header.map_or(&b"nothing"[..], HeaderValue::as_bytes);
+    if found.trim_ascii() != wanted.as_bytes() {
+        let found = String::from_utf8_lossy(found);
+        let text = format!("{url} did not answer as git does: it sent {found}, not {wanted}");
+        return Err(Error::new(Code::Fetch, text).hint(HINT_NO_GIT));
+    }
+    uncompressed(response)
+        .map_err(|what| Error::new(Code::Fetch, format!("{url} {what}")).hint(HINT_NO_GIT))
 }
 
 fn check_status(url: &Url, response: &reqwest::Response) -> Result<(), Error> {
@@ -254,6 +329,9 @@ impl Wire {
             url,
             request: Some((map, body)),
             response: None,
+            wants: false,
+            talk: Some(0),
+            last: Vec::new(),
         })))
     }
 }

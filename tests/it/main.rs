@@ -19,6 +19,8 @@ mod fetch;
 mod fidelity;
 mod happy_path;
 mod hits;
+mod hostile_packs;
+mod hostile_trees;
 mod https;
 mod inputs;
 mod leaks;

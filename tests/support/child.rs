@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
+
+use mol::OptionName;
 
 use super::{Bed, given, lock};
 
@@ -180,4 +183,41 @@ pub fn command(bed: &Bed, program: &Path) -> Command {
         command.env(name.env(), value);
     }
     command
+}
+
+/// What one call has cost a process of its own.
+#[derive(Debug)]
+pub struct Peak {
+    pub status: String,
+    pub message: String,
+    /// By how much the peak of its memory grew.
+    pub growth_mib: u64,
+    /// What is still open when the client is gone: connections, and files in the cache.
+    pub sockets: u32,
+    pub files: u32,
+}
+
+/// Makes the image of `hermes` in a process of its own.
+pub fn peak(bed: &Bed, more: &[(OptionName, &str)], timeout: Option<Duration>) -> Peak {
+    let mut command = command(bed, &program("peak", Link::Shared));
+    for (name, value) in more {
+        command.env(name.env(), value);
+    }
+    let timeout = timeout.map(|timeout| timeout.as_millis().to_string());
+    let output = succeed(command.arg("hermes").args(timeout));
+    let text = text(&output);
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
+            .trim()
+            .to_owned()
+    };
+    let number = |name: &str| field(name).parse().unwrap();
+    Peak {
+        status: field("status"),
+        message: field("message"),
+        growth_mib: u64::from(number("growth")) / 1024,
+        sockets: number("sockets"),
+        files: number("files"),
+    }
 }

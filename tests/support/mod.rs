@@ -6,6 +6,7 @@ pub mod daemon;
 pub mod docker_context;
 pub mod emulation;
 pub mod engine;
+pub mod git;
 pub mod header;
 pub mod points;
 pub mod proxy;
@@ -219,6 +220,28 @@ impl Bed {
     fn tagged(&self, runtime: &str, tag: &str) -> String {
         let isolation = &self.isolation;
         format!("molecule-local/workspace-template-{runtime}:{tag}--{isolation}")
+    }
+
+    /// What a fetch has in the cache: its own folder before it is whole, the tree when it is.
+    pub fn fetched(&self) -> Vec<String> {
+        let mut paths = self.cached_paths();
+        paths.retain(|path| {
+            let name = path.split('/').nth(1).unwrap_or_default();
+            name.starts_with(".work-") || name.len() == 12 || name.ends_with(".json")
+        });
+        paths
+    }
+
+    /// Nothing half-done is left in the cache, nor will be within the time that a cancel may take.
+    pub fn is_clean(&self) -> bool {
+        let begun = Instant::now();
+        while !self.fetched().is_empty() {
+            if begun.elapsed() > AT_ONCE {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        true
     }
 
     /// Every path below the cache folder, relative to it.

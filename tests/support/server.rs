@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::given;
+use super::git::{Object, fetch_answer};
+use super::{given, lock};
 
 /// The files of a commit, by path.
 pub type Files = BTreeMap<String, Value>;
@@ -53,6 +55,7 @@ pub struct Server {
     stdin: Option<ChildStdin>,
     /// How many requests the test knows of.
     seen: AtomicUsize,
+    faults: Mutex<Vec<Value>>,
     root: TempDir,
 }
 
@@ -86,6 +89,7 @@ impl Server {
             stdin: process.stdin.take(),
             process,
             seen: AtomicUsize::new(0),
+            faults: Mutex::default(),
             root,
         }
     }
@@ -109,6 +113,49 @@ impl Server {
         answer["sha"].as_str().unwrap().to_owned()
     }
 
+    /// Puts objects into a repository as they are, past every check that git makes, and makes the
+    /// last one, a commit, the head of `main`. What fetches them is served by git all the same.
+    pub fn plant(&self, repository: &str, objects: &[Object]) -> String {
+        self.repository(repository, json!({}));
+        let folder = self.root.path().join(format!("{repository}.git"));
+        for object in objects {
+            let (path, data) = object.loose();
+            let path = folder.join("objects").join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, data).unwrap();
+        }
+        let head = objects.last().unwrap().hex();
+        std::fs::write(folder.join("refs/heads/main"), format!("{head}\n")).unwrap();
+        head
+    }
+
+    /// Gives a repository so many more branches, all at one commit.
+    pub fn branches(&self, repository: &str, count: usize, commit: &str) {
+        let mut lines = String::from("# pack-refs with: peeled fully-peeled sorted \n");
+        for number in 0..count {
+            lines += &format!("{commit} refs/heads/branch-{number:06}\n");
+        }
+        let folder = self.root.path().join(format!("{repository}.git"));
+        std::fs::write(folder.join("packed-refs"), lines).unwrap();
+    }
+
+    /// Has a repository whose head is `commit` send this pack, whatever is in it.
+    pub fn answer_with(&self, repository: &str, commit: &Object, pack: &[u8]) {
+        self.answer_fetch(repository, commit, &fetch_answer(&commit.hex(), pack));
+    }
+
+    /// The same, with the whole answer to `command=fetch`. Everything before it is git's.
+    pub fn answer_fetch(&self, repository: &str, commit: &Object, answer: &[u8]) {
+        use base64::Engine as _;
+        self.plant(repository, std::slice::from_ref(commit));
+        self.faults(json!([{
+            "match": "/git-upload-pack$",
+            "match_body": "command=fetch",
+            "headers": { "Content-Type": "application/x-git-upload-pack-result" },
+            "body_base64": base64::engine::general_purpose::STANDARD.encode(answer),
+        }]));
+    }
+
     /// Makes a repository, or changes one.
     pub fn repository(&self, repository: &str, how: Value) {
         self.control("PUT", &format!("repos/{repository}"), &how);
@@ -121,9 +168,17 @@ impl Server {
         self.root.path().join(name + ".git")
     }
 
-    /// Makes the server misbehave.
+    /// Makes the server misbehave, in these ways and no others.
     pub fn faults(&self, faults: Value) {
         self.control("PUT", "faults", &faults);
+        *lock(&self.faults) = faults.as_array().unwrap().clone();
+    }
+
+    /// Makes the server misbehave in these ways too.
+    pub fn more_faults(&self, faults: Value) {
+        let mut all = lock(&self.faults).clone();
+        all.extend_from_slice(faults.as_array().unwrap());
+        self.faults(all.into());
     }
 
     /// Every request since the last call of this function.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"regexp"
@@ -18,6 +17,9 @@ type Fault struct {
 	// Match is a regular expression, searched in the request's path with its query, as it was sent
 	// ("/molecule-ai/x/info/refs?service=git-upload-pack").
 	Match string `json:"match"`
+	// MatchBody, when set, must be found in the request's body too. It tells the requests of a fetch
+	// apart, which all go to one address: "command=ls-refs", "command=fetch".
+	MatchBody string `json:"match_body,omitempty"`
 	// Times is for how many requests it stands; 0 means for all.
 	Times int `json:"times,omitempty"`
 	// BeforeCommit is made when the request arrives, before anything is answered.
@@ -59,9 +61,10 @@ type faults struct {
 
 type activeFault struct {
 	Fault
-	match *regexp.Regexp
-	body  []byte
-	left  int // requests; negative: no limit
+	match     *regexp.Regexp
+	matchBody *regexp.Regexp
+	body      []byte
+	left      int // requests; negative: no limit
 }
 
 // set replaces the list. Nothing changes when one fault is bad.
@@ -72,7 +75,11 @@ func (f *faults) set(list []Fault) error {
 		if err != nil {
 			return fmt.Errorf("fault %d: %w", i, err)
 		}
-		active := &activeFault{Fault: fault, match: match, body: []byte(fault.Body), left: fault.Times}
+		matchBody, err := regexp.Compile(fault.MatchBody)
+		if err != nil {
+			return fmt.Errorf("the match_body of fault %d: %w", i, err)
+		}
+		active := &activeFault{Fault: fault, match: match, matchBody: matchBody, body: []byte(fault.Body), left: fault.Times}
 		if fault.Times <= 0 {
 			active.left = -1
 		}
@@ -93,11 +100,11 @@ func (f *faults) set(list []Fault) error {
 }
 
 // take finds the first fault for a request, and counts it.
-func (f *faults) take(target string) *activeFault {
+func (f *faults) take(target string, body []byte) *activeFault {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
 	for _, fault := range f.list {
-		if fault.left != 0 && fault.match.MatchString(target) {
+		if fault.left != 0 && fault.match.MatchString(target) && fault.matchBody.Match(body) {
 			fault.left--
 			return fault
 		}
@@ -106,14 +113,6 @@ func (f *faults) take(target string) *activeFault {
 }
 
 func (s *Server) serveFault(w *statusWriter, r *http.Request, route requestRoute, fault *activeFault) {
-	// Read first: only then does the context end when the client goes away.
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		return
-	}
-	r.Body = io.NopCloser(bytes.NewReader(body))
-	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
-
 	if fault.BeforeCommit != nil {
 		if _, err := s.Commit(fault.BeforeCommit.Repo, fault.BeforeCommit.Commit); err != nil {
 			s.answerInternal(w, fmt.Errorf("before_commit: %w", err))

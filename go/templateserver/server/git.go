@@ -1,8 +1,6 @@
 package server
 
 import (
-	"bytes"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/cgi"
@@ -46,16 +44,7 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request, route requestR
 		plain(w, http.StatusInternalServerError, err.Error())
 		return
 	}
-	// net/http/cgi takes no chunked body, and a client may send one.
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
-	if err != nil {
-		plain(w, http.StatusBadRequest, fmt.Sprintf("cannot read the request: %v", err))
-		return
-	}
 	request := r.Clone(r.Context())
-	request.Body = io.NopCloser(bytes.NewReader(body))
-	request.ContentLength = int64(len(body))
-	request.TransferEncoding = nil
 	request.Header.Del("Authorization") // no business of a child process
 	request.URL.Path = "/" + repo.org + "/" + repo.name + ".git" + route.rest
 	request.URL.RawPath = ""

@@ -19,6 +19,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -224,7 +225,17 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	entry := s.log.begin(r, route.service)
 	defer func() { s.log.end(entry, answer.status) }()
 
-	if fault := s.faults.take(requestTarget(r)); fault != nil {
+	// Read first: only then does the context end when the client goes away, a fault may depend on it, and CGI
+	// takes no chunked body.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		http.Error(answer, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	r.ContentLength, r.TransferEncoding = int64(len(body)), nil
+
+	if fault := s.faults.take(requestTarget(r), body); fault != nil {
 		s.serveFault(answer, r, route, fault)
 		return
 	}

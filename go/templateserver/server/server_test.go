@@ -647,6 +647,15 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%q %v", body, err)
 		}
 	})
+	t.Run("match by the body", func(t *testing.T) {
+		set(t, s, Fault{Match: `/git-upload-pack$`, MatchBody: `command=fetch`, Status: 503})
+		if _, err := git(".", nil, "ls-remote", s.RepoPrefix()+"hermes"); err != nil {
+			t.Error(err)
+		}
+		if _, err := git(t.TempDir(), nil, "clone", "-q", s.RepoPrefix()+"hermes", "x"); err == nil {
+			t.Error("git fetched from a server that answers 503")
+		}
+	})
 	t.Run("first match counts", func(t *testing.T) {
 		set(t, s, Fault{Match: `nothing`, Status: 500}, Fault{Match: `branches`, Status: 503}, Fault{Match: `.`, Status: 418})
 		if status, _, _ := get(t, api+"/branches/main"); status != 503 {

@@ -1,0 +1,378 @@
+//! Packs that no git makes: broken, about something else, or larger than they look. None is ever used,
+//! none costs memory, and the next call is fine (promises P2, P5 and P9).
+
+use std::time::{Duration, Instant};
+
+use mol::Code;
+use mol::event::Kind;
+
+use crate::support::Bed;
+use crate::support::child::peak;
+use crate::support::git::{
+    Object, deflate, deflated_zeros, entry, fetch_answer, pack, packed, packet, ref_delta, sha1,
+    size,
+};
+use crate::support::server::{dockerfile, of_service};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// More than the largest file that is taken.
+const TOO_LARGE: u64 = 600 << 20;
+
+/// A template with this Dockerfile: the file, its tree, and the commit.
+fn template(text: &str) -> [Object; 3] {
+    let file = Object::blob(text);
+    let tree = Object::tree([("100644", &b"Dockerfile"[..], file.id())]);
+    let commit = Object::commit(&tree);
+    [file, tree, commit]
+}
+
+/// The entries of a pack of these objects.
+fn entries(objects: &[Object]) -> Vec<Vec<u8>> {
+    objects.iter().map(Object::entry).collect()
+}
+
+/// A pack with one entry more than the template has.
+fn with(extra: Vec<u8>) -> Vec<u8> {
+    let mut entries = entries(&template(PLAIN));
+    entries.push(extra);
+    pack(4, &entries)
+}
+
+/// The pack of the template, with one byte changed, counted from the end, and the sum of the whole
+/// right again.
+fn changed(from_end: usize) -> Vec<u8> {
+    let mut pack = packed(&template(PLAIN));
+    let end = pack.len() - 20;
+    pack[end - from_end] ^= 0x40;
+    let sum = sha1(&pack[..end]);
+    pack[end..].copy_from_slice(&sum);
+    pack
+}
+
+/// Packs, by what is wrong with them. The commit that is asked for is always the one of `template`.
+fn broken_packs() -> Vec<(&'static str, Vec<u8>)> {
+    let whole = template(PLAIN);
+    let [file, tree, commit] = whole.clone();
+    let good = packed(&whole);
+    let base = (file.data.len() as u64, &file);
+    let delta = |parts: &[&[u8]]| with(ref_delta(base.1, &parts.concat()));
+    let other = template("FROM scratch\nCOPY Dockerfile /evil\n");
+    let bad_commit = |text: &str| {
+        let mut commit = Object::blob(text);
+        commit.kind = crate::support::git::Kind::Commit;
+        commit
+    };
+    let mut bad_sum = good.clone();
+    *bad_sum.last_mut().unwrap() ^= 1;
+    let mut version = good.clone();
+    version[7] = 9;
+    let mut signature = good.clone();
+    signature[0] = b'K';
+    let renumbered = |count: u32| pack(count, &entries(&whole));
+
+    vec![
+        ("nothing at all", Vec::new()),
+        ("no objects", pack(0, &[])),
+        ("another signature", signature),
+        ("another version", version),
+        ("a wrong sum of the whole", bad_sum),
+        ("a broken sum of an object", changed(1)),
+        ("a broken stream", changed(12)),
+        ("more objects than it says", renumbered(2)),
+        ("fewer objects than it says", renumbered(4)),
+        ("four billion objects, it says", renumbered(u32::MAX)),
+        ("an object of no kind", with(entry(0, 3, &deflate(b"abc")))),
+        (
+            "an object of a kind to come",
+            with(entry(5, 3, &deflate(b"abc"))),
+        ),
+        (
+            "an object that is shorter than it says",
+            with(entry(3, 4, &deflate(b"abc"))),
+        ),
+        (
+            "an object that is longer than it says",
+            with(entry(3, 2, &deflate(b"abc"))),
+        ),
+        (
+            "an object of a terabyte, it says",
+            with(entry(3, 1 << 40, &deflate(b"abc"))),
+        ),
+        (
+            "an object without end, it says",
+            with(entry(3, u64::MAX, &deflate(b"abc"))),
+        ),
+        ("a length that never ends", with(vec![0xff; 300])),
+        (
+            "an object that is no stream",
+            with(entry(3, 3, b"abcdefgh")),
+        ),
+        (
+            "an object that unpacks to much",
+            with(entry(3, TOO_LARGE, &deflated_zeros(TOO_LARGE))),
+        ),
+        (
+            "a difference to nothing",
+            with(ref_delta(&Object::blob("not here"), &[3, 1, 1, b'x'])),
+        ),
+        (
+            "a difference to what is not yet there",
+            with(entry(
+                6,
+                4,
+                &[&[1][..], &deflate(&[3, 1, 1, b'x'])].concat(),
+            )),
+        ),
+        (
+            "a difference to before the beginning",
+            with(entry(
+                6,
+                4,
+                &[&[0xff, 0xff, 0x7f][..], &deflate(&[3, 1, 1, b'x'])].concat(),
+            )),
+        ),
+        (
+            "a difference to itself",
+            with(entry(
+                6,
+                4,
+                &[&[0][..], &deflate(&[3, 1, 1, b'x'])].concat(),
+            )),
+        ),
+        (
+            "a difference to something of another length",
+            delta(&[&size(base.0 + 1), &[1, 1, b'x']]),
+        ),
+        (
+            "a difference that copies from outside",
+            delta(&[&size(base.0), &[20, 0x91, 250, 20]]),
+        ),
+        (
+            "a difference that is longer than it says",
+            delta(&[&size(base.0), &[1, 3, b'x', b'y', b'z']]),
+        ),
+        (
+            "a difference that is shorter than it says",
+            delta(&[&size(base.0), &[9, 1, b'x']]),
+        ),
+        (
+            "a difference that breaks off",
+            delta(&[&size(base.0), &[9, 9, b'x']]),
+        ),
+        (
+            "a difference that does what is not defined",
+            delta(&[&size(base.0), &[1, 0]]),
+        ),
+        (
+            "a difference of a terabyte, it says",
+            delta(&[&size(base.0), &size(1 << 40), &[1, b'x']]),
+        ),
+        (
+            "a difference without end, it says",
+            delta(&[&size(base.0), &[0xff; 30]]),
+        ),
+        ("another commit", packed(&other)),
+        (
+            "the commit without its tree",
+            packed(&[file.clone(), commit.clone()]),
+        ),
+        (
+            "the tree without its file",
+            packed(&[tree.clone(), commit.clone()]),
+        ),
+        ("everything but the commit", packed(&[file.clone(), tree])),
+        (
+            "a commit without a tree",
+            packed(&[bad_commit("author nobody\n\n")]),
+        ),
+        ("a commit that is empty", packed(&[bad_commit("")])),
+    ]
+}
+
+#[test]
+fn a_pack_that_is_not_what_was_asked_for_is_a_failed_fetch() {
+    let bed = Bed::new();
+    let repository = bed.server.template("hermes");
+    for (what, pack) in broken_packs() {
+        let commit = &template(PLAIN)[2];
+        bed.server.answer_with(&repository, commit, &pack);
+        bed.server.requests();
+        let client = bed.client();
+        let begun = Instant::now();
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::Fetch, "{what}: {error:?}");
+        assert!(error.message.contains(&commit.hex()), "{what}: {error:?}");
+        assert!(
+            error.message.contains(&bed.server.repo_prefix),
+            "{what}: {error:?}"
+        );
+        assert!(!error.hint.is_empty(), "{what}: {error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+        assert_eq!(client.count(Kind::BuildStarted), 0, "{what}");
+        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+        let requests = bed.server.requests();
+        let asked = of_service(&requests, "git");
+        let asked = asked
+            .iter()
+            .filter(|r| r.path.ends_with("/info/refs"))
+            .count();
+        assert_eq!(asked, 1, "{what}: it would be the same again");
+    }
+    bed.server.faults(serde_json::json!([]));
+    bed.template("codex", dockerfile(PLAIN));
+    bed.client().ensure("codex").unwrap();
+}
+
+#[test]
+fn a_commit_id_that_is_a_file_or_a_tree_is_a_failed_fetch() {
+    let bed = Bed::new();
+    let whole = template(PLAIN);
+    for object in &whole[..2] {
+        bed.server.plant(&bed.server.template("hermes"), &whole);
+        bed.server
+            .answer_with(&bed.server.template("hermes"), object, &packed(&whole));
+        let branch = serde_json::json!({ "commit": { "id": object.hex() } });
+        bed.server.more_faults(
+            serde_json::json!([{ "match": "/api/", "status": 200, "body": branch.to_string() }]),
+        );
+        let error = bed.client().refused("hermes");
+        assert_eq!(error.code, Code::Fetch, "{error:?}");
+        assert!(bed.is_clean());
+    }
+}
+
+#[test]
+fn what_the_server_says_instead_of_a_pack_is_told() {
+    let bed = Bed::new();
+    let commit = &template(PLAIN)[2];
+    let said = "upload-pack: the disk of this server is full";
+    let band = [b"\x03", said.as_bytes()].concat();
+    let answers = [
+        packet(format!("ERR {said}\n")),
+        [packet("packfile\n"), packet(&band), b"0000".to_vec()].concat(),
+        [
+            packet("packfile\n"),
+            packet([b"\x01", &packed(&template(PLAIN))[..40]].concat()),
+            packet(&band),
+            b"0000".to_vec(),
+        ]
+        .concat(),
+    ];
+    for answer in answers {
+        bed.server
+            .answer_fetch(&bed.server.template("hermes"), commit, &answer);
+        let error = bed.client().refused("hermes");
+        assert_eq!(error.code, Code::Fetch, "{error:?}");
+        assert!(error.message.contains(said), "{error:?}");
+        assert!(bed.is_clean());
+    }
+}
+
+#[test]
+fn an_answer_that_does_not_keep_to_the_protocol_is_a_failed_fetch() {
+    let bed = Bed::new();
+    let [file, tree, commit] = template(PLAIN);
+    let good = packed(&[file, tree, commit.clone()]);
+    let whole = fetch_answer(&commit.hex(), &good);
+    let rows: Vec<(&str, Vec<u8>)> = vec![
+        ("nothing", Vec::new()),
+        ("an end at once", b"0000".to_vec()),
+        (
+            "a section of no kind",
+            [packet("surprise\n"), packet("x"), b"0000".to_vec()].concat(),
+        ),
+        (
+            "a packet of a length that is none",
+            b"zzzzpackfile\n".to_vec(),
+        ),
+        (
+            "a packet that is shorter than its length",
+            b"ffffpackfile\n".to_vec(),
+        ),
+        ("a packet of length one", b"0001000200030001".to_vec()),
+        (
+            "the pack on a band of no number",
+            [
+                packet("packfile\n"),
+                packet([b"\x07", &good[..]].concat()),
+                b"0000".to_vec(),
+            ]
+            .concat(),
+        ),
+        (
+            "the pack on no band",
+            [packet("packfile\n"), good.clone()].concat(),
+        ),
+        (
+            "a history that is cut at no commit",
+            [
+                packet("shallow-info\n"),
+                packet("shallow zzzz\n"),
+                b"0001".to_vec(),
+                packet("packfile\n"),
+            ]
+            .concat(),
+        ),
+        (
+            "the pack without its end",
+            whole[..whole.len() - 40].to_vec(),
+        ),
+    ];
+    for (what, answer) in rows {
+        bed.server
+            .answer_fetch(&bed.server.template("hermes"), &commit, &answer);
+        let client = bed.client();
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::Fetch, "{what}: {error:?}");
+        assert!(!error.hint.is_empty(), "{what}: {error:?}");
+        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+    }
+}
+
+#[test]
+fn what_looks_small_and_is_not_costs_no_memory() {
+    let bed = Bed::new();
+    let [file, tree, commit] = template(PLAIN);
+    let long = file.data.len() as u64;
+    let mut many = entries(&[file.clone(), tree, commit.clone()]);
+    many.extend(std::iter::repeat_n(Object::blob("").entry(), 100_000));
+    // Each copies 16 MiB of the base, again and again.
+    let copies = [
+        &size(long)[..],
+        &size(TOO_LARGE),
+        &[0xf0, 0xff, 0xff, 0xff].repeat(40),
+    ]
+    .concat();
+    let rows = [
+        (
+            "an object that unpacks to much",
+            with(entry(3, TOO_LARGE, &deflated_zeros(TOO_LARGE))),
+        ),
+        (
+            "a difference that unpacks to much",
+            with(ref_delta(&file, &copies)),
+        ),
+        (
+            "a difference that says so",
+            with(ref_delta(
+                &file,
+                &[&size(long)[..], &size(1 << 40)].concat(),
+            )),
+        ),
+        (
+            "an object that says so",
+            with(entry(3, 1 << 40, &deflate(b"abc"))),
+        ),
+        ("four billion objects, it says", pack(u32::MAX, &many)),
+    ];
+    for (what, pack) in rows {
+        bed.server
+            .answer_with(&bed.server.template("hermes"), &commit, &pack);
+        let end = peak(&bed, &[], Some(Duration::from_secs(60)));
+        assert_eq!(end.status, "fetch", "{what}: {end:?}");
+        assert!(end.growth_mib < 64, "{what}: {end:?}");
+        assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
+        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+    }
+}

@@ -1,0 +1,416 @@
+//! Trees that no git makes, as a hostile template has them, served by git's own server or, where that
+//! itself refuses, in a pack of the tests' own. Each is refused, or checked out as git would do it, and
+//! nothing is written anywhere else (promises P5 and P7).
+
+use std::time::{Duration, Instant};
+
+use mol::Code;
+use mol::event::Kind;
+
+use crate::support::git::{Object, packed};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, TestClient};
+
+const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
+
+/// What stands under a name.
+#[derive(Clone)]
+enum Node {
+    File,
+    Link(String),
+    Folder(Vec<Entry>),
+    /// A commit of another repository.
+    Gitlink,
+}
+
+/// An entry of a tree: mode, name, and what it is.
+type Entry = (&'static str, String, Node);
+
+fn entry(mode: &'static str, name: &str, node: Node) -> Entry {
+    (mode, name.to_owned(), node)
+}
+
+fn file(name: &str) -> Entry {
+    entry("100644", name, Node::File)
+}
+
+fn link(name: &str, to: &str) -> Entry {
+    entry("120000", name, Node::Link(to.to_owned()))
+}
+
+fn folder(name: &str, entries: Vec<Entry>) -> Entry {
+    entry("40000", name, Node::Folder(entries))
+}
+
+/// The objects of a template with these entries and a Dockerfile; the commit comes last.
+fn template(entries: &[Entry]) -> Vec<Object> {
+    let mut objects = vec![Object::blob(DOCKERFILE)];
+    let dockerfile = ("100644", &b"Dockerfile"[..], objects[0].id());
+    let root = tree(entries, Some(dockerfile), &mut objects);
+    objects.push(Object::commit(&root));
+    objects
+}
+
+fn tree(
+    entries: &[Entry],
+    first: Option<(&str, &[u8], Vec<u8>)>,
+    objects: &mut Vec<Object>,
+) -> Object {
+    let mut list: Vec<_> = first.into_iter().collect();
+    for (mode, name, node) in entries {
+        let object = match node {
+            Node::File => Object::blob("something\n"),
+            Node::Link(to) => Object::blob(to),
+            Node::Folder(entries) => tree(entries, None, objects),
+            Node::Gitlink => {
+                list.push((mode, name.as_bytes(), vec![7; 20]));
+                continue;
+            }
+        };
+        list.push((mode, name.as_bytes(), object.id()));
+        objects.push(object);
+    }
+    let tree = Object::tree(list);
+    objects.push(tree.clone());
+    tree
+}
+
+/// It is refused, in these words, before anything is built, and nothing is left.
+fn assert_refused(bed: &Bed, client: &TestClient, what: &str, says: &str) {
+    let begun = Instant::now();
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::Fetch, "{what}: {error:?}");
+    assert!(error.message.contains(says), "{what}: {error:?}");
+    assert!(!error.hint.is_empty(), "{what}: {error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
+    assert_eq!(client.count(Kind::BuildStarted), 0, "{what}");
+    assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+}
+
+#[test]
+fn a_tree_that_git_would_not_check_out_is_refused() {
+    let bed = Bed::new();
+    let outside = bed.scratch().join("outside");
+    std::fs::create_dir(&outside).unwrap();
+    let out = outside.to_str().unwrap();
+    let hook = entry("100755", "post-checkout", Node::File);
+    let long = "n".repeat(256);
+
+    // (what it is, the entries, what the error says)
+    let rows = [
+        ("the folder above", vec![file("..")], "'..'"),
+        (
+            "a file in the folder above",
+            vec![folder("..", vec![file("x")])],
+            "'..'",
+        ),
+        ("the folder itself", vec![file(".")], "'.'"),
+        (
+            "an absolute path",
+            vec![file(&format!("{out}/x"))],
+            "separators",
+        ),
+        (
+            "a path that leads out",
+            vec![file("../outside/x")],
+            "separators",
+        ),
+        ("a name with a slash", vec![file("a/b")], "separators"),
+        (".git", vec![file(".git")], ".git"),
+        (
+            "a hook",
+            vec![folder(".git", vec![folder("hooks", vec![hook])])],
+            ".git",
+        ),
+        (
+            ".git further down",
+            vec![folder("a", vec![folder(".git", vec![file("config")])])],
+            ".git",
+        ),
+        (
+            ".git in capitals",
+            vec![folder(".GIT", vec![file("config")])],
+            ".git",
+        ),
+        (".git, as Windows shortens it", vec![file("git~1")], ".git"),
+        (
+            ".git with what Windows leaves out",
+            vec![file(".git. .")],
+            ".git",
+        ),
+        (
+            ".git as a stream of NTFS",
+            vec![file(".git::$INDEX_ALLOCATION")],
+            ".git",
+        ),
+        (
+            ".git with what macOS leaves out",
+            vec![file(".g\u{200c}it")],
+            ".git",
+        ),
+        (
+            "a link that git itself would follow",
+            vec![link(".gitmodules", out)],
+            ".gitmodules",
+        ),
+        ("a name twice", vec![file("a"), file("a")], "twice"),
+        (
+            "a file and a folder of one name",
+            vec![file("a"), folder("a", vec![file("x")])],
+            "twice",
+        ),
+        (
+            "the two not side by side",
+            vec![file("a"), file("a.b"), folder("a", vec![file("x")])],
+            "twice",
+        ),
+        (
+            "a link and a file through it",
+            vec![link("a", out), folder("a", vec![file("x")])],
+            "twice",
+        ),
+        (
+            "a file through a link to come",
+            vec![folder("a", vec![file("x")]), link("a", out)],
+            "twice",
+        ),
+        (
+            "a link twice, and a file",
+            vec![link("a", out), link("a", "b"), file("a")],
+            "twice",
+        ),
+        (
+            "a file of no kind",
+            vec![entry("0", "a", Node::File)],
+            "mode 0",
+        ),
+        (
+            "a device",
+            vec![entry("60000", "a", Node::File)],
+            "mode 60000",
+        ),
+        (
+            "a file of every kind",
+            vec![entry("777777", "a", Node::File)],
+            "mode",
+        ),
+        (
+            "a folder that is called a file",
+            vec![entry("100644", "a", Node::Folder(vec![file("x")]))],
+            "blob",
+        ),
+        (
+            "a link to nowhere at all",
+            vec![link("a", "")],
+            "checked out",
+        ),
+        ("a link with a NUL", vec![link("a", "b\0c")], "NUL"),
+        (
+            "a link that is too long",
+            vec![link("a", &"x".repeat(5000))],
+            "too long",
+        ),
+        ("a name that is too long", vec![file(&long)], "too long"),
+    ];
+    for (what, entries, says) in rows {
+        let objects = template(&entries);
+        let client = bed.client();
+        bed.server.plant(&bed.server.template("hermes"), &objects);
+        assert_refused(&bed, &client, what, says);
+        let written: Vec<_> = std::fs::read_dir(&outside).unwrap().collect();
+        assert!(written.is_empty(), "{what}: {written:?}");
+    }
+    bed.template("hermes", dockerfile(DOCKERFILE));
+    bed.client().ensure("hermes").unwrap();
+}
+
+#[test]
+fn a_tree_that_no_git_would_serve_is_refused() {
+    let bed = Bed::new();
+    let rows = [
+        ("a file without a name", vec![file("")], "no name"),
+        (
+            "a folder without a name",
+            vec![folder("", vec![file("x")])],
+            "no name",
+        ),
+        (
+            "the same further down",
+            vec![folder("a", vec![file("")])],
+            "\"a\" has no name",
+        ),
+        (
+            "a mode in letters",
+            vec![entry("rw-r--", "a", Node::File)],
+            "parsing",
+        ),
+        (
+            "a mode without end",
+            vec![entry("1006440000000", "a", Node::File)],
+            "parsing",
+        ),
+        (
+            "a file that is called a folder",
+            vec![entry("40000", "a", Node::File)],
+            "tree",
+        ),
+    ];
+    for (what, entries, says) in rows {
+        let objects = template(&entries);
+        bed.server.answer_with(
+            &bed.server.template("hermes"),
+            objects.last().unwrap(),
+            &packed(&objects),
+        );
+        assert_refused(&bed, &bed.client(), what, says);
+    }
+}
+
+#[test]
+fn a_tree_that_is_only_odd_is_checked_out_as_git_does_it() {
+    let bed = Bed::new();
+    let all = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let rows = [
+        // On a disk that takes the two for one, this is refused instead.
+        (
+            "names that differ in case only",
+            vec![file("README"), file("readme")],
+            all(&["README", "readme"]),
+        ),
+        (
+            "modes of old gits",
+            vec![
+                entry("100664", "a", Node::File),
+                entry("100600", "b", Node::File),
+            ],
+            all(&["a", "b"]),
+        ),
+        (
+            "a mode with a zero in front",
+            vec![entry("040000", "d", Node::Folder(vec![file("x")]))],
+            all(&["d/x"]),
+        ),
+        (
+            "a file that wants to be root",
+            vec![entry("104755", "a", Node::File)],
+            all(&["a"]),
+        ),
+        (
+            "names out of order",
+            vec![file("b"), file("a")],
+            all(&["a", "b"]),
+        ),
+        (
+            "a commit of another repository",
+            vec![entry("160000", "other", Node::Gitlink), file("a")],
+            all(&["a"]),
+        ),
+        (
+            "names that are odd on Windows only",
+            vec![file("a\\..\\b"), file("c:d"), file("con")],
+            all(&["a\\..\\b", "c:d", "con"]),
+        ),
+        ("a name of two lines", vec![file("a\nb")], all(&["a\nb"])),
+        (
+            "links that lead out",
+            vec![link("a", "/etc/passwd"), link("b", "../../..")],
+            all(&["a", "b"]),
+        ),
+    ];
+    for (what, entries, mut want) in rows {
+        bed.engine.remove_all_of(&bed.isolation);
+        bed.server
+            .plant(&bed.server.template("hermes"), &template(&entries));
+        let image = bed.client().ensure("hermes");
+        let image = image.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let files = bed.engine.files(&image.reference);
+        want.insert(0, "Dockerfile".to_owned());
+        want.sort();
+        assert_eq!(files.keys().cloned().collect::<Vec<_>>(), want, "{what}");
+        for (path, entry) in files {
+            assert_eq!(
+                entry.mode & 0o7000,
+                0,
+                "{what}: {path} has more than permissions"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_tree_that_spells_out_to_billions_of_files_is_refused_at_once() {
+    let bed = Bed::new();
+    let mut objects = vec![Object::blob("spam\n")];
+    let names: Vec<String> = (0..10).map(|number| format!("d{number}")).collect();
+    for _ in 0..10 {
+        let below = objects.last().unwrap();
+        let mode = if objects.len() == 1 {
+            "100644"
+        } else {
+            "40000"
+        };
+        let entries = names.iter().map(|name| (mode, name.as_bytes(), below.id()));
+        objects.push(Object::tree(entries));
+    }
+    objects.push(Object::commit(objects.last().unwrap()));
+    bed.server.answer_with(
+        &bed.server.template("hermes"),
+        objects.last().unwrap(),
+        &packed(&objects),
+    );
+    assert_refused(
+        &bed,
+        &bed.client(),
+        "a bomb of folders",
+        "more than 1000000 files",
+    );
+}
+
+#[test]
+fn folders_in_folders_without_end_are_refused_at_once() {
+    let bed = Bed::new();
+    let mut objects = vec![Object::tree([])];
+    for _ in 0..20_000 {
+        let below = objects.last().unwrap().id();
+        objects.push(Object::tree([("40000", &b"d"[..], below)]));
+    }
+    objects.push(Object::commit(objects.last().unwrap()));
+    bed.server.answer_with(
+        &bed.server.template("hermes"),
+        objects.last().unwrap(),
+        &packed(&objects),
+    );
+    assert_refused(
+        &bed,
+        &bed.client(),
+        "a well of folders",
+        "folders in folders",
+    );
+}
+
+#[test]
+fn patterns_that_take_for_ever_elsewhere_do_not_here() {
+    let bed = Bed::new();
+    let pattern = format!("{}b", "*a".repeat(60));
+    let mut files = dockerfile(DOCKERFILE);
+    for name in [".gitattributes", ".dockerignore"] {
+        files.insert(
+            name.to_owned(),
+            crate::support::file(&format!("{pattern} text\n{pattern}\n")),
+        );
+    }
+    files.insert("a".repeat(200), crate::support::file("x"));
+    bed.template("hermes", files);
+    let begun = Instant::now();
+    bed.client().ensure("hermes").unwrap();
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begun.elapsed()
+    );
+}
