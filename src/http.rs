@@ -379,8 +379,14 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     // instead of answering.
     let passing = matches!(
         io,
-        Some(ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe)
+        Some(
+            ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof
+        )
     ) || innermost.contains("before message completed");
+    let begun = error.is_body() || error.is_decode();
     let (what, hint) = if let Some(tls) = tls {
         (
             format!("TLS failed: {tls}"),
@@ -403,10 +409,11 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     } else {
         (innermost, HINT_UNREACHABLE)
     };
-    Error::new(
-        Code::GiteaUnreachable,
-        format!("{url} cannot be reached: {what}"),
-    )
-    .hint(hint)
-    .once_more(if passing { Retry::Soon } else { Retry::Never })
+    let how = match begun {
+        true => "broke off its answer",
+        false => "cannot be reached",
+    };
+    Error::new(Code::GiteaUnreachable, format!("{url} {how}: {what}"))
+        .hint(hint)
+        .once_more(if passing { Retry::Soon } else { Retry::Never })
 }

@@ -1,7 +1,7 @@
 //! Step two, and all the ways in which it fails: each is told apart, names the URL and the next
 //! step, and none mentions a registry (promise P1).
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
@@ -9,8 +9,8 @@ use mol::event::Kind;
 use mol::{Code, Error, OptionName};
 use serde_json::{Value, json};
 
-use crate::support::Bed;
 use crate::support::server::{dockerfile, of_service};
+use crate::support::{Bed, side_by_side};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -98,17 +98,40 @@ fn a_server_that_hangs_is_waited_for_until_the_deadline_and_no_longer() {
 
 #[test]
 fn a_server_that_accepts_and_never_answers_is_told_after_half_a_minute() {
-    let bed = Bed::new();
-    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let prefix = format!(
-        "http://{}/o/workspace-template-",
-        silent.local_addr().unwrap()
-    );
-    let error = unreachable(&bed, &prefix);
-    assert!(
-        error.message.contains("30 seconds") || error.message.contains("timed out"),
-        "{error:?}"
-    );
+    // Nor one whose answer does not end, however much of it comes.
+    let answers = [
+        ("", ""),
+        ("", "HTTP/1.1 100 Continue\r\n\r\n"),
+        ("HTTP/1.1 200 OK\r\nX: ", "x"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n{", " "),
+    ];
+    side_by_side(answers.into_iter(), |(begin, more)| {
+        let bed = Bed::new();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let prefix = format!(
+            "http://{}/o/workspace-template-",
+            server.local_addr().unwrap()
+        );
+        std::thread::spawn(move || {
+            let mut client = server.accept().unwrap().0;
+            assert!(client.read(&mut [0; 4096]).unwrap() > 0);
+            let pause = Some(Duration::from_millis(100));
+            client.set_read_timeout(pause).unwrap();
+            let _ = client.write_all(begin.as_bytes());
+            while client.write_all(more.as_bytes()).is_ok() {
+                if let Ok(0) = client.read(&mut [0; 4096]) {
+                    break;
+                }
+            }
+        });
+        let begun = Instant::now();
+        let error = unreachable(&bed, &prefix);
+        assert!(
+            error.message.contains("30 seconds") || error.message.contains("timed out"),
+            "{error:?}"
+        );
+        assert!(begun.elapsed() < Duration::from_secs(40), "{begin}{more}");
+    });
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod fidelity;
 mod happy_path;
 mod hits;
 mod hostile_packs;
+mod hostile_server;
 mod hostile_trees;
 mod https;
 mod inputs;

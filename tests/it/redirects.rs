@@ -165,6 +165,104 @@ fn a_loop_of_redirects_ends() {
 }
 
 #[test]
+fn a_loop_of_redirects_ends_in_each_request_of_git() {
+    for (part, body) in [
+        ("/info/refs", ""),
+        ("/git-upload-pack$", "ls-refs"),
+        ("/git-upload-pack$", "fetch"),
+    ] {
+        for token in ["", TOKEN] {
+            let flags: &[&str] = if token.is_empty() {
+                &[]
+            } else {
+                &["--token", token]
+            };
+            let bed = Bed::with(flags);
+            bed.template("hermes", dockerfile(PLAIN));
+            for status in [301, 302, 307, 308] {
+                bed.server.faults(json!([
+                    { "match": part, "match_body": body, "status": status, "headers": { "Location": "?again" } },
+                    { "match": "\\?again$", "status": status, "headers": { "Location": "?again" } },
+                ]));
+                bed.server.requests();
+                let error = bed
+                    .client_with(&[(OptionName::Token, token)])
+                    .refused("hermes");
+                assert_eq!(
+                    error.code,
+                    Code::GiteaUnreachable,
+                    "{part} {body} {status}: {error:?}"
+                );
+                assert!(error.message.contains("redirects"), "{error:?}");
+                assert!(bed.server.requests().len() < 30);
+                assert!(bed.is_clean(), "{:?}", bed.fetched());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_request_with_a_body_is_not_carried_to_another_origin_with_a_token() {
+    for body in ["ls-refs", "command=fetch"] {
+        for status in [301, 307, 308] {
+            let bed = Bed::with(&["--token", TOKEN]);
+            bed.template("hermes", dockerfile(PLAIN));
+            let other = Server::start(&[]);
+            let there = format!("{}/{}/git-upload-pack", other.url, other.template("hermes"));
+            bed.server.faults(
+                json!([{ "match": "/git-upload-pack$", "match_body": body, "status": status,
+                "headers": { "Location": there } }]),
+            );
+            let error = bed
+                .client_with(&[(OptionName::Token, TOKEN)])
+                .refused("hermes");
+            assert_eq!(
+                error.code,
+                Code::GiteaUnreachable,
+                "{body} {status}: {error:?}"
+            );
+            assert!(error.message.contains(&other.url), "{error:?}");
+            assert!(other.requests().is_empty());
+            assert!(bed.is_clean());
+        }
+    }
+}
+
+#[test]
+fn a_redirect_to_what_is_no_web_server_is_refused() {
+    for there in [
+        "file:///etc/passwd",
+        "ftp://127.0.0.1/x",
+        "javascript:alert(1)",
+        "unix:///var/run/docker.sock",
+        "http://",
+        "http://[::1",
+    ] {
+        for part in ["/api/", "/info/refs", "/git-upload-pack$"] {
+            for token in ["", TOKEN] {
+                let flags: &[&str] = if token.is_empty() {
+                    &[]
+                } else {
+                    &["--token", token]
+                };
+                let bed = Bed::with(flags);
+                bed.template("hermes", dockerfile(PLAIN));
+                bed.server.faults(
+                    json!([{ "match": part, "status": 307, "headers": { "Location": there } }]),
+                );
+                let error = bed
+                    .client_with(&[(OptionName::Token, token)])
+                    .refused("hermes");
+                let codes = [Code::GiteaUnreachable, Code::BadResponse, Code::Fetch];
+                assert!(codes.contains(&error.code), "{part} {there}: {error:?}");
+                assert!(!error.hint.is_empty(), "{part} {there}: {error:?}");
+                assert!(bed.is_clean());
+            }
+        }
+    }
+}
+
+#[test]
 fn a_redirect_that_leads_nowhere_is_a_bad_answer() {
     let bed = Bed::new();
     bed.server

@@ -28,7 +28,7 @@ use proptest::test_runner::{Config, TestCaseResult, TestRng, TestRunner};
 use tempfile::TempDir;
 
 pub use engine::Engine;
-pub use proxy::{Proxy, Treat};
+pub use proxy::{End, Proxy, Treat};
 pub use server::{Files, Server, file, script};
 
 /// Longer than anything here takes, on a slow machine too; a test that waits for something that does

@@ -1,94 +1,326 @@
-//! Stands between the library and the engine: sees all that is sent, and fails where it is told to.
-//! Everything else is the real engine's.
+//! Stands between the library and a peer, the engine or the template server: sees all that is sent,
+//! and breaks it, byte by byte, where it is told to. Everything else is the real peer's.
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use super::{Engine, lock};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-/// What to do with a request, by the first bytes that come of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use super::{Engine, Server, block_on, lock, until};
+
+/// What to do with a request, by its first line.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Treat {
-    /// The engine answers.
+    /// The peer answers.
     Pass,
     /// The answer is a 500.
     Fail,
-    /// The engine gets it, and the connection breaks as soon as it answers.
+    /// The peer gets it, and the connection breaks as soon as it answers.
     Break,
+    /// These bytes are the answer, whatever they are, and then this happens.
+    Answer(Vec<u8>, End),
+    /// These bytes, and then those again and again for as long as somebody reads.
+    Endless(Vec<u8>, Vec<u8>),
+    /// The peer gets so many bytes of the request, and then this happens.
+    CutRequest(usize, End),
+    /// So many bytes of the peer's answer come through, and then this happens.
+    CutAnswer(usize, End),
+    /// The peer's answer comes so many bytes at a time, with such a pause between them.
+    Drip(usize, Duration),
 }
 
+/// How a connection ends, or does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    Close,
+    /// With a TCP reset. A Unix socket has none, and is closed.
+    Reset,
+    /// It stays open, and nothing comes any more.
+    Hang,
+    /// It goes on with the next request.
+    Stay,
+}
+
+/// What a rule is: it may remember what it has seen.
+type Rule = Arc<dyn Fn(&str) -> Treat + Send + Sync>;
+
 pub struct Proxy {
-    /// What to set `DOCKER_HOST` to.
+    /// What to set `DOCKER_HOST` to, or the template server's URL as the proxy has it.
     pub url: String,
     sent: Arc<Mutex<Vec<u8>>>,
+    open: Arc<AtomicUsize>,
+}
+
+/// Where the real peer is.
+#[derive(Clone)]
+enum Peer {
+    Unix(PathBuf),
+    Tcp(SocketAddr),
+}
+
+/// Either kind of connection.
+trait Line: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+    fn reset(&self) {}
+}
+
+impl Line for UnixStream {}
+
+impl Line for TcpStream {
+    fn reset(&self) {
+        self.set_zero_linger().unwrap();
+    }
 }
 
 impl Proxy {
-    pub fn start(engine: &Engine, folder: &Path, treat: fn(&str) -> Treat) -> Self {
+    /// In front of an engine. It ends with the process of the tests.
+    pub fn start(
+        engine: &Engine,
+        folder: &Path,
+        treat: impl Fn(&str) -> Treat + Send + Sync + 'static,
+    ) -> Self {
         let socket = folder.join("proxy.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
-        let real = engine.url.strip_prefix("unix://").unwrap().to_owned();
-        let sent = Arc::<Mutex<Vec<u8>>>::default();
-        let log = Arc::clone(&sent);
-        std::thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let (engine, log) = (UnixStream::connect(&real).unwrap(), Arc::clone(&log));
-                std::thread::spawn(move || serve(client, engine, &log, treat));
-            }
+        let peer = Peer::Unix(engine.url.strip_prefix("unix://").unwrap().into());
+        let (proxy, rule) = Self::new(format!("unix://{}", socket.display()), treat);
+        let open = Arc::clone(&proxy.open);
+        let sent = Arc::clone(&proxy.sent);
+        block_on(async {
+            let listener = UnixListener::bind(&socket).unwrap();
+            tokio::spawn(async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    begin(client, &peer, &sent, &open, &rule);
+                }
+            });
         });
-        Self {
-            url: format!("unix://{}", socket.display()),
-            sent,
-        }
+        proxy
+    }
+
+    /// In front of a template server.
+    pub fn before(server: &Server, treat: impl Fn(&str) -> Treat + Send + Sync + 'static) -> Self {
+        let address = server.url.strip_prefix("http://").unwrap();
+        let peer = Peer::Tcp(address.parse().unwrap());
+        let listener = block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (proxy, rule) = Self::new(url, treat);
+        let open = Arc::clone(&proxy.open);
+        let sent = Arc::clone(&proxy.sent);
+        block_on(async {
+            tokio::spawn(async move {
+                while let Ok((client, _)) = listener.accept().await {
+                    begin(client, &peer, &sent, &open, &rule);
+                }
+            });
+        });
+        proxy
+    }
+
+    fn new(url: String, treat: impl Fn(&str) -> Treat + Send + Sync + 'static) -> (Self, Rule) {
+        let (sent, open) = (Arc::default(), Arc::default());
+        (Self { url, sent, open }, Arc::new(treat))
+    }
+
+    /// The repository prefix of a template server that is reached through this.
+    pub fn repo_prefix(&self, server: &Server) -> String {
+        server.repo_prefix.replace(&server.url, &self.url)
     }
 
     /// All that the library has sent so far.
     pub fn sent(&self) -> String {
         String::from_utf8_lossy(&lock(&self.sent)).into_owned()
     }
+
+    /// How many connections are open.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the library has closed all its connections.
+    pub fn until_closed(&self) {
+        until("the end of the connections", || {
+            (self.open() == 0).then_some(())
+        });
+    }
 }
 
-/// One connection, which may carry several requests, one after the other.
-fn serve(
-    mut client: UnixStream,
-    mut engine: UnixStream,
-    log: &Mutex<Vec<u8>>,
-    treat: fn(&str) -> Treat,
+fn begin(
+    client: impl Line,
+    peer: &Peer,
+    sent: &Arc<Mutex<Vec<u8>>>,
+    open: &Arc<AtomicUsize>,
+    rule: &Rule,
 ) {
-    let broken = Arc::new(Mutex::new(false));
-    let (mut from, mut to) = (engine.try_clone().unwrap(), client.try_clone().unwrap());
-    let cut = Arc::clone(&broken);
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 64 * 1024];
-        while let Ok(length @ 1..) = from.read(&mut buffer) {
-            if *lock(&cut) || to.write_all(&buffer[..length]).is_err() {
-                break;
+    struct Opened(Arc<AtomicUsize>);
+    impl Drop for Opened {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    open.fetch_add(1, Ordering::SeqCst);
+    let opened = Opened(Arc::clone(open));
+    let (peer, sent, rule) = (peer.clone(), Arc::clone(sent), Arc::clone(rule));
+    tokio::spawn(async move {
+        let _opened = opened;
+        match peer {
+            Peer::Unix(path) => {
+                if let Ok(peer) = UnixStream::connect(path).await {
+                    serve(client, peer, &sent, &rule).await;
+                }
+            }
+            Peer::Tcp(address) => {
+                if let Ok(peer) = TcpStream::connect(address).await {
+                    serve(client, peer, &sent, &rule).await;
+                }
             }
         }
-        let _ = to.shutdown(Shutdown::Both);
     });
+}
+
+/// The request under way on a connection, which may carry several, one after the other.
+struct Exchange {
+    treat: Treat,
+    asked: usize,
+    answered: usize,
+}
+
+/// The half that the library reads; both directions write to it.
+type ToClient<C> = tokio::sync::Mutex<WriteHalf<C>>;
+
+async fn serve<C: Line>(client: C, peer: impl Line, sent: &Mutex<Vec<u8>>, rule: &Rule) {
+    let (mut from_client, to_client) = split(client);
+    let (mut from_peer, mut to_peer) = split(peer);
+    let to_client = ToClient::new(to_client);
+    let exchange = Mutex::new(Exchange {
+        treat: Treat::Pass,
+        asked: 0,
+        answered: 0,
+    });
+    let end = tokio::select! {
+        end = requests(&mut from_client, &mut to_peer, &to_client, &exchange, sent, rule) => end,
+        end = answers(&mut from_peer, &to_client, &exchange) => end,
+    };
+    if end == End::Hang {
+        // Until the library has had enough. The peer sees nothing of it either.
+        let mut rest = [0; 4096];
+        while let Ok(1..) = from_client.read(&mut rest).await {}
+    }
+    let client = from_client.unsplit(to_client.into_inner());
+    if end == End::Reset {
+        client.reset();
+    }
+}
+
+async fn requests<C: Line>(
+    from_client: &mut ReadHalf<C>,
+    to_peer: &mut WriteHalf<impl Line>,
+    to_client: &ToClient<C>,
+    exchange: &Mutex<Exchange>,
+    sent: &Mutex<Vec<u8>>,
+    rule: &Rule,
+) -> End {
     let mut buffer = vec![0; 64 * 1024];
-    while let Ok(length @ 1..) = client.read(&mut buffer) {
+    while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
         let data = &buffer[..length];
-        lock(log).extend_from_slice(data);
-        let head = String::from_utf8_lossy(data);
-        match treat(head.lines().next().unwrap_or_default()) {
+        lock(sent).extend_from_slice(data);
+        if let Some(line) = first_line(data) {
+            *lock(exchange) = Exchange {
+                treat: rule(&line),
+                asked: 0,
+                answered: 0,
+            };
+        }
+        let (treat, asked) = {
+            let mut exchange = lock(exchange);
+            exchange.asked += length;
+            (exchange.treat.clone(), exchange.asked - length)
+        };
+        match treat {
+            // Only once: what follows is the rest of the same request.
+            Treat::Fail | Treat::Answer(..) | Treat::Endless(..) if asked > 0 => {}
             Treat::Fail => {
                 let body = r#"{"message":"told to fail"}"#;
                 let head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json";
                 let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-                client.write_all(answer.as_bytes()).unwrap();
-                continue;
+                let _ = to_client.lock().await.write_all(answer.as_bytes()).await;
             }
-            Treat::Break => *lock(&broken) = true,
-            Treat::Pass => {}
-        }
-        if engine.write_all(data).is_err() {
-            break;
+            Treat::Answer(bytes, end) => {
+                let _ = to_client.lock().await.write_all(&bytes).await;
+                if end != End::Stay {
+                    return end;
+                }
+            }
+            Treat::Endless(head, rest) => {
+                let mut to_client = to_client.lock().await;
+                let _ = to_client.write_all(&head).await;
+                while to_client.write_all(&rest).await.is_ok() {}
+                return End::Close;
+            }
+            Treat::CutRequest(limit, end) if asked + length >= limit => {
+                let _ = to_peer
+                    .write_all(&data[..limit.saturating_sub(asked)])
+                    .await;
+                return end;
+            }
+            _ => {
+                if to_peer.write_all(data).await.is_err() {
+                    break;
+                }
+            }
         }
     }
-    let _ = engine.shutdown(Shutdown::Both);
+    End::Close
+}
+
+async fn answers<C: Line>(
+    from_peer: &mut ReadHalf<impl Line>,
+    to_client: &ToClient<C>,
+    exchange: &Mutex<Exchange>,
+) -> End {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(length @ 1..) = from_peer.read(&mut buffer).await {
+        let mut data = &buffer[..length];
+        let (treat, answered) = {
+            let mut exchange = lock(exchange);
+            exchange.answered += length;
+            (exchange.treat.clone(), exchange.answered - length)
+        };
+        let mut end = None;
+        match treat {
+            Treat::Break => return End::Close,
+            Treat::CutAnswer(limit, how) if answered + length >= limit => {
+                data = &data[..limit.saturating_sub(answered)];
+                end = Some(how);
+            }
+            Treat::Drip(bytes, pause) => {
+                for piece in data.chunks(bytes) {
+                    if to_client.lock().await.write_all(piece).await.is_err() {
+                        return End::Close;
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                continue;
+            }
+            _ => {}
+        }
+        if to_client.lock().await.write_all(data).await.is_err() {
+            break;
+        }
+        if let Some(end) = end {
+            return end;
+        }
+    }
+    End::Close
+}
+
+/// The line with which a request begins; none in the middle of one.
+fn first_line(data: &[u8]) -> Option<String> {
+    let line = data.split(|byte| *byte == b'\r').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    let mut words = line.split(' ');
+    let method = words.next()?;
+    let known = ["GET", "HEAD", "POST", "PUT", "DELETE"].contains(&method);
+    (known && words.next()?.starts_with('/') && words.next()?.starts_with("HTTP/"))
+        .then(|| line.to_owned())
 }

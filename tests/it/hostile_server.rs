@@ -1,0 +1,608 @@
+//! A template server that breaks off, drips, never ends, or is none: whatever it does, and in
+//! whichever request, the call ends within its time and in the right way, nothing is left, and it
+//! costs no memory (promises P1, P4, P5 and P9).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mol::{Code, Error, OptionName};
+use serde_json::json;
+
+use crate::support::child::peak;
+use crate::support::git::{Object, entry, packet};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, End, Files, Proxy, Treat, file, noise, side_by_side};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// The four requests of a job, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Request {
+    /// The API is asked for the head of the branch.
+    Head,
+    /// Git is asked what it can do.
+    Abilities,
+    /// Git is asked for its branches.
+    Branches,
+    /// Git is asked for the objects.
+    Objects,
+}
+
+use Request::{Abilities, Branches, Head, Objects};
+
+const ALL: [Request; 4] = [Head, Abilities, Branches, Objects];
+
+/// Treats the first `times` requests of one kind so, and lets all others through.
+fn treating(
+    request: Request,
+    times: usize,
+    treat: Treat,
+) -> impl Fn(&str) -> Treat + Send + Sync + 'static {
+    let (posts, left) = (AtomicUsize::new(0), AtomicUsize::new(times));
+    move |line| {
+        let found = if line.contains("/api/") {
+            Head
+        } else if line.contains("/info/refs") {
+            posts.store(0, Ordering::SeqCst);
+            Abilities
+        } else if posts.fetch_add(1, Ordering::SeqCst) == 0 {
+            Branches
+        } else {
+            Objects
+        };
+        let take = |left: usize| left.checked_sub(1);
+        if found == request
+            && left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
+                .is_ok()
+        {
+            treat.clone()
+        } else {
+            Treat::Pass
+        }
+    }
+}
+
+/// So many bytes of an answer reach into its body, in every request.
+const BODY: usize = 340;
+
+const ALWAYS: usize = usize::MAX;
+
+/// One job through a proxy, and what holds however it ends: in time, with nothing left in the cache
+/// and no connection open once the client is gone.
+struct Job {
+    error: Error,
+    took: Duration,
+}
+
+/// The template has no Dockerfile: a job that gets through all four requests ends after the last one,
+/// with that error, and without an engine.
+fn job(bed: &Bed, proxy: &Proxy, deadline: Option<Duration>, more: &[(OptionName, &str)]) -> Job {
+    let prefix = proxy.repo_prefix(&bed.server);
+    let mut options = vec![(OptionName::RepoPrefix, prefix.as_str())];
+    options.extend_from_slice(more);
+    let client = bed.client_with(&options);
+    let begun = Instant::now();
+    let error = client.begin_within("hermes", deadline).end().unwrap_err();
+    let took = begun.elapsed();
+    assert!(!error.hint.is_empty(), "{error:?}");
+    if error.code != Code::NoDockerfile {
+        assert!(bed.is_clean(), "{error:?}: {:?}", bed.fetched());
+    }
+    drop(client);
+    proxy.until_closed();
+    Job { error, took }
+}
+
+/// A template of some size without a Dockerfile.
+fn bed() -> Bed {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        Files::from([("content".to_owned(), file(&noise(20_000)))]),
+    );
+    bed
+}
+
+#[test]
+fn a_connection_that_breaks_once_is_tried_again_wherever_it_breaks() {
+    let mut rows = Vec::new();
+    for request in ALL {
+        for end in [End::Close, End::Reset] {
+            // Before the request, within it, before the answer, within its first line, its headers and
+            // its body.
+            rows.push((request, Treat::CutRequest(0, end)));
+            rows.push((request, Treat::CutRequest(30, end)));
+            for answered in [0, 5, 50, 400] {
+                rows.push((request, Treat::CutAnswer(answered, end)));
+            }
+        }
+    }
+    for answered in [500, 1000, 5000, 15_000, 20_000] {
+        rows.push((Objects, Treat::CutAnswer(answered, End::Reset)));
+    }
+    side_by_side(rows.iter(), |(request, treat)| {
+        let bed = bed();
+        let proxy = Proxy::before(&bed.server, treating(*request, 1, treat.clone()));
+        let job = job(&bed, &proxy, None, &[]);
+        let error = &job.error;
+        assert_eq!(
+            error.code,
+            Code::NoDockerfile,
+            "{request:?} {treat:?}: {error:?}"
+        );
+        let tree = std::fs::read_dir(bed.cache().join("hermes"))
+            .unwrap()
+            .flatten();
+        let content = tree
+            .map(|entry| entry.path().join("content"))
+            .find(|path| path.exists());
+        assert_eq!(
+            std::fs::read_to_string(content.unwrap()).unwrap(),
+            noise(20_000)
+        );
+    });
+}
+
+#[test]
+fn a_connection_that_breaks_every_time_is_told_in_the_end() {
+    let mut rows = Vec::new();
+    for request in ALL {
+        for end in [End::Close, End::Reset] {
+            rows.push((request, Treat::CutAnswer(0, end), Code::GiteaUnreachable));
+        }
+        let code = if request == Head {
+            Code::GiteaUnreachable
+        } else {
+            Code::Fetch
+        };
+        rows.push((request, Treat::CutAnswer(BODY, End::Close), code));
+    }
+    side_by_side(rows.iter(), |(request, treat, code)| {
+        let bed = bed();
+        let proxy = Proxy::before(&bed.server, treating(*request, ALWAYS, treat.clone()));
+        let job = job(&bed, &proxy, None, &[]);
+        assert_eq!(
+            job.error.code, *code,
+            "{request:?} {treat:?}: {:?}",
+            job.error
+        );
+        assert!(job.took < Duration::from_secs(30), "{:?}", job.took);
+    });
+}
+
+/// One byte a second.
+const DRIP: Treat = Treat::Drip(1, Duration::from_secs(1));
+
+#[test]
+fn what_drips_or_falls_silent_ends_within_its_limit() {
+    let seconds = Duration::from_secs;
+    let endless_maybe = Treat::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec());
+    // What is for the API, half a minute, is tested where a server never answers it.
+    let mut rows = vec![(Head, DRIP, Some(seconds(2)), Code::DeadlineExceeded, 2)];
+    for request in [Abilities, Branches, Objects] {
+        // The stall grace, 3 seconds here, is for the headers of an answer of git's, and for each silence
+        // after them.
+        rows.push((request, DRIP, None, Code::Stalled, 3));
+        rows.push((
+            request,
+            Treat::CutAnswer(0, End::Hang),
+            None,
+            Code::Stalled,
+            3,
+        ));
+        rows.push((
+            request,
+            Treat::CutAnswer(BODY, End::Hang),
+            None,
+            Code::Stalled,
+            3,
+        ));
+        rows.push((request, endless_maybe.clone(), None, Code::Stalled, 3));
+        rows.push((
+            request,
+            Treat::CutAnswer(BODY, End::Hang),
+            Some(seconds(2)),
+            Code::DeadlineExceeded,
+            2,
+        ));
+    }
+    side_by_side(rows.iter(), |(request, treat, deadline, code, after)| {
+        let bed = bed();
+        let proxy = Proxy::before(&bed.server, treating(*request, ALWAYS, treat.clone()));
+        let job = job(&bed, &proxy, *deadline, &[(OptionName::StallGrace, "3")]);
+        let what = format!(
+            "{request:?} {treat:?} after {:?}: {:?}",
+            job.took, job.error
+        );
+        assert_eq!(job.error.code, *code, "{what}");
+        assert!(
+            job.took >= seconds(*after) - Duration::from_millis(100),
+            "{what}"
+        );
+        assert!(job.took < seconds(*after) + seconds(5), "{what}");
+    });
+}
+
+#[test]
+fn a_body_that_drips_for_ever_ends_with_the_ceiling() {
+    for (part, body) in [
+        ("/info/refs", ""),
+        ("/git-upload-pack$", "ls-refs"),
+        ("/git-upload-pack$", "fetch"),
+    ] {
+        let bed = bed();
+        bed.server
+            .faults(json!([{ "match": part, "match_body": body, "drip_ms": 1000 }]));
+        let client = bed.client_with(&[(OptionName::StallGrace, "3"), (OptionName::Ceiling, "4")]);
+        let begun = Instant::now();
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::Timeout, "{part} {body}: {error:?}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(8),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert!(bed.is_clean());
+    }
+}
+
+#[test]
+fn an_answer_that_is_no_http_is_told_at_once() {
+    let head = |text: &str| text.replace('\n', "\r\n").into_bytes();
+    let answers = [
+        b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".repeat(20),
+        vec![0; 4096],
+        head("HTTP/1.1\n\n"),
+        head("HTTP/1.1 0 none\n\n"),
+        head("HTTP/1.1 99999 too many\n\n"),
+        head("HTTP/9.9 200 OK\n\n"),
+        head("HTTP/1.1 101 Switching Protocols\nUpgrade: x\nConnection: upgrade\n\n"),
+        head("HTTP/1.1 200 OK\nContent-Length: -1\n\n{}"),
+        head("HTTP/1.1 200 OK\nContent-Length: 99999999999999999999999\n\n{}"),
+        head("HTTP/1.1 200 OK\nContent-Length: 2\nContent-Length: 3\n\n{}"),
+        head("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nffffffffffffffffff\n{}"),
+        head("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\nzz\n{}"),
+        head("HTTP/1.1 200 OK\nno colon\n\n"),
+        b"HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n".to_vec(),
+        head(&format!("HTTP/1.1 200 OK\nX: {}\n\n", "x".repeat(1 << 20))),
+        head(&format!("HTTP/1.1 200 OK\n{}\n", "X: y\n".repeat(10_000))),
+    ];
+    let mut rows = Vec::new();
+    for answer in answers {
+        rows.extend(ALL.map(|request| (request, Treat::Answer(answer.clone(), End::Close))));
+    }
+    for request in ALL {
+        let start = b"HTTP/1.1 200 OK\r\n".to_vec();
+        rows.push((
+            request,
+            Treat::Endless(start.clone(), b"X: y\r\n".repeat(1000)),
+        ));
+        rows.push((request, Treat::Endless(start, b"x".repeat(10_000))));
+        rows.push((request, Treat::Endless(Vec::new(), vec![0; 10_000])));
+        rows.push((request, Treat::Endless(Vec::new(), b"\r\n".repeat(1000))));
+    }
+    side_by_side(rows.iter(), |(request, treat)| {
+        let bed = bed();
+        let proxy = Proxy::before(&bed.server, treating(*request, ALWAYS, treat.clone()));
+        let job = job(&bed, &proxy, Some(Duration::from_secs(60)), &[]);
+        let what = format!(
+            "{request:?} {:.200} after {:?}: {:?}",
+            format!("{treat:?}"),
+            job.took,
+            job.error
+        );
+        let fits = match request {
+            Head => [Code::GiteaUnreachable, Code::BadResponse].contains(&job.error.code),
+            _ => [Code::GiteaUnreachable, Code::Fetch].contains(&job.error.code),
+        };
+        assert!(fits, "{what}");
+        assert!(job.took < Duration::from_secs(30), "{what}");
+    });
+}
+
+/// A header of git's answer whose body ends with the connection.
+fn git_head(kind: &str) -> Vec<u8> {
+    format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-{kind}\r\n\r\n")
+        .into_bytes()
+}
+
+/// The same packet many times.
+fn packets(text: &str) -> Vec<u8> {
+    packet(text).repeat(1000)
+}
+
+#[test]
+fn an_answer_of_git_without_end_costs_no_memory() {
+    let sha = "0123456789abcdef0123456789abcdef01234567";
+    let talk = |head: Vec<u8>, start: &str| {
+        let start = if start.is_empty() {
+            Vec::new()
+        } else {
+            packet(start)
+        };
+        [head, start].concat()
+    };
+    let (offer, result) = (git_head("advertisement"), git_head("result"));
+    let rows = [
+        ("white space", Abilities, offer.clone(), vec![b' '; 10_000]),
+        (
+            "services",
+            Abilities,
+            talk(offer.clone(), "# service=git-upload-pack\n"),
+            packets("more\n"),
+        ),
+        (
+            "abilities",
+            Abilities,
+            talk(offer.clone(), "version 2\n"),
+            packets("agent=evil\n"),
+        ),
+        (
+            "branches of an old git",
+            Abilities,
+            offer,
+            packets(&format!("{sha} refs/heads/a\0agent=evil\n")),
+        ),
+        (
+            "branches",
+            Branches,
+            result.clone(),
+            packets(&format!("{sha} refs/heads/a\n")),
+        ),
+        (
+            "branches, of which one is called like a pack",
+            Branches,
+            talk(result.clone(), &format!("{sha} refs/heads/PACK\n")),
+            packets(&format!("{sha} refs/heads/a\n")),
+        ),
+        (
+            "where the history is cut",
+            Objects,
+            talk(result.clone(), "shallow-info\n"),
+            packets(&format!("shallow {sha}\n")),
+        ),
+        (
+            "what is common",
+            Objects,
+            talk(result.clone(), "acknowledgments\n"),
+            packets(&format!("ACK {sha}\n")),
+        ),
+        (
+            "progress",
+            Objects,
+            talk(result, "packfile\n"),
+            packets("\x02Counting objects: 7\r"),
+        ),
+    ];
+    side_by_side(rows.iter(), |(what, request, head, rest)| {
+        let bed = bed();
+        let treat = Treat::Endless(head.clone(), rest.clone());
+        let proxy = Proxy::before(&bed.server, treating(*request, ALWAYS, treat));
+        let prefix = proxy.repo_prefix(&bed.server);
+        let end = peak(
+            &bed,
+            &[(OptionName::RepoPrefix, &prefix)],
+            Some(Duration::from_secs(60)),
+        );
+        assert_eq!(end.status, "fetch", "{what}: {end:?}");
+        assert!(end.growth_mib < 64, "{what}: {end:?}");
+        assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
+        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+    });
+}
+
+/// An answer to `command=fetch` that begins with this much of a pack, and then goes on with that.
+fn endless_pack(count: u32, start: &[u8], rest: &[u8]) -> Treat {
+    let band = |data: &[u8]| {
+        let packets = data
+            .chunks(60_000)
+            .map(|data| packet([b"\x01", data].concat()));
+        packets.collect::<Vec<_>>().concat()
+    };
+    let pack = [&b"PACK\0\0\0\x02"[..], &count.to_be_bytes(), start].concat();
+    let head = [git_head("result"), packet("packfile\n"), band(&pack)].concat();
+    Treat::Endless(head, band(rest))
+}
+
+#[test]
+fn objects_without_end_are_refused_or_stop_with_the_deadline() {
+    // A stream of stored blocks of 65535 bytes (RFC 1951, 3.2.4), of which none is the last.
+    let block = [&[0, 0xff, 0xff, 0, 0][..], &[b'x'; 0xffff]].concat();
+    let small = Object::blob("x").entry().repeat(1000);
+    let rows = [
+        // The file that comes is kept in memory until it is whole, up to the largest that is taken.
+        (
+            "one file",
+            endless_pack(1, &entry(3, 1 << 30, &[0x78, 0x01]), &block),
+            2,
+            "deadline_exceeded",
+            1100,
+        ),
+        (
+            "small ones",
+            endless_pack(100_000, &small, &small),
+            60,
+            "fetch",
+            256,
+        ),
+        (
+            "small ones, for a while",
+            endless_pack(1_000_000, &small, &small),
+            1,
+            "deadline_exceeded",
+            256,
+        ),
+        (
+            "more than any template has",
+            endless_pack(3_000_000, &small, &small),
+            60,
+            "fetch",
+            256,
+        ),
+    ];
+    for (what, treat, seconds, status, most) in rows {
+        let bed = bed();
+        let proxy = Proxy::before(&bed.server, treating(Objects, ALWAYS, treat));
+        let prefix = proxy.repo_prefix(&bed.server);
+        let options = [(OptionName::RepoPrefix, prefix.as_str())];
+        let end = peak(&bed, &options, Some(Duration::from_secs(seconds)));
+        assert_eq!(end.status, status, "{what}: {end:?}");
+        assert!(end.growth_mib < most, "{what}: {end:?}");
+        assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
+        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+    }
+}
+
+#[test]
+fn an_answer_of_the_api_without_end_costs_no_memory() {
+    for status in [200, 404, 500] {
+        let bed = bed();
+        bed.server
+            .faults(json!([{ "match": "/api/", "status": status, "endless": true }]));
+        let end = peak(&bed, &[], None);
+        assert_eq!(end.status, "bad_response", "{end:?}");
+        assert!(end.growth_mib < 32, "{end:?}");
+        assert_eq!(end.sockets, 0);
+    }
+}
+
+#[test]
+fn a_compressed_answer_that_nobody_asked_for_is_not_unpacked() {
+    // 40 MiB of white space in 40 KiB.
+    let bomb = std::process::Command::new("sh")
+        .args([
+            "-c",
+            "head -c 41943040 /dev/zero | tr '\\0' ' ' | gzip -9 | base64 -w 0",
+        ])
+        .output()
+        .unwrap();
+    let bomb = String::from_utf8(bomb.stdout).unwrap();
+    assert!(bomb.len() < 64 * 1024);
+    let rows = [
+        ("/api/", "", "application/json", "bad_response"),
+        (
+            "/info/refs",
+            "",
+            "application/x-git-upload-pack-advertisement",
+            "fetch",
+        ),
+        (
+            "/git-upload-pack$",
+            "ls-refs",
+            "application/x-git-upload-pack-result",
+            "fetch",
+        ),
+        (
+            "/git-upload-pack$",
+            "command=fetch",
+            "application/x-git-upload-pack-result",
+            "fetch",
+        ),
+    ];
+    for encoding in ["gzip", "deflate", "br", "identity, gzip"] {
+        for (part, body, kind, status) in rows {
+            let bed = bed();
+            bed.server.faults(
+                json!([{ "match": part, "match_body": body, "body_base64": bomb,
+                "headers": { "Content-Type": kind, "Content-Encoding": encoding } }]),
+            );
+            let end = peak(&bed, &[], None);
+            assert_eq!(end.status, status, "{part} {encoding}: {end:?}");
+            assert!(
+                end.message.contains("compressed") && end.message.contains(encoding),
+                "{end:?}"
+            );
+            assert!(end.growth_mib < 32, "{part} {encoding}: {end:?}");
+        }
+    }
+}
+
+#[test]
+fn no_compression_is_asked_for() {
+    let bed = bed();
+    let proxy = Proxy::before(&bed.server, |_| Treat::Pass);
+    job(&bed, &proxy, None, &[]);
+    let sent = proxy.sent().to_lowercase();
+    assert!(
+        sent.contains("get /api/") && sent.contains("command=fetch"),
+        "{sent}"
+    );
+    assert!(!sent.contains("accept-encoding"), "{sent}");
+}
+
+#[test]
+fn an_answer_of_another_type_is_no_git() {
+    let git = ["/info/refs", "/git-upload-pack$"];
+    for part in git {
+        for kind in [
+            "text/html",
+            "",
+            "application/x-git-receive-pack-advertisement",
+            "application/x-git-upload-pack-result-not",
+        ] {
+            let bed = bed();
+            bed.server.faults(json!([{ "match": part, "status": 200, "body": "001e# service=git-upload-pack\n0000",
+                "headers": { "Content-Type": kind } }]));
+            let error = bed.client().refused("hermes");
+            assert_eq!(error.code, Code::Fetch, "{part} {kind}: {error:?}");
+            assert!(
+                error.message.contains("did not answer as git does"),
+                "{error:?}"
+            );
+            assert!(error.message.contains(kind), "{error:?}");
+            assert!(error.hint.contains("login page"), "{error:?}");
+            assert!(bed.is_clean());
+        }
+    }
+}
+
+#[test]
+fn an_answer_of_the_api_is_what_it_says_whatever_its_type() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let body = json!({ "commit": { "id": sha } }).to_string();
+    for kind in ["text/html", "application/octet-stream"] {
+        bed.server.faults(json!([{ "match": "/api/", "status": 200, "body": body, "headers": { "Content-Type": kind } }]));
+        assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
+    }
+}
+
+#[test]
+fn fifty_thousand_branches_are_no_trouble() {
+    let bed = bed();
+    let sha = bed.template("hermes", Files::from([("content".to_owned(), file("x"))]));
+    bed.server
+        .branches(&bed.server.template("hermes"), 50_000, &sha);
+    let begun = Instant::now();
+    let end = peak(&bed, &[], None);
+    assert_eq!(end.status, "no_dockerfile", "{end:?}");
+    assert!(end.growth_mib < 64, "{end:?}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_git_that_is_too_old_for_this_names_all_its_branches_first() {
+    // Protocol 0 (gitprotocol-pack(5)): the same server, which is not told of any other.
+    let bed = bed();
+    let sha = bed.template("hermes", Files::from([("content".to_owned(), file("x"))]));
+    let mut offer = packet("# service=git-upload-pack\n");
+    offer.extend_from_slice(b"0000");
+    let abilities = "multi_ack_detailed side-band-64k ofs-delta shallow no-progress allow-tip-sha1-in-want allow-reachable-sha1-in-want agent=git/2.1";
+    offer.extend(packet(format!("{sha} HEAD\0{abilities}\n")));
+    for number in 0..50_000 {
+        offer.extend(packet(format!("{sha} refs/heads/branch-{number}\n")));
+    }
+    offer.extend_from_slice(b"0000");
+    bed.server.faults(
+        json!([{ "match": "/info/refs", "body": String::from_utf8(offer).unwrap(),
+        "headers": { "Content-Type": "application/x-git-upload-pack-advertisement" } }]),
+    );
+    let error = bed.client().refused("hermes");
+    assert_eq!(error.code, Code::NoDockerfile, "{error:?}");
+}
