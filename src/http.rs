@@ -12,6 +12,7 @@ use reqwest::header::HeaderMap;
 use reqwest::{StatusCode, redirect};
 use tokio::sync::Semaphore;
 use url::{Host, Origin, Url};
+use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result, Retry, chain};
 use crate::mask::Secret;
@@ -138,7 +139,7 @@ impl Http {
             .get(url.clone())
             .header("Accept", "application/json");
         if let Some(token) = self.token_for(url) {
-            request = request.header("Authorization", sensitive(format!("token {token}"))?);
+            request = request.header("Authorization", authorization("token ", token.as_bytes())?);
         }
         let read = async {
             let mut response = request.send().await.map_err(|e| unreachable(url, &e))?;
@@ -187,10 +188,14 @@ impl Http {
     ) -> Result<reqwest::Response> {
         use base64::Engine as _;
         use base64::engine::general_purpose::STANDARD;
+        const USER: &[u8] = b"x-access-token:";
         if let Some(token) = self.token_for(&url) {
             // Gitea takes a token as the user name or as the password of Basic.
-            let basic = STANDARD.encode(format!("x-access-token:{token}"));
-            headers.insert("Authorization", sensitive(format!("Basic {basic}"))?);
+            let mut pair = Zeroizing::new(Vec::with_capacity(USER.len() + token.len()));
+            pair.extend_from_slice(USER);
+            pair.extend_from_slice(token.as_bytes());
+            let basic = Zeroizing::new(STANDARD.encode(&*pair));
+            headers.insert("Authorization", authorization("Basic ", basic.as_bytes())?);
         }
         let request = match body {
             Some(body) => self.client.post(url.clone()).body(body),
@@ -240,10 +245,14 @@ pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
         .map_or(Retry::Soon, Retry::After)
 }
 
-/// A header that no log of the HTTP stack shows.
-fn sensitive(value: String) -> Result<reqwest::header::HeaderValue> {
-    let value = zeroize::Zeroizing::new(value);
-    let mut header = reqwest::header::HeaderValue::from_str(&value).map_err(|_| {
+/// A header that no log of the HTTP stack shows, and whose memory is wiped after its last use. The
+/// HTTP stack copies it into the buffer of its connection, and TLS into its own, which nobody wipes.
+fn authorization(scheme: &str, credentials: &[u8]) -> Result<reqwest::header::HeaderValue> {
+    let mut value = Zeroizing::new(Vec::with_capacity(scheme.len() + credentials.len()));
+    value.extend_from_slice(scheme.as_bytes());
+    value.extend_from_slice(credentials);
+    let value = Bytes::from_owner(value);
+    let mut header = reqwest::header::HeaderValue::from_maybe_shared(value).map_err(|_| {
         Error::new(
             Code::InvalidOption,
             "MOLECULE_GITEA_TOKEN holds a character that no header can carry",

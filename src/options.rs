@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
 use crate::image::{Isolation, Platform};
@@ -127,7 +128,7 @@ impl Options {
                 }
                 _ => lookup(name.env()),
             };
-            self.set(name, &value.unwrap_or_default());
+            self.set(name, &Zeroizing::new(value.unwrap_or_default()));
         }
     }
 

@@ -39,3 +39,4 @@ mod sharing;
 mod ssh;
 mod template;
 mod vectors;
+mod wiped;

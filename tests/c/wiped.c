@@ -1,0 +1,133 @@
+/* What is left of a token in the memory of a process once the library is done with it.
+ *
+ *     wiped RUNTIME     with the options in the environment, all but the token
+ *
+ * Standard input is the token in one line, and then what is searched for, a line each, as hexadecimal digits
+ * of bytes that are all changed by XOR 0x5a: so nothing but the library has it in memory as it is. Prints, for
+ * each, in how many places it was while the client was alive, and when it was gone: "found LINE ALIVE GONE". */
+#define _GNU_SOURCE
+#include "check.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#define CHANGE 0x5a
+#define MOST 16
+#define LENGTH 4096
+
+struct needle {
+    unsigned char bytes[LENGTH];
+    size_t length;
+    int alive, gone;
+};
+
+static struct needle needles[MOST];
+static int count;
+
+/* Everything that comes, by the system call: stdio would keep a copy. */
+static size_t read_all(unsigned char *into, size_t room)
+{
+    size_t length = 0;
+    ssize_t got;
+    while (length < room && (got = read(0, into + length, room - length)) > 0)
+        length += (size_t)got;
+    CHECK(length > 0 && length < room);
+    return length;
+}
+
+static int digit(unsigned char c)
+{
+    return c <= '9' ? c - '0' : c - 'a' + 10;
+}
+
+static void wipe(void *memory, size_t length)
+{
+    memset(memory, 0, length);
+    __asm__ volatile("" : : "r"(memory) : "memory");
+}
+
+static int places(const unsigned char *memory, size_t size, const struct needle *needle)
+{
+    int found = 0;
+    size_t at, i;
+    for (at = 0; at + needle->length <= size; at++) {
+        for (i = 0; i < needle->length && (memory[at + i] ^ CHANGE) == needle->bytes[i]; i++)
+            ;
+        found += i == needle->length;
+    }
+    return found;
+}
+
+/* Searches all memory that can be written. What is read is not kept, and so not found again. */
+static void search(int gone)
+{
+    static unsigned char piece[1 << 20];
+    char line[512];
+    int i, memory = open("/proc/self/mem", O_RDONLY);
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(memory >= 0 && maps != NULL);
+    while (fgets(line, sizeof line, maps) != NULL) {
+        unsigned long start, end;
+        char rights[5];
+        if (sscanf(line, "%lx-%lx %4s", &start, &end, rights) != 3 || rights[0] != 'r' || rights[1] != 'w')
+            continue;
+        while (start < end) {
+            size_t want = end - start < sizeof piece ? end - start : sizeof piece;
+            ssize_t got;
+            if (start <= (unsigned long)piece + sizeof piece && start + want > (unsigned long)piece) {
+                start += want;
+                continue;
+            }
+            got = pread(memory, piece, want, (off_t)start);
+            if (got <= 0)
+                break;
+            for (i = 0; i < count; i++)
+                *(gone ? &needles[i].gone : &needles[i].alive) += places(piece, (size_t)got, &needles[i]);
+            wipe(piece, sizeof piece);
+            /* What lies across the border of two pieces is seen in the second. */
+            start += (size_t)got == sizeof piece ? (size_t)got - LENGTH : (size_t)got;
+        }
+    }
+    fclose(maps);
+    close(memory);
+}
+
+int main(int argc, char **argv)
+{
+    static unsigned char input[MOST * LENGTH];
+    mol_error *error = NULL;
+    mol_options options = 0;
+    mol_client client = 0;
+    mol_image *image = NULL;
+    mol_status status;
+    size_t length, at, end;
+    int i;
+
+    CHECK(argc == 2);
+    length = read_all(input, sizeof input);
+    for (at = 0; input[at] != '\n'; at++)
+        ;
+    input[at] = 0;
+    CHECK(mol_options_from_env(&options, &error) == MOL_OK);
+    CHECK(mol_options_set(options, MOL_OPTION_TOKEN, (const char *)input, &error) == MOL_OK);
+    wipe(input, at);
+    for (at++; at < length && count < MOST; at = end + 1, count++) {
+        for (end = at; input[end] != '\n'; end += 2)
+            needles[count].bytes[needles[count].length++] = (unsigned char)(digit(input[end]) * 16 + digit(input[end + 1]));
+    }
+
+    CHECK(mol_client_new(options, false, &client, &error) == MOL_OK);
+    mol_options_free(options);
+    status = mol_ensure_local_image(client, argv[1], 0, &image, &error);
+    printf("status %s\n", mol_status_name(status));
+    mol_error_free(error);
+    mol_image_free(image);
+    search(0);
+    mol_client_free(client);
+    /* The last of its tasks ends moments later. */
+    usleep(500000);
+    search(1);
+    for (i = 0; i < count; i++)
+        printf("found %d %d %d\n", i, needles[i].alive, needles[i].gone);
+    return 0;
+}
