@@ -16,7 +16,7 @@ use hyper::http::request::Builder as RequestBuilder;
 use tokio_util::task::TaskTracker;
 
 use super::Engine;
-use super::buildkit::Graph;
+use super::buildkit::{Graph, is_internal};
 use super::classic::Transcript;
 use super::credentials::Credentials;
 use super::platforms::unsupported_hint;
@@ -34,6 +34,10 @@ const TICK: Duration = Duration::from_millis(200);
 /// What BuildKit's solver says when a build meets the same one while that is being cancelled (seen with
 /// Docker 20.10). A moment later it works.
 const LOST_RACE: &str = "duplicate output";
+
+/// What BuildKit says when the session breaks off on which it asks for files (gRPC's status for a
+/// connection that is gone), or is gone when it looks for it.
+const LOST_SESSION: [&str; 2] = ["rpc error: code = Unavailable", "no active session"];
 
 /// What builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +192,13 @@ impl Engine {
         let version = self.docker.client_version();
         // The engine keeps what it was sent under this key, and goes by the size and the time of a file
         // to see whether it has changed. Two commits may have both in common.
-        let session = Session::open(&self.address, &version, &id, build.commit, offer).await?;
+        let session = Session::open(&self.address, &version, &id, build.commit, offer)
+            .await
+            .map_err(|failure| match failure {
+                // It says nothing of the template.
+                Failure::Refused { .. } => Failure::Broken(failure.to_string()),
+                failure => failure,
+            })?;
         let options = build
             .options()
             .version(BuilderVersion::BuilderBuildKit)
@@ -250,6 +260,13 @@ impl Engine {
         watch: Watch<'_>,
     ) -> Error {
         let endpoint = &self.endpoint;
+        let broke_off = |why: &str| {
+            let text = format!(
+                "the connection to the engine at {endpoint} broke off during the build: {why}"
+            );
+            Error::new(Code::EngineUnreachable, text)
+                .hint("see whether the engine was restarted, and try again")
+        };
         let reason = match failure {
             // What the builder says; the classic one answers 400 or 500 to a wrong Dockerfile.
             Failure::Reported(reason)
@@ -264,19 +281,14 @@ impl Engine {
                 )
                 .hint("see the engine's own log");
             }
-            Failure::Broken(why) => {
-                return Error::new(
-                    Code::EngineUnreachable,
-                    format!(
-                        "the connection to the engine at {endpoint} broke off during the build: \
-                         {why}"
-                    ),
-                )
-                .hint("see whether the engine was restarted, and try again");
-            }
+            Failure::Broken(why) => return broke_off(&why),
             Failure::Ours(error) => return error,
         };
         let (step, log_tail) = watch.end();
+        // In a step of its own: what a step of the template says may look like it.
+        if is_internal(&step) && LOST_SESSION.iter().any(|lost| reason.contains(lost)) {
+            return broke_off(reason.trim());
+        }
         let line = dockerfile.line_of(&step);
         let place = match (step.as_str(), line) {
             ("", _) => String::new(),

@@ -118,7 +118,7 @@ impl Graph {
 const LOAD_CONTEXT: &str = "[internal] load build context";
 
 /// What BuildKit does for itself: reading the Dockerfile, and the files of the template.
-fn is_internal(vertex: &str) -> bool {
+pub(super) fn is_internal(vertex: &str) -> bool {
     vertex.starts_with("[internal] ")
 }
 

@@ -8,7 +8,7 @@ use mol::Code;
 use crate::support::child::{
     Link, field, program, program_with_points, succeed, text, with_a_disk,
 };
-use crate::support::engine::{BUSYBOX, SmallEngine};
+use crate::support::engine::{BUSYBOX, OwnEngine};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, Files, file, noise, until};
 
@@ -213,7 +213,7 @@ fn a_full_disk_is_no_matter_where_the_tree_is_there_already() {
 }
 
 /// A build that must fail for want of room on the engine's disk. Gives the message and the hint.
-fn refused_by(engine: &SmallEngine, builder: &str, files: Files) -> (String, String) {
+fn refused_by(engine: &OwnEngine, builder: &str, files: Files) -> (String, String) {
     let bed = Bed::new();
     bed.template("hermes", files);
     let output = engine
@@ -237,7 +237,7 @@ fn refused_by(engine: &SmallEngine, builder: &str, files: Files) -> (String, Str
 #[test]
 fn an_engine_whose_disk_is_full_is_told_with_how_much_is_there() {
     for builder in ["1", "0"] {
-        let engine = SmallEngine::start(32);
+        let engine = OwnEngine::small(32);
         let mut files = dockerfile("FROM scratch\nCOPY big /\n");
         files.insert("big".to_owned(), file(&noise(24 << 20)));
         let (message, hint) = refused_by(&engine, builder, files);
@@ -257,7 +257,7 @@ fn an_engine_whose_disk_is_full_is_told_with_how_much_is_there() {
 #[test]
 fn a_step_that_fills_the_engines_disk_is_told_too() {
     for builder in ["1", "0"] {
-        let engine = SmallEngine::start(24);
+        let engine = OwnEngine::small(24);
         engine.engine.import_busybox();
         let text = format!("FROM {BUSYBOX}\nRUN cat /dev/zero > /filler\n");
         let (message, hint) = refused_by(&engine, builder, dockerfile(&text));

@@ -15,6 +15,7 @@ mod crash;
 mod credentials;
 mod disk;
 mod dockerignore;
+mod engine_faults;
 mod fetch;
 mod fidelity;
 mod happy_path;

@@ -267,25 +267,49 @@ impl Engine {
     }
 }
 
-/// An engine of one test alone, with little room for its data. It stops with the test.
-pub struct SmallEngine {
+/// An engine of one test alone. It stops with the test.
+pub struct OwnEngine {
     pub engine: Engine,
     folder: PathBuf,
     _parent: TempDir,
 }
 
-impl SmallEngine {
-    pub fn start(mib: u32) -> Self {
+impl OwnEngine {
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same, with so little room for its data.
+    pub fn small(mib: u32) -> Self {
+        Self::with(&[&mib.to_string()])
+    }
+
+    fn with(arguments: &[&str]) -> Self {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("engine");
-        let mut start = Command::new(source("tests/engine"));
-        let output = succeed(start.arg("start").arg(&folder).arg(mib.to_string()));
+        let output = succeed(Self::command("start", &folder).args(arguments));
         let url = String::from_utf8(output.stdout).unwrap().trim().to_owned();
         Self {
             engine: Engine::of(url),
             folder,
             _parent: parent,
         }
+    }
+
+    /// Ends it, whatever it is doing, as a power cut would.
+    pub fn stop(&self) {
+        succeed(&mut Self::command("stop", &self.folder));
+    }
+
+    /// Starts it after a stop, at the same address and with nothing in it.
+    pub fn start_again(&self) {
+        succeed(&mut Self::command("start", &self.folder));
+    }
+
+    fn command(what: &str, folder: &Path) -> Command {
+        let mut command = Command::new(source("tests/engine"));
+        command.arg(what).arg(folder);
+        command
     }
 
     /// Where its data is; on a disk that only it sees.
@@ -304,10 +328,9 @@ impl SmallEngine {
     }
 }
 
-impl Drop for SmallEngine {
+impl Drop for OwnEngine {
     fn drop(&mut self) {
-        let mut stop = Command::new(source("tests/engine"));
-        let _ = stop.arg("stop").arg(&self.folder).status();
+        let _ = Self::command("stop", &self.folder).status();
     }
 }
 

@@ -1,0 +1,264 @@
+//! An engine that breaks off, restarts, talks nonsense or says nothing: each is told apart, in its
+//! time, no connection stays open, and the next call of the same client is fine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use mol::{Code, Error, OptionName};
+
+use crate::support::engine::{BUSYBOX, OwnEngine};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, End, Files, Proxy, Treat, file, noise, side_by_side, unique};
+
+/// The kinds of calls that the library makes, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Version,
+    /// Is the image there?
+    Inspect,
+    /// BuildKit asks for the files here.
+    Session,
+    Build,
+    /// Is the new image there?
+    Built,
+}
+
+use Call::{Build, Built, Inspect, Session, Version};
+
+const ALL: [Call; 5] = [Version, Inspect, Session, Build, Built];
+
+/// With BuildKit, and with the classic builder, where it makes a difference.
+fn builders(call: Call) -> &'static [&'static str] {
+    if call == Build { &["1", "0"] } else { &["1"] }
+}
+
+/// Treats one kind of call so while the switch is on, and lets all else through.
+fn treating(
+    call: Call,
+    treat: Treat,
+    switch: &Arc<AtomicBool>,
+) -> impl Fn(&str) -> Treat + Send + Sync + 'static {
+    let (built, on) = (AtomicBool::new(false), Arc::clone(switch));
+    move |line| {
+        let found = if line.contains("/build?") {
+            built.store(true, Ordering::SeqCst);
+            Some(Build)
+        } else if line.contains("/session") {
+            Some(Session)
+        } else if line.contains("/version") {
+            Some(Version)
+        } else if line.starts_with("GET") && line.contains("/images/") {
+            let built = built.load(Ordering::SeqCst);
+            Some(if built { Built } else { Inspect })
+        } else {
+            None
+        };
+        match found == Some(call) && on.load(Ordering::SeqCst) {
+            true => treat.clone(),
+            false => Treat::Pass,
+        }
+    }
+}
+
+/// A stall grace that no test waits for.
+const PATIENT: u64 = 240;
+
+/// A job at an engine that does this in that call. Then the engine is mended.
+fn broken(
+    call: Call,
+    treat: &Treat,
+    builder: &str,
+    deadline: Option<Duration>,
+    grace: u64,
+) -> (Error, Duration) {
+    let bed = Bed::new();
+    bed.template("hermes", template());
+    let switch = Arc::new(AtomicBool::new(true));
+    let rule = treating(call, treat.clone(), &switch);
+    let proxy = Proxy::start(&bed.engine, bed.scratch(), rule);
+    let options = [
+        (OptionName::DockerHost, proxy.url.as_str()),
+        (OptionName::DockerBuildkit, builder),
+        (OptionName::StallGrace, &grace.to_string()),
+    ];
+    let mut client = bed.client_with(&options);
+    let begun = Instant::now();
+    let end = client.begin_within("hermes", deadline).end();
+    let error = end.expect_err(&format!("{call:?} {treat:?} {builder}"));
+    let took = begun.elapsed();
+    assert!(!error.hint.is_empty(), "{error:?}");
+    let half_done = |path: &String| path.contains("/.work-");
+    let cached = bed.cached_paths();
+    assert!(!cached.iter().any(half_done), "{error:?}: {cached:?}");
+
+    switch.store(false, Ordering::SeqCst);
+    if grace < PATIENT {
+        // A machine that is busy may be silent for longer, and nothing is wrong.
+        client = bed.client_with(&options[..2]);
+    }
+    let next = client.ensure("hermes");
+    next.unwrap_or_else(|next| panic!("after {error:?}: {next:?}"));
+    drop(client);
+    proxy.until_closed();
+    (error, took)
+}
+
+/// Its context is big enough to break off in the middle of it.
+fn template() -> Files {
+    let text = format!("FROM scratch\nCOPY content /{}\n", unique());
+    let mut files = dockerfile(&text);
+    files.insert("content".to_owned(), file(&noise(500_000)));
+    files
+}
+
+#[test]
+fn an_engine_that_breaks_off_is_told_wherever_it_does() {
+    let mut rows = Vec::new();
+    for call in ALL {
+        for builder in builders(call) {
+            for answered in [0, 20, 300] {
+                rows.push((call, Treat::CutAnswer(answered, End::Close), builder));
+            }
+        }
+    }
+    // The classic builder gets the files with the request for the build.
+    for (call, builder) in [(Session, &"1"), (Build, &"0")] {
+        for uploaded in [0, 1000, 100_000, 400_000] {
+            rows.push((call, Treat::CutRequest(uploaded, End::Close), builder));
+        }
+    }
+    side_by_side(rows.iter(), |(call, treat, builder)| {
+        let (error, took) = broken(*call, treat, builder, None, PATIENT);
+        let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
+        assert_eq!(error.code, Code::EngineUnreachable, "{what}");
+        assert!(error.message.contains("proxy.sock"), "{what}");
+        assert!(took < Duration::from_secs(20), "{what}");
+    });
+}
+
+#[test]
+fn an_engine_that_answers_500_is_told_with_its_words() {
+    let mut rows = Vec::new();
+    for call in ALL {
+        rows.extend(builders(call).iter().map(|builder| (call, builder)));
+    }
+    side_by_side(rows.iter(), |(call, builder)| {
+        let (error, _) = broken(*call, &Treat::Fail, builder, None, PATIENT);
+        // This is also how the classic builder answers a wrong Dockerfile.
+        let code = match call {
+            Build => Code::BuildFailed,
+            _ => Code::EngineUnreachable,
+        };
+        assert_eq!(error.code, code, "{call:?} {builder}: {error:?}");
+        assert!(
+            error.message.contains("told to fail"),
+            "{call:?} {builder}: {error:?}"
+        );
+    });
+}
+
+/// An answer with this body.
+fn json(body: &str) -> Vec<u8> {
+    let length = body.len();
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
+    format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
+}
+
+#[test]
+fn an_engine_that_answers_nonsense_is_told() {
+    let no_http = [
+        vec![0; 4096],
+        b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec(),
+        format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)).into_bytes(),
+        format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(10_000)).into_bytes(),
+    ];
+    let no_answer = ["<html>sign in</html>", "{\"Id\":", "[]", "7"].map(json);
+    let mut rows = Vec::new();
+    for call in ALL {
+        for builder in builders(call) {
+            let answers = no_http.clone().into_iter();
+            rows.extend(answers.map(|answer| (call, Treat::Answer(answer, End::Close), builder)));
+            if ![Session, Build].contains(&call) {
+                let answers = no_answer.clone().into_iter();
+                rows.extend(
+                    answers.map(|answer| (call, Treat::Answer(answer, End::Stay), builder)),
+                );
+            }
+        }
+    }
+    side_by_side(rows.iter(), |(call, treat, builder)| {
+        let (error, took) = broken(*call, treat, builder, None, PATIENT);
+        let treat: String = format!("{treat:?}").chars().take(200).collect();
+        let what = format!("{call:?} {treat} {builder} {took:?}: {error:?}");
+        assert_eq!(error.code, Code::EngineUnreachable, "{what}");
+        assert!(took < Duration::from_secs(20), "{what}");
+    });
+}
+
+#[test]
+fn an_engine_that_stops_answering_is_not_waited_for_longer_than_the_limits() {
+    let mut rows = Vec::new();
+    for call in [Version, Inspect, Built] {
+        for cut in [
+            Treat::CutAnswer(0, End::Hang),
+            Treat::CutRequest(0, End::Hang),
+        ] {
+            rows.push((call, cut, &"1", Some(2), Code::DeadlineExceeded, 2));
+        }
+    }
+    for (call, builder) in [(Session, &"1"), (Build, &"1"), (Build, &"0")] {
+        for cut in [
+            Treat::CutRequest(0, End::Hang),
+            Treat::CutAnswer(0, End::Hang),
+            Treat::CutAnswer(300, End::Hang),
+        ] {
+            rows.push((call, cut, builder, None, Code::Stalled, 3));
+        }
+    }
+    for (call, builder) in [(Session, &"1"), (Build, &"0")] {
+        let cut = Treat::CutRequest(100_000, End::Hang);
+        rows.push((call, cut, builder, None, Code::Stalled, 3));
+    }
+    side_by_side(
+        rows.iter(),
+        |(call, treat, builder, deadline, code, limit)| {
+            let deadline = deadline.map(Duration::from_secs);
+            let (error, took) = broken(*call, treat, builder, deadline, 3);
+            let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
+            assert_eq!(error.code, *code, "{what}");
+            assert!(took >= Duration::from_secs(*limit), "{what}");
+            assert!(took < Duration::from_secs(limit + 10), "{what}");
+        },
+    );
+}
+
+#[test]
+fn an_engine_that_restarts_during_a_build_is_told_and_then_used_again() {
+    let own = OwnEngine::start();
+    for builder in builders(Build) {
+        own.engine.import_busybox();
+        let bed = Bed::new();
+        let word = unique();
+        let text = format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600\n");
+        bed.template("hermes", dockerfile(&text));
+        let client = bed.client_with(&[
+            (OptionName::DockerHost, &own.engine.url),
+            (OptionName::DockerBuildkit, builder),
+        ]);
+        let call = client.begin("hermes");
+        client.wait_for_line(&word);
+        let begun = Instant::now();
+        own.stop();
+        let error = call.end().unwrap_err();
+        assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+        assert!(error.message.contains(&own.engine.url), "{error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        assert_eq!(client.refused("hermes").code, Code::EngineUnreachable);
+
+        own.start_again();
+        bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        client.ensure("hermes").unwrap();
+    }
+}
