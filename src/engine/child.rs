@@ -10,6 +10,8 @@ use std::process::{Child, Command};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::options::OptionName;
+
 /// A child process that does not outlive its handle, and with it those that it has started.
 #[derive(Debug)]
 pub(super) struct Reaped(pub(super) Child);
@@ -17,7 +19,11 @@ pub(super) struct Reaped(pub(super) Child);
 impl Reaped {
     /// Starts a program in a process group of its own. Helpers, and what stands in for `ssh`, are often
     /// shell scripts: ending the shell alone would leave the rest behind.
+    ///
+    /// It has the host's environment but for the token, which is none of its business: an ssh whose
+    /// configuration says so (`SendEnv`) would carry it to another machine.
     pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
+        let command = command.env_remove(OptionName::Token.env());
         command.process_group(0).spawn().map(Self)
     }
 }

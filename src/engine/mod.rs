@@ -77,6 +77,11 @@ impl Found {
     }
 }
 
+const HINT_START: &str = "start Docker or Podman, or set DOCKER_HOST to its address; on \
+     \"permission denied\", join the group that owns the socket";
+const HINT_SSH: &str = "see whether `ssh HOST docker version` works for the same user without \
+     asking for anything: the key, the known hosts and the configuration are that user's";
+
 /// The label with the full commit id (OCI image specification, annotations).
 pub(crate) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
 
@@ -87,7 +92,7 @@ impl Engine {
     ///
     /// [`Code::EngineUnreachable`], with every endpoint that was tried and why it did not do.
     pub(crate) async fn connect(settings: &EngineSettings) -> Result<Self> {
-        let mut tried = Vec::new();
+        let (mut tried, mut over_ssh) = (Vec::new(), false);
         for endpoint in endpoint::candidates(settings)? {
             let attempt = Self::try_connect(&endpoint, settings);
             let why = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
@@ -95,16 +100,14 @@ impl Engine {
                 Ok(Err(error)) => deepest(&error),
                 Err(_) => "it does not answer".to_owned(),
             };
+            over_ssh |= matches!(endpoint.address, Address::Ssh(_));
             tried.push(format!("{endpoint}: {why}"));
         }
         Err(Error::new(
             Code::EngineUnreachable,
             format!("no container engine answers; tried {}", tried.join("; ")),
         )
-        .hint(
-            "start Docker or Podman, or set DOCKER_HOST to its address; on \"permission denied\", \
-             join the group that owns the socket",
-        ))
+        .hint(if over_ssh { HINT_SSH } else { HINT_START }))
     }
 
     async fn try_connect(

@@ -9,6 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::support::child::{self, Link, command, program};
+use crate::support::daemon::write_program;
 use crate::support::engine::BUSYBOX;
 use crate::support::server::dockerfile;
 use crate::support::{Bed, Files, Proxy, TestClient, Treat, file, script};
@@ -445,6 +446,49 @@ fn a_process_with_a_token_shows_it_nowhere() {
         assert_clean(name, &text);
         assert!(text.contains("says ***"), "{text}");
         assert!(output.stderr.is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn no_program_that_is_started_gets_the_token() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    bed.template("hermes", dockerfile("FROM registry.invalid/base\n"));
+    let (programs, config) = (bed.scratch().join("programs"), bed.scratch().join("docker"));
+    let seen = |program: &str| bed.scratch().join(format!("environment-of-{program}"));
+    for program in ["ssh", "docker-credential-of-the-test"] {
+        let script = format!("env > {}; exit 1", seen(program).display());
+        write_program(&programs, program, &script);
+    }
+    std::fs::create_dir(&config).unwrap();
+    let text = json!({ "credHelpers": { "registry.invalid": "of-the-test" } });
+    std::fs::write(config.join("config.json"), text.to_string()).unwrap();
+
+    let far = ("DOCKER_HOST", "ssh://nowhere.invalid");
+    let here = ("DOCKER_HOST", bed.engine.url.as_str());
+    for (started, host) in [("ssh", far), ("docker-credential-of-the-test", here)] {
+        let output = command(&bed, &program("ensure", Link::Static))
+            .env("MOLECULE_GITEA_TOKEN", TOKEN)
+            .env("DOCKER_CONFIG", &config)
+            .env("PATH", format!("{}:/usr/bin:/bin", programs.display()))
+            // The classic builder is told all logins before it begins.
+            .env("DOCKER_BUILDKIT", "0")
+            .env("OF_THE_HOST", "as it is")
+            .envs([host])
+            .arg("hermes")
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{}", child::text(&output));
+        let environment = std::fs::read_to_string(seen(started));
+        let environment = environment.unwrap_or_else(|_| panic!("{}", child::text(&output)));
+        assert_clean(started, &environment);
+        assert!(
+            !environment.contains("MOLECULE_GITEA_TOKEN"),
+            "{environment}"
+        );
+        assert!(
+            environment.contains("OF_THE_HOST=as it is"),
+            "{environment}"
+        );
     }
 }
 
