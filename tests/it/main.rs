@@ -15,6 +15,7 @@ mod crash;
 mod credentials;
 mod disk;
 mod dockerignore;
+mod documents;
 mod engine_faults;
 mod fetch;
 mod fidelity;
