@@ -4,21 +4,51 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 
+# What to build for, as Rust calls it. For another machine than this one packaging/with-zig compiles.
+HOST       := $(shell rustc --version --verbose | sed -n 's/^host: //p')
+TARGET     := $(HOST)
+PLATFORM   := $(shell packaging/platform $(TARGET))
 GO_PACKAGE := go/mol
-PLATFORM   := $(shell go env GOOS)_$(shell go env GOARCH)
 ARCHIVE    := $(GO_PACKAGE)/libmol_$(PLATFORM).a
 CARGO      := cargo
+ifeq ($(TARGET),$(HOST))
+BUILT      := target/release
+BUILD      := $(CARGO) build
+RUSTC      := $(CARGO) rustc
+else
+BUILT      := target/$(TARGET)/release
+BUILD      := rustup target add $(TARGET) && packaging/with-zig $(CARGO) zigbuild --target $(TARGET)
+RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuild rustc --target $(TARGET)
+endif
+COPY       := $(if $(findstring -musl,$(TARGET)),packaging/add-unwind $(TARGET),cp)
+
+export PREFIX DESTDIR INCLUDEDIR LIBDIR DATADIR PLATFORM
 
 .PHONY: help
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .PHONY: lib
-lib: ## libmol.a and libmol.so, and the archive where the Go package links it
-	$(CARGO) build --release --locked
-	cp target/release/libmol.a $(ARCHIVE).new
+lib: ## libmol.a and libmol.so, and the archive where the Go package links it; TARGET= for another machine
+	$(BUILD) --release --locked
+	$(COPY) $(BUILT)/libmol.a $(ARCHIVE).new
 	mv $(ARCHIVE).new $(ARCHIVE)
-	tests/link-id $(ARCHIVE) > $(ARCHIVE:.a=.go)
+	packaging/link-id $(PLATFORM) $(ARCHIVE) > $(ARCHIVE:.a=.go)
+
+.PHONY: musl
+musl: MUSL := $(firstword $(subst -, ,$(HOST)))-unknown-linux-musl
+musl: ## for Alpine and the like: the archive that the tag musl links, and a static mol in target/musl
+	$(MAKE) --no-print-directory lib TARGET=$(MUSL)
+	cd go/cmd/mol && CGO_ENABLED=1 CC="$(CURDIR)/packaging/with-zig python -m ziglang cc -target $(MUSL:-unknown-linux-musl=-linux-musl)" \
+	  go build -tags musl -ldflags '-linkmode external -extldflags "-static -Wl,--eh-frame-hdr"' -o ../../../target/musl/mol .
+
+.PHONY: install
+install: lib ## for C and pkg-config: header, libraries, mol.pc, licences; PREFIX= DESTDIR= INCLUDEDIR= LIBDIR=
+	packaging/install $(BUILT)
+
+.PHONY: uninstall
+uninstall: ## takes it out again
+	packaging/install --undo
 
 # As lib, from the same profile, but with points where the tests can stop it (src/point.rs). What is
 # compiled on the way is kept with the rest, what comes out is not: it never lies where lib puts its own.
@@ -57,8 +87,12 @@ generate: ## write the generated files: the C header, the Go package's linker fl
 	find target/debug/build -path '*/mol-*/out/mol.h' -printf '%T@ %p\n' | sort -n | tail -n 1 \
 	  | cut -d ' ' -f 2- | xargs -I % cp % include/mol.h
 	cp include/mol.h $(GO_PACKAGE)/mol.h
-	$(CARGO) rustc --locked --lib --crate-type staticlib -- --print native-static-libs 2>&1 \
-	  | sed -n 's/^note: native-static-libs: //p' | tests/link-file $(PLATFORM) > $(GO_PACKAGE)/link_$(PLATFORM).go
+	$(RUSTC) --locked --lib --crate-type staticlib -- --print native-static-libs 2>&1 \
+	  | sed -n 's/^note: native-static-libs: //p' | packaging/link-file $(PLATFORM) > $(GO_PACKAGE)/link_$(PLATFORM).go
+
+.PHONY: licences
+licences: ## write the licence texts of what is linked in
+	packaging/licences
 
 .PHONY: clean
 clean: ## remove what was built

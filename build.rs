@@ -1,4 +1,4 @@
-//! Makes the C header from `src/ffi`.
+//! Makes the C header from `src/ffi`, and gives the shared library its name.
 //!
 //! The header goes to `OUT_DIR`; the one in `include/` is committed, and a test compares the two, so
 //! that a build never writes into the source tree. `make generate` copies it over.
@@ -23,7 +23,23 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     builder.generate()?.write(&mut header);
     // What an argument must be is part of a C function's description, not a chapter of its own.
     let header = String::from_utf8(header)?.replace("// # Safety\n//\n", "");
+    if env::var("CARGO_CFG_TARGET_OS")? == "linux" {
+        println!(
+            "cargo::rustc-cdylib-link-arg=-Wl,-soname,{}",
+            soname(&header)?
+        );
+    }
     fs::write(&out, header)?;
     println!("cargo::rustc-env=MOL_GENERATED_HEADER={}", out.display());
     Ok(())
+}
+
+/// What programs ask the dynamic linker for: another name for each version of the ABI, so that none
+/// gets a library that it was not built for.
+fn soname(header: &str) -> Result<String, &'static str> {
+    let version = header
+        .lines()
+        .find_map(|line| line.strip_prefix("#define MOL_ABI_VERSION "))
+        .ok_or("src/ffi has no MOL_ABI_VERSION")?;
+    Ok(format!("libmol.so.{version}"))
 }

@@ -29,6 +29,7 @@ mod inputs;
 mod leaks;
 mod lookup;
 mod options;
+mod packaging;
 mod panics;
 mod planted;
 mod platforms;

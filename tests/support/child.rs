@@ -1,6 +1,7 @@
 //! C programs, compiled as a host's author would compile them, and run as processes of their own.
 
 use std::collections::HashMap;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
@@ -94,12 +95,29 @@ fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
         Link::Static => command
             .arg(libraries.join("libmol.a"))
             .args(native_libraries()),
-        Link::Shared => command
-            .arg(libraries.join("libmol.so"))
-            .arg(format!("-Wl,-rpath,{}", libraries.display())),
+        Link::Shared => {
+            let library = libraries.join("libmol.so");
+            // Under its own name, as `make install` puts it, and as the program will ask for it.
+            let installed = program.with_extension("lib");
+            let _ = std::fs::create_dir(&installed);
+            let _ = std::fs::remove_file(installed.join(soname()));
+            symlink(&library, installed.join(soname())).unwrap();
+            command
+                .arg(library)
+                .arg(format!("-Wl,-rpath,{}", installed.display()))
+        }
     };
     succeed(&mut command);
     program
+}
+
+/// The name under which programs look for the shared library.
+pub fn soname() -> String {
+    let header = std::fs::read_to_string(source("include/mol.h")).unwrap();
+    let version = header
+        .lines()
+        .find_map(|line| line.strip_prefix("#define MOL_ABI_VERSION "));
+    format!("libmol.so.{}", version.unwrap())
 }
 
 /// What libmol.a needs: the list that `make generate` took from the Rust compiler.

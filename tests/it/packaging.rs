@@ -1,0 +1,282 @@
+//! What `make install` and the Go package give to somebody who has never seen this project: C programs
+//! and Go servers that are built from nothing, in an empty folder, by the words of the documents.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::child::{command, compiler, soname, source, succeed, text};
+use crate::support::header::Header;
+use crate::support::server::dockerfile;
+use crate::support::{Bed, given};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// A Go server that asks for one image, and the library which one it is.
+const SERVER: &str = r#"package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+)
+
+func main() {
+	fmt.Println("library", mol.LibraryVersion())
+	ref, err := mol.EnsureLocalImage(context.Background(), "hermes")
+	if err != nil {
+		fmt.Println("error", err)
+		fmt.Println("unsupported", errors.Is(err, errors.ErrUnsupported))
+		os.Exit(1)
+	}
+	fmt.Println("reference", ref)
+}
+"#;
+
+/// Runs packaging/install with these settings.
+fn install(settings: &[(&str, &Path)], argument: &str) {
+    let platform = match std::env::consts::ARCH {
+        "x86_64" => "linux_amd64",
+        _ => "linux_arm64",
+    };
+    let mut install = Command::new(source("packaging/install"));
+    install.arg(argument).env("PLATFORM", platform);
+    for name in ["PREFIX", "DESTDIR", "INCLUDEDIR", "LIBDIR", "DATADIR"] {
+        install.env_remove(name);
+    }
+    succeed(install.envs(settings.iter().copied()));
+}
+
+/// Installs what the tests are about below `prefix`, and returns what pkg-config needs to find it.
+fn installed(prefix: &Path) -> PathBuf {
+    install(&[("PREFIX", prefix)], &given("MOL_TEST_LIB_DIR"));
+    prefix.join("lib/pkgconfig")
+}
+
+/// What pkg-config says of the library.
+fn pkg_config(found_by: &Path, options: &[&str]) -> Vec<String> {
+    let mut command = Command::new("pkg-config");
+    let output = succeed(
+        command
+            .args(options)
+            .arg("mol")
+            .env("PKG_CONFIG_PATH", found_by),
+    );
+    let flags = text(&output);
+    flags.split_whitespace().map(str::to_owned).collect()
+}
+
+/// All files and links below a folder, relative to it.
+fn files(folder: &Path) -> Vec<String> {
+    let output = succeed(
+        Command::new("find")
+            .arg(folder)
+            .args(["-not", "-type", "d", "-printf", "%P\n"]),
+    );
+    let mut files: Vec<_> = text(&output).lines().map(str::to_owned).collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn the_c_program_of_the_readme_builds_with_nothing_but_pkg_config() {
+    let bed = Bed::new();
+    let sha = bed.template("claude-code", dockerfile(PLAIN));
+    let found_by = installed(&bed.scratch().join("prefix"));
+    let readme = std::fs::read_to_string(source("README.md")).unwrap();
+    let program = readme.split("```c\n").nth(1).unwrap();
+    let program = program.split("```").next().unwrap();
+    let boot = bed.scratch().join("boot.c");
+    std::fs::write(&boot, program).unwrap();
+
+    for (how, options) in [
+        (None, &["--cflags", "--libs"][..]),
+        (Some("-static"), &["--cflags", "--libs", "--static"]),
+    ] {
+        let built = bed.scratch().join("boot");
+        let mut compile = compiler(false);
+        succeed(
+            compile
+                .args(how)
+                .arg(&boot)
+                .arg("-o")
+                .arg(&built)
+                .args(pkg_config(&found_by, options)),
+        );
+        let mut boot = command(&bed, &built);
+        // As the dynamic linker finds it in a prefix of one's own.
+        boot.env("LD_LIBRARY_PATH", bed.scratch().join("prefix/lib"));
+        let output = succeed(&mut boot);
+        let reference = bed.reference("claude-code", &sha);
+        assert_eq!(text(&output), format!("{reference}\n"));
+        let needs = succeed(Command::new("readelf").arg("-d").arg(&built));
+        let is_shared = text(&needs).contains(&format!("[{}]", soname()));
+        assert_eq!(is_shared, how.is_none(), "{}", text(&needs));
+    }
+}
+
+#[test]
+fn what_is_installed_is_complete_and_goes_away_again() {
+    let bed = Bed::new();
+    let (stage, prefix) = (bed.scratch().join("stage"), Path::new("/opt/mol & co"));
+    let settings = [
+        ("DESTDIR", &*stage),
+        ("PREFIX", prefix),
+        ("LIBDIR", Path::new("/opt/mol & co/lib/x86_64")),
+    ];
+    install(&settings, &given("MOL_TEST_LIB_DIR"));
+    let root = stage.join("opt/mol & co");
+    let soname = soname();
+    let mut expected = vec![
+        "include/mol.h".to_owned(),
+        "lib/x86_64/libmol.a".to_owned(),
+        "lib/x86_64/libmol.so".to_owned(),
+        format!("lib/x86_64/{soname}"),
+        "lib/x86_64/pkgconfig/mol.pc".to_owned(),
+        "share/licenses/libmol/LICENSE-APACHE".to_owned(),
+        "share/licenses/libmol/LICENSE-MIT".to_owned(),
+        "share/licenses/libmol/THIRD-PARTY-LICENSES.txt".to_owned(),
+    ];
+    expected.sort();
+    assert_eq!(files(&root), expected);
+    assert_eq!(files(&stage).len(), expected.len(), "nothing beside it");
+
+    let library = root.join("lib/x86_64").join(&soname);
+    let named = succeed(Command::new("readelf").arg("-d").arg(&library));
+    assert!(text(&named).contains(&format!("soname: [{soname}]")));
+    let link = std::fs::read_link(root.join("lib/x86_64/libmol.so")).unwrap();
+    assert_eq!(link, Path::new(&soname));
+    let about = std::fs::read_to_string(root.join("lib/x86_64/pkgconfig/mol.pc")).unwrap();
+    assert!(!about.contains("stage"), "DESTDIR is in no file: {about}");
+    assert!(about.contains("prefix=/opt/mol & co\n"), "{about}");
+    assert!(about.contains(concat!("Version: ", env!("CARGO_PKG_VERSION"))));
+    for (file, mode) in [
+        ("include/mol.h", 0o644),
+        ("lib/x86_64/pkgconfig/mol.pc", 0o644),
+    ] {
+        let found = std::fs::metadata(root.join(file)).unwrap();
+        assert_eq!(found.permissions().mode() & 0o777, mode, "{file}");
+    }
+
+    std::fs::write(root.join("lib/x86_64/libother.a"), "").unwrap();
+    install(&settings, "--undo");
+    assert_eq!(files(&root), ["lib/x86_64/libother.a"]);
+}
+
+/// A server in a module of its own, made with the commands of docs/integration.md.
+fn server(bed: &Bed) -> PathBuf {
+    let folder = bed.scratch().join("server");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("main.go"), SERVER).unwrap();
+    let package = "git.moleculesai.app/molecule-ai/libmol/go/mol";
+    let from = source("go/mol");
+    for arguments in [
+        &["mod", "init", "example.org/server"][..],
+        &["mod", "edit", &format!("-require={package}@v0.0.0")],
+        &[
+            "mod",
+            "edit",
+            &format!("-replace={package}={}", from.display()),
+        ],
+    ] {
+        succeed(&mut go(&folder, arguments));
+    }
+    folder
+}
+
+/// The go command, as a user has it who has set nothing.
+fn go(folder: &Path, arguments: &[&str]) -> Command {
+    let mut go = Command::new("go");
+    go.args(arguments).current_dir(folder).envs([
+        ("GOFLAGS", ""),
+        ("GOWORK", "off"),
+        ("CGO_ENABLED", "1"),
+    ]);
+    go
+}
+
+#[test]
+fn a_go_server_builds_with_go_build_also_vendored() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let server = server(&bed);
+    for (prepare, build) in [
+        (None, &["build", "-o", "server"][..]),
+        (
+            Some(["mod", "vendor"]),
+            &["build", "-mod=vendor", "-o", "server"],
+        ),
+    ] {
+        if let Some(prepare) = prepare {
+            succeed(&mut go(&server, &prepare));
+        }
+        let _ = std::fs::remove_file(server.join("server"));
+        succeed(&mut go(&server, build));
+        let output = text(&succeed(&mut command(&bed, &server.join("server"))));
+        let library = concat!("library ", env!("CARGO_PKG_VERSION"), "+");
+        assert!(output.starts_with(library), "{output}");
+        let reference = format!("reference {}\n", bed.reference("hermes", &sha));
+        assert!(output.ends_with(&reference), "{output}");
+    }
+}
+
+#[test]
+fn a_go_server_takes_the_shared_library_and_no_other_than_its_own() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let server = server(&bed);
+    let found_by = installed(&bed.scratch().join("prefix"));
+    let mut build = go(&server, &["build", "-tags", "mol_shared", "-o", "server"]);
+    succeed(build.env("PKG_CONFIG_PATH", &found_by));
+    let run = |libraries: &Path| {
+        let mut command = command(&bed, &server.join("server"));
+        command.env("LD_LIBRARY_PATH", libraries).output().unwrap()
+    };
+    let output = run(&bed.scratch().join("prefix/lib"));
+    assert!(output.status.success(), "{}", text(&output));
+    let reference = format!("reference {}\n", bed.reference("hermes", &sha));
+    assert!(text(&output).ends_with(&reference), "{}", text(&output));
+
+    // One of another ABI under this name, of which nothing but its number may be asked.
+    let other = bed.scratch().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let mut code = String::from("#include <stdlib.h>\n");
+    for (name, _) in Header::read().functions() {
+        let body = match name {
+            "mol_abi_version" => "return 4711;",
+            "mol_version" => "return (long)\"9.9.9\";",
+            _ => "abort();",
+        };
+        code += &format!("long {name}(void) {{ {body} }}\n");
+    }
+    let file = other.join("other.c");
+    std::fs::write(&file, code).unwrap();
+    let mut compile = compiler(false);
+    succeed(
+        compile
+            .args(["-shared", "-o"])
+            .arg(other.join(soname()))
+            .arg(&file),
+    );
+    let output = run(&other);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    let ours = mol::ffi::pure::MOL_ABI_VERSION.to_string();
+    for number in ["4711", &ours] {
+        assert!(text(&output).contains(number), "{}", text(&output));
+    }
+}
+
+#[test]
+fn without_cgo_a_go_server_builds_and_says_what_is_missing() {
+    let bed = Bed::new();
+    let server = server(&bed);
+    succeed(go(&server, &["build", "-o", "server"]).env("CGO_ENABLED", "0"));
+    let output = command(&bed, &server.join("server")).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = text(&output);
+    assert!(told.contains("CGO_ENABLED=1"), "{told}");
+    assert!(told.contains("unsupported true"), "{told}");
+}
