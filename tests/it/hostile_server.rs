@@ -220,7 +220,7 @@ fn what_drips_or_falls_silent_ends_within_its_limit() {
             job.took >= seconds(*after) - Duration::from_millis(100),
             "{what}"
         );
-        assert!(job.took < seconds(*after) + seconds(5), "{what}");
+        assert!(job.took < seconds(*after) + seconds(20), "{what}");
     });
 }
 
@@ -239,7 +239,7 @@ fn a_body_that_drips_for_ever_ends_with_the_ceiling() {
         let error = client.refused("hermes");
         assert_eq!(error.code, Code::Timeout, "{part} {body}: {error:?}");
         assert!(
-            begun.elapsed() < Duration::from_secs(8),
+            begun.elapsed() < Duration::from_secs(20),
             "{:?}",
             begun.elapsed()
         );
