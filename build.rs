@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 /// In the order in which a reader of the header wants them.
-const SOURCES: [&str; 5] = ["types", "pure", "options", "client", "free"];
+const SOURCES: [&str; 6] = ["types", "pure", "options", "client", "upkeep", "free"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=src/ffi");

@@ -17,7 +17,7 @@
 
 use std::fs::{self, DirBuilder, DirEntry, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -27,7 +27,7 @@ use tempfile::TempDir;
 
 use crate::disk::{self, Disk};
 use crate::error::{Code, Error, Result};
-use crate::image::CommitSha;
+use crate::image::{CommitSha, is_short};
 use crate::ownership;
 use crate::runtimes::Runtime;
 
@@ -50,6 +50,19 @@ pub(crate) struct Cache {
 pub(crate) struct Tree {
     pub(crate) path: PathBuf,
     pub(crate) commit_time: i64,
+}
+
+/// A tree as it lies here, whole or not.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    pub(crate) path: PathBuf,
+    /// The first twelve digits of its commit.
+    pub(crate) short: String,
+    /// Its commit, if it is vouched for.
+    pub(crate) commit: Option<CommitSha>,
+    /// What it takes on the disk.
+    pub(crate) bytes: u64,
+    pub(crate) made: SystemTime,
 }
 
 /// What vouches for a tree.
@@ -116,23 +129,8 @@ impl Cache {
         commit: &CommitSha,
         mut waiting: impl FnMut(String),
     ) -> Result<Lock> {
-        let path = self.folder.join(format!(".{}.lock", commit.short()));
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&path)
-            .map_err(|error| failed(&path, "cannot be opened", &error))?;
-        if !ownership::is_own_file(&file) {
-            return Err(Error::new(
-                Code::Cache,
-                format!("the cache: {} is not this user's lock file", path.display()),
-            )
-            .hint("see who made it, and remove it"));
-        }
+        let path = self.lock_path(commit.short());
+        let mut file = open_lock(&path)?;
         let mut told = String::new();
         let mut pause = Duration::from_millis(5);
         loop {
@@ -152,19 +150,111 @@ impl Cache {
                 }
             }
         }
-        // Only a courtesy to those who wait: the lock itself is the kernel's.
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        let me = Holder {
-            pid: std::process::id(),
-            since_unix: since.as_secs(),
-        };
-        let _ = serde_json::to_vec(&me).map(|text| write_over(&mut file, &text));
+        sign(&mut file);
         point!("lock-signed");
         Ok(Lock {
             _file: Arc::new(file),
         })
+    }
+
+    /// The folder as it is, to tidy up in; `None` if there is none, or a link in its place. Nothing is
+    /// made.
+    pub(crate) fn existing(root: &Path, runtime: Runtime) -> Result<Option<Self>> {
+        let folder = root.join(runtime.as_str());
+        ownership::check(root)?;
+        if !ownership::is_own_folder(&folder) {
+            return Ok(None);
+        }
+        ownership::check(&folder)?;
+        Ok(Some(Self { folder }))
+    }
+
+    /// The lock for a commit, by its first twelve digits, if nobody has it.
+    pub(crate) fn try_lock(&self, short: &str) -> Result<Option<Lock>> {
+        let path = self.lock_path(short);
+        let mut file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => {
+                return Err(failed(&path, "cannot be locked", &error));
+            }
+        }
+        sign(&mut file);
+        Ok(Some(Lock {
+            _file: Arc::new(file),
+        }))
+    }
+
+    /// Has somebody the lock for a commit? For someone who changes nothing, not even the lock file.
+    pub(crate) fn is_locked(&self, short: &str) -> bool {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(self.lock_path(short));
+        // Shared, so that two who look do not see each other.
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    fn lock_path(&self, short: &str) -> PathBuf {
+        self.folder.join(format!(".{short}.lock"))
+    }
+
+    /// The trees that are here, whole or half-written, with names that this library gives. Links and
+    /// what belongs to others are not among them.
+    pub(crate) fn kept(&self) -> Vec<Kept> {
+        let entries = self.leftovers("").filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let work = name.strip_prefix(WORK_PREFIX).and_then(|rest| {
+                let (short, end) = rest.split_once('-')?;
+                (!end.is_empty()).then_some(short)
+            });
+            let short = work.unwrap_or(&name);
+            if !is_short(short) {
+                return None;
+            }
+            let (short, path) = (short.to_owned(), entry.path());
+            let found = fs::symlink_metadata(&path).ok()?;
+            // What vouches for a tree begins as a file among the works.
+            let ours = ownership::is_own_folder(&path) || (work.is_some() && found.is_file());
+            if !ours {
+                return None;
+            }
+            let voucher = self.folder.join(format!(".{short}.json"));
+            let commit = read_own(&voucher)
+                .filter(|_| work.is_none())
+                .and_then(|text| serde_json::from_slice::<Voucher>(&text).ok())
+                .and_then(|voucher| CommitSha::parse(&voucher.commit))
+                .filter(|commit| commit.short() == short);
+            let made = commit.as_ref().and_then(|_| fs::metadata(&voucher).ok());
+            let made = made.unwrap_or(found).modified().ok();
+            Some(Kept {
+                short,
+                commit,
+                bytes: used_bytes(&path),
+                made: made.unwrap_or(SystemTime::UNIX_EPOCH),
+                path,
+            })
+        });
+        entries.collect()
+    }
+
+    /// Removes a tree, and says whether it has: one that has become whole since it was seen stays. Call
+    /// it with the lock held.
+    pub(crate) fn discard(&self, kept: &Kept) -> Result<bool> {
+        let (tree, voucher) = (
+            self.folder.join(&kept.short),
+            self.folder.join(format!(".{}.json", kept.short)),
+        );
+        if kept.path == tree {
+            if kept.commit.is_none() && read_own(&voucher).is_some_and(|text| !text.is_empty()) {
+                return Ok(false);
+            }
+            // The voucher first, as everywhere.
+            remove(&voucher)?;
+        }
+        remove(&kept.path)?;
+        Ok(true)
     }
 
     /// The tree of `commit`, if it is here and whole. What is here without being vouched for is
@@ -314,6 +404,56 @@ fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
         )
         .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
     })
+}
+
+/// Opens a lock file, and makes it if it is not there.
+fn open_lock(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(|error| failed(path, "cannot be opened", &error))?;
+    if ownership::is_own_file(&file) {
+        return Ok(file);
+    }
+    Err(Error::new(
+        Code::Cache,
+        format!("the cache: {} is not this user's lock file", path.display()),
+    )
+    .hint("see who made it, and remove it"))
+}
+
+/// Says who has a lock: only a courtesy to those who wait, for the lock itself is the kernel's.
+fn sign(file: &mut File) {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let me = Holder {
+        pid: std::process::id(),
+        since_unix: since.as_secs(),
+    };
+    let _ = serde_json::to_vec(&me).map(|text| write_over(file, &text));
+}
+
+/// What is below a path, in bytes of the disk. No link is followed.
+fn used_bytes(path: &Path) -> u64 {
+    let (mut bytes, mut paths) = (0, vec![path.to_owned()]);
+    while let Some(path) = paths.pop() {
+        let Ok(found) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        // The unit of st_blocks, whatever the file system's own is (POSIX, sys/stat.h).
+        bytes += found.blocks() * 512;
+        if found.is_dir() {
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+            paths.extend(entries.map(|entry| entry.path()));
+        }
+    }
+    bytes
 }
 
 fn write_over(file: &mut File, text: &[u8]) -> io::Result<()> {

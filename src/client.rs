@@ -15,11 +15,12 @@ use crate::executor;
 use crate::flight::Flights;
 use crate::http::Http;
 use crate::image::Image;
-use crate::mask::Masker;
+use crate::mask::{Masker, Told};
 use crate::offline;
 use crate::options::Options;
 use crate::panics;
 use crate::pipeline::{self, Shared};
+use crate::prune::{self, Inventory, PruneOptions, PruneReport};
 use crate::runtimes::Runtime;
 
 /// Takes events, already masked. It is called from the library's threads and must not block.
@@ -32,6 +33,9 @@ pub struct Client {
     observer: Option<Arc<Observer>>,
     calls: Calls,
 }
+
+/// What is told when a call ends.
+type Done<T> = Box<dyn FnOnce(u64, Result<T>) + Send>;
 
 /// What a call was about last, for the error of one that takes too long.
 type Latest = Arc<Mutex<Option<Event>>>;
@@ -87,9 +91,60 @@ impl Client {
         timeout: Option<Duration>,
         done: impl FnOnce(u64, Result<Image>) + Send + 'static,
     ) -> Result<u64> {
+        let runtime = self.runtime(runtime)?;
+        let work = move |shared: Arc<Shared>, emit| async move {
+            if shared.settings.offline {
+                offline::newest(&shared, runtime, &emit).await
+            } else {
+                pipeline::ensure(&shared, runtime, &emit).await
+            }
+        };
+        self.begin(Some(runtime), timeout, work, done)
+    }
+
+    /// Begins to look for the images and the trees that are here; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Internal`] if the runtime of the library cannot be had.
+    pub fn start_list(
+        &self,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Inventory>) + Send + 'static,
+    ) -> Result<u64> {
+        let work = move |shared: Arc<Shared>, _| async move { prune::list(&shared).await };
+        self.begin(None, timeout, work, done)
+    }
+
+    /// Begins to remove old images and trees; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::start_list`].
+    pub fn start_prune(
+        &self,
+        options: PruneOptions,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<PruneReport>) + Send + 'static,
+    ) -> Result<u64> {
+        let work =
+            move |shared: Arc<Shared>, _| async move { prune::prune(&shared, options).await };
+        self.begin(None, timeout, work, done)
+    }
+
+    fn runtime(&self, name: &str) -> Result<Runtime> {
         // The error quotes the beginning of the name, so it is made from the masked one.
-        let runtime =
-            Runtime::parse(runtime).or_else(|_| Runtime::parse(&self.masker.text(runtime)))?;
+        Runtime::parse(name).or_else(|_| Runtime::parse(&self.masker.text(name)))
+    }
+
+    /// Does the work of a call as a task of its own, to its end, its time limit or its cancelling.
+    fn begin<T: Told, W: Future<Output = Result<T>> + Send>(
+        &self,
+        runtime: Option<Runtime>,
+        timeout: Option<Duration>,
+        work: impl FnOnce(Arc<Shared>, Sink) -> W + Send + 'static,
+        done: impl FnOnce(u64, Result<T>) + Send + 'static,
+    ) -> Result<u64> {
         let id = next_id();
         let cancel = CancellationToken::new();
         lock(&self.calls).insert(id, cancel.clone());
@@ -103,13 +158,7 @@ impl Client {
         );
         let limit = timeout.unwrap_or(self.shared.settings.ceiling);
         let call = async move {
-            let work = async {
-                if shared.settings.offline {
-                    offline::newest(&shared, runtime, &emit).await
-                } else {
-                    pipeline::ensure(&shared, runtime, &emit).await
-                }
-            };
+            let work = async { work(Arc::clone(&shared), emit).await };
             let result = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Error::canceled()),
@@ -117,15 +166,18 @@ impl Client {
                 () = tokio::time::sleep(limit) => Err(too_late(timeout, limit, &latest)),
             };
             lock(&calls).remove(&id);
-            let named = |error| Error {
-                runtime: runtime.to_string(),
-                url: shared.settings.repo_prefix.url(runtime),
-                ..error
+            let named = |error| match runtime {
+                None => error,
+                Some(runtime) => Error {
+                    runtime: runtime.to_string(),
+                    url: shared.settings.repo_prefix.url(runtime),
+                    ..error
+                },
             };
             let told = panics::caught(|| {
                 point!("call-ended");
                 Ok(result
-                    .map(|image| masker.image(image))
+                    .map(|told| told.masked(&masker))
                     .map_err(|error| masker.error(named(error))))
             });
             done(id, told.unwrap_or_else(|defect| Err(named(defect))));
@@ -147,6 +199,41 @@ impl Client {
         runtime: &str,
         timeout: Option<Duration>,
     ) -> Result<Image> {
+        self.awaited(|done| self.start(runtime, timeout, done))
+            .await
+    }
+
+    /// What is here of this library: images of every runtime in the engine, and trees in the cache.
+    /// As [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
+    pub async fn list(&self, timeout: Option<Duration>) -> Result<Inventory> {
+        self.awaited(|done| self.start_list(timeout, done)).await
+    }
+
+    /// Removes old images and trees of this library, and nothing else; see [`PruneOptions`].
+    /// As [`Client::ensure_local_image`] otherwise. What it has removed before an error or a cancel is
+    /// gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
+    pub async fn prune(
+        &self,
+        options: PruneOptions,
+        timeout: Option<Duration>,
+    ) -> Result<PruneReport> {
+        self.awaited(|done| self.start_prune(options, timeout, done))
+            .await
+    }
+
+    /// Begins a call and waits for its end.
+    async fn awaited<T: Send + 'static>(
+        &self,
+        start: impl FnOnce(Done<T>) -> Result<u64>,
+    ) -> Result<T> {
         struct CancelOnDrop<'a>(&'a Client, u64);
         impl Drop for CancelOnDrop<'_> {
             fn drop(&mut self) {
@@ -154,10 +241,10 @@ impl Client {
             }
         }
         let (sender, receiver) = oneshot::channel();
-        let id = self.start(runtime, timeout, |_, result| {
+        let id = start(Box::new(|_, result| {
             // Nobody waits any more if the future was dropped.
             let _ = sender.send(result);
-        })?;
+        }))?;
         let _cancel = CancelOnDrop(self, id);
         receiver.await.unwrap_or_else(|_| Err(Error::canceled()))
     }
@@ -184,7 +271,7 @@ impl Client {
     }
 
     /// Where the events of a call go: masked, and with its name on them.
-    fn sink(&self, call: u64, runtime: Runtime, latest: Latest) -> Sink {
+    fn sink(&self, call: u64, runtime: Option<Runtime>, latest: Latest) -> Sink {
         let (observer, masker) = (self.observer.clone(), Arc::clone(&self.masker));
         Arc::new(move |mut event: Event| {
             point!("event-{:?}", event.kind);
@@ -195,7 +282,9 @@ impl Client {
                 return;
             };
             event.call = call;
-            event.runtime = runtime.to_string();
+            event.runtime = runtime
+                .map(|runtime| runtime.to_string())
+                .unwrap_or_default();
             observer(masker.event(event));
         })
     }

@@ -177,12 +177,65 @@ impl References {
         let pinned = as_given(pinned);
         let tag = pinned.strip_prefix(&repository)?.strip_prefix(':')?;
         let short = tag.strip_suffix(&suffix)?;
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        (short.len() == 12 && short.bytes().all(hex)).then(|| Self {
+        is_short(short).then(|| Self {
             pinned: pinned.to_owned(),
             latest: format!("{repository}:latest{suffix}"),
         })
     }
+}
+
+/// A reference of ours, taken apart again: of any runtime and platform, but of one isolation only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LocalName {
+    pub(crate) runtime: Runtime,
+    /// The first twelve digits of the commit; `None` for the reference that moves with the branch.
+    pub(crate) commit: Option<String>,
+    /// `-arch[-variant]`; empty for the default platform.
+    pub(crate) platform: String,
+}
+
+impl LocalName {
+    /// `None` for every name that [`References::new`] would not have given under this isolation.
+    pub(crate) fn parse(listed: &str, isolation: &Isolation) -> Option<Self> {
+        let (repository, tag) = as_given(listed).rsplit_once(':')?;
+        let runtime = repository
+            .strip_prefix(LOCAL_IMAGE_PREFIX)?
+            .strip_prefix("/workspace-template-")?;
+        let runtime = Runtime::parse(runtime).ok()?;
+        // No part of a platform is empty, so the first "--" is where an isolation begins.
+        let (tag, token) = match tag.split_once("--") {
+            Some((tag, token)) if !token.is_empty() => (tag, token),
+            Some(_) => return None,
+            None => (tag, ""),
+        };
+        if token != isolation.0 {
+            return None;
+        }
+        let (which, platform) = tag.split_at(tag.find('-').unwrap_or(tag.len()));
+        let commit = match which {
+            "latest" => None,
+            short if is_short(short) => Some(short.to_owned()),
+            _ => return None,
+        };
+        let plain = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        let mut parts = platform.split('-').skip(1);
+        (platform.split('-').count() <= 3 && parts.all(plain)).then(|| Self {
+            runtime,
+            commit,
+            platform: platform.to_owned(),
+        })
+    }
+}
+
+/// Is it what [`CommitSha::short`] gives?
+pub(crate) fn is_short(text: &str) -> bool {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.len() == 12 && text.bytes().all(hex)
 }
 
 /// A reference that an engine lists, as it was given: Podman puts a host in front of those that have
@@ -325,6 +378,39 @@ mod tests {
         ] {
             assert_eq!(of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_name_of_ours_is_told_from_every_other() {
+        let parse = |name: &str, isolation: &str| {
+            LocalName::parse(name, &Isolation::parse(isolation).unwrap())
+        };
+        for platform in ["linux/amd64", "linux/arm64", "linux/arm/v7"] {
+            for isolation in ["", "ci", "a--b", "arm64"] {
+                let refs = refs(platform, isolation);
+                let pinned = parse(&format!("localhost/{}", refs.pinned), isolation).unwrap();
+                let latest = parse(&refs.latest, isolation).unwrap();
+                assert_eq!(pinned.commit.as_deref(), Some("0123456789ab"));
+                assert_eq!((latest.commit, latest.platform), (None, pinned.platform));
+                assert_eq!(parse(&refs.pinned, "another"), None);
+            }
+        }
+        let ours = "molecule-local/workspace-template-hermes";
+        for other in [
+            format!("{ours}:0123456789ab--b"),
+            format!("{ours}:0123456789a"),
+            format!("{ours}:0123456789ab-"),
+            format!("{ours}:0123456789ab--"),
+            format!("{ours}:0123456789ab-arm-v7-x"),
+            format!("{ours}:mine"),
+            format!("{ours}-2:latest"),
+            format!("evil.example/{ours}:latest"),
+            ours.to_owned(),
+            "<none>:<none>".to_owned(),
+        ] {
+            assert_eq!(parse(&other, ""), None, "{other}");
+        }
+        assert_eq!(parse(&format!("{ours}:0123456789ab--a--b"), "b"), None);
     }
 
     #[test]

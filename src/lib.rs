@@ -16,6 +16,7 @@
 //! | `gitea`, `http`, `retry` | step 2: which commit? |
 //! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
+//! | [`prune`] | what is here, and what may go |
 //! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
 //! | [`error`], [`event`], [`mask`], `panics` | what is told, and what is not |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
@@ -46,6 +47,7 @@ pub mod options;
 mod ownership;
 mod panics;
 mod pipeline;
+pub mod prune;
 mod queue;
 pub mod registry;
 mod retry;

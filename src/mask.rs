@@ -58,6 +58,19 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// What a call ends with: it leaves the library only through here.
+pub(crate) trait Told: Send + 'static {
+    /// Itself, with every text in it masked.
+    #[must_use]
+    fn masked(self, masker: &Masker) -> Self;
+}
+
+impl Told for Image {
+    fn masked(self, masker: &Masker) -> Self {
+        masker.image(self)
+    }
+}
+
 /// Replaces a token, in every spelling, and the user information of every URL.
 #[derive(Clone, Default)]
 pub struct Masker {
@@ -102,7 +115,8 @@ impl Masker {
         }
     }
 
-    fn in_place(&self, text: &mut String) {
+    /// Masks `text` where it is.
+    pub(crate) fn in_place(&self, text: &mut String) {
         if let Cow::Owned(masked) = self.text(text) {
             *text = masked;
         }

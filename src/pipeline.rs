@@ -29,6 +29,16 @@ use crate::version_pin;
 /// The prefix of the labels that are this library's own (reverse DNS, as docker's guidelines ask).
 const LABEL_PREFIX: &str = "ai.moleculesai.libmol";
 
+/// The label with the runtime: what has it was made by this library.
+pub(crate) fn runtime_label() -> String {
+    format!("{LABEL_PREFIX}.runtime")
+}
+
+/// The label with the platform that was asked for.
+pub(crate) fn platform_label() -> String {
+    format!("{LABEL_PREFIX}.platform")
+}
+
 /// What every call of one client uses.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
@@ -294,14 +304,8 @@ fn labels(wanted: &Wanted) -> HashMap<String, String> {
     HashMap::from([
         (source, wanted.repository.url.to_string()),
         (REVISION_LABEL.to_owned(), wanted.commit.to_string()),
-        (
-            format!("{LABEL_PREFIX}.runtime"),
-            wanted.runtime.to_string(),
-        ),
-        (
-            format!("{LABEL_PREFIX}.platform"),
-            wanted.platform.to_string(),
-        ),
+        (runtime_label(), wanted.runtime.to_string()),
+        (platform_label(), wanted.platform.to_string()),
     ])
 }
 

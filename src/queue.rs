@@ -21,7 +21,16 @@ pub(crate) enum Item {
     /// Something happened.
     Event(Box<Event>),
     /// The call with this id has ended.
-    Done(u64, Box<Result<Image>>),
+    Done(u64, Box<Result<Outcome>>),
+}
+
+/// What a call has come to.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// An image.
+    Image(Box<Image>),
+    /// A report, in JSON.
+    Report(String),
 }
 
 /// What [`Queue::next`] found.

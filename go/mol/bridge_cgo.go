@@ -23,6 +23,10 @@ package mol
 #cgo nocallback mol_client_free
 #cgo noescape mol_client_submit
 #cgo nocallback mol_client_submit
+#cgo noescape mol_client_submit_list
+#cgo nocallback mol_client_submit_list
+#cgo noescape mol_client_submit_prune
+#cgo nocallback mol_client_submit_prune
 #cgo noescape mol_client_cancel
 #cgo nocallback mol_client_cancel
 #cgo noescape mol_client_next_event
@@ -129,12 +133,22 @@ func setOption(options C.mol_options, s setting) error {
 	return nil
 }
 
-func (c cgoClient) submit(runtime string, timeoutMS int64) (uint64, *Error) {
-	name := C.CString(runtime)
-	defer C.free(unsafe.Pointer(name))
+func (c cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
 	var call C.mol_call
 	var cErr *C.mol_error
-	if status := C.mol_client_submit(c.id, name, C.int64_t(timeoutMS), &call, &cErr); status != C.MOL_OK {
+	var status C.mol_status
+	limit := C.int64_t(timeoutMS)
+	switch t.kind {
+	case taskEnsure:
+		name := C.CString(t.runtime)
+		defer C.free(unsafe.Pointer(name))
+		status = C.mol_client_submit(c.id, name, limit, &call, &cErr)
+	case taskList:
+		status = C.mol_client_submit_list(c.id, limit, &call, &cErr)
+	case taskPrune:
+		status = C.mol_client_submit_prune(c.id, C.uint32_t(t.keep), C.bool(t.dryRun), limit, &call, &cErr)
+	}
+	if status != C.MOL_OK {
 		return 0, takeError(status, cErr)
 	}
 	return uint64(call), nil
@@ -160,9 +174,16 @@ func (c cgoClient) next() (message, *Error) {
 	case event.error != nil:
 		m.err = copyError(event.error)
 	default:
-		var w wireEvent
+		var w struct {
+			wireEvent
+			Result json.RawMessage `json:"result"`
+		}
 		if err := json.Unmarshal([]byte(C.GoString(event.json)), &w); err != nil {
 			return message{}, &Error{Code: CodeInternal, Message: "libmol sent an event that is not valid JSON: " + err.Error()}
+		}
+		if w.Kind == kindResult {
+			m.report = w.Result
+			break
 		}
 		e := w.event()
 		m.event = &e

@@ -2,8 +2,8 @@ package mol
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
-	"fmt"
 	goruntime "runtime"
 	"strings"
 	"sync"
@@ -48,12 +48,15 @@ func New(options Options) (*Client, error) {
 //
 // The error is an [*Error], whose [Code] says what kind of failure it is.
 func (c *Client) EnsureLocalImage(ctx context.Context, runtime string) (Image, error) {
-	image, err := c.inner.ensureLocalImage(ctx, runtime)
+	if !IsKnownRuntime(runtime) {
+		return Image{}, unknownRuntime(c.inner.mask(runtime))
+	}
+	answer, err := c.inner.call(ctx, task{kind: taskEnsure, runtime: runtime})
 	goruntime.KeepAlive(c)
 	if err != nil {
 		return Image{}, err
 	}
-	return image, nil
+	return answer.image, nil
 }
 
 // Close cancels the calls that are running, waits for them and frees what the client holds. They return an
@@ -73,7 +76,7 @@ func (c *Client) Close() error {
 // have another one that misbehaves on demand.
 type coreClient interface {
 	// submit starts a call and does not wait for it. A timeout of 0 stands for the ceiling.
-	submit(runtime string, timeoutMS int64) (id uint64, err *Error)
+	submit(t task, timeoutMS int64) (id uint64, err *Error)
 	// cancel asks for the end of a call. It still gets its answer, as every call does exactly once.
 	cancel(id uint64)
 	// next waits for the next message of any call. CodeClosed and CodeNoSuchHandle say that the client is
@@ -83,17 +86,38 @@ type coreClient interface {
 	free()
 }
 
-// message is an event of a call, or its answer: an image or an error.
+// task is what a call asks for.
+type task struct {
+	kind    taskKind
+	runtime string // "" for what is about all of them
+	keep    uint32
+	dryRun  bool
+}
+
+type taskKind int
+
+const (
+	taskEnsure taskKind = iota
+	taskList
+	taskPrune
+)
+
+// kindResult marks the answer that is a report, where the kind of an event would be.
+const kindResult EventKind = "result"
+
+// message is an event of a call, or its answer: an image, a report in JSON, or an error.
 type message struct {
-	call  uint64
-	event *Event
-	image *Image
-	err   *Error
+	call   uint64
+	event  *Event
+	image  *Image
+	report json.RawMessage
+	err    *Error
 }
 
 // answer is how a call ended, with the events that came before it still on their way.
 type answer struct {
 	image  Image
+	report json.RawMessage
 	err    *Error
 	events <-chan struct{}
 }
@@ -148,31 +172,41 @@ func startClient(core coreClient, l *listener, token string) *client {
 	return c
 }
 
-func (c *client) ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
-	if !IsKnownRuntime(runtime) {
-		return Image{}, unknownRuntime(c.mask(runtime))
-	}
+// call has a task carried out and waits for its answer.
+func (c *client) call(ctx context.Context, t task) (answer, error) {
 	if ctx.Err() != nil {
-		return Image{}, contextError(ctx, runtime, nil)
+		return answer{}, contextError(ctx, t.runtime, nil)
 	}
 	if err := c.begin(); err != nil {
-		err.Runtime = runtime
-		return Image{}, err
+		err.Runtime = t.runtime
+		return answer{}, err
 	}
 	defer c.running.Done()
 
-	id, answers, err := c.submit(ctx, runtime)
+	id, answers, err := c.submit(ctx, t)
 	if err != nil {
-		return Image{}, err
+		return answer{}, err
 	}
 	select {
 	case a := <-answers:
-		return a.result(runtime)
+		return a, a.settle(t.runtime)
 	case <-ctx.Done():
-		return Image{}, contextError(ctx, runtime, c.giveUp(id, answers))
+		return answer{}, contextError(ctx, t.runtime, c.giveUp(id, answers))
 	case <-c.stop:
-		return Image{}, closedError(runtime, c.giveUp(id, answers))
+		return answer{}, closedError(t.runtime, c.giveUp(id, answers))
 	}
+}
+
+// report has a task carried out whose answer is a report, and reads that into what report points to.
+func (c *client) report(ctx context.Context, t task, report any) error {
+	a, err := c.call(ctx, t)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(a.report, report); err != nil {
+		return &Error{Code: CodeInternal, Message: "libmol sent a report that cannot be read: " + err.Error()}
+	}
+	return nil
 }
 
 // begin counts a call as running, unless there can be no more.
@@ -194,19 +228,19 @@ func (c *client) begin() *Error {
 	return nil
 }
 
-func (c *client) submit(ctx context.Context, runtime string) (uint64, <-chan answer, error) {
+func (c *client) submit(ctx context.Context, t task) (uint64, <-chan answer, error) {
 	select {
 	case c.inside <- struct{}{}:
 	case <-ctx.Done():
-		return 0, nil, contextError(ctx, runtime, nil)
+		return 0, nil, contextError(ctx, t.runtime, nil)
 	case <-c.stop:
-		return 0, nil, closedError(runtime, nil)
+		return 0, nil, closedError(t.runtime, nil)
 	}
-	id, err := c.core.submit(runtime, timeoutMS(ctx))
+	id, err := c.core.submit(t, timeoutMS(ctx))
 	<-c.inside
 	if err != nil {
 		if err.Runtime == "" {
-			err.Runtime = runtime
+			err.Runtime = t.runtime
 		}
 		return 0, nil, err
 	}
@@ -280,6 +314,8 @@ func (c *client) take(m message) {
 		c.listener.put(*m.event)
 	case m.image != nil:
 		c.answer(m.call, answer{image: *m.image})
+	case m.report != nil:
+		c.answer(m.call, answer{report: m.report})
 	case m.err != nil:
 		c.answer(m.call, answer{err: m.err})
 	}
@@ -325,9 +361,9 @@ func (c *client) close() {
 	close(c.closed)
 }
 
-// result waits a moment for the listener and takes the answer apart. The error is a copy: several calls
-// may have the same.
-func (a answer) result(runtime string) (Image, error) {
+// settle waits a moment for the listener and gives the error, if the answer is one. It is a copy: several
+// calls may have the same.
+func (a answer) settle(runtime string) error {
 	if a.events != nil {
 		timer := time.NewTimer(eventGrace)
 		select {
@@ -337,13 +373,13 @@ func (a answer) result(runtime string) (Image, error) {
 		timer.Stop()
 	}
 	if a.err == nil {
-		return a.image, nil
+		return nil
 	}
 	err := *a.err
 	if err.Runtime == "" {
 		err.Runtime = runtime
 	}
-	return Image{}, &err
+	return &err
 }
 
 // timeoutMS is the time up to the context's deadline in milliseconds, at least one and rounded up, so that
@@ -375,11 +411,18 @@ func unknownRuntime(runtime string) *Error {
 // contextError is what a call returns that its context ended. What the library said of it is kept where it
 // says more than that the call was cancelled.
 func contextError(ctx context.Context, runtime string, said *Error) *Error {
-	err := &Error{Code: CodeCanceled, Message: fmt.Sprintf("the call for runtime %s was canceled", quoteShort(runtime))}
+	call := "the call"
+	if runtime != "" {
+		call += " for runtime " + quoteShort(runtime)
+	}
+	err := &Error{Code: CodeCanceled, Message: call + " was canceled"}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err.Code = CodeDeadlineExceeded
-		err.Message = fmt.Sprintf("the deadline of the call for runtime %s passed", quoteShort(runtime))
-		err.Hint = "allow more time: a first build can take 10 minutes and more where the platform is emulated"
+		err.Message = "the deadline of " + call + " passed"
+		err.Hint = "allow more time"
+		if runtime != "" {
+			err.Hint += ": a first build can take 10 minutes and more where the platform is emulated"
+		}
 	}
 	if said != nil {
 		switch said.Code {

@@ -33,14 +33,14 @@ func newFakeCore() *fakeCore {
 	}
 }
 
-func (f *fakeCore) submit(runtime string, timeoutMS int64) (uint64, *Error) {
+func (f *fakeCore) submit(t task, timeoutMS int64) (uint64, *Error) {
 	f.mu.Lock()
 	f.lastID++
 	id := f.lastID
 	f.timeouts = append(f.timeouts, timeoutMS)
 	f.mu.Unlock()
 	if f.onSubmit != nil {
-		if err := f.onSubmit(f, id, runtime); err != nil {
+		if err := f.onSubmit(f, id, t.runtime); err != nil {
 			return 0, err
 		}
 	}

@@ -286,13 +286,14 @@ typedef struct {
 // The id of a call, from mol_client_submit.
 typedef uint64_t mol_call;
 
-// Something that happened. Exactly one of json, image and error is set; image or error is the end
-// of the call, which comes exactly once for each call that mol_client_submit has accepted.
+// Something that happened. Exactly one of json, image and error is set. The end of a call comes exactly
+// once for each call that was accepted: an error; or an image, for mol_client_submit; or, for the others,
+// json whose "kind" is "result", with the report as its "result".
 typedef struct {
   // The call it is about.
   mol_call call;
-  // One JSON object, or NULL at the end of the call. Its "kind" says what happened, its "message"
-  // is one line for people; docs/events.md has every kind with its fields.
+  // One JSON object, or NULL. Its "kind" says what happened, its "message" is one line for people;
+  // docs/events.md has every kind with its fields.
   const char *json;
   // The call has ended well. Freed with the event.
   const mol_image *image;
@@ -414,7 +415,49 @@ mol_status mol_client_next_event(mol_client client,
                                  mol_event **event,
                                  mol_error **error);
 
-// Frees a string from mol_mask_token. NULL is fine.
+// Says what there is of this library: images of every runtime in the engine, and trees in the cache,
+// as one JSON object; docs/upkeep.md has its fields. `timeout_ms` is as for mol_ensure_local_image.
+// Free the answer with mol_string_free.
+//
+// `inventory` and `error` are NULL or may be written.
+mol_status mol_list(mol_client client,
+                    int64_t timeout_ms,
+                    char **inventory,
+                    mol_error **error);
+
+// Begins what mol_list does, and returns at once; otherwise as mol_client_submit.
+//
+// `call` and `error` are NULL or may be written.
+mol_status mol_client_submit_list(mol_client client,
+                                  int64_t timeout_ms,
+                                  mol_call *call,
+                                  mol_error **error);
+
+// Removes old images of this library from the engine, and old trees from the cache; with `dry_run` it
+// only says what it would remove. The newest `keep_per_runtime` of each runtime stay, what a container
+// uses, and what the moving tag points at; so does everything that is not this library's, or has
+// another isolation. The report is one JSON object; docs/upkeep.md has its fields. `timeout_ms` is as
+// for mol_ensure_local_image. Free the report with mol_string_free.
+//
+// `report` and `error` are NULL or may be written.
+mol_status mol_prune(mol_client client,
+                     uint32_t keep_per_runtime,
+                     bool dry_run,
+                     int64_t timeout_ms,
+                     char **report,
+                     mol_error **error);
+
+// Begins what mol_prune does, and returns at once; otherwise as mol_client_submit.
+//
+// `call` and `error` are NULL or may be written.
+mol_status mol_client_submit_prune(mol_client client,
+                                   uint32_t keep_per_runtime,
+                                   bool dry_run,
+                                   int64_t timeout_ms,
+                                   mol_call *call,
+                                   mol_error **error);
+
+// Frees a string that a function has given as its answer: from mol_mask_token, say. NULL is fine.
 //
 // `text` is NULL or a string that this library has handed out, and is not used afterwards.
 void mol_string_free(char *text);

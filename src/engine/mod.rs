@@ -14,6 +14,7 @@ mod platforms;
 mod request;
 mod session;
 mod ssh;
+mod store;
 mod watch;
 
 pub(crate) use lines::Lines;
@@ -28,6 +29,7 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::Semaphore;
 
 pub(crate) use build::{Build, Builder};
+pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
 use crate::image::{Platform, as_given};

@@ -69,6 +69,12 @@ pub(super) fn post(version: &ClientVersion, path: &str) -> Builder {
     Request::post(format!("/v{major}.{minor}{path}")).header(HOST, connect::HOST)
 }
 
+/// The same, for a request that only asks.
+pub(super) fn get(version: &ClientVersion, path: &str) -> Builder {
+    let (major, minor) = (version.major_version, version.minor_version);
+    Request::get(format!("/v{major}.{minor}{path}")).header(HOST, connect::HOST)
+}
+
 /// Sends a request over a connection of its own, and waits for the beginning of the answer.
 pub(super) async fn send(address: &Address, request: Request<Body>) -> Result<Answer, Failure> {
     let stream = connect::dial(address)
@@ -119,6 +125,16 @@ async fn refusal(body: Incoming) -> String {
 }
 
 impl Answer {
+    /// The whole of an answer in JSON, of at most `max` bytes.
+    pub(super) async fn json<T: serde::de::DeserializeOwned>(
+        self,
+        max: usize,
+    ) -> Result<T, Failure> {
+        let body = Limited::new(self.response.into_body(), max).collect().await;
+        let body = body.map_err(|error| Failure::Broken(error.to_string()))?;
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| Failure::broken(&error))
+    }
+
     /// The lines of a build's answer, to its end or to the error in it.
     pub(super) fn build_info(self) -> impl Stream<Item = Result<BuildInfo, Failure>> {
         let connection = self.connection;

@@ -4,6 +4,8 @@ use std::ffi::c_char;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::guard::{entry, quietly, write};
 use super::handles::Handles;
 use super::options;
@@ -14,14 +16,14 @@ use super::types::{
 use crate::client::{Client, Observer};
 use crate::error::{Code, Error, Result};
 use crate::executor;
-use crate::queue::{Item, Next, Queue};
+use crate::queue::{Item, Next, Outcome, Queue};
 
-static CLIENTS: Handles<Object> = Handles::new("client");
+pub(super) static CLIENTS: Handles<Object> = Handles::new("client");
 
 /// A client with the queue that its events wait in.
-struct Object {
-    client: Client,
-    queue: Arc<Queue>,
+pub(super) struct Object {
+    pub(super) client: Client,
+    pub(super) queue: Arc<Queue>,
 }
 
 /// Makes a client. Nothing is connected to before its first call. The options may be freed at once.
@@ -94,14 +96,11 @@ pub unsafe extern "C" fn mol_ensure_local_image(
             write("image", image, || {
                 let object = CLIENTS.get(client)?;
                 let runtime = required("runtime", runtime)?;
-                let (sender, receiver) = mpsc::channel();
-                object
-                    .client
-                    .start(runtime, timeout(timeout_ms), move |_, result| {
-                        // The receiver waits below until this has been called.
-                        let _ = sender.send(result);
-                    })?;
-                let result = receiver.recv().unwrap_or_else(|_| Err(Error::canceled()));
+                let result = waited(|done| {
+                    object
+                        .client
+                        .start(runtime, timeout(timeout_ms), move |_, result| done(result))
+                });
                 result.map(mol_image::new)
             })
         })
@@ -132,7 +131,10 @@ pub unsafe extern "C" fn mol_client_submit(
                 object
                     .client
                     .start(runtime, timeout(timeout_ms), move |id, result| {
-                        queue.push(Item::Done(id, Box::new(result)));
+                        queue.push(Item::Done(
+                            id,
+                            Box::new(result.map(|image| Outcome::Image(Box::new(image)))),
+                        ));
                     })
             })
         })
@@ -197,12 +199,28 @@ pub unsafe extern "C" fn mol_client_next_event(
     }
 }
 
-fn json(event: &crate::event::Event) -> Result<String> {
-    serde_json::to_string(event)
-        .map_err(|error| Error::new(Code::Internal, format!("an event cannot be told: {error}")))
+/// Begins a call and waits for its end.
+pub(super) fn waited<T: Send + 'static>(
+    start: impl FnOnce(Box<dyn FnOnce(Result<T>) + Send>) -> Result<u64>,
+) -> Result<T> {
+    let (sender, receiver) = mpsc::channel();
+    start(Box::new(move |result| {
+        // The receiver waits below until this has been called.
+        let _ = sender.send(result);
+    }))?;
+    receiver.recv().unwrap_or_else(|_| Err(Error::canceled()))
 }
 
-fn timeout(timeout_ms: i64) -> Option<Duration> {
+pub(super) fn json(told: &impl Serialize) -> Result<String> {
+    serde_json::to_string(told).map_err(|error| {
+        Error::new(
+            Code::Internal,
+            format!("it cannot be told in JSON: {error}"),
+        )
+    })
+}
+
+pub(super) fn timeout(timeout_ms: i64) -> Option<Duration> {
     u64::try_from(timeout_ms)
         .ok()
         .filter(|ms| *ms > 0)

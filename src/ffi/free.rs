@@ -6,7 +6,7 @@ use super::guard::quietly;
 use super::text::take_back;
 use super::types::{mol_error, mol_event, mol_image, mol_registry};
 
-/// Frees a string from mol_mask_token. NULL is fine.
+/// Frees a string that a function has given as its answer: from mol_mask_token, say. NULL is fine.
 ///
 /// # Safety
 ///

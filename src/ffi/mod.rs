@@ -9,7 +9,7 @@
 //! | `text` | strings in and out |
 //! | `handles` | ids for what lives on this side |
 //! | `types` | the structs and numbers of the ABI |
-//! | `pure`, `options`, `client`, `free` | the functions |
+//! | `pure`, `options`, `client`, `upkeep`, `free` | the functions |
 
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]
@@ -22,6 +22,7 @@ pub mod options;
 pub mod pure;
 mod text;
 pub mod types;
+pub mod upkeep;
 
 #[cfg(test)]
 mod tests {

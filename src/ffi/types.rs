@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::text::give;
 use crate::error::{Code, Error};
 use crate::image::{Image, Timings};
+use crate::queue::Outcome;
 use crate::registry::{RegistryMode, RegistrySource};
 
 /// What a function has to say. The numbers are never changed and never used again for another.
@@ -252,15 +253,16 @@ impl mol_registry {
     }
 }
 
-/// Something that happened. Exactly one of json, image and error is set; image or error is the end
-/// of the call, which comes exactly once for each call that mol_client_submit has accepted.
+/// Something that happened. Exactly one of json, image and error is set. The end of a call comes exactly
+/// once for each call that was accepted: an error; or an image, for mol_client_submit; or, for the others,
+/// json whose "kind" is "result", with the report as its "result".
 #[repr(C)]
 #[derive(Debug)]
 pub struct mol_event {
     /// The call it is about.
     pub call: mol_call,
-    /// One JSON object, or NULL at the end of the call. Its "kind" says what happened, its "message"
-    /// is one line for people; docs/events.md has every kind with its fields.
+    /// One JSON object, or NULL. Its "kind" says what happened, its "message" is one line for people;
+    /// docs/events.md has every kind with its fields.
     pub json: *const c_char,
     /// The call has ended well. Freed with the event.
     pub image: *const mol_image,
@@ -275,9 +277,15 @@ impl mol_event {
     }
 
     /// Hands the end of a call out.
-    pub(super) fn done(call: u64, result: Result<Image, Error>) -> *mut Self {
+    pub(super) fn done(call: u64, result: Result<Outcome, Error>) -> *mut Self {
         match result {
-            Ok(image) => Self::new(call, ptr::null(), mol_image::new(image), ptr::null()),
+            Ok(Outcome::Report(report)) => {
+                let end = format!(r#"{{"kind":"result","call":{call},"result":{report}}}"#);
+                Self::json(call, end)
+            }
+            Ok(Outcome::Image(image)) => {
+                Self::new(call, ptr::null(), mol_image::new(*image), ptr::null())
+            }
             Err(error) => Self::new(call, ptr::null(), ptr::null(), mol_error::new(error)),
         }
     }

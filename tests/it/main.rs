@@ -36,6 +36,7 @@ mod platforms;
 mod podman;
 mod processes;
 mod properties;
+mod prune;
 mod redirects;
 mod retries;
 mod sharing;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ImageInspect};
@@ -165,8 +165,27 @@ impl Engine {
         self.images.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// While this is held, no test builds where that minds: for a test that removes images.
+    pub fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.images.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn create_container(&self, name: &str, image: &str) {
+        let options = CreateContainerOptionsBuilder::new().name(name).build();
+        let body = ContainerCreateBody {
+            image: Some(image.to_owned()),
+            cmd: Some(vec!["never-started".to_owned()]),
+            ..Default::default()
+        };
+        block_on(self.docker.create_container(Some(options), body)).unwrap();
+    }
+
+    pub fn remove_container(&self, name: &str) {
+        block_on(self.docker.remove_container(name, None)).unwrap();
+    }
+
     pub fn untag(&self, reference: &str) {
-        let _alone = self.images.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.alone();
         let options = RemoveImageOptionsBuilder::new().force(true).build();
         let _ = block_on(self.docker.remove_image(reference, Some(options), None));
     }

@@ -17,20 +17,22 @@ import (
 // An app is one run of the command, with everything it touches.
 type app struct {
 	stdout, stderr io.Writer
-	open           func(mol.Options) (ensurer, error)
+	open           func(mol.Options) (library, error)
 
 	asJSON  bool
 	timeout time.Duration
 	parsed  bool // the command line was understood: errors from here on are not about usage
 }
 
-// An ensurer is the part of mol.Client that the commands use.
-type ensurer interface {
+// A library is the part of mol.Client that the commands use.
+type library interface {
 	EnsureLocalImage(ctx context.Context, runtime string) (mol.Image, error)
+	List(ctx context.Context) (mol.Inventory, error)
+	Prune(ctx context.Context, o mol.PruneOptions) (mol.PruneReport, error)
 	Close() error
 }
 
-func openClient(opts mol.Options) (ensurer, error) { return mol.New(opts) }
+func openClient(opts mol.Options) (library, error) { return mol.New(opts) }
 
 // run executes one command line and returns the exit code.
 func (a *app) run(ctx context.Context, args []string) int {
@@ -62,7 +64,8 @@ func (a *app) rootCommand() *cobra.Command {
 		},
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
-	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.versionCommand(), exitCodesTopic())
+	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.listCommand(), a.pruneCommand(),
+		a.versionCommand(), exitCodesTopic())
 	return root
 }
 
@@ -78,6 +81,18 @@ func (a *app) ensure(ctx context.Context, runtime string, d display) (mol.Image,
 	// Closing also waits for the events that are still on their way.
 	defer func() { _ = c.Close() }()
 	return c.EnsureLocalImage(ctx, runtime)
+}
+
+// with does something with libmol, as the environment has it, within --timeout.
+func (a *app) with(ctx context.Context, do func(context.Context, library) error) error {
+	ctx, cancel := a.withTimeout(ctx)
+	defer cancel()
+	c, err := a.open(mol.OptionsFromEnv())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = c.Close() }()
+	return do(ctx, c)
 }
 
 // withTimeout applies --timeout.

@@ -23,10 +23,13 @@ var update = flag.Bool("update", false, "write the files in testdata anew")
 // A fakeClient stands in for libmol where a test needs an outcome, or events,
 // that the real one does not give on demand.
 type fakeClient struct {
-	opts   mol.Options
-	events []mol.Event
-	img    mol.Image
-	err    error
+	opts      mol.Options
+	events    []mol.Event
+	img       mol.Image
+	inventory mol.Inventory
+	pruned    mol.PruneOptions
+	report    mol.PruneReport
+	err       error
 }
 
 func (f *fakeClient) EnsureLocalImage(ctx context.Context, runtime string) (mol.Image, error) {
@@ -39,6 +42,13 @@ func (f *fakeClient) EnsureLocalImage(ctx context.Context, runtime string) (mol.
 	return mol.Image{}, f.err
 }
 
+func (f *fakeClient) List(context.Context) (mol.Inventory, error) { return f.inventory, f.err }
+
+func (f *fakeClient) Prune(_ context.Context, o mol.PruneOptions) (mol.PruneReport, error) {
+	f.pruned = o
+	return f.report, f.err
+}
+
 func (f *fakeClient) Close() error { return nil }
 
 // runFake executes one command line against a fake libmol, in an environment
@@ -47,7 +57,7 @@ func runFake(t *testing.T, ctx context.Context, f *fakeClient, args ...string) (
 	t.Helper()
 	cleanEnv(t)
 	var out, err bytes.Buffer
-	a := &app{stdout: &out, stderr: &err, open: func(opts mol.Options) (ensurer, error) {
+	a := &app{stdout: &out, stderr: &err, open: func(opts mol.Options) (library, error) {
 		f.opts = opts
 		return f, nil
 	}}

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
 	"github.com/moby/moby/client"
 	"golang.org/x/term"
@@ -320,4 +321,40 @@ func get(t *testing.T, url string) string {
 		t.Fatal(err)
 	}
 	return string(body)
+}
+
+func TestListAndPruneForReal(t *testing.T) {
+	w := newWorld(t)
+	if code, _, stderr := w.run(t, "ensure", "claude-code"); code != 0 {
+		t.Fatal(stderr)
+	}
+	code, stdout, stderr := w.run(t, "list")
+	if code != 0 || !regexp.MustCompile(`(?m)^claude-code +[0-9a-f]{12} +linux/amd64 +.* latest$`).MatchString(stdout) {
+		t.Errorf("mol list: exit code %d\n%s%s", code, stdout, stderr)
+	}
+	if !strings.Contains(stdout, "1 image, and 1 template in the cache (") {
+		t.Errorf("mol list has no last line:\n%s", stdout)
+	}
+	code, stdout, stderr = w.run(t, "prune", "--keep", "0", "--dry-run")
+	if code != 0 || !strings.Contains(stdout, "the tag latest points at it") || !strings.Contains(stdout, "a dry run: nothing was removed; it would free ") {
+		t.Errorf("mol prune --dry-run: exit code %d\n%s%s", code, stdout, stderr)
+	}
+	code, stdout, _ = w.run(t, "prune", "--keep", "0", "--json")
+	var got struct {
+		OK     bool
+		Images []mol.PrunedImage
+		Trees  []mol.PrunedTree
+	}
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatal(err)
+	}
+	if code != 0 || !got.OK || len(got.Images) != 1 || got.Images[0].Action != mol.PruneKept || len(got.Trees) != 1 || got.Trees[0].Action != mol.PruneRemoved {
+		t.Errorf("mol prune --json: exit code %d, %s", code, stdout)
+	}
+	if code, _, stderr := w.run(t, "prune", "--docker-host", "unix:///nowhere/docker.sock"); code != exitEngine {
+		t.Errorf("without an engine: exit code %d\n%s", code, stderr)
+	}
+	if code, _, stderr := w.run(t, "prune", "--keep", "-1"); code != exitUsage {
+		t.Errorf("--keep -1: exit code %d\n%s", code, stderr)
+	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -24,25 +25,42 @@ const offlineEnv = "MOLECULE_LOCAL_OFFLINE"
 // in this process, so that everything that reads the environment, which is
 // libmol, the provisioner and the Docker client, sees the same.
 func (a *app) buildFlags(cmd *cobra.Command) {
+	cmd.Flags().SortFlags = false
+	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host")
+	cmd.Flags().Bool("offline", false, "no network: the newest local image ("+offlineEnv+"=1)")
+	a.timeoutFlag(cmd)
+}
+
+// upkeepFlags adds the flags of the commands that look at what is there.
+func (a *app) upkeepFlags(cmd *cobra.Command) {
+	cmd.Flags().SortFlags = false
+	a.mirroredFlags(cmd, "isolation", "cache-dir", "docker-host")
+	a.timeoutFlag(cmd)
+}
+
+func (a *app) mirroredFlags(cmd *cobra.Command, names ...string) {
 	flags := cmd.Flags()
-	flags.SortFlags = false
 	for _, m := range mirrored {
-		flags.String(m.flag, "", m.usage+" ("+m.env+")")
+		if slices.Contains(names, m.flag) {
+			flags.String(m.flag, "", m.usage+" ("+m.env+")")
+		}
 	}
-	flags.Bool("offline", false, "no network: the newest local image ("+offlineEnv+"=1)")
-	flags.DurationVar(&a.timeout, "timeout", 0, "give up after this `duration`, such as 90s or 10m")
 	cmd.PreRunE = func(*cobra.Command, []string) error { return setEnv(flags) }
+}
+
+func (a *app) timeoutFlag(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&a.timeout, "timeout", 0, "give up after this `duration`, such as 90s or 10m")
 }
 
 func setEnv(flags *pflag.FlagSet) error {
 	for _, m := range mirrored {
-		if f := flags.Lookup(m.flag); f.Changed {
+		if f := flags.Lookup(m.flag); f != nil && f.Changed {
 			if err := os.Setenv(m.env, f.Value.String()); err != nil {
 				return usageError{err}
 			}
 		}
 	}
-	if f := flags.Lookup("offline"); f.Changed {
+	if f := flags.Lookup("offline"); f != nil && f.Changed {
 		value := ""
 		if f.Value.String() == "true" {
 			value = "1"

@@ -1,0 +1,154 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) listCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the images that are there",
+		Long: "List the images of every runtime that the engine has, the newest first, and how much\n" +
+			"the fetched templates in the cache take.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
+				inventory, err := c.List(ctx)
+				if err != nil {
+					return err
+				}
+				if a.asJSON {
+					return a.printJSON(inventoryResult{result{Kind: "result", OK: true}, inventory})
+				}
+				return a.printInventory(inventory)
+			})
+		},
+	}
+	a.upkeepFlags(cmd)
+	return cmd
+}
+
+func (a *app) pruneCommand() *cobra.Command {
+	keep, dryRun := 2, false
+	cmd := &cobra.Command{
+		Use:   "prune",
+		Short: "Remove old images and fetched templates",
+		Long: "Remove old images that mol or a server has built, and old templates from the cache.\n" +
+			"The newest of each runtime stay, and whatever a container uses or the tag latest\n" +
+			"points at. Nothing of any other tool is touched.",
+		Example: "  mol prune --dry-run\n  mol prune --keep 1",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if keep < 0 {
+				return usageError{fmt.Errorf("--keep is below 0: %d", keep)}
+			}
+			options := mol.PruneOptions{KeepPerRuntime: keep, DryRun: dryRun}
+			if keep == 0 {
+				options.KeepPerRuntime = -1 // to the library, 0 is "not said"
+			}
+			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
+				report, err := c.Prune(ctx, options)
+				if err != nil {
+					return err
+				}
+				if a.asJSON {
+					return a.printJSON(pruneResult{result{Kind: "result", OK: true}, report})
+				}
+				return a.printPruned(report)
+			})
+		},
+	}
+	a.upkeepFlags(cmd)
+	cmd.Flags().IntVar(&keep, "keep", keep, "how `many` of each runtime stay, the newest")
+	cmd.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "only say what would be removed")
+	return cmd
+}
+
+type inventoryResult struct {
+	result
+	mol.Inventory
+}
+
+type pruneResult struct {
+	result
+	mol.PruneReport
+}
+
+func (a *app) printInventory(inventory mol.Inventory) error {
+	if len(inventory.Images) > 0 {
+		err := printTable(a.stdout, "RUNTIME\tCOMMIT\tPLATFORM\tCREATED\tSIZE\tSTATE", inventory.Images, func(image mol.LocalImage) []string {
+			var state []string
+			if image.Latest {
+				state = append(state, "latest")
+			}
+			if len(image.UsedBy) > 0 {
+				state = append(state, "used by "+strings.Join(image.UsedBy, ", "))
+			}
+			return []string{
+				image.Runtime, or(short(image.CommitSHA), "-"), or(image.Platform, "-"), humanize.Time(image.Created()),
+				size(image.Bytes), or(strings.Join(state, ", "), "-"),
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	var cached int64
+	for _, tree := range inventory.Trees {
+		cached += tree.Bytes
+	}
+	return a.println(fmt.Sprintf("%s, and %s in the cache (%s)",
+		count(int64(len(inventory.Images)), "image"), count(int64(len(inventory.Trees)), "template"), size(cached)))
+}
+
+func (a *app) printPruned(report mol.PruneReport) error {
+	type line struct {
+		action mol.PruneAction
+		what   string
+		bytes  int64
+		reason string
+	}
+	var lines []line
+	for _, image := range report.Images {
+		lines = append(lines, line{image.Action, image.Ref, image.OwnBytes, image.Reason})
+	}
+	for _, tree := range report.Trees {
+		lines = append(lines, line{tree.Action, tree.Path, tree.Bytes, tree.Reason})
+	}
+	if len(lines) > 0 {
+		err := printTable(a.stdout, "ACTION\tWHAT\tSIZE\tWHY", lines, func(l line) []string {
+			return []string{string(l.action), l.what, size(l.bytes), l.reason}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	verb := "freed "
+	if report.DryRun {
+		verb = "a dry run: nothing was removed; it would free "
+	}
+	return a.println(verb + size(report.FreedBytes))
+}
+
+// printTable writes a table. What comes from elsewhere cannot
+// break its lines.
+func printTable[T any](out io.Writer, head string, rows []T, cells func(T) []string) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, head)
+	for _, row := range rows {
+		all := cells(row)
+		for i := range all {
+			all[i] = clean(all[i])
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(all, "\t"))
+	}
+	return w.Flush()
+}

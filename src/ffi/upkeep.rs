@@ -1,0 +1,187 @@
+//! What keeps a server well for a year: what is here, and what may go. The answers are reports in JSON.
+
+use std::ffi::c_char;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::client::{CLIENTS, json, timeout, waited};
+use super::guard::{entry, write};
+use super::text::give;
+use super::types::{mol_call, mol_client, mol_error, mol_status};
+use crate::client::Client;
+use crate::error::Result;
+use crate::prune::PruneOptions;
+use crate::queue::{Item, Outcome};
+
+/// What is told when a call has ended.
+type Done<T> = Box<dyn FnOnce(u64, Result<T>) + Send>;
+
+/// Says what there is of this library: images of every runtime in the engine, and trees in the cache,
+/// as one JSON object; docs/upkeep.md has its fields. `timeout_ms` is as for mol_ensure_local_image.
+/// Free the answer with mol_string_free.
+///
+/// # Safety
+///
+/// `inventory` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_list(
+    client: mol_client,
+    timeout_ms: i64,
+    inventory: *mut *mut c_char,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        wait(
+            "inventory",
+            client,
+            timeout_ms,
+            inventory,
+            error,
+            |client, limit, done| client.start_list(limit, done),
+        )
+    }
+}
+
+/// Begins what mol_list does, and returns at once; otherwise as mol_client_submit.
+///
+/// # Safety
+///
+/// `call` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_submit_list(
+    client: mol_client,
+    timeout_ms: i64,
+    call: *mut mol_call,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        submit(client, timeout_ms, call, error, |client, limit, done| {
+            client.start_list(limit, done)
+        })
+    }
+}
+
+/// Removes old images of this library from the engine, and old trees from the cache; with `dry_run` it
+/// only says what it would remove. The newest `keep_per_runtime` of each runtime stay, what a container
+/// uses, and what the moving tag points at; so does everything that is not this library's, or has
+/// another isolation. The report is one JSON object; docs/upkeep.md has its fields. `timeout_ms` is as
+/// for mol_ensure_local_image. Free the report with mol_string_free.
+///
+/// # Safety
+///
+/// `report` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_prune(
+    client: mol_client,
+    keep_per_runtime: u32,
+    dry_run: bool,
+    timeout_ms: i64,
+    report: *mut *mut c_char,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    let options = PruneOptions {
+        keep_per_runtime,
+        dry_run,
+    };
+    // SAFETY: the caller's promises.
+    unsafe {
+        wait(
+            "report",
+            client,
+            timeout_ms,
+            report,
+            error,
+            move |client, limit, done| client.start_prune(options, limit, done),
+        )
+    }
+}
+
+/// Begins what mol_prune does, and returns at once; otherwise as mol_client_submit.
+///
+/// # Safety
+///
+/// `call` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_submit_prune(
+    client: mol_client,
+    keep_per_runtime: u32,
+    dry_run: bool,
+    timeout_ms: i64,
+    call: *mut mol_call,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    let options = PruneOptions {
+        keep_per_runtime,
+        dry_run,
+    };
+    // SAFETY: the caller's promises.
+    unsafe {
+        submit(
+            client,
+            timeout_ms,
+            call,
+            error,
+            move |client, limit, done| client.start_prune(options, limit, done),
+        )
+    }
+}
+
+/// Begins a call whose end goes into the client's queue.
+///
+/// # Safety
+///
+/// `call` and `error` are NULL or may be written.
+unsafe fn submit<T: Serialize>(
+    client: mol_client,
+    timeout_ms: i64,
+    call: *mut mol_call,
+    error: *mut *mut mol_error,
+    start: impl FnOnce(&Client, Option<Duration>, Done<T>) -> Result<u64>,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        entry(error, || {
+            write("call", call, || {
+                let object = CLIENTS.get(client)?;
+                let queue = Arc::clone(&object.queue);
+                let done = Box::new(move |id, result: Result<T>| {
+                    let outcome = result.and_then(|told| json(&told)).map(Outcome::Report);
+                    queue.push(Item::Done(id, Box::new(outcome)));
+                });
+                start(&object.client, timeout(timeout_ms), done)
+            })
+        })
+    }
+}
+
+/// Does a call and waits for its end.
+///
+/// # Safety
+///
+/// `out` and `error` are NULL or may be written.
+unsafe fn wait<T: Serialize + Send + 'static>(
+    name: &str,
+    client: mol_client,
+    timeout_ms: i64,
+    out: *mut *mut c_char,
+    error: *mut *mut mol_error,
+    start: impl FnOnce(&Client, Option<Duration>, Done<T>) -> Result<u64>,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        entry(error, || {
+            write(name, out, || {
+                let object = CLIENTS.get(client)?;
+                let told = waited(|done| {
+                    let done = Box::new(move |_, result| done(result));
+                    start(&object.client, timeout(timeout_ms), done)
+                });
+                Ok(give(json(&told?)?).cast_mut())
+            })
+        })
+    }
+}
