@@ -457,6 +457,25 @@ mol_status mol_client_submit_prune(mol_client client,
                                    mol_call *call,
                                    mol_error **error);
 
+// Looks at everything that a build depends on: the engine, the disks, the cache, the template server
+// with the repository of each runtime, the token, logins, proxy and clock. The diagnosis is one JSON
+// object, safe to be passed on; docs/upkeep.md has its fields. What is wrong is in it, and no error.
+// `timeout_ms` is as for mol_ensure_local_image. Free the diagnosis with mol_string_free.
+//
+// `diagnosis` and `error` are NULL or may be written.
+mol_status mol_diagnose(mol_client client,
+                        int64_t timeout_ms,
+                        char **diagnosis,
+                        mol_error **error);
+
+// Begins what mol_diagnose does, and returns at once; otherwise as mol_client_submit.
+//
+// `call` and `error` are NULL or may be written.
+mol_status mol_client_submit_diagnose(mol_client client,
+                                      int64_t timeout_ms,
+                                      mol_call *call,
+                                      mol_error **error);
+
 // Frees a string that a function has given as its answer: from mol_mask_token, say. NULL is fine.
 //
 // `text` is NULL or a string that this library has handed out, and is not used afterwards.

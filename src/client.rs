@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::diagnose::{self, Diagnosis};
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Sink};
 use crate::executor;
@@ -132,6 +133,20 @@ impl Client {
         self.begin(None, timeout, work, done)
     }
 
+    /// Begins to look at everything that a build depends on; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::start_list`].
+    pub fn start_diagnose(
+        &self,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Diagnosis>) + Send + 'static,
+    ) -> Result<u64> {
+        let work = move |shared: Arc<Shared>, _| async move { diagnose::diagnose(&shared).await };
+        self.begin(None, timeout, work, done)
+    }
+
     fn runtime(&self, name: &str) -> Result<Runtime> {
         // The error quotes the beginning of the name, so it is made from the masked one.
         Runtime::parse(name).or_else(|_| Runtime::parse(&self.masker.text(name)))
@@ -226,6 +241,17 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Result<PruneReport> {
         self.awaited(|done| self.start_prune(options, timeout, done))
+            .await
+    }
+
+    /// Looks at everything that a build depends on. What is wrong is in the diagnosis, and no error.
+    /// As [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Canceled`], [`Code::DeadlineExceeded`] and [`Code::Internal`] only.
+    pub async fn diagnose(&self, timeout: Option<Duration>) -> Result<Diagnosis> {
+        self.awaited(|done| self.start_diagnose(timeout, done))
             .await
     }
 

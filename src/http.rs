@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderMap;
@@ -64,6 +64,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// Whether the status means that it may be asked once more.
     pub(crate) retry: Retry,
+    /// The server's time (RFC 9110, section 6.6.1).
+    pub(crate) date: Option<SystemTime>,
     pub(crate) body: Bytes,
 }
 
@@ -148,6 +150,8 @@ impl Http {
             })?;
             let status = response.status();
             let retry = retry_after(&response);
+            let date = response.headers().get("Date");
+            let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
             let mut body = BytesMut::new();
             while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(url, &e))? {
                 if body.len() + chunk.len() > MAX_ANSWER {
@@ -162,6 +166,7 @@ impl Http {
             Ok(Answer {
                 status,
                 retry,
+                date,
                 body: body.freeze(),
             })
         };

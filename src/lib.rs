@@ -16,7 +16,7 @@
 //! | `gitea`, `http`, `retry` | step 2: which commit? |
 //! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
-//! | [`prune`] | what is here, and what may go |
+//! | [`prune`], [`diagnose`] | what is here, and what may go; what is well, and what is not |
 //! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
 //! | [`error`], [`event`], [`mask`], `panics` | what is told, and what is not |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
@@ -28,6 +28,7 @@ mod point;
 mod cache;
 pub mod client;
 mod context;
+pub mod diagnose;
 mod disk;
 mod engine;
 pub mod error;

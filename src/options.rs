@@ -432,6 +432,27 @@ impl RepoPrefix {
         format!("{}{runtime}", self.0)
     }
 
+    /// As it was given.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Is it the platform's own?
+    pub(crate) fn is_default(&self) -> bool {
+        self.0 == Self::DEFAULT
+    }
+
+    /// Does nothing that is sent there leave the machine?
+    pub(crate) fn is_on_this_machine(&self) -> bool {
+        let url = Url::parse(&self.0).ok();
+        match url.as_ref().and_then(Url::host) {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+    }
+
     fn try_repository(&self, runtime: &str) -> Option<Repository> {
         let url = Url::parse(&format!("{}{runtime}", self.0)).ok()?;
         url.host_str()?;

@@ -107,6 +107,13 @@ fn refused(place: &Path, what: &str) -> Error {
     ))
 }
 
+/// May this process make something in `folder`, or in the nearest one above it that is there?
+pub(crate) fn may_write(folder: &Path) -> std::io::Result<()> {
+    let there = folder.ancestors().find(|place| place.exists());
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    Ok(rustix::fs::access(there.unwrap_or(folder), access)?)
+}
+
 /// Is it a plain file of this user's, and not under another name too?
 pub(crate) fn is_own_file(file: &File) -> bool {
     file.metadata()

@@ -349,6 +349,14 @@ impl Shared {
             PlatformChoice::Native => self.engine().await?.native_platform(),
         }
     }
+
+    /// The same, with this engine.
+    pub(crate) fn platform_on(&self, engine: &Engine) -> Result<Platform> {
+        match &self.settings.platform {
+            PlatformChoice::Fixed(platform) => Ok(platform.clone()),
+            PlatformChoice::Native => engine.native_platform(),
+        }
+    }
 }
 
 async fn timed<T>(took: &mut Duration, work: impl Future<Output = T>) -> T {

@@ -151,6 +151,8 @@ struct Candidate {
     pinned: Vec<(String, String)>,
     /// As it stands in the tag.
     platform: String,
+    /// Images can be younger than one another by less than a second.
+    nanos: u32,
     /// It has the labels of this library.
     labelled: bool,
 }
@@ -285,7 +287,7 @@ async fn images(shared: &Shared) -> Result<Vec<Candidate>> {
         (
             found.runtime.as_str(),
             found.platform.clone(),
-            Reverse(found.image.created_unix),
+            Reverse((found.image.created_unix, found.nanos)),
         )
     });
     Ok(images)
@@ -295,7 +297,7 @@ impl Candidate {
     fn new(
         stored: &Stored,
         names: Vec<(String, LocalName)>,
-        tagged: Option<i64>,
+        tagged: Option<(i64, u32)>,
         used_by: Vec<String>,
         shared_bytes: u64,
     ) -> Option<Self> {
@@ -304,6 +306,7 @@ impl Candidate {
             .find(|(_, name)| name.commit.is_some())
             .or(names.first())?;
         let label = |name: &str| stored.labels.get(name).cloned().unwrap_or_default();
+        let tagged = tagged.unwrap_or_default();
         // One image under the names of two runtimes was not made by this library.
         let runtime = name.runtime;
         let labelled = names
@@ -319,7 +322,7 @@ impl Candidate {
                 platform: label(&platform_label()),
                 commit_sha: stored.revision().unwrap_or_default().to_owned(),
                 image_id: stored.id.clone(),
-                created_unix: stored.created.max(tagged.unwrap_or(0)),
+                created_unix: stored.created.max(tagged.0),
                 bytes: stored.bytes,
                 own_bytes: stored.bytes.saturating_sub(shared_bytes),
                 latest: names.iter().any(|(_, name)| name.commit.is_none()),
@@ -328,6 +331,11 @@ impl Candidate {
             },
             runtime,
             platform: name.platform.clone(),
+            nanos: if tagged.0 >= stored.created {
+                tagged.1
+            } else {
+                0
+            },
             labelled,
             pinned: names
                 .into_iter()

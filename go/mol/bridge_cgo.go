@@ -25,6 +25,8 @@ package mol
 #cgo nocallback mol_client_submit
 #cgo noescape mol_client_submit_list
 #cgo nocallback mol_client_submit_list
+#cgo noescape mol_client_submit_diagnose
+#cgo nocallback mol_client_submit_diagnose
 #cgo noescape mol_client_submit_prune
 #cgo nocallback mol_client_submit_prune
 #cgo noescape mol_client_cancel
@@ -145,6 +147,8 @@ func (c cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
 		status = C.mol_client_submit(c.id, name, limit, &call, &cErr)
 	case taskList:
 		status = C.mol_client_submit_list(c.id, limit, &call, &cErr)
+	case taskDiagnose:
+		status = C.mol_client_submit_diagnose(c.id, limit, &call, &cErr)
 	case taskPrune:
 		status = C.mol_client_submit_prune(c.id, C.uint32_t(t.keep), C.bool(t.dryRun), limit, &call, &cErr)
 	}

@@ -100,6 +100,7 @@ const (
 	taskEnsure taskKind = iota
 	taskList
 	taskPrune
+	taskDiagnose
 )
 
 // kindResult marks the answer that is a report, where the kind of an event would be.

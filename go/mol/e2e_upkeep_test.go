@@ -128,3 +128,44 @@ func listenAndSayNothing(t *testing.T) string {
 	t.Cleanup(func() { _ = listener.Close() })
 	return "unix://" + path
 }
+
+func TestDiagnose(t *testing.T) {
+	b := newBed(t)
+	b.setenv()
+	sha := b.template("hermes", dockerfile(plain))
+	report, err := Diagnose(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	byName := map[string]Check{}
+	for _, check := range report.Checks {
+		byName[check.Name] = check
+		if (check.Fix == "") != (check.Status == CheckOK) {
+			t.Errorf("%+v", check)
+		}
+	}
+	if c := byName["engine"]; c.Status != CheckOK || !strings.Contains(c.Found, b.engine.url) {
+		t.Errorf("%+v", c)
+	}
+	if c := byName["hermes"]; c.Status != CheckOK || !strings.Contains(c.Found, sha[:12]) {
+		t.Errorf("%+v", c)
+	}
+
+	broken := b.client(func(o *Options) {
+		o.DockerHost, o.RepoPrefix = "unix:///nowhere/docker.sock", "http://127.0.0.1:1/org/tpl-"
+	})
+	report, err = broken.Diagnose(t.Context())
+	if err != nil || report.Status != CheckProblem {
+		t.Errorf("where nothing works: %+v, %v", report, err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	silent := listenAndSayNothing(t)
+	slow := b.client(func(o *Options) { o.DockerHost = silent })
+	begun := time.Now()
+	_, err = slow.Diagnose(ctx)
+	if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took > 200*time.Millisecond+atOnce {
+		t.Errorf("after %v: %v", took, err)
+	}
+}

@@ -50,7 +50,8 @@ pub(crate) enum Builder {
 }
 
 impl Builder {
-    fn name(self) -> &'static str {
+    /// As events have it.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Builder::BuildKit => "buildkit",
             Builder::Classic => "classic",

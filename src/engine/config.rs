@@ -38,6 +38,12 @@ pub(super) struct Auth {
     pub(super) identity_token: Zeroizing<String>,
 }
 
+impl Auth {
+    pub(super) fn is_set(&self) -> bool {
+        !(self.auth.is_empty() && self.username.is_empty() && self.identity_token.is_empty())
+    }
+}
+
 impl Config {
     /// Reads the file; without one, everything is empty. So it is with one that may not be read, which
     /// the docker CLI only complains of.

@@ -153,6 +153,41 @@ impl Credentials {
     }
 }
 
+/// Where logins would come from. None is looked up: a helper may open a window.
+#[derive(Debug)]
+pub(crate) struct Logins {
+    /// How many stand in `config.json` itself.
+    pub(crate) stored: usize,
+    /// The programs, and whether they are in `PATH`.
+    pub(crate) helpers: Vec<(String, bool)>,
+}
+
+impl Logins {
+    pub(crate) fn of(settings: &EngineSettings) -> Result<Self> {
+        let config = Config::load_or_complain(settings)?;
+        let mut helpers: BTreeSet<String> = config
+            .cred_helpers
+            .unwrap_or_default()
+            .into_values()
+            .collect();
+        helpers.insert(config.creds_store);
+        let auths = config.auths.unwrap_or_default();
+        Ok(Self {
+            // With a helper for all, the docker CLI leaves empty ones there.
+            stored: auths.values().filter(|auth| auth.is_set()).count(),
+            helpers: helpers
+                .into_iter()
+                .filter(|name| !name.is_empty())
+                .map(|name| {
+                    let program = format!("docker-credential-{name}");
+                    let there = child::find(&program, settings.search_path.as_deref()).is_some();
+                    (program, there)
+                })
+                .collect(),
+        })
+    }
+}
+
 /// The name of a registry in `config.json`.
 fn key(registry: &str) -> &str {
     match registry {

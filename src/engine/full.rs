@@ -1,11 +1,11 @@
 //! An engine whose disk is full, told as such.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Engine;
 use super::endpoint::Address;
 use crate::disk;
-use crate::error::{Code, Error};
+use crate::error::{Code, Error, Result};
 
 /// What the kernel says (ENOSPC, EDQUOT), in the words that reach us through the engine.
 const SHORTAGES: [&str; 2] = ["no space left on device", "disk quota exceeded"];
@@ -18,14 +18,11 @@ impl Engine {
         if error.code != Code::BuildFailed || !full {
             return error;
         }
-        let folder = match self.call(self.docker.info()).await {
-            Ok(info) => info.docker_root_dir.filter(|folder| !folder.is_empty()),
-            Err(_) => None,
-        };
+        let folder = self.data_folder().await.ok().flatten();
         let place = folder.map_or_else(String::new, |folder| {
-            let free = self.free(Path::new(&folder));
+            let free = self.free(&folder);
             let free = free.map_or_else(String::new, |free| format!(" ({free})"));
-            format!(", at {folder}{free}")
+            format!(", at {}{free}", folder.display())
         });
         let endpoint = &self.endpoint;
         error.message = format!(
@@ -38,14 +35,24 @@ impl Engine {
         error
     }
 
-    /// What is free in the engine's folder, if that is on this machine. A disk with much room is not
-    /// the one that ran full: an engine in a virtual machine has its folder there.
+    /// Where the engine keeps its images, if it says.
+    pub(crate) async fn data_folder(&self) -> Result<Option<PathBuf>> {
+        let info = self.call(self.docker.info()).await?;
+        let folder = info.docker_root_dir.filter(|folder| !folder.is_empty());
+        Ok(folder.map(PathBuf::from))
+    }
+
+    /// What is free in the engine's folder, if that is on this machine.
+    pub(crate) fn free_at(&self, folder: &Path) -> Option<disk::Free> {
+        let local = matches!(self.address, Address::Unix(_)) && folder.is_dir();
+        local.then(|| disk::free(folder)).flatten()
+    }
+
+    /// The same. A disk with much room is not the one that ran full: an engine in a virtual machine has
+    /// its folder there.
     fn free(&self, folder: &Path) -> Option<disk::Free> {
         const MUCH: u64 = 1 << 30;
-        let local = matches!(self.address, Address::Unix(_)) && folder.is_dir();
-        local
-            .then(|| disk::free(folder))
-            .flatten()
+        self.free_at(folder)
             .filter(|free| free.bytes < MUCH || free.out_of_inodes)
     }
 }

@@ -29,6 +29,7 @@ use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::Semaphore;
 
 pub(crate) use build::{Build, Builder};
+pub(crate) use credentials::Logins;
 pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
@@ -54,6 +55,8 @@ pub(crate) struct Engine {
     turns: Arc<Semaphore>,
     address: Address,
     endpoint: String,
+    /// Who chose it: `DOCKER_HOST`, a context, a well-known place.
+    named_by: String,
     version: SystemVersion,
     builder: Builder,
 }
@@ -127,6 +130,7 @@ impl Engine {
             turns: Arc::new(Semaphore::new(CALLS)),
             address: endpoint.address.clone(),
             endpoint: endpoint.address.to_string(),
+            named_by: endpoint.named_by.clone(),
             version,
             builder,
         })
@@ -135,6 +139,41 @@ impl Engine {
     /// The engine's address, as `DOCKER_HOST` would have it.
     pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// Why it is this one.
+    pub(crate) fn named_by(&self) -> &str {
+        &self.named_by
+    }
+
+    pub(crate) fn builder(&self) -> Builder {
+        self.builder
+    }
+
+    /// What it is, in a few words.
+    pub(crate) fn description(&self) -> String {
+        let components = self.version.components.iter().flatten();
+        let podman = components
+            .filter(|component| component.name.contains("Podman"))
+            .map(|component| format!("Podman {}", component.version))
+            .next();
+        let docker = || {
+            let version = self
+                .version
+                .version
+                .as_deref()
+                .unwrap_or("of an unknown version");
+            format!("Docker Engine {version}")
+        };
+        let api = self.docker.client_version();
+        format!(
+            "{}, API {}.{}, {}/{}",
+            podman.unwrap_or_else(docker),
+            api.major_version,
+            api.minor_version,
+            self.version.os.as_deref().unwrap_or("unknown"),
+            self.version.arch.as_deref().unwrap_or("unknown"),
+        )
     }
 
     /// What the engine itself runs on.

@@ -70,10 +70,11 @@ impl Engine {
     }
 
     /// Until when an image was the newest of its name, as far as the engine knows: in seconds since
-    /// 1970. A build whose steps were all cached gives an image that says it is as old as they are.
-    pub(crate) async fn last_tagged(&self, image: &str) -> Option<i64> {
+    /// 1970, and nanoseconds. A build whose steps were all cached gives an image that says it is as old as they are.
+    pub(crate) async fn last_tagged(&self, image: &str) -> Option<(i64, u32)> {
         let found = self.call(self.docker.inspect_image(image)).await.ok()?;
-        Some(found.metadata?.last_tag_time?.unix_timestamp())
+        let tagged = found.metadata?.last_tag_time?;
+        Some((tagged.unix_timestamp(), tagged.nanosecond()))
     }
 
     /// The names of the containers, running or not, by the id of the image they were made from.

@@ -130,6 +130,54 @@ pub unsafe extern "C" fn mol_client_submit_prune(
     }
 }
 
+/// Looks at everything that a build depends on: the engine, the disks, the cache, the template server
+/// with the repository of each runtime, the token, logins, proxy and clock. The diagnosis is one JSON
+/// object, safe to be passed on; docs/upkeep.md has its fields. What is wrong is in it, and no error.
+/// `timeout_ms` is as for mol_ensure_local_image. Free the diagnosis with mol_string_free.
+///
+/// # Safety
+///
+/// `diagnosis` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_diagnose(
+    client: mol_client,
+    timeout_ms: i64,
+    diagnosis: *mut *mut c_char,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        wait(
+            "diagnosis",
+            client,
+            timeout_ms,
+            diagnosis,
+            error,
+            |client, limit, done| client.start_diagnose(limit, done),
+        )
+    }
+}
+
+/// Begins what mol_diagnose does, and returns at once; otherwise as mol_client_submit.
+///
+/// # Safety
+///
+/// `call` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_submit_diagnose(
+    client: mol_client,
+    timeout_ms: i64,
+    call: *mut mol_call,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        submit(client, timeout_ms, call, error, |client, limit, done| {
+            client.start_diagnose(limit, done)
+        })
+    }
+}
+
 /// Begins a call whose end goes into the client's queue.
 ///
 /// # Safety

@@ -1,5 +1,8 @@
 /* What keeps a server well: blocking, and through the queue, with the options in the environment.
  *
+ *     upkeep              lists, and prunes all that may go
+ *     upkeep diagnose     looks at what a build depends on
+ *
  * Prints each report, one a line. */
 #include "check.h"
 
@@ -23,17 +26,22 @@ static void show_end(const char *name, mol_client client, mol_call call)
     mol_event_free(event);
 }
 
-int main(void)
+static void diagnose(mol_client client)
 {
-    mol_options options = 0;
-    mol_client client = 0;
+    mol_call call = 0;
+    char *json = NULL;
+
+    CHECK(mol_diagnose(client, 0, &json, NULL) == MOL_OK);
+    show("diagnosis", json);
+    CHECK(mol_client_submit_diagnose(client, 0, &call, NULL) == MOL_OK);
+    show_end("result", client, call);
+}
+
+static void prune(mol_client client)
+{
     mol_call call = 0;
     mol_error *error = NULL;
     char *json = NULL;
-
-    CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
-    CHECK(mol_client_new(options, false, &client, NULL) == MOL_OK);
-    mol_options_free(options);
 
     CHECK(mol_list(client, 0, NULL, &error) == MOL_ERR_INVALID_ARGUMENT);
     mol_error_free(error);
@@ -48,6 +56,21 @@ int main(void)
     show_end("prune", client, call);
     CHECK(mol_client_submit_list(client, 0, &call, NULL) == MOL_OK);
     show_end("listed", client, call);
+}
+
+int main(int argc, char **argv)
+{
+    mol_options options = 0;
+    mol_client client = 0;
+
+    CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
+    CHECK(mol_client_new(options, false, &client, NULL) == MOL_OK);
+    mol_options_free(options);
+
+    if (argc > 1 && strcmp(argv[1], "diagnose") == 0)
+        diagnose(client);
+    else
+        prune(client);
 
     mol_client_free(client);
     return 0;

@@ -13,6 +13,7 @@ mod cache;
 mod cancel;
 mod crash;
 mod credentials;
+mod diagnose;
 mod disk;
 mod dockerignore;
 mod documents;

@@ -30,8 +30,10 @@ fn built(bed: &Bed, client: &TestClient, engine: &Engine, runtime: &str, n: usiz
         let sha = bed.template(runtime, copying(&content));
         let _images = engine.keep_images();
         client.ensure(runtime).unwrap();
-        // Images know their age in whole seconds, and so does this test.
-        std::thread::sleep(std::time::Duration::from_millis(1050));
+        if *engine.url == Engine::podman_of_the_tests().url {
+            // There, images know their age in whole seconds.
+            std::thread::sleep(std::time::Duration::from_millis(1050));
+        }
         sha
     });
     commits.collect()

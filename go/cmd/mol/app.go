@@ -29,6 +29,7 @@ type library interface {
 	EnsureLocalImage(ctx context.Context, runtime string) (mol.Image, error)
 	List(ctx context.Context) (mol.Inventory, error)
 	Prune(ctx context.Context, o mol.PruneOptions) (mol.PruneReport, error)
+	Diagnose(ctx context.Context) (mol.Report, error)
 	Close() error
 }
 
@@ -44,7 +45,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err != nil && !a.parsed {
 		err = usageError{err}
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errProblems) {
 		a.report(ctx, err)
 	}
 	return exitCode(ctx, err)
@@ -65,7 +66,7 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
 	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.listCommand(), a.pruneCommand(),
-		a.versionCommand(), exitCodesTopic())
+		a.doctorCommand(), a.versionCommand(), exitCodesTopic())
 	return root
 }
 

@@ -29,6 +29,7 @@ type fakeClient struct {
 	inventory mol.Inventory
 	pruned    mol.PruneOptions
 	report    mol.PruneReport
+	diagnosis mol.Report
 	err       error
 }
 
@@ -48,6 +49,8 @@ func (f *fakeClient) Prune(_ context.Context, o mol.PruneOptions) (mol.PruneRepo
 	f.pruned = o
 	return f.report, f.err
 }
+
+func (f *fakeClient) Diagnose(context.Context) (mol.Report, error) { return f.diagnosis, f.err }
 
 func (f *fakeClient) Close() error { return nil }
 

@@ -358,3 +358,55 @@ func TestListAndPruneForReal(t *testing.T) {
 		t.Errorf("--keep -1: exit code %d\n%s", code, stderr)
 	}
 }
+
+func TestDoctorForReal(t *testing.T) {
+	w := newWorld(t)
+	code, stdout, stderr := w.run(t, "doctor")
+	if code != 0 || stderr != "" {
+		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	for _, want := range []string{
+		`(?m)^ok       engine        unix://\S+ \(DOCKER_HOST\)$`,
+		`(?m)^ok       claude-code   main at [0-9a-f]{12}$`,
+		`(?m)^all is well \(libmol \S+\)$`,
+	} {
+		if !regexp.MustCompile(want).MatchString(stdout) {
+			t.Errorf("no line %s in\n%s", want, stdout)
+		}
+	}
+	if lines := strings.Count(stdout, "\n"); lines > 24 {
+		t.Errorf("%d lines do not fit on a screen", lines)
+	}
+
+	code, stdout, _ = w.run(t, "doctor", "--json", "--docker-host", "unix:///nowhere/docker.sock")
+	var got struct {
+		OK       bool
+		ExitCode int `json:"exit_code"`
+		mol.Report
+	}
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+		t.Fatal(err)
+	}
+	if code != exitProblem || got.OK || got.ExitCode != exitProblem || got.Checks[0].Status != mol.CheckProblem || got.Checks[0].Fix == "" {
+		t.Errorf("without an engine: exit code %d, %s", code, stdout)
+	}
+
+	code, stdout, stderr = w.run(t, "doctor", "--platform", "nonsense")
+	if code != exitProblem || !strings.Contains(stdout, "problem  options       MOLECULE_IMAGE_PLATFORM") || stderr != "" {
+		t.Errorf("with an option that cannot be used: exit code %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// TestDoctorFitsOnAScreen runs it on a terminal of the usual size.
+func TestDoctorFitsOnAScreen(t *testing.T) {
+	w := newWorld(t)
+	s := newScreen(t, 80, 24)
+	cmd := w.command(t, "doctor")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := cmd.Run(); err != nil {
+		t.Error(err)
+	}
+	// The first line is still there, and so is the last.
+	s.shows(t, `(?s)^ok +engine .*\nall is well`)
+}

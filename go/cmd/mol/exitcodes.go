@@ -26,6 +26,7 @@ const (
 	exitTimeout    = 7
 	exitCache      = 8
 	exitWorkspace  = 9
+	exitProblem    = 10
 	exitSignal     = 128 // and the signal's number, as a shell has it
 )
 
@@ -51,6 +52,8 @@ var exitGroups = []struct {
 		[]error{mol.ErrCache}},
 	{exitWorkspace, "the image is there, but the workspace did not become ready, or ended by itself",
 		[]error{provisioner.ErrNotReady, errEnded}},
+	{exitProblem, "mol doctor has found a problem",
+		[]error{errProblems}},
 }
 
 // A usageError is a command line that makes no sense.

@@ -26,7 +26,7 @@ func (a *app) listCommand() *cobra.Command {
 					return err
 				}
 				if a.asJSON {
-					return a.printJSON(inventoryResult{result{Kind: "result", OK: true}, inventory})
+					return a.printJSON(inventoryResult{succeeded, inventory})
 				}
 				return a.printInventory(inventory)
 			})
@@ -60,7 +60,7 @@ func (a *app) pruneCommand() *cobra.Command {
 					return err
 				}
 				if a.asJSON {
-					return a.printJSON(pruneResult{result{Kind: "result", OK: true}, report})
+					return a.printJSON(pruneResult{succeeded, report})
 				}
 				return a.printPruned(report)
 			})
@@ -72,13 +72,23 @@ func (a *app) pruneCommand() *cobra.Command {
 	return cmd
 }
 
+// An outcome is what the JSON results of these commands have in common with
+// those of all others.
+type outcome struct {
+	Kind     string `json:"kind"`
+	OK       bool   `json:"ok"`
+	ExitCode int    `json:"exit_code"`
+}
+
+var succeeded = outcome{Kind: "result", OK: true}
+
 type inventoryResult struct {
-	result
+	outcome
 	mol.Inventory
 }
 
 type pruneResult struct {
-	result
+	outcome
 	mol.PruneReport
 }
 
