@@ -5,6 +5,7 @@
 //! <cache>/<runtime>/.<sha12>.json           which commit it is: written last, so it vouches for the tree
 //! <cache>/<runtime>/.<sha12>.lock           held by whoever fetches or builds the commit
 //! <cache>/<runtime>/.work-<sha12>-XXXXXX    the fetch of whoever holds the lock, until it is whole
+//! <cache>/<runtime>/.build.log              the log of the last build; .<sha12>.log while it is written
 //! ```
 //!
 //! A tree is made in a folder of its own, written through to the disk, moved into its place in one
@@ -38,6 +39,9 @@ const LOCK_POLL: Duration = Duration::from_millis(100);
 const LEFTOVER_AGE: Duration = Duration::from_secs(24 * 3600);
 
 const WORK_PREFIX: &str = ".work-";
+
+/// The log of the runtime's last build.
+const LOG: &str = ".build.log";
 
 /// The cache's folder for one runtime.
 #[derive(Clone, Debug)]
@@ -334,6 +338,31 @@ impl Cache {
         Ok(Tree { path, commit_time })
     }
 
+    /// The log of the last build, its time and its place. What is longer than `max` is none of ours.
+    pub(crate) fn log(&self, max: usize) -> Option<(PathBuf, SystemTime, Vec<u8>)> {
+        let path = self.folder.join(LOG);
+        let file = open_own(&path)?;
+        let found = file.metadata().ok()?;
+        let mut text = Vec::new();
+        file.take(max as u64).read_to_end(&mut text).ok()?;
+        Some((path, found.modified().ok()?, text))
+    }
+
+    /// Makes this the log of the last build, in one step. The lock is that of the commit, so that
+    /// nobody else writes to the same file.
+    pub(crate) fn write_log(&self, commit: &CommitSha, _lock: &Lock, text: &str) -> io::Result<()> {
+        let new = self.folder.join(format!(".{}.log", commit.short()));
+        // What a killed process has left of it.
+        let _ = fs::remove_file(&new);
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(text.as_bytes())?;
+        fs::rename(new, self.folder.join(LOG))
+    }
+
     fn voucher(&self, commit: &CommitSha) -> PathBuf {
         self.folder.join(format!(".{}.json", commit.short()))
     }
@@ -368,14 +397,19 @@ fn work_prefix(commit: &CommitSha) -> String {
     format!("{WORK_PREFIX}{}-", commit.short())
 }
 
-/// The text of a small file, if it is there and this user's own.
-fn read_own(path: &Path) -> Option<Vec<u8>> {
-    let file = OpenOptions::new()
+/// A file to read, if it is there and this user's own.
+fn open_own(path: &Path) -> Option<File> {
+    OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
         .ok()
-        .filter(ownership::is_own_file)?;
+        .filter(ownership::is_own_file)
+}
+
+/// The text of a small one.
+fn read_own(path: &Path) -> Option<Vec<u8>> {
+    let file = open_own(path)?;
     let mut text = Vec::new();
     file.take(4096).read_to_end(&mut text).ok()?;
     Some(text)

@@ -3,20 +3,22 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::build_log::{self, BuildLog};
 use crate::diagnose::{self, Diagnosis};
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Sink};
-use crate::executor;
+use crate::executor::{self, blocking};
 use crate::flight::Flights;
 use crate::http::Http;
 use crate::image::Image;
 use crate::mask::{Masker, Told};
+use crate::metrics::{Metrics, Snapshot};
 use crate::offline;
 use crate::options::Options;
 use crate::panics;
@@ -73,6 +75,8 @@ impl Client {
                 engine: tokio::sync::OnceCell::new(),
                 flights: Flights::default(),
                 tasks: TaskTracker::new(),
+                masker: masker.clone(),
+                metrics: Metrics::default(),
             }),
             masker: Arc::new(masker.clone()),
             observer: observer.map(Arc::new),
@@ -93,6 +97,15 @@ impl Client {
         done: impl FnOnce(u64, Result<Image>) + Send + 'static,
     ) -> Result<u64> {
         let runtime = self.runtime(runtime)?;
+        let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
+        self.shared.metrics.begun();
+        let done = move |id, result: Result<Image>| {
+            let hit = result.as_ref().is_ok_and(|image| image.cache_hit);
+            shared
+                .metrics
+                .ended(result.as_ref().err(), hit, begun.elapsed());
+            done(id, result);
+        };
         let work = move |shared: Arc<Shared>, emit| async move {
             if shared.settings.offline {
                 offline::newest(&shared, runtime, &emit).await
@@ -145,6 +158,30 @@ impl Client {
     ) -> Result<u64> {
         let work = move |shared: Arc<Shared>, _| async move { diagnose::diagnose(&shared).await };
         self.begin(None, timeout, work, done)
+    }
+
+    /// Begins to read the log of the last build of `runtime`; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::start`].
+    pub fn start_build_log(
+        &self,
+        runtime: &str,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<BuildLog>) + Send + 'static,
+    ) -> Result<u64> {
+        let runtime = self.runtime(runtime)?;
+        let work = move |shared: Arc<Shared>, _| async move {
+            let root = shared.settings.cache_dir.clone();
+            blocking(&shared.tasks, move || build_log::last(&root, runtime)).await
+        };
+        self.begin(Some(runtime), timeout, work, done)
+    }
+
+    /// What this client has done, in numbers.
+    pub fn metrics(&self) -> Snapshot {
+        self.shared.metrics.snapshot()
     }
 
     fn runtime(&self, name: &str) -> Result<Runtime> {
@@ -255,6 +292,17 @@ impl Client {
             .await
     }
 
+    /// The log of the last build of `runtime` that was made with this cache, in whatever process.
+    /// As [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Cache`] if there is none.
+    pub async fn build_log(&self, runtime: &str, timeout: Option<Duration>) -> Result<BuildLog> {
+        self.awaited(|done| self.start_build_log(runtime, timeout, done))
+            .await
+    }
+
     /// Begins a call and waits for its end.
     async fn awaited<T: Send + 'static>(
         &self,
@@ -299,7 +347,9 @@ impl Client {
     /// Where the events of a call go: masked, and with its name on them.
     fn sink(&self, call: u64, runtime: Option<Runtime>, latest: Latest) -> Sink {
         let (observer, masker) = (self.observer.clone(), Arc::clone(&self.masker));
+        let shared = Arc::clone(&self.shared);
         Arc::new(move |mut event: Event| {
+            shared.metrics.happened(event.kind);
             point!("event-{:?}", event.kind);
             if !event.kind.is_minor() {
                 *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.clone());

@@ -21,6 +21,10 @@ pub struct Event {
     pub time_unix_ms: u64,
     /// One line for people.
     pub message: String,
+    /// The name of the span that it is in, as OpenTelemetry would have it: of few values, and with
+    /// nothing of the call in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub span: Option<&'static str>,
     /// The address that is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
@@ -143,6 +147,22 @@ impl Kind {
         )
     }
 
+    /// The name of the span that it is in; the whole call is `mol.ensure`.
+    pub fn span(self) -> Option<&'static str> {
+        Some(match self {
+            Kind::LookupStarted | Kind::LookupDone => "mol.lookup",
+            Kind::CacheHit | Kind::CacheMiss => "mol.inspect",
+            Kind::Waiting => "mol.wait",
+            Kind::FetchStarted | Kind::FetchProgress | Kind::FetchDone => "mol.fetch",
+            Kind::BuildStarted => "mol.build",
+            Kind::ContextProgress | Kind::ContextDone => "mol.build.context",
+            Kind::StepStarted | Kind::StepDone | Kind::Log => "mol.build.step",
+            Kind::ExportStarted | Kind::ExportDone => "mol.build.export",
+            Kind::Tagged => "mol.tag",
+            Kind::Warning | Kind::Thinned => return None,
+        })
+    }
+
     /// Every kind, in the order in which a call comes upon them.
     pub const ALL: [Kind; 19] = [
         Kind::LookupStarted,
@@ -186,6 +206,7 @@ impl Event {
             .unwrap_or_default();
         Self {
             kind,
+            span: kind.span(),
             message: message.into(),
             time_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             ..Self::default()

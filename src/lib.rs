@@ -16,7 +16,7 @@
 //! | `gitea`, `http`, `retry` | step 2: which commit? |
 //! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
-//! | [`prune`], [`diagnose`] | what is here, and what may go; what is well, and what is not |
+//! | [`prune`], [`diagnose`], [`build_log`], [`metrics`] | what is here, and what may go; what is well, and what is not; what was built, and how often |
 //! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
 //! | [`error`], [`event`], [`mask`], `panics` | what is told, and what is not |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
@@ -25,6 +25,7 @@
 #[macro_use]
 mod point;
 
+pub mod build_log;
 mod cache;
 pub mod client;
 mod context;
@@ -43,6 +44,7 @@ mod gitea;
 mod http;
 pub mod image;
 pub mod mask;
+pub mod metrics;
 mod offline;
 pub mod options;
 mod ownership;

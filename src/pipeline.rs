@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
+use crate::build_log::Recorder;
 use crate::cache::{Cache, Lock, Tree};
 use crate::context::Context;
 use crate::engine::{Build, Engine, Found, REVISION_LABEL};
@@ -21,6 +22,8 @@ use crate::flight::Flights;
 use crate::gitea;
 use crate::http::Http;
 use crate::image::{CommitSha, Image, Platform, References, Timings};
+use crate::mask::Masker;
+use crate::metrics::{Metrics, Step};
 use crate::options::{PlatformChoice, Repository, Settings};
 use crate::retry;
 use crate::runtimes::Runtime;
@@ -46,6 +49,8 @@ pub(crate) struct Shared {
     pub(crate) engine: OnceCell<Engine>,
     pub(crate) flights: Flights<Made>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) masker: Masker,
+    pub(crate) metrics: Metrics,
 }
 
 /// Which image is wanted.
@@ -119,7 +124,7 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     point!("cache-opened");
 
     let lock = cache.lock(&wanted.commit, |holder| emit(Event::waiting(&holder)));
-    let lock = timed(&mut timings.wait, lock).await?;
+    let lock = timed(&shared, Step::Wait, &mut timings.wait, lock).await?;
     point!("lock-taken");
     if let Ok(found) = usable(engine, &wanted).await? {
         emit(Event::cache_hit(&wanted.references.pinned));
@@ -130,9 +135,29 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
         });
     }
 
-    engine.check_platform(&wanted.platform, &emit).await?;
-    let tree = fetch(&shared, &wanted, &cache, &lock, &emit);
-    let tree = timed(&mut timings.fetch, tree).await?;
+    let title = format!("{} for {}", wanted.references.pinned, wanted.platform);
+    let (commit, masker, tasks) = (&wanted.commit, &shared.masker, &shared.tasks);
+    let log = Recorder::new(&cache, commit, &lock, masker, tasks, &title);
+    let emit = log.sink(&emit);
+    let made = make_alone(&shared, &wanted, &cache, &lock, timings, &emit).await;
+    log.end(made.as_ref().err()).await;
+    shared.metrics.built(made.as_ref().err());
+    made
+}
+
+/// The same, with the lock: fetch, check, build, tag.
+async fn make_alone(
+    shared: &Shared,
+    wanted: &Wanted,
+    cache: &Cache,
+    lock: &Lock,
+    mut timings: Timings,
+    emit: &Sink,
+) -> Result<Made> {
+    let engine = shared.engine().await?;
+    engine.check_platform(&wanted.platform, emit).await?;
+    let tree = fetch(shared, wanted, cache, lock, emit);
+    let tree = timed(shared, Step::Fetch, &mut timings.fetch, tree).await?;
     point!("tree-ready");
     let context = Context::open(&tree.path, tree.commit_time).map_err(|e| wanted.named_in(e))?;
 
@@ -140,21 +165,24 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
         reference: &wanted.references.pinned,
         commit: wanted.commit.as_str(),
         platform: &wanted.platform,
-        labels: labels(&wanted),
+        labels: labels(wanted),
         build_args: match shared.settings.runtime_version_pin {
-            true => version_pin::build_args(&tree.path, &emit),
+            true => version_pin::build_args(&tree.path, emit),
             false => HashMap::new(),
         },
         stall_grace: shared.settings.stall_grace,
     };
-    let built = timed(
-        &mut timings.build,
-        engine.build(build, context, &shared.tasks, &emit),
-    )
-    .await;
+    let built = engine.build(build, context, &shared.tasks, emit);
+    let built = timed(shared, Step::Build, &mut timings.build, built).await;
     built.map_err(|error| wanted.named_in(error))?;
     point!("image-built");
-    let image_id = timed(&mut timings.tag, tag(engine, &wanted, &emit)).await?;
+    let image_id = timed(
+        shared,
+        Step::Tag,
+        &mut timings.tag,
+        tag(engine, wanted, emit),
+    )
+    .await?;
     Ok(Made {
         image_id,
         cache_hit: false,
@@ -178,7 +206,8 @@ async fn lookup(
     }
     emit(Event::lookup_started(&repository.url));
     let ask = || gitea::head(&shared.http, runtime, &repository, branch);
-    let head = timed(&mut timings.lookup, retry::transient(emit, ask)).await?;
+    let head = retry::transient(emit, ask);
+    let head = timed(shared, Step::Lookup, &mut timings.lookup, head).await?;
     let (url, took) = (&repository.url, timings.lookup);
     emit(Event::lookup_done(url, &head.branch, &head.commit, took));
 
@@ -203,11 +232,13 @@ async fn hit(
 ) -> Result<Option<Found>> {
     let engine = shared.engine().await?;
     let reference = &wanted.references.pinned;
-    match timed(&mut timings.inspect, usable(engine, wanted)).await? {
+    let found = usable(engine, wanted);
+    match timed(shared, Step::Inspect, &mut timings.inspect, found).await? {
         Ok(found) => {
             emit(Event::cache_hit(reference));
             if !found.is_known_as(&wanted.references.latest) {
-                timed(&mut timings.tag, refresh_latest(engine, wanted, emit)).await;
+                let refresh = refresh_latest(engine, wanted, emit);
+                timed(shared, Step::Tag, &mut timings.tag, refresh).await;
             }
             Ok(Some(found))
         }
@@ -359,9 +390,15 @@ impl Shared {
     }
 }
 
-async fn timed<T>(took: &mut Duration, work: impl Future<Output = T>) -> T {
+async fn timed<T>(
+    shared: &Shared,
+    step: Step,
+    took: &mut Duration,
+    work: impl Future<Output = T>,
+) -> T {
     let begun = Instant::now();
     let result = work.await;
     *took = begun.elapsed();
+    shared.metrics.step(step, *took);
     result
 }

@@ -25,6 +25,11 @@ package mol
 #cgo nocallback mol_client_submit
 #cgo noescape mol_client_submit_list
 #cgo nocallback mol_client_submit_list
+#cgo noescape mol_client_metrics
+#cgo nocallback mol_client_metrics
+#cgo nocallback mol_string_free
+#cgo noescape mol_client_submit_build_log
+#cgo nocallback mol_client_submit_build_log
 #cgo noescape mol_client_submit_diagnose
 #cgo nocallback mol_client_submit_diagnose
 #cgo noescape mol_client_submit_prune
@@ -147,6 +152,10 @@ func (c cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
 		status = C.mol_client_submit(c.id, name, limit, &call, &cErr)
 	case taskList:
 		status = C.mol_client_submit_list(c.id, limit, &call, &cErr)
+	case taskBuildLog:
+		name := C.CString(t.runtime)
+		defer C.free(unsafe.Pointer(name))
+		status = C.mol_client_submit_build_log(c.id, name, limit, &call, &cErr)
 	case taskDiagnose:
 		status = C.mol_client_submit_diagnose(c.id, limit, &call, &cErr)
 	case taskPrune:
@@ -193,6 +202,16 @@ func (c cgoClient) next() (message, *Error) {
 		m.event = &e
 	}
 	return m, nil
+}
+
+func (c cgoClient) metrics() ([]byte, *Error) {
+	var text *C.char
+	var cErr *C.mol_error
+	if status := C.mol_client_metrics(c.id, &text, &cErr); status != C.MOL_OK {
+		return nil, takeError(status, cErr)
+	}
+	defer C.mol_string_free(text)
+	return []byte(C.GoString(text)), nil
 }
 
 func (c cgoClient) free() { C.mol_client_free(c.id) }

@@ -82,6 +82,8 @@ type coreClient interface {
 	// next waits for the next message of any call. CodeClosed and CodeNoSuchHandle say that the client is
 	// freed and none will come.
 	next() (message, *Error)
+	// metrics are the client's numbers, in JSON.
+	metrics() ([]byte, *Error)
 	// free ends everything, next included.
 	free()
 }
@@ -101,6 +103,7 @@ const (
 	taskList
 	taskPrune
 	taskDiagnose
+	taskBuildLog
 )
 
 // kindResult marks the answer that is a report, where the kind of an event would be.

@@ -17,6 +17,11 @@
 // build; different runtimes go on in parallel. A cancelled context ends its own call at once, and the work
 // when no other call waits for it. A waiting call costs a goroutine and no thread.
 //
+// # Day two
+//
+// [Client.Diagnose] says what is well and what is not, [Client.List] what is there, [Client.Prune] removes what is
+// old. [Client.BuildLog] has the log of a runtime's last build, and [Client.Metrics] numbers for Prometheus.
+//
 // # Failure
 //
 // Every failure is an [*Error] that says what failed, where, and what to do next; [errors.Is] tells the kinds

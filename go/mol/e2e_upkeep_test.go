@@ -169,3 +169,45 @@ func TestDiagnose(t *testing.T) {
 		t.Errorf("after %v: %v", took, err)
 	}
 }
+
+func TestBuildLogAndMetrics(t *testing.T) {
+	b := newBed(t)
+	b.setenv()
+	c := b.client()
+	if _, err := c.BuildLog(t.Context(), "hermes"); !errors.Is(err, ErrCache) {
+		t.Errorf("before a build: %v", err)
+	}
+	if _, err := c.BuildLog(t.Context(), "cobol"); !errors.Is(err, ErrUnknownRuntime) {
+		t.Errorf("an unknown runtime: %v", err)
+	}
+	b.template("hermes", dockerfile(plain))
+	c.ensure("hermes")
+	c.ensure("hermes")
+	log, err := c.BuildLog(t.Context(), "hermes")
+	if err != nil || log.Runtime != "hermes" || !strings.HasSuffix(log.Text, " done\n") || time.Since(log.Ended()) > time.Hour {
+		t.Errorf("%+v, %v", log, err)
+	}
+
+	found, err := c.Metrics()
+	if err != nil || found.Calls["ok"] != 2 || found.Builds["ok"] != 1 || found.Hits != 1 || found.Misses != 1 || found.InProgress != 0 {
+		t.Errorf("%+v, %v", found, err)
+	}
+	if steps := found.StepDurations["lookup"]; steps.Count != 2 || steps.SumSeconds <= 0 || len(steps.Buckets) == 0 {
+		t.Errorf("lookups: %+v", steps)
+	}
+	if _, err := EnsureLocalImage(t.Context(), "hermes"); err != nil {
+		t.Fatal(err)
+	}
+	if shared, err := Metrics(); err != nil || shared.Hits != 1 || shared.Calls["ok"] != 1 {
+		t.Errorf("of the environment's client: %+v, %v", shared, err)
+	}
+	for _, e := range c.events {
+		if (e.Span == "") != (e.Kind == EventWarning) {
+			t.Errorf("%s is in the span %q", e.Kind, e.Span)
+		}
+	}
+	_ = c.Close()
+	if _, err := c.Metrics(); !errors.Is(err, ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+}

@@ -45,6 +45,9 @@ type Event struct {
 	Time time.Time
 	// Message is one line for people.
 	Message string
+	// Span is the name of the span that it is in, as OpenTelemetry would have it: of few values, such as
+	// "mol.fetch", and with nothing of the call in it. "" for warnings and what was left out.
+	Span string
 
 	// URL is the address asked or fetched from.
 	URL string
@@ -88,6 +91,7 @@ type wireEvent struct {
 	Runtime      string    `json:"runtime"`
 	TimeUnixMS   int64     `json:"time_unix_ms"`
 	Message      string    `json:"message"`
+	Span         string    `json:"span"`
 	URL          string    `json:"url"`
 	Ref          string    `json:"ref"`
 	LatestRef    string    `json:"latest_ref"`
@@ -114,7 +118,7 @@ type wireEvent struct {
 
 func (w *wireEvent) event() Event {
 	e := Event{
-		Kind: w.Kind, Call: w.Call, Runtime: w.Runtime, Message: w.Message,
+		Kind: w.Kind, Call: w.Call, Runtime: w.Runtime, Message: w.Message, Span: w.Span,
 		URL: w.URL, Ref: w.Ref, LatestRef: w.LatestRef, CommitSHA: w.CommitSHA, Branch: w.Branch,
 		Reason: w.Reason, Holder: w.Holder, Builder: w.Builder, Endpoint: w.Endpoint, Hint: w.Hint,
 		Step: w.Step, Steps: w.Steps, StepName: w.StepName, Cached: w.Cached, Line: w.Line, StepError: w.Error,

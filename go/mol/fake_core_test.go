@@ -67,6 +67,8 @@ func (f *fakeCore) next() (message, *Error) {
 	}
 }
 
+func (f *fakeCore) metrics() ([]byte, *Error) { return []byte("{}"), nil }
+
 func (f *fakeCore) free() {
 	f.frees.Add(1)
 	close(f.freed)

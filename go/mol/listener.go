@@ -268,6 +268,7 @@ func (e *Event) attrs() []slog.Attr {
 		attrs = append(attrs, slog.Uint64("call", e.Call))
 	}
 	text("runtime", e.Runtime)
+	text("span", e.Span)
 	text("url", e.URL)
 	text("ref", e.Ref)
 	text("latest_ref", e.LatestRef)

@@ -476,6 +476,34 @@ mol_status mol_client_submit_diagnose(mol_client client,
                                       mol_call *call,
                                       mol_error **error);
 
+// Gives the log of the last build of a runtime that was made with this cache, in whatever process, as
+// one JSON object: its "text" has the lines. Fails with MOL_ERR_CACHE if there is none. `timeout_ms` is
+// as for mol_ensure_local_image. Free the log with mol_string_free.
+//
+// `runtime` is NULL or ends in a NUL byte; `log` and `error` are NULL or may be written.
+mol_status mol_build_log(mol_client client,
+                         const char *runtime,
+                         int64_t timeout_ms,
+                         char **log,
+                         mol_error **error);
+
+// Begins what mol_build_log does, and returns at once; otherwise as mol_client_submit.
+//
+// `runtime` is NULL or ends in a NUL byte; `call` and `error` are NULL or may be written.
+mol_status mol_client_submit_build_log(mol_client client,
+                                       const char *runtime,
+                                       int64_t timeout_ms,
+                                       mol_call *call,
+                                       mol_error **error);
+
+// Gives what a client has done, in numbers, as one JSON object; docs/upkeep.md has its fields. It asks
+// nobody and does not wait. Free the metrics with mol_string_free.
+//
+// `metrics` and `error` are NULL or may be written.
+mol_status mol_client_metrics(mol_client client,
+                              char **metrics,
+                              mol_error **error);
+
 // Frees a string that a function has given as its answer: from mol_mask_token, say. NULL is fine.
 //
 // `text` is NULL or a string that this library has handed out, and is not used afterwards.

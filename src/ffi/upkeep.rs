@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::client::{CLIENTS, json, timeout, waited};
 use super::guard::{entry, write};
-use super::text::give;
+use super::text::{give, required};
 use super::types::{mol_call, mol_client, mol_error, mol_status};
 use crate::client::Client;
 use crate::error::Result;
@@ -174,6 +174,80 @@ pub unsafe extern "C" fn mol_client_submit_diagnose(
     unsafe {
         submit(client, timeout_ms, call, error, |client, limit, done| {
             client.start_diagnose(limit, done)
+        })
+    }
+}
+
+/// Gives the log of the last build of a runtime that was made with this cache, in whatever process, as
+/// one JSON object: its "text" has the lines. Fails with MOL_ERR_CACHE if there is none. `timeout_ms` is
+/// as for mol_ensure_local_image. Free the log with mol_string_free.
+///
+/// # Safety
+///
+/// `runtime` is NULL or ends in a NUL byte; `log` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_build_log(
+    client: mol_client,
+    runtime: *const c_char,
+    timeout_ms: i64,
+    log: *mut *mut c_char,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        wait(
+            "log",
+            client,
+            timeout_ms,
+            log,
+            error,
+            |client, limit, done| {
+                client.start_build_log(required("runtime", runtime)?, limit, done)
+            },
+        )
+    }
+}
+
+/// Begins what mol_build_log does, and returns at once; otherwise as mol_client_submit.
+///
+/// # Safety
+///
+/// `runtime` is NULL or ends in a NUL byte; `call` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_submit_build_log(
+    client: mol_client,
+    runtime: *const c_char,
+    timeout_ms: i64,
+    call: *mut mol_call,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        submit(client, timeout_ms, call, error, |client, limit, done| {
+            client.start_build_log(required("runtime", runtime)?, limit, done)
+        })
+    }
+}
+
+/// Gives what a client has done, in numbers, as one JSON object; docs/upkeep.md has its fields. It asks
+/// nobody and does not wait. Free the metrics with mol_string_free.
+///
+/// # Safety
+///
+/// `metrics` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_metrics(
+    client: mol_client,
+    metrics: *mut *mut c_char,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        entry(error, || {
+            write("metrics", metrics, || {
+                let snapshot = CLIENTS.get(client)?.client.metrics();
+                Ok(give(json(&snapshot)?).cast_mut())
+            })
         })
     }
 }

@@ -2,6 +2,7 @@
  *
  *     upkeep              lists, and prunes all that may go
  *     upkeep diagnose     looks at what a build depends on
+ *     upkeep numbers      makes an image of hermes, and shows the numbers and the log
  *
  * Prints each report, one a line. */
 #include "check.h"
@@ -37,6 +38,25 @@ static void diagnose(mol_client client)
     show_end("result", client, call);
 }
 
+static void numbers(mol_client client)
+{
+    mol_call call = 0;
+    mol_image *image = NULL;
+    char *json = NULL;
+
+    CHECK(mol_build_log(client, "hermes", 0, &json, NULL) == MOL_ERR_CACHE);
+    CHECK(mol_build_log(client, NULL, 0, &json, NULL) == MOL_ERR_INVALID_ARGUMENT);
+    CHECK(mol_ensure_local_image(client, "hermes", 0, &image, NULL) == MOL_OK);
+    mol_image_free(image);
+    CHECK(mol_client_metrics(client, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);
+    CHECK(mol_client_metrics(client, &json, NULL) == MOL_OK);
+    show("metrics", json);
+    CHECK(mol_build_log(client, "hermes", 0, &json, NULL) == MOL_OK);
+    show("log", json);
+    CHECK(mol_client_submit_build_log(client, "hermes", 0, &call, NULL) == MOL_OK);
+    show_end("submitted", client, call);
+}
+
 static void prune(mol_client client)
 {
     mol_call call = 0;
@@ -69,6 +89,8 @@ int main(int argc, char **argv)
 
     if (argc > 1 && strcmp(argv[1], "diagnose") == 0)
         diagnose(client);
+    else if (argc > 1 && strcmp(argv[1], "numbers") == 0)
+        numbers(client);
     else
         prune(client);
 

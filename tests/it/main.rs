@@ -8,6 +8,7 @@ mod support;
 
 mod abi;
 mod branches;
+mod build_log;
 mod c_programs;
 mod cache;
 mod cancel;
@@ -29,6 +30,7 @@ mod https;
 mod inputs;
 mod leaks;
 mod lookup;
+mod metrics;
 mod options;
 mod packaging;
 mod panics;

@@ -30,6 +30,7 @@ type library interface {
 	List(ctx context.Context) (mol.Inventory, error)
 	Prune(ctx context.Context, o mol.PruneOptions) (mol.PruneReport, error)
 	Diagnose(ctx context.Context) (mol.Report, error)
+	BuildLog(ctx context.Context, runtime string) (mol.BuildLog, error)
 	Close() error
 }
 
@@ -66,7 +67,7 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
 	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.listCommand(), a.pruneCommand(),
-		a.doctorCommand(), a.versionCommand(), exitCodesTopic())
+		a.doctorCommand(), a.logsCommand(), a.versionCommand(), exitCodesTopic())
 	return root
 }
 

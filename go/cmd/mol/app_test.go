@@ -30,6 +30,7 @@ type fakeClient struct {
 	pruned    mol.PruneOptions
 	report    mol.PruneReport
 	diagnosis mol.Report
+	log       mol.BuildLog
 	err       error
 }
 
@@ -51,6 +52,8 @@ func (f *fakeClient) Prune(_ context.Context, o mol.PruneOptions) (mol.PruneRepo
 }
 
 func (f *fakeClient) Diagnose(context.Context) (mol.Report, error) { return f.diagnosis, f.err }
+
+func (f *fakeClient) BuildLog(context.Context, string) (mol.BuildLog, error) { return f.log, f.err }
 
 func (f *fakeClient) Close() error { return nil }
 

@@ -110,6 +110,7 @@ type eventOut struct {
 	Time         time.Time     `json:"time"`
 	Runtime      string        `json:"runtime,omitempty"`
 	Message      string        `json:"message,omitempty"`
+	Span         string        `json:"span,omitempty"`
 	URL          string        `json:"url,omitempty"`
 	Ref          string        `json:"ref,omitempty"`
 	LatestRef    string        `json:"latest_ref,omitempty"`
@@ -144,7 +145,7 @@ func (d *jsonDisplay) event(e mol.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	_ = d.a.printJSON(eventOut{
-		Kind: e.Kind, Time: e.Time.UTC(), Runtime: e.Runtime, Message: e.Message, URL: e.URL,
+		Kind: e.Kind, Time: e.Time.UTC(), Runtime: e.Runtime, Message: e.Message, Span: e.Span, URL: e.URL,
 		Ref: e.Ref, LatestRef: e.LatestRef, CommitSHA: e.CommitSHA, Branch: e.Branch,
 		Reason: e.Reason, Holder: e.Holder, Builder: e.Builder, Endpoint: e.Endpoint, Hint: e.Hint,
 		Step: e.Step, Steps: e.Steps, StepName: e.StepName,

@@ -72,6 +72,43 @@ func (a *app) pruneCommand() *cobra.Command {
 	return cmd
 }
 
+func (a *app) logsCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "logs RUNTIME",
+		Short: "Show the log of a runtime's last build",
+		Long: "Show the log of the last build of a runtime that was made with this cache, by whatever\n" +
+			"program, and however it ended. Of a very long one the beginning and the end are kept.",
+		Example:           "  mol logs claude-code",
+		Args:              oneRuntime,
+		ValidArgsFunction: completeRuntime,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
+				log, err := c.BuildLog(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				if a.asJSON {
+					return a.printJSON(logResult{succeeded, log})
+				}
+				for line := range strings.Lines(log.Text) {
+					if err := a.println(plain(line)); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Flags().SortFlags = false
+	a.mirroredFlags(cmd, "cache-dir")
+	return cmd
+}
+
+type logResult struct {
+	outcome
+	mol.BuildLog
+}
+
 // An outcome is what the JSON results of these commands have in common with
 // those of all others.
 type outcome struct {

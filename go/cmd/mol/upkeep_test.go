@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+)
+
+func TestPruneAsksForWhatTheFlagsSay(t *testing.T) {
+	for args, want := range map[string]mol.PruneOptions{
+		"prune":                    {KeepPerRuntime: 2},
+		"prune --keep 5 --dry-run": {KeepPerRuntime: 5, DryRun: true},
+		"prune --keep 0 -n":        {KeepPerRuntime: -1, DryRun: true},
+	} {
+		f := &fakeClient{}
+		if code, _, stderr := runFake(t, t.Context(), f, strings.Fields(args)...); code != 0 || f.pruned != want {
+			t.Errorf("mol %s: exit code %d, %+v, want %+v\n%s", args, code, f.pruned, want, stderr)
+		}
+	}
+}
+
+func TestListAndPruneInATable(t *testing.T) {
+	hours := func(n int64) int64 { return time.Now().Unix() - n*3600 - 10 }
+	newest := mol.LocalImage{
+		Ref: testRef, Runtime: "hermes", Platform: "linux/amd64", CommitSHA: testSHA, CreatedUnix: hours(1),
+		Bytes: 3 << 30, OwnBytes: 20 << 20, Latest: true, UsedBy: []string{"workspace-7"},
+	}
+	oldest := newest
+	oldest.CommitSHA, oldest.CreatedUnix, oldest.Latest, oldest.UsedBy = "", hours(30), false, nil
+	tree := mol.CachedTree{Path: "/cache/hermes/0123456789ab", Runtime: "hermes", Bytes: 306 << 10}
+	_, list, _ := runFake(t, t.Context(), &fakeClient{inventory: mol.Inventory{
+		Images: []mol.LocalImage{newest, oldest}, Trees: []mol.CachedTree{tree},
+	}}, "list")
+	golden(t, "list.txt", list)
+	_, pruned, _ := runFake(t, t.Context(), &fakeClient{report: mol.PruneReport{
+		FreedBytes: 20 << 20,
+		Images: []mol.PrunedImage{
+			{LocalImage: newest, Action: mol.PruneKept, Reason: "the tag latest points at it"},
+			{LocalImage: oldest, Action: mol.PruneRemoved, Reason: "older than the newest 2\x1b[2J"},
+		},
+		Trees: []mol.PrunedTree{{CachedTree: tree, Action: mol.PruneRemoved, Reason: "older than the newest 2"}},
+	}}, "prune")
+	golden(t, "prune.txt", pruned)
+}
+
+func TestDoctorShowsEachLineWithItsFix(t *testing.T) {
+	f := &fakeClient{diagnosis: mol.Report{Version: "0.1.0", Status: mol.CheckProblem, Checks: []mol.Check{
+		{Name: "engine", Status: mol.CheckOK, Found: "unix:///var/run/docker.sock (the default socket)"},
+		{Name: "cache disk", Status: mol.CheckWarning, Found: "12 MiB free at /home", Fix: "free some space there"},
+		{Name: "token", Status: mol.CheckProblem, Found: "set, and refused", Fix: "set another one"},
+	}}}
+	code, stdout, stderr := runFake(t, t.Context(), f, "doctor")
+	if code != exitProblem || stderr != "" {
+		t.Errorf("exit code %d, want %d; %s", code, exitProblem, stderr)
+	}
+	golden(t, "doctor.txt", stdout)
+	f.diagnosis.Status, f.diagnosis.Checks = mol.CheckWarning, f.diagnosis.Checks[:2]
+	if code, stdout, _ := runFake(t, t.Context(), f, "doctor", "--json"); code != 0 || !strings.HasPrefix(stdout, `{"kind":"result","ok":true,"exit_code":0,"version":"0.1.0","status":"warning",`) {
+		t.Errorf("exit code %d\n%s", code, stdout)
+	}
+}
+
+func TestLogsForReal(t *testing.T) {
+	w := newWorld(t)
+	if code, stdout, stderr := w.run(t, "logs", "claude-code"); code != exitCache || stdout != "" || !strings.Contains(stderr, "no log of a build of claude-code") {
+		t.Errorf("before a build: exit code %d\n%s%s", code, stdout, stderr)
+	}
+	if code, _, stderr := w.run(t, "ensure", "claude-code"); code != 0 {
+		t.Fatal(stderr)
+	}
+	code, stdout, stderr := w.run(t, "logs", "claude-code")
+	if code != 0 || !regexp.MustCompile(`(?s)^molecule-local/workspace-template-claude-code:.* building with .* done\n$`).MatchString(stdout) {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	code, stdout, _ = w.run(t, "logs", "claude-code", "--json")
+	var got mol.BuildLog
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 || got.Runtime != "claude-code" || time.Since(got.Ended()) > time.Hour {
+		t.Errorf("exit code %d, %v: %s", code, err, stdout)
+	}
+}
+
+// TestMetricsForPrometheus reads the text with Prometheus' own parser, and has
+// promtool's own linter look at it.
+func TestMetricsForPrometheus(t *testing.T) {
+	w := newWorld(t)
+	client, err := mol.New(mol.Options{
+		RepoPrefix: w.templates.RepoPrefix(), CacheDir: t.TempDir(), Isolation: w.value("MOLECULE_LOCAL_IMAGE_ISOLATION"),
+		DockerHost: w.value("DOCKER_HOST"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }()
+	for _, runtime := range []string{"claude-code", "claude-code", "codex"} {
+		_, _ = client.EnsureLocalImage(t.Context(), runtime)
+	}
+	snapshot, err := client.Metrics()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text bytes.Buffer
+	if err := snapshot.WritePrometheus(&text); err != nil {
+		t.Fatal(err)
+	}
+
+	problems, err := promlint.New(bytes.NewReader(text.Bytes())).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("promlint: %v, %v", problems, err)
+	}
+	parser := expfmt.NewTextParser(model.LegacyValidation)
+	families, err := parser.TextToMetricFamilies(&text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	calls := map[string]float64{}
+	for _, m := range families["mol_calls_total"].GetMetric() {
+		calls[m.GetLabel()[0].GetValue()] = m.GetCounter().GetValue()
+	}
+	if calls["ok"] != 2 || calls["repo_not_found"] != 1 {
+		t.Errorf("calls: %v", calls)
+	}
+	if hits := families["mol_hits_total"].GetMetric()[0].GetCounter().GetValue(); hits != 1 {
+		t.Errorf("%v hits, want 1", hits)
+	}
+	steps := map[string]uint64{}
+	for _, m := range families["mol_step_duration_seconds"].GetMetric() {
+		steps[m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleCount()
+	}
+	if steps["lookup"] != 3 || steps["build"] != 1 {
+		t.Errorf("steps: %v", steps)
+	}
+	whole := families["mol_call_duration_seconds"].GetMetric()[0].GetHistogram()
+	if whole.GetSampleCount() != 3 || whole.GetSampleSum() <= 0 || len(whole.GetBucket()) != 17 {
+		t.Errorf("calls took %v", whole)
+	}
+}
+
+// value is a variable of the world's environment.
+func (w *world) value(name string) string {
+	for _, v := range w.env {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}

@@ -1,0 +1,151 @@
+package mol
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	goruntime "runtime"
+	"slices"
+	"strconv"
+)
+
+// MetricsSnapshot is what a client has done, in numbers, since it was made. The counters only grow.
+type MetricsSnapshot struct {
+	// Version is the library's.
+	Version string `json:"version"`
+	// Calls for an image that have ended, by "ok" or the name of the error's [Code].
+	Calls map[string]uint64 `json:"calls"`
+	// InProgress are the calls for an image that are under way.
+	InProgress int64 `json:"in_progress"`
+	// Hits are calls that have ended with an image that was there already, Misses those whose image was not there or
+	// could not be used.
+	Hits   uint64 `json:"hits"`
+	Misses uint64 `json:"misses"`
+	// Waits is how often a call has begun to wait for another one, of this process or of another.
+	Waits uint64 `json:"waits"`
+	// Builds are the fetches with their builds that have ended by themselves, whoever waited for them, by "ok" or the
+	// name of the error's [Code].
+	Builds map[string]uint64 `json:"builds"`
+	// CallDurations is how long calls took.
+	CallDurations Durations `json:"call_durations"`
+	// StepDurations is how long the steps took: "lookup", "inspect", "wait", "fetch", "build", "tag". A build that
+	// many wait for counts once.
+	StepDurations map[string]Durations `json:"step_durations"`
+}
+
+// Durations is a histogram.
+type Durations struct {
+	// Count is how many there are, SumSeconds all of them together.
+	Count      uint64  `json:"count"`
+	SumSeconds float64 `json:"sum_seconds"`
+	// Buckets are in the order of their bounds; each has those before it in it.
+	Buckets []DurationBucket `json:"buckets"`
+}
+
+// DurationBucket is how many took at most so long.
+type DurationBucket struct {
+	LESeconds float64 `json:"le_seconds"`
+	Count     uint64  `json:"count"`
+}
+
+// Metrics gives what the client has done, in numbers. It asks nobody and does not wait. After [Client.Close] the
+// error is [ErrClosed].
+func (c *Client) Metrics() (MetricsSnapshot, error) {
+	text, failed := c.inner.core.metrics()
+	goruntime.KeepAlive(c)
+	if failed != nil {
+		if failed.Code == CodeNoSuchHandle {
+			failed = &Error{Code: CodeClosed, Message: "the client is closed", Hint: "make another one with mol.New"}
+		}
+		return MetricsSnapshot{}, failed
+	}
+	var snapshot MetricsSnapshot
+	if err := json.Unmarshal(text, &snapshot); err != nil {
+		return MetricsSnapshot{}, &Error{Code: CodeInternal, Message: "libmol sent metrics that cannot be read: " + err.Error()}
+	}
+	return snapshot, nil
+}
+
+// Metrics is [Client.Metrics] of the client that [EnsureLocalImage] uses. When the environment changes there is a new
+// one, which begins at 0.
+func Metrics() (MetricsSnapshot, error) {
+	shared, err := sharedClients.acquire(OptionsFromEnv())
+	if err != nil {
+		return MetricsSnapshot{}, err
+	}
+	defer sharedClients.release(shared)
+	return shared.Metrics()
+}
+
+// WritePrometheus writes the snapshot in Prometheus' text format, version 0.0.4, for a server's /metrics:
+//
+//	http.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
+//		snapshot, err := client.Metrics()
+//		if err != nil {
+//			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+//			return
+//		}
+//		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
+//		_ = snapshot.WritePrometheus(w)
+//	})
+func (s MetricsSnapshot) WritePrometheus(w io.Writer) error {
+	p := promWriter{bufio.NewWriter(w)}
+	p.family("mol_info", "gauge", "The version of libmol; always 1.")
+	p.sample("mol_info", fmt.Sprintf("{version=%q}", s.Version), "1")
+	p.family("mol_calls_total", "counter", "Calls for an image that have ended, by result.")
+	p.byResult("mol_calls_total", s.Calls)
+	p.family("mol_calls_in_progress", "gauge", "Calls for an image that are under way.")
+	p.sample("mol_calls_in_progress", "", strconv.FormatInt(s.InProgress, 10))
+	p.counter("mol_hits_total", "Calls that ended with an image that was there already.", s.Hits)
+	p.counter("mol_misses_total", "Calls whose image was not there or could not be used.", s.Misses)
+	p.counter("mol_waits_total", "How often a call began to wait for another one.", s.Waits)
+	p.family("mol_builds_total", "counter", "Fetches with their builds that have ended by themselves, by result.")
+	p.byResult("mol_builds_total", s.Builds)
+	p.family("mol_call_duration_seconds", "histogram", "How long calls for an image took.")
+	p.histogram("mol_call_duration_seconds", "", s.CallDurations)
+	p.family("mol_step_duration_seconds", "histogram", "How long the steps took; a build that many wait for counts once.")
+	for _, step := range slices.Sorted(maps.Keys(s.StepDurations)) {
+		p.histogram("mol_step_duration_seconds", fmt.Sprintf("step=%q,", step), s.StepDurations[step])
+	}
+	return p.Flush()
+}
+
+// promWriter writes the text format (prometheus.io/docs/instrumenting/exposition_formats). Names of codes and steps,
+// and versions, need no escaping but what %q does. The first error stays until Flush.
+type promWriter struct{ *bufio.Writer }
+
+func (p promWriter) family(name, kind, help string) {
+	_, _ = fmt.Fprintf(p, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+}
+
+func (p promWriter) sample(name, labels, value string) {
+	_, _ = fmt.Fprintf(p, "%s%s %s\n", name, labels, value)
+}
+
+func (p promWriter) counter(name, help string, value uint64) {
+	p.family(name, "counter", help)
+	p.sample(name, "", strconv.FormatUint(value, 10))
+}
+
+func (p promWriter) byResult(name string, counts map[string]uint64) {
+	for _, result := range slices.Sorted(maps.Keys(counts)) {
+		p.sample(name, fmt.Sprintf("{result=%q}", result), strconv.FormatUint(counts[result], 10))
+	}
+}
+
+// histogram writes one; labels end in a comma.
+func (p promWriter) histogram(name, labels string, d Durations) {
+	for _, bucket := range d.Buckets {
+		p.sample(name+"_bucket", fmt.Sprintf("{%sle=%q}", labels, float(bucket.LESeconds)), strconv.FormatUint(bucket.Count, 10))
+	}
+	p.sample(name+"_bucket", "{"+labels+`le="+Inf"}`, strconv.FormatUint(d.Count, 10))
+	if labels != "" {
+		labels = "{" + labels[:len(labels)-1] + "}"
+	}
+	p.sample(name+"_sum", labels, float(d.SumSeconds))
+	p.sample(name+"_count", labels, strconv.FormatUint(d.Count, 10))
+}
+
+func float(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }

@@ -1,0 +1,171 @@
+//! The log of the last build, kept in the cache: whole, bounded, and without a secret.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use mol::build_log::BuildLog;
+use mol::{Code, OptionName};
+
+use crate::support::engine::BUSYBOX;
+use crate::support::server::dockerfile;
+use crate::support::{Bed, TestClient, block_on, unique, until};
+
+fn log(client: &TestClient) -> BuildLog {
+    block_on(client.inner().build_log("hermes", None)).unwrap()
+}
+
+#[test]
+fn it_has_every_line_of_the_last_build_and_how_it_ended() {
+    let bed = Bed::new();
+    let client = bed.client();
+    let sha = bed.template(
+        "hermes",
+        dockerfile(&format!(
+            "FROM {BUSYBOX}\nRUN echo well-{}\n",
+            bed.isolation
+        )),
+    );
+    client.ensure("hermes").unwrap();
+    let first = log(&client);
+    assert_eq!(first.runtime, "hermes");
+    assert_eq!(
+        first.path,
+        bed.cache().join("hermes/.build.log").to_str().unwrap()
+    );
+    let age = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64 - first.ended_unix;
+    assert!((0..300).contains(&age), "{age}");
+    assert!(
+        first.text.starts_with(&bed.reference("hermes", &sha)),
+        "{}",
+        first.text
+    );
+    for part in [
+        "fetched ",
+        "building with ",
+        &format!("| well-{}", bed.isolation),
+        " is ready",
+        "s done\n",
+    ] {
+        assert!(first.text.contains(part), "{part} in {}", first.text);
+    }
+    let mode = fs::metadata(&first.path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{mode:o}");
+
+    // A hit builds nothing, and changes nothing.
+    client.ensure("hermes").unwrap();
+    assert_eq!(log(&client), first);
+
+    bed.template(
+        "hermes",
+        dockerfile(&format!(
+            "FROM {BUSYBOX}\nRUN echo ill-{}; exit 3\n",
+            bed.isolation
+        )),
+    );
+    client.refused("hermes");
+    let second = log(&client).text;
+    assert!(
+        second.contains(&format!("| ill-{}", bed.isolation)),
+        "{second}"
+    );
+    assert!(second.contains("failed (build_failed)"), "{second}");
+    assert!(!second.contains("| well-"), "{second}");
+}
+
+#[test]
+fn a_build_that_was_cancelled_has_one_too() {
+    let bed = Bed::new();
+    let client = bed.client();
+    let word = unique();
+    bed.template(
+        "hermes",
+        dockerfile(&format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600\n")),
+    );
+    let call = client.begin("hermes");
+    client.wait_for_line(&word);
+    client.cancel(&call);
+    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    let text = until("the log", || {
+        let found = block_on(client.inner().build_log("hermes", None));
+        Some(found.ok()?.text)
+    });
+    assert!(
+        text.contains(&word) && text.contains("stopped before its end"),
+        "{text}"
+    );
+}
+
+#[test]
+fn of_a_build_that_prints_without_end_the_beginning_and_the_end_are_kept() {
+    let bed = Bed::new();
+    // BuildKit itself passes on no more than a mebibyte of a step.
+    let client = bed.client_with(&[(OptionName::DockerBuildkit, "0")]);
+    let line = "a-line-that-is-not-very-long-but-long-enough-to-fill-something";
+    bed.template(
+        "hermes",
+        dockerfile(&format!("FROM {BUSYBOX}\nRUN echo first-{0}; seq 1 40000 | while read n; do echo $n-{line}; done; echo last-{0}\n", bed.isolation)),
+    );
+    client.ensure("hermes").unwrap();
+    let text = log(&client).text;
+    assert!(text.len() < 1_100_000, "{}", text.len());
+    for part in [
+        &format!("| first-{}", bed.isolation),
+        &format!("| last-{}", bed.isolation),
+    ] {
+        assert!(text.contains(part.as_str()), "{part}");
+    }
+    assert!(text.contains(" lines left out …"));
+}
+
+#[test]
+fn no_token_is_in_it_however_the_build_prints_it() {
+    const TOKEN: &str = "t0ken-of-7-nobody";
+    let bed = Bed::with(&["--token", TOKEN]);
+    let client = bed.client_with(&[(OptionName::Token, TOKEN)]);
+    bed.template(
+        "hermes",
+        dockerfile(&format!(
+            "FROM {BUSYBOX}\nRUN echo says {TOKEN} https://me:hunter2@host/; exit 3\n"
+        )),
+    );
+    client.refused("hermes");
+    let found = log(&client);
+    let file = fs::read_to_string(&found.path).unwrap();
+    for text in [&found.text, &file] {
+        assert!(text.contains("says *** https://***@host/"), "{text}");
+        assert!(!text.contains(TOKEN) && !text.contains("hunter2"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_not_a_log_of_ours_is_none() {
+    let bed = Bed::new();
+    let client = bed.client();
+    let none = |client: &TestClient| {
+        let error = block_on(client.inner().build_log("hermes", None)).unwrap_err();
+        assert_eq!(error.code, Code::Cache, "{error:?}");
+        assert!(
+            error.message.contains("no log of a build of hermes"),
+            "{error:?}"
+        );
+        assert!(error.hint.contains("mol ensure hermes"), "{error:?}");
+    };
+    none(&client);
+    assert!(!bed.cache().exists(), "looking makes nothing");
+    let folder = bed.cache().join("hermes");
+    fs::create_dir_all(&folder).unwrap();
+    for folder in [&bed.cache(), &folder] {
+        fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
+    }
+    let secret = bed.scratch().join("secret");
+    fs::write(&secret, "precious").unwrap();
+    std::os::unix::fs::symlink(&secret, folder.join(".build.log")).unwrap();
+    none(&client);
+    // Nor does a build follow the link.
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    client.ensure("hermes").unwrap();
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "precious");
+    assert!(log(&client).text.contains("done"));
+    let error = block_on(client.inner().build_log("cobol", None)).unwrap_err();
+    assert_eq!(error.code, Code::UnknownRuntime);
+}

@@ -1,0 +1,129 @@
+//! The numbers of a client: they add up.
+
+use mol::event::Kind;
+use serde_json::json;
+
+use crate::support::Bed;
+use crate::support::child::{BOTH, command, field, program, succeed};
+use crate::support::engine::BUSYBOX;
+use crate::support::server::dockerfile;
+
+#[test]
+fn calls_hits_misses_builds_and_failures_add_up() {
+    let bed = Bed::new();
+    let client = bed.client();
+    let before = client.inner().metrics();
+    assert_eq!(before.calls["ok"], 0);
+    assert_eq!(before.call_durations.count, 0);
+
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    client.ensure("hermes").unwrap();
+    client.ensure("hermes").unwrap();
+    client.refused("codex");
+    bed.template(
+        "hermes",
+        dockerfile(&format!("FROM {BUSYBOX}\nRUN exit 3\n")),
+    );
+    client.refused("hermes");
+
+    let found = client.inner().metrics();
+    assert_eq!(
+        json!(found.calls),
+        json!({ "ok": 2, "repo_not_found": 1, "build_failed": 1 })
+    );
+    assert_eq!(json!(found.builds), json!({ "ok": 1, "build_failed": 1 }));
+    assert_eq!((found.hits, found.misses, found.in_progress), (1, 2, 0));
+    assert_eq!(found.call_durations.count, 4);
+    for (step, times) in [
+        ("lookup", 4),
+        ("inspect", 3),
+        ("fetch", 2),
+        ("build", 2),
+        ("tag", 1),
+        ("wait", 2),
+    ] {
+        let durations = &found.step_durations[step];
+        assert_eq!(durations.count, times, "{step}");
+        assert!(
+            durations.buckets.is_sorted_by_key(|bucket| bucket.count),
+            "{step}"
+        );
+        assert!(durations.buckets.last().unwrap().count <= times, "{step}");
+        assert!(
+            durations.sum_seconds <= found.call_durations.sum_seconds,
+            "{step}"
+        );
+    }
+}
+
+#[test]
+fn a_build_that_many_wait_for_counts_once_and_those_who_wait_are_counted() {
+    let bed = Bed::new();
+    let client = bed.client();
+    bed.template(
+        "hermes",
+        dockerfile(&format!(
+            "FROM {BUSYBOX}\nRUN echo {}; sleep 2\n",
+            bed.isolation
+        )),
+    );
+    let calls: Vec<_> = (0..10).map(|_| client.begin("hermes")).collect();
+    client.wait_for_line(&bed.isolation);
+    assert_eq!(client.inner().metrics().in_progress, 10);
+    for call in calls {
+        call.end().unwrap();
+    }
+    let found = client.inner().metrics();
+    assert_eq!(found.calls["ok"], 10);
+    assert_eq!(found.builds["ok"], 1);
+    assert_eq!(found.waits, client.count(Kind::Waiting) as u64);
+    assert!(found.waits >= 1);
+    assert_eq!(found.hits + found.misses, 10);
+    assert_eq!(found.step_durations["build"].count, 1);
+}
+
+#[test]
+fn each_event_names_its_span_and_the_name_has_nothing_of_the_call_in_it() {
+    let bed = Bed::new();
+    let client = bed.client();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    client.ensure("hermes").unwrap();
+    let mut spans: Vec<&str> = client
+        .events()
+        .iter()
+        .filter_map(|event| event.span)
+        .collect();
+    spans.sort_unstable();
+    spans.dedup();
+    for span in [
+        "mol.lookup",
+        "mol.inspect",
+        "mol.fetch",
+        "mol.build",
+        "mol.build.step",
+        "mol.tag",
+    ] {
+        assert!(spans.contains(&span), "{span} in {spans:?}");
+    }
+    let document = include_str!("../../docs/events.md");
+    for kind in Kind::ALL {
+        if let Some(span) = kind.span() {
+            assert!(document.contains(&format!("`{span}`")), "{span}");
+        }
+    }
+}
+
+#[test]
+fn a_c_program_gets_the_numbers_and_the_log() {
+    for link in BOTH {
+        let bed = Bed::new();
+        bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        let output = succeed(command(&bed, &program("upkeep", link)).arg("numbers"));
+        let told = |name: &str| -> serde_json::Value {
+            serde_json::from_str(&field(&output, name)).unwrap()
+        };
+        assert_eq!(told("metrics")["calls"], json!({ "ok": 1 }));
+        assert!(told("log")["text"].as_str().unwrap().contains("done"));
+        assert_eq!(told("submitted")["result"], told("log"));
+    }
+}
