@@ -67,7 +67,7 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
 	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.listCommand(), a.pruneCommand(),
-		a.doctorCommand(), a.logsCommand(), a.versionCommand(), exitCodesTopic())
+		a.doctorCommand(), a.logsCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic())
 	return root
 }
 

@@ -88,17 +88,28 @@ func exitCode(ctx context.Context, err error) int {
 	return exitInternal
 }
 
+type exitMeaning struct {
+	code int
+	text string
+}
+
+// exitCodes are all of them, with what they mean.
+func exitCodes() []exitMeaning {
+	codes := []exitMeaning{{exitOK, "success"}, {exitInternal, "a defect, or a failure of no other kind"}}
+	for _, group := range exitGroups {
+		codes = append(codes, exitMeaning{group.code, group.text})
+	}
+	return append(codes,
+		exitMeaning{exitSignal + int(syscall.SIGINT), "interrupted (ctrl-C); mol up that was up and has stopped in order exits with 0"},
+		exitMeaning{exitSignal + int(syscall.SIGTERM), "terminated"})
+}
+
 // exitCodesTopic is `mol help exit-codes`.
 func exitCodesTopic() *cobra.Command {
 	var text strings.Builder
-	line := func(code int, what string) { _, _ = fmt.Fprintf(&text, "  %3d  %s\n", code, what) }
 	text.WriteString("The exit code tells kinds of failure apart:\n\n")
-	line(exitOK, "success")
-	line(exitInternal, "a defect, or a failure of no other kind")
-	for _, group := range exitGroups {
-		line(group.code, group.text)
+	for _, code := range exitCodes() {
+		_, _ = fmt.Fprintf(&text, "  %3d  %s\n", code.code, code.text)
 	}
-	line(exitSignal+int(syscall.SIGINT), "interrupted (ctrl-C); mol up that was up and has stopped in order exits with 0")
-	line(exitSignal+int(syscall.SIGTERM), "terminated")
 	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: strings.TrimSuffix(text.String(), "\n")}
 }

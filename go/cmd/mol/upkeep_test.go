@@ -3,6 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -151,4 +154,65 @@ func (w *world) value(name string) string {
 		}
 	}
 	return ""
+}
+
+// TestCompletionInBash has a real bash complete command lines.
+func TestCompletionInBash(t *testing.T) {
+	path, err := program()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const ask = `
+PATH=$1:$PATH
+source <(mol completion bash) || exit 1
+shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*" COMP_POINT=${#COMP_LINE}
+compopt() { :; } # only there while readline completes
+_get_comp_words_by_ref() { words=("${COMP_WORDS[@]}") cword=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}; }
+__start_mol
+printf '%s\n' "${COMPREPLY[@]}"
+`
+	for line, want := range map[string]string{
+		"mol do":           "doctor",
+		"mol ensure her":   "hermes",
+		"mol logs cl":      "claude-code",
+		"mol prune --dry":  "--dry-run",
+		"mol completion z": "zsh",
+	} {
+		args := append([]string{"-c", ask, "bash", filepath.Dir(path)}, strings.Fields(line)...)
+		out, err := exec.Command("bash", args...).CombinedOutput()
+		first, _, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
+		if err != nil || first != want {
+			t.Errorf("%s<tab> gives %q (%v), want %s", line, out, err, want)
+		}
+	}
+	for _, shell := range []string{"zsh", "fish", "powershell"} {
+		if out, err := exec.Command(path, "completion", shell).Output(); err != nil || !strings.Contains(string(out), "mol") {
+			t.Errorf("mol completion %s: %v", shell, err)
+		}
+	}
+}
+
+// TestManualPage has the real formatter read the page.
+func TestManualPage(t *testing.T) {
+	_, page, _ := runFake(t, t.Context(), &fakeClient{}, "man")
+	file := filepath.Join(t.TempDir(), "mol.1")
+	if err := os.WriteFile(file, []byte(page), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("groff", "-man", "-ww", "-Tutf8", "-P-c", "-b", file)
+	var out, complaints bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaints
+	if err := cmd.Run(); err != nil || complaints.Len() > 0 {
+		t.Fatalf("groff: %v\n%s", err, complaints.String())
+	}
+	text := regexp.MustCompile(`.\x08`).ReplaceAllString(out.String(), "")
+	for _, want := range []string{
+		"mol - build workspace images and boot workspaces", "mol ensure RUNTIME", "--dry-run", "-n, --dry-run",
+		"MOLECULE_LOCAL_BUILD_CACHE", "MOLECULE_GITEA_TOKEN", "mol doctor has found a problem", "mol completion bash", "--json",
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the page does not say %q:\n%s", want, text)
+		}
+	}
 }

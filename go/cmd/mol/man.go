@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/cpuguy83/go-md2man/v2/md2man"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+func (a *app) manCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "man",
+		Short: "Write the manual page",
+		Long: "Write the manual page mol(1) to standard output. It is made from the commands and\n" +
+			"flags of this program, so it says what this program does.",
+		Example: "  mol man | man -l -\n  mol man >/usr/local/share/man/man1/mol.1",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := a.stdout.Write(md2man.Render([]byte(manual(cmd.Root()))))
+			return err
+		},
+	}
+}
+
+// manual is the manual page, in go-md2man's Markdown.
+func manual(root *cobra.Command) string {
+	var b strings.Builder
+	write := func(format string, args ...any) { _, _ = fmt.Fprintf(&b, format, args...) }
+
+	write("%% \"MOL\" \"1\" \"\" \"libmol\" \"User Commands\"\n\n")
+	write("# NAME\n\nmol - %s\n\n", strings.ToLower(root.Short[:1])+root.Short[1:])
+	write("# SYNOPSIS\n\n**mol** [*command*] [*flags*]\n\n")
+	write("# DESCRIPTION\n\n%s\n\n", markdown(root.Long))
+	write("# COMMANDS\n\n")
+	for _, cmd := range documented(root) {
+		text := markdown(cmd.Long)
+		if cmd.Parent() != root {
+			// cobra's own, with the marks of another Markdown in it.
+			text = cmd.Short + ". More is in the text of **" + cmd.CommandPath() + " --help**."
+		}
+		write("## %s\n\n%s\n\n", markdown(cmd.UseLine()), text)
+		flags(&b, cmd.NonInheritedFlags())
+		if cmd.Example != "" {
+			write("For example:\n\n```\n%s\n```\n\n", cmd.Example)
+		}
+	}
+	write("# FLAGS OF EVERY COMMAND\n\n")
+	flags(&b, root.PersistentFlags())
+	write("# ENVIRONMENT\n\nA flag takes the place of its variable.\n\n")
+	for _, m := range mirrored {
+		name, usage := pflag.UnquoteUsage(&pflag.Flag{Name: m.flag, Usage: m.usage, Value: textValue{}})
+		write("**%s**\n: %s, as **--%s** *%s*\n\n", m.env, markdown(usage), m.flag, name)
+	}
+	write("**%s**\n: no network, as **--offline**\n\n", offlineEnv)
+	write("**MOLECULE_GITEA_TOKEN**\n: the token for Gitea; it has no flag, because flags are for everybody to see\n\n")
+	write("# EXIT STATUS\n\n")
+	for _, code := range exitCodes() {
+		write("**%d**\n: %s\n\n", code.code, markdown(code.text))
+	}
+	return b.String()
+}
+
+// documented are the commands that do something, in the order of the help.
+func documented(root *cobra.Command) []*cobra.Command {
+	var commands []*cobra.Command
+	for _, cmd := range root.Commands() {
+		switch {
+		case cmd.Hidden || cmd.Name() == "help":
+		case cmd.HasAvailableSubCommands():
+			commands = append(commands, documented(cmd)...)
+		case cmd.Runnable():
+			commands = append(commands, cmd)
+		}
+	}
+	return commands
+}
+
+func flags(b *strings.Builder, set *pflag.FlagSet) {
+	set.VisitAll(func(f *pflag.Flag) {
+		if f.Hidden || f.Name == "help" {
+			return
+		}
+		value, usage := pflag.UnquoteUsage(f)
+		if f.Shorthand != "" {
+			_, _ = fmt.Fprintf(b, "**-%s**, ", f.Shorthand)
+		}
+		_, _ = fmt.Fprintf(b, "**--%s**", f.Name)
+		if value != "" {
+			_, _ = fmt.Fprintf(b, " *%s*", value)
+		}
+		_, _ = fmt.Fprintf(b, "\n: %s\n\n", markdown(usage))
+	})
+}
+
+// markdown keeps letters that mean something there from meaning it.
+func markdown(text string) string {
+	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "`", "\\`", "<", `\<`, "[", `\[`, "]", `\]`).Replace(text)
+}
+
+// textValue is the value of a flag that takes a text.
+type textValue struct{}
+
+func (textValue) String() string   { return "" }
+func (textValue) Set(string) error { return nil }
+func (textValue) Type() string     { return "string" }
