@@ -220,6 +220,42 @@ func TestBranchNames(t *testing.T) {
 	}
 }
 
+func TestABranchIsWhereItIsNowHoweverItGotThere(t *testing.T) {
+	s := start(t, Options{})
+	head := func() string {
+		t.Helper()
+		_, body, _ := get(t, s.URL()+"/api/v1/repos/"+testRepo+"/branches/main")
+		var branch struct {
+			Commit struct{ ID, Message string }
+		}
+		if err := json.Unmarshal([]byte(body), &branch); err != nil {
+			t.Fatal(err)
+		}
+		return branch.Commit.ID + " " + strings.TrimSpace(branch.Commit.Message)
+	}
+	release := func(message string) string {
+		t.Helper()
+		return commit(t, s, Commit{Message: message, Files: map[string]File{"Dockerfile": {Text: message}}})
+	}
+	for _, moved := range []func(sha string){
+		func(string) {},
+		func(string) { runGit(t, s.Root(), "-C", testRepo+".git", "pack-refs", "--all") },
+		func(sha string) { runGit(t, s.Root(), "-C", testRepo+".git", "update-ref", "refs/heads/main", sha) },
+	} {
+		first := release("first")
+		if got := head(); got != first+" first" {
+			t.Errorf("%q, want %s", got, first)
+		}
+		second := release("second")
+		moved(second)
+		for range 2 {
+			if got := head(); got != second+" second" {
+				t.Errorf("%q, want %s", got, second)
+			}
+		}
+	}
+}
+
 func TestNotFoundAndBadNames(t *testing.T) {
 	s := start(t, Options{})
 	status, body, _ := get(t, s.URL()+"/api/v1/repos/molecule-ai/nothing")

@@ -46,6 +46,8 @@ type repository struct {
 
 	mutex sync.Mutex
 	set   settings
+	// tips has what git said of the commits that branches pointed to when they were last asked for, by branch.
+	tips map[string]*tip
 }
 
 type settings struct{ private, forbidden bool }
@@ -191,8 +193,42 @@ type tip struct {
 	authorDate                    time.Time
 }
 
-// tip reads a branch's commit; nil when there is no such branch.
+// tip reads a branch's commit; nil when there is no such branch. Git is asked once for each commit: what a
+// commit says never changes, and which one it is can be read from the branch's file.
 func (r *repository) tip(branch string) (*tip, error) {
+	sha := r.looseRef(branch)
+	r.mutex.Lock()
+	known := r.tips[branch]
+	r.mutex.Unlock()
+	if known != nil && known.sha == sha {
+		return known, nil
+	}
+	found, err := r.readTip(branch)
+	if err != nil || found == nil {
+		return nil, err
+	}
+	r.mutex.Lock()
+	defer r.mutex.Unlock()
+	if r.tips == nil {
+		r.tips = map[string]*tip{}
+	}
+	r.tips[branch] = found
+	return found, nil
+}
+
+// looseRef is the commit in a branch's file; "" where git would have to be asked, as for a packed branch.
+func (r *repository) looseRef(branch string) string {
+	if !filepath.IsLocal(branch) {
+		return ""
+	}
+	text, err := os.ReadFile(filepath.Join(r.dir, "refs", "heads", branch))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(text))
+}
+
+func (r *repository) readTip(branch string) (*tip, error) {
 	const format = "%(refname)%00%(objectname)%00%(tree)%00%(authorname)%00%(authoremail:trim)%00" +
 		"%(committername)%00%(committeremail:trim)%00%(authordate:iso-strict)%00%(contents)%00"
 	ref := "refs/heads/" + branch
