@@ -77,6 +77,10 @@ memcheck: ## the C and Go tests under valgrind, AddressSanitizer and the race de
 fuzz: ## every fuzz target for FUZZ_SECONDS (60)
 	@tests/fuzz
 
+.PHONY: bench
+bench: ## libmol against the docker and git programs, into docs/benchmarks.md; SHORT=1 only to see it work
+	@tests/bench $(if $(SHORT),short,all)
+
 .PHONY: check
 check: ## what must hold before a commit: format, lints, generated files
 	@tests/check
