@@ -8,9 +8,9 @@
 //! <cache>/<runtime>/.build.log              the log of the last build; .<sha12>.log while it is written
 //! ```
 //!
-//! A tree is made in a folder of its own, written through to the disk, moved into its place in one
-//! step, and only then vouched for. Whatever moment a crash picks, there is a whole tree with its
-//! voucher, or something without one, which is thrown away (promise P5). The lock is the operating
+//! A tree is made in a folder of its own, moved into its place in one step, written through to the
+//! disk, and only then vouched for. Whatever moment a crash picks, there is a whole tree with its
+//! voucher, or something without one, which is thrown away (promise P5). A build reads it meanwhile. The lock is the operating
 //! system's, so it ends with the process that holds it, however that ends.
 //!
 //! Other users of the machine can plant nothing here: no folder on the way is theirs or can be written
@@ -305,19 +305,21 @@ impl Cache {
         })
     }
 
-    /// Makes `tree` in the work folder the tree of `commit`.
-    pub(crate) fn publish(
-        &self,
-        commit: &CommitSha,
-        commit_time: i64,
-        work: &Work,
-    ) -> Result<Tree> {
+    /// Moves `tree` of the work folder to where the tree of `commit` belongs. It can be used at once;
+    /// for the next call it is there when it is vouched for.
+    pub(crate) fn place(&self, commit: &CommitSha, commit_time: i64, work: &Work) -> Result<Tree> {
         let path = self.folder.join(commit.short());
+        fs::rename(work.path().join("tree"), &path)
+            .map_err(|error| failed(&path, "cannot be written", &error))?;
+        point!("tree-renamed");
+        Ok(Tree { path, commit_time })
+    }
+
+    /// Vouches for the tree of `commit`, once all of it is on the disk.
+    pub(crate) fn vouch(&self, commit: &CommitSha, commit_time: i64) -> Result<()> {
         let write = || -> io::Result<()> {
-            write_through(work.path())?;
+            write_through(&self.folder.join(commit.short()))?;
             point!("tree-synced");
-            fs::rename(work.path().join("tree"), &path)?;
-            point!("tree-renamed");
             let voucher = serde_json::to_vec(&Voucher {
                 commit: commit.to_string(),
                 commit_time,
@@ -334,8 +336,7 @@ impl Cache {
             point!("cache-synced");
             Ok(())
         };
-        write().map_err(|error| failed(&path, "cannot be written", &error))?;
-        Ok(Tree { path, commit_time })
+        write().map_err(|error| failed(&self.voucher(commit), "cannot be written", &error))
     }
 
     /// The log of the last build, its time and its place. What is longer than `max` is none of ours.

@@ -37,12 +37,16 @@ pub(crate) fn runtime() -> Result<&'static Runtime> {
     })
 }
 
-/// Does what waits for the disk on a thread that may wait. It goes on to its end when the future is
-/// dropped, so it owns what it needs, and `tasks` counts it until then.
-pub(crate) async fn blocking<T: Send + 'static>(
+/// Does what waits for the disk on a thread that may wait. It begins at once, and goes on to its end
+/// when the future is dropped, so it owns what it needs, and `tasks` counts it until then.
+pub(crate) fn blocking<T, W>(
     tasks: &TaskTracker,
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+    work: W,
+) -> impl Future<Output = Result<T>> + Send + use<T, W>
+where
+    T: Send + 'static,
+    W: FnOnce() -> Result<T> + Send + 'static,
+{
     let work = tasks.spawn_blocking(|| panics::caught(work));
-    work.await.unwrap_or_else(|_| Err(Error::canceled()))
+    async { work.await.unwrap_or_else(|_| Err(Error::canceled())) }
 }

@@ -54,6 +54,7 @@ pub fn head_sha(body: &[u8]) -> Result<String> {
     let answer = Answer {
         status: StatusCode::OK,
         retry: Retry::Never,
+        date: None,
         body: Bytes::copy_from_slice(body),
     };
     let head = gitea::head_from("main", &url, answer)?;

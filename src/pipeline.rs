@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::{Either, ready, try_join};
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
@@ -157,24 +158,15 @@ async fn make_alone(
     let engine = shared.engine().await?;
     engine.check_platform(&wanted.platform, emit).await?;
     let tree = fetch(shared, wanted, cache, lock, emit);
-    let tree = timed(shared, Step::Fetch, &mut timings.fetch, tree).await?;
+    let (tree, kept) = timed(shared, Step::Fetch, &mut timings.fetch, tree).await?;
     point!("tree-ready");
-    let context = Context::open(&tree.path, tree.commit_time).map_err(|e| wanted.named_in(e))?;
-
-    let build = Build {
-        reference: &wanted.references.pinned,
-        commit: wanted.commit.as_str(),
-        platform: &wanted.platform,
-        labels: labels(wanted),
-        build_args: match shared.settings.runtime_version_pin {
-            true => version_pin::build_args(&tree.path, emit),
-            false => HashMap::new(),
-        },
-        stall_grace: shared.settings.stall_grace,
-    };
-    let built = engine.build(build, context, &shared.tasks, emit);
-    let built = timed(shared, Step::Build, &mut timings.build, built).await;
-    built.map_err(|error| wanted.named_in(error))?;
+    let built = build(shared, engine, wanted, &tree, emit);
+    let built = timed(shared, Step::Build, &mut timings.build, built);
+    // To have the tree on the disk for the next call is nothing that this one's build has to wait for,
+    // or to fail for.
+    let kept = async { kept.await.or_else(|error| not_kept(error, emit)) };
+    let (built, ()) = try_join(async { Ok(built.await) }, kept).await?;
+    built?;
     point!("image-built");
     let image_id = timed(
         shared,
@@ -188,6 +180,40 @@ async fn make_alone(
         cache_hit: false,
         timings,
     })
+}
+
+/// The next build fetches again what could not be kept. A defect stays an error.
+fn not_kept(error: Error, emit: &Sink) -> Result<()> {
+    if error.code == Code::Internal {
+        return Err(error);
+    }
+    let message = format!("the template's files are not kept: {}", error.message);
+    emit(Event::warning(message, error.hint));
+    Ok(())
+}
+
+/// Has the engine build the tree.
+async fn build(
+    shared: &Shared,
+    engine: &Engine,
+    wanted: &Wanted,
+    tree: &Tree,
+    emit: &Sink,
+) -> Result<()> {
+    let context = Context::open(&tree.path, tree.commit_time).map_err(|e| wanted.named_in(e))?;
+    let build = Build {
+        reference: &wanted.references.pinned,
+        commit: wanted.commit.as_str(),
+        platform: &wanted.platform,
+        labels: labels(wanted),
+        build_args: match shared.settings.runtime_version_pin {
+            true => version_pin::build_args(&tree.path, emit),
+            false => HashMap::new(),
+        },
+        stall_grace: shared.settings.stall_grace,
+    };
+    let built = engine.build(build, context, &shared.tasks, emit).await;
+    built.map_err(|error| wanted.named_in(error))
 }
 
 /// Which commit, and so which image? One question to the template server.
@@ -296,17 +322,18 @@ async fn join(
     Ok((made.image_id, made.cache_hit))
 }
 
-/// The tree of exactly the commit: from the cache, or into the cache, all of it or nothing.
+/// The tree of exactly the commit: from the cache, or into the cache, all of it or nothing. It can be
+/// read at once; it will be kept when the future has ended.
 async fn fetch(
     shared: &Shared,
     wanted: &Wanted,
     cache: &Cache,
     lock: &Lock,
     emit: &Sink,
-) -> Result<Tree> {
+) -> Result<(Tree, impl Future<Output = Result<()>> + use<>)> {
     let (kept, commit) = (cache.clone(), wanted.commit.clone());
     if let Some(tree) = blocking(&shared.tasks, move || kept.tree(&commit)).await? {
-        return Ok(tree);
+        return Ok((tree, Either::Left(ready(Ok(())))));
     }
     let begun = Instant::now();
     let (url, commit) = (&wanted.repository.url, &wanted.commit);
@@ -321,11 +348,17 @@ async fn fetch(
     let fetched = retry::transient(emit, fetch).await?;
     point!("tree-fetched");
     let (progress, files) = (fetched.progress, fetched.files);
-    let (cache, commit) = (cache.clone(), commit.clone());
-    let publish = move || cache.publish(&commit, fetched.commit_time, &fetched.work);
-    let tree = blocking(&shared.tasks, publish).await?;
+    let tree = cache.place(commit, fetched.commit_time, &fetched.work)?;
     emit(Event::fetch_done(progress, files, begun.elapsed()));
-    Ok(tree)
+    let (cache, commit, lock) = (cache.clone(), commit.clone(), lock.clone());
+    let keep = blocking(&shared.tasks, move || {
+        // What it was fetched into goes first: that need not get to the disk.
+        drop(fetched.work);
+        let kept = cache.vouch(&commit, fetched.commit_time);
+        drop(lock);
+        kept
+    });
+    Ok((tree, Either::Right(keep)))
 }
 
 /// What the image says of itself (OCI image specification, annotations). All of it can be read by

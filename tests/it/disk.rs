@@ -5,9 +5,7 @@ use std::process::{Output, Stdio};
 
 use mol::Code;
 
-use crate::support::child::{
-    Link, field, program, program_with_points, succeed, text, with_a_disk,
-};
+use crate::support::child::{Link, field, program, program_with_points, text, with_a_disk};
 use crate::support::engine::{BUSYBOX, OwnEngine};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, Files, file, noise, until};
@@ -161,28 +159,40 @@ fn a_disk_without_another_inode_is_told_as_such() {
 }
 
 #[test]
-fn a_disk_that_runs_full_before_the_tree_is_vouched_for_leaves_no_tree_that_is_used() {
+fn a_disk_that_runs_full_before_the_tree_is_vouched_for_costs_no_image_and_leaves_no_tree_that_is_used()
+ {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let tree = format!("hermes/{}", &sha[..12]);
     // The tree is in its place; while the library pauses, somebody else takes what is left.
     let script = format!(
-        "FAILPOINTS='tree-renamed=sleep(3000)' \"$@\" & \
+        "FAILPOINTS='tree-synced=sleep(3000)' \"$@\" & \
          until [ -e {tree} ]; do sleep 0.05; done; \
          cat /dev/zero > filler 2>/dev/null || true; \
-         wait $! || echo status $?; rm filler; ls -A hermes; \"$@\""
+         wait $!; rm filler; ls -A hermes; \
+         touch ../filled; until [ -e ../go ]; do sleep 0.05; done; \"$@\""
     );
     let ensure = program_with_points("ensure", Link::Static);
-    let mut command = with_a_disk(&bed, "size=16m,mode=700", &script, &ensure);
-    let output = succeed(command.arg("hermes"));
-    assert_eq!(field(&output, "status"), (Code::Cache as i32).to_string());
-    let message = field(&output, "message");
-    assert!(message.contains("no space left (0 B free)"), "{message}");
+    let process = with_a_disk(&bed, "size=16m,mode=700", &script, &ensure)
+        .arg("hermes")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let at = |name| bed.scratch().join(name);
+    until("a full disk", || at("filled").exists().then_some(()));
+    bed.engine.remove_all_of(&bed.isolation);
+    std::fs::write(at("go"), "").unwrap();
+    let output = process.wait_with_output().unwrap();
     let text = text(&output);
+    assert!(output.status.success(), "{text}");
     assert!(!text.contains(&format!(".{}.json", &sha[..12])), "{text}");
     assert!(!text.contains(".work"), "{text}");
+    let hits: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("hit "))
+        .collect();
+    assert_eq!(hits, ["hit 0", "hit 0"]);
     assert_eq!(fetches(&bed), 2);
-    assert_eq!(field(&output, "hit"), "0");
 }
 
 #[test]
