@@ -136,6 +136,11 @@ impl Http {
     pub(crate) async fn get_api(&self, url: &Url) -> Result<Answer> {
         // Never closed, so this cannot fail.
         let _turn = self.turns.acquire().await;
+        // On the heap, and from here on only: those who wait for their turn are many.
+        Box::pin(self.get(url)).await
+    }
+
+    async fn get(&self, url: &Url) -> Result<Answer> {
         let mut request = self
             .client
             .get(url.clone())

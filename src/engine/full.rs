@@ -37,7 +37,7 @@ impl Engine {
 
     /// Where the engine keeps its images, if it says.
     pub(crate) async fn data_folder(&self) -> Result<Option<PathBuf>> {
-        let info = self.call(self.docker.info()).await?;
+        let info = self.call(|| self.docker.info()).await?;
         let folder = info.docker_root_dir.filter(|folder| !folder.is_empty());
         Ok(folder.map(PathBuf::from))
     }

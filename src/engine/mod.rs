@@ -194,7 +194,7 @@ impl Engine {
 
     /// Looks an image up. `None` if there is none of that name.
     pub(crate) async fn find(&self, reference: &str) -> Result<Option<Found>> {
-        let inspect = async {
+        let inspect = || async {
             match self.docker.inspect_image(reference).await {
                 Ok(image) => Ok(Some(found(image))),
                 Err(E::DockerResponseServerError {
@@ -210,7 +210,7 @@ impl Engine {
     /// on what one matches.
     pub(crate) async fn references(&self) -> Result<Vec<String>> {
         let mut images = self
-            .call(self.docker.list_images(None::<ListImagesOptions>))
+            .call(|| self.docker.list_images(None::<ListImagesOptions>))
             .await?;
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images
@@ -226,14 +226,20 @@ impl Engine {
             .repo(repository)
             .tag(tag)
             .build();
-        self.call(self.docker.tag_image(image, Some(options))).await
+        self.call(|| self.docker.tag_image(image, Some(options)))
+            .await
     }
 
     /// One ordinary call, in its turn, with its time limit, and with what went wrong in words.
-    async fn call<T>(&self, work: impl Future<Output = std::result::Result<T, E>>) -> Result<T> {
+    async fn call<T, W>(&self, work: impl FnOnce() -> W) -> Result<T>
+    where
+        W: Future<Output = std::result::Result<T, E>>,
+    {
         let endpoint = &self.endpoint;
         // Never closed, so this cannot fail.
         let _turn = self.turns.acquire().await;
+        // On the heap, and from here on only: those who wait for their turn are many.
+        let work = Box::pin(work());
         match tokio::time::timeout(CALL_TIMEOUT, work).await {
             Ok(result) => result.map_err(|error| told(endpoint, &error)),
             Err(_) => Err(Error::new(

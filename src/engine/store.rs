@@ -55,8 +55,8 @@ pub(crate) enum Removal {
 impl Engine {
     /// All images that have a name.
     pub(crate) async fn images(&self) -> Result<Vec<Stored>> {
-        let images = self.docker.list_images(None::<ListImagesOptions>);
-        let images = self.call(images).await?;
+        let list = || self.docker.list_images(None::<ListImagesOptions>);
+        let images = self.call(list).await?;
         Ok(images
             .into_iter()
             .map(|image| Stored {
@@ -72,7 +72,7 @@ impl Engine {
     /// Until when an image was the newest of its name, as far as the engine knows: in seconds since
     /// 1970, and nanoseconds. A build whose steps were all cached gives an image that says it is as old as they are.
     pub(crate) async fn last_tagged(&self, image: &str) -> Option<(i64, u32)> {
-        let found = self.call(self.docker.inspect_image(image)).await.ok()?;
+        let found = self.call(|| self.docker.inspect_image(image)).await.ok()?;
         let tagged = found.metadata?.last_tag_time?;
         Some((tagged.unix_timestamp(), tagged.nanosecond()))
     }
@@ -80,7 +80,7 @@ impl Engine {
     /// The names of the containers, running or not, by the id of the image they were made from.
     pub(crate) async fn users(&self) -> Result<HashMap<String, Vec<String>>> {
         let all = ListContainersOptionsBuilder::new().all(true).build();
-        let containers = self.call(self.docker.list_containers(Some(all))).await?;
+        let containers = self.call(|| self.docker.list_containers(Some(all))).await?;
         let mut users: HashMap<String, Vec<String>> = HashMap::new();
         for container in containers {
             let name = container.names.unwrap_or_default().into_iter().next();
@@ -139,7 +139,7 @@ impl Engine {
 
     /// Takes a name away from an image, and with the last one the image. Never by force.
     pub(crate) async fn remove(&self, reference: &str) -> Result<Removal> {
-        let work = async {
+        let work = || async {
             let removed = self
                 .docker
                 .remove_image(reference, None::<RemoveImageOptions>, None);
