@@ -41,6 +41,14 @@ type bed struct {
 	stopServer func()
 
 	template template // the small one
+
+	largest both // what the large template took, for its plot too
+}
+
+// both is what so much of something took with libmol, and the CLI way.
+type both struct {
+	n            int
+	ours, theirs []float64
 }
 
 // template is the template of one runtime in an organization of its own.

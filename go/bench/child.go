@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -29,7 +28,8 @@ type job struct {
 type outcome struct {
 	Seconds       float64 // until the last caller had the image
 	Spread        float64 // seconds from the first return to the last
-	MemoryGrowth  float64 // bytes, at the peak
+	MemoryGrowth  float64 // bytes, at the peak, files that are mapped included
+	OwnGrowth     float64 // without those, whose memory the kernel can take back at any time
 	ThreadsGrowth int     // at the peak
 }
 
@@ -63,7 +63,7 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	threads := watchThreads()
+	threads, own := watch("Threads"), watch("RssAnon")
 
 	options := mol.OptionsFromEnv()
 	options.RepoPrefix, options.DockerHost = j.Prefix, j.Engine
@@ -102,6 +102,7 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 		Seconds:       last.Sub(begun).Seconds(),
 		Spread:        last.Sub(first).Seconds(),
 		MemoryGrowth:  float64(peak-memory) * 1024,
+		OwnGrowth:     float64(own()) * 1024,
 		ThreadsGrowth: threads(),
 	})
 }
@@ -120,21 +121,18 @@ func status(name string) (int, error) {
 	return 0, fmt.Errorf("the kernel does not say %s", name)
 }
 
-// watchThreads looks at the number of threads until it is asked how much it grew.
-func watchThreads() (growth func() int) {
-	before, _ := status("Threads")
-	var most atomic.Int64
+// watch looks at a number of /proc/self/status until it is asked how much that grew.
+func watch(name string) (growth func() int) {
+	before, _ := status(name)
+	most := before
 	stop, stopped := make(chan struct{}), make(chan struct{})
-	look := func() {
-		now, _ := status("Threads")
-		most.Store(max(most.Load(), int64(now)))
-	}
 	go func() {
 		defer close(stopped)
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for {
-			look()
+			now, _ := status(name)
+			most = max(most, now)
 			select {
 			case <-tick.C:
 			case <-stop:
@@ -145,6 +143,6 @@ func watchThreads() (growth func() int) {
 	return func() int {
 		close(stop)
 		<-stopped
-		return int(most.Load()) - before
+		return most - before
 	}
 }

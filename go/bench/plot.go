@@ -60,7 +60,11 @@ func byWaiters(ctx context.Context, b *bed) (plot, error) {
 	p := plot{file: "benchmark-waiters.svg", title: "Until every caller has the image of a new commit", axis: "callers at once"}
 	for _, n := range b.upTo(b.runs(10_000, 10), 1, 10, 100, 1000, 10_000) {
 		var ours, theirs []float64
-		for range b.runs(3, 1) {
+		rounds := b.runs(3, 1)
+		if n > 10 {
+			rounds = 1
+		}
+		for range rounds {
 			if _, err := b.template.release(ctx); err != nil {
 				return p, err
 			}
@@ -95,7 +99,8 @@ func byWaiters(ctx context.Context, b *bed) (plot, error) {
 
 func bySize(ctx context.Context, b *bed) (plot, error) {
 	p := plot{file: "benchmark-size.svg", title: "Cold path in all, files of 1 MiB", axis: "MiB"}
-	err := b.growing(ctx, &p, 1<<20, b.upTo(b.runs(1024, 4), 1, 4, 16, 64, 256, 1024))
+	err := b.growing(ctx, &p, 1<<20, b.upTo(b.runs(256, 4), 1, 4, 16, 64, 256))
+	p.point(b.largest.n, b.largest.ours, b.largest.theirs)
 	return p, err
 }
 
@@ -112,7 +117,7 @@ func (b *bed) growing(ctx context.Context, p *plot, size int, counts []int) erro
 			return err
 		}
 		rounds := b.runs(3, 1)
-		if n*size > 200<<20 || n > 10_000 {
+		if n*size > 50<<20 || n > 1000 {
 			rounds = 1
 		}
 		ours, theirs, err := b.coldBothWays(ctx, t, rounds)

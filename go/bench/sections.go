@@ -51,10 +51,18 @@ type timed struct {
 	after func(context.Context) error // not timed; nil for nothing
 }
 
-// inTurns does all ways, one after the other, in every round; each round begins with another one. The first
-// round does not count.
+// fewRounds are of something that takes so long that there is no round for warming up: smaller things have
+// done that.
+const fewRounds = 2
+
+// inTurns does all ways, one after the other, in every round; each round begins with another one. There is one
+// more in the beginning, which does not count.
 func inTurns(ctx context.Context, rounds int, ways ...*timed) error {
-	for round := range rounds + 1 {
+	first := 0
+	if rounds <= fewRounds {
+		first = 1
+	}
+	for round := first; round <= rounds; round++ {
 		for i := range ways {
 			way := ways[(i+round)%len(ways)]
 			begun := time.Now()
@@ -120,7 +128,7 @@ func warm(ctx context.Context, b *bed, r *report) error {
 	if err := errors.Join(hit(ctx), viaCLI.do(ctx)); err != nil { // the images
 		return err
 	}
-	if err := inTurns(ctx, b.runs(300, 20), viaMol, viaCLI); err != nil {
+	if err := inTurns(ctx, b.runs(200, 20), viaMol, viaCLI); err != nil {
 		return err
 	}
 	r.faster("warm hit against the CLI way", viaMol.took, viaCLI.took, 30)
@@ -154,7 +162,11 @@ func (b *bed) race(ctx context.Context, t template, rounds int) (race, error) {
 	old := b.cli(t)
 	old.engine = engine
 
-	for round := range rounds + 1 { // the first one does not count
+	first := 0
+	if rounds <= fewRounds {
+		first = 1
+	}
+	for round := first; round <= rounds; round++ { // as in inTurns
 		if _, err := t.release(ctx); err != nil {
 			return r, err
 		}
@@ -196,7 +208,7 @@ func (b *bed) race(ctx context.Context, t template, rounds int) (race, error) {
 }
 
 func cold(ctx context.Context, b *bed, r *report) error {
-	found, err := b.race(ctx, b.template, b.runs(40, 2))
+	found, err := b.race(ctx, b.template, b.runs(20, 3))
 	if err != nil {
 		return err
 	}
@@ -212,7 +224,7 @@ func files(ctx context.Context, b *bed, r *report) error {
 	if err != nil {
 		return err
 	}
-	found, err := b.race(ctx, t, b.runs(7, 1))
+	found, err := b.race(ctx, t, b.runs(2, 1))
 	if err != nil {
 		return err
 	}
@@ -229,9 +241,9 @@ func large(ctx context.Context, b *bed, r *report) error {
 	if err != nil {
 		return err
 	}
-	var ours, theirs, memory []float64
+	var ours, theirs, memory, own []float64
 	old := b.cli(t)
-	for round := range b.runs(3, 1) {
+	for round := range b.runs(2, 1) {
 		if _, err := t.release(ctx); err != nil {
 			return err
 		}
@@ -241,7 +253,7 @@ func large(ctx context.Context, b *bed, r *report) error {
 				if err != nil {
 					return err
 				}
-				ours, memory = append(ours, o.Seconds), append(memory, o.MemoryGrowth)
+				ours, memory, own = append(ours, o.Seconds), append(memory, o.MemoryGrowth), append(own, o.OwnGrowth)
 			} else {
 				begun := time.Now()
 				if _, _, err := old.ensure(ctx); err != nil {
@@ -254,9 +266,11 @@ func large(ctx context.Context, b *bed, r *report) error {
 			}
 		}
 	}
+	b.largest = both{mib, ours, theirs}
 	what := fmt.Sprintf("%d MiB in files of 1 MiB: ", mib)
 	r.atMost(what+"time", ours, theirs, 1)
 	r.limit(what+"peak memory growth", memory, mebibytes, 64<<20)
+	r.fact(what+"the same without mapped files", spread(own, mebibytes))
 	if err := t.remove(ctx); err != nil || b.short {
 		return err
 	}
@@ -269,7 +283,9 @@ func large(ctx context.Context, b *bed, r *report) error {
 	if err != nil {
 		return err
 	}
-	r.fact(fmt.Sprintf("%d MiB in one file: peak memory growth", single), mebibytes(o.MemoryGrowth))
+	what = fmt.Sprintf("%d MiB in one file: ", single)
+	r.fact(what+"peak memory growth", mebibytes(o.MemoryGrowth))
+	r.fact(what+"the same without mapped files", mebibytes(o.OwnGrowth))
 	return errors.Join(b.forget(ctx), t.remove(ctx))
 }
 
@@ -334,7 +350,7 @@ func throughput(ctx context.Context, b *bed, r *report) error {
 	}
 	hits := b.runs(10_000, 500)
 	var ours, theirs []float64
-	for range b.runs(5, 1) {
+	for range b.runs(3, 1) {
 		n, err := many(ctx, hits, atOnce, hit)
 		if err != nil {
 			return err
