@@ -1,5 +1,5 @@
-//! The inside of the library, for its property tests and its fuzz targets: each function here is one
-//! step of the job by itself. It is no part of the API and changes without notice.
+//! The inside of the library, for its property tests, its fuzz targets and its benchmarks: each function
+//! here is one step of the job by itself. It is no part of the API and changes without notice.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,21 +61,24 @@ pub fn head_sha(body: &[u8]) -> Result<String> {
     Ok(head.commit.to_string())
 }
 
-/// Which of the paths an ignore file ignores.
-pub fn ignored(file: &str, paths: &[&str]) -> std::result::Result<Vec<bool>, String> {
-    let patterns = Patterns::parse(file)?;
-    let ignored = |path: &str| {
+/// What an ignore file says.
+pub struct Ignores(Patterns);
+
+impl Ignores {
+    /// Reads an ignore file.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        Patterns::parse(text).map(Self)
+    }
+
+    /// Does it ignore the path? That of the folder it is in counts as well, and so on up to the root.
+    pub fn ignores(&self, path: &str) -> bool {
         let (mut verdict, mut folder) = Default::default();
-        for end in path
-            .match_indices('/')
-            .map(|(end, _)| end)
-            .chain([path.len()])
-        {
-            (verdict, folder) = patterns.ignores(&path[..end], &folder);
+        let ends = path.match_indices('/').map(|(end, _)| end);
+        for end in ends.chain([path.len()]) {
+            (verdict, folder) = self.0.ignores(&path[..end], &folder);
         }
         verdict
-    };
-    Ok(paths.iter().map(|path| ignored(path)).collect())
+    }
 }
 
 /// A repository without a remote.

@@ -1,0 +1,102 @@
+//! How many instructions the hot pure functions take, for callgrind to count: tests/instructions compares
+//! the counts with those that are committed.
+//!
+//! The program does one of them, the one that it is told, with an input of the size that it has in earnest.
+//! What is counted is what happens within [`measured`]. It needs no library for that, and so none whose
+//! features would be in every test.
+
+use std::hint::black_box;
+
+use mol::fuzzing::{self, Ignores};
+use mol::mask::{Masker, Secret};
+use mol::registry::resolve;
+use mol::runtimes::is_known_runtime;
+
+const TOKEN: &str = "3f9a0c5be1d24876a9b8c7d6e5f40312a1b2c3d4";
+
+const PREFIX: &str = "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-";
+
+/// An answer as Gitea gives it, about a branch.
+const ANSWER: &[u8] = br#"{"name":"main","commit":{"id":"0f1e2d3c4b5a69788796a5b4c3d2e1f001234567","message":"Add the workspace\n","url":"https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-claude-code/commit/0f1e2d3c4b5a69788796a5b4c3d2e1f001234567","author":{"name":"Template Author","email":"templates@example.com","username":"template-author"},"committer":{"name":"Template Author","email":"templates@example.com","username":"template-author"},"verification":{"verified":false,"reason":"gpg.error.not_signed_commit","signature":"","signer":null,"payload":""},"timestamp":"2026-01-05T09:01:00Z","added":null,"removed":null,"modified":null},"protected":false,"required_approvals":0,"enable_status_check":false,"status_check_contexts":[],"user_can_push":false,"user_can_merge":false,"effective_branch_protection_name":""}"#;
+
+/// What is measured, under the names that stand in tests/instructions.txt.
+const ALL: [(&str, fn()); 10] = [
+    ("branch_url", branch_url),
+    ("dockerignore_ignored", || {
+        dockerignore("src/agent/tools/search.pyc")
+    }),
+    ("dockerignore_kept", || {
+        dockerignore("src/agent/tools/search.py")
+    }),
+    ("json_answer", json_answer),
+    ("known_runtime_no", || known_runtime("no-such-runtime")),
+    ("known_runtime_yes", || known_runtime("openclaw")),
+    ("mask_line_with_token", || mask_line(TOKEN)),
+    ("mask_line_without", || mask_line("nothing")),
+    ("masker", masker),
+    ("resolve", || {
+        measured(|| resolve(black_box(Some("registry.example.com/workspaces"))))
+    }),
+];
+
+fn main() {
+    // cargo adds an argument of its own.
+    let mut names = std::env::args()
+        .skip(1)
+        .filter(|name| !name.starts_with("--"));
+    match names.next() {
+        None => ALL.iter().for_each(|(name, _)| println!("{name}")),
+        Some(name) => match ALL.iter().find(|(known, _)| *known == name) {
+            Some((_, run)) => run(),
+            None => panic!("there is no {name}"),
+        },
+    }
+}
+
+/// Does the work twice, and the second time so that it is counted: what is prepared at the first use is not
+/// what it costs.
+fn measured<T>(mut work: impl FnMut() -> T) {
+    black_box(work());
+    counted(&mut || {
+        black_box(work());
+    });
+}
+
+/// callgrind counts from here to the end of it, by its name.
+#[inline(never)]
+fn counted(work: &mut dyn FnMut()) {
+    work();
+    black_box(());
+}
+
+/// One line of a build's output, with a secret in it.
+fn mask_line(secret: &str) {
+    let masker = Masker::new(&Secret::new(TOKEN));
+    let line = format!(
+        "#12 4.183 Collecting uvicorn[standard]==0.30.6 from https://git:{secret}@git.example.com/org/repo"
+    );
+    measured(|| masker.text(black_box(&line)).into_owned());
+}
+
+fn masker() {
+    measured(|| Masker::new(&Secret::new(black_box(TOKEN))));
+}
+
+fn known_runtime(name: &str) {
+    measured(|| is_known_runtime(black_box(name)));
+}
+
+fn branch_url() {
+    measured(|| fuzzing::branch_url(black_box(PREFIX), "claude-code", "release/1.0").is_ok());
+}
+
+fn json_answer() {
+    measured(|| fuzzing::head_sha(black_box(ANSWER)).is_ok());
+}
+
+fn dockerignore(path: &str) {
+    let text = "# what is not sent\n.git\nnode_modules\n**/*.pyc\n**/__pycache__/\n/dist/*.tar.gz\n\
+                docs/**\n!docs/README.md\n*.log\n";
+    let ignores = Ignores::parse(text).expect("it is an ignore file");
+    measured(|| ignores.ignores(black_box(path)));
+}
