@@ -54,6 +54,8 @@ static void set_up(void)
     /* Nothing listens on this port, so whatever gets past the arguments fails there. */
     CHECK(mol_options_new(&options, NULL) == MOL_OK && options != 0);
     CHECK(mol_options_set(options, MOL_OPTION_REPO_PREFIX, "http://127.0.0.1:1/o/t-", NULL) == MOL_OK);
+    CHECK(mol_options_set(options, MOL_OPTION_DOCKER_HOST, "unix:///nowhere/engine", NULL) == MOL_OK);
+    CHECK(mol_options_set(options, MOL_OPTION_CACHE_DIR, "/proc/nowhere/cache", NULL) == MOL_OK);
     CHECK(mol_options_new(&stale_options, NULL) == MOL_OK && stale_options != options);
     CHECK(mol_client_new(options, true, &client, NULL) == MOL_OK && client != 0);
     CHECK(mol_client_new(options, true, &closed_client, NULL) == MOL_OK && closed_client != client);
@@ -395,6 +397,180 @@ static void mol_client_submit__error(void)
     CHECK(mol_client_submit(client, NULL, 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);
 }
 
+/* The calls that end with a report: those that wait for it, and those that do not. What comes between the
+ * client and the time is the same for both. */
+#define REPORTS(waits, submits, out, ...)                                                       \
+    static void waits##__client(void)                                                           \
+    {                                                                                           \
+        uint64_t none[] = NO_CLIENT, *id;                                                       \
+        char *report = untouched;                                                               \
+                                                                                                \
+        EACH(id, none)                                                                          \
+            REFUSES(MOL_ERR_NO_SUCH_HANDLE, waits(*id, __VA_ARGS__ 0, &report, error));         \
+        CHECK(report == untouched);                                                             \
+    }                                                                                           \
+                                                                                                \
+    static void waits##__timeout_ms(void)                                                       \
+    {                                                                                           \
+        size_t i;                                                                               \
+                                                                                                \
+        for (i = 0; i < TIMES; i++) {                                                           \
+            char *report = untouched;                                                           \
+            mol_status status = waits(client, __VA_ARGS__ SOME_TIMES[i], &report, NULL);        \
+                                                                                                \
+            CHECK((status == MOL_OK) == (report != untouched));                                 \
+            if (status == MOL_OK)                                                               \
+                mol_string_free(report);                                                        \
+        }                                                                                       \
+    }                                                                                           \
+                                                                                                \
+    static void waits##__##out(void)                                                            \
+    {                                                                                           \
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, waits(client, __VA_ARGS__ 0, NULL, error));           \
+    }                                                                                           \
+                                                                                                \
+    static void waits##__error(void)                                                            \
+    {                                                                                           \
+        CHECK(waits(client, __VA_ARGS__ 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);            \
+    }                                                                                           \
+                                                                                                \
+    static void submits##__client(void)                                                         \
+    {                                                                                           \
+        uint64_t none[] = NO_CLIENT, *id;                                                       \
+        mol_call call = UNTOUCHED;                                                              \
+                                                                                                \
+        EACH(id, none)                                                                          \
+            REFUSES(MOL_ERR_NO_SUCH_HANDLE, submits(*id, __VA_ARGS__ 0, &call, error));         \
+        CHECK(call == UNTOUCHED);                                                               \
+    }                                                                                           \
+                                                                                                \
+    static void submits##__timeout_ms(void)                                                     \
+    {                                                                                           \
+        size_t i;                                                                               \
+        mol_client own = 0;                                                                     \
+                                                                                                \
+        CHECK(mol_client_new(options, false, &own, NULL) == MOL_OK);                            \
+        for (i = 0; i < TIMES; i++) {                                                           \
+            mol_call call = 0;                                                                  \
+            mol_event *event = NULL;                                                            \
+                                                                                                \
+            CHECK(submits(own, __VA_ARGS__ SOME_TIMES[i], &call, NULL) == MOL_OK && call != 0); \
+            CHECK(mol_client_cancel(own, call, NULL) == MOL_OK);                                \
+            CHECK(mol_client_next_event(own, 60000, &event, NULL) == MOL_OK);                   \
+            CHECK(event->call == call && (event->error != NULL) + (event->json != NULL) == 1);  \
+            mol_event_free(event);                                                              \
+        }                                                                                       \
+        mol_client_free(own);                                                                   \
+    }                                                                                           \
+                                                                                                \
+    static void submits##__call(void)                                                           \
+    {                                                                                           \
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, submits(client, __VA_ARGS__ 0, NULL, error));         \
+    }                                                                                           \
+                                                                                                \
+    static void submits##__error(void)                                                          \
+    {                                                                                           \
+        CHECK(submits(client, __VA_ARGS__ 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);          \
+    }
+
+static const int64_t SOME_TIMES[] = {1, 60000, INT64_MAX};
+#define TIMES (sizeof SOME_TIMES / sizeof *SOME_TIMES)
+
+REPORTS(mol_list, mol_client_submit_list, inventory, )
+REPORTS(mol_prune, mol_client_submit_prune, report, 2, true, )
+REPORTS(mol_diagnose, mol_client_submit_diagnose, diagnosis, )
+REPORTS(mol_build_log, mol_client_submit_build_log, log, "hermes", )
+
+/* Any number and both truths are fine. There is no engine and no cache here, so nothing goes. */
+static void mol_prune__keep_per_runtime(void)
+{
+    static const uint32_t some[] = {0, 1, UINT32_MAX};
+    size_t i;
+
+    for (i = 0; i < sizeof some / sizeof *some; i++) {
+        char *report = untouched;
+
+        REFUSES(MOL_ERR_ENGINE_UNREACHABLE, mol_prune(client, some[i], i % 2, 0, &report, error));
+        CHECK(report == untouched);
+    }
+}
+
+static void mol_prune__dry_run(void)
+{
+    mol_prune__keep_per_runtime();
+}
+
+static void mol_client_submit_prune__keep_per_runtime(void)
+{
+    static const uint32_t some[] = {0, 1, UINT32_MAX};
+    size_t i;
+    mol_client own = 0;
+
+    CHECK(mol_client_new(options, false, &own, NULL) == MOL_OK);
+    for (i = 0; i < sizeof some / sizeof *some; i++) {
+        mol_call call = 0;
+        mol_event *event = NULL;
+
+        CHECK(mol_client_submit_prune(own, some[i], i % 2, 0, &call, NULL) == MOL_OK);
+        CHECK(mol_client_next_event(own, 60000, &event, NULL) == MOL_OK);
+        CHECK(event->call == call && event->error->code == MOL_ERR_ENGINE_UNREACHABLE);
+        mol_event_free(event);
+    }
+    mol_client_free(own);
+}
+
+static void mol_client_submit_prune__dry_run(void)
+{
+    mol_client_submit_prune__keep_per_runtime();
+}
+
+static void mol_build_log__runtime(void)
+{
+    size_t i;
+    char *log = untouched;
+
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_build_log(client, NULL, 0, &log, error));
+    for (i = 0; i < BADS; i++)
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_build_log(client, BAD[i], 0, &log, error));
+    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_build_log(client, "HERMES", 0, &log, error));
+    CHECK(log == untouched);
+}
+
+static void mol_client_submit_build_log__runtime(void)
+{
+    size_t i;
+    mol_call call = UNTOUCHED;
+
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit_build_log(client, NULL, 0, &call, error));
+    for (i = 0; i < BADS; i++)
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit_build_log(client, BAD[i], 0, &call, error));
+    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_client_submit_build_log(client, "HERMES", 0, &call, error));
+    CHECK(call == UNTOUCHED);
+}
+
+static void mol_client_metrics__client(void)
+{
+    uint64_t none[] = NO_CLIENT, *id;
+    char *metrics = untouched;
+
+    EACH(id, none)
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_metrics(*id, &metrics, error));
+    CHECK(metrics == untouched);
+}
+
+static void mol_client_metrics__metrics(void)
+{
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_metrics(client, NULL, error));
+}
+
+static void mol_client_metrics__error(void)
+{
+    char *metrics = NULL;
+
+    CHECK(mol_client_metrics(client, &metrics, NULL) == MOL_OK && metrics[0] == '{');
+    mol_string_free(metrics);
+}
+
 static void mol_client_cancel__client(void)
 {
     uint64_t none[] = NO_CLIENT, *id;
@@ -512,6 +688,47 @@ static void mol_event_free__event(void)
     X(mol_ensure_local_image, error) \
     X(mol_client_submit, timeout_ms) \
     X(mol_client_submit, error) \
+    X(mol_list, client) \
+    X(mol_list, timeout_ms) \
+    X(mol_list, inventory) \
+    X(mol_list, error) \
+    X(mol_client_submit_list, client) \
+    X(mol_client_submit_list, timeout_ms) \
+    X(mol_client_submit_list, call) \
+    X(mol_client_submit_list, error) \
+    X(mol_prune, client) \
+    X(mol_prune, keep_per_runtime) \
+    X(mol_prune, dry_run) \
+    X(mol_prune, timeout_ms) \
+    X(mol_prune, report) \
+    X(mol_prune, error) \
+    X(mol_client_submit_prune, client) \
+    X(mol_client_submit_prune, keep_per_runtime) \
+    X(mol_client_submit_prune, dry_run) \
+    X(mol_client_submit_prune, timeout_ms) \
+    X(mol_client_submit_prune, call) \
+    X(mol_client_submit_prune, error) \
+    X(mol_diagnose, client) \
+    X(mol_diagnose, timeout_ms) \
+    X(mol_diagnose, diagnosis) \
+    X(mol_diagnose, error) \
+    X(mol_client_submit_diagnose, client) \
+    X(mol_client_submit_diagnose, timeout_ms) \
+    X(mol_client_submit_diagnose, call) \
+    X(mol_client_submit_diagnose, error) \
+    X(mol_build_log, client) \
+    X(mol_build_log, runtime) \
+    X(mol_build_log, timeout_ms) \
+    X(mol_build_log, log) \
+    X(mol_build_log, error) \
+    X(mol_client_submit_build_log, client) \
+    X(mol_client_submit_build_log, runtime) \
+    X(mol_client_submit_build_log, timeout_ms) \
+    X(mol_client_submit_build_log, call) \
+    X(mol_client_submit_build_log, error) \
+    X(mol_client_metrics, client) \
+    X(mol_client_metrics, metrics) \
+    X(mol_client_metrics, error) \
     X(mol_client_cancel, client) \
     X(mol_client_cancel, call) \
     X(mol_client_cancel, error) \

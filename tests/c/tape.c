@@ -231,7 +231,7 @@ static void stay_at_home(uint64_t options)
         const char *value;
     } home[] = {
         {MOL_OPTION_REPO_PREFIX, "http://127.0.0.1:1/o/t-"}, {MOL_OPTION_DOCKER_HOST, "unix:///nowhere/engine"},
-        {MOL_OPTION_CACHE_DIR, "/nowhere/cache"},            {MOL_OPTION_HTTP_PROXY, ""},
+        {MOL_OPTION_CACHE_DIR, "/proc/nowhere/cache"},            {MOL_OPTION_HTTP_PROXY, ""},
         {MOL_OPTION_HTTPS_PROXY, ""},
     };
     size_t i;
@@ -284,6 +284,55 @@ static void play_mol_client_submit(struct tape *tape)
     if (worked)
         keep(tape, call);
     free(runtime);
+}
+
+/* The calls that end with a report: those that wait for it, and those that do not. What comes between the
+ * client and the time is the same for both. Nothing is ever pruned: the options may be another thread's. */
+#define PLAY_REPORT(waits, submits, ...)                                                        \
+    static void play_##waits(struct tape *tape)                                                 \
+    {                                                                                           \
+        uint64_t client = id(tape);                                                             \
+        char *runtime = text(tape), *report = untouched;                                        \
+        int64_t timeout = 1 + byte(tape) % 8;                                                   \
+        bool out = given(tape), worked;                                                         \
+                                                                                                \
+        WORKS(worked, waits(client, __VA_ARGS__ timeout, out ? &report : NULL, error));         \
+        CHECK(worked ? out : report == untouched);                                              \
+        if (worked)                                                                             \
+            mol_string_free(report);                                                            \
+        free(runtime);                                                                          \
+    }                                                                                           \
+                                                                                                \
+    static void play_##submits(struct tape *tape)                                               \
+    {                                                                                           \
+        uint64_t client = id(tape);                                                             \
+        char *runtime = text(tape);                                                             \
+        int64_t timeout = (int64_t)number(tape);                                                \
+        mol_call call = UNTOUCHED;                                                              \
+        bool out = given(tape), worked;                                                         \
+                                                                                                \
+        WORKS(worked, submits(client, __VA_ARGS__ timeout, out ? &call : NULL, error));         \
+        CHECK(worked ? out : call == UNTOUCHED);                                                \
+        if (worked)                                                                             \
+            keep(tape, call);                                                                   \
+        free(runtime);                                                                          \
+    }
+
+PLAY_REPORT(mol_list, mol_client_submit_list, )
+PLAY_REPORT(mol_prune, mol_client_submit_prune, byte(tape), true, )
+PLAY_REPORT(mol_diagnose, mol_client_submit_diagnose, )
+PLAY_REPORT(mol_build_log, mol_client_submit_build_log, runtime, )
+
+static void play_mol_client_metrics(struct tape *tape)
+{
+    uint64_t client = id(tape);
+    char *metrics = untouched;
+    bool out = given(tape), worked;
+
+    WORKS(worked, mol_client_metrics(client, out ? &metrics : NULL, error));
+    CHECK(worked ? out : metrics == untouched);
+    if (worked)
+        mol_string_free(metrics);
 }
 
 static void play_mol_client_cancel(struct tape *tape)
@@ -353,6 +402,15 @@ static void play_mol_event_free(struct tape *tape)
     X(mol_ensure_local_image) \
     X(mol_mask_token)       \
     X(mol_resolve)          \
+    X(mol_list)             \
+    X(mol_client_submit_list) \
+    X(mol_prune)            \
+    X(mol_client_submit_prune) \
+    X(mol_diagnose)         \
+    X(mol_client_submit_diagnose) \
+    X(mol_build_log)        \
+    X(mol_client_submit_build_log) \
+    X(mol_client_metrics)   \
     X(mol_options_from_env) \
     X(mol_options_free)     \
     X(mol_is_known_runtime) \
