@@ -33,13 +33,15 @@ pub enum Entry {
 }
 
 impl Entry {
-    fn name(&self) -> &[u8] {
-        match self {
+    /// As it can stand in a tree, where a NUL would end it.
+    fn name(&self) -> Vec<u8> {
+        let name = match self {
             Entry::File { name, .. }
             | Entry::Link { name, .. }
             | Entry::Folder { name, .. }
             | Entry::Submodule { name } => name,
-        }
+        };
+        name.iter().copied().filter(|byte| *byte != 0).collect()
     }
 
     fn contents<'a>(&'a self, into: &mut BTreeSet<&'a [u8]>) {
@@ -65,12 +67,11 @@ fn write(repository: &Repository, entries: &[Entry], sorted: bool) -> String {
     let mut entries: Vec<&Entry> = entries.iter().collect();
     if sorted {
         let key = |entry: &&Entry| {
-            let slash: &[u8] = if matches!(entry, Entry::Folder { .. }) {
-                b"/"
-            } else {
-                b""
-            };
-            [entry.name(), slash].concat()
+            let mut key = entry.name();
+            if matches!(entry, Entry::Folder { .. }) {
+                key.push(b'/');
+            }
+            key
         };
         entries.sort_by_key(key);
         entries.dedup_by(|one, other| one.name() == other.name());
@@ -90,7 +91,7 @@ fn write(repository: &Repository, entries: &[Entry], sorted: bool) -> String {
         };
         tree.extend_from_slice(mode.as_bytes());
         tree.push(b' ');
-        tree.extend(entry.name().iter().filter(|byte| **byte != 0));
+        tree.extend(entry.name());
         tree.push(0);
         tree.extend((0..20).map(|at| u8::from_str_radix(&id[2 * at..2 * at + 2], 16).unwrap()));
     }
