@@ -13,9 +13,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, StreamExt, TryStreamExt};
+use futures_util::{Stream, StreamExt};
 use percent_encoding::percent_decode_str;
-use prost::Message;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tonic::metadata::MetadataMap;
@@ -32,14 +31,10 @@ const CONTEXT_DIR: &str = "context";
 /// How much of a file goes into one message. The other side refuses more than 16 MiB.
 const PIECE: usize = 128 * 1024;
 
-/// How much is handed over at once: handing over one message after the other costs more, on both
-/// sides, than making them.
-const BATCH: usize = 32 * 1024;
+/// How many messages may wait for the engine to read them.
+const AHEAD: usize = 64;
 
-/// How many batches may wait for the engine to read them.
-const AHEAD: usize = 32;
-
-type Out = mpsc::Sender<Result<Vec<Packet>, Status>>;
+type Out = mpsc::Sender<Result<Packet, Status>>;
 
 /// Answers one request for files.
 pub(super) async fn diff_copy(
@@ -57,11 +52,10 @@ pub(super) async fn diff_copy(
             let _ = out.send(Err(status)).await;
         }
     });
-    let batches = futures_util::stream::unfold(receiver, |mut receiver| async {
-        receiver.recv().await.map(|batch| (batch, receiver))
+    let packets = futures_util::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|packet| (packet, receiver))
     });
-    let packets = batches.map_ok(|batch| futures_util::stream::iter(batch.into_iter().map(Ok)));
-    Ok(Response::new(packets.try_flatten()))
+    Ok(Response::new(packets))
 }
 
 /// What a request asks for.
@@ -147,7 +141,7 @@ async fn copy(
                 }
                 PacketType::Fin => {
                     context.sent.done.fetch_or(is_context, Ordering::Relaxed);
-                    let _ = out.send(Ok(vec![message(PacketType::Fin)])).await;
+                    let _ = out.send(Ok(message(PacketType::Fin))).await;
                     break;
                 }
                 PacketType::Err => {
@@ -202,7 +196,6 @@ fn tell(context: &Context, asked: Asked, files: &Files, out: &Out) -> io::Result
     let counts = asked.dir == CONTEXT_DIR;
     let filter = asked.filter(context)?;
     let mod_time = i64::try_from(context.time * 1_000_000_000).unwrap_or_default();
-    let mut out = Batches::new(out);
     let mut id = 0;
     walk(&context.tree, &filter, &mut |entry| {
         let mut stat = Stat {
@@ -227,13 +220,15 @@ fn tell(context: &Context, asked: Asked, files: &Files, out: &Out) -> io::Result
             context.sent.files.fetch_add(1, Ordering::Relaxed);
         }
         id += 1;
-        out.push(Packet {
-            stat: Some(stat),
-            ..message(PacketType::Stat)
-        })
+        push(
+            out,
+            Packet {
+                stat: Some(stat),
+                ..message(PacketType::Stat)
+            },
+        )
     })?;
-    out.push(message(PacketType::Stat))?;
-    out.flush()
+    push(out, message(PacketType::Stat))
 }
 
 /// Sends what is asked for, in the order in which it is asked for.
@@ -242,79 +237,30 @@ fn send(
     mut queue: mpsc::UnboundedReceiver<(u32, PathBuf)>,
     out: &Out,
 ) -> io::Result<()> {
-    let mut out = Batches::new(out);
-    loop {
-        let asked = match queue.try_recv() {
-            Ok(asked) => asked,
-            Err(_) => {
-                // Nothing is held back while the engine may be waiting for it.
-                out.flush()?;
-                match queue.blocking_recv() {
-                    Some(asked) => asked,
-                    None => return Ok(()),
-                }
-            }
-        };
-        let (id, path) = asked;
+    let mut buffer = BytesMut::new();
+    while let Some((id, path)) = queue.blocking_recv() {
         point!("context-file");
         let mut file = fs::File::open(context.tree.join(path))?;
-        let size = usize::try_from(file.metadata()?.len()).unwrap_or(PIECE);
-        let piece = size.clamp(1, PIECE);
         loop {
-            let mut data = BytesMut::zeroed(piece);
-            let length = file.read(&mut data)?;
-            data.truncate(length);
+            buffer.resize(PIECE, 0);
+            let length = file.read(&mut buffer)?;
+            let data = buffer.split_to(length).freeze();
             context
                 .sent
                 .bytes
                 .fetch_add(length as u64, Ordering::Relaxed);
-            out.push(Packet {
+            let packet = Packet {
                 id,
-                data: data.freeze(),
+                data,
                 ..message(PacketType::Data)
-            })?;
+            };
+            push(out, packet)?;
             if length == 0 {
                 break;
             }
         }
     }
-}
-
-/// Messages on their way to the engine, which are handed over in batches.
-struct Batches<'a> {
-    out: &'a Out,
-    batch: Vec<Packet>,
-    size: usize,
-}
-
-impl<'a> Batches<'a> {
-    fn new(out: &'a Out) -> Self {
-        Self {
-            out,
-            batch: Vec::new(),
-            size: 0,
-        }
-    }
-
-    fn push(&mut self, packet: Packet) -> io::Result<()> {
-        self.size += packet.encoded_len();
-        self.batch.push(packet);
-        if self.size >= BATCH {
-            self.flush()?;
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.size = 0;
-        match std::mem::take(&mut self.batch) {
-            batch if batch.is_empty() => Ok(()),
-            batch => self
-                .out
-                .blocking_send(Ok(batch))
-                .map_err(|_| io::ErrorKind::BrokenPipe.into()),
-        }
-    }
+    Ok(())
 }
 
 fn message(kind: PacketType) -> Packet {
@@ -323,4 +269,9 @@ fn message(kind: PacketType) -> Packet {
         data: Bytes::new(),
         ..Packet::default()
     }
+}
+
+fn push(out: &Out, packet: Packet) -> io::Result<()> {
+    out.blocking_send(Ok(packet))
+        .map_err(|_| io::ErrorKind::BrokenPipe.into())
 }
