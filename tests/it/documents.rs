@@ -6,7 +6,11 @@ use std::path::{Path, PathBuf};
 use crate::support::child::source;
 
 /// The documents that name tests.
-const DOCUMENTS: [&str; 2] = ["docs/promises.md", "docs/security.md"];
+const DOCUMENTS: [&str; 3] = [
+    "docs/promises.md",
+    "docs/reliability.md",
+    "docs/security.md",
+];
 
 /// Every file below a folder with this ending.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {

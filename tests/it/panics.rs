@@ -7,7 +7,9 @@ use std::process::{Command, Output};
 use mol::{Code, OptionName};
 
 use crate::abi::declared_functions;
-use crate::support::child::{BOTH, Link, command, program_with_points, source, succeed, text};
+use crate::support::child::{
+    BOTH, Link, command, installed, program_with_points, source, succeed, text,
+};
 use crate::support::points::{POINTS, Way, prepare, setting, template};
 use crate::support::{Bed, given, side_by_side};
 
@@ -159,12 +161,13 @@ fn the_library_that_ships_cannot_be_stopped() {
 fn a_host_that_is_a_rust_program_keeps_its_panic_hook() {
     let folder = given("MOL_TEST_FAILPOINTS_LIB_DIR");
     let host = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host");
+    let installed = installed(Path::new(&folder), &host.with_extension("lib"));
     succeed(
         Command::new("rustc")
             .arg("--edition=2024")
             .arg(source("tests/rust/host.rs"))
             .args(["-L", &folder, "-l", "dylib=mol"])
-            .arg(format!("-Clink-arg=-Wl,-rpath,{folder}"))
+            .arg(format!("-Clink-arg=-Wl,-rpath,{}", installed.display()))
             .arg("-o")
             .arg(&host),
     );

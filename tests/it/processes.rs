@@ -10,8 +10,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::child::{Link, command, program, program_with_points};
 use crate::support::engine::BUSYBOX;
+use crate::support::proxy::End;
 use crate::support::server::dockerfile;
-use crate::support::{AT_ONCE, Bed, PATIENCE, Proxy, Treat, soak, unique, until};
+use crate::support::{AT_ONCE, Bed, Proxy, Treat, soak, unique, until};
 
 const RUNTIMES: [&str; 3] = ["autogen", "claude-code", "hermes"];
 const PROCESSES: usize = 8;
@@ -55,24 +56,46 @@ impl Town {
     }
 
     fn crowd(&self, deadline: Option<Duration>) -> Crowd {
-        self.start(&program("crowd", Link::Static), deadline, "")
+        self.start(&program("crowd", Link::Static), &self.engine, deadline, "")
     }
 
-    /// A crowd that has fetched the templates, holds their locks, and does nothing for a while.
-    fn holder(&self, pause: Duration) -> Crowd {
-        let points = format!("cache-synced=sleep({})", pause.as_millis());
-        let holder = self.start(&program_with_points("crowd", Link::Static), None, &points);
+    /// A crowd that has fetched the templates and holds their locks.
+    fn holder(&self, engine: &Proxy, points: &str) -> Crowd {
+        let holder = self.start(
+            &program_with_points("crowd", Link::Static),
+            engine,
+            None,
+            points,
+        );
         until("all fetches", || {
             self.fetched.iter().all(|path| path.exists()).then_some(())
         });
         holder
     }
 
-    fn start(&self, program: &Path, deadline: Option<Duration>, points: &str) -> Crowd {
+    /// The same engine, but that it is never asked to build.
+    fn idle_engine(&self) -> Proxy {
+        let folder = self.bed.scratch().join(unique());
+        std::fs::create_dir(&folder).unwrap();
+        Proxy::start(&self.bed.engine, &folder, |request| {
+            match request.contains("/build?") {
+                true => Treat::CutRequest(0, End::Hang),
+                false => Treat::Pass,
+            }
+        })
+    }
+
+    fn start(
+        &self,
+        program: &Path,
+        engine: &Proxy,
+        deadline: Option<Duration>,
+        points: &str,
+    ) -> Crowd {
         let said = self.bed.scratch().join(unique());
         let deadline = deadline.map_or(0, |deadline| deadline.as_millis());
         let process = command(&self.bed, program)
-            .env("DOCKER_HOST", &self.engine.url)
+            .env("DOCKER_HOST", &engine.url)
             .env("FAILPOINTS", points)
             .args([&CALLERS.to_string(), &deadline.to_string(), "1"])
             .args(RUNTIMES)
@@ -162,7 +185,8 @@ fn eight_processes_with_fifty_callers_each_share_one_fetch_and_one_build_a_runti
 fn when_the_process_that_holds_the_locks_is_killed_one_of_the_others_goes_on() {
     soak(|| {
         let town = Town::new();
-        let mut holder = town.holder(PATIENCE);
+        let idle = town.idle_engine();
+        let mut holder = town.holder(&idle, "");
         let crowds: Vec<Crowd> = (1..PROCESSES).map(|_| town.crowd(None)).collect();
         for crowd in &crowds {
             crowd.wait_until_it_waits_for(holder.process.id());
@@ -181,7 +205,8 @@ fn when_the_process_that_holds_the_locks_is_killed_one_of_the_others_goes_on() {
 fn when_the_process_that_holds_the_locks_is_stopped_the_others_keep_to_their_deadlines() {
     soak(|| {
         let town = Town::new();
-        let holder = town.holder(AT_ONCE);
+        let pause = format!("cache-synced=sleep({})", AT_ONCE.as_millis());
+        let holder = town.holder(&town.engine, &pause);
         holder.signal(Signal::STOP);
         let deadline = Duration::from_secs(4);
         let crowds: Vec<Crowd> = (1..PROCESSES).map(|_| town.crowd(Some(deadline))).collect();

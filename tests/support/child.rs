@@ -96,19 +96,24 @@ fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
             .arg(libraries.join("libmol.a"))
             .args(native_libraries()),
         Link::Shared => {
-            let library = libraries.join("libmol.so");
-            // Under its own name, as `make install` puts it, and as the program will ask for it.
-            let installed = program.with_extension("lib");
-            let _ = std::fs::create_dir(&installed);
-            let _ = std::fs::remove_file(installed.join(soname()));
-            symlink(&library, installed.join(soname())).unwrap();
+            let installed = installed(&libraries, &program.with_extension("lib"));
             command
-                .arg(library)
+                .arg(libraries.join("libmol.so"))
                 .arg(format!("-Wl,-rpath,{}", installed.display()))
         }
     };
     succeed(&mut command);
     program
+}
+
+/// The shared library of `libraries` in `folder`, under the name that programs ask for, as `make install`
+/// puts it.
+pub fn installed(libraries: &Path, folder: &Path) -> PathBuf {
+    let place = folder.join(soname());
+    std::fs::create_dir_all(folder).unwrap();
+    let _ = std::fs::remove_file(&place);
+    symlink(libraries.join("libmol.so"), place).unwrap();
+    folder.to_owned()
 }
 
 /// The name under which programs look for the shared library.
