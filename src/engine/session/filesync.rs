@@ -67,6 +67,13 @@ struct Asked {
 }
 
 impl Asked {
+    /// Is it for the template's files? The ignore file, which is read before them, has the same folder.
+    fn is_context(&self) -> bool {
+        let ignore_file = |name: &String| name.ends_with(".dockerignore");
+        let only_that = !self.includes.is_empty() && self.includes.iter().all(ignore_file);
+        self.dir == CONTEXT_DIR && !only_that
+    }
+
     fn read(metadata: &MetadataMap) -> Result<Self, Status> {
         let asked = Self {
             dir: values(metadata, "dir-name").pop().unwrap_or_default(),
@@ -120,7 +127,7 @@ async fn copy(
     // As many as there are files at most: a request for one is taken once.
     let (wanted, queue) = mpsc::unbounded_channel();
 
-    let is_context = asked.dir == CONTEXT_DIR;
+    let is_context = asked.is_context();
     let told = tasks.spawn_blocking({
         let (context, files, out) = (Arc::clone(&context), Arc::clone(&files), out.clone());
         move || context.send(|| tell(&context, asked, &files, &out))
@@ -193,7 +200,7 @@ impl Files {
 
 /// Tells of every entry.
 fn tell(context: &Context, asked: Asked, files: &Files, out: &Out) -> io::Result<()> {
-    let counts = asked.dir == CONTEXT_DIR;
+    let counts = asked.is_context();
     let filter = asked.filter(context)?;
     let mod_time = i64::try_from(context.time * 1_000_000_000).unwrap_or_default();
     let mut id = 0;
