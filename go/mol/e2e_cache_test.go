@@ -4,6 +4,7 @@ package mol
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,12 +23,13 @@ func (b *bed) elsewhere(script, runtime string, env ...string) string {
 	if err != nil {
 		b.Fatal(err)
 	}
-	child := exec.Command("unshare", "--mount", "--", "sh", "-ec", script+`; exec "$0"`, self)
-	child.Env = append(append(os.Environ(), childRuntime+"="+runtime), env...)
+	child := exec.Command("/usr/bin/unshare", "--mount", "--", "/bin/sh", "-ec", script+`; exec "$0"`, self)
+	child.Env = append(append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", childRuntime+"="+runtime), env...)
 	var said bytes.Buffer
 	child.Stdout, child.Stderr = &said, &said
-	if err := child.Run(); err == nil {
-		b.Fatalf("this cannot have worked: %s", &said)
+	var status *exec.ExitError
+	if err := child.Run(); !errors.As(err, &status) {
+		b.Fatalf("this cannot be: %v: %s", err, &said)
 	}
 	return said.String()
 }

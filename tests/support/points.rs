@@ -104,7 +104,7 @@ pub fn setting((name, way): (&str, Way), what: &str, once: bool) -> String {
     let count = if once { "1*" } else { "" };
     match way {
         Way::Later(passed) => format!("{name}={passed}*off->{count}return({what})"),
-        Way::Slow(other) => format!("{other}=sleep(250);{name}={count}return({what})"),
+        Way::Slow(other) => format!("{other}=sleep(700);{name}={count}return({what})"),
         _ => format!("{name}={count}return({what})"),
     }
 }
