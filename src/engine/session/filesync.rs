@@ -147,7 +147,10 @@ async fn copy(
                     let _ = wanted.send((packet.id, path));
                 }
                 PacketType::Fin => {
-                    context.sent.done.fetch_or(is_context, Ordering::Relaxed);
+                    // A template has files; what asks for none of them is not its end.
+                    let files = context.sent.files.load(Ordering::Relaxed);
+                    let done = is_context && files > 0;
+                    context.sent.done.fetch_or(done, Ordering::Relaxed);
                     let _ = out.send(Ok(message(PacketType::Fin))).await;
                     break;
                 }
