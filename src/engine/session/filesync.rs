@@ -67,10 +67,12 @@ struct Asked {
 }
 
 impl Asked {
-    /// Is it for the template's files? The ignore file, which is read before them, has the same folder.
+    /// Is it for the template's files? The ignore file, which is read before them, is asked for under the
+    /// same name of a folder, and is all that is asked for then.
     fn is_context(&self) -> bool {
-        let ignore_file = |name: &String| name.ends_with(".dockerignore");
-        let only_that = !self.includes.is_empty() && self.includes.iter().all(ignore_file);
+        let mut names = self.includes.iter().chain(&self.follow).peekable();
+        let has_names = names.peek().is_some();
+        let only_that = has_names && names.all(|name| name.ends_with(".dockerignore"));
         self.dir == CONTEXT_DIR && !only_that
     }
 
@@ -147,10 +149,7 @@ async fn copy(
                     let _ = wanted.send((packet.id, path));
                 }
                 PacketType::Fin => {
-                    // A template has files; what asks for none of them is not its end.
-                    let files = context.sent.files.load(Ordering::Relaxed);
-                    let done = is_context && files > 0;
-                    context.sent.done.fetch_or(done, Ordering::Relaxed);
+                    context.sent.done.fetch_or(is_context, Ordering::Relaxed);
                     let _ = out.send(Ok(message(PacketType::Fin))).await;
                     break;
                 }
