@@ -9,9 +9,9 @@
 //! ```
 //!
 //! A tree is made in a folder of its own, moved into its place in one step, written through to the
-//! disk, and only then vouched for. Whatever moment a crash picks, there is a whole tree with its
-//! voucher, or something without one, which is thrown away (promise P5). A build reads it meanwhile. The lock is the operating
-//! system's, so it ends with the process that holds it, however that ends.
+//! disk, and only then vouched for; a build reads it meanwhile. Whatever moment a crash picks, there is
+//! a whole tree with its voucher, or something without one, which is thrown away (promise P5). The lock
+//! is the operating system's, so it ends with the process that holds it, however that ends.
 //!
 //! Other users of the machine can plant nothing here: no folder on the way is theirs or can be written
 //! by them, and what is in the cache counts only if it is this user's own.

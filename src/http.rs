@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::HeaderMap;
+use reqwest::header::{CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, redirect};
 use tokio::sync::Semaphore;
 use url::{Host, Origin, Url};
@@ -155,7 +155,7 @@ impl Http {
             })?;
             let status = response.status();
             let retry = retry_after(&response);
-            let date = response.headers().get("Date");
+            let date = response.headers().get(DATE);
             let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
             let mut body = BytesMut::new();
             while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(url, &e))? {
@@ -228,8 +228,8 @@ const HINT_NO_GITEA: &str =
 /// The library asks for no compression (it sends no `Accept-Encoding`): a few bytes that unpack to
 /// gigabytes are not unpacked. An answer that is compressed all the same is told of.
 pub(crate) fn uncompressed(response: &reqwest::Response) -> std::result::Result<(), String> {
-    let header = response.headers().get("Content-Encoding");
-    match header.map(reqwest::header::HeaderValue::as_bytes) {
+    let header = response.headers().get(CONTENT_ENCODING);
+    match header.map(HeaderValue::as_bytes) {
         None | Some(b"" | b"identity") => Ok(()),
         Some(encoding) => Err(format!(
             "sent a compressed answer ({}), which was not asked for",
@@ -243,7 +243,7 @@ pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
     if !matches!(response.status().as_u16(), 429 | 502 | 503 | 504) {
         return Retry::Never;
     }
-    let header = response.headers().get("Retry-After");
+    let header = response.headers().get(RETRY_AFTER);
     let value = header.and_then(|value| value.to_str().ok());
     let date = |value| {
         let date = httpdate::parse_http_date(value).ok()?;
@@ -257,12 +257,12 @@ pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
 
 /// A header that no log of the HTTP stack shows, and whose memory is wiped after its last use. The
 /// HTTP stack copies it into the buffer of its connection, and TLS into its own, which nobody wipes.
-fn authorization(scheme: &str, credentials: &[u8]) -> Result<reqwest::header::HeaderValue> {
+fn authorization(scheme: &str, credentials: &[u8]) -> Result<HeaderValue> {
     let mut value = Zeroizing::new(Vec::with_capacity(scheme.len() + credentials.len()));
     value.extend_from_slice(scheme.as_bytes());
     value.extend_from_slice(credentials);
     let value = Bytes::from_owner(value);
-    let mut header = reqwest::header::HeaderValue::from_maybe_shared(value).map_err(|_| {
+    let mut header = HeaderValue::from_maybe_shared(value).map_err(|_| {
         Error::new(
             Code::InvalidOption,
             "MOLECULE_GITEA_TOKEN holds a character that no header can carry",

@@ -6,10 +6,10 @@ import "os"
 type RegistryMode string
 
 const (
-	// RegistryModeSaaS: images are pulled from the registry that the operator named. This package does not
-	// pull.
+	// RegistryModeSaaS says that images are pulled from the registry that the operator named. This package
+	// does not pull.
 	RegistryModeSaaS RegistryMode = "saas"
-	// RegistryModeLocal: images are built on this machine, with [EnsureLocalImage].
+	// RegistryModeLocal says that images are built on this machine, with [EnsureLocalImage].
 	RegistryModeLocal RegistryMode = "local"
 )
 

@@ -1,7 +1,9 @@
-//! What the documents say of the tests is so.
+//! What the documents say of the tests, the files and each other is so.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 
 use crate::support::child::source;
 
@@ -12,11 +14,15 @@ const DOCUMENTS: [&str; 3] = [
     "docs/security.md",
 ];
 
-/// Every file below a folder with this ending.
+/// Every file below a folder with this ending, but those that a build has put there.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if name == "target" || name.starts_with('.') {
+            continue;
+        }
         if path.is_dir() {
             found.extend(files(&path, ending));
         } else if path.to_str().is_some_and(|path| path.ends_with(ending)) {
@@ -88,4 +94,100 @@ fn every_test_that_a_document_names_is_there() {
             "{document} names tests that are not there: {missing:#?}"
         );
     }
+}
+
+/// The documents, with their texts.
+fn documents() -> BTreeMap<PathBuf, String> {
+    let texts = files(&source(""), ".md").into_iter().map(|path| {
+        let text = std::fs::read_to_string(&path).unwrap();
+        (path.canonicalize().unwrap(), text)
+    });
+    texts.collect()
+}
+
+fn markdown(text: &str) -> Parser<'_> {
+    Parser::new_ext(text, Options::ENABLE_TABLES)
+}
+
+/// Where a document can be entered: its headings, as forges spell them in a link.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let (mut anchors, mut heading) = (BTreeSet::new(), None::<String>);
+    for event in markdown(text) {
+        match event {
+            Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
+            Event::End(TagEnd::Heading(_)) => anchors.extend(heading.take()),
+            Event::Text(text) | Event::Code(text) => {
+                let letters = text
+                    .chars()
+                    .filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+                let letters = letters.flat_map(char::to_lowercase);
+                if let Some(heading) = &mut heading {
+                    heading.extend(letters.map(|c| if c == ' ' { '-' } else { c }));
+                }
+            }
+            _ => {}
+        }
+    }
+    anchors
+}
+
+#[test]
+fn no_link_from_one_document_to_another_is_dead() {
+    let documents = documents();
+    let (mut followed, mut dead) = (0, Vec::new());
+    for (document, text) in &documents {
+        for event in markdown(text) {
+            let (Event::Start(Tag::Link { dest_url: link, .. })
+            | Event::Start(Tag::Image { dest_url: link, .. })) = event
+            else {
+                continue;
+            };
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            followed += 1;
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = match file {
+                "" => Ok(document.clone()),
+                _ => document.parent().unwrap().join(file).canonicalize(),
+            };
+            let alive = target.is_ok_and(|target| {
+                anchor.is_empty()
+                    || documents
+                        .get(&target)
+                        .is_some_and(|text| anchors(text).contains(anchor))
+            });
+            if !alive {
+                dead.push(format!("{}: {link}", document.display()));
+            }
+        }
+    }
+    assert!(
+        followed > 50,
+        "documents have links, and this test sees {followed}"
+    );
+    assert!(dead.is_empty(), "{dead:#?}");
+}
+
+#[test]
+fn the_architecture_names_every_file_of_the_core() {
+    let text = std::fs::read_to_string(source("docs/architecture.md")).unwrap();
+    let named: BTreeSet<&str> = text.split('`').skip(1).step_by(2).collect();
+    let src = source("src");
+    let missing = files(&src, ".rs").into_iter().filter(|file| {
+        let below = file.strip_prefix(&src).unwrap();
+        let folder = below.parent().unwrap().to_str().unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let whole = format!("src/{}", below.display());
+        // A file of a folder stands in the folder's row, the folder's own head needs none, and a
+        // folder beside a file of its name is the file's.
+        let in_row = named.contains(name) && named.contains(format!("src/{folder}/").as_str());
+        let with_file = source(&format!("src/{folder}.rs")).exists();
+        !(named.contains(whole.as_str()) || in_row || name == "mod.rs" || with_file)
+    });
+    let missing: Vec<_> = missing.collect();
+    assert!(
+        missing.is_empty(),
+        "docs/architecture.md has no row for {missing:#?}"
+    );
 }
