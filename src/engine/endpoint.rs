@@ -255,7 +255,12 @@ fn tls(dir: &Path, named_by: &str) -> Result<Arc<rustls::ClientConfig>> {
     let certificates = |file: &Path| -> Result<Vec<CertificateDer<'static>>> {
         CertificateDer::pem_file_iter(file)
             .and_then(Iterator::collect)
-            .map_err(|error| wrong(file, error.to_string()))
+            .map_err(|error| error.to_string())
+            .and_then(|certificates: Vec<_>| match certificates.is_empty() {
+                true => Err("it holds no certificate".to_owned()),
+                false => Ok(certificates),
+            })
+            .map_err(|why| wrong(file, why))
     };
     let ca = dir.join("ca.pem");
     let mut roots = rustls::RootCertStore::empty();

@@ -86,6 +86,8 @@ const HINT_START: &str = "start Docker or Podman, or set DOCKER_HOST to its addr
      \"permission denied\", join the group that owns the socket";
 const HINT_SSH: &str = "see whether `ssh HOST docker version` works for the same user without \
      asking for anything: the key, the known hosts and the configuration are that user's";
+const HINT_TCP: &str = "see whether an engine listens there; one with TLS wants DOCKER_TLS_VERIFY=1, or \
+     a context, with the ca.pem of its authority, and a cert.pem and key.pem of the same";
 
 /// The label with the full commit id (OCI image specification, annotations).
 pub(crate) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
@@ -97,7 +99,7 @@ impl Engine {
     ///
     /// [`Code::EngineUnreachable`], with every endpoint that was tried and why it did not do.
     pub(crate) async fn connect(settings: &EngineSettings) -> Result<Self> {
-        let (mut tried, mut over_ssh) = (Vec::new(), false);
+        let (mut tried, mut hint) = (Vec::new(), HINT_START);
         for endpoint in endpoint::candidates(settings)? {
             let attempt = Self::try_connect(&endpoint, settings);
             let why = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
@@ -105,14 +107,18 @@ impl Engine {
                 Ok(Err(error)) => deepest(&error),
                 Err(_) => "it does not answer".to_owned(),
             };
-            over_ssh |= matches!(endpoint.address, Address::Ssh(_));
+            hint = match endpoint.address {
+                Address::Unix(_) => HINT_START,
+                Address::Ssh(_) => HINT_SSH,
+                Address::Tcp { .. } => HINT_TCP,
+            };
             tried.push(format!("{endpoint}: {why}"));
         }
         Err(Error::new(
             Code::EngineUnreachable,
             format!("no container engine answers; tried {}", tried.join("; ")),
         )
-        .hint(if over_ssh { HINT_SSH } else { HINT_START }))
+        .hint(hint))
     }
 
     async fn try_connect(

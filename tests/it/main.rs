@@ -19,6 +19,7 @@ mod disk;
 mod dockerignore;
 mod documents;
 mod engine_faults;
+mod engine_tls;
 mod fetch;
 mod fidelity;
 mod happy_path;

@@ -1,0 +1,126 @@
+//! An engine behind `tcp://` with TLS: who it is, and who we are.
+
+use std::fs;
+use std::path::Path;
+
+use mol::{Code, OptionName};
+use sha2::{Digest, Sha256};
+
+use crate::support::Bed;
+use crate::support::server::dockerfile;
+use crate::support::tls::EngineTls;
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// A bed with a template, and its engine behind TLS.
+fn bed() -> (Bed, EngineTls) {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let engine = EngineTls::before(&bed.engine, &bed.scratch().join("certificates"));
+    (bed, engine)
+}
+
+/// The options for it, as DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH set them.
+fn by_variables<'a>(host: &'a str, certificates: &'a Path) -> [(OptionName, &'a str); 3] {
+    [
+        (OptionName::DockerHost, host),
+        (OptionName::DockerTlsVerify, "1"),
+        (OptionName::DockerCertPath, certificates.to_str().unwrap()),
+    ]
+}
+
+#[test]
+fn with_the_certificates_of_the_variables_the_whole_job_is_done() {
+    let (bed, engine) = bed();
+    let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(image.endpoint, engine.host);
+    assert!(!image.cache_hit);
+    assert!(bed.engine.inspect(&image.reference).is_some());
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+}
+
+#[test]
+fn with_the_certificates_of_a_context_the_whole_job_is_done() {
+    let (bed, engine) = bed();
+    let config = bed.scratch().join("docker");
+    let id: String = Sha256::digest("far away")
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let (meta, tls) = (
+        config.join("contexts/meta").join(&id),
+        config.join("contexts/tls").join(&id),
+    );
+    fs::create_dir_all(&meta).unwrap();
+    fs::create_dir_all(&tls).unwrap();
+    let endpoints =
+        serde_json::json!({ "docker": { "Host": engine.host, "SkipTLSVerify": false } });
+    let text = serde_json::json!({ "Name": "far away", "Metadata": {}, "Endpoints": endpoints });
+    fs::write(meta.join("meta.json"), text.to_string()).unwrap();
+    fs::rename(&engine.certificates, tls.join("docker")).unwrap();
+    let client = bed.client_with(&[
+        (OptionName::DockerHost, ""),
+        (OptionName::DockerConfig, config.to_str().unwrap()),
+        (OptionName::DockerContext, "far away"),
+    ]);
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(image.endpoint, engine.host);
+    assert!(bed.engine.inspect(&image.reference).is_some());
+}
+
+#[test]
+fn an_engine_of_another_authority_is_refused() {
+    let (bed, engine) = bed();
+    let other = EngineTls::before(&bed.engine, &bed.scratch().join("other"));
+    let client = bed.client_with(&by_variables(&engine.host, &other.certificates));
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+    assert!(
+        error.message.contains("UnknownIssuer") || error.message.contains("BadSignature"),
+        "{error:?}"
+    );
+    assert!(error.message.contains("DOCKER_HOST"), "{error:?}");
+}
+
+#[test]
+fn an_engine_that_wants_to_know_who_we_are_is_not_reached_without_a_certificate() {
+    let (bed, engine) = bed();
+    fs::remove_file(engine.certificates.join("cert.pem")).unwrap();
+    fs::remove_file(engine.certificates.join("key.pem")).unwrap();
+    let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+    assert!(error.message.contains("CertificateRequired"), "{error:?}");
+}
+
+#[test]
+fn an_engine_behind_tls_is_not_reached_without_tls() {
+    let (bed, engine) = bed();
+    let client = bed.client_with(&[(OptionName::DockerHost, &engine.host)]);
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+    assert!(error.message.contains(&engine.host), "{error:?}");
+    assert!(error.hint.contains("DOCKER_TLS_VERIFY"), "{error:?}");
+}
+
+#[test]
+fn a_certificate_that_is_not_there_or_is_none_is_named() {
+    let (bed, engine) = bed();
+    // The authority is read first.
+    for (name, text) in [
+        (
+            "key.pem",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ),
+        ("ca.pem", "not a certificate"),
+    ] {
+        let file = engine.certificates.join(name);
+        fs::write(&file, text).unwrap();
+        let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        assert!(error.message.contains(file.to_str().unwrap()), "{error:?}");
+        assert!(error.message.contains("DOCKER_CERT_PATH"), "{error:?}");
+    }
+}
