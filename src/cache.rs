@@ -138,27 +138,18 @@ impl Cache {
         let mut told = String::new();
         let mut pause = Duration::from_millis(5);
         loop {
-            match file.try_lock() {
-                Ok(()) => break,
-                Err(TryLockError::WouldBlock) => {
-                    let holder = holder(&mut file);
-                    if told != holder {
-                        waiting(holder.clone());
-                        told = holder;
-                    }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LOCK_POLL);
-                }
-                Err(TryLockError::Error(error)) => {
-                    return Err(failed(&path, "cannot be locked", &error));
-                }
+            file = match take(file, &path)? {
+                Ok(lock) => return Ok(lock),
+                Err(taken) => taken,
+            };
+            let holder = holder(&mut file);
+            if told != holder {
+                waiting(holder.clone());
+                told = holder;
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOCK_POLL);
         }
-        sign(&mut file);
-        point!("lock-signed");
-        Ok(Lock {
-            _file: Arc::new(file),
-        })
     }
 
     /// The folder as it is, to tidy up in; `None` if there is none, or a link in its place. Nothing is
@@ -176,18 +167,7 @@ impl Cache {
     /// The lock for a commit, by its first twelve digits, if nobody has it.
     pub(crate) fn try_lock(&self, short: &str) -> Result<Option<Lock>> {
         let path = self.lock_path(short);
-        let mut file = open_lock(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => {
-                return Err(failed(&path, "cannot be locked", &error));
-            }
-        }
-        sign(&mut file);
-        Ok(Some(Lock {
-            _file: Arc::new(file),
-        }))
+        Ok(take(open_lock(&path)?, &path)?.ok())
     }
 
     /// Has somebody the lock for a commit? For someone who changes nothing, not even the lock file.
@@ -224,13 +204,13 @@ impl Cache {
             if !ours {
                 return None;
             }
-            let voucher = self.folder.join(format!(".{short}.json"));
-            let commit = read_own(&voucher)
+            let commit = self
+                .vouched(&short)
                 .filter(|_| work.is_none())
-                .and_then(|text| serde_json::from_slice::<Voucher>(&text).ok())
                 .and_then(|voucher| CommitSha::parse(&voucher.commit))
                 .filter(|commit| commit.short() == short);
-            let made = commit.as_ref().and_then(|_| fs::metadata(&voucher).ok());
+            let voucher = commit.as_ref().map(|_| self.voucher(&short));
+            let made = voucher.and_then(|voucher| fs::metadata(voucher).ok());
             let made = made.unwrap_or(found).modified().ok();
             Some(Kept {
                 short,
@@ -246,10 +226,8 @@ impl Cache {
     /// Removes a tree, and says whether it has: one that has become whole since it was seen stays. Call
     /// it with the lock held.
     pub(crate) fn discard(&self, kept: &Kept) -> Result<bool> {
-        let (tree, voucher) = (
-            self.folder.join(&kept.short),
-            self.folder.join(format!(".{}.json", kept.short)),
-        );
+        let tree = self.folder.join(&kept.short);
+        let voucher = self.voucher(&kept.short);
         if kept.path == tree {
             if kept.commit.is_none() && read_own(&voucher).is_some_and(|text| !text.is_empty()) {
                 return Ok(false);
@@ -269,10 +247,8 @@ impl Cache {
             remove(&leftover.path())?;
         }
         let path = self.folder.join(commit.short());
-        let vouched = read_own(&self.voucher(commit))
-            .and_then(|text| serde_json::from_slice::<Voucher>(&text).ok())
-            .filter(|voucher| voucher.commit == commit.as_str());
-        if let Some(voucher) = vouched
+        let vouched = self.vouched(commit.short());
+        if let Some(voucher) = vouched.filter(|voucher| voucher.commit == commit.as_str())
             && ownership::is_own_folder(&path)
         {
             return Ok(Some(Tree {
@@ -281,7 +257,7 @@ impl Cache {
             }));
         }
         // The voucher first.
-        remove(&self.voucher(commit))?;
+        remove(&self.voucher(commit.short()))?;
         remove(&path)?;
         Ok(None)
     }
@@ -330,13 +306,14 @@ impl Cache {
             file.write_all(&voucher)?;
             point!("voucher-written");
             file.as_file().sync_all()?;
-            file.persist(self.voucher(commit))?;
+            file.persist(self.voucher(commit.short()))?;
             point!("voucher-renamed");
             File::open(&self.folder)?.sync_all()?;
             point!("cache-synced");
             Ok(())
         };
-        write().map_err(|error| failed(&self.voucher(commit), "cannot be written", &error))
+        let voucher = self.voucher(commit.short());
+        write().map_err(|error| failed(&voucher, "cannot be written", &error))
     }
 
     /// The log of the last build, its time and its place. What is longer than `max` is none of ours.
@@ -364,8 +341,12 @@ impl Cache {
         fs::rename(new, self.folder.join(LOG))
     }
 
-    fn voucher(&self, commit: &CommitSha) -> PathBuf {
-        self.folder.join(format!(".{}.json", commit.short()))
+    fn voucher(&self, short: &str) -> PathBuf {
+        self.folder.join(format!(".{short}.json"))
+    }
+
+    fn vouched(&self, short: &str) -> Option<Voucher> {
+        serde_json::from_slice(&read_own(&self.voucher(short))?).ok()
     }
 
     /// Removes what killed processes have left of other commits. A failure is nobody's problem today.
@@ -391,6 +372,19 @@ impl Cache {
                 .starts_with(prefix.as_bytes())
         })
     }
+}
+
+/// Takes the lock and signs it, or gives the file back where somebody else has it.
+fn take(mut file: File, path: &Path) -> Result<std::result::Result<Lock, File>> {
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(Err(file)),
+        Err(TryLockError::Error(error)) => return Err(failed(path, "cannot be locked", &error)),
+    }
+    sign(&mut file);
+    point!("lock-signed");
+    let _file = Arc::new(file);
+    Ok(Ok(Lock { _file }))
 }
 
 /// How the names of what a fetch makes begin.
