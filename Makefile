@@ -94,6 +94,11 @@ generate: ## write the generated files: the C header, the Go package's linker fl
 	$(RUSTC) --locked --lib --crate-type staticlib -- --print native-static-libs 2>&1 \
 	  | sed -n 's/^note: native-static-libs: //p' | packaging/link-file $(PLATFORM) > $(GO_PACKAGE)/link_$(PLATFORM).go
 
+.PHONY: docs
+docs: ## the references as HTML: of the Rust crate in target/doc/mol, of the C header in target/doc/c
+	$(CARGO) doc --locked --no-deps
+	packaging/c-reference target/doc/c
+
 .PHONY: licences
 licences: ## write the licence texts of what is linked in
 	packaging/licences
