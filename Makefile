@@ -35,12 +35,14 @@ lib: ## libmol.a and libmol.so, and the archive where the Go package links it; T
 	mv $(ARCHIVE).new $(ARCHIVE)
 	packaging/link-id $(PLATFORM) $(ARCHIVE) > $(ARCHIVE:.a=.go)
 
+.PHONY: command
+command: lib ## the command mol, its manual page and completions, in the folder command beside libmol.a; TARGET=
+	packaging/command $(TARGET) $(BUILT)/command
+
 .PHONY: musl
-musl: MUSL := $(firstword $(subst -, ,$(HOST)))-unknown-linux-musl
-musl: ## for Alpine and the like: the archive that the tag musl links, and a static mol in target/musl
-	$(MAKE) --no-print-directory lib TARGET=$(MUSL)
-	cd go/cmd/mol && CGO_ENABLED=1 CC="$(CURDIR)/packaging/with-zig python -m ziglang cc -target $(MUSL:-unknown-linux-musl=-linux-musl)" \
-	  go build -tags musl -ldflags '-linkmode external -extldflags "-static -Wl,--eh-frame-hdr"' -o ../../../target/musl/mol .
+musl: MUSL := $(firstword $(subst -, ,$(TARGET)))-unknown-linux-musl
+musl: ## for Alpine and the like: the archive that the tag musl links, and a static mol; TARGET=aarch64-… for arm64
+	$(MAKE) --no-print-directory command TARGET=$(MUSL)
 
 .PHONY: install
 install: lib ## for C and pkg-config: header, libraries, mol.pc, licences; PREFIX= DESTDIR= INCLUDEDIR= LIBDIR=
@@ -87,11 +89,11 @@ check: ## what must hold before a commit: format, lints, generated files
 
 .PHONY: generate
 generate: ## write the generated files: the C header, the Go package's linker flags
-	$(CARGO) build --locked
-	find target/debug/build -path '*/mol-*/out/mol.h' -printf '%T@ %p\n' | sort -n | tail -n 1 \
+	$(CARGO) build --release --locked
+	find target/release/build -path '*/mol-*/out/mol.h' -printf '%T@ %p\n' | sort -n | tail -n 1 \
 	  | cut -d ' ' -f 2- | xargs -I % cp % include/mol.h
 	cp include/mol.h $(GO_PACKAGE)/mol.h
-	$(RUSTC) --locked --lib --crate-type staticlib -- --print native-static-libs 2>&1 \
+	$(RUSTC) --release --locked --lib --crate-type staticlib -- --print native-static-libs 2>&1 \
 	  | sed -n 's/^note: native-static-libs: //p' | packaging/link-file $(PLATFORM) > $(GO_PACKAGE)/link_$(PLATFORM).go
 
 .PHONY: docs
