@@ -22,7 +22,7 @@ RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuil
 endif
 COPY       := $(if $(findstring -musl,$(TARGET)),packaging/add-unwind $(TARGET),cp)
 
-export PREFIX DESTDIR INCLUDEDIR LIBDIR DATADIR PLATFORM
+export PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM
 
 .PHONY: help
 help: ## this list
@@ -44,8 +44,11 @@ musl: MUSL := $(firstword $(subst -, ,$(TARGET)))-unknown-linux-musl
 musl: ## for Alpine and the like: the archive that the tag musl links, and a static mol; TARGET=aarch64-… for arm64
 	$(MAKE) --no-print-directory command TARGET=$(MUSL)
 
+# Who writes C needs no Go.
+GO := $(shell command -v go)
 .PHONY: install
-install: lib ## for C and pkg-config: header, libraries, mol.pc, licences; PREFIX= DESTDIR= INCLUDEDIR= LIBDIR=
+install: $(if $(GO),command,lib) ## library, header, mol.pc, command; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
+	$(if $(GO),,rm -rf $(BUILT)/command)
 	packaging/install $(BUILT)
 
 .PHONY: uninstall

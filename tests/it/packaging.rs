@@ -1,9 +1,11 @@
 //! What `make install` and the Go package give to somebody who has never seen this project: C programs
 //! and Go servers that are built from nothing, in an empty folder, by the words of the documents.
 
-use std::os::unix::fs::PermissionsExt;
+use std::ffi::OsStr;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::support::child::{command, compiler, soname, source, succeed, text};
 use crate::support::header::Header;
@@ -36,23 +38,57 @@ func main() {
 }
 "#;
 
-/// Runs packaging/install with these settings.
-fn install(settings: &[(&str, &Path)], argument: &str) {
+/// What Rust calls this machine.
+fn host() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+/// A folder with the libraries, as packaging/install takes it.
+fn libraries(folder: &Path) -> &Path {
+    std::fs::create_dir_all(folder).unwrap();
+    let built = PathBuf::from(given("MOL_TEST_LIB_DIR"));
+    for library in ["libmol.a", "libmol.so"] {
+        let _ = std::fs::remove_file(folder.join(library));
+        symlink(built.join(library), folder.join(library)).unwrap();
+    }
+    folder
+}
+
+/// Such a folder with the command in it as well, which is made once.
+fn with_command() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("with-command");
+        let mut make = Command::new(source("packaging/command"));
+        succeed(make.arg(host()).arg(libraries(&folder).join("command")));
+        folder
+    })
+}
+
+/// Runs packaging/install with these settings, and returns what it says.
+fn install(settings: &[(&str, &Path)], argument: impl AsRef<OsStr>) -> String {
     let platform = match std::env::consts::ARCH {
         "x86_64" => "linux_amd64",
         _ => "linux_arm64",
     };
     let mut install = Command::new(source("packaging/install"));
     install.arg(argument).env("PLATFORM", platform);
-    for name in ["PREFIX", "DESTDIR", "INCLUDEDIR", "LIBDIR", "DATADIR"] {
+    for name in [
+        "PREFIX",
+        "DESTDIR",
+        "BINDIR",
+        "INCLUDEDIR",
+        "LIBDIR",
+        "DATADIR",
+    ] {
         install.env_remove(name);
     }
-    succeed(install.envs(settings.iter().copied()));
+    text(&succeed(install.envs(settings.iter().copied())))
 }
 
 /// Installs what the tests are about below `prefix`, and returns what pkg-config needs to find it.
 fn installed(prefix: &Path) -> PathBuf {
-    install(&[("PREFIX", prefix)], &given("MOL_TEST_LIB_DIR"));
+    install(&[("PREFIX", prefix)], given("MOL_TEST_LIB_DIR"));
     prefix.join("lib/pkgconfig")
 }
 
@@ -81,11 +117,9 @@ fn files(folder: &Path) -> Vec<String> {
     files
 }
 
-#[test]
-fn the_c_program_of_the_readme_builds_with_nothing_but_pkg_config() {
-    let bed = Bed::new();
+/// Builds the C program of the README by what pkg-config finds there, linked in both ways, and runs it.
+fn the_readme_works(bed: &Bed, prefix: &Path) {
     let sha = bed.template("claude-code", dockerfile(PLAIN));
-    let found_by = installed(&bed.scratch().join("prefix"));
     let readme = std::fs::read_to_string(source("README.md")).unwrap();
     let program = readme.split("```c\n").nth(1).unwrap();
     let program = program.split("```").next().unwrap();
@@ -104,11 +138,11 @@ fn the_c_program_of_the_readme_builds_with_nothing_but_pkg_config() {
                 .arg(&boot)
                 .arg("-o")
                 .arg(&built)
-                .args(pkg_config(&found_by, options)),
+                .args(pkg_config(&prefix.join("lib/pkgconfig"), options)),
         );
-        let mut boot = command(&bed, &built);
+        let mut boot = command(bed, &built);
         // As the dynamic linker finds it in a prefix of one's own.
-        boot.env("LD_LIBRARY_PATH", bed.scratch().join("prefix/lib"));
+        boot.env("LD_LIBRARY_PATH", prefix.join("lib"));
         let output = succeed(&mut boot);
         let reference = bed.reference("claude-code", &sha);
         assert_eq!(text(&output), format!("{reference}\n"));
@@ -116,6 +150,14 @@ fn the_c_program_of_the_readme_builds_with_nothing_but_pkg_config() {
         let is_shared = text(&needs).contains(&format!("[{}]", soname()));
         assert_eq!(is_shared, how.is_none(), "{}", text(&needs));
     }
+}
+
+#[test]
+fn the_c_program_of_the_readme_builds_with_nothing_but_pkg_config() {
+    let bed = Bed::new();
+    let prefix = bed.scratch().join("prefix");
+    installed(&prefix);
+    the_readme_works(&bed, &prefix);
 }
 
 #[test]
@@ -127,18 +169,24 @@ fn what_is_installed_is_complete_and_goes_away_again() {
         ("PREFIX", prefix),
         ("LIBDIR", Path::new("/opt/mol & co/lib/x86_64")),
     ];
-    install(&settings, &given("MOL_TEST_LIB_DIR"));
+    install(&settings, with_command());
     let root = stage.join("opt/mol & co");
     let soname = soname();
     let mut expected = vec![
+        "bin/mol".to_owned(),
         "include/mol.h".to_owned(),
         "lib/x86_64/libmol.a".to_owned(),
         "lib/x86_64/libmol.so".to_owned(),
         format!("lib/x86_64/{soname}"),
         "lib/x86_64/pkgconfig/mol.pc".to_owned(),
+        "share/bash-completion/completions/mol".to_owned(),
+        "share/fish/vendor_completions.d/mol.fish".to_owned(),
+        "share/licenses/libmol/GO-LICENSES.txt".to_owned(),
         "share/licenses/libmol/LICENSE-APACHE".to_owned(),
         "share/licenses/libmol/LICENSE-MIT".to_owned(),
         "share/licenses/libmol/THIRD-PARTY-LICENSES.txt".to_owned(),
+        "share/man/man1/mol.1".to_owned(),
+        "share/zsh/site-functions/_mol".to_owned(),
     ];
     expected.sort();
     assert_eq!(files(&root), expected);
@@ -154,6 +202,7 @@ fn what_is_installed_is_complete_and_goes_away_again() {
     assert!(about.contains("prefix=/opt/mol & co\n"), "{about}");
     assert!(about.contains(concat!("Version: ", env!("CARGO_PKG_VERSION"))));
     for (file, mode) in [
+        ("bin/mol", 0o755),
         ("include/mol.h", 0o644),
         ("lib/x86_64/pkgconfig/mol.pc", 0o644),
     ] {
@@ -161,9 +210,58 @@ fn what_is_installed_is_complete_and_goes_away_again() {
         assert_eq!(found.permissions().mode() & 0o777, mode, "{file}");
     }
 
+    let says = |arguments: &[&str]| {
+        let mut mol = Command::new(root.join("bin/mol"));
+        text(&succeed(mol.args(arguments)))
+    };
+    assert!(says(&["version"]).contains(env!("CARGO_PKG_VERSION")));
+    for (file, command) in [
+        ("man/man1/mol.1", &["man"][..]),
+        ("bash-completion/completions/mol", &["completion", "bash"]),
+        ("zsh/site-functions/_mol", &["completion", "zsh"]),
+        (
+            "fish/vendor_completions.d/mol.fish",
+            &["completion", "fish"],
+        ),
+    ] {
+        let installed = std::fs::read_to_string(root.join("share").join(file)).unwrap();
+        assert!(installed == says(command), "{file} is that of another mol");
+    }
+    let licences = root.join("share/licenses/libmol/GO-LICENSES.txt");
+    let licences = std::fs::read_to_string(licences).unwrap();
+    let linked = succeed(
+        Command::new("go")
+            .args(["version", "-m"])
+            .arg(root.join("bin/mol")),
+    );
+    let linked = text(&linked);
+    let modules = linked.lines().filter_map(|line| {
+        let mut words = line.trim().strip_prefix("dep\t")?.split('\t');
+        Some((words.next()?, words.next()?, words.next()?))
+    });
+    let mut seen = 0;
+    // Those of this repository have no checksum, and the licence of the rest.
+    for (module, version, _) in modules.filter(|(_, _, sum)| sum.starts_with("h1:")) {
+        assert!(licences.contains(&format!("==== {module} {version}: ")));
+        seen += 1;
+    }
+    assert!(seen > 10, "{linked}");
+
     std::fs::write(root.join("lib/x86_64/libother.a"), "").unwrap();
     install(&settings, "--undo");
     assert_eq!(files(&root), ["lib/x86_64/libother.a"]);
+}
+
+#[test]
+fn without_go_the_library_is_installed_and_it_is_said_that_the_command_is_not() {
+    let bed = Bed::new();
+    let prefix = bed.scratch().join("prefix");
+    let built = bed.scratch().join("built");
+    let said = install(&[("PREFIX", &*prefix)], libraries(&built));
+    assert!(said.contains("without the command mol"), "{said}");
+    let files = files(&prefix);
+    assert!(files.contains(&"lib/libmol.a".to_owned()), "{files:?}");
+    assert!(!files.contains(&"bin/mol".to_owned()), "{files:?}");
 }
 
 /// A server in a module of its own, made with the commands of docs/integration.md.
