@@ -11,12 +11,13 @@ PLATFORM   := $(shell packaging/platform $(TARGET))
 GO_PACKAGE := go/mol
 ARCHIVE    := $(GO_PACKAGE)/libmol_$(PLATFORM).a
 CARGO      := cargo
+TARGET_DIR := target
 ifeq ($(TARGET),$(HOST))
-BUILT      := target/release
+BUILT      := $(TARGET_DIR)/release
 BUILD      := $(CARGO) build
 RUSTC      := $(CARGO) rustc
 else
-BUILT      := target/$(TARGET)/release
+BUILT      := $(TARGET_DIR)/$(TARGET)/release
 BUILD      := rustup target add $(TARGET) && packaging/with-zig $(CARGO) zigbuild --target $(TARGET)
 RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuild rustc --target $(TARGET)
 endif
@@ -30,7 +31,7 @@ help: ## this list
 
 .PHONY: lib
 lib: ## libmol.a and libmol.so, and the archive where the Go package links it; TARGET= for another machine
-	$(BUILD) --release --locked
+	$(BUILD) --release --locked --target-dir $(TARGET_DIR)
 	$(COPY) $(BUILT)/libmol.a $(ARCHIVE).new
 	mv $(ARCHIVE).new $(ARCHIVE)
 	packaging/link-id $(PLATFORM) $(ARCHIVE) > $(ARCHIVE:.a=.go)
@@ -54,6 +55,11 @@ install: $(if $(GO),command,lib) ## library, header, mol.pc, command; PREFIX= DE
 .PHONY: uninstall
 uninstall: ## takes it out again
 	packaging/install --undo
+
+TARGETS := $(TARGET)
+.PHONY: dist
+dist: ## one archive for each of TARGETS= (this machine's), and SHA256SUMS, in target/dist
+	packaging/dist $(TARGETS)
 
 # As lib, from the same profile, but with points where the tests can stop it (src/point.rs). What is
 # compiled on the way is kept with the rest, what comes out is not: it never lies where lib puts its own.
@@ -105,8 +111,9 @@ docs: ## the references as HTML: of the Rust crate in target/doc/mol, of the C h
 	packaging/c-reference target/doc/c
 
 .PHONY: licences
-licences: ## write the licence texts of what is linked in
+licences: ## write the licence texts and the SBOM of what is linked in
 	packaging/licences
+	packaging/sbom
 
 .PHONY: clean
 clean: ## remove what was built

@@ -1,6 +1,7 @@
 //! What `make install` and the Go package give to somebody who has never seen this project: C programs
 //! and Go servers that are built from nothing, in an empty folder, by the words of the documents.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -262,6 +263,84 @@ fn without_go_the_library_is_installed_and_it_is_said_that_the_command_is_not() 
     let files = files(&prefix);
     assert!(files.contains(&"lib/libmol.a".to_owned()), "{files:?}");
     assert!(!files.contains(&"bin/mol".to_owned()), "{files:?}");
+}
+
+#[test]
+fn an_archive_of_make_dist_verifies_unpacks_anywhere_and_says_what_is_in_it() {
+    const DATE: &str = "2023-11-14 22:13:20";
+    let bed = Bed::new();
+    let out = bed.scratch().join("out");
+    let mut pack = Command::new(source("packaging/dist"));
+    pack.arg("--built").arg(with_command()).arg(host());
+    succeed(pack.arg(&out).env("SOURCE_DATE_EPOCH", "1700000000"));
+    let name = format!("libmol-{}-{}", env!("CARGO_PKG_VERSION"), host());
+    let archive = out.join(format!("{name}.tar.gz"));
+    let verify = || {
+        let mut sums = Command::new("sha256sum");
+        let sums = sums.args(["--check", "SHA256SUMS"]).current_dir(&out);
+        sums.output().unwrap().status.success()
+    };
+    assert!(verify());
+
+    let listing = succeed(
+        Command::new("tar")
+            .args(["--full-time", "--numeric-owner", "-tvf"])
+            .arg(&archive)
+            .env("TZ", "UTC"),
+    );
+    for line in text(&listing).lines() {
+        let is_ours = line.contains(&format!(" {DATE} {name}/"));
+        assert!(is_ours && line.contains(" 0/0 "), "{line}");
+    }
+    let elsewhere = bed.scratch().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    let mut unpack = Command::new("tar");
+    succeed(
+        unpack
+            .arg("-xf")
+            .arg(&archive)
+            .arg("-C")
+            .arg(&elsewhere)
+            .arg("--no-same-owner"),
+    );
+    the_readme_works(&bed, &elsewhere.join(&name));
+    let version = succeed(Command::new(elsewhere.join(&name).join("bin/mol")).arg("version"));
+    assert!(text(&version).contains(env!("CARGO_PKG_VERSION")));
+
+    let sbom = std::fs::read(elsewhere.join(&name).join("libmol.cdx.json")).unwrap();
+    let sbom: serde_json::Value = serde_json::from_slice(&sbom).unwrap();
+    assert_eq!(sbom["bomFormat"], "CycloneDX");
+    let metadata = &sbom["metadata"];
+    assert_eq!(metadata["timestamp"], "2023-11-14T22:13:20Z");
+    assert_eq!(metadata["component"]["version"], env!("CARGO_PKG_VERSION"));
+    let components: BTreeSet<_> = sbom["components"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| {
+            format!(
+                "{} {}",
+                it["name"].as_str().unwrap(),
+                it["version"].as_str().unwrap()
+            )
+        })
+        .collect();
+    let licences = source("packaging/THIRD-PARTY-LICENSES.txt");
+    let licences = std::fs::read_to_string(licences).unwrap();
+    let mut named = 0;
+    for package in licences.lines().filter_map(|line| {
+        let (package, address) = line.strip_prefix("  ")?.split_once("  ")?;
+        address.starts_with("https://").then_some(package)
+    }) {
+        assert!(components.contains(package), "the SBOM lacks {package}");
+        named += 1;
+    }
+    assert!(named > 200, "{named} packages in the licence texts");
+
+    let mut bytes = std::fs::read(&archive).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&archive, bytes).unwrap();
+    assert!(!verify());
 }
 
 /// A server in a module of its own, made with the commands of docs/integration.md.
