@@ -2,7 +2,6 @@
 //! its proxies, its certificates and its rules for the token.
 
 use std::io::{self, ErrorKind};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -354,7 +353,10 @@ fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientC
 
 #[cfg(not(any(windows, target_vendor = "apple")))]
 fn machine_certificates() -> rustls_native_certs::CertificateResult {
-    let bundle = CERT_FILES.iter().map(Path::new).find(|file| file.exists());
+    let bundle = CERT_FILES
+        .iter()
+        .map(std::path::Path::new)
+        .find(|file| file.exists());
     rustls_native_certs::load_certs_from_paths(bundle, None)
 }
 
