@@ -86,8 +86,8 @@ const HINT_START: &str = "start Docker or Podman, or set DOCKER_HOST to its addr
      \"permission denied\", join the group that owns the socket";
 const HINT_SSH: &str = "see whether `ssh HOST docker version` works for the same user without \
      asking for anything: the key, the known hosts and the configuration are that user's";
-const HINT_TCP: &str = "see whether an engine listens there; one with TLS wants DOCKER_TLS_VERIFY=1, or \
-     a context, with the ca.pem of its authority, and a cert.pem and key.pem of the same";
+const HINT_TCP: &str = "start Docker or Podman there, or correct the address; with TLS it wants \
+     DOCKER_TLS_VERIFY=1, or a context, with the ca.pem of its authority, and a cert.pem and key.pem of the same";
 
 /// The label with the full commit id (OCI image specification, annotations).
 pub(crate) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
