@@ -407,7 +407,13 @@ fn a_go_server_takes_the_shared_library_and_no_other_than_its_own() {
     let server = server(&bed);
     let found_by = installed(&bed.scratch().join("prefix"));
     let mut build = go(&server, &["build", "-tags", "mol_shared", "-o", "server"]);
-    succeed(build.env("PKG_CONFIG_PATH", &found_by));
+    // Go keeps what pkg-config has said once, by the flags that it was given and not by the answer.
+    let flags = format!("-O2 -g -DFOUND_BY={}", found_by.display());
+    succeed(
+        build
+            .env("PKG_CONFIG_PATH", &found_by)
+            .env("CGO_CFLAGS", flags),
+    );
     let run = |libraries: &Path| {
         let mut command = command(&bed, &server.join("server"));
         command.env("LD_LIBRARY_PATH", libraries).output().unwrap()
