@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use gix::objs::Write as _;
 use reqwest::StatusCode;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cache::{Cache, Work};
@@ -127,7 +128,7 @@ impl Checkout {
 
 /// The build context of a checked-out tree, as the classic builder gets it: an archive.
 pub fn archive(tree: &Path) -> Result<Vec<u8>> {
-    let context = Context::open(tree, 0)?;
+    let context = Context::open(tree, 0, CancellationToken::new())?;
     let filter = context.archive_filter(false)?;
     read(context, filter)
 }
@@ -139,7 +140,7 @@ pub fn archive_without(tree: &Path, patterns: &[String]) -> Result<Vec<u8>> {
         excludes,
         ..Filter::default()
     };
-    read(Context::open(tree, 0)?, filter)
+    read(Context::open(tree, 0, CancellationToken::new())?, filter)
 }
 
 fn read(context: Context, filter: Filter) -> Result<Vec<u8>> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, ready, try_join};
 use tokio::sync::OnceCell;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::build_log::Recorder;
@@ -157,15 +158,22 @@ async fn make_alone(
 ) -> Result<Made> {
     let engine = shared.engine().await?;
     engine.check_platform(&wanted.platform, emit).await?;
-    let tree = fetch(shared, wanted, cache, lock, emit);
+    // When the engine has the tree, or will not get it any more.
+    let sent = CancellationToken::new();
+    let sent_at_last = sent.clone().drop_guard();
+    let tree = fetch(shared, wanted, cache, lock, sent.clone(), emit);
     let (tree, kept) = timed(shared, Step::Fetch, &mut timings.fetch, tree).await?;
     point!("tree-ready");
-    let built = build(shared, engine, wanted, &tree, emit);
-    let built = timed(shared, Step::Build, &mut timings.build, built);
+    let built = async {
+        let built = build(shared, engine, wanted, &tree, sent, emit);
+        let built = timed(shared, Step::Build, &mut timings.build, built).await;
+        drop(sent_at_last);
+        Ok(built)
+    };
     // To have the tree on the disk for the next call is nothing that this one's build has to wait for,
     // or to fail for.
     let kept = async { kept.await.or_else(|error| not_kept(error, emit)) };
-    let (built, ()) = try_join(async { Ok(built.await) }, kept).await?;
+    let (built, ()) = try_join(built, kept).await?;
     built?;
     point!("image-built");
     let image_id = timed(
@@ -198,9 +206,11 @@ async fn build(
     engine: &Engine,
     wanted: &Wanted,
     tree: &Tree,
+    sent: CancellationToken,
     emit: &Sink,
 ) -> Result<()> {
-    let context = Context::open(&tree.path, tree.commit_time).map_err(|e| wanted.named_in(e))?;
+    let context = Context::open(&tree.path, tree.commit_time, sent);
+    let context = context.map_err(|error| wanted.named_in(error))?;
     let build = Build {
         reference: &wanted.references.pinned,
         commit: wanted.commit.as_str(),
@@ -323,12 +333,14 @@ async fn join(
 }
 
 /// The tree of exactly the commit: from the cache, or into the cache, all of it or nothing. It can be
-/// read at once; it will be kept when the future has ended.
+/// read at once; it will be kept when the future has ended, which begins with that when it is `sent`: to
+/// write thousands of files through to the disk while the engine writes them too makes both slower.
 async fn fetch(
     shared: &Shared,
     wanted: &Wanted,
     cache: &Cache,
     lock: &Lock,
+    sent: CancellationToken,
     emit: &Sink,
 ) -> Result<(Tree, impl Future<Output = Result<()>> + use<>)> {
     let (kept, commit) = (cache.clone(), wanted.commit.clone());
@@ -351,13 +363,20 @@ async fn fetch(
     let tree = cache.place(commit, fetched.commit_time, &fetched.work)?;
     emit(Event::fetch_done(progress, files, begun.elapsed()));
     let (cache, commit, lock) = (cache.clone(), commit.clone(), lock.clone());
-    let keep = blocking(&shared.tasks, move || {
-        // What it was fetched into goes first: that need not get to the disk.
-        drop(fetched.work);
-        let kept = cache.vouch(&commit, fetched.commit_time);
-        drop(lock);
-        kept
+    let tasks = shared.tasks.clone();
+    // A task, so that the tree is kept too when the call is cancelled while the engine builds.
+    let keep = shared.tasks.spawn(async move {
+        sent.cancelled().await;
+        let keep = move || {
+            // What it was fetched into goes first: that need not get to the disk.
+            drop(fetched.work);
+            let kept = cache.vouch(&commit, fetched.commit_time);
+            drop(lock);
+            kept
+        };
+        blocking(&tasks, keep).await
     });
+    let keep = async { keep.await.unwrap_or_else(|_| Err(Error::canceled())) };
     Ok((tree, Either::Right(keep)))
 }
 

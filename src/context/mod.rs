@@ -17,8 +17,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
+
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile};
 pub(crate) use dockerignore::Patterns;
@@ -52,13 +54,14 @@ pub(crate) struct Context {
 pub(crate) struct Sent {
     pub(crate) files: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    /// The engine has said that it has all it wants.
-    pub(crate) done: AtomicBool,
+    /// Set off when the engine says that it has all it wants.
+    pub(crate) done: CancellationToken,
 }
 
 impl Context {
-    /// Checks that the tree can be built: there is a Dockerfile.
-    pub(crate) fn open(tree: &Path, commit_time: i64) -> Result<Self> {
+    /// Checks that the tree can be built: there is a Dockerfile. `sent` is set off when the engine has all it
+    /// wants of it.
+    pub(crate) fn open(tree: &Path, commit_time: i64, sent: CancellationToken) -> Result<Self> {
         match look(tree, DOCKERFILE) {
             Found::File => {}
             Found::Outside => {
@@ -72,7 +75,10 @@ impl Context {
         Ok(Self {
             tree: tree.to_owned(),
             time: u64::try_from(commit_time).unwrap_or(0),
-            sent: Arc::default(),
+            sent: Arc::new(Sent {
+                done: sent,
+                ..Sent::default()
+            }),
             failure: OnceLock::new(),
         })
     }
@@ -180,7 +186,7 @@ mod tests {
         fs::write(dir.path().join("outside"), "secret\n").unwrap();
         let link = tree.join(IGNORE_FILE);
         let ignores = |path: &str| {
-            let context = Context::open(&tree, 0).unwrap();
+            let context = Context::open(&tree, 0, CancellationToken::new()).unwrap();
             let filter = context.archive_filter(false).unwrap();
             filter.excludes.ignores(path, &Inherited::default()).0
         };
@@ -199,7 +205,7 @@ mod tests {
         write(DOCKERFILE, "FROM scratch\n");
         write(IGNORE_FILE, "general\n");
         write(OWN_IGNORE_FILE, "own\n");
-        let context = Context::open(tree.path(), 0).unwrap();
+        let context = Context::open(tree.path(), 0, CancellationToken::new()).unwrap();
         for (knows_its_own, ignored, kept) in [(true, "own", "general"), (false, "general", "own")]
         {
             let filter = context.archive_filter(knows_its_own).unwrap();

@@ -79,7 +79,7 @@ impl Walk<'_> {
     fn folder(&mut self, relative: &Path, inherited: &Inherited) -> io::Result<()> {
         let mut entries =
             fs::read_dir(self.tree.join(relative))?.collect::<io::Result<Vec<_>>>()?;
-        entries.sort_by_key(fs::DirEntry::file_name);
+        entries.sort_by_cached_key(fs::DirEntry::file_name);
         for entry in entries {
             let path = relative.join(entry.file_name());
             let reach = match &self.filter.includes {

@@ -134,13 +134,14 @@ impl<'a> Watch<'a> {
 
     /// Has the engine said that it has what it wants of the template?
     pub(super) fn all_is_sent(&self) -> bool {
-        self.sent.done.load(Ordering::Relaxed)
+        self.sent.done.is_cancelled()
     }
 
     /// The engine has what it wants of the template.
     pub(super) fn context_done(&mut self) {
         if !self.context_done {
             self.context_done = true;
+            self.sent.done.cancel();
             self.context(Kind::ContextDone, "the build context is sent");
         }
     }

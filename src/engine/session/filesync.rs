@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use percent_encoding::percent_decode_str;
 use tokio::sync::mpsc;
@@ -149,7 +149,9 @@ async fn copy(
                     let _ = wanted.send((packet.id, path));
                 }
                 PacketType::Fin => {
-                    context.sent.done.fetch_or(is_context, Ordering::Relaxed);
+                    if is_context {
+                        context.sent.done.cancel();
+                    }
                     let _ = out.send(Ok(message(PacketType::Fin))).await;
                     break;
                 }
@@ -246,14 +248,14 @@ fn send(
     mut queue: mpsc::UnboundedReceiver<(u32, PathBuf)>,
     out: &Out,
 ) -> io::Result<()> {
-    let mut buffer = BytesMut::new();
+    // One for all files: most are much smaller than it, and to make it costs more than to copy them out of it.
+    let mut buffer = vec![0; PIECE];
     while let Some((id, path)) = queue.blocking_recv() {
         point!("context-file");
         let mut file = fs::File::open(context.tree.join(path))?;
         loop {
-            buffer.resize(PIECE, 0);
             let length = file.read(&mut buffer)?;
-            let data = buffer.split_to(length).freeze();
+            let data = Bytes::copy_from_slice(&buffer[..length]);
             context
                 .sent
                 .bytes
