@@ -98,7 +98,11 @@ var optionNumbers = [...]C.int32_t{
 	optionSearchPath:        C.MOL_OPTION_SEARCH_PATH,
 }
 
-type cgoClient struct{ id C.mol_client }
+type cgoClient struct {
+	id C.mol_client
+	// The image that next has told of last. Only next uses it.
+	last Image
+}
 
 // newCoreClient makes a client in the library, which checks the settings. Without events it sends nothing but
 // answers.
@@ -121,7 +125,7 @@ func newCoreClient(settings []setting, events bool) (coreClient, error) {
 	if status := C.mol_client_new(options, C.bool(events), &id, &cErr); status != C.MOL_OK {
 		return nil, takeError(status, cErr)
 	}
-	return cgoClient{id}, nil
+	return &cgoClient{id: id}, nil
 }
 
 func setOption(options C.mol_options, s setting) error {
@@ -140,7 +144,7 @@ func setOption(options C.mol_options, s setting) error {
 	return nil
 }
 
-func (c cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
+func (c *cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
 	var call C.mol_call
 	var cErr *C.mol_error
 	var status C.mol_status
@@ -167,12 +171,12 @@ func (c cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
 	return uint64(call), nil
 }
 
-func (c cgoClient) cancel(id uint64) {
+func (c *cgoClient) cancel(id uint64) {
 	// It can only fail for a client or a call that does not exist, and then there is nothing to cancel.
 	C.mol_client_cancel(c.id, C.mol_call(id), nil)
 }
 
-func (c cgoClient) next() (message, *Error) {
+func (c *cgoClient) next() (message, *Error) {
 	const forever = -1
 	var event *C.mol_event
 	var cErr *C.mol_error
@@ -183,7 +187,7 @@ func (c cgoClient) next() (message, *Error) {
 	m := message{call: uint64(event.call)}
 	switch {
 	case event.image != nil:
-		m.image = copyImage(event.image)
+		m.image = c.image(event.image)
 	case event.error != nil:
 		m.err = copyError(event.error)
 	default:
@@ -204,7 +208,7 @@ func (c cgoClient) next() (message, *Error) {
 	return m, nil
 }
 
-func (c cgoClient) metrics() ([]byte, *Error) {
+func (c *cgoClient) metrics() ([]byte, *Error) {
 	var text *C.char
 	var cErr *C.mol_error
 	if status := C.mol_client_metrics(c.id, &text, &cErr); status != C.MOL_OK {
@@ -214,7 +218,7 @@ func (c cgoClient) metrics() ([]byte, *Error) {
 	return []byte(C.GoString(text)), nil
 }
 
-func (c cgoClient) free() { C.mol_client_free(c.id) }
+func (c *cgoClient) free() { C.mol_client_free(c.id) }
 
 // takeError copies the library's error and gives it back.
 func takeError(status C.mol_status, cErr *C.mol_error) *Error {
@@ -239,16 +243,18 @@ func copyError(e *C.mol_error) *Error {
 	}
 }
 
-func copyImage(i *C.mol_image) *Image {
-	t := &i.timings
-	return &Image{
-		Ref:       C.GoString(i.reference),
-		LatestRef: C.GoString(i.latest_reference),
-		Runtime:   C.GoString(i.runtime),
-		CommitSHA: C.GoString(i.commit_sha),
-		ImageID:   C.GoString(i.image_id),
-		Platform:  C.GoString(i.platform),
-		Endpoint:  C.GoString(i.endpoint),
+// image copies an image. All who have waited for one build get the same, so what it has in common with the one
+// before is not copied again.
+func (c *cgoClient) image(i *C.mol_image) *Image {
+	t, last := &i.timings, &c.last
+	*last = Image{
+		Ref:       again(last.Ref, i.reference),
+		LatestRef: again(last.LatestRef, i.latest_reference),
+		Runtime:   again(last.Runtime, i.runtime),
+		CommitSHA: again(last.CommitSHA, i.commit_sha),
+		ImageID:   again(last.ImageID, i.image_id),
+		Platform:  again(last.Platform, i.platform),
+		Endpoint:  again(last.Endpoint, i.endpoint),
 		CacheHit:  bool(i.cache_hit),
 		Timings: Timings{
 			Lookup:  microseconds(t.lookup_us),
@@ -260,6 +266,22 @@ func copyImage(i *C.mol_image) *Image {
 			Total:   microseconds(t.total_us),
 		},
 	}
+	image := *last
+	return &image
+}
+
+// again is the string at p: the one from before if it is the same, else a copy.
+func again(before string, p *C.char) string {
+	text := unsafe.Slice((*byte)(unsafe.Pointer(p)), len(before)+1)
+	for i := range text {
+		if i == len(before) && text[i] == 0 {
+			return before
+		}
+		if i == len(before) || text[i] != before[i] || text[i] == 0 {
+			break
+		}
+	}
+	return C.GoString(p)
 }
 
 func microseconds(n C.int64_t) time.Duration { return time.Duration(n) * time.Microsecond }

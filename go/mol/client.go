@@ -56,7 +56,7 @@ func (c *Client) EnsureLocalImage(ctx context.Context, runtime string) (Image, e
 	if err != nil {
 		return Image{}, err
 	}
-	return answer.image, nil
+	return *answer.image, nil
 }
 
 // Close cancels the calls that are running, waits for them and frees what the client holds. They return an
@@ -120,7 +120,7 @@ type message struct {
 
 // answer is how a call ended, with the events that came before it still on their way.
 type answer struct {
-	image  Image
+	image  *Image
 	report json.RawMessage
 	err    *Error
 	events <-chan struct{}
@@ -144,8 +144,8 @@ type client struct {
 	running sync.WaitGroup // Add only with mu and while not closing
 	// waiting has the calls that wait for their answer, and early the answers that came before submit
 	// could say what the call's id is.
-	waiting map[uint64]chan<- answer
-	early   map[uint64]answer
+	waiting map[uint64]chan<- *answer
+	early   map[uint64]*answer
 	broken  *Error // why the dispatcher gave up
 }
 
@@ -169,35 +169,35 @@ func startClient(core coreClient, l *listener, token string) *client {
 		stop:     make(chan struct{}),
 		closed:   make(chan struct{}),
 		dead:     make(chan struct{}),
-		waiting:  make(map[uint64]chan<- answer),
-		early:    make(map[uint64]answer),
+		waiting:  make(map[uint64]chan<- *answer),
+		early:    make(map[uint64]*answer),
 	}
 	go c.dispatch()
 	return c
 }
 
 // call has a task carried out and waits for its answer.
-func (c *client) call(ctx context.Context, t task) (answer, error) {
+func (c *client) call(ctx context.Context, t task) (*answer, error) {
 	if ctx.Err() != nil {
-		return answer{}, contextError(ctx, t.runtime, nil)
+		return nil, contextError(ctx, t.runtime, nil)
 	}
 	if err := c.begin(); err != nil {
 		err.Runtime = t.runtime
-		return answer{}, err
+		return nil, err
 	}
 	defer c.running.Done()
 
 	id, answers, err := c.submit(ctx, t)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	select {
 	case a := <-answers:
 		return a, a.settle(t.runtime)
 	case <-ctx.Done():
-		return answer{}, contextError(ctx, t.runtime, c.giveUp(id, answers))
+		return nil, contextError(ctx, t.runtime, c.giveUp(id, answers))
 	case <-c.stop:
-		return answer{}, closedError(t.runtime, c.giveUp(id, answers))
+		return nil, closedError(t.runtime, c.giveUp(id, answers))
 	}
 }
 
@@ -232,7 +232,7 @@ func (c *client) begin() *Error {
 	return nil
 }
 
-func (c *client) submit(ctx context.Context, t task) (uint64, <-chan answer, error) {
+func (c *client) submit(ctx context.Context, t task) (uint64, <-chan *answer, error) {
 	select {
 	case c.inside <- struct{}{}:
 	case <-ctx.Done():
@@ -248,14 +248,14 @@ func (c *client) submit(ctx context.Context, t task) (uint64, <-chan answer, err
 		}
 		return 0, nil, err
 	}
-	answers := make(chan answer, 1)
+	answers := make(chan *answer, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a, came := c.early[id]; came {
 		delete(c.early, id)
 		answers <- a
 	} else if c.broken != nil {
-		answers <- answer{err: c.broken}
+		answers <- &answer{err: c.broken}
 	} else {
 		c.waiting[id] = answers
 	}
@@ -264,7 +264,7 @@ func (c *client) submit(ctx context.Context, t task) (uint64, <-chan answer, err
 
 // giveUp cancels a call and waits for its answer: what the library says of how the call ended, nil for
 // success or where it said nothing in time.
-func (c *client) giveUp(id uint64, answers <-chan answer) *Error {
+func (c *client) giveUp(id uint64, answers <-chan *answer) *Error {
 	timer := time.NewTimer(cancelGrace)
 	defer timer.Stop()
 	select {
@@ -317,15 +317,15 @@ func (c *client) take(m message) {
 	case m.event != nil:
 		c.listener.put(*m.event)
 	case m.image != nil:
-		c.answer(m.call, answer{image: *m.image})
+		c.answer(m.call, &answer{image: m.image})
 	case m.report != nil:
-		c.answer(m.call, answer{report: m.report})
+		c.answer(m.call, &answer{report: m.report})
 	case m.err != nil:
-		c.answer(m.call, answer{err: m.err})
+		c.answer(m.call, &answer{err: m.err})
 	}
 }
 
-func (c *client) answer(id uint64, a answer) {
+func (c *client) answer(id uint64, a *answer) {
 	a.events = c.listener.mark()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -344,7 +344,7 @@ func (c *client) fail(err *Error) {
 	c.broken = err
 	for id, waiting := range c.waiting {
 		delete(c.waiting, id)
-		waiting <- answer{err: err}
+		waiting <- &answer{err: err}
 	}
 }
 
@@ -367,7 +367,7 @@ func (c *client) close() {
 
 // settle waits a moment for the listener and gives the error, if the answer is one. It is a copy: several
 // calls may have the same.
-func (a answer) settle(runtime string) error {
+func (a *answer) settle(runtime string) error {
 	if a.events != nil {
 		timer := time.NewTimer(eventGrace)
 		select {
