@@ -10,8 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -63,7 +61,14 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	threads, own := watch("Threads"), watch("RssAnon")
+	threads, err := watch("Threads")
+	if err != nil {
+		return err
+	}
+	own, err := watch("RssAnon")
+	if err != nil {
+		return err
+	}
 
 	options := mol.OptionsFromEnv()
 	options.RepoPrefix, options.DockerHost = j.Prefix, j.Engine
@@ -89,6 +94,14 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	mostThreads, err := threads()
+	if err != nil {
+		return err
+	}
+	mostOwn, err := own()
+	if err != nil {
+		return err
+	}
 	first, last := ended[0], ended[0]
 	for _, at := range ended {
 		if at.Before(first) {
@@ -102,47 +115,73 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 		Seconds:       last.Sub(begun).Seconds(),
 		Spread:        last.Sub(first).Seconds(),
 		MemoryGrowth:  float64(peak-memory) * 1024,
-		OwnGrowth:     float64(own()) * 1024,
-		ThreadsGrowth: threads(),
+		OwnGrowth:     float64(mostOwn) * 1024,
+		ThreadsGrowth: mostThreads,
 	})
 }
 
 // status is a number of /proc/self/status: memory in KiB.
 func status(name string) (int, error) {
-	text, err := os.ReadFile("/proc/self/status")
+	file, err := os.Open("/proc/self/status")
 	if err != nil {
 		return 0, err
 	}
-	for line := range strings.Lines(string(text)) {
-		if value, ok := strings.CutPrefix(line, name+":"); ok {
-			return strconv.Atoi(strings.Fields(value)[0])
-		}
-	}
-	return 0, fmt.Errorf("the kernel does not say %s", name)
+	defer file.Close()
+	return readStatus(file, make([]byte, 4096), name)
 }
 
-// watch looks at a number of /proc/self/status until it is asked how much that grew.
-func watch(name string) (growth func() int) {
-	before, _ := status(name)
+// readStatus is the same, with a file and a buffer that can be used again.
+func readStatus(file *os.File, buffer []byte, name string) (int, error) {
+	n, err := file.ReadAt(buffer, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return 0, err
+	}
+	_, text, found := bytes.Cut(buffer[:n], []byte("\n"+name+":"))
+	if !found {
+		return 0, fmt.Errorf("the kernel does not say %s", name)
+	}
+	number := 0
+	for _, c := range bytes.TrimLeft(text, "\t ") {
+		if c < '0' || c > '9' {
+			break
+		}
+		number = number*10 + int(c-'0')
+	}
+	return number, nil
+}
+
+// watch looks at a number of /proc/self/status until it is asked how much that grew. It makes no garbage, which
+// would count as the library's.
+func watch(name string) (growth func() (int, error), err error) {
+	file, err := os.Open("/proc/self/status")
+	if err != nil {
+		return nil, err
+	}
+	buffer := make([]byte, 4096)
+	before, err := readStatus(file, buffer, name)
+	if err != nil {
+		return nil, err
+	}
 	most := before
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
-		for {
-			now, _ := status(name)
-			most = max(most, now)
+		for err == nil {
 			select {
 			case <-tick.C:
 			case <-stop:
 				return
 			}
+			var now int
+			now, err = readStatus(file, buffer, name)
+			most = max(most, now)
 		}
 	}()
-	return func() int {
+	return func() (int, error) {
 		close(stop)
 		<-stopped
-		return most - before
-	}
+		return most - before, errors.Join(err, file.Close())
+	}, nil
 }

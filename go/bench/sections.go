@@ -313,6 +313,7 @@ func waiters(ctx context.Context, b *bed, r *report) error {
 	r.limit(what+"builds", []float64{float64(builds)}, count, 1)
 	r.limit(what+"OS threads more", []float64{float64(o.ThreadsGrowth)}, count, 64)
 	r.limit(what+"memory growth at the peak", []float64{o.MemoryGrowth}, mebibytes, 64<<20)
+	r.fact(what+"the same without mapped files", mebibytes(o.OwnGrowth))
 	r.limit(what+"from the first return to the last", []float64{o.Spread}, seconds, 0.1)
 	return errors.Join(b.forget(ctx), b.control(ctx, "DELETE", "faults", nil, nil))
 }
