@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::build_log::{self, BuildLog};
+use crate::coalesce::Coalesced;
 use crate::diagnose::{self, Diagnosis};
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Sink};
@@ -40,8 +41,8 @@ pub struct Client {
 /// What is told when a call ends.
 type Done<T> = Box<dyn FnOnce(u64, Result<T>) + Send>;
 
-/// What a call was about last, for the error of one that takes too long.
-type Latest = Arc<Mutex<Option<Event>>>;
+/// What a call was about last, for the error of one that takes too long: a message, and a step of the build.
+type Latest = Arc<Mutex<Option<(String, Option<String>)>>>;
 
 /// The calls under way, by id.
 type Calls = Arc<Mutex<HashMap<u64, CancellationToken>>>;
@@ -73,6 +74,7 @@ impl Client {
                 settings,
                 http,
                 engine: tokio::sync::OnceCell::new(),
+                lookups: Coalesced::default(),
                 flights: Flights::default(),
                 tasks: TaskTracker::new(),
                 masker: masker.clone(),
@@ -210,7 +212,8 @@ impl Client {
         );
         let limit = timeout.unwrap_or(self.shared.settings.ceiling);
         let call = async move {
-            let work = async { work(Arc::clone(&shared), emit).await };
+            // On the heap, where there is one of it, and not one more in each future around it.
+            let work = Box::pin(work(Arc::clone(&shared), emit));
             let result = tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(Error::canceled()),
@@ -352,7 +355,8 @@ impl Client {
             shared.metrics.happened(event.kind);
             point!("event-{:?}", event.kind);
             if !event.kind.is_minor() {
-                *latest.lock().unwrap_or_else(PoisonError::into_inner) = Some(event.clone());
+                *latest.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((event.message.clone(), event.step_name.clone()));
             }
             let Some(observer) = &observer else {
                 return;
@@ -385,8 +389,8 @@ fn next_id() -> u64 {
 /// The caller's own deadline, or the ceiling?
 fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Error {
     let latest = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let at = latest.as_ref().map_or(String::new(), |event| {
-        format!(", at this point: {}", event.message)
+    let at = latest.as_ref().map_or(String::new(), |(message, _)| {
+        format!(", at this point: {message}")
     });
     let error = match timeout {
         Some(_) => Error::new(
@@ -400,7 +404,7 @@ fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Erro
         )
         .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
     };
-    match latest.and_then(|event| event.step_name) {
+    match latest.and_then(|(_, step)| step) {
         Some(step) => error.in_build(FailedBuild {
             step,
             ..FailedBuild::default()

@@ -17,7 +17,7 @@
 //! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
 //! | [`prune`], [`diagnose`], [`build_log`], [`metrics`] | what is here, and what may go; what is well, and what is not; what was built, and how often |
-//! | [`client`], `flight`, `executor`, `queue` | many callers, one build |
+//! | [`client`], `coalesce`, `flight`, `executor`, `queue` | many callers, one lookup, one build |
 //! | [`error`], [`event`], [`mask`], `panics` | what is told, and what is not |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
 //! | `point` | places where a test stops the process; not in what ships |
@@ -28,6 +28,7 @@ mod point;
 pub mod build_log;
 mod cache;
 pub mod client;
+mod coalesce;
 mod context;
 pub mod diagnose;
 mod disk;

@@ -1,7 +1,8 @@
 //! The job, from top to bottom: lookup, hit?, lock, fetch, check, build, tag.
 //!
 //! Each step is a module with a small surface, and none reaches back. [`ensure`] is what every
-//! caller does for itself; [`make`] is what all who want the same image share.
+//! caller does for itself; [`seek`] is what all share who wait for their lookup, and [`make`] what all
+//! do who want the same image.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::build_log::Recorder;
 use crate::cache::{Cache, Lock, Tree};
+use crate::coalesce::{Answer, Coalesced};
 use crate::context::Context;
 use crate::engine::{Build, Engine, Found, REVISION_LABEL};
 use crate::error::{Code, Error, Result};
@@ -21,7 +23,7 @@ use crate::event::{Event, Sink};
 use crate::executor::blocking;
 use crate::fetch;
 use crate::flight::Flights;
-use crate::gitea;
+use crate::gitea::{self, Head};
 use crate::http::Http;
 use crate::image::{CommitSha, Image, Platform, References, Timings};
 use crate::mask::Masker;
@@ -49,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) http: Http,
     pub(crate) engine: OnceCell<Engine>,
+    pub(crate) lookups: Coalesced<Runtime, Result<Arc<Sought>>>,
     pub(crate) flights: Flights<Made>,
     pub(crate) tasks: TaskTracker,
     pub(crate) masker: Masker,
@@ -60,6 +63,7 @@ pub(crate) struct Shared {
 struct Wanted {
     runtime: Runtime,
     repository: Repository,
+    branch: String,
     commit: CommitSha,
     platform: Platform,
     references: References,
@@ -80,6 +84,13 @@ enum Miss {
     Contradiction(String),
 }
 
+/// What a lookup has come to, and how long that took.
+pub(crate) struct Sought {
+    wanted: Wanted,
+    found: std::result::Result<Found, Miss>,
+    timings: Timings,
+}
+
 /// What a shared build has made, and how long that took.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
@@ -92,21 +103,29 @@ pub(crate) struct Made {
 /// Finds the image for the head of the runtime's template, or makes it.
 pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) -> Result<Image> {
     let begun = Instant::now();
-    let mut timings = Timings::default();
-
-    let wanted = lookup(shared, runtime, &mut timings, emit).await?;
-    point!("lookup-done");
-    let found = hit(shared, &wanted, &mut timings, emit).await?;
-    point!("image-inspected");
-    let (image_id, cache_hit) = match found {
-        Some(found) => (found.id, true),
-        None => join(shared, &wanted, &mut timings, emit).await?,
+    emit(Event::lookup_started(
+        &shared.settings.repo_prefix.repository(runtime)?.url,
+    ));
+    let question = || seek(shared, runtime, emit);
+    let sought = match shared.lookups.ask(runtime, question).await {
+        Answer::Own(sought) => sought?,
+        Answer::Shared(sought) => {
+            let sought = sought?;
+            tell_head(&sought.wanted, &sought.timings, emit);
+            tell_found(&sought, emit);
+            sought
+        }
+    };
+    let (wanted, mut timings) = (&sought.wanted, sought.timings);
+    let (image_id, cache_hit) = match &sought.found {
+        Ok(found) => (found.id.clone(), true),
+        Err(_) => join(shared, wanted, &mut timings, emit).await?,
     };
 
     timings.total = begun.elapsed();
     Ok(Image {
-        reference: wanted.references.pinned,
-        latest_reference: wanted.references.latest,
+        reference: wanted.references.pinned.clone(),
+        latest_reference: wanted.references.latest.clone(),
         runtime: runtime.to_string(),
         commit_sha: wanted.commit.to_string(),
         image_id,
@@ -115,6 +134,30 @@ pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) 
         cache_hit,
         timings,
     })
+}
+
+/// Looks for the image, on behalf of all callers that wait for this.
+async fn seek(shared: &Shared, runtime: Runtime, emit: &Sink) -> Result<Arc<Sought>> {
+    let mut timings = Timings::default();
+    let wanted = lookup(shared, runtime, &mut timings, emit).await?;
+    tell_head(&wanted, &timings, emit);
+    point!("lookup-done");
+    let engine = shared.engine().await?;
+    let found = usable(engine, &wanted);
+    let found = timed(shared, Step::Inspect, &mut timings.inspect, found).await?;
+    let mut sought = Sought {
+        wanted,
+        found,
+        timings,
+    };
+    tell_found(&sought, emit);
+    let latest = &sought.wanted.references.latest;
+    if matches!(&sought.found, Ok(found) if !found.is_known_as(latest)) {
+        let refresh = refresh_latest(engine, &sought.wanted, emit);
+        timed(shared, Step::Tag, &mut sought.timings.tag, refresh).await;
+    }
+    point!("image-inspected");
+    Ok(Arc::new(sought))
 }
 
 /// Makes the image: once for all callers of this process, and under a lock for those of others.
@@ -240,55 +283,44 @@ async fn lookup(
         let hint = "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
         emit(Event::warning(message, hint));
     }
-    emit(Event::lookup_started(&repository.url));
     let ask = || gitea::head(&shared.http, runtime, &repository, branch);
     let head = retry::transient(emit, ask);
-    let head = timed(shared, Step::Lookup, &mut timings.lookup, head).await?;
-    let (url, took) = (&repository.url, timings.lookup);
-    emit(Event::lookup_done(url, &head.branch, &head.commit, took));
+    let Head { branch, commit } = timed(shared, Step::Lookup, &mut timings.lookup, head).await?;
 
     let platform = shared.platform().await?;
     let isolation = &shared.settings.isolation;
-    let references = References::new(runtime, &head.commit, &platform, isolation);
+    let references = References::new(runtime, &commit, &platform, isolation);
     Ok(Wanted {
         runtime,
         repository,
-        commit: head.commit,
+        branch,
+        commit,
         platform,
         references,
     })
 }
 
-/// Does the engine have it?
-async fn hit(
-    shared: &Shared,
-    wanted: &Wanted,
-    timings: &mut Timings,
-    emit: &Sink,
-) -> Result<Option<Found>> {
-    let engine = shared.engine().await?;
-    let reference = &wanted.references.pinned;
-    let found = usable(engine, wanted);
-    match timed(shared, Step::Inspect, &mut timings.inspect, found).await? {
-        Ok(found) => {
-            emit(Event::cache_hit(reference));
-            if !found.is_known_as(&wanted.references.latest) {
-                let refresh = refresh_latest(engine, wanted, emit);
-                timed(shared, Step::Tag, &mut timings.tag, refresh).await;
-            }
-            Ok(Some(found))
-        }
-        Err(Miss::Absent) => {
-            emit(Event::cache_miss(reference, "the engine does not have it"));
-            Ok(None)
-        }
+fn tell_head(wanted: &Wanted, timings: &Timings, emit: &Sink) {
+    let (url, took) = (&wanted.repository.url, timings.lookup);
+    emit(Event::lookup_done(
+        url,
+        &wanted.branch,
+        &wanted.commit,
+        took,
+    ));
+}
+
+fn tell_found(sought: &Sought, emit: &Sink) {
+    let reference = &sought.wanted.references.pinned;
+    emit(match &sought.found {
+        Ok(_) => Event::cache_hit(reference),
+        Err(Miss::Absent) => Event::cache_miss(reference, "the engine does not have it"),
         Err(Miss::Contradiction(why)) => {
             let message = format!("{reference} is there, but {why}");
             emit(Event::warning(message, "it is built again"));
-            emit(Event::cache_miss(reference, &why));
-            Ok(None)
+            Event::cache_miss(reference, why)
         }
-    }
+    });
 }
 
 /// The image, if its label and its platform do not contradict its tag; else why it cannot be used.

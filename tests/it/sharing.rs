@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use mol::Code;
 use mol::event::Kind;
+use serde_json::json;
 
 use crate::support::child::{Link, command, program};
 use crate::support::engine::{BUSYBOX, is_running};
@@ -195,6 +196,48 @@ fn a_call_that_comes_while_a_new_commit_is_pushed_gets_the_commit_it_looked_up()
     let second = client.begin("hermes").end().unwrap();
     assert_eq!(second.commit_sha, sha);
     assert_ne!(first.end().unwrap().commit_sha, sha);
+}
+
+#[test]
+fn calls_that_come_during_a_lookup_share_one_more_and_see_what_was_pushed_before_them() {
+    let bed = Bed::new();
+    let old = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /old\n"));
+    // The answer of the first lookup is on its way for two seconds.
+    bed.server
+        .faults(json!([{ "match": "/api/", "times": 1, "delay_ms": 2000 }]));
+    let client = bed.client();
+    let first = client.begin("hermes");
+    client.wait_for(Kind::LookupStarted, |_| true);
+    until("the first lookup", || {
+        (!of_service(&bed.server.requests(), "api").is_empty()).then_some(())
+    });
+    let new = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /new\n"));
+    let later: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
+    for call in later {
+        assert_eq!(call.end().unwrap().commit_sha, new);
+    }
+    let first = first.end().unwrap().commit_sha;
+    assert!(first == old || first == new, "{first}");
+    let lookups = of_service(&bed.server.requests(), "api").len();
+    assert_eq!(lookups, 1, "one more, for all that came later");
+    assert_eq!(client.count(Kind::LookupDone), 101, "each is told of it");
+}
+
+#[test]
+fn a_call_that_is_cancelled_during_its_lookup_leaves_it_to_the_next_in_line() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    bed.server
+        .faults(json!([{ "match": "/api/", "times": 1, "delay_ms": 60_000 }]));
+    let client = bed.client();
+    let first = client.begin("hermes");
+    until("the first lookup", || {
+        (!of_service(&bed.server.requests(), "api").is_empty()).then_some(())
+    });
+    let second = client.begin("hermes");
+    client.cancel(&first);
+    assert_eq!(first.end().unwrap_err().code, Code::Canceled);
+    second.end().unwrap();
 }
 
 #[test]
