@@ -23,7 +23,7 @@ RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuil
 endif
 COPY       := $(if $(findstring -musl,$(TARGET)),packaging/add-unwind $(TARGET),cp)
 
-export PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM
+export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM
 
 .PHONY: help
 help: ## this list
@@ -93,7 +93,7 @@ bench: ## libmol against the docker and git programs, into docs/benchmarks.md; S
 	@tests/bench $(if $(SHORT),short,all)
 
 .PHONY: check
-check: ## what must hold before a commit: format, lints, generated files
+check: ## what must hold before a commit: format, lints, generated files, other systems; QUICK=1 without those
 	@tests/check
 
 .PHONY: generate
