@@ -1,8 +1,8 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"image/color"
 	"os"
@@ -155,7 +155,7 @@ func (b *bed) coldBothWays(ctx context.Context, t template, rounds int) (ours, t
 func (p plot) save(dir string) error {
 	picture := gonum.New()
 	picture.Title.Text, picture.X.Label.Text, picture.Y.Label.Text = p.title, p.axis, "seconds"
-	picture.BackgroundColor = color.White
+	picture.BackgroundColor = color.Transparent
 	picture.X.Scale, picture.Y.Scale = gonum.LogScale{}, gonum.LogScale{}
 	picture.X.Tick.Marker, picture.Y.Tick.Marker = gonum.LogTicks{Prec: -1}, gonum.LogTicks{Prec: -1}
 	picture.Legend.Top, picture.Legend.Left = true, true
@@ -178,18 +178,24 @@ func (p plot) save(dir string) error {
 		picture.Add(line, points)
 		picture.Legend.Add(series.name, line, points)
 	}
-	path := filepath.Join(dir, p.file)
-	if err := picture.Save(16*vg.Centimeter, 10*vg.Centimeter, path); err != nil {
-		return err
-	}
-	// The same bytes from the same figures, and no white space at the ends of lines.
-	text, err := os.ReadFile(path)
+	canvas, err := draw.NewFormattedCanvas(16*vg.Centimeter, 10*vg.Centimeter, "svg")
 	if err != nil {
 		return err
 	}
+	page := draw.New(canvas)
+	page.SetColor(color.White)
+	page.Fill(page.Rectangle.Path())
+	// The label of an axis' last tick is wider than the tick.
+	const margin = vg.Centimeter / 2
+	picture.Draw(draw.Crop(page, margin, -margin, margin, -margin))
+	var text bytes.Buffer
+	if _, err := canvas.WriteTo(&text); err != nil {
+		return err
+	}
+	// The same bytes from the same figures, and no white space at the ends of lines.
 	var lines []string
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text.String()) {
 		lines = append(lines, strings.TrimRight(line, " \t\r\n"))
 	}
-	return errors.Join(err, os.WriteFile(path, []byte(strings.Join(lines, "\n")+"\n"), 0o644))
+	return os.WriteFile(filepath.Join(dir, p.file), []byte(strings.Join(lines, "\n")+"\n"), 0o644)
 }
