@@ -36,6 +36,9 @@ use crate::version_pin;
 /// The prefix of the labels that are this library's own (reverse DNS, as docker's guidelines ask).
 const LABEL_PREFIX: &str = "ai.moleculesai.libmol";
 
+/// How long the engine is left alone with the disk while it gets the build context.
+const SENDING: Duration = Duration::from_secs(5);
+
 /// The label with the runtime: what has it was made by this library.
 pub(crate) fn runtime_label() -> String {
     format!("{LABEL_PREFIX}.runtime")
@@ -365,7 +368,7 @@ async fn join(
 }
 
 /// The tree of exactly the commit: from the cache, or into the cache, all of it or nothing. It can be
-/// read at once; it will be kept when the future has ended, which begins with that when it is `sent`: to
+/// read at once; it will be kept when the future has ended, which begins with that when it is `sent`, or after [`SENDING`]: to
 /// write thousands of files through to the disk while the engine writes them too makes both slower.
 async fn fetch(
     shared: &Shared,
@@ -398,10 +401,11 @@ async fn fetch(
     let tasks = shared.tasks.clone();
     // A task, so that the tree is kept too when the call is cancelled while the engine builds.
     let keep = shared.tasks.spawn(async move {
-        sent.cancelled().await;
+        // What it was fetched into goes first: that need not get to the disk, nor take room on it.
+        blocking(&tasks, move || Ok(drop(fetched.work))).await?;
+        // Whether it is sent or not, after that time it is kept.
+        let _ = tokio::time::timeout(SENDING, sent.cancelled()).await;
         let keep = move || {
-            // What it was fetched into goes first: that need not get to the disk.
-            drop(fetched.work);
             let kept = cache.vouch(&commit, fetched.commit_time);
             drop(lock);
             kept
