@@ -402,7 +402,11 @@ async fn fetch(
     // A task, so that the tree is kept too when the call is cancelled while the engine builds.
     let keep = shared.tasks.spawn(async move {
         // What it was fetched into goes first: that need not get to the disk, nor take room on it.
-        blocking(&tasks, move || Ok(drop(fetched.work))).await?;
+        let clean = move || {
+            drop(fetched.work);
+            Ok(())
+        };
+        blocking(&tasks, clean).await?;
         // Whether it is sent or not, after that time it is kept.
         let _ = tokio::time::timeout(SENDING, sent.cancelled()).await;
         let keep = move || {
