@@ -27,6 +27,9 @@ use crate::pipeline::{self, Shared};
 use crate::prune::{self, Inventory, PruneOptions, PruneReport};
 use crate::runtimes::Runtime;
 
+/// What the end of a client waits for its calls.
+const CLOSING: Duration = Duration::from_secs(2);
+
 /// Takes events, already masked. It is called from the library's threads and must not block.
 pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
 
@@ -334,11 +337,13 @@ impl Client {
         }
     }
 
-    /// Cancels every call, and waits until all of them, and all that they began, have ended.
+    /// Cancels every call, and waits until all of them, and all that they began, have ended; but at most for
+    /// two seconds. What takes longer, such as a disk that does not answer or the removal of many files, goes on
+    /// without the client.
     pub async fn close(&self) {
         self.cancel_all();
         self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        let _ = tokio::time::timeout(CLOSING, self.shared.tasks.wait()).await;
     }
 
     fn cancel_all(&self) {

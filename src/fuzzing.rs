@@ -1,12 +1,12 @@
 //! The inside of the library, for its property tests, its fuzz targets and its benchmarks: each function
 //! here is one step of the job by itself. It is no part of the API and changes without notice.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use gix::objs::Write as _;
 use reqwest::StatusCode;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -82,23 +82,18 @@ impl Ignores {
     }
 }
 
-/// A repository without a remote.
-pub struct Repository(gix::Repository);
+/// Objects, as a server would send them.
+#[derive(Default)]
+pub struct Repository(std::sync::Mutex<Vec<(gix::objs::Kind, Vec<u8>)>>);
 
 impl Repository {
-    /// Makes an empty one.
-    pub fn init(path: &Path) -> Self {
-        Self(fetch::init(path, gix::hash::Kind::Sha1).expect("the folder can be written"))
-    }
-
-    /// Writes a blob, a tree or a commit, whatever is in it, and returns its id.
+    /// Adds a blob, a tree or a commit, whatever is in it, and returns its id.
     pub fn write(&self, kind: &str, data: &[u8]) -> String {
         let kind = gix::objs::Kind::from_bytes(kind.as_bytes()).expect("a kind of git's");
-        let id = self
-            .0
-            .write_buf(kind, data)
-            .expect("the folder can be written");
-        id.to_string()
+        let id = gix::objs::compute_hash(gix::hash::Kind::Sha1, kind, data);
+        let mut objects = self.0.lock().expect("no writer panics");
+        objects.push((kind, data.to_owned()));
+        id.expect("no collision").to_string()
     }
 
     /// Writes the tree of a commit into a cache, as a fetch does.
@@ -107,8 +102,35 @@ impl Repository {
         let cache = Cache::open(cache, Runtime::parse(KNOWN_RUNTIMES[0])?)?;
         let lock = executor::runtime()?.block_on(cache.lock(&commit, |_| {}))?;
         let work = cache.work(&commit, &lock)?;
-        let result = fetch::check_out(&self.0, commit, &work);
+        let result = fetch::check_out(&self.pack(), &commit, &work);
         Ok(Checkout { work, result })
+    }
+
+    fn pack(&self) -> Vec<u8> {
+        use gix::odb::pack::data;
+        let objects = self.0.lock().expect("no writer panics");
+        let count = u32::try_from(objects.len()).expect("they are few");
+        let mut pack = data::header::encode(data::Version::V2, count).to_vec();
+        for (kind, content) in &*objects {
+            let header = match kind {
+                gix::objs::Kind::Commit => data::entry::Header::Commit,
+                gix::objs::Kind::Tree => data::entry::Header::Tree,
+                gix::objs::Kind::Blob => data::entry::Header::Blob,
+                gix::objs::Kind::Tag => data::entry::Header::Tag,
+            };
+            let size = content.len() as u64;
+            header.write_to(size, &mut pack).expect("memory takes it");
+            let fast = gix::zlib::Compression::BEST_SPEED;
+            let mut deflate = gix::zlib::stream::deflate::Write::new(pack, fast);
+            deflate.write_all(content).expect("memory takes it");
+            deflate.flush().expect("memory takes it");
+            pack = deflate.into_inner();
+        }
+        let mut hash = gix::hash::hasher(gix::hash::Kind::Sha1);
+        hash.update(&pack);
+        let sum = hash.try_finalize().expect("no collision");
+        pack.extend_from_slice(sum.as_slice());
+        pack
     }
 }
 

@@ -45,6 +45,7 @@ mod gitea;
 mod http;
 pub mod image;
 pub mod mask;
+mod memory;
 pub mod metrics;
 mod offline;
 pub mod options;

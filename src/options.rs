@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::error::{Code, Error, Result};
 use crate::image::{Isolation, Platform};
 use crate::mask::{MAX_TOKEN, Masker, Secret};
+use crate::memory;
 use crate::runtimes::Runtime;
 
 /// A shorter token is none that a server would give: it may well be part of a name by chance.
@@ -91,6 +92,8 @@ options! {
     Tmpdir = 25, "TMPDIR";
     /// The folders of credential helpers and of `ssh`.
     SearchPath = 26, "PATH";
+    /// The memory that the library takes at most, in MiB.
+    Memory = 27, "MOLECULE_BUILD_MEMORY_MIB";
 }
 
 impl OptionName {
@@ -169,6 +172,7 @@ impl Options {
             runtime_version_pin: self.flag(OptionName::RuntimeVersionPin)?,
             stall_grace: self.seconds(OptionName::StallGrace, 240)?,
             ceiling: self.seconds(OptionName::Ceiling, 1800)?,
+            memory: self.memory()?,
             engine: EngineSettings {
                 host: text(OptionName::DockerHost),
                 context: text(OptionName::DockerContext),
@@ -318,6 +322,29 @@ impl Options {
     }
 }
 
+impl Options {
+    /// In bytes.
+    fn memory(&self) -> Result<u64> {
+        const MOST_MIB: u64 = 1 << 20;
+        let name = OptionName::Memory;
+        let Some(text) = self.get(name) else {
+            return Ok(memory::DEFAULT_MIB << 20);
+        };
+        match text.parse() {
+            Ok(mib @ memory::LEAST_MIB..=MOST_MIB) => Ok(mib << 20),
+            _ => Err(invalid(
+                name,
+                &format!(
+                    "is not a number of MiB from {} to {MOST_MIB}: {:?}",
+                    memory::LEAST_MIB,
+                    self.shown(text)
+                ),
+            )
+            .hint("use a whole number, 1024 for example")),
+        }
+    }
+}
+
 impl std::fmt::Debug for Options {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_set()
@@ -343,6 +370,8 @@ pub struct Settings {
     pub(crate) runtime_version_pin: bool,
     pub(crate) stall_grace: Duration,
     pub(crate) ceiling: Duration,
+    /// In bytes.
+    pub(crate) memory: u64,
     pub(crate) engine: EngineSettings,
     pub(crate) network: NetworkSettings,
 }
@@ -562,6 +591,8 @@ mod tests {
             (OptionName::StallGrace, "0"),
             (OptionName::Ceiling, "-1"),
             (OptionName::Ceiling, "99999999999999999999"),
+            (OptionName::Memory, "127"),
+            (OptionName::Memory, "1 GiB"),
             (OptionName::Offline, "yes"),
             (OptionName::Platform, "amd64"),
             (OptionName::Isolation, "Not A Tag"),

@@ -388,9 +388,15 @@ async fn fetch(
     let fetch = || async {
         let work = cache.work(commit, lock)?;
         point!("work-made");
-        let (http, grace) = (&shared.http, shared.settings.stall_grace);
+        let request = fetch::Request {
+            http: &shared.http,
+            url,
+            commit,
+            stall_grace: shared.settings.stall_grace,
+            memory: shared.settings.memory,
+        };
         let report = |progress| emit(Event::fetch_progress(progress));
-        fetch::commit(http, url, commit, work, grace, &shared.tasks, report).await
+        fetch::commit(request, work, &shared.tasks, report).await
     };
     let fetched = retry::transient(emit, fetch).await?;
     point!("tree-fetched");

@@ -96,6 +96,7 @@ var optionNumbers = [...]C.int32_t{
 	optionXDGRuntimeDir:     C.MOL_OPTION_XDG_RUNTIME_DIR,
 	optionTmpDir:            C.MOL_OPTION_TMPDIR,
 	optionSearchPath:        C.MOL_OPTION_SEARCH_PATH,
+	optionMemoryMiB:         C.MOL_OPTION_MEMORY_MIB,
 }
 
 type cgoClient struct {

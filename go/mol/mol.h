@@ -196,6 +196,8 @@ enum mol_option
   MOL_OPTION_TMPDIR = 25,
   // PATH: the folders of credential helpers and of ssh.
   MOL_OPTION_SEARCH_PATH = 26,
+  // MOLECULE_BUILD_MEMORY_MIB: the most memory that the library takes, in MiB.
+  MOL_OPTION_MEMORY_MIB = 27,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

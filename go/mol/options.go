@@ -51,6 +51,10 @@ type Options struct {
 	// Ceiling is how long a call may take whose context has no deadline, rounded up to whole seconds.
 	// 0: 1800 s. Environment: MOLECULE_BUILD_CEILING_S.
 	Ceiling time.Duration
+	// MemoryMiB is the most memory that the library takes, in MiB, whatever a template holds: a template that
+	// needs more is an error. It is shared by all clients of the process. 0: 512; else at least 128.
+	// Environment: MOLECULE_BUILD_MEMORY_MIB.
+	MemoryMiB int
 
 	// Logger, if set, gets every event as a log record: what an operator wants to see of every workspace
 	// that boots at level Info, the rest, such as each line of a build's output, at Debug. Without it
@@ -74,7 +78,7 @@ type environment struct {
 
 	// What a public field cannot hold because it is no number or no switch. The library judges it, so that
 	// a mistyped value is an error that shows it, and not the default.
-	offline, runtimeVersionPin, stallGrace, ceiling string
+	offline, runtimeVersionPin, stallGrace, ceiling, memory string
 
 	dockerContext, dockerConfig, dockerTLSVerify, dockerCertPath, dockerBuildKit string
 	httpsProxy, httpProxy, noProxy                                               string
@@ -103,6 +107,7 @@ func OptionsFromEnv() Options {
 	o.RuntimeVersionPin, o.env.runtimeVersionPin = switchFromEnv("MOLECULE_LOCAL_RUNTIME_VERSION_PIN")
 	o.StallGrace, o.env.stallGrace = secondsFromEnv("MOLECULE_BUILD_STALL_GRACE_S")
 	o.Ceiling, o.env.ceiling = secondsFromEnv("MOLECULE_BUILD_CEILING_S")
+	o.MemoryMiB, o.env.memory = memoryFromEnv("MOLECULE_BUILD_MEMORY_MIB")
 	return o
 }
 
@@ -162,6 +167,16 @@ func secondsFromEnv(name string) (time.Duration, string) {
 	return time.Duration(n) * time.Second, ""
 }
 
+// memoryFromEnv reads a number of MiB; what is not one comes back raw.
+func memoryFromEnv(name string) (int, string) {
+	value := os.Getenv(name)
+	n, err := strconv.Atoi(value)
+	if err != nil || n <= 0 || strconv.Itoa(n) != value {
+		return 0, value
+	}
+	return n, ""
+}
+
 const maxDuration = time.Duration(1<<63 - 1)
 
 // option names a mol_option of mol.h; the numbers there are its own, and only bridge_cgo.go knows them.
@@ -194,6 +209,7 @@ const (
 	optionXDGRuntimeDir
 	optionTmpDir
 	optionSearchPath
+	optionMemoryMiB
 )
 
 // setting is one option as the library takes it: a string in the syntax of the environment variable.
@@ -247,6 +263,7 @@ func (o *Options) settings() ([]setting, error) {
 		{optionXDGRuntimeDir, "XDG_RUNTIME_DIR", o.env.xdgRuntimeDir},
 		{optionTmpDir, "TMPDIR", o.env.tmpDir},
 		{optionSearchPath, "PATH", o.env.searchPath},
+		{optionMemoryMiB, "MemoryMiB", memorySetting(o.MemoryMiB, o.env.memory)},
 	}
 	set := all[:0]
 	for _, s := range all {
@@ -290,6 +307,14 @@ func secondsSetting(name string, d time.Duration, raw string) (string, error) {
 	return strconv.FormatInt(seconds, 10), nil
 }
 
+// memorySetting leaves what is too little to the library, which knows the least.
+func memorySetting(mib int, raw string) string {
+	if mib == 0 {
+		return raw
+	}
+	return strconv.Itoa(mib)
+}
+
 // redacted gives the options as pairs of name and value, without what is unset, and without secrets.
 func (o Options) redacted() (names, values []string) {
 	add := func(name, value string) {
@@ -310,6 +335,7 @@ func (o Options) redacted() (names, values []string) {
 	add("RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin))
 	add("StallGrace", durationText(o.StallGrace, o.env.stallGrace))
 	add("Ceiling", durationText(o.Ceiling, o.env.ceiling))
+	add("MemoryMiB", memorySetting(o.MemoryMiB, o.env.memory))
 	return names, values
 }
 

@@ -5,19 +5,30 @@
 //! would make with an empty configuration: `.gitattributes` count (line endings, encodings), the
 //! user's and the machine's configuration do not, and no filter program is started.
 
+mod checkout;
+mod delta;
+mod pack;
+mod store;
 mod transport;
 mod tree;
 mod utf16;
 
+use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gix::progress::Discard;
-use gix::progress::MessageLevel;
+use gix::ObjectId;
+use gix::bstr::BStr;
+use gix::objs::FindExt;
 use gix::progress::tree::Root;
+use gix::progress::{Discard, MessageLevel};
+use gix::protocol::fetch::{
+    Arguments, Context, Negotiate, Options, Response, Shallow, Tags, negotiate,
+};
 use gix_transport::Protocol;
 use gix_transport::client::blocking_io::http::Transport;
 use tokio::runtime::Handle;
@@ -31,19 +42,24 @@ use crate::event::{Progress, human_bytes};
 use crate::executor;
 use crate::http::Http;
 use crate::image::CommitSha;
+use crate::memory::{self, Pool, Reserved};
+use pack::{Counters, Pack};
+use store::Store;
 
 /// How often a fetch says how far it is.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The largest file of a template. gix has each in memory whole, and what a server says of its size is
-/// believed before it comes.
-const MAX_FILE_MIB: usize = 512;
+/// The largest object that is in memory as a whole: a list of the files in a folder.
+const WHOLE_IN_MEMORY: u64 = 32 << 20;
 
-/// So many of them may be in memory at once, on a machine of any size.
+/// The largest commit: its message can be long.
+const MAX_COMMIT: u64 = 4 << 20;
+
+/// So many threads work at one fetch, on a machine of any size.
 const MAX_WORKERS: usize = 4;
 
-/// More objects than a tree of the size that is checked out can have.
-const MAX_OBJECTS: u64 = 2 * tree::MAX_ENTRIES;
+/// What the tables take for each object: where it is, its id, and what is known of it if it is a folder.
+const OBJECT_MEMORY: u64 = 200;
 
 /// What was fetched.
 #[derive(Debug)]
@@ -57,76 +73,54 @@ pub(crate) struct Fetched {
     pub(crate) commit_time: i64,
 }
 
-/// Fetches `commit` of the repository at `url` and checks it out as `tree` in the work folder. When
-/// the future is dropped, it stops within moments, and the folder is gone.
+/// What a fetch is about, and what it may take.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    pub(crate) http: &'a Http,
+    pub(crate) url: &'a Url,
+    pub(crate) commit: &'a CommitSha,
+    /// The longest silence that is not a stall.
+    pub(crate) stall_grace: Duration,
+    /// The memory of the library, in bytes.
+    pub(crate) memory: u64,
+}
+
+/// Fetches a commit and checks it out as `tree` in the work folder. When the future is dropped, it stops
+/// within moments, and the folder is gone.
 pub(crate) async fn commit(
-    http: &Http,
-    url: &Url,
-    commit: &CommitSha,
+    request: Request<'_>,
     work: Work,
-    stall_grace: Duration,
     tasks: &TaskTracker,
     mut report: impl FnMut(Progress),
 ) -> Result<Fetched> {
     let stop = StopOnDrop::default();
-    let received = Arc::new(AtomicU64::new(0));
-    let failure = Arc::new(Mutex::new(None));
-    let tree = Root::new();
-    let job = Job {
-        wire: transport::Wire {
-            http: http.clone(),
-            runtime: Handle::current(),
-            interrupt: stop.token.clone(),
-            stall_grace,
-            received: Arc::clone(&received),
-            failure: Arc::clone(&failure),
-            base: None,
-        },
-        interrupted: Arc::clone(&stop.flag),
-        url: url.clone(),
-        commit: commit.clone(),
-        progress: Arc::clone(&tree),
-    };
+    let job = Job::new(request, Handle::current(), &stop);
+    let (wire, counters) = (job.wire.clone(), Arc::clone(&job.counters));
     let mut fetching = pin!(executor::blocking(tasks, move || job.run(work)));
 
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
     ticks.tick().await;
-    let mut before = Progress::default();
     let result = loop {
         tokio::select! {
             result = &mut fetching => break result,
-            _ = ticks.tick() => {
-                let progress = snapshot(&tree, &received);
-                if progress.objects != before.objects {
-                    before = progress;
-                }
-                // Each object costs memory, whatever its size, and the one that comes is kept whole.
-                let refused = if progress.objects_total > Some(MAX_OBJECTS) {
-                    Some(format!("more than {MAX_OBJECTS} objects"))
-                } else if progress.bytes - before.bytes > (MAX_FILE_MIB as u64) << 20 {
-                    Some(format!("a file of more than {MAX_FILE_MIB} MiB"))
-                } else {
-                    None
-                };
-                if let Some(what) = refused {
-                    let text = format!("{url} wants to send {what} for the commit {commit}");
-                    break Err(Error::new(Code::Fetch, text).hint(HINT_LARGE));
-                }
-                report(progress);
-            }
+            _ = ticks.tick() => report(progress(&wire, &counters)),
         }
     };
-    result.map_err(|error| {
-        // What the network said first is closer to the cause than what gix made of it.
-        let first = failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        first.unwrap_or(error)
-    })
+    // What the network said first is closer to the cause than what gix made of it.
+    result.map_err(|error| wire.first_failure().unwrap_or(error))
 }
 
-/// Stops the blocking part when it is dropped: a token for its waits, a flag for gix, which looks at
+/// How far a fetch is.
+fn progress(wire: &transport::Wire, counters: &Counters) -> Progress {
+    let total = counters.objects_total.load(Ordering::Relaxed);
+    Progress {
+        bytes: wire.received.load(Ordering::Relaxed),
+        objects: counters.objects.load(Ordering::Relaxed),
+        objects_total: (total > 0).then_some(total),
+    }
+}
+
+/// Stops the blocking part when it is dropped: a token for its waits, a flag for its work, which looks at
 /// it from time to time. After the end it stops nothing.
 #[derive(Default)]
 struct StopOnDrop {
@@ -147,142 +141,238 @@ struct Job {
     interrupted: Arc<AtomicBool>,
     url: Url,
     commit: CommitSha,
-    progress: Arc<Root>,
+    memory: u64,
+    counters: Arc<Counters>,
+    /// What git on the server says besides.
+    remarks: Arc<Root>,
 }
 
 impl Job {
+    fn new(request: Request<'_>, runtime: Handle, stop: &StopOnDrop) -> Self {
+        let counters = Arc::<Counters>::default();
+        Self {
+            wire: transport::Wire {
+                http: request.http.clone(),
+                runtime,
+                interrupt: stop.token.clone(),
+                stall_grace: request.stall_grace,
+                received: Arc::default(),
+                counters: Arc::clone(&counters),
+                failure: Arc::new(Mutex::new(None)),
+                base: None,
+            },
+            interrupted: Arc::clone(&stop.flag),
+            url: request.url.clone(),
+            commit: request.commit.clone(),
+            memory: request.memory,
+            counters,
+            remarks: Root::new(),
+        }
+    }
+
     fn run(self, work: Work) -> Result<Fetched> {
-        let (repository, objects) = self.receive(&work)?;
+        let repository = init(&work.path().join("git"), self.hash())
+            .map_err(|error| self.cannot_write(&error, &work))?;
+        point!("repository-made");
+        let (pack, _objects) = self.receive(&work)?;
         point!("pack-written");
-        let (files, commit_time) = self.check_out(&repository, &work)?;
+        let (files, commit_time) = self.check_out(&repository, pack, &work)?;
         point!("checkout-done");
         Ok(Fetched {
-            progress: Progress {
-                bytes: self.wire.received.load(Ordering::Relaxed),
-                objects,
-                objects_total: Some(objects),
-            },
+            progress: progress(&self.wire, &self.counters),
             work,
             files,
             commit_time,
         })
     }
 
-    /// Brings the commit and its tree, and nothing older, into a repository of its own.
-    fn receive(&self, work: &Work) -> Result<(gix::Repository, u64)> {
-        let failed = |error: gix::Error| self.failed("cannot be fetched", &error, work, None);
-        let hash = match self.commit.as_str().len() {
+    fn hash(&self) -> gix::hash::Kind {
+        match self.commit.as_str().len() {
             64 => gix::hash::Kind::Sha256,
             _ => gix::hash::Kind::Sha1,
-        };
-        let repository = init(&work.path().join("git"), hash)
-            .map_err(|error| self.cannot_write(&error, work))?;
-        point!("repository-made");
-        let remote = repository
-            .remote_at(self.url.as_str())
-            .and_then(|remote| {
-                remote
-                    .with_fetch_tags(gix::remote::fetch::Tags::None)
-                    .with_refspecs(
-                        [format!("{}:refs/heads/template", self.commit).as_str()],
-                        gix::remote::Direction::Fetch,
-                    )
-            })
-            .map_err(failed)?;
-        let url = remote
-            .url(gix::remote::Direction::Fetch)
-            .ok_or_else(|| Error::new(Code::Internal, "the remote has no address"))?
-            .clone();
-        let transport = Transport::new_http(self.wire.clone(), url, Protocol::V2, false);
-        let outcome = remote
-            .to_connection_with_transport(transport)
-            .prepare_fetch(Discard, gix::remote::ref_map::Options::default())
-            .and_then(|fetch| {
-                fetch
-                    .with_shallow(gix::remote::fetch::Shallow::DepthAtRemote(
-                        std::num::NonZeroU32::MIN,
-                    ))
-                    .receive(self.progress.add_child("fetch"), &self.interrupted)
-            })
-            .map_err(failed)?;
-        let objects = match outcome.status {
-            gix::remote::fetch::Status::Change {
-                write_pack_bundle, ..
-            } => u64::from(write_pack_bundle.index.num_objects),
-            gix::remote::fetch::Status::NoPackReceived { .. } => {
-                return Err(Error::new(
-                    Code::Fetch,
-                    format!(
-                        "{} sent no objects for the commit {}",
-                        self.url, self.commit
-                    ),
-                )
-                .hint("try again; if it stays so, the server's repository is damaged"));
-            }
-        };
-        Ok((repository, objects))
+        }
+    }
+
+    fn id(&self) -> Result<ObjectId> {
+        ObjectId::from_hex(self.commit.as_str().as_bytes())
+            .map_err(|error| Error::new(Code::Internal, error.to_string()))
+    }
+
+    /// Brings the commit and its tree, and nothing older, as a pack; and sets the memory for its objects
+    /// aside.
+    fn receive(&self, work: &Work) -> Result<(Pack, Option<Reserved>)> {
+        let failed = |error: gix::Error| self.failed("cannot be fetched", &error, work, None);
+        let url = gix::url::parse(BStr::new(self.url.as_str())).map_err(failed)?;
+        let mut transport = Transport::new_http(self.wire.clone(), url, Protocol::V2, false);
+        let mut handshake = gix::protocol::handshake(
+            &mut transport,
+            gix_transport::Service::UploadPack,
+            // Who may read is decided by the token, which the transport sends.
+            |_| Ok(None),
+            Vec::new(),
+            &mut Discard,
+        )
+        .map_err(failed)?;
+        // Before version 2 a server tells of all its branches. The commit is asked for by its id.
+        handshake.refs = None;
+        let mut wants = Wants(self.id()?);
+        let file = new_file(&work.path().join("pack")).map_err(|error| self.disk(error, work))?;
+        let (mut received, mut reserved) = (None, None);
+        let outcome = gix::protocol::fetch(
+            &mut wants,
+            |reader, _, stop| {
+                let wait = |objects| {
+                    let memory = self.reserve(Pool::Objects, objects * OBJECT_MEMORY);
+                    reserved = Some(memory.map_err(pack::Failure::Refused)?);
+                    Ok(())
+                };
+                let pack = pack::receive(reader, file, self.hash(), &self.counters, stop, wait);
+                received = Some(pack);
+                // What comes after the pack is of no interest: the connection ends here.
+                Ok(false)
+            },
+            self.remarks.add_child("fetch"),
+            &self.interrupted,
+            Context {
+                handshake: &mut handshake,
+                transport: &mut transport,
+                user_agent: (
+                    "agent",
+                    Some(concat!("libmol/", env!("CARGO_PKG_VERSION")).into()),
+                ),
+                trace_packetlines: false,
+            },
+            Options {
+                shallow_file: work.path().join("shallow"),
+                shallow: &Shallow::DepthAtRemote(std::num::NonZeroU32::MIN),
+                tags: Tags::None,
+                reject_shallow_remote: false,
+            },
+        );
+        match (received, outcome) {
+            (Some(Ok(pack)), _) if !pack.entries.is_empty() => Ok((pack, reserved)),
+            (Some(Err(failure)), _) => Err(self.pack_failed(failure, work)),
+            (_, Err(error)) => Err(failed(error)),
+            _ => Err(Error::new(
+                Code::Fetch,
+                format!(
+                    "{} sent no objects for the commit {}",
+                    self.url, self.commit
+                ),
+            )
+            .hint("try again; if it stays so, the server's repository is damaged")),
+        }
     }
 
     /// Writes the tree of the commit, and of no other, as `tree`. Returns how many files it has, and
     /// the time of the commit.
-    fn check_out(&self, repository: &gix::Repository, work: &Work) -> Result<(u64, i64)> {
+    fn check_out(
+        &self,
+        repository: &gix::Repository,
+        pack: Pack,
+        work: &Work,
+    ) -> Result<(u64, i64)> {
+        let workers = workers();
+        let store = {
+            let _memory = self.reserve(Pool::Step, pack.memory(workers))?;
+            let resolved = pack.resolved_bytes();
+            work.disk().require(resolved, "the template's objects")?;
+            let file = new_file(&work.path().join("resolved"));
+            let file = file.map_err(|error| self.disk(error, work))?;
+            Store::new(pack, file, workers, &self.interrupted)
+                .map_err(|failure| self.pack_failed(failure, work))?
+        };
+
         let failed = |error: gix::Error| self.failed("cannot be checked out", &error, work, None);
-        let id = gix::ObjectId::from_hex(self.commit.as_str().as_bytes())
-            .map_err(|error| failed(gix::Error::from_error(error)))?;
-        let commit = repository.find_commit(id).map_err(failed)?;
-        let commit_time = commit.time().map_err(failed)?.seconds;
-        let tree = commit.tree_id().map_err(failed)?;
-        tree::check(repository, tree.detach()).map_err(|refused| match refused {
+        let id = self.id()?;
+        let mut buffer = Vec::new();
+        let (tree, commit_time) = match store.header(&id) {
+            Some((_, ..=MAX_COMMIT)) => {
+                let commit = store.find_commit(&id, &mut buffer).map_err(failed)?;
+                let time = commit.time().map_err(failed)?.seconds;
+                (commit.tree(), time)
+            }
+            Some(_) => {
+                let limit = human_bytes(MAX_COMMIT);
+                return Err(self.too_large(&format!("a commit of more than {limit}")));
+            }
+            None => return Err(self.broken("it is not in what the server sent")),
+        };
+        let extent = tree::check(&store, tree, &self.interrupted);
+        let extent = extent.map_err(|refused| match refused {
             tree::Refused::Unreadable(error) => failed(error),
             tree::Refused::Shape(what) => {
                 let (url, commit) = (&self.url, &self.commit);
                 let text = format!("the commit {commit} of {url} is not checked out: {what}");
                 Error::new(Code::Fetch, text).hint(HINT_REFUSED)
             }
+            tree::Refused::TooLarge(what) => self.too_large(&what),
+            tree::Refused::Stopped => Error::canceled(),
         })?;
-        let mut index = repository.index_from_tree(&tree).map_err(failed)?;
-        let size = size_of(repository, &index).map_err(failed)?;
+        let size = extent.bytes;
         work.disk().require(size, "the template's files")?;
-        let failed = |error| self.failed("cannot be checked out", &error, work, Some(size));
-        let mut options = repository
-            .checkout_options(gix::worktree::stack::state::attributes::Source::IdMapping)
-            .map_err(failed)?;
-        options.destination_is_initially_empty = true;
-        let files = self.progress.add_child("files");
-        let bytes = self.progress.add_child("bytes");
+        let _memory = self.reserve(Pool::Step, checkout::memory(&extent, workers))?;
         let target = work.path().join("tree");
-        std::fs::create_dir(&target)
-            .map_err(|error| self.cannot_write(&gix::Error::from_error(error), work))?;
+        std::fs::create_dir(&target).map_err(|error| self.disk(error, work))?;
         point!("checkout-begun");
-        let objects = repository.objects.clone().into_arc();
-        let objects = objects.map_err(|error| failed(gix::Error::from_error(error)))?;
-        let outcome = gix::worktree::state::checkout(
-            &mut index,
-            &target,
-            Objects(objects),
-            &files,
-            &bytes,
-            &self.interrupted,
-            options,
-        )
-        .map_err(failed)?;
-        if self.interrupted.load(Ordering::Relaxed) {
-            return Err(Error::canceled());
-        }
-        if let Some(collision) = outcome.collisions.first() {
-            return Err(Error::new(
+        let files = checkout::check_out(repository, &store, &tree, &target, &self.interrupted);
+        let files = files.map_err(|failure| match failure {
+            checkout::Failure::Git(error) => {
+                self.failed("cannot be checked out", &error, work, Some(size))
+            }
+            checkout::Failure::TooLarge(what) => self.too_large(&what),
+            checkout::Failure::Collision(path) => Error::new(
                 Code::Fetch,
                 format!(
-                    "the commit {} has two names that are one on this disk: {}",
-                    self.commit, collision.path
+                    "the commit {} has two names that are one on this disk: {path}",
+                    self.commit
                 ),
             )
-            .hint(
-                "rename one of them in the template, or put the cache on a case-sensitive disk",
-            ));
+            .hint("rename one of them in the template, or put the cache on a case-sensitive disk"),
+            checkout::Failure::Stopped => Error::canceled(),
+        })?;
+        Ok((files, commit_time))
+    }
+
+    /// Sets memory aside, and waits for it if others have it.
+    fn reserve(&self, pool: Pool, bytes: u64) -> Result<Reserved> {
+        let what = format!("the commit {} of {}", self.commit, self.url);
+        let reserved = memory::reserve(pool, bytes, self.memory, &what);
+        self.wire.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.wire.interrupt.cancelled() => Err(Error::canceled()),
+                reserved = reserved => reserved,
+            }
+        })
+    }
+
+    /// What a failure of the pack means.
+    fn pack_failed(&self, failure: pack::Failure, work: &Work) -> Error {
+        match failure {
+            pack::Failure::TooLarge(what) => self.too_large(&what),
+            pack::Failure::Broken(why) => self.broken(&format!("the pack is broken: {why}")),
+            pack::Failure::Refused(error) => error,
+            pack::Failure::Receive(error) => {
+                let error = gix::Error::from_error(error);
+                self.failed("cannot be fetched", &error, work, None)
+            }
+            pack::Failure::Disk(error) => self.disk(error, work),
+            pack::Failure::Stopped => Error::canceled(),
         }
-        utf16::encode(repository, &index, &target, &failed)?;
-        Ok((index.entries().len() as u64, commit_time))
+    }
+
+    fn too_large(&self, what: &str) -> Error {
+        let (url, commit) = (&self.url, &self.commit);
+        let text = format!("the commit {commit} of {url} is too large: it has {what}");
+        Error::new(Code::Fetch, text).hint(HINT_LARGE)
+    }
+
+    fn broken(&self, why: &str) -> Error {
+        let why = self.server_said().unwrap_or_else(|| why.to_owned());
+        let (commit, url) = (&self.commit, &self.url);
+        let text = format!("the commit {commit} of {url} cannot be fetched: {why}");
+        Error::new(Code::Fetch, text).hint(HINT_AGAIN)
     }
 
     /// What a failure of gix means. `size` is that of the template's files, once it is known.
@@ -293,26 +383,13 @@ impl Job {
         if let Some(full) = self.ran_full(error, work, size) {
             return full;
         }
-        let (why, hint) = if error.is_resource_exhausted() {
-            (
-                format!("it holds a file of more than {MAX_FILE_MIB} MiB"),
-                HINT_LARGE,
-            )
-        } else {
-            (
-                self.server_said().unwrap_or_else(|| said(error)),
-                "try again; if the branch was force-pushed meanwhile, the next call sees its new head",
-            )
-        };
+        let why = self.server_said().unwrap_or_else(|| said(error));
         let (commit, url) = (&self.commit, &self.url);
-        Error::new(
-            Code::Fetch,
-            format!("the commit {commit} of {url} {what}: {why}"),
-        )
-        .hint(hint)
+        let text = format!("the commit {commit} of {url} {what}: {why}");
+        Error::new(Code::Fetch, text).hint(HINT_AGAIN)
     }
 
-    /// Is it that the disk has run full?
+    /// Returns a disk-full error if that caused the failure.
     fn ran_full(&self, error: &gix::Error, work: &Work, size: Option<u64>) -> Option<Error> {
         let extent = match size {
             Some(bytes) => format!("with {} of files to write", human_bytes(bytes)),
@@ -325,6 +402,10 @@ impl Job {
         error
             .iter_errors()
             .find_map(|cause| work.disk().ran_full(cause, &extent))
+    }
+
+    fn disk(&self, error: io::Error, work: &Work) -> Error {
+        self.cannot_write(&gix::Error::from_error(error), work)
     }
 
     fn cannot_write(&self, error: &gix::Error, work: &Work) -> Error {
@@ -340,7 +421,7 @@ impl Job {
     /// closer to the cause than what is missing here.
     fn server_said(&self) -> Option<String> {
         let mut messages = Vec::new();
-        self.progress.copy_messages(&mut messages);
+        self.remarks.copy_messages(&mut messages);
         let mut failures = messages
             .iter()
             .filter(|message| message.level == MessageLevel::Failure);
@@ -352,22 +433,47 @@ impl Job {
 const HINT_LARGE: &str =
     "keep large files out of the repository, and have the Dockerfile download them";
 const HINT_REFUSED: &str = "run git fsck in the template's repository: no git makes such a commit";
+const HINT_AGAIN: &str =
+    "try again; if the branch was force-pushed meanwhile, the next call sees its new head";
 
-/// How the repository of a fetch is configured. All else is git's default.
-fn limits() -> [String; 4] {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let workers = cores.min(MAX_WORKERS);
-    [
-        format!("gitoxide.objects.allocLimit={MAX_FILE_MIB}m"),
-        format!("pack.threads={workers}"),
-        format!("checkout.workers={workers}"),
-        // Some characters of Unicode are nothing in a name on macOS. What is refused there is refused
-        // everywhere: a template is good on all machines or on none.
-        "core.protectHFS=true".to_owned(),
-    ]
+/// Asks for one commit, by its id, and has nothing to offer.
+struct Wants(ObjectId);
+
+impl Negotiate for Wants {
+    fn mark_complete_and_common_ref(&mut self) -> gix::Result<negotiate::Action> {
+        Ok(negotiate::Action::MustNegotiate {
+            remote_ref_target_known: Vec::new(),
+        })
+    }
+
+    fn add_wants(&mut self, arguments: &mut Arguments, _known: &[bool]) -> bool {
+        arguments.want(self.0);
+        true
+    }
+
+    fn one_round(
+        &mut self,
+        _state: &mut negotiate::one_round::State,
+        _arguments: &mut Arguments,
+        _previous: Option<&Response>,
+    ) -> gix::Result<(negotiate::Round, bool)> {
+        let round = negotiate::Round {
+            haves_sent: 0,
+            in_vain: 0,
+            haves_to_send: 0,
+            previous_response_had_at_least_one_in_common: false,
+        };
+        Ok((round, true))
+    }
 }
 
-/// What gix says, outermost first, without its marks for programs.
+/// How many threads work at one fetch.
+fn workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    cores.min(MAX_WORKERS)
+}
+
+/// The gix error chain as one line, outermost first, duplicates removed.
 fn said(error: &gix::Error) -> String {
     let mut said: Vec<String> = Vec::new();
     for text in error.iter_errors().map(ToString::to_string) {
@@ -378,84 +484,57 @@ fn said(error: &gix::Error) -> String {
     said.join(": ")
 }
 
+/// A file to write and to read, which is not there yet.
+fn new_file(path: &Path) -> io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+}
+
 /// An empty repository that no configuration of the machine or the user has a say in.
-pub(crate) fn init(path: &Path, hash: gix::hash::Kind) -> gix::Result<gix::Repository> {
+fn init(path: &Path, hash: gix::hash::Kind) -> gix::Result<gix::Repository> {
     let options = gix::create::Options {
         object_hash: Some(hash),
         ..Default::default()
     };
-    let isolated = gix::open::Options::isolated().config_overrides(limits());
+    let isolated = gix::open::Options::isolated().config_overrides([
+        format!("checkout.workers={}", workers()),
+        // Some characters of Unicode are nothing in a name on macOS. What is refused there is refused
+        // everywhere: a template is good on all machines or on none.
+        "core.protectHFS=true".to_owned(),
+    ]);
     gix::ThreadSafeRepository::init_opts(path, gix::create::Kind::Bare, options, isolated)
         .map(|repository| repository.to_thread_local())
 }
 
-/// The second half alone, for tests.
-pub(crate) fn check_out(
-    repository: &gix::Repository,
-    commit: CommitSha,
-    work: &Work,
-) -> Result<u64> {
+/// Checks out a commit of a pack, for tests.
+pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &Work) -> Result<u64> {
     let settings = crate::options::Options::default().settings()?;
     let url = Url::parse("https://host/").map_err(|_| Error::canceled())?;
-    let job = Job {
-        wire: transport::Wire {
-            http: Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,
-            runtime: executor::runtime()?.handle().clone(),
-            interrupt: CancellationToken::new(),
-            stall_grace: settings.stall_grace,
-            received: Arc::default(),
-            failure: Arc::default(),
-            base: None,
-        },
-        interrupted: Arc::default(),
-        url,
+    let request = Request {
+        http: &Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,
+        url: &url,
         commit,
-        progress: Root::new(),
+        stall_grace: settings.stall_grace,
+        memory: settings.memory,
     };
-    let (files, _) = job.check_out(repository, work)?;
+    let stop = StopOnDrop::default();
+    let job = Job::new(request, executor::runtime()?.handle().clone(), &stop);
+    let repository = init(&work.path().join("git"), job.hash())
+        .map_err(|error| job.cannot_write(&error, work))?;
+    let file = new_file(&work.path().join("pack")).map_err(|error| job.disk(error, work))?;
+    let counters = Counters::default();
+    let pack = pack::receive(
+        &mut &*packed,
+        file,
+        job.hash(),
+        &counters,
+        &stop.flag,
+        |_| Ok(()),
+    )
+    .map_err(|failure| job.pack_failed(failure, work))?;
+    let (files, _) = job.check_out(&repository, pack, work)?;
     Ok(files)
-}
-
-/// The objects, as the checkout asks for them, one by one.
-#[derive(Clone)]
-struct Objects<F>(F);
-
-impl<F: gix::objs::Find> gix::objs::Find for Objects<F> {
-    fn try_find<'a>(
-        &self,
-        id: &gix::oid,
-        buffer: &'a mut Vec<u8>,
-    ) -> gix::Result<Option<gix::objs::Data<'a>>> {
-        point!("checkout-object");
-        self.0.try_find(id, buffer)
-    }
-}
-
-/// The bytes of all files, as they are in the repository. On the disk they are more, by what each
-/// leaves free in its last block, or less where the disk compresses.
-fn size_of(repository: &gix::Repository, index: &gix::index::File) -> gix::Result<u64> {
-    let mut size: u64 = 0;
-    for entry in index.entries() {
-        // A submodule is a commit of another repository, and an empty folder here.
-        if !entry.mode.is_submodule() {
-            size = size.saturating_add(repository.find_header(entry.id)?.size());
-        }
-    }
-    Ok(size)
-}
-
-/// How far gix says it is: the task that indexes the objects of the pack as they come.
-fn snapshot(tree: &Arc<Root>, received: &AtomicU64) -> Progress {
-    const INDEX_OBJECTS: gix::progress::Id = *b"IWIO";
-    let mut tasks = Vec::new();
-    tree.sorted_snapshot(&mut tasks);
-    let indexing = tasks
-        .iter()
-        .filter(|(_, task)| task.id == INDEX_OBJECTS)
-        .find_map(|(_, task)| task.progress.as_ref());
-    Progress {
-        bytes: received.load(Ordering::Relaxed),
-        objects: indexing.map_or(0, |value| value.step.load(Ordering::Relaxed) as u64),
-        objects_total: indexing.and_then(|value| value.done_at).map(|n| n as u64),
-    }
 }

@@ -19,7 +19,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::pack::Counters;
 use crate::error::{Code, Error, Retry};
+use crate::event::human_bytes;
 use crate::http::{Http, retry_after, uncompressed};
 
 /// What the exchanges of one fetch share.
@@ -32,6 +34,8 @@ pub(super) struct Wire {
     pub(super) stall_grace: Duration,
     /// Bytes received so far.
     pub(super) received: Arc<AtomicU64>,
+    /// How far the pack is that they bring.
+    pub(super) counters: Arc<Counters>,
     /// The first failure, as the library tells it. gix wraps what it gets; this is the original.
     pub(super) failure: Arc<Mutex<Option<Error>>>,
     /// Where the repository really is, once a redirect has told.
@@ -64,18 +68,20 @@ impl Wire {
         first.get_or_insert(error);
         io::Error::other(text)
     }
+
+    pub(super) fn first_failure(&self) -> Option<Error> {
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        first.take()
+    }
 }
 
-/// The most that a server may say before the objects come: its abilities, its branches, where the
-/// history is cut. 50,000 branches are 4 MiB. What is said is kept in memory, the objects are not.
-const MAX_TALK: usize = 16 << 20;
+/// The most that a server may say besides the pack: capabilities, branches, where the history is cut,
+/// remarks. 100,000 branches are 8 MiB. What is said is kept in memory, the pack is not.
+const MAX_TALK: u64 = 8 << 20;
 
-/// With this the objects begin, in every version of the protocol (gitformat-pack, "pack signature"),
-/// and nothing before them holds it.
-const PACK: &[u8] = b"PACK";
-
-/// Without this, in every version of the protocol, no object was asked for, and none may come.
-const WANT: &[u8] = b"want ";
+/// The share of the pack that is the headers of its packets: 5 bytes of 1000 at most (gitprotocol-pack(5),
+/// "side-band").
+const PACKET_SHARE: u64 = 100;
 
 /// One request, sent when the first byte of its answer is wanted: by then gix has written the body.
 struct Exchange {
@@ -83,19 +89,12 @@ struct Exchange {
     url: Url,
     request: Option<(HeaderMap, Option<Vec<u8>>)>,
     response: Option<reqwest::Response>,
-    /// Objects were asked for.
-    wants: bool,
-    /// What came before the objects, in bytes; nothing is counted once they have begun.
-    talk: Option<usize>,
-    /// The last bytes that came, in which the objects may have begun to begin.
-    last: Vec<u8>,
 }
 
 impl Exchange {
     fn response(&mut self) -> io::Result<&mut reqwest::Response> {
         if let Some((headers, body)) = self.request.take() {
             let url = self.url.clone();
-            self.wants = body.as_deref().is_some_and(|body| holds(body, WANT));
             let kind = if body.is_some() {
                 "result"
             } else {
@@ -132,41 +131,17 @@ impl Exchange {
         })?;
         point!("git-received");
         let chunk = chunk.unwrap_or_default();
-        wire.received
-            .fetch_add(chunk.len() as u64, Ordering::Relaxed);
-        self.count(&chunk)?;
-        Ok(chunk)
-    }
-
-    /// Keeps a server that only talks from filling the memory.
-    fn count(&mut self, chunk: &[u8]) -> io::Result<()> {
-        let Some(talk) = &mut self.talk else {
-            return Ok(());
-        };
-        *talk += chunk.len();
-        let talk = *talk;
-        self.last.extend_from_slice(chunk);
-        if self.wants && holds(&self.last, PACK) {
-            (self.talk, self.last) = (None, Vec::new());
-            return Ok(());
+        let length = chunk.len() as u64;
+        let received = wire.received.fetch_add(length, Ordering::Relaxed) + length;
+        // What has come and is not of the pack, or not yet looked at.
+        let pack = wire.counters.bytes.load(Ordering::Relaxed);
+        if received.saturating_sub(pack + pack / PACKET_SHARE) <= MAX_TALK {
+            return Ok(chunk);
         }
-        let rest = self.last.len().saturating_sub(PACK.len() - 1);
-        self.last.drain(..rest);
-        if talk <= MAX_TALK {
-            return Ok(());
-        }
-        Err(self.wire.fail(
-            Error::new(
-                Code::Fetch,
-                format!("{} sent more than {MAX_TALK} bytes and no object", self.url),
-            )
-            .hint(HINT_NO_GIT),
-        ))
+        let limit = human_bytes(MAX_TALK);
+        let text = format!("{url} sent more than {limit} that is no object");
+        Err(wire.fail(Error::new(Code::Fetch, text).hint(HINT_NO_GIT)))
     }
-}
-
-fn holds(text: &[u8], word: &[u8]) -> bool {
-    text.windows(word.len()).any(|bytes| bytes == word)
 }
 
 const HINT_NO_GIT: &str = "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a \
@@ -329,9 +304,6 @@ impl Wire {
             url,
             request: Some((map, body)),
             response: None,
-            wants: false,
-            talk: Some(0),
-            last: Vec::new(),
         })))
     }
 }

@@ -69,6 +69,8 @@ pub enum mol_option {
     MOL_OPTION_TMPDIR = 25,
     /// PATH: the folders of credential helpers and of ssh.
     MOL_OPTION_SEARCH_PATH = 26,
+    /// MOLECULE_BUILD_MEMORY_MIB: the most memory that the library takes, in MiB.
+    MOL_OPTION_MEMORY_MIB = 27,
 }
 
 /// A copy of a set of options, for a client.
@@ -186,9 +188,9 @@ mod tests {
     #[test]
     fn an_option_has_the_number_of_its_name() {
         let first = mol_option::MOL_OPTION_REPO_PREFIX as i32;
-        let last = mol_option::MOL_OPTION_SEARCH_PATH as i32;
+        let last = mol_option::MOL_OPTION_MEMORY_MIB as i32;
         assert_eq!(OptionName::from_number(first), Some(OptionName::RepoPrefix));
-        assert_eq!(OptionName::from_number(last), Some(OptionName::SearchPath));
+        assert_eq!(OptionName::from_number(last), Some(OptionName::Memory));
         assert_eq!(OptionName::ALL.len(), last as usize);
     }
 }

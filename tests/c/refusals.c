@@ -216,7 +216,7 @@ static void mol_options_set__options(void)
 
 static void mol_options_set__option(void)
 {
-    static const int32_t none[] = {0, -1, MOL_OPTION_SEARCH_PATH + 1, INT32_MAX, INT32_MIN};
+    static const int32_t none[] = {0, -1, MOL_OPTION_MEMORY_MIB + 1, INT32_MAX, INT32_MIN};
     size_t i;
 
     for (i = 0; i < sizeof none / sizeof *none; i++)

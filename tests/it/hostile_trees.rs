@@ -367,7 +367,7 @@ fn a_tree_that_spells_out_to_billions_of_files_is_refused_at_once() {
         &bed,
         &bed.client(),
         "a bomb of folders",
-        "more than 1000000 files",
+        "more than 500000 files",
     );
 }
 

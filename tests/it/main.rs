@@ -7,6 +7,7 @@
 mod support;
 
 mod abi;
+mod bombs;
 mod branches;
 mod build_log;
 mod c_programs;

@@ -1,0 +1,341 @@
+//! The pack, as the server sends it (gitformat-pack(5)): written to a file, and checked on the way.
+//!
+//! Every entry says how large its object is. Those sizes are added up and compared with the limits
+//! before anything is made of them, and each entry must inflate to the size that it announces. What is
+//! kept of an entry is where it is and how large: no object is in memory here.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufWriter, Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use gix::ObjectId;
+use gix::hash::{Hasher, hasher};
+use gix::odb::pack::data::entry::Header;
+use gix::odb::pack::data::{self, Version};
+use gix::zlib::Decompress;
+use gix::zlib::stream::inflate;
+
+use super::store::BASE_IN_MEMORY;
+use super::{delta, tree};
+use crate::error::Error;
+use crate::event::human_bytes;
+
+/// The largest object, and so the largest file of a template.
+pub(super) const MAX_OBJECT: u64 = 512 << 20;
+
+/// All objects together, as large as they are in the end.
+const MAX_TOTAL: u64 = 4 << 30;
+
+/// A tree of the size that is checked out has no more objects: its entries, the tree itself and the commit.
+const MAX_OBJECTS: u64 = tree::MAX_ENTRIES + 2;
+
+/// What zlib makes of data that cannot be compressed is longer than the data, but by less than this.
+const fn longest_deflated(size: u64) -> u64 {
+    size + size / 2 + (64 << 10)
+}
+
+/// The two sizes at the beginning of a delta take at most so many bytes.
+const DELTA_SIZES: usize = 20;
+
+/// A pack that was received.
+#[derive(Debug)]
+pub(super) struct Pack {
+    pub(super) file: File,
+    pub(super) hash: gix::hash::Kind,
+    /// In the order of the file.
+    pub(super) entries: Vec<Entry>,
+    /// The bases that are named by their id.
+    pub(super) bases: Vec<ObjectId>,
+}
+
+/// Where an object is in the pack.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    /// Where its header begins.
+    pub(super) start: u64,
+    /// Where its compressed data begins.
+    pub(super) data: u64,
+    /// The size of the object. For a delta, that of the result.
+    pub(super) size: u64,
+    pub(super) base: Base,
+}
+
+/// What an entry builds on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Base {
+    /// Nothing: it is the whole object.
+    None(gix::objs::Kind),
+    /// The entry with this index.
+    Entry(u32),
+    /// The object with the id of this index in [`Pack::bases`].
+    Id(u32),
+}
+
+/// How far the pack has come, to be looked at meanwhile.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    /// Bytes of the pack.
+    pub(super) bytes: AtomicU64,
+    pub(super) objects: AtomicU64,
+    /// 0 until the pack has said.
+    pub(super) objects_total: AtomicU64,
+}
+
+/// Why there is no pack.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It is larger than what is taken: what is, and the limit.
+    TooLarge(String),
+    /// It is not a pack as git writes it.
+    Broken(String),
+    /// It could not be read from the server.
+    Receive(io::Error),
+    /// It could not be written to the disk, or read back.
+    Disk(io::Error),
+    /// It is not taken, for a reason that has nothing to do with it.
+    Refused(Error),
+    /// Nobody wants it any more.
+    Stopped,
+}
+
+impl Pack {
+    /// What `workers` threads take of memory to resolve its deltas.
+    pub(super) fn memory(&self, workers: usize) -> u64 {
+        const BUFFERS: u64 = 1 << 20;
+        let bases = self.entries.iter().map(|entry| entry.size).max();
+        workers as u64 * (BUFFERS + 2 * bases.unwrap_or(0).min(BASE_IN_MEMORY))
+    }
+
+    /// What its deltas take on the disk once they are resolved.
+    pub(super) fn resolved_bytes(&self) -> u64 {
+        let is_delta = |entry: &&Entry| !matches!(entry.base, Base::None(_));
+        let deltas = self.entries.iter().filter(is_delta);
+        deltas.map(|entry| entry.size).sum()
+    }
+}
+
+/// Reads a whole pack from `from` and writes it to `file`. `announced` is told how many objects there are,
+/// before any of them is read.
+pub(super) fn receive(
+    from: &mut dyn BufRead,
+    file: File,
+    hash: gix::hash::Kind,
+    counters: &Counters,
+    stop: &AtomicBool,
+    announced: impl FnOnce(u64) -> Result<(), Failure>,
+) -> Result<Pack, Failure> {
+    let written = file.try_clone().map_err(Failure::Disk)?;
+    let mut stream = Stream {
+        from,
+        out: BufWriter::with_capacity(256 << 10, written),
+        hasher: Some(hasher(hash)),
+        at: 0,
+        end: u64::MAX,
+        counters,
+        stop,
+        failure: None,
+    };
+    let read = read(&mut stream, hash, announced);
+    let (entries, bases) = match (stream.failure.take(), read) {
+        (Some(failure), _) | (None, Err(failure)) => return Err(failure),
+        (None, Ok(read)) => read,
+    };
+    stream.out.flush().map_err(Failure::Disk)?;
+    Ok(Pack {
+        file,
+        hash,
+        entries,
+        bases,
+    })
+}
+
+fn read(
+    stream: &mut Stream<'_>,
+    hash: gix::hash::Kind,
+    announced: impl FnOnce(u64) -> Result<(), Failure>,
+) -> Result<(Vec<Entry>, Vec<ObjectId>), Failure> {
+    let mut header = [0; data::header::SIZE];
+    stream.read_exact(&mut header).map_err(Failure::Receive)?;
+    let (version, objects) =
+        data::header::decode(&header).map_err(|error| Failure::Broken(error.to_string()))?;
+    if version != Version::V2 {
+        return Err(Failure::Broken("it is not of version 2".to_owned()));
+    }
+    if u64::from(objects) > MAX_OBJECTS {
+        return Err(Failure::TooLarge(format!(
+            "more than {MAX_OBJECTS} objects"
+        )));
+    }
+    announced(objects.into())?;
+    let counters = stream.counters;
+    counters
+        .objects_total
+        .store(objects.into(), Ordering::Relaxed);
+
+    // What the pack announces is not believed: each entry takes a byte of it at least.
+    let mut entries: Vec<Entry> = Vec::new();
+    let mut bases = Vec::new();
+    let mut total = 0;
+    let mut inflater = Decompress::new();
+    for _ in 0..objects {
+        let start = stream.at;
+        stream.end = u64::MAX;
+        let found = data::Entry::from_read(stream, start, hash.len_in_bytes());
+        let found = found.map_err(Failure::Receive)?;
+        check_size(found.decompressed_size)?;
+        let base = match found.header {
+            Header::OfsDelta { base_distance } => {
+                let base = start.checked_sub(base_distance).and_then(|base| {
+                    let index = entries.binary_search_by_key(&base, |entry| entry.start);
+                    u32::try_from(index.ok()?).ok()
+                });
+                let missing = || Failure::Broken("a delta has no base".to_owned());
+                Base::Entry(base.ok_or_else(missing)?)
+            }
+            Header::RefDelta { base_id } => {
+                bases.push(base_id);
+                Base::Id(u32::try_from(bases.len() - 1).unwrap_or(u32::MAX))
+            }
+            Header::Commit => Base::None(gix::objs::Kind::Commit),
+            Header::Tree => Base::None(gix::objs::Kind::Tree),
+            Header::Blob => Base::None(gix::objs::Kind::Blob),
+            Header::Tag => Base::None(gix::objs::Kind::Tag),
+        };
+        stream.end = found.data_offset + longest_deflated(found.decompressed_size);
+        let size = match (base, stream.skip(&mut inflater, found.decompressed_size)?) {
+            (Base::None(_), _) => found.decompressed_size,
+            (_, beginning) => {
+                let mut beginning = &beginning[..];
+                let sizes = delta::size(&mut beginning).and_then(|_| delta::size(&mut beginning));
+                sizes.map_err(|error| Failure::Broken(error.to_string()))?
+            }
+        };
+        check_size(size)?;
+        total += size;
+        if total > MAX_TOTAL {
+            let limit = human_bytes(MAX_TOTAL);
+            return Err(Failure::TooLarge(format!("objects of more than {limit}")));
+        }
+        entries.push(Entry {
+            start,
+            data: found.data_offset,
+            size,
+            base,
+        });
+        counters.objects.fetch_add(1, Ordering::Relaxed);
+    }
+    stream.end = u64::MAX;
+    stream.check_trailer(hash)?;
+    Ok((entries, bases))
+}
+
+fn check_size(size: u64) -> Result<(), Failure> {
+    match size <= MAX_OBJECT {
+        true => Ok(()),
+        false => {
+            let limit = human_bytes(MAX_OBJECT);
+            Err(Failure::TooLarge(format!("a file of more than {limit}")))
+        }
+    }
+}
+
+/// The bytes of the pack on their way from the server to the file.
+struct Stream<'a> {
+    from: &'a mut dyn BufRead,
+    out: BufWriter<File>,
+    /// Of all that was read; taken before the trailer.
+    hasher: Option<Hasher>,
+    /// How many bytes were read.
+    at: u64,
+    /// Where the entry that is being read ends at the latest.
+    end: u64,
+    counters: &'a Counters,
+    stop: &'a AtomicBool,
+    /// The first failure that is not one of reading: a reader can only tell of those.
+    failure: Option<Failure>,
+}
+
+impl Stream<'_> {
+    /// Inflates an entry of `size` bytes, and returns its first ones.
+    fn skip(&mut self, inflater: &mut Decompress, size: u64) -> Result<Vec<u8>, Failure> {
+        inflater.reset();
+        let mut beginning = Vec::new();
+        let mut buffer = [0; 32 << 10];
+        let mut inflated = 0;
+        loop {
+            let length = inflate::read(self, inflater, &mut buffer).map_err(Failure::Receive)?;
+            let missing = DELTA_SIZES.saturating_sub(beginning.len());
+            beginning.extend_from_slice(&buffer[..length.min(missing)]);
+            inflated += length as u64;
+            if inflated > size || (length == 0 && inflated < size) {
+                let text = format!("an object is not of the {size} bytes that it announces");
+                return Err(Failure::Broken(text));
+            }
+            if length == 0 {
+                return Ok(beginning);
+            }
+        }
+    }
+
+    fn check_trailer(&mut self, hash: gix::hash::Kind) -> Result<(), Failure> {
+        let hasher = self.hasher.take();
+        let mut announced = vec![0; hash.len_in_bytes()];
+        self.read_exact(&mut announced).map_err(Failure::Receive)?;
+        let found = hasher.map(Hasher::try_finalize);
+        match found {
+            Some(Ok(found)) if found.as_bytes() == announced => Ok(()),
+            Some(Err(error)) => Err(Failure::Broken(error.to_string())),
+            _ => Err(Failure::Broken("its checksum is wrong".to_owned())),
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) -> io::Error {
+        self.failure.get_or_insert(failure);
+        io::Error::other("the pack is not read any further")
+    }
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.fill_buf()?;
+        let length = available.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&available[..length]);
+        self.consume(length);
+        Ok(length)
+    }
+}
+
+impl BufRead for Stream<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(self.fail(Failure::Stopped));
+        }
+        if self.failure.is_some() {
+            return Err(io::Error::other("the pack is not read any further"));
+        }
+        if self.at > self.end {
+            let text = "an object is compressed to more than its own size".to_owned();
+            return Err(self.fail(Failure::Broken(text)));
+        }
+        self.from.fill_buf()
+    }
+
+    fn consume(&mut self, length: usize) {
+        // What was filled is still there.
+        let written = self.from.fill_buf().and_then(|filled| {
+            let taken = &filled[..length.min(filled.len())];
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(taken);
+            }
+            self.out.write_all(taken)
+        });
+        if let Err(error) = written {
+            self.fail(Failure::Disk(error));
+        }
+        self.from.consume(length);
+        self.at += length as u64;
+        self.counters
+            .bytes
+            .fetch_add(length as u64, Ordering::Relaxed);
+    }
+}
