@@ -4,6 +4,7 @@
 //! <cache>/<runtime>/<sha12>/                the tree, complete, or not there at all
 //! <cache>/<runtime>/.<sha12>.json           which commit it is: written last, so it vouches for the tree
 //! <cache>/<runtime>/.<sha12>.lock           held by whoever fetches or builds the commit
+//! <cache>/<runtime>/.<sha12>.used           when a call last used the commit's image; locked while that is removed
 //! <cache>/<runtime>/.work-<sha12>-XXXXXX    the fetch of whoever holds the lock, until it is whole
 //! <cache>/<runtime>/.build.log              the log of the last build; .<sha12>.log while it is written
 //! ```
@@ -89,6 +90,12 @@ pub(crate) struct Lock {
     _file: Arc<File>,
 }
 
+/// The right to remove what was made of one commit: no call begins to use it meanwhile.
+#[derive(Debug)]
+pub(crate) struct Unused {
+    _file: File,
+}
+
 /// An empty folder for a fetch. It removes itself unless it is published, and only then gives up the
 /// lock: whoever gets that next finds nothing half-written.
 #[derive(Debug)]
@@ -112,6 +119,12 @@ impl Work {
 impl Cache {
     /// Opens the folder, and makes it, readable for its owner only, if it is not there.
     pub(crate) fn open(root: &Path, runtime: Runtime) -> Result<Self> {
+        let cache = Self::make(root, runtime)?;
+        cache.sweep();
+        Ok(cache)
+    }
+
+    fn make(root: &Path, runtime: Runtime) -> Result<Self> {
         let folder = root.join(runtime.as_str());
         // Before anything is made too: not through a link that somebody else has put there.
         ownership::check(root)?;
@@ -122,9 +135,7 @@ impl Cache {
             .map_err(|error| failed(&folder, "cannot be made", &error))?;
         ownership::check(root)?;
         ownership::check(&folder)?;
-        let cache = Self { folder };
-        cache.sweep();
-        Ok(cache)
+        Ok(Self { folder })
     }
 
     /// Takes the lock for `commit`; tells `waiting` whom it waits for, once for each holder.
@@ -182,6 +193,65 @@ impl Cache {
 
     fn lock_path(&self, short: &str) -> PathBuf {
         self.folder.join(format!(".{short}.lock"))
+    }
+
+    /// Notes that a call uses the image of a commit now. False while somebody removes it: call again after that.
+    pub(crate) fn mark_used(root: &Path, runtime: Runtime, short: &str) -> Result<bool> {
+        let path = Self::make(root, runtime)?.used_path(short);
+        let file = open_lock(&path)?;
+        // One byte of nothing: a file without it was made by somebody who removes. The time is that of this
+        // machine's clock, which a file server's may differ from.
+        let noted = file
+            .set_len(1)
+            .and_then(|()| file.set_modified(SystemTime::now()));
+        noted.map_err(|error| failed(&path, "cannot be written", &error))?;
+        // The note first, as in `try_unused` the lock is: one of the two sees the other.
+        match file.try_lock_shared() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(failed(&path, "cannot be locked", &error)),
+        }
+    }
+
+    /// The right to remove what was made of a commit, unless a call has used it within the window. Call it with the
+    /// commit's lock held.
+    pub(crate) fn try_unused(
+        &self,
+        short: &str,
+        window: Option<Duration>,
+    ) -> Result<Option<Unused>> {
+        let path = self.used_path(short);
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => {
+                return Err(failed(&path, "cannot be locked", &error));
+            }
+        }
+        let lately = used_lately(&file, window);
+        if lately.is_some_and(|age| age.is_none()) {
+            // The clock has been set back since: from now on the note ages as others do.
+            let _ = file.set_modified(SystemTime::now());
+        }
+        Ok(lately.is_none().then_some(Unused { _file: file }))
+    }
+
+    /// Has a call used the commit within the window? For someone who changes nothing.
+    pub(crate) fn is_used(&self, short: &str, window: Option<Duration>) -> bool {
+        open_own(&self.used_path(short)).is_some_and(|file| used_lately(&file, window).is_some())
+    }
+
+    fn used_path(&self, short: &str) -> PathBuf {
+        self.folder.join(format!(".{short}.used"))
+    }
+
+    /// When a tree became whole, or its folder was made: as of now.
+    pub(crate) fn made(&self, kept: &Kept) -> Option<SystemTime> {
+        let whole = kept.commit.as_ref().map(|_| self.voucher(&kept.short));
+        fs::symlink_metadata(whole.as_ref().unwrap_or(&kept.path))
+            .and_then(|found| found.modified())
+            .ok()
     }
 
     /// The trees that are here, whole or half-written, with names that this library gives. Links and
@@ -456,6 +526,14 @@ fn open_lock(path: &Path) -> Result<File> {
     .hint("see who made it, and remove it"))
 }
 
+/// How long ago a call has noted that it uses a commit, if that was within the window. The age is `None` for a note
+/// of the future: the clock has been set back, and it may be of a moment ago.
+fn used_lately(file: &File, window: Option<Duration>) -> Option<Option<Duration>> {
+    let (window, found) = (window?, file.metadata().ok()?);
+    let age = found.modified().ok()?.elapsed().ok();
+    (found.len() > 0 && age.is_none_or(|age| age < window)).then_some(age)
+}
+
 /// Says who has a lock: only a courtesy to those who wait, for the lock itself is the kernel's.
 fn sign(file: &mut File) {
     let since = SystemTime::now()
@@ -527,4 +605,73 @@ fn write_through(folder: &Path) -> io::Result<()> {
         }
     }
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: &str = "0123456789ab";
+    const MINUTE: Option<Duration> = Some(Duration::from_secs(60));
+
+    fn mark(root: &Path) -> bool {
+        Cache::mark_used(root, Runtime::parse("hermes").unwrap(), SHORT).unwrap()
+    }
+
+    fn set_back(cache: &Cache, to: SystemTime) {
+        let file = open_own(&cache.used_path(SHORT)).unwrap();
+        file.set_modified(to).unwrap();
+    }
+
+    fn cache(root: &Path) -> Cache {
+        Cache::open(root, Runtime::parse("hermes").unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_commit_that_was_never_used_is_not_used_by_looking() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        assert!(!cache.is_used(SHORT, MINUTE));
+        for _ in 0..2 {
+            assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn a_commit_stays_used_for_the_window() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        assert!(mark(root.path()) && cache.is_used(SHORT, MINUTE));
+        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_none());
+        assert!(cache.try_unused(SHORT, None).unwrap().is_some());
+        set_back(&cache, SystemTime::now() - Duration::from_secs(61));
+        assert!(!cache.is_used(SHORT, MINUTE));
+        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_commit_is_not_taken_up_while_it_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let unused = cache.try_unused(SHORT, MINUTE).unwrap().unwrap();
+        assert!(!mark(root.path()));
+        assert!(cache.try_unused(SHORT, None).unwrap().is_none());
+        drop(unused);
+        assert!(mark(root.path()));
+    }
+
+    #[test]
+    fn a_note_of_the_future_counts_and_ages_from_the_next_look() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        mark(root.path());
+        set_back(
+            &cache,
+            SystemTime::now() + Duration::from_secs(3600 * 24 * 365),
+        );
+        assert!(cache.is_used(SHORT, MINUTE));
+        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_none());
+        let noted = fs::metadata(cache.used_path(SHORT)).unwrap().modified();
+        assert!(noted.unwrap() <= SystemTime::now());
+    }
 }

@@ -25,6 +25,7 @@ use crate::options::Options;
 use crate::panics;
 use crate::pipeline::{self, Shared};
 use crate::prune::{self, Inventory, PruneOptions, PruneReport};
+use crate::recent::Leases;
 use crate::runtimes::Runtime;
 
 /// What the end of a client waits for its calls.
@@ -79,6 +80,7 @@ impl Client {
                 engine: tokio::sync::OnceCell::new(),
                 lookups: Coalesced::default(),
                 flights: Flights::default(),
+                leases: Leases::default(),
                 tasks: TaskTracker::new(),
                 masker: masker.clone(),
                 metrics: Metrics::default(),

@@ -259,6 +259,17 @@ impl Event {
         }
     }
 
+    pub(crate) fn waiting_for_prune(reference: &str) -> Self {
+        let holder = "a prune";
+        Self {
+            holder: Some(holder.to_owned()),
+            ..Self::new(
+                Kind::Waiting,
+                format!("waiting for {holder}, which removes {reference}"),
+            )
+        }
+    }
+
     pub(crate) fn fetch_started(url: &Url, commit: &CommitSha) -> Self {
         Self {
             url: Some(url.to_string()),

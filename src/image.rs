@@ -164,6 +164,12 @@ impl References {
         }
     }
 
+    /// The first twelve digits of the commit.
+    pub(crate) fn short(&self) -> &str {
+        let tag = self.pinned.rsplit_once(':').map_or("", |(_, tag)| tag);
+        tag.get(..12).unwrap_or(tag)
+    }
+
     /// The references of an image that the engine lists under its pinned one; `None` if that is not of
     /// the runtime, the platform and the isolation.
     pub(crate) fn of_pinned(

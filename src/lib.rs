@@ -54,6 +54,7 @@ mod panics;
 mod pipeline;
 pub mod prune;
 mod queue;
+mod recent;
 pub mod registry;
 mod retry;
 pub mod runtimes;

@@ -8,6 +8,7 @@ use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::image::{Image, References, Timings};
 use crate::pipeline::Shared;
+use crate::recent;
 use crate::runtimes::Runtime;
 
 /// The newest image of `runtime` for the platform and the isolation that are set.
@@ -26,7 +27,7 @@ pub(crate) async fn newest(shared: &Shared, runtime: Runtime, emit: &Sink) -> Re
             continue;
         };
         // It may have been removed since.
-        let Some(found) = engine.find(&references.pinned).await? else {
+        let Some(found) = recent::find(shared, runtime, &references, emit).await? else {
             continue;
         };
         emit(Event::cache_hit(&references.pinned));

@@ -29,6 +29,7 @@ use crate::image::{CommitSha, Image, Platform, References, Timings};
 use crate::mask::Masker;
 use crate::metrics::{Metrics, Step};
 use crate::options::{PlatformChoice, Repository, Settings};
+use crate::recent::{self, Leases};
 use crate::retry;
 use crate::runtimes::Runtime;
 use crate::version_pin;
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) engine: OnceCell<Engine>,
     pub(crate) lookups: Coalesced<Runtime, Result<Arc<Sought>>>,
     pub(crate) flights: Flights<Made>,
+    pub(crate) leases: Leases,
     pub(crate) tasks: TaskTracker,
     pub(crate) masker: Masker,
     pub(crate) metrics: Metrics,
@@ -146,7 +148,7 @@ async fn seek(shared: &Shared, runtime: Runtime, emit: &Sink) -> Result<Arc<Soug
     tell_head(&wanted, &timings, emit);
     point!("lookup-done");
     let engine = shared.engine().await?;
-    let found = usable(engine, &wanted);
+    let found = usable(shared, &wanted, emit);
     let found = timed(shared, Step::Inspect, &mut timings.inspect, found).await?;
     let mut sought = Sought {
         wanted,
@@ -166,7 +168,6 @@ async fn seek(shared: &Shared, runtime: Runtime, emit: &Sink) -> Result<Arc<Soug
 /// Makes the image: once for all callers of this process, and under a lock for those of others.
 async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     let mut timings = Timings::default();
-    let engine = shared.engine().await?;
     let (root, runtime) = (shared.settings.cache_dir.clone(), wanted.runtime);
     let cache = blocking(&shared.tasks, move || Cache::open(&root, runtime)).await?;
     point!("cache-opened");
@@ -174,7 +175,7 @@ async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     let lock = cache.lock(&wanted.commit, |holder| emit(Event::waiting(&holder)));
     let lock = timed(&shared, Step::Wait, &mut timings.wait, lock).await?;
     point!("lock-taken");
-    if let Ok(found) = usable(engine, &wanted).await? {
+    if let Ok(found) = usable(&shared, &wanted, &emit).await? {
         emit(Event::cache_hit(&wanted.references.pinned));
         return Ok(Made {
             image_id: found.id,
@@ -226,7 +227,7 @@ async fn make_alone(
         shared,
         Step::Tag,
         &mut timings.tag,
-        tag(engine, wanted, emit),
+        tag(shared, wanted, emit),
     )
     .await?;
     Ok(Made {
@@ -328,8 +329,13 @@ fn tell_found(sought: &Sought, emit: &Sink) {
 
 /// The image, if its label and its platform do not contradict its tag; else why it cannot be used.
 /// An image without labels counts: whoever made it gave it this tag.
-async fn usable(engine: &Engine, wanted: &Wanted) -> Result<std::result::Result<Found, Miss>> {
-    let Some(found) = engine.find(&wanted.references.pinned).await? else {
+async fn usable(
+    shared: &Shared,
+    wanted: &Wanted,
+    emit: &Sink,
+) -> Result<std::result::Result<Found, Miss>> {
+    let found = recent::find(shared, wanted.runtime, &wanted.references, emit).await?;
+    let Some(found) = found else {
         return Ok(Err(Miss::Absent));
     };
     let revision = found.revision.as_deref();
@@ -439,9 +445,10 @@ fn labels(wanted: &Wanted) -> HashMap<String, String> {
 }
 
 /// The build has set the pinned tag; the moving one follows.
-async fn tag(engine: &Engine, wanted: &Wanted, emit: &Sink) -> Result<String> {
-    let pinned = &wanted.references.pinned;
-    let image = engine.find(pinned).await?.ok_or_else(|| {
+async fn tag(shared: &Shared, wanted: &Wanted, emit: &Sink) -> Result<String> {
+    let (engine, pinned) = (shared.engine().await?, &wanted.references.pinned);
+    let image = recent::find(shared, wanted.runtime, &wanted.references, emit).await?;
+    let image = image.ok_or_else(|| {
         Error::new(
             Code::BuildFailed,
             format!("the engine built the image, but {pinned} is not there"),

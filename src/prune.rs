@@ -3,21 +3,25 @@
 //! An image is ours if it has a name that this library gives, under the isolation that is set, and the
 //! labels that it gives. Nothing else is touched, and nothing is ever forced: where the engine says no,
 //! the image stays, and the report says why.
+//!
+//! Other calls go on meanwhile. So what is to go is claimed first, which keeps calls from taking it up, and looked
+//! at again; `recent.rs` has the order.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::cache::{Cache, Kept};
+use crate::cache::{Cache, Kept, Lock, Unused};
 use crate::engine::{Engine, Removal, Stored, bare};
 use crate::error::Result;
 use crate::executor::blocking;
-use crate::image::LocalName;
+use crate::image::{Isolation, LocalName};
 use crate::mask::{Masker, Told};
 use crate::pipeline::{Shared, platform_label, runtime_label};
+use crate::recent::{self, Removing};
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 
 /// What may stay.
@@ -26,15 +30,22 @@ pub struct PruneOptions {
     /// How many images of each runtime and platform, and trees of each runtime, stay in any case: the
     /// newest. What a container uses and what `:latest` points at stays too.
     pub keep_per_runtime: u32,
+    /// What was built, or returned by a call, within this time stays in any case. Zero: nothing stays for that.
+    /// The call may have been another process's if it has the same cache; for all others see docs/upkeep.md.
+    pub recent: Duration,
     /// Only say what would be done.
     pub dry_run: bool,
 }
 
+/// Time enough to make a container from a reference that a call has returned.
+pub(crate) const RECENT: Duration = Duration::from_secs(600);
+
 impl Default for PruneOptions {
-    /// The newest two.
+    /// The newest two, and what was used in the last ten minutes.
     fn default() -> Self {
         Self {
             keep_per_runtime: 2,
+            recent: RECENT,
             dry_run: false,
         }
     }
@@ -144,6 +155,7 @@ pub struct PruneReport {
 }
 
 /// An image with what is needed to judge it.
+#[derive(Clone)]
 struct Candidate {
     image: LocalImage,
     runtime: Runtime,
@@ -176,6 +188,7 @@ pub(crate) async fn list(shared: &Arc<Shared>) -> Result<Inventory> {
 /// Removes what is old.
 pub(crate) async fn prune(shared: &Arc<Shared>, options: PruneOptions) -> Result<PruneReport> {
     let (images, trees) = survey(shared).await?;
+    let clock = Clock::of(shared.engine().await?).await;
     let mut report = PruneReport {
         dry_run: options.dry_run,
         freed_bytes: 0,
@@ -183,7 +196,7 @@ pub(crate) async fn prune(shared: &Arc<Shared>, options: PruneOptions) -> Result
         trees: Vec::with_capacity(trees.len()),
     };
     let mut seen: HashMap<(Runtime, String), u32> = HashMap::new();
-    for found in images {
+    for mut found in images {
         let nth = seen
             .entry((found.runtime, found.platform.clone()))
             .or_default();
@@ -191,9 +204,9 @@ pub(crate) async fn prune(shared: &Arc<Shared>, options: PruneOptions) -> Result
             *nth += 1;
             *nth <= options.keep_per_runtime
         };
-        let (action, reason) = match why_kept(&found, newest, options) {
+        let (action, reason) = match why_kept(&found, newest, options, clock.now()) {
             Some(reason) => (Action::Kept, reason),
-            None => drop_image(shared, &found, options).await?,
+            None => drop_image(shared, &mut found, options, &clock).await?,
         };
         if action == Action::Removed && reason != ALREADY_GONE {
             report.freed_bytes += found.image.own_bytes;
@@ -233,6 +246,28 @@ pub(crate) async fn prune(shared: &Arc<Shared>, options: PruneOptions) -> Result
 
 const ALREADY_GONE: &str = "somebody else has removed it meanwhile";
 const IN_WORK: &str = "a call is at this commit just now";
+
+/// The engine's clock, by which its images have their times; this machine's if the engine does not say.
+struct Clock {
+    then: i64,
+    since: Instant,
+}
+
+impl Clock {
+    async fn of(engine: &Engine) -> Self {
+        let then = engine.now().await;
+        Self {
+            then: then.unwrap_or_else(|| seconds(SystemTime::now())),
+            since: Instant::now(),
+        }
+    }
+
+    /// In seconds since 1970.
+    fn now(&self) -> i64 {
+        let since = i64::try_from(self.since.elapsed().as_secs()).unwrap_or(i64::MAX);
+        self.then.saturating_add(since)
+    }
+}
 
 /// Everything of ours, the newest first within each runtime.
 async fn survey(shared: &Arc<Shared>) -> Result<(Vec<Candidate>, Vec<Tree>)> {
@@ -383,8 +418,24 @@ fn older_than(keep: u32) -> String {
     }
 }
 
-/// The first reason for which an image stays.
-fn why_kept(found: &Candidate, newest: bool, options: PruneOptions) -> Option<String> {
+fn used_lately(recent: Duration) -> String {
+    let (number, unit) = match recent.as_secs() {
+        seconds if seconds >= 60 && seconds.is_multiple_of(60) => (seconds / 60, "minute"),
+        seconds => (seconds, "second"),
+    };
+    match number {
+        1 => format!("used or built within the last {unit}"),
+        _ => format!("used or built within the last {number} {unit}s"),
+    }
+}
+
+/// Is a time within the window? One that lies as far ahead counts too: clocks are set back.
+fn is_within(window: Option<Duration>, then: i64, now: i64) -> bool {
+    window.is_some_and(|window| now.abs_diff(then) < window.as_secs())
+}
+
+/// The first reason for which an image stays. `now` is by the engine's clock.
+fn why_kept(found: &Candidate, newest: bool, options: PruneOptions, now: i64) -> Option<String> {
     let image = &found.image;
     if !found.labelled {
         return Some("it has not the labels of libmol: somebody else made it".to_owned());
@@ -399,41 +450,120 @@ fn why_kept(found: &Candidate, newest: bool, options: PruneOptions) -> Option<St
     if image.latest {
         return Some("the tag latest points at it".to_owned());
     }
-    newest.then(|| newest_of(options.keep_per_runtime, &image.runtime))
+    if newest {
+        return Some(newest_of(options.keep_per_runtime, &image.runtime));
+    }
+    is_within(recent::window(options.recent), image.created_unix, now)
+        .then(|| used_lately(options.recent))
 }
 
-/// Takes our names away from an image, each while nobody builds the commit.
+/// The right to take one name away: while it is held, no call builds the commit or takes its image up.
+#[derive(Default)]
+struct Claim {
+    _lock: Option<Lock>,
+    _unused: Option<Unused>,
+    _removing: Option<Removing>,
+}
+
+impl Claim {
+    /// Or the reason for which there is none. A dry run only looks for one.
+    async fn take(
+        shared: &Shared,
+        runtime: Runtime,
+        reference: &str,
+        short: &str,
+        options: PruneOptions,
+    ) -> Result<std::result::Result<Self, String>> {
+        let (root, short) = (shared.settings.cache_dir.clone(), short.to_owned());
+        let window = recent::window(options.recent);
+        let claim = blocking(&shared.tasks, move || {
+            let cache = match Cache::existing(&root, runtime)? {
+                Some(cache) => cache,
+                None if options.dry_run => return Ok(Ok(Self::default())),
+                // A call that begins now makes the folder, so that it would not see this.
+                None => match Cache::open(&root, runtime) {
+                    Ok(cache) => cache,
+                    // Nor can such a call make it.
+                    Err(_) => return Ok(Ok(Self::default())),
+                },
+            };
+            let lately = || window.map_or(IN_WORK.to_owned(), |_| used_lately(options.recent));
+            if options.dry_run {
+                return Ok(match () {
+                    () if cache.is_locked(&short) => Err(IN_WORK.to_owned()),
+                    () if cache.is_used(&short, window) => Err(lately()),
+                    () => Ok(Self::default()),
+                });
+            }
+            let Some(lock) = cache.try_lock(&short)? else {
+                return Ok(Err(IN_WORK.to_owned()));
+            };
+            let Some(unused) = cache.try_unused(&short, window)? else {
+                return Ok(Err(lately()));
+            };
+            Ok(Ok(Self {
+                _lock: Some(lock),
+                _unused: Some(unused),
+                _removing: None,
+            }))
+        });
+        let claim = match claim.await? {
+            Ok(claim) => claim,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        let pinned = crate::image::as_given(reference);
+        let removing = match options.dry_run {
+            true if Removing::would_not(pinned, window) => None,
+            true => return Ok(Ok(claim)),
+            false => Removing::begin(pinned, window),
+        };
+        Ok(match removing {
+            Some(removing) => Ok(Self {
+                _removing: Some(removing),
+                ..claim
+            }),
+            None => Err(used_lately(options.recent)),
+        })
+    }
+}
+
+/// Takes our names away from an image, each one claimed, and looked at again.
 async fn drop_image(
-    shared: &Arc<Shared>,
-    found: &Candidate,
+    shared: &Shared,
+    found: &mut Candidate,
     options: PruneOptions,
+    clock: &Clock,
 ) -> Result<(Action, String)> {
     let engine = shared.engine().await?;
     let mut outcome = Outcome::default();
-    for (reference, short) in &found.pinned {
-        let (root, runtime, short) = (
-            shared.settings.cache_dir.clone(),
-            found.runtime,
-            short.clone(),
-        );
-        let lock = blocking(&shared.tasks, move || {
-            // Where there is no cache, nobody builds.
-            let Some(cache) = Cache::existing(&root, runtime)? else {
-                return Ok(Some(None));
-            };
-            Ok(match options.dry_run {
-                true => (!cache.is_locked(&short)).then_some(None),
-                false => cache.try_lock(&short)?.map(Some),
-            })
-        });
-        let Some(_lock) = lock.await? else {
-            outcome.refused.get_or_insert(IN_WORK.to_owned());
-            continue;
+    for (reference, short) in found.pinned.clone() {
+        let claim = Claim::take(shared, found.runtime, &reference, &short, options).await?;
+        let _claim = match claim {
+            Ok(claim) => claim,
+            Err(reason) => {
+                outcome.refused.get_or_insert(reason);
+                continue;
+            }
         };
-        match options.dry_run {
-            true => outcome.deleted = true,
-            false => outcome.take(remove(engine, reference, &found.image.image_id).await),
+        if options.dry_run {
+            outcome.deleted = true;
+            continue;
         }
+        point!("image-claimed");
+        match again(engine, found, &reference, &shared.settings.isolation).await {
+            Ok(Some(now)) => *found = now,
+            Ok(None) => continue,
+            Err(error) => {
+                outcome.refused = Some(error.message);
+                continue;
+            }
+        }
+        if let Some(reason) = why_kept(found, false, options, clock.now()) {
+            outcome.refused = Some(reason);
+            continue;
+        }
+        point!("image-judged");
+        outcome.take(engine.remove(&reference).await);
     }
     let older = older_than(options.keep_per_runtime);
     Ok(match (outcome, found.image.other_refs.first()) {
@@ -477,34 +607,62 @@ impl Outcome {
     }
 }
 
-/// Takes a name away, if it still is that image's.
-async fn remove(engine: &Engine, reference: &str, image: &str) -> Result<Removal> {
-    match engine.find(reference).await? {
-        Some(found) if bare(&found.id) == bare(image) => engine.remove(reference).await,
-        _ => Ok(Removal::Absent),
+/// The image as it is now, if the name still is that image's. Its labels cannot change: they are in what its id is
+/// the digest of. It is asked for last, right before it is removed.
+async fn again(
+    engine: &Engine,
+    found: &Candidate,
+    reference: &str,
+    isolation: &Isolation,
+) -> Result<Option<Candidate>> {
+    let users = engine.users().await?;
+    let Some(now) = engine.find(reference).await? else {
+        return Ok(None);
+    };
+    let id = bare(&now.id);
+    if id != bare(&found.image.image_id) {
+        return Ok(None);
     }
+    let moving = |listed: &String| {
+        LocalName::parse(listed, isolation).is_some_and(|name| name.commit.is_none())
+    };
+    let mut found = found.clone();
+    found.image.latest = now.references().iter().any(moving);
+    found.image.used_by = users.get(id).cloned().unwrap_or_default();
+    found.image.created_unix = now.created.max(now.tagged.unwrap_or(0));
+    Ok(Some(found))
 }
 
 fn drop_tree(found: &Tree, options: PruneOptions) -> Result<(Action, String)> {
+    let (cache, kept, short) = (&found.cache, &found.kept, &found.kept.short);
+    let _lock = match options.dry_run {
+        true if cache.is_locked(short) => return Ok((Action::Kept, IN_WORK.to_owned())),
+        true => None,
+        false => match cache.try_lock(short)? {
+            None => return Ok((Action::Kept, IN_WORK.to_owned())),
+            lock => lock,
+        },
+    };
+    let window = recent::window(options.recent);
+    let made = seconds(cache.made(kept).unwrap_or(kept.made));
+    let lately =
+        cache.is_used(short, window) || is_within(window, made, seconds(SystemTime::now()));
+    // What was left half-written is of no use to anybody.
+    if found.tree.whole && lately {
+        return Ok((Action::Kept, used_lately(options.recent)));
+    }
+    if !options.dry_run {
+        match cache.discard(kept) {
+            Ok(true) => {}
+            Ok(false) => return Ok((Action::Kept, IN_WORK.to_owned())),
+            Err(error) => return Ok((Action::Kept, error.message)),
+        }
+    }
     let reason = match found.tree.whole {
         true => older_than(options.keep_per_runtime),
         false => "a process that was stopped has left it half-written".to_owned(),
     };
-    let short = &found.kept.short;
-    let held = match options.dry_run {
-        true => found.cache.is_locked(short),
-        false => match found.cache.try_lock(short)? {
-            None => true,
-            Some(_lock) => match found.cache.discard(&found.kept) {
-                Ok(gone) => !gone,
-                Err(error) => return Ok((Action::Kept, error.message)),
-            },
-        },
-    };
-    Ok(match held {
-        true => (Action::Kept, IN_WORK.to_owned()),
-        false => (Action::Removed, reason),
-    })
+    Ok((Action::Removed, reason))
 }
 
 impl Told for Inventory {
@@ -549,5 +707,93 @@ impl CachedTree {
     fn mask(&mut self, masker: &Masker) {
         masker.in_place(&mut self.path);
         masker.in_place(&mut self.commit_sha);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_800_000_000;
+
+    fn candidate(age: i64) -> Candidate {
+        Candidate {
+            image: LocalImage {
+                r#ref: "molecule-local/workspace-template-hermes:0123456789ab".to_owned(),
+                runtime: "hermes".to_owned(),
+                platform: "linux/amd64".to_owned(),
+                commit_sha: String::new(),
+                image_id: String::new(),
+                created_unix: NOW - age,
+                bytes: 0,
+                own_bytes: 0,
+                latest: false,
+                used_by: Vec::new(),
+                other_refs: Vec::new(),
+            },
+            runtime: Runtime::parse("hermes").unwrap(),
+            pinned: Vec::new(),
+            platform: String::new(),
+            nanos: 0,
+            labelled: true,
+        }
+    }
+
+    fn none_but_recent(recent: u64) -> PruneOptions {
+        PruneOptions {
+            keep_per_runtime: 0,
+            recent: Duration::from_secs(recent),
+            dry_run: false,
+        }
+    }
+
+    #[test]
+    fn what_was_built_lately_stays_whatever_is_asked_for() {
+        let kept =
+            |age, recent| why_kept(&candidate(age), false, none_but_recent(recent), NOW).is_some();
+        // A lease more than ten minutes, and a clock that was set back.
+        for (age, stays) in [
+            (0, true),
+            (600, true),
+            (606, false),
+            (-600, true),
+            (-606, false),
+        ] {
+            assert_eq!(kept(age, 600), stays, "{age}");
+        }
+        assert!(!kept(0, 0), "nothing is asked for");
+        assert!(kept(i64::from(u32::MAX), u64::MAX));
+        assert_eq!(PruneOptions::default().recent, Duration::from_secs(600));
+    }
+
+    #[test]
+    fn the_first_reason_to_stay_is_the_one_that_lasts_longest() {
+        let why = |change: fn(&mut Candidate), newest| {
+            let mut found = candidate(0);
+            change(&mut found);
+            why_kept(&found, newest, none_but_recent(600), NOW).unwrap()
+        };
+        assert!(why(|found| found.labelled = false, true).contains("labels"));
+        let used = |found: &mut Candidate| found.image.used_by.push("a".to_owned());
+        assert!(why(used, true).contains("the container a"));
+        assert!(why(|found| found.image.latest = true, true).contains("latest"));
+        assert!(why(|_| (), true).contains("newest"));
+        assert_eq!(
+            why(|_| (), false),
+            "used or built within the last 10 minutes"
+        );
+    }
+
+    #[test]
+    fn a_time_is_told_in_minutes_where_it_is_some() {
+        for (seconds, told) in [
+            (1, "second"),
+            (2, "2 seconds"),
+            (60, "minute"),
+            (90, "90 seconds"),
+        ] {
+            let told = format!("used or built within the last {told}");
+            assert_eq!(used_lately(Duration::from_secs(seconds)), told);
+        }
     }
 }

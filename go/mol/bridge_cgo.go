@@ -164,7 +164,7 @@ func (c *cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
 	case taskDiagnose:
 		status = C.mol_client_submit_diagnose(c.id, limit, &call, &cErr)
 	case taskPrune:
-		status = C.mol_client_submit_prune(c.id, C.uint32_t(t.keep), C.bool(t.dryRun), limit, &call, &cErr)
+		status = C.mol_client_submit_prune(c.id, C.uint32_t(t.keep), C.int64_t(t.recentMS), C.bool(t.dryRun), limit, &call, &cErr)
 	}
 	if status != C.MOL_OK {
 		return 0, takeError(status, cErr)

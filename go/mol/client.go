@@ -93,7 +93,9 @@ type task struct {
 	kind    taskKind
 	runtime string // "" for what is about all of them
 	keep    uint32
-	dryRun  bool
+	// recentMS is as for mol_prune.
+	recentMS int64
+	dryRun   bool
 }
 
 type taskKind int

@@ -32,14 +32,29 @@ func TestPruneKeepsTheNewestTwoUnlessToldOtherwise(t *testing.T) {
 	c := b.client()
 	commits := builtCommits(b, c, 3)
 
-	would, err := c.Prune(t.Context(), PruneOptions{DryRun: true})
+	recent, err := c.Prune(t.Context(), PruneOptions{KeepPerRuntime: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, image := range recent.Images {
+		if image.Action != PruneKept || i > 0 && image.Reason != "used or built within the last 10 minutes" {
+			t.Errorf("what was built a moment ago: %+v", image)
+		}
+	}
+	for _, tree := range recent.Trees {
+		if tree.Action != PruneKept {
+			t.Errorf("what was built a moment ago: %+v", tree)
+		}
+	}
+
+	would, err := c.Prune(t.Context(), PruneOptions{KeepRecent: -1, DryRun: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if n := len(b.engine.refsOf(t, b.isolation)); n != 4 || !would.DryRun {
 		t.Errorf("after a dry run there are %d references, want 3 and latest: %+v", n, would)
 	}
-	did, err := c.Prune(t.Context(), PruneOptions{})
+	did, err := c.Prune(t.Context(), PruneOptions{KeepRecent: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +72,7 @@ func TestPruneKeepsTheNewestTwoUnlessToldOtherwise(t *testing.T) {
 		t.Errorf("its tree is still there: %v", err)
 	}
 
-	none, err := c.Prune(t.Context(), PruneOptions{KeepPerRuntime: -1})
+	none, err := c.Prune(t.Context(), PruneOptions{KeepPerRuntime: -1, KeepRecent: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,7 +55,7 @@
 
 // The version of this ABI. It changes when a program that was built against the old header could
 // not use the new library.
-#define MOL_ABI_VERSION 1
+#define MOL_ABI_VERSION 2
 
 // What a function has to say. The numbers are never changed and never used again for another.
 enum mol_status
@@ -436,14 +436,17 @@ mol_status mol_client_submit_list(mol_client client,
                                   mol_error **error);
 
 // Removes old images of this library from the engine, and old trees from the cache; with `dry_run` it
-// only says what it would remove. The newest `keep_per_runtime` of each runtime stay, what a container
-// uses, and what the moving tag points at; so does everything that is not this library's, or has
-// another isolation. The report is one JSON object; docs/upkeep.md has its fields. `timeout_ms` is as
+// only says what it would remove. The newest `keep_per_runtime` of each runtime stay, what was built or returned
+// by a call within the last `keep_recent_ms` milliseconds (0: ten minutes, below 0: nothing stays for that), what
+// a container uses, and what the moving tag points at; so does everything that is not this library's, or has
+// another isolation. Of calls of other processes that have another cache it knows less; docs/upkeep.md says
+// what. The report is one JSON object; docs/upkeep.md has its fields. `timeout_ms` is as
 // for mol_ensure_local_image. Free the report with mol_string_free.
 //
 // `report` and `error` are NULL or may be written.
 mol_status mol_prune(mol_client client,
                      uint32_t keep_per_runtime,
+                     int64_t keep_recent_ms,
                      bool dry_run,
                      int64_t timeout_ms,
                      char **report,
@@ -454,6 +457,7 @@ mol_status mol_prune(mol_client client,
 // `call` and `error` are NULL or may be written.
 mol_status mol_client_submit_prune(mol_client client,
                                    uint32_t keep_per_runtime,
+                                   int64_t keep_recent_ms,
                                    bool dry_run,
                                    int64_t timeout_ms,
                                    mol_call *call,

@@ -12,6 +12,10 @@ type PruneOptions struct {
 	// KeepPerRuntime is how many images of each runtime and platform, and how many fetched templates of each
 	// runtime, stay in any case: the newest ones. 0: two. Below 0: none but those that must stay.
 	KeepPerRuntime int
+	// KeepRecent is for how long an image or a template stays in any case after it was built, or after a call has
+	// returned it. 0: ten minutes. Below 0: nothing stays for that, so that a reference that a call has just
+	// returned can be gone. See [Client.Prune] for calls of other processes.
+	KeepRecent time.Duration
 	// DryRun only says what would be done.
 	DryRun bool
 }
@@ -26,7 +30,16 @@ func (o PruneOptions) task() task {
 	case keep < 0:
 		keep = 0
 	}
-	return task{kind: taskPrune, keep: uint32(min(keep, math.MaxInt32)), dryRun: o.DryRun}
+	return task{kind: taskPrune, keep: uint32(min(keep, math.MaxInt32)), recentMS: recentMS(o.KeepRecent), dryRun: o.DryRun}
+}
+
+// recentMS is a time as the library takes it: 0 is its default, and below 0 is none.
+func recentMS(d time.Duration) int64 {
+	if d > 0 {
+		// Not down to 0, which would be another time.
+		return max(d.Milliseconds(), 1)
+	}
+	return max(int64(d), -1)
 }
 
 // LocalImage is an image in the engine under a name that this package gives.
@@ -128,9 +141,15 @@ func (c *Client) List(ctx context.Context) (Inventory, error) {
 }
 
 // Prune removes old images of this library from the engine, and old templates from the cache. What stays: the
-// newest of each runtime, what a container uses, what the tag latest points at, what a call is at just now, and
-// everything that is not this library's or has another isolation. Nothing is forced. The context is as for
-// [Client.EnsureLocalImage]; what was removed before it ended is gone.
+// newest of each runtime, what was built or returned by a call within the last ten minutes, what a container uses,
+// what the tag latest points at, what a call is at just now, and everything that is not this library's or has
+// another isolation. Nothing is forced. The context is as for [Client.EnsureLocalImage]; what was removed before it
+// ended is gone.
+//
+// Calls of this process count whatever cache they have, and calls of other processes that have the same cache. Of
+// processes that share the engine alone it knows what the engine keeps: when an image was built, and on Docker,
+// unless it has the containerd image store, when it was last returned. Such a process can get a reference that is
+// removed at the same moment. Give the processes of one machine the same cache, or an [Options.Isolation] each.
 func (c *Client) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	var report PruneReport
 	err := c.inner.report(ctx, o.task(), &report)

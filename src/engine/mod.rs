@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bollard::errors::Error as E;
 use bollard::models::{ImageInspect, SystemVersion};
-use bollard::query_parameters::{ListImagesOptions, TagImageOptionsBuilder};
+use bollard::query_parameters::TagImageOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::Semaphore;
 
@@ -71,6 +71,9 @@ pub(crate) struct Found {
     pub(crate) revision: Option<String>,
     pub(crate) os: String,
     pub(crate) arch: String,
+    /// When it was made, and when it was last tagged, if the engine keeps that: seconds since 1970.
+    pub(crate) created: i64,
+    pub(crate) tagged: Option<i64>,
 }
 
 impl Found {
@@ -79,6 +82,11 @@ impl Found {
         self.references
             .iter()
             .any(|listed| as_given(listed) == reference)
+    }
+
+    /// All its references, as the engine lists them.
+    pub(crate) fn references(&self) -> &[String] {
+        &self.references
     }
 }
 
@@ -201,7 +209,8 @@ impl Engine {
     /// Looks an image up. `None` if there is none of that name.
     pub(crate) async fn find(&self, reference: &str) -> Result<Option<Found>> {
         let inspect = || async {
-            match self.docker.inspect_image(reference).await {
+            let inspect = || self.docker.inspect_image(reference);
+            match self.settled(inspect).await {
                 Ok(image) => Ok(Some(found(image))),
                 Err(E::DockerResponseServerError {
                     status_code: 404, ..
@@ -215,9 +224,7 @@ impl Engine {
     /// The references of all images, the newest image first. No filter: Docker and Podman do not agree
     /// on what one matches.
     pub(crate) async fn references(&self) -> Result<Vec<String>> {
-        let mut images = self
-            .call(|| self.docker.list_images(None::<ListImagesOptions>))
-            .await?;
+        let mut images = self.list().await?;
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images
             .into_iter()
@@ -262,12 +269,17 @@ impl Engine {
 
 fn found(image: ImageInspect) -> Found {
     let labels = image.config.and_then(|config| config.labels);
+    let tagged = image.metadata.and_then(|metadata| metadata.last_tag_time);
+    let tagged = tagged.map(|tagged| tagged.unix_timestamp());
     Found {
         id: image.id.unwrap_or_default(),
         references: image.repo_tags.unwrap_or_default(),
         revision: labels.and_then(|labels| labels.get(REVISION_LABEL).cloned()),
         os: image.os.unwrap_or_default(),
         arch: image.architecture.unwrap_or_default(),
+        created: image.created.map_or(0, |created| created.unix_timestamp()),
+        // Some engines have the year 1 for "never".
+        tagged: tagged.filter(|tagged| *tagged > 0),
     }
 }
 
@@ -333,6 +345,8 @@ mod tests {
                 revision: None,
                 os: String::new(),
                 arch: String::new(),
+                created: 0,
+                tagged: None,
             };
             found.is_known_as("molecule-local/x:latest")
         };

@@ -4,18 +4,25 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard::errors::Error as E;
+use bollard::models::ImageSummary;
 use bollard::query_parameters::{
     ListContainersOptionsBuilder, ListImagesOptions, RemoveImageOptions,
 };
 use http_body_util::{BodyExt, Empty};
 use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::request::{Failure, get, send};
-use super::{Engine, REVISION_LABEL};
+use super::{Builder, Engine, REVISION_LABEL};
 use crate::error::Result;
 
 /// What images share is a courtesy to know; an engine with many takes its time to count it.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How often it is asked again, and the pause before.
+const SETTLE_TRIES: u32 = 10;
+const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest answer about disk usage that is read.
 const MAX_USAGE: usize = 16 * 1024 * 1024;
@@ -55,9 +62,9 @@ pub(crate) enum Removal {
 impl Engine {
     /// All images that have a name.
     pub(crate) async fn images(&self) -> Result<Vec<Stored>> {
-        let list = || self.docker.list_images(None::<ListImagesOptions>);
-        let images = self.call(list).await?;
-        Ok(images
+        Ok(self
+            .list()
+            .await?
             .into_iter()
             .map(|image| Stored {
                 id: image.id,
@@ -69,6 +76,36 @@ impl Engine {
             .collect())
     }
 
+    /// The engine's list.
+    pub(super) async fn list(&self) -> Result<Vec<ImageSummary>> {
+        let list = || self.docker.list_images(None::<ListImagesOptions>);
+        self.call(|| self.settled(list)).await
+    }
+
+    /// Asks for images, again where another one is removed meanwhile: Podman then answers 500, "image not known"
+    /// (seen with 4.3).
+    pub(super) async fn settled<T, W>(
+        &self,
+        mut ask: impl FnMut() -> W,
+    ) -> std::result::Result<T, E>
+    where
+        W: Future<Output = std::result::Result<T, E>>,
+    {
+        let mut again = match self.builder {
+            Builder::Buildah => SETTLE_TRIES,
+            _ => 0,
+        };
+        loop {
+            match ask().await {
+                Err(E::DockerResponseServerError {
+                    status_code: 500, ..
+                }) if again > 0 => again -= 1,
+                result => return result,
+            }
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
+    }
+
     /// Until when an image was the newest of its name, as far as the engine knows: in seconds since
     /// 1970, and nanoseconds. An image whose steps were all cached says that it is as old as they are.
     pub(crate) async fn last_tagged(&self, image: &str) -> Option<(i64, u32)> {
@@ -77,10 +114,19 @@ impl Engine {
         Some((tagged.unix_timestamp(), tagged.nanosecond()))
     }
 
+    /// What the engine's clock says, in seconds since 1970: that of another machine, or of a virtual one, may differ
+    /// from this one's.
+    pub(crate) async fn now(&self) -> Option<i64> {
+        let info = self.call(|| self.docker.info()).await.ok()?;
+        let now = OffsetDateTime::parse(&info.system_time?, &Rfc3339).ok()?;
+        Some(now.unix_timestamp())
+    }
+
     /// The names of the containers, running or not, by the id of the image they were made from.
     pub(crate) async fn users(&self) -> Result<HashMap<String, Vec<String>>> {
         let all = ListContainersOptionsBuilder::new().all(true).build();
-        let containers = self.call(|| self.docker.list_containers(Some(all))).await?;
+        let list = || self.docker.list_containers(Some(all.clone()));
+        let containers = self.call(|| self.settled(list)).await?;
         let mut users: HashMap<String, Vec<String>> = HashMap::new();
         for container in containers {
             let name = container.names.unwrap_or_default().into_iter().next();

@@ -12,7 +12,7 @@ use crate::runtimes::is_known_runtime;
 
 /// The version of this ABI. It changes when a program that was built against the old header could
 /// not use the new library.
-pub const MOL_ABI_VERSION: u32 = 1;
+pub const MOL_ABI_VERSION: u32 = 2;
 
 /// The library's MOL_ABI_VERSION. Compare it with the header's before anything else.
 #[unsafe(no_mangle)]

@@ -66,9 +66,11 @@ pub unsafe extern "C" fn mol_client_submit_list(
 }
 
 /// Removes old images of this library from the engine, and old trees from the cache; with `dry_run` it
-/// only says what it would remove. The newest `keep_per_runtime` of each runtime stay, what a container
-/// uses, and what the moving tag points at; so does everything that is not this library's, or has
-/// another isolation. The report is one JSON object; docs/upkeep.md has its fields. `timeout_ms` is as
+/// only says what it would remove. The newest `keep_per_runtime` of each runtime stay, what was built or returned
+/// by a call within the last `keep_recent_ms` milliseconds (0: ten minutes, below 0: nothing stays for that), what
+/// a container uses, and what the moving tag points at; so does everything that is not this library's, or has
+/// another isolation. Of calls of other processes that have another cache it knows less; docs/upkeep.md says
+/// what. The report is one JSON object; docs/upkeep.md has its fields. `timeout_ms` is as
 /// for mol_ensure_local_image. Free the report with mol_string_free.
 ///
 /// # Safety
@@ -78,15 +80,13 @@ pub unsafe extern "C" fn mol_client_submit_list(
 pub unsafe extern "C" fn mol_prune(
     client: mol_client,
     keep_per_runtime: u32,
+    keep_recent_ms: i64,
     dry_run: bool,
     timeout_ms: i64,
     report: *mut *mut c_char,
     error: *mut *mut mol_error,
 ) -> mol_status {
-    let options = PruneOptions {
-        keep_per_runtime,
-        dry_run,
-    };
+    let options = prune_options(keep_per_runtime, keep_recent_ms, dry_run);
     // SAFETY: the caller's promises.
     unsafe {
         wait(
@@ -109,15 +109,13 @@ pub unsafe extern "C" fn mol_prune(
 pub unsafe extern "C" fn mol_client_submit_prune(
     client: mol_client,
     keep_per_runtime: u32,
+    keep_recent_ms: i64,
     dry_run: bool,
     timeout_ms: i64,
     call: *mut mol_call,
     error: *mut *mut mol_error,
 ) -> mol_status {
-    let options = PruneOptions {
-        keep_per_runtime,
-        dry_run,
-    };
+    let options = prune_options(keep_per_runtime, keep_recent_ms, dry_run);
     // SAFETY: the caller's promises.
     unsafe {
         submit(
@@ -127,6 +125,18 @@ pub unsafe extern "C" fn mol_client_submit_prune(
             error,
             move |client, limit, done| client.start_prune(options, limit, done),
         )
+    }
+}
+
+fn prune_options(keep_per_runtime: u32, keep_recent_ms: i64, dry_run: bool) -> PruneOptions {
+    let default = PruneOptions::default();
+    PruneOptions {
+        keep_per_runtime,
+        recent: match keep_recent_ms {
+            0 => default.recent,
+            ms => Duration::from_millis(u64::try_from(ms).unwrap_or(0)),
+        },
+        dry_run,
     }
 }
 

@@ -47,8 +47,8 @@ int main(void)
     FAILS(mol_client_submit, 1, "hermes", 0, &id);
     FAILS(mol_list, 1, 0, (char **)&never);
     FAILS(mol_client_submit_list, 1, 0, &id);
-    FAILS(mol_prune, 1, 2, true, 0, (char **)&never);
-    FAILS(mol_client_submit_prune, 1, 2, true, 0, &id);
+    FAILS(mol_prune, 1, 2, 0, true, 0, (char **)&never);
+    FAILS(mol_client_submit_prune, 1, 2, 0, true, 0, &id);
     FAILS(mol_diagnose, 1, 0, (char **)&never);
     FAILS(mol_client_submit_diagnose, 1, 0, &id);
     FAILS(mol_build_log, 1, "hermes", 0, (char **)&never);

@@ -477,22 +477,28 @@ static const int64_t SOME_TIMES[] = {1, 60000, INT64_MAX};
 #define TIMES (sizeof SOME_TIMES / sizeof *SOME_TIMES)
 
 REPORTS(mol_list, mol_client_submit_list, inventory, )
-REPORTS(mol_prune, mol_client_submit_prune, report, 2, true, )
+REPORTS(mol_prune, mol_client_submit_prune, report, 2, 0, true, )
 REPORTS(mol_diagnose, mol_client_submit_diagnose, diagnosis, )
 REPORTS(mol_build_log, mol_client_submit_build_log, log, "hermes", )
 
-/* Any number and both truths are fine. There is no engine and no cache here, so nothing goes. */
+/* Any numbers and both truths are fine. There is no engine and no cache here, so nothing goes. */
 static void mol_prune__keep_per_runtime(void)
 {
     static const uint32_t some[] = {0, 1, UINT32_MAX};
+    static const int64_t times[] = {0, INT64_MIN, INT64_MAX};
     size_t i;
 
     for (i = 0; i < sizeof some / sizeof *some; i++) {
         char *report = untouched;
 
-        REFUSES(MOL_ERR_ENGINE_UNREACHABLE, mol_prune(client, some[i], i % 2, 0, &report, error));
+        REFUSES(MOL_ERR_ENGINE_UNREACHABLE, mol_prune(client, some[i], times[i], i % 2, 0, &report, error));
         CHECK(report == untouched);
     }
+}
+
+static void mol_prune__keep_recent_ms(void)
+{
+    mol_prune__keep_per_runtime();
 }
 
 static void mol_prune__dry_run(void)
@@ -503,6 +509,7 @@ static void mol_prune__dry_run(void)
 static void mol_client_submit_prune__keep_per_runtime(void)
 {
     static const uint32_t some[] = {0, 1, UINT32_MAX};
+    static const int64_t times[] = {0, INT64_MIN, INT64_MAX};
     size_t i;
     mol_client own = 0;
 
@@ -511,12 +518,17 @@ static void mol_client_submit_prune__keep_per_runtime(void)
         mol_call call = 0;
         mol_event *event = NULL;
 
-        CHECK(mol_client_submit_prune(own, some[i], i % 2, 0, &call, NULL) == MOL_OK);
+        CHECK(mol_client_submit_prune(own, some[i], times[i], i % 2, 0, &call, NULL) == MOL_OK);
         CHECK(mol_client_next_event(own, 60000, &event, NULL) == MOL_OK);
         CHECK(event->call == call && event->error->code == MOL_ERR_ENGINE_UNREACHABLE);
         mol_event_free(event);
     }
     mol_client_free(own);
+}
+
+static void mol_client_submit_prune__keep_recent_ms(void)
+{
+    mol_client_submit_prune__keep_per_runtime();
 }
 
 static void mol_client_submit_prune__dry_run(void)
@@ -698,12 +710,14 @@ static void mol_event_free__event(void)
     X(mol_client_submit_list, error) \
     X(mol_prune, client) \
     X(mol_prune, keep_per_runtime) \
+    X(mol_prune, keep_recent_ms) \
     X(mol_prune, dry_run) \
     X(mol_prune, timeout_ms) \
     X(mol_prune, report) \
     X(mol_prune, error) \
     X(mol_client_submit_prune, client) \
     X(mol_client_submit_prune, keep_per_runtime) \
+    X(mol_client_submit_prune, keep_recent_ms) \
     X(mol_client_submit_prune, dry_run) \
     X(mol_client_submit_prune, timeout_ms) \
     X(mol_client_submit_prune, call) \

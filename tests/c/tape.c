@@ -319,7 +319,7 @@ static void play_mol_client_submit(struct tape *tape)
     }
 
 PLAY_REPORT(mol_list, mol_client_submit_list, )
-PLAY_REPORT(mol_prune, mol_client_submit_prune, byte(tape), true, )
+PLAY_REPORT(mol_prune, mol_client_submit_prune, byte(tape), (int64_t)number(tape), true, )
 PLAY_REPORT(mol_diagnose, mol_client_submit_diagnose, )
 PLAY_REPORT(mol_build_log, mol_client_submit_build_log, runtime, )
 

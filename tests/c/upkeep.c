@@ -1,6 +1,7 @@
 /* What keeps a server well: blocking, and through the queue, with the options in the environment.
  *
- *     upkeep              lists, and prunes all that may go
+ *     upkeep              lists, and prunes all that may go, and all but what was used lately
+ *     upkeep prune MS     prunes all that may go but what was used within MS; MS is as for mol_prune
  *     upkeep diagnose     looks at what a build depends on
  *     upkeep numbers      makes an image of hermes, and shows the numbers and the log
  *
@@ -65,14 +66,16 @@ static void prune(mol_client client)
 
     CHECK(mol_list(client, 0, NULL, &error) == MOL_ERR_INVALID_ARGUMENT);
     mol_error_free(error);
-    CHECK(mol_prune(client + 1, 2, true, 0, &json, NULL) == MOL_ERR_NO_SUCH_HANDLE);
+    CHECK(mol_prune(client + 1, 2, 0, true, 0, &json, NULL) == MOL_ERR_NO_SUCH_HANDLE);
     CHECK(json == NULL);
 
     CHECK(mol_list(client, 0, &json, NULL) == MOL_OK);
     show("list", json);
-    CHECK(mol_prune(client, 0, true, 0, &json, NULL) == MOL_OK);
+    CHECK(mol_prune(client, 0, 0, false, 0, &json, NULL) == MOL_OK);
+    show("recent", json);
+    CHECK(mol_prune(client, 0, -1, true, 0, &json, NULL) == MOL_OK);
     show("dry", json);
-    CHECK(mol_client_submit_prune(client, 0, false, 0, &call, NULL) == MOL_OK);
+    CHECK(mol_client_submit_prune(client, 0, -1, false, 0, &call, NULL) == MOL_OK);
     show_end("prune", client, call);
     CHECK(mol_client_submit_list(client, 0, &call, NULL) == MOL_OK);
     show_end("listed", client, call);
@@ -91,7 +94,12 @@ int main(int argc, char **argv)
         diagnose(client);
     else if (argc > 1 && strcmp(argv[1], "numbers") == 0)
         numbers(client);
-    else
+    else if (argc > 1 && strcmp(argv[1], "prune") == 0 && argc > 2) {
+        char *json = NULL;
+
+        CHECK(mol_prune(client, 0, atoll(argv[2]), false, 0, &json, NULL) == MOL_OK);
+        show("pruned", json);
+    } else
         prune(client);
 
     mol_client_free(client);

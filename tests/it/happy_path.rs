@@ -71,12 +71,17 @@ fn the_second_ensure_is_one_api_call_and_no_fetch_and_no_build() {
 #[test]
 fn another_client_with_an_empty_cache_hits_the_same_image() {
     let bed = Bed::new();
-    bed.template("hermes", copying("one"));
+    let sha = bed.template("hermes", copying("one"));
     bed.client().ensure("hermes").unwrap();
     let elsewhere = bed.scratch().join("elsewhere");
     let client = bed.client_with(&[(OptionName::CacheDir, elsewhere.to_str().unwrap())]);
     assert!(client.ensure("hermes").unwrap().cache_hit);
-    assert!(!elsewhere.exists(), "a hit writes nothing");
+    let written: Vec<_> = std::fs::read_dir(elsewhere.join("hermes"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let noted = format!(".{}.used", &sha[..12]);
+    assert_eq!(written, [noted], "a hit writes nothing but that it was one");
 }
 
 #[test]

@@ -2,18 +2,32 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Barrier;
+use std::time::Duration;
 
+use mol::event::Kind;
 use mol::prune::{Action, PruneOptions, PruneReport, PrunedImage};
 use mol::{Code, OptionName};
 
-use crate::support::child::{BOTH, command, field, program, succeed};
+use crate::support::child::{BOTH, Link, command, field, program, program_with_points, succeed};
 use crate::support::engine::{BUSYBOX, Engine};
-use crate::support::{Bed, Files, TestClient, block_on, file, unique};
+use crate::support::{Bed, Files, TestClient, block_on, chance, file, unique, until};
 
 const ALL_GO: PruneOptions = PruneOptions {
     keep_per_runtime: 0,
+    recent: Duration::ZERO,
     dry_run: false,
 };
+
+/// The newest two, whatever was used a moment ago.
+const TWO_STAY: PruneOptions = PruneOptions {
+    keep_per_runtime: 2,
+    ..ALL_GO
+};
+
+/// How much longer than asked what was used stays: one lease (src/recent.rs).
+const LEASE: Duration = Duration::from_secs(5);
 
 fn copying(content: &str) -> Files {
     Files::from([
@@ -32,11 +46,17 @@ fn built(bed: &Bed, client: &TestClient, engine: &Engine, runtime: &str, n: usiz
         client.ensure(runtime).unwrap();
         if *engine.url == Engine::podman_of_the_tests().url {
             // There, images know their age in whole seconds.
-            std::thread::sleep(std::time::Duration::from_millis(1050));
+            std::thread::sleep(Duration::from_millis(1050));
         }
         sha
     });
     commits.collect()
+}
+
+/// Has the branch go back to an older commit of the template.
+fn go_back(bed: &Bed, runtime: &str, sha: &str) {
+    let repository = bed.server.bare_repository(runtime);
+    fs::write(repository.join("refs/heads/main"), sha).unwrap();
 }
 
 fn prune(client: &TestClient, engine: &Engine, options: PruneOptions) -> PruneReport {
@@ -71,13 +91,13 @@ fn the_newest_two_stay(bed: &Bed, client: &TestClient, engine: &Engine) {
 
     let dry = PruneOptions {
         dry_run: true,
-        ..PruneOptions::default()
+        ..TWO_STAY
     };
     let would = prune(client, engine, dry);
     let after = (engine.references_of(&bed.isolation), bed.cached_paths());
     assert_eq!(before, after, "a dry run changes nothing");
 
-    let did = prune(client, engine, PruneOptions::default());
+    let did = prune(client, engine, TWO_STAY);
     assert_eq!((&did.images, &did.trees), (&would.images, &would.trees));
     assert_eq!(did.freed_bytes, would.freed_bytes);
     assert!(did.freed_bytes > 0 && !did.dry_run && would.dry_run);
@@ -105,7 +125,7 @@ fn the_newest_two_stay(bed: &Bed, client: &TestClient, engine: &Engine) {
     assert_eq!(trees(bed, "hermes"), left);
     assert_eq!(trees(bed, "autogen"), [&autogen[0][..12]]);
 
-    let again = prune(client, engine, PruneOptions::default());
+    let again = prune(client, engine, TWO_STAY);
     assert_eq!(again.freed_bytes, 0);
     assert!(
         again
@@ -353,6 +373,11 @@ fn a_c_program_lists_and_prunes_at_once_and_through_the_queue() {
             serde_json::from_str(&field(&output, name)).unwrap()
         };
         assert_eq!(report("list")["images"].as_array().unwrap().len(), 2);
+        for what in ["images", "trees"] {
+            let recent = report("recent")[what].as_array().unwrap().clone();
+            assert_eq!(recent.len(), 2);
+            assert!(recent.iter().all(|one| one["action"] == "kept"));
+        }
         assert_eq!(report("dry")["dry_run"], true);
         let pruned = &report("prune")["result"];
         assert_eq!(pruned["images"][1]["commit_sha"], hermes[0]);
@@ -366,4 +391,322 @@ fn a_c_program_lists_and_prunes_at_once_and_through_the_queue() {
                 .is_none()
         );
     }
+}
+
+/// Two seconds, of which removals are to be seen.
+const BRIEF: PruneOptions = PruneOptions {
+    recent: Duration::from_secs(2),
+    ..ALL_GO
+};
+
+/// Waits until what was used before is used no longer, for [`BRIEF`]. Engines know some ages in whole seconds.
+fn wait_until_unused() {
+    std::thread::sleep(BRIEF.recent + LEASE + Duration::from_secs(1));
+}
+
+/// A process that prunes as with [`BRIEF`], with the cache that is given.
+fn brief_prune(bed: &Bed, engine: &Engine, cache: &Path, program: &Path) -> Command {
+    let mut prune = command(bed, program);
+    prune
+        .args(["prune", "2000"])
+        .env("DOCKER_HOST", &*engine.url)
+        .env("MOLECULE_LOCAL_BUILD_CACHE", cache);
+    prune
+}
+
+/// What such a process did to an image, and why.
+fn of_process(report: &serde_json::Value, list: &str, commit: &str) -> (String, String) {
+    let all = report[list].as_array().unwrap();
+    let one = all.iter().find(|one| one["commit_sha"] == commit);
+    let one = one.unwrap_or_else(|| panic!("no {commit} in {report:#}"));
+    let text = |name: &str| one[name].as_str().unwrap().to_owned();
+    (text("action"), text("reason"))
+}
+
+#[test]
+fn what_was_built_or_returned_lately_stays() {
+    for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
+        let bed = Bed::new();
+        let client = bed.client_with(&[(OptionName::DockerHost, &engine.url)]);
+        let hermes = built(&bed, &client, &engine, "hermes", 3);
+        let ten_minutes = PruneOptions {
+            keep_per_runtime: 0,
+            ..PruneOptions::default()
+        };
+        let report = prune(&client, &engine, ten_minutes);
+        let why = "used or built within the last 10 minutes";
+        for sha in &hermes[..2] {
+            let image = of(&report, &bed.reference("hermes", sha));
+            assert_eq!((image.action, &*image.reason), (Action::Kept, why));
+        }
+        assert!(report.trees.iter().all(|tree| tree.reason == why));
+        assert_eq!((report.trees.len(), report.freed_bytes), (3, 0));
+
+        wait_until_unused();
+        // A hit, whose image is not the latest one for long.
+        for sha in [&hermes[0], &hermes[2]] {
+            go_back(&bed, "hermes", sha);
+            assert!(client.ensure("hermes").unwrap().cache_hit);
+        }
+        let elsewhere = bed.scratch().join("elsewhere");
+        let other = bed.client_with(&[
+            (OptionName::DockerHost, &engine.url),
+            (OptionName::CacheDir, elsewhere.to_str().unwrap()),
+        ]);
+        let dry = PruneOptions {
+            dry_run: true,
+            ..BRIEF
+        };
+        let why = "used or built within the last 2 seconds";
+        for (client, options) in [(&client, dry), (&other, dry), (&client, BRIEF)] {
+            let report = prune(client, &engine, options);
+            let used = of(&report, &bed.reference("hermes", &hermes[0]));
+            assert_eq!(
+                (used.action, &*used.reason),
+                (Action::Kept, why),
+                "{options:?}"
+            );
+            let unused = of(&report, &bed.reference("hermes", &hermes[1]));
+            assert_eq!(unused.action, Action::Removed, "{unused:?}");
+        }
+        let mut left = [&hermes[0][..12], &hermes[2][..12]];
+        left.sort_unstable();
+        assert_eq!(trees(&bed, "hermes"), left);
+
+        // To another process, it is the cache that says so.
+        let alone = engine.alone();
+        let program = program("upkeep", Link::Static);
+        let output = succeed(&mut brief_prune(&bed, &engine, &bed.cache(), &program));
+        let report = serde_json::from_str(&field(&output, "pruned")).unwrap();
+        for list in ["images", "trees"] {
+            let kept = ("kept".to_owned(), why.to_owned());
+            assert_eq!(of_process(&report, list, &hermes[0]), kept);
+        }
+        wait_until_unused();
+        succeed(&mut brief_prune(&bed, &engine, &bed.cache(), &program));
+        assert!(
+            engine
+                .inspect(&bed.reference("hermes", &hermes[0]))
+                .is_none()
+        );
+        assert_eq!(trees(&bed, "hermes"), [""; 0]);
+        drop(alone);
+        engine.remove_all_of(&bed.isolation);
+    }
+}
+
+/// The two scenarios: an image that nobody has used for long is asked for while three others prune it.
+fn what_is_returned_is_there(engine: &Engine, other_cache: bool, processes: bool) {
+    const ROUNDS: usize = 8;
+    let bed = Bed::new();
+    // An isolation for each round, so that no round prunes the images of the next.
+    let isolation = |round: usize| format!("{}-{round}", bed.isolation);
+    let elsewhere = bed.scratch().join("elsewhere");
+    let client = |round: usize, cache: &Path| {
+        bed.client_with(&[
+            (OptionName::DockerHost, &engine.url),
+            (OptionName::Isolation, &isolation(round)),
+            (OptionName::CacheDir, cache.to_str().unwrap()),
+        ])
+    };
+    let content = |round: usize, which: &str| copying(&format!("{which} {}", isolation(round)));
+    let built: Vec<[(String, String); 2]> = (0..ROUNDS)
+        .map(|round| {
+            let client = client(round, &bed.cache());
+            let _images = engine.keep_images();
+            ["older", "newer"].map(|which| {
+                let sha = bed.template("hermes", content(round, which));
+                (sha, client.ensure("hermes").unwrap().reference)
+            })
+        })
+        .collect();
+    wait_until_unused();
+
+    let program = program("upkeep", Link::Static);
+    let pruning = if other_cache {
+        &elsewhere
+    } else {
+        &bed.cache()
+    };
+    let alone = engine.alone();
+    let mut hits = 0;
+    for (round, [(older, _), _]) in built.iter().enumerate() {
+        go_back(&bed, "hermes", older);
+        let begin = Barrier::new(4);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    let client = client(round, pruning);
+                    begin.wait();
+                    std::thread::sleep(Duration::from_millis(chance(200)));
+                    for _ in 0..2 {
+                        if processes {
+                            let mut prune = brief_prune(&bed, engine, pruning, &program);
+                            succeed(prune.env("MOLECULE_LOCAL_IMAGE_ISOLATION", isolation(round)));
+                        } else {
+                            block_on(client.inner().prune(BRIEF, None)).unwrap();
+                        }
+                    }
+                });
+            }
+            let client = client(round, &bed.cache());
+            begin.wait();
+            std::thread::sleep(Duration::from_millis(chance(40)));
+            let image = client.ensure("hermes").unwrap();
+            let there = engine.id(&image.reference);
+            assert_eq!(there, Some(image.image_id), "{round}: {}", image.reference);
+            hits += usize::from(image.cache_hit);
+            // For the whole of the two seconds, too.
+            std::thread::sleep(BRIEF.recent);
+            assert_eq!(engine.id(&image.reference), there, "{round}: after a while");
+        });
+    }
+    println!("{hits} hits in {ROUNDS} rounds");
+    wait_until_unused();
+    for (round, [_, (_, newer)]) in built.iter().enumerate() {
+        block_on(client(round, pruning).inner().prune(BRIEF, None)).unwrap();
+        assert!(engine.inspect(newer).is_none(), "what is unused goes");
+    }
+    drop(alone);
+    for round in 0..ROUNDS {
+        engine.remove_all_of(&isolation(round));
+    }
+}
+
+#[test]
+fn what_is_returned_is_there_while_clients_prune() {
+    let engine = Engine::of_the_tests();
+    what_is_returned_is_there(&engine, false, false);
+    what_is_returned_is_there(&engine, true, false);
+}
+
+#[test]
+fn what_is_returned_is_there_while_clients_prune_podman() {
+    let engine = Engine::podman_of_the_tests();
+    what_is_returned_is_there(&engine, false, false);
+    what_is_returned_is_there(&engine, true, false);
+}
+
+#[test]
+fn what_is_returned_is_there_while_processes_prune() {
+    for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
+        what_is_returned_is_there(&engine, false, true);
+    }
+}
+
+#[test]
+fn a_call_waits_while_another_process_removes_its_image() {
+    let bed = Bed::new();
+    let client = bed.client();
+    let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
+    wait_until_unused();
+    let _alone = bed.engine.alone();
+    let program = program_with_points("upkeep", Link::Static);
+    go_back(&bed, "hermes", &hermes[0]);
+    let mut prune = brief_prune(&bed, &bed.engine, &bed.cache(), &program)
+        .env("FAILPOINTS", "image-judged=1*sleep(4000)")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let used = bed
+        .cache()
+        .join(format!("hermes/.{}.used", &hermes[0][..12]));
+    until("the prune", || {
+        let used = fs::File::open(&used).ok()?;
+        used.try_lock_shared().is_err().then_some(())
+    });
+    client.forget();
+    let image = client.ensure("hermes").unwrap();
+    let waited = client.of_kind(Kind::Waiting);
+    assert!(
+        waited.len() == 1 && waited[0].message.contains("prune"),
+        "{waited:?}"
+    );
+    assert!(!image.cache_hit, "it was removed, and made again");
+    assert!(prune.wait().unwrap().success());
+    assert_eq!(bed.engine.id(&image.reference), Some(image.image_id));
+}
+
+#[test]
+fn what_changes_while_it_is_pruned_is_looked_at_again() {
+    let bed = Bed::new();
+    let client = bed.client();
+    let hermes = built(&bed, &client, &bed.engine, "hermes", 6);
+    let reference = |number: usize| bed.reference("hermes", &hermes[number]);
+    wait_until_unused();
+    let _alone = bed.engine.alone();
+    let program = program_with_points("upkeep", Link::Static);
+    let prune = brief_prune(&bed, &bed.engine, &bed.cache(), &program)
+        .env("FAILPOINTS", "image-claimed=1*sleep(3000)")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The newest comes first: 5 is the latest, and 4 the first that may go.
+    let used = bed
+        .cache()
+        .join(format!("hermes/.{}.used", &hermes[4][..12]));
+    until("the prune", || {
+        let used = fs::File::open(&used).ok()?;
+        used.try_lock_shared().is_err().then_some(())
+    });
+    let container = format!("libmol-test-{}", unique());
+    bed.engine.create_container(&container, &reference(3));
+    bed.engine.tag(BUSYBOX, &reference(2));
+    bed.engine.tag(&reference(1), &reference(1));
+    bed.engine.tag(&reference(0), &bed.latest("hermes"));
+    let output = prune.wait_with_output().unwrap();
+    assert!(output.status.success());
+    bed.engine.remove_container(&container);
+    let report = serde_json::from_str(&field(&output, "pruned")).unwrap();
+    let done = |number: usize| of_process(&report, "images", &hermes[number]);
+    assert_eq!(done(4).0, "removed");
+    for (number, why) in [
+        (3, &*format!("the container {container} uses it")),
+        (1, "used or built within the last 2 seconds"),
+        (0, "the tag latest points at it"),
+    ] {
+        assert_eq!(
+            done(number),
+            ("kept".to_owned(), why.to_owned()),
+            "{number}"
+        );
+        assert!(bed.engine.inspect(&reference(number)).is_some());
+    }
+    assert_eq!(done(2).1, "somebody else has removed it meanwhile");
+    assert_eq!(bed.engine.id(&reference(2)), bed.engine.id(BUSYBOX));
+}
+
+#[test]
+fn docker_tells_of_a_hit_to_who_shares_no_cache() {
+    let bed = Bed::new();
+    let client = bed.client();
+    let hermes = built(&bed, &client, &bed.engine, "hermes", 1);
+    wait_until_unused();
+    // The image is the latest already, so the hit moves nothing.
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+    bed.engine.untag(&bed.latest("hermes"));
+    let _alone = bed.engine.alone();
+    let (program, elsewhere) = (
+        program("upkeep", Link::Static),
+        bed.scratch().join("elsewhere"),
+    );
+    let output = succeed(&mut brief_prune(&bed, &bed.engine, &elsewhere, &program));
+    let report = serde_json::from_str(&field(&output, "pruned")).unwrap();
+    let why = "used or built within the last 2 seconds".to_owned();
+    assert_eq!(
+        of_process(&report, "images", &hermes[0]),
+        ("kept".to_owned(), why)
+    );
+}
+
+#[test]
+fn a_cache_that_cannot_be_used_costs_no_hit() {
+    let bed = Bed::new();
+    let client = bed.client();
+    built(&bed, &client, &bed.engine, "hermes", 1);
+    let planted = bed.scratch().join("planted");
+    fs::write(&planted, "").unwrap();
+    let client = bed.client_with(&[(OptionName::CacheDir, planted.to_str().unwrap())]);
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+    assert_eq!(client.count(Kind::Warning), 0, "{:?}", client.events());
 }

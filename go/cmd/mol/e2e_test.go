@@ -339,7 +339,7 @@ func TestListAndPruneForReal(t *testing.T) {
 	if code != 0 || !strings.Contains(stdout, "the tag latest points at it") || !strings.Contains(stdout, "a dry run: nothing was removed; it would free ") {
 		t.Errorf("mol prune --dry-run: exit code %d\n%s%s", code, stdout, stderr)
 	}
-	code, stdout, _ = w.run(t, "prune", "--keep", "0", "--json")
+	code, stdout, _ = w.run(t, "prune", "--keep", "0", "--keep-recent", "0", "--json")
 	var got struct {
 		OK     bool
 		Images []mol.PrunedImage
@@ -356,6 +356,9 @@ func TestListAndPruneForReal(t *testing.T) {
 	}
 	if code, _, stderr := w.run(t, "prune", "--keep", "-1"); code != exitUsage {
 		t.Errorf("--keep -1: exit code %d\n%s", code, stderr)
+	}
+	if code, _, stderr := w.run(t, "prune", "--keep-recent", "-1s"); code != exitUsage {
+		t.Errorf("--keep-recent -1s: exit code %d\n%s", code, stderr)
 	}
 }
 

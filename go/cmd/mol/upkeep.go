@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"github.com/dustin/go-humanize"
@@ -37,22 +38,30 @@ func (a *app) listCommand() *cobra.Command {
 }
 
 func (a *app) pruneCommand() *cobra.Command {
-	keep, dryRun := 2, false
+	keep, recent, dryRun := 2, 10*time.Minute, false
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove old images and fetched templates",
 		Long: "Remove old images that mol or a server has built, and old templates from the cache.\n" +
-			"The newest of each runtime stay, and whatever a container uses or the tag latest\n" +
-			"points at. Nothing of any other tool is touched.",
-		Example: "  mol prune --dry-run\n  mol prune --keep 1",
+			"The newest of each runtime stay, what was built or used within the last ten minutes,\n" +
+			"and whatever a container uses or the tag latest points at. Nothing of any other tool\n" +
+			"is touched.",
+		Example: "  mol prune --dry-run\n  mol prune --keep 1\n  mol prune --keep 0 --keep-recent 1h",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if keep < 0 {
 				return usageError{fmt.Errorf("--keep is below 0: %d", keep)}
 			}
-			options := mol.PruneOptions{KeepPerRuntime: keep, DryRun: dryRun}
+			if recent < 0 {
+				return usageError{fmt.Errorf("--keep-recent is below 0: %s", recent)}
+			}
+			options := mol.PruneOptions{KeepPerRuntime: keep, KeepRecent: recent, DryRun: dryRun}
+			// To the library, 0 is "not said".
 			if keep == 0 {
-				options.KeepPerRuntime = -1 // to the library, 0 is "not said"
+				options.KeepPerRuntime = -1
+			}
+			if recent == 0 {
+				options.KeepRecent = -1
 			}
 			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
 				report, err := c.Prune(ctx, options)
@@ -68,6 +77,7 @@ func (a *app) pruneCommand() *cobra.Command {
 	}
 	a.upkeepFlags(cmd)
 	cmd.Flags().IntVar(&keep, "keep", keep, "how `many` of each runtime stay, the newest")
+	cmd.Flags().DurationVar(&recent, "keep-recent", recent, "how long what was built or used stays in any case; 0: no longer")
 	cmd.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "only say what would be removed")
 	return cmd
 }

@@ -19,9 +19,11 @@ import (
 
 func TestPruneAsksForWhatTheFlagsSay(t *testing.T) {
 	for args, want := range map[string]mol.PruneOptions{
-		"prune":                    {KeepPerRuntime: 2},
-		"prune --keep 5 --dry-run": {KeepPerRuntime: 5, DryRun: true},
-		"prune --keep 0 -n":        {KeepPerRuntime: -1, DryRun: true},
+		"prune":                    {KeepPerRuntime: 2, KeepRecent: 10 * time.Minute},
+		"prune --keep 5 --dry-run": {KeepPerRuntime: 5, KeepRecent: 10 * time.Minute, DryRun: true},
+		"prune --keep 0 -n":        {KeepPerRuntime: -1, KeepRecent: 10 * time.Minute, DryRun: true},
+		"prune --keep-recent 1h":   {KeepPerRuntime: 2, KeepRecent: time.Hour},
+		"prune --keep-recent 0":    {KeepPerRuntime: 2, KeepRecent: -1},
 	} {
 		f := &fakeClient{}
 		if code, _, stderr := runFake(t, t.Context(), f, strings.Fields(args)...); code != 0 || f.pruned != want {
