@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use futures_util::FutureExt;
 use serde::Serialize;
 use tokio_util::task::TaskTracker;
 
@@ -203,9 +204,12 @@ impl Recorder {
         let tasks = place.tasks.clone();
         let write = move || {
             let _ = place.cache.write_log(&place.commit, &place.lock, &text);
+            Ok(())
         };
+        let written = executor::blocking(&tasks, write);
         let runtime = executor::runtime().ok()?;
-        Some(tasks.spawn_blocking_on(write, runtime.handle()))
+        // A task, because it may have to wait for its turn, and nobody may wait for it.
+        Some(tasks.spawn_on(written.map(drop), runtime.handle()))
     }
 }
 

@@ -30,6 +30,7 @@ use tempfile::TempDir;
 use crate::disk::{self, Disk};
 use crate::error::{Code, Error, Result};
 use crate::image::{CommitSha, is_short};
+use crate::limits;
 use crate::ownership;
 use crate::runtimes::Runtime;
 
@@ -496,7 +497,8 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
-    disk::full(path, error).unwrap_or_else(|| {
+    let known = limits::reached(error).or_else(|| disk::full(path, error));
+    known.unwrap_or_else(|| {
         Error::new(
             Code::Cache,
             format!("the cache: {} {what}: {error}", path.display()),

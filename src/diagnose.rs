@@ -143,7 +143,11 @@ async fn limited<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result
 
 async fn engine(shared: &Shared) -> Vec<Check> {
     // Not the client's own connection: that may be from a time when all was well.
-    let engine = limited("the engine", Engine::connect(&shared.settings.engine)).await;
+    let engine = limited(
+        "the engine",
+        Engine::connect(&shared.settings.engine, &shared.tasks),
+    )
+    .await;
     let engine = match engine {
         Ok(engine) => engine,
         Err(error) => {

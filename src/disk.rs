@@ -9,7 +9,7 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, causes};
 use crate::event::human_bytes;
 
 /// Less than this, and not even the smallest template can be worked on: a repository of its own, its
@@ -100,21 +100,11 @@ fn too_little(what: String) -> Error {
 
 /// Is it, or was it caused by, an error that means "no room"? In its words, then.
 fn shortage(error: &(dyn StdError + 'static)) -> Option<&'static str> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let io = error.downcast_ref::<io::Error>();
-        match io.map(io::Error::kind) {
-            Some(ErrorKind::StorageFull) => return Some("no space left"),
-            Some(ErrorKind::QuotaExceeded) => return Some("the quota of this user is used up"),
-            _ => {}
-        }
-        // What an `io::Error` wraps is not its source, but its inside.
-        next = match io.and_then(io::Error::get_ref) {
-            Some(inside) => Some(inside),
-            None => error.source(),
-        };
-    }
-    None
+    causes(error).find_map(|cause| match cause.downcast_ref::<io::Error>()?.kind() {
+        ErrorKind::StorageFull => Some("no space left"),
+        ErrorKind::QuotaExceeded => Some("the quota of this user is used up"),
+        _ => None,
+    })
 }
 
 /// What is free on the disk that `path` is on, or will be on. `None` if the disk does not tell.

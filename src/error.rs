@@ -6,6 +6,7 @@
 
 use std::ffi::CStr;
 use std::fmt;
+use std::io;
 
 use crate::panics;
 
@@ -59,11 +60,13 @@ pub enum Code {
     NoEvent = 21,
     /// The network is not to be used, and there is no image to fall back on.
     NoLocalImage = 22,
+    /// This process, or the machine, has no thread or file descriptor left.
+    ProcessLimit = 23,
 }
 
 impl Code {
     /// Every code, in the order of the numbers.
-    pub const ALL: [Code; 22] = [
+    pub const ALL: [Code; 23] = [
         Code::UnknownRuntime,
         Code::InvalidOption,
         Code::GiteaUnreachable,
@@ -86,6 +89,7 @@ impl Code {
         Code::Closed,
         Code::NoEvent,
         Code::NoLocalImage,
+        Code::ProcessLimit,
     ];
 
     /// The name that logs, metrics and documents use, such as `repo_not_found`.
@@ -118,6 +122,7 @@ impl Code {
             Code::Closed => c"closed",
             Code::NoEvent => c"no_event",
             Code::NoLocalImage => c"no_local_image",
+            Code::ProcessLimit => c"process_limit",
         }
     }
 }
@@ -231,6 +236,20 @@ impl Error {
         )
         .hint("please report it, with what was being done")
     }
+}
+
+/// An error and what caused it, outermost first.
+pub(crate) fn causes<'e>(
+    error: &'e (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        // `source` of an io::Error skips the error that it was made from.
+        let inner = error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+            .map(|inner| inner as &(dyn std::error::Error + 'static));
+        inner.or_else(|| error.source())
+    })
 }
 
 /// An error's text with the texts of what caused it, outermost first, without repeating what an

@@ -8,12 +8,14 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{StatusCode, redirect};
+use reqwest::{StatusCode, dns, redirect};
 use tokio::sync::Semaphore;
 use url::{Host, Origin, Url};
 use zeroize::Zeroizing;
 
-use crate::error::{Code, Error, Result, Retry, chain};
+use crate::error::{Code, Error, Result, Retry, causes, chain};
+use crate::executor;
+use crate::limits;
 use crate::mask::Secret;
 use crate::options::{NetworkSettings, RepoPrefix};
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
@@ -81,6 +83,7 @@ impl Http {
             .user_agent(concat!("libmol/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .referer(false)
+            .dns_resolver(Resolver)
             // Without this, reqwest would read the proxies from the environment.
             .no_proxy()
             .redirect(redirect::Policy::custom(move |attempt| {
@@ -218,6 +221,19 @@ impl Http {
     }
 }
 
+/// Looks host names up on the library's own threads.
+struct Resolver;
+
+impl dns::Resolve for Resolver {
+    fn resolve(&self, name: dns::Name) -> dns::Resolving {
+        Box::pin(async move {
+            // reqwest puts the port in.
+            let found = executor::resolve(name.as_str(), 0).await?;
+            Ok(Box::new(found.into_iter()) as dns::Addrs)
+        })
+    }
+}
+
 const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or set \
      MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a server that can be reached";
 
@@ -331,6 +347,9 @@ fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientC
         ),
         false => machine_certificates(),
     };
+    if let Some(limit) = found.errors.iter().find_map(|error| limits::reached(error)) {
+        return Err(limit);
+    }
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 && (explicit || server.scheme() == "https") {
         let why = found
@@ -365,28 +384,12 @@ fn machine_certificates() -> rustls_native_certs::CertificateResult {
     rustls_native_certs::load_native_certs()
 }
 
-/// An error and what caused it, outermost first.
-fn causes<'e>(
-    error: &'e (dyn std::error::Error + 'static),
-) -> Vec<&'e (dyn std::error::Error + 'static)> {
-    let mut causes = vec![error];
-    while let Some(last) = causes.last() {
-        // `source` of an io::Error skips the error that it was made from.
-        let inner = last
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref)
-            .map(|inner| inner as &(dyn std::error::Error + 'static));
-        match inner.or_else(|| last.source()) {
-            Some(cause) => causes.push(cause),
-            None => break,
-        }
-    }
-    causes
-}
-
 /// Says why there was no answer: each kind of failure has a different next step.
 fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
-    let causes = causes(error);
+    if let Some(limit) = limits::reached(error) {
+        return limit;
+    }
+    let causes: Vec<_> = causes(error).collect();
     let innermost = causes.last().map(ToString::to_string).unwrap_or_default();
     let io = causes
         .iter()

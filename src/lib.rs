@@ -17,8 +17,8 @@
 //! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
 //! | [`prune`], [`diagnose`], [`build_log`], [`metrics`] | what is here, and what may go; what is well, and what is not; what was built, and how often |
-//! | [`client`], `coalesce`, `flight`, `executor`, `queue` | many callers, one lookup, one build |
-//! | [`error`], [`event`], [`mask`], `panics` | what is told, and what is not |
+//! | [`client`], `coalesce`, `flight`, `executor`, `signals`, `queue` | many callers, one lookup, one build |
+//! | [`error`], [`event`], [`mask`], `limits`, `panics` | what is told, and what is not |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
 //! | `point` | places where a test stops the process; not in what ships |
 
@@ -44,6 +44,7 @@ pub mod fuzzing;
 mod gitea;
 mod http;
 pub mod image;
+mod limits;
 pub mod mask;
 mod memory;
 pub mod metrics;
@@ -58,6 +59,7 @@ mod recent;
 pub mod registry;
 mod retry;
 pub mod runtimes;
+mod signals;
 mod version_pin;
 
 pub use client::Client;

@@ -474,7 +474,7 @@ async fn refresh_latest(engine: &Engine, wanted: &Wanted, emit: &Sink) {
 impl Shared {
     /// The engine; looked for by the first call that needs it, and again after a failure.
     pub(crate) async fn engine(&self) -> Result<&Engine> {
-        let connect = || Box::pin(Engine::connect(&self.settings.engine));
+        let connect = || Box::pin(Engine::connect(&self.settings.engine, &self.tasks));
         self.engine.get_or_try_init(connect).await
     }
 

@@ -13,7 +13,8 @@ type Code int32
 
 // The codes. Each one up to CodeInternal has a sentinel of the same name ([ErrUnknownRuntime] and so on)
 // for use with [errors.Is]; CodeCanceled and CodeDeadlineExceeded answer to [context.Canceled] and
-// [context.DeadlineExceeded], CodeClosed to [ErrClosed], CodeNoLocalImage to [ErrNoLocalImage].
+// [context.DeadlineExceeded], CodeClosed to [ErrClosed], CodeNoLocalImage to [ErrNoLocalImage],
+// CodeProcessLimit to [ErrProcessLimit].
 const (
 	// CodeOK is success. No Error carries it.
 	CodeOK Code = 0
@@ -61,6 +62,8 @@ const (
 	CodeNoEvent Code = 21
 	// CodeNoLocalImage is an engine without an image of the runtime, where [Options.Offline] forbids to make one.
 	CodeNoLocalImage Code = 22
+	// CodeProcessLimit is a process, or a machine, that has no thread or file descriptor left.
+	CodeProcessLimit Code = 23
 )
 
 var codeNames = [...]string{
@@ -87,6 +90,7 @@ var codeNames = [...]string{
 	CodeClosed:              "closed",
 	CodeNoEvent:             "no_event",
 	CodeNoLocalImage:        "no_local_image",
+	CodeProcessLimit:        "process_limit",
 }
 
 // String gives the name of the code as mol_status_name in mol.h does: "unknown_runtime". A number without
@@ -119,6 +123,8 @@ var (
 
 	// ErrNoLocalImage is what a call gets with [Options.Offline], where the engine has no image of the runtime.
 	ErrNoLocalImage = errors.New("no local image")
+	// ErrProcessLimit is what a call gets where this process can have no more threads or file descriptors.
+	ErrProcessLimit = errors.New("limit of the process reached")
 	// ErrClosed is what a call gets that comes after [Client.Close], or that Close ended.
 	ErrClosed = errors.New("client is closed")
 )
@@ -162,6 +168,8 @@ func (c Code) sentinel() error {
 		return ErrClosed
 	case CodeNoLocalImage:
 		return ErrNoLocalImage
+	case CodeProcessLimit:
+		return ErrProcessLimit
 	}
 	// What is left can only come from a defect here or in the library: an argument or an id that this
 	// package should not have sent, or a number that it does not know.

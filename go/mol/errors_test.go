@@ -37,7 +37,8 @@ func TestEveryCodeHasItsNameAndItsSentinel(t *testing.T) {
 		{20, "closed", ErrClosed},
 		{21, "no_event", ErrInternal},
 		{22, "no_local_image", ErrNoLocalImage},
-		{23, "code(23)", ErrInternal},
+		{23, "process_limit", ErrProcessLimit},
+		{24, "code(24)", ErrInternal},
 		{-1, "code(-1)", ErrInternal},
 	} {
 		err := fmt.Errorf("start: %w", &Error{Code: c.code, Message: "m"})

@@ -109,6 +109,8 @@ enum mol_status
   MOL_ERR_NO_EVENT = 21,
   // MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
   MOL_ERR_NO_LOCAL_IMAGE = 22,
+  // This process, or the machine, has no thread or file descriptor left.
+  MOL_ERR_PROCESS_LIMIT = 23,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L

@@ -29,15 +29,16 @@ impl Context {
         tasks: &TaskTracker,
     ) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        tasks.spawn_blocking(move || {
-            let out = ChunkWriter {
-                sender: sender.clone(),
-                buffer: BytesMut::with_capacity(CHUNK),
-                sent: Arc::clone(&self.sent),
-            };
-            if let Err(error) = self.send(|| self.write(&filter, out)) {
+        let out = ChunkWriter {
+            sender: sender.clone(),
+            buffer: BytesMut::with_capacity(CHUNK),
+            sent: Arc::clone(&self.sent),
+        };
+        let written = self.send(tasks, move |context| context.write(&filter, out));
+        tasks.spawn(async move {
+            if let Err(error) = written.await {
                 // Nobody listens any more if the build has ended; then nothing is lost.
-                let _ = sender.blocking_send(Err(error));
+                let _ = sender.send(Err(error)).await;
             }
         });
         futures_util::stream::unfold(receiver, |mut receiver| async {

@@ -21,6 +21,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile};
 pub(crate) use dockerignore::Patterns;
@@ -28,7 +29,8 @@ pub(crate) use include::Includes;
 pub(crate) use walk::{Filter, Kind, walk};
 
 use crate::error::{Code, Error, Result};
-use crate::panics;
+use crate::executor::blocking;
+use crate::limits;
 
 /// The file with the build's instructions, at the root of the tree.
 pub(crate) const DOCKERFILE: &str = "Dockerfile";
@@ -83,27 +85,44 @@ impl Context {
         })
     }
 
-    /// Does a part of the sending. What goes wrong, a panic too, is kept as the failure, and told to
-    /// whoever waits for that part.
-    pub(crate) fn send(&self, part: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let error = match panics::caught(|| Ok(part())) {
-            // The engine has hung up, which has a reason of its own.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Err(error),
-            Ok(Err(error)) => Error::new(
+    /// Does a part of the sending, on a thread for what blocks, from now on. What goes wrong, a panic
+    /// too, is kept as the failure, and told to whoever waits for that part.
+    pub(crate) fn send<P>(
+        self: &Arc<Self>,
+        tasks: &TaskTracker,
+        part: P,
+    ) -> impl Future<Output = io::Result<()>> + Send + use<P>
+    where
+        P: FnOnce(&Self) -> io::Result<()> + Send + 'static,
+    {
+        let (sending, context) = (Arc::clone(self), Arc::clone(self));
+        let sent = blocking(tasks, move || Ok(part(&sending)));
+        async move {
+            let error = match sent.await {
+                Ok(Ok(())) => return Ok(()),
+                // The engine has hung up, which has a reason of its own.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    return Err(error);
+                }
+                Ok(Err(error)) => context.cannot_be_read(&error),
+                Err(error) => error,
+            };
+            let told = io::Error::other(error.clone());
+            // Only the first is the cause.
+            let _ = context.failure.set(error);
+            Err(told)
+        }
+    }
+
+    fn cannot_be_read(&self, error: &io::Error) -> Error {
+        limits::reached(error).unwrap_or_else(|| {
+            let tree = self.tree.display();
+            Error::new(
                 Code::Cache,
-                format!(
-                    "the template cannot be read from {}: {error}",
-                    self.tree.display()
-                ),
+                format!("the template cannot be read from {tree}: {error}"),
             )
-            .hint("see whether something removes files from the cache, and try again"),
-            Err(defect) => defect,
-            Ok(Ok(())) => return Ok(()),
-        };
-        let told = io::Error::other(error.clone());
-        // Only the first is the cause.
-        let _ = self.failure.set(error);
-        Err(told)
+            .hint("see whether something removes files from the cache, and try again")
+        })
     }
 
     /// What the Dockerfile says.

@@ -4,17 +4,27 @@
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
+use tokio_util::task::TaskTracker;
 
 use crate::options::OptionName;
+use crate::{executor, limits};
 
 /// A child process that does not outlive its handle, and with it those that it has started.
 #[derive(Debug)]
-pub(super) struct Reaped(pub(super) Child);
+pub(super) struct Reaped {
+    pub(super) child: Child,
+    /// Counts it until its end.
+    tasks: TaskTracker,
+}
 
 impl Reaped {
     /// Starts a program in a process group of its own. Helpers, and what stands in for `ssh`, are often
@@ -22,20 +32,84 @@ impl Reaped {
     ///
     /// It has the host's environment but for the token, which is none of its business: an ssh whose
     /// configuration says so (`SendEnv`) would carry it to another machine.
-    pub(super) fn spawn(command: &mut Command) -> io::Result<Self> {
-        let command = command.env_remove(OptionName::Token.env());
-        command.process_group(0).spawn().map(Self)
+    ///
+    /// Do it where it may block: a program may lie on a disk that does not answer.
+    pub(super) fn spawn(command: &mut Command, tasks: &TaskTracker) -> io::Result<Self> {
+        collect_late();
+        let command = command.env_remove(OptionName::Token.env()).process_group(0);
+        let child = executor::as_host(|| command.spawn().map_err(limits::starting))?;
+        Ok(Self {
+            child,
+            tasks: tasks.clone(),
+        })
     }
+}
+
+/// What a child reads, and the end of it that is written to. It is a socket, because that can be
+/// written to without a signal when the child has gone (MSG_NOSIGNAL, which the standard library sets).
+pub(super) fn input() -> io::Result<(UnixStream, std::process::Stdio)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    Ok((ours, std::os::fd::OwnedFd::from(theirs).into()))
+}
+
+/// The child has gone, or has closed its input. With unread data there it is a reset.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
 
 impl Drop for Reaped {
     fn drop(&mut self) {
         // Until it is waited for, no other process or group can have its id.
-        if let Ok(None) = self.0.try_wait() {
-            let _ = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
-            let _ = self.0.wait();
+        if let Ok(None) = self.child.try_wait() {
+            let child = Pid::from_child(&self.child);
+            let _ = kill_process_group(child, Signal::KILL);
+            collect(child, &self.tasks);
         }
     }
+}
+
+/// Children that were ended when no thread could be had to wait for them.
+static LATE: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// How long a thread that should not wait does so all the same, where no other can be had. A killed
+/// process ends within a millisecond, unless the kernel holds it.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// Waits for a child that was killed, and not here: one that waits for a disk ends when that answers.
+fn collect(child: Pid, tasks: &TaskTracker) {
+    let counted = tasks.token();
+    let wait = move || {
+        while matches!(waitpid(Some(child), WaitOptions::empty()), Err(Errno::INTR)) {}
+        drop(counted);
+    };
+    if executor::detach(wait).is_ok() {
+        return;
+    }
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < PATIENCE {
+        if has_ended(child) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let mut late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
+    late.push(child);
+}
+
+fn collect_late() {
+    let mut late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
+    late.retain(|child| !has_ended(*child));
+}
+
+/// It has ended, and is collected with that.
+fn has_ended(child: Pid) -> bool {
+    !matches!(
+        waitpid(Some(child), WaitOptions::NOHANG),
+        Ok(None) | Err(Errno::INTR)
+    )
 }
 
 /// Finds a program. The path is the one among the options: the environment is not read here.
@@ -67,8 +141,9 @@ mod tests {
         command
             .args(["-c", "sleep 30 & echo $!; wait"])
             .stdout(Stdio::piped());
-        let mut child = Reaped::spawn(&mut command).unwrap();
-        let mut output = BufReader::new(child.0.stdout.take().unwrap());
+        let tasks = TaskTracker::new();
+        let mut child = Reaped::spawn(&mut command, &tasks).unwrap();
+        let mut output = BufReader::new(child.child.stdout.take().unwrap());
         let mut grandchild = String::new();
         output.read_line(&mut grandchild).unwrap();
         assert!(is_there(&grandchild));

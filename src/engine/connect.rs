@@ -1,6 +1,7 @@
 //! Connections to an engine, kept alive and used again, whatever kind of address it has.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::endpoint::Address;
+use crate::executor;
 
 /// Time to reach an engine. It is on this machine, or on the network of its owner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -94,9 +96,9 @@ impl tower_service::Service<Uri> for Connector {
 async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
     Ok(match address {
         Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
-        Address::Ssh(destination) => Box::new(destination.open()?),
+        Address::Ssh(destination) => Box::new(destination.open().await?),
         Address::Tcp { host, port, tls } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
+            let stream = connect_to_any(&executor::resolve(host, *port).await?).await?;
             stream.set_nodelay(true)?;
             match tls {
                 None => Box::new(stream),
@@ -108,6 +110,18 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
             }
         }
     })
+}
+
+/// The first of the addresses that answers; what the last one says if none does.
+async fn connect_to_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut last = io::Error::other("the host has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Anything that carries bytes both ways.

@@ -25,6 +25,7 @@ use crate::context::DOCKER_HUB;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::executor::blocking;
+use crate::limits;
 use crate::options::EngineSettings;
 
 /// The name of Docker Hub in `config.json`.
@@ -100,7 +101,9 @@ impl Credentials {
         let (settings, key) = (self.settings.clone(), key(registry).to_owned());
         let unwanted = CancellationToken::new();
         let _until_dropped = unwanted.clone().drop_guard();
-        match blocking(&self.tasks, move || find(&settings, &key, &unwanted)).await {
+        let tasks = self.tasks.clone();
+        let find = move || find(&settings, &key, &unwanted, &tasks);
+        match blocking(&self.tasks, find).await {
             Ok(login) => login,
             Err(error) => {
                 let message = format!("no login for {registry}: {}", error.message);
@@ -201,6 +204,7 @@ fn find(
     settings: &EngineSettings,
     key: &str,
     unwanted: &CancellationToken,
+    tasks: &TaskTracker,
 ) -> Result<Option<Login>> {
     let config = Config::load_or_complain(settings)?;
     let own = config.cred_helpers.as_ref().and_then(|own| own.get(key));
@@ -212,7 +216,7 @@ fn find(
             .or_else(|| Some(auths.iter().find(|(other, _)| host(other) == host(key))?.1));
         return found.map_or(Ok(None), |auth| in_file(auth, key));
     }
-    ask(helper, key, settings, unwanted).map_err(|why| {
+    ask(helper, key, settings, unwanted, tasks).map_err(|why| {
         Error::new(
             Code::InvalidOption,
             format!("the credential helper docker-credential-{helper} {why}"),
@@ -275,12 +279,13 @@ fn ask(
     key: &str,
     settings: &EngineSettings,
     unwanted: &CancellationToken,
+    tasks: &TaskTracker,
 ) -> std::result::Result<Option<Login>, String> {
     let name = format!("docker-credential-{helper}");
     let program =
         child::find(&name, settings.search_path.as_deref()).ok_or("is in no folder of PATH")?;
-    let (answer, status) = run(&program, "get", key, HELPER_TIMEOUT, unwanted)
-        .map_err(|error| format!("does not work: {error}"))?;
+    let (answer, status) = run(&program, "get", key, HELPER_TIMEOUT, unwanted, tasks)
+        .map_err(|error| format!("does not work: {}", reason(&error)))?;
     if !status.success() {
         let said = String::from_utf8_lossy(&answer);
         if said.contains(NOT_FOUND) {
@@ -313,6 +318,11 @@ impl From<Answer> for Login {
     }
 }
 
+/// What the operating system says, or which limit of this process it means.
+fn reason(error: &io::Error) -> String {
+    limits::reached(error).map_or_else(|| error.to_string(), |limit| limit.message)
+}
+
 /// Runs a program to its end, at most for `limit` and until nobody wants its answer: what it has
 /// written, and how it ended.
 fn run(
@@ -321,30 +331,33 @@ fn run(
     input: &str,
     limit: Duration,
     unwanted: &CancellationToken,
+    tasks: &TaskTracker,
 ) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
+    let (mut stdin, theirs) = child::input()?;
     let mut child = Reaped::spawn(
         Command::new(program)
             .arg(argument)
-            .stdin(Stdio::piped())
+            .stdin(theirs)
             .stdout(Stdio::piped())
             // Not ours to write on.
             .stderr(Stdio::null()),
+        tasks,
     )?;
-    if let Some(mut stdin) = child.0.stdin.take() {
-        match stdin.write_all(input.as_bytes()) {
-            // It does not want to know.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            result => result?,
-        }
+    stdin.set_write_timeout(Some(limit))?;
+    match stdin.write_all(input.as_bytes()) {
+        // It does not want to know.
+        Err(error) if child::is_gone(&error) => {}
+        result => result?,
     }
-    let mut stdout = child.0.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    drop(stdin);
+    let mut stdout = child.child.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
     ioctl_fionbio(&stdout, true)?;
 
     let begun = Instant::now();
     // With room for all of it: a vector that grows leaves its content behind.
     let mut answer = Zeroizing::new(Vec::with_capacity(MAX_ANSWER));
     while begun.elapsed() < limit && !unwanted.is_cancelled() {
-        let ended = child.0.try_wait()?;
+        let ended = child.child.try_wait()?;
         // In this order, so that its last words are there. The end of the pipe is not waited for: what
         // the helper has started may keep it open.
         read_some(&mut stdout, &mut answer)?;
@@ -544,7 +557,14 @@ mod tests {
         let file = dir.path().join("helper");
         std::fs::write(&file, script).unwrap();
         let (shell, wanted) = (Path::new("/bin/sh"), CancellationToken::new());
-        let (answer, status) = run(shell, file.to_str().unwrap(), "key", limit, &wanted)?;
+        let (answer, status) = run(
+            shell,
+            file.to_str().unwrap(),
+            "key",
+            limit,
+            &wanted,
+            &TaskTracker::new(),
+        )?;
         Ok((
             String::from_utf8(answer.to_vec()).unwrap(),
             status.success(),

@@ -27,6 +27,7 @@ use bollard::models::{ImageInspect, SystemVersion};
 use bollard::query_parameters::TagImageOptionsBuilder;
 use bollard::{API_DEFAULT_VERSION, Docker};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 pub(crate) use build::{Build, Builder};
 pub(crate) use credentials::Logins;
@@ -34,6 +35,7 @@ pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
 use crate::image::{Platform, as_given};
+use crate::limits;
 use crate::options::EngineSettings;
 use endpoint::{Address, Endpoint};
 
@@ -105,14 +107,21 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Code::EngineUnreachable`], with every endpoint that was tried and why it did not do.
-    pub(crate) async fn connect(settings: &EngineSettings) -> Result<Self> {
+    /// [`Code::EngineUnreachable`], with every endpoint that was tried and why it did not do;
+    /// [`Code::ProcessLimit`]. `tasks` counts the programs that are started for connections.
+    pub(crate) async fn connect(settings: &EngineSettings, tasks: &TaskTracker) -> Result<Self> {
         let (mut tried, mut hint) = (Vec::new(), HINT_START);
-        for endpoint in endpoint::candidates(settings)? {
+        for mut endpoint in endpoint::candidates(settings)? {
+            if let Address::Ssh(destination) = &mut endpoint.address {
+                destination.count(tasks);
+            }
             let attempt = Self::try_connect(&endpoint, settings);
             let why = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
                 Ok(Ok(engine)) => return Ok(engine),
-                Ok(Err(error)) => deepest(&error),
+                Ok(Err(error)) => match limits::reached(&error) {
+                    Some(limit) => return Err(limit),
+                    None => deepest(&error),
+                },
                 Err(_) => "it does not answer".to_owned(),
             };
             hint = match endpoint.address {
@@ -303,6 +312,9 @@ fn choose_builder(settings: &EngineSettings, version: &SystemVersion, docker: &D
 }
 
 fn told(endpoint: &str, error: &E) -> Error {
+    if let Some(limit) = limits::reached(error) {
+        return limit;
+    }
     match error {
         E::DockerResponseServerError {
             status_code,

@@ -23,6 +23,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connect;
 use super::endpoint::Address;
 use crate::error::chain;
+use crate::limits;
 
 /// The longest line of an answer. BuildKit's own limit for a message is 16 MiB, which base64 makes a
 /// third longer.
@@ -53,7 +54,10 @@ pub(super) enum Failure {
 
 impl Failure {
     pub(super) fn broken(error: &(dyn std::error::Error + 'static)) -> Self {
-        Failure::Broken(chain(error))
+        match limits::reached(error) {
+            Some(limit) => Failure::Ours(limit),
+            None => Failure::Broken(chain(error)),
+        }
     }
 }
 

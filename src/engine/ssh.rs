@@ -5,17 +5,21 @@
 //! is nobody to answer.
 
 use std::io;
+use std::os::unix::net;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::{Command, Stdio};
+use std::process::{ChildStderr, ChildStdout, Command, Stdio};
 use std::task::{Context, Poll, ready};
 
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
+use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::child::Reaped;
+use super::child::{self, Reaped};
+use crate::executor::blocking_step;
 
 /// How much of what ssh complains about is kept.
 const MAX_COMPLAINT: usize = 4096;
@@ -29,6 +33,8 @@ pub(crate) struct Destination {
     port: Option<u16>,
     /// The engine's socket over there; the default one without.
     socket: Option<String>,
+    /// Counts every ssh until its end.
+    tasks: TaskTracker,
 }
 
 impl std::fmt::Display for Destination {
@@ -81,7 +87,13 @@ impl Destination {
             host: host.to_owned(),
             port: url.port(),
             socket: Some(path.into_owned()).filter(|path| !path.is_empty() && path != "/"),
+            tasks: TaskTracker::new(),
         })
+    }
+
+    /// Has these count every ssh until its end.
+    pub(super) fn count(&mut self, tasks: &TaskTracker) {
+        self.tasks = tasks.clone();
     }
 
     fn command(&self) -> Command {
@@ -101,25 +113,53 @@ impl Destination {
         command
     }
 
-    /// Opens a connection. Whether the other side answers shows when it is read from.
-    pub(super) fn open(&self) -> io::Result<Connection> {
+    /// Opens a connection. Whether the other side answers shows when it is read from. An ssh that has
+    /// started when nobody waits for it any more is ended.
+    pub(super) async fn open(&self) -> io::Result<Connection> {
+        let destination = self.clone();
+        let started = blocking_step(&self.tasks, move || Ok(destination.start())).await;
+        started.map_err(io::Error::other)??.connected()
+    }
+
+    fn start(&self) -> io::Result<Started> {
+        let (input, theirs) = child::input()?;
+        input.set_nonblocking(true)?;
         let mut child = Reaped::spawn(
             self.command()
-                .stdin(Stdio::piped())
+                .stdin(theirs)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped()),
+            &self.tasks,
         )?;
         let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
-        let input = child.0.stdin.take().ok_or_else(closed)?;
-        let output = child.0.stdout.take().ok_or_else(closed)?;
-        let stderr = child.0.stderr.take().ok_or_else(closed)?;
+        let output = child.child.stdout.take().ok_or_else(closed)?;
+        let stderr = child.child.stderr.take().ok_or_else(closed)?;
+        Ok(Started {
+            input,
+            output,
+            stderr,
+            child,
+        })
+    }
+}
+
+/// An ssh that was started, and what leads to it.
+struct Started {
+    input: net::UnixStream,
+    output: ChildStdout,
+    stderr: ChildStderr,
+    child: Reaped,
+}
+
+impl Started {
+    fn connected(self) -> io::Result<Connection> {
         Ok(Connection {
-            reader: pipe::Receiver::from_owned_fd(output.into())?,
-            writer: Some(pipe::Sender::from_owned_fd(input.into())?),
-            stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
+            reader: pipe::Receiver::from_owned_fd(self.output.into())?,
+            writer: Some(UnixStream::from_std(self.input)?),
+            stderr: pipe::Receiver::from_owned_fd(self.stderr.into())?,
             complaint: Vec::new(),
             silent: true,
-            _child: child,
+            _child: self.child,
         })
     }
 }
@@ -128,7 +168,7 @@ impl Destination {
 #[derive(Debug)]
 pub(super) struct Connection {
     reader: pipe::Receiver,
-    writer: Option<pipe::Sender>,
+    writer: Option<UnixStream>,
     stderr: pipe::Receiver,
     /// The beginning of what it has written there.
     complaint: Vec<u8>,
@@ -197,7 +237,7 @@ impl AsyncWrite for Connection {
         };
         match ready!(Pin::new(writer).poll_write(context, data)) {
             // It was quicker to fail than we to write.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && self.silent => {
+            Err(error) if child::is_gone(&error) && self.silent => {
                 self.poll_refusal(context).map(Err)
             }
             result => Poll::Ready(result),
@@ -209,7 +249,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // A pipe is shut by closing it.
+        // Nothing is read from it, so all of it is closed.
         self.writer = None;
         Poll::Ready(Ok(()))
     }

@@ -171,6 +171,8 @@ impl Job {
     }
 
     fn run(self, work: Work) -> Result<Fetched> {
+        // gix panics where it cannot start one.
+        executor::reserve(workers())?;
         let repository = init(&work.path().join("git"), self.hash())
             .map_err(|error| self.cannot_write(&error, &work))?;
         point!("repository-made");
@@ -380,8 +382,8 @@ impl Job {
         if self.interrupted.load(Ordering::Relaxed) {
             return Error::canceled();
         }
-        if let Some(full) = self.ran_full(error, work, size) {
-            return full;
+        if let Some(why) = self.ran_out(error, work, size) {
+            return why;
         }
         let why = self.server_said().unwrap_or_else(|| said(error));
         let (commit, url) = (&self.commit, &self.url);
@@ -389,8 +391,8 @@ impl Job {
         Error::new(Code::Fetch, text).hint(HINT_AGAIN)
     }
 
-    /// Returns a disk-full error if that caused the failure.
-    fn ran_full(&self, error: &gix::Error, work: &Work, size: Option<u64>) -> Option<Error> {
+    /// Returns the error for a full disk, or for a limit of this process, if that caused the failure.
+    fn ran_out(&self, error: &gix::Error, work: &Work, size: Option<u64>) -> Option<Error> {
         let extent = match size {
             Some(bytes) => format!("with {} of files to write", human_bytes(bytes)),
             None => {
@@ -399,9 +401,9 @@ impl Job {
             }
         };
         // An error of gix is a tree of causes.
-        error
-            .iter_errors()
-            .find_map(|cause| work.disk().ran_full(cause, &extent))
+        error.iter_errors().find_map(|cause| {
+            crate::limits::reached(cause).or_else(|| work.disk().ran_full(cause, &extent))
+        })
     }
 
     fn disk(&self, error: io::Error, work: &Work) -> Error {
@@ -409,7 +411,7 @@ impl Job {
     }
 
     fn cannot_write(&self, error: &gix::Error, work: &Work) -> Error {
-        self.ran_full(error, work, None).unwrap_or_else(|| {
+        self.ran_out(error, work, None).unwrap_or_else(|| {
             let path = work.path().display();
             let message = format!("{path} cannot be written: {}", chain(error));
             Error::new(Code::Cache, message)

@@ -60,6 +60,8 @@ pub enum mol_status {
     MOL_ERR_NO_EVENT = 21,
     /// MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
     MOL_ERR_NO_LOCAL_IMAGE = 22,
+    /// This process, or the machine, has no thread or file descriptor left.
+    MOL_ERR_PROCESS_LIMIT = 23,
 }
 
 impl From<Code> for mol_status {
@@ -87,6 +89,7 @@ impl From<Code> for mol_status {
             Code::Closed => Self::MOL_ERR_CLOSED,
             Code::NoEvent => Self::MOL_ERR_NO_EVENT,
             Code::NoLocalImage => Self::MOL_ERR_NO_LOCAL_IMAGE,
+            Code::ProcessLimit => Self::MOL_ERR_PROCESS_LIMIT,
         }
     }
 }

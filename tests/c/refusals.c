@@ -81,7 +81,7 @@ static void mol_status_name__status(void)
 
     CHECK(strcmp(mol_status_name(MOL_OK), "ok") == 0);
     CHECK(strcmp(mol_status_name(MOL_ERR_REPO_NOT_FOUND), "repo_not_found") == 0);
-    for (status = MOL_OK; status <= MOL_ERR_NO_LOCAL_IMAGE; status++)
+    for (status = MOL_OK; status <= MOL_ERR_PROCESS_LIMIT; status++)
         CHECK(strcmp(mol_status_name(status), "unknown_status") != 0);
     CHECK(strcmp(mol_status_name(status), "unknown_status") == 0);
     CHECK(strcmp(mol_status_name(-1), "unknown_status") == 0);

@@ -98,12 +98,29 @@ impl Proxy {
         proxy
     }
 
+    /// In front of an engine, as one on another machine: a TCP connection can be reset.
+    pub fn over_tcp(
+        engine: &Engine,
+        treat: impl Fn(&str) -> Treat + Send + Sync + 'static,
+    ) -> Self {
+        let peer = Peer::Unix(engine.url.strip_prefix("unix://").unwrap().into());
+        Self::listening("tcp", peer, treat)
+    }
+
     /// In front of a template server.
     pub fn before(server: &Server, treat: impl Fn(&str) -> Treat + Send + Sync + 'static) -> Self {
         let address = server.url.strip_prefix("http://").unwrap();
         let peer = Peer::Tcp(address.parse().unwrap());
+        Self::listening("http", peer, treat)
+    }
+
+    fn listening(
+        scheme: &str,
+        peer: Peer,
+        treat: impl Fn(&str) -> Treat + Send + Sync + 'static,
+    ) -> Self {
         let listener = block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let (proxy, rule) = Self::new(url, treat);
         let open = Arc::clone(&proxy.open);
         let sent = Arc::clone(&proxy.sent);

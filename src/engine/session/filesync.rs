@@ -130,13 +130,13 @@ async fn copy(
     let (wanted, queue) = mpsc::unbounded_channel();
 
     let is_context = asked.is_context();
-    let told = tasks.spawn_blocking({
-        let (context, files, out) = (Arc::clone(&context), Arc::clone(&files), out.clone());
-        move || context.send(|| tell(&context, asked, &files, &out))
+    let told = context.send(tasks, {
+        let (files, out) = (Arc::clone(&files), out.clone());
+        move |context| tell(context, asked, &files, &out)
     });
-    let sent = tasks.spawn_blocking({
-        let (context, out) = (Arc::clone(&context), out.clone());
-        move || context.send(|| send(&context, queue, &out))
+    let sent = context.send(tasks, {
+        let out = out.clone();
+        move |context| send(context, queue, &out)
     });
 
     let serve = async {
@@ -174,13 +174,12 @@ async fn copy(
     futures_util::future::try_join(serve, done).await.map(drop)
 }
 
-fn ended(result: Result<io::Result<()>, tokio::task::JoinError>) -> Result<(), Status> {
+fn ended(result: io::Result<()>) -> Result<(), Status> {
     match result {
-        Ok(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Status::internal(error.to_string()))
-        }
-        // Done, or the engine hung up. Nothing aborts these, and no panic leaves them.
-        _ => Ok(()),
+        // The engine hung up.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(Status::internal(error.to_string())),
+        Ok(()) => Ok(()),
     }
 }
 

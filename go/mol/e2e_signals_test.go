@@ -1,0 +1,63 @@
+//go:build cgo && linux && (amd64 || arm64)
+
+package mol
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// A thread that is not Go's has Go's default for SIGPIPE, which is to die: a write of the library to an ssh
+// that is gone would end the whole server, and this test with it.
+func TestAServerWithSixtyCallsSurvivesAnSSHThatDies(t *testing.T) {
+	b := parallelBed(t)
+	docker := given(t, "MOL_TEST_DOCKER")
+	for _, runtime := range KnownRuntimes() {
+		b.template(runtime, files{
+			"Dockerfile": {Text: "FROM scratch\nCOPY content /\nLABEL bed=" + b.isolation + "\n"},
+			"content":    {Text: strings.Repeat(unique(), 6<<20/20)},
+		})
+	}
+	for name, script := range map[string]string{
+		"at once":            "exit 1",
+		"without reading":    "exec <&-; sleep 0.02",
+		"during the context": "(dd bs=64k count=46 2>/dev/null; kill -9 0) | " + docker + " --host " + b.engine.url + " system dial-stdio",
+	} {
+		programs := filepath.Join(b.dir, name)
+		if err := os.Mkdir(programs, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		// Another program writes it: what this one has open for writing, a child of it could not run.
+		write := exec.Command("/bin/sh", "-c", `cat >"$0" && chmod 755 "$0"`, filepath.Join(programs, "ssh"))
+		write.Stdin = strings.NewReader("#!/bin/sh\nPATH=/usr/bin:/bin\n" + script + "\n")
+		if err := write.Run(); err != nil {
+			t.Fatal(err)
+		}
+		o := b.options()
+		o.DockerHost, o.env.searchPath = "ssh://host", programs
+		client, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var calls sync.WaitGroup
+		for i := range 60 {
+			runtime := KnownRuntimes()[i%len(KnownRuntimes())]
+			calls.Go(func() {
+				_, err := client.EnsureLocalImage(context.Background(), runtime)
+				if !errors.Is(err, ErrEngineUnreachable) {
+					t.Errorf("ssh that dies %s: %v", name, err)
+				}
+			})
+		}
+		calls.Wait()
+		if err := client.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}

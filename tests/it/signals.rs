@@ -1,0 +1,448 @@
+//! A host does not die of a peer that goes away while the library writes to it, and the programs that
+//! the library starts do not notice how that is done.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use mol::OptionName;
+use serde_json::json;
+
+use crate::support::child::{Link, command, program, text};
+use crate::support::daemon::write_program;
+use crate::support::{Bed, End, Files, Proxy, Treat, file, given, noise};
+
+/// A template that is larger than what pipes and sockets hold on the way.
+fn large(bed: &Bed) -> Files {
+    let text = format!(
+        "FROM scratch\nCOPY content /\nLABEL bed={}\n",
+        bed.isolation
+    );
+    Files::from([
+        ("Dockerfile".to_owned(), file(&text)),
+        ("content".to_owned(), file(&noise(6 << 20))),
+    ])
+}
+
+/// An `ssh` that is this script. In it `$dial` is the command that leads to the engine.
+fn ssh(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
+    let folder = bed.scratch().join("programs");
+    let (docker, engine) = (given("MOL_TEST_DOCKER"), &bed.engine.url);
+    let dial = format!("PATH=/usr/bin:/bin\ndial='{docker} --host {engine} system dial-stdio'\n");
+    write_program(&folder, "ssh", &(dial + script));
+    vec![
+        (OptionName::DockerHost, "ssh://host".to_owned()),
+        (OptionName::SearchPath, folder.to_str().unwrap().to_owned()),
+    ]
+}
+
+/// Passes a part of the context on, and is gone with all that it has started: at most 3 MB, in pieces
+/// that are passed on at once.
+const DIES_LATER: &str = "(dd bs=64k count=46 2>/dev/null; kill -9 0) | $dial";
+
+/// A credential helper that is this script, for a registry that the template names.
+fn helper(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
+    let folder = bed.scratch().join("programs");
+    write_program(&folder, "docker-credential-test", script);
+    let config = json!({ "credHelpers": { "127.0.0.1:1": "test" } });
+    std::fs::write(bed.scratch().join("config.json"), config.to_string()).unwrap();
+    let path = |path: &Path| path.to_str().unwrap().to_owned();
+    vec![
+        (OptionName::SearchPath, path(&folder)),
+        (OptionName::DockerConfig, path(bed.scratch())),
+        // It asks for the logins before anything else.
+        (OptionName::DockerBuildkit, "0".to_owned()),
+    ]
+}
+
+fn of_a_private_base() -> Files {
+    Files::from([("Dockerfile".to_owned(), file("FROM 127.0.0.1:1/base\n"))])
+}
+
+/// A C host: so many callers in so many rounds.
+fn host(bed: &Bed, options: &[(OptionName, String)], callers: u32, rounds: u32) -> Command {
+    let mut command = command(bed, &program("crowd", Link::Static));
+    for (name, value) in options {
+        command.env(name.env(), value);
+    }
+    let numbers = [callers.to_string(), "30000".to_owned(), rounds.to_string()];
+    command.args(numbers).arg("hermes");
+    command
+}
+
+/// How the calls of a host ended, and how many of them; the host itself as it should.
+fn ends(output: &Output) -> BTreeMap<String, usize> {
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        output.status,
+        text(output)
+    );
+    let mut ends = BTreeMap::new();
+    for line in text(output).lines() {
+        if let Some(end) = line.strip_prefix("end ") {
+            let status = end.split(' ').nth(2).unwrap().to_owned();
+            *ends.entry(status).or_default() += 1;
+        }
+    }
+    ends
+}
+
+/// Every call of the host ended in one of these ways.
+fn assert_ends(what: &str, mut host: Command, count: usize, with: &[&str]) {
+    let output = host.output().unwrap();
+    let ends = ends(&output);
+    assert_eq!(ends.values().sum::<usize>(), count, "{what}: {ends:?}");
+    let known = |end: &String| with.contains(&end.as_str());
+    assert!(ends.keys().all(known), "{what}: {ends:?}");
+}
+
+/// What an engine says that has heard a part of the context is told as that.
+const BROKEN_OFF: [&str; 2] = ["engine_unreachable", "build_failed"];
+
+#[test]
+fn a_host_survives_an_ssh_that_dies_whenever_that_is() {
+    let bed = Bed::new();
+    bed.template("hermes", large(&bed));
+    for (script, buildkit, rounds) in [
+        (DIES_LATER, "0", 6),
+        (DIES_LATER, "1", 6),
+        ("dd bs=100 count=1 >/dev/null 2>&1", "0", 20),
+        ("exit 1", "0", 30),
+        ("exec <&-; sleep 0.02", "0", 20),
+        ("exec <&- >&-; sleep 0.02", "0", 20),
+    ] {
+        let mut options = ssh(&bed, script);
+        options.push((OptionName::DockerBuildkit, buildkit.to_owned()));
+        let host = host(&bed, &options, 2, rounds);
+        assert_ends(script, host, 2 * rounds as usize, &BROKEN_OFF);
+    }
+}
+
+#[test]
+fn a_host_survives_a_helper_that_does_not_read() {
+    let bed = Bed::new();
+    bed.template("hermes", of_a_private_base());
+    for script in ["exit 0", "exec <&-; exit 0", "exec <&-; sleep 0.02"] {
+        let options = helper(&bed, script);
+        assert_ends(script, host(&bed, &options, 1, 30), 30, &["build_failed"]);
+    }
+}
+
+#[test]
+fn a_host_survives_a_template_server_that_resets() {
+    let bed = Bed::new();
+    bed.template("hermes", large(&bed));
+    for path in ["/api/", "git-upload-pack HTTP"] {
+        let proxy = Proxy::before(&bed.server, move |line| match line.contains(path) {
+            true => Treat::CutRequest(60, End::Reset),
+            false => Treat::Pass,
+        });
+        let prefix = (OptionName::RepoPrefix, proxy.repo_prefix(&bed.server));
+        let host = host(&bed, &[prefix], 20, 1);
+        assert_ends(path, host, 20, &["gitea_unreachable", "fetch"]);
+    }
+}
+
+#[test]
+fn a_host_survives_an_engine_that_resets_during_the_upload() {
+    let bed = Bed::new();
+    bed.template("hermes", large(&bed));
+    for (number, end) in [End::Close, End::Reset].into_iter().enumerate() {
+        for buildkit in ["0", "1"] {
+            let rule = move |line: &str| match line.contains("/build?") || line.contains("/session")
+            {
+                true => Treat::CutRequest(1_000_000, end),
+                false => Treat::Pass,
+            };
+            let folder = bed.scratch().join(format!("{number}{buildkit}"));
+            std::fs::create_dir(&folder).unwrap();
+            let proxy = match end {
+                End::Reset => Proxy::over_tcp(&bed.engine, rule),
+                _ => Proxy::start(&bed.engine, &folder, rule),
+            };
+            let options = [
+                (OptionName::DockerHost, proxy.url.clone()),
+                (OptionName::DockerBuildkit, buildkit.to_owned()),
+            ];
+            let host = host(&bed, &options, 2, 4);
+            assert_ends(&proxy.url, host, 8, &BROKEN_OFF);
+        }
+    }
+}
+
+#[test]
+fn a_program_that_is_started_has_the_signals_of_the_host() {
+    let bed = Bed::new();
+    bed.template("hermes", large(&bed));
+    let told = bed.scratch().join("told");
+    let script = format!(
+        "exec 9>>{}\ngrep SigBlk /proc/self/status >&9\n(yes; echo yes $? >&9) | head -n 1 >/dev/null",
+        told.display()
+    );
+    let host = host(&bed, &ssh(&bed, &script), 1, 1);
+    assert_ends("ssh", host, 1, &["engine_unreachable"]);
+    let said = std::fs::read_to_string(told).unwrap();
+    let mut lines = said.lines();
+    let blocked = lines.next().unwrap().split_whitespace().last().unwrap();
+    assert_eq!(u64::from_str_radix(blocked, 16), Ok(0), "{said}");
+    // 128 and the number of the signal, as a shell has it.
+    assert_eq!(lines.next(), Some("yes 141"), "{said}");
+}
+
+/// What a thread of the host has done, as strace tells it.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Writes to a pipe or a socket of the library that could have raised the signal.
+    bare: Vec<String>,
+    /// How many were made where it is blocked, or asked for no signal.
+    safe: usize,
+    /// Those that found nobody to read.
+    refused: usize,
+    delivered: usize,
+}
+
+#[test]
+fn no_thread_writes_where_the_signal_could_reach_the_host() {
+    let bed = Bed::new();
+    bed.template("hermes", large(&bed));
+    let mut options = ssh(&bed, DIES_LATER);
+    let mut seen = traced(&bed, host(&bed, &options, 2, 3));
+    assert!(seen.bare.is_empty(), "{:#?}", seen.bare);
+    assert!(seen.refused > 0 && seen.safe > 100, "{seen:?}");
+    assert_eq!(seen.delivered, 0);
+
+    options = ssh(&bed, "exit 1");
+    seen = traced(&bed, host(&bed, &options, 2, 10));
+    assert!(seen.bare.is_empty() && seen.delivered == 0, "{seen:#?}");
+
+    bed.template("hermes", of_a_private_base());
+    seen = traced(&bed, host(&bed, &helper(&bed, "exec <&-; exit 0"), 1, 10));
+    assert!(seen.bare.is_empty() && seen.delivered == 0, "{seen:#?}");
+}
+
+/// Every system call that writes, those that change what a thread blocks, and those that make threads.
+const TRACED: &str = "write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,sendfile,splice,\
+     vmsplice,tee,rt_sigprocmask,clone,clone3,fork,vfork";
+
+fn traced(bed: &Bed, host: Command) -> Seen {
+    let log = bed.scratch().join("trace");
+    let mut command = Command::new("/usr/bin/strace");
+    command
+        .args(["-f", "--seccomp-bpf", "-yy", "-s", "0", "-e"])
+        .arg(format!("trace={TRACED}"))
+        .args(["-e", "signal=SIGPIPE", "-o"])
+        .arg(&log)
+        .arg(host.get_program())
+        .args(host.get_args())
+        .env_clear()
+        .envs(
+            host.get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(bed.scratch());
+    ends(
+        &command
+            .output()
+            .expect("there is no strace: run `make test`"),
+    );
+    read(&std::fs::read_to_string(log).unwrap())
+}
+
+/// Follows what each thread blocks. The children of the host, and theirs, are other programs.
+fn read(trace: &str) -> Seen {
+    let mut seen = Seen::default();
+    let mut blocks: HashMap<&str, bool> = HashMap::new();
+    let mut others: BTreeSet<&str> = BTreeSet::new();
+    let mut unfinished: HashMap<&str, (String, bool)> = HashMap::new();
+    for line in trace.lines() {
+        let (thread, rest) = line.split_once(' ').unwrap();
+        let rest = rest.trim_start();
+        if others.contains(thread) {
+            // Its children come under its number only, and are others too.
+            if let Some(child) = made(rest) {
+                others.insert(child);
+            }
+            continue;
+        }
+        if rest.starts_with("--- SIGPIPE") {
+            seen.delivered += 1;
+            continue;
+        }
+        // The calls of two threads at once are told in two parts.
+        let blocked = blocks.get(thread).copied().unwrap_or(false);
+        if let Some(begun) = rest.strip_suffix(" <unfinished ...>") {
+            unfinished.insert(thread, (begun.to_owned(), blocked));
+            continue;
+        }
+        let (call, blocked) = match rest.split_once(" resumed>") {
+            Some((_, end)) => {
+                let (begun, blocked) = unfinished.remove(thread).unwrap();
+                (begun + end, blocked)
+            }
+            None => (rest.to_owned(), blocked),
+        };
+        if call.starts_with("rt_sigprocmask(") {
+            if let Some(now) = masked(&call, blocked) {
+                blocks.insert(thread, now);
+            }
+        } else if let Some(child) = made(rest) {
+            match call.contains("CLONE_THREAD") {
+                // It may have been heard of before.
+                true => drop(blocks.entry(child).or_insert(blocked)),
+                false => drop(others.insert(child)),
+            }
+        } else if is_pipe_or_socket(&call) {
+            seen.refused += usize::from(call.contains(" EPIPE "));
+            match blocked || call.contains("MSG_NOSIGNAL") {
+                true => seen.safe += 1,
+                false => seen.bare.push(line.to_owned()),
+            }
+        }
+    }
+    seen
+}
+
+/// The thread or the process that a call has made.
+fn made(call: &str) -> Option<&str> {
+    let made = ["clone", "fork", "vfork"];
+    let name = call.trim_start_matches("<... ");
+    if !made.iter().any(|made| name.starts_with(made)) {
+        return None;
+    }
+    let (_, number) = call.rsplit_once(" = ")?;
+    let number = number.split_whitespace().next()?;
+    number.parse::<u32>().is_ok().then_some(number)
+}
+
+/// Whether SIGPIPE is blocked after `rt_sigprocmask(SIG_SETMASK, ~[RTMIN RT_1], NULL, 8) = 0`.
+fn masked(call: &str, blocked: bool) -> Option<bool> {
+    let (how, rest) = call.split_once('(')?.1.split_once(", ")?;
+    let (all_but, names) = match rest.strip_prefix("~[") {
+        Some(names) => (true, names),
+        None => (false, rest.strip_prefix('[')?),
+    };
+    let named = names
+        .split(']')
+        .next()?
+        .split(' ')
+        .any(|name| name == "PIPE");
+    let has = named != all_but;
+    Some(match how {
+        "SIG_BLOCK" => blocked || has,
+        "SIG_UNBLOCK" => blocked && !has,
+        _ => has,
+    })
+}
+
+/// Not the host's own output.
+fn is_pipe_or_socket(call: &str) -> bool {
+    let Some((descriptor, rest)) = call
+        .split_once('(')
+        .and_then(|(_, rest)| rest.split_once('<'))
+    else {
+        return false;
+    };
+    let kinds = ["pipe:", "UNIX", "TCP", "UDP", "socket:", "NETLINK"];
+    !["1", "2"].contains(&descriptor) && kinds.iter().any(|kind| rest.starts_with(kind))
+}
+
+#[test]
+fn a_trace_is_read_as_it_is_meant() {
+    let trace = "\
+10 rt_sigprocmask(SIG_BLOCK, ~[], [], 8) = 0
+10 clone3({flags=CLONE_VM|CLONE_THREAD, x=0} => {parent_tid=[11]}, 88) = 11
+10 rt_sigprocmask(SIG_SETMASK, [], NULL, 8) = 0
+11 rt_sigprocmask(SIG_SETMASK, [], NULL, 8) = 0
+11 write(5<pipe:[7]>, \"\"..., 4) = 4
+11 rt_sigprocmask(SIG_BLOCK, [PIPE], NULL, 8) = 0
+11 write(5<pipe:[7]>, \"\"..., 4 <unfinished ...>
+10 sendto(6<UNIX-STREAM:[8->9]>, \"\"..., 4, MSG_NOSIGNAL, NULL, 0) = 4
+11 <... write resumed>) = -1 EPIPE (Broken pipe)
+11 vfork( <unfinished ...>
+11 <... vfork resumed>) = 12
+12 write(5<pipe:[7]>, \"\"..., 4) = -1 EPIPE (Broken pipe)
+12 --- SIGPIPE {si_signo=SIGPIPE} ---
+12 clone(child_stack=NULL, flags=SIGCHLD) = 13
+13 write(5<pipe:[7]>, \"\"..., 4) = 4
+10 write(1<pipe:[1]>, \"\"..., 4) = 4
+10 write(7<TCP:[127.0.0.1:1->127.0.0.1:2]>, \"\"..., 4) = 4
+10 write(8<anon_inode:[eventfd]>, \"\"..., 8) = 8
+";
+    let seen = read(trace);
+    assert_eq!((seen.safe, seen.refused, seen.delivered), (2, 1, 0));
+    assert_eq!(seen.bare.len(), 2, "{seen:?}");
+    assert!(seen.bare[0].starts_with("11 write(5") && seen.bare[1].contains("TCP"));
+}
+
+/// A user that has no other process on this machine, and can read the files of the tests.
+fn as_nobody_else(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    let user = 3_000_000_000_u32 + std::process::id() % 1_000_000;
+    command
+        .arg(format!("--reuid={user}"))
+        .arg("--clear-groups")
+        .args([
+            "--inh-caps=-all,+dac_override",
+            "--ambient-caps=-all,+dac_override",
+        ])
+        .arg("--bounding-set=-all,+dac_override")
+        .arg(program);
+    command
+}
+
+/// What came of each call of tests/c/limits.c, which fails or says something else than these.
+fn with_few(what: &str, message: &str, hint: &str) {
+    let bed = Bed::new();
+    let text = format!(
+        "FROM scratch\nCOPY Dockerfile /\nLABEL bed={}\n",
+        bed.isolation
+    );
+    bed.template(
+        "hermes",
+        Files::from([("Dockerfile".to_owned(), file(&text))]),
+    );
+    let program: PathBuf = program("limits", Link::Static);
+    let mut command = as_nobody_else(&program);
+    command.env_clear().args([what, "hermes"]).current_dir("/");
+    for (name, value) in bed.values() {
+        command.env(name.env(), value);
+    }
+    // Its own, as a cache has to be.
+    let cache = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
+    std::fs::set_permissions(cache.path(), open).unwrap();
+    command.env(OptionName::CacheDir.env(), cache.path().join("cache"));
+    let output = command.output().unwrap();
+    let said = crate::support::child::text(&output);
+    assert!(output.status.success(), "{}\n{said}", output.status);
+    let mut refused = 0;
+    let mut lines = said.lines();
+    while let Some(line) = lines.next() {
+        let end = line.strip_prefix("end ").unwrap();
+        let mut words = end.splitn(4, ' ').skip(2);
+        match words.next().unwrap() {
+            "ok" => continue,
+            status => assert_eq!(status, "process_limit", "{said}"),
+        }
+        refused += 1;
+        assert!(words.next().unwrap().contains(message), "{line}");
+        assert!(lines.next().unwrap().contains(hint), "{said}");
+    }
+    assert!(refused > 2, "{said}");
+    println!("{said}");
+}
+
+#[test]
+fn without_threads_a_call_says_so_and_a_client_is_freed() {
+    with_few(
+        "threads",
+        "can start no more threads or programs",
+        "ulimit -u",
+    );
+}
+
+#[test]
+fn without_file_descriptors_a_call_says_so_and_a_client_is_freed() {
+    with_few("descriptors", "has no file descriptors left", "ulimit -n");
+}
