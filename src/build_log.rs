@@ -42,7 +42,7 @@ pub struct BuildLog {
 impl Told for BuildLog {
     fn masked(mut self, masker: &Masker) -> Self {
         // It was masked when it was written, but perhaps for another token.
-        masker.in_place(&mut self.text);
+        self.text = masker.log(&self.text);
         masker.in_place(&mut self.path);
         self
     }

@@ -18,7 +18,7 @@ use crate::executor::{self, blocking};
 use crate::flight::Flights;
 use crate::http::Http;
 use crate::image::Image;
-use crate::mask::{Masker, Told};
+use crate::mask::{MAX_LINE, Masker, Told};
 use crate::metrics::{Metrics, Snapshot};
 use crate::offline;
 use crate::options::Options;
@@ -193,7 +193,7 @@ impl Client {
 
     fn runtime(&self, name: &str) -> Result<Runtime> {
         // The error quotes the beginning of the name, so it is made from the masked one.
-        Runtime::parse(name).or_else(|_| Runtime::parse(&self.masker.text(name)))
+        Runtime::parse(name).or_else(|_| Runtime::parse(&self.masker.shown(name, MAX_LINE)))
     }
 
     /// Does the work of a call as a task of its own, to its end, its time limit or its cancelling.
@@ -240,7 +240,8 @@ impl Client {
                     .map(|told| told.masked(&masker))
                     .map_err(|error| masker.error(named(error))))
             });
-            done(id, told.unwrap_or_else(|defect| Err(named(defect))));
+            let defective = |defect| Err(Masker::default().error(named(defect)));
+            done(id, told.unwrap_or_else(defective));
         };
         self.shared
             .tasks

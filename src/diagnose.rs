@@ -3,6 +3,7 @@
 //! It works when everything is broken: the checks go on side by side, none needs another to succeed, and
 //! each has its time limit. Nothing is changed anywhere, and no credential helper is started.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -55,7 +56,7 @@ pub struct Check {
     /// What was found.
     pub found: String,
     /// How to mend it; empty if it is well.
-    pub fix: String,
+    pub fix: Cow<'static, str>,
 }
 
 /// What was found, always in the same order. There is no secret in it.
@@ -73,7 +74,7 @@ impl Told for Diagnosis {
     fn masked(mut self, masker: &Masker) -> Self {
         for check in &mut self.checks {
             check.found = masker.shown(&check.found, MAX_TEXT);
-            check.fix = masker.shown(&check.fix, MAX_TEXT);
+            masker.outside(&mut check.fix);
         }
         self
     }
@@ -87,11 +88,11 @@ impl Check {
         Self::new(name, Status::Ok, found, "")
     }
 
-    fn warning(name: &str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    fn warning(name: &str, found: impl Into<String>, fix: impl Into<Cow<'static, str>>) -> Self {
         Self::new(name, Status::Warning, found, fix)
     }
 
-    fn problem(name: &str, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    fn problem(name: &str, found: impl Into<String>, fix: impl Into<Cow<'static, str>>) -> Self {
         Self::new(name, Status::Problem, found, fix)
     }
 
@@ -99,7 +100,12 @@ impl Check {
         Self::problem(name, error.message, error.hint)
     }
 
-    fn new(name: &str, status: Status, found: impl Into<String>, fix: impl Into<String>) -> Self {
+    fn new(
+        name: &str,
+        status: Status,
+        found: impl Into<String>,
+        fix: impl Into<Cow<'static, str>>,
+    ) -> Self {
         Self {
             name: name.to_owned(),
             status,
@@ -252,7 +258,7 @@ async fn engine_disk(engine: &Engine) -> Check {
     )
 }
 
-fn room(name: &str, folder: &Path, free: disk::Free, little: u64, fix: &str) -> Check {
+fn room(name: &str, folder: &Path, free: disk::Free, little: u64, fix: &'static str) -> Check {
     let found = format!("{free} at {}", folder.display());
     if free.bytes < disk::LEAST || free.out_of_inodes {
         Check::problem(name, found, fix)

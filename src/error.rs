@@ -4,11 +4,13 @@
 //! stop, the place (URL, path, step) named. They may hold anything a peer said, so nothing here is
 //! fit to be shown before it has gone through [`Masker::error`](crate::mask::Masker::error).
 
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
 
 use crate::panics;
+use crate::printable;
 
 /// What kind of failure it is.
 ///
@@ -148,8 +150,8 @@ pub struct Error {
     pub url: String,
     /// What failed, and where.
     pub message: String,
-    /// What to do next.
-    pub hint: String,
+    /// What to do next. A `&'static str` is the library's own words, and is shown as it is.
+    pub hint: Cow<'static, str>,
     /// Where in the build, if it failed there.
     pub build: Option<Box<FailedBuild>>,
     pub(crate) retry: Retry,
@@ -188,7 +190,7 @@ impl Error {
             runtime: String::new(),
             url: String::new(),
             message: message.into(),
-            hint: String::new(),
+            hint: Cow::Borrowed(""),
             build: None,
             retry: Retry::Never,
         }
@@ -196,7 +198,7 @@ impl Error {
 
     /// Says what to do next.
     #[must_use]
-    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = hint.into();
         self
     }
@@ -256,7 +258,11 @@ pub(crate) fn causes<'e>(
 /// outer text already quotes.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     // Some libraries end their errors like sentences; in the middle of ours that reads badly.
-    let said = |error: &dyn std::error::Error| error.to_string().trim_end_matches('.').to_owned();
+    // Each is cleaned by itself, so that none can begin what another ends, with our words in between.
+    let said = |error: &dyn std::error::Error| {
+        let text = error.to_string();
+        printable::line(text.trim_end_matches('.')).into_owned()
+    };
     let mut text = said(error);
     let mut source = error.source();
     while let Some(cause) = source {

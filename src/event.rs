@@ -1,5 +1,6 @@
 //! What a caller sees while a call runs.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -54,7 +55,7 @@ pub struct Event {
     pub endpoint: Option<String>,
     /// What to do about a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub hint: Option<String>,
+    pub hint: Option<Cow<'static, str>>,
     /// The number of the build step, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step: Option<u32>,
@@ -312,26 +313,29 @@ impl Event {
         }
     }
 
-    pub(crate) fn warning(message: impl Into<String>, hint: impl Into<String>) -> Self {
+    pub(crate) fn warning(message: impl Into<String>, hint: impl Into<Cow<'static, str>>) -> Self {
         Self {
             hint: Some(hint.into()),
             ..Self::new(Kind::Warning, message)
         }
     }
 
-    /// Every text in it that came from outside.
+    /// What an engine or git takes as it is: references and the commit.
+    pub(crate) fn names_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        [&mut self.r#ref, &mut self.latest_ref, &mut self.commit_sha]
+            .into_iter()
+            .flatten()
+    }
+
+    /// Every other text in it that may have come from outside.
     pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
         let optional = [
             &mut self.url,
-            &mut self.r#ref,
-            &mut self.latest_ref,
-            &mut self.commit_sha,
             &mut self.branch,
             &mut self.reason,
             &mut self.holder,
             &mut self.builder,
             &mut self.endpoint,
-            &mut self.hint,
             &mut self.step_name,
             &mut self.error,
             &mut self.line,

@@ -17,7 +17,7 @@ use crate::engine::Lines;
 use crate::error::{Code, Error, Result, Retry};
 use crate::http::Answer;
 use crate::image::CommitSha;
-use crate::mask::MAX_LINE;
+use crate::mask::{MAX_LINE, Masker, Secret};
 use crate::options::{OptionName, Options};
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 use crate::{executor, fetch, gitea};
@@ -37,6 +37,11 @@ pub fn log_lines(pieces: &[&[u8]], token: &str) -> Vec<String> {
         .iter()
         .map(|line| masker.shown(line, MAX_LINE))
         .collect()
+}
+
+/// A text as it is shown in a message.
+pub fn shown_line(text: &str, token: &str) -> String {
+    Masker::new(&Secret::new(token)).shown(text, MAX_LINE)
 }
 
 /// Where Gitea describes a branch.

@@ -18,6 +18,7 @@ use crate::error::{Code, Error, Result};
 use crate::http::{Answer, Http, MAX_ANSWER};
 use crate::image::CommitSha;
 use crate::options::Repository;
+use crate::printable::quoted;
 use crate::runtimes::{MIRRORED, Runtime};
 
 /// The branch that is built when none is set and the repository has it.
@@ -63,8 +64,8 @@ pub(crate) async fn head(
     repository: &Repository,
     branch: Option<&str>,
 ) -> Result<Head> {
-    ask(http, runtime, repository, branch)
-        .await
+    let head = ask(http, runtime, repository, branch).await;
+    head.and_then(|head| not_the_token(http, repository, head))
         .map_err(|mut error| {
             if !error.message.contains(repository.url.as_str()) {
                 let message = error.message;
@@ -72,6 +73,15 @@ pub(crate) async fn head(
             }
             error
         })
+}
+
+/// The commit is in the names of images and folders, which are never masked. No commit has the token in
+/// its id by chance.
+fn not_the_token(http: &Http, repository: &Repository, head: Head) -> Result<Head> {
+    match http.token_is_in(head.commit.as_str()) {
+        false => Ok(head),
+        true => Err(bad(&repository.api, "its commit.id holds the token")),
+    }
 }
 
 async fn ask(
@@ -90,7 +100,7 @@ async fn ask(
         return Err(not_found(
             runtime,
             repository,
-            &format!("the branch {branch:?} or its repository"),
+            &format!("the branch {} or its repository", quoted(branch)),
         )
         .hint("check MOLECULE_LOCAL_TEMPLATE_BRANCH, or unset it to build the default branch"));
     }
@@ -120,7 +130,7 @@ async fn ask(
         return Err(not_found(
             runtime,
             repository,
-            &format!("the default branch {:?}", info.default_branch),
+            &format!("the default branch {}", quoted(&info.default_branch)),
         )
         .hint("set MOLECULE_LOCAL_TEMPLATE_BRANCH to a branch that it has"));
     }

@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 use crate::error::{Code, Error, Result, Retry, causes, chain};
 use crate::executor;
 use crate::limits;
-use crate::mask::Secret;
+use crate::mask::{Masker, Secret};
 use crate::options::{NetworkSettings, RepoPrefix};
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 
@@ -116,6 +116,11 @@ impl Http {
     /// Is there a token for this address? It goes to the origin it was given for, and to nobody else.
     fn token_for(&self, url: &Url) -> Option<&str> {
         (!self.token.is_empty() && url.origin() == self.origin).then(|| self.token.expose())
+    }
+
+    /// Is the token in this text, in any spelling?
+    pub(crate) fn token_is_in(&self, text: &str) -> bool {
+        Masker::new(&self.token).is_in(text)
     }
 
     /// Where the token goes so that everybody on the way can read it: to another machine, without TLS.

@@ -32,6 +32,13 @@ impl CommitSha {
     }
 }
 
+/// What a label says is the commit, if it can be one; else the empty text.
+pub(crate) fn full_id(label: Option<&str>) -> String {
+    label
+        .and_then(CommitSha::parse)
+        .map_or_else(String::new, |commit| commit.0)
+}
+
 impl fmt::Display for CommitSha {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

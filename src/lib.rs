@@ -18,7 +18,7 @@
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
 //! | [`prune`], [`diagnose`], [`build_log`], [`metrics`] | what is here, and what may go; what is well, and what is not; what was built, and how often |
 //! | [`client`], `coalesce`, `flight`, `executor`, `signals`, `queue` | many callers, one lookup, one build |
-//! | [`error`], [`event`], [`mask`], `limits`, `panics` | what is told, and what is not |
+//! | [`error`], [`event`], [`mask`], `printable`, `limits`, `panics` | what is told, and what is not |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
 //! | `point` | places where a test stops the process; not in what ships |
 
@@ -53,6 +53,7 @@ pub mod options;
 mod ownership;
 mod panics;
 mod pipeline;
+mod printable;
 pub mod prune;
 mod queue;
 mod recent;

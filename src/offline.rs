@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::image::{Image, References, Timings};
+use crate::image::{Image, References, Timings, full_id};
 use crate::pipeline::Shared;
 use crate::recent;
 use crate::runtimes::Runtime;
@@ -35,7 +35,7 @@ pub(crate) async fn newest(shared: &Shared, runtime: Runtime, emit: &Sink) -> Re
             reference: references.pinned,
             latest_reference: references.latest,
             runtime: runtime.to_string(),
-            commit_sha: found.revision.unwrap_or_default(),
+            commit_sha: full_id(found.revision.as_deref()),
             image_id: found.id,
             platform: platform.to_string(),
             endpoint: engine.endpoint().to_owned(),

@@ -12,12 +12,9 @@ use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
 use crate::image::{Isolation, Platform};
-use crate::mask::{MAX_TOKEN, Masker, Secret};
+use crate::mask::{MAX_TOKEN, MIN_TOKEN, Masker, Secret};
 use crate::memory;
 use crate::runtimes::Runtime;
-
-/// A shorter token is none that a server would give: it may well be part of a name by chance.
-const MIN_SECRET: usize = 8;
 
 /// Declares the options once: the name, the number in the ABI, the environment variable.
 macro_rules! options {
@@ -44,7 +41,7 @@ options! {
     RepoPrefix = 1, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
     /// The branch to build from.
     Branch = 2, "MOLECULE_LOCAL_TEMPLATE_BRANCH";
-    /// The token for the template server.
+    /// The token for the template server, of 8 to 1024 visible ASCII characters.
     Token = 3, "MOLECULE_GITEA_TOKEN";
     /// The cache folder.
     CacheDir = 4, "MOLECULE_LOCAL_BUILD_CACHE";
@@ -142,11 +139,13 @@ impl Options {
             .map(|(_, value)| value.expose())
     }
 
-    /// The masker for these options' token.
+    /// The masker for these options' token. One that is too short is refused, in words that it may be
+    /// a part of, and is no use to anybody.
     pub fn masker(&self) -> Masker {
-        Masker::new(&Secret::new(
-            self.get(OptionName::Token).unwrap_or_default(),
-        ))
+        match self.get(OptionName::Token) {
+            Some(token) if token.len() >= MIN_TOKEN => Masker::new(&Secret::new(token)),
+            _ => Masker::default(),
+        }
     }
 
     /// Checks every value and fills in the defaults.
@@ -158,16 +157,18 @@ impl Options {
     pub fn settings(&self) -> Result<Settings> {
         let text = |name| self.get(name).map(str::to_owned);
         let path = |name| self.get(name).map(PathBuf::from);
+        // First, because what else is wrong is told with the token masked.
+        let token = self.token()?;
         Ok(Settings {
+            token,
             repo_prefix: self.repo_prefix()?,
             branch: self
                 .get(OptionName::Branch)
                 .map(|branch| self.branch(branch))
                 .transpose()?,
-            token: self.token()?,
             cache_dir: self.cache_dir()?,
             platform: self.platform()?,
-            isolation: Isolation::parse(self.get(OptionName::Isolation).unwrap_or_default())?,
+            isolation: self.isolation()?,
             offline: self.flag(OptionName::Offline)?,
             runtime_version_pin: self.flag(OptionName::RuntimeVersionPin)?,
             stall_grace: self.seconds(OptionName::StallGrace, 240)?,
@@ -201,11 +202,7 @@ impl Options {
             .unwrap_or(RepoPrefix::DEFAULT);
         let parsed = RepoPrefix::parse(prefix)?;
         // Every error and every image names the repository.
-        let token = self.get(OptionName::Token).unwrap_or_default();
-        if token.len() >= MIN_SECRET && self.masker().text(prefix) != prefix {
-            return Err(invalid(OptionName::RepoPrefix, "holds the token")
-                .hint("take it out: MOLECULE_GITEA_TOKEN is enough"));
-        }
+        self.without_token(OptionName::RepoPrefix, prefix)?;
         Ok(parsed)
     }
 
@@ -237,16 +234,33 @@ impl Options {
         match self.get(OptionName::Platform) {
             None => Ok(PlatformChoice::Fixed(Platform::default())),
             Some("native") => Ok(PlatformChoice::Native),
-            Some(text) => Platform::parse(text)
-                .map(PlatformChoice::Fixed)
-                .ok_or_else(|| {
+            Some(text) => {
+                let platform = Platform::parse(text).ok_or_else(|| {
                     invalid(
                         OptionName::Platform,
                         &format!("is no platform: {:?}", self.shown(text)),
                     )
                     .hint("use os/arch or os/arch/variant, linux/arm64 for example, or native")
-                }),
+                })?;
+                self.without_token(OptionName::Platform, text)?;
+                Ok(PlatformChoice::Fixed(platform))
+            }
         }
+    }
+
+    fn isolation(&self) -> Result<Isolation> {
+        let text = self.get(OptionName::Isolation).unwrap_or_default();
+        let isolation = Isolation::parse(text)?;
+        self.without_token(OptionName::Isolation, text)?;
+        Ok(isolation)
+    }
+
+    /// For what is in the name of an image or in every error: that is never masked.
+    fn without_token(&self, name: OptionName, value: &str) -> Result<()> {
+        if !self.masker().is_in(value) {
+            return Ok(());
+        }
+        Err(invalid(name, "holds the token").hint("take it out: MOLECULE_GITEA_TOKEN is enough"))
     }
 
     /// A branch name as git allows it (git-check-ref-format), and no longer than what Gitea takes.
@@ -279,6 +293,12 @@ impl Options {
     /// A token goes into a header, which can hold visible ASCII only.
     fn token(&self) -> Result<Secret> {
         let token = self.get(OptionName::Token).unwrap_or_default();
+        if (1..MIN_TOKEN).contains(&token.len()) {
+            let what = format!("is shorter than {MIN_TOKEN} characters");
+            return Err(invalid(OptionName::Token, &what).hint(
+                "copy the whole token from the template server, or unset it for public repositories",
+            ));
+        }
         if token.len() > MAX_TOKEN {
             let what = format!("is longer than {MAX_TOKEN} characters");
             return Err(invalid(OptionName::Token, &what).hint("see whether it is really a token"));
@@ -598,6 +618,7 @@ mod tests {
             (OptionName::Isolation, "Not A Tag"),
             (OptionName::CacheDir, "relative/path"),
             (OptionName::Token, "two words"),
+            (OptionName::Token, "seven77"),
             (OptionName::Branch, "a..b"),
         ] {
             let error = with(name, value).unwrap_err();

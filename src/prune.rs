@@ -18,8 +18,8 @@ use crate::cache::{Cache, Kept, Lock, Unused};
 use crate::engine::{Engine, Removal, Stored, bare};
 use crate::error::Result;
 use crate::executor::blocking;
-use crate::image::{Isolation, LocalName};
-use crate::mask::{Masker, Told};
+use crate::image::{Isolation, LocalName, full_id};
+use crate::mask::{self, Masker, Told};
 use crate::pipeline::{Shared, platform_label, runtime_label};
 use crate::recent::{self, Removing};
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
@@ -355,7 +355,7 @@ impl Candidate {
                 r#ref: crate::image::as_given(first).to_owned(),
                 runtime: runtime.to_string(),
                 platform: label(&platform_label()),
-                commit_sha: stored.revision().unwrap_or_default().to_owned(),
+                commit_sha: full_id(stored.revision()),
                 image_id: stored.id.clone(),
                 created_unix: stored.created.max(tagged.0),
                 bytes: stored.bytes,
@@ -689,16 +689,14 @@ impl Told for PruneReport {
 
 impl LocalImage {
     fn mask(&mut self, masker: &Masker) {
-        let texts = [
-            &mut self.r#ref,
-            &mut self.platform,
-            &mut self.commit_sha,
-            &mut self.image_id,
-        ];
-        texts
+        let names = [&mut self.r#ref, &mut self.commit_sha, &mut self.image_id];
+        names
+            .into_iter()
+            .chain(&mut self.other_refs)
+            .for_each(mask::clean);
+        [&mut self.platform]
             .into_iter()
             .chain(&mut self.used_by)
-            .chain(&mut self.other_refs)
             .for_each(|text| masker.in_place(text));
     }
 }
@@ -706,7 +704,7 @@ impl LocalImage {
 impl CachedTree {
     fn mask(&mut self, masker: &Masker) {
         masker.in_place(&mut self.path);
-        masker.in_place(&mut self.commit_sha);
+        mask::clean(&mut self.commit_sha);
     }
 }
 

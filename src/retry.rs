@@ -41,7 +41,7 @@ where
     .notify(|error, pause| {
         let pause = pause.as_secs_f32();
         let message = format!("{}; trying again in {pause:.1} seconds", error.message);
-        emit(Event::warning(message, error.hint.as_str()));
+        emit(Event::warning(message, error.hint.clone()));
     })
     .await
 }

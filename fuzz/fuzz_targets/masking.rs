@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     if !masking::is_token(token) {
         return Corpus::Reject;
     }
-    let spelling = match kind % 3 {
+    let spelling = match kind % 5 {
         0 => Spelling::Percent {
             encoded: 0,
             lower: 0,
@@ -29,6 +29,12 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         1 => Spelling::Percent {
             encoded: u64::from(kind) * 0x0101_0101_0101_0101,
             lower: !0 << kind % 64,
+        },
+        2 => Spelling::Mixed {
+            forms: u64::from(kind / 5) * 0x0123_4567_89ab_cdef,
+        },
+        3 => Spelling::Hex {
+            upper: kind % 2 == 0,
         },
         _ => Spelling::Base64 {
             flavour: kind,
@@ -46,6 +52,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
             &[usize::from(kind), before.len() + 3],
             token,
         );
+        masking::is_shown_as_one_clean_line(&text, token);
     }
     Corpus::Keep
 });

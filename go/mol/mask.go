@@ -2,6 +2,7 @@ package mol
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"slices"
 	"strings"
 )
@@ -47,10 +48,15 @@ func validScheme(scheme string) bool {
 //
 //   - the token itself, also all in capitals (BuildKit repeats an instruction that it does not know so) or all in
 //     small letters (as in a host name),
-//   - each of these with any of its bytes percent-encoded, in either case of hex digits,
+//   - each of these with any of its bytes percent-encoded (%2F, and encoded again: %252F), escaped as in a string
+//     of JSON, C or Python and in the names that git quotes (\u002F, \x2F, \057, \/, \"), or as a character
+//     reference of HTML (&#47;, &#x2F;, &amp;, and &amp;#47;),
+//   - each of these in hexadecimal, in digits of either case,
 //   - base64 text, in the standard or the URL alphabet, of anything that the token is a part of, such as the
-//     user:token of an Authorization header. All of the base64 text is replaced. (A token of less than four
-//     bytes is too short to be recognised in every base64 text.)
+//     user:token of an Authorization header. All of the base64 text is replaced.
+//
+// A token of less than four bytes is too short to be recognised in hexadecimal and in every base64 text. A
+// client takes none of less than eight, but this function masks whatever it is told to.
 //
 // Spellings that overlap become one ***, those side by side one each. An empty token changes nothing. A text
 // without the token comes back as it is, without a copy.
@@ -61,12 +67,19 @@ func MaskTokenInString(s, token string) string {
 	var buffer [8]span
 	spans := buffer[:0]
 	pieces := maskPieces(token)
-	for _, p := range pieces {
-		if !p.base64 {
-			spans = percentEncodedSpans(spans, s, p.text)
+	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '\\') < 0 && strings.IndexByte(s, '&') < 0 &&
+		(strings.IndexByte(token, ' ') < 0 || strings.IndexByte(s, '+') < 0) {
+		spans = pieceSpans(spans, s, pieces)
+	} else {
+		plain := 0
+		for plain < len(pieces) && pieces[plain].kind == pieceBytes {
+			plain++
+		}
+		spans = spelledSpans(spans, s, pieces[:plain])
+		if plain < len(pieces) {
+			spans = pieceSpans(spans, s, pieces[plain:])
 		}
 	}
-	spans = pieceSpans(spans, s, pieces)
 	if len(spans) == 0 {
 		return s
 	}
@@ -76,61 +89,157 @@ func MaskTokenInString(s, token string) string {
 // span is the part [start, end) of a text.
 type span struct{ start, end int }
 
-// percentEncodedSpans finds the token with at least one of its bytes encoded. Each search starts at a
-// percent sign, of which most texts have few, and takes it for the first encoded byte of the token.
-func percentEncodedSpans(spans []span, s, token string) []span {
-	for from := 0; ; {
-		i := strings.IndexByte(s[from:], '%')
-		if i < 0 {
-			return spans
+// escapes are what a byte that is not written as it is can begin with.
+const escapes = `%\&+`
+
+func isEscape(c byte) bool { return c == '%' || c == '\\' || c == '&' || c == '+' }
+
+// spelledSpans finds the token with its bytes in any form.
+func spelledSpans(spans []span, s string, pieces []piece) []span {
+	var starts [256]uint8
+	for k, p := range pieces {
+		starts[p.text[0]] |= 1 << k
+		for i := range len(escapes) {
+			starts[escapes[i]] |= 1 << k
 		}
-		i += from
-		from = i + 1
-		c, ok := percentDecoded(s, i)
-		if !ok {
+	}
+	var from [3]int // where the next find of a piece may begin
+	for at := 0; at < len(s); at++ {
+		which := starts[s[at]]
+		if which == 0 {
 			continue
 		}
-		// Each k for which token[k] is that byte and token[:k] stands plain before the percent sign.
-		for k := indexByteFrom(token, c, 0); k >= 0 && k <= i; k = indexByteFrom(token, c, k+1) {
-			if s[i-k:i] != token[:k] {
+		for k, p := range pieces {
+			if which&(1<<k) == 0 || at < from[k] {
 				continue
 			}
-			if end := percentMatch(s, i+3, token[k+1:]); end >= 0 {
-				spans = append(spans, span{i - k, end})
-				from = end
+			if end := spelled(s, at, p.text); end >= 0 {
+				spans = append(spans, span{at, end})
+				from[k] = end
+			}
+		}
+	}
+	return spans
+}
+
+// spelled gives the end of the token at s[at:], or -1. Where the token holds a character that also escapes, such
+// as in %25, several readings may fit: the longest counts, so that none of it stays.
+func spelled(s string, at int, token string) int {
+	plain := 0
+	for plain < len(token) && at+plain < len(s) && s[at+plain] == token[plain] && !isEscape(s[at+plain]) {
+		plain++
+	}
+	if plain == len(token) {
+		return at + plain
+	}
+	if at+plain == len(s) || !isEscape(s[at+plain]) {
+		return -1
+	}
+	// Where what was read of the token so far may end.
+	var buffers [2][16]int
+	ends, next := append(buffers[0][:0], at+plain), buffers[1][:0]
+	for k := plain; k < len(token); k++ {
+		next = next[:0]
+		for _, end := range ends {
+			next = appendForms(next, s, end, token[k])
+		}
+		if len(next) == 0 {
+			return -1
+		}
+		slices.Sort(next)
+		ends, next = slices.Compact(next), ends
+	}
+	return ends[len(ends)-1]
+}
+
+// appendForms appends the end of each form of the byte c that s[at:] begins with. They are those of the core's
+// src/mask.rs.
+func appendForms(ends []int, s string, at int, c byte) []int {
+	if at >= len(s) {
+		return ends
+	}
+	if s[at] == c || s[at] == '+' && c == ' ' {
+		ends = append(ends, at+1)
+	}
+	switch s[at] {
+	case '%':
+		for i := at + 1; i <= at+5; i += 2 {
+			if isNumber(s, i, 2, 16, c) {
+				ends = append(ends, i+2)
+			}
+			if !strings.HasPrefix(s[i:], "25") {
+				break
+			}
+		}
+	case '\\':
+		for i := at + 1; i <= at+4 && i < len(s); i++ {
+			switch e := s[i]; {
+			case e == c && strings.IndexByte(`"'/\`, c) >= 0:
+				ends = append(ends, i+1)
+			case e == 'u' && c < 0x80 && isNumber(s, i+1, 4, 16, c):
+				ends = append(ends, i+5)
+			case e == 'x' && isNumber(s, i+1, 2, 16, c):
+				ends = append(ends, i+3)
+			case '0' <= e && e <= '3' && isNumber(s, i, 3, 8, c):
+				ends = append(ends, i+3)
+			}
+			if s[i] != '\\' {
+				break
+			}
+		}
+	case '&':
+		for i := at + 1; i <= at+5 && c < 0x80; i += 4 {
+			semicolon := strings.IndexByte(s[i:min(len(s), i+8)], ';')
+			if semicolon < 0 {
+				break
+			}
+			if isReference(s[i:i+semicolon], c) {
+				ends = append(ends, i+semicolon+1)
+			}
+			if !strings.HasPrefix(s[i:], "amp;") {
 				break
 			}
 		}
 	}
+	return ends
 }
 
-func indexByteFrom(s string, c byte, from int) int {
-	if i := strings.IndexByte(s[from:], c); i >= 0 {
-		return from + i
+// isReference tells whether it is c that is meant by &name; in HTML.
+func isReference(name string, c byte) bool {
+	switch name {
+	case "lt":
+		return c == '<'
+	case "gt":
+		return c == '>'
+	case "amp":
+		return c == '&'
+	case "quot":
+		return c == '"'
+	case "apos":
+		return c == '\''
 	}
-	return -1
+	number, ok := strings.CutPrefix(name, "#")
+	base := 10
+	if ok && number != "" && number[0]|0x20 == 'x' {
+		number, base = number[1:], 16
+	}
+	return ok && number != "" && len(number) <= 4 && isNumber(number, 0, len(number), base, c)
 }
 
-// percentMatch matches the token at s[at:], each of its bytes plain or encoded, and gives the end, or -1.
-func percentMatch(s string, at int, token string) int {
-	for k := range len(token) {
-		if c, ok := percentDecoded(s, at); ok && c == token[k] {
-			at += 3
-		} else if at < len(s) && s[at] == token[k] {
-			at++
-		} else {
-			return -1
+// isNumber tells whether the digits s[at:at+n] are the number c.
+func isNumber(s string, at, n, base int, c byte) bool {
+	if at+n > len(s) {
+		return false
+	}
+	value := 0
+	for i := at; i < at+n; i++ {
+		digit := int(unhex(s[i]))
+		if digit >= base {
+			return false
 		}
+		value = value*base + digit
 	}
-	return at
-}
-
-func percentDecoded(s string, at int) (byte, bool) {
-	if at+2 >= len(s) || s[at] != '%' {
-		return 0, false
-	}
-	high, low := unhex(s[at+1]), unhex(s[at+2])
-	return high<<4 | low, high < 16 && low < 16
+	return value == int(c)
 }
 
 func unhex(c byte) byte {
@@ -148,20 +257,31 @@ func unhex(c byte) byte {
 // piece is a text to search for.
 type piece struct {
 	text string
-	// base64 tells that the piece is a part of base64 text, all of which is meant.
-	base64 bool
+	kind pieceKind
 }
 
-// maxPieces is how many a token can have: itself, in capitals and in small letters, and two for each place in
-// a group of three bytes.
-const maxPieces = 9
+type pieceKind uint8
 
-// The shortest piece of base64 that counts as a find. Shorter ones are in ordinary words.
-const minBase64Len = 4
+const (
+	// pieceBytes is the token itself, each of whose bytes may be in another form.
+	pieceBytes pieceKind = iota
+	// pieceHex is the token in hexadecimal.
+	pieceHex
+	// pieceBase64 is a part of base64 text, all of which is meant.
+	pieceBase64
+)
 
-// maskPieces are the token and what it looks like within base64. What comes before it there is not known,
-// so the token can begin at each of three places in a group of three bytes; at each, the characters that
-// depend on nothing but the token are a piece to search for.
+// maxPieces is how many a token can have: itself, in capitals and in small letters, each of these in two cases
+// of hexadecimal digits, and two for each place in a group of three bytes.
+const maxPieces = 15
+
+// The shortest piece of base64, and the shortest token in hexadecimal, that count as a find. Shorter ones are in
+// ordinary words.
+const minPieceLen = 4
+
+// maskPieces are the token and what it looks like within base64 and in hexadecimal, those of a kind together.
+// What comes before it in base64 is not known, so the token can begin at each of three places in a group of
+// three bytes; at each, the characters that depend on nothing but the token are a piece to search for.
 func maskPieces(token string) []piece {
 	pieces := make([]piece, 1, maxPieces)
 	pieces[0] = piece{text: token}
@@ -170,20 +290,29 @@ func maskPieces(token string) []piece {
 			pieces = append(pieces, piece{text: changed})
 		}
 	}
+	if len(token) >= minPieceLen {
+		for _, p := range pieces {
+			lower := hex.EncodeToString([]byte(p.text))
+			pieces = append(pieces, piece{lower, pieceHex})
+			if upper := flipped(lower, 'a', 'z'); upper != lower {
+				pieces = append(pieces, piece{upper, pieceHex})
+			}
+		}
+	}
 	plain := append(make([]byte, 2, 2+len(token)), token...)
 	encoded := make([]byte, 0, 2*base64.StdEncoding.EncodedLen(len(plain)))
 	for before := range 3 {
 		part := plain[2-before:]
 		first, last := (before*8+5)/6, len(part)*8/6
-		if last-first < minBase64Len {
+		if last-first < minPieceLen {
 			continue
 		}
 		encoded = base64.RawStdEncoding.AppendEncode(encoded[:0], part)
 		standard := string(encoded[first:last])
-		pieces = append(pieces, piece{standard, true})
+		pieces = append(pieces, piece{standard, pieceBase64})
 		encoded = base64.RawURLEncoding.AppendEncode(encoded[:0], part)
 		if string(encoded[first:last]) != standard {
-			pieces = append(pieces, piece{string(encoded[first:last]), true})
+			pieces = append(pieces, piece{string(encoded[first:last]), pieceBase64})
 		}
 	}
 	return pieces
@@ -275,7 +404,7 @@ func pairHash(a, b byte) uint { return (uint(a)<<5 ^ uint(b)) & (1<<12 - 1) }
 // far as it does not begin before from.
 func (p piece) extend(s string, from, start int) span {
 	end := start + len(p.text)
-	if !p.base64 {
+	if p.kind != pieceBase64 {
 		return span{start, end}
 	}
 	for start > from && isBase64(s[start-1]) {

@@ -143,7 +143,7 @@ func FuzzMaskTokenInString(f *testing.F) {
 	f.Fuzz(func(t *testing.T, before, after, token, user string) {
 		// What is in the mask itself can be left over from it, and white space or letters around base64
 		// text could belong to it.
-		if len(token) < minBase64Len || strings.Contains(token, "*") {
+		if len(token) < minPieceLen || strings.Contains(token, "*") {
 			t.Skip()
 		}
 		everyByte := ""

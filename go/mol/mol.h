@@ -150,7 +150,7 @@ enum mol_option
   MOL_OPTION_REPO_PREFIX = 1,
   // MOLECULE_LOCAL_TEMPLATE_BRANCH: the branch; not set, main or the default branch.
   MOL_OPTION_BRANCH = 2,
-  // MOLECULE_GITEA_TOKEN: the token for the template server.
+  // MOLECULE_GITEA_TOKEN: the token for the template server, of 8 to 1024 visible ASCII characters.
   MOL_OPTION_TOKEN = 3,
   // MOLECULE_LOCAL_BUILD_CACHE: the cache folder, from the root.
   MOL_OPTION_CACHE_DIR = 4,
@@ -333,9 +333,11 @@ mol_status mol_resolve(const char *image_registry,
                        mol_registry **registry,
                        mol_error **error);
 
-// Replaces the token in a text by "***", however it is spelled (plain, percent-encoded, in the
-// base64 of user:token), and the user information of every URL. A NULL or empty token leaves only
-// the URLs. Free the answer with mol_string_free.
+// Replaces the token in a text by "***", however it is spelled (plain, percent-encoded, escaped as in
+// JSON or HTML, in hexadecimal, in the base64 of user:token), and the user information of every URL. A
+// NULL or empty token leaves only the URLs. A short token is masked like any other here, although a
+// client takes none of less than 8 characters. Nothing else in the text changes. Free the answer with
+// mol_string_free.
 //
 // `text` and `token` are NULL or end in a NUL byte; `masked` and `error` are NULL or may be written.
 mol_status mol_mask_token(const char *text,

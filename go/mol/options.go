@@ -24,7 +24,7 @@ type Options struct {
 	// default branch. Environment: MOLECULE_LOCAL_TEMPLATE_BRANCH.
 	Branch string
 	// Token is a Gitea access token for templates that are not public. It goes to the origin of RepoPrefix
-	// and to nobody else. Environment: MOLECULE_GITEA_TOKEN.
+	// and to nobody else. It has 8 to 1024 visible ASCII characters. Environment: MOLECULE_GITEA_TOKEN.
 	Token string
 	// CacheDir is the folder for fetched templates. "": molecule/workspace-template-build in the user's
 	// cache folder. Environment: MOLECULE_LOCAL_BUILD_CACHE.

@@ -31,7 +31,7 @@ impl Engine {
         );
         error.hint = "free some space there and try again: docker system df shows what takes it, \
                       docker builder prune and docker image prune give it back"
-            .to_owned();
+            .into();
         error
     }
 

@@ -20,6 +20,7 @@ use url::Url;
 
 use super::child::{self, Reaped};
 use crate::executor::blocking_step;
+use crate::mask::whole_words;
 
 /// How much of what ssh complains about is kept.
 const MAX_COMPLAINT: usize = 4096;
@@ -200,6 +201,10 @@ impl Connection {
     fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
         ready!(self.poll_complaint(context));
         let said = String::from_utf8_lossy(&self.complaint);
+        let said = match self.complaint.len() {
+            MAX_COMPLAINT => whole_words(&said),
+            _ => &said,
+        };
         let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
         Poll::Ready(io::Error::other(match lines.join("; ").trim() {
             "" => "ssh ended without an answer".to_owned(),

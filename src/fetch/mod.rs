@@ -43,6 +43,7 @@ use crate::executor;
 use crate::http::Http;
 use crate::image::CommitSha;
 use crate::memory::{self, Pool, Reserved};
+use crate::printable;
 use pack::{Counters, Pack};
 use store::Store;
 
@@ -427,7 +428,7 @@ impl Job {
         let mut failures = messages
             .iter()
             .filter(|message| message.level == MessageLevel::Failure);
-        let last = failures.next_back()?.message.trim();
+        let last = printable::line(failures.next_back()?.message.trim());
         (!last.is_empty()).then(|| format!("the server says: {last}"))
     }
 }
@@ -478,7 +479,8 @@ fn workers() -> usize {
 /// The gix error chain as one line, outermost first, duplicates removed.
 fn said(error: &gix::Error) -> String {
     let mut said: Vec<String> = Vec::new();
-    for text in error.iter_errors().map(ToString::to_string) {
+    for error in error.iter_errors() {
+        let text = printable::line(&error.to_string()).into_owned();
         if !text.is_empty() && !said.iter().any(|before| before.contains(&text)) {
             said.push(text);
         }

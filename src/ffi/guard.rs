@@ -39,12 +39,9 @@ fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         point!("entry");
         body()
     });
-    // A panic's text may hold anything; without a client there is no token to mask, but URLs lose
-    // their user information all the same.
-    called.map_err(|failure| match failure.code {
-        Code::Internal => Masker::default().error(failure),
-        _ => failure,
-    })
+    // What failed before there was a client, or beside it, such as a panic, may quote anything. There is
+    // no token to mask then; what a client has masked stays as it is.
+    called.map_err(|failure| Masker::default().error(failure))
 }
 
 /// Writes an out-parameter, which must not be NULL.
@@ -69,4 +66,22 @@ pub(super) unsafe fn write<T>(
     // SAFETY: not NULL, and the caller's promise. What is there is not ours to drop.
     unsafe { ptr::write(out, value) };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_without_a_client_is_one_printable_line() {
+        for code in [Code::InvalidArgument, Code::Internal] {
+            let failure = Error::new(code, "a\x1b[31m\r\nb\u{202e}\u{9b}1m https://me:pw@host/")
+                .hint("use ssh://user@host");
+            let failure = caught::<()>(|| Err(failure)).unwrap_err();
+            assert_eq!(failure.message, "a  b https://***@host/");
+            assert_eq!(failure.hint, "use ssh://user@host");
+        }
+        let panicked = caught::<()>(|| panic!("a\x1b]0;b\x07\nc")).unwrap_err();
+        assert!(panicked.message.contains("a c"), "{panicked:?}");
+    }
 }

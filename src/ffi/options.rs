@@ -21,7 +21,7 @@ pub enum mol_option {
     MOL_OPTION_REPO_PREFIX = 1,
     /// MOLECULE_LOCAL_TEMPLATE_BRANCH: the branch; not set, main or the default branch.
     MOL_OPTION_BRANCH = 2,
-    /// MOLECULE_GITEA_TOKEN: the token for the template server.
+    /// MOLECULE_GITEA_TOKEN: the token for the template server, of 8 to 1024 visible ASCII characters.
     MOL_OPTION_TOKEN = 3,
     /// MOLECULE_LOCAL_BUILD_CACHE: the cache folder, from the root.
     MOL_OPTION_CACHE_DIR = 4,

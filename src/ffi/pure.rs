@@ -80,9 +80,11 @@ pub unsafe extern "C" fn mol_resolve(
     }
 }
 
-/// Replaces the token in a text by "***", however it is spelled (plain, percent-encoded, in the
-/// base64 of user:token), and the user information of every URL. A NULL or empty token leaves only
-/// the URLs. Free the answer with mol_string_free.
+/// Replaces the token in a text by "***", however it is spelled (plain, percent-encoded, escaped as in
+/// JSON or HTML, in hexadecimal, in the base64 of user:token), and the user information of every URL. A
+/// NULL or empty token leaves only the URLs. A short token is masked like any other here, although a
+/// client takes none of less than 8 characters. Nothing else in the text changes. Free the answer with
+/// mol_string_free.
 ///
 /// # Safety
 ///

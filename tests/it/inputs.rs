@@ -76,7 +76,10 @@ fn a_wrong_option_is_refused_when_the_client_is_made_and_named() {
             OptionName::Branch,
             &["a..b", "/x", "x/", "a b", "x~1", "-x", "a\nb"],
         ),
-        (OptionName::Token, &["two words", "line\nbreak", "größe"]),
+        (
+            OptionName::Token,
+            &["two words", "line\nbreak", "größe", "seven77"],
+        ),
         (OptionName::CacheDir, &["relative/path", "."]),
         (
             OptionName::Platform,

@@ -45,6 +45,7 @@ mod prune;
 mod redirects;
 mod retries;
 mod sharing;
+mod shown;
 mod signals;
 mod ssh;
 mod template;

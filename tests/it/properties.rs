@@ -45,6 +45,8 @@ fn spelling() -> impl Strategy<Value = Spelling> {
             lower: 0
         }),
         any::<(u64, u64)>().prop_map(|(encoded, lower)| Spelling::Percent { encoded, lower }),
+        any::<u64>().prop_map(|forms| Spelling::Mixed { forms }),
+        any::<bool>().prop_map(|upper| Spelling::Hex { upper }),
         any::<(u8, u8, u8)>().prop_map(|(flavour, user, after)| Spelling::Base64 {
             flavour,
             user,
@@ -72,7 +74,17 @@ fn surroundings() -> impl Strategy<Value = String> {
         "-",
         "_",
         "\\",
+        "\\\\",
+        "\\u00",
+        "\\x",
+        "\\1",
         "\"",
+        "&",
+        "&#",
+        "&#x",
+        "&amp;",
+        ";",
+        "61",
         "@",
         ":",
         "https://",
@@ -117,6 +129,61 @@ fn no_spelling_of_a_token_survives_a_build_s_output_in_any_pieces() {
         masking::pieces_do_not_matter(&bytes, &cuts, "s3cr3t-t0ken");
         Ok(())
     });
+}
+
+#[test]
+fn any_text_is_shown_as_one_printable_line_without_the_token() {
+    let harmful = select(vec![
+        "\x1b[",
+        "\x1b[31m",
+        "\x1b]",
+        "\x1b]0;",
+        "\x07",
+        "\x1b\\",
+        "\u{9b}",
+        "\u{9d}",
+        "\u{9c}",
+        "\x1b",
+        "\r",
+        "\0",
+        "\u{200b}",
+        "\u{202e}",
+        "\u{feff}",
+        "\u{e0041}",
+        "\u{2028}",
+        "é",
+        "m",
+        "[",
+        "0;",
+        "\t",
+        "\u{ad}",
+    ]);
+    let inside = strings(harmful.clone(), 3);
+    // A token of an option is visible ASCII.
+    let token = token().prop_filter("visible ASCII", |token| token.is_ascii());
+    let values = (
+        strings(harmful, 8),
+        surroundings(),
+        token,
+        inside,
+        any::<usize>(),
+        spelling(),
+    );
+    for_all(
+        3000,
+        &values,
+        |(noise, before, token, inside, at, spelling)| {
+            let mut spelled = spelling.of(&token);
+            if !matches!(spelling, Spelling::Base64 { .. }) {
+                spelled.insert_str(at % spelled.len(), &inside);
+            }
+            masking::is_shown_as_one_clean_line(
+                &format!("{noise}{before}{spelled}{noise}"),
+                &token,
+            );
+            Ok(())
+        },
+    );
 }
 
 #[test]

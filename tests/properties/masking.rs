@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use mol::fuzzing::log_lines;
+use mol::fuzzing::{log_lines, shown_line};
 use mol::mask::{MASK, mask_token};
 
 /// How a token may be written. The numbers choose among the ways of a kind.
@@ -12,6 +12,10 @@ pub enum Spelling {
     /// Byte by byte as it is, or percent-encoded where the bit of its place is set; a second bit
     /// decides on the case of the digits.
     Percent { encoded: u64, lower: u64 },
+    /// Byte by byte in a form of its own: four bits of the number for each place.
+    Mixed { forms: u64 },
+    /// In hexadecimal.
+    Hex { upper: bool },
     /// In base64 of `user:token`, in one of four flavours, with this many letters of a user.
     Base64 { flavour: u8, user: u8, after: u8 },
 }
@@ -33,6 +37,18 @@ impl Spelling {
                 }
                 String::from_utf8(spelled).unwrap()
             }
+            Spelling::Mixed { forms } => {
+                let bits = |place: usize| forms.rotate_right(4 * (place % 16) as u32) & 15;
+                let mut spelled = Vec::new();
+                for (place, byte) in token.bytes().enumerate() {
+                    spelled.extend(form(bits(place), byte));
+                }
+                String::from_utf8(spelled).unwrap()
+            }
+            Spelling::Hex { upper } => {
+                let digits: String = token.bytes().map(|byte| format!("{byte:02x}")).collect();
+                if upper { digits.to_uppercase() } else { digits }
+            }
             Spelling::Base64 {
                 flavour,
                 user,
@@ -52,6 +68,31 @@ impl Spelling {
     }
 }
 
+/// A byte in one of the forms that count; those outside of ASCII have fewer.
+fn form(which: u64, byte: u8) -> Vec<u8> {
+    let plain = char::from(byte);
+    let text = match (which, plain) {
+        (0 | 1, _) if byte.is_ascii() => return vec![byte],
+        (3, _) => format!("%25{byte:02X}"),
+        (4, _) => format!("%2525{byte:02x}"),
+        (5, _) => format!("\\x{byte:02x}"),
+        (6, _) => format!("\\\\x{byte:02X}"),
+        (7, _) => format!("\\{byte:03o}"),
+        (8, _) if byte.is_ascii() => format!("\\u{byte:04x}"),
+        (9, _) if byte.is_ascii() => format!("\\\\\\u{byte:04X}"),
+        (10, _) if byte.is_ascii() => format!("&#{byte};"),
+        (11, _) if byte.is_ascii() => format!("&#x{byte:04x};"),
+        (12, _) if byte.is_ascii() => format!("&amp;#X{byte:X};"),
+        (13..=15, '<') => "&lt;".to_owned(),
+        (13..=15, '>') => "&gt;".to_owned(),
+        (13..=15, '"') => "&quot;".to_owned(),
+        (13..=15, '&') => "&amp;amp;".to_owned(),
+        (13, '/' | '\\' | '\'') => format!("\\{plain}"),
+        _ => format!("%{byte:02x}"),
+    };
+    text.into_bytes()
+}
+
 /// A token that can be told from what stands in its place, and that some server could give: shorter
 /// ones are refused as an option, or are part of other words by chance.
 pub fn is_token(token: &str) -> bool {
@@ -66,13 +107,21 @@ pub fn reveals(text: &str, token: &str) -> bool {
 
 fn holds(text: &str, token: &[u8]) -> bool {
     let has = |text: &[u8]| text.windows(token.len()).any(|part| part == token);
-    let decoded: Vec<u8> = percent_encoding::percent_decode_str(text).collect();
+    let mut decoded = text.as_bytes().to_vec();
+    let mut found = false;
+    for _ in 0..4 {
+        decoded = unescaped(&decoded);
+        found |= has(&decoded);
+    }
     let alphabets: [fn(char) -> bool; 2] = [
         |c| c.is_ascii_alphanumeric() || c == '+' || c == '/',
         |c| c.is_ascii_alphanumeric() || c == '-' || c == '_',
     ];
     has(text.as_bytes())
-        || has(&decoded)
+        || found
+        || text
+            .split(|c: char| !c.is_ascii_hexdigit())
+            .any(|run| (0..2.min(run.len())).any(|start| has(&unhexed(&run.as_bytes()[start..]))))
         || alphabets.iter().any(|alphabet| {
             text.split(|c| !alphabet(c)).any(|run| {
                 let run = run.replace('-', "+").replace('_', "/");
@@ -84,6 +133,56 @@ fn holds(text: &str, token: &[u8]) -> bool {
                 })
             })
         })
+}
+
+/// Every escape that there is, taken away once.
+fn unescaped(text: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::new();
+    let mut at = 0;
+    while at < text.len() {
+        let number = |from: usize, digits: usize, base: u32| {
+            let digits = str::from_utf8(text.get(from..from + digits)?).ok()?;
+            u8::try_from(u32::from_str_radix(digits, base).ok()?).ok()
+        };
+        let reference = || {
+            let end = text[at..].iter().take(9).position(|byte| *byte == b';')?;
+            let name = str::from_utf8(&text[at + 1..at + end]).ok()?;
+            let byte = match (name, name.strip_prefix('#')) {
+                ("lt", _) => b'<',
+                ("gt", _) => b'>',
+                ("amp", _) => b'&',
+                ("quot", _) => b'"',
+                ("apos", _) => b'\'',
+                (_, Some(number)) => match number.strip_prefix(['x', 'X']) {
+                    Some(digits) => u8::from_str_radix(digits, 16).ok()?,
+                    None => number.parse().ok()?,
+                },
+                _ => return None,
+            };
+            Some((byte, end + 1))
+        };
+        let escape = match text[at..] {
+            [b'%', ..] => number(at + 1, 2, 16).map(|byte| (byte, 3)),
+            [b'\\', b'u', ..] => number(at + 2, 4, 16).map(|byte| (byte, 6)),
+            [b'\\', b'x', ..] => number(at + 2, 2, 16).map(|byte| (byte, 4)),
+            [b'\\', b'0'..=b'3', ..] => number(at + 1, 3, 8).map(|byte| (byte, 4)),
+            [b'\\', escaped, ..] if b"\"'/\\".contains(&escaped) => Some((escaped, 2)),
+            [b'&', ..] => reference(),
+            _ => None,
+        };
+        let (byte, length) = escape.unwrap_or((text[at], 1));
+        plain.push(byte);
+        at += length;
+    }
+    plain
+}
+
+fn unhexed(digits: &[u8]) -> Vec<u8> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or_default() as u8;
+    let pairs = digits.chunks_exact(2);
+    pairs
+        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+        .collect()
 }
 
 /// The token between any two texts.
@@ -133,6 +232,19 @@ pub fn what_holds_no_secret_stays(text: &str, token: &str) {
     if !text.contains("://") && !may_hold {
         assert_eq!(mask_token(text, token), text, "{token:?}");
     }
+}
+
+/// Whatever is in a text, and in the middle of a token: what is shown is one printable line, from which the
+/// token cannot be read, and which stays as it is when it is shown again.
+pub fn is_shown_as_one_clean_line(text: &str, token: &str) {
+    let once = shown_line(text, token);
+    let harmful = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    assert!(!once.contains(harmful), "{text:?}: {once:?}");
+    assert!(!reveals(&once, token), "{token:?} in {text:?}: {once:?}");
+    assert_eq!(shown_line(&once, token), once, "{text:?}");
 }
 
 /// A build's output that comes in pieces: the lines are the same however it is cut, and none has the

