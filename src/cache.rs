@@ -26,9 +26,11 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
+use tokio_util::task::TaskTracker;
 
 use crate::disk::{self, Disk};
 use crate::error::{Code, Error, Result};
+use crate::executor::blocking;
 use crate::image::{CommitSha, is_short};
 use crate::limits;
 use crate::ownership;
@@ -146,15 +148,28 @@ impl Cache {
         mut waiting: impl FnMut(String),
     ) -> Result<Lock> {
         let path = self.lock_path(commit.short());
-        let mut file = open_lock(&path)?;
+        // The cache may be on a network disk, which may hang. Nobody has to wait for the thread: a lock
+        // that comes too late is given back.
+        let tasks = TaskTracker::new();
+        let opened = path.clone();
+        let mut file = blocking(&tasks, move || open_lock(&opened)).await?;
         let mut told = String::new();
         let mut pause = Duration::from_millis(5);
         loop {
-            file = match take(file, &path)? {
-                Ok(lock) => return Ok(lock),
-                Err(taken) => taken,
+            let path = path.clone();
+            let attempt = move || {
+                Ok(match take(file, &path)? {
+                    Ok(lock) => Ok(lock),
+                    Err(mut taken) => Err((holder(&mut taken), taken)),
+                })
             };
-            let holder = holder(&mut file);
+            let holder = match blocking(&tasks, attempt).await? {
+                Ok(lock) => return Ok(lock),
+                Err((holder, taken)) => {
+                    file = taken;
+                    holder
+                }
+            };
             if told != holder {
                 waiting(holder.clone());
                 told = holder;
@@ -515,7 +530,8 @@ fn open_lock(path: &Path) -> Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW)
+        // Not to hang where somebody has put a FIFO.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
         .map_err(|error| failed(path, "cannot be opened", &error))?;
     if ownership::is_own_file(&file) {

@@ -163,7 +163,8 @@ impl Client {
         timeout: Option<Duration>,
         done: impl FnOnce(u64, Result<Diagnosis>) + Send + 'static,
     ) -> Result<u64> {
-        let work = move |shared: Arc<Shared>, _| async move { diagnose::diagnose(&shared).await };
+        let work =
+            move |shared: Arc<Shared>, _| async move { diagnose::diagnose(&shared, timeout).await };
         self.begin(None, timeout, work, done)
     }
 

@@ -26,6 +26,41 @@ use crate::runtimes::{KNOWN_RUNTIMES, MIRRORED, Runtime};
 /// What one check may take. A person waits for it.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// What is left of the call's own time when the checks have to end, so that the report comes.
+const MARGIN: Duration = Duration::from_millis(500);
+
+/// When the checks have to end, with the time of the whole call in view.
+#[derive(Clone, Copy)]
+struct Deadline {
+    at: Option<Instant>,
+}
+
+impl Deadline {
+    fn of(timeout: Option<Duration>) -> Self {
+        let usable = |timeout: Duration| timeout - MARGIN.min(timeout / 4);
+        let at = timeout.and_then(|timeout| Instant::now().checked_add(usable(timeout)));
+        Self { at }
+    }
+
+    /// Does a check, at most until then and for no longer than [`LIMIT`].
+    async fn limited<T>(self, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let now = Instant::now();
+        let left = self
+            .at
+            .map_or(LIMIT, |at| at.saturating_duration_since(now));
+        let limit = LIMIT.min(left);
+        // `10`, `2.5`
+        let tenths = (limit.as_secs_f32() * 10.0).round() / 10.0;
+        tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                Code::Timeout,
+                format!("{what} did not answer within {tenths} seconds"),
+            )
+            .hint("see whether it hangs"))
+        })
+    }
+}
+
 /// With less than this, the next build or the one after it will not fit: a base image and what a
 /// template installs take gigabytes, a tree in the cache some megabytes.
 const LITTLE_FOR_IMAGES: u64 = 5 << 30;
@@ -116,12 +151,13 @@ impl Check {
 }
 
 /// Looks at everything.
-pub(crate) async fn diagnose(shared: &Arc<Shared>) -> Result<Diagnosis> {
+pub(crate) async fn diagnose(shared: &Arc<Shared>, timeout: Option<Duration>) -> Result<Diagnosis> {
+    let deadline = Deadline::of(timeout);
     let (engine, cache, logins, gitea) = tokio::join!(
-        engine(shared),
-        cache(shared),
-        logins(shared),
-        template_server(shared),
+        engine(shared, deadline),
+        cache(shared, deadline),
+        logins(shared, deadline),
+        template_server(shared, deadline),
     );
     let mut checks = engine;
     checks.extend(cache);
@@ -136,24 +172,14 @@ pub(crate) async fn diagnose(shared: &Arc<Shared>) -> Result<Diagnosis> {
     })
 }
 
-/// At most so long.
-async fn limited<T>(what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(LIMIT, work).await.unwrap_or_else(|_| {
-        Err(Error::new(
-            Code::Timeout,
-            format!("{what} did not answer within {} seconds", LIMIT.as_secs()),
-        )
-        .hint("see whether it hangs"))
-    })
-}
-
-async fn engine(shared: &Shared) -> Vec<Check> {
+async fn engine(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     // Not the client's own connection: that may be from a time when all was well.
-    let engine = limited(
-        "the engine",
-        Engine::connect(&shared.settings.engine, &shared.tasks),
-    )
-    .await;
+    let engine = deadline
+        .limited(
+            "the engine",
+            Engine::connect(&shared.settings.engine, &shared.tasks),
+        )
+        .await;
     let engine = match engine {
         Ok(engine) => engine,
         Err(error) => {
@@ -167,7 +193,10 @@ async fn engine(shared: &Shared) -> Vec<Check> {
             ];
         }
     };
-    let (platform, disk) = tokio::join!(platform(shared, &engine), engine_disk(&engine));
+    let (platform, disk) = tokio::join!(
+        platform(shared, &engine, deadline),
+        engine_disk(&engine, deadline)
+    );
     vec![
         Check::ok(
             "engine",
@@ -198,7 +227,7 @@ fn builder(shared: &Shared, engine: &Engine) -> Check {
 }
 
 /// Can the engine build for the platform, and does it have to emulate it?
-async fn platform(shared: &Shared, engine: &Engine) -> Check {
+async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check {
     const NAME: &str = "platform";
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let told = Arc::clone(&warnings);
@@ -213,7 +242,7 @@ async fn platform(shared: &Shared, engine: &Engine) -> Check {
         engine.check_platform(&platform, &emit).await?;
         Ok(platform)
     };
-    let platform = match limited("the engine", work).await {
+    let platform = match deadline.limited("the engine", work).await {
         Ok(platform) => platform,
         Err(error) => return Check::failed(NAME, error),
     };
@@ -236,16 +265,16 @@ async fn platform(shared: &Shared, engine: &Engine) -> Check {
     )
 }
 
-async fn engine_disk(engine: &Engine) -> Check {
+async fn engine_disk(engine: &Engine, deadline: Deadline) -> Check {
     const NAME: &str = "engine disk";
-    let folder = match limited("the engine", engine.data_folder()).await {
+    let folder = match deadline.limited("the engine", engine.data_folder()).await {
         Ok(folder) => folder,
         Err(error) => return Check::failed(NAME, error),
     };
     let Some(folder) = folder else {
         return Check::ok(NAME, "the engine does not say where its data is");
     };
-    let Some(free) = engine.free_at(&folder) else {
+    let Some(free) = engine.free_at(&folder).await else {
         let found = format!("{}, which is not on this machine", folder.display());
         return Check::ok(NAME, found);
     };
@@ -273,10 +302,10 @@ fn room(name: &str, folder: &Path, free: disk::Free, little: u64, fix: &'static 
     }
 }
 
-async fn cache(shared: &Arc<Shared>) -> Vec<Check> {
+async fn cache(shared: &Arc<Shared>, deadline: Deadline) -> Vec<Check> {
     let root = shared.settings.cache_dir.clone();
     let work = blocking(&shared.tasks, move || Ok(cache_at(&root)));
-    let looked = limited("the disk of the cache", work).await;
+    let looked = deadline.limited("the disk of the cache", work).await;
     looked.unwrap_or_else(|error| vec![Check::failed("cache", error)])
 }
 
@@ -339,11 +368,11 @@ fn health(root: &Path) -> Result<Check> {
     })
 }
 
-async fn logins(shared: &Arc<Shared>) -> Check {
+async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {
     const NAME: &str = "logins";
     let settings = shared.settings.engine.clone();
     let work = blocking(&shared.tasks, move || Logins::of(&settings));
-    let logins = match limited("docker's config.json", work).await {
+    let logins = match deadline.limited("docker's config.json", work).await {
         Ok(logins) => logins,
         Err(error) => return Check::failed(NAME, error),
     };
@@ -405,7 +434,7 @@ fn without_login(address: &str) -> String {
 }
 
 /// Everything that the template server is asked for.
-async fn template_server(shared: &Shared) -> Vec<Check> {
+async fn template_server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     let runtimes = KNOWN_RUNTIMES
         .iter()
         .filter_map(|name| Runtime::parse(name).ok());
@@ -422,10 +451,13 @@ async fn template_server(shared: &Shared) -> Vec<Check> {
         let repository = shared.settings.repo_prefix.repository(runtime)?;
         let branch = shared.settings.branch.as_deref();
         let head = gitea::head(&shared.http, runtime, &repository, branch);
-        let head = limited(repository.url.as_str(), head).await;
+        let head = deadline.limited(repository.url.as_str(), head).await;
         Ok((runtime, head))
     });
-    let (greeting, heads) = tokio::join!(greet(shared), futures_util::future::join_all(heads));
+    let (greeting, heads) = tokio::join!(
+        greet(shared, deadline),
+        futures_util::future::join_all(heads)
+    );
     let heads: Vec<(Runtime, Result<gitea::Head>)> =
         heads.into_iter().filter_map(Result::ok).collect();
     let failed = |code: Code| {
@@ -490,7 +522,7 @@ impl Greeting {
 }
 
 /// Whatever it answers, it is there.
-async fn greet(shared: &Shared) -> Result<Greeting> {
+async fn greet(shared: &Shared, deadline: Deadline) -> Result<Greeting> {
     #[derive(serde::Deserialize)]
     struct Version {
         version: String,
@@ -501,7 +533,9 @@ async fn greet(shared: &Shared) -> Result<Greeting> {
     let path = format!("{}/api/v1/version", base.unwrap_or_default());
     url.set_path(&path);
     let begun = Instant::now();
-    let answer = limited(url.as_str(), shared.http.get_api(&url)).await?;
+    let answer = deadline
+        .limited(url.as_str(), shared.http.get_api(&url))
+        .await?;
     let said: Option<Version> = serde_json::from_slice(&answer.body).ok();
     Ok(Greeting {
         server: url.origin().ascii_serialization(),

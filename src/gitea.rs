@@ -201,7 +201,7 @@ fn parse<T: for<'de> Deserialize<'de>>(url: &Url, body: bytes::Bytes) -> Result<
 }
 
 /// An object. By itself, serde would take a list of a struct's values for the struct as well.
-struct Object<T>(T);
+pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {

@@ -13,11 +13,13 @@ use tokio::sync::Semaphore;
 use url::{Host, Origin, Url};
 use zeroize::Zeroizing;
 
+use crate::certificates::{self, Found};
 use crate::error::{Code, Error, Result, Retry, causes, chain};
 use crate::executor;
 use crate::limits;
 use crate::mask::{Masker, Secret};
 use crate::options::{NetworkSettings, RepoPrefix};
+use crate::outside_file;
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 
 /// The largest answer of the API that is read (promise P9). A branch is about 2 KiB.
@@ -78,6 +80,7 @@ impl Http {
     ) -> Result<Self> {
         let any = Runtime::parse(KNOWN_RUNTIMES[0])?;
         let server = prefix.repository(any)?.url;
+        let tls = tls_config_in_time(&server, network)?;
         let has_token = !token.is_empty();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("libmol/", env!("CARGO_PKG_VERSION")))
@@ -89,7 +92,7 @@ impl Http {
             .redirect(redirect::Policy::custom(move |attempt| {
                 follow(attempt, has_token)
             }))
-            .tls_backend_preconfigured(tls_config(&server, network)?);
+            .tls_backend_preconfigured(tls);
         for (name, scheme, address) in [
             ("HTTPS_PROXY", "https", &network.https_proxy),
             ("HTTP_PROXY", "http", &network.http_proxy),
@@ -339,6 +342,26 @@ fn proxy(
     ))
 }
 
+/// The same as [`tls_config`], for the host's thread, which must not hang with a disk.
+fn tls_config_in_time(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientConfig> {
+    let set = [
+        ("SSL_CERT_FILE", &network.cert_file),
+        ("SSL_CERT_DIR", &network.cert_dir),
+    ];
+    let set: Vec<String> = set
+        .into_iter()
+        .filter_map(|(name, path)| Some(format!("{name} ({})", path.as_ref()?.display())))
+        .collect();
+    let what = match set.is_empty() {
+        true => "the machine's bundle of certificates".to_owned(),
+        false => set.join(" or "),
+    };
+    let (server, network) = (server.clone(), network.clone());
+    outside_file::wait(Code::InvalidOption, &what, move || {
+        tls_config(&server, &network)
+    })
+}
+
 /// TLS with the one crypto provider and the machine's trusted certificates.
 fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
@@ -346,21 +369,16 @@ fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientC
     // A redirect may lead from http to https, so the certificates are wanted in any case, but only
     // what was asked for by name may fail the set-up.
     let found = match explicit {
-        true => rustls_native_certs::load_certs_from_paths(
-            network.cert_file.as_deref(),
-            network.cert_dir.as_deref(),
-        ),
+        true => certificates::find(network.cert_file.as_deref(), network.cert_dir.as_deref()),
         false => machine_certificates(),
     };
-    if let Some(limit) = found.errors.iter().find_map(|error| limits::reached(error)) {
+    if let Some(limit) = found.limit {
         return Err(limit);
     }
-    let (added, _) = roots.add_parsable_certificates(found.certs);
+    let (added, _) = roots.add_parsable_certificates(found.certificates);
     if added == 0 && (explicit || server.scheme() == "https") {
-        let why = found
-            .errors
-            .first()
-            .map_or_else(|| "none was found".to_owned(), |error| chain(error));
+        let why = found.errors.into_iter().next();
+        let why = why.unwrap_or_else(|| "none was found".to_owned());
         return Err(Error::new(
             Code::InvalidOption,
             format!("no trusted certificate for {server}: {why}"),
@@ -376,17 +394,21 @@ fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientC
 }
 
 #[cfg(not(any(windows, target_vendor = "apple")))]
-fn machine_certificates() -> rustls_native_certs::CertificateResult {
+fn machine_certificates() -> Found {
     let bundle = CERT_FILES
         .iter()
         .map(std::path::Path::new)
         .find(|file| file.exists());
-    rustls_native_certs::load_certs_from_paths(bundle, None)
+    certificates::find(bundle, None)
 }
 
 #[cfg(any(windows, target_vendor = "apple"))]
-fn machine_certificates() -> rustls_native_certs::CertificateResult {
-    rustls_native_certs::load_native_certs()
+fn machine_certificates() -> Found {
+    let found = rustls_native_certs::load_native_certs();
+    Found {
+        certificates: found.certs,
+        errors: found.errors.iter().map(|error| chain(error)).collect(),
+    }
 }
 
 /// Says why there was no answer: each kind of failure has a different next step.

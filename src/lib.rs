@@ -13,6 +13,7 @@
 //! | --- | --- |
 //! | `pipeline` | the job, from top to bottom; `offline` is the way without a network |
 //! | [`runtimes`], [`registry`], [`image`], [`options`] | names, and what may be set |
+//! | `outside_file`, `certificates` | files whose paths come from outside |
 //! | `gitea`, `http`, `retry` | step 2: which commit? |
 //! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
 //! | `engine`, `context` | steps 3, 6 and 7: the image |
@@ -27,6 +28,7 @@ mod point;
 
 pub mod build_log;
 mod cache;
+mod certificates;
 pub mod client;
 mod coalesce;
 mod context;
@@ -50,6 +52,7 @@ mod memory;
 pub mod metrics;
 mod offline;
 pub mod options;
+mod outside_file;
 mod ownership;
 mod panics;
 mod pipeline;

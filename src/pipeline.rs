@@ -17,7 +17,7 @@ use crate::build_log::Recorder;
 use crate::cache::{Cache, Lock, Tree};
 use crate::coalesce::{Answer, Coalesced};
 use crate::context::Context;
-use crate::engine::{Build, Engine, Found, REVISION_LABEL};
+use crate::engine::{Build, Engine, Found, LABEL_PREFIX, REVISION_LABEL};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::executor::blocking;
@@ -29,25 +29,23 @@ use crate::image::{CommitSha, Image, Platform, References, Timings};
 use crate::mask::Masker;
 use crate::metrics::{Metrics, Step};
 use crate::options::{PlatformChoice, Repository, Settings};
+use crate::outside_file;
 use crate::recent::{self, Leases};
 use crate::retry;
 use crate::runtimes::Runtime;
 use crate::version_pin;
-
-/// The prefix of the labels that are this library's own (reverse DNS, as docker's guidelines ask).
-const LABEL_PREFIX: &str = "ai.moleculesai.libmol";
 
 /// How long the engine is left alone with the disk while it gets the build context.
 const SENDING: Duration = Duration::from_secs(5);
 
 /// The label with the runtime: what has it was made by this library.
 pub(crate) fn runtime_label() -> String {
-    format!("{LABEL_PREFIX}.runtime")
+    format!("{LABEL_PREFIX}runtime")
 }
 
 /// The label with the platform that was asked for.
 pub(crate) fn platform_label() -> String {
-    format!("{LABEL_PREFIX}.platform")
+    format!("{LABEL_PREFIX}platform")
 }
 
 /// What every call of one client uses.
@@ -256,17 +254,29 @@ async fn build(
     sent: CancellationToken,
     emit: &Sink,
 ) -> Result<()> {
-    let context = Context::open(&tree.path, tree.commit_time, sent);
-    let context = context.map_err(|error| wanted.named_in(error))?;
+    let what = format!("the template in {}", tree.path.display());
+    let (path, time, pin) = (
+        tree.path.clone(),
+        tree.commit_time,
+        shared.settings.runtime_version_pin,
+    );
+    let told = Arc::clone(emit);
+    let open = move || {
+        let context = Context::open(&path, time, sent)?;
+        let build_args = match pin {
+            true => version_pin::build_args(&path, &told),
+            false => HashMap::new(),
+        };
+        Ok((context, build_args))
+    };
+    let opened = outside_file::within(&shared.tasks, Code::Cache, &what, open).await;
+    let (context, build_args) = opened.map_err(|error| wanted.named_in(error))?;
     let build = Build {
         reference: &wanted.references.pinned,
         commit: wanted.commit.as_str(),
         platform: &wanted.platform,
         labels: labels(wanted),
-        build_args: match shared.settings.runtime_version_pin {
-            true => version_pin::build_args(&tree.path, emit),
-            false => HashMap::new(),
-        },
+        build_args,
         stall_grace: shared.settings.stall_grace,
     };
     let built = engine.build(build, context, &shared.tasks, emit).await;

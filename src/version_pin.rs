@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::Read;
 use std::path::Path;
 
 use crate::event::{Event, Sink};
+use crate::outside_file;
 
 /// The file, at the root of the template.
 const FILE: &str = ".runtime-version";
+
+/// The largest file. A version has a few bytes, and some add a comment below it.
+const MAX_FILE: usize = 64 << 10;
 
 /// The build argument that a template's Dockerfile may declare.
 const BUILD_ARG: &str = "RUNTIME_VERSION";
@@ -47,9 +50,8 @@ fn read(tree: &Path) -> Pin {
     if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
         return Pin::None;
     }
-    let mut text = Vec::new();
-    match fs::File::open(&path).and_then(|file| file.take(1024).read_to_end(&mut text)) {
-        Ok(_) => parse(&String::from_utf8_lossy(&text)),
+    match outside_file::read(&path, MAX_FILE) {
+        Ok(text) => parse(&String::from_utf8_lossy(&text)),
         Err(_) => Pin::Refused,
     }
 }

@@ -1,7 +1,7 @@
 //! What is to be known of a Dockerfile before and after its build. The builder reads it for itself;
 //! nothing here decides how an image is made.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use parse_dockerfile::{Flag, Instruction, Span};
 
@@ -38,6 +38,9 @@ impl Dockerfile {
             args: build_args.clone(),
             build_args,
             file: Self::default(),
+            names: HashSet::new(),
+            lines: Lines::default(),
+            budget: MAX_EXPANDED,
         };
         match parse_dockerfile::parse(text) {
             Ok(whole) => {
@@ -132,7 +135,42 @@ struct Reader<'a> {
     /// The arguments before the first stage: the only ones that the name of an image can hold.
     args: HashMap<String, String>,
     file: Dockerfile,
+    /// The names of the stages in small letters: there may be a hundred thousand, and as many images.
+    names: HashSet<String>,
+    lines: Lines,
+    /// How many bytes may still be made of variables.
+    budget: usize,
 }
+
+/// Counts line breaks from instruction to instruction, and not each time from the beginning.
+#[derive(Default)]
+struct Lines {
+    end: usize,
+    count: usize,
+}
+
+impl Lines {
+    fn before(&mut self, text: &str, end: usize) -> usize {
+        if end < self.end {
+            *self = Self::default();
+        }
+        let passed = &text.as_bytes()[self.end..end];
+        self.count += passed.iter().filter(|byte| **byte == b'\n').count();
+        self.end = end;
+        self.count
+    }
+}
+
+/// Variables can be made of variables, so that a few lines become gigabytes. No name of an image is that
+/// long.
+const MAX_EXPANDED: usize = 1 << 20;
+
+/// The longest value of a variable, and how deep `${A:-${B:-…}}` goes.
+const MAX_VALUE: usize = 4096;
+const MAX_DEPTH: usize = 16;
+
+/// The most registries. A login is looked up for each.
+const MAX_REGISTRIES: usize = 100;
 
 impl Reader<'_> {
     fn read(&mut self, instruction: &Instruction<'_>) {
@@ -144,13 +182,15 @@ impl Reader<'_> {
             Instruction::From(from) => {
                 self.image(&from.image.value);
                 let name = from.as_.as_ref().map(|(_, name)| name.value.to_string());
-                self.file.stages.push(name.unwrap_or_default());
+                let name = name.unwrap_or_default();
+                self.names.insert(name.to_ascii_lowercase());
+                self.file.stages.push(name);
             }
             Instruction::Copy(copy) => self.image_of_flag(&copy.options),
             Instruction::Run(run) => self.mounts(&run.options),
             _ => {}
         }
-        let lines_before = self.text[..span.start].matches('\n').count();
+        let lines_before = self.lines.before(self.text, span.start);
         self.file.steps.push(Step {
             stage: self.file.stages.len().checked_sub(1),
             keyword,
@@ -162,7 +202,7 @@ impl Reader<'_> {
         let (name, default) = declared.split_once('=').unwrap_or((declared, ""));
         if !self.build_args.contains_key(name) {
             let default = default.trim_matches(['"', '\'']);
-            let value = expand(default, &self.args);
+            let value = self.expand(default);
             self.args.insert(name.to_owned(), value);
         }
     }
@@ -186,16 +226,27 @@ impl Reader<'_> {
         }
     }
 
+    /// The text with the values of its variables, within the limits. What is above them is left out.
+    fn expand(&mut self, text: &str) -> String {
+        let mut expanded = String::new();
+        expand(text, &self.args, MAX_DEPTH, &mut expanded);
+        if !text.contains('$') {
+            return expanded;
+        }
+        match self.budget.checked_sub(expanded.len()) {
+            Some(left) => self.budget = left,
+            None => expanded.clear(),
+        }
+        expanded
+    }
+
     /// An image, unless the name is that of a stage.
     fn image(&mut self, name: &str) {
-        let name = expand(name, &self.args);
-        let is_stage = name.parse::<usize>().is_ok()
-            || self
-                .file
-                .stages
-                .iter()
-                .any(|stage| stage.eq_ignore_ascii_case(&name));
-        if !is_stage && !name.is_empty() && name != "scratch" {
+        let name = self.expand(name);
+        let is_stage =
+            name.parse::<usize>().is_ok() || self.names.contains(&name.to_ascii_lowercase());
+        let room = self.file.registries.len() < MAX_REGISTRIES;
+        if !is_stage && !name.is_empty() && name != "scratch" && room {
             self.file.registries.insert(registry(&name).to_owned());
         }
     }
@@ -213,13 +264,13 @@ fn registry(image: &str) -> &str {
     }
 }
 
-/// `$NAME`, `${NAME}`, `${NAME:-otherwise}` and `${NAME:+instead}`.
-fn expand(text: &str, args: &HashMap<String, String>) -> String {
-    let mut expanded = String::new();
+/// `$NAME`, `${NAME}`, `${NAME:-otherwise}` and `${NAME:+instead}`, up to [`MAX_VALUE`] and for `depth`
+/// expressions within expressions.
+fn expand(text: &str, args: &HashMap<String, String>, depth: usize, expanded: &mut String) {
+    let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
-        expanded.push_str(before);
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        append(expanded, before);
         let (expression, after) = match after.strip_prefix('{').and_then(|a| a.split_once('}')) {
             Some(parts) => parts,
             None => after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len())),
@@ -231,15 +282,28 @@ fn expand(text: &str, args: &HashMap<String, String>) -> String {
         let value = args.get(name).filter(|value| !value.is_empty());
         let otherwise = operator.strip_prefix(":-").or(operator.strip_prefix('-'));
         let instead = operator.strip_prefix(":+").or(operator.strip_prefix('+'));
-        match (value, otherwise, instead) {
-            (Some(_), _, Some(instead)) => expanded.push_str(&expand(instead, args)),
-            (Some(value), ..) => expanded.push_str(value),
-            (None, Some(otherwise), _) => expanded.push_str(&expand(otherwise, args)),
-            (None, ..) => {}
+        let text = match (value, otherwise, instead) {
+            (Some(_), _, Some(instead)) => Some(instead),
+            (Some(value), ..) => {
+                append(expanded, value);
+                None
+            }
+            (None, otherwise, _) => otherwise,
+        };
+        if let (Some(text), Some(depth)) = (text, depth.checked_sub(1)) {
+            expand(text, args, depth, expanded);
+        }
+        if expanded.len() >= MAX_VALUE {
+            return;
         }
         rest = after;
     }
-    expanded + rest
+    append(expanded, rest);
+}
+
+fn append(expanded: &mut String, text: &str) {
+    let room = MAX_VALUE.saturating_sub(expanded.len());
+    expanded.push_str(&text[..text.floor_char_boundary(room)]);
 }
 
 fn keyword(instruction: &Instruction<'_>) -> (&'static str, Span) {
@@ -273,6 +337,63 @@ mod tests {
 
     fn parse(text: &str) -> Dockerfile {
         Dockerfile::parse(text, &HashMap::new())
+    }
+
+    #[test]
+    fn a_dockerfile_that_is_made_to_be_expensive_is_read_in_no_time() {
+        let size = 1 << 20;
+        let repeat = |line: &str| line.repeat(size / line.len());
+        let numbered = |line: &dyn Fn(usize) -> String| {
+            let mut text = String::new();
+            let mut number = 0;
+            while text.len() < size {
+                text += &line(number);
+                number += 1;
+            }
+            text
+        };
+        let deep = format!("FROM {}x{}\n", repeat("${A:-"), "}");
+        let balanced = format!("FROM {}x{}\n", "${A:-".repeat(170_000), "}".repeat(170_000));
+        for text in [
+            deep.clone(),
+            deep.replace('}', ""),
+            balanced,
+            format!("ARG A=x\n{}FROM $A\n", repeat("ARG A=$A$A\n")),
+            format!(
+                "ARG A=x\n{}",
+                numbered(&|n| format!("ARG A{n}=${{A:-$A{n}}}$A\n"))
+            ),
+            numbered(&|n| format!("FROM a{n} AS b{n}\n")),
+            numbered(&|n| format!("FROM r{n}.example/x\n")),
+            format!("FROM x\n{}", repeat("COPY --from=x a b\n")),
+            format!("FROM x\nRUN {}\n", repeat("--mount=from=x ")),
+            format!("FROM x\nRUN --mount={} x\n", repeat("from=x.example/y,")),
+            format!("FROM x\nRUN {}", repeat("\\\n")),
+            format!("FROM x\nRUN {}", repeat("# c\n")),
+            format!("FROM x\n{}", repeat("RUN <<A\n")),
+            format!("FROM x\nRUN {}\n", repeat("<<A ")),
+            format!("FROM x\nRUN [{}\n", repeat("\"a\",")),
+            format!("FROM x\n{}\n", repeat("ONBUILD ")),
+            format!("FROM x\n{}\n", repeat("HEALTHCHECK CMD ")),
+            format!("FROM x\nENV {}\n", repeat("A=b ")),
+            repeat("# syntax=x\n"),
+            repeat("\n"),
+            repeat("$"),
+            repeat("\0"),
+            repeat("`"),
+            repeat("\"'"),
+        ] {
+            let begun = std::time::Instant::now();
+            let file = Dockerfile::parse(&text, &HashMap::new());
+            let took = begun.elapsed();
+            let start: String = text.chars().take(40).collect();
+            assert!(
+                took < std::time::Duration::from_secs(2),
+                "{took:?}: {start:?}"
+            );
+            assert!(file.registries.len() <= MAX_REGISTRIES, "{start:?}");
+            assert!(file.registries.iter().all(|name| name.len() <= MAX_VALUE));
+        }
     }
 
     #[test]

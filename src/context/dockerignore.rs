@@ -11,15 +11,20 @@
 
 mod go_regexp;
 
+use std::io;
 use std::iter::Peekable;
 use std::str::Chars;
 
 use regex::bytes::Regex;
 
-use go_regexp::Budget;
+use super::walk::Stop;
+pub(super) use go_regexp::Budget;
 
 /// Where docker's own reader gives up (Go's `bufio.MaxScanTokenSize`).
 const LONGEST_LINE: usize = 64 * 1024 - 1;
+
+/// How many patterns are tried on a path before a look at whether to stop.
+const PATTERNS_AT_ONCE: usize = 64;
 
 /// The patterns of one file.
 #[derive(Debug, Default)]
@@ -45,7 +50,16 @@ impl Glob {
     ///
     /// Why it cannot be understood.
     pub(super) fn new(pattern: &str) -> Result<Self, &'static str> {
-        compile(pattern, &mut Budget::default()).map(Self)
+        Self::within(pattern, &mut Budget::default())
+    }
+
+    /// The same, for one of many.
+    ///
+    /// # Errors
+    ///
+    /// The same, and that it takes more than what is left of the budget.
+    pub(super) fn within(pattern: &str, budget: &mut Budget) -> Result<Self, &'static str> {
+        compile(pattern, budget).map(Self)
     }
 
     pub(super) fn matches(&self, name: &str) -> bool {
@@ -173,12 +187,38 @@ impl Patterns {
 
     /// Is `path` (relative, with `/`) ignored, given what is known of the folder it is in?
     pub(crate) fn ignores(&self, path: &str, folder: &Inherited) -> (bool, Inherited) {
+        self.verdict(path, folder, || Ok(())).unwrap_or_default()
+    }
+
+    /// The same, until it is to stop: thousands of patterns take their time with a long path.
+    ///
+    /// # Errors
+    ///
+    /// That of [`Stop::check`].
+    pub(super) fn ignores_unless(
+        &self,
+        stop: &Stop,
+        path: &str,
+        folder: &Inherited,
+    ) -> io::Result<(bool, Inherited)> {
+        self.verdict(path, folder, || stop.check())
+    }
+
+    fn verdict(
+        &self,
+        path: &str,
+        folder: &Inherited,
+        go_on: impl Fn() -> io::Result<()>,
+    ) -> io::Result<(bool, Inherited)> {
         if folder.closed {
-            return (true, folder.clone());
+            return Ok((true, folder.clone()));
         }
         let mut ignored = false;
         let mut matches = vec![false; self.patterns.len()];
         for (index, pattern) in self.patterns.iter().enumerate() {
+            if index % PATTERNS_AT_ONCE == 0 {
+                go_on()?;
+            }
             let inherited = folder.matches.get(index).copied().unwrap_or(false);
             // A pattern that could not change the verdict is not asked, and so does not count as one
             // that matches the folder either. That shows: `a/b` and then `!a` do not keep `a/b`.
@@ -189,7 +229,7 @@ impl Patterns {
             }
         }
         let closed = ignored && !self.looks_into(path);
-        (ignored, Inherited { matches, closed })
+        Ok((ignored, Inherited { matches, closed }))
     }
 
     fn looks_into(&self, folder: &str) -> bool {

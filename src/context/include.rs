@@ -10,7 +10,8 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::dockerignore::Glob;
+use super::dockerignore::{Budget, Glob};
+use super::walk::Stop;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -44,8 +45,12 @@ impl Includes {
         tree: &Path,
         patterns: &[String],
         follow: &[String],
+        stop: &Stop,
     ) -> io::Result<Option<Self>> {
-        let mut links = Links::new(tree);
+        if patterns.len() > MAX_ASKED {
+            return Ok(None);
+        }
+        let mut links = Links::new(tree, stop);
         for path in follow {
             links.follow(Path::new(path))?;
         }
@@ -54,7 +59,12 @@ impl Includes {
         }
         let mut paths: Vec<PathBuf> = patterns.iter().map(PathBuf::from).collect();
         paths.extend(links.found);
-        let patterns: Vec<Vec<Part>> = paths.iter().map(|path| parts(path)).collect();
+        let mut budget = Budget::default();
+        let patterns = paths.iter().map(|path| parts(path, &mut budget));
+        // What is too much to be compared with is asked for as a whole.
+        let Some(patterns) = patterns.collect::<Option<Vec<Vec<Part>>>>() else {
+            return Ok(None);
+        };
         let whole = patterns.is_empty() || patterns.iter().any(Vec::is_empty);
         Ok((!whole).then_some(Self { patterns }))
     }
@@ -83,12 +93,17 @@ fn reach(pattern: &[Part], path: &Path) -> Reach {
     Reach::Within
 }
 
-fn parts(path: &Path) -> Vec<Part> {
-    let part = |name: &std::ffi::OsStr| match name.to_str() {
-        Some(name) if name != "**" => Glob::new(name).map_or(Part::Anything, Part::Glob),
-        _ => Part::Anything,
+/// `None` if there is too much of it.
+fn parts(path: &Path, budget: &mut Budget) -> Option<Vec<Part>> {
+    let mut part = |name: &std::ffi::OsStr| match name.to_str() {
+        Some(name) if name != "**" => match Glob::within(name, budget) {
+            Ok(glob) => Some(Part::Glob(glob)),
+            Err(_) if budget.is_used_up() => None,
+            Err(_) => Some(Part::Anything),
+        },
+        _ => Some(Part::Anything),
     };
-    cleaned(path).iter().map(part).collect()
+    cleaned(path).iter().map(&mut part).collect()
 }
 
 /// The path below the root of the tree: `..` never leads out of it, as in a container.
@@ -112,14 +127,16 @@ const MAX_ASKED: usize = 10_000;
 /// Paths, and what the links on them lead to.
 struct Links<'a> {
     tree: &'a Path,
+    stop: &'a Stop,
     found: BTreeSet<PathBuf>,
     asked: BTreeSet<PathBuf>,
 }
 
 impl<'a> Links<'a> {
-    fn new(tree: &'a Path) -> Self {
+    fn new(tree: &'a Path, stop: &'a Stop) -> Self {
         Self {
             tree,
+            stop,
             found: BTreeSet::new(),
             asked: BTreeSet::new(),
         }
@@ -128,6 +145,7 @@ impl<'a> Links<'a> {
     fn follow(&mut self, path: &Path) -> io::Result<()> {
         let mut open = vec![path.to_owned()];
         while let Some(path) = open.pop() {
+            self.stop.check()?;
             let path = cleaned(&path);
             if self.asked.insert(path.clone()) && self.asked.len() <= MAX_ASKED {
                 open.extend(self.step(path)?);
@@ -169,6 +187,7 @@ impl<'a> Links<'a> {
                 .into_iter()
                 .flatten()
             {
+                self.stop.check()?;
                 let name = entry?.file_name();
                 if glob.matches(&name.to_string_lossy()) {
                     targets.extend(self.target(folder, Path::new(&name))?);
@@ -215,7 +234,7 @@ mod tests {
 
     fn includes(tree: &Path, follow: &[&str]) -> Option<Includes> {
         let follow: Vec<String> = follow.iter().map(|&path| path.to_owned()).collect();
-        Includes::new(tree, &[], &follow).unwrap()
+        Includes::new(tree, &[], &follow, &Stop::default()).unwrap()
     }
 
     #[test]
@@ -276,7 +295,8 @@ mod tests {
             ("*.d/inner", &["*.d", "real/inner"]),
             ("nowhere/at/all", &["nowhere/at/all"]),
         ] {
-            let mut links = Links::new(tree.path());
+            let stop = Stop::default();
+            let mut links = Links::new(tree.path(), &stop);
             links.follow(Path::new(asked)).unwrap();
             let found: BTreeSet<PathBuf> = found.iter().map(PathBuf::from).collect();
             assert_eq!(links.found, found, "{asked}");

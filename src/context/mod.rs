@@ -26,11 +26,12 @@ use tokio_util::task::TaskTracker;
 pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile};
 pub(crate) use dockerignore::Patterns;
 pub(crate) use include::Includes;
-pub(crate) use walk::{Filter, Kind, walk};
+pub(crate) use walk::{Filter, Kind, Stop, walk};
 
 use crate::error::{Code, Error, Result};
 use crate::executor::blocking;
 use crate::limits;
+use crate::outside_file;
 
 /// The file with the build's instructions, at the root of the tree.
 pub(crate) const DOCKERFILE: &str = "Dockerfile";
@@ -39,6 +40,16 @@ pub(crate) const DOCKERFILE: &str = "Dockerfile";
 /// have one of its own.
 const IGNORE_FILE: &str = ".dockerignore";
 const OWN_IGNORE_FILE: &str = "Dockerfile.dockerignore";
+
+/// The largest Dockerfile. The longest ones by hand have some ten KiB, generated ones some hundred. It is
+/// read as a whole, and so it is by BuildKit, which refuses a line of 64 KiB.
+const MAX_DOCKERFILE: usize = 1 << 20;
+
+/// The largest ignore file, and the most patterns in it. Long ones have some hundred patterns and some
+/// ten KiB. Each path of the template is compared with each pattern, and BuildKit sends all of them back
+/// in the header of a request, of which it and gRPC allow only so much.
+const MAX_IGNORE_FILE: usize = 256 << 10;
+pub(crate) const MAX_PATTERNS: usize = 10_000;
 
 /// A checked-out tree, ready to be sent.
 #[derive(Debug)]
@@ -49,6 +60,8 @@ pub(crate) struct Context {
     pub(crate) sent: Arc<Sent>,
     /// Why it could not be sent. What the engine makes of that is not worth telling.
     pub(crate) failure: OnceLock<Error>,
+    /// Set when the build has ended, however it has: what is still being sent stops.
+    pub(crate) stop: Stop,
 }
 
 /// How much was sent so far, to be looked at meanwhile.
@@ -61,11 +74,14 @@ pub(crate) struct Sent {
 }
 
 impl Context {
-    /// Checks that the tree can be built: there is a Dockerfile. `sent` is set off when the engine has all it
-    /// wants of it.
+    /// Checks that the tree can be built: there is a Dockerfile, and neither that nor an ignore file is too
+    /// large. `sent` is set off when the engine has all it wants of it. It reads files, so it is not for
+    /// the runtime's own threads.
     pub(crate) fn open(tree: &Path, commit_time: i64, sent: CancellationToken) -> Result<Self> {
         match look(tree, DOCKERFILE) {
-            Found::File => {}
+            Found::File(file) => {
+                read(&file, MAX_DOCKERFILE).map_err(|why| unusable(DOCKERFILE, &why))?;
+            }
             Found::Outside => {
                 return Err(no_dockerfile(
                     "its Dockerfile is a link that leads out of it",
@@ -73,6 +89,11 @@ impl Context {
             }
             Found::Other => return Err(no_dockerfile("its Dockerfile is a folder, not a file")),
             Found::Nothing => return Err(no_dockerfile("it has no Dockerfile at its root")),
+        }
+        for name in [IGNORE_FILE, OWN_IGNORE_FILE] {
+            if let Found::File(file) = look(tree, name) {
+                read_patterns(&file).map_err(|why| unusable(name, &why))?;
+            }
         }
         Ok(Self {
             tree: tree.to_owned(),
@@ -82,6 +103,7 @@ impl Context {
                 ..Sent::default()
             }),
             failure: OnceLock::new(),
+            stop: Stop::default(),
         })
     }
 
@@ -127,8 +149,11 @@ impl Context {
 
     /// What the Dockerfile says.
     pub(crate) fn dockerfile(&self, build_args: &HashMap<String, String>) -> Dockerfile {
-        let text = fs::read(self.tree.join(DOCKERFILE)).unwrap_or_default();
-        Dockerfile::parse(&String::from_utf8_lossy(&text), build_args)
+        let text = match look(&self.tree, DOCKERFILE) {
+            Found::File(file) => read(&file, MAX_DOCKERFILE).unwrap_or_default(),
+            _ => String::new(),
+        };
+        Dockerfile::parse(&text, build_args)
     }
 
     /// What the docker CLI sends to a builder without sessions. The Dockerfile and the ignore file are
@@ -141,19 +166,18 @@ impl Context {
         };
         let mut filter = Filter {
             always,
+            stop: self.stop.clone(),
             ..Filter::default()
         };
-        let there = |file: &&&str| matches!(look(&self.tree, file), Found::File);
-        if let Some(file) = always[1..].iter().find(there) {
-            let wrong = |why: String| {
-                Error::new(
-                    Code::BuildFailed,
-                    format!("the template's {file} cannot be used: {why}"),
-                )
-                .hint("mend it in the template repository")
-            };
-            let text = fs::read(self.tree.join(file)).map_err(|error| wrong(error.to_string()))?;
-            filter.excludes = Patterns::parse(&String::from_utf8_lossy(&text)).map_err(wrong)?;
+        let there = always[1..]
+            .iter()
+            .find_map(|name| match look(&self.tree, name) {
+                Found::File(file) => Some((name, file)),
+                _ => None,
+            });
+        if let Some((name, file)) = there {
+            let patterns = read_patterns(&file).and_then(|text| Patterns::parse(&text));
+            filter.excludes = patterns.map_err(|why| unusable(name, &why))?;
         }
         Ok(filter)
     }
@@ -161,7 +185,8 @@ impl Context {
 
 /// What stands under a name at the root of a tree.
 enum Found {
-    File,
+    /// A file within the tree, with its own path if a link led to it.
+    File(PathBuf),
     /// A link that leads out of the tree: what it leads to is not the commit's.
     Outside,
     Other,
@@ -172,14 +197,44 @@ enum Found {
 fn look(tree: &Path, name: &str) -> Found {
     let found = fs::canonicalize(tree.join(name)).and_then(|path| {
         let inside = path.starts_with(fs::canonicalize(tree)?);
-        Ok((inside, fs::metadata(path)?))
+        let found = fs::metadata(&path)?;
+        Ok((inside, found, path))
     });
     match found {
-        Ok((false, _)) => Found::Outside,
-        Ok((true, found)) if found.is_file() => Found::File,
+        Ok((false, ..)) => Found::Outside,
+        Ok((true, found, path)) if found.is_file() => Found::File(path),
         Ok(_) => Found::Other,
         Err(_) => Found::Nothing,
     }
+}
+
+/// The text of a file of at most so many bytes.
+fn read(file: &Path, max: usize) -> std::result::Result<String, String> {
+    let text = outside_file::read(file, max).map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The text of an ignore file that is within its limits.
+fn read_patterns(file: &Path) -> std::result::Result<String, String> {
+    let text = read(file, MAX_IGNORE_FILE)?;
+    let patterns = text.lines().filter(|line| {
+        let line = line.trim();
+        !line.is_empty() && !line.starts_with('#')
+    });
+    match patterns.count() {
+        ..=MAX_PATTERNS => Ok(text),
+        count => Err(format!(
+            "it has {count} patterns, and {MAX_PATTERNS} are allowed"
+        )),
+    }
+}
+
+fn unusable(name: &str, why: &str) -> Error {
+    Error::new(
+        Code::BuildFailed,
+        format!("the template's {name} cannot be used: {why}"),
+    )
+    .hint("mend it in the template repository")
 }
 
 fn no_dockerfile(what: &str) -> Error {

@@ -1,9 +1,13 @@
 //! The files of a template that belong to a build, in the order in which both builders want them.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::vec;
 
 use super::dockerignore::{Inherited, Patterns};
 use super::include::{Includes, Reach};
@@ -17,6 +21,39 @@ pub(crate) struct Filter {
     pub(crate) excludes: Patterns,
     /// Files at the root that are sent whatever `excludes` says.
     pub(crate) always: &'static [&'static str],
+    /// Ends the walk when it is set, also one that sends nothing.
+    pub(crate) stop: Stop,
+}
+
+/// Tells the threads that read a template that nobody wants it any more.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Set when this is dropped.
+    pub(crate) fn on_drop(&self) -> impl Drop + Send + use<> {
+        struct Guard(Stop);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                self.0.0.store(true, Ordering::Relaxed);
+            }
+        }
+        Guard(self.clone())
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::BrokenPipe`], as when the engine has hung up, once it is set.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match self.is_set() {
+            true => Err(io::ErrorKind::BrokenPipe.into()),
+            false => Ok(()),
+        }
+    }
 }
 
 /// A file, a folder or a link.
@@ -58,13 +95,13 @@ pub(crate) fn walk(
     filter: &Filter,
     visit: &mut dyn FnMut(Entry<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut walk = Walk {
+    let walk = Walk {
         tree,
         filter,
         visit,
         pending: Vec::new(),
     };
-    walk.folder(Path::new(""), &Inherited::default())
+    walk.all()
 }
 
 struct Walk<'a> {
@@ -75,13 +112,29 @@ struct Walk<'a> {
     pending: Vec<PathBuf>,
 }
 
+/// A folder whose entries are being visited.
+struct Folder {
+    path: PathBuf,
+    inherited: Inherited,
+    /// What is still to be visited: names, and whether they are those of folders. They are not the
+    /// entries of the system, which hold the folder open.
+    entries: vec::IntoIter<(OsString, bool)>,
+}
+
 impl Walk<'_> {
-    fn folder(&mut self, relative: &Path, inherited: &Inherited) -> io::Result<()> {
-        let mut entries =
-            fs::read_dir(self.tree.join(relative))?.collect::<io::Result<Vec<_>>>()?;
-        entries.sort_by_cached_key(fs::DirEntry::file_name);
-        for entry in entries {
-            let path = relative.join(entry.file_name());
+    /// Folders are on a stack of their own: that of a thread does not suffice for two thousand of them.
+    fn all(mut self) -> io::Result<()> {
+        let mut folders = vec![self.folder(PathBuf::new(), Inherited::default())?];
+        while let Some(folder) = folders.last_mut() {
+            let Some((name, is_folder)) = folder.entries.next() else {
+                if self.pending.last() == Some(&folder.path) {
+                    self.pending.pop();
+                }
+                folders.pop();
+                continue;
+            };
+            self.filter.stop.check()?;
+            let path = folder.path.join(name);
             let reach = match &self.filter.includes {
                 Some(includes) => includes.reach(&path),
                 None => Reach::Within,
@@ -89,9 +142,10 @@ impl Walk<'_> {
             if reach == Reach::Outside {
                 continue;
             }
-            let excludes = &self.filter.excludes;
-            let (excluded, matched) = excludes.ignores(&path.to_string_lossy(), inherited);
-            if entry.file_type()?.is_dir() {
+            let Filter { excludes, stop, .. } = self.filter;
+            let verdict = excludes.ignores_unless(stop, &path.to_string_lossy(), &folder.inherited);
+            let (excluded, matched) = verdict?;
+            if is_folder {
                 if matched.is_closed() {
                     continue;
                 }
@@ -99,16 +153,30 @@ impl Walk<'_> {
                 if !excluded && reach == Reach::Within {
                     self.visit_pending()?;
                 }
-                self.folder(&path, &matched)?;
-                if self.pending.last() == Some(&path) {
-                    self.pending.pop();
-                }
+                folders.push(self.folder(path, matched)?);
             } else if reach == Reach::Within && (!excluded || self.is_sent_always(&path)) {
                 self.visit_pending()?;
                 self.entry(&path)?;
             }
         }
         Ok(())
+    }
+
+    fn folder(&self, path: PathBuf, inherited: Inherited) -> io::Result<Folder> {
+        let stop = &self.filter.stop;
+        let entries = fs::read_dir(self.tree.join(&path))?.map(|entry| {
+            stop.check()?;
+            let entry = entry?;
+            Ok((entry.file_name(), entry.file_type()?.is_dir()))
+        });
+        let mut entries = entries.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_unstable();
+        stop.check()?;
+        Ok(Folder {
+            path,
+            inherited,
+            entries: entries.into_iter(),
+        })
     }
 
     fn is_sent_always(&self, path: &Path) -> bool {
@@ -147,5 +215,70 @@ impl Walk<'_> {
             )));
         };
         (self.visit)(Entry { path, kind })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A file of patterns that takes milliseconds for each path.
+    fn slow(first: &str) -> Patterns {
+        let lines: String = (0..5000).map(|n| format!("!**/a?b{n}*c\n")).collect();
+        Patterns::parse(&format!("{first}{lines}")).unwrap()
+    }
+
+    #[test]
+    fn a_walk_that_sends_nothing_stops_when_it_is_told_to() {
+        let tree = tempfile::tempdir().unwrap();
+        for number in 0..5000 {
+            fs::write(tree.path().join(format!("{number}{}", "x".repeat(200))), "").unwrap();
+        }
+        let filter = Filter {
+            excludes: slow("*\n"),
+            ..Filter::default()
+        };
+        let stop = filter.stop.clone();
+        let told = std::thread::spawn(move || {
+            let guard = stop.on_drop();
+            std::thread::sleep(Duration::from_millis(200));
+            drop(guard);
+            Instant::now()
+        });
+        let end = walk(tree.path(), &filter, &mut |_| panic!("nothing is sent"));
+        let late = told.join().unwrap().elapsed();
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        // 50 ms is what is promised; a busy machine may add to it.
+        assert!(late < Duration::from_millis(500), "{late:?}");
+    }
+
+    #[test]
+    fn one_long_path_and_many_patterns_stop_too() {
+        let patterns = slow("*\n");
+        let stop = Stop::default();
+        drop(stop.on_drop());
+        let begun = Instant::now();
+        let path = "a/b".repeat(1300);
+        let end = patterns.ignores_unless(&stop, &path, &Inherited::default());
+        assert_eq!(end.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(begun.elapsed() < Duration::from_millis(50));
+    }
+
+    #[test]
+    fn folders_as_deep_as_a_path_can_be_are_walked() {
+        let tree = tempfile::tempdir().unwrap();
+        let depth = (4000 - tree.path().as_os_str().len()) / 2;
+        let deepest = tree.path().join("a/".repeat(depth));
+        fs::create_dir_all(&deepest).unwrap();
+        fs::write(deepest.join("f"), "").unwrap();
+        let mut entries = 0;
+        walk(tree.path(), &Filter::default(), &mut |_| {
+            entries += 1;
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(entries, depth + 1);
     }
 }

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bollard_stubs::models::{BuildInfo, BuildInfoAux};
 use bollard_stubs::query_parameters::{
     BuildImageOptions, BuildImageOptionsBuilder, BuilderVersion,
 };
@@ -20,13 +19,14 @@ use super::buildkit::{Graph, is_internal};
 use super::classic::Transcript;
 use super::credentials::Credentials;
 use super::platforms::unsupported_hint;
-use super::request::{Failure, post, send};
+use super::request::{Failure, Info, post, send};
 use super::session::{Offer, Session};
 use super::watch::Watch;
 use crate::context::{Context, DOCKERFILE, Dockerfile};
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, Sink};
 use crate::image::{Platform, hex};
+use crate::outside_file::within;
 
 /// How often the upload says how far it is, and how often a stall is looked for.
 const TICK: Duration = Duration::from_millis(200);
@@ -90,6 +90,7 @@ impl Engine {
         emit: &Sink,
     ) -> Result<()> {
         let context = Arc::new(context);
+        let _until_the_end = context.stop.on_drop();
         emit(Event {
             builder: Some(self.builder.name().to_owned()),
             endpoint: Some(self.endpoint.clone()),
@@ -113,7 +114,11 @@ impl Engine {
         tasks: &TaskTracker,
         emit: &Sink,
     ) -> Result<()> {
-        let dockerfile = context.dockerfile(&build.build_args);
+        let read = {
+            let (context, build_args) = (Arc::clone(context), build.build_args.clone());
+            move || Ok(context.dockerfile(&build_args))
+        };
+        let dockerfile = within(tasks, Code::Cache, &described(context), read).await?;
         let registries = dockerfile.registries().clone();
         let credentials = Credentials::new(
             self.settings.clone(),
@@ -156,14 +161,17 @@ impl Engine {
                 }
             };
             watch.sign_of_life();
-            match (&mut reader, info.aux, info.stream) {
-                (Reader::Graph(graph), Some(BuildInfoAux::BuildKit(status)), _) => {
-                    graph.take(status, &mut watch);
+            let taken = match (&mut reader, info) {
+                (Reader::Graph(graph), Info::Status(status)) => {
+                    graph.take(&status, &mut watch).await
                 }
-                (Reader::Transcript(transcript), _, Some(text)) => {
-                    transcript.take(&text, &mut watch);
+                (Reader::Transcript(transcript), Info::Text(text)) => {
+                    transcript.take(&text, &mut watch).await
                 }
-                _ => {}
+                _ => Ok(()),
+            };
+            if let Err(what) = taken {
+                break Err(Failure::TooMuch(what));
             }
         };
         if let Some(error) = context.failure.get() {
@@ -187,13 +195,12 @@ impl Engine {
         &self,
         build: &Build<'_>,
         offer: Offer,
-    ) -> std::result::Result<impl Stream<Item = std::result::Result<BuildInfo, Failure>>, Failure>
-    {
+    ) -> std::result::Result<impl Stream<Item = std::result::Result<Info, Failure>>, Failure> {
         let id = session_id();
-        let version = self.docker.client_version();
+        let version = self.api.version;
         // The engine keeps what it was sent under this key, and goes by the size and the time of a file
         // to see whether it has changed. Two commits may have both in common.
-        let session = Session::open(&self.address, &version, &id, build.commit, offer)
+        let session = Session::open(&self.address, version, &id, build.commit, offer)
             .await
             .map_err(|failure| match failure {
                 // It says nothing of the template.
@@ -219,17 +226,19 @@ impl Engine {
         &self,
         build: &Build<'_>,
         offer: Offer,
-    ) -> std::result::Result<impl Stream<Item = std::result::Result<BuildInfo, Failure>>, Failure>
-    {
+    ) -> std::result::Result<impl Stream<Item = std::result::Result<Info, Failure>>, Failure> {
         let Offer {
             context,
             credentials,
             tasks,
         } = offer;
         let knows_its_own = self.builder == Builder::Buildah;
-        let filter = context
-            .archive_filter(knows_its_own)
-            .map_err(Failure::Ours)?;
+        let read = {
+            let context = Arc::clone(&context);
+            move || context.archive_filter(knows_its_own)
+        };
+        let filter = within(&tasks, Code::Cache, &described(&context), read).await;
+        let filter = filter.map_err(Failure::Ours)?;
         let options = build.options().version(BuilderVersion::BuilderV1);
         let mut request = self
             .build_request(&options.build())?
@@ -248,8 +257,7 @@ impl Engine {
         options: &BuildImageOptions,
     ) -> std::result::Result<RequestBuilder, Failure> {
         let query = serde_urlencoded::to_string(options).map_err(broken)?;
-        let version = self.docker.client_version();
-        Ok(post(&version, &format!("/build?{query}")))
+        Ok(post(self.api.version, &format!("/build?{query}")))
     }
 
     /// What the end of a failed build means.
@@ -283,6 +291,13 @@ impl Engine {
                 .hint("see the engine's own log");
             }
             Failure::Broken(why) => return broke_off(&why),
+            Failure::TooMuch(what) => {
+                return Error::new(
+                    Code::EngineUnreachable,
+                    format!("the engine at {endpoint} sent {what} during the build, which was stopped"),
+                )
+                .hint("mend the template if its build has thousands of steps; else see the engine's own log");
+            }
             Failure::Ours(error) => return error,
         };
         let (step, log_tail) = watch.end();
@@ -337,6 +352,11 @@ impl Build<'_> {
             .rm(true)
             .forcerm(true)
     }
+}
+
+/// What is read, for an error.
+fn described(context: &Context) -> String {
+    format!("the template in {}", context.tree.display())
 }
 
 fn broken(error: impl std::error::Error + 'static) -> Failure {

@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use bollard_stubs::moby::buildkit::v1::{StatusResponse, Vertex};
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use prost::{DecodeError, Message};
 
 use super::lines::Lines;
-use super::watch::{Outcome, Step, Watch};
+use super::watch::{AT_ONCE, MAX_STEPS, Outcome, Step, Watch};
+use crate::mask::MAX_KEPT;
 
 /// The vertexes seen so far, by digest.
 #[derive(Default)]
@@ -15,6 +17,111 @@ pub(super) struct Graph {
     begun: u32,
     /// The template's files are wanted.
     loads: bool,
+    /// What the names of the vertexes and their unfinished lines take.
+    bytes: usize,
+}
+
+/// The most of that.
+const MAX_BYTES: usize = 8 << 20;
+
+/// The most parts of a message. BuildKit splits it long before that.
+const MAX_PARTS: usize = 100_000;
+
+// The messages of BuildKit, as far as they matter here (github.com/moby/buildkit,
+// `api/services/control/control.proto`), and the numbers of the fields of a `StatusResponse`.
+const VERTEX: u32 = 1;
+const LOG: u32 = 3;
+const WARNING: u32 = 4;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Vertex {
+    #[prost(string, tag = "1")]
+    digest: String,
+    #[prost(string, tag = "3")]
+    name: String,
+    #[prost(bool, tag = "4")]
+    cached: bool,
+    #[prost(message, optional, tag = "5")]
+    started: Option<Timestamp>,
+    #[prost(message, optional, tag = "6")]
+    completed: Option<Timestamp>,
+    #[prost(string, tag = "7")]
+    error: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+struct Timestamp {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+    #[prost(int32, tag = "2")]
+    nanos: i32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Log {
+    #[prost(string, tag = "1")]
+    vertex: String,
+    #[prost(bytes = "vec", tag = "4")]
+    msg: Vec<u8>,
+}
+
+/// Why a message cannot be read.
+#[derive(Debug, thiserror::Error)]
+enum Malformed {
+    #[error(transparent)]
+    Encoding(#[from] DecodeError),
+    #[error("it ends too early")]
+    Short,
+    #[error("it has more than {MAX_PARTS} parts")]
+    Many,
+}
+
+/// Passes a warning on. In its details, which are lines, nothing says how many there are.
+fn warning(encoded: &[u8], watch: &mut Watch<'_>) -> Result<(), Malformed> {
+    const SHORT: u32 = 3;
+    const DETAIL: u32 = 4;
+    let (mut short, mut detail) = (Vec::new(), Vec::new());
+    for part in parts(encoded) {
+        match part? {
+            (SHORT, part) => short = part.to_vec(),
+            (DETAIL, part) => detail.extend_from_slice(part),
+            _ => {}
+        }
+    }
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    watch.warning(text(&short), text(&detail));
+    Ok(())
+}
+
+/// The fields of a message that have a length, with their numbers. Nothing is made of them.
+fn parts(message: &[u8]) -> impl Iterator<Item = Result<(u32, &[u8]), Malformed>> {
+    let mut rest = message;
+    std::iter::from_fn(move || {
+        while !rest.is_empty() {
+            match part(&mut rest) {
+                Ok(None) => {}
+                Ok(Some(part)) => return Some(Ok(part)),
+                Err(error) => {
+                    rest = &[];
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    })
+}
+
+/// Takes a field from the beginning of `rest`.
+fn part<'m>(rest: &mut &'m [u8]) -> Result<Option<(u32, &'m [u8])>, Malformed> {
+    let (tag, wire) = decode_key(rest)?;
+    if wire != WireType::LengthDelimited {
+        skip_field(wire, tag, rest, DecodeContext::default())?;
+        return Ok(None);
+    }
+    let length = usize::try_from(decode_varint(rest)?).unwrap_or(usize::MAX);
+    let (part, behind) = rest.split_at_checked(length).ok_or(Malformed::Short)?;
+    *rest = behind;
+    Ok(Some((tag, part)))
 }
 
 /// A vertex that stands for an instruction of the Dockerfile.
@@ -26,45 +133,104 @@ struct Seen {
 }
 
 impl Graph {
-    pub(super) fn take(&mut self, status: StatusResponse, watch: &mut Watch<'_>) {
+    /// Takes an encoded `StatusResponse`.
+    ///
+    /// # Errors
+    ///
+    /// What cannot be read of it, or what there is too much of.
+    pub(super) async fn take(
+        &mut self,
+        status: &[u8],
+        watch: &mut Watch<'_>,
+    ) -> Result<(), String> {
+        self.read(status, watch)
+            .await
+            .map_err(|error| format!("progress that cannot be read ({error})"))?;
+        if self.vertexes.len() > MAX_STEPS {
+            return Err(format!("more than {MAX_STEPS} steps"));
+        }
+        if self.bytes > MAX_BYTES {
+            let limit = MAX_BYTES >> 20;
+            return Err(format!(
+                "more than {limit} MiB of names and unfinished lines"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Part by part: two bytes of a message can be a part of hundreds.
+    async fn read(&mut self, status: &[u8], watch: &mut Watch<'_>) -> Result<(), Malformed> {
+        if parts(status).nth(MAX_PARTS).is_some() {
+            return Err(Malformed::Many);
+        }
         // First, because a message is in no order. The end of this vertex says nothing: it ends, and
         // begins again, before the files are asked for.
-        self.loads |= status.vertexes.iter().any(|v| v.name == LOAD_CONTEXT);
+        for part in parts(status) {
+            let (tag, part) = part?;
+            if tag == VERTEX && !self.loads {
+                self.loads = Vertex::decode(part)?.name == LOAD_CONTEXT;
+            }
+        }
         if self.loads && watch.all_is_sent() {
             watch.context_done();
         }
-        for vertex in status.vertexes {
-            if vertex.name.starts_with("exporting to ") {
-                if vertex.started.is_some() {
-                    watch.context_done();
-                    watch.export_started();
-                }
-                if vertex.completed.is_some() {
-                    watch.export_done();
-                }
-            } else if !is_internal(&vertex.name) {
+        for part in parts(status) {
+            let (tag, part) = part?;
+            if tag == VERTEX {
+                self.any_vertex(Vertex::decode(part)?, watch);
+            }
+        }
+        for part in parts(status) {
+            let (tag, part) = part?;
+            match tag {
+                LOG => self.log(&Log::decode(part)?, watch).await,
+                WARNING => warning(part, watch)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn any_vertex(&mut self, vertex: Vertex, watch: &mut Watch<'_>) {
+        if vertex.name.starts_with("exporting to ") {
+            if vertex.started.is_some() {
+                watch.context_done();
+                watch.export_started();
+            }
+            if vertex.completed.is_some() {
+                watch.export_done();
+            }
+        } else if !is_internal(&vertex.name) {
+            if self.vertexes.len() <= MAX_STEPS {
                 self.vertex(vertex, watch);
-            } else if !vertex.error.is_empty() {
-                watch.failed(vertex.name);
             }
-        }
-        for log in status.logs {
-            if let Some(seen) = self.vertexes.get_mut(&log.vertex) {
-                for line in seen.lines.push(&log.msg) {
-                    watch.log(line, Some(&seen.step));
-                }
-            }
-        }
-        for warning in status.warnings {
-            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-            watch.warning(text(&warning.short), text(&warning.detail.concat()));
+        } else if !vertex.error.is_empty() {
+            watch.failed(vertex.name);
         }
     }
 
+    async fn log(&mut self, log: &Log, watch: &mut Watch<'_>) {
+        let Some(seen) = self.vertexes.get_mut(&log.vertex) else {
+            return;
+        };
+        let before = seen.lines.waiting();
+        for piece in log.msg.chunks(AT_ONCE) {
+            let step = &seen.step;
+            seen.lines.each(piece, |line| watch.log(line, Some(step)));
+            tokio::task::yield_now().await;
+        }
+        self.bytes = self.bytes + seen.lines.waiting() - before;
+    }
+
     fn vertex(&mut self, vertex: Vertex, watch: &mut Watch<'_>) {
+        let mut name = vertex.name;
+        name.truncate(name.floor_char_boundary(MAX_KEPT));
+        if !self.vertexes.contains_key(&vertex.digest) {
+            self.bytes += name.len() + vertex.digest.len();
+        }
         let seen = self.vertexes.entry(vertex.digest).or_insert_with(|| Seen {
             step: Step {
-                name: vertex.name,
+                name,
                 ..Step::default()
             },
             lines: Lines::default(),
@@ -85,9 +251,11 @@ impl Graph {
         let (started, completed) = (seen.started, seen.completed);
         seen.started |= vertex.started.is_some();
         seen.completed |= vertex.completed.is_some();
-        let rest = (seen.completed && !completed)
-            .then(|| seen.lines.rest())
-            .flatten();
+        let mut rest = None;
+        if seen.completed && !completed {
+            self.bytes -= seen.lines.waiting();
+            rest = seen.lines.rest();
+        }
 
         let step = Step {
             of: u32::try_from(self.vertexes.len()).unwrap_or(u32::MAX),
@@ -128,4 +296,107 @@ fn unix(seconds: i64, nanos: i32) -> Duration {
         u64::try_from(seconds).unwrap_or(0),
         u32::try_from(nanos).unwrap_or(0),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::*;
+    use crate::context::Sent;
+
+    /// A `StatusResponse` of these parts.
+    fn message(parts: impl IntoIterator<Item = (u8, Vec<u8>)>) -> Vec<u8> {
+        let mut message = Vec::new();
+        for (tag, part) in parts {
+            message.push(tag << 3 | 2);
+            prost::encoding::encode_varint(part.len() as u64, &mut message);
+            message.extend_from_slice(&part);
+        }
+        message
+    }
+
+    fn vertex(number: usize, name: &str) -> (u8, Vec<u8>) {
+        let vertex = Vertex {
+            digest: number.to_string(),
+            name: name.to_owned(),
+            started: Some(Timestamp::default()),
+            ..Vertex::default()
+        };
+        (1, vertex.encode_to_vec())
+    }
+
+    fn log(number: usize, text: &str) -> (u8, Vec<u8>) {
+        let log = Log {
+            vertex: number.to_string(),
+            msg: text.into(),
+        };
+        (3, log.encode_to_vec())
+    }
+
+    fn taken(graph: &mut Graph, message: &[u8]) -> Result<(), String> {
+        let emit = |_| {};
+        let sent = Arc::new(Sent::default());
+        let mut watch = Watch::new(sent, std::time::Duration::from_secs(240), &emit);
+        let take = graph.take(message, &mut watch);
+        crate::executor::runtime().unwrap().block_on(take)
+    }
+
+    #[test]
+    fn what_an_engine_tells_of_a_build_is_kept_within_limits() {
+        let long = "x".repeat(100_000);
+        let steps = |count, name: &str| message((0..count).map(|n| vertex(n, name)));
+        let mut graph = Graph::default();
+        taken(&mut graph, &steps(MAX_STEPS, "step")).unwrap();
+        let error = taken(&mut graph, &message([vertex(MAX_STEPS, "one more")])).unwrap_err();
+        assert!(error.contains("4096 steps"), "{error}");
+        assert!(taken(&mut graph, &steps(100_000, "step")).is_err());
+        assert!(graph.vertexes.len() <= MAX_STEPS + 1);
+
+        let mut graph = Graph::default();
+        taken(&mut graph, &steps(100, &long)).unwrap();
+        assert!(
+            graph
+                .vertexes
+                .values()
+                .all(|seen| seen.step.name.len() <= MAX_KEPT)
+        );
+        assert!(graph.bytes <= 101 * MAX_KEPT, "{}", graph.bytes);
+        for _ in 0..3 {
+            taken(&mut graph, &message((0..100).map(|n| log(n, &long)))).unwrap();
+        }
+        assert!(graph.bytes <= 201 * MAX_KEPT, "{}", graph.bytes);
+        let lines = message((0..100).map(|n| log(n, "\n")));
+        taken(&mut graph, &lines).unwrap();
+        assert!(graph.bytes <= 101 * MAX_KEPT, "what is told is given up");
+
+        let mut graph = Graph::default();
+        taken(&mut graph, &steps(2000, "step")).unwrap();
+        let error = taken(&mut graph, &message((0..2000).map(|n| log(n, &long)))).unwrap_err();
+        assert!(error.contains("8 MiB"), "{error}");
+    }
+
+    #[test]
+    fn a_message_of_empty_parts_or_nonsense_costs_nothing() {
+        let begun = Instant::now();
+        for tag in 1..5 {
+            let message = [tag << 3 | 2, 0].repeat(3 << 20);
+            let mut graph = Graph::default();
+            let _ = taken(&mut graph, &message);
+            assert!(graph.vertexes.len() <= 1);
+        }
+        for broken in [
+            &[0x0a][..],
+            &[0x0a, 5, 1],
+            &[0x0a, 1, 0x0a],
+            &[0xff; 20],
+            &[0x0b; 9],
+            &[7],
+        ] {
+            let error = taken(&mut Graph::default(), broken).unwrap_err();
+            assert!(error.contains("cannot be read"), "{broken:?}: {error}");
+        }
+        assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    }
 }

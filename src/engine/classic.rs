@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::lines::Lines;
-use super::watch::{Outcome, Step, Watch};
+use super::watch::{AT_ONCE, MAX_STEPS, Outcome, Step, Watch};
 
 /// The text so far.
 #[derive(Default)]
@@ -11,12 +11,24 @@ pub(super) struct Transcript {
     lines: Lines,
     current: Option<(Step, Instant)>,
     cached: bool,
+    /// How many steps have begun.
+    begun: usize,
 }
 
 impl Transcript {
-    pub(super) fn take(&mut self, text: &str, watch: &mut Watch<'_>) {
-        for line in self.lines.push(text.as_bytes()) {
-            self.line(line, watch);
+    /// # Errors
+    ///
+    /// What there is too much of.
+    pub(super) async fn take(&mut self, text: &str, watch: &mut Watch<'_>) -> Result<(), String> {
+        let mut lines = std::mem::take(&mut self.lines);
+        for piece in text.as_bytes().chunks(AT_ONCE) {
+            lines.each(piece, |line| self.line(line, watch));
+            tokio::task::yield_now().await;
+        }
+        self.lines = lines;
+        match self.begun {
+            ..=MAX_STEPS => Ok(()),
+            _ => Err(format!("more than {MAX_STEPS} steps")),
         }
     }
 
@@ -32,6 +44,10 @@ impl Transcript {
         if let Some(step) = step(&line) {
             self.step_done(None, watch);
             watch.context_done();
+            self.begun += 1;
+            if self.begun > MAX_STEPS {
+                return;
+            }
             watch.step_started(&step);
             self.current = Some((step, Instant::now()));
         } else if line.trim_start() == "---> Using cache" {

@@ -9,6 +9,10 @@ use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
 use crate::options::EngineSettings;
+use crate::outside_file;
+
+/// The largest file. With hundreds of logins it has some ten KiB.
+const MAX_SIZE: usize = 1 << 20;
 
 /// The file's content. What is not there is empty.
 #[derive(Default, Deserialize)]
@@ -52,8 +56,10 @@ impl Config {
     ///
     /// [`Code::InvalidOption`] if it is there and is not JSON of this shape.
     pub(super) fn load(settings: &EngineSettings) -> Result<Self> {
-        match path(settings).map(std::fs::read) {
-            Some(Ok(text)) => Self::parse(settings, Zeroizing::new(text)),
+        match read(settings) {
+            Some(Ok(text)) => Self::parse(settings, text),
+            // The docker CLI would wait for this for ever.
+            Some(Err(error)) if is_no_file(&error) => Err(invalid(settings, &error.to_string())),
             _ => Ok(Self::default()),
         }
     }
@@ -64,9 +70,10 @@ impl Config {
     ///
     /// Also if it may not be read.
     pub(super) fn load_or_complain(settings: &EngineSettings) -> Result<Self> {
-        match path(settings).map(std::fs::read) {
+        match read(settings) {
             Some(Err(error)) if !is_absent(&error) => Err(invalid(settings, &error.to_string())),
-            _ => Self::load(settings),
+            Some(Ok(text)) => Self::parse(settings, text),
+            _ => Ok(Self::default()),
         }
     }
 
@@ -82,7 +89,20 @@ impl Config {
     }
 }
 
-fn is_absent(error: &io::Error) -> bool {
+fn read(settings: &EngineSettings) -> Option<io::Result<Zeroizing<Vec<u8>>>> {
+    let content = outside_file::read(&path(settings)?, MAX_SIZE);
+    Some(content.map(Zeroizing::new))
+}
+
+/// Is there something that is no file, or no file that anybody has written?
+fn is_no_file(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge
+    )
+}
+
+pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
@@ -96,6 +116,14 @@ fn invalid(settings: &EngineSettings, why: &str) -> Error {
         format!("{} cannot be read: {why}", file.display()),
     )
     .hint("mend the file: the docker command complains about it too")
+}
+
+/// What is read, for an error.
+pub(super) fn described(settings: &EngineSettings) -> String {
+    match &settings.config_dir {
+        Some(dir) => format!("docker's configuration ({})", dir.display()),
+        None => "docker's configuration".to_owned(),
+    }
 }
 
 /// Where the file is.

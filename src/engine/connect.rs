@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bollard::{BollardRequest, ClientVersion, Docker};
+use bytes::Bytes;
+use http_body_util::Empty;
 use hyper::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
@@ -16,16 +17,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::task::TaskTracker;
 
 use super::endpoint::Address;
+use crate::error::Code;
 use crate::executor;
+use crate::outside_file::within;
 
 /// Time to reach an engine. It is on this machine, or on the network of its owner.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// bollard's own limit, which counts until an answer begins. Whoever calls has a limit that fits the
-/// call: for a build, whose context may take hours to send, the stall grace.
-const NO_LIMIT_S: u64 = 7 * 24 * 3600;
 
 /// Unused connections are closed before an engine or a tunnel in between would do it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -33,22 +33,15 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The name in the `Host` header. Nobody looks it up: the address says where to go.
 pub(super) const HOST: &str = "engine";
 
-/// A client for the engine's API at `address`. It connects at the first call.
-pub(super) fn client(
-    address: &Address,
-    version: &ClientVersion,
-) -> Result<Docker, bollard::errors::Error> {
-    let connector = Connector(Arc::new(address.clone()));
-    let client = Client::builder(TokioExecutor::new())
+/// Connections to one engine, kept alive.
+pub(super) type Pool = Client<Connector, Empty<Bytes>>;
+
+/// Connections to the engine at `address`. The first call opens one.
+pub(super) fn pool(address: &Address) -> Pool {
+    Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .build::<_, hyper_body::Body>(connector);
-    let transport = move |request: BollardRequest| {
-        let client = client.clone();
-        async move { client.request(request).await.map_err(Into::into) }
-    };
-    let url = format!("http://{HOST}");
-    Docker::connect_with_custom_transport(transport, Some(&url), NO_LIMIT_S, version)
+        .build(Connector(Arc::new(address.clone())))
 }
 
 /// A connection of one's own, for what takes long.
@@ -59,24 +52,9 @@ pub(super) async fn dial(address: &Address) -> io::Result<Stream> {
     Ok(Stream(TokioIo::new(io)))
 }
 
-/// The type of a request's body, which bollard does not name in public.
-mod hyper_body {
-    use bollard::BollardRequest;
-
-    pub(super) trait RequestBody {
-        type Body;
-    }
-
-    impl<B> RequestBody for hyper::Request<B> {
-        type Body = B;
-    }
-
-    pub(super) type Body = <BollardRequest as RequestBody>::Body;
-}
-
 /// Opens connections to one address, whatever the URI says.
 #[derive(Clone)]
-struct Connector(Arc<Address>);
+pub(super) struct Connector(Arc<Address>);
 
 impl tower_service::Service<Uri> for Connector {
     type Response = Stream;
@@ -93,9 +71,27 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
+/// Does what looks a path up on a thread that may wait.
+async fn waiting<T: Send + 'static>(
+    what: &str,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    // Nobody has to wait for the thread: it holds nothing.
+    let tasks = TaskTracker::new();
+    within(&tasks, Code::EngineUnreachable, what, || Ok(work()))
+        .await
+        .map_err(io::Error::other)?
+}
+
 async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
     Ok(match address {
-        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
+        Address::Unix(path) => {
+            // To connect looks the path up, on this thread. A home folder that hangs would stop it.
+            let socket = path.clone();
+            let what = format!("the socket {}", path.display());
+            waiting(&what, move || std::fs::metadata(socket).map(drop)).await?;
+            Box::new(UnixStream::connect(path).await?)
+        }
         Address::Ssh(destination) => Box::new(destination.open().await?),
         Address::Tcp { host, port, tls } => {
             let stream = connect_to_any(&executor::resolve(host, *port).await?).await?;

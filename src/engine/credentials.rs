@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -15,18 +15,20 @@ use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
 use rustix::io::ioctl_fionbio;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use super::child::{self, Reaped};
-use super::config::{Auth, Config};
+use super::config::{self, Auth, Config};
 use crate::context::DOCKER_HUB;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::executor::blocking;
 use crate::limits;
 use crate::options::EngineSettings;
+use crate::outside_file::within;
 
 /// The name of Docker Hub in `config.json`.
 const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
@@ -40,6 +42,9 @@ const IDENTITY_TOKEN: &str = "<token>";
 
 /// Longer than a helper takes that asks a keychain or a cloud; shorter than anyone wants to wait.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many logins are looked up at once for one build.
+const QUESTIONS: usize = 2;
 
 /// How often a helper is looked after.
 const HELPER_TICK: Duration = Duration::from_millis(10);
@@ -70,6 +75,8 @@ pub(super) struct Credentials {
     registries: BTreeSet<String>,
     tasks: TaskTracker,
     emit: Sink,
+    /// The engine may ask as often as it likes. Each question can start a program.
+    turns: Semaphore,
 }
 
 impl Credentials {
@@ -85,6 +92,7 @@ impl Credentials {
             registries,
             tasks,
             emit,
+            turns: Semaphore::new(QUESTIONS),
         }
     }
 
@@ -98,17 +106,35 @@ impl Credentials {
         if !self.registries.contains(registry) {
             return None;
         }
-        let (settings, key) = (self.settings.clone(), key(registry).to_owned());
-        let unwanted = CancellationToken::new();
-        let _until_dropped = unwanted.clone().drop_guard();
-        let tasks = self.tasks.clone();
-        let find = move || find(&settings, &key, &unwanted, &tasks);
-        match blocking(&self.tasks, find).await {
+        // Never closed, so this cannot fail.
+        let _turn = self.turns.acquire().await;
+        match self.find(key(registry)).await {
             Ok(login) => login,
             Err(error) => {
                 let message = format!("no login for {registry}: {}", error.message);
                 (self.emit)(Event::warning(message, error.hint));
                 None
+            }
+        }
+    }
+
+    async fn find(&self, key: &str) -> Result<Option<Login>> {
+        let (settings, key) = (self.settings.clone(), key.to_owned());
+        let what = config::described(&settings);
+        let read = {
+            let key = key.clone();
+            move || look(&settings, &key)
+        };
+        match within(&self.tasks, Code::InvalidOption, &what, read).await? {
+            Source::File(login) => Ok(login),
+            Source::Helper(name, program) => {
+                let unwanted = CancellationToken::new();
+                let _until_dropped = unwanted.clone().drop_guard();
+                let tasks = self.tasks.clone();
+                let ask = move || {
+                    ask(&program, &key, &unwanted, &tasks).map_err(|why| of_helper(&name, &why))
+                };
+                blocking(&self.tasks, ask).await
             }
         }
     }
@@ -199,13 +225,16 @@ fn key(registry: &str) -> &str {
     }
 }
 
+/// Where a login is.
+enum Source {
+    /// In the file itself, or nowhere.
+    File(Option<Login>),
+    /// This helper has it, which is this program.
+    Helper(String, PathBuf),
+}
+
 /// The docker CLI's order: the registry's own helper, the helper for all, the file.
-fn find(
-    settings: &EngineSettings,
-    key: &str,
-    unwanted: &CancellationToken,
-    tasks: &TaskTracker,
-) -> Result<Option<Login>> {
+fn look(settings: &EngineSettings, key: &str) -> Result<Source> {
     let config = Config::load_or_complain(settings)?;
     let own = config.cred_helpers.as_ref().and_then(|own| own.get(key));
     let helper = own.unwrap_or(&config.creds_store);
@@ -214,15 +243,24 @@ fn find(
         let found = auths
             .get(key)
             .or_else(|| Some(auths.iter().find(|(other, _)| host(other) == host(key))?.1));
-        return found.map_or(Ok(None), |auth| in_file(auth, key));
+        let login = found.map_or(Ok(None), |auth| in_file(auth, key));
+        return login.map(Source::File);
     }
-    ask(helper, key, settings, unwanted, tasks).map_err(|why| {
-        Error::new(
-            Code::InvalidOption,
-            format!("the credential helper docker-credential-{helper} {why}"),
-        )
-        .hint("see whether `docker login` works, and what config.json says in credsStore and credHelpers")
-    })
+    let name = format!("docker-credential-{helper}");
+    match child::find(&name, settings.search_path.as_deref()) {
+        Some(program) => Ok(Source::Helper(helper.clone(), program)),
+        None => Err(of_helper(helper, "is in no folder of PATH")),
+    }
+}
+
+fn of_helper(helper: &str, why: &str) -> Error {
+    Error::new(
+        Code::InvalidOption,
+        format!("the credential helper docker-credential-{helper} {why}"),
+    )
+    .hint(
+        "see whether `docker login` works, and what config.json says in credsStore and credHelpers",
+    )
 }
 
 /// The host of a key, which in older files is a URL.
@@ -275,16 +313,12 @@ struct Answer {
 
 /// Asks a helper. The error completes the sentence "the credential helper …".
 fn ask(
-    helper: &str,
+    program: &Path,
     key: &str,
-    settings: &EngineSettings,
     unwanted: &CancellationToken,
     tasks: &TaskTracker,
 ) -> std::result::Result<Option<Login>, String> {
-    let name = format!("docker-credential-{helper}");
-    let program =
-        child::find(&name, settings.search_path.as_deref()).ok_or("is in no folder of PATH")?;
-    let (answer, status) = run(&program, "get", key, HELPER_TIMEOUT, unwanted, tasks)
+    let (answer, status) = run(program, "get", key, HELPER_TIMEOUT, unwanted, tasks)
         .map_err(|error| format!("does not work: {}", reason(&error)))?;
     if !status.success() {
         let said = String::from_utf8_lossy(&answer);
@@ -590,6 +624,34 @@ mod tests {
         }
         let error = helper("while echo more; do :; done", HELPER_TIMEOUT).unwrap_err();
         assert!(error.to_string().contains("too long"), "{error}");
+    }
+
+    #[test]
+    fn however_often_an_engine_asks_two_helpers_run_at_a_time() {
+        use std::os::unix::fs::PermissionsExt;
+        let (dir, mut credentials) = credentials(r#"{"credsStore": "slow"}"#, &["a.example"]);
+        let (program, log) = (
+            dir.path().join("docker-credential-slow"),
+            dir.path().join("log"),
+        );
+        let script = format!(
+            "#!/bin/sh\ncd {}\necho begins >>log\nsleep 0.3\necho ends >>log\n\
+             echo '{{\"Username\":\"u\",\"Secret\":\"s\"}}'\n",
+            dir.path().display()
+        );
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/bin:/bin", dir.path().display());
+        credentials.settings.search_path = Some(path);
+        let asked = (0..10).map(|_| credentials.login("a.example"));
+        let logins = block_on(futures_util::future::join_all(asked));
+        assert!(logins.iter().all(Option::is_some));
+        let (mut running, mut most) = (0, 0);
+        for line in std::fs::read_to_string(log).unwrap().lines() {
+            running += if line == "begins" { 1 } else { -1 };
+            most = most.max(running);
+        }
+        assert_eq!((running, most), (0, 2));
     }
 
     #[test]

@@ -7,20 +7,24 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use tokio_util::task::TaskTracker;
 use url::Url;
 
-use super::config::Config;
+use super::config::{self, Config, is_absent};
 use super::{child, ssh};
+use crate::certificates;
 use crate::error::{Code, Error, Result, chain};
 use crate::image::hex;
 use crate::options::EngineSettings;
+use crate::outside_file;
 
 /// The docker CLI's name for "no context".
 const NO_CONTEXT: &str = "default";
+
+/// The largest `meta.json` of a context. The docker CLI writes some hundred bytes.
+const MAX_META: usize = 1 << 20;
 
 /// An engine's address, and who named it.
 #[derive(Clone, Debug)]
@@ -64,8 +68,28 @@ impl fmt::Debug for Address {
     }
 }
 
+/// The endpoints to try, in order. Docker's files are read on a thread that may wait.
+pub(crate) async fn in_time(
+    settings: &EngineSettings,
+    tasks: &TaskTracker,
+) -> Result<Vec<Endpoint>> {
+    let what = described(settings);
+    let settings = settings.clone();
+    let read = move || candidates(&settings);
+    outside_file::within(tasks, Code::InvalidOption, &what, read).await
+}
+
+/// What [`candidates`] reads.
+fn described(settings: &EngineSettings) -> String {
+    let certificates = settings.cert_path.as_ref();
+    match certificates.filter(|_| settings.host.is_some() && settings.tls_verify) {
+        Some(folder) => format!("DOCKER_CERT_PATH ({})", folder.display()),
+        None => config::described(settings),
+    }
+}
+
 /// The endpoints to try, in order.
-pub(crate) fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
+fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
     if let Some(host) = &settings.host {
         let tls = settings
             .tls_verify
@@ -211,12 +235,13 @@ fn context(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endp
     let id = hex(&Sha256::digest(name));
     let file = store.join("meta").join(&id).join("meta.json");
     let hint = "see docker context ls, or set DOCKER_HOST";
-    let text = std::fs::read(&file).map_err(|error| {
-        invalid(
-            &named_by,
-            &format!("is not there: {}: {error}", file.display()),
-        )
-        .hint(hint)
+    let text = outside_file::read(&file, MAX_META).map_err(|error| {
+        let what = match is_absent(&error) {
+            true => "is not there",
+            false => "cannot be read",
+        };
+        let why = format!("{what}: {}: {error}", file.display());
+        invalid(&named_by, &why).hint(hint)
     })?;
     let docker = serde_json::from_slice::<Meta>(&text)
         .ok()
@@ -252,16 +277,7 @@ fn tls(dir: &Path, named_by: &str) -> Result<Arc<rustls::ClientConfig>> {
         )
         .hint("put ca.pem, cert.pem and key.pem there")
     };
-    let certificates = |file: &Path| -> Result<Vec<CertificateDer<'static>>> {
-        CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|error| error.to_string())
-            .and_then(|certificates: Vec<_>| match certificates.is_empty() {
-                true => Err("it holds no certificate".to_owned()),
-                false => Ok(certificates),
-            })
-            .map_err(|why| wrong(file, why))
-    };
+    let certificates = |file: &Path| certificates::of_file(file).map_err(|why| wrong(file, why));
     let ca = dir.join("ca.pem");
     let mut roots = rustls::RootCertStore::empty();
     for certificate in certificates(&ca)? {
@@ -277,7 +293,7 @@ fn tls(dir: &Path, named_by: &str) -> Result<Arc<rustls::ClientConfig>> {
     .with_root_certificates(roots);
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     let config = if cert.exists() || key.exists() {
-        let private = PrivateKeyDer::from_pem_file(&key).map_err(|e| wrong(&key, e.to_string()))?;
+        let private = certificates::key_of_file(&key).map_err(|why| wrong(&key, why))?;
         builder
             .with_client_auth_cert(certificates(&cert)?, private)
             .map_err(|error| wrong(&key, chain(&error)))?

@@ -2,10 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use tokio_util::task::TaskTracker;
+
 use super::Engine;
 use super::endpoint::Address;
 use crate::disk;
 use crate::error::{Code, Error, Result};
+use crate::outside_file::within;
+
+/// The largest answer about the engine. One with many plugins and registries sends some ten KiB.
+pub(super) const MAX_INFO: usize = 1 << 20;
 
 /// What the kernel says (ENOSPC, EDQUOT), in the words that reach us through the engine.
 const SHORTAGES: [&str; 2] = ["no space left on device", "disk quota exceeded"];
@@ -19,11 +26,14 @@ impl Engine {
             return error;
         }
         let folder = self.data_folder().await.ok().flatten();
-        let place = folder.map_or_else(String::new, |folder| {
-            let free = self.free(&folder);
-            let free = free.map_or_else(String::new, |free| format!(" ({free})"));
-            format!(", at {}{free}", folder.display())
-        });
+        let place = match folder {
+            None => String::new(),
+            Some(folder) => {
+                let free = self.free(&folder).await;
+                let free = free.map_or_else(String::new, |free| format!(" ({free})"));
+                format!(", at {}{free}", folder.display())
+            }
+        };
         let endpoint = &self.endpoint;
         error.message = format!(
             "{}; there is no room left on the disk of the engine at {endpoint}{place}",
@@ -37,22 +47,37 @@ impl Engine {
 
     /// Where the engine keeps its images, if it says.
     pub(crate) async fn data_folder(&self) -> Result<Option<PathBuf>> {
-        let info = self.call(|| self.docker.info()).await?;
-        let folder = info.docker_root_dir.filter(|folder| !folder.is_empty());
-        Ok(folder.map(PathBuf::from))
+        #[derive(Deserialize)]
+        struct Info {
+            #[serde(rename = "DockerRootDir")]
+            folder: Option<String>,
+        }
+        let info = self.api.get::<Info>("/info", MAX_INFO);
+        let folder = self.call(|| info).await?.folder;
+        Ok(folder
+            .filter(|folder| !folder.is_empty())
+            .map(PathBuf::from))
     }
 
     /// What is free in the engine's folder, if that is on this machine.
-    pub(crate) fn free_at(&self, folder: &Path) -> Option<disk::Free> {
-        let local = matches!(self.address, Address::Unix(_)) && folder.is_dir();
-        local.then(|| disk::free(folder)).flatten()
+    pub(crate) async fn free_at(&self, folder: &Path) -> Option<disk::Free> {
+        if !matches!(self.address, Address::Unix(_)) {
+            return None;
+        }
+        let (what, folder) = (folder.display().to_string(), folder.to_owned());
+        let free = move || Ok(folder.is_dir().then(|| disk::free(&folder)).flatten());
+        // The folder is the engine's word: its disk may hang.
+        let tasks = TaskTracker::new();
+        let free = within(&tasks, Code::EngineUnreachable, &what, free).await;
+        free.ok().flatten()
     }
 
     /// The same. A disk with much room is not the one that ran full: an engine in a virtual machine has
     /// its folder there.
-    fn free(&self, folder: &Path) -> Option<disk::Free> {
+    async fn free(&self, folder: &Path) -> Option<disk::Free> {
         const MUCH: u64 = 1 << 30;
         self.free_at(folder)
+            .await
             .filter(|free| free.bytes < MUCH || free.out_of_inodes)
     }
 }

@@ -17,14 +17,26 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn push(&mut self, output: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
+        self.each(output, |line| lines.push(line));
+        lines
+    }
+
+    /// The same, line by line: millions of short ones take more memory than the output.
+    pub(crate) fn each(&mut self, output: &[u8], mut take: impl FnMut(String)) {
         for piece in output.split_inclusive(|byte| *byte == b'\n') {
             self.keep(piece);
             if piece.ends_with(b"\n") {
-                lines.push(self.finish());
+                let line = self.finish();
+                if !line.is_empty() {
+                    take(line);
+                }
             }
         }
-        lines.retain(|line| !line.is_empty());
-        lines
+    }
+
+    /// How many bytes of a line wait for its end.
+    pub(crate) fn waiting(&self) -> usize {
+        self.partial.len()
     }
 
     pub(crate) fn rest(&mut self) -> Option<String> {

@@ -1,5 +1,6 @@
 //! The container engine, through its API: Docker's, or Podman's that is compatible with it.
 
+mod api;
 mod build;
 mod buildkit;
 mod child;
@@ -22,10 +23,10 @@ pub(crate) use lines::Lines;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bollard::errors::Error as E;
-use bollard::models::{ImageInspect, SystemVersion};
-use bollard::query_parameters::TagImageOptionsBuilder;
-use bollard::{API_DEFAULT_VERSION, Docker};
+use hyper::Method;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
@@ -34,9 +35,10 @@ pub(crate) use credentials::Logins;
 pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
+use crate::event::human_bytes;
 use crate::image::{Platform, as_given};
-use crate::limits;
 use crate::options::EngineSettings;
+use api::{About, Api, Capped, Failure, Labels, MAX_IGNORED, Version, in_path};
 use endpoint::{Address, Endpoint};
 
 /// Time for a whole answer to an ordinary call. It is generous: an engine under load is slow.
@@ -46,20 +48,32 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 const CALLS: usize = 32;
 
 /// The first API version with BuildKit (Docker 18.09).
-const BUILDKIT_API: (usize, usize) = (1, 39);
+const BUILDKIT_API: Version = Version {
+    major: 1,
+    minor: 39,
+};
+
+/// The largest answer about one image. Most of it is its configuration, which registries limit to some
+/// MiB.
+const MAX_IMAGE: usize = 4 << 20;
+
+/// The most references of one image.
+const MAX_REFERENCES: usize = 10_000;
 
 /// An engine that has answered.
 #[derive(Clone, Debug)]
 pub(crate) struct Engine {
-    docker: Docker,
+    api: Api,
     settings: EngineSettings,
     /// How many ordinary calls may be under way at once.
     turns: Arc<Semaphore>,
+    /// The same for lists, which may be large.
+    lists: Arc<Semaphore>,
     address: Address,
     endpoint: String,
     /// Who chose it: `DOCKER_HOST`, a context, a well-known place.
     named_by: String,
-    version: SystemVersion,
+    about: About,
     builder: Builder,
 }
 
@@ -99,6 +113,9 @@ const HINT_SSH: &str = "see whether `ssh HOST docker version` works for the same
 const HINT_TCP: &str = "start Docker or Podman there, or correct the address; with TLS it wants \
      DOCKER_TLS_VERIFY=1, or a context, with the ca.pem of its authority, and a cert.pem and key.pem of the same";
 
+/// The beginning of the labels that are this library's own (reverse DNS, as docker's guidelines ask).
+pub(crate) const LABEL_PREFIX: &str = "ai.moleculesai.libmol.";
+
 /// The label with the full commit id (OCI image specification, annotations).
 pub(crate) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
 
@@ -111,17 +128,15 @@ impl Engine {
     /// [`Code::ProcessLimit`]. `tasks` counts the programs that are started for connections.
     pub(crate) async fn connect(settings: &EngineSettings, tasks: &TaskTracker) -> Result<Self> {
         let (mut tried, mut hint) = (Vec::new(), HINT_START);
-        for mut endpoint in endpoint::candidates(settings)? {
+        for mut endpoint in endpoint::in_time(settings, tasks).await? {
             if let Address::Ssh(destination) = &mut endpoint.address {
                 destination.count(tasks);
             }
             let attempt = Self::try_connect(&endpoint, settings);
             let why = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
                 Ok(Ok(engine)) => return Ok(engine),
-                Ok(Err(error)) => match limits::reached(&error) {
-                    Some(limit) => return Err(limit),
-                    None => deepest(&error),
-                },
+                Ok(Err(Failure::Limit(limit))) => return Err(limit),
+                Ok(Err(error)) => error.to_string(),
                 Err(_) => "it does not answer".to_owned(),
             };
             hint = match endpoint.address {
@@ -141,20 +156,18 @@ impl Engine {
     async fn try_connect(
         endpoint: &Endpoint,
         settings: &EngineSettings,
-    ) -> std::result::Result<Self, E> {
-        let address = &endpoint.address;
-        let docker = connect::client(address, API_DEFAULT_VERSION)?;
-        let docker = docker.negotiate_version().await?;
-        let version = docker.version().await?;
-        let builder = choose_builder(settings, &version, &docker);
+    ) -> std::result::Result<Self, Failure> {
+        let (api, about) = Api::open(&endpoint.address).await?;
+        let builder = choose_builder(settings, &about, api.version);
         Ok(Self {
-            docker,
+            api,
             settings: settings.clone(),
             turns: Arc::new(Semaphore::new(CALLS)),
+            lists: Arc::new(Semaphore::new(1)),
             address: endpoint.address.clone(),
             endpoint: endpoint.address.to_string(),
             named_by: endpoint.named_by.clone(),
-            version,
+            about,
             builder,
         })
     }
@@ -175,34 +188,32 @@ impl Engine {
 
     /// What it is, in a few words.
     pub(crate) fn description(&self) -> String {
-        let components = self.version.components.iter().flatten();
+        let components = self.about.components.0.iter();
         let podman = components
             .filter(|component| component.name.contains("Podman"))
             .map(|component| format!("Podman {}", component.version))
             .next();
         let docker = || {
             let version = self
-                .version
+                .about
                 .version
                 .as_deref()
                 .unwrap_or("of an unknown version");
             format!("Docker Engine {version}")
         };
-        let api = self.docker.client_version();
         format!(
-            "{}, API {}.{}, {}/{}",
+            "{}, API {}, {}/{}",
             podman.unwrap_or_else(docker),
-            api.major_version,
-            api.minor_version,
-            self.version.os.as_deref().unwrap_or("unknown"),
-            self.version.arch.as_deref().unwrap_or("unknown"),
+            self.api.version,
+            self.about.os.as_deref().unwrap_or("unknown"),
+            self.about.arch.as_deref().unwrap_or("unknown"),
         )
     }
 
     /// What the engine itself runs on.
     pub(crate) fn native_platform(&self) -> Result<Platform> {
-        let os = self.version.os.as_deref().unwrap_or("linux");
-        let arch = self.version.arch.as_deref().unwrap_or_default();
+        let os = self.about.os.as_deref().unwrap_or("linux");
+        let arch = self.about.arch.as_deref().unwrap_or_default();
         Platform::parse(&format!("{os}/{arch}")).ok_or_else(|| {
             Error::new(
                 Code::PlatformUnsupported,
@@ -217,45 +228,54 @@ impl Engine {
 
     /// Looks an image up. `None` if there is none of that name.
     pub(crate) async fn find(&self, reference: &str) -> Result<Option<Found>> {
-        let inspect = || async {
-            let inspect = || self.docker.inspect_image(reference);
-            match self.settled(inspect).await {
-                Ok(image) => Ok(Some(found(image))),
-                Err(E::DockerResponseServerError {
-                    status_code: 404, ..
-                }) => Ok(None),
-                Err(error) => Err(error),
-            }
-        };
-        self.call(inspect).await
+        let found = self.settled(|| self.inspect(reference));
+        Ok(self.call(|| found).await?.map(|image| Found {
+            created: image.created.as_deref().and_then(unix).unwrap_or(0),
+            // Some engines have the year 1 for "never".
+            tagged: (image.metadata.last_tag_time.as_deref())
+                .and_then(unix)
+                .filter(|tagged| *tagged > 0),
+            revision: image.config.labels.get(REVISION_LABEL).map(str::to_owned),
+            id: image.id,
+            references: image.repo_tags.0,
+            os: image.os,
+            arch: image.architecture,
+        }))
     }
 
-    /// The references of all images, the newest image first. No filter: Docker and Podman do not agree
-    /// on what one matches.
+    async fn inspect(&self, image: &str) -> std::result::Result<Option<Inspected>, Failure> {
+        let path = format!("/images/{}/json", in_path(image));
+        match self.api.get(&path, MAX_IMAGE).await {
+            Ok(image) => Ok(Some(image)),
+            Err(Failure::Refused { status: 404, .. }) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// The references of this library's images, the newest image first.
     pub(crate) async fn references(&self) -> Result<Vec<String>> {
-        let mut images = self.list().await?;
+        let mut images = self.images().await?;
         images.sort_by_key(|image| std::cmp::Reverse(image.created));
         Ok(images
             .into_iter()
-            .flat_map(|image| image.repo_tags)
+            .flat_map(|image| image.references)
             .collect())
     }
 
     /// Gives an image one more reference.
     pub(crate) async fn tag(&self, image: &str, reference: &str) -> Result<()> {
         let (repository, tag) = reference.rsplit_once(':').unwrap_or((reference, "latest"));
-        let options = TagImageOptionsBuilder::new()
-            .repo(repository)
-            .tag(tag)
-            .build();
-        self.call(|| self.docker.tag_image(image, Some(options)))
-            .await
+        let query = serde_urlencoded::to_string([("repo", repository), ("tag", tag)]);
+        let query = query.unwrap_or_default();
+        let path = format!("/images/{}/tag?{query}", in_path(image));
+        let tag = self.api.call(&Method::POST, &path, MAX_IGNORED);
+        self.call(|| tag).await.map(drop)
     }
 
     /// One ordinary call, in its turn, with its time limit, and with what went wrong in words.
     async fn call<T, W>(&self, work: impl FnOnce() -> W) -> Result<T>
     where
-        W: Future<Output = std::result::Result<T, E>>,
+        W: Future<Output = std::result::Result<T, Failure>>,
     {
         let endpoint = &self.endpoint;
         // Never closed, so this cannot fail.
@@ -276,72 +296,89 @@ impl Engine {
     }
 }
 
-fn found(image: ImageInspect) -> Found {
-    let labels = image.config.and_then(|config| config.labels);
-    let tagged = image.metadata.and_then(|metadata| metadata.last_tag_time);
-    let tagged = tagged.map(|tagged| tagged.unix_timestamp());
-    Found {
-        id: image.id.unwrap_or_default(),
-        references: image.repo_tags.unwrap_or_default(),
-        revision: labels.and_then(|labels| labels.get(REVISION_LABEL).cloned()),
-        os: image.os.unwrap_or_default(),
-        arch: image.architecture.unwrap_or_default(),
-        created: image.created.map_or(0, |created| created.unix_timestamp()),
-        // Some engines have the year 1 for "never".
-        tagged: tagged.filter(|tagged| *tagged > 0),
-    }
+/// An image, as far as it matters here.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inspected {
+    id: String,
+    #[serde(default)]
+    repo_tags: Capped<String, MAX_REFERENCES>,
+    #[serde(default)]
+    os: String,
+    #[serde(default)]
+    architecture: String,
+    #[serde(default)]
+    created: Option<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    config: Config,
+    #[serde(default, deserialize_with = "or_default")]
+    metadata: Metadata,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Config {
+    labels: Labels,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+struct Metadata {
+    last_tag_time: Option<String>,
+}
+
+/// A time of the engine's, in seconds since 1970.
+fn unix(time: &str) -> Option<i64> {
+    let time = OffsetDateTime::parse(time, &Rfc3339).ok()?;
+    Some(time.unix_timestamp())
+}
+
+/// What is not there may also be null.
+fn or_default<'de, T: Default + Deserialize<'de>, D: serde::Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// BuildKit where the engine has it. `_ping` may not say so although it has, and Podman's API
 /// accepts BuildKit's requests without being one.
-fn choose_builder(settings: &EngineSettings, version: &SystemVersion, docker: &Docker) -> Builder {
-    let podman = version
-        .components
-        .iter()
-        .flatten()
-        .any(|component| component.name.contains("Podman"));
-    let api = docker.client_version();
-    let old = (api.major_version, api.minor_version) < BUILDKIT_API;
+fn choose_builder(settings: &EngineSettings, about: &About, api: Version) -> Builder {
+    let mut components = about.components.0.iter();
+    let podman = components.any(|component| component.name.contains("Podman"));
     if podman {
         Builder::Buildah
-    } else if settings.classic_builder || old {
+    } else if settings.classic_builder || api < BUILDKIT_API {
         Builder::Classic
     } else {
         Builder::BuildKit
     }
 }
 
-fn told(endpoint: &str, error: &E) -> Error {
-    if let Some(limit) = limits::reached(error) {
-        return limit;
-    }
-    match error {
-        E::DockerResponseServerError {
-            status_code,
-            message,
-        } => Error::new(
-            Code::EngineUnreachable,
-            format!("the engine at {endpoint} answered {status_code}: {message}"),
-        )
-        .hint("see the engine's own log"),
-        other => Error::new(
-            Code::EngineUnreachable,
+fn told(endpoint: &str, failure: &Failure) -> Error {
+    let engine = format!("the engine at {endpoint}");
+    let (message, hint) = match failure {
+        Failure::Refused { status, message } => (
+            format!("{engine} answered {status}: {message}"),
+            "see the engine's own log",
+        ),
+        Failure::TooLarge { what, max } => (
             format!(
-                "the engine at {endpoint} cannot be reached: {}",
-                deepest(other)
+                "{engine} sent more than {} in answer to {what}, which is not read",
+                human_bytes(*max as u64)
             ),
-        )
-        .hint("see whether it is running"),
-    }
-}
-
-/// The innermost cause says it best: "permission denied", "connection refused".
-fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
+            "see whether it is a container engine; docker system prune makes its lists shorter",
+        ),
+        Failure::Unreadable { what, why } => (
+            format!("{engine} sent an answer to {what} that cannot be read: {why}"),
+            "see whether it is a container engine, and its own log",
+        ),
+        Failure::Broken(why) => (
+            format!("{engine} cannot be reached: {why}"),
+            "see whether it is running",
+        ),
+        Failure::Limit(limit) => return limit.clone(),
+    };
+    Error::new(Code::EngineUnreachable, message).hint(hint)
 }
 
 #[cfg(test)]

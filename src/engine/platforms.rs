@@ -6,13 +6,13 @@
 
 use bollard_stubs::moby::buildkit::v1::{ListWorkersRequest, ListWorkersResponse};
 use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::{BodyExt, Empty, Full, Limited};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper::header::{CONNECTION, CONTENT_TYPE, TE, UPGRADE};
 use hyper_util::rt::TokioExecutor;
 use prost::Message;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::request::{Failure, post, send};
+use super::request::{Failure, post, send, whole};
 use super::{BUILDKIT_API, Builder, CALL_TIMEOUT, Engine};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
@@ -74,9 +74,7 @@ impl Engine {
 
     /// What the engine's machine can run, as pairs of system and processor; `None` if it does not say.
     async fn platforms(&self) -> Option<Vec<(String, String)>> {
-        let api = self.docker.client_version();
-        let old = (api.major_version, api.minor_version) < BUILDKIT_API;
-        if old || self.builder == Builder::Buildah {
+        if self.api.version < BUILDKIT_API || self.builder == Builder::Buildah {
             return None;
         }
         let workers = tokio::time::timeout(CALL_TIMEOUT, self.list_workers());
@@ -91,7 +89,7 @@ impl Engine {
 
     async fn list_workers(&self) -> std::result::Result<ListWorkersResponse, Failure> {
         let broken = |error: &(dyn std::error::Error + 'static)| Failure::broken(error);
-        let upgrade = post(&self.docker.client_version(), "/grpc")
+        let upgrade = post(self.api.version, "/grpc")
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "h2c")
             .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
@@ -117,11 +115,8 @@ impl Engine {
             .send_request(request)
             .await
             .map_err(|error| broken(&error))?;
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|error| Failure::Broken(error.to_string()))?
-            .to_bytes();
+        let body = whole(response.into_body(), MAX_ANSWER).await;
+        let body = body.map_err(|error| broken(&error))?;
         let message = body.get(PREFIX..).unwrap_or_default();
         ListWorkersResponse::decode(message).map_err(|error| broken(&error))
     }

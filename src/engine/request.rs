@@ -1,36 +1,39 @@
 //! Requests that hold a connection of their own for as long as they last: a build, and the session of
 //! one.
 //!
-//! bollard makes all the others. Its builds with BuildKit bring a session of their own, which has no
-//! files to give; see docs/adr/0004.
+//! [`api`](super::api) makes all the others.
 
-use std::io;
+use std::{fmt, io};
 
-use bollard::ClientVersion;
-use bollard_stubs::models::{BuildInfo, ErrorDetail};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::header::HOST;
 use hyper::http::request::Builder;
 use hyper::{Request, Response, StatusCode};
-use tokio_util::codec::{FramedRead, LinesCodec};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::api::Version;
 use super::connect;
 use super::endpoint::Address;
 use crate::error::chain;
+use crate::gitea::Object;
 use crate::limits;
 
-/// The longest line of an answer. BuildKit's own limit for a message is 16 MiB, which base64 makes a
-/// third longer.
-const MAX_LINE: usize = 32 * 1024 * 1024;
+/// The longest line of an answer. BuildKit sends what a step has written in messages of about 1 MiB, and
+/// drops more than 2 MiB of one step; base64 makes that a third longer.
+const MAX_LINE: usize = 8 << 20;
 
 /// The longest refusal that is read.
-const MAX_REFUSAL: usize = 64 * 1024;
+pub(super) const MAX_REFUSAL: usize = 64 * 1024;
 
 /// A request's body.
 pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
@@ -47,6 +50,9 @@ pub(super) enum Failure {
     /// The connection, or what came over it, is broken.
     #[error("{0}")]
     Broken(String),
+    /// It says more than any build has to say.
+    #[error("it sent {0}")]
+    TooMuch(String),
     /// It was never asked.
     #[error("{0}")]
     Ours(crate::error::Error),
@@ -68,15 +74,8 @@ pub(super) struct Answer {
 }
 
 /// The beginning of a request to `path` of the API.
-pub(super) fn post(version: &ClientVersion, path: &str) -> Builder {
-    let (major, minor) = (version.major_version, version.minor_version);
-    Request::post(format!("/v{major}.{minor}{path}")).header(HOST, connect::HOST)
-}
-
-/// The same, for a request that only asks.
-pub(super) fn get(version: &ClientVersion, path: &str) -> Builder {
-    let (major, minor) = (version.major_version, version.minor_version);
-    Request::get(format!("/v{major}.{minor}{path}")).header(HOST, connect::HOST)
+pub(super) fn post(version: Version, path: &str) -> Builder {
+    Request::post(format!("/v{version}{path}")).header(HOST, connect::HOST)
 }
 
 /// Sends a request over a connection of its own, and waits for the beginning of the answer.
@@ -104,43 +103,72 @@ pub(super) async fn send(address: &Address, request: Request<Body>) -> Result<An
     }
     Err(Failure::Refused {
         status: status.as_u16(),
-        message: refusal(response.into_body()).await,
+        message: refusal(response.into_body())
+            .await
+            .map_err(|error| Failure::broken(&error))?,
     })
 }
 
 /// The engine's words, from `{"message": "…"}`.
-async fn refusal(body: Incoming) -> String {
+pub(super) async fn refusal(body: Incoming) -> Result<String, hyper::Error> {
     #[derive(serde::Deserialize)]
     struct Refusal {
         message: String,
     }
-    let body = match Limited::new(body, MAX_REFUSAL).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(_) => Bytes::new(),
+    let body = match whole(body, MAX_REFUSAL).await {
+        Ok(body) => body,
+        Err(Unread::Broken(error)) => return Err(error),
+        Err(_) => Vec::new(),
     };
     let said = match serde_json::from_slice::<Refusal>(&body) {
         Ok(refusal) => refusal.message,
         Err(_) => String::from_utf8_lossy(&body).into_owned(),
     };
-    match said.trim() {
+    Ok(match said.trim() {
         "" => "it does not say why; see its own log".to_owned(),
         said => said.to_owned(),
+    })
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unread {
+    #[error("it is too large")]
+    TooLarge,
+    #[error("it comes in pieces of a few bytes")]
+    Crumbs,
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+}
+
+/// An engine sends some KiB at once. One that sends a byte at a time makes thousands of times the work.
+const FEW_PIECES: usize = 10_000;
+const SMALL_PIECE: usize = 64;
+
+/// A whole body of at most `max` bytes.
+///
+/// Its pieces are copied into one: what a piece costs in memory is more than what is in it.
+pub(super) async fn whole(mut body: Incoming, max: usize) -> Result<Vec<u8>, Unread> {
+    let (mut content, mut pieces) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if content.len() + data.len() > max {
+            return Err(Unread::TooLarge);
+        }
+        content.extend_from_slice(&data);
+        pieces += 1;
+        if pieces > FEW_PIECES && content.len() / pieces < SMALL_PIECE {
+            return Err(Unread::Crumbs);
+        }
     }
+    Ok(content)
 }
 
 impl Answer {
-    /// The whole of an answer in JSON, of at most `max` bytes.
-    pub(super) async fn json<T: serde::de::DeserializeOwned>(
-        self,
-        max: usize,
-    ) -> Result<T, Failure> {
-        let body = Limited::new(self.response.into_body(), max).collect().await;
-        let body = body.map_err(|error| Failure::Broken(error.to_string()))?;
-        serde_json::from_slice(&body.to_bytes()).map_err(|error| Failure::broken(&error))
-    }
-
     /// The lines of a build's answer, to its end or to the error in it.
-    pub(super) fn build_info(self) -> impl Stream<Item = Result<BuildInfo, Failure>> {
+    pub(super) fn build_info(self) -> impl Stream<Item = Result<Info, Failure>> {
         let connection = self.connection;
         let body = self.response.into_body().into_data_stream();
         let reader = StreamReader::new(body.map_err(io::Error::other));
@@ -150,20 +178,131 @@ impl Answer {
             std::future::ready(match line {
                 Ok(line) if line.trim().is_empty() => None,
                 Ok(line) => Some(parse(&line)),
+                Err(LinesCodecError::MaxLineLengthExceeded) => {
+                    let limit = MAX_LINE >> 20;
+                    let what = format!("a message of more than {limit} MiB");
+                    Some(Err(Failure::TooMuch(what)))
+                }
                 Err(error) => Some(Err(Failure::broken(&error))),
             })
         })
     }
 }
 
-fn parse(line: &str) -> Result<BuildInfo, Failure> {
-    let info: BuildInfo = serde_json::from_str(line)
-        .map_err(|error| Failure::Broken(format!("its answer cannot be read: {error}")))?;
-    match info.error_detail {
-        Some(ErrorDetail {
-            message: Some(message),
-            ..
-        }) => Err(Failure::Reported(message)),
-        _ => Ok(info),
+/// What a line says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Info {
+    /// A part of the text of the builders that write one.
+    Text(String),
+    /// A message of BuildKit (`moby.buildkit.v1.StatusResponse`), as it is encoded.
+    Status(Vec<u8>),
+    /// Something else.
+    Other,
+}
+
+fn parse(line: &str) -> Result<Info, Failure> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Line<'a> {
+        stream: Option<String>,
+        #[serde(borrow)]
+        aux: Aux<'a>,
+        #[serde(rename = "errorDetail")]
+        error: Option<Reason>,
+    }
+    #[derive(Deserialize)]
+    struct Reason {
+        message: Option<String>,
+    }
+    let unreadable = |error: String| Failure::Broken(format!("its answer cannot be read: {error}"));
+    let Object(line) =
+        serde_json::from_str::<Object<Line<'_>>>(line).map_err(|e| unreadable(e.to_string()))?;
+    if let Some(reason) = line.error.and_then(|error| error.message) {
+        return Err(Failure::Reported(reason));
+    }
+    if let Aux(Some(message)) = line.aux {
+        let message = BASE64_STANDARD.decode(message);
+        return message
+            .map(Info::Status)
+            .map_err(|error| unreadable(error.to_string()));
+    }
+    Ok(line.stream.map_or(Info::Other, Info::Text))
+}
+
+/// BuildKit's message in base64, in the place where other builders have objects.
+#[derive(Default)]
+struct Aux<'a>(Option<&'a str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Aux<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Aux<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("base64 or an object")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Aux(Some(text)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Aux(None))
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Aux(None))
+            }
+        }
+        from.deserialize_any(Reader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_a_text_a_message_or_the_reason_of_a_failure() {
+        let text = |text: &str| Info::Text(text.to_owned());
+        for (line, expected) in [
+            (
+                r#"{"stream":"Step 1/2 : RUN x\n"}"#,
+                text("Step 1/2 : RUN x\n"),
+            ),
+            (
+                r#"{"id":"moby.buildkit.trace","aux":"AAEC"}"#,
+                Info::Status(vec![0, 1, 2]),
+            ),
+            (
+                r#"{"id":"moby.image.id","aux":{"ID":"sha256:x"}}"#,
+                Info::Other,
+            ),
+            (
+                r#"{"aux":null,"stream":null,"error":"without detail"}"#,
+                Info::Other,
+            ),
+            (
+                r#"{"status":"Pulling","progressDetail":{"current":1}}"#,
+                Info::Other,
+            ),
+        ] {
+            assert_eq!(parse(line).unwrap(), expected, "{line}");
+        }
+        let reported = parse(r#"{"errorDetail":{"message":"no"},"error":"no"}"#);
+        assert!(matches!(reported, Err(Failure::Reported(why)) if why == "no"));
+        for line in [
+            "",
+            "[]",
+            "7",
+            "null",
+            r#"{"aux":"%"}"#,
+            r#"{"aux":"\u0041"}"#,
+        ] {
+            assert!(matches!(parse(line), Err(Failure::Broken(_))), "{line}");
+        }
     }
 }

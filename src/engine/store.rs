@@ -1,21 +1,24 @@
 //! The engine's store of images: what is there, who uses it, and taking a name away.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
-use bollard::errors::Error as E;
-use bollard::models::ImageSummary;
-use bollard::query_parameters::{
-    ListContainersOptionsBuilder, ListImagesOptions, RemoveImageOptions,
-};
-use http_body_util::{BodyExt, Empty};
+use hyper::Method;
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, IgnoredAny, SeqAccess, Visitor};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio_util::task::TaskTracker;
 
-use super::request::{Failure, get, send};
-use super::{Builder, Engine, REVISION_LABEL};
-use crate::error::Result;
+use super::api::{Capped, Failure, Labels, in_path, unreadable};
+use super::full::MAX_INFO;
+use super::{Builder, Engine, MAX_REFERENCES, REVISION_LABEL};
+use crate::error::{Error, Result};
+use crate::executor::blocking;
+use crate::image::as_given;
+use crate::registry::LOCAL_IMAGE_PREFIX;
 
 /// What images share is a courtesy to know; an engine with many takes its time to count it.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -24,8 +27,18 @@ const USAGE_TIMEOUT: Duration = Duration::from_secs(20);
 const SETTLE_TRIES: u32 = 10;
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 
+/// The longest list that is read. Ten thousand images or containers are some ten MiB, forty where their
+/// labels are long.
+const MAX_LIST: usize = 64 << 20;
+
 /// The longest answer about disk usage that is read.
-const MAX_USAGE: usize = 16 * 1024 * 1024;
+const MAX_USAGE: usize = 16 << 20;
+
+/// The most entries that are kept of a list.
+const MAX_KEPT: usize = 100_000;
+
+/// The longest answer to a removal: an image has some hundred layers at most.
+const MAX_REMOVED: usize = 1 << 20;
 
 /// An image that the engine lists.
 #[derive(Debug)]
@@ -60,26 +73,60 @@ pub(crate) enum Removal {
 }
 
 impl Engine {
-    /// All images that have a name.
+    /// All images that have a name of this library's.
     pub(crate) async fn images(&self) -> Result<Vec<Stored>> {
-        Ok(self
-            .list()
-            .await?
-            .into_iter()
-            .map(|image| Stored {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Image {
+            id: String,
+            #[serde(default)]
+            repo_tags: Capped<String, MAX_REFERENCES>,
+            #[serde(default)]
+            labels: Labels,
+            created: i64,
+            size: i64,
+        }
+        let ours = |image: Image| {
+            let named = |listed: &String| {
+                let rest = as_given(listed).strip_prefix(LOCAL_IMAGE_PREFIX);
+                rest.is_some_and(|rest| rest.starts_with('/'))
+            };
+            image.repo_tags.0.iter().any(named).then(|| Stored {
                 id: image.id,
-                references: image.repo_tags,
-                labels: image.labels,
+                references: image.repo_tags.0,
+                labels: image.labels.0.into_iter().collect(),
                 created: image.created,
                 bytes: u64::try_from(image.size).unwrap_or(0),
             })
-            .collect())
+        };
+        self.list(
+            "/images/json",
+            |image: &Stored| image.references.len(),
+            ours,
+        )
+        .await
     }
 
-    /// The engine's list.
-    pub(super) async fn list(&self) -> Result<Vec<ImageSummary>> {
-        let list = || self.docker.list_images(None::<ListImagesOptions>);
-        self.call(|| self.settled(list)).await
+    /// A list of the engine's: what `keep` makes of its entries, one by one, so that what is not kept
+    /// costs nothing. `weight` says for how many an entry counts.
+    async fn list<T: DeserializeOwned, K: Send + 'static>(
+        &self,
+        path: &'static str,
+        weight: impl Fn(&K) -> usize + Send + 'static,
+        keep: impl Fn(T) -> Option<K> + Send + 'static,
+    ) -> Result<Vec<K>> {
+        // One at a time: each may be large. Never closed, so this cannot fail.
+        let _turn = self.lists.acquire().await;
+        let read = async {
+            let ask = || self.api.call(&Method::GET, path, MAX_LIST);
+            let body = self.settled(ask).await?;
+            // It takes a while, which the runtime's own threads do not have.
+            let parse = move || Ok(parse_list(path, &body, weight, keep));
+            blocking(&TaskTracker::new(), parse)
+                .await
+                .unwrap_or_else(|error: Error| Err(Failure::Broken(error.message)))
+        };
+        self.call(|| read).await
     }
 
     /// Asks for images, again where another one is removed meanwhile: Podman then answers 500, "image not known"
@@ -87,9 +134,9 @@ impl Engine {
     pub(super) async fn settled<T, W>(
         &self,
         mut ask: impl FnMut() -> W,
-    ) -> std::result::Result<T, E>
+    ) -> std::result::Result<T, Failure>
     where
-        W: Future<Output = std::result::Result<T, E>>,
+        W: Future<Output = std::result::Result<T, Failure>>,
     {
         let mut again = match self.builder {
             Builder::Buildah => SETTLE_TRIES,
@@ -97,44 +144,58 @@ impl Engine {
         };
         loop {
             match ask().await {
-                Err(E::DockerResponseServerError {
-                    status_code: 500, ..
-                }) if again > 0 => again -= 1,
+                Err(Failure::Refused { status: 500, .. }) if again > 0 => again -= 1,
                 result => return result,
             }
             tokio::time::sleep(SETTLE_PAUSE).await;
         }
     }
 
-    /// Until when an image was the newest of its name, as far as the engine knows: in seconds since
-    /// 1970, and nanoseconds. An image whose steps were all cached says that it is as old as they are.
-    pub(crate) async fn last_tagged(&self, image: &str) -> Option<(i64, u32)> {
-        let found = self.call(|| self.docker.inspect_image(image)).await.ok()?;
-        let tagged = found.metadata?.last_tag_time?;
-        Some((tagged.unix_timestamp(), tagged.nanosecond()))
-    }
-
     /// What the engine's clock says, in seconds since 1970: that of another machine, or of a virtual one, may differ
     /// from this one's.
     pub(crate) async fn now(&self) -> Option<i64> {
-        let info = self.call(|| self.docker.info()).await.ok()?;
-        let now = OffsetDateTime::parse(&info.system_time?, &Rfc3339).ok()?;
-        Some(now.unix_timestamp())
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Info {
+            system_time: Option<String>,
+        }
+        let info = self.api.get::<Info>("/info", MAX_INFO);
+        super::unix(&self.call(|| info).await.ok()?.system_time?)
+    }
+
+    /// Until when an image was the newest of its name, as far as the engine knows: in seconds since
+    /// 1970, and nanoseconds. An image whose steps were all cached says that it is as old as they are.
+    pub(crate) async fn last_tagged(&self, image: &str) -> Option<(i64, u32)> {
+        let found = self.inspect(image);
+        let found = self.call(|| found).await.ok()??;
+        let tagged = found.metadata.last_tag_time?;
+        let tagged = OffsetDateTime::parse(&tagged, &Rfc3339).ok()?;
+        Some((tagged.unix_timestamp(), tagged.nanosecond()))
     }
 
     /// The names of the containers, running or not, by the id of the image they were made from.
     pub(crate) async fn users(&self) -> Result<HashMap<String, Vec<String>>> {
-        let all = ListContainersOptionsBuilder::new().all(true).build();
-        let list = || self.docker.list_containers(Some(all.clone()));
-        let containers = self.call(|| self.settled(list)).await?;
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Container {
+            id: String,
+            #[serde(default)]
+            names: Capped<String, MAX_REFERENCES>,
+            #[serde(default, rename = "ImageID")]
+            image: String,
+        }
+        let pair = |container: Container| {
+            let name = container.names.0.into_iter().next();
+            let name = name.unwrap_or(container.id);
+            Some((
+                bare(&container.image).to_owned(),
+                name.trim_start_matches('/').to_owned(),
+            ))
+        };
+        let containers = self.list("/containers/json?all=true", |_| 1, pair).await?;
         let mut users: HashMap<String, Vec<String>> = HashMap::new();
-        for container in containers {
-            let name = container.names.unwrap_or_default().into_iter().next();
-            let name = name.or(container.id).unwrap_or_default();
-            users
-                .entry(bare(&container.image_id.unwrap_or_default()).to_owned())
-                .or_default()
-                .push(name.trim_start_matches('/').to_owned());
+        for (image, name) in containers {
+            users.entry(image).or_default().push(name);
         }
         Ok(users)
     }
@@ -145,7 +206,7 @@ impl Engine {
         #[serde(default)]
         struct Usage {
             #[serde(rename = "Images")]
-            images: Option<Vec<Image>>,
+            images: Option<Capped<Image, MAX_KEPT>>,
             /// Its place from version 1.52 of the API on.
             #[serde(rename = "ImageUsage")]
             image_usage: Option<ImageUsage>,
@@ -154,7 +215,7 @@ impl Engine {
         #[serde(default)]
         struct ImageUsage {
             #[serde(rename = "Items")]
-            items: Option<Vec<Image>>,
+            items: Option<Capped<Image, MAX_KEPT>>,
         }
         #[derive(Deserialize)]
         struct Image {
@@ -163,20 +224,15 @@ impl Engine {
             #[serde(rename = "SharedSize")]
             shared: i64,
         }
-        let ask = async {
-            let version = self.docker.client_version();
-            // Older engines count everything, whatever they are asked.
-            let request = get(&version, "/system/df?type=image&verbose=true")
-                .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
-                .map_err(|error| Failure::broken(&error))?;
-            let answer = send(&self.address, request).await?;
-            answer.json::<Usage>(MAX_USAGE).await
-        };
+        // Older engines count everything, whatever they are asked.
+        let ask = self
+            .api
+            .get::<Usage>("/system/df?type=image&verbose=true", MAX_USAGE);
         let Ok(Ok(usage)) = tokio::time::timeout(USAGE_TIMEOUT, ask).await else {
             return HashMap::new();
         };
         let of_new = usage.image_usage.and_then(|usage| usage.items);
-        let images = usage.images.or(of_new).unwrap_or_default();
+        let images = usage.images.or(of_new).unwrap_or_default().0;
         let known = images
             .into_iter()
             .filter_map(|image| Some((image.id, u64::try_from(image.shared).ok()?)));
@@ -185,27 +241,78 @@ impl Engine {
 
     /// Takes a name away from an image, and with the last one the image. Never by force.
     pub(crate) async fn remove(&self, reference: &str) -> Result<Removal> {
-        let work = || async {
-            let removed = self
-                .docker
-                .remove_image(reference, None::<RemoveImageOptions>, None);
-            match removed.await {
-                Ok(items) if items.iter().any(|item| item.deleted.is_some()) => {
-                    Ok(Removal::Deleted)
+        #[derive(Deserialize)]
+        struct Item {
+            #[serde(rename = "Deleted")]
+            deleted: Option<IgnoredAny>,
+        }
+        let path = format!("/images/{}", in_path(reference));
+        let work = async {
+            match self.api.call(&Method::DELETE, &path, MAX_REMOVED).await {
+                Ok(body) => {
+                    let items: Capped<Item, MAX_KEPT> =
+                        serde_json::from_slice(&body).map_err(|error| unreadable(&path, &error))?;
+                    Ok(match items.0.iter().any(|item| item.deleted.is_some()) {
+                        true => Removal::Deleted,
+                        false => Removal::Untagged,
+                    })
                 }
-                Ok(_) => Ok(Removal::Untagged),
-                Err(E::DockerResponseServerError {
-                    status_code: 404, ..
-                }) => Ok(Removal::Absent),
-                Err(E::DockerResponseServerError {
-                    status_code: 409,
+                Err(Failure::Refused { status: 404, .. }) => Ok(Removal::Absent),
+                Err(Failure::Refused {
+                    status: 409,
                     message,
                 }) => Ok(Removal::Refused(message)),
-                Err(error) => Err(error),
+                Err(failure) => Err(failure),
             }
         };
-        self.call(work).await
+        self.call(|| work).await
     }
+}
+
+/// Reads a list entry by entry.
+fn parse_list<T: DeserializeOwned, K>(
+    path: &str,
+    body: &[u8],
+    weight: impl Fn(&K) -> usize,
+    keep: impl Fn(T) -> Option<K>,
+) -> std::result::Result<Vec<K>, Failure> {
+    struct Reader<T, W, F>(PhantomData<T>, W, F);
+
+    impl<'de, T, K, W, F> Visitor<'de> for Reader<T, W, F>
+    where
+        T: Deserialize<'de>,
+        W: Fn(&K) -> usize,
+        F: Fn(T) -> Option<K>,
+    {
+        type Value = Vec<K>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(
+            self,
+            mut list: A,
+        ) -> std::result::Result<Vec<K>, A::Error> {
+            let (mut found, mut kept) = (Vec::new(), 0);
+            while let Some(entry) = list.next_element()? {
+                if let Some(entry) = (self.2)(entry) {
+                    kept += (self.1)(&entry).max(1);
+                    if kept > MAX_KEPT {
+                        return Err(A::Error::custom(format!("there are more than {MAX_KEPT}")));
+                    }
+                    found.push(entry);
+                }
+            }
+            Ok(found)
+        }
+    }
+
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let found = json
+        .deserialize_seq(Reader(PhantomData, weight, keep))
+        .and_then(|found| json.end().map(|()| found));
+    found.map_err(|error| unreadable(path, &error))
 }
 
 /// An id without its algorithm, which Podman leaves out here and there.

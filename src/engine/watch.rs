@@ -13,6 +13,17 @@ use crate::event::{Event, Kind, human_bytes, human_files};
 /// How much of a build's output is kept for the error of a failed build.
 const TAIL_LINES: usize = 50;
 
+/// The most steps of a build. A Dockerfile of the largest size may have more lines, but no image so many
+/// layers.
+pub(super) const MAX_STEPS: usize = 4096;
+
+/// How many bytes of output are taken before others have their turn on the thread: they may be as many
+/// lines.
+pub(super) const AT_ONCE: usize = 16 << 10;
+
+/// The most warnings that are passed on.
+const MAX_WARNINGS: u32 = 1000;
+
 /// A step of the build.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Step {
@@ -36,6 +47,7 @@ pub(super) struct Watch<'a> {
     tail: VecDeque<String>,
     running: Vec<Step>,
     failed: Option<String>,
+    warnings: u32,
     sent: Arc<Sent>,
     sent_before: u64,
     context_done: bool,
@@ -55,6 +67,7 @@ impl<'a> Watch<'a> {
             tail: VecDeque::new(),
             running: Vec::new(),
             failed: None,
+            warnings: 0,
             sent,
             sent_before: 0,
             context_done: false,
@@ -111,6 +124,10 @@ impl<'a> Watch<'a> {
     }
 
     pub(super) fn warning(&mut self, message: String, hint: String) {
+        self.warnings = self.warnings.saturating_add(1);
+        if self.warnings > MAX_WARNINGS {
+            return;
+        }
         (self.emit)(Event::warning(message, hint));
     }
 

@@ -279,7 +279,7 @@ fn in_folder(path: &BStr) -> String {
     const SHOWN: usize = 200;
     match path.len() {
         0 => String::new(),
-        ..=SHOWN => format!(" in {path:?}"),
+        1..=SHOWN => format!(" in {path:?}"),
         _ => format!(" in {:?}…", path[..SHOWN].as_bstr()),
     }
 }

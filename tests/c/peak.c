@@ -10,16 +10,16 @@
 #include <dirent.h>
 #include <unistd.h>
 
-/* Not ru_maxrss of getrusage: that begins with what the process had been before it became this program. */
+/* VmHWM and not ru_maxrss, which a process takes over from the one that has started it. */
 static long peak_kib(void)
 {
     char line[256];
-    long kib = 0;
+    long kib = -1;
     FILE *status = fopen("/proc/self/status", "r");
-
     CHECK(status != NULL);
     while (fgets(line, sizeof line, status) != NULL)
-        sscanf(line, "VmHWM: %ld", &kib);
+        if (sscanf(line, "VmHWM: %ld", &kib) == 1)
+            break;
     fclose(status);
     CHECK(kib > 0);
     return kib;

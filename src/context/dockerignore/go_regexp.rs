@@ -15,11 +15,18 @@ use regex::bytes::{Regex, RegexBuilder};
 /// What is left for the patterns of one file, so that a file made for it takes neither minutes nor
 /// gigabytes. The unit is what one character costs, about a hundred bytes, repetitions written out.
 #[derive(Debug)]
-pub(super) struct Budget(u32);
+pub(in crate::context) struct Budget(u32);
 
 impl Default for Budget {
     fn default() -> Self {
-        Self(1 << 16)
+        Self(1 << 18)
+    }
+}
+
+impl Budget {
+    /// Was there a pattern for which it did not suffice?
+    pub(in crate::context) fn is_used_up(&self) -> bool {
+        self.0 == 0
     }
 }
 
@@ -72,7 +79,11 @@ pub(super) fn compile(expression: &str, budget: &mut Budget) -> Result<Regex, &'
         regex: String::with_capacity(4 * expression.len()),
     };
     parser.all().ok_or("is no valid one")?;
-    budget.0 = budget.0.checked_sub(parser.cost).ok_or(TOO_LARGE)?;
+    let Some(left) = budget.0.checked_sub(parser.cost) else {
+        budget.0 = 0;
+        return Err(TOO_LARGE);
+    };
+    budget.0 = left;
     RegexBuilder::new(&parser.regex)
         .size_limit(MOST_BYTES)
         .build()

@@ -13,17 +13,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Polled, Poll};
 
-use bollard::ClientVersion;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, UPGRADE};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
+use tokio::sync::Semaphore;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::server::Grpc;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
+use super::api::Version;
 use super::credentials::Credentials;
 use super::endpoint::Address;
 use super::request::{Failure, post, send};
@@ -36,6 +37,19 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
 /// What the engine is told that it may call.
 const EXPOSED: [&str; 3] = [DIFF_COPY, CREDENTIALS, HEALTH];
+
+/// The largest header of a request, as HTTP/2 counts it (RFC 9113, section 6.5.2: 32 bytes for each line on
+/// top). BuildKit sends the patterns of `.dockerignore` in it, each in a line of its own, in which what is
+/// not ASCII takes three times its size. So a file of the largest size fits: MAX_IGNORE_FILE three times,
+/// and MAX_PATTERNS times 48.
+const MAX_HEADER: u32 = 2 << 20;
+
+/// How many requests may be under way in a session. BuildKit has one or two at a time.
+const MAX_STREAMS: u32 = 32;
+
+/// How many requests for files are answered at the same time. Each takes two threads and some MiB; others
+/// wait.
+const MAX_COPIES: usize = 3;
 
 /// What the engine may ask for.
 pub(super) struct Offer {
@@ -54,7 +68,7 @@ impl Session {
     /// session with the same key.
     pub(super) async fn open(
         address: &Address,
-        version: &ClientVersion,
+        version: Version,
         id: &str,
         shared_key: &str,
         offer: Offer,
@@ -77,11 +91,14 @@ impl Session {
             .map_err(|error| Failure::broken(&error))?;
 
         let offer = Arc::new(offer);
+        let copies = Arc::new(Semaphore::new(MAX_COPIES));
         let serve = service_fn(move |request| {
-            let offer = Arc::clone(&offer);
-            async move { Ok::<_, Infallible>(route(&offer, request).await) }
+            let (offer, copies) = (Arc::clone(&offer), Arc::clone(&copies));
+            async move { Ok::<_, Infallible>(route(&offer, &copies, request).await) }
         });
         let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .max_header_list_size(MAX_HEADER)
+            .max_concurrent_streams(MAX_STREAMS)
             .serve_connection(connection, serve);
         let serving = tokio::spawn(async move {
             // The engine hangs up when it has what it wants; if it was too early, the build says so.
@@ -96,14 +113,21 @@ impl Session {
 /// One call of the engine.
 async fn route(
     offer: &Arc<Offer>,
+    copies: &Arc<Semaphore>,
     request: hyper::Request<Incoming>,
 ) -> hyper::Response<tonic::body::Body> {
     match request.uri().path() {
         DIFF_COPY => {
             let offer = Arc::clone(offer);
+            let copies = Arc::clone(copies);
             let serve = Method(move |request| {
                 let (context, tasks) = (Arc::clone(&offer.context), offer.tasks.clone());
-                filesync::diff_copy(context, tasks, request)
+                let copies = Arc::clone(&copies);
+                async move {
+                    let turn = copies.acquire_owned().await;
+                    let turn = turn.map_err(|_| Status::unavailable("the session has ended"))?;
+                    filesync::diff_copy(context, tasks, turn, request).await
+                }
             });
             Grpc::new(ProstCodec::default())
                 .streaming(serve, request)
@@ -154,5 +178,122 @@ where
 
     fn call(&mut self, request: Request<R>) -> Self::Future {
         Box::pin((self.0)(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use hyper::header::CONTENT_TYPE;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    /// A body that never ends.
+    type Silent = StreamBody<futures_util::stream::Pending<Result<Frame<Bytes>, Infallible>>>;
+
+    /// An engine that turns a connection round, and asks for what it likes.
+    async fn engine(listener: UnixListener) -> hyper::client::conn::http2::SendRequest<Silent> {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        let answer =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    fn diff_copy(patterns: usize) -> hyper::Request<Silent> {
+        let mut request = hyper::Request::post(format!("http://session{DIFF_COPY}"))
+            .header(CONTENT_TYPE, "application/grpc")
+            .header("dir-name", "context");
+        for number in 0..patterns {
+            request = request.header("exclude-patterns", format!("modules/of/a/project/{number}"));
+        }
+        let silent = StreamBody::new(futures_util::stream::pending());
+        request.body(silent).unwrap()
+    }
+
+    #[test]
+    fn an_engine_gets_large_headers_through_and_few_answers_at_a_time() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::write(tree.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+        let beside = tempfile::tempdir().unwrap();
+        let socket = beside.path().join("socket");
+        crate::executor::runtime().unwrap().block_on(async {
+            let listener = UnixListener::bind(&socket).unwrap();
+            let engine = tokio::spawn(engine(listener));
+            let tasks = TaskTracker::new();
+            let settings = crate::options::EngineSettings {
+                host: None,
+                context: None,
+                config_dir: None,
+                tls_verify: false,
+                cert_path: None,
+                classic_builder: false,
+                home: None,
+                runtime_dir: None,
+                search_path: None,
+            };
+            let emit: crate::event::Sink = Arc::new(|_| {});
+            let registries = std::collections::BTreeSet::new();
+            let offer = Offer {
+                context: Arc::new(Context::open(tree.path(), 0, CancellationToken::new()).unwrap()),
+                credentials: Credentials::new(settings, registries, tasks.clone(), emit),
+                tasks,
+            };
+            let version = Version {
+                major: 1,
+                minor: 41,
+            };
+            let address = Address::Unix(socket);
+            let _session = Session::open(&address, version, "id", "key", offer)
+                .await
+                .unwrap();
+            let sender = engine.await.unwrap();
+            let asked: Vec<_> = (0..10)
+                .map(|number| {
+                    // The largest header is that of the largest ignore file.
+                    let patterns = if number == 0 {
+                        crate::context::MAX_PATTERNS
+                    } else {
+                        0
+                    };
+                    let request = diff_copy(patterns);
+                    let mut sender = sender.clone();
+                    tokio::spawn(async move { sender.send_request(request).await })
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let answered: Vec<_> = asked
+                .into_iter()
+                .filter(|asked| asked.is_finished())
+                .collect();
+            assert_eq!(answered.len(), MAX_COPIES);
+            for answer in answered {
+                let answer = answer.await.unwrap().unwrap();
+                assert_eq!(answer.status(), 200, "{:?}", answer.headers());
+                assert_eq!(
+                    answer.headers().get("grpc-status"),
+                    None,
+                    "{:?}",
+                    answer.headers()
+                );
+            }
+        });
     }
 }

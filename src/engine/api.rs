@@ -1,0 +1,351 @@
+//! The ordinary calls of the engine's API: short ones, over connections that are kept alive.
+//!
+//! Every answer has a limit, and only the fields that are needed are taken out of it: whatever an engine
+//! sends, it costs no more memory than that. bollard reads each answer to its end, and makes objects of
+//! all of it.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use bytes::Bytes;
+use http_body_util::Empty;
+use hyper::header::HOST;
+use hyper::{Method, Request, StatusCode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Deserialize;
+use serde::de::{
+    DeserializeOwned, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+
+use super::connect::{self, Pool};
+use super::endpoint::Address;
+use super::request::{MAX_REFUSAL, Unread, refusal, whole};
+use crate::error::{Error, chain};
+use crate::event::human_bytes;
+use crate::gitea::Object;
+use crate::limits;
+
+/// What stands in a path as it is: an image's name has a `/` and a `:`.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b'@');
+
+/// The newest version that is spoken here.
+const NEWEST: Version = Version {
+    major: 1,
+    minor: 53,
+};
+
+/// The largest answer about the version: an engine sends some KiB.
+const MAX_VERSION: usize = 256 << 10;
+
+/// A version of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version {
+    pub(super) major: u32,
+    pub(super) minor: u32,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+impl Version {
+    fn parse(text: &str) -> Option<Self> {
+        let (major, minor) = text.split_once('.')?;
+        Some(Self {
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
+    }
+}
+
+/// What went wrong with a call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The engine answered with an error.
+    #[error("it answered {status}: {message}")]
+    Refused { status: u16, message: String },
+    /// It sent more than this.
+    #[error("it sent more than {} in answer to {what}", human_bytes(*max as u64))]
+    TooLarge { what: String, max: usize },
+    /// The answer is not what the API documents.
+    #[error("its answer to {what} cannot be read: {why}")]
+    Unreadable { what: String, why: String },
+    /// There is no whole answer.
+    #[error("{0}")]
+    Broken(String),
+    /// This process has no thread or file descriptor left.
+    #[error("{0}")]
+    Limit(Error),
+}
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// What an engine says of itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct About {
+    pub(super) version: Option<String>,
+    api_version: Option<String>,
+    pub(super) os: Option<String>,
+    pub(super) arch: Option<String>,
+    pub(super) components: Capped<Component, 100>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub(super) struct Component {
+    pub(super) name: String,
+    pub(super) version: String,
+}
+
+/// The API of one engine.
+#[derive(Clone, Debug)]
+pub(super) struct Api {
+    pool: Pool,
+    pub(super) version: Version,
+}
+
+impl Api {
+    /// Asks an engine what it is, and speaks the newest version that both know from then on.
+    pub(super) async fn open(address: &Address) -> Result<(Self, About)> {
+        let mut api = Self {
+            pool: connect::pool(address),
+            version: NEWEST,
+        };
+        const WHAT: &str = "/version";
+        let body = api.send(&Method::GET, WHAT, WHAT, MAX_VERSION).await?;
+        let about: About = parse(WHAT, &body)?;
+        let theirs = about.api_version.as_deref().and_then(Version::parse);
+        let theirs = theirs.ok_or_else(|| Failure::Unreadable {
+            what: WHAT.to_owned(),
+            why: "it names no version of the API".to_owned(),
+        })?;
+        api.version = api.version.min(theirs);
+        Ok((api, about))
+    }
+
+    /// Asks for what is at `path`, which gets the version in front. At most `max` bytes are read.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, max: usize) -> Result<T> {
+        let body = self.call(&Method::GET, path, max).await?;
+        parse(path, &body)
+    }
+
+    /// The same, with what is made of the answer left to the caller.
+    pub(super) async fn call(&self, method: &Method, path: &str, max: usize) -> Result<Vec<u8>> {
+        let versioned = format!("/v{}{path}", self.version);
+        self.send(method, &versioned, path, max).await
+    }
+
+    async fn send(&self, method: &Method, path: &str, what: &str, max: usize) -> Result<Vec<u8>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", connect::HOST))
+            .header(HOST, connect::HOST)
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| Failure::Broken(chain(&error)))?;
+        let response = self.pool.request(request).await;
+        let response = response.map_err(|error| broken(&error))?;
+        let status = response.status();
+        let success = status.is_success() || status == StatusCode::NOT_MODIFIED;
+        if !success {
+            return Err(Failure::Refused {
+                status: status.as_u16(),
+                message: refusal(response.into_body())
+                    .await
+                    .map_err(|error| broken(&error))?,
+            });
+        }
+        whole(response.into_body(), max)
+            .await
+            .map_err(|error| match error {
+                Unread::TooLarge => Failure::TooLarge {
+                    what: without_query(what),
+                    max,
+                },
+                Unread::Crumbs => Failure::Unreadable {
+                    what: without_query(what),
+                    why: error.to_string(),
+                },
+                Unread::Broken(error) => broken(&error),
+            })
+    }
+}
+
+/// The limit for an answer that nobody looks at.
+pub(super) const MAX_IGNORED: usize = MAX_REFUSAL;
+
+/// A name as a part of a path.
+pub(super) fn in_path(name: &str) -> impl fmt::Display {
+    utf8_percent_encode(name, PATH)
+}
+
+/// Reads the object that an answer is.
+fn parse<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T> {
+    match serde_json::from_slice(body) {
+        Ok(Object(found)) => Ok(found),
+        Err(error) => Err(unreadable(what, &error)),
+    }
+}
+
+pub(super) fn unreadable(what: &str, error: &serde_json::Error) -> Failure {
+    Failure::Unreadable {
+        what: without_query(what),
+        why: error.to_string(),
+    }
+}
+
+fn without_query(path: &str) -> String {
+    path.split('?').next().unwrap_or_default().to_owned()
+}
+
+fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
+    match limits::reached(error) {
+        Some(limit) => Failure::Limit(limit),
+        None => Failure::Broken(innermost(error)),
+    }
+}
+
+/// The innermost cause says it best: "permission denied", "connection refused".
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// A list of so many at most, which may be null. Two bytes of an answer can be an entry of hundreds.
+#[derive(Clone, Debug)]
+pub(super) struct Capped<T, const MAX: usize>(pub(super) Vec<T>);
+
+impl<T, const MAX: usize> Default for Capped<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        struct Reader<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Reader<T, MAX> {
+            type Value = Capped<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {MAX}")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut list: A,
+            ) -> std::result::Result<Self::Value, A::Error> {
+                let mut found = Vec::new();
+                while let Some(entry) = list.next_element()? {
+                    if found.len() == MAX {
+                        return Err(A::Error::custom(format!("a list of more than {MAX}")));
+                    }
+                    found.push(entry);
+                }
+                Ok(Capped(found))
+            }
+
+            fn visit_unit<E>(self) -> std::result::Result<Self::Value, E> {
+                Ok(Capped::default())
+            }
+        }
+        from.deserialize_any(Reader(PhantomData))
+    }
+}
+
+/// The labels of an image that somebody looks at: those of this library, and the commit.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Labels(pub(super) Vec<(String, String)>);
+
+/// More labels than this library has ever given.
+const MAX_LABELS: usize = 16;
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Labels;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("labels")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Labels, A::Error> {
+                let mut labels = Vec::new();
+                while let Some(name) = map.next_key::<String>()? {
+                    let known =
+                        name == super::REVISION_LABEL || name.starts_with(super::LABEL_PREFIX);
+                    if known && labels.len() < MAX_LABELS {
+                        labels.push((name, map.next_value()?));
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Labels(labels))
+            }
+
+            fn visit_unit<E>(self) -> std::result::Result<Labels, E> {
+                Ok(Labels::default())
+            }
+        }
+        from.deserialize_any(Reader)
+    }
+}
+
+impl Labels {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(known, _)| known == name)?;
+        Some(&found.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_two_numbers_and_compared_as_such() {
+        assert!(Version::parse("1.9") < Version::parse("1.41"));
+        for text in ["", "1", "1.x", "1.2.3", "-1.2"] {
+            assert_eq!(Version::parse(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_more_than_its_limit_is_refused_and_null_is_empty() {
+        let read = serde_json::from_str::<Capped<String, 2>>;
+        assert_eq!(read(r#"["a", "b"]"#).unwrap().0, ["a", "b"]);
+        assert_eq!(read("null").unwrap().0.len(), 0);
+        assert!(read(r#"["a", "b", "c"]"#).is_err());
+        assert!(read("{}").is_err());
+    }
+
+    #[test]
+    fn only_the_labels_that_somebody_looks_at_are_kept() {
+        let mut text = String::from("{");
+        for number in 0..100_000 {
+            text += &format!(r#""{}x{number}": "", "#, super::super::LABEL_PREFIX);
+        }
+        text += r#""other": "x"}"#;
+        let labels: Labels = serde_json::from_str(&text).unwrap();
+        assert_eq!(labels.0.len(), MAX_LABELS);
+        assert_eq!(labels.get("other"), None);
+    }
+}

@@ -1,0 +1,251 @@
+//! An engine whose answers have no end, or are made to be expensive: the call ends with an error that
+//! names what was too large, and costs little memory. A real engine cannot be made to send such answers,
+//! so a proxy sends them in its place.
+
+use std::time::{Duration, Instant};
+
+use mol::prune::PruneOptions;
+use mol::{Code, OptionName};
+
+use crate::support::child::{Peak, peak};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, End, Proxy, Treat, block_on, unique};
+
+/// What the library may take at most, whatever is sent (promise P9).
+const MOST_MIB: u64 = 512;
+
+/// What follows the excess has to be over by then.
+const SOON: Duration = Duration::from_secs(10);
+
+const HEAD: &str =
+    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+fn chunk(text: &str) -> String {
+    format!("{:x}\r\n{text}\r\n", text.len())
+}
+
+/// An answer that begins so, and goes on so for ever, in pieces of about 64 KiB.
+fn endless(begin: &str, more: &str) -> Treat {
+    let more = more.repeat((64 << 10) / more.len() + 1);
+    let head = format!("{HEAD}{}", chunk(begin));
+    Treat::Endless(head.into_bytes(), chunk(&more).into_bytes())
+}
+
+/// The same, a byte at a time.
+fn endless_bytes(begin: &str) -> Treat {
+    let head = format!("{HEAD}{}", chunk(begin));
+    let more = "1\r\n \r\n".repeat(10_000);
+    Treat::Endless(head.into_bytes(), more.into_bytes())
+}
+
+/// A whole answer of about so many bytes: `begin`, `more` again and again, `end`.
+fn whole(begin: &str, more: &str, end: &str, size: usize) -> Treat {
+    let body = format!("{begin}{}{end}", more.repeat(size / more.len()));
+    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
+    Treat::Answer(
+        format!("{head} {}\r\n\r\n{body}", body.len()).into_bytes(),
+        End::Stay,
+    )
+}
+
+/// A call in a process of its own at an engine that treats these requests so.
+fn at(path: &'static str, treat: &Treat, more: &[(OptionName, &str)]) -> (Peak, Duration) {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        dockerfile(&format!("FROM scratch\nCOPY Dockerfile /{}\n", unique())),
+    );
+    let treat = treat.clone();
+    let proxy = Proxy::start(&bed.engine, bed.scratch(), move |line| {
+        match line.contains(path) && !line.contains("/session") {
+            true => treat.clone(),
+            false => Treat::Pass,
+        }
+    });
+    let mut options = vec![(OptionName::DockerHost, proxy.url.as_str())];
+    options.extend_from_slice(more);
+    let begun = Instant::now();
+    let peak = peak(&bed, &options, None);
+    (peak, begun.elapsed())
+}
+
+#[test]
+fn an_answer_of_the_engine_without_end_costs_little_memory_and_is_named() {
+    let offline = [(OptionName::Offline, "1")];
+    let image = r#"{"Id":"sha256:x","RepoTags":[],"Created":1,"Size":1},"#;
+    let rows: [(&'static str, Treat, &[(OptionName, &str)], &str); 13] = [
+        ("/version", endless("{", " "), &[], "/version"),
+        (
+            "/version",
+            endless("{\"Components\":[", "{},"),
+            &[],
+            "/version",
+        ),
+        ("/version", endless("{\"Version\":\"", "x"), &[], "/version"),
+        ("/version", endless_bytes("{"), &[], "pieces of a few bytes"),
+        (
+            "/images/",
+            endless("{\"Id\":\"x\",\"RepoTags\":[", "\"\","),
+            &[],
+            "/images/molecule-local/",
+        ),
+        (
+            "/images/",
+            endless("{\"Id\":\"x\",\"Config\":{\"Labels\":{", "\"a\":\"\","),
+            &[],
+            "/images/",
+        ),
+        ("/images/", endless_bytes("{"), &[], "pieces of a few bytes"),
+        (
+            "/images/json",
+            endless("[", image),
+            &offline,
+            "/images/json",
+        ),
+        (
+            "/images/json",
+            endless_bytes("["),
+            &offline,
+            "pieces of a few bytes",
+        ),
+        (
+            "/images/json",
+            endless("[{\"Id\":\"", "x"),
+            &offline,
+            "/images/json",
+        ),
+        (
+            "/build?",
+            endless("{\"stream\":\"", "x"),
+            &[(OptionName::DockerBuildkit, "0")],
+            "message",
+        ),
+        ("/build?", endless("{\"aux\":\"", "A"), &[], "message"),
+        (
+            "/build?",
+            endless("\n", "{\"stream\":\"Step 1/2 : RUN x\\n\"}\n"),
+            &[(OptionName::DockerBuildkit, "0")],
+            "4096 steps",
+        ),
+    ];
+    for (path, treat, options, named) in rows {
+        let (peak, took) = at(path, &treat, options);
+        let what = format!("{path} {named} {took:?} {peak:?}");
+        println!("{what}");
+        assert_eq!(peak.status, "engine_unreachable", "{what}");
+        assert!(peak.message.contains(named), "{what}");
+        assert!(peak.message.contains("proxy.sock"), "{what}");
+        assert!(peak.growth_mib < MOST_MIB / 2, "{what}");
+        assert!(took < SOON, "{what}");
+    }
+}
+
+#[test]
+fn an_error_of_the_engine_without_end_costs_little_memory() {
+    for path in ["/version", "/images/", "/build?"] {
+        let head = HEAD.replace("200 OK", "500 Internal Server Error");
+        let more = chunk(&"x".repeat(64 << 10));
+        let treat = Treat::Endless(head.into_bytes(), more.into_bytes());
+        let (peak, took) = at(path, &treat, &[]);
+        println!("{path} {took:?} {peak:?}");
+        assert!(
+            ["engine_unreachable", "build_failed"].contains(&&*peak.status),
+            "{peak:?}"
+        );
+        assert!(peak.message.contains("it does not say why"), "{peak:?}");
+        assert!(peak.growth_mib < 64 && took < SOON, "{took:?} {peak:?}");
+    }
+}
+
+#[test]
+fn an_answer_within_its_limit_that_is_made_to_be_expensive_costs_little_memory() {
+    let offline = [(OptionName::Offline, "1")];
+    let list = 60 << 20;
+    let named = r#"{"Id":"","RepoTags":["molecule-local/"],"Created":1,"Size":1},"#;
+    let last = r#"{"Id":"","Created":1,"Size":1}]"#;
+    // A StatusResponse of vertexes without anything, `0a 00`, and one of logs, `1a 00`.
+    let empty_parts = ["CgAKAAoA", "GgAaABoA", "IgAiACIA"];
+    let mut rows: Vec<(&'static str, Treat, &[(OptionName, &str)])> = vec![
+        (
+            "/images/",
+            whole("{\"Id\":\"x\",\"RepoTags\":[", "\"\",", "\"\"]}", 4_000_000),
+            &[],
+        ),
+        (
+            "/images/",
+            whole("{\"Id\":\"x\",\"RepoDigests\":[", "{},", "{}]}", 4_000_000),
+            &[],
+        ),
+        ("/images/json", whole("[", named, last, list), &offline),
+        (
+            "/images/json",
+            whole("[", r#"{"Id":"","Created":1,"Size":1},"#, last, list),
+            &offline,
+        ),
+        (
+            "/images/json",
+            whole("[{\"Id\":\"\",\"RepoTags\":[", "\"\",", "\"\"]}]", list),
+            &offline,
+        ),
+        (
+            "/images/json",
+            whole("[{\"Id\":\"\",\"x\":[", "[],", "[]]}]", list),
+            &offline,
+        ),
+    ];
+    for parts in empty_parts {
+        rows.push((
+            "/build?",
+            whole("{\"aux\":\"", parts, "\"}\n", 8_000_000),
+            &[],
+        ));
+    }
+    let classic: &[(OptionName, &str)] = &[(OptionName::DockerBuildkit, "0")];
+    rows.push((
+        "/build?",
+        whole("{\"stream\":\"", "a\\n", "\"}\n", 2_000_000),
+        classic,
+    ));
+    for (path, treat, options) in rows {
+        let (peak, took) = at(path, &treat, options);
+        let start = match &treat {
+            Treat::Answer(bytes, _) => String::from_utf8_lossy(&bytes[70..140]).into_owned(),
+            _ => String::new(),
+        };
+        let what = format!("{path} {start:?} {took:?} {peak:?}");
+        println!("{what}");
+        assert!(peak.growth_mib < MOST_MIB / 2, "{what}");
+        assert!(took < SOON + SOON, "{what}");
+    }
+}
+
+#[test]
+fn lists_without_end_are_named_when_images_are_removed() {
+    let bed = Bed::new();
+    bed.template(
+        "hermes",
+        dockerfile(&format!("FROM scratch\nCOPY Dockerfile /{}\n", unique())),
+    );
+    bed.client().ensure("hermes").unwrap();
+    for path in ["/images/json", "/containers/json"] {
+        let folder = bed.scratch().join(path.replace('/', "-"));
+        std::fs::create_dir(&folder).unwrap();
+        let treat = endless(
+            "[",
+            r#"{"Id":"x","Names":["/x"],"ImageID":"y","Created":1,"Size":1},"#,
+        );
+        let proxy = Proxy::start(&bed.engine, &folder, move |line| {
+            match line.contains(path) {
+                true => treat.clone(),
+                false => Treat::Pass,
+            }
+        });
+        let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+        let begun = Instant::now();
+        let error = block_on(client.inner().prune(PruneOptions::default(), None)).unwrap_err();
+        assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+        let says = format!("sent more than 64.0 MiB in answer to {path}");
+        assert!(error.message.contains(&says), "{error:?}");
+        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    }
+}

@@ -1,0 +1,401 @@
+//! Files whose paths come from outside: what is no regular file, or too large, or on a disk that hangs, is
+//! an error that names it, and stops nobody else.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mol::diagnose::Status;
+use mol::{Client, Code, OptionName};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use crate::support::child::{Link, command, compiler, program, source, succeed, text};
+use crate::support::server::dockerfile;
+use crate::support::tls::EngineTls;
+use crate::support::{Bed, Engine, Files, block_on, file, unique};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// What the issue gives a healthy client beside others that hang.
+const DEADLINE: Duration = Duration::from_secs(3);
+
+fn fifo(path: &Path) {
+    succeed(Command::new("mkfifo").arg(path));
+}
+
+/// Something in the place of a file, and what the error says of it.
+type Odd = (&'static str, fn(&Path), &'static str);
+
+const ODD: [Odd; 6] = [
+    ("FIFO", fifo, "it is a FIFO, not a regular file"),
+    (
+        "zero",
+        |path| symlink("/dev/zero", path).unwrap(),
+        "it is a device, not a regular file",
+    ),
+    (
+        "folder",
+        |path| fs::create_dir(path).unwrap(),
+        "it is a folder, not a regular file",
+    ),
+    (
+        "socket",
+        |path| {
+            // The path of a socket may have 108 bytes at most, when it is made.
+            let short = tempfile::tempdir().unwrap();
+            UnixListener::bind(short.path().join("s")).unwrap();
+            fs::rename(short.path().join("s"), path).unwrap();
+        },
+        "it is a socket, not a regular file",
+    ),
+    (
+        "sparse",
+        |path| fs::File::create(path).unwrap().set_len(1 << 30).unwrap(),
+        "it is larger than",
+    ),
+    (
+        "dangling",
+        |path| symlink("nowhere", path).unwrap(),
+        "No such file",
+    ),
+];
+
+/// Puts each odd thing in the place of `path` in turn.
+fn each_odd(path: &Path, check: impl Fn(&str, &str)) {
+    for (name, make, says) in ODD {
+        let _ = fs::remove_file(path);
+        let _ = fs::remove_dir(path);
+        make(path);
+        let begun = Instant::now();
+        check(name, says);
+        assert!(begun.elapsed() < DEADLINE, "{name}: {:?}", begun.elapsed());
+    }
+    let _ = fs::remove_file(path);
+}
+
+/// Options that have the engine looked for in a docker configuration.
+fn by_config(folder: &Path) -> [(OptionName, &str); 2] {
+    [
+        (OptionName::DockerHost, ""),
+        (OptionName::DockerConfig, folder.to_str().unwrap()),
+    ]
+}
+
+#[test]
+fn a_config_json_that_is_no_file_is_told_and_disturbs_no_other_client() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let healthy = bed.client();
+    healthy.ensure("hermes").unwrap();
+    let folder = bed.scratch().join("docker");
+    fs::create_dir(&folder).unwrap();
+    let config = folder.join("config.json");
+    for (name, make, says) in ODD
+        .into_iter()
+        .filter(|(name, ..)| ["FIFO", "zero", "socket", "sparse"].contains(name))
+    {
+        let _ = fs::remove_file(&config);
+        make(&config);
+        let others = [
+            bed.client_with(&by_config(&folder)),
+            bed.client_with(&by_config(&folder)),
+        ];
+        let calls: Vec<_> = others.iter().map(|client| client.begin("hermes")).collect();
+        let begun = Instant::now();
+        let call = healthy.begin_within("hermes", Some(DEADLINE));
+        assert!(call.end().unwrap().cache_hit, "{name}");
+        for call in calls {
+            let error = call.end().unwrap_err();
+            assert_eq!(error.code, Code::InvalidOption, "{name}: {error:?}");
+            for part in [config.to_str().unwrap(), says] {
+                assert!(error.message.contains(part), "{name}: {error:?}");
+            }
+            assert!(!error.hint.is_empty(), "{name}");
+        }
+        assert!(begun.elapsed() < DEADLINE, "{name}");
+    }
+}
+
+#[test]
+fn a_context_and_tls_files_that_are_no_files_are_told() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let folder = bed.scratch().join("docker");
+    let id: String = Sha256::digest("work")
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let meta = folder.join("contexts/meta").join(&id).join("meta.json");
+    fs::create_dir_all(meta.parent().unwrap()).unwrap();
+    let by_context = bed.client_with(&[
+        by_config(&folder)[0],
+        by_config(&folder)[1],
+        (OptionName::DockerContext, "work"),
+    ]);
+    each_odd(&meta, |name, says| {
+        let error = by_context.refused("hermes");
+        assert_eq!(error.code, Code::InvalidOption, "{name}: {error:?}");
+        assert!(error.message.contains("meta.json"), "{name}: {error:?}");
+        assert!(error.message.contains(says), "{name}: {error:?}");
+    });
+
+    let engine = EngineTls::before(&bed.engine, &bed.scratch().join("certificates"));
+    let by_variables = bed.client_with(&[
+        (OptionName::DockerHost, &engine.host),
+        (OptionName::DockerTlsVerify, "1"),
+        (
+            OptionName::DockerCertPath,
+            engine.certificates.to_str().unwrap(),
+        ),
+    ]);
+    for part in ["ca.pem", "cert.pem", "key.pem"] {
+        let path = engine.certificates.join(part);
+        let good = fs::read(&path).unwrap();
+        each_odd(&path, |name, says| {
+            let error = by_variables.refused("hermes");
+            assert_eq!(error.code, Code::InvalidOption, "{part} {name}: {error:?}");
+            assert!(error.message.contains(part), "{name}: {error:?}");
+            assert!(error.message.contains(says), "{part} {name}: {error:?}");
+        });
+        fs::write(&path, good).unwrap();
+    }
+    by_variables.ensure("hermes").unwrap();
+}
+
+#[test]
+fn certificates_that_are_no_files_are_told_when_the_client_is_made() {
+    let bed = Bed::new();
+    let (file, folder) = (
+        bed.scratch().join("bundle.pem"),
+        bed.scratch().join("certificates"),
+    );
+    fs::create_dir(&folder).unwrap();
+    let refused = |name: OptionName, path: &Path| {
+        let mut options = bed.options();
+        options.set(name, path.to_str().unwrap());
+        let error = Client::new(&options, None).unwrap_err();
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
+        error.message
+    };
+    each_odd(&file, |name, says| {
+        let message = refused(OptionName::SslCertFile, &file);
+        assert!(message.contains(says), "{name}: {message}");
+        assert!(message.contains("bundle.pem"), "{name}: {message}");
+    });
+    // In a folder, what is no file is skipped, as ever; what is too large is told.
+    let inner = folder.join("a.pem");
+    each_odd(&inner, |name, says| {
+        let message = refused(OptionName::SslCertDir, &folder);
+        let told = message.contains(says);
+        assert!(told == (name == "sparse"), "{name}: {message}");
+    });
+    for number in 0..20 {
+        fs::write(folder.join(format!("{number}.pem")), vec![b'x'; 1 << 20]).unwrap();
+    }
+    let message = refused(OptionName::SslCertDir, &folder);
+    assert!(message.contains("more than 16 MiB"), "{message}");
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_no_other_client_and_no_deadline() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    bed.client().ensure("hermes").unwrap();
+    let hang = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hang.so");
+    succeed(
+        compiler(false)
+            .args([
+                "-std=gnu11",
+                "-Wall",
+                "-Wextra",
+                "-Werror",
+                "-shared",
+                "-fPIC",
+                "-o",
+            ])
+            .arg(&hang)
+            .arg(source("tests/c/hang.c"))
+            .arg("-ldl"),
+    );
+    let folder = bed.scratch().join("hangs");
+    fs::create_dir(&folder).unwrap();
+    let mut command = command(&bed, &program("hung_disk", Link::Shared));
+    command.env("LD_PRELOAD", &hang).arg("hermes").arg(&folder);
+    let begun = Instant::now();
+    let output = text(&succeed(&mut command));
+    assert!(begun.elapsed() < Duration::from_secs(25), "{output}");
+
+    let lines = |name: &str| -> Vec<(String, u64, String)> {
+        let found = output.lines().filter_map(|line| line.strip_prefix(name));
+        let found = found.map(|line| {
+            let mut words = line.trim().splitn(3, ' ');
+            let mut word = || words.next().unwrap_or_default().to_owned();
+            (word(), word().parse().unwrap(), word())
+        });
+        found.collect()
+    };
+    let (status, took, _) = &lines("healthy")[0];
+    assert_eq!(status, "ok", "{output}");
+    assert!(*took < 3000, "{output}");
+    let hung = lines("hung");
+    assert_eq!(hung.len(), 38, "{output}");
+    for (status, took, _) in hung {
+        assert_eq!(status, "deadline_exceeded", "{output}");
+        assert!(took < 4000, "{output}");
+    }
+    let doctor = lines("doctor");
+    assert_eq!(doctor.len(), 2, "{output}");
+    for (status, took, report) in doctor {
+        assert_eq!(status, "ok", "the report comes: {output}");
+        assert!(took < 3000, "{output}");
+        let report: serde_json::Value = serde_json::from_str(&report).unwrap();
+        for name in ["engine", "logins"] {
+            let checks = report["checks"].as_array().unwrap();
+            let check = checks.iter().find(|check| check["name"] == name).unwrap();
+            assert_eq!(check["status"], "problem", "{check}");
+            assert!(
+                check["found"].as_str().unwrap().contains("did not answer"),
+                "{check}"
+            );
+        }
+    }
+    let (status, took, message) = &lines("new")[0];
+    assert_eq!(status, "invalid_option", "{output}");
+    assert!(*took < 12_000, "{output}");
+    for part in ["SSL_CERT_FILE", "bundle.pem", "10 seconds"] {
+        assert!(message.contains(part), "{output}");
+    }
+}
+
+#[test]
+fn a_diagnosis_comes_before_its_deadline_whatever_hangs() {
+    let bed = Bed::new();
+    bed.server
+        .faults(json!([{ "match": "/api/", "delay_ms": 60_000 }]));
+    let socket = bed.scratch().join("silent.sock");
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let host = format!("unix://{}", socket.display());
+    let client = bed.client_with(&[(OptionName::DockerHost, &host)]);
+    for deadline in [Duration::from_millis(800), DEADLINE] {
+        let begun = Instant::now();
+        let found = block_on(client.inner().diagnose(Some(deadline))).unwrap();
+        assert!(begun.elapsed() < deadline);
+        for name in ["engine", "gitea"] {
+            let check = found
+                .checks
+                .iter()
+                .find(|check| check.name == name)
+                .unwrap();
+            assert_eq!(check.status, Status::Problem, "{check:?}");
+            assert!(check.found.contains("did not answer within"), "{check:?}");
+        }
+    }
+}
+
+/// Each builder: how it is chosen, and its engine.
+fn builders() -> [(&'static str, Engine); 3] {
+    [
+        ("1", Engine::of_the_tests()),
+        ("0", Engine::of_the_tests()),
+        ("1", Engine::podman_of_the_tests()),
+    ]
+}
+
+fn with(name: &str, text: &str) -> Files {
+    let mut files = dockerfile(&format!(
+        "FROM scratch\nCOPY . /\nLABEL only={}\n",
+        unique()
+    ));
+    files.insert(name.to_owned(), file(text));
+    files
+}
+
+#[test]
+fn an_ignore_file_or_a_dockerfile_that_is_too_large_is_refused_by_name() {
+    let lines = |count: usize| (0..count).map(|n| format!("f{n}\n")).collect::<String>();
+    let (large, many) = (
+        "x".repeat(100).repeat(3000).replace("xxx", "xx\n"),
+        lines(10_001),
+    );
+    let rows: [(&str, &str, &str); 5] = [
+        (".dockerignore", &large, "it is larger than 256.0 KiB"),
+        (
+            ".dockerignore",
+            &many,
+            "it has 10001 patterns, and 10000 are allowed",
+        ),
+        (
+            "Dockerfile.dockerignore",
+            &large,
+            "it is larger than 256.0 KiB",
+        ),
+        ("Dockerfile.dockerignore", &many, "it has 10001 patterns"),
+        (
+            "Dockerfile",
+            &format!("FROM scratch\n{}", "# c\n".repeat(1 << 18)),
+            "it is larger than 1.0 MiB",
+        ),
+    ];
+    for (classic, engine) in builders() {
+        let bed = Bed::new();
+        let client = bed.client_with(&[
+            (OptionName::DockerHost, &engine.url),
+            (OptionName::DockerBuildkit, classic),
+        ]);
+        for (name, text, says) in &rows {
+            bed.template("hermes", with(name, text));
+            let error = client.refused("hermes");
+            assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+            let says = format!("the template's {name} cannot be used: {says}");
+            assert!(error.message.contains(&says), "{error:?}");
+            assert!(error.hint.contains("template repository"), "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn an_ignore_file_of_200_kib_is_applied_by_every_builder() {
+    let mut text = String::from("secret-*\n");
+    for number in 0..5000 {
+        text += &match number % 4 {
+            0 => format!("folder/of/module-{number}/build\n"),
+            1 => format!("**/cache-{number}/*.tmp\n"),
+            2 => format!("module-{number}/**/größe\n"),
+            _ => format!("!kept/of/module-{number}/readme\n"),
+        };
+    }
+    text += &"# a comment\n".repeat(6000);
+    assert!(
+        (190 << 10..256 << 10).contains(&text.len()),
+        "{}",
+        text.len()
+    );
+    for (classic, engine) in builders() {
+        let bed = Bed::new();
+        let mut files = with(".dockerignore", &text);
+        files.insert("secret-key".to_owned(), file("s"));
+        files.insert("kept".to_owned(), file("k"));
+        bed.template("hermes", files);
+        let client = bed.client_with(&[
+            (OptionName::DockerHost, &engine.url),
+            (OptionName::DockerBuildkit, classic),
+        ]);
+        let image = client.ensure("hermes").unwrap();
+        let paths: Vec<PathBuf> = engine
+            .files(&image.reference)
+            .into_keys()
+            .map(PathBuf::from)
+            .collect();
+        assert!(paths.iter().any(|path| path.ends_with("kept")), "{paths:?}");
+        assert!(
+            !paths.iter().any(|path| path.ends_with("secret-key")),
+            "{paths:?}"
+        );
+        engine.remove_all_of(&bed.isolation);
+    }
+}
