@@ -48,12 +48,14 @@ func TestAServerWithSixtyCallsSurvivesAnSSHThatDies(t *testing.T) {
 		var calls sync.WaitGroup
 		for i := range 60 {
 			runtime := KnownRuntimes()[i%len(KnownRuntimes())]
-			calls.Go(func() {
+			calls.Add(1)
+			go func() {
+				defer calls.Done()
 				_, err := client.EnsureLocalImage(context.Background(), runtime)
 				if !errors.Is(err, ErrEngineUnreachable) {
 					t.Errorf("ssh that dies %s: %v", name, err)
 				}
-			})
+			}()
 		}
 		calls.Wait()
 		if err := client.Close(); err != nil {

@@ -17,6 +17,9 @@ const MOST_MIB: u64 = 512;
 /// What follows the excess has to be over by then.
 const SOON: Duration = Duration::from_secs(10);
 
+/// What is set besides the engine.
+type Options<'a> = &'a [(OptionName, &'a str)];
+
 const HEAD: &str =
     "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
 
@@ -73,7 +76,7 @@ fn at(path: &'static str, treat: &Treat, more: &[(OptionName, &str)]) -> (Peak, 
 fn an_answer_of_the_engine_without_end_costs_little_memory_and_is_named() {
     let offline = [(OptionName::Offline, "1")];
     let image = r#"{"Id":"sha256:x","RepoTags":[],"Created":1,"Size":1},"#;
-    let rows: [(&'static str, Treat, &[(OptionName, &str)], &str); 13] = [
+    let rows: [(&'static str, Treat, Options<'_>, &str); 13] = [
         ("/version", endless("{", " "), &[], "/version"),
         (
             "/version",
@@ -165,7 +168,7 @@ fn an_answer_within_its_limit_that_is_made_to_be_expensive_costs_little_memory()
     let last = r#"{"Id":"","Created":1,"Size":1}]"#;
     // A StatusResponse of vertexes without anything, `0a 00`, and one of logs, `1a 00`.
     let empty_parts = ["CgAKAAoA", "GgAaABoA", "IgAiACIA"];
-    let mut rows: Vec<(&'static str, Treat, &[(OptionName, &str)])> = vec![
+    let mut rows: Vec<(&'static str, Treat, Options<'_>)> = vec![
         (
             "/images/",
             whole("{\"Id\":\"x\",\"RepoTags\":[", "\"\",", "\"\"]}", 4_000_000),
@@ -215,7 +218,8 @@ fn an_answer_within_its_limit_that_is_made_to_be_expensive_costs_little_memory()
         let what = format!("{path} {start:?} {took:?} {peak:?}");
         println!("{what}");
         assert!(peak.growth_mib < MOST_MIB / 2, "{what}");
-        assert!(took < SOON + SOON, "{what}");
+        // There is no excess; this is the limit of every call.
+        assert!(took < Duration::from_secs(60), "{what}");
     }
 }
 

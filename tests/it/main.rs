@@ -48,6 +48,7 @@ mod redirects;
 mod retries;
 mod sharing;
 mod shown;
+mod siege;
 mod signals;
 mod ssh;
 mod template;

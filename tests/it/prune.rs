@@ -443,6 +443,8 @@ fn what_was_built_or_returned_lately_stays() {
         assert_eq!((report.trees.len(), report.freed_bytes), (3, 0));
 
         wait_until_unused();
+        // Before the hits, so that no other test makes them old.
+        let alone = engine.alone();
         // A hit, whose image is not the latest one for long.
         for sha in [&hermes[0], &hermes[2]] {
             go_back(&bed, "hermes", sha);
@@ -459,7 +461,7 @@ fn what_was_built_or_returned_lately_stays() {
         };
         let why = "used or built within the last 2 seconds";
         for (client, options) in [(&client, dry), (&other, dry), (&client, BRIEF)] {
-            let report = prune(client, &engine, options);
+            let report = block_on(client.inner().prune(options, None)).unwrap();
             let used = of(&report, &bed.reference("hermes", &hermes[0]));
             assert_eq!(
                 (used.action, &*used.reason),
@@ -474,7 +476,6 @@ fn what_was_built_or_returned_lately_stays() {
         assert_eq!(trees(&bed, "hermes"), left);
 
         // To another process, it is the cache that says so.
-        let alone = engine.alone();
         let program = program("upkeep", Link::Static);
         let output = succeed(&mut brief_prune(&bed, &engine, &bed.cache(), &program));
         let report = serde_json::from_str(&field(&output, "pruned")).unwrap();

@@ -1,0 +1,161 @@
+/* A host under siege: eight threads that make clients, call, cancel and free, at random, for a while.
+ *
+ *     siege SECONDS PREFIX... -- HOST...     with the other options in the environment
+ *
+ * Each client has one of the prefixes and one of the engines. Prints what the process has in the middle
+ * and in the end, when no client is left: "middle THREADS FILES KIB" and "end THREADS FILES KIB"; how often
+ * each status came: "status NAME COUNT"; and how long the slowest mol_client_free took: "free MS". */
+#define _GNU_SOURCE
+#include "check.h"
+
+#include <dirent.h>
+#include <pthread.h>
+#include <time.h>
+#include <unistd.h>
+
+#define THREADS 8
+#define STATUSES 64
+
+static char **prefixes, **hosts;
+static int prefix_count, host_count;
+static double end_of_round;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static long counts[STATUSES];
+static long slowest_free_ms;
+
+static double now(void)
+{
+    struct timespec time;
+    CHECK(clock_gettime(CLOCK_MONOTONIC, &time) == 0);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+static void count(mol_status status)
+{
+    CHECK(status >= 0 && status < STATUSES);
+    CHECK(pthread_mutex_lock(&lock) == 0);
+    counts[status]++;
+    CHECK(pthread_mutex_unlock(&lock) == 0);
+}
+
+static void report(const char *when)
+{
+    long kib = 0, threads = 0;
+    int files = 0;
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    DIR *folder = opendir("/proc/self/fd");
+
+    CHECK(status != NULL && folder != NULL);
+    while (fgets(line, sizeof line, status) != NULL) {
+        sscanf(line, "VmRSS: %ld", &kib);
+        sscanf(line, "Threads: %ld", &threads);
+    }
+    while (readdir(folder) != NULL)
+        files++;
+    fclose(status);
+    closedir(folder);
+    printf("%s %ld %d %ld\n", when, threads, files, kib);
+}
+
+/* A call that is waited for, or one that is cancelled after a while. */
+static void call(mol_client client, const char *runtime, unsigned *seed)
+{
+    mol_image *image = NULL;
+    mol_event *event = NULL;
+    mol_call id = 0;
+    mol_status status;
+
+    if (rand_r(seed) % 2 == 0) {
+        count(mol_ensure_local_image(client, runtime, 1 + rand_r(seed) % 1500, &image, NULL));
+        mol_image_free(image);
+        return;
+    }
+    status = mol_client_submit(client, runtime, 3000, &id, NULL);
+    if (status != MOL_OK) {
+        count(status);
+        return;
+    }
+    usleep((unsigned)(rand_r(seed) % 300000));
+    CHECK(mol_client_cancel(client, id, NULL) == MOL_OK);
+    do {
+        mol_event_free(event);
+        event = NULL;
+        CHECK(mol_client_next_event(client, 60000, &event, NULL) == MOL_OK);
+    } while (event->image == NULL && event->error == NULL);
+    count(event->error == NULL ? MOL_OK : event->error->code);
+    mol_event_free(event);
+}
+
+static void *attack(void *number)
+{
+    static const char *const runtimes[] = {"hermes", "codex", "claude-code"};
+    unsigned seed = (unsigned)(size_t)number + 1;
+
+    while (now() < end_of_round) {
+        mol_options options = 0;
+        mol_client client = 0;
+        mol_status status;
+        int calls = 1 + rand_r(&seed) % 3;
+        double begun;
+
+        CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
+        CHECK(mol_options_set(options, MOL_OPTION_REPO_PREFIX, prefixes[rand_r(&seed) % prefix_count], NULL) == MOL_OK);
+        CHECK(mol_options_set(options, MOL_OPTION_DOCKER_HOST, hosts[rand_r(&seed) % host_count], NULL) == MOL_OK);
+        status = mol_client_new(options, rand_r(&seed) % 2 == 0, &client, NULL);
+        mol_options_free(options);
+        if (status != MOL_OK) {
+            count(status);
+            usleep(10000);
+            continue;
+        }
+        while (calls-- > 0)
+            call(client, runtimes[rand_r(&seed) % 3], &seed);
+        begun = now();
+        mol_client_free(client);
+        CHECK(pthread_mutex_lock(&lock) == 0);
+        if ((long)((now() - begun) * 1000) > slowest_free_ms)
+            slowest_free_ms = (long)((now() - begun) * 1000);
+        CHECK(pthread_mutex_unlock(&lock) == 0);
+    }
+    return NULL;
+}
+
+static void round_of(double seconds)
+{
+    pthread_t threads[THREADS];
+    size_t i;
+
+    end_of_round = now() + seconds;
+    for (i = 0; i < THREADS; i++)
+        CHECK(pthread_create(&threads[i], NULL, attack, (void *)i) == 0);
+    for (i = 0; i < THREADS; i++)
+        CHECK(pthread_join(threads[i], NULL) == 0);
+    /* What a client left to the library's threads ends moments later. */
+    sleep(2);
+}
+
+int main(int argc, char **argv)
+{
+    double seconds;
+    int i;
+
+    CHECK(argc >= 5);
+    seconds = atof(argv[1]);
+    prefixes = argv + 2;
+    while (strcmp(prefixes[prefix_count], "--") != 0)
+        prefix_count++;
+    hosts = prefixes + prefix_count + 1;
+    host_count = argc - 3 - prefix_count;
+    CHECK(prefix_count > 0 && host_count > 0);
+
+    round_of(seconds / 2);
+    report("middle");
+    round_of(seconds / 2);
+    report("end");
+    for (i = 0; i < STATUSES; i++)
+        if (counts[i] > 0)
+            printf("status %s %ld\n", mol_status_name((mol_status)i), counts[i]);
+    printf("free %ld\n", slowest_free_ms);
+    return 0;
+}

@@ -1,0 +1,127 @@
+//! A host with everybody against it: template servers that lie, drip, reset and never end, engines that are
+//! not there or die, callers that leave at any moment, and limits on memory, files and threads. It must not
+//! die, hang or grow (promises P4, P7 and P9).
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use mol::OptionName;
+use serde_json::json;
+
+use crate::support::child::{Link, process, program, text};
+use crate::support::daemon::write_program;
+use crate::support::server::{Server, dockerfile};
+use crate::support::{Bed, Files, file, given, noise};
+
+/// The user and the group of the host: not root, which has no limit of threads, but in the group of the
+/// engine's socket.
+const USER: &str = "65534";
+const GROUP: &str = "0";
+
+/// A client is freed within 2 s; on a machine with little time left it may be seen a little later.
+const FREED: u64 = 4000;
+
+fn seconds() -> u64 {
+    let given = std::env::var("MOL_TEST_SIEGE_SECONDS").ok();
+    given.map_or(16, |seconds| seconds.parse().unwrap())
+}
+
+/// Servers that are well, and servers that are not, by what they do.
+fn servers() -> Vec<Server> {
+    let templates = |server: &Server| {
+        for runtime in ["hermes", "codex", "claude-code"] {
+            let text = "FROM scratch\nCOPY content /\n";
+            let files = Files::from([
+                ("Dockerfile".to_owned(), file(text)),
+                ("content".to_owned(), file(&noise(4 << 20))),
+            ]);
+            server.commit(&server.template(runtime), "main", files);
+        }
+    };
+    let bad = [
+        json!([]),
+        json!([{ "match": "/api/", "endless": true, "body": "{\"commit\":" }]),
+        json!([{ "match": "/api/", "reset": true }]),
+        json!([{ "match": "/api/", "status": 500, "body": "\u{1b}[31m\r\n" }]),
+        json!([{ "match": "/api/", "hang": true, "status": 200, "body": "{" }]),
+        json!([{ "match": "upload-pack", "reset": true }]),
+        json!([{ "match": "/git-upload-pack$", "endless": true, "body": "0008NAK\n",
+                 "headers": { "Content-Type": "application/x-git-upload-pack-result" } }]),
+        json!([{ "match": "/git-upload-pack$", "truncate_after": 70_000 }]),
+        json!([{ "match": "/git-upload-pack$", "drip_ms": 5, "drip_bytes": 1000 }]),
+    ];
+    bad.into_iter()
+        .map(|faults| {
+            let server = Server::start(&[]);
+            templates(&server);
+            server.faults(faults);
+            server
+        })
+        .collect()
+}
+
+#[test]
+fn a_c_host_with_limits_does_not_die_hang_or_grow() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let servers = servers();
+    let programs = bed.scratch().join("programs");
+    let docker = given("MOL_TEST_DOCKER");
+    let engine = &bed.engine.url;
+    let dies = format!(
+        "(dd bs=64k count=30 2>/dev/null; kill -9 0) | {docker} --host {engine} system dial-stdio"
+    );
+    write_program(&programs, "ssh", &format!("PATH=/usr/bin:/bin\n{dies}\n"));
+    // It runs as somebody else.
+    for folder in [bed.scratch(), &bed.scratch().join("cache")] {
+        std::fs::create_dir_all(folder).unwrap();
+        std::os::unix::fs::chown(folder, Some(USER.parse().unwrap()), None).unwrap();
+    }
+
+    let under = process(Path::new("setpriv"));
+    let mut command: Command = under;
+    command
+        .args([&format!("--reuid={USER}"), &format!("--regid={GROUP}")])
+        .args(["--clear-groups", "prlimit"])
+        // Private memory, file descriptors, and the threads and processes of the user.
+        .args([
+            "--data=1073741824",
+            "--nofile=256",
+            "--nproc=200",
+            "--core=0",
+        ])
+        .arg(program("siege", Link::Static))
+        .arg(seconds().to_string())
+        .args(servers.iter().map(|server| &server.repo_prefix))
+        .arg("--")
+        .args([engine.as_str(), "ssh://host", "unix:///nowhere.sock"]);
+    for (name, value) in bed.values() {
+        command.env(name.env(), value);
+    }
+    command.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
+    command.env(OptionName::StallGrace.env(), "2");
+
+    let begun = Instant::now();
+    let output = command.output().unwrap();
+    let said = text(&output);
+    println!("{said}");
+    assert_eq!(output.status.signal(), None, "{said}");
+    assert!(output.status.success(), "{}\n{said}", output.status);
+    let most = Duration::from_secs(seconds() + 60);
+    assert!(begun.elapsed() < most, "{:?}", begun.elapsed());
+    let numbers = |name: &str| -> Vec<u64> {
+        let line = said.lines().find_map(|line| line.strip_prefix(name));
+        let words = line.unwrap().split_whitespace();
+        words.map(|word| word.parse().unwrap()).collect()
+    };
+    let (middle, end) = (numbers("middle"), numbers("end"));
+    assert!(end[0] <= middle[0].max(12), "threads: {said}");
+    assert!(end[1] <= middle[1].max(24), "files: {said}");
+    assert!(end[2] <= middle[2] + (48 << 10), "memory: {said}");
+    assert!(numbers("free")[0] <= FREED, "{said}");
+    let defects = said.lines().any(|line| line.starts_with("status internal"));
+    assert!(!defects, "{said}");
+    assert!(said.contains("status ok"), "some calls must work: {said}");
+}
