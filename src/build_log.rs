@@ -42,7 +42,8 @@ pub struct BuildLog {
 impl Told for BuildLog {
     fn masked(mut self, masker: &Masker) -> Self {
         // It was masked when it was written, but perhaps for another token.
-        self.text = masker.log(&self.text);
+        let end = if self.text.ends_with('\n') { "\n" } else { "" };
+        self.text = masker.log(&self.text) + end;
         masker.in_place(&mut self.path);
         self
     }

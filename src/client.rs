@@ -193,8 +193,9 @@ impl Client {
     }
 
     fn runtime(&self, name: &str) -> Result<Runtime> {
-        // The error quotes the beginning of the name, so it is made from the masked one.
-        Runtime::parse(name).or_else(|_| Runtime::parse(&self.masker.shown(name, MAX_LINE)))
+        // The error quotes the beginning of the name, so it is made from what can be shown of it. That
+        // may be a runtime's name, and the name is none.
+        Runtime::parse(name).map_err(|_| Runtime::unknown(&self.masker.shown(name, MAX_LINE)))
     }
 
     /// Does the work of a call as a task of its own, to its end, its time limit or its cancelling.

@@ -194,10 +194,20 @@ fn parse<T: for<'de> Deserialize<'de>>(url: &Url, body: bytes::Bytes) -> Result<
     let Object(answer) = serde_json::from_str(body).map_err(|error| {
         bad(
             url,
-            &format!("it is not the JSON that was expected: {error}"),
+            &format!("it is not the JSON that was expected: {}", reason(&error)),
         )
     })?;
     Ok(answer)
+}
+
+/// What serde says, without the text of the answer that it quotes: that is escaped already, so that a
+/// token could not be found in it.
+fn reason(error: &serde_json::Error) -> String {
+    let said = error.to_string();
+    match (said.split_once('"'), said.rsplit_once('"')) {
+        (Some((before, _)), Some((_, after))) => format!("{before}\"…\"{after}"),
+        _ => said,
+    }
 }
 
 /// An object. By itself, serde would take a list of a struct's values for the struct as well.

@@ -669,7 +669,8 @@ mod tests {
         let entities: String = LONG.bytes().map(|b| format!("&amp;#x{b:04x};")).collect();
         for spelling in [LONG, &entities] {
             let whole = format!("at https://me:{spelling}@host/ ").repeat(MAX_KEPT / 20);
-            for end in (MAX_KEPT - 3..=MAX_KEPT).chain(MAX_KEPT + 500..MAX_KEPT + 900) {
+            for end in (MAX_KEPT - 3..=MAX_KEPT).chain((MAX_KEPT + 500..MAX_KEPT + 900).step_by(13))
+            {
                 let shown = masker.shown(&whole[..end], MAX_LINE);
                 assert!(shown.starts_with("at https://***@host/ at "));
                 let rest = shown.replace("at https://***@host/ ", "");

@@ -34,15 +34,18 @@ impl Runtime {
             .iter()
             .find(|known| **known == name)
             .map(|known| Self(known))
-            .ok_or_else(|| {
-                let mut error = Error::new(
-                    Code::UnknownRuntime,
-                    format!("{} is not a known runtime", quote(name)),
-                )
-                .hint(format!("use one of {}", KNOWN_RUNTIMES.join(", ")));
-                error.runtime = shorten(name);
-                error
-            })
+            .ok_or_else(|| Self::unknown(name))
+    }
+
+    /// The error for a name that is none.
+    pub(crate) fn unknown(name: &str) -> Error {
+        let mut error = Error::new(
+            Code::UnknownRuntime,
+            format!("{} is not a known runtime", quote(name)),
+        )
+        .hint(format!("use one of {}", KNOWN_RUNTIMES.join(", ")));
+        error.runtime = shorten(name);
+        error
     }
 
     /// The name.

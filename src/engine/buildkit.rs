@@ -366,7 +366,8 @@ mod tests {
         for _ in 0..3 {
             taken(&mut graph, &message((0..100).map(|n| log(n, &long)))).unwrap();
         }
-        assert!(graph.bytes <= 201 * MAX_KEPT, "{}", graph.bytes);
+        // A line that has no end yet takes twice of what is kept of it.
+        assert!(graph.bytes <= 301 * MAX_KEPT, "{}", graph.bytes);
         let lines = message((0..100).map(|n| log(n, "\n")));
         taken(&mut graph, &lines).unwrap();
         assert!(graph.bytes <= 101 * MAX_KEPT, "what is told is given up");
