@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, ready, try_join};
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +21,7 @@ use crate::engine::{Build, Engine, Found, LABEL_PREFIX, REVISION_LABEL};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::executor::blocking;
-use crate::fetch;
+use crate::fetch::{self, Fetched};
 use crate::flight::Flights;
 use crate::gitea::{self, Head};
 use crate::http::Http;
@@ -383,9 +383,10 @@ async fn join(
     Ok((made.image_id, made.cache_hit))
 }
 
-/// The tree of exactly the commit: from the cache, or into the cache, all of it or nothing. It can be
-/// read at once; it will be kept when the future has ended, which begins with that when it is `sent`, or after [`SENDING`]: to
-/// write thousands of files through to the disk while the engine writes them too makes both slower.
+/// The tree of exactly the commit: from the cache, or into the cache, all of it or nothing. The tree is
+/// readable on return. The returned future ends when it is synced to the disk and marked complete, which
+/// begins once `sent` fires or after [`SENDING`]: to write thousands of files through to the disk while the
+/// engine writes them too makes both slower.
 async fn fetch(
     shared: &Shared,
     wanted: &Wanted,
@@ -402,12 +403,14 @@ async fn fetch(
     let (url, commit) = (&wanted.repository.url, &wanted.commit);
     emit(Event::fetch_started(url, commit));
     let fetch = || async {
-        let work = cache.work(commit, lock)?;
+        let (cache, commit, lock) = (cache.clone(), commit.clone(), lock.clone());
+        let work = move || cache.work(&commit, &lock);
+        let work = blocking(&shared.tasks, work).await?;
         point!("work-made");
         let request = fetch::Request {
             http: &shared.http,
             url,
-            commit,
+            commit: &wanted.commit,
             stall_grace: shared.settings.stall_grace,
             memory: shared.settings.memory,
         };
@@ -417,12 +420,39 @@ async fn fetch(
     let fetched = retry::transient(emit, fetch).await?;
     point!("tree-fetched");
     let (progress, files) = (fetched.progress, fetched.files);
-    let tree = cache.place(commit, fetched.commit_time, &fetched.work)?;
-    emit(Event::fetch_done(progress, files, begun.elapsed()));
-    let (cache, commit, lock) = (cache.clone(), commit.clone(), lock.clone());
-    let tasks = shared.tasks.clone();
+    let (placed, tree) = oneshot::channel();
+    let kept = keep(shared, cache, wanted, lock, fetched, placed, sent);
     // A task, so that the tree is kept too when the call is cancelled while the engine builds.
-    let keep = shared.tasks.spawn(async move {
+    let kept = shared.tasks.spawn(kept);
+    let kept = async { kept.await.unwrap_or_else(|_| Err(Error::canceled())) };
+    let Ok(tree) = tree.await else {
+        // It was not placed, and this says why.
+        return Err(kept.await.err().unwrap_or_else(Error::canceled));
+    };
+    emit(Event::fetch_done(progress, files, begun.elapsed()));
+    Ok((tree, Either::Right(kept)))
+}
+
+/// Moves a fetched tree to its place and sends it to `placed`; then has it kept for later calls.
+fn keep(
+    shared: &Shared,
+    cache: &Cache,
+    wanted: &Wanted,
+    lock: &Lock,
+    fetched: Fetched,
+    placed: oneshot::Sender<Tree>,
+    sent: CancellationToken,
+) -> impl Future<Output = Result<()>> + use<> {
+    let (cache, commit, lock) = (cache.clone(), wanted.commit.clone(), lock.clone());
+    let (tasks, time) = (shared.tasks.clone(), fetched.commit_time);
+    let place = {
+        let (cache, commit) = (cache.clone(), commit.clone());
+        move || Ok((cache.place(&commit, time, &fetched.work)?, fetched))
+    };
+    async move {
+        let (tree, fetched) = blocking(&tasks, place).await?;
+        // Nobody waits for it if the call was cancelled.
+        let _ = placed.send(tree);
         // What it was fetched into goes first: that need not get to the disk, nor take room on it.
         let clean = move || {
             drop(fetched.work);
@@ -431,15 +461,13 @@ async fn fetch(
         blocking(&tasks, clean).await?;
         // Whether it is sent or not, after that time it is kept.
         let _ = tokio::time::timeout(SENDING, sent.cancelled()).await;
-        let keep = move || {
-            let kept = cache.vouch(&commit, fetched.commit_time);
+        let vouch = move || {
+            let kept = cache.vouch(&commit, time);
             drop(lock);
             kept
         };
-        blocking(&tasks, keep).await
-    });
-    let keep = async { keep.await.unwrap_or_else(|_| Err(Error::canceled())) };
-    Ok((tree, Either::Right(keep)))
+        blocking(&tasks, vouch).await
+    }
 }
 
 /// What the image says of itself (OCI image specification, annotations). All of it can be read by
