@@ -15,22 +15,20 @@ use crate::support::{Bed, End, Files, Proxy, Treat, file, noise, side_by_side};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// The four requests of a job, in their order.
+/// The three requests of a job, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
     /// The API is asked for the head of the branch.
     Head,
     /// Git is asked what it can do.
     Abilities,
-    /// Git is asked for its branches.
-    Branches,
     /// Git is asked for the objects.
     Objects,
 }
 
-use Request::{Abilities, Branches, Head, Objects};
+use Request::{Abilities, Head, Objects};
 
-const ALL: [Request; 4] = [Head, Abilities, Branches, Objects];
+const ALL: [Request; 3] = [Head, Abilities, Objects];
 
 /// Treats the first `times` requests of one kind so, and lets all others through.
 fn treating(
@@ -38,15 +36,12 @@ fn treating(
     times: usize,
     treat: Treat,
 ) -> impl Fn(&str) -> Treat + Send + Sync + 'static {
-    let (posts, left) = (AtomicUsize::new(0), AtomicUsize::new(times));
+    let left = AtomicUsize::new(times);
     move |line| {
         let found = if line.contains("/api/") {
             Head
         } else if line.contains("/info/refs") {
-            posts.store(0, Ordering::SeqCst);
             Abilities
-        } else if posts.fetch_add(1, Ordering::SeqCst) == 0 {
-            Branches
         } else {
             Objects
         };
@@ -75,7 +70,7 @@ struct Job {
     took: Duration,
 }
 
-/// The template has no Dockerfile: a job that gets through all four requests ends after the last one,
+/// The template has no Dockerfile: a job that gets through all three requests ends after the last one,
 /// with that error, and without an engine.
 fn job(bed: &Bed, proxy: &Proxy, deadline: Option<Duration>, more: &[(OptionName, &str)]) -> Job {
     let prefix = proxy.repo_prefix(&bed.server);
@@ -180,7 +175,7 @@ fn what_drips_or_falls_silent_ends_within_its_limit() {
     let endless_maybe = Treat::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec());
     // What is for the API, half a minute, is tested where a server never answers it.
     let mut rows = vec![(Head, DRIP, Some(seconds(2)), Code::DeadlineExceeded, 2)];
-    for request in [Abilities, Branches, Objects] {
+    for request in [Abilities, Objects] {
         // The stall grace, 3 seconds here, is for the headers of an answer of git's, and for each silence
         // after them.
         rows.push((request, DRIP, None, Code::Stalled, 3));
@@ -226,11 +221,7 @@ fn what_drips_or_falls_silent_ends_within_its_limit() {
 
 #[test]
 fn a_body_that_drips_for_ever_ends_with_the_ceiling() {
-    for (part, body) in [
-        ("/info/refs", ""),
-        ("/git-upload-pack$", "ls-refs"),
-        ("/git-upload-pack$", "fetch"),
-    ] {
+    for (part, body) in [("/info/refs", ""), ("/git-upload-pack$", "fetch")] {
         let bed = bed();
         bed.server
             .faults(json!([{ "match": part, "match_body": body, "drip_ms": 1000 }]));
@@ -346,18 +337,6 @@ fn an_answer_of_git_without_end_costs_no_memory() {
             packets(&format!("{sha} refs/heads/a\0agent=evil\n")),
         ),
         (
-            "branches",
-            Branches,
-            result.clone(),
-            packets(&format!("{sha} refs/heads/a\n")),
-        ),
-        (
-            "branches, of which one is called like a pack",
-            Branches,
-            talk(result.clone(), &format!("{sha} refs/heads/PACK\n")),
-            packets(&format!("{sha} refs/heads/a\n")),
-        ),
-        (
             "where the history is cut",
             Objects,
             talk(result.clone(), "shallow-info\n"),
@@ -415,34 +394,40 @@ fn objects_without_end_are_refused_or_stop_with_the_deadline() {
     // Short enough that no machine gets to the end of what it was told will come.
     let moment = Duration::from_millis(300);
     let rows = [
-        // The file that comes is kept in memory until it is whole, up to the largest that is taken.
         (
             "one file",
-            endless_pack(1, &entry(3, 1 << 30, &[0x78, 0x01]), &block),
+            endless_pack(1, &entry(3, 500 << 20, &[0x78, 0x01]), &block),
             moment,
             "deadline_exceeded",
-            1100,
+            64,
+        ),
+        (
+            "one file, for longer",
+            endless_pack(1, &entry(3, 500 << 20, &[0x78, 0x01]), &block),
+            minute,
+            "fetch",
+            64,
         ),
         (
             "small ones",
             endless_pack(100_000, &small, &small),
             minute,
             "fetch",
-            256,
+            64,
         ),
         (
             "small ones, for a while",
-            endless_pack(1_900_000, &small, &small),
+            endless_pack(490_000, &small, &small),
             moment,
             "deadline_exceeded",
-            256,
+            64,
         ),
         (
             "more than any template has",
             endless_pack(3_000_000, &small, &small),
             minute,
             "fetch",
-            256,
+            64,
         ),
     ];
     for (what, treat, limit, status, most) in rows {
@@ -489,12 +474,6 @@ fn a_compressed_answer_that_nobody_asked_for_is_not_unpacked() {
             "/info/refs",
             "",
             "application/x-git-upload-pack-advertisement",
-            "fetch",
-        ),
-        (
-            "/git-upload-pack$",
-            "ls-refs",
-            "application/x-git-upload-pack-result",
             "fetch",
         ),
         (

@@ -197,7 +197,7 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
         (
             "a folder that is called a file",
             vec![entry("100644", "a", Node::Folder(vec![file("x")]))],
-            "blob",
+            "is a tree",
         ),
         (
             "a link to nowhere at all",
@@ -208,9 +208,13 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
         (
             "a link that is too long",
             vec![link("a", &"x".repeat(5000))],
-            "too long",
+            "a link to a path of more than 4095 bytes",
         ),
-        ("a name that is too long", vec![file(&long)], "too long"),
+        (
+            "a name that is too long",
+            vec![file(&long)],
+            "a name of more than 255 bytes",
+        ),
     ];
     for (what, entries, says) in rows {
         let objects = template(&entries);

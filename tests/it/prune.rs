@@ -498,7 +498,7 @@ fn what_was_built_or_returned_lately_stays() {
 
 /// The two scenarios: an image that nobody has used for long is asked for while three others prune it.
 fn what_is_returned_is_there(engine: &Engine, other_cache: bool, processes: bool) {
-    const ROUNDS: usize = 8;
+    const ROUNDS: usize = 3;
     let bed = Bed::new();
     // An isolation for each round, so that no round prunes the images of the next.
     let isolation = |round: usize| format!("{}-{round}", bed.isolation);

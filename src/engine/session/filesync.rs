@@ -190,7 +190,7 @@ fn ended(result: io::Result<()>) -> Result<(), Status> {
 
 /// What was told of, by its number, and whether it may still be asked for.
 ///
-/// A tree may have a million files, with paths of kilobytes. So the path of a folder is here once, and
+/// A tree may have 500,000 files, with paths of kilobytes. So the path of a folder is here once, and
 /// of a file only its name.
 #[derive(Default)]
 struct Files(Mutex<Told>);
