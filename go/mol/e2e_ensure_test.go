@@ -8,7 +8,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -85,8 +85,11 @@ func TestAHitIsOneAPICallAndNoGitRequestAndNoBuild(t *testing.T) {
 	if second.Timings.Fetch != 0 || second.Timings.Build != 0 || second.Timings.Lookup <= 0 || second.Timings.Total <= 0 {
 		t.Errorf("got %+v", second.Timings)
 	}
-	if _, err := os.Stat(b.dir + "/elsewhere"); err == nil {
-		t.Error("a hit wrote to the cache")
+	// It notes that the image is in use, for whoever prunes, and nothing else.
+	note := "hermes/." + first.CommitSHA[:12] + ".used"
+	written, err := filepath.Glob(b.dir + "/elsewhere/*/*")
+	if err != nil || len(written) != 1 || !strings.HasSuffix(written[0], note) {
+		t.Errorf("a hit wrote %q to the cache, %v", written, err)
 	}
 }
 

@@ -179,9 +179,10 @@ func TestDiagnose(t *testing.T) {
 	silent := listenAndSayNothing(t)
 	slow := b.client(func(o *Options) { o.DockerHost = silent })
 	begun := time.Now()
-	_, err = slow.Diagnose(ctx)
-	if took := time.Since(begun); !errors.Is(err, context.DeadlineExceeded) || took > 200*time.Millisecond+atOnce {
-		t.Errorf("after %v: %v", took, err)
+	report, err = slow.Diagnose(ctx)
+	// The report comes before the deadline, with what does not answer as a problem.
+	if took := time.Since(begun); err != nil || report.Status != CheckProblem || took > 200*time.Millisecond+atOnce {
+		t.Errorf("after %v: %+v, %v", took, report, err)
 	}
 }
 

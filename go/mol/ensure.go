@@ -52,18 +52,18 @@ type sharedClient struct {
 // optionsKey is what Options from the environment consist of. It can be compared, which Options cannot
 // because of OnEvent.
 type optionsKey struct {
-	texts     [7]string
-	switches  [2]bool
-	durations [2]int64
-	env       environment
+	texts    [7]string
+	switches [2]bool
+	numbers  [3]int64
+	env      environment
 }
 
 func (o *Options) key() optionsKey {
 	return optionsKey{
-		texts:     [...]string{o.RepoPrefix, o.Branch, o.Token, o.CacheDir, o.Platform, o.Isolation, o.DockerHost},
-		switches:  [...]bool{o.Offline, o.RuntimeVersionPin},
-		durations: [...]int64{int64(o.StallGrace), int64(o.Ceiling)},
-		env:       o.env,
+		texts:    [...]string{o.RepoPrefix, o.Branch, o.Token, o.CacheDir, o.Platform, o.Isolation, o.DockerHost},
+		switches: [...]bool{o.Offline, o.RuntimeVersionPin},
+		numbers:  [...]int64{int64(o.StallGrace), int64(o.Ceiling), int64(o.MemoryMiB)},
+		env:      o.env,
 	}
 }
 

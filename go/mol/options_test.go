@@ -238,7 +238,7 @@ func TestTheKeyOfTheOptionsHasEveryField(t *testing.T) {
 		}
 	}
 	var key optionsKey
-	if want := len(key.texts) + len(key.switches) + len(key.durations); changed != want {
+	if want := len(key.texts) + len(key.switches) + len(key.numbers); changed != want {
 		t.Errorf("the key has %d fields, Options %d", want, changed)
 	}
 }

@@ -2,9 +2,9 @@
 //! not there or die, callers that leave at any moment, and limits on memory, files and threads. It must not
 //! die, hang or grow (promises P4, P7 and P9).
 
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use mol::OptionName;
@@ -15,10 +15,8 @@ use crate::support::daemon::write_program;
 use crate::support::server::{Server, dockerfile};
 use crate::support::{Bed, Files, file, given, noise};
 
-/// The user and the group of the host: not root, which has no limit of threads, but in the group of the
-/// engine's socket.
+/// The user of the host: not root, which has no limit of threads. Its group is that of the engine's socket.
 const USER: &str = "65534";
-const GROUP: &str = "0";
 
 /// A client is freed within 2 s; on a machine with little time left it may be seen a little later.
 const FREED: u64 = 4000;
@@ -80,10 +78,13 @@ fn a_c_host_with_limits_does_not_die_hang_or_grow() {
         std::os::unix::fs::chown(folder, Some(USER.parse().unwrap()), None).unwrap();
     }
 
-    let under = process(Path::new("setpriv"));
-    let mut command: Command = under;
+    let socket = std::fs::metadata(engine.strip_prefix("unix://").unwrap()).unwrap();
+    let mut command = process(Path::new("setpriv"));
     command
-        .args([&format!("--reuid={USER}"), &format!("--regid={GROUP}")])
+        .args([
+            format!("--reuid={USER}"),
+            format!("--regid={}", socket.gid()),
+        ])
         .args(["--clear-groups", "prlimit"])
         // Private memory, file descriptors, and the threads and processes of the user.
         .args([

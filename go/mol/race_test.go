@@ -1,0 +1,5 @@
+//go:build race
+
+package mol
+
+const raceDetector = true
