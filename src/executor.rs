@@ -57,7 +57,7 @@ fn start() -> Result<Runtime> {
             .worker_threads(WORKERS)
             .thread_name(NAME)
             .on_thread_start(move || {
-                signals::block_pipe();
+                signals::block_writes();
                 passed.pass();
             })
             .enable_io()
@@ -100,7 +100,7 @@ pub(crate) fn reserve(threads: usize) -> Result<()> {
         let _hold = held.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..threads {
             let wait = || {
-                signals::block_pipe();
+                signals::block_writes();
                 drop(held.lock());
             };
             named()
@@ -247,7 +247,7 @@ fn or_limit(error: Error) -> Error {
 pub(crate) fn detach(work: impl FnOnce() + Send + 'static) -> Result<()> {
     let runtime = runtime()?;
     let begin = move || {
-        signals::block_pipe();
+        signals::block_writes();
         let _entered = runtime.enter();
         work();
     };

@@ -54,7 +54,7 @@ impl Includes {
         for path in follow {
             links.follow(Path::new(path))?;
         }
-        if links.asked.len() > MAX_ASKED {
+        if links.are_too_many() {
             return Ok(None);
         }
         let mut paths: Vec<PathBuf> = patterns.iter().map(PathBuf::from).collect();
@@ -121,8 +121,9 @@ fn cleaned(path: &Path) -> PathBuf {
     clean
 }
 
-/// Links can be laid so that following them has no end.
+/// Links can be laid so that following them has no end, and a pattern can match very many of them.
 const MAX_ASKED: usize = 10_000;
+const MAX_TARGETS: usize = 4 << 20;
 
 /// Paths, and what the links on them lead to.
 struct Links<'a> {
@@ -130,6 +131,8 @@ struct Links<'a> {
     stop: &'a Stop,
     found: BTreeSet<PathBuf>,
     asked: BTreeSet<PathBuf>,
+    /// The bytes of all paths that links have led to.
+    targets: usize,
 }
 
 impl<'a> Links<'a> {
@@ -139,6 +142,7 @@ impl<'a> Links<'a> {
             stop,
             found: BTreeSet::new(),
             asked: BTreeSet::new(),
+            targets: 0,
         }
     }
 
@@ -146,12 +150,19 @@ impl<'a> Links<'a> {
         let mut open = vec![path.to_owned()];
         while let Some(path) = open.pop() {
             self.stop.check()?;
+            if self.are_too_many() {
+                break;
+            }
             let path = cleaned(&path);
-            if self.asked.insert(path.clone()) && self.asked.len() <= MAX_ASKED {
+            if self.asked.insert(path.clone()) {
                 open.extend(self.step(path)?);
             }
         }
         Ok(())
+    }
+
+    fn are_too_many(&self) -> bool {
+        self.asked.len() > MAX_ASKED || self.targets > MAX_TARGETS
     }
 
     /// Goes along a path to its end, or to the first links on it.
@@ -160,20 +171,20 @@ impl<'a> Links<'a> {
         let mut rest = path.iter();
         while let Some(name) = rest.next() {
             current.push(name);
-            let targets = self.targets(&current)?;
+            let rest = rest.as_path();
+            let targets = self.targets(&current, rest)?;
             if targets.is_empty() {
                 continue;
             }
             self.found.insert(current);
-            let rest = rest.as_path();
             return Ok(targets.iter().map(|target| target.join(rest)).collect());
         }
         self.found.insert(path);
         Ok(Vec::new())
     }
 
-    /// Where the links lead that have this path, whose last name may be a pattern.
-    fn targets(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+    /// Where the links lead that have this path, whose last name may be a pattern. `rest` comes after each.
+    fn targets(&mut self, path: &Path, rest: &Path) -> io::Result<Vec<PathBuf>> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let Some(name) = path.file_name() else {
             return Ok(Vec::new());
@@ -189,8 +200,14 @@ impl<'a> Links<'a> {
             {
                 self.stop.check()?;
                 let name = entry?.file_name();
-                if glob.matches(&name.to_string_lossy()) {
-                    targets.extend(self.target(folder, Path::new(&name))?);
+                if glob.matches(&name.to_string_lossy())
+                    && let Some(target) = self.target(folder, Path::new(&name))?
+                {
+                    self.targets += target.as_os_str().len() + rest.as_os_str().len();
+                    targets.push(target);
+                    if self.are_too_many() {
+                        break;
+                    }
                 }
             }
         } else {

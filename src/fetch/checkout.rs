@@ -28,13 +28,18 @@ use super::utf16::Utf16;
 use crate::event::human_bytes;
 
 /// A larger file is written piece by piece.
-const SMALL: u64 = 4 << 20;
+const SMALL: u64 = 1 << 20;
 
 /// The largest file that is converted: it is in memory before and after.
-const MAX_CONVERTED: u64 = 16 << 20;
+const MAX_CONVERTED: u64 = 4 << 20;
 
 /// git ignores a line of `.gitattributes` of this length or more (`ATTR_MAX_LINE_LENGTH` in git's attr.h).
 const MAX_ATTRIBUTE_LINE: usize = 2048;
+
+/// Two `**` in one pattern are as many as anybody needs; with more, matching a path takes time without end,
+/// and nothing can stop it. So many patterns may have two.
+const MAX_DOUBLE_STARS: usize = 2;
+const MAX_WITH_TWO: usize = 100;
 
 /// The attributes that change what is in a file (gitattributes(5)).
 const CONVERTING: [&str; 5] = ["text", "crlf", "eol", "ident", "working-tree-encoding"];
@@ -43,7 +48,7 @@ const CONVERTING: [&str; 5] = ["text", "crlf", "eol", "ident", "working-tree-enc
 #[derive(Debug)]
 pub(super) enum Failure {
     Git(gix::Error),
-    /// A file is too large to be converted: which, and how.
+    /// What there is too much of: a file to be converted, patterns that take too long.
     TooLarge(String),
     /// Two names are one on this disk.
     Collision(BString),
@@ -69,11 +74,17 @@ pub(super) fn memory(extent: &Extent, workers: usize) -> u64 {
     /// gix takes about 130 bytes for each byte of an attribute file.
     const ATTRIBUTE: u64 = 160;
     const ATTRIBUTE_FILE: u64 = 128;
-    let files = 3 * SMALL.min(extent.bytes);
+    /// `$Id$` becomes ten times as long, and twice that as UTF-16.
+    const CONVERTED: u64 = 32;
+    let small = SMALL.min(extent.bytes);
+    let files = match extent.attributes {
+        0 => 2 * small,
+        _ => CONVERTED * small,
+    };
     let attributes = ATTRIBUTE * extent.attributes + ATTRIBUTE_FILE * extent.attribute_files;
     let converted = match extent.attributes {
         0 => 0,
-        _ => 6 * MAX_CONVERTED.min(extent.bytes),
+        _ => CONVERTED * MAX_CONVERTED.min(extent.bytes),
     };
     let parallel = workers as u64 * (files + attributes);
     ENTRY * extent.entries + 2 * extent.paths + parallel.max(converted + attributes)
@@ -288,23 +299,33 @@ fn is_attribute_file(path: &BStr) -> bool {
     path.rsplit(|byte| *byte == b'/').next() == Some(b".gitattributes")
 }
 
-/// The attribute files with a line that git ignores.
+/// The attribute files with a line that git ignores. Checks that all of them can be matched in time.
 fn attribute_files(index: &gix::index::State, store: &Store) -> Result<HashSet<ObjectId>, Failure> {
-    let mut long = HashSet::new();
+    let (mut long, mut seen) = (HashSet::new(), HashSet::new());
+    let mut with_two = 0;
     for entry in index.entries() {
-        if is_file(entry.mode) && is_attribute_file(entry.path(index)) && !long.contains(&entry.id)
-        {
-            let mut length = 0;
-            let mut longest = 0;
-            store.stream(&entry.id, &mut |piece| {
-                for byte in piece {
-                    length = if *byte == b'\n' { 0 } else { length + 1 };
-                    longest = longest.max(length);
-                }
-                Ok(())
-            })?;
-            if longest >= MAX_ATTRIBUTE_LINE {
+        let is_new =
+            is_file(entry.mode) && is_attribute_file(entry.path(index)) && seen.insert(entry.id);
+        if !is_new {
+            continue;
+        }
+        let mut content = Vec::new();
+        store.stream(&entry.id, &mut |piece| {
+            content.extend_from_slice(piece);
+            Ok(())
+        })?;
+        for line in content.lines() {
+            if line.len() >= MAX_ATTRIBUTE_LINE {
                 long.insert(entry.id);
+                continue;
+            }
+            let stars = line.find_iter("**").count();
+            with_two += usize::from(stars == MAX_DOUBLE_STARS);
+            if stars > MAX_DOUBLE_STARS || with_two > MAX_WITH_TWO {
+                return Err(Failure::TooLarge(format!(
+                    "a .gitattributes with more than {MAX_DOUBLE_STARS} times ** in a pattern, or with \
+                     more than {MAX_WITH_TWO} patterns of {MAX_DOUBLE_STARS}"
+                )));
             }
         }
     }

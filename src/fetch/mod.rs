@@ -177,8 +177,11 @@ impl Job {
         let repository = init(&work.path().join("git"), self.hash())
             .map_err(|error| self.cannot_write(&error, &work))?;
         point!("repository-made");
-        let (pack, _objects) = self.receive(&work)?;
+        let pack = self.receive(&work)?;
         point!("pack-written");
+        // Not while it comes: who waits must not have to wait for a server.
+        let objects = pack.entries.len() as u64;
+        let _memory = self.reserve(Pool::Objects, objects * OBJECT_MEMORY)?;
         let (files, commit_time) = self.check_out(&repository, pack, &work)?;
         point!("checkout-done");
         Ok(Fetched {
@@ -201,9 +204,8 @@ impl Job {
             .map_err(|error| Error::new(Code::Internal, error.to_string()))
     }
 
-    /// Brings the commit and its tree, and nothing older, as a pack; and sets the memory for its objects
-    /// aside.
-    fn receive(&self, work: &Work) -> Result<(Pack, Option<Reserved>)> {
+    /// Brings the commit and its tree, and nothing older, as a pack.
+    fn receive(&self, work: &Work) -> Result<Pack> {
         let failed = |error: gix::Error| self.failed("cannot be fetched", &error, work, None);
         let url = gix::url::parse(BStr::new(self.url.as_str())).map_err(failed)?;
         let mut transport = Transport::new_http(self.wire.clone(), url, Protocol::V2, false);
@@ -220,16 +222,11 @@ impl Job {
         handshake.refs = None;
         let mut wants = Wants(self.id()?);
         let file = new_file(&work.path().join("pack")).map_err(|error| self.disk(error, work))?;
-        let (mut received, mut reserved) = (None, None);
+        let mut received = None;
         let outcome = gix::protocol::fetch(
             &mut wants,
             |reader, _, stop| {
-                let wait = |objects| {
-                    let memory = self.reserve(Pool::Objects, objects * OBJECT_MEMORY);
-                    reserved = Some(memory.map_err(pack::Failure::Refused)?);
-                    Ok(())
-                };
-                let pack = pack::receive(reader, file, self.hash(), &self.counters, stop, wait);
+                let pack = pack::receive(reader, file, self.hash(), &self.counters, stop);
                 received = Some(pack);
                 // What comes after the pack is of no interest: the connection ends here.
                 Ok(false)
@@ -253,7 +250,7 @@ impl Job {
             },
         );
         match (received, outcome) {
-            (Some(Ok(pack)), _) if !pack.entries.is_empty() => Ok((pack, reserved)),
+            (Some(Ok(pack)), _) if !pack.entries.is_empty() => Ok(pack),
             (Some(Err(failure)), _) => Err(self.pack_failed(failure, work)),
             (_, Err(error)) => Err(failed(error)),
             _ => Err(Error::new(
@@ -355,7 +352,6 @@ impl Job {
         match failure {
             pack::Failure::TooLarge(what) => self.too_large(&what),
             pack::Failure::Broken(why) => self.broken(&format!("the pack is broken: {why}")),
-            pack::Failure::Refused(error) => error,
             pack::Failure::Receive(error) => {
                 let error = gix::Error::from_error(error);
                 self.failed("cannot be fetched", &error, work, None)
@@ -530,15 +526,8 @@ pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &Work) -> Resul
         .map_err(|error| job.cannot_write(&error, work))?;
     let file = new_file(&work.path().join("pack")).map_err(|error| job.disk(error, work))?;
     let counters = Counters::default();
-    let pack = pack::receive(
-        &mut &*packed,
-        file,
-        job.hash(),
-        &counters,
-        &stop.flag,
-        |_| Ok(()),
-    )
-    .map_err(|failure| job.pack_failed(failure, work))?;
+    let pack = pack::receive(&mut &*packed, file, job.hash(), &counters, &stop.flag)
+        .map_err(|failure| job.pack_failed(failure, work))?;
     let (files, _) = job.check_out(&repository, pack, work)?;
     Ok(files)
 }

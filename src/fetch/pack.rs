@@ -17,7 +17,6 @@ use gix::zlib::stream::inflate;
 
 use super::store::BASE_IN_MEMORY;
 use super::{delta, tree};
-use crate::error::Error;
 use crate::event::human_bytes;
 
 /// The largest object, and so the largest file of a template.
@@ -92,8 +91,6 @@ pub(super) enum Failure {
     Receive(io::Error),
     /// It could not be written to the disk, or read back.
     Disk(io::Error),
-    /// It is not taken, for a reason that has nothing to do with it.
-    Refused(Error),
     /// Nobody wants it any more.
     Stopped,
 }
@@ -114,15 +111,13 @@ impl Pack {
     }
 }
 
-/// Reads a whole pack from `from` and writes it to `file`. `announced` is told how many objects there are,
-/// before any of them is read.
+/// Reads a whole pack from `from` and writes it to `file`.
 pub(super) fn receive(
     from: &mut dyn BufRead,
     file: File,
     hash: gix::hash::Kind,
     counters: &Counters,
     stop: &AtomicBool,
-    announced: impl FnOnce(u64) -> Result<(), Failure>,
 ) -> Result<Pack, Failure> {
     let written = file.try_clone().map_err(Failure::Disk)?;
     let mut stream = Stream {
@@ -135,7 +130,7 @@ pub(super) fn receive(
         stop,
         failure: None,
     };
-    let read = read(&mut stream, hash, announced);
+    let read = read(&mut stream, hash);
     let (entries, bases) = match (stream.failure.take(), read) {
         (Some(failure), _) | (None, Err(failure)) => return Err(failure),
         (None, Ok(read)) => read,
@@ -152,7 +147,6 @@ pub(super) fn receive(
 fn read(
     stream: &mut Stream<'_>,
     hash: gix::hash::Kind,
-    announced: impl FnOnce(u64) -> Result<(), Failure>,
 ) -> Result<(Vec<Entry>, Vec<ObjectId>), Failure> {
     let mut header = [0; data::header::SIZE];
     stream.read_exact(&mut header).map_err(Failure::Receive)?;
@@ -166,7 +160,6 @@ fn read(
             "more than {MAX_OBJECTS} objects"
         )));
     }
-    announced(objects.into())?;
     let counters = stream.counters;
     counters
         .objects_total

@@ -4,6 +4,7 @@
 //! file. So the memory that this takes is a table with a row for each object, and a few buffers: the
 //! sizes of the objects, and how long a chain of deltas is, do not matter.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
@@ -155,6 +156,9 @@ struct Resolving<'a> {
     /// Deltas by the index of their base, and by the id of their base.
     by_entry: Vec<(u32, u32)>,
     by_id: Vec<(ObjectId, u32)>,
+    /// The places in `by_id` where the deltas of one id begin that were resolved: a pack may hold the same
+    /// object any number of times.
+    resolved_ids: HashSet<usize>,
     /// Where the file of the resolved ones has room for large bases.
     room: AtomicU64,
 }
@@ -216,6 +220,7 @@ impl<'a> Resolving<'a> {
             objects,
             by_entry,
             by_id,
+            resolved_ids: HashSet::new(),
             room: AtomicU64::new(room),
         })
     }
@@ -252,19 +257,21 @@ impl<'a> Resolving<'a> {
     fn deltas_of(&mut self, done: &[u32]) -> Result<Vec<u32>, Failure> {
         let mut pairs: Vec<Pair> = Vec::new();
         for &base in done {
+            if self.stop.load(Ordering::Relaxed) {
+                return Err(Failure::Stopped);
+            }
             let first = self.by_entry.partition_point(|(other, _)| *other < base);
             let of = self.by_entry[first..].iter();
             pairs.extend(of.take_while(|(other, _)| *other == base));
             let id = self.ids[base as usize];
             let first = self.by_id.partition_point(|(other, _)| *other < id);
-            let of = self.by_id[first..].iter();
-            pairs.extend(
-                of.take_while(|(other, _)| *other == id)
-                    .map(|(_, delta)| (base, *delta)),
-            );
+            let has_deltas = self.by_id.get(first).is_some_and(|(of, _)| *of == id);
+            if has_deltas && self.resolved_ids.insert(first) {
+                let of = self.by_id[first..].iter();
+                let of = of.take_while(|(other, _)| *other == id);
+                pairs.extend(of.map(|(_, delta)| (base, *delta)));
+            }
         }
-        // The same object may be in a pack twice; its deltas are resolved once.
-        pairs.retain(|(_, delta)| self.ids[*delta as usize].is_null());
         let found = Mutex::new(Vec::with_capacity(pairs.len()));
         let this = &*self;
         let groups = pairs.chunk_by(|(one, _), (next, _)| one == next);

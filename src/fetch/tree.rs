@@ -29,8 +29,9 @@ const MAX_PATHS: u64 = 64 << 20;
 const MAX_NAME: usize = 255;
 const MAX_PATH: u64 = 4095;
 
-/// Folders in folders. With names of a few letters, no path of Linux goes deeper.
-const MAX_DEPTH: u32 = 1000;
+/// Folders in folders, as deep as no template has them. To remove a folder takes a file descriptor for each
+/// level of it.
+const MAX_DEPTH: u32 = 128;
 
 /// `.gitattributes`: all that count for one file, one in each folder above it; all together; and how many
 /// there are. git takes 100 MiB of one (gitattributes(5)), and a hundred times that in memory.

@@ -258,10 +258,10 @@ fn trees_that_are_larger_than_they_look_are_refused_in_little_memory() {
             one_file("100644", ".gitattributes", "a".repeat(48 << 20)),
         ),
         (
-            "a .gitattributes in each of 900 folders",
+            "a .gitattributes in each of 100 folders",
             "more than 256.0 KiB of .gitattributes",
             template(well(
-                900,
+                100,
                 "d",
                 vec![
                     attributes.clone(),
@@ -283,6 +283,15 @@ fn trees_that_are_larger_than_they_look_are_refused_in_little_memory() {
             },
         ),
         (
+            "a pattern that takes for ever",
+            "more than 2 times ** in a pattern",
+            one_file(
+                "100644",
+                ".gitattributes",
+                format!("{}b text\n", "**/".repeat(60)),
+            ),
+        ),
+        (
             "a link to a path of 48 MiB",
             "a link to a path of more than 4095 bytes",
             one_file("120000", "link", "a".repeat(48 << 20)),
@@ -299,7 +308,7 @@ fn trees_that_are_larger_than_they_look_are_refused_in_little_memory() {
         ),
         (
             "a file of 24 MiB that is to be converted",
-            "of more than 16.0 MiB, is to be converted (eol",
+            "of more than 4.0 MiB, is to be converted (eol",
             {
                 let text = Object::blob("line\n".repeat(24 << 20 >> 2));
                 let attributes = Object::blob("* text eol=crlf\n");
@@ -466,6 +475,23 @@ fn a_chain_of_100000_deltas_is_resolved() {
     println!("{} MiB, {took:?}", end.growth_mib);
     assert_eq!(end.status, "ok", "{end:?}");
     assert!(end.growth_mib < LITTLE, "{end:?}");
+}
+
+#[test]
+fn an_object_many_times_with_as_many_deltas_of_it_is_resolved_once() {
+    let bed = Bed::new();
+    let base = Object::blob("base");
+    // It makes the same object again.
+    let delta = [size(4), size(4), vec![0x90, 4]].concat();
+    let mut entries = vec![base.entry(); 20_000];
+    entries.extend(vec![ref_delta(&base, &delta); 20_000]);
+    let objects = template(vec![Object::tree([])]);
+    let all = with(&objects, entries);
+    let (end, took) = served(&bed, &all, objects.last().unwrap());
+    println!("{} MiB, {took:?}", end.growth_mib);
+    assert_eq!(end.status, "ok", "{end:?}");
+    assert!(end.growth_mib < LITTLE, "{end:?}");
+    assert!(took < SOON, "{took:?}");
 }
 
 #[test]

@@ -172,6 +172,23 @@ fn a_host_survives_an_engine_that_resets_during_the_upload() {
 }
 
 #[test]
+fn a_host_survives_a_file_that_is_larger_than_its_limit() {
+    let bed = Bed::new();
+    bed.template("hermes", large(&bed));
+    let mut host = Command::new("prlimit");
+    let limited = self::host(&bed, &[], 1, 1);
+    host.args(["--fsize=1048576", "--core=0"])
+        .arg(limited.get_program())
+        .args(limited.get_args())
+        .env_clear()
+        .current_dir(bed.scratch());
+    for (name, value) in bed.values() {
+        host.env(name.env(), value);
+    }
+    assert_ends("a limit of 1 MiB", host, 1, &["cache"]);
+}
+
+#[test]
 fn a_program_that_is_started_has_the_signals_of_the_host() {
     let bed = Bed::new();
     bed.template("hermes", large(&bed));
