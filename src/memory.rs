@@ -14,8 +14,8 @@ use crate::event::human_bytes;
 /// What the library takes of memory at most, in MiB, unless it is set.
 pub(crate) const DEFAULT_MIB: u64 = 512;
 
-/// Less is not enough for the largest base of a delta that is read into memory, and all else.
-pub(crate) const LEAST_MIB: u64 = 128;
+/// Less is not enough for the largest file that is converted: see `checkout::memory`.
+pub(crate) const LEAST_MIB: u64 = 256;
 
 /// What a fetch needs memory for.
 #[derive(Clone, Copy, Debug)]
@@ -45,13 +45,18 @@ pub(crate) struct Reserved {
     bytes: u64,
 }
 
+/// How large a pool is, under `limit` bytes for the library.
+pub(crate) fn size(pool: Pool, limit: u64) -> u64 {
+    limit / 16 * SHARES[pool as usize]
+}
+
 /// Sets `bytes` aside, under `limit` bytes for the library. Waits until they are free.
 ///
 /// # Errors
 ///
 /// [`Code::Fetch`] if the pool is smaller than that; `what` is what the memory is for.
 pub(crate) async fn reserve(pool: Pool, bytes: u64, limit: u64, what: &str) -> Result<Reserved> {
-    let size = limit / 16 * SHARES[pool as usize];
+    let size = size(pool, limit);
     if bytes > size {
         return Err(Error::new(
             Code::Fetch,

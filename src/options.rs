@@ -611,7 +611,7 @@ mod tests {
             (OptionName::StallGrace, "0"),
             (OptionName::Ceiling, "-1"),
             (OptionName::Ceiling, "99999999999999999999"),
-            (OptionName::Memory, "127"),
+            (OptionName::Memory, "255"),
             (OptionName::Memory, "1 GiB"),
             (OptionName::Offline, "yes"),
             (OptionName::Platform, "amd64"),

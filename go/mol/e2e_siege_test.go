@@ -7,7 +7,6 @@ import (
 	"errors"
 	"math/rand"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,16 +35,7 @@ const lateAtMost = 30 * time.Second
 // A server with 10,000 goroutines, whose contexts end at random, against template servers that lie and never end
 // and an ssh that dies. It must not die, hang or grow (promises P4, P7 and P9).
 func TestAServerWithTenThousandGoroutinesUnderSiegeDoesNotDieHangOrGrow(t *testing.T) {
-	// In a process of its own: it counts what the process has, and other tests leave their share.
-	const own = "MOL_TEST_OWN_PROCESS"
-	if os.Getenv(own) == "" {
-		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-		child.Env = append(os.Environ(), own+"=1")
-		said, err := child.CombinedOutput()
-		t.Logf("%s", said)
-		if err != nil {
-			t.Fatal(err)
-		}
+	if !inOwnProcess(t) {
 		return
 	}
 	b := newBed(t)

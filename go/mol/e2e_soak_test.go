@@ -50,17 +50,26 @@ func footprintNow(t *testing.T) footprint {
 	return footprint{runtime.NumGoroutine(), number("Threads"), len(open), number("VmRSS")}
 }
 
-func TestNothingIsLeftAfterAThousandRoundsOfEnsureAndCancel(t *testing.T) {
-	// In a process of its own: it counts what the process has, and other tests leave their share.
+// inOwnProcess runs the test in a process of its own, and says whether this is that process. Such a test counts what
+// the process has, and other tests leave their share.
+func inOwnProcess(t *testing.T) bool {
+	t.Helper()
 	const own = "MOL_TEST_OWN_PROCESS"
-	if os.Getenv(own) == "" {
-		child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-		child.Env = append(os.Environ(), own+"=1")
-		said, err := child.CombinedOutput()
-		t.Logf("%s", said)
-		if err != nil {
-			t.Fatal(err)
-		}
+	if os.Getenv(own) != "" {
+		return true
+	}
+	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	child.Env = append(os.Environ(), own+"=1")
+	said, err := child.CombinedOutput()
+	t.Logf("%s", said)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return false
+}
+
+func TestNothingIsLeftAfterAThousandRoundsOfEnsureAndCancel(t *testing.T) {
+	if !inOwnProcess(t) {
 		return
 	}
 	b := newBed(t)

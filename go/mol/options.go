@@ -52,7 +52,7 @@ type Options struct {
 	// 0: 1800 s. Environment: MOLECULE_BUILD_CEILING_S.
 	Ceiling time.Duration
 	// MemoryMiB is the most memory that the library takes, in MiB, whatever a template holds: a template that
-	// needs more is an error. It is shared by all clients of the process. 0: 512; else at least 128.
+	// needs more is an error. It is shared by all clients of the process. 0: 512; else at least 256.
 	// Environment: MOLECULE_BUILD_MEMORY_MIB.
 	MemoryMiB int
 

@@ -90,16 +90,18 @@ pub(super) fn memory(extent: &Extent, workers: usize) -> u64 {
     ENTRY * extent.entries + 2 * extent.paths + parallel.max(converted + attributes)
 }
 
-/// Writes the tree `root` into `target`, an empty folder. Returns how many files and links it has.
+/// Writes the tree `root` into `target`, an empty folder, on `workers` threads. Returns how many files and links it has.
 pub(super) fn check_out(
     repository: &gix::Repository,
     store: &Store,
     root: &oid,
     target: &Path,
+    workers: usize,
     stop: &Arc<AtomicBool>,
 ) -> Result<u64, Failure> {
     let mut options = repository.checkout_options(Source::IdMapping)?;
     options.destination_is_initially_empty = true;
+    options.thread_limit = Some(workers);
     let mut objects = Objects {
         store: store.clone(),
         attributes: Arc::default(),

@@ -14,7 +14,7 @@ mod tree;
 mod utf16;
 
 use std::fs::File;
-use std::io;
+use std::io::{self, BufRead, Read};
 use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -311,11 +311,22 @@ impl Job {
         })?;
         let size = extent.bytes;
         work.disk().require(size, "the template's files")?;
+        // With fewer threads it takes less, and longer.
+        let room = memory::size(Pool::Step, self.memory);
+        let fits = |workers: &usize| checkout::memory(&extent, *workers) <= room;
+        let workers = (1..=workers).rev().find(fits).unwrap_or(1);
         let _memory = self.reserve(Pool::Step, checkout::memory(&extent, workers))?;
         let target = work.path().join("tree");
         std::fs::create_dir(&target).map_err(|error| self.disk(error, work))?;
         point!("checkout-begun");
-        let files = checkout::check_out(repository, &store, &tree, &target, &self.interrupted);
+        let files = checkout::check_out(
+            repository,
+            &store,
+            &tree,
+            &target,
+            workers,
+            &self.interrupted,
+        );
         let files = files.map_err(|failure| match failure {
             checkout::Failure::Git(error) => {
                 self.failed("cannot be checked out", &error, work, Some(size))
@@ -484,6 +495,13 @@ fn said(error: &gix::Error) -> String {
     said.join(": ")
 }
 
+/// `Read::read`, for what is a `BufRead` anyway.
+fn read_filled(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let length = from.fill_buf()?.read(buffer)?;
+    from.consume(length);
+    Ok(length)
+}
+
 /// A file to write and to read, which is not there yet.
 fn new_file(path: &Path) -> io::Result<File> {
     File::options()
@@ -500,7 +518,6 @@ fn init(path: &Path, hash: gix::hash::Kind) -> gix::Result<gix::Repository> {
         ..Default::default()
     };
     let isolated = gix::open::Options::isolated().config_overrides([
-        format!("checkout.workers={}", workers()),
         // Some characters of Unicode are nothing in a name on macOS. What is refused there is refused
         // everywhere: a template is good on all machines or on none.
         "core.protectHFS=true".to_owned(),

@@ -560,11 +560,7 @@ impl<'a> Deflated<'a> {
 
 impl Read for Deflated<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let available = self.fill_buf()?;
-        let length = available.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&available[..length]);
-        self.consume(length);
-        Ok(length)
+        super::read_filled(self, buffer)
     }
 }
 

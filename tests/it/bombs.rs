@@ -89,6 +89,28 @@ fn well(
     objects
 }
 
+/// A file, a thousand names of it, of `length` letters, and so many folders of those: the last one has
+/// them all.
+fn thousands(folders: usize, length: usize) -> Vec<Object> {
+    let file = Object::blob("spam\n");
+    let names = (0..1000).map(|number| format!("{number:0length$}"));
+    let thousand = named(names, "100644", &file);
+    let folder = named(numbers(folders), "40000", &thousand);
+    vec![file, thousand, folder]
+}
+
+/// The objects, and beside the last one, a folder, a `.gitattributes`.
+fn with_attributes(mut objects: Vec<Object>, text: String) -> Vec<Object> {
+    let attributes = Object::blob(text);
+    let folder = objects.last().unwrap().clone();
+    let root = tree(vec![
+        ("100644", b".gitattributes".to_vec(), &attributes),
+        ("40000", b"folder".to_vec(), &folder),
+    ]);
+    objects.extend([attributes, root]);
+    objects
+}
+
 /// Numbers with leading zeros, which stay in order.
 fn numbers(count: usize) -> impl Iterator<Item = String> {
     (0..count).map(|number| format!("{number:06}"))
@@ -498,23 +520,8 @@ fn an_object_many_times_with_as_many_deltas_of_it_is_resolved_once() {
 #[test]
 fn a_template_at_the_limits_stays_below_the_memory_of_the_library() {
     let bed = Bed::new();
-    let file = Object::blob("spam\n");
-    let thousand = named(
-        (0..1000).map(|number| format!("{number:064}")),
-        "100644",
-        &file,
-    );
-    let folder = named(numbers(490), "40000", &thousand);
-    let attributes = Object::blob(
-        (0..16_000)
-            .map(|n| format!("f{n:05} a{n:05}\n"))
-            .collect::<String>(),
-    );
-    let root = tree(vec![
-        ("100644", b".gitattributes".to_vec(), &attributes),
-        ("40000", b"folder".to_vec(), &folder),
-    ]);
-    let objects = template(vec![file, thousand, folder, attributes, root]);
+    let attributes = (0..16_000).map(|n| format!("f{n:05} a{n:05}\n")).collect();
+    let objects = template(with_attributes(thousands(490, 64), attributes));
     bed.server.answer_with(
         &bed.server.template("hermes"),
         objects.last().unwrap(),
@@ -530,39 +537,24 @@ fn a_template_at_the_limits_stays_below_the_memory_of_the_library() {
 #[test]
 fn a_template_that_needs_more_than_the_option_allows_is_refused() {
     let bed = Bed::new();
-    let file = Object::blob("spam\n");
-    let thousand = named(
-        (0..1000).map(|number| format!("{number:064}")),
-        "100644",
-        &file,
-    );
-    let folder = named(numbers(490), "40000", &thousand);
-    let objects = template(vec![file, thousand, folder]);
+    let objects = template(thousands(490, 100));
     bed.server.answer_with(
         &bed.server.template("hermes"),
         objects.last().unwrap(),
         &packed(&objects),
     );
-    let least = [(OptionName::Memory, "128")];
+    let least = [(OptionName::Memory, "256")];
     let end = peak(&bed, &least, Some(Duration::from_secs(60)));
     assert_eq!(end.status, "fetch", "{end:?}");
-    assert!(end.message.contains("of the 128.0 MiB"), "{end:?}");
+    assert!(end.message.contains("of the 256.0 MiB"), "{end:?}");
     assert!(end.growth_mib < 64, "{end:?}");
 }
 
 #[test]
 fn a_checkout_that_takes_minutes_stops_at_once_when_it_is_cancelled() {
     let bed = Bed::new();
-    let file = Object::blob("spam\n");
-    let thousand = named(numbers(1000), "100644", &file);
-    let folder = named(numbers(400), "40000", &thousand);
-    let patterns = (0..16_000).map(|n| format!("f{n:05}* a\n"));
-    let attributes = Object::blob(patterns.collect::<String>());
-    let root = tree(vec![
-        ("100644", b".gitattributes".to_vec(), &attributes),
-        ("40000", b"folder".to_vec(), &folder),
-    ]);
-    let objects = template(vec![file, thousand, folder, attributes, root]);
+    let patterns = (0..16_000).map(|n| format!("f{n:05}* a\n")).collect();
+    let objects = template(with_attributes(thousands(400, 6), patterns));
     bed.server.answer_with(
         &bed.server.template("hermes"),
         objects.last().unwrap(),
