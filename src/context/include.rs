@@ -291,6 +291,17 @@ mod tests {
     }
 
     #[test]
+    fn more_links_than_can_be_kept_stand_for_the_whole_tree() {
+        let tree = tempfile::tempdir().unwrap();
+        for number in 0..1200 {
+            let target = format!("{}{number}", "d/".repeat(1990));
+            symlink(target, tree.path().join(format!("l{number}"))).unwrap();
+        }
+        assert!(includes(tree.path(), &["l*"]).is_none());
+        assert!(includes(tree.path(), &["l1*"]).is_some());
+    }
+
+    #[test]
     fn what_links_lead_to_is_asked_for_too() {
         let tree = tempfile::tempdir().unwrap();
         let link = |target: &str, name: &str| symlink(target, tree.path().join(name)).unwrap();

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use mol::event::Kind;
 use mol::{Code, OptionName};
 use serde_json::json;
 
@@ -11,7 +12,8 @@ use crate::support::child::{Peak, peak};
 use crate::support::git::{
     Object, deflate, deflated_zeros, entry, fetch_answer, pack, packed, packet, ref_delta, size,
 };
-use crate::support::{AT_ONCE, Bed, block_on, until};
+use crate::support::server::dockerfile;
+use crate::support::{AT_ONCE, Bed, Files, block_on, file, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -548,6 +550,42 @@ fn a_template_that_needs_more_than_the_option_allows_is_refused() {
     assert_eq!(end.status, "fetch", "{end:?}");
     assert!(end.message.contains("of the 256.0 MiB"), "{end:?}");
     assert!(end.growth_mib < 64, "{end:?}");
+}
+
+#[test]
+fn servers_that_only_announce_much_hold_up_no_other() {
+    use base64::Engine as _;
+    let calls = [500_000_u32, 170_000].map(|announced| {
+        let bed = Bed::new();
+        let objects = template(vec![Object::tree([])]);
+        let commit = objects.last().unwrap();
+        let repository = bed.server.template("hermes");
+        bed.server.plant(&repository, &objects);
+        // The header of the pack, and then nothing.
+        let header = &pack(announced, &[])[..12];
+        let whole = fetch_answer(&commit.hex(), header);
+        bed.server.faults(json!([{
+            "match": "/git-upload-pack$", "match_body": "command=fetch",
+            "headers": { "Content-Type": "application/x-git-upload-pack-result" },
+            "body_base64": base64::engine::general_purpose::STANDARD.encode(&whole),
+            "truncate_after": whole.len() - 4, "hang": true,
+        }]));
+        let client = bed.client();
+        let call = client.begin("hermes");
+        client.wait_for(Kind::FetchProgress, |event| event.objects_total.is_some());
+        (bed, client, call)
+    });
+    let bed = Bed::new();
+    let many = (0..2000).map(|number| (format!("f/{number}"), file(&number.to_string())));
+    let mut files: Files = many.collect();
+    files.extend(dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    bed.template("hermes", files);
+    let begun = Instant::now();
+    bed.client().ensure("hermes").unwrap();
+    assert!(begun.elapsed() < 3 * SOON, "{:?}", begun.elapsed());
+    for (_, client, call) in &calls {
+        client.cancel(call);
+    }
 }
 
 #[test]
