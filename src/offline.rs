@@ -30,6 +30,9 @@ pub(crate) async fn newest(shared: &Shared, runtime: Runtime, emit: &Sink) -> Re
         let Some(found) = recent::find(shared, runtime, &references, emit).await? else {
             continue;
         };
+        if (found.os.as_str(), found.arch.as_str()) != platform.os_arch() {
+            continue;
+        }
         emit(Event::cache_hit(&references.pinned));
         return Ok(Image {
             reference: references.pinned,

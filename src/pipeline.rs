@@ -348,16 +348,21 @@ async fn usable(
     let Some(found) = found else {
         return Ok(Err(Miss::Absent));
     };
-    let revision = found.revision.as_deref();
+    Ok(match contradiction(wanted, &found) {
+        None => Ok(found),
+        Some(why) => Err(Miss::Contradiction(why)),
+    })
+}
+
+/// What an image says of itself that contradicts its reference.
+fn contradiction(wanted: &Wanted, image: &Found) -> Option<String> {
+    let revision = image.revision.as_deref();
     if let Some(other) = revision.filter(|revision| *revision != wanted.commit.as_str()) {
-        let why = format!("its label says it is of the commit {other}");
-        return Ok(Err(Miss::Contradiction(why)));
+        return Some(format!("its label says it is of the commit {other}"));
     }
-    if (found.os.as_str(), found.arch.as_str()) != wanted.platform.os_arch() {
-        let why = format!("it is for {}/{}", found.os, found.arch);
-        return Ok(Err(Miss::Contradiction(why)));
-    }
-    Ok(Ok(found))
+    let platform = (image.os.as_str(), image.arch.as_str());
+    (platform != wanted.platform.os_arch())
+        .then(|| format!("it is for {}/{}", image.os, image.arch))
 }
 
 /// Takes part in the build of the image, and begins it if nobody has.
@@ -493,6 +498,16 @@ async fn tag(shared: &Shared, wanted: &Wanted, emit: &Sink) -> Result<String> {
         )
         .hint("see whether something removes images while they are built")
     })?;
+    // A later call would not take it for a hit, and build it again, for ever.
+    if let Some(why) = contradiction(wanted, &image) {
+        let platform = &wanted.platform;
+        let message = format!("the engine built the image {pinned}, but {why}");
+        let hint = format!(
+            "use a base image for {platform} in the Dockerfile, or remove the local one that the builder took \
+             (docker image rm), or set MOLECULE_IMAGE_PLATFORM"
+        );
+        return Err(wanted.named_in(Error::new(Code::BuildFailed, message).hint(hint)));
+    }
     refresh_latest(engine, wanted, emit).await;
     point!("latest-tagged");
     emit(Event::tagged(&wanted.references));

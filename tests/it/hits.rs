@@ -3,9 +3,9 @@
 use mol::event::Kind;
 use mol::{Code, OptionName};
 
-use crate::support::engine::BUSYBOX;
+use crate::support::engine::{BUSYBOX, Engine};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, Proxy, Treat};
+use crate::support::{Bed, Proxy, Treat, unique};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -87,6 +87,52 @@ fn an_image_for_another_platform_means_that_it_is_built_again() {
     );
     let reason = client.wait_for(Kind::CacheMiss, |_| true).reason.unwrap();
     assert!(reason.contains("386"), "{reason}");
+}
+
+#[test]
+fn an_image_that_could_never_be_a_hit_is_not_called_ready() {
+    const ARM64: &str = "localhost/libmol-test-arm64:base";
+    let docker = Engine::of_the_tests();
+    let podman = Engine::podman_of_the_tests();
+    for (engine, buildkit) in [(&docker, "1"), (&docker, "0"), (&podman, "1")] {
+        engine.load_image_for("arm64", ARM64);
+        for from in [ARM64.to_owned(), format!("--platform=linux/arm64 {ARM64}")] {
+            let bed = Bed::new();
+            let text = format!("FROM {from}\nCOPY Dockerfile /{}\n", unique());
+            bed.template("hermes", dockerfile(&text));
+            let client = bed.client_with(&[
+                (OptionName::DockerHost, &engine.url),
+                (OptionName::DockerBuildkit, buildkit),
+            ]);
+            let what = format!("{} {buildkit} {from}", engine.url);
+            let images = engine.keep_images();
+            let first = client.ensure("hermes");
+            match first {
+                Ok(_) => assert!(client.ensure("hermes").unwrap().cache_hit, "{what}"),
+                Err(error) => {
+                    assert_eq!(error.code, Code::BuildFailed, "{what}: {error:?}");
+                    // Podman looks for one for amd64 in a registry.
+                    if error.build.is_none() {
+                        let offline = bed.client_with(&[
+                            (OptionName::DockerHost, &engine.url),
+                            (OptionName::Offline, "1"),
+                        ]);
+                        assert_eq!(offline.refused("hermes").code, Code::NoLocalImage, "{what}");
+                        assert!(
+                            error.message.contains("it is for linux/arm64"),
+                            "{what}: {error:?}"
+                        );
+                        assert!(
+                            error.hint.contains("use a base image for linux/amd64"),
+                            "{error:?}"
+                        );
+                    }
+                }
+            }
+            drop(images);
+            engine.remove_all_of(&bed.isolation);
+        }
+    }
 }
 
 #[test]

@@ -10,10 +10,12 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ImageInspect};
 use bollard::query_parameters::{
-    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ListImagesOptionsBuilder,
-    RemoveImageOptionsBuilder, TagImageOptionsBuilder,
+    CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder,
+    ListImagesOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
 };
 use futures_util::{StreamExt, TryStreamExt};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::child::{source, succeed};
@@ -123,6 +125,48 @@ impl Engine {
                 .try_collect::<Vec<_>>(),
         )
         .expect("the engine takes a busybox image");
+    }
+
+    /// Loads an image with one empty folder that says it is for this architecture.
+    pub fn load_image_for(&self, architecture: &str, reference: &str) {
+        let archive = |files: &[(&str, &[u8])]| {
+            let mut archive = tar::Builder::new(Vec::new());
+            for (path, data) in files {
+                let mut header = tar::Header::new_gnu();
+                header.set_entry_type(match path.ends_with('/') {
+                    true => tar::EntryType::Directory,
+                    false => tar::EntryType::Regular,
+                });
+                header.set_mode(0o755);
+                header.set_size(data.len() as u64);
+                archive.append_data(&mut header, path, *data).unwrap();
+            }
+            archive.into_inner().unwrap()
+        };
+        let layer = archive(&[("empty/", b"")]);
+        let id: String = Sha256::digest(&layer)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let config = json!({
+            "architecture": architecture,
+            "os": "linux",
+            "config": {},
+            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{id}")] },
+        });
+        let manifest = json!([{
+            "Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"],
+        }]);
+        let image = archive(&[
+            ("config.json", config.to_string().as_bytes()),
+            ("layer.tar", &layer),
+            ("manifest.json", manifest.to_string().as_bytes()),
+        ]);
+        let options = ImportImageOptionsBuilder::new().build();
+        let load = self
+            .docker
+            .import_image(options, bollard::body_full(image.into()), None);
+        block_on(load.try_collect::<Vec<_>>()).expect("the engine takes the image");
     }
 
     /// What the engine knows of an image; `None` if it has none of that name.
