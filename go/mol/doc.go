@@ -15,7 +15,8 @@
 //
 // Any number of calls for the same runtime and commit, in one process or several, share one fetch and one
 // build; different runtimes go on in parallel. A cancelled context ends its own call at once, and the work
-// when no other call waits for it. A waiting call costs a goroutine and no thread.
+// when no other call waits for it. (Podman lets a RUN that is under way go on to its end, and starts no further
+// step.) A waiting call costs a goroutine and no thread.
 //
 // # Day two
 //

@@ -406,10 +406,13 @@ mol_status mol_client_submit(mol_client client,
                              mol_error **error);
 
 // Cancels a call. Its end comes soon after, with MOL_ERR_CANCELED unless it had just ended by
-// itself. What it began stops if no other call wants it. A call that has ended is fine.
+// itself. What it began stops if no other call wants it; on Podman the RUN that is under way goes on to
+// its end, and no further step starts. A call that has ended is fine.
 //
 // `error` is NULL or may be written.
-mol_status mol_client_cancel(mol_client client, mol_call call, mol_error **error);
+mol_status mol_client_cancel(mol_client client,
+                             mol_call call,
+                             mol_error **error);
 
 // Takes the oldest event of a client; waits for one, at most for `timeout_ms`, or for ever if that
 // is below 0. Fails with MOL_ERR_NO_EVENT when the time has passed, and with MOL_ERR_CLOSED when

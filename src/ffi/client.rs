@@ -142,7 +142,8 @@ pub unsafe extern "C" fn mol_client_submit(
 }
 
 /// Cancels a call. Its end comes soon after, with MOL_ERR_CANCELED unless it had just ended by
-/// itself. What it began stops if no other call wants it. A call that has ended is fine.
+/// itself. What it began stops if no other call wants it; on Podman the RUN that is under way goes on to
+/// its end, and no further step starts. A call that has ended is fine.
 ///
 /// # Safety
 ///

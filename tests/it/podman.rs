@@ -1,11 +1,13 @@
 //! Podman, through its Docker-compatible socket.
 
-use mol::event::Kind;
-use mol::{Image, OptionName};
+use std::time::{Duration, Instant};
 
-use crate::support::engine::Engine;
-use crate::support::server::{Files, file};
-use crate::support::{Bed, TestClient};
+use mol::event::Kind;
+use mol::{Code, Image, OptionName};
+
+use crate::support::engine::{BUSYBOX, Engine, is_running};
+use crate::support::server::{Files, dockerfile, file};
+use crate::support::{AT_ONCE, Bed, TestClient, unique, until};
 
 fn copying(content: &str) -> Files {
     Files::from([
@@ -68,6 +70,37 @@ fn without_a_network_the_newest_image_is_found_under_the_name_that_podman_gave_i
         ensure(&offline, &podman).unwrap().reference,
         online.reference
     );
+    podman.remove_all_of(&bed.isolation);
+}
+
+#[test]
+fn a_cancelled_build_starts_no_further_step() {
+    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
+    let (first, second) = (unique(), unique());
+    let text = format!(
+        "FROM {BUSYBOX}\nRUN echo {first}; sleep 4; true\nRUN echo {second}; sleep 600; true\n"
+    );
+    let sha = bed.template("hermes", dockerfile(&text));
+    let client = client(&bed, &podman);
+    {
+        let _images = podman.keep_images();
+        let call = client.begin("hermes");
+        client.wait_for_line(&first);
+        let since = Instant::now();
+        client.cancel(&call);
+        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+        assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+        // Podman's API has nothing that would end the step that runs.
+        until("the end of the step", || {
+            (!is_running(&first)).then_some(())
+        });
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!is_running(&second));
+        assert!(podman.inspect(&bed.reference("hermes", &sha)).is_none());
+    }
+
+    bed.template("hermes", copying("after"));
+    ensure(&client, &podman).unwrap();
     podman.remove_all_of(&bed.isolation);
 }
 
