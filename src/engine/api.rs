@@ -19,7 +19,8 @@ use serde::de::{
 
 use super::connect::{self, Pool};
 use super::endpoint::Address;
-use super::request::{MAX_REFUSAL, Unread, refusal, whole};
+use super::refusal::{self, Refusal};
+use super::request::{MAX_REFUSAL, Unread, whole};
 use crate::error::{Error, chain};
 use crate::event::human_bytes;
 use crate::gitea::Object;
@@ -70,9 +71,9 @@ impl Version {
 /// What went wrong with a call.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The engine answered with an error.
-    #[error("it answered {status}: {message}")]
-    Refused { status: u16, message: String },
+    /// The engine, or a proxy in front of it, answered with an error.
+    #[error("it {0}")]
+    Refused(Refusal),
     /// It sent more than this.
     #[error("it sent more than {} in answer to {what}", human_bytes(*max as u64))]
     TooLarge { what: String, max: usize },
@@ -157,11 +158,10 @@ impl Api {
         let status = response.status();
         let success = status.is_success() || status == StatusCode::NOT_MODIFIED;
         if !success {
-            return Err(Failure::Refused {
-                status: status.as_u16(),
-                message: refusal(response.into_body())
-                    .await
-                    .map_err(|error| broken(&error))?,
+            let name = refusal::name(method, path);
+            return Err(match Refusal::read(name, false, response).await {
+                Ok(refusal) => Failure::Refused(refusal),
+                Err(error) => broken(&error),
             });
         }
         whole(response.into_body(), max)

@@ -12,6 +12,7 @@ use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
 use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Builder as RequestBuilder;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Engine;
@@ -19,9 +20,10 @@ use super::buildkit::{Graph, is_internal};
 use super::classic::Transcript;
 use super::credentials::Credentials;
 use super::platforms::unsupported_hint;
+use super::refusal::Refusal;
 use super::request::{Failure, Info, post, send};
 use super::session::{Offer, Session};
-use super::watch::Watch;
+use super::watch::{self, End, Watch};
 use crate::context::{Context, DOCKERFILE, Dockerfile};
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, Sink};
@@ -31,13 +33,8 @@ use crate::outside_file::within;
 /// How often the upload says how far it is, and how often a stall is looked for.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What BuildKit's solver says when a build meets the same one while that is being cancelled (seen with
-/// Docker 20.10). A moment later it works.
-const LOST_RACE: &str = "duplicate output";
-
-/// What BuildKit says when the session breaks off on which it asks for files (gRPC's status for a
-/// connection that is gone), or is gone when it looks for it.
-const LOST_SESSION: [&str; 2] = ["rpc error: code = Unavailable", "no active session"];
+/// How long the end of a session may take to show after the build that it has ended.
+const SESSION_END: Duration = Duration::from_millis(500);
 
 /// What builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,12 +96,12 @@ impl Engine {
                 format!("building with {} at {}", self.builder.name(), self.endpoint),
             )
         });
-        match self.attempt(&build, &context, tasks, emit).await {
-            Err(error) if error.message.contains(LOST_RACE) => {
-                self.attempt(&build, &context, tasks, emit).await
-            }
+        let attempt = || self.attempt(&build, &context, tasks, emit);
+        match attempt().await {
+            Err(Failed { again: true, .. }) => attempt().await,
             result => result,
         }
+        .map_err(|failed| failed.error)
     }
 
     async fn attempt(
@@ -113,7 +110,7 @@ impl Engine {
         context: &Arc<Context>,
         tasks: &TaskTracker,
         emit: &Sink,
-    ) -> Result<()> {
+    ) -> std::result::Result<(), Failed> {
         let read = {
             let (context, build_args) = (Arc::clone(context), build.build_args.clone());
             move || Ok(context.dockerfile(&build_args))
@@ -132,9 +129,10 @@ impl Engine {
             credentials,
             tasks: tasks.clone(),
         };
+        let session_ended = CancellationToken::new();
         let (mut answer, mut reader) = match self.builder {
             Builder::BuildKit => (
-                futures_util::stream::once(self.buildkit(build, offer))
+                futures_util::stream::once(self.buildkit(build, offer, session_ended.clone()))
                     .try_flatten()
                     .boxed(),
                 Reader::Graph(Graph::default()),
@@ -143,7 +141,7 @@ impl Engine {
                 futures_util::stream::once(self.archive(build, offer))
                     .try_flatten()
                     .boxed(),
-                Reader::Transcript(Transcript::default()),
+                Reader::Transcript(Transcript::new(self.builder)),
             ),
         };
         let mut ticks = tokio::time::interval(TICK);
@@ -175,19 +173,32 @@ impl Engine {
             }
         };
         if let Some(error) = context.failure.get() {
-            return Err(error.clone());
+            return Err(error.clone().into());
         }
         if let Reader::Transcript(transcript) = reader {
             let why = end.as_ref().err().map(ToString::to_string);
             transcript.end(why, &mut watch);
         }
-        match end {
-            Ok(()) => Ok(()),
-            Err(failure) => {
-                let error = self.build_error(build.platform, failure, &dockerfile, watch);
-                Err(self.or_full(error).await)
+        let Err(failure) = end else {
+            return Ok(());
+        };
+        let reason = match self.reason(failure) {
+            Ok(reason) => reason,
+            Err(error) => return Err(error.into()),
+        };
+        let end = watch.end();
+        // BuildKit's own step fails when the session is gone on which it asks for files. A session that
+        // ends with a step of the template has nothing to do with it.
+        if is_internal(&end.failed.step) {
+            let ended = tokio::time::timeout(SESSION_END, session_ended.cancelled());
+            if ended.await.is_ok() {
+                return Err(self.broke_off(reason.message.trim()).into());
             }
         }
+        let again = is_lost_race(self.builder, &end, &reason);
+        let error = self.build_error(build.platform, &reason, &dockerfile, end);
+        let error = self.or_full(error, &reason.message).await;
+        Err(Failed { error, again })
     }
 
     /// Asks BuildKit, which asks us for what it needs over a session.
@@ -195,18 +206,14 @@ impl Engine {
         &self,
         build: &Build<'_>,
         offer: Offer,
+        ended: CancellationToken,
     ) -> std::result::Result<impl Stream<Item = std::result::Result<Info, Failure>>, Failure> {
         let id = session_id();
         let version = self.api.version;
         // The engine keeps what it was sent under this key, and goes by the size and the time of a file
         // to see whether it has changed. Two commits may have both in common.
-        let session = Session::open(&self.address, version, &id, build.commit, offer)
-            .await
-            .map_err(|failure| match failure {
-                // It says nothing of the template.
-                Failure::Refused { .. } => Failure::Broken(failure.to_string()),
-                failure => failure,
-            })?;
+        let session =
+            Session::open(&self.address, version, &id, build.commit, offer, ended).await?;
         let options = build
             .options()
             .version(BuilderVersion::BuilderBuildKit)
@@ -260,85 +267,129 @@ impl Engine {
         Ok(post(self.api.version, &format!("/build?{query}")))
     }
 
+    /// What the builder says of the failure.
+    ///
+    /// # Errors
+    ///
+    /// What is no word of the builder's: of the connection, of a proxy, of this library.
+    fn reason(&self, failure: Failure) -> Result<Reason> {
+        let endpoint = &self.endpoint;
+        let unreachable = |text: String| Error::new(Code::EngineUnreachable, text);
+        Err(match failure {
+            Failure::Reported { message, exit_code } => return Ok(Reason { message, exit_code }),
+            // So the classic builder answers a wrong Dockerfile.
+            Failure::Refused(Refusal {
+                status: 400 | 500,
+                upgrade: false,
+                message,
+                ..
+            }) => {
+                return Ok(Reason {
+                    message,
+                    exit_code: None,
+                });
+            }
+            Failure::Refused(refusal) => {
+                unreachable(format!("the engine at {endpoint} {refusal}")).hint(refusal.hint())
+            }
+            Failure::Broken(why) => self.broke_off(&why),
+            Failure::TooMuch(what) => unreachable(format!(
+                "the engine at {endpoint} sent {what} during the build, which was stopped"
+            ))
+            .hint("fix the template if its build has thousands of steps; else see the engine's own log"),
+            Failure::Ours(error) => error,
+        })
+    }
+
+    fn broke_off(&self, why: &str) -> Error {
+        let text = format!(
+            "the connection to the engine at {} broke off during the build: {why}",
+            self.endpoint
+        );
+        Error::new(Code::EngineUnreachable, text)
+            .hint("see whether the engine was restarted, and try again")
+    }
+
     /// What the end of a failed build means.
     fn build_error(
         &self,
         platform: &Platform,
-        failure: Failure,
+        reason: &Reason,
         dockerfile: &Dockerfile,
-        watch: Watch<'_>,
+        end: End,
     ) -> Error {
         let endpoint = &self.endpoint;
-        let broke_off = |why: &str| {
-            let text = format!(
-                "the connection to the engine at {endpoint} broke off during the build: {why}"
-            );
-            Error::new(Code::EngineUnreachable, text)
-                .hint("see whether the engine was restarted, and try again")
-        };
-        let reason = match failure {
-            // What the builder says; the classic one answers 400 or 500 to a wrong Dockerfile.
-            Failure::Reported(reason)
-            | Failure::Refused {
-                status: 400 | 500,
-                message: reason,
-            } => reason,
-            Failure::Refused { status, message } => {
-                return Error::new(
-                    Code::EngineUnreachable,
-                    format!("the engine at {endpoint} answered {status}: {message}"),
-                )
-                .hint("see the engine's own log");
-            }
-            Failure::Broken(why) => return broke_off(&why),
-            Failure::TooMuch(what) => {
-                return Error::new(
-                    Code::EngineUnreachable,
-                    format!("the engine at {endpoint} sent {what} during the build, which was stopped"),
-                )
-                .hint("mend the template if its build has thousands of steps; else see the engine's own log");
-            }
-            Failure::Ours(error) => return error,
-        };
-        let (step, log_tail) = watch.end();
-        // In a step of its own: what a step of the template says may look like it.
-        if is_internal(&step) && LOST_SESSION.iter().any(|lost| reason.contains(lost)) {
-            return broke_off(reason.trim());
-        }
+        let exit_code = reason
+            .exit_code
+            .or_else(|| exit_code(self.builder, &reason.message));
+        let foreign = is_foreign_program(&end.failed, exit_code);
+        let End {
+            failed: watch::Failed { step, .. },
+            log_tail,
+        } = end;
         let line = dockerfile.line_of(&step);
         let place = match (step.as_str(), line) {
             ("", _) => String::new(),
             (step, None) => format!(" in the step {step}"),
             (step, Some(line)) => format!(" in the step {step} (line {line} of the Dockerfile)"),
         };
-        // The kernel says this of a program for another processor (execve, ENOEXEC).
-        let foreign = [reason.as_str(), &log_tail]
-            .iter()
-            .any(|text| text.contains("exec format error"));
-        let unsupported = reason.contains("operating system is not supported");
-        let error = if foreign || unsupported {
-            Error::new(
+        let said = reason.message.trim();
+        let native = self.native_platform().ok();
+        let native = native.as_ref().map(Platform::os_arch);
+        let for_itself = native == Some(platform.os_arch());
+        let for_another_system = native.is_some_and(|(os, _)| os != platform.os_arch().0);
+        let (code, message, hint) = if foreign && for_itself {
+            (
                 Code::PlatformUnsupported,
                 format!(
-                    "the engine at {endpoint} cannot build for {platform}{place}: {}",
-                    reason.trim()
+                    "the engine at {endpoint} runs {platform} and cannot run a program for another \
+                     processor{place}: {said}"
                 ),
+                format!("use a base image and programs for {platform} in the Dockerfile"),
             )
-            .hint(unsupported_hint(platform))
+        } else if foreign || for_another_system {
+            (
+                Code::PlatformUnsupported,
+                format!("the engine at {endpoint} cannot build for {platform}{place}: {said}"),
+                unsupported_hint(platform),
+            )
         } else {
-            Error::new(
+            (
                 Code::BuildFailed,
-                format!("the build failed{place}: {}", reason.trim()),
+                format!("the build failed{place}: {said}"),
+                "fix the template's Dockerfile, or what it needs, and try again".to_owned(),
             )
-            .hint("mend the template's Dockerfile, or what it needs, and try again")
         };
-        error.in_build(FailedBuild {
-            exit_code: exit_code(&reason).unwrap_or(0),
+        Error::new(code, message).hint(hint).in_build(FailedBuild {
+            exit_code: exit_code.unwrap_or(0),
             line: line.unwrap_or(0),
             step,
             log_tail,
         })
     }
+}
+
+/// Why an attempt has failed.
+struct Failed {
+    error: Error,
+    /// A second attempt may work.
+    again: bool,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            again: false,
+        }
+    }
+}
+
+/// What a builder says of a failed build.
+struct Reason {
+    message: String,
+    /// That of the command that failed, if the builder has a field for it.
+    exit_code: Option<i32>,
 }
 
 impl Build<'_> {
@@ -363,16 +414,49 @@ fn broken(error: impl std::error::Error + 'static) -> Failure {
     Failure::broken(&error)
 }
 
-/// The exit code of the command that failed, which no builder tells but in words.
-fn exit_code(reason: &str) -> Option<i32> {
-    // BuildKit, the classic builder, Podman.
-    ["exit code: ", "non-zero code: ", "exit status "]
-        .iter()
-        .find_map(|words| {
-            let (_, rest) = reason.rsplit_once(words)?;
-            let digits = rest.split(|c: char| !c.is_ascii_digit()).next()?;
-            digits.parse().ok()
-        })
+/// Has the build met one that was being cancelled, and lost what that had begun? A moment later it works.
+///
+/// The messages are compared whole. Both come from the builder itself, and those of a command that failed have
+/// the command in them.
+fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool {
+    match builder {
+        // Of a step that copies files or makes a folder (moby/buildkit issue 3748).
+        Builder::BuildKit => {
+            let output = end.failed.error.strip_prefix("duplicate output ");
+            output.is_some_and(|output| output.parse::<u32>().is_ok())
+        }
+        // The result of the step before was removed after it was found in the build cache.
+        Builder::Classic => {
+            let words = ["unable to find image \"sha256:", "No such image: sha256:"];
+            let id = words
+                .iter()
+                .find_map(|words| reason.message.strip_prefix(words));
+            let id = id.map(|id| id.trim_end().trim_end_matches('"'));
+            id.is_some_and(|id| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        }
+        Builder::Buildah => false,
+    }
+}
+
+/// Could the command not be started because it is for another processor (execve, ENOEXEC)?
+///
+/// No builder has a sign for that. The OCI runtime writes it in place of the command's output (runc up to 1.0, runc,
+/// crun), and ends with its own exit code.
+fn is_foreign_program(failed: &watch::Failed, exit_code: Option<i32>) -> bool {
+    let line = failed.only_line().unwrap_or_default().to_ascii_lowercase();
+    let runtime = line.starts_with("exec ") || line.contains("exec user process caused: ");
+    runtime && line.ends_with(": exec format error") && matches!(exit_code, Some(1 | 255))
+}
+
+/// The exit code of the command that failed, for builders that tell it in words only: at the end, after the
+/// command itself.
+fn exit_code(builder: Builder, reason: &str) -> Option<i32> {
+    let words = match builder {
+        Builder::BuildKit => "exit code: ",
+        Builder::Classic => "non-zero code: ",
+        Builder::Buildah => "exit status ",
+    };
+    reason.trim_end().rsplit_once(words)?.1.parse().ok()
 }
 
 /// A new one for every build: the engine tells its clients apart by it.
@@ -392,23 +476,118 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_exit_code_is_found_in_every_builders_words() {
-        for (reason, expected) in [
+    fn the_exit_code_is_read_where_the_template_cannot_write() {
+        use Builder::{BuildKit, Buildah, Classic};
+        for (builder, reason, expected) in [
             (
+                BuildKit,
                 "executor failed running [/bin/sh -c exit 3]: exit code: 3",
                 Some(3),
             ),
             (
-                "The command '/bin/sh -c exit 3' returned a non-zero code: 3",
+                BuildKit,
+                r#"process "/bin/sh -c echo exit code: 7; exit 3" did not complete successfully: exit code: 3"#,
                 Some(3),
             ),
             (
-                "building at STEP \"RUN exit 3\": while running runtime: exit status 3",
+                BuildKit,
+                r#"executor failed running [/bin/sh -c echo "exit code: 7"]: runc died"#,
+                None,
+            ),
+            (BuildKit, "failed to solve: alpine: not found", None),
+            (
+                Classic,
+                "The command '/bin/sh -c echo exit code: 7; exit 3' returned a non-zero code: 3",
                 Some(3),
             ),
-            ("failed to solve: alpine: not found", None),
+            (
+                Buildah,
+                "building at STEP \"RUN echo exit status 7; exit 3\": while running runtime: exit status 3\n",
+                Some(3),
+            ),
+            (
+                Buildah,
+                "building at STEP \"RUN echo exit status 7\": no such file",
+                None,
+            ),
         ] {
-            assert_eq!(exit_code(reason), expected, "{reason}");
+            assert_eq!(exit_code(builder, reason), expected, "{reason}");
+        }
+    }
+
+    fn failed(error: &str, lines: &[&str]) -> End {
+        let emit = |_| {};
+        let mut watch = Watch::new(Arc::default(), Duration::from_secs(240), &emit);
+        let step = watch::Step {
+            number: 1,
+            ..watch::Step::default()
+        };
+        watch.step_started(&step);
+        for line in lines {
+            watch.log((*line).to_owned(), Some(&step));
+        }
+        let outcome = watch::Outcome {
+            error: Some(error.to_owned()),
+            ..watch::Outcome::default()
+        };
+        watch.step_done(&step, outcome);
+        watch.end()
+    }
+
+    #[test]
+    fn a_lost_race_is_known_by_the_whole_message_of_the_builder() {
+        let id = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
+        let lost = |builder, error: &str| {
+            let reason = Reason {
+                message: error.to_owned(),
+                exit_code: None,
+            };
+            is_lost_race(builder, &failed(error, &[]), &reason)
+        };
+        use Builder::{BuildKit, Buildah, Classic};
+        assert!(lost(BuildKit, "duplicate output 0"));
+        assert!(lost(
+            Classic,
+            &format!("unable to find image \"sha256:{id}\"")
+        ));
+        for (builder, error) in [
+            (
+                BuildKit,
+                "process \"/bin/sh -c echo duplicate output 0\" did not complete: exit code: 1",
+            ),
+            (BuildKit, "duplicate output files"),
+            (BuildKit, "no duplicate output 0"),
+            (Classic, "unable to find image \"sha256:x\""),
+            (
+                Classic,
+                "The command 'unable to find image \"sha256:\"' returned a non-zero code: 1",
+            ),
+            (Buildah, "duplicate output 0"),
+        ] {
+            assert!(!lost(builder, error), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_program_is_known_by_the_only_line_of_its_step() {
+        let foreign =
+            |lines: &[&str], code| is_foreign_program(&failed("no", lines).failed, Some(code));
+        for line in [
+            "exec /bin/sh: exec format error",
+            "exec container process `/prog`: Exec format error",
+            "standard_init_linux.go:228: exec user process caused: exec format error",
+        ] {
+            assert!(foreign(&[line], 1) && foreign(&[line], 255), "{line}");
+            assert!(!foreign(&[line], 3), "{line}");
+            assert!(!foreign(&["before", line], 1), "{line}");
+            assert!(!foreign(&[line, "after"], 1), "{line}");
+        }
+        for line in [
+            "exec format error",
+            "exec /bin/sh: exec format error?",
+            "sh: exec format error",
+        ] {
+            assert!(!foreign(&[line], 1), "{line}");
         }
     }
 }

@@ -205,7 +205,7 @@ impl Graph {
                 self.vertex(vertex, watch);
             }
         } else if !vertex.error.is_empty() {
-            watch.failed(vertex.name);
+            watch.failed(vertex.name, vertex.error);
         }
     }
 
@@ -245,7 +245,7 @@ impl Graph {
         let step = seen.step.clone();
         // A base image is looked at while the files are read. Any other step comes after them, or the
         // build wants none.
-        if step.number > 0 && !self.loads && !step.name.contains("] FROM ") {
+        if step.number > 0 && !self.loads && !is_base_image(&step.name) {
             watch.context_done();
         }
         let (started, completed) = (seen.started, seen.completed);
@@ -284,6 +284,12 @@ impl Graph {
 
 /// What BuildKit calls the reading of the template's files.
 const LOAD_CONTEXT: &str = "[internal] load build context";
+
+/// Is it `[stage 1/2] FROM …`? No stage has a bracket in its name.
+fn is_base_image(vertex: &str) -> bool {
+    let (_, instruction) = vertex.split_once("] ").unwrap_or_default();
+    instruction.starts_with("FROM ")
+}
 
 /// What BuildKit does for itself: reading the Dockerfile, and the files of the template.
 pub(super) fn is_internal(vertex: &str) -> bool {

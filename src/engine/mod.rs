@@ -12,6 +12,7 @@ mod endpoint;
 mod full;
 mod lines;
 mod platforms;
+mod refusal;
 mod request;
 mod session;
 mod ssh;
@@ -20,6 +21,7 @@ mod watch;
 
 pub(crate) use lines::Lines;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -127,22 +129,27 @@ impl Engine {
     /// [`Code::EngineUnreachable`], with every endpoint that was tried and why it did not do;
     /// [`Code::ProcessLimit`]. `tasks` counts the programs that are started for connections.
     pub(crate) async fn connect(settings: &EngineSettings, tasks: &TaskTracker) -> Result<Self> {
-        let (mut tried, mut hint) = (Vec::new(), HINT_START);
+        let (mut tried, mut hint) = (Vec::new(), Cow::Borrowed(HINT_START));
         for mut endpoint in endpoint::in_time(settings, tasks).await? {
             if let Address::Ssh(destination) = &mut endpoint.address {
                 destination.count(tasks);
             }
             let attempt = Self::try_connect(&endpoint, settings);
-            let why = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
-                Ok(Ok(engine)) => return Ok(engine),
-                Ok(Err(Failure::Limit(limit))) => return Err(limit),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "it does not answer".to_owned(),
-            };
-            hint = match endpoint.address {
+            hint = Cow::Borrowed(match endpoint.address {
                 Address::Unix(_) => HINT_START,
                 Address::Ssh(_) => HINT_SSH,
                 Address::Tcp { .. } => HINT_TCP,
+            });
+            let why = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
+                Ok(Ok(engine)) => return Ok(engine),
+                Ok(Err(Failure::Limit(limit))) => return Err(limit),
+                Ok(Err(error)) => {
+                    if let Failure::Refused(refusal) = &error {
+                        hint = Cow::Owned(refusal.hint());
+                    }
+                    error.to_string()
+                }
+                Err(_) => "it does not answer".to_owned(),
             };
             tried.push(format!("{endpoint}: {why}"));
         }
@@ -247,7 +254,7 @@ impl Engine {
         let path = format!("/images/{}/json", in_path(image));
         match self.api.get(&path, MAX_IMAGE).await {
             Ok(image) => Ok(Some(image)),
-            Err(Failure::Refused { status: 404, .. }) => Ok(None),
+            Err(Failure::Refused(refusal)) if refusal.status == 404 => Ok(None),
             Err(failure) => Err(failure),
         }
     }
@@ -357,10 +364,10 @@ fn choose_builder(settings: &EngineSettings, about: &About, api: Version) -> Bui
 fn told(endpoint: &str, failure: &Failure) -> Error {
     let engine = format!("the engine at {endpoint}");
     let (message, hint) = match failure {
-        Failure::Refused { status, message } => (
-            format!("{engine} answered {status}: {message}"),
-            "see the engine's own log",
-        ),
+        Failure::Refused(refusal) => {
+            let error = Error::new(Code::EngineUnreachable, format!("{engine} {refusal}"));
+            return error.hint(refusal.hint());
+        }
         Failure::TooLarge { what, max } => (
             format!(
                 "{engine} sent more than {} in answer to {what}, which is not read",

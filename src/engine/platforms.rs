@@ -6,13 +6,13 @@
 
 use bollard_stubs::moby::buildkit::v1::{ListWorkersRequest, ListWorkersResponse};
 use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::{BodyExt, Empty, Full};
-use hyper::header::{CONNECTION, CONTENT_TYPE, TE, UPGRADE};
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, TE};
 use hyper_util::rt::TokioExecutor;
 use prost::Message;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::request::{Failure, post, send, whole};
+use super::request::{Failure, post, upgrade, whole};
 use super::{BUILDKIT_API, Builder, CALL_TIMEOUT, Engine};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
@@ -49,7 +49,7 @@ impl Engine {
         let (os, arch) = platform.os_arch();
         if !platforms
             .iter()
-            .any(|(o, a)| (o.as_str(), a.as_str()) == (os, arch))
+            .any(|(o, a)| o == os && (a == arch || runs_by_itself(a, arch)))
         {
             return Err(Error::new(
                 Code::PlatformUnsupported,
@@ -60,7 +60,7 @@ impl Engine {
             )
             .hint(unsupported_hint(platform)));
         }
-        if !runs_by_itself(&native, arch) {
+        if !runs_by_itself(native.split('/').nth(1).unwrap_or_default(), arch) {
             emit(Event::warning(
                 format!(
                     "the engine at {endpoint} runs {native} and emulates {platform}: this will be slow"
@@ -89,15 +89,7 @@ impl Engine {
 
     async fn list_workers(&self) -> std::result::Result<ListWorkersResponse, Failure> {
         let broken = |error: &(dyn std::error::Error + 'static)| Failure::broken(error);
-        let upgrade = post(self.api.version, "/grpc")
-            .header(CONNECTION, "Upgrade")
-            .header(UPGRADE, "h2c")
-            .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
-            .map_err(|error| broken(&error))?;
-        let answer = send(&self.address, upgrade).await?;
-        let connection = hyper::upgrade::on(answer.response)
-            .await
-            .map_err(|error| broken(&error))?;
+        let connection = upgrade(&self.address, post(self.api.version, "/grpc")).await?;
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), connection)
                 .await
@@ -136,12 +128,10 @@ pub(super) fn unsupported_hint(platform: &Platform) -> String {
     }
 }
 
-/// Processors that run the programs of their smaller brother.
-fn runs_by_itself(native: &str, arch: &str) -> bool {
-    matches!(
-        (native.split('/').nth(1), arch),
-        (Some("amd64"), "386") | (Some("arm64"), "arm")
-    )
+/// Does an architecture run the programs of the other, 32-bit one? BuildKit may leave that one out of its list
+/// (with the containerd image store), as containerd's `platforms.Only` has it.
+fn runs_by_itself(larger: &str, smaller: &str) -> bool {
+    matches!((larger, smaller), ("amd64", "386") | ("arm64", "arm"))
 }
 
 fn framed(message: &impl Message) -> Bytes {

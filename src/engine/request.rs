@@ -9,11 +9,12 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::header::HOST;
+use hyper::header::{CONNECTION, HOST, UPGRADE};
 use hyper::http::request::Builder;
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
@@ -24,6 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::api::Version;
 use super::connect;
 use super::endpoint::Address;
+use super::refusal::{self, Refusal};
 use crate::error::chain;
 use crate::gitea::Object;
 use crate::limits;
@@ -41,12 +43,15 @@ pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// Why there is no image.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// The engine said no.
-    #[error("it answered {status}: {message}")]
-    Refused { status: u16, message: String },
-    /// The builder says why.
-    #[error("{0}")]
-    Reported(String),
+    /// The engine, or a proxy in front of it, said no.
+    #[error("it {0}")]
+    Refused(Refusal),
+    /// The builder says why. The classic one adds the exit code of the command, if that is the reason.
+    #[error("{message}")]
+    Reported {
+        message: String,
+        exit_code: Option<i32>,
+    },
     /// The connection, or what came over it, is broken.
     #[error("{0}")]
     Broken(String),
@@ -80,6 +85,28 @@ pub(super) fn post(version: Version, path: &str) -> Builder {
 
 /// Sends a request over a connection of its own, and waits for the beginning of the answer.
 pub(super) async fn send(address: &Address, request: Request<Body>) -> Result<Answer, Failure> {
+    exchange(address, request, false).await
+}
+
+/// Sends a request that takes the connection over: what follows on it is HTTP/2.
+pub(super) async fn upgrade(address: &Address, request: Builder) -> Result<Upgraded, Failure> {
+    let request = request
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "h2c")
+        .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
+        .map_err(|error| Failure::broken(&error))?;
+    let answer = exchange(address, request, true).await?;
+    hyper::upgrade::on(answer.response)
+        .await
+        .map_err(|error| Failure::broken(&error))
+}
+
+async fn exchange(
+    address: &Address,
+    request: Request<Body>,
+    upgrade: bool,
+) -> Result<Answer, Failure> {
+    let name = refusal::name(request.method(), request.uri().path());
     let stream = connect::dial(address)
         .await
         .map_err(|e| Failure::broken(&e))?;
@@ -95,38 +122,19 @@ pub(super) async fn send(address: &Address, request: Request<Body>) -> Result<An
         .await
         .map_err(|error| Failure::broken(&error))?;
     let status = response.status();
-    if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
+    let accepted = match upgrade {
+        true => status == StatusCode::SWITCHING_PROTOCOLS,
+        false => status.is_success(),
+    };
+    if accepted {
         return Ok(Answer {
             response,
             connection,
         });
     }
-    Err(Failure::Refused {
-        status: status.as_u16(),
-        message: refusal(response.into_body())
-            .await
-            .map_err(|error| Failure::broken(&error))?,
-    })
-}
-
-/// The engine's words, from `{"message": "…"}`.
-pub(super) async fn refusal(body: Incoming) -> Result<String, hyper::Error> {
-    #[derive(serde::Deserialize)]
-    struct Refusal {
-        message: String,
-    }
-    let body = match whole(body, MAX_REFUSAL).await {
-        Ok(body) => body,
-        Err(Unread::Broken(error)) => return Err(error),
-        Err(_) => Vec::new(),
-    };
-    let said = match serde_json::from_slice::<Refusal>(&body) {
-        Ok(refusal) => refusal.message,
-        Err(_) => String::from_utf8_lossy(&body).into_owned(),
-    };
-    Ok(match said.trim() {
-        "" => "it does not say why; see its own log".to_owned(),
-        said => said.to_owned(),
+    Err(match Refusal::read(name, upgrade, response).await {
+        Ok(refusal) => Failure::Refused(refusal),
+        Err(error) => Failure::broken(&error),
     })
 }
 
@@ -213,12 +221,20 @@ fn parse(line: &str) -> Result<Info, Failure> {
     #[derive(Deserialize)]
     struct Reason {
         message: Option<String>,
+        code: Option<i32>,
     }
     let unreadable = |error: String| Failure::Broken(format!("its answer cannot be read: {error}"));
     let Object(line) =
         serde_json::from_str::<Object<Line<'_>>>(line).map_err(|e| unreadable(e.to_string()))?;
-    if let Some(reason) = line.error.and_then(|error| error.message) {
-        return Err(Failure::Reported(reason));
+    if let Some(Reason {
+        message: Some(message),
+        code,
+    }) = line.error
+    {
+        return Err(Failure::Reported {
+            message,
+            exit_code: code.filter(|code| *code != 0),
+        });
     }
     if let Aux(Some(message)) = line.aux {
         let message = BASE64_STANDARD.decode(message);
@@ -292,8 +308,17 @@ mod tests {
         ] {
             assert_eq!(parse(line).unwrap(), expected, "{line}");
         }
-        let reported = parse(r#"{"errorDetail":{"message":"no"},"error":"no"}"#);
-        assert!(matches!(reported, Err(Failure::Reported(why)) if why == "no"));
+        for (code, expected) in [
+            ("", None),
+            (r#""code":0,"#, None),
+            (r#""code":3,"#, Some(3)),
+        ] {
+            let line = format!(r#"{{"errorDetail":{{{code}"message":"no"}},"error":"no"}}"#);
+            let Err(Failure::Reported { message, exit_code }) = parse(&line) else {
+                panic!("{line}");
+            };
+            assert_eq!((message.as_str(), exit_code), ("no", expected));
+        }
         for line in [
             "",
             "[]",

@@ -144,7 +144,7 @@ impl Engine {
         };
         loop {
             match ask().await {
-                Err(Failure::Refused { status: 500, .. }) if again > 0 => again -= 1,
+                Err(Failure::Refused(refusal)) if refusal.status == 500 && again > 0 => again -= 1,
                 result => return result,
             }
             tokio::time::sleep(SETTLE_PAUSE).await;
@@ -257,11 +257,10 @@ impl Engine {
                         false => Removal::Untagged,
                     })
                 }
-                Err(Failure::Refused { status: 404, .. }) => Ok(Removal::Absent),
-                Err(Failure::Refused {
-                    status: 409,
-                    message,
-                }) => Ok(Removal::Refused(message)),
+                Err(Failure::Refused(refusal)) if refusal.status == 404 => Ok(Removal::Absent),
+                Err(Failure::Refused(refusal)) if refusal.status == 409 => {
+                    Ok(Removal::Refused(refusal.message))
+                }
                 Err(failure) => Err(failure),
             }
         };

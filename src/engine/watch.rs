@@ -42,11 +42,59 @@ pub(super) struct Outcome {
     pub(super) error: Option<String>,
 }
 
+/// What a step has written.
+#[derive(Debug, Default)]
+struct Output {
+    lines: u64,
+    first_line: String,
+}
+
+impl Output {
+    fn note(&mut self, line: &str) {
+        self.lines += 1;
+        if self.lines == 1 {
+            line.clone_into(&mut self.first_line);
+        }
+    }
+}
+
+/// A step that runs.
+struct Running {
+    step: Step,
+    output: Output,
+}
+
+/// What failed: a step of the Dockerfile, or something that the builder does for itself.
+#[derive(Debug, Default)]
+pub(super) struct Failed {
+    pub(super) step: String,
+    /// The step's number; 0 for what is no step of the Dockerfile.
+    number: u32,
+    /// What the builder says of it.
+    pub(super) error: String,
+    output: Output,
+}
+
+impl Failed {
+    /// The line that was all that the step has written.
+    pub(super) fn only_line(&self) -> Option<&str> {
+        (self.output.lines == 1).then_some(&self.output.first_line)
+    }
+}
+
+/// What is known of a build that has ended.
+#[derive(Debug)]
+pub(super) struct End {
+    pub(super) failed: Failed,
+    /// The last lines of the output.
+    pub(super) log_tail: String,
+}
+
 pub(super) struct Watch<'a> {
     emit: &'a (dyn Fn(Event) + Send + Sync),
     tail: VecDeque<String>,
-    running: Vec<Step>,
-    failed: Option<String>,
+    running: Vec<Running>,
+    failed: Option<Failed>,
     warnings: u32,
     sent: Arc<Sent>,
     sent_before: u64,
@@ -83,14 +131,26 @@ impl<'a> Watch<'a> {
     }
 
     pub(super) fn step_started(&mut self, step: &Step) {
-        self.running.push(step.clone());
+        self.running.push(Running {
+            step: step.clone(),
+            output: Output::default(),
+        });
         (self.emit)(about(step, Kind::StepStarted, step.name.clone()));
     }
 
     pub(super) fn step_done(&mut self, step: &Step, outcome: Outcome) {
-        self.running.retain(|other| other.number != step.number);
-        if outcome.error.is_some() {
-            self.failed = Some(step.name.clone());
+        let place = self
+            .running
+            .iter()
+            .position(|other| other.step.number == step.number);
+        let running = place.map(|place| self.running.remove(place));
+        if let Some(error) = &outcome.error {
+            self.fail(Failed {
+                step: step.name.clone(),
+                number: step.number,
+                error: error.clone(),
+                output: running.map_or_else(Output::default, |running| running.output),
+            });
         }
         let how = match &outcome {
             Outcome { error: Some(_), .. } => "failed",
@@ -106,8 +166,21 @@ impl<'a> Watch<'a> {
     }
 
     /// Something failed that is no step of the Dockerfile.
-    pub(super) fn failed(&mut self, name: String) {
-        self.failed = Some(name);
+    pub(super) fn failed(&mut self, name: String, error: String) {
+        self.fail(Failed {
+            step: name,
+            error,
+            ..Failed::default()
+        });
+    }
+
+    /// The first failure counts. BuildKit ends the steps beside it, and calls those failed as well.
+    fn fail(&mut self, failed: Failed) {
+        const ENDED: &str = "context canceled";
+        let known = self.failed.as_ref();
+        if known.is_none_or(|known| known.error.ends_with(ENDED)) {
+            self.failed = Some(failed);
+        }
     }
 
     pub(super) fn log(&mut self, line: String, step: Option<&Step>) {
@@ -115,12 +188,28 @@ impl<'a> Watch<'a> {
             self.tail.pop_front();
         }
         self.tail.push_back(line.clone());
+        if let Some(step) = step {
+            self.note(step.number, &line);
+        }
         (self.emit)(Event {
             step: step.map(|step| step.number),
             step_name: step.map(|step| step.name.clone()),
             line: Some(line.clone()),
             ..Event::new(Kind::Log, line)
         });
+    }
+
+    fn note(&mut self, number: u32, line: &str) {
+        let running = self
+            .running
+            .iter_mut()
+            .find(|running| running.step.number == number);
+        match (running, &mut self.failed) {
+            (Some(running), _) => running.output.note(line),
+            // BuildKit tells of the end before the last lines.
+            (None, Some(failed)) if failed.number == number => failed.output.note(line),
+            _ => {}
+        }
     }
 
     pub(super) fn warning(&mut self, message: String, hint: String) {
@@ -193,7 +282,10 @@ impl<'a> Watch<'a> {
         if self.exporting.is_some() || self.last_sign.elapsed() < self.stall_grace {
             return Ok(());
         }
-        let (step, log_tail) = self.place();
+        let End {
+            failed: Failed { step, .. },
+            log_tail,
+        } = self.end();
         let place = match step.as_str() {
             "" => "before its first step".to_owned(),
             step => format!("in the step {step}"),
@@ -213,16 +305,21 @@ impl<'a> Watch<'a> {
         }))
     }
 
-    /// The step that failed, and the last lines of the output.
-    pub(super) fn end(self) -> (String, String) {
-        self.place()
-    }
-
-    fn place(&self) -> (String, String) {
-        let running = || self.running.last().map(|step| step.name.clone());
-        let step = self.failed.clone().or_else(running).unwrap_or_default();
-        let tail: Vec<&str> = self.tail.iter().map(String::as_str).collect();
-        (step, tail.join("\n"))
+    /// What failed, or ran last, and the last lines of the output.
+    pub(super) fn end(&mut self) -> End {
+        let failed = self.failed.take().or_else(|| {
+            let Running { step, output } = self.running.pop()?;
+            Some(Failed {
+                step: step.name,
+                number: step.number,
+                error: String::new(),
+                output,
+            })
+        });
+        End {
+            failed: failed.unwrap_or_default(),
+            log_tail: Vec::from(std::mem::take(&mut self.tail)).join("\n"),
+        }
     }
 }
 

@@ -158,6 +158,63 @@ fn an_engine_that_answers_500_is_told_with_its_words() {
     });
 }
 
+#[test]
+fn a_refused_request_is_named_with_its_status_and_what_to_allow() {
+    let answer = |status: &str, kind: &str, body: &str| {
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}");
+        Treat::Answer(format!("{head}\r\n\r\n{body}").into_bytes(), End::Stay)
+    };
+    let page = "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by rules.\n</body></html>\n";
+    let forbidden = answer("403 Forbidden", "text/html; charset=utf-8", page);
+    let denied = r#"{"message":"authorization denied by plugin opa: request rejected"}"#;
+    let denied = answer("403 Forbidden", "application/json", denied);
+    let misdirected = answer("421 Misdirected Request", "text/plain", "");
+    let unknown = answer("404 Not Found", "text/plain", "Not Found\n");
+    let no_upgrade = answer("200 OK", "text/plain", "");
+    let mut rows = Vec::new();
+    for (call, request) in [
+        (Version, "GET /version"),
+        (Inspect, "GET /images/"),
+        (Session, "POST /session"),
+        (Build, "POST /build"),
+        (Built, "GET /images/"),
+    ] {
+        for (treat, said) in [
+            (&forbidden, "with 403: Forbidden"),
+            (&denied, "with 403: authorization denied by plugin opa"),
+            (&misdirected, "with 421: Misdirected Request"),
+        ] {
+            rows.extend(
+                builders(call)
+                    .iter()
+                    .map(|builder| (call, request, treat, said, builder)),
+            );
+        }
+    }
+    for (treat, said) in [
+        (
+            &Treat::WithoutUpgrade,
+            "with 400: no upgrade proto in request",
+        ),
+        (&unknown, "with 404: Not Found"),
+        (&no_upgrade, "with 200: "),
+    ] {
+        rows.push((Session, "POST /session", treat, said, &"1"));
+    }
+    side_by_side(rows.iter(), |(call, request, treat, said, builder)| {
+        let (error, took) = broken(*call, treat, builder, None, PATIENT);
+        let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
+        assert_eq!(error.code, Code::EngineUnreachable, "{what}");
+        assert!(error.message.contains(request), "{what}");
+        assert!(error.message.contains(said), "{what}");
+        assert!(!error.message.contains("broke off"), "{what}");
+        assert!(!error.message.contains("<html>"), "{what}");
+        assert!(error.hint.contains(&format!("allow {request}")), "{what}");
+        assert_eq!(error.hint.contains("Upgrade"), *call == Session, "{what}");
+    });
+}
+
 /// An answer with this body.
 fn json(body: &str) -> Vec<u8> {
     let length = body.len();

@@ -34,6 +34,7 @@ mod inputs;
 mod leaks;
 mod lookup;
 mod metrics;
+mod misleading_words;
 mod options;
 mod outside_files;
 mod packaging;

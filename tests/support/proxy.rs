@@ -19,6 +19,8 @@ pub enum Treat {
     Pass,
     /// The answer is a 500.
     Fail,
+    /// The peer answers, and gets the request without its headers Connection and Upgrade.
+    WithoutUpgrade,
     /// The peer gets it, and the connection breaks as soon as it answers.
     Break,
     /// These bytes are the answer, whatever they are, and then this happens.
@@ -253,6 +255,14 @@ async fn requests<C: Line>(
             exchange.asked += length;
             (exchange.treat.clone(), exchange.asked - length)
         };
+        let without_upgrade;
+        let data = match treat {
+            Treat::WithoutUpgrade if asked == 0 => {
+                without_upgrade = drop_upgrade(data);
+                &without_upgrade
+            }
+            _ => data,
+        };
         match treat {
             // Only once: what follows is the rest of the same request.
             Treat::Fail | Treat::Answer(..) | Treat::Endless(..) if asked > 0 => {}
@@ -329,6 +339,18 @@ async fn answers<C: Line>(
         }
     }
     End::Close
+}
+
+/// A request without these headers, as a proxy passes it on that knows nothing of upgrades (RFC 9110, section 7.6.1).
+fn drop_upgrade(request: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8(request.to_vec()).unwrap();
+    let hop_by_hop = |line: &&str| {
+        let name = line.split(':').next().unwrap_or_default().to_lowercase();
+        !matches!(name.as_str(), "connection" | "upgrade")
+    };
+    let kept: Vec<&str> = text.split("\r\n").filter(hop_by_hop).collect();
+    assert_ne!(kept.len(), text.split("\r\n").count(), "{text}");
+    kept.join("\r\n").into_bytes()
 }
 
 /// The line with which a request begins; none in the middle of one.

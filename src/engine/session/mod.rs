@@ -13,12 +13,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Polled, Poll};
 
-use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, UPGRADE};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use tonic::server::Grpc;
 use tonic::{Request, Response, Status};
@@ -27,7 +26,7 @@ use tonic_prost::ProstCodec;
 use super::api::Version;
 use super::credentials::Credentials;
 use super::endpoint::Address;
-use super::request::{Failure, post, send};
+use super::request::{Failure, post, upgrade};
 use crate::context::Context;
 use wire::{CredentialsRequest, CredentialsResponse, HealthCheckRequest, HealthCheckResponse};
 
@@ -65,30 +64,23 @@ pub(super) struct Session {
 
 impl Session {
     /// Opens the session `id`. What the engine gets over it is kept under `shared_key`, for the next
-    /// session with the same key.
+    /// session with the same key. When the engine hangs up, `ended` is cancelled.
     pub(super) async fn open(
         address: &Address,
         version: Version,
         id: &str,
         shared_key: &str,
         offer: Offer,
+        ended: CancellationToken,
     ) -> Result<Self, Failure> {
         let mut request = post(version, "/session")
-            .header(CONNECTION, "Upgrade")
-            .header(UPGRADE, "h2c")
             .header("X-Docker-Expose-Session-Uuid", id)
             .header("X-Docker-Expose-Session-Name", "libmol")
             .header("X-Docker-Expose-Session-Sharedkey", shared_key);
         for method in EXPOSED {
             request = request.header("X-Docker-Expose-Session-Grpc-Method", method);
         }
-        let request = request
-            .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
-            .map_err(|error| Failure::broken(&error))?;
-        let answer = send(address, request).await?;
-        let connection = hyper::upgrade::on(answer.response)
-            .await
-            .map_err(|error| Failure::broken(&error))?;
+        let connection = upgrade(address, request).await?;
 
         let offer = Arc::new(offer);
         let copies = Arc::new(Semaphore::new(MAX_COPIES));
@@ -103,6 +95,7 @@ impl Session {
         let serving = tokio::spawn(async move {
             // The engine hangs up when it has what it wants; if it was too early, the build says so.
             let _ = serving.await;
+            ended.cancel();
         });
         Ok(Self {
             _serving: AbortOnDropHandle::new(serving),
@@ -192,7 +185,6 @@ mod tests {
     use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -261,7 +253,8 @@ mod tests {
                 minor: 41,
             };
             let address = Address::Unix(socket);
-            let _session = Session::open(&address, version, "id", "key", offer)
+            let ended = CancellationToken::new();
+            let _session = Session::open(&address, version, "id", "key", offer, ended)
                 .await
                 .unwrap();
             let sender = engine.await.unwrap();

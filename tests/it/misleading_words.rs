@@ -1,0 +1,154 @@
+//! What a template prints, runs or names is text, and decides nothing: not whether a build is tried again, not what
+//! has failed, not which step runs.
+
+use mol::event::Kind;
+use mol::{Code, OptionName};
+
+use crate::support::engine::{BUSYBOX, Engine};
+use crate::support::server::dockerfile;
+use crate::support::{Bed, Proxy, TestClient, Treat, side_by_side, unique};
+
+/// Docker's two builders and Podman's: the engine, and the value of `DOCKER_BUILDKIT`.
+fn builders() -> [(Engine, &'static str); 3] {
+    let docker = Engine::of_the_tests();
+    [
+        (docker.clone(), "1"),
+        (docker, "0"),
+        (Engine::podman_of_the_tests(), "1"),
+    ]
+}
+
+/// A client, and the proxy that has seen what it has sent to the engine.
+fn client(bed: &Bed, engine: &Engine, buildkit: &str) -> (TestClient, Proxy) {
+    let proxy = Proxy::start(engine, bed.scratch(), |_| Treat::Pass);
+    let client = bed.client_with(&[
+        (OptionName::DockerHost, &proxy.url),
+        (OptionName::DockerBuildkit, buildkit),
+    ]);
+    (client, proxy)
+}
+
+#[test]
+fn a_failed_command_is_a_failed_build_whatever_it_prints() {
+    let commands = [
+        ("looking for duplicate output files", 3),
+        ("duplicate output 0", 3),
+        (
+            "unable to find image \\\"sha256:4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945\\\"",
+            3,
+        ),
+        ("exec format error", 1),
+        ("sh: exec format error", 1),
+        ("Exec format error", 255),
+        ("exec /bin/sh: exec format error", 3),
+        ("operating system is not supported", 5),
+        ("write /x: no space left on device", 4),
+        ("rpc error: code = Unavailable desc = no active session", 6),
+        ("exit code: 7 non-zero code: 8 exit status 9", 3),
+        ("context canceled", 2),
+    ];
+    let builders = builders();
+    let rows: Vec<_> = builders
+        .iter()
+        .flat_map(|builder| commands.iter().map(move |command| (builder, command)))
+        .collect();
+    side_by_side(rows.iter(), |((engine, buildkit), (words, exit_code))| {
+        let bed = Bed::new();
+        let word = unique();
+        let text = format!("FROM {BUSYBOX}\nRUN echo \"{words}\"; : {word}; exit {exit_code}\n");
+        bed.template("hermes", dockerfile(&text));
+        let (client, proxy) = client(&bed, engine, buildkit);
+        let _images = engine.keep_images();
+        let error = client.refused("hermes");
+        let what = format!("{} {buildkit} {words}: {error:?}", engine.url);
+        assert_eq!(error.code, Code::BuildFailed, "{what}");
+        assert!(!error.message.contains("there is no room left"), "{what}");
+        let build = error.build.expect("it says where");
+        assert_eq!(build.exit_code, *exit_code, "{what}");
+        assert_eq!(build.line, 2, "{what}");
+        assert_eq!(proxy.sent().matches("/build?").count(), 1, "{what}");
+    });
+}
+
+#[test]
+fn names_in_a_dockerfile_decide_nothing_either() {
+    let dockerfiles = [
+        "FROM scratch\nCOPY [\"no space left on device\", \"/\"]\n",
+        "FROM scratch\nCOPY [\"duplicate output 0\", \"/\"]\n",
+        "FROM scratch\nCOPY [\"exec format error\", \"/\"]\n",
+        "FROM scratch\nCOPY --from=duplicate-output / /\nOPERATING system is not supported\n",
+        "FROM localhost:1/no-active-session\nRUN true\n",
+    ];
+    let builders = builders();
+    let rows: Vec<_> = builders
+        .iter()
+        .flat_map(|builder| dockerfiles.iter().map(move |text| (builder, *text)))
+        .collect();
+    side_by_side(rows.iter(), |((engine, buildkit), text)| {
+        let bed = Bed::new();
+        bed.template("hermes", dockerfile(text));
+        let (client, proxy) = client(&bed, engine, buildkit);
+        let _images = engine.keep_images();
+        let error = client.refused("hermes");
+        let what = format!("{} {buildkit} {text}: {error:?}", engine.url);
+        assert_eq!(error.code, Code::BuildFailed, "{what}");
+        assert!(!error.message.contains("there is no room left"), "{what}");
+        assert_eq!(proxy.sent().matches("/build?").count(), 1, "{what}");
+    });
+}
+
+#[test]
+fn output_that_looks_like_a_step_is_output() {
+    for (engine, buildkit) in builders() {
+        let bed = Bed::new();
+        let lines = [
+            "Step 4/4 : RUN fake",
+            "STEP 9/9: RUN fake",
+            " ---> Using cache",
+            " ---> Running in 0123456789ab",
+            "--> Using cache of pip",
+            "Removing intermediate container 0123456789ab",
+            "Successfully installed pip",
+            "[internal] load build context",
+            "exporting to image",
+        ];
+        let echo: String = lines
+            .iter()
+            .map(|line| format!("echo \"{line}\"; "))
+            .collect();
+        let text = format!(
+            "FROM {BUSYBOX}\nENV A=b\nRUN {echo}: {}\nRUN echo last line\n",
+            unique()
+        );
+        bed.template("hermes", dockerfile(&text));
+        let (client, _proxy) = client(&bed, &engine, buildkit);
+        {
+            let _images = engine.keep_images();
+            client.ensure("hermes").unwrap();
+        }
+        let logged: Vec<_> = client
+            .of_kind(Kind::Log)
+            .into_iter()
+            .filter_map(|event| event.line)
+            .collect();
+        for line in lines.iter().chain(&["last line"]) {
+            assert!(logged.contains(&(*line).to_owned()), "{line}: {logged:?}");
+        }
+        let steps: Vec<_> = client
+            .of_kind(Kind::StepStarted)
+            .into_iter()
+            .filter_map(|event| event.step_name)
+            .collect();
+        assert!(
+            !steps.iter().any(|step| step.contains("] RUN fake")),
+            "{steps:?}"
+        );
+        assert!(
+            steps
+                .iter()
+                .any(|step| step.contains("] RUN echo last line")),
+            "{steps:?}"
+        );
+        engine.remove_all_of(&bed.isolation);
+    }
+}
