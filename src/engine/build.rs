@@ -427,11 +427,10 @@ fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool {
         }
         // The result of the step before was removed after it was found in the build cache.
         Builder::Classic => {
-            let words = ["unable to find image \"sha256:", "No such image: sha256:"];
-            let id = words
-                .iter()
-                .find_map(|words| reason.message.strip_prefix(words));
-            let id = id.map(|id| id.trim_end().trim_end_matches('"'));
+            let id = reason
+                .message
+                .strip_prefix("unable to find image \"sha256:");
+            let id = id.and_then(|id| id.strip_suffix('"'));
             id.is_some_and(|id| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
         }
         Builder::Buildah => false,

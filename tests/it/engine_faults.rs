@@ -2,9 +2,11 @@
 //! time, no connection stays open, and the next call of the same client is fine.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use mol::{Code, Error, OptionName};
 
 use crate::support::engine::{BUSYBOX, OwnEngine};
@@ -213,6 +215,66 @@ fn a_refused_request_is_named_with_its_status_and_what_to_allow() {
         assert!(error.hint.contains(&format!("allow {request}")), "{what}");
         assert_eq!(error.hint.contains("Upgrade"), *call == Session, "{what}");
     });
+}
+
+/// What BuildKit says of a step that has failed for this reason (`moby.buildkit.v1.StatusResponse`).
+fn failed_vertex(name: &str, error: &str) -> String {
+    let field = |number: u8, content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap();
+        assert!(length < 128, "one byte is enough for the length");
+        [&[number << 3 | 2, length], content].concat()
+    };
+    // Its digest, its name, that it has begun and ended, and the error.
+    let vertex = [
+        field(1, b"sha256:1"),
+        field(3, name.as_bytes()),
+        field(5, b""),
+        field(6, b""),
+        field(7, error.as_bytes()),
+    ];
+    let status = BASE64_STANDARD.encode(field(1, &vertex.concat()));
+    format!(r#"{{"id":"moby.buildkit.trace","aux":"{status}"}}"#)
+}
+
+#[test]
+fn a_build_that_lost_a_step_to_a_cancelled_one_is_tried_again() {
+    let id = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
+    let failed = |message: &str| serde_json::json!({ "errorDetail": { "message": message } });
+    // As Docker 20.10 has it for a moment after a build was cancelled.
+    for (builder, answer) in [
+        (
+            "0",
+            failed(&format!("unable to find image \"sha256:{id}\"")).to_string(),
+        ),
+        (
+            "1",
+            format!(
+                "{}\n{}",
+                failed_vertex("[2/2] COPY content /x", "duplicate output 0"),
+                failed("failed to solve: duplicate output 0")
+            ),
+        ),
+    ] {
+        let bed = Bed::new();
+        bed.template("hermes", template());
+        let builds = Arc::new(AtomicUsize::new(0));
+        let rule = {
+            let (builds, answer) = (Arc::clone(&builds), json(&format!("{answer}\n")));
+            move |line: &str| match line.contains("/build?") {
+                true if builds.fetch_add(1, Ordering::SeqCst) == 0 => {
+                    Treat::Answer(answer.clone(), End::Stay)
+                }
+                _ => Treat::Pass,
+            }
+        };
+        let proxy = Proxy::start(&bed.engine, bed.scratch(), rule);
+        let client = bed.client_with(&[
+            (OptionName::DockerHost, proxy.url.as_str()),
+            (OptionName::DockerBuildkit, builder),
+        ]);
+        client.ensure("hermes").unwrap();
+        assert_eq!(builds.load(Ordering::SeqCst), 2, "{builder}");
+    }
 }
 
 /// An answer with this body.
