@@ -11,13 +11,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use gix::attrs::Search;
+use gix::attrs::search::MetadataCollection;
 use gix::bstr::{BStr, BString, ByteSlice};
+use gix::filter::plumbing::Pipeline;
 use gix::filter::plumbing::driver::apply::Delay;
 use gix::filter::plumbing::pipeline::convert::{ToWorktreeOutcome, to_worktree};
+use gix::fs::Capabilities;
+use gix::hash::Kind;
 use gix::index::entry::{Flags, Mode};
 use gix::objs::Data;
 use gix::progress::Discard;
+use gix::validate::path::component;
 use gix::worktree::stack::State;
+use gix::worktree::stack::state::Attributes;
 use gix::worktree::stack::state::attributes::Source;
 use gix::worktree::{Stack, state::checkout};
 use gix::{ObjectId, oid};
@@ -92,16 +99,15 @@ pub(super) fn memory(extent: &Extent, workers: usize) -> u64 {
 
 /// Writes the tree `root` into `target`, an empty folder, on `workers` threads. Returns how many files and links it has.
 pub(super) fn check_out(
-    repository: &gix::Repository,
+    hash: Kind,
     store: &Store,
     root: &oid,
     target: &Path,
     workers: usize,
     stop: &Arc<AtomicBool>,
 ) -> Result<u64, Failure> {
-    let mut options = repository.checkout_options(Source::IdMapping)?;
-    options.destination_is_initially_empty = true;
-    options.thread_limit = Some(workers);
+    let options = options(hash, target.parent().unwrap_or(target), workers)?;
+    let (attributes, ignore_case) = (options.attributes.clone(), options.fs.ignore_case);
     let mut objects = Objects {
         store: store.clone(),
         attributes: Arc::default(),
@@ -126,8 +132,36 @@ pub(super) fn check_out(
     if let Some(collision) = outcome.collisions.into_iter().next() {
         return Err(Failure::Collision(collision.path));
     }
-    utf16_files(repository, &index, &objects, target, stop)?;
+    let state = State::AttributesStack(attributes);
+    let paths = index.path_backing();
+    let stack = Stack::from_state_and_ignore_case(target, ignore_case, state, &index, paths);
+    utf16_files(stack, &index, &objects, target, stop)?;
     Ok(index.entries().len() as u64)
+}
+
+/// How git checks out into a folder beside `beside` with an empty configuration.
+///
+/// gix takes these from a repository. One would have to be made for it, and gix asks for the working
+/// directory then: that of a server may be gone.
+fn options(hash: Kind, beside: &Path, workers: usize) -> Result<checkout::Options, Failure> {
+    let filters = Pipeline::new(Default::default(), hash, Default::default());
+    let mut known = MetadataCollection::default();
+    let no_files = std::iter::empty::<&Path>();
+    let globals = Search::new_globals(no_files, &mut Vec::new(), &mut known)?;
+    Ok(checkout::Options {
+        fs: Capabilities::probe_dir(beside),
+        validate: component::Options {
+            protect_windows: cfg!(windows),
+            // Some characters of Unicode are nothing in a name on macOS. What is refused there is refused
+            // everywhere: a template is good on all machines or on none.
+            protect_hfs: true,
+            protect_ntfs: true,
+        },
+        thread_limit: Some(workers),
+        destination_is_initially_empty: true,
+        attributes: Attributes::new(globals, None, Source::IdMapping, known),
+        ..checkout::Options::new(filters)
+    })
 }
 
 /// Writes the large files, and takes them out of what is still to be written.
@@ -260,7 +294,7 @@ fn conversion(matches: &gix::attrs::search::Outcome) -> Conversion {
 
 /// Encodes the files that are to be UTF-16, which gix has written as UTF-8.
 fn utf16_files(
-    repository: &gix::Repository,
+    mut stack: Stack,
     index: &gix::index::State,
     objects: &Objects,
     target: &Path,
@@ -271,9 +305,6 @@ fn utf16_files(
     if !index.entries().iter().any(has_attributes) {
         return Ok(());
     }
-    let mut stack = repository
-        .attributes_only(index, Source::IdMapping)?
-        .detach();
     let mut matches = stack.selected_attribute_matches([ATTRIBUTE]);
     for entry in index.entries().iter().filter(|entry| is_file(entry.mode)) {
         if stop.load(Ordering::Relaxed) {
@@ -301,9 +332,9 @@ fn is_attribute_file(path: &BStr) -> bool {
     path.rsplit(|byte| *byte == b'/').next() == Some(b".gitattributes")
 }
 
-/// The attribute files with a line that git ignores. Checks that all of them can be matched in time.
+/// The attribute files that git reads otherwise than gix does. Checks that all of them can be matched in time.
 fn attribute_files(index: &gix::index::State, store: &Store) -> Result<HashSet<ObjectId>, Failure> {
-    let (mut long, mut seen) = (HashSet::new(), HashSet::new());
+    let (mut odd, mut seen) = (HashSet::new(), HashSet::new());
     let mut with_two = 0;
     for entry in index.entries() {
         let is_new =
@@ -318,7 +349,7 @@ fn attribute_files(index: &gix::index::State, store: &Store) -> Result<HashSet<O
         })?;
         for line in content.lines() {
             if line.len() >= MAX_ATTRIBUTE_LINE {
-                long.insert(entry.id);
+                odd.insert(entry.id);
                 continue;
             }
             let stars = line.find_iter("**").count();
@@ -331,14 +362,15 @@ fn attribute_files(index: &gix::index::State, store: &Store) -> Result<HashSet<O
             }
         }
     }
-    Ok(long)
+    Ok(odd)
 }
 
-/// The objects, as gix asks for them one by one: an attribute file without the lines that git ignores.
+/// The objects, as gix asks for them one by one: an attribute file so that it reads what git reads, without
+/// the lines that git ignores.
 #[derive(Clone)]
 struct Objects {
     store: Store,
-    /// The attribute files that have such lines.
+    /// The attribute files that have to be changed for that.
     attributes: Arc<HashSet<ObjectId>>,
     /// gix looks at the flag only after many files.
     stop: Arc<AtomicBool>,

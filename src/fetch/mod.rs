@@ -174,15 +174,12 @@ impl Job {
     fn run(self, work: Work) -> Result<Fetched> {
         // gix panics where it cannot start one.
         executor::reserve(workers())?;
-        let repository = init(&work.path().join("git"), self.hash())
-            .map_err(|error| self.cannot_write(&error, &work))?;
-        point!("repository-made");
         let pack = self.receive(&work)?;
         point!("pack-written");
         // Not while it comes: who waits must not have to wait for a server.
         let objects = pack.entries.len() as u64;
         let _memory = self.reserve(Pool::Objects, objects * OBJECT_MEMORY)?;
-        let (files, commit_time) = self.check_out(&repository, pack, &work)?;
+        let (files, commit_time) = self.check_out(pack, &work)?;
         point!("checkout-done");
         Ok(Fetched {
             progress: progress(&self.wire, &self.counters),
@@ -266,12 +263,7 @@ impl Job {
 
     /// Writes the tree of the commit, and of no other, as `tree`. Returns how many files it has, and
     /// the time of the commit.
-    fn check_out(
-        &self,
-        repository: &gix::Repository,
-        pack: Pack,
-        work: &Work,
-    ) -> Result<(u64, i64)> {
+    fn check_out(&self, pack: Pack, work: &Work) -> Result<(u64, i64)> {
         let workers = workers();
         let store = {
             let _memory = self.reserve(Pool::Step, pack.memory(workers))?;
@@ -320,7 +312,7 @@ impl Job {
         std::fs::create_dir(&target).map_err(|error| self.disk(error, work))?;
         point!("checkout-begun");
         let files = checkout::check_out(
-            repository,
+            self.hash(),
             &store,
             &tree,
             &target,
@@ -511,21 +503,6 @@ fn new_file(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// An empty repository that no configuration of the machine or the user has a say in.
-fn init(path: &Path, hash: gix::hash::Kind) -> gix::Result<gix::Repository> {
-    let options = gix::create::Options {
-        object_hash: Some(hash),
-        ..Default::default()
-    };
-    let isolated = gix::open::Options::isolated().config_overrides([
-        // Some characters of Unicode are nothing in a name on macOS. What is refused there is refused
-        // everywhere: a template is good on all machines or on none.
-        "core.protectHFS=true".to_owned(),
-    ]);
-    gix::ThreadSafeRepository::init_opts(path, gix::create::Kind::Bare, options, isolated)
-        .map(|repository| repository.to_thread_local())
-}
-
 /// Checks out a commit of a pack, for tests.
 pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &Work) -> Result<u64> {
     let settings = crate::options::Options::default().settings()?;
@@ -539,12 +516,10 @@ pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &Work) -> Resul
     };
     let stop = StopOnDrop::default();
     let job = Job::new(request, executor::runtime()?.handle().clone(), &stop);
-    let repository = init(&work.path().join("git"), job.hash())
-        .map_err(|error| job.cannot_write(&error, work))?;
     let file = new_file(&work.path().join("pack")).map_err(|error| job.disk(error, work))?;
     let counters = Counters::default();
     let pack = pack::receive(&mut &*packed, file, job.hash(), &counters, &stop.flag)
         .map_err(|failure| job.pack_failed(failure, work))?;
-    let (files, _) = job.check_out(&repository, pack, work)?;
+    let (files, _) = job.check_out(pack, work)?;
     Ok(files)
 }

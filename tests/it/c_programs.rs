@@ -1,6 +1,7 @@
 //! The C ABI, as a C program sees it: compiled without a warning, linked in both ways, run as a
 //! process of its own.
 
+use std::path::Path;
 use std::time::Instant;
 
 use mol::Code;
@@ -9,8 +10,10 @@ use serde_json::json;
 use crate::support::child::{
     self, BOTH, Link, command, compiler, field, program, source, succeed, text,
 };
+use crate::support::daemon::write_program;
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::{dockerfile, of_service, script};
+use crate::support::sshd::Sshd;
 use crate::support::{AT_ONCE, Bed, Files, file, unique, until};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
@@ -217,6 +220,71 @@ fn the_job_is_done_with_an_empty_path() {
         );
         assert_eq!(field(&output, "reference"), bed.reference("hermes", &sha));
     }
+}
+
+#[test]
+fn a_working_directory_that_is_gone_stops_nothing() {
+    let bed = Bed::new();
+    let sshd = Sshd::start(bed.scratch());
+    // A helper, which the classic builder needs whether the image is there or not.
+    let base = format!("registry-{}.example/base:1", bed.isolation);
+    bed.engine.tag(BUSYBOX, &base);
+    let (docker, asked) = (bed.scratch().join("docker"), bed.scratch().join("asked"));
+    std::fs::create_dir(&docker).unwrap();
+    std::fs::write(
+        docker.join("config.json"),
+        r#"{"credsStore": "of-the-test"}"#,
+    )
+    .unwrap();
+    let helper = format!("cat >> {}; echo '{{}}'", asked.display());
+    let programs = bed.scratch().join("programs");
+    write_program(&programs, "docker-credential-of-the-test", &helper);
+    let gone_script = r#"mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@""#;
+    let ssh = sshd.url();
+    let engines = [
+        (bed.engine.url.as_str(), "1"),
+        (&bed.engine.url, "0"),
+        (&ssh, "1"),
+    ];
+    for (number, (engine, buildkit)) in engines.into_iter().enumerate() {
+        let files = Files::from([
+            (
+                "Dockerfile".to_owned(),
+                file(&format!(
+                    "FROM {base}\nCOPY . /files/\nRUN true # {number}\n"
+                )),
+            ),
+            (
+                ".gitattributes".to_owned(),
+                file("*.txt eol=crlf\n*.w working-tree-encoding=UTF-16LE\n"),
+            ),
+            (".dockerignore".to_owned(), file("ignored\n")),
+            ("a/b.txt".to_owned(), file("x\n")),
+            ("a/b.w".to_owned(), file("x")),
+            ("run".to_owned(), script("#!/bin/sh\n")),
+        ]);
+        let sha = bed.template("hermes", files);
+        let mut command = command(&bed, Path::new("/bin/sh"));
+        let gone = bed.scratch().join("gone");
+        command
+            .args(["-c", gone_script])
+            .arg(gone)
+            .arg(program("ensure", Link::Static));
+        let path = format!("{}:{}:/usr/bin:/bin", programs.display(), sshd.client());
+        command
+            .env("DOCKER_HOST", engine)
+            .env("DOCKER_BUILDKIT", buildkit)
+            .env("DOCKER_CONFIG", &docker)
+            .env("PATH", path);
+        let output = succeed(command.arg("hermes"));
+        let reference = bed.reference("hermes", &sha);
+        assert_eq!(field(&output, "reference"), reference);
+        assert_eq!(bed.engine.read(&reference, "files/a/b.txt"), "x\r\n");
+    }
+    let asked = std::fs::read_to_string(asked).unwrap();
+    assert!(asked.contains(base.split('/').next().unwrap()), "{asked}");
+    bed.engine.remove_all_of(&bed.isolation);
+    bed.engine.untag(&base);
 }
 
 #[test]

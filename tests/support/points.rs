@@ -27,7 +27,7 @@ pub enum Way {
 }
 
 /// In the order in which a call comes by them.
-pub const POINTS: [(&str, Way); 43] = [
+pub const POINTS: [(&str, Way); 42] = [
     ("entry", Way::First),
     ("event-LookupStarted", Way::First),
     ("event-LookupDone", Way::First),
@@ -41,7 +41,6 @@ pub const POINTS: [(&str, Way); 43] = [
     ("lock-taken", Way::First),
     ("event-FetchStarted", Way::First),
     ("work-made", Way::First),
-    ("repository-made", Way::First),
     ("git-answered", Way::First),
     ("git-received", Way::Later(3)),
     ("event-FetchProgress", Way::Slow("git-received")),
