@@ -48,6 +48,9 @@ const MAX_ATTRIBUTE_LINE: usize = 2048;
 const MAX_DOUBLE_STARS: usize = 2;
 const MAX_WITH_TWO: usize = 100;
 
+/// What some editors on Windows put in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The attributes that change what is in a file (gitattributes(5)).
 const CONVERTING: [&str; 5] = ["text", "crlf", "eol", "ident", "working-tree-encoding"];
 
@@ -347,6 +350,9 @@ fn attribute_files(index: &gix::index::State, store: &Store) -> Result<HashSet<O
             content.extend_from_slice(piece);
             Ok(())
         })?;
+        if content.starts_with(BYTE_ORDER_MARK) {
+            odd.insert(entry.id);
+        }
         for line in content.lines() {
             if line.len() >= MAX_ATTRIBUTE_LINE {
                 odd.insert(entry.id);
@@ -408,6 +414,11 @@ impl gix::objs::Find for Objects {
             return Ok(None);
         };
         buffer.clear();
+        if data.starts_with(BYTE_ORDER_MARK) {
+            // gix skips it at the beginning of a file only. git does so for a file in the worktree, and not
+            // in a checkout (attr.c): the first line is then a pattern that begins with it.
+            buffer.push(b'\n');
+        }
         let lines = data.lines_with_terminator();
         lines
             .filter(|line| line.trim_end_with(|c| c == '\n').len() < MAX_ATTRIBUTE_LINE)

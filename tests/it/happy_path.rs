@@ -1,11 +1,14 @@
 //! From a runtime's name to an image, and again, and after a new commit.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 use mol::OptionName;
 use mol::event::Kind;
 use serde_json::json;
 
+use crate::support::child::succeed;
 use crate::support::engine::Entry;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::{Bed, Files, file, noise};
@@ -296,6 +299,75 @@ fn what_is_built_is_what_a_clean_checkout_gives() {
         !files.keys().any(|path| path.starts_with(".git/")),
         "{files:?}"
     );
+}
+
+#[test]
+fn attributes_mean_what_a_clone_makes_of_them_whatever_their_encoding() {
+    const MARK: &str = "\u{feff}";
+    const ALL: &str = "*.txt text eol=crlf\n";
+    let bed = Bed::new();
+    let client = bed.client();
+    for attributes in [
+        // In a checkout git does not skip a byte-order mark: the first line means nothing, or another name.
+        format!("{MARK}{ALL}"),
+        format!("{MARK}{ALL}b.txt text eol=crlf\n"),
+        format!("{MARK}\n{ALL}"),
+        format!("{MARK}\r\n{ALL}"),
+        format!("{MARK}# Windows\n{ALL}"),
+        format!("{MARK}[attr]windows text eol=crlf\n*.txt windows\n"),
+        format!("{MARK}# Windows\n{MARK}{ALL}"),
+        format!("{MARK}{MARK}{ALL}"),
+        format!("\n{MARK}{ALL}"),
+        format!("{MARK}\"*.txt\" text eol=crlf\n"),
+        format!("{ALL}*.txt{MARK} -text\n"),
+        format!("a.txt {MARK}text eol=crlf\n"),
+        // Line ends of Windows and of old.
+        "*.txt text eol=crlf\r\nb.txt -text\r\n".to_owned(),
+        "*.txt text\reol=crlf\n".to_owned(),
+        "a.txt text eol=crlf\rb.txt text eol=crlf\n".to_owned(),
+        // A line that git ignores for its length, and a file that is no text.
+        format!("{MARK}{}\n{ALL}", "x".repeat(3000)),
+        format!("{ALL}\0\nb.txt -text\n"),
+    ] {
+        let names = ["a.txt", "b.txt", "\u{feff}c.txt", "sub/a.txt"];
+        let mut files: Files = names
+            .iter()
+            .map(|name| ((*name).to_owned(), file("one\ntwo\n")))
+            .collect();
+        files.insert("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n"));
+        files.insert(".gitattributes".to_owned(), file(&attributes));
+        let below = format!("{MARK}{ALL}");
+        files.insert("sub/.gitattributes".to_owned(), file(&below));
+        let sha = bed.template("hermes", files);
+
+        let clone = tempfile::tempdir().unwrap();
+        let git = |arguments: &[&str]| {
+            let mut command = Command::new("git");
+            let command = command.args(arguments).current_dir(clone.path());
+            succeed(
+                command
+                    .env_clear()
+                    .env("PATH", "/usr/bin:/bin")
+                    .env("HOME", clone.path()),
+            );
+        };
+        let url = format!("{}hermes", bed.server.repo_prefix);
+        git(&["clone", "--quiet", &url, "tree"]);
+        client.ensure("hermes").unwrap();
+        let tree = bed.cache().join("hermes").join(&sha[..12]);
+        for name in names
+            .into_iter()
+            .chain([".gitattributes", "sub/.gitattributes"])
+        {
+            let read = |root: &Path| std::fs::read_to_string(root.join(name)).unwrap();
+            let ours = read(&tree);
+            assert_eq!(
+                ours,
+                read(&clone.path().join("tree")),
+                "{name}: {attributes:?}"
+            );
+        }
+    }
 }
 
 #[test]
