@@ -112,6 +112,10 @@ pub(super) struct Component {
 #[derive(Clone, Debug)]
 pub(super) struct Api {
     pool: Pool,
+    /// The `Host` header.
+    host: String,
+    /// What goes before every path.
+    base_path: String,
     pub(super) version: Version,
 }
 
@@ -120,6 +124,8 @@ impl Api {
     pub(super) async fn open(address: &Address) -> Result<(Self, About)> {
         let mut api = Self {
             pool: connect::pool(address),
+            host: address.host_header(),
+            base_path: address.base_path().to_owned(),
             version: NEWEST,
         };
         const WHAT: &str = "/version";
@@ -149,8 +155,8 @@ impl Api {
     async fn send(&self, method: &Method, path: &str, what: &str, max: usize) -> Result<Vec<u8>> {
         let request = Request::builder()
             .method(method)
-            .uri(format!("http://{}{path}", connect::HOST))
-            .header(HOST, connect::HOST)
+            .uri(format!("http://{}{}{path}", connect::HOST, self.base_path))
+            .header(HOST, &self.host)
             .body(Empty::<Bytes>::new())
             .map_err(|error| Failure::Broken(chain(&error)))?;
         let response = self.pool.request(request).await;

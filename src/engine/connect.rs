@@ -30,7 +30,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Unused connections are closed before an engine or a tunnel in between would do it.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The name in the `Host` header. Nobody looks it up: the address says where to go.
+/// The host in the URI of a request. Nobody looks it up or sees it: the address says where to go, and what
+/// the `Host` header is.
 pub(super) const HOST: &str = "engine";
 
 /// Connections to one engine, kept alive.
@@ -93,7 +94,9 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
             Box::new(UnixStream::connect(path).await?)
         }
         Address::Ssh(destination) => Box::new(destination.open().await?),
-        Address::Tcp { host, port, tls } => {
+        Address::Tcp {
+            host, port, tls, ..
+        } => {
             let stream = connect_to_any(&executor::resolve(host, *port).await?).await?;
             stream.set_nodelay(true)?;
             match tls {

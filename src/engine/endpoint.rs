@@ -4,9 +4,11 @@
 //! has named an engine does not want another one. Only where nothing is named are several tried.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
@@ -19,6 +21,31 @@ use crate::error::{Code, Error, Result, chain};
 use crate::image::hex;
 use crate::options::EngineSettings;
 use crate::outside_file;
+
+/// The docker CLI's default.
+const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// The ports of an engine, without TLS and with it.
+const PLAIN_PORT: u16 = 2375;
+const TLS_PORT: u16 = 2376;
+
+/// No address in it has user information: masked once more, by whoever shows it, it would be spoilt.
+const HINT_ADDRESS: &str = "use unix:///path, tcp://host:port, ssh://host, or unset it";
+
+/// What Go escapes in a path (`net/url`, `encodePath`).
+const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
 
 /// The docker CLI's name for "no context".
 const NO_CONTEXT: &str = "default";
@@ -46,10 +73,34 @@ pub(crate) enum Address {
     Unix(PathBuf),
     Ssh(ssh::Destination),
     Tcp {
+        /// Without brackets.
         host: String,
         port: u16,
+        /// What goes before every request: nothing, or `/a/path` as it stands in a URL.
+        path: String,
         tls: Option<Arc<rustls::ClientConfig>>,
     },
+}
+
+impl Address {
+    /// The `Host` header of every request: the address, because a proxy may have many hosts. For what has
+    /// none, it is what the docker CLI sends (moby's `client.DummyHost`, docker/cli's `connhelper`).
+    pub(super) fn host_header(&self) -> String {
+        match self {
+            Address::Unix(_) => "api.moby.localhost".to_owned(),
+            Address::Ssh(_) => "docker.example.com".to_owned(),
+            Address::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Address::Tcp { host, port, .. } => format!("{host}:{port}"),
+        }
+    }
+
+    /// The path that goes before that of every request.
+    pub(super) fn base_path(&self) -> &str {
+        match self {
+            Address::Tcp { path, .. } => path,
+            Address::Unix(_) | Address::Ssh(_) => "",
+        }
+    }
 }
 
 impl fmt::Display for Address {
@@ -57,7 +108,7 @@ impl fmt::Display for Address {
         match self {
             Address::Unix(path) => write!(f, "unix://{}", path.display()),
             Address::Ssh(destination) => destination.fmt(f),
-            Address::Tcp { host, port, .. } => write!(f, "tcp://{host}:{port}"),
+            Address::Tcp { path, .. } => write!(f, "tcp://{}{path}", self.host_header()),
         }
     }
 }
@@ -102,7 +153,8 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
             })
             .transpose()?;
         return Ok(vec![Endpoint {
-            address: address(host, tls, "DOCKER_HOST", settings)?,
+            // The docker CLI has this port with TLS too.
+            address: address(host, tls, PLAIN_PORT, "DOCKER_HOST", settings)?,
             named_by: "DOCKER_HOST".to_owned(),
         }]);
     }
@@ -115,7 +167,7 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
 /// Where engines put their sockets: Docker, then rootless Docker, Docker Desktop, Colima and Podman,
 /// as their documents say.
 fn well_known(settings: &EngineSettings) -> Vec<Endpoint> {
-    let mut places = vec![(PathBuf::from("/var/run/docker.sock"), "the default socket")];
+    let mut places = vec![(PathBuf::from(DEFAULT_SOCKET), "the default socket")];
     if let Some(runtime) = &settings.runtime_dir {
         places.push((runtime.join("docker.sock"), "rootless Docker"));
     }
@@ -141,39 +193,47 @@ fn invalid(named_by: &str, what: &str) -> Error {
     Error::new(Code::InvalidOption, format!("{named_by} {what}"))
 }
 
+/// Reads an address as the docker CLI does (github.com/docker/cli, `opts/hosts.go`, and
+/// `client.ParseHostURL`): without white space at its ends, with the defaults for what is left out.
 fn address(
-    host: &str,
+    value: &str,
     tls: Option<Arc<rustls::ClientConfig>>,
+    default_port: u16,
     named_by: &str,
     settings: &EngineSettings,
 ) -> Result<Address> {
-    if let Some(path) = host.strip_prefix("unix://") {
-        if path.starts_with('/') {
-            return Ok(Address::Unix(PathBuf::from(path)));
-        }
-        return Err(
+    let value = value.trim();
+    let (scheme, rest) = match value.split_once("://") {
+        Some(parts) => parts,
+        None if value.is_empty() && tls.is_some() => ("tcp", "localhost:2376"),
+        None if value.is_empty() => ("unix", ""),
+        None if value.starts_with('/') || value.starts_with("./") => ("unix", value),
+        None => ("tcp", value),
+    };
+    match scheme {
+        "unix" if rest.is_empty() => Ok(Address::Unix(PathBuf::from(DEFAULT_SOCKET))),
+        "unix" if rest.starts_with('/') => Ok(Address::Unix(PathBuf::from(rest))),
+        "unix" => Err(
             invalid(named_by, "names a socket without a path from the root")
                 .hint("use unix:///var/run/docker.sock, with three slashes"),
-        );
-    }
-    let url = Url::parse(host).ok();
-    match url.as_ref().map(Url::scheme) {
-        Some("tcp" | "http" | "https") => {
-            let url = url.as_ref();
-            let name = url.and_then(Url::host_str).filter(|name| !name.is_empty());
-            let name = name.ok_or_else(|| {
-                invalid(named_by, "has no host")
-                    .hint("use tcp://host:2375, or tcp://host:2376 with TLS")
+        ),
+        "https" if tls.is_none() => Err(invalid(
+            named_by,
+            "is an https:// address without TLS files",
+        )
+        .hint("use tcp://host:2376 with DOCKER_TLS_VERIFY=1, or a docker context with its ca.pem")),
+        "tcp" | "http" | "https" => {
+            let (host, port, path) = tcp(rest, default_port).map_err(|why| {
+                invalid(named_by, why).hint("use tcp://host:2375, or tcp://host:2376 with TLS")
             })?;
-            // As the docker CLI has it: 2376 with TLS, 2375 without.
-            let default = if tls.is_some() { 2376 } else { 2375 };
             Ok(Address::Tcp {
-                host: name.trim_matches(['[', ']']).to_owned(),
-                port: url.and_then(Url::port).unwrap_or(default),
+                host,
+                port,
+                path,
                 tls,
             })
         }
-        Some("ssh") => {
+        "ssh" => {
             let program = child::find("ssh", settings.search_path.as_deref()).ok_or_else(|| {
                 invalid(
                     named_by,
@@ -181,16 +241,79 @@ fn address(
                 )
                 .hint("install an ssh client, or forward the socket yourself and use unix://")
             })?;
-            url.as_ref()
-                .map_or(Err("is no URL"), |url| {
-                    ssh::Destination::parse(url, program)
-                })
+            let url = Url::parse(value).map_err(|_| "is not a valid URL");
+            url.and_then(|url| ssh::Destination::parse(&url, program))
                 .map(Address::Ssh)
-                .map_err(|why| invalid(named_by, why).hint("use ssh://user@host"))
+                .map_err(|why| invalid(named_by, why).hint("use ssh://host, or with a user"))
         }
-        _ => Err(invalid(named_by, "is no address of an engine")
-            .hint("use unix:///path, tcp://host:port, ssh://user@host, or unset it")),
+        "fd" => Err(invalid(
+            named_by,
+            "is an fd:// address, at which only a daemon can listen",
+        )
+        .hint(HINT_ADDRESS)),
+        "npipe" => Err(
+            invalid(named_by, "is an npipe:// address, which only Windows has").hint(HINT_ADDRESS),
+        ),
+        _ => Err(invalid(named_by, "is not a valid address of an engine").hint(HINT_ADDRESS)),
     }
+}
+
+/// Reads what follows `tcp://`: the host, the port, and the path in front of every request, encoded.
+/// User information, a query and a fragment are ignored, as the docker CLI does. The error completes the
+/// sentence "DOCKER_HOST …".
+fn tcp(rest: &str, default_port: u16) -> std::result::Result<(String, u16, String), &'static str> {
+    if rest.chars().any(|c| c.is_ascii_control()) {
+        return Err("has a control character");
+    }
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let authority = authority.rsplit('@').next().unwrap_or_default();
+    let is_ipv6 = |host: &str| host.parse::<Ipv6Addr>().is_ok();
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((host, port)) if is_ipv6(host) && (port.is_empty() || port.starts_with(':')) => {
+                (host, port.trim_start_matches(':'))
+            }
+            _ => return Err("has an IPv6 address that is not valid"),
+        },
+        None if is_ipv6(authority) => (authority, ""),
+        None => authority.split_once(':').unwrap_or((authority, "")),
+    };
+    let host = match host {
+        "" => "localhost".to_owned(),
+        host if host.is_ascii() => host.to_owned(),
+        host => match url::Host::parse(host) {
+            Ok(host) => host.to_string(),
+            Err(_) => return Err("has a host that is not valid"),
+        },
+    };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:".contains(c);
+    if !host.chars().all(plain) {
+        return Err("has a host that is not valid");
+    }
+    let port = match port {
+        "" => default_port,
+        port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
+            port.parse().map_err(|_| "has a port that is not valid")?
+        }
+        _ => return Err("has a port that is not valid"),
+    };
+    Ok((host, port, cleaned(path)))
+}
+
+/// A path without empty parts, `.` and `..`, as Go's `path.Join` makes it, and encoded as Go does it.
+fn cleaned(path: &str) -> String {
+    let decoded: Vec<u8> = percent_decode_str(path).collect();
+    let mut parts: Vec<&[u8]> = Vec::new();
+    for part in decoded.split(|&byte| byte == b'/') {
+        match part {
+            b"" | b"." => {}
+            b".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let encode = |part| format!("/{}", percent_encode(part, IN_PATH));
+    parts.into_iter().map(encode).collect()
 }
 
 fn context_name(settings: &EngineSettings) -> Result<Option<(String, &'static str)>> {
@@ -261,8 +384,9 @@ fn context(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endp
         .exists()
         .then(|| tls(&certificates, &named_by))
         .transpose()?;
+    let default_port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT };
     Ok(Endpoint {
-        address: address(&docker.host, tls, &named_by, settings)?,
+        address: address(&docker.host, tls, default_port, &named_by, settings)?,
         named_by,
     })
 }
@@ -306,6 +430,7 @@ fn tls(dir: &Path, named_by: &str) -> Result<Arc<rustls::ClientConfig>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mask::mask_token;
 
     fn settings(config_dir: &Path) -> EngineSettings {
         EngineSettings {
@@ -336,6 +461,69 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let meta = format!(r#"{{"Name":"{name}","Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);
         std::fs::write(dir.join("meta.json"), meta).unwrap();
+    }
+
+    /// The address of this DOCKER_HOST.
+    fn read(value: &str, tls: bool) -> Result<Address> {
+        let tls = tls.then(|| {
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let config = rustls::ClientConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(rustls::RootCertStore::empty());
+            Arc::new(config.with_no_client_auth())
+        });
+        let settings = settings(Path::new("/nowhere"));
+        address(value, tls, PLAIN_PORT, "DOCKER_HOST", &settings)
+    }
+
+    #[test]
+    fn docker_host_is_read_as_the_docker_cli_reads_it() {
+        #[derive(Deserialize)]
+        struct Vectors {
+            cases: Vec<Case>,
+        }
+        #[derive(Deserialize)]
+        struct Case {
+            value: String,
+            tls: bool,
+            #[serde(default)]
+            error: bool,
+            socket: Option<String>,
+            header: Option<String>,
+            path: Option<String>,
+        }
+        let text = include_str!("../../tests/vectors/docker_host.json");
+        let vectors: Vectors = serde_json::from_str(text).unwrap();
+        for case in vectors.cases {
+            let what = format!("{:?}, TLS: {}", case.value, case.tls);
+            let address = read(&case.value, case.tls);
+            assert_eq!(address.is_err(), case.error, "{what}");
+            let Ok(address) = address else { continue };
+            if let Some(socket) = case.socket {
+                assert_eq!(address.to_string(), socket, "{what}");
+            }
+            assert_eq!(Some(address.host_header()), case.header, "{what}");
+            let path = format!("{}/v1.41/version", address.base_path());
+            assert_eq!(Some(path), case.path, "{what}");
+            // What is shown can be set again, and is the same engine.
+            let shown = address.to_string();
+            let again = read(&shown, case.tls).unwrap();
+            assert_eq!(again.to_string(), shown, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_newer_docker_takes_and_what_can_mean_one_thing_only_is_taken() {
+        for (value, shown) in [
+            ("/run/engine.sock", "unix:///run/engine.sock"),
+            ("[::1]", "tcp://[::1]:2375"),
+            ("tcp://[::1]/p", "tcp://[::1]:2375/p"),
+            ("http://host", "tcp://host:2375"),
+            ("tcp://h\u{f6}st:1/\u{fc}", "tcp://xn--hst-sna:1/%C3%BC"),
+        ] {
+            assert_eq!(read(value, false).unwrap().to_string(), shown, "{value}");
+        }
     }
 
     #[test]
@@ -372,12 +560,28 @@ mod tests {
     fn what_is_no_address_is_an_error_that_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = settings(dir.path());
-        for host in ["", "nonsense", "unix://relative", "tcp://", "ssh://host"] {
+        for host in [
+            "nonsense://host",
+            "unix://relative",
+            "./relative",
+            "https://host",
+            "fd://",
+            "fd://3",
+            "npipe:////./pipe/docker_engine",
+            "tcp://me:secret@ho st:1",
+            "tcp://host:65536",
+            "tcp://host\u{7}:1",
+            "tcp://[fe80::1%25eth0]:1",
+            "ssh://host",
+        ] {
             settings.host = Some(host.into());
             let error = candidates(&settings).unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{host}");
             assert!(error.message.contains("DOCKER_HOST"));
+            assert!(!error.message.contains("secret"));
             assert!(!error.hint.is_empty());
+            // Whoever masks the whole error once more does not spoil it.
+            assert_eq!(mask_token(&error.hint, ""), error.hint, "{host}");
         }
         settings.host = None;
         settings.context = Some("nowhere".into());

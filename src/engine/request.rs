@@ -12,8 +12,9 @@ use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HOST, UPGRADE};
+use hyper::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
 use hyper::http::request::Builder;
+use hyper::http::uri::InvalidUri;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use serde::Deserialize;
@@ -80,7 +81,16 @@ pub(super) struct Answer {
 
 /// The beginning of a request to `path` of the API.
 pub(super) fn post(version: Version, path: &str) -> Builder {
-    Request::post(format!("/v{version}{path}")).header(HOST, connect::HOST)
+    Request::post(format!("/v{version}{path}"))
+}
+
+/// Directs a request to the engine at `address`: its `Host` header, and the path before its own.
+fn directed(address: &Address, mut request: Request<Body>) -> Result<Request<Body>, Failure> {
+    let host = HeaderValue::try_from(address.host_header()).map_err(|e| Failure::broken(&e))?;
+    let uri = format!("{}{}", address.base_path(), request.uri());
+    *request.uri_mut() = uri.parse().map_err(|e: InvalidUri| Failure::broken(&e))?;
+    request.headers_mut().insert(HOST, host);
+    Ok(request)
 }
 
 /// Sends a request over a connection of its own, and waits for the beginning of the answer.
@@ -107,6 +117,7 @@ async fn exchange(
     upgrade: bool,
 ) -> Result<Answer, Failure> {
     let name = refusal::name(request.method(), request.uri().path());
+    let request = directed(address, request)?;
     let stream = connect::dial(address)
         .await
         .map_err(|e| Failure::broken(&e))?;

@@ -17,6 +17,7 @@ mod crash;
 mod credentials;
 mod diagnose;
 mod disk;
+mod docker_host;
 mod dockerignore;
 mod documents;
 mod endless_engine;

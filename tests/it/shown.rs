@@ -4,10 +4,11 @@
 use std::fs;
 
 use mol::event::Kind;
+use mol::mask::mask_token;
 use mol::{Client, Code, Error, OptionName};
 use serde_json::{Value, json};
 
-use crate::support::child::{BOTH, command, field, program, text};
+use crate::support::child::{BOTH, command, field, program, source, text};
 use crate::support::engine::BUSYBOX;
 use crate::support::git::{Object, packet};
 use crate::support::server::dockerfile;
@@ -443,4 +444,29 @@ fn a_hint_of_the_library_s_own_is_as_it_was_written() {
     let error = client.refused("hermes");
     assert!(error.hint.contains("ssh://user@host"), "{error:?}");
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+}
+
+#[test]
+fn no_word_of_the_librarys_own_is_one_that_a_masker_takes_for_a_login() {
+    let mut folders = vec![source("src")];
+    let mut lines = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]").next().unwrap();
+            for line in code.lines() {
+                let line = line.trim();
+                if line.contains("://") && !line.starts_with("//") {
+                    lines += 1;
+                    assert_eq!(mask_token(line, ""), line, "{}", path.display());
+                }
+            }
+        }
+    }
+    assert!(lines > 20, "{lines}");
 }

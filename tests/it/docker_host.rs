@@ -1,0 +1,182 @@
+//! `DOCKER_HOST`, and the host of a docker context, as the docker CLI reads them.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use mol::event::Kind;
+use mol::{Code, OptionName};
+
+use crate::support::engine::BUSYBOX;
+use crate::support::server::dockerfile;
+use crate::support::{Bed, Engine, lock};
+
+/// A reverse proxy with virtual hosts in front of an engine: who names another host is answered 421, and
+/// the engine is below a path.
+struct VirtualHost {
+    /// `127.0.0.1:PORT`
+    host: String,
+    /// The first line of each request, without the path that it is below.
+    requests: Arc<Mutex<Vec<String>>>,
+}
+
+impl VirtualHost {
+    /// It ends with the process of the tests.
+    fn before(engine: &Engine, path: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let socket = engine.url.strip_prefix("unix://").unwrap().to_owned();
+        let requests = Arc::<Mutex<Vec<String>>>::default();
+        let (name, seen) = (host.clone(), Arc::clone(&requests));
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (socket, name, seen) = (socket.clone(), name.clone(), Arc::clone(&seen));
+                std::thread::spawn(move || serve(client, &socket, &name, path, &seen));
+            }
+        });
+        Self { host, requests }
+    }
+}
+
+/// One request, after which the connection ends.
+fn serve(
+    mut client: TcpStream,
+    socket: &str,
+    name: &str,
+    path: &str,
+    seen: &Mutex<Vec<String>>,
+) -> Option<()> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        client.read_exact(&mut byte).ok()?;
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let mut lines: Vec<&str> = head.trim_end().split("\r\n").collect();
+    let mut words = lines[0].splitn(2, ' ');
+    let (method, rest) = (words.next()?, words.next()?);
+    let hosts: Vec<&str> = lines
+        .iter()
+        .filter_map(|line| {
+            line.to_ascii_lowercase()
+                .starts_with("host:")
+                .then_some(&line[5..])
+        })
+        .map(str::trim)
+        .collect();
+    let below = rest.strip_prefix(path).filter(|rest| rest.starts_with('/'));
+    let refused = match (hosts.as_slice(), below) {
+        ([host], Some(_)) if *host == name => None,
+        ([host], None) if *host == name => Some("404 Not Found"),
+        _ => Some("421 Misdirected Request"),
+    };
+    if let Some(status) = refused {
+        let answer = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        client.write_all(answer.as_bytes()).ok()?;
+        return None;
+    }
+    let first = format!("{method} {}", below?);
+    lock(seen).push(first.clone());
+    lines[0] = &first;
+    if !head.to_ascii_lowercase().contains("upgrade") {
+        lines.push("Connection: close");
+    }
+    let mut engine = UnixStream::connect(socket).ok()?;
+    engine
+        .write_all((lines.join("\r\n") + "\r\n\r\n").as_bytes())
+        .ok()?;
+    let (mut from, mut to) = (client.try_clone().ok()?, engine.try_clone().ok()?);
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut from, &mut to);
+        let _ = to.shutdown(Shutdown::Write);
+    });
+    let _ = std::io::copy(&mut engine, &mut client);
+    let _ = client.shutdown(Shutdown::Both);
+    Some(())
+}
+
+fn template(bed: &Bed) {
+    let text = format!(
+        "FROM {BUSYBOX}\nCOPY Dockerfile /\nLABEL only={}\n",
+        bed.isolation
+    );
+    bed.template("hermes", dockerfile(&text));
+}
+
+#[test]
+fn an_engine_below_a_path_of_a_virtual_host_does_the_whole_job() {
+    for buildkit in ["1", "0"] {
+        let bed = Bed::new();
+        template(&bed);
+        let proxy = VirtualHost::before(&bed.engine, "/docker/engine-1");
+        // As it comes out of a file: with a line break, and a path that is not as short as it can be.
+        let given = format!(" tcp://{}//docker/./x/../engine-1/\n", proxy.host);
+        let client = bed.client_with(&[
+            (OptionName::DockerHost, &given),
+            (OptionName::DockerBuildkit, buildkit),
+        ]);
+        let image = client.ensure("hermes").unwrap();
+        assert!(bed.engine.inspect(&image.reference).is_some());
+        assert!(client.ensure("hermes").unwrap().cache_hit);
+        let requests = lock(&proxy.requests).join("\n");
+        for part in ["GET /version", "/build?", "/images/", "/tag?"] {
+            assert!(requests.contains(part), "{part}: {requests}");
+        }
+        assert_eq!(requests.contains("/session"), buildkit == "1", "{requests}");
+
+        // What is shown is the same engine for who sets it, and for the docker command.
+        let shown = format!("tcp://{}/docker/engine-1", proxy.host);
+        assert_eq!(image.endpoint, shown);
+        let begun = &client.of_kind(Kind::BuildStarted)[0];
+        assert_eq!(begun.endpoint.as_deref(), Some(shown.as_str()));
+        let again = bed.client_with(&[(OptionName::DockerHost, &shown)]);
+        assert!(again.ensure("hermes").unwrap().cache_hit);
+    }
+}
+
+#[test]
+fn an_address_without_a_scheme_is_one_of_tcp() {
+    let bed = Bed::new();
+    template(&bed);
+    let proxy = VirtualHost::before(&bed.engine, "");
+    let client = bed.client_with(&[(OptionName::DockerHost, &proxy.host)]);
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(image.endpoint, format!("tcp://{}", proxy.host));
+
+    // The host is this machine's then, by its name.
+    let port = proxy.host.rsplit(':').next().unwrap();
+    let client = bed.client_with(&[(OptionName::DockerHost, &format!(":{port}"))]);
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+    assert!(
+        error.message.contains(&format!("tcp://localhost:{port} ")),
+        "{error:?}"
+    );
+    assert!(error.message.contains("421"), "{error:?}");
+}
+
+#[test]
+fn a_wrong_address_is_told_without_what_it_is_and_with_a_hint_that_can_be_read() {
+    let bed = Bed::new();
+    template(&bed);
+    for host in [
+        "nonsense://me:secret@host",
+        "ssh://me:secret@host",
+        "fd://",
+        "npipe:////./pipe/x",
+    ] {
+        let client = bed.client_with(&[
+            (OptionName::DockerHost, host),
+            (OptionName::SearchPath, "/usr/bin"),
+        ]);
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        let shown = format!("{error:?}");
+        assert!(!shown.contains("secret"), "{shown}");
+        // A host's own log may mask it once more.
+        assert_eq!(mol::mask::mask_token(&error.hint, ""), error.hint);
+        assert!(error.hint.contains("ssh://host"), "{error:?}");
+    }
+}
