@@ -391,6 +391,7 @@ async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {
     if !missing.is_empty() {
         let missing = names(missing);
         found.push(format!("not in PATH: {missing}"));
+        found.extend(logins.complaints);
         return Check::warning(
             NAME,
             found.join("; "),
@@ -398,6 +399,10 @@ async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {
                 "install {missing}, or take it out of credsStore and credHelpers in docker's config.json"
             ),
         );
+    }
+    if !logins.complaints.is_empty() {
+        found.extend(logins.complaints);
+        return Check::warning(NAME, found.join("; "), "fix docker's config.json");
     }
     match found.is_empty() {
         true => Check::ok(NAME, "none; public base images need none"),

@@ -1,48 +1,60 @@
 //! The docker CLI's `config.json`, as far as it matters here.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 
-use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::go_json::{self, Json, WrongType};
 use crate::error::{Code, Error, Result};
+use crate::limits;
 use crate::options::EngineSettings;
 use crate::outside_file;
 
 /// The largest file. With hundreds of logins it has some ten KiB.
 const MAX_SIZE: usize = 1 << 20;
 
-/// The file's content. What is not there is empty.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+/// How to end the complaints of a file that cannot be read.
+pub(super) const HINT: &str = "fix the file: the docker command complains about it too";
+
+/// The file's content, as far as it can be read. What is not there is empty.
+#[derive(Default)]
 pub(super) struct Config {
-    #[serde(rename = "currentContext")]
     pub(super) current_context: String,
     /// By registry.
-    pub(super) auths: Option<HashMap<String, Auth>>,
+    pub(super) auths: BTreeMap<String, Entry<Auth>>,
     /// The helper for every registry that has none of its own.
-    #[serde(rename = "credsStore")]
     pub(super) creds_store: String,
     /// By registry.
-    #[serde(rename = "credHelpers")]
-    pub(super) cred_helpers: Option<HashMap<String, String>>,
+    pub(super) cred_helpers: BTreeMap<String, Entry<String>>,
+    /// What could not be read, and is taken for not set: nothing fails for that, as with the docker CLI.
+    pub(super) complaints: Vec<String>,
 }
 
+/// An entry of a registry. One that cannot be read is told when somebody wants it.
+pub(super) type Entry<T> = std::result::Result<T, WrongType>;
+
 /// A login that stands in the file itself.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Default)]
 pub(super) struct Auth {
     /// `user:password`, in base64.
     pub(super) auth: Zeroizing<String>,
     pub(super) username: String,
     pub(super) password: Zeroizing<String>,
-    #[serde(rename = "identitytoken")]
     pub(super) identity_token: Zeroizing<String>,
 }
 
 impl Auth {
+    pub(super) fn of(entry: &Json) -> Entry<Self> {
+        Ok(Self {
+            auth: Zeroizing::new(entry.text("auth")?.to_owned()),
+            username: entry.text("username")?.to_owned(),
+            password: Zeroizing::new(entry.text("password")?.to_owned()),
+            identity_token: Zeroizing::new(entry.text("identitytoken")?.to_owned()),
+        })
+    }
+
     pub(super) fn is_set(&self) -> bool {
         !(self.auth.is_empty() && self.username.is_empty() && self.identity_token.is_empty())
     }
@@ -54,12 +66,15 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`Code::InvalidOption`] if it is there and is not JSON of this shape.
+    /// [`Code::InvalidOption`] if something is there that is no file of a usable size;
+    /// [`Code::ProcessLimit`].
     pub(super) fn load(settings: &EngineSettings) -> Result<Self> {
         match read(settings) {
-            Some(Ok(text)) => Self::parse(settings, text),
             // The docker CLI would wait for this for ever.
-            Some(Err(error)) if is_no_file(&error) => Err(invalid(settings, &error.to_string())),
+            Some(Err(error)) if is_no_file(&error) || limits::reached(&error).is_some() => {
+                Err(invalid(settings, &error))
+            }
+            Some(Ok(text)) => Ok(Self::parse(settings, &text)),
             _ => Ok(Self::default()),
         }
     }
@@ -71,22 +86,65 @@ impl Config {
     /// Also if it may not be read.
     pub(super) fn load_or_complain(settings: &EngineSettings) -> Result<Self> {
         match read(settings) {
-            Some(Err(error)) if !is_absent(&error) => Err(invalid(settings, &error.to_string())),
-            Some(Ok(text)) => Self::parse(settings, text),
+            Some(Err(error)) if !is_absent(&error) => Err(invalid(settings, &error)),
+            Some(Ok(text)) => Ok(Self::parse(settings, &text)),
             _ => Ok(Self::default()),
         }
     }
 
-    fn parse(settings: &EngineSettings, text: Zeroizing<Vec<u8>>) -> Result<Self> {
-        serde_json::from_slice(&text).map_err(|error| {
-            // Not the error's own words: they may quote what is in the file.
-            let (line, column) = (error.line(), error.column());
-            invalid(
-                settings,
-                &format!("it is wrong at line {line}, column {column}"),
-            )
-        })
+    fn parse(settings: &EngineSettings, text: &[u8]) -> Self {
+        let mut config = Self::default();
+        let file = path(settings).unwrap_or_default();
+        match go_json::first(text) {
+            Ok(None) => {}
+            Ok(Some(json)) => config.take(&json, |field, wrong| {
+                format!("{field} in {} {wrong}, and is ignored", file.display())
+            }),
+            Err(why) => config.complaints.push(format!(
+                "{} cannot be read: {why}, so all of it is ignored",
+                file.display()
+            )),
+        }
+        config
     }
+
+    /// Takes over what has the type that it should have.
+    fn take(&mut self, json: &Json, complaint: impl Fn(&str, WrongType) -> String) {
+        if let Err(wrong) = json.as_object() {
+            self.complaints.push(complaint("what is", wrong));
+            return;
+        }
+        for (name, field) in [
+            ("currentContext", &mut self.current_context),
+            ("credsStore", &mut self.creds_store),
+        ] {
+            match json.text(name) {
+                Ok(text) => text.clone_into(field),
+                Err(wrong) => self.complaints.push(complaint(name, wrong)),
+            }
+        }
+        match json.map("auths") {
+            Ok(auths) => self.auths = entries(auths, Auth::of),
+            Err(wrong) => self.complaints.push(complaint("auths", wrong)),
+        }
+        match json.map("credHelpers") {
+            Ok(helpers) => {
+                self.cred_helpers = entries(helpers, |name| {
+                    Ok(name.as_text()?.unwrap_or_default().to_owned())
+                });
+            }
+            Err(wrong) => self.complaints.push(complaint("credHelpers", wrong)),
+        }
+    }
+}
+
+fn entries<T>(
+    map: BTreeMap<&str, &Json>,
+    read: impl Fn(&Json) -> Entry<T>,
+) -> BTreeMap<String, Entry<T>> {
+    map.into_iter()
+        .map(|(key, value)| (key.to_owned(), read(value)))
+        .collect()
 }
 
 fn read(settings: &EngineSettings) -> Option<io::Result<Zeroizing<Vec<u8>>>> {
@@ -109,13 +167,12 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-fn invalid(settings: &EngineSettings, why: &str) -> Error {
-    let file = path(settings).unwrap_or_default();
-    Error::new(
-        Code::InvalidOption,
-        format!("{} cannot be read: {why}", file.display()),
-    )
-    .hint("mend the file: the docker command complains about it too")
+fn invalid(settings: &EngineSettings, why: &io::Error) -> Error {
+    limits::reached(why).unwrap_or_else(|| {
+        let file = path(settings).unwrap_or_default();
+        let text = format!("{} cannot be read: {why}", file.display());
+        Error::new(Code::InvalidOption, text).hint(HINT)
+    })
 }
 
 /// What is read, for an error.

@@ -4,24 +4,30 @@
 //! A registry that the Dockerfile does not name gets none, whoever asks. A helper that does not work
 //! is told of and is no failure: the image may be there already, or be public.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
+use base64::alphabet;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use base64::prelude::BASE64_URL_SAFE;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use rustix::io::ioctl_fionbio;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use super::child::{self, Reaped};
-use super::config::{self, Auth, Config};
+use super::config::{self, Auth, Config, Entry};
+use super::go_json::{self, WrongType};
 use crate::context::DOCKER_HUB;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
@@ -69,13 +75,26 @@ impl fmt::Debug for Login {
     }
 }
 
-/// The logins for one build.
+/// The logins for one build, and for every attempt at it: a clone has the same answers. An engine may ask
+/// as often as it likes; each is looked up once, and so is why there is none.
+#[derive(Clone)]
 pub(super) struct Credentials {
+    /// By registry: those of the Dockerfile. A lookup goes on when who has asked first has gone.
+    logins: BTreeMap<String, Answer<Option<Login>>>,
+    config: Answer<Result<Arc<Config>>>,
+}
+
+/// What is found out when somebody wants to know it, for all who do. It is given up, and wiped, with the
+/// last clone.
+type Answer<T> = Shared<BoxFuture<'static, T>>;
+
+/// What a lookup needs.
+struct Lookup {
     settings: EngineSettings,
-    registries: BTreeSet<String>,
     tasks: TaskTracker,
     emit: Sink,
-    /// The engine may ask as often as it likes. Each question can start a program.
+    config: Answer<Result<Arc<Config>>>,
+    /// Each can start a program.
     turns: Semaphore,
 }
 
@@ -87,13 +106,32 @@ impl Credentials {
         tasks: TaskTracker,
         emit: Sink,
     ) -> Self {
-        Self {
+        let config = read_config(settings.clone(), tasks.clone(), Arc::clone(&emit))
+            .boxed()
+            .shared();
+        let lookup = Arc::new(Lookup {
             settings,
-            registries,
             tasks,
             emit,
+            config: config.clone(),
             turns: Semaphore::new(QUESTIONS),
+        });
+        let logins = registries.into_iter().map(|registry| {
+            let (lookup, wanted) = (Arc::clone(&lookup), registry.clone());
+            let login = async move { lookup.login(&wanted).await };
+            (registry, login.boxed().shared())
+        });
+        Self {
+            logins: logins.collect(),
+            config,
         }
+    }
+
+    /// Reads docker's configuration, and warns of what in it cannot be read, whether anybody wants a login
+    /// or not: what else it says is missing too.
+    pub(super) async fn check(&self) {
+        // Who wants a login is told of the error.
+        let _ = self.config.clone().await;
     }
 
     /// The login for a registry, if the Dockerfile names it and there is one.
@@ -103,40 +141,7 @@ impl Credentials {
             "registry-1.docker.io" | "index.docker.io" => DOCKER_HUB,
             host => host,
         };
-        if !self.registries.contains(registry) {
-            return None;
-        }
-        // Never closed, so this cannot fail.
-        let _turn = self.turns.acquire().await;
-        match self.find(key(registry)).await {
-            Ok(login) => login,
-            Err(error) => {
-                let message = format!("no login for {registry}: {}", error.message);
-                (self.emit)(Event::warning(message, error.hint));
-                None
-            }
-        }
-    }
-
-    async fn find(&self, key: &str) -> Result<Option<Login>> {
-        let (settings, key) = (self.settings.clone(), key.to_owned());
-        let what = config::described(&settings);
-        let read = {
-            let key = key.clone();
-            move || look(&settings, &key)
-        };
-        match within(&self.tasks, Code::InvalidOption, &what, read).await? {
-            Source::File(login) => Ok(login),
-            Source::Helper(name, program) => {
-                let unwanted = CancellationToken::new();
-                let _until_dropped = unwanted.clone().drop_guard();
-                let tasks = self.tasks.clone();
-                let ask = move || {
-                    ask(&program, &key, &unwanted, &tasks).map_err(|why| of_helper(&name, &why))
-                };
-                blocking(&self.tasks, ask).await
-            }
-        }
+        self.logins.get(registry)?.clone().await
     }
 
     /// All of them, as the value of the header `X-Registry-Config` (Docker Engine API, "Build an
@@ -152,9 +157,10 @@ impl Credentials {
             identitytoken: &'a str,
             serveraddress: &'a str,
         }
+        self.check().await;
         let mut logins = Vec::new();
-        for registry in &self.registries {
-            if let Some(login) = self.login(registry).await {
+        for (registry, login) in &self.logins {
+            if let Some(login) = login.clone().await {
                 logins.push((key(registry), login));
             }
         }
@@ -182,6 +188,59 @@ impl Credentials {
     }
 }
 
+/// Docker's configuration, as it is now. What in it cannot be read is a warning.
+async fn read_config(
+    settings: EngineSettings,
+    tasks: TaskTracker,
+    emit: Sink,
+) -> Result<Arc<Config>> {
+    let what = config::described(&settings);
+    let read = move || Config::load_or_complain(&settings);
+    let config = within(&tasks, Code::InvalidOption, &what, read).await?;
+    for complaint in &config.complaints {
+        emit(Event::warning(complaint.as_str(), config::HINT));
+    }
+    Ok(Arc::new(config))
+}
+
+impl Lookup {
+    /// The login for a registry. That it cannot be had is a warning.
+    async fn login(&self, registry: &str) -> Option<Login> {
+        // Never closed, so this cannot fail.
+        let _turn = self.turns.acquire().await;
+        match self.find(key(registry)).await {
+            Ok(login) => login,
+            Err(error) => {
+                let message = format!("no login for {registry}: {}", error.message);
+                (self.emit)(Event::warning(message, error.hint));
+                None
+            }
+        }
+    }
+
+    async fn find(&self, key: &str) -> Result<Option<Login>> {
+        let config = self.config.clone().await?;
+        let (what, path) = (
+            config::described(&self.settings),
+            self.settings.search_path.clone(),
+        );
+        let look = {
+            let key = key.to_owned();
+            move || look(&config, path.as_deref(), &key)
+        };
+        match within(&self.tasks, Code::InvalidOption, &what, look).await? {
+            Source::File(login) => Ok(login),
+            Source::Helper(name, program) => {
+                let unwanted = CancellationToken::new();
+                let _until_dropped = unwanted.clone().drop_guard();
+                let (key, tasks) = (key.to_owned(), self.tasks.clone());
+                let ask = move || ask(&name, &program, &key, &unwanted, &tasks);
+                blocking(&self.tasks, ask).await
+            }
+        }
+    }
+}
+
 /// Where logins would come from. None is looked up: a helper may open a window.
 #[derive(Debug)]
 pub(crate) struct Logins {
@@ -189,21 +248,31 @@ pub(crate) struct Logins {
     pub(crate) stored: usize,
     /// The programs, and whether they are in `PATH`.
     pub(crate) helpers: Vec<(String, bool)>,
+    /// What in the file cannot be read.
+    pub(crate) complaints: Vec<String>,
 }
 
 impl Logins {
     pub(crate) fn of(settings: &EngineSettings) -> Result<Self> {
         let config = Config::load_or_complain(settings)?;
-        let mut helpers: BTreeSet<String> = config
-            .cred_helpers
-            .unwrap_or_default()
-            .into_values()
-            .collect();
-        helpers.insert(config.creds_store);
-        let auths = config.auths.unwrap_or_default();
+        let mut complaints = config.complaints;
+        let mut helpers = BTreeSet::from([config.creds_store]);
+        for (registry, helper) in config.cred_helpers {
+            match helper {
+                Ok(helper) => drop(helpers.insert(helper)),
+                Err(wrong) => complaints.push(wrong_entry("credHelpers", &registry, wrong).message),
+            }
+        }
+        let mut stored = 0;
+        for (registry, auth) in &config.auths {
+            match in_file(auth, registry) {
+                // With a helper for all, the docker CLI leaves empty ones there.
+                Ok(_) => stored += usize::from(auth.as_ref().is_ok_and(Auth::is_set)),
+                Err(error) => complaints.push(error.message),
+            }
+        }
         Ok(Self {
-            // With a helper for all, the docker CLI leaves empty ones there.
-            stored: auths.values().filter(|auth| auth.is_set()).count(),
+            stored,
             helpers: helpers
                 .into_iter()
                 .filter(|name| !name.is_empty())
@@ -213,6 +282,7 @@ impl Logins {
                     (program, there)
                 })
                 .collect(),
+            complaints,
         })
     }
 }
@@ -234,12 +304,14 @@ enum Source {
 }
 
 /// The docker CLI's order: the registry's own helper, the helper for all, the file.
-fn look(settings: &EngineSettings, key: &str) -> Result<Source> {
-    let config = Config::load_or_complain(settings)?;
-    let own = config.cred_helpers.as_ref().and_then(|own| own.get(key));
-    let helper = own.unwrap_or(&config.creds_store);
+fn look(config: &Config, path: Option<&str>, key: &str) -> Result<Source> {
+    let helper = match config.cred_helpers.get(key) {
+        Some(Ok(own)) => own,
+        Some(Err(wrong)) => return Err(wrong_entry("credHelpers", key, *wrong)),
+        None => &config.creds_store,
+    };
     if helper.is_empty() {
-        let auths = config.auths.unwrap_or_default();
+        let auths = &config.auths;
         let found = auths
             .get(key)
             .or_else(|| Some(auths.iter().find(|(other, _)| host(other) == host(key))?.1));
@@ -247,10 +319,18 @@ fn look(settings: &EngineSettings, key: &str) -> Result<Source> {
         return login.map(Source::File);
     }
     let name = format!("docker-credential-{helper}");
-    match child::find(&name, settings.search_path.as_deref()) {
+    match child::find(&name, path) {
         Some(program) => Ok(Source::Helper(helper.clone(), program)),
         None => Err(of_helper(helper, "is in no folder of PATH")),
     }
+}
+
+fn wrong_entry(field: &str, key: &str, wrong: WrongType) -> Error {
+    Error::new(
+        Code::InvalidOption,
+        format!("the entry of {key} in {field} of config.json has something that {wrong}"),
+    )
+    .hint("log in again: docker login")
 }
 
 fn of_helper(helper: &str, why: &str) -> Error {
@@ -272,7 +352,11 @@ fn host(key: &str) -> &str {
     key.split_once('/').map_or(key, |(host, _)| host)
 }
 
-fn in_file(auth: &Auth, key: &str) -> Result<Option<Login>> {
+fn in_file(auth: &Entry<Auth>, key: &str) -> Result<Option<Login>> {
+    let auth = match auth {
+        Ok(auth) => auth,
+        Err(wrong) => return Err(wrong_entry("auths", key, *wrong)),
+    };
     if !auth.identity_token.is_empty() {
         return Ok(Some(Login {
             username: String::new(),
@@ -286,75 +370,77 @@ fn in_file(auth: &Auth, key: &str) -> Result<Option<Login>> {
         };
         return Ok((!login.username.is_empty()).then_some(login));
     }
-    let decoded = BASE64_STANDARD.decode(auth.auth.as_bytes()).ok();
-    let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
-    let decoded = Zeroizing::new(decoded.unwrap_or_default());
-    let Some((username, password)) = decoded.split_once(':') else {
-        return Err(Error::new(
+    let decoded = decoded(&auth.auth);
+    match decoded.split_once(':') {
+        Some((username, password)) if !username.is_empty() => Ok(Some(Login {
+            username: username.to_owned(),
+            // The docker CLI does so too: some tools have written NULs.
+            secret: Zeroizing::new(password.trim_matches('\0').to_owned()),
+        })),
+        _ => Err(Error::new(
             Code::InvalidOption,
             format!("the auth of {key} in config.json is not base64 of user:password"),
         )
-        .hint("log in again: docker login"));
-    };
-    Ok(Some(Login {
-        username: username.to_owned(),
-        // The docker CLI does so too: some tools have written NULs.
-        secret: Zeroizing::new(password.trim_matches('\0').to_owned()),
-    }))
+        .hint("log in again: docker login")),
+    }
 }
 
-/// What a helper answers to `get`.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Answer {
-    username: String,
-    secret: Zeroizing<String>,
+/// What base64 stands for, as Go's `StdEncoding` reads it: line breaks and the last bits do not count. Empty
+/// if it is not base64, or not UTF-8.
+fn decoded(base64: &str) -> Zeroizing<String> {
+    const GO: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+    );
+    let mut text = Zeroizing::new(base64.as_bytes().to_vec());
+    text.retain(|byte| !b"\r\n".contains(byte));
+    let decoded = GO.decode(&*text).ok();
+    let decoded = decoded.and_then(|bytes| String::from_utf8(bytes).ok());
+    Zeroizing::new(decoded.unwrap_or_default())
 }
 
-/// Asks a helper. The error completes the sentence "the credential helper …".
+/// Asks the helper `name`.
 fn ask(
+    name: &str,
     program: &Path,
     key: &str,
     unwanted: &CancellationToken,
     tasks: &TaskTracker,
-) -> std::result::Result<Option<Login>, String> {
+) -> Result<Option<Login>> {
+    let failed = |why: &str| of_helper(name, &format!("does not work: {why}"));
     let (answer, status) = run(program, "get", key, HELPER_TIMEOUT, unwanted, tasks)
-        .map_err(|error| format!("does not work: {}", reason(&error)))?;
+        .map_err(|error| limits::reached(&error).unwrap_or_else(|| failed(&error.to_string())))?;
     if !status.success() {
         let said = String::from_utf8_lossy(&answer);
         if said.contains(NOT_FOUND) {
             return Ok(None);
         }
         // One line says why. What is more than that is not meant for people, and may be a login.
-        let why = match said.trim().lines().next() {
-            Some(why) if why.len() <= MAX_REASON && !why.starts_with('{') => why.to_owned(),
-            _ => status.to_string(),
-        };
-        return Err(format!("does not work: {why}"));
+        return Err(match said.trim().lines().next() {
+            Some(why) if why.len() <= MAX_REASON && !why.starts_with('{') => failed(why),
+            _ => failed(&status.to_string()),
+        });
     }
-    match serde_json::from_slice::<Answer>(&answer) {
-        Ok(answer) => Ok(Some(answer.into())),
-        // Its own words may hold the secret.
-        Err(_) => Err("answers something that is not a login".to_owned()),
-    }
+    // Its own words may hold the secret.
+    answered(&answer).ok_or_else(|| of_helper(name, "answers something that is not a login"))
 }
 
-impl From<Answer> for Login {
-    fn from(answer: Answer) -> Self {
-        let username = match answer.username.as_str() {
-            IDENTITY_TOKEN => String::new(),
-            _ => answer.username,
-        };
-        Self {
-            username,
-            secret: answer.secret,
-        }
+/// The login in the answer to `get` (github.com/docker/docker-credential-helpers, `client.Get`), which may
+/// have none. `None` for what is no answer.
+fn answered(answer: &[u8]) -> Option<Option<Login>> {
+    let answer = go_json::first(answer).ok()??;
+    let (username, secret) = (answer.text("Username").ok()?, answer.text("Secret").ok()?);
+    if secret.is_empty() {
+        return username.is_empty().then_some(None);
     }
-}
-
-/// What the operating system says, or which limit of this process it means.
-fn reason(error: &io::Error) -> String {
-    limits::reached(error).map_or_else(|| error.to_string(), |limit| limit.message)
+    let username = match username {
+        IDENTITY_TOKEN => "",
+        username => username,
+    };
+    Some(Some(Login {
+        username: username.to_owned(),
+        secret: Zeroizing::new(secret.to_owned()),
+    }))
 }
 
 /// Runs a program to its end, at most for `limit` and until nobody wants its answer: what it has
@@ -423,12 +509,13 @@ fn read_some(pipe: &mut impl Read, answer: &mut Vec<u8>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::Mutex;
 
     use super::*;
 
     fn auth(json: &str) -> Result<Option<Login>> {
-        in_file(&serde_json::from_str(json).unwrap(), "registry.example")
+        let json = go_json::first(json.as_bytes()).unwrap().unwrap();
+        in_file(&Auth::of(&json), "registry.example")
     }
 
     #[test]
@@ -445,6 +532,15 @@ mod tests {
                 "",
                 "idt",
             ),
+            // Line breaks, as `base64` of coreutils makes them, and bits that are not used.
+            (r#"{"AUTH": "dXNl\ncjpw\r\nYXNz\n"}"#, "user", "pass"),
+            (r#"{"auth": "dXNlcjpwYX=\n="}"#, "user", "pa"),
+            (r#"{"auth": "dXNlcjpwYXNzAAA="}"#, "user", "pass"),
+            (
+                r#"{"auth": null, "Username": "user", "password": "a", "PASSWORD": "b"}"#,
+                "user",
+                "b",
+            ),
         ] {
             let login = auth(json).unwrap().unwrap();
             assert_eq!(
@@ -452,8 +548,19 @@ mod tests {
                 (username, secret)
             );
         }
-        assert!(auth("{}").unwrap().is_none());
-        for broken in [r#"{"auth": "%"}"#, r#"{"auth": "dXNlcg=="}"#] {
+        for none in ["{}", "null", r#"{"auth": null}"#, r#"{"auth": ""}"#] {
+            assert!(auth(none).unwrap().is_none(), "{none}");
+        }
+        for broken in [
+            r#"{"auth": "%"}"#,
+            r#"{"auth": "dXNlcg=="}"#,
+            // Without its padding; with a space; without a user.
+            r#"{"auth": "dXNlcjpwYQ"}"#,
+            r#"{"auth": "dXNl cjpwYXNz"}"#,
+            r#"{"auth": "OnBhc3M="}"#,
+            r#"{"auth": 5}"#,
+            "[]",
+        ] {
             assert!(auth(broken).is_err(), "{broken}");
         }
     }
@@ -469,10 +576,15 @@ mod tests {
         }
     }
 
-    /// The credentials for these registries, of a user with this `config.json`.
-    fn credentials(config: &str, registries: &[&str]) -> (tempfile::TempDir, Credentials) {
+    /// The settings of a user with this `config.json`, and a helper that is this shell script.
+    fn user(config: impl AsRef<[u8]>, helper: &str) -> (tempfile::TempDir, EngineSettings) {
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), config).unwrap();
+        let program = dir.path().join("docker-credential-of-the-test");
+        let script = format!("#!/bin/sh\ncd {}\n{helper}\n", dir.path().display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         let settings = EngineSettings {
             host: None,
             context: None,
@@ -482,8 +594,31 @@ mod tests {
             classic_builder: false,
             home: None,
             runtime_dir: None,
-            search_path: None,
+            search_path: Some(format!("{}:/usr/bin:/bin", dir.path().display())),
         };
+        (dir, settings)
+    }
+
+    /// The credentials for these registries, and what they have warned of.
+    fn told(
+        settings: EngineSettings,
+        registries: &[&str],
+    ) -> (Credentials, Arc<Mutex<Vec<String>>>) {
+        let warnings = Arc::<Mutex<Vec<String>>>::default();
+        let registries = registries.iter().map(|&name| name.to_owned()).collect();
+        let sink = Arc::clone(&warnings);
+        let emit: Sink = Arc::new(move |event| sink.lock().unwrap().push(event.message));
+        let credentials = Credentials::new(settings, registries, TaskTracker::new(), emit);
+        (credentials, warnings)
+    }
+
+    /// The credentials for these registries, of a user with this `config.json`, where nothing is to be
+    /// warned of.
+    fn credentials(
+        config: impl AsRef<[u8]>,
+        registries: &[&str],
+    ) -> (tempfile::TempDir, Credentials) {
+        let (dir, settings) = user(config, "exit 1");
         let registries = registries.iter().map(|&name| name.to_owned()).collect();
         let emit: Sink = Arc::new(|event| panic!("{event:?}"));
         let credentials = Credentials::new(settings, registries, TaskTracker::new(), emit);
@@ -547,41 +682,174 @@ mod tests {
     }
 
     #[test]
-    fn a_helper_may_have_an_identity_token() {
-        for (json, username, secret) in [
+    fn a_helpers_answer_is_read_as_docker_reads_it() {
+        let login = |answer: &str| {
+            answered(answer.as_bytes()).map(|found| {
+                found.map_or_else(String::new, |login| {
+                    format!("{}:{}", login.username, *login.secret)
+                })
+            })
+        };
+        for (answer, expected) in [
             (
                 r#"{"ServerURL": "x", "Username": "me", "Secret": "pw"}"#,
-                "me",
-                "pw",
+                Some("me:pw"),
             ),
-            (r#"{"Username": "<token>", "Secret": "idt"}"#, "", "idt"),
+            (r#"{"Username": "<token>", "Secret": "idt"}"#, Some(":idt")),
+            (r#"{"username": "me", "secret": "pw"}"#, Some("me:pw")),
+            (
+                "{\"Username\":\"me\",\"Secret\":\"pw\"}\nlogged in\n",
+                Some("me:pw"),
+            ),
+            (
+                r#"{"Username": "you", "Secret": "pw", "Username": "me"}"#,
+                Some("me:pw"),
+            ),
+            (
+                r#"{"Username": "me", "Secret": "pw", "ServerURL": null, "x": [1]}"#,
+                Some("me:pw"),
+            ),
+            // It has none, and docker asks as nobody.
+            ("null", Some("")),
+            ("{}", Some("")),
+            (r#"{"Username": null, "Secret": null}"#, Some("")),
+            (r#"{"Username": "me"}"#, None),
+            (r#"{"Username": "me", "Secret": 5}"#, None),
+            ("logged in {}", None),
+            ("[]", None),
+            ("", None),
         ] {
-            let login = Login::from(serde_json::from_str::<Answer>(json).unwrap());
+            assert_eq!(login(answer).as_deref(), expected, "{answer}");
+        }
+    }
+
+    #[test]
+    fn docker_config_is_read_as_docker_reads_it() {
+        let login = r#""a.example": {"auth": "dTpw"}"#;
+        for config in [
+            format!(r#"{{"auths": {{{login}}}}} and more"#),
+            format!(r#"{{"AUTHS": {{{login}}}, "credsStore": null, "credHelpers": null}}"#),
+            format!(
+                r#"{{"auths": {{"b.example": null, {login}, "c.example": {{"auth": null}}}}}}"#
+            ),
+            format!(r#"{{"auths": {{"a.example": {{"auth": "eDp5"}}, {login}}}}}"#),
+            format!(r#"{{"auths": {{"b.example": {{}}}}, "auths": {{{login}}}}}"#),
+            format!(
+                r#"{{"credHelpers": {{"a.example": null}}, "credsStore": "x", "auths": {{{login}}}}}"#
+            ),
+            format!(
+                r#"{{"auths": {{{login}}}, "credsStore": "", "currentContext": null, "x": 5}}"#
+            ),
+        ] {
+            let (_dir, credentials) = credentials(&config, &["a.example"]);
+            let login = block_on(credentials.login("a.example")).expect(&config);
             assert_eq!(
                 (login.username.as_str(), login.secret.as_str()),
-                (username, secret)
+                ("u", "p"),
+                "{config}"
+            );
+        }
+        for empty in [
+            "",
+            " \n",
+            "null",
+            "{}",
+            r#"{"auths": null}"#,
+            r#"{"auths": {"a.example": null}}"#,
+        ] {
+            let (_dir, credentials) = credentials(empty, &["a.example"]);
+            assert!(
+                block_on(credentials.login("a.example")).is_none(),
+                "{empty:?}"
             );
         }
     }
 
     #[test]
-    fn a_broken_file_is_told_without_what_is_in_it() {
-        for config in [r#"{"auths": {"registry.example": "hunter2"}}"#, "hunter2"] {
-            let (dir, credentials) = credentials(config, &[]);
-            let error = Config::load_or_complain(&credentials.settings)
-                .err()
-                .unwrap();
-            assert_eq!(error.code, Code::InvalidOption);
-            assert!(error.message.contains("line 1"), "{error:?}");
-            assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    fn a_bad_entry_loses_no_good_login_and_is_told_when_it_is_wanted() {
+        for bad in [
+            r#"{"auth": "%hunter2"}"#,
+            r#"{"auth": 5, "x": "hunter2"}"#,
+            r#""hunter2""#,
+            r#"["hunter2"]"#,
+        ] {
+            let config = format!(
+                r#"{{"auths": {{"bad.example": {bad}, "a.example": {{"auth": "dTpw"}}}}, "currentContext": "x"}}"#
+            );
+            let (dir, settings) = user(&config, "exit 1");
+            let (credentials, warnings) = told(settings.clone(), &["a.example", "bad.example"]);
+            assert!(block_on(credentials.login("a.example")).is_some(), "{bad}");
+            assert_eq!(*warnings.lock().unwrap(), Vec::<String>::new(), "{bad}");
+            for _ in 0..3 {
+                assert!(
+                    block_on(credentials.login("bad.example")).is_none(),
+                    "{bad}"
+                );
+            }
+            let warnings = warnings.lock().unwrap();
+            let [warning] = warnings.as_slice() else {
+                panic!("one warning is enough: {warnings:?}");
+            };
+            assert!(warning.contains("bad.example"), "{warning}");
+            assert!(!warning.contains("hunter2"), "{warning}");
+            let logins = Logins::of(&settings).unwrap();
+            assert_eq!(
+                (logins.stored, logins.complaints.len()),
+                (1, 1),
+                "{logins:?}"
+            );
+            assert!(!format!("{logins:?}").contains("hunter2"));
+            assert_eq!(Config::load(&settings).unwrap().current_context, "x");
+            drop(dir);
+        }
+        // Of the fields of the file itself, the others count.
+        let config = r#"{"credsStore": ["hunter2"], "auths": {"a.example": {"auth": "dTpw"}}}"#;
+        let (_dir, settings) = user(config, "exit 1");
+        let (credentials, warnings) = told(settings, &["a.example"]);
+        assert!(block_on(credentials.login("a.example")).is_some());
+        let warnings = warnings.lock().unwrap();
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("credsStore"),
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
+    fn a_broken_file_is_ignored_with_one_warning_that_has_nothing_of_it() {
+        for (config, place) in [
+            ("hunter2", "line 1, column 1"),
+            (
+                "\u{feff}{\"auths\": {\"a.example\": {\"auth\": \"dTpw\"}}}",
+                "byte-order mark",
+            ),
+            ("{\n// hunter2\n}", "line 2"),
+            ("{\"credsStore\": \"hunter2\",}", "line 1, column 26"),
+            ("[\"hunter2\"]", "not an object"),
+        ] {
+            let (dir, settings) = user(config, "exit 1");
+            let (credentials, warnings) = told(settings.clone(), &["a.example", "b.example"]);
+            for host in ["a.example", "b.example", "c.example", "a.example"] {
+                assert!(block_on(credentials.login(host)).is_none());
+            }
+            block_on(credentials.check());
+            let warnings = warnings.lock().unwrap();
+            let [warning] = warnings.as_slice() else {
+                panic!("one warning is enough: {warnings:?}");
+            };
+            let file = dir.path().join("config.json");
+            for part in [place, file.to_str().unwrap(), "ignored"] {
+                assert!(warning.contains(part), "{part}: {warning}");
+            }
+            assert!(!warning.contains("hunter2"), "{warning}");
+            let logins = Logins::of(&settings).unwrap();
+            assert_eq!(logins.complaints, *warnings);
 
             // Nor is one that may not be read taken for one that is not there.
-            let file = dir.path().join("config.json");
             std::fs::remove_file(&file).unwrap();
-            assert!(Config::load_or_complain(&credentials.settings).is_ok());
+            assert!(Config::load_or_complain(&settings).is_ok());
             std::fs::create_dir(&file).unwrap();
-            assert!(Config::load_or_complain(&credentials.settings).is_err());
-            assert!(Config::load(&credentials.settings).is_ok());
+            assert!(Config::load_or_complain(&settings).is_err());
+            assert!(Config::load(&settings).is_ok());
         }
     }
 
@@ -626,32 +894,96 @@ mod tests {
         assert!(error.to_string().contains("too long"), "{error}");
     }
 
+    /// A helper that writes down when it begins and ends, and for what.
+    const SLOW: &str = "read key; echo begins $key >>log; sleep 0.3; echo ends $key >>log";
+
+    fn log(dir: &tempfile::TempDir) -> Vec<String> {
+        let text = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+
     #[test]
-    fn however_often_an_engine_asks_two_helpers_run_at_a_time() {
-        use std::os::unix::fs::PermissionsExt;
-        let (dir, mut credentials) = credentials(r#"{"credsStore": "slow"}"#, &["a.example"]);
-        let (program, log) = (
-            dir.path().join("docker-credential-slow"),
-            dir.path().join("log"),
-        );
-        let script = format!(
-            "#!/bin/sh\ncd {}\necho begins >>log\nsleep 0.3\necho ends >>log\n\
-             echo '{{\"Username\":\"u\",\"Secret\":\"s\"}}'\n",
-            dir.path().display()
-        );
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
-        let path = format!("{}:/usr/bin:/bin", dir.path().display());
-        credentials.settings.search_path = Some(path);
-        let asked = (0..10).map(|_| credentials.login("a.example"));
-        let logins = block_on(futures_util::future::join_all(asked));
-        assert!(logins.iter().all(Option::is_some));
+    fn a_registry_is_looked_up_once_however_often_and_by_whom_it_is_asked_for() {
+        let config = r#"{"credsStore": "of-the-test"}"#;
+        for (end, warned) in [
+            (r#"echo '{"Username":"u","Secret":"s"}'"#, 0),
+            ("echo the keychain is locked; exit 1", 1),
+            ("echo credentials not found in native keychain; exit 1", 0),
+        ] {
+            let (dir, settings) = user(config, &format!("{SLOW}; {end}"));
+            let (credentials, warnings) = told(settings, &["a.example"]);
+            block_on(async {
+                // Who asks first goes away before there is an answer.
+                let first = credentials.login("a.example");
+                let gone = tokio::time::timeout(Duration::from_millis(100), first).await;
+                assert!(gone.is_err());
+                let asked = (0..10).map(|number| {
+                    // As another attempt at the build does.
+                    let credentials = credentials.clone();
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(100 * number)).await;
+                        credentials.login("a.example").await.is_some()
+                    })
+                });
+                let answers = futures_util::future::join_all(asked).await;
+                let expected = end.contains("Secret");
+                assert!(answers.into_iter().all(|found| found.unwrap() == expected));
+            });
+            assert_eq!(
+                block_on(credentials.header()).is_some(),
+                end.contains("Secret")
+            );
+            assert_eq!(log(&dir), ["begins a.example", "ends a.example"], "{end}");
+            assert_eq!(warnings.lock().unwrap().len(), warned, "{end}");
+        }
+    }
+
+    #[test]
+    fn of_many_registries_two_are_looked_up_at_a_time() {
+        let config = r#"{"credsStore": "of-the-test"}"#;
+        let (dir, settings) = user(config, &format!("{SLOW}; exit 1"));
+        let names: Vec<String> = (0..6).map(|number| format!("{number}.example")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (credentials, warnings) = told(settings, &names);
+        let asked = names.iter().map(|name| credentials.login(name));
+        block_on(futures_util::future::join_all(asked));
         let (mut running, mut most) = (0, 0);
-        for line in std::fs::read_to_string(log).unwrap().lines() {
-            running += if line == "begins" { 1 } else { -1 };
+        for line in log(&dir) {
+            running += if line.starts_with("begins") { 1 } else { -1 };
             most = most.max(running);
         }
         assert_eq!((running, most), (0, 2));
+        assert_eq!(warnings.lock().unwrap().len(), names.len());
+    }
+
+    #[test]
+    fn a_helper_ends_with_the_last_who_could_want_its_answer() {
+        let (dir, settings) = user(r#"{"credsStore": "of-the-test"}"#, "touch log; sleep 600");
+        let (credentials, _) = told(settings, &["a.example"]);
+        let another = credentials.clone();
+        block_on(async {
+            let login = credentials.login("a.example");
+            let _ = tokio::time::timeout(Duration::from_millis(300), login).await;
+        });
+        drop(credentials);
+        assert!(dir.path().join("log").exists());
+        let running = || {
+            let name = dir.path().join("docker-credential-of-the-test");
+            std::fs::read_dir("/proc")
+                .unwrap()
+                .flatten()
+                .any(|process| {
+                    let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+                    String::from_utf8_lossy(&line).contains(name.to_str().unwrap())
+                })
+        };
+        assert!(running(), "the other attempt may want it");
+        drop(another);
+        let begun = Instant::now();
+        while running() {
+            assert!(begun.elapsed() < Duration::from_secs(10));
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     #[test]

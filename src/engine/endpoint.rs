@@ -9,16 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 use url::Url;
 
 use super::config::{self, Config, is_absent};
+use super::go_json::{self, Json, WrongType};
 use super::{child, ssh};
 use crate::certificates;
 use crate::error::{Code, Error, Result, chain};
 use crate::image::hex;
+use crate::limits;
 use crate::options::EngineSettings;
 use crate::outside_file;
 
@@ -158,10 +159,29 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
             named_by: "DOCKER_HOST".to_owned(),
         }]);
     }
-    if let Some((name, named_by)) = context_name(settings)? {
+    let (name, named_by, complaint) = match &settings.context {
+        Some(name) => (name.clone(), "DOCKER_CONTEXT", None),
+        None => {
+            let config = Config::load(settings)?;
+            let complaint = config.complaints.into_iter().next();
+            (
+                config.current_context,
+                "the current docker context",
+                complaint,
+            )
+        }
+    };
+    if !name.is_empty() && name != NO_CONTEXT {
         return Ok(vec![context(settings, &name, named_by)?]);
     }
-    Ok(well_known(settings))
+    let mut places = well_known(settings);
+    // Else nobody would know why a current context does not count.
+    if let Some(why) = complaint {
+        for place in &mut places {
+            place.named_by = format!("{}; {why}", place.named_by);
+        }
+    }
+    Ok(places)
 }
 
 /// Where engines put their sockets: Docker, then rootless Docker, Docker Desktop, Colima and Podman,
@@ -316,34 +336,9 @@ fn cleaned(path: &str) -> String {
     parts.into_iter().map(encode).collect()
 }
 
-fn context_name(settings: &EngineSettings) -> Result<Option<(String, &'static str)>> {
-    if let Some(name) = &settings.context {
-        return Ok((name != NO_CONTEXT).then(|| (name.clone(), "DOCKER_CONTEXT")));
-    }
-    let name = Config::load(settings)?.current_context;
-    let named = !name.is_empty() && name != NO_CONTEXT;
-    Ok(named.then_some((name, "the current docker context")))
-}
-
 /// A context as the docker CLI stores it: `contexts/meta/<sha256 of the name>/meta.json`, with the
 /// TLS files in `contexts/tls/<sha256 of the name>/docker`.
 fn context(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endpoint> {
-    #[derive(Deserialize)]
-    struct Meta {
-        #[serde(rename = "Endpoints")]
-        endpoints: Endpoints,
-    }
-    #[derive(Deserialize)]
-    struct Endpoints {
-        docker: Option<Docker>,
-    }
-    #[derive(Deserialize)]
-    struct Docker {
-        #[serde(rename = "Host")]
-        host: String,
-        #[serde(default, rename = "SkipTLSVerify")]
-        skip_tls_verify: bool,
-    }
     let named_by = format!("{named_by} {name:?}");
     let store = settings
         .config_dir
@@ -359,6 +354,9 @@ fn context(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endp
     let file = store.join("meta").join(&id).join("meta.json");
     let hint = "see docker context ls, or set DOCKER_HOST";
     let text = outside_file::read(&file, MAX_META).map_err(|error| {
+        if let Some(limit) = limits::reached(&error) {
+            return limit;
+        }
         let what = match is_absent(&error) {
             true => "is not there",
             false => "cannot be read",
@@ -366,13 +364,16 @@ fn context(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endp
         let why = format!("{what}: {}: {error}", file.display());
         invalid(&named_by, &why).hint(hint)
     })?;
-    let docker = serde_json::from_slice::<Meta>(&text)
-        .ok()
-        .and_then(|meta| meta.endpoints.docker)
-        .ok_or_else(|| {
-            invalid(&named_by, &format!("names no engine: {}", file.display())).hint(hint)
-        })?;
-    if docker.skip_tls_verify {
+    let wrong = |why: &dyn fmt::Display| {
+        invalid(&named_by, &format!("{why}: {}", file.display())).hint(hint)
+    };
+    let meta = go_json::first(&text).map_err(|why| wrong(&format!("cannot be read ({why})")))?;
+    let docker = meta.as_ref().map(docker_endpoint).transpose();
+    let docker = docker.map_err(|why| wrong(&format!("has an endpoint that {why}")))?;
+    let Some((host, skip_tls_verify)) = docker.flatten() else {
+        return Err(wrong(&"names no engine"));
+    };
+    if skip_tls_verify {
         return Err(invalid(
             &named_by,
             "skips TLS verification, which this version refuses",
@@ -386,9 +387,21 @@ fn context(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endp
         .transpose()?;
     let default_port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT };
     Ok(Endpoint {
-        address: address(&docker.host, tls, default_port, &named_by, settings)?,
+        address: address(&host, tls, default_port, &named_by, settings)?,
         named_by,
     })
+}
+
+/// The engine of a context's `meta.json`, and whether its certificate is not to be looked at.
+fn docker_endpoint(meta: &Json) -> std::result::Result<Option<(String, bool)>, WrongType> {
+    let endpoints = meta.map("Endpoints")?;
+    let Some(docker) = endpoints.get("docker") else {
+        return Ok(None);
+    };
+    Ok(Some((
+        docker.text("Host")?.to_owned(),
+        docker.flag("SkipTLSVerify")?,
+    )))
 }
 
 /// TLS with the files that the docker CLI uses: `ca.pem`, and `cert.pem` with `key.pem` if the
@@ -429,6 +442,8 @@ fn tls(dir: &Path, named_by: &str) -> Result<Arc<rustls::ClientConfig>> {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
     use crate::mask::mask_token;
 
@@ -542,6 +557,85 @@ mod tests {
         assert_eq!(names(&settings), ["tcp://work:1234"]);
         settings.host = Some("unix:///host.sock".into());
         assert_eq!(names(&settings), ["unix:///host.sock"]);
+    }
+
+    #[test]
+    fn a_context_is_read_as_docker_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = settings(dir.path());
+        settings.context = Some("work".into());
+        let folder = dir
+            .path()
+            .join("contexts/meta")
+            .join(hex(&Sha256::digest("work")));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (meta, expected) in [
+            (
+                r#"{"Endpoints":{"docker":{"Host":" h:1/p\n"}}}"#,
+                "tcp://h:1/p",
+            ),
+            (
+                r#"{"endpoints":{"docker":{"host":"tcp://h","skipTlsVerify":null}}}"#,
+                "tcp://h:2375",
+            ),
+            (
+                r#"{"Endpoints":{"docker":{"Host":"a","Host":"b"}},"Name":null} x"#,
+                "tcp://b:2375",
+            ),
+            // What docker takes for the engine of this machine.
+            (
+                r#"{"Endpoints":{"docker":null}}"#,
+                "unix:///var/run/docker.sock",
+            ),
+            (
+                r#"{"Endpoints":{"docker":{"Host":null}}}"#,
+                "unix:///var/run/docker.sock",
+            ),
+        ] {
+            std::fs::write(folder.join("meta.json"), meta).unwrap();
+            assert_eq!(names(&settings), [expected], "{meta}");
+        }
+        for (meta, why) in [
+            ("", "names no engine"),
+            ("null", "names no engine"),
+            (r#"{"Endpoints":{"Docker":{}}}"#, "names no engine"),
+            (r#"{"Endpoints":{"docker":{"Host":5}}}"#, "not a string"),
+            (r#"{"Endpoints":[]}"#, "not an object"),
+            ("\u{feff}{}", "byte-order mark"),
+            (
+                r#"{"Endpoints":{"docker":{"Host":"h"}},}"#,
+                "line 1, column 39",
+            ),
+            (
+                r#"{"Endpoints":{"docker":{"HOST":"h","SKIPTLSVERIFY":true}}}"#,
+                "skips TLS",
+            ),
+            (
+                r#"{"Endpoints":{"docker":{"Host":"fd://"}}}"#,
+                "fd:// address",
+            ),
+        ] {
+            std::fs::write(folder.join("meta.json"), meta).unwrap();
+            let error = candidates(&settings).unwrap_err();
+            assert_eq!(error.code, Code::InvalidOption, "{meta}");
+            assert!(error.message.contains(why), "{meta}: {error:?}");
+            assert!(error.message.contains("work"), "{meta}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_configuration_names_no_context_and_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        std::fs::write(
+            dir.path().join("config.json"),
+            "{\"currentContext\":\"x\",}",
+        )
+        .unwrap();
+        for endpoint in candidates(&settings).unwrap() {
+            let shown = endpoint.to_string();
+            assert!(shown.contains("config.json cannot be read"), "{shown}");
+        }
     }
 
     #[test]

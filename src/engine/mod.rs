@@ -10,6 +10,7 @@ mod connect;
 mod credentials;
 mod endpoint;
 mod full;
+mod go_json;
 mod lines;
 mod platforms;
 mod refusal;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use mol::diagnose::Status;
 use mol::event::Kind;
 use mol::{Code, Event, OptionName};
 use serde_json::{Value, json};
@@ -15,7 +16,7 @@ use crate::support::daemon::write_program;
 use crate::support::engine::{BUSYBOX, Engine, is_running};
 use crate::support::registry::{PASSWORD, Registry, USER};
 use crate::support::server::dockerfile;
-use crate::support::{AT_ONCE, Bed, TestClient, unique, until};
+use crate::support::{AT_ONCE, Bed, TestClient, block_on, unique, until};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Builder {
@@ -320,28 +321,137 @@ fn a_login_that_cannot_be_had_is_a_warning_and_no_failure() {
         (helper("endless"), "its answer is too long"),
         (helper("failing"), "exit status: 1"),
         (auths(json!({ "auth": "%" })), "is not base64"),
-        (auths(json!(PASSWORD)), "config.json cannot be read"),
-        ("{ nonsense".to_owned(), "config.json cannot be read"),
+        (auths(json!(PASSWORD)), "is not an object"),
+        (auths(json!({ "auth": [PASSWORD] })), "is not a string"),
     ] {
         stage.config(&config);
         told(&stage.assert_refused(BuildKit, says), says);
     }
     // With the base image there, the classic builder is told of every login all the same.
+    stage.config(helper("angry"));
+    for builder in [Classic, BuildKit] {
+        stage.bed.engine.tag(BUSYBOX, &stage.base);
+        stage.template(&format!("FROM {}", stage.base));
+        let (_, client) = stage.built(builder, "bin/sh");
+        match builder {
+            Classic => told(&client, "the keychain is locked"),
+            // It asks when it needs one.
+            _ => assert_eq!(warnings(&client), Vec::<String>::new()),
+        }
+    }
+}
+
+#[test]
+fn a_file_that_docker_ignores_with_a_warning_is_ignored_with_one() {
+    let stage = Stage::new();
+    let good = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let good = json!({ "auths": { stage.host(): { "auth": good } } }).to_string();
+    let one = |client: &TestClient, says: &str| {
+        let warnings = warnings(client);
+        let [warning] = warnings.as_slice() else {
+            panic!("{says}: one warning is enough: {warnings:?}");
+        };
+        let file = stage.docker_config().join("config.json");
+        for part in [says, file.to_str().unwrap(), "ignored"] {
+            assert!(warning.contains(part), "{part}: {warning}");
+        }
+        assert!(!warning.contains(PASSWORD), "{warning}");
+    };
     for (config, says) in [
-        (helper("angry"), "the keychain is locked"),
-        ("{ nonsense".to_owned(), "config.json cannot be read"),
+        (format!("\u{feff}{good}"), "byte-order mark"),
+        (format!("// mine\n{good}"), "line 1, column 1"),
+        (good.replace("}}}", "},}}"), "line 1, column"),
+        ("{ nonsense".to_owned(), "line 1, column 3"),
     ] {
         stage.config(config);
-        for builder in [Classic, BuildKit] {
-            stage.bed.engine.tag(BUSYBOX, &stage.base);
-            stage.template(&format!("FROM {}", stage.base));
-            let (_, client) = stage.built(builder, "bin/sh");
-            match builder {
-                Classic => told(&client, says),
-                // It asks when it needs one.
-                _ => assert_eq!(warnings(&client), Vec::<String>::new()),
-            }
+        for builder in BUILDERS {
+            one(&stage.assert_refused(builder, says), says);
+            // Also where nobody wants a login.
+            stage.template("FROM scratch\nCOPY Dockerfile /base\n");
+            one(&stage.built(builder, "base").1, says);
         }
+        let found = block_on(stage.client(BuildKit).inner().diagnose(None)).unwrap();
+        let logins = found.checks.iter().find(|check| check.name == "logins");
+        let logins = logins.unwrap();
+        assert_eq!(logins.status, Status::Warning, "{logins:?}");
+        assert!(logins.found.contains(says), "{logins:?}");
+        assert!(!logins.fix.is_empty());
+    }
+}
+
+#[test]
+fn a_good_login_is_used_beside_a_bad_one_and_whatever_docker_lets_pass() {
+    let stage = Stage::new();
+    let host = stage.host();
+    let auth = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
+    let (first, second) = auth.split_at(4);
+    for config in [
+        format!(
+            r#"{{"auths": {{"bad.example": "x", "{host}": {{"auth": "{auth}"}}, "worse.example": {{"auth": "%"}}}}}}"#
+        ),
+        format!(
+            r#"{{"AUTHS": {{"{host}": {{"Auth": "{first}\r\n{second}\n"}}}}, "credsStore": null}} trailing"#
+        ),
+        format!(
+            r#"{{"auths": {{"{host}": null, "{host}": {{"auth": "eDp5", "auth": "{auth}"}}}}, "credHelpers": null}}"#
+        ),
+    ] {
+        stage.config(&config);
+        for builder in BUILDERS {
+            stage.assert_built(builder, &config);
+        }
+    }
+    let answer = json!({ "username": USER, "secret": PASSWORD, "ServerURL": null });
+    stage.helper("odd", &format!("echo '{answer}'; echo have a nice day"));
+    stage.config(json!({ "credsStore": "odd" }));
+    for builder in BUILDERS {
+        stage.assert_built(builder, "a helper that says more");
+    }
+    for empty in ["", "null", r#"{"auths": null, "credsStore": null}"#] {
+        stage.config(empty);
+        let client = stage.assert_refused(BuildKit, empty);
+        assert_eq!(warnings(&client), Vec::<String>::new(), "{empty:?}");
+    }
+}
+
+#[test]
+fn a_registry_is_asked_for_once_a_build_however_many_images_it_has() {
+    let stage = Stage::new();
+    let asked = stage.bed.scratch().join("asked");
+    let note = format!("echo \"$1 $server\" >> {}", asked.display());
+    stage.helper(
+        "locked",
+        &format!("{note}; sleep 0.2; echo the keychain is locked; exit 1"),
+    );
+    stage.working_helper("open");
+    let mut text = format!("FROM {}\n", stage.base);
+    let mut others = Vec::new();
+    for number in 0..8 {
+        let (other, _) = stage.registry.publish(&format!("team/other-{number}"));
+        others.push(other.clone());
+        text += &format!("COPY --from={other} /base /other-{number}\n");
+    }
+    for builder in BUILDERS {
+        for (helper, works) in [("locked", false), ("open", true)] {
+            let _ = std::fs::remove_file(&asked);
+            stage.config(json!({ "credsStore": helper }));
+            stage.template(&text);
+            let client = stage.client(builder);
+            let images = stage.engine(builder).keep_images();
+            let end = client.ensure("hermes");
+            drop(images);
+            assert_eq!(end.is_ok(), works, "{builder:?}: {end:?}");
+            assert_eq!(
+                stage.asked(),
+                [format!("get {}", stage.host())],
+                "{builder:?}"
+            );
+            assert_eq!(warnings(&client).len(), usize::from(!works), "{builder:?}");
+        }
+        stage.tidy(builder);
+        others
+            .iter()
+            .for_each(|other| stage.engine(builder).untag(other));
     }
 }
 

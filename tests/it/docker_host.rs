@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use mol::event::Kind;
 use mol::{Code, OptionName};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::support::engine::BUSYBOX;
 use crate::support::server::dockerfile;
@@ -155,6 +157,33 @@ fn an_address_without_a_scheme_is_one_of_tcp() {
         "{error:?}"
     );
     assert!(error.message.contains("421"), "{error:?}");
+}
+
+#[test]
+fn the_host_of_a_context_may_have_a_path_too() {
+    let bed = Bed::new();
+    template(&bed);
+    let proxy = VirtualHost::before(&bed.engine, "/p");
+    let config = bed.scratch().join("docker");
+    let id: String = Sha256::digest("work")
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let meta = config.join("contexts/meta").join(id);
+    std::fs::create_dir_all(&meta).unwrap();
+    let host = format!("tcp://{}/p", proxy.host);
+    let text = json!({ "name": "work", "ENDPOINTS": { "docker": { "host": host, "SkipTLSVerify": null } } });
+    std::fs::write(meta.join("meta.json"), format!("{text} and more")).unwrap();
+    std::fs::write(
+        config.join("config.json"),
+        r#"{"CurrentContext": "work"} // mine"#,
+    )
+    .unwrap();
+    let client = bed.client_with(&[
+        (OptionName::DockerHost, ""),
+        (OptionName::DockerConfig, config.to_str().unwrap()),
+    ]);
+    assert_eq!(client.ensure("hermes").unwrap().endpoint, host);
 }
 
 #[test]

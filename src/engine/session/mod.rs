@@ -82,6 +82,7 @@ impl Session {
         }
         let connection = upgrade(address, request).await?;
 
+        let credentials = offer.credentials.clone();
         let offer = Arc::new(offer);
         let copies = Arc::new(Semaphore::new(MAX_COPIES));
         let serve = service_fn(move |request| {
@@ -94,8 +95,11 @@ impl Session {
             .serve_connection(connection, serve);
         let serving = tokio::spawn(async move {
             // The engine hangs up when it has what it wants; if it was too early, the build says so.
-            let _ = serving.await;
-            ended.cancel();
+            let serving = async {
+                let _ = serving.await;
+                ended.cancel();
+            };
+            tokio::join!(serving, credentials.check());
         });
         Ok(Self {
             _serving: AbortOnDropHandle::new(serving),
