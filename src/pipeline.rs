@@ -264,7 +264,7 @@ async fn build(
     let open = move || {
         let context = Context::open(&path, time, sent)?;
         let build_args = match pin {
-            true => version_pin::build_args(&path, &told),
+            true => version_pin::build_args(&path, &told)?,
             false => HashMap::new(),
         };
         Ok((context, build_args))

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use crate::error::Result;
 use crate::event::{Event, Sink};
+use crate::limits;
 use crate::outside_file;
 
 /// The file, at the root of the template.
@@ -29,8 +31,13 @@ enum Pin {
 
 /// The build arguments that the template at `tree` asks for. What is no version is told, and is not
 /// passed on.
-pub(crate) fn build_args(tree: &Path, emit: &Sink) -> HashMap<String, String> {
-    match read(tree) {
+///
+/// # Errors
+///
+/// [`Code::ProcessLimit`](crate::Code::ProcessLimit): what is there must not be taken for something else, and
+/// an image be built without it.
+pub(crate) fn build_args(tree: &Path, emit: &Sink) -> Result<HashMap<String, String>> {
+    Ok(match read(tree)? {
         Pin::None => HashMap::new(),
         Pin::Version(version) => HashMap::from([(BUILD_ARG.to_owned(), version)]),
         Pin::Refused => {
@@ -40,19 +47,19 @@ pub(crate) fn build_args(tree: &Path, emit: &Sink) -> HashMap<String, String> {
             ));
             HashMap::new()
         }
-    }
+    })
 }
 
 /// Reads the pin of the template at `tree`. The file is not followed if it is a link: what it leads
 /// to need not be the template's.
-fn read(tree: &Path) -> Pin {
+fn read(tree: &Path) -> Result<Pin> {
     let path = tree.join(FILE);
     if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
-        return Pin::None;
+        return Ok(Pin::None);
     }
     match outside_file::read(&path, MAX_FILE) {
-        Ok(text) => parse(&String::from_utf8_lossy(&text)),
-        Err(_) => Pin::Refused,
+        Ok(text) => Ok(parse(&String::from_utf8_lossy(&text))),
+        Err(error) => limits::reached(&error).map_or(Ok(Pin::Refused), Err),
     }
 }
 

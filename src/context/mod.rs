@@ -80,7 +80,7 @@ impl Context {
     pub(crate) fn open(tree: &Path, commit_time: i64, sent: CancellationToken) -> Result<Self> {
         match look(tree, DOCKERFILE) {
             Found::File(file) => {
-                read(&file, MAX_DOCKERFILE).map_err(|why| unusable(DOCKERFILE, &why))?;
+                read(&file, MAX_DOCKERFILE).map_err(|error| unreadable(DOCKERFILE, &error))?;
             }
             Found::Outside => {
                 return Err(no_dockerfile(
@@ -92,7 +92,7 @@ impl Context {
         }
         for name in [IGNORE_FILE, OWN_IGNORE_FILE] {
             if let Found::File(file) = look(tree, name) {
-                read_patterns(&file).map_err(|why| unusable(name, &why))?;
+                read_patterns(&file).map_err(|error| unreadable(name, &error))?;
             }
         }
         Ok(Self {
@@ -147,10 +147,16 @@ impl Context {
         })
     }
 
-    /// What the Dockerfile says.
+    /// What the Dockerfile says. A limit of this process is kept as the failure: nobody would know otherwise
+    /// why there is no login.
     pub(crate) fn dockerfile(&self, build_args: &HashMap<String, String>) -> Dockerfile {
         let text = match look(&self.tree, DOCKERFILE) {
-            Found::File(file) => read(&file, MAX_DOCKERFILE).unwrap_or_default(),
+            Found::File(file) => read(&file, MAX_DOCKERFILE).unwrap_or_else(|error| {
+                if let Some(limit) = limits::reached(&error) {
+                    let _ = self.failure.set(limit);
+                }
+                String::new()
+            }),
             _ => String::new(),
         };
         Dockerfile::parse(&text, build_args)
@@ -176,8 +182,8 @@ impl Context {
                 _ => None,
             });
         if let Some((name, file)) = there {
-            let patterns = read_patterns(&file).and_then(|text| Patterns::parse(&text));
-            filter.excludes = patterns.map_err(|why| unusable(name, &why))?;
+            let text = read_patterns(&file).map_err(|error| unreadable(name, &error))?;
+            filter.excludes = Patterns::parse(&text).map_err(|why| unusable(name, &why))?;
         }
         Ok(filter)
     }
@@ -209,13 +215,13 @@ fn look(tree: &Path, name: &str) -> Found {
 }
 
 /// The text of a file of at most so many bytes.
-fn read(file: &Path, max: usize) -> std::result::Result<String, String> {
-    let text = outside_file::read(file, max).map_err(|error| error.to_string())?;
+fn read(file: &Path, max: usize) -> io::Result<String> {
+    let text = outside_file::read(file, max)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// The text of an ignore file that is within its limits.
-fn read_patterns(file: &Path) -> std::result::Result<String, String> {
+fn read_patterns(file: &Path) -> io::Result<String> {
     let text = read(file, MAX_IGNORE_FILE)?;
     let patterns = text.lines().filter(|line| {
         let line = line.trim();
@@ -223,10 +229,14 @@ fn read_patterns(file: &Path) -> std::result::Result<String, String> {
     });
     match patterns.count() {
         ..=MAX_PATTERNS => Ok(text),
-        count => Err(format!(
+        count => Err(io::Error::other(format!(
             "it has {count} patterns, and {MAX_PATTERNS} are allowed"
-        )),
+        ))),
     }
+}
+
+fn unreadable(name: &str, error: &io::Error) -> Error {
+    limits::reached(error).unwrap_or_else(|| unusable(name, &error.to_string()))
 }
 
 fn unusable(name: &str, why: &str) -> Error {

@@ -197,14 +197,20 @@ impl Answer {
             std::future::ready(match line {
                 Ok(line) if line.trim().is_empty() => None,
                 Ok(line) => Some(parse(&line)),
-                Err(LinesCodecError::MaxLineLengthExceeded) => {
-                    let limit = MAX_LINE >> 20;
-                    let what = format!("a message of more than {limit} MiB");
-                    Some(Err(Failure::TooMuch(what)))
-                }
-                Err(error) => Some(Err(Failure::broken(&error))),
+                Err(error) => Some(Err(unread(error))),
             })
         })
+    }
+}
+
+/// Why there is no line. The error of the connection is no source of its error.
+fn unread(error: LinesCodecError) -> Failure {
+    match error {
+        LinesCodecError::MaxLineLengthExceeded => {
+            let limit = MAX_LINE >> 20;
+            Failure::TooMuch(format!("a message of more than {limit} MiB"))
+        }
+        LinesCodecError::Io(error) => Failure::broken(&error),
     }
 }
 
@@ -291,6 +297,22 @@ impl<'de: 'a, 'a> Deserialize<'de> for Aux<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_of_this_process_is_told_wherever_a_request_meets_it() {
+        let limit = || io::Error::from_raw_os_error(libc::EMFILE);
+        for failure in [
+            Failure::broken(&limit()),
+            Failure::broken(&io::Error::other(limit())),
+            unread(LinesCodecError::Io(limit())),
+            unread(LinesCodecError::Io(io::Error::other(limit()))),
+        ] {
+            let Failure::Ours(error) = failure else {
+                panic!("{failure:?}");
+            };
+            assert_eq!(error.code, crate::Code::ProcessLimit);
+        }
+    }
 
     #[test]
     fn a_line_is_a_text_a_message_or_the_reason_of_a_failure() {

@@ -7,10 +7,11 @@ use std::process::{Command, Output};
 
 use mol::OptionName;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use crate::support::child::{Link, command, program, text};
 use crate::support::daemon::write_program;
-use crate::support::{Bed, End, Files, Proxy, Treat, file, given, noise};
+use crate::support::{Bed, End, Engine, Files, Proxy, Treat, file, given, noise};
 
 /// A template that is larger than what pipes and sockets hold on the way.
 fn large(bed: &Bed) -> Files {
@@ -414,17 +415,29 @@ fn as_nobody_else(program: &Path) -> Command {
     command
 }
 
-/// What came of each call of tests/c/limits.c, which fails or says something else than these.
-fn with_few(what: &str, message: &str, hint: &str) {
+/// What came of each call of tests/c/limits.c, which fails or says something else than these. The template
+/// has all kinds of files that are read for a build, and the engine is named by a docker context or at `host`.
+fn with_few(what: &str, host: Option<&str>, buildkit: &str, message: &str, hint: &str) {
     let bed = Bed::new();
-    let text = format!(
-        "FROM scratch\nCOPY Dockerfile /\nLABEL bed={}\n",
-        bed.isolation
-    );
+    let text = format!("FROM scratch\nCOPY . /\nLABEL bed={}\n", bed.isolation);
     bed.template(
         "hermes",
-        Files::from([("Dockerfile".to_owned(), file(&text))]),
+        Files::from([
+            ("Dockerfile".to_owned(), file(&text)),
+            (".dockerignore".to_owned(), file("ignored\n")),
+            (".runtime-version".to_owned(), file("1.2.3\n")),
+            (".gitattributes".to_owned(), file("*.txt eol=crlf\n")),
+            ("a/b.txt".to_owned(), file("x\n")),
+        ]),
     );
+    let docker = tempfile::tempdir().unwrap();
+    let meta = docker.path().join("contexts/meta").join(hex_of("here"));
+    std::fs::create_dir_all(&meta).unwrap();
+    let endpoints = serde_json::json!({ "docker": { "Host": bed.engine.url } });
+    let context = serde_json::json!({ "Name": "here", "Endpoints": endpoints });
+    std::fs::write(meta.join("meta.json"), context.to_string()).unwrap();
+    let config = r#"{"currentContext": "here"}"#;
+    std::fs::write(docker.path().join("config.json"), config).unwrap();
     let program: PathBuf = program("limits", Link::Static);
     let mut command = as_nobody_else(&program);
     command.env_clear().args([what, "hermes"]).current_dir("/");
@@ -436,6 +449,13 @@ fn with_few(what: &str, message: &str, hint: &str) {
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
     std::fs::set_permissions(cache.path(), open).unwrap();
     command.env(OptionName::CacheDir.env(), cache.path().join("cache"));
+    command.env(OptionName::DockerConfig.env(), docker.path());
+    command.env(OptionName::DockerBuildkit.env(), buildkit);
+    command.env(OptionName::RuntimeVersionPin.env(), "1");
+    match host {
+        Some(host) => command.env(OptionName::DockerHost.env(), host),
+        None => command.env_remove(OptionName::DockerHost.env()),
+    };
     let output = command.output().unwrap();
     let said = crate::support::child::text(&output);
     assert!(output.status.success(), "{}\n{said}", output.status);
@@ -456,10 +476,17 @@ fn with_few(what: &str, message: &str, hint: &str) {
     println!("{said}");
 }
 
+fn hex_of(name: &str) -> String {
+    let digest = Sha256::digest(name);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 #[test]
 fn without_threads_a_call_says_so_and_a_client_is_freed() {
     with_few(
         "threads",
+        None,
+        "1",
         "can start no more threads or programs",
         "ulimit -u",
     );
@@ -467,5 +494,16 @@ fn without_threads_a_call_says_so_and_a_client_is_freed() {
 
 #[test]
 fn without_file_descriptors_a_call_says_so_and_a_client_is_freed() {
-    with_few("descriptors", "has no file descriptors left", "ulimit -n");
+    let engine = Engine::of_the_tests();
+    let proxy = Proxy::over_tcp(&engine, |_| Treat::Pass);
+    let named = proxy.url.replace("127.0.0.1", "localhost");
+    for (host, buildkit) in [
+        (None, "1"),
+        (None, "0"),
+        (Some(engine.url.as_str()), "1"),
+        (Some(&named), "1"),
+    ] {
+        let (message, hint) = ("has no file descriptors left", "ulimit -n");
+        with_few("descriptors", host, buildkit, message, hint);
+    }
 }
