@@ -38,6 +38,7 @@ mod metrics;
 mod misleading_words;
 mod options;
 mod outside_files;
+mod own_engines;
 mod packaging;
 mod panics;
 mod planted;

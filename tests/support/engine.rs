@@ -384,9 +384,12 @@ impl OwnEngine {
     pub fn beside(&self, program: &Path) -> Command {
         let pid = std::fs::read_to_string(self.folder.join("pid")).unwrap();
         let mut command = Command::new("nsenter");
-        command
-            .args(["--mount", "--target", pid.trim()])
-            .arg(program);
+        command.args(["--mount", "--target", pid.trim()]);
+        // The engine of another system is in that system (tests/enter).
+        if std::env::var_os("MOL_TEST_ENGINE_ROOT").is_some() {
+            command.args(["chroot", "/mnt"]);
+        }
+        command.arg(program);
         command
     }
 }

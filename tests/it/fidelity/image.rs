@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::reference::CHECKOUT_TIME;
 use super::template::COMMIT_TIME;
+use crate::support::child::succeed;
 
 /// The labels that libmol adds.
 const OUR_LABELS: [&str; 4] = [
@@ -89,7 +91,7 @@ impl SavedImage {
             layers: manifest
                 .layers
                 .iter()
-                .map(|layer| read_layer(open(layer)))
+                .map(|layer| read_layer(&*decompressed(open(layer))))
                 .collect(),
         }
     }
@@ -175,6 +177,20 @@ fn resolved(link: &Path, target: &Path) -> PathBuf {
         }
     }
     path
+}
+
+/// The bytes of a layer's archive. containerd's image store keeps and saves layers with gzip, Docker's own
+/// store without.
+fn decompressed(mut layer: impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    layer.read_to_end(&mut bytes).unwrap();
+    // RFC 1952, 2.3.1.
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return bytes;
+    }
+    let mut packed = tempfile::Builder::new().suffix(".gz").tempfile().unwrap();
+    packed.write_all(&bytes).unwrap();
+    succeed(Command::new("gzip").args(["-d", "-c"]).arg(packed.path())).stdout
 }
 
 fn read_layer(archive: impl Read) -> Layer {
