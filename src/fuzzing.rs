@@ -156,7 +156,7 @@ impl Checkout {
 /// The build context of a checked-out tree, as the classic builder gets it: an archive.
 pub fn archive(tree: &Path) -> Result<Vec<u8>> {
     let context = Context::open(tree, 0, CancellationToken::new())?;
-    let filter = context.archive_filter(false)?;
+    let filter = context.classic_filter()?;
     read(context, filter)
 }
 

@@ -41,6 +41,15 @@ pub(crate) const DOCKERFILE: &str = "Dockerfile";
 const IGNORE_FILE: &str = ".dockerignore";
 const OWN_IGNORE_FILE: &str = "Dockerfile.dockerignore";
 
+/// All that Buildah takes for an ignore file. Podman 4.3 looks for the Dockerfile's own first, 5.4 and 5.8 look
+/// for it last.
+const BUILDAH_IGNORE_FILES: [&str; 4] = [
+    OWN_IGNORE_FILE,
+    "Dockerfile.containerignore",
+    ".containerignore",
+    IGNORE_FILE,
+];
+
 /// The largest Dockerfile. The longest ones by hand have some ten KiB, generated ones some hundred. It is
 /// read as a whole, and so it is by BuildKit, which refuses a line of 64 KiB.
 const MAX_DOCKERFILE: usize = 1 << 20;
@@ -162,20 +171,39 @@ impl Context {
         Dockerfile::parse(&text, build_args)
     }
 
-    /// What the docker CLI sends to a builder without sessions. The Dockerfile and the ignore file are
-    /// in it even if they are ignored: the builder reads them, and leaves them out then. Not every
-    /// such builder knows an ignore file that is the Dockerfile's own.
-    pub(crate) fn archive_filter(&self, knows_its_own: bool) -> Result<Filter> {
-        let always: &[&str] = match knows_its_own {
-            true => &[DOCKERFILE, OWN_IGNORE_FILE, IGNORE_FILE],
-            false => &[DOCKERFILE, IGNORE_FILE],
-        };
+    /// What the docker CLI sends to the classic builder, which does not know an ignore file that is the
+    /// Dockerfile's own. The Dockerfile and the ignore file are in it even if they are ignored: the builder
+    /// reads them, and leaves them out then.
+    pub(crate) fn classic_filter(&self) -> Result<Filter> {
+        self.filter(&[DOCKERFILE, IGNORE_FILE], &[IGNORE_FILE])
+    }
+
+    /// What is sent to Buildah, and what it is told to leave out of that: its parameter `excludes`, in JSON,
+    /// with which it reads no ignore file. `None` where it would find none.
+    pub(crate) fn buildah_filter(&self) -> Result<(Filter, Option<String>)> {
+        let filter = self.filter(&[DOCKERFILE], &[OWN_IGNORE_FILE, IGNORE_FILE])?;
+        let there = |name: &str| !matches!(look(&self.tree, name), Found::Nothing);
+        if !BUILDAH_IGNORE_FILES.iter().any(|name| there(name)) {
+            return Ok((filter, None));
+        }
+        // An empty list counts as none. Nothing is below a file, so this matches nothing.
+        let mut excludes = vec![format!("{DOCKERFILE}/{DOCKERFILE}")];
+        let top = dockerignore::Inherited::default();
+        if filter.excludes.ignores(DOCKERFILE, &top).0 {
+            excludes.push(DOCKERFILE.to_owned());
+        }
+        let excludes = serde_json::Value::from(excludes).to_string();
+        Ok((filter, Some(excludes)))
+    }
+
+    /// Leaves out what the first of the ignore files says that is there, but never what is `always` sent.
+    fn filter(&self, always: &'static [&str], ignore_files: &[&str]) -> Result<Filter> {
         let mut filter = Filter {
             always,
             stop: self.stop.clone(),
             ..Filter::default()
         };
-        let there = always[1..]
+        let there = ignore_files
             .iter()
             .find_map(|name| match look(&self.tree, name) {
                 Found::File(file) => Some((name, file)),
@@ -271,7 +299,7 @@ mod tests {
         let link = tree.join(IGNORE_FILE);
         let ignores = |path: &str| {
             let context = Context::open(&tree, 0, CancellationToken::new()).unwrap();
-            let filter = context.archive_filter(false).unwrap();
+            let filter = context.classic_filter().unwrap();
             filter.excludes.ignores(path, &Inherited::default()).0
         };
 
@@ -290,11 +318,31 @@ mod tests {
         write(IGNORE_FILE, "general\n");
         write(OWN_IGNORE_FILE, "own\n");
         let context = Context::open(tree.path(), 0, CancellationToken::new()).unwrap();
-        for (knows_its_own, ignored, kept) in [(true, "own", "general"), (false, "general", "own")]
-        {
-            let filter = context.archive_filter(knows_its_own).unwrap();
+        let (buildah, _) = context.buildah_filter().unwrap();
+        let classic = context.classic_filter().unwrap();
+        for (filter, ignored, kept) in [(buildah, "own", "general"), (classic, "general", "own")] {
             let ignores = |path| filter.excludes.ignores(path, &Inherited::default()).0;
             assert!(ignores(ignored) && !ignores(kept));
         }
+    }
+
+    #[test]
+    fn buildah_is_told_what_to_leave_out_where_it_would_read_an_ignore_file() {
+        let excludes = |name: &str, text: &str| {
+            let tree = tempfile::tempdir().unwrap();
+            for (name, text) in [(DOCKERFILE, "FROM scratch\n"), (name, text)] {
+                fs::write(tree.path().join(name), text).unwrap();
+            }
+            let context = Context::open(tree.path(), 0, CancellationToken::new()).unwrap();
+            context.buildah_filter().unwrap().1
+        };
+        assert_eq!(excludes("file", ""), None);
+        for name in BUILDAH_IGNORE_FILES {
+            let told = Some(r#"["Dockerfile/Dockerfile"]"#.to_owned());
+            assert_eq!(excludes(name, "file\n"), told, "{name}");
+        }
+        let told = Some(r#"["Dockerfile/Dockerfile","Dockerfile"]"#.to_owned());
+        assert_eq!(excludes(IGNORE_FILE, "Docker*\n"), told);
+        assert_eq!(excludes(OWN_IGNORE_FILE, "Dockerfile\n"), told);
     }
 }

@@ -219,7 +219,7 @@ impl Engine {
             .version(BuilderVersion::BuilderBuildKit)
             .remote("client-session")
             .session(&id);
-        let request = self.build_request(&options.build())?;
+        let request = self.build_request(&options.build(), None)?;
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let answer = send(&self.address, request.body(body).map_err(broken)?).await?;
         Ok(answer.build_info().inspect(move |_| {
@@ -239,16 +239,19 @@ impl Engine {
             credentials,
             tasks,
         } = offer;
-        let knows_its_own = self.builder == Builder::Buildah;
+        let buildah = self.builder == Builder::Buildah;
         let read = {
             let context = Arc::clone(&context);
-            move || context.archive_filter(knows_its_own)
+            move || match buildah {
+                true => context.buildah_filter(),
+                false => Ok((context.classic_filter()?, None)),
+            }
         };
-        let filter = within(&tasks, Code::Cache, &described(&context), read).await;
-        let filter = filter.map_err(Failure::Ours)?;
+        let read = within(&tasks, Code::Cache, &described(&context), read).await;
+        let (filter, excludes) = read.map_err(Failure::Ours)?;
         let options = build.options().version(BuilderVersion::BuilderV1);
         let mut request = self
-            .build_request(&options.build())?
+            .build_request(&options.build(), excludes.as_deref())?
             .header(CONTENT_TYPE, "application/x-tar");
         if let Some(logins) = credentials.header().await {
             request = request.header("X-Registry-Config", logins.as_str());
@@ -262,8 +265,13 @@ impl Engine {
     fn build_request(
         &self,
         options: &BuildImageOptions,
+        excludes: Option<&str>,
     ) -> std::result::Result<RequestBuilder, Failure> {
-        let query = serde_urlencoded::to_string(options).map_err(broken)?;
+        let mut query = serde_urlencoded::to_string(options).map_err(broken)?;
+        if let Some(excludes) = excludes {
+            query += "&";
+            query += &serde_urlencoded::to_string([("excludes", excludes)]).map_err(broken)?;
+        }
         Ok(post(self.api.version, &format!("/build?{query}")))
     }
 

@@ -180,6 +180,12 @@ impl Engine {
         }
     }
 
+    /// The first number of its version.
+    pub fn major_version(&self) -> u32 {
+        let version = block_on(self.docker.version()).unwrap().version.unwrap();
+        version.split('.').next().unwrap().parse().unwrap()
+    }
+
     pub fn id(&self, reference: &str) -> Option<String> {
         self.inspect(reference)?.id
     }

@@ -280,7 +280,7 @@ fn heredocs() {
             "RUN <<EOF\necho one > /one\necho two > /two\nEOF\nCOPY <<file /three\nthree\nfile\n",
         ))
         .on(BuildKit, Outcome::AsItsVersionHasIt)
-        .fails_on(Classic, "unknown instruction: ECHO")
+        .on(Classic, Outcome::AsItsVersionHasIt)
         .on(Podman, Outcome::AsItsVersionHasIt),
     );
 }

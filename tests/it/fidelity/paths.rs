@@ -32,7 +32,7 @@ fn links_that_lead_out_of_the_template() {
             .link("relative", "../../../../../../../../etc/passwd")
             .link("folder", "/etc")
             .link("in/root", "/")
-            .on(Podman, Outcome::Differs),
+            .on(Podman, Outcome::DiffersBefore(5)),
     );
 }
 
@@ -52,7 +52,7 @@ fn a_link_out_of_the_template_that_is_copied_by_name() {
     assert_same(
         &template("FROM scratch\nCOPY out /\n")
             .link("out", "/etc/machine-id-of-nobody")
-            .fails_on(BuildKit, "machine-id-of-nobody")
+            .fails_on(BuildKit, "COPY out /")
             .fails_on(Classic, "out")
             .fails_on(Podman, "out"),
     );
@@ -108,14 +108,15 @@ fn names_that_are_not_ascii() {
     );
 }
 
-/// A name is bytes, for git and for the kernel.
+/// A name is bytes, for git and for the kernel; for gRPC it is text, and today's BuildKit refuses it.
 #[test]
 fn names_that_are_not_utf8() {
     assert_same(
         &template(COPY_ALL)
             .file(b"latin-\xe9", "one")
             .file(b"\xff\xfe/\xc3(", "two")
-            .link(b"link-\xe9", b"latin-\xe9"),
+            .link(b"link-\xe9", b"latin-\xe9")
+            .on(BuildKit, Outcome::AsItsVersionHasIt),
     );
 }
 

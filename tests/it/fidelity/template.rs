@@ -19,6 +19,8 @@ pub enum Outcome {
     AsItsVersionHasIt,
     /// Not the same, and docs/fidelity.md says why.
     Differs,
+    /// The same, but for versions of the builder below this one, where it [differs](Outcome::Differs).
+    DiffersBefore(u32),
 }
 
 pub struct Template {
