@@ -68,7 +68,10 @@ pub struct LocalImage {
     pub created_unix: i64,
     /// Its size, with what it shares with other images.
     pub bytes: u64,
-    /// What no other image has too: what its removal would free.
+    /// What no other image has too, as the engine counts it: about what its removal would free. What the
+    /// engine's build cache has as well stays there. Docker's containerd store counts the compressed copy of
+    /// a shared layer as the image's own (seen on 28.5.2: `Size` is the content and the snapshots, `SharedSize`
+    /// the snapshots alone).
     pub own_bytes: u64,
     /// Does the reference that moves with the branch point at it?
     pub latest: bool,
@@ -145,8 +148,9 @@ pub struct PrunedTree {
 pub struct PruneReport {
     /// Nothing was changed.
     pub dry_run: bool,
-    /// What the removed images and trees took. Of an image only what no other had too counts, so that
-    /// it may have been more.
+    /// What the removed trees took, and about what the removed images did: the sum of their `own_bytes`. It is
+    /// less than that where the build cache has the same layers, and more where only removed images shared
+    /// them.
     pub freed_bytes: u64,
     /// The images.
     pub images: Vec<PrunedImage>,

@@ -56,7 +56,8 @@ type LocalImage struct {
 	ImageID string `json:"image_id"`
 	// CreatedUnix is [LocalImage.Created] in seconds since 1970.
 	CreatedUnix int64 `json:"created_unix"`
-	// Bytes is its size, with what it shares with other images; OwnBytes is what no other image has too.
+	// Bytes is its size, with what it shares with other images; OwnBytes is what no other image has too, as the
+	// engine counts it.
 	Bytes    int64 `json:"bytes"`
 	OwnBytes int64 `json:"own_bytes"`
 	// Latest tells that the tag that moves with the branch points at it.
@@ -121,8 +122,9 @@ type PrunedTree struct {
 type PruneReport struct {
 	// DryRun tells that nothing was changed.
 	DryRun bool `json:"dry_run"`
-	// FreedBytes is what the removed images and trees took. Of an image only what no other had too counts, so
-	// it may have been more.
+	// FreedBytes is what the removed trees took, and about what the removed images did: the sum of their
+	// OwnBytes. It is less than that where the engine's build cache has the same layers, and more where only
+	// removed images shared them.
 	FreedBytes int64         `json:"freed_bytes"`
 	Images     []PrunedImage `json:"images"`
 	Trees      []PrunedTree  `json:"trees"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -188,11 +189,20 @@ func (a *app) printPruned(report mol.PruneReport) error {
 			return err
 		}
 	}
-	verb := "freed "
+	return a.println(freed(report))
+}
+
+// freed says how much went. Of an image it is an estimate: no engine says what its removal frees.
+func freed(report mol.PruneReport) string {
+	text := "freed "
 	if report.DryRun {
-		verb = "a dry run: nothing was removed; it would free "
+		text = "a dry run: nothing was removed; it would free "
 	}
-	return a.println(verb + size(report.FreedBytes))
+	removed := func(image mol.PrunedImage) bool { return image.Action == mol.PruneRemoved }
+	if slices.ContainsFunc(report.Images, removed) {
+		text += "about "
+	}
+	return text + size(report.FreedBytes)
 }
 
 // printTable writes a table. What comes from elsewhere cannot

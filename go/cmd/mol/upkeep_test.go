@@ -218,3 +218,21 @@ func TestManualPage(t *testing.T) {
 		}
 	}
 }
+
+// No engine says what the removal of an image frees.
+func TestPruneSaysAboutHowMuchAnImageFreed(t *testing.T) {
+	image := func(action mol.PruneAction) []mol.PrunedImage {
+		return []mol.PrunedImage{{Action: mol.PruneKept}, {Action: action}}
+	}
+	for want, report := range map[string]mol.PruneReport{
+		"freed about 24 MiB": {FreedBytes: 24 << 20, Images: image(mol.PruneRemoved)},
+		"freed 24 MiB":       {FreedBytes: 24 << 20, Images: image(mol.PruneUntagged)},
+		"a dry run: nothing was removed; it would free about 24 MiB": {
+			DryRun: true, FreedBytes: 24 << 20, Images: image(mol.PruneRemoved),
+		},
+	} {
+		if got := freed(report); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
