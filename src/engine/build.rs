@@ -96,7 +96,22 @@ impl Engine {
                 format!("building with {} at {}", self.builder.name(), self.endpoint),
             )
         });
-        let attempt = || self.attempt(&build, &context, tasks, emit);
+        let read = {
+            let (context, build_args) = (Arc::clone(&context), build.build_args.clone());
+            move || Ok(context.dockerfile(&build_args))
+        };
+        let dockerfile = within(tasks, Code::Cache, &described(&context), read).await?;
+        let offer = Offer {
+            context: Arc::clone(&context),
+            credentials: Credentials::new(
+                self.settings.clone(),
+                dockerfile.registries().clone(),
+                tasks.clone(),
+                Arc::clone(emit),
+            ),
+            tasks: tasks.clone(),
+        };
+        let attempt = || self.attempt(&build, &dockerfile, offer.clone(), emit);
         match attempt().await {
             Err(Failed { again: true, .. }) => attempt().await,
             result => result,
@@ -107,28 +122,12 @@ impl Engine {
     async fn attempt(
         &self,
         build: &Build<'_>,
-        context: &Arc<Context>,
-        tasks: &TaskTracker,
+        dockerfile: &Dockerfile,
+        offer: Offer,
         emit: &Sink,
     ) -> std::result::Result<(), Failed> {
-        let read = {
-            let (context, build_args) = (Arc::clone(context), build.build_args.clone());
-            move || Ok(context.dockerfile(&build_args))
-        };
-        let dockerfile = within(tasks, Code::Cache, &described(context), read).await?;
-        let registries = dockerfile.registries().clone();
-        let credentials = Credentials::new(
-            self.settings.clone(),
-            registries,
-            tasks.clone(),
-            Arc::clone(emit),
-        );
+        let context = Arc::clone(&offer.context);
         let mut watch = Watch::new(Arc::clone(&context.sent), build.stall_grace, &**emit);
-        let offer = Offer {
-            context: Arc::clone(context),
-            credentials,
-            tasks: tasks.clone(),
-        };
         let session_ended = CancellationToken::new();
         let (mut answer, mut reader) = match self.builder {
             Builder::BuildKit => (
@@ -196,7 +195,7 @@ impl Engine {
             }
         }
         let again = is_lost_race(self.builder, &end, &reason);
-        let error = self.build_error(build.platform, &reason, &dockerfile, end);
+        let error = self.build_error(build.platform, &reason, dockerfile, end);
         let error = self.or_full(error, &reason.message).await;
         Err(Failed { error, again })
     }

@@ -41,7 +41,7 @@ const DOCKER_HUB_KEY: &str = "https://index.docker.io/v1/";
 
 /// A helper that says this has no login for the registry, which is no fault of it
 /// (github.com/docker/docker-credential-helpers, `credentials/error.go`).
-const NOT_FOUND: &str = "credentials not found";
+const NOT_FOUND: &str = "credentials not found in native keychain";
 
 /// The user name under which a helper hands out an identity token (the same, `credentials/credentials.go`).
 const IDENTITY_TOKEN: &str = "<token>";
@@ -412,7 +412,7 @@ fn ask(
         .map_err(|error| limits::reached(&error).unwrap_or_else(|| failed(&error.to_string())))?;
     if !status.success() {
         let said = String::from_utf8_lossy(&answer);
-        if said.contains(NOT_FOUND) {
+        if said.trim() == NOT_FOUND {
             return Ok(None);
         }
         // One line says why. What is more than that is not meant for people, and may be a login.

@@ -604,7 +604,7 @@ mod tests {
             ("\u{feff}{}", "byte-order mark"),
             (
                 r#"{"Endpoints":{"docker":{"Host":"h"}},}"#,
-                "line 1, column 39",
+                "line 1, column 38",
             ),
             (
                 r#"{"Endpoints":{"docker":{"HOST":"h","SKIPTLSVERIFY":true}}}"#,

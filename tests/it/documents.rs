@@ -49,12 +49,12 @@ fn go_tests() -> BTreeSet<String> {
 /// Is there a Rust test of this name in this file? The name is `module::test` for those in tests/it, and
 /// `src/file.rs::test` for the others. `module::file` stands for all tests of a file in a folder.
 fn is_rust_test(name: &str) -> bool {
-    let Some((place, test)) = name.split_once("::") else {
+    let Some((place, test)) = name.rsplit_once("::") else {
         return false;
     };
     let file = match place.starts_with("src/") {
         true => source(place),
-        false => source(&format!("tests/it/{place}.rs")),
+        false => source(&format!("tests/it/{}.rs", place.replace("::", "/"))),
     };
     if !place.starts_with("src/") && source(&format!("tests/it/{place}/{test}.rs")).exists() {
         return true;

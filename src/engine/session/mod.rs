@@ -51,6 +51,7 @@ const MAX_STREAMS: u32 = 32;
 const MAX_COPIES: usize = 3;
 
 /// What the engine may ask for.
+#[derive(Clone)]
 pub(super) struct Offer {
     pub(super) context: Arc<Context>,
     pub(super) credentials: Credentials,
