@@ -21,6 +21,7 @@ use crate::mask::{Masker, Secret};
 use crate::options::{NetworkSettings, RepoPrefix};
 use crate::outside_file;
 use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
+use crate::tls;
 
 /// The largest answer of the API that is read (promise P9). A branch is about 2 KiB.
 pub(crate) const MAX_ANSWER: usize = 64 * 1024;
@@ -375,7 +376,7 @@ fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientC
     if let Some(limit) = found.limit {
         return Err(limit);
     }
-    let (added, _) = roots.add_parsable_certificates(found.certificates);
+    let (added, _) = roots.add_parsable_certificates(found.certificates.iter().cloned());
     if added == 0 && (explicit || server.scheme() == "https") {
         let why = found.errors.into_iter().next();
         let why = why.unwrap_or_else(|| "none was found".to_owned());
@@ -385,12 +386,7 @@ fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientC
         )
         .hint("install the package ca-certificates, or point SSL_CERT_FILE at a bundle"));
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::new(Code::Internal, format!("TLS cannot be set up: {error}")))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+    Ok(tls::client(roots, found.certificates)?.with_no_client_auth())
 }
 
 #[cfg(not(any(windows, target_vendor = "apple")))]
@@ -441,7 +437,8 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     let (what, hint) = if let Some(tls) = tls {
         (
             format!("TLS failed: {tls}"),
-            "check the machine's clock and certificates, or point SSL_CERT_FILE at the server's own authority",
+            "check the machine's clock and certificates, or point SSL_CERT_FILE at the certificate of the \
+             server or of its authority",
         )
     } else if error.is_redirect() {
         (

@@ -64,6 +64,7 @@ pub mod registry;
 mod retry;
 pub mod runtimes;
 mod signals;
+mod tls;
 mod version_pin;
 
 pub use client::Client;

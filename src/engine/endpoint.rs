@@ -417,17 +417,13 @@ fn tls(dir: &Path, named_by: &str) -> Result<Arc<rustls::ClientConfig>> {
     let certificates = |file: &Path| certificates::of_file(file).map_err(|why| wrong(file, why));
     let ca = dir.join("ca.pem");
     let mut roots = rustls::RootCertStore::empty();
-    for certificate in certificates(&ca)? {
+    let trusted = certificates(&ca)?;
+    for certificate in &trusted {
         roots
-            .add(certificate)
+            .add(certificate.clone())
             .map_err(|error| wrong(&ca, error.to_string()))?;
     }
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .map_err(|error| Error::new(Code::Internal, format!("TLS cannot be set up: {error}")))?
-    .with_root_certificates(roots);
+    let builder = crate::tls::client(roots, trusted)?;
     let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
     let config = if cert.exists() || key.exists() {
         let private = certificates::key_of_file(&key).map_err(|why| wrong(&key, why))?;

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::Bed;
 use crate::support::server::dockerfile;
-use crate::support::tls::EngineTls;
+use crate::support::tls::{EngineTls, Flaw};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -67,6 +67,32 @@ fn with_the_certificates_of_a_context_the_whole_job_is_done() {
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.endpoint, engine.host);
     assert!(bed.engine.inspect(&image.reference).is_some());
+}
+
+#[test]
+fn an_engine_with_the_self_signed_certificate_of_ca_pem_is_trusted() {
+    let (bed, _) = bed();
+    let folder = bed.scratch().join("own");
+    let engine = EngineTls::self_signed(&bed.engine, &folder, Flaw::None);
+    let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
+    assert_eq!(client.ensure("hermes").unwrap().endpoint, engine.host);
+}
+
+#[test]
+fn an_engine_whose_self_signed_certificate_is_wrong_is_refused() {
+    for (flaw, says) in [
+        (Flaw::Expired, "expired"),
+        (Flaw::OtherHost, "not valid for name"),
+        (Flaw::OtherKey, "BadSignature"),
+    ] {
+        let (bed, _) = bed();
+        let folder = bed.scratch().join("own");
+        let engine = EngineTls::self_signed(&bed.engine, &folder, flaw);
+        let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::EngineUnreachable, "{flaw:?}: {error:?}");
+        assert!(error.message.contains(says), "{flaw:?}: {error:?}");
+    }
 }
 
 #[test]

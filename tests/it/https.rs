@@ -36,6 +36,7 @@ fn a_certificate_that_is_not_the_server_s_or_not_valid_now_is_refused() {
         (Flaw::OwnSignature, "invalid peer certificate"),
         (Flaw::ClientOnly, "server authentication"),
         (Flaw::BadSignature, "BadSignature"),
+        (Flaw::OtherKey, "BadSignature"),
     ] {
         let bed = Bed::with(&["--token", TOKEN]);
         bed.template("hermes", dockerfile(PLAIN));
@@ -80,6 +81,70 @@ fn with_the_authority_in_a_file_or_a_folder_the_whole_job_is_done() {
         ]);
         assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
     }
+}
+
+#[test]
+fn a_self_signed_certificate_in_a_file_or_a_folder_is_trusted() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let https = Https::self_signed(&bed.server, bed.scratch(), Flaw::None);
+    let folder = bed.scratch().join("certificates");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(&https.ca, folder.join("gitea.crt")).unwrap();
+    for (name, path) in [
+        (OptionName::SslCertFile, &https.ca),
+        (OptionName::SslCertDir, &folder),
+    ] {
+        bed.engine.remove_all_of(&bed.isolation);
+        let client = bed.client_with(&[
+            (OptionName::RepoPrefix, &https.repo_prefix),
+            (OptionName::Token, TOKEN),
+            (name, path.to_str().unwrap()),
+        ]);
+        assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
+    }
+}
+
+#[test]
+fn a_self_signed_certificate_that_is_wrong_is_refused_though_trusted() {
+    for (flaw, says) in [
+        (Flaw::Expired, "expired"),
+        (Flaw::NotYetValid, "not valid yet"),
+        (Flaw::OtherHost, "not valid for name"),
+        (Flaw::ClientOnly, "invalid peer certificate"),
+        (Flaw::OtherKey, "BadSignature"),
+    ] {
+        let bed = Bed::with(&["--token", TOKEN]);
+        bed.template("hermes", dockerfile(PLAIN));
+        let https = Https::self_signed(&bed.server, bed.scratch(), flaw);
+        let client = bed.client_with(&[
+            (OptionName::RepoPrefix, &https.repo_prefix),
+            (OptionName::SslCertFile, https.ca.to_str().unwrap()),
+            (OptionName::Token, TOKEN),
+        ]);
+        let error = client.refused("hermes");
+        assert_eq!(error.code, Code::GiteaUnreachable, "{flaw:?}: {error:?}");
+        assert!(error.message.contains(says), "{flaw:?}: {error:?}");
+        assert!(bed.server.requests().is_empty(), "the token goes nowhere");
+    }
+}
+
+#[test]
+fn another_self_signed_certificate_of_the_same_name_is_refused() {
+    let bed = Bed::with(&["--token", TOKEN]);
+    bed.template("hermes", dockerfile(PLAIN));
+    let https = Https::self_signed(&bed.server, bed.scratch(), Flaw::None);
+    let other = Https::self_signed(&bed.server, bed.scratch(), Flaw::None);
+    let client = bed.client_with(&[
+        (OptionName::RepoPrefix, &https.repo_prefix),
+        (OptionName::SslCertFile, other.ca.to_str().unwrap()),
+        (OptionName::Token, TOKEN),
+    ]);
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
+    assert!(error.message.contains("CaUsedAsEndEntity"), "{error:?}");
+    assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
+    assert!(bed.server.requests().is_empty(), "the token goes nowhere");
 }
 
 #[test]

@@ -11,7 +11,8 @@ use rcgen::{
 };
 use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_rustls::TlsAcceptor;
@@ -32,6 +33,8 @@ pub enum Flaw {
     ClientOnly,
     /// Its signature is broken.
     BadSignature,
+    /// The server does not have its key.
+    OtherKey,
 }
 
 /// Who signs certificates.
@@ -53,20 +56,7 @@ impl Authority {
 
     /// A certificate for this machine's loopback address, and its key.
     fn sign(&self, flaw: Flaw) -> (CertificateDer<'static>, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        let host = match flaw {
-            Flaw::OtherHost => "git.example.com",
-            _ => "127.0.0.1",
-        };
-        let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        match flaw {
-            Flaw::Expired => params.not_after = date_time_ymd(2020, 1, 1),
-            Flaw::NotYetValid => params.not_before = date_time_ymd(2100, 1, 1),
-            Flaw::ClientOnly => {
-                params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]
-            }
-            _ => {}
-        }
+        let (params, key) = params(flaw);
         let signed = match flaw {
             Flaw::OwnSignature => params.self_signed(&key),
             _ => params.signed_by(&key, &self.issuer),
@@ -79,10 +69,34 @@ impl Authority {
     }
 }
 
+/// A certificate as `openssl req -x509` and `gitea cert --ca` make them: it signs itself, and may sign
+/// others. The names of all of them are the same.
+fn self_signed(flaw: Flaw) -> (CertificateDer<'static>, KeyPair) {
+    let (mut params, key) = params(flaw);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.self_signed(&key).unwrap().der().clone(), key)
+}
+
+/// What is to stand in a certificate for this machine's loopback address, and its key.
+fn params(flaw: Flaw) -> (CertificateParams, KeyPair) {
+    let host = match flaw {
+        Flaw::OtherHost => "git.example.com",
+        _ => "127.0.0.1",
+    };
+    let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+    match flaw {
+        Flaw::Expired => params.not_after = date_time_ymd(2020, 1, 1),
+        Flaw::NotYetValid => params.not_before = date_time_ymd(2100, 1, 1),
+        Flaw::ClientOnly => params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+        _ => {}
+    }
+    (params, KeyPair::generate().unwrap())
+}
+
 pub struct Https {
     /// The repository prefix, with `https://`.
     pub repo_prefix: String,
-    /// The authority's certificate.
+    /// The authority's certificate, or the server's own.
     pub ca: PathBuf,
 }
 
@@ -95,10 +109,32 @@ impl Https {
     /// The same, with a certificate that has a flaw.
     pub fn with(server: &Server, folder: &Path, flaw: Flaw) -> Self {
         let authority = Authority::new();
-        let ca = folder.join("ca.pem");
-        std::fs::write(&ca, pem("CERTIFICATE", &authority.certificate)).unwrap();
+        let identity = Identity::new(authority.sign(flaw), flaw);
+        Self::start(server, folder, &authority.certificate, identity)
+    }
+
+    /// The same, with a certificate that is its own authority.
+    pub fn self_signed(server: &Server, folder: &Path, flaw: Flaw) -> Self {
+        let (certificate, key) = self_signed(flaw);
+        let trusted = certificate.clone();
+        Self::start(
+            server,
+            folder,
+            &trusted,
+            Identity::new((certificate, key), flaw),
+        )
+    }
+
+    fn start(
+        server: &Server,
+        folder: &Path,
+        trusted: &CertificateDer<'static>,
+        identity: Identity,
+    ) -> Self {
+        let ca = folder.join(format!("{}.pem", super::unique()));
+        std::fs::write(&ca, pem("CERTIFICATE", trusted)).unwrap();
         let plain: SocketAddr = server.url.strip_prefix("http://").unwrap().parse().unwrap();
-        let address = relay(&authority, flaw, false, move || TcpStream::connect(plain));
+        let address = relay(identity, None, move || TcpStream::connect(plain));
         let repo_prefix = server
             .repo_prefix
             .replace(&server.url, &format!("https://{address}"));
@@ -118,10 +154,35 @@ impl EngineTls {
     /// Ends with the process of the tests.
     pub fn before(engine: &Engine, certificates: &Path) -> Self {
         let authority = Authority::new();
+        let identity = Identity::new(authority.sign(Flaw::None), Flaw::None);
+        Self::start(
+            engine,
+            certificates,
+            &authority,
+            &authority.certificate,
+            identity,
+        )
+    }
+
+    /// The same, with a certificate that is its own authority. Clients need one of another authority.
+    pub fn self_signed(engine: &Engine, certificates: &Path, flaw: Flaw) -> Self {
+        let (certificate, key) = self_signed(flaw);
+        let trusted = certificate.clone();
+        let identity = Identity::new((certificate, key), flaw);
+        Self::start(engine, certificates, &Authority::new(), &trusted, identity)
+    }
+
+    fn start(
+        engine: &Engine,
+        certificates: &Path,
+        authority: &Authority,
+        trusted: &CertificateDer<'static>,
+        identity: Identity,
+    ) -> Self {
         let (certificate, key) = authority.sign(Flaw::None);
         std::fs::create_dir_all(certificates).unwrap();
         for (name, label, der) in [
-            ("ca.pem", "CERTIFICATE", authority.certificate.as_ref()),
+            ("ca.pem", "CERTIFICATE", trusted.as_ref()),
             ("cert.pem", "CERTIFICATE", certificate.as_ref()),
             ("key.pem", "PRIVATE KEY", &key.serialize_der()),
         ] {
@@ -129,7 +190,7 @@ impl EngineTls {
         }
         let socket = PathBuf::from(engine.url.strip_prefix("unix://").unwrap());
         let connect = move || UnixStream::connect(socket.clone());
-        let address = relay(&authority, Flaw::None, true, connect);
+        let address = relay(identity, Some(authority), connect);
         Self {
             host: format!("tcp://{address}"),
             certificates: certificates.to_owned(),
@@ -137,11 +198,32 @@ impl EngineTls {
     }
 }
 
-/// Takes TLS off what comes, and passes it on. With `clients`, only from clients of the same authority.
+/// What a server says it is: a certificate and a key, whether or not they belong together.
+#[derive(Debug)]
+struct Identity(Arc<CertifiedKey>);
+
+impl Identity {
+    fn new((certificate, key): (CertificateDer<'static>, KeyPair), flaw: Flaw) -> Self {
+        let key = match flaw {
+            Flaw::OtherKey => KeyPair::generate().unwrap(),
+            _ => key,
+        };
+        let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
+        let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+        Self(Arc::new(CertifiedKey::new(vec![certificate], key)))
+    }
+}
+
+impl ResolvesServerCert for Identity {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+/// Takes TLS off what comes, and passes it on. With `clients`, only from clients of that authority.
 fn relay<S, F>(
-    authority: &Authority,
-    flaw: Flaw,
-    clients: bool,
+    identity: Identity,
+    clients: Option<&Authority>,
     connect: impl Fn() -> F + Clone + Send + 'static,
 ) -> SocketAddr
 where
@@ -149,19 +231,19 @@ where
     F: Future<Output = std::io::Result<S>> + Send,
 {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate.clone()).unwrap();
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
-    let builder = rustls::ServerConfig::builder_with_provider(provider)
+    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .unwrap();
     let builder = match clients {
-        true => builder.with_client_cert_verifier(verifier.build().unwrap()),
-        false => builder.with_no_client_auth(),
+        Some(authority) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(authority.certificate.clone()).unwrap();
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            builder.with_client_cert_verifier(verifier.build().unwrap())
+        }
+        None => builder.with_no_client_auth(),
     };
-    let (certificate, key) = authority.sign(flaw);
-    let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
-    let config = builder.with_single_cert(vec![certificate], key).unwrap();
+    let config = builder.with_cert_resolver(Arc::new(identity));
     let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
