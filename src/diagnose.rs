@@ -21,7 +21,7 @@ use crate::gitea;
 use crate::mask::{Masker, Told};
 use crate::ownership;
 use crate::pipeline::Shared;
-use crate::runtimes::{KNOWN_RUNTIMES, MIRRORED, Runtime};
+use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 
 /// What one check may take. A person waits for it.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -490,7 +490,16 @@ async fn template_server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
                     "no template repository is there: {}…",
                     shared.settings.repo_prefix.as_str()
                 ),
-                "check MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX; for private repositories, set MOLECULE_GITEA_TOKEN",
+                match shared.http.has_token() {
+                    true => {
+                        "check MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX, and whether the token in \
+                         MOLECULE_GITEA_TOKEN may read the repositories"
+                    }
+                    false => {
+                        "check MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX; for private repositories, set \
+                         MOLECULE_GITEA_TOKEN"
+                    }
+                },
             ),
             Check::ok("clock", "not compared"),
         ),
@@ -503,7 +512,7 @@ async fn template_server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     checks.extend(
         heads
             .into_iter()
-            .map(|(runtime, head)| mirror(shared, runtime, head)),
+            .map(|(runtime, head)| mirror(runtime, head)),
     );
     checks
 }
@@ -541,7 +550,8 @@ async fn greet(shared: &Shared, deadline: Deadline) -> Result<Greeting> {
     let answer = deadline
         .limited(url.as_str(), shared.http.get_api(&url))
         .await?;
-    let said: Option<Version> = serde_json::from_slice(&answer.body).ok();
+    let said: Option<Version> =
+        serde_json::from_slice(answer.body.as_deref().unwrap_or_default()).ok();
     Ok(Greeting {
         server: url.origin().ascii_serialization(),
         version: said.map(|said| said.version).unwrap_or_default(),
@@ -612,19 +622,13 @@ fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
     }
 }
 
-fn mirror(shared: &Shared, runtime: Runtime, head: Result<gitea::Head>) -> Check {
+fn mirror(runtime: Runtime, head: Result<gitea::Head>) -> Check {
     let name = runtime.as_str();
     match head {
         Ok(head) => Check::ok(name, format!("{} at {}", head.branch, head.commit.short())),
-        // That it has none is no news, nor is it one's own doing.
-        Err(error)
-            if error.code == Code::RepoNotFound
-                && (!MIRRORED.contains(&name) || !shared.settings.repo_prefix.is_default()) =>
-        {
-            Check::ok(name, "no mirror: cannot be built here")
-        }
+        // A missing one is expected. That all are missing is said of the server.
         Err(error) if error.code == Code::RepoNotFound => {
-            Check::warning(name, error.message, error.hint)
+            Check::ok(name, "no repository: cannot be built here")
         }
         Err(error) => Check::failed(name, error),
     }

@@ -61,9 +61,10 @@ pub fn head_sha(body: &[u8]) -> Result<String> {
         status: StatusCode::OK,
         retry: Retry::Never,
         date: None,
-        body: Bytes::copy_from_slice(body),
+        body: Some(Bytes::copy_from_slice(body)),
+        reason: String::new(),
     };
-    let head = gitea::head_from("main", &url, answer)?;
+    let head = gitea::head_from("main", &url, answer, false)?;
     Ok(head.commit.to_string())
 }
 

@@ -19,7 +19,8 @@ use crate::http::{Answer, Http, MAX_ANSWER};
 use crate::image::CommitSha;
 use crate::options::Repository;
 use crate::printable::quoted;
-use crate::runtimes::{MIRRORED, Runtime};
+use crate::retry;
+use crate::runtimes::Runtime;
 
 /// The branch that is built when none is set and the repository has it.
 const MAIN: &str = "main";
@@ -46,6 +47,26 @@ struct Branch {
 #[derive(Deserialize)]
 struct Commit {
     id: String,
+}
+
+/// `GET /repos/{owner}/{repo}/git/refs/{ref}` (`modules/structs/repo_ref.go`).
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected a reference, or a list of references")]
+enum References {
+    One(Object<Reference>),
+    Many(Vec<Object<Reference>>),
+}
+
+#[derive(Deserialize)]
+struct Reference {
+    #[serde(rename = "ref")]
+    name: String,
+    object: Object<Target>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    sha: String,
 }
 
 #[derive(Deserialize)]
@@ -90,30 +111,41 @@ async fn ask(
     repository: &Repository,
     branch: Option<&str>,
 ) -> Result<Head> {
-    let wanted = branch.unwrap_or(MAIN);
-    let url = branch_url(repository, wanted);
-    let answer = http.get_api(&url).await?;
-    if answer.status != StatusCode::NOT_FOUND {
-        return head_from(wanted, &url, answer);
+    if let Some(head) = head_of(http, repository, branch.unwrap_or(MAIN)).await? {
+        return Ok(head);
     }
     if let Some(branch) = branch {
-        return Err(not_found(
-            runtime,
-            repository,
-            &format!("the branch {} or its repository", quoted(branch)),
-        )
-        .hint("check MOLECULE_LOCAL_TEMPLATE_BRANCH, or unset it to build the default branch"));
+        let what = format!("the branch {} or its repository", quoted(branch));
+        let hint = match http.has_token() {
+            true => {
+                "check MOLECULE_LOCAL_TEMPLATE_BRANCH, or unset it to build the default branch; the server \
+                 answers the same where the token in MOLECULE_GITEA_TOKEN may not read the repository"
+            }
+            false => {
+                "check MOLECULE_LOCAL_TEMPLATE_BRANCH, or unset it to build the default branch; for a \
+                 private repository, set MOLECULE_GITEA_TOKEN"
+            }
+        };
+        return Err(not_found(runtime, repository, &what).hint(hint));
     }
 
     let info = http.get_api(&repository.api).await?;
-    if info.status == StatusCode::NOT_FOUND {
-        return Err(not_found(runtime, repository, "the template repository").hint(format!(
-            "mirrored today: {}; for another runtime, set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a \
-             fork that has it; for a private repository, set MOLECULE_GITEA_TOKEN",
-            MIRRORED.join(", ")
-        )));
+    if info.status == StatusCode::NOT_FOUND && info.body.is_some() {
+        // Gitea answers so too for what the caller may not read.
+        let hint = match http.has_token() {
+            true => {
+                "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a fork that has it; the server answers the \
+                 same where the token in MOLECULE_GITEA_TOKEN may not read the repository"
+            }
+            false => {
+                "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a fork that has it; for a private repository, \
+                 set MOLECULE_GITEA_TOKEN"
+            }
+        };
+        return Err(not_found(runtime, repository, "the template repository").hint(hint));
     }
-    let info: RepositoryInfo = parse(&repository.api, expect_ok(&repository.api, info)?)?;
+    let info = expect_ok(&repository.api, info, http.has_token())?;
+    let Object(info): Object<RepositoryInfo> = parse(&repository.api, info)?;
     if info.empty || info.default_branch.is_empty() {
         return Err(Error::new(
             Code::RepoNotFound,
@@ -124,32 +156,120 @@ async fn ask(
         )
         .hint("push a commit to it, and try again"));
     }
-    let url = branch_url(repository, &info.default_branch);
-    let answer = http.get_api(&url).await?;
-    if answer.status == StatusCode::NOT_FOUND {
-        return Err(not_found(
-            runtime,
-            repository,
-            &format!("the default branch {}", quoted(&info.default_branch)),
-        )
-        .hint("set MOLECULE_LOCAL_TEMPLATE_BRANCH to a branch that it has"));
-    }
-    head_from(&info.default_branch, &url, answer)
+    let head = head_of(http, repository, &info.default_branch).await?;
+    head.ok_or_else(|| {
+        let what = format!("the default branch {}", quoted(&info.default_branch));
+        not_found(runtime, repository, &what)
+            .hint("set MOLECULE_LOCAL_TEMPLATE_BRANCH to a branch that it has")
+    })
 }
 
-pub(crate) fn head_from(branch: &str, url: &Url, answer: Answer) -> Result<Head> {
-    let body = expect_ok(url, answer)?;
-    let Object(commit) = parse::<Branch>(url, body)?.commit;
-    let commit = CommitSha::parse(&commit.id).ok_or_else(|| {
-        bad(
-            url,
-            "its commit.id is not a full commit id (40 or 64 lower-case hexadecimal digits)",
-        )
-    })?;
+/// The head of a branch; `None` if the server knows no such branch or repository.
+async fn head_of(http: &Http, repository: &Repository, branch: &str) -> Result<Option<Head>> {
+    let url = branch_url(repository, branch);
+    let answer = http.get_api(&url).await?;
+    match (answer.status, &answer.body) {
+        (StatusCode::NOT_FOUND, Some(_)) => Ok(None),
+        // The commit's message is in it, more than once if the commit is signed.
+        (StatusCode::OK, None) => head_of_ref(http, repository, branch).await,
+        _ => head_from(branch, &url, answer, http.has_token()).map(Some),
+    }
+}
+
+/// The same, by an answer that has no commit's message in it: a list of all references whose names begin
+/// with the branch's. Where there is only one, some versions answer with that instead.
+async fn head_of_ref(http: &Http, repository: &Repository, branch: &str) -> Result<Option<Head>> {
+    let url = ref_url(repository, branch);
+    let answer = http.get_api(&url).await?;
+    if answer.status == StatusCode::NOT_FOUND && answer.body.is_some() {
+        return Ok(None);
+    }
+    let found = match parse(&url, expect_ok(&url, answer, http.has_token())?)? {
+        References::One(Object(found)) => vec![found],
+        References::Many(found) => found.into_iter().map(|Object(found)| found).collect(),
+    };
+    let wanted = format!("refs/heads/{branch}");
+    let Some(found) = found.into_iter().find(|found| found.name == wanted) else {
+        return Ok(None);
+    };
+    let Object(target) = found.object;
+    let commit = commit_id(&url, "object.sha", &target.sha)?;
+    Ok(Some(Head {
+        branch: branch.to_owned(),
+        commit,
+    }))
+}
+
+pub(crate) fn head_from(branch: &str, url: &Url, answer: Answer, has_token: bool) -> Result<Head> {
+    let body = expect_ok(url, answer, has_token)?;
+    let Object(Branch {
+        commit: Object(commit),
+    }) = parse(url, body)?;
+    let commit = commit_id(url, "commit.id", &commit.id)?;
     Ok(Head {
         branch: branch.to_owned(),
         commit,
     })
+}
+
+fn commit_id(url: &Url, field: &str, id: &str) -> Result<CommitSha> {
+    CommitSha::parse(id).ok_or_else(|| {
+        let what = "is not a full commit id (40 or 64 lower-case hexadecimal digits)";
+        bad(url, &format!("its {field} {what}"))
+    })
+}
+
+/// Says what has happened since the lookup, where git refuses what the lookup has found: the repository or
+/// the commit may be gone. `refused` is what git said.
+pub(crate) async fn since_lookup(
+    http: &Http,
+    repository: &Repository,
+    commit: &CommitSha,
+    refused: Error,
+) -> Error {
+    let url = &repository.url;
+    let gone = |what: String, hint: &'static str| {
+        let text = format!("{what}: {}", refused.message);
+        Error::new(Code::RepoNotFound, text).hint(hint)
+    };
+    match http.get_api(&repository.api).await {
+        Ok(answer) if answer.status == StatusCode::NOT_FOUND => gone(
+            format!("{url} is not there any more, since its branch was looked up"),
+            match http.has_token() {
+                true => "see whether it was deleted, or the token may not read it any more",
+                false => "see whether it was deleted, or made private",
+            },
+        ),
+        Ok(answer) if matches!(answer.status.as_u16(), 401 | 403) => {
+            let Err(mut error) = expect_ok(&repository.api, answer, http.has_token()) else {
+                return refused;
+            };
+            let message = error.message;
+            error.message = format!(
+                "{url} may not be read any more, since its branch was looked up: {message}"
+            );
+            error
+        }
+        Ok(answer) if answer.status == StatusCode::OK && refused.code == Code::Fetch => {
+            let mut url = repository.api.clone();
+            url.set_path(&format!("{}/git/commits/{commit}", url.path()));
+            // Without what makes the answer long.
+            url.set_query(Some("stat=false&verification=false&files=false"));
+            match http.get_api(&url).await {
+                Ok(answer) if answer.status == StatusCode::NOT_FOUND => {
+                    let mut error = gone(
+                        format!("the commit {commit} is gone from {}", repository.url),
+                        "try again: its branch was force-pushed since it was looked up, and the next \
+                         call sees its new head",
+                    );
+                    error.code = Code::Fetch;
+                    error
+                }
+                _ => refused,
+            }
+        }
+        _ => refused,
+    }
 }
 
 /// `<api>/branches/<branch>`, with `/` and everything that is not plain ASCII escaped.
@@ -164,26 +284,67 @@ pub(crate) fn branch_url(repository: &Repository, branch: &str) -> Url {
     url
 }
 
+/// `<api>/git/refs/heads/<branch>`, whose path has the branch's slashes as they are.
+fn ref_url(repository: &Repository, branch: &str) -> Url {
+    let mut url = repository.api.clone();
+    let names = branch
+        .split('/')
+        .map(|name| utf8_percent_encode(name, SEGMENT).to_string());
+    let path = format!(
+        "{}/git/refs/heads/{}",
+        url.path(),
+        names.collect::<Vec<_>>().join("/")
+    );
+    url.set_path(&path);
+    url
+}
+
+/// What a server says besides its status, for an error.
+pub(crate) fn says(reason: &str) -> String {
+    match reason {
+        "" => String::new(),
+        reason => format!("; the server says: {reason}"),
+    }
+}
+
 /// The body of a 200, or what another status means.
-fn expect_ok(url: &Url, answer: Answer) -> Result<bytes::Bytes> {
-    let (status, retry) = (answer.status, answer.retry);
+fn expect_ok(url: &Url, answer: Answer, has_token: bool) -> Result<bytes::Bytes> {
+    let (status, retry, says) = (answer.status, answer.retry, says(&answer.reason));
+    let Some(body) = answer.body else {
+        return Err(bad(url, &format!("it is larger than {MAX_ANSWER} bytes")));
+    };
     match status.as_u16() {
-        200 => Ok(answer.body),
-        401 | 403 => Err(Error::new(
-            Code::Auth,
-            format!("{url} refuses access ({status})"),
-        )
-        .hint(
-            "set MOLECULE_GITEA_TOKEN to a token that may read the template repositories, or unset \
-             it if they are public and the token has expired",
-        )),
+        200 => Ok(body),
+        401 | 403 => Err(
+            Error::new(Code::Auth, format!("{url} refuses access ({status}){says}"))
+                .hint(access_hint(status, has_token)),
+        ),
         408 | 429 | 500..=599 => Err(Error::new(
             Code::GiteaUnreachable,
-            format!("{url} has a problem ({status})"),
+            format!(
+                "{url} has a problem ({status}){}{says}",
+                retry::asked(retry)
+            ),
         )
         .hint("try again in a while")
         .once_more(retry)),
-        _ => Err(bad(url, &format!("the status is {status}"))),
+        _ => Err(bad(url, &format!("the status is {status}{says}"))),
+    }
+}
+
+/// What to do where access is refused. Gitea answers 401 where it wants a token or does not know the one it
+/// got, and 403 where that is not enough: its scopes, or a server that lets nobody in without one.
+pub(crate) fn access_hint(status: StatusCode, has_token: bool) -> &'static str {
+    match (status, has_token) {
+        (_, false) => "set MOLECULE_GITEA_TOKEN to a token that may read the template repositories",
+        (StatusCode::UNAUTHORIZED, true) => {
+            "the server does not accept the token in MOLECULE_GITEA_TOKEN: replace it if it is wrong or \
+             has expired, or unset it if the repositories are public"
+        }
+        (_, true) => {
+            "give the token in MOLECULE_GITEA_TOKEN the scope read:repository for this repository, or \
+             replace it by one that has it"
+        }
     }
 }
 
@@ -191,13 +352,12 @@ fn parse<T: for<'de> Deserialize<'de>>(url: &Url, body: bytes::Bytes) -> Result<
     debug_assert!(body.len() <= MAX_ANSWER);
     // serde_json does not look at the bytes of a string that nobody asks for.
     let body = str::from_utf8(&body).map_err(|_| bad(url, "it is not UTF-8"))?;
-    let Object(answer) = serde_json::from_str(body).map_err(|error| {
+    serde_json::from_str(body).map_err(|error| {
         bad(
             url,
             &format!("it is not the JSON that was expected: {}", reason(&error)),
         )
-    })?;
-    Ok(answer)
+    })
 }
 
 /// What serde says, without the text of the answer that it quotes: that is escaped already, so that a

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use reqwest::header::{CONTENT_ENCODING, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, dns, redirect};
 use tokio::sync::Semaphore;
 use url::{Host, Origin, Url};
@@ -31,6 +31,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Time for a whole answer of the API.
 const API_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time for the reason of a refusal. It is of use, and nothing depends on it.
+const REASON_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How much of a server's reason is shown, in bytes. Gitea's have about 120.
+const MAX_REASON: usize = 400;
 
 /// Ten thousand callers are not to open ten thousand connections: a process has about a thousand
 /// file descriptors, and a server its own limits.
@@ -63,14 +69,17 @@ pub(crate) struct Http {
     turns: Arc<Semaphore>,
 }
 
-/// A whole, bounded answer.
+/// A bounded answer.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// Whether the status means that it may be asked once more.
     pub(crate) retry: Retry,
     /// The server's time (RFC 9110, section 6.6.1).
     pub(crate) date: Option<SystemTime>,
-    pub(crate) body: Bytes,
+    /// The body; `None` if it is larger than [`MAX_ANSWER`].
+    pub(crate) body: Option<Bytes>,
+    /// Why the server refuses, in its own words, fit to be shown; empty if it does not say.
+    pub(crate) reason: String,
 }
 
 impl Http {
@@ -168,22 +177,18 @@ impl Http {
             let retry = retry_after(&response);
             let date = response.headers().get(DATE);
             let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-            let mut body = BytesMut::new();
-            while let Some(chunk) = response.chunk().await.map_err(|e| unreachable(url, &e))? {
-                if body.len() + chunk.len() > MAX_ANSWER {
-                    return Err(Error::new(
-                        Code::BadResponse,
-                        format!("the answer of {url} is larger than {MAX_ANSWER} bytes"),
-                    )
-                    .hint(HINT_NO_GITEA));
-                }
-                body.extend_from_slice(&chunk);
-            }
+            let body = self.body(&mut response, MAX_ANSWER).await;
+            let body = body.map_err(|error| unreachable(url, &error))?;
+            let reason = match (&body, status.is_success()) {
+                (Some(body), false) => self.reason(&response, body),
+                _ => String::new(),
+            };
             Ok(Answer {
                 status,
                 retry,
                 date,
-                body: body.freeze(),
+                body,
+                reason,
             })
         };
         tokio::time::timeout(API_TIMEOUT, read)
@@ -198,6 +203,65 @@ impl Http {
                 )
                 .hint(HINT_UNREACHABLE))
             })
+    }
+
+    /// Reads a body to its end; `None` if it is larger than `max` bytes.
+    async fn body(
+        &self,
+        response: &mut reqwest::Response,
+        max: usize,
+    ) -> reqwest::Result<Option<Bytes>> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > max {
+                return Ok(None);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Some(body.freeze()))
+    }
+
+    /// Why a request was refused, in the server's own words: the `message` of Gitea's API, or plain text, as
+    /// its git answers. No page is for people who read errors. No decision hangs on it.
+    fn reason(&self, response: &reqwest::Response, body: &[u8]) -> String {
+        #[derive(serde::Deserialize)]
+        struct Refusal {
+            message: String,
+        }
+        let said = match media_type(response.headers()) {
+            Some(kind) if kind.eq_ignore_ascii_case(b"application/json") => {
+                let refusal = serde_json::from_slice(body).ok();
+                refusal.map_or_else(String::new, |Refusal { message }| message)
+            }
+            Some(kind) if kind.eq_ignore_ascii_case(b"text/plain") => {
+                String::from_utf8_lossy(body).into_owned()
+            }
+            _ => return String::new(),
+        };
+        let said = self.quoted(&said);
+        match response.status().canonical_reason() {
+            Some(status) if said.eq_ignore_ascii_case(status) => String::new(),
+            _ => said,
+        }
+    }
+
+    /// A server's words, fit to be part of an error.
+    pub(crate) fn quoted(&self, said: &str) -> String {
+        Masker::new(&self.token).shown(said.trim(), MAX_REASON)
+    }
+
+    /// Why git's request was refused, where that comes at once.
+    pub(crate) async fn git_reason(&self, response: &mut reqwest::Response) -> String {
+        let body = tokio::time::timeout(REASON_TIMEOUT, self.body(response, MAX_ANSWER)).await;
+        match body {
+            Ok(Ok(Some(body))) => self.reason(response, &body),
+            _ => String::new(),
+        }
+    }
+
+    /// Is there a token?
+    pub(crate) fn has_token(&self) -> bool {
+        !self.token.is_empty()
     }
 
     /// One exchange of git's smart HTTP protocol. The body of the answer is still to be read.
@@ -262,6 +326,13 @@ pub(crate) fn uncompressed(response: &reqwest::Response) -> std::result::Result<
     }
 }
 
+/// The type of a body, without its parameters (RFC 9110, section 8.3.1). It is to be compared without case.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
+    let header = headers.get(CONTENT_TYPE)?.as_bytes();
+    let kind = header.split(|byte| *byte == b';').next()?;
+    Some(kind.trim_ascii())
+}
+
 /// What a status says about trying again, and when.
 pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
     if !matches!(response.status().as_u16(), 429 | 502 | 503 | 504) {
@@ -269,14 +340,25 @@ pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
     }
     let header = response.headers().get(RETRY_AFTER);
     let value = header.and_then(|value| value.to_str().ok());
-    let date = |value| {
-        let date = httpdate::parse_http_date(value).ok()?;
-        let pause = date.duration_since(std::time::SystemTime::now()).ok()?;
-        u32::try_from(pause.as_secs()).ok()
-    };
     value
-        .and_then(|value| value.trim().parse().ok().or_else(|| date(value)))
+        .and_then(|value| pause(value.trim(), SystemTime::now()))
         .map_or(Retry::Soon, Retry::After)
+}
+
+/// The seconds of a `Retry-After`: a number, or a date that is still to come (RFC 9110, section 10.2.3).
+fn pause(value: &str, now: SystemTime) -> Option<u32> {
+    let seconds = match value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // What no number holds is long enough.
+        true if !value.is_empty() => value.parse().unwrap_or(u64::MAX),
+        _ => {
+            let pause = httpdate::parse_http_date(value)
+                .ok()?
+                .duration_since(now)
+                .ok()?;
+            pause.as_secs() + u64::from(pause.subsec_nanos() > 0)
+        }
+    };
+    Some(u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
 /// A header that no log of the HTTP stack shows, and whose memory is wiped after its last use. The
@@ -464,4 +546,46 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     Error::new(Code::GiteaUnreachable, format!("{url} {how}: {what}"))
         .hint(hint)
         .once_more(if passing { Retry::Soon } else { Retry::Never })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn retry_after_is_a_number_or_a_date_that_is_still_to_come() {
+        let now = UNIX_EPOCH + Duration::from_millis(784_111_777_500);
+        for (value, seconds) in [
+            ("0", Some(0)),
+            ("120", Some(120)),
+            ("007", Some(7)),
+            ("99999999999999999999999", Some(u32::MAX)),
+            ("Sun, 06 Nov 1994 08:49:38 GMT", Some(1)),
+            ("Sunday, 06-Nov-94 09:49:37 GMT", Some(3600)),
+            ("Sun Nov  6 08:50:37 1994", Some(60)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", None),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(u32::MAX)),
+            ("", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+        ] {
+            assert_eq!(pause(value, now), seconds, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_media_type_is_read_without_its_parameters() {
+        for (header, kind) in [
+            ("text/plain", "text/plain"),
+            (" text/plain ; charset=utf-8; x=\"a;b\"", "text/plain"),
+            ("TEXT/Plain;", "TEXT/Plain"),
+            ("", ""),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, header.parse().unwrap())]);
+            assert_eq!(media_type(&headers), Some(kind.as_bytes()), "{header}");
+        }
+        assert_eq!(media_type(&HeaderMap::new()), None);
+    }
 }

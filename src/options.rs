@@ -486,11 +486,6 @@ impl RepoPrefix {
         &self.0
     }
 
-    /// Is it the platform's own?
-    pub(crate) fn is_default(&self) -> bool {
-        self.0 == Self::DEFAULT
-    }
-
     /// Does nothing that is sent there leave the machine?
     pub(crate) fn is_on_this_machine(&self) -> bool {
         let url = Url::parse(&self.0).ok();

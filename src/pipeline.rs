@@ -414,7 +414,7 @@ async fn fetch(
         point!("work-made");
         let request = fetch::Request {
             http: &shared.http,
-            url,
+            repository: &wanted.repository,
             commit: &wanted.commit,
             stall_grace: shared.settings.stall_grace,
             memory: shared.settings.memory,

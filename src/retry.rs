@@ -19,6 +19,20 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// A server that asks for a longer pause than this is told of instead of waited for.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The pause that a server asks for, for an error that says so; empty if it asks for none.
+pub(crate) fn asked(retry: Retry) -> String {
+    match retry {
+        Retry::After(seconds @ ..120) => format!("; it asks for a pause of {seconds} seconds"),
+        Retry::After(seconds @ ..7200) => {
+            format!("; it asks for a pause of {} minutes", seconds.div_ceil(60))
+        }
+        Retry::After(seconds) => {
+            format!("; it asks for a pause of {} hours", seconds.div_ceil(3600))
+        }
+        Retry::Soon | Retry::Never => String::new(),
+    }
+}
+
 /// Does the work, and does it again after a failure that may pass.
 pub(crate) async fn transient<T, W>(emit: &Sink, work: impl FnMut() -> W) -> Result<T>
 where
@@ -80,6 +94,20 @@ mod tests {
     fn what_stays_is_told_at_once() {
         let (result, made) = tries(1, Retry::Never);
         assert_eq!((result.is_err(), made), (true, 1));
+    }
+
+    #[test]
+    fn the_pause_that_a_server_asks_for_is_told_in_a_unit_that_fits() {
+        for (seconds, says) in [
+            (0, "; it asks for a pause of 0 seconds"),
+            (119, "; it asks for a pause of 119 seconds"),
+            (121, "; it asks for a pause of 3 minutes"),
+            (3600, "; it asks for a pause of 60 minutes"),
+            (7201, "; it asks for a pause of 3 hours"),
+        ] {
+            assert_eq!(asked(Retry::After(seconds)), says);
+        }
+        assert_eq!(asked(Retry::Soon), "");
     }
 
     #[test]

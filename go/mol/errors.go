@@ -222,7 +222,7 @@ func (e *Error) Error() string {
 	if e.Message == "" {
 		b.WriteString(e.Code.sentinel().Error())
 	}
-	if e.Step != "" && !strings.Contains(e.Message, e.Step) {
+	if e.Step != "" && !strings.Contains(e.Message, beginning(e.Step)) {
 		b.WriteString(": ")
 		b.WriteString(e.Step)
 	}
@@ -240,6 +240,16 @@ func (e *Error) Error() string {
 		b.WriteString(tail)
 	}
 	return b.String()
+}
+
+// beginning is what tells a step from others. The library cuts long texts, so that the message may have less of a
+// long step than Step has.
+func beginning(step string) string {
+	const length = 500
+	if len(step) > length {
+		step = strings.ToValidUTF8(step[:length], "")
+	}
+	return strings.TrimSuffix(step, "…")
 }
 
 // Unwrap gives the sentinel of the code and, for a call that a context ended, the context's error and cause.

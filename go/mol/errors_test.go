@@ -80,6 +80,20 @@ func TestAnErrorSaysWhatWhereAndWhatNext(t *testing.T) {
 	}
 }
 
+func TestALongStepStandsInAnErrorOnce(t *testing.T) {
+	// As the library cuts both: a message and a step have 4 KiB at most.
+	step := "[2/3] RUN " + strings.Repeat("ü", 3000)
+	message := "the build failed in the step " + step
+	e := &Error{Message: message[:4096-1] + "…", Step: step[:4096] + "…"}
+	if text := e.Error(); strings.Count(text, "RUN") != 1 {
+		t.Errorf("got %.100q… of %d bytes", text, len(text))
+	}
+	e.Step = "[3/3] " + e.Step
+	if text := e.Error(); strings.Count(text, "RUN") != 2 {
+		t.Errorf("another step is left out: %.100q…", text)
+	}
+}
+
 func TestAnErrorShowsTheEndOfALongOutput(t *testing.T) {
 	var lines []string
 	for i := range 1000 {

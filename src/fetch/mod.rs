@@ -40,10 +40,13 @@ use crate::cache::Work;
 use crate::error::{Code, Error, Result, chain};
 use crate::event::{Progress, human_bytes};
 use crate::executor;
+use crate::gitea;
 use crate::http::Http;
 use crate::image::CommitSha;
 use crate::memory::{self, Pool, Reserved};
+use crate::options::Repository;
 use crate::printable;
+use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 use pack::{Counters, Pack};
 use store::Store;
 
@@ -78,7 +81,7 @@ pub(crate) struct Fetched {
 #[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) http: &'a Http,
-    pub(crate) url: &'a Url,
+    pub(crate) repository: &'a Repository,
     pub(crate) commit: &'a CommitSha,
     /// The longest silence that is not a stall.
     pub(crate) stall_grace: Duration,
@@ -95,6 +98,7 @@ pub(crate) async fn commit(
     mut report: impl FnMut(Progress),
 ) -> Result<Fetched> {
     let stop = StopOnDrop::default();
+    let (http, repository, commit) = (request.http, request.repository, request.commit);
     let job = Job::new(request, Handle::current(), &stop);
     let (wire, counters) = (job.wire.clone(), Arc::clone(&job.counters));
     let mut fetching = pin!(executor::blocking(tasks, move || job.run(work)));
@@ -107,8 +111,15 @@ pub(crate) async fn commit(
             _ = ticks.tick() => report(progress(&wire, &counters)),
         }
     };
+    let Err(error) = result else {
+        return result;
+    };
     // What the network said first is closer to the cause than what gix made of it.
-    result.map_err(|error| wire.first_failure().unwrap_or(error))
+    let error = wire.first_failure().unwrap_or(error);
+    Err(match wire.refused.load(Ordering::Relaxed) {
+        true => gitea::since_lookup(http, repository, commit, error).await,
+        false => error,
+    })
 }
 
 /// How far a fetch is.
@@ -160,10 +171,15 @@ impl Job {
                 received: Arc::default(),
                 counters: Arc::clone(&counters),
                 failure: Arc::new(Mutex::new(None)),
+                refused: Arc::default(),
+                what: format!(
+                    "the commit {} of {}",
+                    request.commit, request.repository.url
+                ),
                 base: None,
             },
             interrupted: Arc::clone(&stop.flag),
-            url: request.url.clone(),
+            url: request.repository.url.clone(),
             commit: request.commit.clone(),
             memory: request.memory,
             counters,
@@ -506,10 +522,10 @@ fn new_file(path: &Path) -> io::Result<File> {
 /// Checks out a commit of a pack, for tests.
 pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &Work) -> Result<u64> {
     let settings = crate::options::Options::default().settings()?;
-    let url = Url::parse("https://host/").map_err(|_| Error::canceled())?;
+    let any = Runtime::parse(KNOWN_RUNTIMES[0])?;
     let request = Request {
         http: &Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,
-        url: &url,
+        repository: &settings.repo_prefix.repository(any)?,
         commit,
         stall_grace: settings.stall_grace,
         memory: settings.memory,

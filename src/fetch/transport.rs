@@ -6,7 +6,7 @@
 //! runtime, and each wait ends at once when the fetch is interrupted.
 
 use std::io::{self, BufRead, Read, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use bytes::{Buf, Bytes};
 use gix_transport::client::blocking_io::http::{
     GetResponse, Http as GitHttp, PostBodyDataKind, PostResponse,
 };
+use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +23,9 @@ use url::Url;
 use super::pack::Counters;
 use crate::error::{Code, Error, Retry};
 use crate::event::human_bytes;
-use crate::http::{Http, retry_after, uncompressed};
+use crate::gitea;
+use crate::http::{Http, media_type, retry_after, uncompressed};
+use crate::retry;
 
 /// What the exchanges of one fetch share.
 #[derive(Clone)]
@@ -38,6 +41,10 @@ pub(super) struct Wire {
     pub(super) counters: Arc<Counters>,
     /// The first failure, as the library tells it. gix wraps what it gets; this is the original.
     pub(super) failure: Arc<Mutex<Option<Error>>>,
+    /// Whether the server refuses the repository or the commit.
+    pub(super) refused: Arc<AtomicBool>,
+    /// "the commit … of …", for errors.
+    pub(super) what: String,
     /// Where the repository really is, once a redirect has told.
     pub(super) base: Option<String>,
 }
@@ -89,6 +96,8 @@ struct Exchange {
     url: Url,
     request: Option<(HeaderMap, Option<Vec<u8>>)>,
     response: Option<reqwest::Response>,
+    /// Whether the beginning of the answer was looked at.
+    begun: bool,
 }
 
 impl Exchange {
@@ -100,9 +109,10 @@ impl Exchange {
             } else {
                 "advertisement"
             };
+            let wire = self.wire.clone();
             let response = self.wire.wait(url.as_str(), async {
-                let response = self.wire.http.git(url.clone(), headers, body).await?;
-                check_status(&url, &response)?;
+                let mut response = wire.http.git(url.clone(), headers, body).await?;
+                wire.check_status(&url, &mut response).await?;
                 check_type(&url, &response, kind)?;
                 Ok(response)
             })?;
@@ -116,6 +126,29 @@ impl Exchange {
 
     /// The next piece of the body; empty at its end.
     fn chunk(&mut self) -> io::Result<Bytes> {
+        let mut chunk = self.piece()?;
+        if !std::mem::replace(&mut self.begun, true) {
+            // A refusal is short: it comes whole, or is put together.
+            while Refusal::may_begin(&chunk) {
+                let more = self.piece()?;
+                if more.is_empty() {
+                    break;
+                }
+                chunk = [chunk, more].concat().into();
+            }
+            if let Some(Refusal(said)) = Refusal::read(&chunk) {
+                self.wire.refused.store(true, Ordering::Relaxed);
+                let said = self.wire.http.quoted(&String::from_utf8_lossy(said));
+                let what = &self.wire.what;
+                let text = format!("{what} cannot be fetched: the server says: {said}");
+                let error = Error::new(Code::Fetch, text).hint(super::HINT_AGAIN);
+                return Err(self.wire.fail(error));
+            }
+        }
+        Ok(chunk)
+    }
+
+    fn piece(&mut self) -> io::Result<Bytes> {
         let wire = self.wire.clone();
         let url = self.url.clone();
         let response = self.response()?;
@@ -147,12 +180,38 @@ impl Exchange {
 const HINT_NO_GIT: &str = "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a \
      Gitea, and that no proxy or login page stands in between";
 
+/// A packet with which git refuses what it was asked for, instead of an answer (gitprotocol-common(5),
+/// "pkt-line Format": `error-line`), and what it says.
+struct Refusal<'a>(&'a [u8]);
+
+impl<'a> Refusal<'a> {
+    const LENGTH: usize = 4;
+    const MARK: &'static [u8] = b"ERR ";
+
+    /// The length of the packet that the text begins with, its own four digits included.
+    fn length(text: &[u8]) -> Option<usize> {
+        let digits = str::from_utf8(text.get(..Self::LENGTH)?).ok()?;
+        usize::from_str_radix(digits, 16).ok()
+    }
+
+    /// Whether the text is the beginning of a refusal whose end is still to come. A packet has 64 KiB at most.
+    fn may_begin(text: &[u8]) -> bool {
+        let mark = text.get(Self::LENGTH..).unwrap_or_default();
+        let begun = mark.starts_with(Self::MARK) || Self::MARK.starts_with(mark);
+        begun && Self::length(text).is_none_or(|length| text.len() < length)
+    }
+
+    fn read(text: &'a [u8]) -> Option<Self> {
+        let packet = text.get(Self::LENGTH..Self::length(text)?)?;
+        packet.strip_prefix(Self::MARK).map(Self)
+    }
+}
+
 /// Is it what git answers? A login page is not.
 fn check_type(url: &Url, response: &reqwest::Response, kind: &str) -> Result<(), Error> {
     let wanted = format!("application/x-git-upload-pack-{kind}");
-    let header = response.headers().get(CONTENT_TYPE);
-    let found = header.map_or(&b"nothing"[..], HeaderValue::as_bytes);
-    if found.trim_ascii() != wanted.as_bytes() {
+    let found = media_type(response.headers()).unwrap_or(b"nothing");
+    if !found.eq_ignore_ascii_case(wanted.as_bytes()) {
         let found = String::from_utf8_lossy(found);
         let text = format!("{url} did not answer as git does: it sent {found}, not {wanted}");
         return Err(Error::new(Code::Fetch, text).hint(HINT_NO_GIT));
@@ -161,19 +220,35 @@ fn check_type(url: &Url, response: &reqwest::Response, kind: &str) -> Result<(),
         .map_err(|what| Error::new(Code::Fetch, format!("{url} {what}")).hint(HINT_NO_GIT))
 }
 
-fn check_status(url: &Url, response: &reqwest::Response) -> Result<(), Error> {
-    let status = response.status();
-    let said = |code| Error::new(code, format!("{url} answered {status}"));
-    match status.as_u16() {
-        200 => Ok(()),
-        401 | 403 => Err(said(Code::Auth)
-            .hint("set MOLECULE_GITEA_TOKEN to a token that may read the template repositories")),
-        404 => Err(said(Code::RepoNotFound)
-            .hint("the API knows the repository, but git does not find it: check the server")),
-        408 | 429 | 500..=599 => Err(said(Code::Fetch)
-            .hint("try again in a while")
-            .once_more(retry_after(response))),
-        _ => Err(said(Code::Fetch).hint("check that the address is that of a Gitea")),
+impl Wire {
+    async fn check_status(&self, url: &Url, response: &mut reqwest::Response) -> Result<(), Error> {
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(());
+        }
+        let retry = retry_after(response);
+        let pause = retry::asked(retry);
+        let says = gitea::says(&self.http.git_reason(response).await);
+        let said = |code| Error::new(code, format!("{url} answered {status}{pause}{says}"));
+        let refused = matches!(status.as_u16(), 401 | 403 | 404);
+        self.refused.store(refused, Ordering::Relaxed);
+        Err(match status.as_u16() {
+            401 => said(Code::Auth).hint(gitea::access_hint(status, self.http.has_token())),
+            403 if self.http.has_token() => said(Code::Auth).hint(
+                "see that the server allows git over HTTP, and that the token in MOLECULE_GITEA_TOKEN has \
+                 the scope read:repository",
+            ),
+            403 => said(Code::Auth).hint(
+                "see that the server allows git over HTTP, or set MOLECULE_GITEA_TOKEN to a token that may \
+                 read the template repositories",
+            ),
+            404 => said(Code::RepoNotFound)
+                .hint("the API knows the repository, but git does not find it: check the server"),
+            408 | 429 | 500..=599 => said(Code::Fetch)
+                .hint("try again in a while")
+                .once_more(retry),
+            _ => said(Code::Fetch).hint("check that the address is that of a Gitea"),
+        })
     }
 }
 
@@ -214,10 +289,17 @@ impl ResponseHeaders {
         if self.lines.is_none() {
             let mut exchange = self.exchange.lock().unwrap_or_else(PoisonError::into_inner);
             let mut lines = Vec::new();
-            for (name, value) in exchange.response()?.headers() {
+            let headers = exchange.response()?.headers();
+            let kind = media_type(headers).map(<[u8]>::to_ascii_lowercase);
+            for (name, value) in headers {
+                // gix compares the type letter by letter.
+                let value = match &kind {
+                    Some(kind) if name == CONTENT_TYPE => kind,
+                    _ => value.as_bytes(),
+                };
                 lines.extend_from_slice(name.as_str().as_bytes());
                 lines.extend_from_slice(b": ");
-                lines.extend_from_slice(value.as_bytes());
+                lines.extend_from_slice(value);
                 lines.push(b'\n');
             }
             self.lines = Some(io::Cursor::new(lines));
@@ -300,6 +382,7 @@ impl Wire {
             url,
             request: Some((map, body)),
             response: None,
+            begun: false,
         })))
     }
 }
@@ -371,5 +454,50 @@ impl GitHttp for Wire {
 
     fn redirected_base_url(&self) -> Option<String> {
         self.base.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_known_by_its_packet() {
+        for (answer, says) in [
+            ("0010ERR not here", Some("not here")),
+            ("000dERR gone\nx", Some("gone\n")),
+            ("0008ERR ", Some("")),
+            ("0008NAK\n", None),
+            ("0000", None),
+            ("000cERR whole", Some("whol")),
+            ("0010ERR cut", None),
+            ("zzzzERR odd", None),
+            ("ERR bare", None),
+            ("0003ERR x", None),
+            ("", None),
+        ] {
+            let read = Refusal::read(answer.as_bytes());
+            let read = read.map(|Refusal(said)| str::from_utf8(said).unwrap());
+            assert_eq!(read, says, "{answer}");
+        }
+    }
+
+    #[test]
+    fn only_what_can_be_a_refusal_is_waited_for() {
+        for (answer, waits) in [
+            ("", true),
+            ("00", true),
+            ("0010", true),
+            ("0010E", true),
+            ("0010ERR ", true),
+            ("0010ERR not her", true),
+            ("0010ERR not here", false),
+            ("0010EN", false),
+            ("0008NAK\n", false),
+            ("0000", false),
+            ("0001000D", false),
+        ] {
+            assert_eq!(Refusal::may_begin(answer.as_bytes()), waits, "{answer}");
+        }
     }
 }

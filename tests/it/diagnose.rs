@@ -109,7 +109,7 @@ fn when_all_is_well_every_line_says_what_there_is() {
     says(&found, "token", Status::Ok, &["not set"]);
     says(&found, "clock", Status::Ok, &["as the server's"]);
     says(&found, "hermes", Status::Ok, &["main at", &sha[..12]]);
-    says(&found, "codex", Status::Ok, &["no mirror"]);
+    says(&found, "codex", Status::Ok, &["no repository"]);
     assert!(line(&found, "engine disk").found.contains(" free at /"));
 
     client.ensure("hermes").unwrap();

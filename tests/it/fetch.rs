@@ -33,6 +33,206 @@ fn a_commit_that_the_server_does_not_have_is_an_error_that_names_it() {
     assert!(!has_tree(&bed, gone));
 }
 
+/// A lookup that answers with a commit that is not there any more.
+fn gone(bed: &Bed) -> &'static str {
+    const GONE: &str = "0123456789abcdef0123456789abcdef01234567";
+    let body = json!({ "commit": { "id": GONE } }).to_string();
+    bed.server
+        .faults(json!([{ "match": "/branches/", "body": body }]));
+    GONE
+}
+
+#[test]
+fn a_commit_that_was_pruned_since_the_lookup_is_said_to_be_gone() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let commit = gone(&bed);
+    let client = bed.client();
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::Fetch, "{error:?}");
+    let says = format!("the commit {commit} is gone from {}", error.url);
+    assert!(error.message.starts_with(&says), "{error:?}");
+    assert!(
+        error
+            .message
+            .contains("the server says: upload-pack: not our ref"),
+        "{error:?}"
+    );
+    assert!(error.hint.contains("force-pushed"), "{error:?}");
+    bed.server.faults(json!([]));
+    assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
+}
+
+#[test]
+fn what_git_refuses_is_told_in_its_words_masked_and_whole() {
+    const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
+    let said = format!("upload-pack: no, {TOKEN}, not this one");
+    let packet = format!("{:04x}ERR {said}", said.len() + 8);
+    // In one piece, and in many.
+    for drip in [0, 1] {
+        let bed = Bed::new();
+        bed.template("hermes", dockerfile(PLAIN));
+        bed.server
+            .faults(json!([{ "match": "/git-upload-pack$", "body": packet,
+            "headers": { "Content-Type": "application/x-git-upload-pack-result" },
+            "drip_ms": drip, "drip_bytes": 3 }]));
+        let error = bed
+            .client_with(&[(OptionName::Token, TOKEN)])
+            .refused("hermes");
+        assert_eq!(error.code, Code::Fetch, "{error:?}");
+        let says = "cannot be fetched: the server says: upload-pack: no, ***, not this one";
+        assert!(error.message.ends_with(says), "{error:?}");
+        assert!(!error.hint.is_empty(), "{error:?}");
+    }
+}
+
+#[test]
+fn a_repository_that_is_gone_since_the_lookup_is_told_and_not_as_refused_access() {
+    const REPOSITORY: &str = "/api/v1/repos/[^/]+/[^/]+$";
+    for (git, api, code, says) in [
+        (401, 404, Code::RepoNotFound, "is not there any more"),
+        (404, 404, Code::RepoNotFound, "is not there any more"),
+        (403, 404, Code::RepoNotFound, "is not there any more"),
+        (401, 403, Code::Auth, "refuses access (403"),
+        (401, 500, Code::Auth, "answered 401"),
+    ] {
+        for (part, token) in [
+            ("/info/refs", ""),
+            ("/git-upload-pack$", "the-token-of-this-test"),
+        ] {
+            let bed = Bed::new();
+            bed.template("hermes", dockerfile(PLAIN));
+            bed.server.faults(json!([
+                { "match": part, "status": git },
+                { "match": REPOSITORY, "status": api },
+            ]));
+            let error = bed
+                .client_with(&[(OptionName::Token, token)])
+                .refused("hermes");
+            assert_eq!(error.code, code, "{git} {api}: {error:?}");
+            assert!(error.message.contains(says), "{git} {api}: {error:?}");
+            assert!(error.message.contains(&error.url), "{error:?}");
+        }
+    }
+}
+
+#[test]
+fn git_s_reason_is_shown_where_it_is_plain_text() {
+    let off = "Interacting with repositories by HTTP protocol is not allowed";
+    for (kind, shown) in [("text/plain;charset=utf-8", true), ("text/html", false)] {
+        let bed = Bed::new();
+        bed.template("hermes", dockerfile(PLAIN));
+        bed.server
+            .faults(json!([{ "match": "/info/refs", "status": 403, "body": off,
+            "headers": { "Content-Type": kind } }]));
+        let error = bed.client().refused("hermes");
+        assert_eq!(error.code, Code::Auth, "{error:?}");
+        assert_eq!(error.message.contains(off), shown, "{error:?}");
+        assert!(error.hint.contains("git over HTTP"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_refusal_whose_reason_does_not_end_is_told_all_the_same() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    for fault in [
+        json!({ "endless": true }),
+        json!({ "body": "xx", "truncate_after": 1, "hang": true }),
+    ] {
+        let mut fault = fault;
+        fault["match"] = json!("/info/refs");
+        fault["status"] = json!(403);
+        bed.server.faults(json!([fault]));
+        let begun = Instant::now();
+        assert_eq!(bed.client().refused("hermes").code, Code::Auth);
+        assert!(begun.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn git_s_content_types_are_read_as_http_has_them() {
+    for (advertisement, result) in [
+        (
+            "application/x-git-upload-pack-advertisement; charset=utf-8",
+            "application/x-git-upload-pack-result;charset=utf-8",
+        ),
+        (
+            "Application/X-Git-Upload-Pack-Advertisement",
+            "APPLICATION/X-GIT-UPLOAD-PACK-RESULT ; a=\"b;c\"",
+        ),
+    ] {
+        let bed = Bed::new();
+        let sha = bed.template("hermes", dockerfile(PLAIN));
+        let typed = |part: &str, kind: &str| {
+            json!({ "match": part, "drip_ms": 1, "drip_bytes": 1 << 20,
+                "headers": { "Content-Type": kind } })
+        };
+        bed.server.faults(json!([
+            typed("/info/refs", advertisement),
+            typed("/git-upload-pack$", result),
+        ]));
+        assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
+        // Another type is no git.
+        bed.server.faults(json!([typed("/info/refs", result)]));
+        bed.template(
+            "hermes",
+            dockerfile("FROM scratch\nCOPY Dockerfile /other\n"),
+        );
+        assert_eq!(bed.client().refused("hermes").code, Code::Fetch);
+    }
+}
+
+#[test]
+fn a_repository_whose_objects_have_sha_256_is_built() {
+    let bed = Bed::new();
+    let folder = bed.server.bare_repository("hermes");
+    std::fs::remove_dir_all(&folder).unwrap();
+    let git = |arguments: &[&str], input: &str| {
+        use std::io::Write as _;
+        use std::process::{Command, Stdio};
+        let mut child = Command::new("git")
+            .args(arguments)
+            .env("GIT_DIR", &folder)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    git(
+        &[
+            "init",
+            "--quiet",
+            "--bare",
+            "--object-format=sha256",
+            "--initial-branch=main",
+        ],
+        "",
+    );
+    git(&["config", "http.receivepack", "false"], "");
+    git(&["config", "uploadpack.allowAnySHA1InWant", "true"], "");
+    let file = git(&["hash-object", "-w", "--stdin"], PLAIN);
+    let tree = git(&["mktree"], &format!("100644 blob {file}\tDockerfile\n"));
+    let who = "A <a@example.com> 1700000000 +0000";
+    let commit = format!("tree {tree}\nauthor {who}\ncommitter {who}\n\nA template\n");
+    let sha = git(&["hash-object", "-t", "commit", "-w", "--stdin"], &commit);
+    assert_eq!(sha.len(), 64);
+    git(&["update-ref", "refs/heads/main", &sha], "");
+    let image = bed.client().ensure("hermes").unwrap();
+    assert_eq!(image.commit_sha, sha);
+    assert_eq!(bed.engine.read(&image.reference, "Dockerfile"), PLAIN);
+}
+
 #[test]
 fn git_s_refusals_are_told_apart() {
     for (status, code) in [

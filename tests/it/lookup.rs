@@ -151,8 +151,9 @@ fn a_server_that_does_not_speak_http_is_told() {
 }
 
 #[test]
-fn a_repository_that_is_not_there_names_the_url_and_those_that_are() {
+fn a_repository_that_is_not_there_is_named_and_no_other() {
     let bed = Bed::new();
+    bed.template("codex", dockerfile(PLAIN));
     let error = bed.client().refused("hermes");
     assert_eq!(error.code, Code::RepoNotFound);
     assert_told(&bed, &error);
@@ -162,11 +163,173 @@ fn a_repository_that_is_not_there_names_the_url_and_those_that_are() {
             .contains(&format!("{}hermes", bed.server.repo_prefix)),
         "{error:?}"
     );
-    for mirrored in ["autogen", "claude-code", "hermes", "langgraph"] {
-        assert!(error.hint.contains(mirrored), "{error:?}");
-    }
-    for other in ["codex", "crewai", "openclaw"] {
+    for other in mol::runtimes::KNOWN_RUNTIMES {
         assert!(!error.hint.contains(other), "{error:?}");
+    }
+}
+
+/// A hint never says to set a token that is set.
+#[test]
+fn the_hint_follows_from_the_status_and_from_whether_a_token_is_set() {
+    for (status, has_token, says) in [
+        (401, false, "set MOLECULE_GITEA_TOKEN to a token"),
+        (
+            401,
+            true,
+            "does not accept the token in MOLECULE_GITEA_TOKEN",
+        ),
+        (403, false, "set MOLECULE_GITEA_TOKEN to a token"),
+        (403, true, "the scope read:repository"),
+        (
+            404,
+            false,
+            "for a private repository, set MOLECULE_GITEA_TOKEN",
+        ),
+        (
+            404,
+            true,
+            "where the token in MOLECULE_GITEA_TOKEN may not read",
+        ),
+    ] {
+        for branch in ["", "main"] {
+            let bed = Bed::new();
+            // What the server says is not what the hint hangs on.
+            let body = json!({ "message": "expired scope; sign in; set MOLECULE_GITEA_TOKEN" });
+            bed.server
+                .faults(json!([{ "match": "/api/", "status": status,
+                "headers": { "Content-Type": "application/json" }, "body": body.to_string() }]));
+            let token = if has_token {
+                "the-token-of-this-test"
+            } else {
+                ""
+            };
+            let error = bed
+                .client_with(&[(OptionName::Token, token), (OptionName::Branch, branch)])
+                .refused("hermes");
+            assert!(error.hint.contains(says), "{status} {has_token}: {error:?}");
+            let told_to_set = error.hint.contains("set MOLECULE_GITEA_TOKEN");
+            assert_eq!(told_to_set, !has_token, "{status}: {error:?}");
+        }
+    }
+}
+
+#[test]
+fn the_server_s_reason_is_shown_bounded_printable_and_masked() {
+    const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
+    let json = "application/json;charset=utf-8";
+    let said = |status: u16, kind: &str, body: String| {
+        let bed = Bed::new();
+        bed.server
+            .faults(json!([{ "match": "/api/", "status": status,
+            "headers": { "Content-Type": kind }, "body": body }]));
+        let client = bed.client_with(&[(OptionName::Token, TOKEN)]);
+        client.refused("hermes").message
+    };
+    let message = |text: &str| json!({ "message": text, "url": "x" }).to_string();
+    for status in [400, 401, 403, 500] {
+        let text = said(
+            status,
+            json,
+            message("token scope is limited\nto public repos"),
+        );
+        let shown = "; the server says: token scope is limited to public repos";
+        assert!(text.ends_with(shown), "{text}");
+    }
+    let text = said(
+        403,
+        "Application/JSON",
+        message(&format!("not with {TOKEN}")),
+    );
+    assert!(text.ends_with("the server says: not with ***"), "{text}");
+    let text = said(
+        403,
+        json,
+        message(&format!("{}{TOKEN}", "long ".repeat(8000))),
+    );
+    assert!(text.contains("the server says: long long"), "{text}");
+    assert!(text.len() < 800 && !text.contains(&TOKEN[..6]), "{text}");
+    let text = said(403, "text/plain", "git is off".into());
+    assert!(text.ends_with("the server says: git is off"), "{text}");
+    // Nothing, or nothing that is for people.
+    for (kind, body) in [
+        ("text/html", "<html>sign in</html>".into()),
+        ("text/plain", "Forbidden\n".into()),
+        (json, message("")),
+        (json, "{\"message\":7}".into()),
+        (json, "{".into()),
+        (json, "[]".into()),
+    ] {
+        let text = said(403, kind, body);
+        assert!(text.ends_with("(403 Forbidden)"), "{kind}: {text}");
+    }
+}
+
+#[test]
+fn a_long_commit_message_is_no_reason_to_fail() {
+    // Also on a branch whose name others begin with, or that has more than one part.
+    for branch in ["main", "feature/größe#1"] {
+        let bed = Bed::new();
+        let repository = bed.server.template("hermes");
+        let commit = |branch: &str, message: String| {
+            let files = dockerfile(PLAIN);
+            let commit =
+                json!({ "branch": branch, "message": message, "files": files, "orphan": true });
+            bed.server.commit_as(&repository, commit)
+        };
+        let sha = commit(branch, "A long message.\n".repeat(10_000));
+        for more in ["-2", "-3", "line"] {
+            commit(&format!("{branch}{more}"), "short".into());
+        }
+        let client = bed.client_with(&[(OptionName::Branch, branch)]);
+        assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
+        let requests = bed.server.requests();
+        assert_eq!(of_service(&requests, "api").len(), 2, "{requests:?}");
+    }
+}
+
+#[test]
+fn a_branch_whose_name_only_begins_so_is_not_built() {
+    let bed = Bed::new();
+    let repository = bed.server.template("hermes");
+    bed.server.commit(&repository, "main-2", dockerfile(PLAIN));
+    bed.server
+        .repository(&repository, json!({ "default_branch": "main-2" }));
+    bed.server
+        .faults(json!([{ "match": "/branches/main$", "body": " ", "body_repeat": 70_000 }]));
+    let client = bed.client_with(&[(OptionName::Branch, "main")]);
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
+}
+
+#[test]
+fn one_reference_is_read_as_a_list_of_one() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let reference = |name: &str, sha: &str| json!({ "ref": name, "url": "", "object": { "type": "commit", "sha": sha, "url": "" } });
+    let right = reference("refs/heads/main", &sha);
+    for (body, code) in [
+        (right.clone(), None),
+        (json!([reference("refs/heads/main-2", "x"), right]), None),
+        (json!([]), Some(Code::RepoNotFound)),
+        (reference("refs/heads/mai", &sha), Some(Code::RepoNotFound)),
+        (
+            reference("refs/heads/main", &sha[1..]),
+            Some(Code::BadResponse),
+        ),
+        (json!({}), Some(Code::BadResponse)),
+        (
+            json!([["refs/heads/main", { "sha": sha }]]),
+            Some(Code::BadResponse),
+        ),
+        (json!("x"), Some(Code::BadResponse)),
+    ] {
+        bed.server.faults(json!([
+            { "match": "/branches/", "body": " ", "body_repeat": 70_000 },
+            { "match": "/git/refs/heads/main$", "body": body.to_string() },
+        ]));
+        let client = bed.client_with(&[(OptionName::Branch, "main")]);
+        let result = client.ensure("hermes");
+        assert_eq!(result.err().map(|error| error.code), code, "{body}");
     }
 }
 

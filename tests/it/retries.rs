@@ -1,6 +1,6 @@
 //! What fails for a moment only is tried again; what does not is told at once.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mol::Code;
 use mol::event::Kind;
@@ -107,6 +107,30 @@ fn a_server_that_wants_an_hour_is_told_of_at_once() {
     assert!(error.message.contains("503"), "{error:?}");
     assert!(begun.elapsed() < Duration::from_secs(2));
     assert_eq!(bed.server.requests().len(), 1);
+}
+
+#[test]
+fn the_pause_that_a_server_wants_is_told_where_it_is_not_waited_for() {
+    let later = SystemTime::now() + Duration::from_secs(3 * 3600 - 60);
+    let (hour, date) = ("3600".to_owned(), httpdate::fmt_http_date(later));
+    for (status, value, says) in [
+        (429, &hour, "a pause of 60 minutes"),
+        (503, &hour, "a pause of 60 minutes"),
+        (429, &date, "a pause of 3 hours"),
+        (429, &"99999999999999999999".to_owned(), "hours"),
+    ] {
+        for part in ["/api/", "/info/refs"] {
+            let bed = Bed::new();
+            bed.template("hermes", dockerfile(PLAIN));
+            bed.server.faults(json!([{ "match": part, "status": status,
+                "headers": { "Retry-After": value } }]));
+            let begun = Instant::now();
+            let error = bed.client().refused("hermes");
+            assert!(error.message.contains(&status.to_string()), "{error:?}");
+            assert!(error.message.contains(says), "{error:?}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{value}");
+        }
+    }
 }
 
 #[test]

@@ -99,8 +99,6 @@ type apiRepository struct {
 	AllowSquashMerge              bool                `json:"allow_squash_merge"`
 	AllowFastForwardOnlyMerge     bool                `json:"allow_fast_forward_only_merge"`
 	AllowRebaseUpdate             bool                `json:"allow_rebase_update"`
-	AllowManualMerge              bool                `json:"allow_manual_merge"`
-	AutodetectManualMerge         bool                `json:"autodetect_manual_merge"`
 	DefaultDeleteBranchAfterMerge bool                `json:"default_delete_branch_after_merge"`
 	DefaultMergeStyle             string              `json:"default_merge_style"`
 	DefaultAllowMaintainerEdit    bool                `json:"default_allow_maintainer_edit"`
@@ -111,6 +109,9 @@ type apiRepository struct {
 	MirrorUpdated                 time.Time           `json:"mirror_updated"`
 	Topics                        []string            `json:"topics"`
 	Licenses                      []string            `json:"licenses"`
+	// Of a fork, and of a repository on its way to another owner.
+	Parent       *apiRepository `json:"parent"`
+	RepoTransfer *struct{}      `json:"repo_transfer"`
 }
 
 type apiPayloadUser struct {
@@ -154,7 +155,19 @@ type apiBranch struct {
 
 type apiError struct {
 	Message string `json:"message"`
-	URL     string `json:"url"`
+	URL     string `json:"url,omitempty"`
+}
+
+type apiObject struct {
+	Type string `json:"type"`
+	SHA  string `json:"sha"`
+	URL  string `json:"url"`
+}
+
+type apiReference struct {
+	Ref    string     `json:"ref"`
+	URL    string     `json:"url"`
+	Object *apiObject `json:"object"`
 }
 
 // apiNotFound has its keys in the order of Gitea's map.
@@ -170,16 +183,16 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, route requestR
 		return
 	}
 	if !s.authorized(r) {
-		message := "token is required"
 		if r.Header.Get("Authorization") != "" {
-			message = "invalid username, password or token"
+			s.answer(w, http.StatusUnauthorized, s.apiError("user does not exist [uid: 0, name: ]"))
+			return
 		}
-		s.answer(w, http.StatusUnauthorized, s.apiError(message))
+		s.answer(w, http.StatusForbidden, &apiError{Message: "Only signed in user is allowed to call APIs."})
 		return
 	}
 	repo := s.store.repository(route.org, route.repo)
 	if !s.visible(repo) {
-		s.answerNotFound(w)
+		s.answerNotFound(w, notFound)
 		return
 	}
 	if repo.settings().forbidden {
@@ -188,14 +201,56 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, route requestR
 		return
 	}
 	branch, isBranch := strings.CutPrefix(route.rest, "/branches/")
+	ref, isRef := strings.CutPrefix(route.rest, "/git/refs/")
+	commit, isCommit := strings.CutPrefix(route.rest, "/git/commits/")
 	switch {
 	case route.rest == "" || route.rest == "/":
 		s.answerRepository(w, repo)
 	case isBranch:
 		s.answerBranch(w, repo, branch)
+	case isRef:
+		s.answerReferences(w, repo, "refs/"+ref)
+	case isCommit:
+		s.answerCommit(w, repo, commit)
 	default:
-		s.answerNotFound(w)
+		s.answerNotFound(w, notFound)
 	}
+}
+
+// answerReferences answers with all references whose names begin so. Gitea means to answer with the only one
+// where there is no other, and does not: it compares "heads/main" with "refs/heads/main".
+func (s *Server) answerReferences(w http.ResponseWriter, repo *repository, prefix string) {
+	references, err := repo.references(prefix)
+	if err != nil {
+		s.answerInternal(w, err)
+		return
+	}
+	if len(references) == 0 {
+		s.answerNotFound(w, notFound)
+		return
+	}
+	api := s.URL() + "/api/v1/repos/" + repo.org + "/" + repo.name + "/git/"
+	list := make([]*apiReference, 0, len(references))
+	for _, ref := range references {
+		list = append(list, &apiReference{
+			Ref: ref.name, URL: api + ref.name,
+			Object: &apiObject{Type: "commit", SHA: ref.sha, URL: api + "commits/" + ref.sha},
+		})
+	}
+	s.answer(w, http.StatusOK, list)
+}
+
+// answerCommit tells whether there is such a commit. Of what Gitea says of one, it has the ids.
+func (s *Server) answerCommit(w http.ResponseWriter, repo *repository, sha string) {
+	if !repo.hasCommit(sha) {
+		s.answerNotFound(w, sha)
+		return
+	}
+	url := s.URL() + "/api/v1/repos/" + repo.org + "/" + repo.name + "/git/commits/" + sha
+	s.answer(w, http.StatusOK, struct {
+		URL string `json:"url"`
+		SHA string `json:"sha"`
+	}{url, sha})
 }
 
 func (s *Server) answerRepository(w http.ResponseWriter, repo *repository) {
@@ -224,7 +279,7 @@ func (s *Server) answerRepository(w http.ResponseWriter, repo *repository) {
 		HasWiki: true, HasPullRequests: true, HasProjects: true, ProjectsMode: "all", HasReleases: true, HasPackages: true, HasActions: true,
 		AllowMergeCommits: true, AllowRebase: true, AllowRebaseExplicit: true, AllowSquashMerge: true,
 		AllowFastForwardOnlyMerge: true, AllowRebaseUpdate: true, DefaultMergeStyle: "merge",
-		ObjectFormatName: "sha1", Topics: []string{}, Licenses: []string{"MIT"},
+		ObjectFormatName: "sha1", Topics: []string{},
 	})
 }
 
@@ -235,7 +290,7 @@ func (s *Server) answerBranch(w http.ResponseWriter, repo *repository, name stri
 		return
 	}
 	if tip == nil {
-		s.answerNotFound(w)
+		s.answerNotFound(w, notFound, fmt.Sprintf("branch does not exist [name: %s]", name))
 		return
 	}
 	s.answer(w, http.StatusOK, &apiBranch{
@@ -255,8 +310,11 @@ func (s *Server) apiError(message string) *apiError {
 	return &apiError{Message: message, URL: s.URL() + "/api/swagger"}
 }
 
-func (s *Server) answerNotFound(w http.ResponseWriter) {
-	s.answer(w, http.StatusNotFound, &apiNotFound{Message: "not found", URL: s.URL() + "/api/swagger"})
+// notFound is what Gitea says of nearly everything that is not there.
+const notFound = "The target couldn't be found."
+
+func (s *Server) answerNotFound(w http.ResponseWriter, message string, reasons ...string) {
+	s.answer(w, http.StatusNotFound, &apiNotFound{Errors: reasons, Message: message, URL: s.URL() + "/api/swagger"})
 }
 
 // answerInternal is a fault of this server, not a played one: the log has the cause.

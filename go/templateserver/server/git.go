@@ -25,7 +25,11 @@ var goodProtocol = regexp.MustCompile(`^[0-9a-zA-Z]+=[0-9a-zA-Z]+(:[0-9a-zA-Z]+=
 func (s *Server) serveGit(w http.ResponseWriter, r *http.Request, route requestRoute) {
 	repo := s.store.repository(route.org, route.repo)
 	signedIn := r.Header.Get("Authorization") != ""
-	if !s.authorized(r) || (!s.visible(repo) && !signedIn) {
+	if signedIn && !s.authorized(r) {
+		http.Error(w, "Verify", http.StatusUnauthorized)
+		return
+	}
+	if !signedIn && (!s.authorized(r) || !s.visible(repo)) {
 		w.Header().Set("WWW-Authenticate", `Basic realm="Gitea"`)
 		http.Error(w, "Unauthorized", http.StatusUnauthorized)
 		return
@@ -35,7 +39,7 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request, route requestR
 		return
 	}
 	if repo.settings().forbidden {
-		plain(w, http.StatusForbidden, "Forbidden")
+		http.Error(w, "Forbidden", http.StatusForbidden)
 		return
 	}
 	program, err := httpBackend()

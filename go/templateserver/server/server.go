@@ -1,9 +1,9 @@
 // Package server is a small Gitea on loopback, for the demo and the tests: the two API calls that
-// libmol makes, git smart HTTP, and a control surface with which a test moves branches and makes
+// libmol makes, and those it makes where something is wrong, git smart HTTP, and a control surface with which a test moves branches and makes
 // the server misbehave.
 //
-// What it answers has the shape of a current Gitea (1.24), field for field, taken from
-// modules/structs and services/context of go-gitea/gitea. The git side is git's own
+// What it answers has the shape of a real Gitea's (1.23), field for field: a test compares it with
+// tests/vectors/gitea, which `tests/run gitea` records. The git side is git's own
 // git-http-backend over bare repositories, so what is fetched is what git serves.
 //
 // The control surface is for tests in any language; each call is also a method of Server. Bodies

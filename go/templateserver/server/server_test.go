@@ -261,7 +261,7 @@ func TestNotFoundAndBadNames(t *testing.T) {
 	status, body, _ := get(t, s.URL()+"/api/v1/repos/molecule-ai/nothing")
 	if want := `{
   "errors": null,
-  "message": "not found",
+  "message": "The target couldn't be found.",
   "url": "` + s.URL() + `/api/swagger"
 }
 `; status != 404 || body != want {
@@ -286,7 +286,7 @@ func TestToken(t *testing.T) {
 	sha := commit(t, s, oneFile("Dockerfile", "FROM scratch\n"))
 	api := s.URL() + "/api/v1/repos/" + testRepo + "/branches/main"
 	for header, want := range map[string]int{
-		"": 401, "token wrong": 401, "s3cret": 401, "token s3cret": 200, "Bearer s3cret": 200, "Basic " + b64("x:s3cret"): 200,
+		"": 403, "token wrong": 401, "s3cret": 401, "token s3cret": 200, "Bearer s3cret": 200, "Basic " + b64("x:s3cret"): 200,
 	} {
 		status, body, _ := get(t, api, "Authorization", header)
 		if status != want {

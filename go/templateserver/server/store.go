@@ -252,6 +252,35 @@ func (r *repository) readTip(branch string) (*tip, error) {
 	}, nil
 }
 
+// reference is a name and the commit that it points to.
+type reference struct{ name, sha string }
+
+// references lists those whose names begin with a prefix.
+func (r *repository) references(prefix string) ([]reference, error) {
+	out, err := git(r.dir, nil, "for-each-ref", "--format=%(objectname) %(refname)")
+	if err != nil {
+		return nil, err
+	}
+	var found []reference
+	for _, line := range strings.Split(string(out), "\n") {
+		sha, name, _ := strings.Cut(line, " ")
+		if strings.HasPrefix(name, prefix) {
+			found = append(found, reference{name, sha})
+		}
+	}
+	return found, nil
+}
+
+var fullID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+func (r *repository) hasCommit(sha string) bool {
+	if !fullID.MatchString(sha) {
+		return false
+	}
+	_, err := git(r.dir, nil, "cat-file", "-e", sha+"^{commit}")
+	return err == nil
+}
+
 // Commit is a change to make to a branch.
 type Commit struct {
 	// Branch to move; the repository's default branch when empty. It is made when it does not exist.
