@@ -350,7 +350,7 @@ fn attribute_files(index: &gix::index::State, store: &Store) -> Result<HashSet<O
             content.extend_from_slice(piece);
             Ok(())
         })?;
-        if content.starts_with(BYTE_ORDER_MARK) {
+        if content.starts_with(BYTE_ORDER_MARK) || content.contains(&0) {
             odd.insert(entry.id);
         }
         for line in content.lines() {
@@ -414,6 +414,8 @@ impl gix::objs::Find for Objects {
             return Ok(None);
         };
         buffer.clear();
+        // To git the file is a C string.
+        let data = data.split(|byte| *byte == 0).next().unwrap_or_default();
         if data.starts_with(BYTE_ORDER_MARK) {
             // gix skips it at the beginning of a file only. git does so for a file in the worktree, and not
             // in a checkout (attr.c): the first line is then a pattern that begins with it.

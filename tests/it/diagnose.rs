@@ -190,7 +190,7 @@ fn when_everything_is_broken_each_line_says_so_and_in_time() {
         &found,
         "logins",
         Status::Problem,
-        &["config.json", "mend the file"],
+        &["config.json", "fix the file"],
     );
     says(
         &found,

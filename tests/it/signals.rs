@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::support::child::{Link, command, program, text};
 use crate::support::daemon::write_program;
-use crate::support::{Bed, End, Engine, Files, Proxy, Treat, file, given, noise};
+use crate::support::{Bed, End, Files, Proxy, Treat, file, given, noise};
 
 /// A template that is larger than what pipes and sockets hold on the way.
 fn large(bed: &Bed) -> Files {
@@ -416,8 +416,8 @@ fn as_nobody_else(program: &Path) -> Command {
 }
 
 /// What came of each call of tests/c/limits.c, which fails or says something else than these. The template
-/// has all kinds of files that are read for a build, and the engine is named by a docker context or at `host`.
-fn with_few(what: &str, host: Option<&str>, buildkit: &str, message: &str, hint: &str) {
+/// has all kinds of files that are read for a build, and the engine is named by a docker context.
+fn with_few(what: &str, message: &str, hint: &str) {
     let bed = Bed::new();
     let text = format!("FROM scratch\nCOPY . /\nLABEL bed={}\n", bed.isolation);
     bed.template(
@@ -450,12 +450,8 @@ fn with_few(what: &str, host: Option<&str>, buildkit: &str, message: &str, hint:
     std::fs::set_permissions(cache.path(), open).unwrap();
     command.env(OptionName::CacheDir.env(), cache.path().join("cache"));
     command.env(OptionName::DockerConfig.env(), docker.path());
-    command.env(OptionName::DockerBuildkit.env(), buildkit);
     command.env(OptionName::RuntimeVersionPin.env(), "1");
-    match host {
-        Some(host) => command.env(OptionName::DockerHost.env(), host),
-        None => command.env_remove(OptionName::DockerHost.env()),
-    };
+    command.env_remove(OptionName::DockerHost.env());
     let output = command.output().unwrap();
     let said = crate::support::child::text(&output);
     assert!(output.status.success(), "{}\n{said}", output.status);
@@ -485,8 +481,6 @@ fn hex_of(name: &str) -> String {
 fn without_threads_a_call_says_so_and_a_client_is_freed() {
     with_few(
         "threads",
-        None,
-        "1",
         "can start no more threads or programs",
         "ulimit -u",
     );
@@ -494,16 +488,5 @@ fn without_threads_a_call_says_so_and_a_client_is_freed() {
 
 #[test]
 fn without_file_descriptors_a_call_says_so_and_a_client_is_freed() {
-    let engine = Engine::of_the_tests();
-    let proxy = Proxy::over_tcp(&engine, |_| Treat::Pass);
-    let named = proxy.url.replace("127.0.0.1", "localhost");
-    for (host, buildkit) in [
-        (None, "1"),
-        (None, "0"),
-        (Some(engine.url.as_str()), "1"),
-        (Some(&named), "1"),
-    ] {
-        let (message, hint) = ("has no file descriptors left", "ulimit -n");
-        with_few("descriptors", host, buildkit, message, hint);
-    }
+    with_few("descriptors", "has no file descriptors left", "ulimit -n");
 }

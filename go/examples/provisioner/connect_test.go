@@ -35,6 +35,9 @@ func TestConnectFollowsTheDockerCommand(t *testing.T) {
 		{"DOCKER_CONTEXT before the context in use", "", "lab", "desktop", "tcp://lab:2375"},
 		{"DOCKER_CONTEXT=default", "", "default", "desktop", client.DefaultDockerHost},
 		{"DOCKER_HOST before everything", "unix:///host.sock", "lab", "desktop", "unix:///host.sock"},
+		{"DOCKER_HOST without a scheme", "lab:2375", "", "", "tcp://lab:2375"},
+		{"DOCKER_HOST with a port alone", ":2375", "", "", "tcp://localhost:2375"},
+		{"DOCKER_HOST with a line break", "unix:///host.sock\n", "", "", "unix:///host.sock"},
 		{"ssh goes through the ssh program", "ssh://me@build.example.com", "", "", "http://docker.example.com"},
 	}
 	for _, tt := range tests {

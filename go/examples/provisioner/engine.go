@@ -3,11 +3,13 @@ package provisioner
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/connhelper"
 	"github.com/docker/cli/cli/context/docker"
 	"github.com/docker/cli/cli/context/store"
+	"github.com/docker/cli/opts"
 	"github.com/moby/moby/client"
 )
 
@@ -36,15 +38,20 @@ func Connect() (*client.Client, error) {
 	return connectContext(name)
 }
 
-// connectHost is for the value of DOCKER_HOST. The client knows every scheme
-// but ssh, for which the docker command line has a helper around the ssh program.
+// connectHost is for the value of DOCKER_HOST, with or without a scheme, as the docker
+// command line reads it. The client knows every scheme but ssh, for which the docker
+// command line has a helper around the ssh program.
 func connectHost(host string) (*client.Client, error) {
+	host, err := opts.ParseHost(os.Getenv(client.EnvTLSVerify) != "", strings.TrimSpace(host))
+	if err != nil {
+		return nil, fmt.Errorf("docker host: %w", err)
+	}
 	helper, err := connhelper.GetConnectionHelper(host)
 	if err != nil {
 		return nil, fmt.Errorf("docker host %s: %w", host, err)
 	}
 	if helper == nil {
-		return client.New(client.FromEnv)
+		return client.New(client.WithTLSClientConfigFromEnv(), client.WithHost(host), client.WithAPIVersionFromEnv())
 	}
 	return client.New(client.WithHost(helper.Host), client.WithDialContext(helper.Dialer), client.WithAPIVersionFromEnv())
 }
