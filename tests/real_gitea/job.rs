@@ -1,0 +1,341 @@
+//! What libmol makes of a real Gitea's answers.
+
+use std::process::Command;
+use std::sync::mpsc;
+
+use mol::event::Kind;
+use mol::{Client, Code, Error, Image, OptionName};
+use serde_json::json;
+
+use super::server::{As, Place, Server, git, path};
+use super::support::{Bed, PATIENCE, block_on};
+use super::{ORGANIZATION, PREFIX, plain, template};
+
+/// Those who have a token.
+pub struct Users {
+    pub reader: As,
+    pub narrow: As,
+    pub public_only: As,
+    pub stranger: As,
+    pub bad: As,
+}
+
+/// A cache and an isolation of its own, and the server that it asks.
+struct Job {
+    bed: Bed,
+    options: Vec<(OptionName, String)>,
+}
+
+impl Job {
+    fn new(server: &Server<'_>, who: &As) -> Self {
+        let prefix = format!("{}/{ORGANIZATION}/{PREFIX}", server.url);
+        let mut options = vec![(OptionName::RepoPrefix, prefix)];
+        if let As::Token(token) = who {
+            options.push((OptionName::Token, token.clone()));
+        }
+        Self {
+            bed: Bed::new(),
+            options,
+        }
+    }
+
+    fn with(mut self, name: OptionName, value: &str) -> Self {
+        self.options.push((name, value.to_owned()));
+        self
+    }
+
+    /// The whole job. `between` runs when the commit is known and nothing was fetched.
+    fn run(&self, runtime: &str, between: impl Fn() + Send + Sync + 'static) -> mol::Result<Image> {
+        let mut options = self.bed.options();
+        for (name, value) in &self.options {
+            options.set(*name, value);
+        }
+        let observer = Box::new(move |event: mol::Event| {
+            if event.kind == Kind::FetchStarted {
+                between();
+            }
+        });
+        let client = Client::new(&options, Some(observer)).unwrap();
+        let (sender, end) = mpsc::channel();
+        let done = move |_, result| sender.send(result).unwrap_or(());
+        client.start(runtime, None, done).unwrap();
+        let result = end.recv_timeout(PATIENCE).expect("a call has an end");
+        block_on(client.close());
+        result
+    }
+
+    fn ensure(&self, runtime: &str) -> Image {
+        self.run(runtime, || {})
+            .unwrap_or_else(|error| panic!("{runtime}: {error:?}"))
+    }
+
+    #[track_caller]
+    fn refused(&self, runtime: &str, code: Code, says: &str) -> Error {
+        told(self.run(runtime, || {}), code, says)
+    }
+}
+
+/// It is this error, and has the server's words.
+#[track_caller]
+fn told(result: mol::Result<Image>, code: Code, says: &str) -> Error {
+    let error = result.expect_err("this cannot have worked");
+    assert_eq!(error.code, code, "{error:?}");
+    assert!(error.message.contains(says), "{says}: {error:?}");
+    assert!(!error.hint.is_empty(), "{error:?}");
+    error
+}
+
+/// The hint says to set a token only where there is none.
+#[track_caller]
+fn assert_hint(error: &Error, has_token: bool) {
+    let hint = error.hint.as_ref();
+    assert!(hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
+    assert_eq!(
+        !hint.contains("set MOLECULE_GITEA_TOKEN"),
+        has_token,
+        "{error:?}"
+    );
+}
+
+/// Each refusal is told with Gitea's own reason.
+pub fn errors(server: &Server<'_>, users: &Users) {
+    let private = |who: &As, code, says: &str| Job::new(server, who).refused("codex", code, says);
+    assert_hint(
+        &private(&As::Nobody, Code::RepoNotFound, "is not there"),
+        false,
+    );
+    assert_hint(
+        &private(&users.stranger, Code::RepoNotFound, "is not there"),
+        true,
+    );
+    let scope = "required=[read:repository], token scope=read:user";
+    assert_hint(&private(&users.narrow, Code::Auth, scope), true);
+    let limited = "token scope is limited to public repos";
+    assert_hint(&private(&users.public_only, Code::Auth, limited), true);
+    let public = Job::new(server, &users.bad).refused("hermes", Code::Auth, "401");
+    assert_hint(&public, true);
+
+    let nobody = Job::new(server, &As::Nobody);
+    let error = nobody.refused("openclaw", Code::RepoNotFound, &template("openclaw"));
+    assert!(!error.hint.contains("hermes"), "{error:?}");
+    nobody.refused("crewai", Code::RepoNotFound, "is empty");
+    let branch = Job::new(server, &As::Nobody).with(OptionName::Branch, "no/such");
+    branch.refused("hermes", Code::RepoNotFound, "no/such");
+
+    let reader = Job::new(server, &users.reader);
+    let image = reader.ensure("codex");
+    assert_eq!(reader.bed.engine.read(&image.reference, "content"), "codex");
+    assert!(reader.ensure("codex").cache_hit);
+}
+
+/// What happens to a repository between the lookup and the fetch.
+pub fn since_the_lookup(server: &Server<'_>) {
+    std::thread::scope(|scope| {
+        let during = |runtime: &'static str, who: As, change: &dyn Fn(&Server<'_>)| {
+            // The library's thread waits for this one.
+            let job = Job::new(server, &who);
+            let (begun, wait) = mpsc::channel();
+            let (done, go_on) = mpsc::channel::<()>();
+            let go_on = std::sync::Mutex::new(go_on);
+            let running = scope.spawn(move || {
+                let between = move || {
+                    begun.send(()).unwrap();
+                    go_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                };
+                let result = job.run(runtime, between);
+                (job, result)
+            });
+            wait.recv_timeout(PATIENCE).expect("the fetch begins");
+            change(server);
+            done.send(()).unwrap();
+            running.join().unwrap()
+        };
+        let make = |runtime: &str, private: bool| {
+            server.repository(&template(runtime), json!({ "private": private }));
+            server.push(&template(runtime), "main", &plain("old"))
+        };
+
+        // Force-pushed: the commit that was looked up is built, and no other.
+        let old = make("deepagents", false);
+        let force = |server: &Server<'_>| {
+            let name = template("deepagents");
+            server.push(&name, "main", &plain("new"));
+        };
+        let (job, result) = during("deepagents", As::Nobody, &force);
+        let image = result.unwrap();
+        assert_eq!(image.commit_sha, old);
+        assert_eq!(job.bed.engine.read(&image.reference, "content"), "old");
+
+        // Force-pushed, and the commit pruned.
+        let prune = |server: &Server<'_>| {
+            let name = template("deepagents");
+            server.push(&name, "main", &plain("newer"));
+            server.prune(&name);
+        };
+        let (job, result) = during("deepagents", As::Nobody, &prune);
+        let error = told(result, Code::Fetch, "is gone from");
+        assert!(error.message.contains("not our ref"), "{error:?}");
+        assert!(error.hint.contains("force-pushed"), "{error:?}");
+        let image = job.ensure("deepagents");
+        assert_eq!(job.bed.engine.read(&image.reference, "content"), "newer");
+
+        // Renamed: it is found where it is now.
+        let rename = |server: &Server<'_>| {
+            let path = format!("/repos/{}", template("deepagents"));
+            server.change(
+                "PATCH",
+                &path,
+                json!({ "name": format!("{PREFIX}elsewhere") }),
+            );
+        };
+        let (_, result) = during("deepagents", As::Nobody, &rename);
+        result.unwrap();
+
+        // Made private, or deleted.
+        for (who, delete) in [
+            (As::Nobody, false),
+            (As::Nobody, true),
+            (server.admin(), true),
+        ] {
+            let has_token = matches!(who, As::Token(_));
+            make("gemini-cli", has_token);
+            let change = move |server: &Server<'_>| {
+                let path = format!("/repos/{}", template("gemini-cli"));
+                match delete {
+                    true => server.change("DELETE", &path, json!({})),
+                    false => server.change("PATCH", &path, json!({ "private": true })),
+                };
+            };
+            let (_, result) = during("gemini-cli", who, &change);
+            let error = told(result, Code::RepoNotFound, "not there any more");
+            assert!(error.hint.contains("deleted"), "{error:?}");
+            assert!(
+                !error.hint.contains("set MOLECULE_GITEA_TOKEN"),
+                "{error:?}"
+            );
+            if !delete {
+                let path = format!("/repos/{}", template("gemini-cli"));
+                server.change("DELETE", &path, json!({}));
+            }
+        }
+    });
+}
+
+/// Jobs that work, cold and warm.
+pub fn whole(server: &Server<'_>) {
+    let nobody = Job::new(server, &As::Nobody);
+    let image = nobody.ensure("hermes");
+    assert!(!image.cache_hit);
+    assert_eq!(
+        nobody.bed.engine.read(&image.reference, "content"),
+        "hermes"
+    );
+    assert!(nobody.ensure("hermes").cache_hit);
+
+    // Renamed before the lookup.
+    let image = nobody.ensure("autogen");
+    assert_eq!(
+        nobody.bed.engine.read(&image.reference, "content"),
+        "autogen"
+    );
+
+    // A message of 200 KiB, on branches whose names begin with one another.
+    server.repository(&template("langgraph"), json!({}));
+    let mut long = plain("long");
+    long.message = "A long message.\n".repeat(12_800);
+    let name = template("langgraph");
+    let sha = server.push(&name, "main", &long);
+    for branch in ["main-2", "mainline", "feature/größe%2F#1"] {
+        long.files[1].1 = branch.into();
+        server.push(&name, branch, &long);
+    }
+    let image = nobody.ensure("langgraph");
+    assert_eq!(image.commit_sha, sha);
+    for branch in ["mainline", "feature/größe%2F#1"] {
+        let job = Job::new(server, &As::Nobody).with(OptionName::Branch, branch);
+        let image = job.ensure("langgraph");
+        assert_eq!(job.bed.engine.read(&image.reference, "content"), branch);
+    }
+
+    // What `git lfs` and submodules leave in a repository is checked out as it is.
+    let pointer = "version https://git-lfs.github.com/spec/v1\n\
+         oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+    let mut special = plain(pointer);
+    special.files[0].1 = "FROM scratch\nCOPY . /all/\n".into();
+    let attributes = "content filter=lfs diff=lfs merge=lfs -text\n";
+    special.files.push((".gitattributes", attributes.into()));
+    let modules = "[submodule \"sub\"]\n\tpath = sub\n\turl = https://example.com/sub.git\n";
+    special.files.push((".gitmodules", modules.into()));
+    special
+        .submodules
+        .push(("sub", "0123456789abcdef0123456789abcdef01234567".into()));
+    server.push(&template("hermes"), "main", &special);
+    let image = nobody.ensure("hermes");
+    assert_eq!(
+        nobody.bed.engine.read(&image.reference, "all/content"),
+        pointer
+    );
+    assert_eq!(
+        nobody.bed.engine.read(&image.reference, "all/.gitmodules"),
+        modules
+    );
+
+    // Objects with SHA-256. Gitea has them from git 2.42 on.
+    let version = git(std::path::Path::new("/"), &["version"]);
+    let mut numbers = version
+        .split([' ', '.'])
+        .filter_map(|part| part.parse::<u32>().ok());
+    let known = (numbers.next(), numbers.next()) >= (Some(2), Some(42));
+    let wanted = json!({ "name": format!("{PREFIX}claude-code"), "object_format_name": "sha256",
+        "auto_init": true, "default_branch": "main" });
+    let path = format!("/api/v1/orgs/{ORGANIZATION}/repos");
+    let made = server.ask("POST", &path, &server.admin(), Some(wanted));
+    assert_eq!(made.status == 201, known, "{version}: {}", made.body);
+    if known {
+        nobody.refused("claude-code", Code::NoDockerfile, "Dockerfile");
+    }
+}
+
+pub fn sign_in(server: &Server<'_>) {
+    let says = "signed in user";
+    let error = Job::new(server, &As::Nobody).refused("hermes", Code::Auth, says);
+    assert_hint(&error, false);
+    Job::new(server, &server.admin()).ensure("hermes");
+}
+
+pub fn no_git(server: &Server<'_>) {
+    let says = "Interacting with repositories by HTTP protocol is not allowed";
+    let error = Job::new(server, &As::Nobody).refused("hermes", Code::Auth, says);
+    assert!(error.hint.contains("git over HTTP"), "{error:?}");
+}
+
+/// Behind a path, with the certificate that `gitea cert --ca` makes, and with nothing else trusted.
+pub fn path_and_certificate(place: &Place) {
+    let folder = tempfile::tempdir().unwrap();
+    let certificate = folder.path().join("cert.pem");
+    let settings = [
+        "server:LOCAL_ROOT_URL=http://{address}/git/",
+        "server:ROOT_URL=http://{address}/git/",
+        "server:USE_SUB_URL_PATH=true",
+    ];
+    let mut server = Server::start(place, "path", &settings);
+    let plain_url = server.url.clone();
+    server.url += "/git";
+    server.repository(&template("hermes"), json!({}));
+    let sha = server.push(&template("hermes"), "main", &plain("hermes"));
+    let job = Job::new(&server, &As::Nobody);
+    assert_eq!(job.ensure("hermes").commit_sha, sha);
+
+    let made = folder.path().join("made");
+    std::fs::create_dir(&made).unwrap();
+    let _ = Command::new("chmod").arg("777").arg(&made).status();
+    let _ = Command::new("chmod").arg("755").arg(folder.path()).status();
+    server.make_certificate(&made);
+    std::fs::copy(made.join("cert.pem"), &certificate).unwrap();
+    let address = super::support::tls::in_front_of(&plain_url, &made);
+    server.url = format!("https://{address}/git");
+    let job = Job::new(&server, &As::Nobody).with(OptionName::SslCertFile, path(&certificate));
+    assert_eq!(job.ensure("hermes").commit_sha, sha);
+    let job = Job::new(&server, &As::Nobody);
+    job.refused("hermes", Code::GiteaUnreachable, "TLS");
+}

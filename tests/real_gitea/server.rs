@@ -1,0 +1,309 @@
+//! A real Gitea, started by the script tests/gitea, and what is asked of it.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub enum As {
+    Nobody,
+    Token(String),
+}
+
+/// A place for servers.
+pub struct Place {
+    folder: tempfile::TempDir,
+    /// An administrator's.
+    token: String,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let folder = tempfile::Builder::new()
+            .prefix("mol-gitea")
+            .tempdir()
+            .unwrap();
+        let token = script(&["install", path(folder.path())]);
+        Self { folder, token }
+    }
+}
+
+pub struct Server<'p> {
+    place: &'p Place,
+    name: &'static str,
+    pub url: String,
+    pub token: String,
+}
+
+/// An answer, whatever its status is.
+pub struct Answer {
+    pub status: u16,
+    pub content_type: String,
+    pub location: String,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+}
+
+impl<'p> Server<'p> {
+    /// Starts one, with these settings besides (`section:KEY=value`); `{url}` in them is its address.
+    pub fn start(place: &'p Place, name: &'static str, settings: &[&str]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port().to_string();
+        drop(listener);
+        let url = format!("http://127.0.0.1:{port}");
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|setting| setting.replace("{address}", &format!("127.0.0.1:{port}")))
+            .collect();
+        let mut arguments = vec!["start", path(place.folder.path()), name, &port];
+        arguments.extend(settings.iter().map(String::as_str));
+        script(&arguments);
+        let token = place.token.clone();
+        Self {
+            place,
+            name,
+            url,
+            token,
+        }
+    }
+
+    /// Its files.
+    pub fn folder(&self) -> PathBuf {
+        self.place.folder.path().join(self.name)
+    }
+
+    /// Has Gitea make `cert.pem`, which signs itself, and `key.pem` in a folder, for this machine's loopback
+    /// address.
+    pub fn make_certificate(&self, folder: &Path) {
+        let place = path(self.place.folder.path());
+        let script = super::support::given("MOL_TEST_GITEA");
+        let arguments = ["cli", place, "cert", "--ca", "--host", "127.0.0.1"];
+        run(Command::new(script).current_dir(folder).args(arguments));
+    }
+
+    pub fn admin(&self) -> As {
+        As::Token(self.token.clone())
+    }
+
+    /// One request, without following redirects.
+    pub fn ask(&self, method: &str, path: &str, who: &As, body: Option<Value>) -> Answer {
+        let header = match who {
+            As::Nobody => None,
+            // As libmol does.
+            As::Token(token) if path.starts_with("/api/") => Some(format!("token {token}")),
+            As::Token(token) => {
+                let pair = STANDARD.encode(format!("x-access-token:{token}"));
+                Some(format!("Basic {pair}"))
+            }
+        };
+        self.send(method, path, header, body)
+    }
+
+    fn send(
+        &self,
+        method: &str,
+        path: &str,
+        authorization: Option<String>,
+        body: Option<Value>,
+    ) -> Answer {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .build()
+            .into();
+        let mut request = ureq::http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
+        if let Some(authorization) = authorization {
+            request = request.header("Authorization", authorization);
+        }
+        let text = body.map(|body| body.to_string()).unwrap_or_default();
+        let request = request
+            .header("Content-Type", "application/json")
+            .body(text);
+        let mut answer = agent.run(request.unwrap()).unwrap();
+        let header = |name: &str| {
+            let value = answer.headers().get(name);
+            value.map_or("", |value| value.to_str().unwrap()).to_owned()
+        };
+        let (content_type, location) = (header("content-type"), header("location"));
+        Answer {
+            status: answer.status().as_u16(),
+            content_type,
+            location,
+            body: String::from_utf8_lossy(&answer.body_mut().read_to_vec().unwrap()).into_owned(),
+        }
+    }
+
+    /// As the administrator, by the API, where it must work.
+    pub fn change(&self, method: &str, path: &str, body: Value) -> Value {
+        let answer = self.ask(method, &format!("/api/v1{path}"), &self.admin(), Some(body));
+        let (status, body) = (answer.status, &answer.body);
+        assert!(
+            (200..300).contains(&status),
+            "{method} {path}: {status} {body}"
+        );
+        answer.json()
+    }
+
+    /// Makes a user, and a token of this scope for it.
+    pub fn user(&self, name: &str, scopes: &[&str]) -> As {
+        const PASSWORD: &str = "a-Password-of-the-tests-1";
+        let user = json!({ "username": name, "email": format!("{name}@example.com"),
+            "password": PASSWORD, "must_change_password": false });
+        self.change("POST", "/admin/users", user);
+        let pair = STANDARD.encode(format!("{name}:{PASSWORD}"));
+        let token = self.send(
+            "POST",
+            &format!("/api/v1/users/{name}/tokens"),
+            Some(format!("Basic {pair}")),
+            Some(json!({ "name": "tests", "scopes": scopes })),
+        );
+        As::Token(token.json()["sha1"].as_str().unwrap().to_owned())
+    }
+
+    /// Makes a repository of an organization, which is made too.
+    pub fn repository(&self, name: &str, more: Value) {
+        let (organization, name) = name.split_once('/').unwrap();
+        let path = format!("/api/v1/orgs/{organization}");
+        if self.ask("GET", &path, &self.admin(), None).status == 404 {
+            self.change("POST", "/orgs", json!({ "username": organization }));
+        }
+        let mut wanted = json!({ "name": name, "default_branch": "main" });
+        wanted
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        self.change("POST", &format!("/orgs/{organization}/repos"), wanted);
+    }
+
+    /// Makes a commit without a parent the head of a branch.
+    pub fn push(&self, repository: &str, branch: &str, commit: &Commit) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let git = |arguments: &[&str]| git(folder.path(), arguments);
+        git(&["init", "--quiet"]);
+        for (name, text) in &commit.files {
+            let file = folder.path().join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        }
+        git(&["add", "--all", "--force"]);
+        for (name, id) in &commit.submodules {
+            git(&[
+                "update-index",
+                "--add",
+                "--cacheinfo",
+                &format!("160000,{id},{name}"),
+            ]);
+        }
+        let message = folder.path().join(".git/message");
+        std::fs::write(&message, &commit.message).unwrap();
+        git(&["commit", "--quiet", "--file", path(&message)]);
+        let server = self
+            .url
+            .replace("http://", &format!("http://root1:{}@", self.token));
+        let url = format!("{server}/{repository}.git");
+        git(&[
+            "push",
+            "--quiet",
+            "--force",
+            &url,
+            &format!("HEAD:refs/heads/{branch}"),
+        ]);
+        let head = git(&["rev-parse", "HEAD"]);
+        // The server's own list of branches comes a moment later.
+        let id = percent_encoding::utf8_percent_encode(branch, percent_encoding::NON_ALPHANUMERIC);
+        let path = format!("/api/v1/repos/{repository}/branches/{id}");
+        super::support::until(&path, || {
+            let answer = self.ask("GET", &path, &self.admin(), None);
+            (answer.json()["commit"]["id"] == head.as_str()).then_some(())
+        });
+        head
+    }
+
+    /// Removes the commits of a repository that no branch leads to, as Gitea's housekeeping does in time.
+    pub fn prune(&self, repository: &str) {
+        let folder = self.folder().join("data/gitea-repositories");
+        let folder = folder.join(format!("{repository}.git"));
+        git(
+            &folder,
+            &[
+                "-c",
+                "safe.directory=*",
+                "reflog",
+                "expire",
+                "--expire=now",
+                "--all",
+            ],
+        );
+        git(
+            &folder,
+            &["-c", "safe.directory=*", "gc", "--quiet", "--prune=now"],
+        );
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        script(&["stop", path(self.place.folder.path()), self.name]);
+    }
+}
+
+/// What is to be pushed.
+#[derive(Clone, Default)]
+pub struct Commit {
+    pub message: String,
+    pub files: Vec<(&'static str, String)>,
+    /// Path and commit.
+    pub submodules: Vec<(&'static str, String)>,
+}
+
+pub fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn script(arguments: &[&str]) -> String {
+    let script = super::support::given("MOL_TEST_GITEA");
+    run(Command::new(script).args(arguments))
+}
+
+pub fn git(folder: &Path, arguments: &[&str]) -> String {
+    run(Command::new("git")
+        .current_dir(folder)
+        .args([
+            "-c",
+            "init.defaultBranch=main",
+            "-c",
+            "http.postBuffer=100000000",
+        ])
+        .args(arguments)
+        .envs([
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_AUTHOR_NAME", "Template Author"),
+            ("GIT_AUTHOR_EMAIL", "author@example.com"),
+            ("GIT_COMMITTER_NAME", "Template Author"),
+            ("GIT_COMMITTER_EMAIL", "author@example.com"),
+            ("GIT_AUTHOR_DATE", "2026-01-01T00:00:00Z"),
+            ("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z"),
+        ]))
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let (out, err) = (output.stdout, String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {err}");
+    String::from_utf8(out).unwrap().trim().to_owned()
+}
