@@ -486,6 +486,7 @@ fn machine_certificates() -> Found {
     Found {
         certificates: found.certs,
         errors: found.errors.iter().map(|error| chain(error)).collect(),
+        limit: None,
     }
 }
 
