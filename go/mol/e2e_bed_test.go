@@ -418,6 +418,13 @@ type (
 	fault  map[string]any
 )
 
+// gitTypes are the requests of a fetch, as faults match them, each with the content type of git's answer: one
+// of another type is refused before anything of it is read.
+var gitTypes = map[string]map[string]string{
+	"/info/refs":        {"Content-Type": "application/x-git-upload-pack-advertisement"},
+	"/git-upload-pack$": {"Content-Type": "application/x-git-upload-pack-result"},
+}
+
 // with is the same fault for other requests.
 func (f fault) with(more fault) fault {
 	merged := fault{}

@@ -101,6 +101,9 @@ func TestACancelDuringTheLookupReturnsAtOnce(t *testing.T) {
 	until(t, "the request", func() bool { return len(b.server.requests(b)) > 0 })
 	call.stops()
 	b.untouched()
+	if c.count(EventLookupDone) > 0 {
+		t.Errorf("the lookup had ended: %v", c.kinds())
+	}
 }
 
 func TestACancelDuringTheFetchReturnsAtOnceAndLeavesNothing(t *testing.T) {

@@ -69,10 +69,12 @@ func TestACommitThatTheServerDoesNotHaveIsNamed(t *testing.T) {
 func TestAnAnswerThatIsNoGitIsAFailedFetch(t *testing.T) {
 	b := parallelBed(t)
 	sha := b.template("hermes", dockerfile(plain))
-	for _, part := range []string{"/info/refs", "/git-upload-pack$"} {
+	for part, kind := range gitTypes {
 		for _, body := range []string{"<html>sign in</html>", "0000", "zzzz", "0008NAK\n"} {
-			b.server.misbehave(b, fault{"match": part, "status": 200, "body": body})
-			b.client().fetchFails(sha, ErrFetch)
+			b.server.misbehave(b, fault{"match": part, "status": 200, "body": body, "headers": kind})
+			if e := b.client().fetchFails(sha, ErrFetch); strings.Contains(e.Message, "did not answer as git does") {
+				t.Errorf("it has the type of git's: %v", e)
+			}
 		}
 	}
 }
@@ -103,18 +105,19 @@ func TestAServerThatFallsSilentIsStalledAndASlowOneIsNot(t *testing.T) {
 	}{
 		"silent before the refs": {fault{"match": "/info/refs", "truncate_after": 40, "hang": true}, ErrStalled},
 		"silent in the pack":     {fault{"match": "/git-upload-pack$", "truncate_after": 40, "hang": true}, ErrStalled},
-		// The whole takes longer than the grace, no pause does.
-		"slow": {fault{"match": "/git-upload-pack$", "drip_ms": 300, "drip_bytes": 40}, nil},
+		// The whole takes longer than the grace, and a pause a tenth of it.
+		"slow": {fault{"match": "/git-upload-pack$", "drip_ms": 300, "drip_bytes": 20}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := parallelBed(t)
 			sha := b.template("hermes", dockerfile(plain))
 			b.server.misbehave(b, c.how)
-			client := b.client(func(o *Options) { o.StallGrace = time.Second })
+			const grace = 3 * time.Second
+			client := b.client(func(o *Options) { o.StallGrace = grace })
 			since := time.Now()
 			if c.want == nil {
 				client.ensure("hermes")
-				if took := time.Since(since); took < time.Second || client.count(EventFetchProgress) == 0 {
+				if took := time.Since(since); took < grace || client.count(EventFetchProgress) == 0 {
 					t.Errorf("it was not slow: %v, %v", took, client.kinds())
 				}
 				return

@@ -156,7 +156,7 @@ func TestWhatGitAnswersIsMasked(t *testing.T) {
 	b.template("hermes", dockerfile(plain))
 	all := strings.Join(secretSpellings(), " ")
 	line := func(text string) string { return fmt.Sprintf("%04x%s", len(text)+4, text) }
-	for _, part := range []string{"/info/refs", "/git-upload-pack$"} {
+	for part, kind := range gitTypes {
 		for _, c := range []struct {
 			how  fault
 			want error
@@ -164,7 +164,8 @@ func TestWhatGitAnswersIsMasked(t *testing.T) {
 			{fault{"status": 401, "body": all}, ErrAuth},
 			{fault{"status": 500, "body": all}, ErrFetch},
 			{fault{"status": 200, "body": all}, ErrFetch},
-			{fault{"status": 200, "body": line("ERR " + secret)}, ErrFetch},
+			{fault{"status": 200, "body": all, "headers": kind}, ErrFetch},
+			{fault{"status": 200, "body": line("ERR " + secret), "headers": kind}, ErrFetch},
 			{fault{"status": 200, "body": line(secret), "headers": map[string]string{"Content-Type": secret}}, ErrFetch},
 		} {
 			b.server.misbehave(b, c.how.with(fault{"match": part}))

@@ -54,7 +54,7 @@ func TestAServerWithTenThousandGoroutinesUnderSiegeDoesNotDieHangOrGrow(t *testi
 		{"match": "/api/", "endless": true, "body": "{\"commit\":"},
 		{"match": "/api/", "reset": true},
 		{"match": "/api/", "status": 500, "body": "\x1b[31m\r\n"},
-		{"match": "/git-upload-pack$", "endless": true, "body": "0008NAK\n",
+		{"match": "/git-upload-pack$", "endless": true, "body_first": "000dpackfile\n", "body": "000f\x02resolving\n",
 			"headers": map[string]string{"Content-Type": "application/x-git-upload-pack-result"}},
 		{"match": "/git-upload-pack$", "truncate_after": 70_000},
 	} {

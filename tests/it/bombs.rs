@@ -454,6 +454,16 @@ fn talk_of_git_without_end_is_refused_in_little_memory() {
             "fetch"
         };
         assert_eq!(end.status, expected, "{what}: {end:?}");
+        // Without the limit, what is well formed would be refused at its end.
+        let well_formed = [
+            "where the history is cut",
+            "remarks",
+            "remarks without content",
+        ];
+        if well_formed.contains(&what) {
+            let why = "that is no object";
+            assert!(end.message.contains(why), "{what}: {end:?}");
+        }
         assert!(end.growth_mib < LITTLE, "{what}: {end:?}");
         assert!(took < 2 * SOON, "{what}: {took:?}");
     }

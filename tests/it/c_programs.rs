@@ -73,7 +73,7 @@ fn a_timeout_from_c_is_a_deadline() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     bed.server
-        .faults(json!([{ "match": "/api/", "delay_ms": 60_000 }]));
+        .faults(json!([{ "match": "/api/", "hang": true }]));
     let output = command(&bed, &program("ensure", Link::Static))
         .args(["hermes", "300"])
         .output()
@@ -186,7 +186,7 @@ fn a_host_forks_and_executes_while_a_build_runs_and_the_child_is_a_host_again() 
 fn a_client_that_is_freed_lets_everyone_go() {
     let bed = Bed::new();
     bed.server
-        .faults(json!([{ "match": "/api/", "delay_ms": 60_000 }]));
+        .faults(json!([{ "match": "/api/", "hang": true }]));
     let output = succeed(command(&bed, &program("close", Link::Static)).arg("hermes"));
     assert_eq!(text(&output), "closed\n");
 }

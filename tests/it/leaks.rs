@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::child::{self, Link, command, program};
 use crate::support::daemon::write_program;
 use crate::support::engine::BUSYBOX;
-use crate::support::server::dockerfile;
+use crate::support::server::{GIT, dockerfile};
 use crate::support::{Bed, Files, Proxy, TestClient, Treat, file, script};
 
 /// With characters that every encoding changes.
@@ -171,13 +171,14 @@ fn what_git_answers_is_masked() {
     bed.template("hermes", dockerfile("FROM scratch\n"));
     let all = spellings().join(" ");
     let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
-    for part in ["/info/refs", "/git-upload-pack$"] {
+    for (part, kind) in GIT {
+        let git = json!({ "Content-Type": kind });
         for (answer, code) in [
             (json!({ "status": 401, "body": all }), Code::Auth),
             (json!({ "status": 500, "body": all }), Code::Fetch),
             (json!({ "status": 200, "body": all }), Code::Fetch),
             (
-                json!({ "status": 200, "body": line(&format!("ERR {TOKEN} {all}")) }),
+                json!({ "status": 200, "body": all, "headers": git }),
                 Code::Fetch,
             ),
             (
@@ -190,6 +191,20 @@ fn what_git_answers_is_masked() {
             bed.server.faults(json!([fault]));
             assert_hidden(&format!("git: {fault}"), &client(&bed, &[]), code);
         }
+        // What git itself would say: of the objects it is told.
+        let said = line(&format!("ERR {TOKEN} {all}"));
+        let (begin, check): (_, fn(&Bed, &str, &TestClient, Code)) = match part {
+            "/info/refs" => (
+                "001e# service=git-upload-pack\n0000",
+                |_, what, client, code| {
+                    assert_hidden(what, client, code);
+                },
+            ),
+            _ => ("", assert_masked),
+        };
+        bed.server
+            .faults(json!([{ "match": part, "body": format!("{begin}{said}"), "headers": git }]));
+        check(&bed, part, &client(&bed, &[]), Code::Fetch);
     }
 }
 

@@ -39,6 +39,8 @@ fn answered(bed: &Bed, fault: Value) -> Error {
     let client = bed.client();
     let error = client.refused("hermes");
     assert_told(bed, &error);
+    let repository = format!("{}hermes", bed.server.repo_prefix);
+    assert!(error.message.contains(&repository), "{error:?}");
     assert_eq!(client.count(Kind::LookupDone), 0);
     let requests = bed.server.requests();
     assert!(
@@ -83,6 +85,7 @@ fn a_server_that_speaks_no_tls_is_told() {
 #[test]
 fn a_server_that_hangs_is_waited_for_until_the_deadline_and_no_longer() {
     let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
     bed.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
     let client = bed.client();
@@ -94,6 +97,7 @@ fn a_server_that_hangs_is_waited_for_until_the_deadline_and_no_longer() {
         .unwrap_err();
     assert_eq!(error.code, Code::DeadlineExceeded);
     assert!(begun.elapsed() < limit + Duration::from_secs(1));
+    assert_eq!(client.count(Kind::LookupDone), 0);
 }
 
 #[test]

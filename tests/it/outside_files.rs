@@ -276,7 +276,7 @@ fn a_disk_that_hangs_holds_up_no_other_client_and_no_deadline() {
 fn a_diagnosis_comes_before_its_deadline_whatever_hangs() {
     let bed = Bed::new();
     bed.server
-        .faults(json!([{ "match": "/api/", "delay_ms": 60_000 }]));
+        .faults(json!([{ "match": "/api/", "hang": true }]));
     let socket = bed.scratch().join("silent.sock");
     let _silent = UnixListener::bind(&socket).unwrap();
     let host = format!("unix://{}", socket.display());

@@ -150,6 +150,10 @@ fn a_password_in_a_redirect_is_not_shown() {
         .refused("hermes");
     let said = format!("{error:?}");
     assert!(!said.contains("hunter2") && !said.contains(TOKEN), "{said}");
+    assert!(
+        said.contains("http://127.0.0.1:1"),
+        "what is left is told: {said}"
+    );
 }
 
 #[test]

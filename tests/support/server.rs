@@ -18,6 +18,13 @@ use super::{given, lock};
 /// The files of a commit, by path.
 pub type Files = BTreeMap<String, Value>;
 
+/// The requests of a fetch, as faults match them, each with the content type of git's answer: one of
+/// another type is refused before anything of it is read.
+pub const GIT: [(&str, &str); 2] = [
+    ("/info/refs", "application/x-git-upload-pack-advertisement"),
+    ("/git-upload-pack$", "application/x-git-upload-pack-result"),
+];
+
 /// A file with this text.
 pub fn file(text: &str) -> Value {
     json!({ "text": text })

@@ -33,18 +33,21 @@ type Fault struct {
 	Headers    map[string]string `json:"headers,omitempty"`
 	Body       string            `json:"body,omitempty"`
 	BodyBase64 string            `json:"body_base64,omitempty"`
+	// BodyFirst is sent once, before a body that is sent again and again.
+	BodyFirst string `json:"body_first,omitempty"`
 	// BodyRepeat sends the body that many times.
 	BodyRepeat int `json:"body_repeat,omitempty"`
 	// Endless sends the body (spaces, when there is none) for as long as the client reads.
 	Endless bool `json:"endless,omitempty"`
 
-	// TruncateAfter cuts the connection after that many bytes of the body; the headers promise all.
+	// TruncateAfter cuts the connection after that many bytes of the body; the headers promise all. The
+	// body must be longer: an answer that is whole is a 500 instead, so that no test takes it for a cut one.
 	TruncateAfter *int64 `json:"truncate_after,omitempty"`
 	// DripMS is a pause after every DripBytes (1 when not set) of the body.
 	DripMS    int `json:"drip_ms,omitempty"`
 	DripBytes int `json:"drip_bytes,omitempty"`
-	// Hang keeps the connection open and silent where the answer, or what TruncateAfter leaves of
-	// it, ends.
+	// Hang keeps the connection open and silent before the answer has ended: where TruncateAfter cuts
+	// it, else after the fault's own body, else before the first byte of the headers.
 	Hang bool `json:"hang,omitempty"`
 }
 
@@ -91,6 +94,9 @@ func (f *faults) set(list []Fault) error {
 		if fault.Status != 0 && (fault.Status < 200 || fault.Status > 599) {
 			return fmt.Errorf("fault %d: %d is no status to answer with", i, fault.Status)
 		}
+		if without := active.ineffective(); without != "" {
+			return fmt.Errorf("fault %d: %s", i, without)
+		}
 		fresh = append(fresh, active)
 	}
 	f.mutex.Lock()
@@ -98,6 +104,30 @@ func (f *faults) set(list []Fault) error {
 	f.list = fresh
 	return nil
 }
+
+// ineffective names a field that does nothing beside the others, "" if there is none: a fault that is
+// not played makes a test that proves nothing.
+func (f *activeFault) ineffective() string {
+	changes := f.Endless || f.TruncateAfter != nil || f.DripMS > 0 || f.Hang
+	switch {
+	case f.Reset && (f.answers() || changes || len(f.Headers) > 0):
+		return "reset sends nothing of an answer"
+	case f.Endless && f.Hang && f.TruncateAfter == nil:
+		return "an endless body never comes to the hang"
+	case f.DripBytes > 0 && f.DripMS <= 0:
+		return "drip_bytes needs drip_ms"
+	case f.BodyRepeat > 0 && (len(f.body) == 0 || f.Endless):
+		return "body_repeat needs a body that ends"
+	case f.BodyFirst != "" && f.BodyRepeat <= 1 && !f.Endless:
+		return "body_first needs a body that is sent again"
+	case !f.answers() && !changes && !f.Reset && len(f.Headers) == 0 && f.DelayMS <= 0 && f.BeforeCommit == nil:
+		return "it does nothing"
+	}
+	return ""
+}
+
+// answers tells whether the fault has an answer of its own.
+func (f *activeFault) answers() bool { return f.Status != 0 || len(f.body) > 0 || f.Endless }
 
 // take finds the first fault for a request, and counts it.
 func (f *faults) take(target string, body []byte) *activeFault {
@@ -127,14 +157,19 @@ func (s *Server) serveFault(w *statusWriter, r *http.Request, route requestRoute
 		return
 	}
 
+	if fault.Hang && fault.TruncateAfter == nil && !fault.answers() {
+		<-r.Context().Done()
+		panic(http.ErrAbortHandler) // a return would answer 200
+	}
+
 	answer := &recorder{header: http.Header{}}
-	if fault.Status != 0 || len(fault.body) > 0 || fault.Endless {
+	if fault.answers() {
 		answer.WriteHeader(http.StatusOK)
 		if fault.Status != 0 {
 			answer.status = fault.Status
 		}
 		answer.body.Write(fault.body)
-	} else if fault.TruncateAfter == nil && fault.DripMS == 0 && !fault.Hang {
+	} else if fault.TruncateAfter == nil && fault.DripMS == 0 {
 		for name, value := range fault.Headers {
 			w.Header().Set(name, value)
 		}
@@ -142,6 +177,10 @@ func (s *Server) serveFault(w *statusWriter, r *http.Request, route requestRoute
 		return
 	} else {
 		s.serve(answer, r, route)
+	}
+	if whole := int64(len(fault.BodyFirst) + answer.body.Len()*max(fault.BodyRepeat, 1)); fault.TruncateAfter != nil && !fault.Endless && *fault.TruncateAfter >= whole {
+		s.answerInternal(w, fmt.Errorf("truncate_after %d does not cut an answer of %d bytes: %s", *fault.TruncateAfter, whole, r.URL))
+		return
 	}
 	fault.send(w, r, answer)
 }
@@ -158,8 +197,9 @@ func (f *activeFault) send(w *statusWriter, r *http.Request, answer *recorder) {
 		if len(body) == 0 {
 			body = bytes.Repeat([]byte(" "), 4096)
 		}
-	} else {
-		w.Header().Set("Content-Length", fmt.Sprint(len(body)*repeat))
+	} else if !f.Hang || f.TruncateAfter != nil {
+		// Without it the answer ends with its last chunk, which a hang keeps back.
+		w.Header().Set("Content-Length", fmt.Sprint(len(f.BodyFirst)+len(body)*repeat))
 	}
 	for name, value := range f.Headers {
 		w.Header().Set(name, value)
@@ -176,8 +216,13 @@ func (f *activeFault) send(w *statusWriter, r *http.Request, answer *recorder) {
 	if f.DripMS > 0 {
 		step = max(f.DripBytes, 1)
 	}
-	for ; repeat != 0 && left != 0; repeat-- {
-		for rest := body; len(rest) > 0 && left != 0; {
+	pieces := func(yield func([]byte) bool) {
+		for more := yield([]byte(f.BodyFirst)); more && repeat != 0; repeat-- {
+			more = yield(body)
+		}
+	}
+	for rest := range pieces {
+		for len(rest) > 0 && left != 0 {
 			n := min(len(rest), step)
 			if left > 0 {
 				n = int(min(int64(n), left))
@@ -196,10 +241,14 @@ func (f *activeFault) send(w *statusWriter, r *http.Request, answer *recorder) {
 				return
 			}
 		}
+		if left == 0 {
+			break
+		}
 	}
 	if f.Hang {
 		control.Flush()
 		<-r.Context().Done()
+		panic(http.ErrAbortHandler) // no last chunk either
 	}
 	if left == 0 {
 		control.Flush()

@@ -520,7 +520,7 @@ func TestControlSurface(t *testing.T) {
 		{"POST", "repos/" + testRepo + "/commits", `{"branch":"main","message":"m","files":{"a":{"text":"1","mode":"100755"}},"delete":["b"],"reset":true}`, 200},
 		{"POST", "repos/" + testRepo + "/commits", `{"file":{}}`, 400},
 		{"POST", "repos/" + testRepo + "/commits", `{"files":{"a":{"mode":"7"}}}`, 400},
-		{"PUT", "faults", `[{"match":"nothing","times":1}]`, 204},
+		{"PUT", "faults", `[{"match":"nothing","times":1,"status":500}]`, 204},
 		{"PUT", "faults", `[{"match":"("}]`, 400},
 		{"PUT", "faults", `[{"mach":"x"}]`, 400},
 		{"PUT", "faults", `[{"match":"x","body_base64":"?"}]`, 400},
@@ -670,6 +670,21 @@ func TestFaults(t *testing.T) {
 			t.Errorf("ended after %d: %v", n, err)
 		}
 	})
+	t.Run("a body after another", func(t *testing.T) {
+		set(t, s, Fault{Match: `.`, BodyFirst: "abc", Body: "12", BodyRepeat: 2})
+		if _, body, _ := get(t, api); body != "abc1212" {
+			t.Errorf("%q", body)
+		}
+		set(t, s, Fault{Match: `.`, BodyFirst: "abc", Body: "12", Endless: true, TruncateAfter: &four})
+		response, err := http.Get(api)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if body, err := io.ReadAll(response.Body); string(body) != "abc1" || err == nil {
+			t.Errorf("%q %v", body, err)
+		}
+	})
 	t.Run("hang after a part", func(t *testing.T) {
 		set(t, s, Fault{Match: `.`, TruncateAfter: &four, Hang: true})
 		response, err := (&http.Client{Timeout: 200 * time.Millisecond}).Get(api)
@@ -681,6 +696,51 @@ func TestFaults(t *testing.T) {
 		var timeout interface{ Timeout() bool }
 		if string(body) != plainAnswer[:4] || !errors.As(err, &timeout) || !timeout.Timeout() {
 			t.Errorf("%q %v", body, err)
+		}
+	})
+	t.Run("hang before the answer", func(t *testing.T) {
+		set(t, s, Fault{Match: `.`, Hang: true})
+		response, err := (&http.Client{Timeout: 200 * time.Millisecond}).Get(api)
+		if err == nil {
+			response.Body.Close()
+			t.Fatalf("answered %s", response.Status)
+		}
+		if !os.IsTimeout(err) {
+			t.Error(err)
+		}
+	})
+	t.Run("hang after a body", func(t *testing.T) {
+		set(t, s, Fault{Match: `.`, Body: "{", Hang: true})
+		response, err := (&http.Client{Timeout: 200 * time.Millisecond}).Get(api)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer response.Body.Close()
+		if body, err := io.ReadAll(response.Body); string(body) != "{" || !os.IsTimeout(err) {
+			t.Errorf("%q %v", body, err)
+		}
+	})
+	t.Run("a cut that leaves the answer whole", func(t *testing.T) {
+		whole := int64(len(plainAnswer))
+		set(t, s, Fault{Match: `.`, TruncateAfter: &whole})
+		if status, body, _ := get(t, api); status != 500 || !strings.Contains(body, "does not cut") {
+			t.Errorf("%d %q", status, body)
+		}
+	})
+	t.Run("what would not be played is refused", func(t *testing.T) {
+		for _, fault := range []Fault{
+			{Match: `.`},
+			{Match: `.`, Times: 1, MatchBody: "x"},
+			{Match: `.`, Reset: true, Status: 500},
+			{Match: `.`, Reset: true, Hang: true},
+			{Match: `.`, Endless: true, Hang: true},
+			{Match: `.`, DripBytes: 3},
+			{Match: `.`, Status: 200, BodyRepeat: 3},
+			{Match: `.`, Body: "b", BodyFirst: "a"},
+		} {
+			if err := s.SetFaults(fault); err == nil {
+				t.Errorf("taken: %+v", fault)
+			}
 		}
 	})
 	t.Run("match by the body", func(t *testing.T) {
