@@ -118,6 +118,9 @@ func TestACancelledContextCancelsItsCallAndNoOther(t *testing.T) {
 		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || !errors.As(err, &e) || e.Code != CodeCanceled || e.Runtime != "hermes" {
 			t.Errorf("got %v", err)
 		}
+		if !strings.Contains(err.Error(), `the call for runtime "hermes" was canceled`) {
+			t.Errorf("it does not say which call: %v", err)
+		}
 	})
 	eventually(t, "the first call is submitted", func() bool { return f.submitted() == 1 })
 	wg.run(func() {

@@ -33,11 +33,13 @@ func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 	return image.Ref, nil
 }
 
-var sharedClients = clientPool{open: New}
+// Nobody waits for a client to close.
+var sharedClients = clientPool{open: New, close: func(c *Client) { go func() { _ = c.Close() }() }}
 
 // clientPool keeps the client of the options that were asked for last.
 type clientPool struct {
-	open func(Options) (*Client, error)
+	open  func(Options) (*Client, error)
+	close func(*Client)
 
 	mu      sync.Mutex
 	current *sharedClient
@@ -91,9 +93,9 @@ func (p *clientPool) release(c *sharedClient) {
 	p.closeIfUnused(c)
 }
 
-// closeIfUnused closes a client that is not current any more. Nobody waits for it.
+// closeIfUnused closes a client that is not current any more.
 func (p *clientPool) closeIfUnused(c *sharedClient) {
 	if c != nil && c != p.current && c.uses == 0 {
-		go func() { _ = c.Close() }()
+		p.close(c.Client)
 	}
 }

@@ -3,15 +3,20 @@ package mol
 import (
 	"context"
 	"errors"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 )
 
-// fakePool makes clients on fakeCores that answer at once, and remembers them.
+// fakePool makes clients on fakeCores that answer at once, and remembers them. They close before the pool's
+// call returns.
 func fakePool() (*clientPool, func() []*fakeCore) {
 	var mu sync.Mutex
 	var cores []*fakeCore
-	pool := &clientPool{open: func(o Options) (*Client, error) {
+	open := func(o Options) (*Client, error) {
 		if o.Branch == "bad" {
 			return nil, &Error{Code: CodeInvalidOption, Message: "bad branch"}
 		}
@@ -20,7 +25,8 @@ func fakePool() (*clientPool, func() []*fakeCore) {
 		cores = append(cores, f)
 		mu.Unlock()
 		return &Client{startClient(f, nil, "")}, nil
-	}}
+	}
+	pool := &clientPool{open: open, close: func(c *Client) { _ = c.Close() }}
 	return pool, func() []*fakeCore {
 		mu.Lock()
 		defer mu.Unlock()
@@ -60,24 +66,88 @@ func TestAnotherEnvironmentGetsAnotherClientAndTheOldOneClosesAfterItsLastCall(t
 		}
 		return c
 	}
+	// frees is how often each client was freed.
+	frees := func(want ...int32) {
+		t.Helper()
+		var got []int32
+		for _, core := range cores() {
+			got = append(got, core.frees.Load())
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("the clients were freed %v times, want %v", got, want)
+		}
+	}
 	first, second := acquire("one"), acquire("one")
 	other := acquire("two")
 	if first.Client != second.Client || first.Client == other.Client {
 		t.Fatal("the clients are not by environment")
 	}
+	frees(0, 0)
 	pool.release(first)
-	if cores()[0].frees.Load() != 0 {
-		t.Fatal("closed under a call")
-	}
+	frees(0, 0)
 	pool.release(second)
-	eventually(t, "the old client is closed", func() bool { return cores()[0].frees.Load() == 1 })
+	frees(1, 0)
 
 	pool.release(other)
+	frees(1, 0)
 	third := acquire("three")
-	eventually(t, "the unused client is closed", func() bool { return cores()[1].frees.Load() == 1 })
+	frees(1, 1, 0)
 	pool.release(third)
-	if cores()[2].frees.Load() != 0 {
-		t.Error("the current client was closed")
+	frees(1, 1, 0)
+}
+
+// A variable that the key leaves out would have calls use the client of an environment that is gone.
+func TestEveryOptionOfTheEnvironmentIsInTheKeyOfItsClient(t *testing.T) {
+	// change sets a field to what it is not, also one that is not exported.
+	change := func(field reflect.Value) {
+		field = reflect.NewAt(field.Type(), field.Addr().UnsafePointer()).Elem()
+		switch field.Kind() {
+		case reflect.String:
+			field.SetString("x")
+		case reflect.Bool:
+			field.SetBool(true)
+		case reflect.Int, reflect.Int64:
+			field.SetInt(1)
+		default:
+			t.Fatalf("the test cannot change a %s", field.Type())
+		}
+	}
+	keys := map[optionsKey]string{(&Options{}).key(): "nothing"}
+	look := func(name string, o *Options) {
+		if other, known := keys[o.key()]; known {
+			t.Errorf("the key with %s is that with %s", name, other)
+		}
+		keys[o.key()] = name
+	}
+	for i := range reflect.TypeFor[Options]().NumField() {
+		switch name := reflect.TypeFor[Options]().Field(i).Name; name {
+		case "Logger", "OnEvent", "env": // the environment has no value for the first two
+		default:
+			var o Options
+			change(reflect.ValueOf(&o).Elem().Field(i))
+			look(name, &o)
+		}
+	}
+	for i := range reflect.TypeFor[environment]().NumField() {
+		var o Options
+		change(reflect.ValueOf(&o.env).Elem().Field(i))
+		look(reflect.TypeFor[environment]().Field(i).Name, &o)
+	}
+}
+
+func TestEveryVariableIsInTheKeyOfItsClient(t *testing.T) {
+	clearEnv(t)
+	nothing := OptionsFromEnv()
+	for _, name := range everyVariable {
+		if name == "MOLECULE_IMAGE_REGISTRY" { // only Resolve reads it
+			continue
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Setenv(name, "1")
+			if o := OptionsFromEnv(); o.key() == nothing.key() {
+				t.Error("the key is as without it")
+			}
+		})
 	}
 }
 
@@ -102,8 +172,16 @@ func TestAnEnvironmentThatCannotBeUsedLeavesTheClientAlone(t *testing.T) {
 func TestThePackageLevelCallNeedsNoClientToRefuse(t *testing.T) {
 	clearEnv(t)
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "a..b") // New would fail
-	if ref, err := EnsureLocalImage(context.Background(), "unknown"); ref != "" || !errors.Is(err, ErrUnknownRuntime) {
-		t.Errorf("got %q and %v", ref, err)
+	const token = "t0ken-in-a-name"
+	t.Setenv("MOLECULE_GITEA_TOKEN", token)
+	for _, name := range []string{"unknown", token, "hermes-" + token, strings.Repeat("x", 50) + token} {
+		ref, err := EnsureLocalImage(context.Background(), name)
+		if ref != "" || !errors.Is(err, ErrUnknownRuntime) {
+			t.Errorf("got %q and %v", ref, err)
+		}
+		if shown := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(shown, token[:6]) {
+			t.Errorf("the token shows: %s", shown)
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
