@@ -166,7 +166,7 @@ impl Engine {
     /// Until when an image was the newest of its name, as far as the engine knows: in seconds since
     /// 1970, and nanoseconds. An image whose steps were all cached says that it is as old as they are.
     pub(crate) async fn last_tagged(&self, image: &str) -> Option<(i64, u32)> {
-        let found = self.inspect(image);
+        let found = self.settled(|| self.inspect(image));
         let found = self.call(|| found).await.ok()??;
         let tagged = found.metadata.last_tag_time?;
         let tagged = OffsetDateTime::parse(&tagged, &Rfc3339).ok()?;

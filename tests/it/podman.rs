@@ -1,5 +1,6 @@
 //! Podman, through its Docker-compatible socket.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mol::event::Kind;
@@ -7,7 +8,7 @@ use mol::{Code, Image, OptionName};
 
 use crate::support::engine::{BUSYBOX, Engine, is_running};
 use crate::support::server::{Files, dockerfile, file};
-use crate::support::{AT_ONCE, Bed, TestClient, unique, until};
+use crate::support::{AT_ONCE, Bed, Proxy, TestClient, Treat, block_on, unique, until};
 
 fn copying(content: &str) -> Files {
     Files::from([
@@ -118,4 +119,60 @@ fn a_failing_step_is_named_with_its_output() {
     assert_eq!(error.code, mol::Code::BuildFailed, "{error:?}");
     let build = error.build.unwrap();
     assert!(build.step.contains("COPY nothing"), "{build:?}");
+}
+
+/// A proxy before an engine that answers 500 to the first requests for these lists, and how many came.
+fn failing_lists(bed: &Bed, engine: &Engine, paths: [&'static str; 2], times: u32) -> Proxy {
+    let asked = paths.map(|path| (path, AtomicU32::new(0)));
+    Proxy::start(engine, bed.scratch(), move |line| {
+        let found = asked.iter().find(|(path, _)| line.contains(path));
+        match found.map(|(_, asked)| asked.fetch_add(1, Ordering::SeqCst)) {
+            Some(before) if before < times => Treat::Fail,
+            _ => Treat::Pass,
+        }
+    })
+}
+
+/// Podman answers 500 to a list while another client removes an image (seen with 4.3).
+#[test]
+fn a_list_that_fails_while_an_image_is_removed_is_asked_for_again() {
+    const LISTS: [&str; 2] = ["/images/json", "/containers/json"];
+    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
+    bed.template("hermes", copying("one"));
+    let made = ensure(&client(&bed, &podman), &podman).unwrap();
+
+    let proxy = failing_lists(&bed, &podman, LISTS, 3);
+    let through = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    let images = podman.keep_images();
+    let found = block_on(through.inner().list(None)).unwrap();
+    assert!(
+        found
+            .images
+            .iter()
+            .any(|image| image.r#ref == made.reference)
+    );
+    for list in LISTS {
+        assert_eq!(proxy.sent().matches(list).count(), 4, "{list}");
+    }
+    drop(images);
+    podman.remove_all_of(&bed.isolation);
+}
+
+#[test]
+fn a_list_that_fails_for_good_is_told_and_another_engine_is_asked_once() {
+    const LISTS: [&str; 2] = ["/images/json", "/containers/json"];
+    for (engine, most) in [
+        (Engine::podman_of_the_tests(), 20),
+        (Engine::of_the_tests(), 1),
+    ] {
+        let bed = Bed::new();
+        let proxy = failing_lists(&bed, &engine, LISTS, u32::MAX);
+        let through = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+        let error = block_on(through.inner().list(None)).unwrap_err();
+        assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+        assert!(error.message.contains("answered 500"), "{error:?}");
+        let asked = proxy.sent().matches(LISTS[0]).count();
+        assert!((1..=most).contains(&asked), "{asked} times");
+        assert!(asked > 1 || most == 1, "Podman is asked again");
+    }
 }
