@@ -692,4 +692,93 @@ mod tests {
         let noted = fs::metadata(cache.used_path(SHORT)).unwrap().modified();
         assert!(noted.unwrap() <= SystemTime::now());
     }
+
+    fn commit() -> CommitSha {
+        CommitSha::parse(&format!("{SHORT}{}", "0".repeat(28))).unwrap()
+    }
+
+    fn locked(cache: &Cache) -> Lock {
+        cache.try_lock(SHORT).unwrap().unwrap()
+    }
+
+    /// What pruning sees of a tree that nothing vouches for yet.
+    fn unvouched(cache: &Cache) -> Kept {
+        fs::create_dir(cache.folder.join(SHORT)).unwrap();
+        let kept = cache.kept().pop().unwrap();
+        assert_eq!((&*kept.short, &kept.commit), (SHORT, &None));
+        kept
+    }
+
+    #[test]
+    fn a_tree_that_became_whole_since_it_was_seen_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let kept = unvouched(&cache);
+        cache.vouch(&commit(), 1).unwrap();
+        assert!(!cache.discard(&kept).unwrap());
+        assert!(cache.tree(&commit()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_tree_with_an_empty_marker_goes_and_the_marker_too() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let kept = unvouched(&cache);
+        fs::write(cache.voucher(SHORT), "").unwrap();
+        assert!(cache.discard(&kept).unwrap());
+        assert!(!kept.path.exists() && !cache.voucher(SHORT).exists());
+    }
+
+    #[test]
+    fn no_more_is_read_of_a_log_than_may_be_in_one() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let lock = locked(&cache);
+        cache.write_log(&commit(), &lock, "0123456789").unwrap();
+        assert_eq!(cache.log(4).unwrap().2, b"0123");
+        assert_eq!(cache.log(100).unwrap().2, b"0123456789");
+    }
+
+    #[test]
+    fn a_log_is_written_although_a_killed_process_has_left_half_of_one() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let lock = locked(&cache);
+        let half = cache.folder.join(format!(".{SHORT}.log"));
+        fs::write(&half, "ha").unwrap();
+        cache.write_log(&commit(), &lock, "whole").unwrap();
+        assert_eq!(cache.log(100).unwrap().2, b"whole");
+        assert!(!half.exists());
+    }
+
+    #[test]
+    fn what_is_left_of_a_killed_fetch_goes_when_its_commit_is_asked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let left = |short: &str| {
+            let path = cache.folder.join(format!("{WORK_PREFIX}{short}-Xy12Zw"));
+            fs::create_dir(&path).unwrap();
+            path
+        };
+        let (its, another) = (left(SHORT), left("ba9876543210"));
+        assert!(cache.tree(&commit()).unwrap().is_none());
+        assert!(!its.exists() && another.exists());
+    }
+
+    #[test]
+    fn a_marker_of_another_commit_does_not_make_a_tree_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let kept = unvouched(&cache);
+        for commit in ["b".repeat(40), format!("{SHORT}{}", "1".repeat(28))] {
+            let marker = format!(r#"{{"commit":"{commit}","commit_time":1}}"#);
+            fs::write(cache.voucher(SHORT), marker).unwrap();
+            let whole = commit.starts_with(SHORT);
+            assert_eq!(cache.kept()[0].commit.is_some(), whole, "{commit}");
+            // Which of those that begin alike it is, a call looks at.
+            assert!(cache.tree(&self::commit()).unwrap().is_none());
+            assert!(!kept.path.exists());
+            fs::create_dir(&kept.path).unwrap();
+        }
+    }
 }

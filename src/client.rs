@@ -422,3 +422,32 @@ fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Erro
         None => error,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::options::OptionName;
+
+    #[test]
+    fn a_call_that_has_ended_is_forgotten() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut options = Options::default();
+        options.set(OptionName::CacheDir, cache.path().to_str().unwrap());
+        let client = Client::new(&options, None).unwrap();
+        executor::runtime().unwrap().block_on(async {
+            for _ in 0..3 {
+                // It ends at once: nothing was built with this cache.
+                let error = client.build_log("hermes", None).await.unwrap_err();
+                assert_eq!(error.code, Code::Cache);
+            }
+            assert!(lock(&client.calls).is_empty());
+            let ended = || lock(&client.calls).is_empty();
+            let (sender, receiver) = oneshot::channel();
+            let done = |_, result: Result<BuildLog>| sender.send(result.is_err()).unwrap();
+            let id = client.start_build_log("hermes", None, done).unwrap();
+            client.cancel(id);
+            assert!(receiver.await.unwrap() && ended());
+        });
+    }
+}

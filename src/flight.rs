@@ -231,4 +231,52 @@ mod tests {
             }
         });
     }
+
+    /// A flight that ends when it is told to.
+    fn waiting(flights: &Flights<()>, tasks: &TaskTracker) -> (Seat<()>, CancellationToken) {
+        let end = CancellationToken::new();
+        let ended = end.clone();
+        let seat = flights.join("key", tasks, || async move {
+            ended.cancelled().await;
+            Ok(())
+        });
+        (seat, end)
+    }
+
+    #[test]
+    fn a_seat_of_an_earlier_flight_leaves_a_later_one_alone() {
+        block_on(async {
+            let (flights, tasks) = (Flights::default(), TaskTracker::new());
+            let (early, end) = waiting(&flights, &tasks);
+            end.cancel();
+            tasks.close();
+            tasks.wait().await;
+
+            let (later, end) = waiting(&flights, &tasks);
+            assert!(later.first);
+            drop(early);
+            assert_eq!(flights.lock()["key"].seats, 1);
+            end.cancel();
+            later.wait().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn the_end_of_an_earlier_flight_leaves_a_later_one_in_its_place() {
+        block_on(async {
+            let (flights, tasks) = (Flights::default(), TaskTracker::new());
+            let (early, _) = waiting(&flights, &tasks);
+            let ended = early.id;
+            drop(early);
+            let (later, end) = waiting(&flights, &tasks);
+            assert!(later.first, "what is cancelled is not joined");
+            // What the task of the earlier one does at its end.
+            flights.remove("key", ended);
+            let (joined, _) = waiting(&flights, &tasks);
+            assert!(!joined.first);
+            end.cancel();
+            later.wait().await.unwrap();
+            joined.wait().await.unwrap();
+        });
+    }
 }

@@ -798,4 +798,53 @@ mod tests {
             assert_eq!(used_lately(Duration::from_secs(seconds)), told);
         }
     }
+
+    /// What is seen of an image with these references that says it is of hermes.
+    fn seen(references: &[&str], tagged: Option<(i64, u32)>) -> Candidate {
+        let stored = Stored {
+            id: "sha256:1".to_owned(),
+            references: references.iter().map(|&name| name.to_owned()).collect(),
+            labels: HashMap::from([(runtime_label(), "hermes".to_owned())]),
+            created: NOW,
+            bytes: 100,
+        };
+        let isolation = Isolation::default();
+        let parse = |listed: &String| Some((listed.clone(), LocalName::parse(listed, &isolation)?));
+        let names = stored.references.iter().filter_map(parse).collect();
+        Candidate::new(&stored, names, tagged, Vec::new(), 30).unwrap()
+    }
+
+    const PINNED: &str = "molecule-local/workspace-template-hermes:0123456789ab";
+
+    #[test]
+    fn an_image_under_the_names_of_two_runtimes_is_not_ours() {
+        let other = "molecule-local/workspace-template-codex:0123456789ab";
+        assert!(seen(&[PINNED], None).labelled);
+        for names in [[PINNED, other], [other, PINNED]] {
+            assert!(!seen(&names, None).labelled);
+        }
+        assert!(!seen(&[other], None).labelled);
+    }
+
+    #[test]
+    fn an_image_is_as_young_as_its_last_tag_and_as_large_as_what_it_shares_with_none() {
+        let image = |tagged| seen(&[PINNED], tagged).image;
+        assert_eq!(image(None).created_unix, NOW);
+        assert_eq!(image(Some((NOW + 5, 7))).created_unix, NOW + 5);
+        assert_eq!(image(Some((NOW - 5, 7))).created_unix, NOW);
+        assert_eq!(image(None).own_bytes, 70);
+        // Two of the same second: the later tag is the younger image.
+        assert_eq!(seen(&[PINNED], Some((NOW, 7))).nanos, 7);
+        assert_eq!(seen(&[PINNED], Some((NOW - 5, 7))).nanos, 0);
+    }
+
+    #[test]
+    fn a_name_of_somebody_else_is_told_and_no_name_is_none() {
+        let others = |names: &[&str]| seen(names, None).image.other_refs;
+        assert_eq!(others(&[PINNED, "<none>:<none>"]), [""; 0]);
+        assert_eq!(others(&[PINNED, "busybox:latest"]), ["busybox:latest"]);
+        let latest = "molecule-local/workspace-template-hermes:latest";
+        assert_eq!(others(&[PINNED, latest]), [""; 0]);
+        assert!(seen(&[PINNED, latest], None).image.latest);
+    }
 }

@@ -335,3 +335,39 @@ fn about(step: &Step, kind: Kind, message: String) -> Event {
 fn millis(took: Duration) -> u64 {
     u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::thread::sleep;
+
+    const GRACE: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn silence_is_a_stall_only_outside_of_an_export() {
+        let emit = |_| {};
+        let mut watch = Watch::new(Arc::default(), GRACE, &emit);
+        watch.export_started();
+        sleep(2 * GRACE);
+        watch.tick().unwrap();
+        // As the end of the export is read: it is a sign of life.
+        watch.sign_of_life();
+        watch.export_done();
+        watch.tick().unwrap();
+        sleep(2 * GRACE);
+        assert_eq!(watch.tick().unwrap_err().code, Code::Stalled);
+    }
+
+    #[test]
+    fn a_context_that_moves_is_a_sign_of_life() {
+        let emit = |_| {};
+        let sent = Arc::<Sent>::default();
+        let mut watch = Watch::new(Arc::clone(&sent), GRACE, &emit);
+        sleep(2 * GRACE);
+        sent.bytes.fetch_add(1, Ordering::Relaxed);
+        watch.tick().unwrap();
+        sleep(2 * GRACE);
+        assert_eq!(watch.tick().unwrap_err().code, Code::Stalled);
+    }
+}

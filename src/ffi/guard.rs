@@ -84,4 +84,14 @@ mod tests {
         let panicked = caught::<()>(|| panic!("a\x1b]0;b\x07\nc")).unwrap_err();
         assert!(panicked.message.contains("a c"), "{panicked:?}");
     }
+
+    #[test]
+    fn a_password_in_a_panic_at_an_entry_point_is_not_shown() {
+        let panicked = caught::<()>(|| panic!("at https://me:hunter2@host/x")).unwrap_err();
+        assert_eq!(panicked.code, Code::Internal);
+        assert!(
+            panicked.message.contains("https://***@host/x"),
+            "{panicked:?}"
+        );
+    }
 }

@@ -70,6 +70,25 @@ fn an_empty_repository_has_an_error_of_its_own() {
 }
 
 #[test]
+fn a_repository_without_a_default_branch_is_empty_whatever_else_it_says() {
+    for answer in [
+        json!({ "empty": false, "default_branch": "" }),
+        json!({ "empty": true, "default_branch": "main" }),
+        json!({}),
+    ] {
+        let bed = Bed::new();
+        bed.server.faults(json!([
+            { "match": "/branches/", "status": 404 },
+            { "match": "/api/", "status": 200, "body": answer.to_string() },
+        ]));
+        let error = bed.client().refused("hermes");
+        assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
+        assert!(error.message.contains("is empty"), "{answer}: {error:?}");
+        assert_eq!(bed.server.requests().len(), 2, "{answer}");
+    }
+}
+
+#[test]
 fn a_default_branch_that_does_not_exist_is_named() {
     let bed = Bed::new();
     let repository = bed.server.template("hermes");

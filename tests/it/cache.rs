@@ -1,13 +1,15 @@
 //! The cache: whatever it holds, what is used is whole, and the next call succeeds (promise P5).
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::Command;
 
 use mol::OptionName;
 use mol::event::Kind;
 
-use crate::support::child::{Link, command, program};
+use crate::support::child::{Link, command, program, text, under_strace};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, Files, file, until};
 
@@ -38,6 +40,118 @@ fn prepared(bed: &Bed) -> PathBuf {
     fs::set_permissions(bed.cache(), PermissionsExt::from_mode(0o700)).unwrap();
     fs::set_permissions(tree.parent().unwrap(), PermissionsExt::from_mode(0o700)).unwrap();
     tree
+}
+
+/// A system call as strace tells it, with the lines in which it began and ended: calls of other threads may lie
+/// between them.
+#[derive(Debug)]
+struct Call {
+    text: String,
+    begun: usize,
+    ended: usize,
+}
+
+/// The calls of these names that a program makes, in their order. Each descriptor is told with its path.
+fn traced(bed: &Bed, program: &Command, calls: &str) -> Vec<Call> {
+    let how = ["-y", "-s", "4096", "-e", "signal=none"];
+    let (output, trace) = under_strace(bed, program, calls, &how);
+    assert!(output.status.success(), "{}", text(&output));
+    let mut made: Vec<Call> = Vec::new();
+    let mut unfinished = HashMap::new();
+    for (number, line) in trace.lines().enumerate() {
+        let (thread, rest) = line.split_once(' ').unwrap();
+        let rest = rest.trim_start();
+        if let Some(begun) = rest.strip_suffix(" <unfinished ...>") {
+            unfinished.insert(thread.to_owned(), (begun.to_owned(), number));
+            continue;
+        }
+        let resumed = rest.split_once(" resumed>");
+        let (text, begun) = match resumed.filter(|_| rest.starts_with("<... ")) {
+            Some((_, rest)) => {
+                let (text, begun) = unfinished.remove(thread).unwrap();
+                (text + rest, begun)
+            }
+            None => (rest.to_owned(), number),
+        };
+        made.push(Call {
+            text,
+            begun,
+            ended: number,
+        });
+    }
+    made
+}
+
+/// The first call that has all of these in it, and succeeded.
+fn call<'c>(calls: &'c [Call], parts: &[&str]) -> &'c Call {
+    let mut succeeded = calls.iter().filter(|call| call.text.ends_with("= 0"));
+    succeeded
+        .find(|call| parts.iter().all(|part| call.text.contains(part)))
+        .unwrap_or_else(|| panic!("no {parts:?} in {calls:#?}"))
+}
+
+#[test]
+fn a_tree_is_marked_complete_only_when_all_of_it_is_on_the_disk() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("right"));
+    let short = &sha[..12];
+    let mut ensure = command(&bed, &program("ensure", Link::Static));
+    ensure.arg("hermes");
+    let calls = "syncfs,fsync,fdatasync,rename,renameat,renameat2";
+    let calls = traced(&bed, &ensure, calls);
+    let place = format!("hermes/{short}\"");
+    let placed = call(&calls, &["rename", "/tree\"", &place]);
+    let synced = call(&calls, &["syncfs(", &format!("hermes/{short}>")]);
+    let marker = call(&calls, &["sync(", &format!("hermes/.work-{short}-")]);
+    let marked = call(&calls, &["rename", &format!("hermes/.{short}.json\"")]);
+    assert!(placed.ended < synced.begun, "{calls:#?}");
+    assert!(synced.ended < marked.begun, "{calls:#?}");
+    assert!(marker.ended < marked.begun, "{calls:#?}");
+    // The marker's name is on the disk too when the call ends.
+    let folder = call(&calls, &["sync(", "cache/hermes>"]);
+    assert!(marked.ended < folder.begun, "{calls:#?}");
+}
+
+/// The marker is removed before anything of the tree: a kill in between would leave half a tree that counts as whole.
+fn assert_marker_goes_first(calls: &[Call], sha: &str) {
+    let short = &sha[..12];
+    let marker = call(calls, &[&format!("hermes/.{short}.json\"")]);
+    let of_tree = |call: &&Call| call.text.contains(&format!("hermes/{short}"));
+    let tree: Vec<&Call> = calls.iter().filter(of_tree).collect();
+    assert!(tree.len() >= 3, "two files and their folder: {calls:#?}");
+    for removed in tree {
+        assert!(marker.ended < removed.begun, "{removed:?} in {calls:#?}");
+    }
+}
+
+const REMOVALS: &str = "unlink,unlinkat,rmdir";
+
+#[test]
+fn pruning_takes_the_marker_away_before_the_tree() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("right"));
+    bed.client().ensure("hermes").unwrap();
+    bed.engine.remove_all_of(&bed.isolation);
+    let _alone = bed.engine.alone();
+    let mut prune = command(&bed, &program("upkeep", Link::Static));
+    prune.args(["prune", "-1"]);
+    assert_marker_goes_first(&traced(&bed, &prune, REMOVALS), &sha);
+    assert!(!tree(&bed, &sha).exists());
+}
+
+#[test]
+fn a_tree_that_is_not_used_loses_its_marker_first() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", copying("right"));
+    bed.client().ensure("hermes").unwrap();
+    bed.engine.remove_all_of(&bed.isolation);
+    let marker = bed.cache().join(format!("hermes/.{}.json", &sha[..12]));
+    let other = format!("{}{}", &sha[..12], "0".repeat(28));
+    let text = fs::read_to_string(&marker).unwrap();
+    fs::write(&marker, text.replace(&sha, &other)).unwrap();
+    let mut ensure = command(&bed, &program("ensure", Link::Static));
+    ensure.arg("hermes");
+    assert_marker_goes_first(&traced(&bed, &ensure, REMOVALS), &sha);
 }
 
 #[test]

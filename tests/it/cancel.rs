@@ -1,5 +1,6 @@
 //! Cancel means stop (promise P4): at once, in the engine too, and for nobody else.
 
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use mol::Code;
@@ -9,7 +10,9 @@ use serde_json::json;
 
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::dockerfile;
-use crate::support::{AT_ONCE, Bed, TestClient, block_on, chance, soak, unique, until};
+use crate::support::{
+    AT_ONCE, Bed, End, Proxy, TestClient, Treat, block_on, chance, soak, unique, until,
+};
 
 /// A template whose build says that it runs and then does not end. The word is in the command line
 /// of its process.
@@ -76,6 +79,23 @@ fn a_client_that_is_closed_stops_its_builds() {
     assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
     assert_eq!(call.end().unwrap_err().code, Code::Canceled);
     assert_gone(&word, since);
+}
+
+#[test]
+fn a_client_that_is_dropped_cancels_its_calls() {
+    let bed = Bed::new();
+    bed.server
+        .faults(json!([{ "match": "/api/", "hang": true }]));
+    let client = mol::Client::new(&bed.options(), None).unwrap();
+    let (sender, ended) = mpsc::channel();
+    let end = move |_, result: mol::Result<mol::Image>| sender.send(result).unwrap();
+    client.start("hermes", None, end).unwrap();
+    until("the request", || {
+        (!bed.server.requests().is_empty()).then_some(())
+    });
+    drop(client);
+    let error = ended.recv_timeout(AT_ONCE).unwrap().unwrap_err();
+    assert_eq!(error.code, Code::Canceled);
 }
 
 #[test]
@@ -156,7 +176,7 @@ fn a_call_that_is_cancelled_during_the_lookup_ends_at_once() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     bed.server
-        .faults(json!([{ "match": "/api/", "delay_ms": 60_000 }]));
+        .faults(json!([{ "match": "/api/", "hang": true }]));
     let client = bed.client();
     let call = client.begin("hermes");
     client.wait_for(Kind::LookupStarted, |_| true);
@@ -340,6 +360,31 @@ fn when_all_leave_during_the_fetch_no_half_written_tree_stays() {
         leftovers(&bed, &sha).is_empty().then_some(())
     });
     assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+}
+
+#[test]
+fn a_tree_is_kept_when_its_call_is_cancelled_during_the_build() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    // The engine never says that it has the tree, so it is not yet kept when the call is cancelled.
+    let proxy = Proxy::start(&bed.engine, bed.scratch(), |line| {
+        match line.contains("/build?") {
+            true => Treat::Answer(Vec::new(), End::Hang),
+            false => Treat::Pass,
+        }
+    });
+    let kept = || bed.fetched().iter().any(|path| path.ends_with(".json"));
+    let through = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    let call = through.begin("hermes");
+    through.wait_for(Kind::BuildStarted, |_| true);
+    assert!(!kept());
+    through.cancel(&call);
+    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    until("the tree to be kept", || kept().then_some(()));
+
+    let client = bed.client();
+    assert!(!client.ensure("hermes").unwrap().cache_hit);
+    assert_eq!(client.count(Kind::FetchStarted), 0);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! An engine behind `tcp://` with TLS: who it is, and who we are.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mol::{Code, OptionName};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::support::Bed;
@@ -40,9 +41,9 @@ fn with_the_certificates_of_the_variables_the_whole_job_is_done() {
     assert!(client.ensure("hermes").unwrap().cache_hit);
 }
 
-#[test]
-fn with_the_certificates_of_a_context_the_whole_job_is_done() {
-    let (bed, engine) = bed();
+/// A docker configuration with the context `far away`, whose endpoint has these fields and the engine's
+/// certificates.
+fn context(bed: &Bed, engine: &EngineTls, endpoint: Value) -> PathBuf {
     let config = bed.scratch().join("docker");
     let id: String = Sha256::digest("far away")
         .iter()
@@ -54,16 +55,28 @@ fn with_the_certificates_of_a_context_the_whole_job_is_done() {
     );
     fs::create_dir_all(&meta).unwrap();
     fs::create_dir_all(&tls).unwrap();
-    let endpoints =
-        serde_json::json!({ "docker": { "Host": engine.host, "SkipTLSVerify": false } });
-    let text = serde_json::json!({ "Name": "far away", "Metadata": {}, "Endpoints": endpoints });
+    let endpoints = json!({ "docker": endpoint });
+    let text = json!({ "Name": "far away", "Metadata": {}, "Endpoints": endpoints });
     fs::write(meta.join("meta.json"), text.to_string()).unwrap();
     fs::rename(&engine.certificates, tls.join("docker")).unwrap();
-    let client = bed.client_with(&[
+    config
+}
+
+/// The options for that context.
+fn by_context(config: &Path) -> [(OptionName, &str); 3] {
+    [
         (OptionName::DockerHost, ""),
         (OptionName::DockerConfig, config.to_str().unwrap()),
         (OptionName::DockerContext, "far away"),
-    ]);
+    ]
+}
+
+#[test]
+fn with_the_certificates_of_a_context_the_whole_job_is_done() {
+    let (bed, engine) = bed();
+    let endpoint = json!({ "Host": engine.host, "SkipTLSVerify": false });
+    let config = context(&bed, &engine, endpoint);
+    let client = bed.client_with(&by_context(&config));
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.endpoint, engine.host);
     assert!(bed.engine.inspect(&image.reference).is_some());
@@ -93,6 +106,36 @@ fn an_engine_whose_self_signed_certificate_is_wrong_is_refused() {
         assert_eq!(error.code, Code::EngineUnreachable, "{flaw:?}: {error:?}");
         assert!(error.message.contains(says), "{flaw:?}: {error:?}");
     }
+}
+
+#[test]
+fn a_context_that_skips_the_verification_is_refused_and_not_connected_to() {
+    let (bed, engine) = bed();
+    let endpoint = json!({ "Host": engine.host, "SkipTLSVerify": true });
+    let config = context(&bed, &engine, endpoint);
+    let client = bed.client_with(&by_context(&config));
+    let error = client.refused("hermes");
+    assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+    assert!(error.message.contains("far away"), "{error:?}");
+    assert!(error.hint.contains("ca.pem"), "{error:?}");
+    assert!(bed.is_clean());
+}
+
+#[test]
+fn without_a_port_it_is_2375_and_2376_for_a_context_with_tls() {
+    let (bed, engine) = bed();
+    let bare = "tcp://127.0.0.1";
+    let says = |options: &[(OptionName, &str)], port: u16| {
+        let error = bed.client_with(options).refused("hermes");
+        assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+        let address = format!("{bare}:{port}");
+        assert!(error.message.contains(&address), "{port}: {error:?}");
+    };
+    says(&[(OptionName::DockerHost, bare)], 2375);
+    // As the docker CLI has it for DOCKER_HOST.
+    says(&by_variables(bare, &engine.certificates), 2375);
+    let config = context(&bed, &engine, json!({ "Host": bare }));
+    says(&by_context(&config), 2376);
 }
 
 #[test]

@@ -12,7 +12,9 @@ use mol::{Code, OptionName};
 
 use crate::support::child::{BOTH, Link, command, field, program, program_with_points, succeed};
 use crate::support::engine::{BUSYBOX, Engine};
-use crate::support::{Bed, Files, TestClient, block_on, chance, file, unique, until};
+use crate::support::{
+    Bed, End, Files, Proxy, TestClient, Treat, block_on, chance, file, side_by_side, unique, until,
+};
 
 const ALL_GO: PruneOptions = PruneOptions {
     keep_per_runtime: 0,
@@ -34,6 +36,10 @@ fn copying(content: &str) -> Files {
         ("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n")),
         ("content".to_owned(), file(content)),
     ])
+}
+
+fn both_engines() -> impl Iterator<Item = Engine> + Send {
+    [Engine::of_the_tests(), Engine::podman_of_the_tests()].into_iter()
 }
 
 /// Commits of a runtime, each one built, the oldest first.
@@ -179,6 +185,38 @@ fn what_a_container_uses_stays_running_or_not() {
 }
 
 #[test]
+fn an_image_that_the_engine_does_not_give_up_stays() {
+    // The engine alone knows of the container: the list that libmol gets is from before it was made.
+    for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
+        let bed = Bed::new();
+        let head =
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]";
+        let proxy = Proxy::start(&engine, bed.scratch(), move |line| {
+            match line.contains("/containers/json") {
+                true => Treat::Answer(head.as_bytes().to_vec(), End::Stay),
+                false => Treat::Pass,
+            }
+        });
+        let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+        let hermes = built(&bed, &client, &engine, "hermes", 2);
+        let old = bed.reference("hermes", &hermes[0]);
+        let name = format!("libmol-test-{}", unique());
+        engine.create_container(&name, &old);
+        let id = engine.id(&old);
+        let report = prune(&client, &engine, ALL_GO);
+        let kept = of(&report, &old);
+        assert_eq!(kept.action, Action::Kept, "{kept:?}");
+        assert_eq!(engine.id(&old), id);
+        let sent = proxy.sent();
+        let asked = sent.lines().find(|line| line.starts_with("DELETE /"));
+        let asked = asked.expect("the engine was asked");
+        assert!(!asked.contains("force"), "{asked}");
+        engine.remove_container(&name);
+        engine.remove_all_of(&bed.isolation);
+    }
+}
+
+#[test]
 fn what_is_somebody_elses_is_never_touched() {
     let bed = Bed::new();
     let client = bed.client();
@@ -215,6 +253,45 @@ fn what_is_somebody_elses_is_never_touched() {
             .all(|image| image.image.r#ref != theirs)
     );
     bed.engine.remove_all_of(&other);
+}
+
+#[test]
+fn what_is_not_ours_or_not_whole_takes_no_place_of_the_newest() {
+    let bed = Bed::new();
+    let client = bed.client();
+    let hermes = built(&bed, &client, &bed.engine, "hermes", 3);
+    // Both are younger than all of them.
+    bed.engine
+        .tag(BUSYBOX, &bed.reference("hermes", &"f".repeat(40)));
+    fs::create_dir(bed.cache().join("hermes/ba9876543210")).unwrap();
+    let report = prune(&client, &bed.engine, TWO_STAY);
+    let action = |sha: &str| of(&report, &bed.reference("hermes", sha)).action;
+    let actions = [&hermes[0], &hermes[1], &hermes[2]].map(|sha| action(sha));
+    assert_eq!(actions, [Action::Removed, Action::Kept, Action::Kept]);
+    let mut left = [&hermes[1][..12], &hermes[2][..12]];
+    left.sort_unstable();
+    assert_eq!(trees(&bed, "hermes"), left);
+}
+
+#[test]
+fn what_somebody_else_removes_meanwhile_is_not_counted_as_freed() {
+    let bed = Bed::new();
+    let hermes = built(&bed, &bed.client(), &bed.engine, "hermes", 2);
+    let gone =
+        "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    let proxy = Proxy::start(&bed.engine, bed.scratch(), move |line| {
+        match line.starts_with("DELETE ") {
+            true => Treat::Answer(gone.as_bytes().to_vec(), End::Stay),
+            false => Treat::Pass,
+        }
+    });
+    let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    let report = prune(&client, &bed.engine, ALL_GO);
+    let old = of(&report, &bed.reference("hermes", &hermes[0]));
+    assert_eq!(old.reason, "somebody else has removed it meanwhile");
+    assert!(old.image.own_bytes > 0);
+    let trees: u64 = report.trees.iter().map(|tree| tree.tree.bytes).sum();
+    assert_eq!(report.freed_bytes, trees);
 }
 
 #[test]
@@ -425,7 +502,8 @@ fn of_process(report: &serde_json::Value, list: &str, commit: &str) -> (String, 
 
 #[test]
 fn what_was_built_or_returned_lately_stays() {
-    for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
+    // Side by side, because most of the time is waited.
+    side_by_side(both_engines(), |engine| {
         let bed = Bed::new();
         let client = bed.client_with(&[(OptionName::DockerHost, &engine.url)]);
         let hermes = built(&bed, &client, &engine, "hermes", 3);
@@ -493,7 +571,7 @@ fn what_was_built_or_returned_lately_stays() {
         assert_eq!(trees(&bed, "hermes"), [""; 0]);
         drop(alone);
         engine.remove_all_of(&bed.isolation);
-    }
+    });
 }
 
 /// The two scenarios: an image that nobody has used for long is asked for while three others prune it.
@@ -563,7 +641,9 @@ fn what_is_returned_is_there(engine: &Engine, other_cache: bool, processes: bool
         });
     }
     println!("{hits} hits in {ROUNDS} rounds");
+    drop(alone);
     wait_until_unused();
+    let alone = engine.alone();
     for (round, [_, (_, newer)]) in built.iter().enumerate() {
         block_on(client(round, pruning).inner().prune(BRIEF, None)).unwrap();
         assert!(engine.inspect(newer).is_none(), "what is unused goes");
@@ -577,22 +657,24 @@ fn what_is_returned_is_there(engine: &Engine, other_cache: bool, processes: bool
 #[test]
 fn what_is_returned_is_there_while_clients_prune() {
     let engine = Engine::of_the_tests();
-    what_is_returned_is_there(&engine, false, false);
-    what_is_returned_is_there(&engine, true, false);
+    side_by_side([false, true].into_iter(), |other_cache| {
+        what_is_returned_is_there(&engine, other_cache, false);
+    });
 }
 
 #[test]
 fn what_is_returned_is_there_while_clients_prune_podman() {
     let engine = Engine::podman_of_the_tests();
-    what_is_returned_is_there(&engine, false, false);
-    what_is_returned_is_there(&engine, true, false);
+    side_by_side([false, true].into_iter(), |other_cache| {
+        what_is_returned_is_there(&engine, other_cache, false);
+    });
 }
 
 #[test]
 fn what_is_returned_is_there_while_processes_prune() {
-    for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
+    side_by_side(both_engines(), |engine| {
         what_is_returned_is_there(&engine, false, true);
-    }
+    });
 }
 
 #[test]

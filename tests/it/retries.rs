@@ -96,17 +96,54 @@ fn the_server_says_when_to_come_back() {
     );
 }
 
+/// A moment from now as Retry-After may have it (RFC 9110, "HTTP-date"): in whole seconds.
+fn date(from_now: u64) -> String {
+    httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(from_now))
+}
+
+#[test]
+fn the_server_says_when_to_come_back_with_a_date() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let fault = json!({ "status": 503, "headers": { "Retry-After": date(4) } });
+    bed.server.faults(passing("/api/", 1, fault));
+    let begun = Instant::now();
+    bed.client().ensure("hermes").unwrap();
+    // The date, and what is left until then, are cut to whole seconds. Without it the pause is 0.5 s at most.
+    assert!(
+        begun.elapsed() >= Duration::from_millis(1500),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn a_date_that_has_passed_or_is_none_means_soon() {
+    for value in ["Tue, 15 Nov 1994 08:12:31 GMT", "soon", "-5", ""] {
+        let bed = Bed::new();
+        bed.template("hermes", dockerfile(PLAIN));
+        let fault = json!({ "status": 503, "headers": { "Retry-After": value } });
+        bed.server.faults(passing("/api/", 1, fault));
+        let client = bed.client();
+        client.ensure("hermes").unwrap();
+        assert_eq!(client.count(Kind::Warning), 1, "{value:?}");
+    }
+}
+
 #[test]
 fn a_server_that_wants_an_hour_is_told_of_at_once() {
-    let bed = Bed::new();
-    bed.server
-        .faults(json!([{ "match": "/api/", "status": 503, "headers": { "Retry-After": "3600" } }]));
-    let begun = Instant::now();
-    let error = bed.client().refused("hermes");
-    assert_eq!(error.code, Code::GiteaUnreachable);
-    assert!(error.message.contains("503"), "{error:?}");
-    assert!(begun.elapsed() < Duration::from_secs(2));
-    assert_eq!(bed.server.requests().len(), 1);
+    for after in ["3600".to_owned(), date(3600)] {
+        let bed = Bed::new();
+        bed.server.faults(
+            json!([{ "match": "/api/", "status": 503, "headers": { "Retry-After": after } }]),
+        );
+        let begun = Instant::now();
+        let error = bed.client().refused("hermes");
+        assert_eq!(error.code, Code::GiteaUnreachable);
+        assert!(error.message.contains("503"), "{error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+        assert_eq!(bed.server.requests().len(), 1, "{after}");
+    }
 }
 
 #[test]

@@ -4,14 +4,15 @@
 use std::fs;
 
 use mol::event::Kind;
-use mol::mask::mask_token;
-use mol::{Client, Code, Error, OptionName};
+use mol::image::Timings;
+use mol::mask::{Masker, Secret, mask_token};
+use mol::{Client, Code, Error, Image, OptionName};
 use serde_json::{Value, json};
 
 use crate::support::child::{BOTH, command, field, program, source, text};
 use crate::support::engine::BUSYBOX;
 use crate::support::git::{Object, packet};
-use crate::support::server::dockerfile;
+use crate::support::server::{GIT, dockerfile};
 use crate::support::{Bed, End, Files, Proxy, TestClient, Treat, block_on, file, script};
 
 const TOKEN: &str = "tk_7f3c0b5e9d2a4f6188c1e0b7";
@@ -162,9 +163,10 @@ fn what_a_template_server_says_is_one_printable_line() {
         &TOKEN[..9],
         &TOKEN[9..]
     );
+    let (part, git) = GIT[0];
     for (answer, code) in [
         (
-            json!({ "status": 200, "body": line(&format!("ERR {}\n", noise())) }),
+            json!({ "status": 200, "body": line(&format!("ERR {}\n", noise())), "headers": { "Content-Type": git } }),
             Code::Fetch,
         ),
         (
@@ -172,13 +174,13 @@ fn what_a_template_server_says_is_one_printable_line() {
             Code::Fetch,
         ),
         (
-            json!({ "status": 200, "headers": { "Content-Encoding": header } }),
+            json!({ "status": 200, "headers": { "Content-Type": git, "Content-Encoding": header } }),
             Code::Fetch,
         ),
         (json!({ "status": 418, "body": noise() }), Code::Fetch),
     ] {
         let mut fault = answer;
-        fault["match"] = json!("/info/refs");
+        fault["match"] = json!(part);
         bed.server.faults(json!([fault]));
         refused(&format!("git: {fault}"), &client(&bed, &[]), code);
     }
@@ -415,6 +417,54 @@ fn a_result_is_as_it_is_whatever_the_token_is() {
             "{listed:?}"
         );
     }
+}
+
+#[test]
+fn every_name_in_an_image_is_printable_and_is_not_masked() {
+    let token = "molecule-local";
+    let name = |name: &str| format!("{token}/{name}\u{1b}[31m\u{202e}\r\nx");
+    let image = Image {
+        reference: name("reference"),
+        latest_reference: name("latest"),
+        runtime: "hermes".to_owned(),
+        commit_sha: name("commit"),
+        image_id: name("id"),
+        platform: name("platform"),
+        endpoint: name("endpoint"),
+        cache_hit: true,
+        timings: Timings::default(),
+    };
+    let shown = Masker::new(&Secret::new(token)).image(image);
+    for (name, text) in [
+        ("reference", &shown.reference),
+        ("latest", &shown.latest_reference),
+        ("commit", &shown.commit_sha),
+        ("id", &shown.image_id),
+        ("platform", &shown.platform),
+    ] {
+        assert_line(name, text);
+        assert!(text.starts_with(&format!("{token}/{name}")), "{text}");
+    }
+    // Nobody gives that to an engine as a name.
+    assert_line("endpoint", &shown.endpoint);
+    assert!(shown.endpoint.starts_with("***/endpoint"), "{shown:?}");
+}
+
+#[test]
+fn a_text_that_was_cut_ends_with_a_sign_of_it() {
+    let token = TOKEN.repeat(4);
+    let shown = |text: &str| {
+        let error = Error::new(Code::Fetch, text);
+        Masker::new(&Secret::new(&*token)).error(error).message
+    };
+    assert_eq!(shown("x"), "x");
+    for length in [5000, 50_000] {
+        let text = shown(&"x".repeat(length));
+        assert!(text.ends_with("x…") && text.len() < 4200, "{text}");
+    }
+    // What is masked is shorter than a line may be, and yet not all of it.
+    let text = shown(&token.repeat(500));
+    assert!(text.ends_with("***…") && text.len() < 4000, "{text}");
 }
 
 #[test]

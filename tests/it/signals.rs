@@ -9,7 +9,7 @@ use mol::OptionName;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::support::child::{Link, command, program, text};
+use crate::support::child::{Link, command, program, text, under_strace};
 use crate::support::daemon::write_program;
 use crate::support::{Bed, End, Files, Proxy, Treat, file, given, noise};
 
@@ -250,27 +250,10 @@ const TRACED: &str = "write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,send
      vmsplice,tee,rt_sigprocmask,clone,clone3,fork,vfork";
 
 fn traced(bed: &Bed, host: Command) -> Seen {
-    let log = bed.scratch().join("trace");
-    let mut command = Command::new("/usr/bin/strace");
-    command
-        .args(["-f", "--seccomp-bpf", "-yy", "-s", "0", "-e"])
-        .arg(format!("trace={TRACED}"))
-        .args(["-e", "signal=SIGPIPE", "-o"])
-        .arg(&log)
-        .arg(host.get_program())
-        .args(host.get_args())
-        .env_clear()
-        .envs(
-            host.get_envs()
-                .filter_map(|(name, value)| Some((name, value?))),
-        )
-        .current_dir(bed.scratch());
-    ends(
-        &command
-            .output()
-            .expect("there is no strace: run `make test`"),
-    );
-    read(&std::fs::read_to_string(log).unwrap())
+    let how = ["-yy", "-s", "0", "-e", "signal=SIGPIPE"];
+    let (output, trace) = under_strace(bed, &host, TRACED, &how);
+    ends(&output);
+    read(&trace)
 }
 
 /// Follows what each thread blocks. The children of the host, and theirs, are other programs.

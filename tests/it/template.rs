@@ -200,6 +200,29 @@ fn a_line_of_megabytes_neither_stops_the_build_nor_fills_the_error() {
 }
 
 #[test]
+fn an_image_has_no_reference_before_its_build_has_ended() {
+    for buildkit in ["1", "0"] {
+        let bed = Bed::new();
+        let client = bed.client_with(&[(OptionName::DockerBuildkit, buildkit)]);
+        let references = || bed.engine.references_of(&bed.isolation);
+        for (end, left) in [("exit 1", 0), ("true", 2)] {
+            let word = unique();
+            // A layer is there already while the last step runs.
+            let text = format!(
+                "FROM {BUSYBOX}\nCOPY Dockerfile /\nRUN echo running {word}; sleep 2; {end}\n"
+            );
+            bed.template("hermes", dockerfile(&text));
+            let call = client.begin("hermes");
+            client.wait_for_line(&word);
+            let early = references();
+            assert!(early.is_empty(), "{buildkit} {end}: {early:?}");
+            assert_eq!(call.end().is_ok(), left > 0, "{buildkit} {end}");
+            assert_eq!(references().len(), left, "{buildkit} {end}");
+        }
+    }
+}
+
+#[test]
 fn a_build_that_says_nothing_for_the_stall_grace_is_stopped() {
     let bed = Bed::new();
     let word = unique();

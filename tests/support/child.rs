@@ -208,6 +208,28 @@ pub fn command(bed: &Bed, program: &Path) -> Command {
     command
 }
 
+/// Runs a program, and gives what strace tells of these calls of all its threads and children.
+pub fn under_strace(bed: &Bed, program: &Command, calls: &str, how: &[&str]) -> (Output, String) {
+    let log = bed.scratch().join("trace");
+    let output = Command::new("/usr/bin/strace")
+        .args(["-f", "--seccomp-bpf"])
+        .args(how)
+        .args(["-e", &format!("trace={calls}"), "-o"])
+        .arg(&log)
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env_clear()
+        .envs(
+            program
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        )
+        .current_dir(bed.scratch())
+        .output()
+        .expect("there is no strace: run `make test`");
+    (output, std::fs::read_to_string(log).unwrap())
+}
+
 /// What one call has cost a process of its own.
 #[derive(Debug)]
 pub struct Peak {
