@@ -505,8 +505,11 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     let tls = causes
         .iter()
         .find_map(|cause| cause.downcast_ref::<rustls::Error>());
-    // hyper says "connection closed before message completed" of a connection that the server closed
-    // instead of answering.
+    // The server has closed the connection instead of answering.
+    let closed = causes
+        .iter()
+        .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
+        .any(hyper::Error::is_incomplete_message);
     let passing = matches!(
         io,
         Some(
@@ -515,7 +518,7 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
                 | ErrorKind::BrokenPipe
                 | ErrorKind::UnexpectedEof
         )
-    ) || innermost.contains("before message completed");
+    ) || closed;
     let begun = error.is_body() || error.is_decode();
     let (what, hint) = if let Some(tls) = tls {
         (
