@@ -272,6 +272,8 @@ fn main() {
         failed +=
             usize::from(catch_unwind(AssertUnwindSafe(|| part(&mut record, &place))).is_err());
     }
+    // Its folder goes, whatever has happened.
+    drop(place);
     if failed > 0 {
         eprintln!("{failed} of the parts failed");
         std::process::exit(1);
