@@ -182,7 +182,8 @@ impl Context {
     /// with which it reads no ignore file. `None` where it would find none.
     pub(crate) fn buildah_filter(&self) -> Result<(Filter, Option<String>)> {
         let filter = self.filter(&[DOCKERFILE], &[OWN_IGNORE_FILE, IGNORE_FILE])?;
-        let there = |name: &str| !matches!(look(&self.tree, name), Found::Nothing);
+        // A folder of that name is an error, and Buildah tells it.
+        let there = |name: &str| matches!(look(&self.tree, name), Found::File(_) | Found::Outside);
         if !BUILDAH_IGNORE_FILES.iter().any(|name| there(name)) {
             return Ok((filter, None));
         }
