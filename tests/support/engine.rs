@@ -243,10 +243,17 @@ impl Engine {
     /// Every reference that ends with a test's mark.
     pub fn references_of(&self, isolation: &str) -> Vec<String> {
         let _images = self.keep_images();
-        let options = ListImagesOptionsBuilder::new().build();
-        let mut references: Vec<String> = block_on(self.docker.list_images(Some(options)))
-            .unwrap()
+        // An engine that removes an image meanwhile may fail: Podman with 500, Docker's containerd store with 404.
+        let list = || {
+            let options = ListImagesOptionsBuilder::new().build();
+            block_on(self.docker.list_images(Some(options)))
+        };
+        let images = (0..10)
+            .find_map(|_| list().ok())
+            .or_else(|| Some(list().unwrap()));
+        let mut references: Vec<String> = images
             .into_iter()
+            .flatten()
             .flat_map(|image| image.repo_tags)
             .filter(|reference| reference.ends_with(&format!("--{isolation}")))
             .collect();
