@@ -301,7 +301,7 @@ fn ref_url(repository: &Repository, branch: &str) -> Url {
 
 /// What a server says besides its status, for an error.
 pub(crate) fn says(reason: &str) -> String {
-    match reason {
+    match reason.trim_end_matches('.') {
         "" => String::new(),
         reason => format!("; the server says: {reason}"),
     }

@@ -175,7 +175,7 @@ impl Options {
             ceiling: self.seconds(OptionName::Ceiling, 1800)?,
             memory: self.memory()?,
             engine: EngineSettings {
-                host: text(OptionName::DockerHost),
+                host: self.engine_host()?,
                 context: text(OptionName::DockerContext),
                 config_dir: path(OptionName::DockerConfig)
                     .or_else(|| Some(path(OptionName::Home)?.join(".docker"))),
@@ -253,6 +253,16 @@ impl Options {
         let isolation = Isolation::parse(text)?;
         self.without_token(OptionName::Isolation, text)?;
         Ok(isolation)
+    }
+
+    /// A path is shown as it is given, and masked. Of any other address the parts are, where a token that is cut
+    /// by them would not be known.
+    fn engine_host(&self) -> Result<Option<String>> {
+        let host = self.get(OptionName::DockerHost);
+        if let Some(host) = host.filter(|host| !host.trim().starts_with("unix://")) {
+            self.without_token(OptionName::DockerHost, host)?;
+        }
+        Ok(host.map(str::to_owned))
     }
 
     /// For what is in the name of an image or in every error: that is never masked.

@@ -181,7 +181,7 @@ func TestAnEngineThatIsNotThereIsNamedAndNothingIsFetched(t *testing.T) {
 		says(t, e.Message, host, "DOCKER_HOST", reason)
 		says(t, e.Hint, "start Docker")
 	}
-	for _, host := range []string{"nonsense", "unix://relative", "tcp://", "ftp://host"} {
+	for _, host := range []string{"unix://relative", "tcp://host:port", "fd://", "ftp://host"} {
 		says(t, b.client(func(o *Options) { o.DockerHost = host }).refused("hermes", ErrInvalidOption).Message, "DOCKER_HOST")
 	}
 	b.untouched()

@@ -248,13 +248,13 @@ func TestWhatTheCallerGivesIsMasked(t *testing.T) {
 		"cache":         {func(o *Options) { o.CacheDir = blocked + "/" + secret }, ErrCache},
 		"engine":        {func(o *Options) { o.DockerHost = "unix:///" + secret + "/s" }, ErrEngineUnreachable},
 		"engine's user": {func(o *Options) { o.DockerHost = "tcp://me:" + password + "@127.0.0.1:1" }, ErrEngineUnreachable},
-		"no engine":     {func(o *Options) { o.DockerHost = secret }, ErrInvalidOption},
 		"context":       {func(o *Options) { o.DockerHost = ""; o.env.dockerContext = secret }, ErrInvalidOption},
 		"proxy":         {func(o *Options) { o.env.httpProxy = "http://me:" + password + "@127.0.0.1:1" }, ErrGiteaUnreachable},
 	} {
 		b.spy(c.change).fails(name, c.want)
 	}
 	for name, change := range map[string]func(*Options){
+		"no engine": func(o *Options) { o.DockerHost = secret },
 		"platform":  func(o *Options) { o.Platform = secret },
 		"isolation": func(o *Options) { o.Isolation = secret },
 		"branch":    func(o *Options) { o.Branch = secret + " " + secret },

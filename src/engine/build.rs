@@ -340,7 +340,11 @@ impl Engine {
             (step, None) => format!(" in the step {step}"),
             (step, Some(line)) => format!(" in the step {step} (line {line} of the Dockerfile)"),
         };
-        let said = reason.message.trim();
+        // The builders' own words have the command in them, which the place has too.
+        let ended = exit_code
+            .filter(|_| !step.is_empty())
+            .map(|code| format!("exit code {code}"));
+        let said = ended.as_deref().unwrap_or_else(|| reason.message.trim());
         let native = self.native_platform().ok();
         let native = native.as_ref().map(Platform::os_arch);
         let for_itself = native == Some(platform.os_arch());

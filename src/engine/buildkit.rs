@@ -174,10 +174,16 @@ impl Graph {
         if self.loads && watch.all_is_sent() {
             watch.context_done();
         }
+        // A step begins, writes and ends in one message if it is quick.
         for part in parts(status) {
             let (tag, part) = part?;
             if tag == VERTEX {
-                self.any_vertex(Vertex::decode(part)?, watch);
+                let begins = Vertex {
+                    completed: None,
+                    error: String::new(),
+                    ..Vertex::decode(part)?
+                };
+                self.any_vertex(begins, watch);
             }
         }
         for part in parts(status) {
@@ -186,6 +192,12 @@ impl Graph {
                 LOG => self.log(&Log::decode(part)?, watch).await,
                 WARNING => warning(part, watch)?,
                 _ => {}
+            }
+        }
+        for part in parts(status) {
+            let (tag, part) = part?;
+            if tag == VERTEX {
+                self.any_vertex(Vertex::decode(part)?, watch);
             }
         }
         Ok(())

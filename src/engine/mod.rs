@@ -236,7 +236,7 @@ impl Engine {
 
     /// Looks an image up. `None` if there is none of that name.
     pub(crate) async fn find(&self, reference: &str) -> Result<Option<Found>> {
-        let found = self.settled(|| self.inspect(reference));
+        let found = self.settled(&[500], || self.inspect(reference));
         Ok(self.call(|| found).await?.map(|image| Found {
             created: image.created.as_deref().and_then(unix).unwrap_or(0),
             // Some engines have the year 1 for "never".

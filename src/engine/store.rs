@@ -119,7 +119,7 @@ impl Engine {
         let _turn = self.lists.acquire().await;
         let read = async {
             let ask = || self.api.call(&Method::GET, path, MAX_LIST);
-            let body = self.settled(ask).await?;
+            let body = self.settled(&[404, 500], ask).await?;
             // It takes a while, which the runtime's own threads do not have.
             let parse = move || Ok(parse_list(path, &body, weight, keep));
             blocking(&TaskTracker::new(), parse)
@@ -129,22 +129,27 @@ impl Engine {
         self.call(|| read).await
     }
 
-    /// Asks for images, again where another one is removed meanwhile: Podman then answers 500, "image not known"
-    /// (seen with 4.3).
+    /// Asks for images, again where another one is removed meanwhile: a list is then answered by Podman with 500, "image
+    /// not known" (seen with 4.3), and by Docker's containerd store with 404, "content digest not found" (seen with
+    /// 28.5). `statuses` are those that mean nothing else.
     pub(super) async fn settled<T, W>(
         &self,
+        statuses: &[u16],
         mut ask: impl FnMut() -> W,
     ) -> std::result::Result<T, Failure>
     where
         W: Future<Output = std::result::Result<T, Failure>>,
     {
-        let mut again = match self.builder {
-            Builder::Buildah => SETTLE_TRIES,
-            _ => 0,
+        let passing = |status| match self.builder {
+            Builder::Buildah => statuses.contains(&status),
+            _ => status != 500 && statuses.contains(&status),
         };
+        let mut again = SETTLE_TRIES;
         loop {
             match ask().await {
-                Err(Failure::Refused(refusal)) if refusal.status == 500 && again > 0 => again -= 1,
+                Err(Failure::Refused(refusal)) if passing(refusal.status) && again > 0 => {
+                    again -= 1
+                }
                 result => return result,
             }
             tokio::time::sleep(SETTLE_PAUSE).await;
@@ -166,7 +171,7 @@ impl Engine {
     /// Until when an image was the newest of its name, as far as the engine knows: in seconds since
     /// 1970, and nanoseconds. An image whose steps were all cached says that it is as old as they are.
     pub(crate) async fn last_tagged(&self, image: &str) -> Option<(i64, u32)> {
-        let found = self.settled(|| self.inspect(image));
+        let found = self.settled(&[500], || self.inspect(image));
         let found = self.call(|| found).await.ok()??;
         let tagged = found.metadata.last_tag_time?;
         let tagged = OffsetDateTime::parse(&tagged, &Rfc3339).ok()?;

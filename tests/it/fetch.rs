@@ -69,13 +69,16 @@ fn what_git_refuses_is_told_in_its_words_masked_and_whole() {
     let said = format!("upload-pack: no, {TOKEN}, not this one");
     let packet = format!("{:04x}ERR {said}", said.len() + 8);
     // In one piece, and in many.
-    for drip in [0, 1] {
+    for in_pieces in [false, true] {
         let bed = Bed::new();
         bed.template("hermes", dockerfile(PLAIN));
-        bed.server
-            .faults(json!([{ "match": "/git-upload-pack$", "body": packet,
-            "headers": { "Content-Type": "application/x-git-upload-pack-result" },
-            "drip_ms": drip, "drip_bytes": 3 }]));
+        let mut fault = json!({ "match": "/git-upload-pack$", "body": packet,
+            "headers": { "Content-Type": "application/x-git-upload-pack-result" } });
+        if in_pieces {
+            fault["drip_ms"] = json!(1);
+            fault["drip_bytes"] = json!(3);
+        }
+        bed.server.faults(json!([fault]));
         let error = bed
             .client_with(&[(OptionName::Token, TOKEN)])
             .refused("hermes");

@@ -130,10 +130,11 @@ fn a_wrong_address_of_an_engine_is_named_and_nothing_is_fetched() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     for host in [
-        "nonsense",
         "unix://relative",
-        "tcp://",
+        "tcp://host:port",
         "ssh://host",
+        "fd://",
+        "nonsense://host",
         "ftp://host",
     ] {
         let error = bed

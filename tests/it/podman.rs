@@ -170,7 +170,10 @@ fn a_list_that_fails_for_good_is_told_and_another_engine_is_asked_once() {
         let through = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
         let error = block_on(through.inner().list(None)).unwrap_err();
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
-        assert!(error.message.contains("answered 500"), "{error:?}");
+        assert!(
+            error.message.contains("answered GET /images/json with 500"),
+            "{error:?}"
+        );
         let asked = proxy.sent().matches(LISTS[0]).count();
         assert!((1..=most).contains(&asked), "{asked} times");
         assert!(asked > 1 || most == 1, "Podman is asked again");
