@@ -431,10 +431,14 @@ fn broken(error: impl std::error::Error + 'static) -> Failure {
 /// the command in them.
 fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool {
     match builder {
-        // Of a step that copies files or makes a folder (moby/buildkit issue 3748).
         Builder::BuildKit => {
-            let output = end.failed.error.strip_prefix("duplicate output ");
+            let error = end.failed.error.as_str();
+            // Of a step that copies files or makes a folder (moby/buildkit issue 3748).
+            let output = error.strip_prefix("duplicate output ");
+            // Of any step, with the containerd image store (seen with Docker 28.5).
+            let commit = error.strip_prefix("failed to commit ");
             output.is_some_and(|output| output.parse::<u32>().is_ok())
+                || commit.is_some_and(|rest| rest.ends_with(" does not exist: not found"))
         }
         // The result of the step before was removed after it was found in the build cache.
         Builder::Classic => {
@@ -557,6 +561,11 @@ mod tests {
         use Builder::{BuildKit, Buildah, Classic};
         assert!(lost(BuildKit, "duplicate output 0"));
         assert!(lost(
+            BuildKit,
+            "failed to commit rew3 to xp99 during finalize: failed to stat active key during commit: \
+             snapshot rew3 does not exist: not found"
+        ));
+        assert!(lost(
             Classic,
             &format!("unable to find image \"sha256:{id}\"")
         ));
@@ -566,6 +575,11 @@ mod tests {
                 "process \"/bin/sh -c echo duplicate output 0\" did not complete: exit code: 1",
             ),
             (BuildKit, "duplicate output files"),
+            (
+                BuildKit,
+                "process \"/bin/sh -c failed to commit x: x does not exist: not found\" did not complete \
+                 successfully: exit code: 1",
+            ),
             (BuildKit, "no duplicate output 0"),
             (Classic, "unable to find image \"sha256:x\""),
             (

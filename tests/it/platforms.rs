@@ -14,7 +14,7 @@ use crate::support::child::succeed;
 use crate::support::emulation::{self, Emulation};
 use crate::support::engine::Engine;
 use crate::support::server::{dockerfile, of_service};
-use crate::support::{Bed, Files, file};
+use crate::support::{Bed, Files, file, until};
 
 /// A platform that nothing on this machine can run, with its number in the header of a program.
 fn impossible() -> (&'static str, u16) {
@@ -127,7 +127,14 @@ fn an_emulated_platform_works_with_a_warning_that_it_is_slow() {
             (OptionName::DockerBuildkit, buildkit),
             (OptionName::Isolation, &isolation),
         ]);
-        let image = client.ensure("hermes").unwrap();
+        // With the containerd image store, BuildKit's list is some seconds old (seen with Docker 28.5).
+        let image = until("the engine to see the emulation", || {
+            client.forget();
+            match client.ensure("hermes") {
+                Err(error) if error.code == Code::PlatformUnsupported => None,
+                result => Some(result.unwrap()),
+            }
+        });
         assert_eq!(image.platform, "linux/arm64");
         let written = bed.engine.read(&image.reference, "written");
         assert_eq!(written, "by a program for arm64");
