@@ -262,7 +262,7 @@ fn mounts() {
     assert_same(
         &template(&with_shell(
             "\
-RUN --mount=type=cache,target=/cache echo x >> /cache/x && head -n 1 /cache/x > /cached
+RUN --mount=type=cache,id=fidelity,target=/cache echo x >> /cache/x && head -n 1 /cache/x > /cached
 RUN --mount=type=bind,source=in,target=/in cat /in/one > /bound
 RUN --mount=type=tmpfs,target=/scratch echo x > /scratch/x
 ",
