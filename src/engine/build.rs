@@ -427,8 +427,8 @@ fn broken(error: impl std::error::Error + 'static) -> Failure {
 
 /// Has the build met one that was being cancelled, and lost what that had begun? A moment later it works.
 ///
-/// The messages are compared whole. Both come from the builder itself, and those of a command that failed have
-/// the command in them.
+/// Each message is compared from its begin to its end. A command that fails has a message of another form, with
+/// the command in it.
 fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool {
     match builder {
         Builder::BuildKit => {

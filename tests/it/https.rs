@@ -60,15 +60,14 @@ fn a_certificate_that_is_not_the_server_s_or_not_valid_now_is_refused() {
     }
 }
 
-#[test]
-fn with_the_authority_in_a_file_or_a_folder_the_whole_job_is_done() {
+/// The whole job, with what is trusted in a file, and in a folder under this name.
+fn trusted_in_a_file_and_in_a_folder(https: impl Fn(&Bed) -> Https, name_in_folder: &str) {
     let bed = Bed::with(&["--token", TOKEN]);
     let sha = bed.template("hermes", dockerfile(PLAIN));
-    let https = Https::before(&bed.server, bed.scratch());
+    let https = https(&bed);
     let folder = bed.scratch().join("certificates");
     std::fs::create_dir(&folder).unwrap();
-    // A folder of certificates names them by a hash of their subject; any will do here.
-    std::fs::copy(&https.ca, folder.join("12345678.0")).unwrap();
+    std::fs::copy(&https.ca, folder.join(name_in_folder)).unwrap();
     for (name, path) in [
         (OptionName::SslCertFile, &https.ca),
         (OptionName::SslCertDir, &folder),
@@ -84,25 +83,20 @@ fn with_the_authority_in_a_file_or_a_folder_the_whole_job_is_done() {
 }
 
 #[test]
+fn with_the_authority_in_a_file_or_a_folder_the_whole_job_is_done() {
+    // A folder of certificates names them by a hash of their subject; any will do here.
+    trusted_in_a_file_and_in_a_folder(
+        |bed| Https::before(&bed.server, bed.scratch()),
+        "12345678.0",
+    );
+}
+
+#[test]
 fn a_self_signed_certificate_in_a_file_or_a_folder_is_trusted() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    let https = Https::self_signed(&bed.server, bed.scratch(), Flaw::None);
-    let folder = bed.scratch().join("certificates");
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::copy(&https.ca, folder.join("gitea.crt")).unwrap();
-    for (name, path) in [
-        (OptionName::SslCertFile, &https.ca),
-        (OptionName::SslCertDir, &folder),
-    ] {
-        bed.engine.remove_all_of(&bed.isolation);
-        let client = bed.client_with(&[
-            (OptionName::RepoPrefix, &https.repo_prefix),
-            (OptionName::Token, TOKEN),
-            (name, path.to_str().unwrap()),
-        ]);
-        assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
-    }
+    trusted_in_a_file_and_in_a_folder(
+        |bed| Https::self_signed(&bed.server, bed.scratch(), Flaw::None),
+        "gitea.crt",
+    );
 }
 
 #[test]
