@@ -169,6 +169,13 @@ impl Engine {
         block_on(load.try_collect::<Vec<_>>()).expect("the engine takes the image");
     }
 
+    /// Docker's store of images that containerd keeps, where some things are otherwise.
+    pub fn has_containerd_store(&self) -> bool {
+        let status = block_on(self.docker.info()).unwrap().driver_status;
+        let mut words = status.into_iter().flatten().flatten();
+        words.any(|word| word.starts_with("io.containerd.snapshotter"))
+    }
+
     /// What the engine knows of an image; `None` if it has none of that name.
     pub fn inspect(&self, reference: &str) -> Option<ImageInspect> {
         match block_on(self.docker.inspect_image(reference)) {
