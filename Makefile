@@ -61,12 +61,12 @@ TARGETS := $(TARGET)
 dist: ## one archive for each of TARGETS= (this machine's), and SHA256SUMS, in target/dist
 	packaging/dist $(TARGETS)
 
-# As lib, from the same profile, but with points where the tests can stop it (src/point.rs). What is
-# compiled on the way is kept with the rest, what comes out is not: it never lies where lib puts its own.
+# As lib, but with points where the tests can stop it (src/point.rs), and compiled quickly. Dependencies are
+# compiled once for both; the result is in a folder of its own, and never replaces that of lib.
 .PHONY: lib-failpoints
 lib-failpoints:
 	CARGO_BUILD_BUILD_DIR=target $(CARGO) rustc --release --locked --features failpoints --lib \
-	  --crate-type staticlib,cdylib --target-dir target/failpoints
+	  --config tests/profile.toml --crate-type staticlib,cdylib --target-dir target/failpoints
 
 .PHONY: demo
 demo: ## boot a workspace from a template, twice, then from a new commit
