@@ -54,7 +54,7 @@ impl Told for BuildLog {
 /// # Errors
 ///
 /// [`Code::Cache`] if there is none.
-pub(crate) fn last(root: &std::path::Path, runtime: Runtime) -> Result<BuildLog> {
+pub(crate) fn last(root: &std::path::Path, runtime: &Runtime) -> Result<BuildLog> {
     let cache = Cache::existing(root, runtime)?;
     let kept = cache.as_ref().and_then(|cache| cache.log(HEAD + 2 * TAIL));
     let (path, ended, text) = kept.ok_or_else(|| {

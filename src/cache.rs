@@ -121,13 +121,13 @@ impl Work {
 
 impl Cache {
     /// Opens the folder, and makes it, readable for its owner only, if it is not there.
-    pub(crate) fn open(root: &Path, runtime: Runtime) -> Result<Self> {
+    pub(crate) fn open(root: &Path, runtime: &Runtime) -> Result<Self> {
         let cache = Self::make(root, runtime)?;
         cache.sweep();
         Ok(cache)
     }
 
-    fn make(root: &Path, runtime: Runtime) -> Result<Self> {
+    fn make(root: &Path, runtime: &Runtime) -> Result<Self> {
         let folder = root.join(runtime.as_str());
         // Before anything is made too: not through a link that somebody else has put there.
         ownership::check(root)?;
@@ -181,7 +181,7 @@ impl Cache {
 
     /// The folder as it is, to tidy up in; `None` if there is none, or a link in its place. Nothing is
     /// made.
-    pub(crate) fn existing(root: &Path, runtime: Runtime) -> Result<Option<Self>> {
+    pub(crate) fn existing(root: &Path, runtime: &Runtime) -> Result<Option<Self>> {
         let folder = root.join(runtime.as_str());
         ownership::check(root)?;
         if !ownership::is_own_folder(&folder) {
@@ -212,7 +212,7 @@ impl Cache {
     }
 
     /// Notes that a call uses the image of a commit now. False while somebody removes it: call again after that.
-    pub(crate) fn mark_used(root: &Path, runtime: Runtime, short: &str) -> Result<bool> {
+    pub(crate) fn mark_used(root: &Path, runtime: &Runtime, short: &str) -> Result<bool> {
         let path = Self::make(root, runtime)?.used_path(short);
         let file = open_lock(&path)?;
         // One byte of nothing: a file without it was made by somebody who removes. The time is that of this
@@ -629,11 +629,13 @@ fn write_through(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    use crate::runtimes::known;
+
     const SHORT: &str = "0123456789ab";
     const MINUTE: Option<Duration> = Some(Duration::from_secs(60));
 
     fn mark(root: &Path) -> bool {
-        Cache::mark_used(root, Runtime::parse("hermes").unwrap(), SHORT).unwrap()
+        Cache::mark_used(root, &known("hermes"), SHORT).unwrap()
     }
 
     fn set_back(cache: &Cache, to: SystemTime) {
@@ -642,7 +644,7 @@ mod tests {
     }
 
     fn cache(root: &Path) -> Cache {
-        Cache::open(root, Runtime::parse("hermes").unwrap()).unwrap()
+        Cache::open(root, &known("hermes")).unwrap()
     }
 
     #[test]

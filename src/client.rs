@@ -1,7 +1,7 @@
 //! A client: one set of options, one engine, and any number of calls at once.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,13 +17,13 @@ use crate::event::{Event, Sink};
 use crate::executor::{self, blocking};
 use crate::flight::Flights;
 use crate::http::Http;
-use crate::image::Image;
+use crate::image::{CommitSha, EngineHost, Image};
 use crate::mask::{MAX_LINE, Masker, Told};
 use crate::metrics::{Metrics, Snapshot};
 use crate::offline;
 use crate::options::Options;
 use crate::panics;
-use crate::pipeline::{self, Shared};
+use crate::pipeline::{self, Request, Shared};
 use crate::prune::{self, Inventory, PruneOptions, PruneReport};
 use crate::recent::Leases;
 use crate::runtimes::Runtime;
@@ -78,6 +78,7 @@ impl Client {
                 settings,
                 http,
                 engine: tokio::sync::OnceCell::new(),
+                engine_told: AtomicBool::new(false),
                 lookups: Coalesced::default(),
                 flights: Flights::default(),
                 leases: Leases::default(),
@@ -91,8 +92,9 @@ impl Client {
         })
     }
 
-    /// Begins a call, and returns its id. `done` is called exactly once, when it ends, whatever
-    /// happens, from a thread of the library. Without a `timeout` the ceiling applies.
+    /// Begins a call for the head of the runtime's template, or for the commit that is pinned for the runtime, and
+    /// returns its id. `done` is called exactly once, when it ends, whatever happens, from a thread of the library.
+    /// Without a `timeout` the ceiling applies.
     ///
     /// # Errors
     ///
@@ -104,6 +106,38 @@ impl Client {
         done: impl FnOnce(u64, Result<Image>) + Send + 'static,
     ) -> Result<u64> {
         let runtime = self.runtime(runtime)?;
+        let commit = self.shared.settings.pins.get(&runtime).cloned();
+        self.start_request(Request { runtime, commit }, timeout, done)
+    }
+
+    /// Begins a call for exactly one commit of the runtime's template, of 40 or 64 hexadecimal digits. Nothing is
+    /// looked up, and the template server is not asked at all if the engine has the image. Otherwise as
+    /// [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// [`Code::UnknownRuntime`] and [`Code::InvalidArgument`] at once; then `done` is not called.
+    pub fn start_commit(
+        &self,
+        runtime: &str,
+        commit: &str,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
+    ) -> Result<u64> {
+        let runtime = self.runtime(runtime)?;
+        let request = Request {
+            commit: Some(self.commit(commit)?),
+            runtime,
+        };
+        self.start_request(request, timeout, done)
+    }
+
+    fn start_request(
+        &self,
+        request: Request,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
+    ) -> Result<u64> {
         let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
         self.shared.metrics.begun();
         let done = move |id, result: Result<Image>| {
@@ -113,14 +147,32 @@ impl Client {
                 .ended(result.as_ref().err(), hit, begun.elapsed());
             done(id, result);
         };
+        let runtime = request.runtime.clone();
         let work = move |shared: Arc<Shared>, emit| async move {
             if shared.settings.offline {
-                offline::newest(&shared, runtime, &emit).await
+                offline::find(&shared, &request, &emit).await
             } else {
-                pipeline::ensure(&shared, runtime, &emit).await
+                pipeline::ensure(&shared, request, &emit).await
             }
         };
         self.begin(Some(runtime), timeout, work, done)
+    }
+
+    /// Begins to find the engine; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::start_list`].
+    pub fn start_engine_host(
+        &self,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<EngineHost>) + Send + 'static,
+    ) -> Result<u64> {
+        let work = move |shared: Arc<Shared>, _| async move {
+            let docker_host = shared.engine().await?.endpoint().to_owned();
+            Ok(EngineHost { docker_host })
+        };
+        self.begin(None, timeout, work, done)
     }
 
     /// Begins to look for the images and the trees that are here; otherwise as [`Client::start`].
@@ -180,9 +232,10 @@ impl Client {
         done: impl FnOnce(u64, Result<BuildLog>) + Send + 'static,
     ) -> Result<u64> {
         let runtime = self.runtime(runtime)?;
+        let of = runtime.clone();
         let work = move |shared: Arc<Shared>, _| async move {
             let root = shared.settings.cache_dir.clone();
-            blocking(&shared.tasks, move || build_log::last(&root, runtime)).await
+            blocking(&shared.tasks, move || build_log::last(&root, &of)).await
         };
         self.begin(Some(runtime), timeout, work, done)
     }
@@ -193,9 +246,23 @@ impl Client {
     }
 
     fn runtime(&self, name: &str) -> Result<Runtime> {
+        let runtimes = &self.shared.settings.runtimes;
         // The error quotes the beginning of the name, so it is made from what can be shown of it. That
         // may be a runtime's name, and the name is none.
-        Runtime::parse(name).map_err(|_| Runtime::unknown(&self.masker.shown(name, MAX_LINE)))
+        let unknown = || runtimes.unknown(&self.masker.shown(name, MAX_LINE));
+        runtimes.find(name).cloned().ok_or_else(unknown)
+    }
+
+    /// A commit is in the names of images and folders, which are never masked.
+    fn commit(&self, id: &str) -> Result<CommitSha> {
+        let invalid = |what: String| Error::new(Code::InvalidArgument, what);
+        if self.masker.is_in(id) {
+            return Err(invalid("the commit is the token".to_owned()).hint("give a commit id"));
+        }
+        CommitSha::given(id).ok_or_else(|| {
+            let what = format!("{:?} is not a commit id", self.masker.shown(id, 80));
+            invalid(what).hint("give all 40 or 64 hexadecimal digits, as git rev-parse prints them")
+        })
     }
 
     /// Does the work of a call as a task of its own, to its end, its time limit or its cancelling.
@@ -211,7 +278,7 @@ impl Client {
         lock(&self.calls).insert(id, cancel.clone());
 
         let latest = Latest::default();
-        let emit = self.sink(id, runtime, Arc::clone(&latest));
+        let emit = self.sink(id, runtime.clone(), Arc::clone(&latest));
         let (shared, masker, calls) = (
             Arc::clone(&self.shared),
             Arc::clone(&self.masker),
@@ -228,7 +295,7 @@ impl Client {
                 () = tokio::time::sleep(limit) => Err(too_late(timeout, limit, &latest)),
             };
             lock(&calls).remove(&id);
-            let named = |error| match runtime {
+            let named = |error| match &runtime {
                 None => error,
                 Some(runtime) => Error {
                     runtime: runtime.to_string(),
@@ -263,6 +330,32 @@ impl Client {
         timeout: Option<Duration>,
     ) -> Result<Image> {
         self.awaited(|done| self.start(runtime, timeout, done))
+            .await
+    }
+
+    /// Finds the image for exactly one commit, or makes it; see [`Client::start_commit`]. As
+    /// [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Code`] up to [`Code::DeadlineExceeded`], and [`Code::InvalidArgument`].
+    pub async fn ensure_commit(
+        &self,
+        runtime: &str,
+        commit: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Image> {
+        self.awaited(|done| self.start_commit(runtime, commit, timeout, done))
+            .await
+    }
+
+    /// The address of the engine in use, as `DOCKER_HOST` has it. As [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::EngineUnreachable`] mostly.
+    pub async fn engine_host(&self, timeout: Option<Duration>) -> Result<EngineHost> {
+        self.awaited(|done| self.start_engine_host(timeout, done))
             .await
     }
 
@@ -373,6 +466,7 @@ impl Client {
             };
             event.call = call;
             event.runtime = runtime
+                .as_ref()
                 .map(|runtime| runtime.to_string())
                 .unwrap_or_default();
             observer(masker.event(event));

@@ -9,16 +9,16 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// How long to wait for the answer of others. A question that hangs must not hold up those that would not.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// The lines of those who wait, by what they ask about.
+/// The lines of those who wait, by what they ask about. A line ends when nobody stands in it.
 #[derive(Debug)]
 pub(crate) struct Coalesced<K, T> {
-    lines: Mutex<HashMap<K, Arc<Line<T>>>>,
+    lines: Mutex<HashMap<K, Weak<Line<T>>>>,
     patience: Duration,
 }
 
@@ -48,7 +48,7 @@ impl<K, T> Default for Coalesced<K, T> {
     }
 }
 
-impl<K: Copy + Eq + Hash, T: Clone> Coalesced<K, T> {
+impl<K: Eq + Hash, T: Clone> Coalesced<K, T> {
     /// An answer to a question about `key` that is put from now on: by another caller, or else by `question`.
     pub(crate) async fn ask<W>(&self, key: K, question: impl FnOnce() -> W) -> Answer<T>
     where
@@ -73,13 +73,17 @@ impl<K: Copy + Eq + Hash, T: Clone> Coalesced<K, T> {
 
     fn line(&self, key: K) -> Arc<Line<T>> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        let line = lines.entry(key).or_insert_with(|| {
-            Arc::new(Line {
-                put: AtomicU64::new(0),
-                answer: tokio::sync::Mutex::new(None),
-            })
+        if let Some(line) = lines.get(&key).and_then(Weak::upgrade) {
+            return line;
+        }
+        // Without this, a process would keep every key that it has ever asked about.
+        lines.retain(|_, line| line.strong_count() > 0);
+        let line = Arc::new(Line {
+            put: AtomicU64::new(0),
+            answer: tokio::sync::Mutex::new(None),
         });
-        Arc::clone(line)
+        lines.insert(key, Arc::downgrade(&line));
+        line
     }
 }
 
@@ -121,6 +125,17 @@ mod tests {
                 .iter()
                 .filter(|answer| **answer == Answer::Shared("new"));
             assert_eq!(shared.count(), 999);
+        });
+    }
+
+    #[test]
+    fn what_nobody_asks_about_any_more_is_forgotten() {
+        block_on(async {
+            let lines = Coalesced::default();
+            for key in 0..100 {
+                assert_eq!(lines.ask(key, || async { key }).await, Answer::Own(key));
+            }
+            assert_eq!(lines.lines.lock().unwrap().len(), 1);
         });
     }
 

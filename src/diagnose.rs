@@ -21,7 +21,7 @@ use crate::gitea;
 use crate::mask::{Masker, Told};
 use crate::ownership;
 use crate::pipeline::Shared;
-use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
+use crate::runtimes::{Runtime, Runtimes};
 
 /// What one check may take. A person waits for it.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -303,13 +303,14 @@ fn room(name: &str, folder: &Path, free: disk::Free, little: u64, fix: &'static 
 }
 
 async fn cache(shared: &Arc<Shared>, deadline: Deadline) -> Vec<Check> {
-    let root = shared.settings.cache_dir.clone();
-    let work = blocking(&shared.tasks, move || Ok(cache_at(&root)));
+    let settings = &shared.settings;
+    let (root, runtimes) = (settings.cache_dir.clone(), settings.runtimes.clone());
+    let work = blocking(&shared.tasks, move || Ok(cache_at(&root, &runtimes)));
     let looked = deadline.limited("the disk of the cache", work).await;
     looked.unwrap_or_else(|error| vec![Check::failed("cache", error)])
 }
 
-fn cache_at(root: &Path) -> Vec<Check> {
+fn cache_at(root: &Path, runtimes: &Runtimes) -> Vec<Check> {
     let free = disk::free(root);
     let disk = match free {
         Some(free) => room(
@@ -322,12 +323,12 @@ fn cache_at(root: &Path) -> Vec<Check> {
         None => Check::ok("cache disk", "the disk does not say how much is free"),
     };
     vec![
-        health(root).unwrap_or_else(|error| Check::failed("cache", error)),
+        health(root, runtimes).unwrap_or_else(|error| Check::failed("cache", error)),
         disk,
     ]
 }
 
-fn health(root: &Path) -> Result<Check> {
+fn health(root: &Path, runtimes: &Runtimes) -> Result<Check> {
     ownership::check(root)?;
     let path = root.display();
     if let Err(error) = ownership::may_write(root) {
@@ -344,8 +345,8 @@ fn health(root: &Path) -> Result<Check> {
         ));
     }
     let (mut whole, mut half, mut bytes) = (0u64, 0u64, 0);
-    for name in KNOWN_RUNTIMES {
-        let Some(cache) = Cache::existing(root, Runtime::parse(name)?)? else {
+    for runtime in runtimes.iter() {
+        let Some(cache) = Cache::existing(root, runtime)? else {
             continue;
         };
         for kept in cache.kept() {
@@ -440,9 +441,7 @@ fn without_login(address: &str) -> String {
 
 /// Everything that the template server is asked for.
 async fn template_server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
-    let runtimes = KNOWN_RUNTIMES
-        .iter()
-        .filter_map(|name| Runtime::parse(name).ok());
+    let runtimes = shared.settings.runtimes.iter();
     if shared.settings.offline {
         let found = "not asked: MOLECULE_LOCAL_OFFLINE is set";
         let mut checks: Vec<Check> = ["gitea", "token", "clock"]
@@ -463,7 +462,7 @@ async fn template_server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
         greet(shared, deadline),
         futures_util::future::join_all(heads)
     );
-    let heads: Vec<(Runtime, Result<gitea::Head>)> =
+    let heads: Vec<(&Runtime, Result<gitea::Head>)> =
         heads.into_iter().filter_map(Result::ok).collect();
     let failed = |code: Code| {
         heads
@@ -541,8 +540,7 @@ async fn greet(shared: &Shared, deadline: Deadline) -> Result<Greeting> {
     struct Version {
         version: String,
     }
-    let any = Runtime::parse(KNOWN_RUNTIMES[0])?;
-    let mut url: Url = shared.settings.repo_prefix.repository(any)?.api;
+    let mut url: Url = shared.settings.repo_prefix.any_repository()?.api;
     let base = url.path().split_once("/api/v1/").map(|(base, _)| base);
     let path = format!("{}/api/v1/version", base.unwrap_or_default());
     url.set_path(&path);
@@ -622,7 +620,7 @@ fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
     }
 }
 
-fn mirror(runtime: Runtime, head: Result<gitea::Head>) -> Check {
+fn mirror(runtime: &Runtime, head: Result<gitea::Head>) -> Check {
     let name = runtime.as_str();
     match head {
         Ok(head) => Check::ok(name, format!("{} at {}", head.branch, head.commit.short())),

@@ -19,7 +19,7 @@ use crate::http::Answer;
 use crate::image::CommitSha;
 use crate::mask::{MAX_LINE, Masker, Secret};
 use crate::options::{OptionName, Options};
-use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
+use crate::runtimes::Runtimes;
 use crate::{executor, fetch, gitea};
 
 /// A build's output, in the pieces in which it comes, as the lines that are shown.
@@ -50,7 +50,9 @@ pub fn branch_url(prefix: &str, runtime: &str, branch: &str) -> Result<String> {
     options.set(OptionName::RepoPrefix, prefix);
     options.set(OptionName::Branch, branch);
     let settings = options.settings()?;
-    let repository = settings.repo_prefix.repository(Runtime::parse(runtime)?)?;
+    let repository = settings
+        .repo_prefix
+        .repository(&settings.runtimes.parse(runtime)?)?;
     Ok(gitea::branch_url(&repository, branch).into())
 }
 
@@ -105,7 +107,8 @@ impl Repository {
     /// Writes the tree of a commit into a cache, as a fetch does.
     pub fn check_out(&self, commit: &str, cache: &Path) -> Result<Checkout> {
         let commit = CommitSha::parse(commit).ok_or_else(Error::canceled)?;
-        let cache = Cache::open(cache, Runtime::parse(KNOWN_RUNTIMES[0])?)?;
+        let runtime = Runtimes::default().parse("hermes")?;
+        let cache = Cache::open(cache, &runtime)?;
         let lock = executor::runtime()?.block_on(cache.lock(&commit, |_| {}))?;
         let work = cache.work(&commit, &lock)?;
         let result = fetch::check_out(&self.pack(), &commit, &work);

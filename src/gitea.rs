@@ -81,7 +81,7 @@ struct RepositoryInfo {
 /// repository's default branch. In the usual case that is one call. Every error names the repository.
 pub(crate) async fn head(
     http: &Http,
-    runtime: Runtime,
+    runtime: &Runtime,
     repository: &Repository,
     branch: Option<&str>,
 ) -> Result<Head> {
@@ -107,7 +107,7 @@ fn not_the_token(http: &Http, repository: &Repository, head: Head) -> Result<Hea
 
 async fn ask(
     http: &Http,
-    runtime: Runtime,
+    runtime: &Runtime,
     repository: &Repository,
     branch: Option<&str>,
 ) -> Result<Head> {
@@ -395,7 +395,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-fn not_found(runtime: Runtime, repository: &Repository, what: &str) -> Error {
+fn not_found(runtime: &Runtime, repository: &Repository, what: &str) -> Error {
     Error::new(
         Code::RepoNotFound,
         format!(

@@ -20,7 +20,6 @@ use crate::limits;
 use crate::mask::{Masker, Secret};
 use crate::options::{NetworkSettings, RepoPrefix};
 use crate::outside_file;
-use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 use crate::tls;
 
 /// The largest answer of the API that is read (promise P9). A branch is about 2 KiB.
@@ -88,8 +87,7 @@ impl Http {
         token: &Secret,
         network: &NetworkSettings,
     ) -> Result<Self> {
-        let any = Runtime::parse(KNOWN_RUNTIMES[0])?;
-        let server = prefix.repository(any)?.url;
+        let server = prefix.any_repository()?.url;
         let tls = tls_config_in_time(&server, network)?;
         let has_token = !token.is_empty();
         let mut builder = reqwest::Client::builder()

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Code, Error, Result};
 use crate::registry::LOCAL_IMAGE_PREFIX;
-use crate::runtimes::Runtime;
+use crate::runtimes::{Runtime, Runtimes};
 
 /// A full commit id: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +19,11 @@ impl CommitSha {
     pub fn parse(id: &str) -> Option<Self> {
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         (matches!(id.len(), 40 | 64) && id.bytes().all(hex)).then(|| Self(id.to_owned()))
+    }
+
+    /// The same for an id that a person or a file gives: upper-case digits count too.
+    pub fn given(id: &str) -> Option<Self> {
+        Self::parse(&id.to_ascii_lowercase())
     }
 
     /// The whole id.
@@ -82,18 +87,41 @@ impl Platform {
             parts.next().unwrap_or_default(),
         )
     }
+}
 
-    /// `-arch[-variant]` for every platform but the default one, so that a switch of platforms can
-    /// never hit an image made for another.
-    fn tag_suffix(&self) -> String {
-        if self.text == Self::DEFAULT {
-            return String::new();
+/// Which tags have the architecture in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TagArch {
+    /// Both tags of every platform but the default one: `-arch[-variant]`. So a switch of platforms can never hit an
+    /// image made for another.
+    #[default]
+    Auto,
+    /// Every pinned tag, without the variant; the moving tag never. This is how the workspace server of 2026 tags. A
+    /// platform of the same architecture but another variant has the same tags; the image's label tells them apart.
+    Always,
+}
+
+impl TagArch {
+    /// What follows the commit in the pinned tag.
+    fn pinned_suffix(self, platform: &Platform) -> String {
+        match self {
+            Self::Auto if platform.text == Platform::DEFAULT => String::new(),
+            Self::Auto => platform
+                .text
+                .split('/')
+                .skip(1)
+                .map(|part| format!("-{part}"))
+                .collect(),
+            Self::Always => format!("-{}", platform.os_arch().1),
         }
-        self.text
-            .split('/')
-            .skip(1)
-            .map(|part| format!("-{part}"))
-            .collect()
+    }
+
+    /// What follows `latest` in the moving tag.
+    fn latest_suffix(self, platform: &Platform) -> String {
+        match self {
+            Self::Auto => self.pinned_suffix(platform),
+            Self::Always => String::new(),
+        }
     }
 }
 
@@ -120,12 +148,13 @@ impl Isolation {
     /// specification allows.
     const MAX_LEN: usize = 48;
 
-    /// Checks `[a-z0-9][a-z0-9_.-]*`. The empty text means "no isolation".
+    /// Checks `[a-z0-9][a-z0-9_.-]*`; white space around it is dropped. The empty text means "no isolation".
     ///
     /// # Errors
     ///
     /// [`Code::InvalidOption`]: a wrong value is never taken for "no isolation".
     pub fn parse(text: &str) -> Result<Self> {
+        let text = text.trim();
         let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let rest = |b: u8| first(b) || matches!(b, b'_' | b'.' | b'-');
         let ok = text.is_empty()
@@ -144,6 +173,23 @@ impl Isolation {
             Self::MAX_LEN
         )))
     }
+
+    /// The last part of both tags.
+    fn tag_suffix(&self) -> String {
+        match self.0.as_str() {
+            "" => String::new(),
+            token => format!("--{token}"),
+        }
+    }
+}
+
+/// How the tags of a client's images are made.
+#[derive(Clone, Debug, Default)]
+pub struct TagRules {
+    /// Which of them have the architecture.
+    pub arch: TagArch,
+    /// What keeps them apart from those of other servers.
+    pub isolation: Isolation,
 }
 
 /// The two references of one image.
@@ -158,16 +204,22 @@ pub struct References {
 impl References {
     /// The references for a commit of a runtime's template.
     pub fn new(
-        runtime: Runtime,
+        runtime: &Runtime,
         commit: &CommitSha,
         platform: &Platform,
-        isolation: &Isolation,
+        rules: &TagRules,
     ) -> Self {
+        Self::of_short(runtime, commit.short(), platform, rules)
+    }
+
+    fn of_short(runtime: &Runtime, short: &str, platform: &Platform, rules: &TagRules) -> Self {
         let repository = repository(runtime);
-        let suffix = tag_suffix(platform, isolation);
+        let isolation = rules.isolation.tag_suffix();
+        let pinned = rules.arch.pinned_suffix(platform);
+        let latest = rules.arch.latest_suffix(platform);
         Self {
-            pinned: format!("{repository}:{}{suffix}", commit.short()),
-            latest: format!("{repository}:latest{suffix}"),
+            pinned: format!("{repository}:{short}{pinned}{isolation}"),
+            latest: format!("{repository}:latest{latest}{isolation}"),
         }
     }
 
@@ -177,23 +229,21 @@ impl References {
         tag.get(..12).unwrap_or(tag)
     }
 
-    /// The references of an image that the engine lists under its pinned one; `None` if that is not of
-    /// the runtime, the platform and the isolation.
+    /// The references of an image that the engine lists under its pinned one; `None` if that is not of the runtime,
+    /// the platform and the rules.
     pub(crate) fn of_pinned(
-        pinned: &str,
-        runtime: Runtime,
+        listed: &str,
+        runtime: &Runtime,
         platform: &Platform,
-        isolation: &Isolation,
+        rules: &TagRules,
     ) -> Option<Self> {
-        let repository = repository(runtime);
-        let suffix = tag_suffix(platform, isolation);
-        let pinned = as_given(pinned);
-        let tag = pinned.strip_prefix(&repository)?.strip_prefix(':')?;
-        let short = tag.strip_suffix(&suffix)?;
-        is_short(short).then(|| Self {
-            pinned: pinned.to_owned(),
-            latest: format!("{repository}:latest{suffix}"),
-        })
+        let listed = as_given(listed);
+        let tag = listed
+            .strip_prefix(&repository(runtime))?
+            .strip_prefix(':')?;
+        let short = tag.get(..12).filter(|short| is_short(short))?;
+        let references = Self::of_short(runtime, short, platform, rules);
+        (references.pinned == listed).then_some(references)
     }
 }
 
@@ -208,13 +258,14 @@ pub(crate) struct LocalName {
 }
 
 impl LocalName {
-    /// `None` for every name that [`References::new`] would not have given under this isolation.
-    pub(crate) fn parse(listed: &str, isolation: &Isolation) -> Option<Self> {
+    /// `None` for every name that [`References::new`] would not have given for one of these runtimes under this
+    /// isolation, whatever the platform and [`TagArch`].
+    pub(crate) fn parse(listed: &str, runtimes: &Runtimes, isolation: &Isolation) -> Option<Self> {
         let (repository, tag) = as_given(listed).rsplit_once(':')?;
         let runtime = repository
             .strip_prefix(LOCAL_IMAGE_PREFIX)?
             .strip_prefix("/workspace-template-")?;
-        let runtime = Runtime::parse(runtime).ok()?;
+        let runtime = runtimes.find(runtime)?.clone();
         // No part of a platform is empty, so the first "--" is where an isolation begins.
         let (tag, token) = match tag.split_once("--") {
             Some((tag, token)) if !token.is_empty() => (tag, token),
@@ -260,16 +311,8 @@ pub(crate) fn as_given(listed: &str) -> &str {
         .unwrap_or(listed)
 }
 
-/// What follows the commit in a tag.
-fn tag_suffix(platform: &Platform, isolation: &Isolation) -> String {
-    match isolation.0.as_str() {
-        "" => platform.tag_suffix(),
-        token => format!("{}--{token}", platform.tag_suffix()),
-    }
-}
-
 /// A runtime's image repository, without a tag.
-fn repository(runtime: Runtime) -> String {
+fn repository(runtime: &Runtime) -> String {
     format!("{LOCAL_IMAGE_PREFIX}/workspace-template-{runtime}")
 }
 
@@ -327,21 +370,35 @@ pub struct Image {
     pub timings: Timings,
 }
 
+/// The engine in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EngineHost {
+    /// Its address, as `DOCKER_HOST` has it.
+    pub docker_host: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use crate::runtimes::known;
 
     fn sha() -> CommitSha {
         CommitSha::parse("0123456789abcdef0123456789abcdef01234567").unwrap()
     }
 
+    fn rules(arch: TagArch, isolation: &str) -> TagRules {
+        let isolation = Isolation::parse(isolation).unwrap();
+        TagRules { arch, isolation }
+    }
+
+    fn refs_with(arch: TagArch, platform: &str, isolation: &str) -> References {
+        let platform = Platform::parse(platform).unwrap();
+        References::new(&known("hermes"), &sha(), &platform, &rules(arch, isolation))
+    }
+
     fn refs(platform: &str, isolation: &str) -> References {
-        References::new(
-            Runtime::parse("hermes").unwrap(),
-            &sha(),
-            &Platform::parse(platform).unwrap(),
-            &Isolation::parse(isolation).unwrap(),
-        )
+        refs_with(TagArch::Auto, platform, isolation)
     }
 
     #[test]
@@ -365,14 +422,25 @@ mod tests {
     }
 
     #[test]
+    fn the_architecture_can_be_in_every_pinned_tag() {
+        for (platform, pinned, latest) in [
+            ("linux/amd64", ":0123456789ab-amd64--ci-1", ":latest--ci-1"),
+            ("linux/arm/v7", ":0123456789ab-arm--ci-1", ":latest--ci-1"),
+        ] {
+            let refs = refs_with(TagArch::Always, platform, "ci-1");
+            assert!(refs.pinned.ends_with(pinned), "{}", refs.pinned);
+            assert!(refs.latest.ends_with(latest), "{}", refs.latest);
+        }
+        let refs = refs_with(TagArch::Always, "linux/arm64", "");
+        assert!(refs.pinned.ends_with(":0123456789ab-arm64"));
+        assert!(refs.latest.ends_with(":latest"));
+    }
+
+    #[test]
     fn a_listed_name_is_taken_back_apart() {
         let of = |name: &str| {
-            References::of_pinned(
-                name,
-                Runtime::parse("hermes").unwrap(),
-                &Platform::default(),
-                &Isolation::parse("ci").unwrap(),
-            )
+            let rules = rules(TagArch::Auto, "ci");
+            References::of_pinned(name, &known("hermes"), &Platform::default(), &rules)
         };
         let name = "molecule-local/workspace-template-hermes:0123456789ab--ci";
         for listed in [
@@ -396,16 +464,19 @@ mod tests {
     #[test]
     fn a_name_of_ours_is_told_from_every_other() {
         let parse = |name: &str, isolation: &str| {
-            LocalName::parse(name, &Isolation::parse(isolation).unwrap())
+            let isolation = Isolation::parse(isolation).unwrap();
+            LocalName::parse(name, &Runtimes::default(), &isolation)
         };
         for platform in ["linux/amd64", "linux/arm64", "linux/arm/v7"] {
             for isolation in ["", "ci", "a--b", "arm64"] {
-                let refs = refs(platform, isolation);
-                let pinned = parse(&format!("localhost/{}", refs.pinned), isolation).unwrap();
-                let latest = parse(&refs.latest, isolation).unwrap();
-                assert_eq!(pinned.commit.as_deref(), Some("0123456789ab"));
-                assert_eq!((latest.commit, latest.platform), (None, pinned.platform));
-                assert_eq!(parse(&refs.pinned, "another"), None);
+                for arch in [TagArch::Auto, TagArch::Always] {
+                    let refs = refs_with(arch, platform, isolation);
+                    let pinned = parse(&format!("localhost/{}", refs.pinned), isolation).unwrap();
+                    let latest = parse(&refs.latest, isolation).unwrap();
+                    assert_eq!(pinned.commit.as_deref(), Some("0123456789ab"));
+                    assert_eq!(latest.commit, None);
+                    assert_eq!(parse(&refs.pinned, "another"), None);
+                }
             }
         }
         let ours = "molecule-local/workspace-template-hermes";
@@ -428,7 +499,7 @@ mod tests {
 
     #[test]
     fn an_isolation_that_no_tag_can_hold_is_an_error() {
-        for text in ["-a", "A", "a b", "ä", ".x", &"a".repeat(49)] {
+        for text in ["-a", "A", "a b", "ä", ".x", "a\0", &"a".repeat(49)] {
             assert_eq!(
                 Isolation::parse(text).unwrap_err().code,
                 Code::InvalidOption,

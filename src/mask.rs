@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::error::Error;
 use crate::event::Event;
-use crate::image::Image;
+use crate::image::{EngineHost, Image};
 use crate::printable;
 
 /// What stands in the place of a secret.
@@ -81,6 +81,13 @@ pub(crate) trait Told: Send + 'static {
     /// Itself, with every text in it masked.
     #[must_use]
     fn masked(self, masker: &Masker) -> Self;
+}
+
+impl Told for EngineHost {
+    fn masked(mut self, masker: &Masker) -> Self {
+        masker.endpoint(&mut self.docker_host);
+        self
+    }
 }
 
 impl Told for Image {
@@ -212,14 +219,18 @@ impl Masker {
         ] {
             clean(name);
         }
-        // It is there to be connected to: `ssh://me@host` without the user is another address. It has
-        // no password, which no address of an engine may have.
-        clean(&mut image.endpoint);
-        let found = self.token.find(image.endpoint.as_bytes());
-        if let (Cow::Owned(masked), _) = replaced(&image.endpoint, &found, 0) {
-            image.endpoint = masked;
-        }
+        self.endpoint(&mut image.endpoint);
         image
+    }
+
+    /// An engine's address is there to be connected to: `ssh://me@host` without the user is another one. It has no
+    /// password, which no address of an engine may have.
+    fn endpoint(&self, endpoint: &mut String) {
+        clean(endpoint);
+        let found = self.token.find(endpoint.as_bytes());
+        if let (Cow::Owned(masked), _) = replaced(endpoint, &found, 0) {
+            *endpoint = masked;
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Without a network there is no commit to look up: the newest image of the runtime will do.
+//! Without a network there is no commit to look up: the newest image of the runtime will do, unless the caller has
+//! named a commit.
 //!
 //! Only `MOLECULE_LOCAL_OFFLINE` leads here, never a failure.
 
@@ -6,31 +7,40 @@ use std::time::Instant;
 
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::image::{Image, References, Timings, full_id};
-use crate::pipeline::Shared;
+use crate::image::{CommitSha, Image, References, Timings, full_id};
+use crate::pipeline::{Request, Shared};
 use crate::recent;
-use crate::runtimes::Runtime;
 
-/// The newest image of `runtime` for the platform and the isolation that are set.
+/// The newest image of the runtime for the platform and the tag rules that are set; or the one of the commit that the
+/// caller has named.
 ///
 /// # Errors
 ///
 /// [`Code::NoLocalImage`] if the engine has none.
-pub(crate) async fn newest(shared: &Shared, runtime: Runtime, emit: &Sink) -> Result<Image> {
+pub(crate) async fn find(shared: &Shared, request: &Request, emit: &Sink) -> Result<Image> {
     let begun = Instant::now();
+    let (runtime, rules) = (&request.runtime, &shared.settings.tags);
     let engine = shared.engine().await?;
+    shared.tell_unusual_engine(emit).await?;
     let platform = shared.platform().await?;
-    let isolation = &shared.settings.isolation;
-    for pinned in engine.references().await? {
-        let references = References::of_pinned(&pinned, runtime, &platform, isolation);
-        let Some(references) = references else {
-            continue;
-        };
+    let candidates: Vec<References> = match &request.commit {
+        Some(commit) => vec![References::new(runtime, commit, &platform, rules)],
+        None => {
+            let listed = engine.references().await?;
+            let ours = |name: &String| References::of_pinned(name, runtime, &platform, rules);
+            listed.iter().filter_map(ours).collect()
+        }
+    };
+    for references in candidates {
         // It may have been removed since.
         let Some(found) = recent::find(shared, runtime, &references, emit).await? else {
             continue;
         };
-        if (found.os.as_str(), found.arch.as_str()) != platform.os_arch() {
+        let commit = full_id(found.revision.as_deref());
+        let other = |asked: &CommitSha| !commit.is_empty() && commit != asked.as_str();
+        if (found.os.as_str(), found.arch.as_str()) != platform.os_arch()
+            || request.commit.as_ref().is_some_and(other)
+        {
             continue;
         }
         emit(Event::cache_hit(&references.pinned));
@@ -38,7 +48,7 @@ pub(crate) async fn newest(shared: &Shared, runtime: Runtime, emit: &Sink) -> Re
             reference: references.pinned,
             latest_reference: references.latest,
             runtime: runtime.to_string(),
-            commit_sha: full_id(found.revision.as_deref()),
+            commit_sha: request.commit.as_ref().map_or(commit, ToString::to_string),
             image_id: found.id,
             platform: platform.to_string(),
             endpoint: engine.endpoint().to_owned(),
@@ -50,9 +60,15 @@ pub(crate) async fn newest(shared: &Shared, runtime: Runtime, emit: &Sink) -> Re
             },
         });
     }
+    let of_commit = request
+        .commit
+        .as_ref()
+        .map_or(String::new(), |commit| format!(" at {}", commit.short()));
     Err(Error::new(
         Code::NoLocalImage,
-        format!("there is no image of {runtime} for {platform}, and MOLECULE_LOCAL_OFFLINE is set"),
+        format!(
+            "there is no image of {runtime}{of_commit} for {platform}, and MOLECULE_LOCAL_OFFLINE is set"
+        ),
     )
     .hint("unset MOLECULE_LOCAL_OFFLINE once, so that the image can be built"))
 }

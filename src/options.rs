@@ -4,6 +4,7 @@
 //! stands at the edge (the Go package, `mol_options_from_env`) reads it and hands the values over as
 //! text, so that the rules for them stand here once.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,15 +12,16 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
-use crate::image::{Isolation, Platform};
+use crate::image::{CommitSha, Isolation, Platform, TagArch, TagRules};
 use crate::mask::{MAX_TOKEN, MIN_TOKEN, Masker, Secret};
 use crate::memory;
-use crate::runtimes::Runtime;
+use crate::runtimes::{self, Runtime, Runtimes};
 
-/// Declares the options once: the name, the number in the ABI, the environment variable.
+/// Declares the options once: the name, the number in the ABI, and the environment variable, or where there is none
+/// what errors call it.
 macro_rules! options {
-    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $env:literal;)+) => {
-        /// One thing that can be set. Each has the syntax of the environment variable it is named after.
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $shown:literal;)+) => {
+        /// One thing that can be set. Most have the syntax of the environment variable they are named after.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(i32)]
         pub enum OptionName { $($(#[doc = $doc])+ $name = $number,)+ }
@@ -28,9 +30,9 @@ macro_rules! options {
             /// Every option, in the order of the numbers.
             pub const ALL: &'static [Self] = &[$(Self::$name),+];
 
-            /// The environment variable that holds it.
-            pub const fn env(self) -> &'static str {
-                match self { $(Self::$name => $env),+ }
+            /// What errors call it: its environment variable, if it has one.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$name => $shown),+ }
             }
         }
     };
@@ -43,7 +45,7 @@ options! {
     Branch = 2, "MOLECULE_LOCAL_TEMPLATE_BRANCH";
     /// The token for the template server, of 8 to 1024 visible ASCII characters.
     Token = 3, "MOLECULE_GITEA_TOKEN";
-    /// The cache folder.
+    /// The cache folder; a relative path begins at the working directory.
     CacheDir = 4, "MOLECULE_LOCAL_BUILD_CACHE";
     /// `os/arch[/variant]`, or `native`.
     Platform = 5, "MOLECULE_IMAGE_PLATFORM";
@@ -53,9 +55,9 @@ options! {
     Offline = 7, "MOLECULE_LOCAL_OFFLINE";
     /// `1`: the template's `.runtime-version` is sent as a build argument.
     RuntimeVersionPin = 8, "MOLECULE_LOCAL_RUNTIME_VERSION_PIN";
-    /// Seconds without any output before a fetch or a build counts as stalled.
+    /// How long a fetch or a build may go on without any output: seconds, or a duration such as `4m`.
     StallGrace = 9, "MOLECULE_BUILD_STALL_GRACE_S";
-    /// Seconds that a call may take when its caller sets no deadline.
+    /// How long a call may take when its caller sets no deadline: seconds, or a duration such as `30m`.
     Ceiling = 10, "MOLECULE_BUILD_CEILING_S";
     /// The engine's address.
     DockerHost = 11, "DOCKER_HOST";
@@ -91,9 +93,20 @@ options! {
     SearchPath = 26, "PATH";
     /// The memory that the library takes at most, in MiB.
     Memory = 27, "MOLECULE_BUILD_MEMORY_MIB";
+    /// The allowlist, in place of the default one: names, separated by commas.
+    Runtimes = 28, "the list of runtimes";
+    /// `auto` or `always`, see [`TagArch`].
+    TagArch = 29, "the tag architecture";
+    /// Commits to build in place of the branch's head: `runtime=commit`, separated by commas.
+    Pins = 30, "the list of pinned commits";
 }
 
 impl OptionName {
+    /// Is it read from the environment? What decides which runtimes there are, and how tags look, is set in code only.
+    const fn is_in_the_environment(self) -> bool {
+        !matches!(self, Self::Runtimes | Self::TagArch | Self::Pins)
+    }
+
     /// The option with this number in the ABI.
     pub fn from_number(number: i32) -> Option<Self> {
         Self::ALL
@@ -121,12 +134,14 @@ impl Options {
     /// Sets every option for which `lookup` finds the value of its environment variable. The proxies
     /// are found under their lower-case names too, and first, as curl and Go have it.
     pub fn set_all_from(&mut self, lookup: impl Fn(&str) -> Option<String>) {
-        for &name in OptionName::ALL {
+        let read = |name: &&OptionName| name.is_in_the_environment();
+        for &name in OptionName::ALL.iter().filter(read) {
+            let env = name.name();
             let value = match name {
                 OptionName::HttpsProxy | OptionName::HttpProxy | OptionName::NoProxy => {
-                    lookup(&name.env().to_ascii_lowercase()).or_else(|| lookup(name.env()))
+                    lookup(&env.to_ascii_lowercase()).or_else(|| lookup(env))
                 }
-                _ => lookup(name.env()),
+                _ => lookup(env),
             };
             self.set(name, &Zeroizing::new(value.unwrap_or_default()));
         }
@@ -159,8 +174,11 @@ impl Options {
         let path = |name| self.get(name).map(PathBuf::from);
         // First, because what else is wrong is told with the token masked.
         let token = self.token()?;
+        let runtimes = self.runtimes()?;
         Ok(Settings {
             token,
+            pins: self.pins(&runtimes)?,
+            runtimes,
             repo_prefix: self.repo_prefix()?,
             branch: self
                 .get(OptionName::Branch)
@@ -168,11 +186,14 @@ impl Options {
                 .transpose()?,
             cache_dir: self.cache_dir()?,
             platform: self.platform()?,
-            isolation: self.isolation()?,
+            tags: TagRules {
+                arch: self.tag_arch()?,
+                isolation: self.isolation()?,
+            },
             offline: self.flag(OptionName::Offline)?,
             runtime_version_pin: self.flag(OptionName::RuntimeVersionPin)?,
-            stall_grace: self.seconds(OptionName::StallGrace, 240)?,
-            ceiling: self.seconds(OptionName::Ceiling, 1800)?,
+            stall_grace: self.duration(OptionName::StallGrace, 240)?,
+            ceiling: self.duration(OptionName::Ceiling, 1800)?,
             memory: self.memory()?,
             engine: EngineSettings {
                 host: self.engine_host()?,
@@ -206,16 +227,80 @@ impl Options {
         Ok(parsed)
     }
 
+    fn runtimes(&self) -> Result<Runtimes> {
+        let Some(list) = self.get(OptionName::Runtimes) else {
+            return Ok(Runtimes::default());
+        };
+        let mut names = Vec::new();
+        for name in list.split(',') {
+            let hint = format!(
+                "use lower-case letters, digits and '-', a letter or digit first and last, at most {} of them",
+                runtimes::MAX_NAME
+            );
+            if !runtimes::is_valid_name(name) {
+                let what = format!("has an invalid name: {:?}", self.printable(name));
+                return Err(invalid(OptionName::Runtimes, &what).hint(hint));
+            }
+            if names.contains(&name) {
+                let what = format!("has {name} twice");
+                return Err(invalid(OptionName::Runtimes, &what).hint("remove one of them"));
+            }
+            self.without_token(OptionName::Runtimes, name)?;
+            names.push(name);
+        }
+        Ok(Runtimes::new(names))
+    }
+
+    /// The commits to build in place of the branch's head. A runtime that is not on the allowlist is an error: it may
+    /// be a mistyped name, whose pin would be ignored.
+    fn pins(&self, runtimes: &Runtimes) -> Result<HashMap<Runtime, CommitSha>> {
+        let list = self.get(OptionName::Pins).unwrap_or_default();
+        let mut pins = HashMap::new();
+        for pin in list.split(',').filter(|_| !list.is_empty()) {
+            let invalid = |what: &str| {
+                let what = format!("has {what}: {:?}", self.printable(pin));
+                invalid(OptionName::Pins, &what)
+            };
+            let Some((name, commit)) = pin.split_once('=') else {
+                return Err(invalid("an entry without \"=\"").hint("use runtime=commit"));
+            };
+            let Some(runtime) = runtimes.find(name) else {
+                let hint = runtimes.unknown(&self.printable(name)).hint;
+                return Err(invalid("an unknown runtime").hint(hint));
+            };
+            let commit = CommitSha::given(commit).ok_or_else(|| {
+                invalid("an invalid commit").hint("give all 40 or 64 hexadecimal digits of it")
+            })?;
+            self.without_token(OptionName::Pins, commit.as_str())?;
+            if pins.insert(runtime.clone(), commit).is_some() {
+                let hint = "remove one of them";
+                return Err(invalid("two commits for one runtime").hint(hint));
+            }
+        }
+        Ok(pins)
+    }
+
+    fn tag_arch(&self) -> Result<TagArch> {
+        match self.get(OptionName::TagArch) {
+            None | Some("auto") => Ok(TagArch::Auto),
+            Some("always") => Ok(TagArch::Always),
+            Some(other) => {
+                let what = format!("is neither auto nor always: {:?}", self.printable(other));
+                Err(invalid(OptionName::TagArch, &what).hint("leave it unset for auto"))
+            }
+        }
+    }
+
     /// The folder in the option; else below the user's cache folder; else below the folder for
     /// temporary files (XDG base directory specification: a relative `XDG_CACHE_HOME` is ignored).
     fn cache_dir(&self) -> Result<PathBuf> {
         if let Some(dir) = self.get(OptionName::CacheDir) {
-            let dir = PathBuf::from(dir);
-            if dir.is_absolute() {
-                return Ok(dir);
-            }
-            return Err(invalid(OptionName::CacheDir, "is not an absolute path")
-                .hint("give the cache folder from the root: /var/cache/molecule, for example"));
+            return std::path::absolute(dir).map_err(|error| {
+                let what =
+                    format!("is relative, and the working directory cannot be found: {error}");
+                invalid(OptionName::CacheDir, &what)
+                    .hint("give an absolute path: /var/cache/molecule, for example")
+            });
         }
         let absolute = |name| {
             self.get(name)
@@ -238,7 +323,7 @@ impl Options {
                 let platform = Platform::parse(text).ok_or_else(|| {
                     invalid(
                         OptionName::Platform,
-                        &format!("is no platform: {:?}", self.shown(text)),
+                        &format!("is no platform: {:?}", self.printable(text)),
                     )
                     .hint("use os/arch or os/arch/variant, linux/arm64 for example, or native")
                 })?;
@@ -288,7 +373,7 @@ impl Options {
                 .any(|c| c.is_ascii_control() || " ~^:?*[\\".contains(c))
             || branch.split('/').any(bad_part);
         if refused {
-            let what = format!("is no branch name: {:?}", self.shown(branch));
+            let what = format!("is no branch name: {:?}", self.printable(branch));
             return Err(invalid(OptionName::Branch, &what)
                 .hint("give the branch as git shows it, feature/x for example"));
         }
@@ -296,7 +381,7 @@ impl Options {
     }
 
     /// A value as it may be quoted.
-    fn shown(&self, text: &str) -> String {
+    fn printable(&self, text: &str) -> String {
         self.masker().shown(text, 64)
     }
 
@@ -329,26 +414,34 @@ impl Options {
             Some("1" | "true") => Ok(true),
             Some(other) => Err(invalid(
                 name,
-                &format!("is neither 1 nor 0: {:?}", self.shown(other)),
+                &format!("is neither 1 nor 0: {:?}", self.printable(other)),
             )
             .hint("set it to 1, or leave it unset")),
         }
     }
 
-    fn seconds(&self, name: OptionName, default: u64) -> Result<Duration> {
+    /// Seconds, or what Go's `time.ParseDuration` and humantime both take.
+    fn duration(&self, name: OptionName, default_seconds: u64) -> Result<Duration> {
         /// A year: longer is a typing error, and keeps deadlines within what a clock can hold.
-        const LONGEST: u64 = 365 * 24 * 3600;
+        const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
         let Some(text) = self.get(name) else {
-            return Ok(Duration::from_secs(default));
+            return Ok(Duration::from_secs(default_seconds));
         };
-        match text.parse() {
-            Ok(seconds @ 1..=LONGEST) => Ok(Duration::from_secs(seconds)),
-            _ => Err(invalid(
-                name,
-                &format!("is no number of seconds: {:?}", self.shown(text)),
-            )
-            .hint("use a whole number from 1, 600 for example")),
-        }
+        let digit = |b: u8| b.is_ascii_digit();
+        let duration = if text.bytes().all(digit) {
+            text.parse().ok().map(Duration::from_secs)
+        } else if text.bytes().all(|b| digit(b) || b".hms".contains(&b)) {
+            humantime::parse_duration(text).ok()
+        } else {
+            None
+        };
+        duration
+            .filter(|duration| !duration.is_zero() && *duration <= LONGEST)
+            .ok_or_else(|| {
+                let what = format!("is not a valid duration: {:?}", self.printable(text));
+                invalid(name, &what)
+                    .hint("use seconds or a duration, 600 or 10m for example, of at most a year")
+            })
     }
 }
 
@@ -367,7 +460,7 @@ impl Options {
                 &format!(
                     "is not a number of MiB from {} to {MOST_MIB}: {:?}",
                     memory::LEAST_MIB,
-                    self.shown(text)
+                    self.printable(text)
                 ),
             )
             .hint("use a whole number, 1024 for example")),
@@ -384,7 +477,7 @@ impl std::fmt::Debug for Options {
 }
 
 fn invalid(name: OptionName, what: &str) -> Error {
-    Error::new(Code::InvalidOption, format!("{} {what}", name.env()))
+    Error::new(Code::InvalidOption, format!("{} {what}", name.name()))
 }
 
 /// Everything a call needs to know, checked.
@@ -395,7 +488,9 @@ pub struct Settings {
     pub(crate) token: Secret,
     pub(crate) cache_dir: PathBuf,
     pub(crate) platform: PlatformChoice,
-    pub(crate) isolation: Isolation,
+    pub(crate) tags: TagRules,
+    pub(crate) runtimes: Runtimes,
+    pub(crate) pins: HashMap<Runtime, CommitSha>,
     pub(crate) offline: bool,
     pub(crate) runtime_version_pin: bool,
     pub(crate) stall_grace: Duration,
@@ -481,13 +576,22 @@ impl RepoPrefix {
     }
 
     /// The template repository of `runtime`.
-    pub(crate) fn repository(&self, runtime: Runtime) -> Result<Repository> {
-        self.try_repository(runtime.as_str())
+    pub(crate) fn repository(&self, runtime: &Runtime) -> Result<Repository> {
+        self.checked_repository(runtime.as_str())
+    }
+
+    /// A repository on the server, for what is the same for all of them.
+    pub(crate) fn any_repository(&self) -> Result<Repository> {
+        self.checked_repository("runtime")
+    }
+
+    fn checked_repository(&self, runtime: &str) -> Result<Repository> {
+        self.try_repository(runtime)
             .ok_or_else(|| Error::new(Code::Internal, "the repository prefix was not checked"))
     }
 
     /// The address of the template repository of `runtime`.
-    pub(crate) fn url(&self, runtime: Runtime) -> String {
+    pub(crate) fn url(&self, runtime: &Runtime) -> String {
         format!("{}{runtime}", self.0)
     }
 
@@ -570,7 +674,7 @@ mod tests {
         let settings = with(OptionName::RepoPrefix, "https://host:8443/git/org/tpl-").unwrap();
         let repository = settings
             .repo_prefix
-            .repository(Runtime::parse("hermes").unwrap())
+            .repository(&runtimes::known("hermes"))
             .unwrap();
         assert_eq!(
             repository.url.as_str(),
@@ -621,16 +725,82 @@ mod tests {
             (OptionName::Offline, "yes"),
             (OptionName::Platform, "amd64"),
             (OptionName::Isolation, "Not A Tag"),
-            (OptionName::CacheDir, "relative/path"),
+            (OptionName::StallGrace, "4 m"),
+            (OptionName::StallGrace, "0s"),
+            (OptionName::StallGrace, "2M"),
+            (OptionName::Ceiling, "9000h"),
+            (OptionName::Runtimes, "hermes,"),
+            (OptionName::Runtimes, "hermes, codex"),
+            (OptionName::Runtimes, "hermes,codex,hermes"),
+            (OptionName::Runtimes, "Hermes"),
+            (OptionName::Runtimes, "hermes-"),
+            (OptionName::TagArch, "Always"),
+            (OptionName::Pins, "hermes"),
+            (OptionName::Pins, "hermes=0123456789ab"),
+            (
+                OptionName::Pins,
+                "hermse=0123456789abcdef0123456789abcdef01234567",
+            ),
+            (
+                OptionName::Pins,
+                "hermes=0123456789abcdef0123456789abcdef01234567,hermes=0123456789abcdef0123456789abcdef01234567",
+            ),
             (OptionName::Token, "two words"),
             (OptionName::Token, "seven77"),
             (OptionName::Branch, "a..b"),
         ] {
             let error = with(name, value).unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{value}");
-            assert!(error.message.contains(name.env()), "{error}");
+            assert!(error.message.contains(name.name()), "{error}");
             assert!(!error.hint.is_empty());
         }
+    }
+
+    #[test]
+    fn durations_are_seconds_or_have_units() {
+        for (text, seconds) in [
+            ("600", 600.0),
+            ("4m", 240.0),
+            ("1h30m", 5400.0),
+            ("1h30m0s", 5400.0),
+            ("1.5h", 5400.0),
+            ("500ms", 0.5),
+        ] {
+            let settings = with(OptionName::StallGrace, text).unwrap();
+            assert_eq!(settings.stall_grace.as_secs_f64(), seconds, "{text}");
+        }
+    }
+
+    #[test]
+    fn white_space_around_the_isolation_is_dropped() {
+        let isolation = |text| with(OptionName::Isolation, text).unwrap().tags.isolation;
+        assert_eq!(isolation(" ci-1\n"), Isolation::parse("ci-1").unwrap());
+        assert_eq!(isolation(" \t"), Isolation::default());
+    }
+
+    #[test]
+    fn a_relative_cache_folder_begins_at_the_working_directory() {
+        let settings = with(OptionName::CacheDir, "some/cache").unwrap();
+        let expected = std::env::current_dir().unwrap().join("some/cache");
+        assert_eq!(settings.cache_dir, expected);
+    }
+
+    #[test]
+    fn the_allowlist_and_the_pins_are_set_in_code_and_never_by_the_environment() {
+        let mut options = Options::default();
+        options.set_all_from(|_| Some("hermes=".into()));
+        for name in [OptionName::Runtimes, OptionName::TagArch, OptionName::Pins] {
+            assert_eq!(options.get(name), None, "{name:?}");
+        }
+        options = Options::default();
+        options.set(OptionName::Runtimes, "zeta,google-adk");
+        options.set(OptionName::Pins, &format!("zeta={}", "A".repeat(40)));
+        let settings = options.settings().unwrap();
+        let zeta = settings.runtimes.parse("zeta").unwrap();
+        assert_eq!(settings.pins[&zeta].as_str(), "a".repeat(40));
+        assert_eq!(settings.pins.len(), 1);
+        let error = settings.runtimes.parse("hermes").unwrap_err();
+        assert_eq!(error.code, Code::UnknownRuntime);
     }
 
     #[test]

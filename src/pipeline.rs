@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, ready, try_join};
@@ -17,7 +18,7 @@ use crate::build_log::Recorder;
 use crate::cache::{Cache, Lock, Tree};
 use crate::coalesce::{Answer, Coalesced};
 use crate::context::Context;
-use crate::engine::{Build, Engine, Found, LABEL_PREFIX, REVISION_LABEL};
+use crate::engine::{Build, Engine, Found, PLATFORM_LABEL, REVISION_LABEL, RUNTIME_LABEL};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::executor::blocking;
@@ -25,7 +26,7 @@ use crate::fetch::{self, Fetched};
 use crate::flight::Flights;
 use crate::gitea::{self, Head};
 use crate::http::Http;
-use crate::image::{CommitSha, Image, Platform, References, Timings};
+use crate::image::{CommitSha, Image, LocalName, Platform, References, Timings};
 use crate::mask::Masker;
 use crate::metrics::{Metrics, Step};
 use crate::options::{PlatformChoice, Repository, Settings};
@@ -38,22 +39,14 @@ use crate::version_pin;
 /// How long the engine is left alone with the disk while it gets the build context.
 const SENDING: Duration = Duration::from_secs(5);
 
-/// The label with the runtime: what has it was made by this library.
-pub(crate) fn runtime_label() -> String {
-    format!("{LABEL_PREFIX}runtime")
-}
-
-/// The label with the platform that was asked for.
-pub(crate) fn platform_label() -> String {
-    format!("{LABEL_PREFIX}platform")
-}
-
 /// What every call of one client uses.
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) http: Http,
     pub(crate) engine: OnceCell<Engine>,
-    pub(crate) lookups: Coalesced<Runtime, Result<Arc<Sought>>>,
+    /// Set when the first call has said where the engine is, if that is an unusual place.
+    pub(crate) engine_told: AtomicBool,
+    pub(crate) lookups: Coalesced<Request, Result<Arc<Sought>>>,
     pub(crate) flights: Flights<Made>,
     pub(crate) leases: Leases,
     pub(crate) tasks: TaskTracker,
@@ -61,12 +54,20 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
 }
 
+/// What a caller asks for: the head of the branch, or exactly one commit.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Request {
+    pub(crate) runtime: Runtime,
+    pub(crate) commit: Option<CommitSha>,
+}
+
 /// Which image is wanted.
 #[derive(Clone)]
 struct Wanted {
     runtime: Runtime,
     repository: Repository,
-    branch: String,
+    /// The branch whose head the commit is; `None` if the caller has named the commit.
+    branch: Option<String>,
     commit: CommitSha,
     platform: Platform,
     references: References,
@@ -103,14 +104,15 @@ pub(crate) struct Made {
     timings: Timings,
 }
 
-/// Finds the image for the head of the runtime's template, or makes it.
-pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) -> Result<Image> {
+/// Finds the image that is asked for, or makes it.
+pub(crate) async fn ensure(shared: &Arc<Shared>, request: Request, emit: &Sink) -> Result<Image> {
     let begun = Instant::now();
-    emit(Event::lookup_started(
-        &shared.settings.repo_prefix.repository(runtime)?.url,
-    ));
-    let question = || seek(shared, runtime, emit);
-    let sought = match shared.lookups.ask(runtime, question).await {
+    if request.commit.is_none() {
+        let repository = shared.settings.repo_prefix.repository(&request.runtime)?;
+        emit(Event::lookup_started(&repository.url));
+    }
+    let question = || seek(shared, &request, emit);
+    let sought = match shared.lookups.ask(request.clone(), question).await {
         Answer::Own(sought) => sought?,
         Answer::Shared(sought) => {
             let sought = sought?;
@@ -129,7 +131,7 @@ pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) 
     Ok(Image {
         reference: wanted.references.pinned.clone(),
         latest_reference: wanted.references.latest.clone(),
-        runtime: runtime.to_string(),
+        runtime: wanted.runtime.to_string(),
         commit_sha: wanted.commit.to_string(),
         image_id,
         platform: wanted.platform.to_string(),
@@ -140,12 +142,13 @@ pub(crate) async fn ensure(shared: &Arc<Shared>, runtime: Runtime, emit: &Sink) 
 }
 
 /// Looks for the image, on behalf of all callers that wait for this.
-async fn seek(shared: &Shared, runtime: Runtime, emit: &Sink) -> Result<Arc<Sought>> {
+async fn seek(shared: &Shared, request: &Request, emit: &Sink) -> Result<Arc<Sought>> {
     let mut timings = Timings::default();
-    let wanted = lookup(shared, runtime, &mut timings, emit).await?;
+    let wanted = lookup(shared, request, &mut timings, emit).await?;
     tell_head(&wanted, &timings, emit);
     point!("lookup-done");
     let engine = shared.engine().await?;
+    shared.tell_unusual_engine(emit).await?;
     let found = usable(shared, &wanted, emit);
     let found = timed(shared, Step::Inspect, &mut timings.inspect, found).await?;
     let mut sought = Sought {
@@ -166,8 +169,8 @@ async fn seek(shared: &Shared, runtime: Runtime, emit: &Sink) -> Result<Arc<Soug
 /// Makes the image: once for all callers of this process, and under a lock for those of others.
 async fn make(shared: Arc<Shared>, wanted: Wanted, emit: Sink) -> Result<Made> {
     let mut timings = Timings::default();
-    let (root, runtime) = (shared.settings.cache_dir.clone(), wanted.runtime);
-    let cache = blocking(&shared.tasks, move || Cache::open(&root, runtime)).await?;
+    let (root, runtime) = (shared.settings.cache_dir.clone(), wanted.runtime.clone());
+    let cache = blocking(&shared.tasks, move || Cache::open(&root, &runtime)).await?;
     point!("cache-opened");
 
     let lock = cache.lock(&wanted.commit, |holder| emit(Event::waiting(&holder)));
@@ -283,29 +286,30 @@ async fn build(
     built.map_err(|error| wanted.named_in(error))
 }
 
-/// Which commit, and so which image? One question to the template server.
+/// Which commit, and so which image? One question to the template server, unless the caller has named the commit.
 async fn lookup(
     shared: &Shared,
-    runtime: Runtime,
+    request: &Request,
     timings: &mut Timings,
     emit: &Sink,
 ) -> Result<Wanted> {
+    let runtime = &request.runtime;
     let repository = shared.settings.repo_prefix.repository(runtime)?;
-    let branch = shared.settings.branch.as_deref();
-    if let Some(server) = shared.http.plain_text() {
-        let message = format!("the token goes to {server} in plain text");
-        let hint = "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
-        emit(Event::warning(message, hint));
-    }
-    let ask = || gitea::head(&shared.http, runtime, &repository, branch);
-    let head = retry::transient(emit, ask);
-    let Head { branch, commit } = timed(shared, Step::Lookup, &mut timings.lookup, head).await?;
-
+    let (branch, commit) = match &request.commit {
+        Some(commit) => (None, commit.clone()),
+        None => {
+            warn_of_plain_text(shared, emit);
+            let branch = shared.settings.branch.as_deref();
+            let ask = || gitea::head(&shared.http, runtime, &repository, branch);
+            let head = retry::transient(emit, ask);
+            let head: Head = timed(shared, Step::Lookup, &mut timings.lookup, head).await?;
+            (Some(head.branch), head.commit)
+        }
+    };
     let platform = shared.platform().await?;
-    let isolation = &shared.settings.isolation;
-    let references = References::new(runtime, &commit, &platform, isolation);
+    let references = References::new(runtime, &commit, &platform, &shared.settings.tags);
     Ok(Wanted {
-        runtime,
+        runtime: runtime.clone(),
         repository,
         branch,
         commit,
@@ -314,14 +318,19 @@ async fn lookup(
     })
 }
 
+fn warn_of_plain_text(shared: &Shared, emit: &Sink) {
+    if let Some(server) = shared.http.plain_text() {
+        let message = format!("the token goes to {server} in plain text");
+        let hint = "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
+        emit(Event::warning(message, hint));
+    }
+}
+
 fn tell_head(wanted: &Wanted, timings: &Timings, emit: &Sink) {
-    let (url, took) = (&wanted.repository.url, timings.lookup);
-    emit(Event::lookup_done(
-        url,
-        &wanted.branch,
-        &wanted.commit,
-        took,
-    ));
+    if let Some(branch) = &wanted.branch {
+        let (url, took) = (&wanted.repository.url, timings.lookup);
+        emit(Event::lookup_done(url, branch, &wanted.commit, took));
+    }
 }
 
 fn tell_found(sought: &Sought, emit: &Sink) {
@@ -344,7 +353,7 @@ async fn usable(
     wanted: &Wanted,
     emit: &Sink,
 ) -> Result<std::result::Result<Found, Miss>> {
-    let found = recent::find(shared, wanted.runtime, &wanted.references, emit).await?;
+    let found = recent::find(shared, &wanted.runtime, &wanted.references, emit).await?;
     let Some(found) = found else {
         return Ok(Err(Miss::Absent));
     };
@@ -361,8 +370,13 @@ fn contradiction(wanted: &Wanted, image: &Found) -> Option<String> {
         return Some(format!("its label says it is of the commit {other}"));
     }
     let platform = (image.os.as_str(), image.arch.as_str());
-    (platform != wanted.platform.os_arch())
-        .then(|| format!("it is for {}/{}", image.os, image.arch))
+    if platform != wanted.platform.os_arch() {
+        return Some(format!("it is for {}/{}", image.os, image.arch));
+    }
+    // Variants of one architecture may share a tag, see `TagArch`.
+    let built_for = image.platform.as_deref();
+    let other = built_for.filter(|platform| *platform != wanted.platform.as_str())?;
+    Some(format!("its label says it was built for {other}"))
 }
 
 /// Takes part in the build of the image, and begins it if nobody has.
@@ -406,6 +420,10 @@ async fn fetch(
     }
     let begun = Instant::now();
     let (url, commit) = (&wanted.repository.url, &wanted.commit);
+    if wanted.branch.is_none() {
+        // The lookup would have said so.
+        warn_of_plain_text(shared, emit);
+    }
     emit(Event::fetch_started(url, commit));
     let fetch = || async {
         let (cache, commit, lock) = (cache.clone(), commit.clone(), lock.clone());
@@ -482,15 +500,15 @@ fn labels(wanted: &Wanted) -> HashMap<String, String> {
     HashMap::from([
         (source, wanted.repository.url.to_string()),
         (REVISION_LABEL.to_owned(), wanted.commit.to_string()),
-        (runtime_label(), wanted.runtime.to_string()),
-        (platform_label(), wanted.platform.to_string()),
+        (RUNTIME_LABEL.to_owned(), wanted.runtime.to_string()),
+        (PLATFORM_LABEL.to_owned(), wanted.platform.to_string()),
     ])
 }
 
 /// The build has set the pinned tag; the moving one follows.
 async fn tag(shared: &Shared, wanted: &Wanted, emit: &Sink) -> Result<String> {
     let (engine, pinned) = (shared.engine().await?, &wanted.references.pinned);
-    let image = recent::find(shared, wanted.runtime, &wanted.references, emit).await?;
+    let image = recent::find(shared, &wanted.runtime, &wanted.references, emit).await?;
     let image = image.ok_or_else(|| {
         Error::new(
             Code::BuildFailed,
@@ -529,6 +547,34 @@ impl Shared {
     pub(crate) async fn engine(&self) -> Result<&Engine> {
         let connect = || Box::pin(Engine::connect(&self.settings.engine, &self.tasks));
         self.engine.get_or_try_init(connect).await
+    }
+
+    /// Warns, once for each client, where other programs of the host will probably look for the engine in vain: those
+    /// that read `DOCKER_HOST` know nothing of docker's contexts.
+    pub(crate) async fn tell_unusual_engine(&self, emit: &Sink) -> Result<()> {
+        if self.engine_told.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let engine = self.engine().await?.clone();
+        let endpoint = engine.endpoint().to_owned();
+        let elsewhere = blocking(&self.tasks, move || Ok(engine.is_elsewhere())).await?;
+        if elsewhere {
+            let message = format!(
+                "the engine in use is at {endpoint}, and DOCKER_HOST is not set: a client that reads only the \
+                 environment does not find it"
+            );
+            let hint = format!(
+                "create containers with the endpoint of the image, or set DOCKER_HOST={endpoint}"
+            );
+            emit(Event::warning(message, hint));
+        }
+        Ok(())
+    }
+
+    /// An image's name, taken apart, if this client could have given it.
+    pub(crate) fn local_name(&self, listed: &str) -> Option<LocalName> {
+        let settings = &self.settings;
+        LocalName::parse(listed, &settings.runtimes, &settings.tags.isolation)
     }
 
     /// What the image is to be built for.

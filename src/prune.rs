@@ -15,14 +15,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use crate::cache::{Cache, Kept, Lock, Unused};
-use crate::engine::{Engine, Removal, Stored, bare};
+use crate::engine::{Engine, PLATFORM_LABEL, RUNTIME_LABEL, Removal, Stored, bare};
 use crate::error::Result;
 use crate::executor::blocking;
-use crate::image::{Isolation, LocalName, full_id};
+use crate::image::{LocalName, full_id};
 use crate::mask::{self, Masker, Told};
-use crate::pipeline::{Shared, platform_label, runtime_label};
+use crate::pipeline::Shared;
 use crate::recent::{self, Removing};
-use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
+use crate::runtimes::Runtime;
 
 /// What may stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -202,7 +202,7 @@ pub(crate) async fn prune(shared: &Arc<Shared>, options: PruneOptions) -> Result
     let mut seen: HashMap<(Runtime, String), u32> = HashMap::new();
     for mut found in images {
         let nth = seen
-            .entry((found.runtime, found.platform.clone()))
+            .entry((found.runtime.clone(), found.platform.clone()))
             .or_default();
         let newest = found.labelled && {
             *nth += 1;
@@ -275,11 +275,13 @@ impl Clock {
 
 /// Everything of ours, the newest first within each runtime.
 async fn survey(shared: &Arc<Shared>) -> Result<(Vec<Candidate>, Vec<Tree>)> {
-    let root = shared.settings.cache_dir.clone();
+    let (root, runtimes) = (
+        shared.settings.cache_dir.clone(),
+        shared.settings.runtimes.clone(),
+    );
     let trees = blocking(&shared.tasks, move || {
         let mut trees = Vec::new();
-        for name in KNOWN_RUNTIMES {
-            let runtime = Runtime::parse(name)?;
+        for runtime in runtimes.iter() {
             if let Some(cache) = Cache::existing(&root, runtime)? {
                 let mut found: Vec<Tree> = cache
                     .kept()
@@ -303,9 +305,7 @@ async fn images(shared: &Shared) -> Result<Vec<Candidate>> {
         .await?
         .into_iter()
         .filter_map(|stored| {
-            let isolation = &shared.settings.isolation;
-            let parse =
-                |listed: &String| Some((listed.clone(), LocalName::parse(listed, isolation)?));
+            let parse = |listed: &String| Some((listed.clone(), shared.local_name(listed)?));
             let names: Vec<_> = stored.references.iter().filter_map(parse).collect();
             (!names.is_empty()).then_some((stored, names))
         })
@@ -324,7 +324,7 @@ async fn images(shared: &Shared) -> Result<Vec<Candidate>> {
     }
     images.sort_by_key(|found| {
         (
-            found.runtime.as_str(),
+            found.runtime.clone(),
             found.platform.clone(),
             Reverse((found.image.created_unix, found.nanos)),
         )
@@ -347,10 +347,10 @@ impl Candidate {
         let label = |name: &str| stored.labels.get(name).cloned().unwrap_or_default();
         let tagged = tagged.unwrap_or_default();
         // One image under the names of two runtimes was not made by this library.
-        let runtime = name.runtime;
+        let runtime = name.runtime.clone();
         let labelled = names
             .iter()
-            .all(|(_, name)| name.runtime.as_str() == label(&runtime_label()));
+            .all(|(_, name)| name.runtime.as_str() == label(RUNTIME_LABEL));
         let foreign = |listed: &&String| {
             !names.iter().any(|(ours, _)| ours == *listed) && !listed.starts_with("<none>")
         };
@@ -358,7 +358,7 @@ impl Candidate {
             image: LocalImage {
                 r#ref: crate::image::as_given(first).to_owned(),
                 runtime: runtime.to_string(),
-                platform: label(&platform_label()),
+                platform: label(PLATFORM_LABEL),
                 commit_sha: full_id(stored.revision()),
                 image_id: stored.id.clone(),
                 created_unix: stored.created.max(tagged.0),
@@ -385,7 +385,7 @@ impl Candidate {
 }
 
 impl Tree {
-    fn new(runtime: Runtime, cache: &Cache, kept: Kept) -> Self {
+    fn new(runtime: &Runtime, cache: &Cache, kept: Kept) -> Self {
         let commit = kept.commit.as_ref();
         Self {
             tree: CachedTree {
@@ -473,19 +473,23 @@ impl Claim {
     /// Or the reason for which there is none. A dry run only looks for one.
     async fn take(
         shared: &Shared,
-        runtime: Runtime,
+        runtime: &Runtime,
         reference: &str,
         short: &str,
         options: PruneOptions,
     ) -> Result<std::result::Result<Self, String>> {
-        let (root, short) = (shared.settings.cache_dir.clone(), short.to_owned());
+        let (root, runtime, short) = (
+            shared.settings.cache_dir.clone(),
+            runtime.clone(),
+            short.to_owned(),
+        );
         let window = recent::window(options.recent);
         let claim = blocking(&shared.tasks, move || {
-            let cache = match Cache::existing(&root, runtime)? {
+            let cache = match Cache::existing(&root, &runtime)? {
                 Some(cache) => cache,
                 None if options.dry_run => return Ok(Ok(Self::default())),
                 // A call that begins now makes the folder, so that it would not see this.
-                None => match Cache::open(&root, runtime) {
+                None => match Cache::open(&root, &runtime) {
                     Ok(cache) => cache,
                     // Nor can such a call make it.
                     Err(_) => return Ok(Ok(Self::default())),
@@ -541,7 +545,7 @@ async fn drop_image(
     let engine = shared.engine().await?;
     let mut outcome = Outcome::default();
     for (reference, short) in found.pinned.clone() {
-        let claim = Claim::take(shared, found.runtime, &reference, &short, options).await?;
+        let claim = Claim::take(shared, &found.runtime, &reference, &short, options).await?;
         let _claim = match claim {
             Ok(claim) => claim,
             Err(reason) => {
@@ -554,7 +558,7 @@ async fn drop_image(
             continue;
         }
         point!("image-claimed");
-        match again(engine, found, &reference, &shared.settings.isolation).await {
+        match again(shared, found, &reference).await {
             Ok(Some(now)) => *found = now,
             Ok(None) => continue,
             Err(error) => {
@@ -613,12 +617,8 @@ impl Outcome {
 
 /// The image as it is now, if the name still is that image's. Its labels cannot change: they are in what its id is
 /// the digest of. It is asked for last, right before it is removed.
-async fn again(
-    engine: &Engine,
-    found: &Candidate,
-    reference: &str,
-    isolation: &Isolation,
-) -> Result<Option<Candidate>> {
+async fn again(shared: &Shared, found: &Candidate, reference: &str) -> Result<Option<Candidate>> {
+    let engine = shared.engine().await?;
     let users = engine.users().await?;
     let Some(now) = engine.find(reference).await? else {
         return Ok(None);
@@ -628,7 +628,8 @@ async fn again(
         return Ok(None);
     }
     let moving = |listed: &String| {
-        LocalName::parse(listed, isolation).is_some_and(|name| name.commit.is_none())
+        let name = shared.local_name(listed);
+        name.is_some_and(|name| name.commit.is_none())
     };
     let mut found = found.clone();
     found.image.latest = now.references().iter().any(moving);
@@ -716,6 +717,9 @@ impl CachedTree {
 mod tests {
     use super::*;
 
+    use crate::image::Isolation;
+    use crate::runtimes::{Runtimes, known};
+
     const NOW: i64 = 1_800_000_000;
 
     fn candidate(age: i64) -> Candidate {
@@ -733,7 +737,7 @@ mod tests {
                 used_by: Vec::new(),
                 other_refs: Vec::new(),
             },
-            runtime: Runtime::parse("hermes").unwrap(),
+            runtime: known("hermes"),
             pinned: Vec::new(),
             platform: String::new(),
             nanos: 0,
@@ -804,12 +808,15 @@ mod tests {
         let stored = Stored {
             id: "sha256:1".to_owned(),
             references: references.iter().map(|&name| name.to_owned()).collect(),
-            labels: HashMap::from([(runtime_label(), "hermes".to_owned())]),
+            labels: HashMap::from([(RUNTIME_LABEL.to_owned(), "hermes".to_owned())]),
             created: NOW,
             bytes: 100,
         };
-        let isolation = Isolation::default();
-        let parse = |listed: &String| Some((listed.clone(), LocalName::parse(listed, &isolation)?));
+        let (runtimes, isolation) = (Runtimes::default(), Isolation::default());
+        let parse = |listed: &String| {
+            let name = LocalName::parse(listed, &runtimes, &isolation)?;
+            Some((listed.clone(), name))
+        };
         let names = stored.references.iter().filter_map(parse).collect();
         Candidate::new(&stored, names, tagged, Vec::new(), 30).unwrap()
     }

@@ -99,7 +99,7 @@ pub(crate) fn window(recent: Duration) -> Option<Duration> {
 /// Looks an image up to return it: from here on pruning leaves it alone. `None` if there is none of that name.
 pub(crate) async fn find(
     shared: &Shared,
-    runtime: Runtime,
+    runtime: &Runtime,
     references: &References,
     emit: &Sink,
 ) -> Result<Option<Found>> {
@@ -121,7 +121,7 @@ pub(crate) async fn find(
 
 /// Takes a lease, unless one still lasts. It never fails: without a cache that can be written only the other
 /// processes are not told.
-async fn lease(shared: &Shared, runtime: Runtime, references: &References, emit: &Sink) -> bool {
+async fn lease(shared: &Shared, runtime: &Runtime, references: &References, emit: &Sink) -> bool {
     let pinned = &references.pinned;
     if shared.leases.lasts(pinned) {
         return false;
@@ -156,8 +156,12 @@ async fn renew(shared: &Shared, engine: &Engine, image: &Found, references: &Ref
 }
 
 /// Notes it in the cache. False while another process, or another client, removes the image.
-async fn mark_in_cache(shared: &Shared, runtime: Runtime, short: &str) -> bool {
-    let (root, short) = (shared.settings.cache_dir.clone(), short.to_owned());
+async fn mark_in_cache(shared: &Shared, runtime: &Runtime, short: &str) -> bool {
+    let (root, runtime, short) = (
+        shared.settings.cache_dir.clone(),
+        runtime.clone(),
+        short.to_owned(),
+    );
     let turn = Arc::clone(&shared.leases.marking).acquire_owned();
     let marked = async {
         let turn = turn.await;
@@ -165,7 +169,7 @@ async fn mark_in_cache(shared: &Shared, runtime: Runtime, short: &str) -> bool {
         let begun = panics::caught(|| {
             Ok(blocking(&shared.tasks, move || {
                 let _turn = turn;
-                Cache::mark_used(&root, runtime, &short)
+                Cache::mark_used(&root, &runtime, &short)
             }))
         });
         begun?.await

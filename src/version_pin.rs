@@ -21,7 +21,7 @@ const BUILD_ARG: &str = "RUNTIME_VERSION";
 /// What a template pins.
 #[derive(Debug, PartialEq, Eq)]
 enum Pin {
-    /// There is no such file.
+    /// There is no such file, or nothing in it.
     None,
     /// This version.
     Version(String),
@@ -64,8 +64,11 @@ fn read(tree: &Path) -> Result<Pin> {
 }
 
 /// The first line, without white space, without anything up to the last `@` (as in `package@1.2`)
-/// and without a leading `v`.
+/// and without one leading `v` or `V`. A file with nothing but white space pins nothing.
 fn parse(text: &str) -> Pin {
+    if text.trim().is_empty() {
+        return Pin::None;
+    }
     let line: String = text
         .lines()
         .next()
@@ -74,7 +77,7 @@ fn parse(text: &str) -> Pin {
         .filter(|c| !c.is_whitespace())
         .collect();
     let version = line.rsplit('@').next().unwrap_or_default();
-    let version = version.strip_prefix('v').unwrap_or(version);
+    let version = version.strip_prefix(['v', 'V']).unwrap_or(version);
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b".+-_!".contains(&b);
     let ok = version.len() <= 64
         && version.bytes().next().is_some_and(|b| b.is_ascii_digit())
@@ -95,6 +98,7 @@ mod tests {
         for text in [
             "1.2.3",
             "v1.2.3",
+            "V1.2.3",
             " 1.2.3 \nmore",
             "pkg@1.2.3",
             "@scope/pkg@v1.2.3\r\n",
@@ -105,10 +109,17 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_file_pins_nothing() {
+        for text in ["", "\n", " \t\r\n\n"] {
+            assert_eq!(parse(text), Pin::None, "{text:?}");
+        }
+    }
+
+    #[test]
     fn what_is_no_version_is_refused() {
         let long = "1".repeat(65);
         for text in [
-            "", "\n1.2", "latest", "1.2;rm", "$(id)", "1.2/3", "vv1", &long,
+            "\n1.2", "latest", "1.2;rm", "$(id)", "1.2/3", "vv1", "vV1", "v", &long,
         ] {
             assert_eq!(parse(text), Pin::Refused, "{text:?}");
         }

@@ -23,6 +23,10 @@ package mol
 #cgo nocallback mol_client_free
 #cgo noescape mol_client_submit
 #cgo nocallback mol_client_submit
+#cgo noescape mol_client_submit_commit
+#cgo nocallback mol_client_submit_commit
+#cgo noescape mol_client_submit_engine_host
+#cgo nocallback mol_client_submit_engine_host
 #cgo noescape mol_client_submit_list
 #cgo nocallback mol_client_submit_list
 #cgo noescape mol_client_metrics
@@ -48,6 +52,7 @@ import "C"
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 	"unsafe"
 )
@@ -97,6 +102,9 @@ var optionNumbers = [...]C.int32_t{
 	optionTmpDir:            C.MOL_OPTION_TMPDIR,
 	optionSearchPath:        C.MOL_OPTION_SEARCH_PATH,
 	optionMemoryMiB:         C.MOL_OPTION_MEMORY_MIB,
+	optionRuntimes:          C.MOL_OPTION_RUNTIMES,
+	optionTagArch:           C.MOL_OPTION_TAG_ARCH,
+	optionPins:              C.MOL_OPTION_PINS,
 }
 
 type cgoClient struct {
@@ -150,17 +158,20 @@ func (c *cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
 	var cErr *C.mol_error
 	var status C.mol_status
 	limit := C.int64_t(timeoutMS)
+	runtime, commit := cText(t.runtime), cText(t.commit)
+	defer C.free(unsafe.Pointer(runtime))
+	defer C.free(unsafe.Pointer(commit))
 	switch t.kind {
 	case taskEnsure:
-		name := C.CString(t.runtime)
-		defer C.free(unsafe.Pointer(name))
-		status = C.mol_client_submit(c.id, name, limit, &call, &cErr)
+		status = C.mol_client_submit(c.id, runtime, limit, &call, &cErr)
+	case taskEnsureCommit:
+		status = C.mol_client_submit_commit(c.id, runtime, commit, limit, &call, &cErr)
+	case taskEngineHost:
+		status = C.mol_client_submit_engine_host(c.id, limit, &call, &cErr)
 	case taskList:
 		status = C.mol_client_submit_list(c.id, limit, &call, &cErr)
 	case taskBuildLog:
-		name := C.CString(t.runtime)
-		defer C.free(unsafe.Pointer(name))
-		status = C.mol_client_submit_build_log(c.id, name, limit, &call, &cErr)
+		status = C.mol_client_submit_build_log(c.id, runtime, limit, &call, &cErr)
 	case taskDiagnose:
 		status = C.mol_client_submit_diagnose(c.id, limit, &call, &cErr)
 	case taskPrune:
@@ -170,6 +181,12 @@ func (c *cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
 		return 0, takeError(status, cErr)
 	}
 	return uint64(call), nil
+}
+
+// cText is a text for the library. What C would cut short, or cannot be UTF-8, is replaced: no valid name or commit has
+// that in it, so the library refuses it and quotes it.
+func cText(text string) *C.char {
+	return C.CString(strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", "\uFFFD"), "\uFFFD"))
 }
 
 func (c *cgoClient) cancel(id uint64) {

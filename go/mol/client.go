@@ -28,7 +28,7 @@ func New(options Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	core, err := newCoreClient(settings, options.OnEvent != nil || options.Logger != nil)
+	core, err := newCoreClient(settings, options.observed())
 	if err != nil {
 		return nil, err
 	}
@@ -39,8 +39,8 @@ func New(options Options) (*Client, error) {
 	return c, nil
 }
 
-// EnsureLocalImage gives the image for the newest commit of a runtime's template, and builds it if the
-// engine does not have it. Calls for the same runtime and commit share one fetch and one build.
+// EnsureLocalImage returns the image for the newest commit of a runtime's template, or for the one in [Options.Pins],
+// and builds it if the engine does not have it. Calls for the same runtime and commit share one fetch and one build.
 //
 // A deadline on the context takes the place of [Options.Ceiling]. When the context ends, the call returns
 // within a second, with an error for which errors.Is holds for the context's Err and its Cause; the fetch
@@ -48,15 +48,40 @@ func New(options Options) (*Client, error) {
 //
 // The error is an [*Error], whose [Code] says what kind of failure it is.
 func (c *Client) EnsureLocalImage(ctx context.Context, runtime string) (Image, error) {
-	if !IsKnownRuntime(runtime) {
-		return Image{}, unknownRuntime(c.inner.mask(runtime))
-	}
-	answer, err := c.inner.call(ctx, task{kind: taskEnsure, runtime: runtime})
+	return c.image(ctx, task{kind: taskEnsure, runtime: runtime})
+}
+
+// EnsureCommit returns the image for exactly one commit of a runtime's template, and builds it if the engine does not
+// have it. The commit has all 40 or 64 hexadecimal digits. There is no lookup, and no network at all if the engine has
+// the image. The tags are those of [Client.EnsureLocalImage], so the moving one is set to this commit.
+//
+// An invalid commit is [ErrInvalidArgument]; otherwise it is as for EnsureLocalImage.
+func (c *Client) EnsureCommit(ctx context.Context, runtime, sha string) (Image, error) {
+	return c.image(ctx, task{kind: taskEnsureCommit, runtime: runtime, commit: sha})
+}
+
+func (c *Client) image(ctx context.Context, t task) (Image, error) {
+	answer, err := c.inner.call(ctx, t)
 	goruntime.KeepAlive(c)
 	if err != nil {
 		return Image{}, err
 	}
 	return *answer.image, nil
+}
+
+// EngineHost returns the address of the engine in use, as DOCKER_HOST has it: what another client needs to find the
+// images. An engine behind TLS needs DOCKER_TLS_VERIFY and DOCKER_CERT_PATH too. The context is as for
+// [Client.EnsureLocalImage].
+func (c *Client) EngineHost(ctx context.Context) (string, error) {
+	var found struct {
+		DockerHost string `json:"docker_host"`
+	}
+	err := c.inner.report(ctx, task{kind: taskEngineHost}, &found)
+	goruntime.KeepAlive(c)
+	if err != nil {
+		return "", err
+	}
+	return found.DockerHost, nil
 }
 
 // Close cancels the calls that are running, waits for them and frees what the client holds. They return an
@@ -92,6 +117,7 @@ type coreClient interface {
 type task struct {
 	kind    taskKind
 	runtime string // "" for what is about all of them
+	commit  string // of taskEnsureCommit
 	keep    uint32
 	// recentMS is as for mol_prune.
 	recentMS int64
@@ -102,6 +128,8 @@ type taskKind int
 
 const (
 	taskEnsure taskKind = iota
+	taskEnsureCommit
+	taskEngineHost
 	taskList
 	taskPrune
 	taskDiagnose
@@ -403,14 +431,14 @@ func masker(token string) func(string) string {
 	return func(text string) string { return MaskTokenInString(text, token) }
 }
 
-// unknownRuntime quotes the beginning of a name that is masked already: of half a token nobody would know that
-// it is one.
+// unknownRuntime is the error where no client can be made that knows better. It quotes the beginning of a name that is
+// masked already: of half a token nobody would know that it is one.
 func unknownRuntime(runtime string) *Error {
 	return &Error{
 		Code:    CodeUnknownRuntime,
 		Runtime: strings.Trim(quoteShort(runtime), `"`),
-		Message: quoteShort(runtime) + " is not a known runtime",
-		Hint:    "use one of " + strings.Join(knownRuntimes, ", "),
+		Message: "unknown runtime " + quoteShort(runtime),
+		Hint:    "the known runtimes are " + strings.Join(defaultRuntimes, ", "),
 	}
 }
 

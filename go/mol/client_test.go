@@ -93,19 +93,6 @@ func TestAContextThatHasEndedAsksTheLibraryNothing(t *testing.T) {
 	}
 }
 
-func TestAnUnknownRuntimeAsksTheLibraryNothing(t *testing.T) {
-	f := newFakeCore()
-	c := fakeClient(t, f, Options{})
-	for _, name := range []string{"", "unknown", "../../../etc/passwd", "hermes\x00", " hermes"} {
-		if _, err := c.EnsureLocalImage(context.Background(), name); !errors.Is(err, ErrUnknownRuntime) {
-			t.Errorf("%q: got %v", name, err)
-		}
-	}
-	if n := f.submitted(); n != 0 {
-		t.Errorf("%d calls reached the library", n)
-	}
-}
-
 func TestACancelledContextCancelsItsCallAndNoOther(t *testing.T) {
 	f := newFakeCore()
 	c := fakeClient(t, f, Options{})

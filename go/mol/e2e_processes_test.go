@@ -17,6 +17,7 @@ import (
 const childRuntime = "MOL_TEST_CHILD_RUNTIME"
 
 func TestMain(m *testing.M) {
+	SetLogger(nil) // the tests of the log set their own
 	runtime := os.Getenv(childRuntime)
 	if runtime == "" {
 		os.Exit(m.Run())

@@ -2,7 +2,10 @@ package mol
 
 import (
 	"context"
+	"errors"
 	"os"
+	"path/filepath"
+	"slices"
 	"sync"
 )
 
@@ -12,25 +15,72 @@ import (
 //	var ensureLocalImageHook = mol.EnsureLocalImage
 //
 // All calls share one client. When the environment changes, later calls get a new one, and the old one is
-// closed when its last call ends.
+// closed when its last call ends. What they do is logged; see [SetLogger].
 func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
-	// Neither needs a client, and the first call of a process would make one.
-	if !IsKnownRuntime(runtime) {
-		return "", unknownRuntime(MaskTokenInString(runtime, os.Getenv("MOLECULE_GITEA_TOKEN")))
-	}
+	image, err := ensureLocalImage(ctx, runtime)
+	logResult(image, err)
+	return image.Ref, err
+}
+
+func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 	if ctx.Err() != nil {
-		return "", contextError(ctx, runtime, nil)
+		return Image{}, contextError(ctx, runtime, nil)
 	}
-	shared, err := sharedClients.acquire(OptionsFromEnv())
+	shared, err := sharedClients.acquire(hookOptions())
+	if err != nil {
+		if !IsKnownRuntime(runtime) {
+			err = unknownRuntime(MaskTokenInString(runtime, os.Getenv("MOLECULE_GITEA_TOKEN")))
+		}
+		return Image{}, err
+	}
+	defer sharedClients.release(shared)
+	return shared.EnsureLocalImage(ctx, runtime)
+}
+
+// EngineHost is [Client.EngineHost] with the options of the environment: the engine that [EnsureLocalImage] uses. A
+// server that finds its engine by DOCKER_HOST alone, as client.FromEnv of Docker's Go client does, knows nothing of docker
+// contexts and of rootless engines; it is told where to look with
+//
+//	client.NewClientWithOpts(client.WithHost(host), …)
+func EngineHost(ctx context.Context) (string, error) {
+	shared, err := sharedClients.acquire(hookOptions())
 	if err != nil {
 		return "", err
 	}
 	defer sharedClients.release(shared)
-	image, err := shared.EnsureLocalImage(ctx, runtime)
-	if err != nil {
-		return "", err
+	return shared.EngineHost(ctx)
+}
+
+// hookOptions are the options of the functions without a client.
+func hookOptions() Options {
+	o := OptionsFromEnv()
+	o.logger = packageLogger
+	if dir, err := firstWorkingDirectory(); err == nil && o.CacheDir != "" && !filepath.IsAbs(o.CacheDir) {
+		o.CacheDir = filepath.Join(dir, o.CacheDir)
 	}
-	return image.Ref, nil
+	return o
+}
+
+// firstWorkingDirectory is where a relative cache folder begins: a server that changes its working directory must not
+// change its cache with it.
+var firstWorkingDirectory = sync.OnceValues(os.Getwd)
+
+// logResult logs how a call ended. What happened on the way is logged by the client.
+func logResult(image Image, err error) {
+	logger := packageLogger()
+	if logger == nil {
+		return
+	}
+	if err == nil {
+		logger.Info("the workspace image is ready", "runtime", image.Runtime, "ref", image.Ref,
+			"cache_hit", image.CacheHit, "duration", image.Timings.Total)
+		return
+	}
+	var detail *Error
+	if errors.As(err, &detail) {
+		logger.Warn("there is no workspace image: "+detail.Message, "runtime", detail.Runtime,
+			"code", detail.Code.String(), "url", detail.URL, "hint", detail.Hint)
+	}
 }
 
 // Nobody waits for a client to close.
@@ -47,39 +97,24 @@ type clientPool struct {
 
 type sharedClient struct {
 	*Client
-	key  optionsKey
-	uses int
-}
-
-// optionsKey is what Options from the environment consist of. It can be compared, which Options cannot
-// because of OnEvent.
-type optionsKey struct {
-	texts    [7]string
-	switches [2]bool
-	numbers  [3]int64
-	env      environment
-}
-
-func (o *Options) key() optionsKey {
-	return optionsKey{
-		texts:    [...]string{o.RepoPrefix, o.Branch, o.Token, o.CacheDir, o.Platform, o.Isolation, o.DockerHost},
-		switches: [...]bool{o.Offline, o.RuntimeVersionPin},
-		numbers:  [...]int64{int64(o.StallGrace), int64(o.Ceiling), int64(o.MemoryMiB)},
-		env:      o.env,
-	}
+	settings []setting
+	uses     int
 }
 
 func (p *clientPool) acquire(options Options) (*sharedClient, error) {
-	key := options.key()
+	settings, err := options.settings()
+	if err != nil {
+		return nil, err
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.current == nil || p.current.key != key {
+	if p.current == nil || !slices.Equal(p.current.settings, settings) {
 		c, err := p.open(options)
 		if err != nil {
 			return nil, err
 		}
 		old := p.current
-		p.current = &sharedClient{Client: c, key: key}
+		p.current = &sharedClient{Client: c, settings: settings}
 		p.closeIfUnused(old)
 	}
 	p.current.uses++

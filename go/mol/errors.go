@@ -13,7 +13,7 @@ type Code int32
 
 // The codes. Each one up to CodeInternal has a sentinel of the same name ([ErrUnknownRuntime] and so on)
 // for use with [errors.Is]; CodeCanceled and CodeDeadlineExceeded answer to [context.Canceled] and
-// [context.DeadlineExceeded], CodeClosed to [ErrClosed], CodeNoLocalImage to [ErrNoLocalImage],
+// [context.DeadlineExceeded], CodeInvalidArgument to [ErrInvalidArgument], CodeClosed to [ErrClosed], CodeNoLocalImage to [ErrNoLocalImage],
 // CodeProcessLimit to [ErrProcessLimit].
 const (
 	// CodeOK is success. No Error carries it.
@@ -52,7 +52,7 @@ const (
 	CodeCanceled Code = 16
 	// CodeDeadlineExceeded is a call whose deadline passed.
 	CodeDeadlineExceeded Code = 17
-	// CodeInvalidArgument is a call across the C interface with an argument that is not allowed there.
+	// CodeInvalidArgument is a call with an argument that is not allowed, such as a commit that is not one.
 	CodeInvalidArgument Code = 18
 	// CodeNoSuchHandle is an id that the library does not know, or no longer knows.
 	CodeNoSuchHandle Code = 19
@@ -125,6 +125,8 @@ var (
 	ErrNoLocalImage = errors.New("no local image")
 	// ErrProcessLimit is what a call gets where this process can have no more threads or file descriptors.
 	ErrProcessLimit = errors.New("limit of the process reached")
+	// ErrInvalidArgument is what a call gets with an argument that is not allowed, such as a commit that is not one.
+	ErrInvalidArgument = errors.New("invalid argument")
 	// ErrClosed is what a call gets that comes after [Client.Close], or that Close ended.
 	ErrClosed = errors.New("client is closed")
 )
@@ -170,9 +172,11 @@ func (c Code) sentinel() error {
 		return ErrNoLocalImage
 	case CodeProcessLimit:
 		return ErrProcessLimit
+	case CodeInvalidArgument:
+		return ErrInvalidArgument
 	}
-	// What is left can only come from a defect here or in the library: an argument or an id that this
-	// package should not have sent, or a number that it does not know.
+	// What is left can only come from a defect here or in the library: an id that this package should not have
+	// sent, or a number that it does not know.
 	return ErrInternal
 }
 

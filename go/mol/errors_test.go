@@ -32,7 +32,7 @@ func TestEveryCodeHasItsNameAndItsSentinel(t *testing.T) {
 		{15, "internal", ErrInternal},
 		{16, "canceled", context.Canceled},
 		{17, "deadline_exceeded", context.DeadlineExceeded},
-		{18, "invalid_argument", ErrInternal},
+		{18, "invalid_argument", ErrInvalidArgument},
 		{19, "no_such_handle", ErrInternal},
 		{20, "closed", ErrClosed},
 		{21, "no_event", ErrInternal},

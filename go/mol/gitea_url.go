@@ -29,7 +29,7 @@ func GiteaBranchAPIURL(repoPrefix, runtime, branch string) (string, error) {
 		return "", &Error{
 			Code:    CodeInvalidOption,
 			Message: fmt.Sprintf("runtime %s cannot be part of a repository name", quoteShort(runtime)),
-			Hint:    "use one of " + strings.Join(knownRuntimes, ", "),
+			Hint:    "the known runtimes are " + strings.Join(defaultRuntimes, ", "),
 		}
 	}
 	if problem := branchProblem(branch); problem != "" {

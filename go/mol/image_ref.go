@@ -39,7 +39,25 @@ func LocalImagePrefix() string { return localImagePrefix }
 //
 // Runtime and sha are not checked; [EnsureLocalImage] does that.
 func LocalImageTag(runtime, sha string) string {
-	return shaImageTag(runtime, sha, os.Getenv(envPlatform), os.Getenv(envIsolation))
+	return tagRules{platform: os.Getenv(envPlatform), isolation: os.Getenv(envIsolation)}.pinned(runtime, sha)
+}
+
+// LocalImageTag is the function of the same name for these options instead of the environment. Where [Options.TagArch]
+// is [TagArchAlways], it gives
+//
+//	molecule-local/workspace-template-<runtime>:<sha12>-<arch>[--<isolation>]
+//
+// An invalid TagArch makes it "" too.
+func (o Options) LocalImageTag(runtime, sha string) string {
+	return tagRules{o.Platform, o.Isolation, o.TagArch}.pinned(runtime, sha)
+}
+
+// LocalImageLatestTag is the function of the same name for these options instead of the environment. Where
+// [Options.TagArch] is [TagArchAlways], it gives
+//
+//	molecule-local/workspace-template-<runtime>:latest[--<isolation>]
+func (o Options) LocalImageLatestTag(runtime string) string {
+	return tagRules{o.Platform, o.Isolation, o.TagArch}.latest(runtime)
 }
 
 // LocalImageLatestTag gives the moving reference of a runtime's newest image:
@@ -48,7 +66,7 @@ func LocalImageTag(runtime, sha string) string {
 //
 // The suffixes are those of [LocalImageTag], and so is the result "" where the environment is invalid.
 func LocalImageLatestTag(runtime string) string {
-	return imageTag(runtime, "latest", os.Getenv(envPlatform), os.Getenv(envIsolation))
+	return tagRules{platform: os.Getenv(envPlatform), isolation: os.Getenv(envIsolation)}.latest(runtime)
 }
 
 // IsLocalBuildImage tells whether a reference is in the name space of locally built images, so that pulling
@@ -65,45 +83,76 @@ func CacheKey(runtime, sha, repoPrefix string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-func shaImageTag(runtime, sha, platform, isolation string) string {
+// tagRules decide how tags look.
+type tagRules struct {
+	platform, isolation string
+	arch                TagArch
+}
+
+func (r tagRules) pinned(runtime, sha string) string {
+	suffix, _, ok := r.suffixes()
 	if len(sha) > shortSHALen {
 		sha = sha[:shortSHALen]
 	}
-	return imageTag(runtime, sha, platform, isolation)
+	return reference(runtime, sha+suffix, ok)
 }
 
-func imageTag(runtime, tag, platform, isolation string) string {
-	suffix, ok := platformSuffix(platform)
-	if !ok || (isolation != "" && !validIsolation(isolation)) {
+func (r tagRules) latest(runtime string) string {
+	_, suffix, ok := r.suffixes()
+	return reference(runtime, "latest"+suffix, ok)
+}
+
+// reference returns "" where the rules for its tag are not valid.
+func reference(runtime, tag string, valid bool) string {
+	if !valid {
 		return ""
 	}
-	if isolation != "" {
-		suffix += "--" + isolation
-	}
-	return localImagePrefix + "/" + imageNamePrefix + runtime + ":" + tag + suffix
+	return localImagePrefix + "/" + imageNamePrefix + runtime + ":" + tag
 }
 
-// platformSuffix gives what a platform adds to the tag, and whether it is a platform.
-func platformSuffix(platform string) (suffix string, ok bool) {
+// suffixes returns what follows the commit in the pinned tag, what follows "latest" in the moving one, and whether
+// the rules are valid.
+func (r tagRules) suffixes() (pinned, latest string, ok bool) {
+	platform, ok := parsePlatform(r.platform)
+	isolation := strings.TrimSpace(r.isolation)
+	if !ok || (isolation != "" && !validIsolation(isolation)) {
+		return "", "", false
+	}
+	switch r.arch {
+	case TagArchAlways:
+		pinned = "-" + platform[1]
+	case TagArchAuto, "":
+		if strings.Join(platform, "/") != defaultPlatform {
+			pinned = "-" + strings.Join(platform[1:], "-")
+			latest = pinned
+		}
+	default:
+		return "", "", false
+	}
+	if isolation != "" {
+		isolation = "--" + isolation
+	}
+	return pinned + isolation, latest + isolation, true
+}
+
+// parsePlatform splits os/arch[/variant], and tells whether it is that.
+func parsePlatform(platform string) (parts []string, ok bool) {
 	switch platform {
-	case "", defaultPlatform:
-		return "", true
+	case "":
+		platform = defaultPlatform
 	case nativePlatform:
 		platform = "linux/" + runtime.GOARCH
-		if platform == defaultPlatform {
-			return "", true
-		}
 	}
-	parts := strings.Split(platform, "/")
+	parts = strings.Split(platform, "/")
 	if len(parts) != 2 && len(parts) != 3 {
-		return "", false
+		return nil, false
 	}
 	for _, part := range parts {
 		if !validPlatformPart(part) {
-			return "", false
+			return nil, false
 		}
 	}
-	return "-" + strings.Join(parts[1:], "-"), true
+	return parts, true
 }
 
 // validPlatformPart holds for [a-z0-9]{1,32}.

@@ -14,6 +14,7 @@ func TestLocalImageTagsFollowPlatformAndIsolation(t *testing.T) {
 		SHA       string `json:"sha"`
 		Platform  string `json:"platform"`
 		Isolation string `json:"isolation"`
+		TagArch   string `json:"tag_arch"`
 		Ref       string `json:"ref"`
 		LatestRef string `json:"latest_ref"`
 		Error     string `json:"error"`
@@ -21,13 +22,16 @@ func TestLocalImageTagsFollowPlatformAndIsolation(t *testing.T) {
 	// The tag grammar of the distribution spec, section "Pulling manifests".
 	tag := regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 	eachVector(t, "image_refs.json", func(t *testing.T, v vector) {
-		t.Setenv("MOLECULE_IMAGE_PLATFORM", v.Platform)
-		t.Setenv("MOLECULE_LOCAL_IMAGE_ISOLATION", v.Isolation)
+		o := Options{Platform: v.Platform, Isolation: v.Isolation, TagArch: TagArch(v.TagArch)}
 		// Where there is an error the wanted reference is "": none at all.
-		for got, want := range map[string]string{
-			LocalImageTag(v.Runtime, v.SHA): v.Ref,
-			LocalImageLatestTag(v.Runtime):  v.LatestRef,
-		} {
+		got := map[string]string{o.LocalImageTag(v.Runtime, v.SHA): v.Ref, o.LocalImageLatestTag(v.Runtime): v.LatestRef}
+		if v.TagArch == "" {
+			t.Setenv("MOLECULE_IMAGE_PLATFORM", v.Platform)
+			t.Setenv("MOLECULE_LOCAL_IMAGE_ISOLATION", v.Isolation)
+			got[LocalImageTag(v.Runtime, v.SHA)] = v.Ref
+			got[LocalImageLatestTag(v.Runtime)] = v.LatestRef
+		}
+		for got, want := range got {
 			if got != want {
 				t.Errorf("got %q, want %q", got, want)
 			}
@@ -51,6 +55,13 @@ func TestLocalImageTagTakesNativeForItsOwnArchitecture(t *testing.T) {
 	}
 }
 
+func TestAnUnknownTagArchGivesNoReference(t *testing.T) {
+	o := Options{TagArch: "sometimes"}
+	if got := o.LocalImageTag("hermes", "0123456789ab") + o.LocalImageLatestTag("hermes"); got != "" {
+		t.Errorf("got %q", got)
+	}
+}
+
 func TestLocalImageTagKeepsAShortSHA(t *testing.T) {
 	clearEnv(t)
 	if got := LocalImageTag("hermes", "abc"); got != "molecule-local/workspace-template-hermes:abc" {
@@ -60,7 +71,8 @@ func TestLocalImageTagKeepsAShortSHA(t *testing.T) {
 
 func TestTheLongestTagFits(t *testing.T) {
 	part := strings.Repeat("a", maxPlatformPartLen)
-	ref := imageTag("hermes", strings.Repeat("0", shortSHALen), "linux/"+part+"/"+part, strings.Repeat("a", maxIsolationLen))
+	o := Options{Platform: "linux/" + part + "/" + part, Isolation: strings.Repeat("a", maxIsolationLen)}
+	ref := o.LocalImageTag("hermes", strings.Repeat("0", shortSHALen))
 	if _, tag, _ := strings.Cut(ref, ":"); len(tag) != 128 {
 		t.Errorf("the tag has %d characters: %q", len(tag), ref)
 	}

@@ -83,9 +83,12 @@ func TestAnOptionThatCannotBeUsedIsRefusedByNameAndWithoutSecrets(t *testing.T) 
 		"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX": {RepoPrefix: "https://u:hunter2@host/org/tpl-"},
 		"MOLECULE_LOCAL_TEMPLATE_BRANCH":      {Branch: "a..b"},
 		"MOLECULE_GITEA_TOKEN":                {Token: "hunter2 and more"},
-		"MOLECULE_LOCAL_BUILD_CACHE":          {CacheDir: "relative"},
 		"MOLECULE_IMAGE_PLATFORM":             {Platform: "amd64"},
 		"MOLECULE_LOCAL_IMAGE_ISOLATION":      {Isolation: "Not A Tag"},
+		"Runtimes":                            {Runtimes: []string{}},
+		"the list of runtimes":                {Runtimes: []string{"hermes", "Hermes"}},
+		"the tag architecture":                {TagArch: "sometimes"},
+		"the list of pinned commits":          {Pins: map[string]string{"hermes": "main"}},
 	} {
 		c, err := New(o)
 		var e *Error
@@ -103,7 +106,7 @@ func TestAVariableThatCannotBeUsedIsRefusedAndNeverTheDefault(t *testing.T) {
 		{"MOLECULE_BUILD_STALL_GRACE_S", "soon"}, {"MOLECULE_BUILD_STALL_GRACE_S", "0"},
 		{"MOLECULE_BUILD_CEILING_S", "-1"}, {"MOLECULE_BUILD_CEILING_S", "99999999999999999999"},
 		{"MOLECULE_BUILD_CEILING_S", " "}, {"MOLECULE_LOCAL_OFFLINE", "perhaps"},
-		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", " 1"}, {"MOLECULE_LOCAL_IMAGE_ISOLATION", " "},
+		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", " 1"}, {"MOLECULE_LOCAL_IMAGE_ISOLATION", "a b"},
 		{"MOLECULE_IMAGE_PLATFORM", "linux/amd64 "}, {"MOLECULE_LOCAL_BUILD_CACHE", "\xff"},
 	} {
 		t.Run(c.name+"="+c.value, func(t *testing.T) {

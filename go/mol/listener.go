@@ -16,7 +16,7 @@ import (
 // A nil listener is nobody listening.
 type listener struct {
 	onEvent func(Event)
-	logger  *slog.Logger
+	logger  func() *slog.Logger // may change, and may be nil for a while
 	mask    func(string) string // hides the token
 	done    chan struct{}       // closed when the last event was delivered after close
 
@@ -46,13 +46,20 @@ const (
 	hardQueueLen = 8 << 10
 )
 
+// observed tells whether anybody wants to see the events.
+func (o *Options) observed() bool { return o.OnEvent != nil || o.Logger != nil || o.logger != nil }
+
 func newListener(options Options) *listener {
-	if options.OnEvent == nil && options.Logger == nil {
+	if !options.observed() {
 		return nil
+	}
+	logger := options.logger
+	if options.Logger != nil || logger == nil {
+		logger = func() *slog.Logger { return options.Logger }
 	}
 	l := &listener{
 		onEvent: options.OnEvent,
-		logger:  options.Logger,
+		logger:  logger,
 		mask:    masker(options.Token),
 		done:    make(chan struct{}),
 	}
@@ -200,8 +207,8 @@ func (l *listener) deliver(e Event) {
 	if l.onEvent != nil {
 		l.protect("OnEvent", func() { l.onEvent(e) })
 	}
-	if l.logger != nil {
-		l.protect("Logger", func() { l.log(e) })
+	if logger := l.logger(); logger != nil {
+		l.protect("Logger", func() { l.log(logger, e) })
 	}
 }
 
@@ -214,9 +221,9 @@ func (l *listener) protect(what string, call func()) {
 			return
 		}
 		l.panicked = true
-		if l.logger != nil && what != "Logger" {
+		if logger := l.logger(); logger != nil && what != "Logger" {
 			defer func() { _ = recover() }()
-			l.logger.Error("panic in "+what+" of mol.Options; later ones are not logged",
+			logger.Error("panic in "+what+" of mol.Options; later ones are not logged",
 				"panic", l.mask(fmt.Sprint(p)))
 		}
 	}()
@@ -224,10 +231,10 @@ func (l *listener) protect(what string, call func()) {
 }
 
 // log makes a record of an event, with the event's own time.
-func (l *listener) log(e Event) {
+func (l *listener) log(logger *slog.Logger, e Event) {
 	ctx := context.Background()
 	level := e.logLevel()
-	if !l.logger.Enabled(ctx, level) {
+	if !logger.Enabled(ctx, level) {
 		return
 	}
 	text := e.Message
@@ -236,7 +243,7 @@ func (l *listener) log(e Event) {
 	}
 	r := slog.NewRecord(e.Time, level, text, 0)
 	r.AddAttrs(e.attrs()...)
-	_ = l.logger.Handler().Handle(ctx, r)
+	_ = logger.Handler().Handle(ctx, r)
 }
 
 // logLevel: what an operator wants to see of every workspace that boots is Info, the rest Debug.
@@ -244,7 +251,7 @@ func (e *Event) logLevel() slog.Level {
 	switch e.Kind {
 	case EventWarning:
 		return slog.LevelWarn
-	case EventCacheHit, EventCacheMiss, EventWaiting, EventFetchStarted, EventFetchDone, EventBuildStarted,
+	case EventLookupDone, EventCacheHit, EventCacheMiss, EventWaiting, EventFetchStarted, EventFetchDone, EventBuildStarted,
 		EventTagged, EventThinned:
 		return slog.LevelInfo
 	}

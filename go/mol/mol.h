@@ -139,8 +139,8 @@ typedef int32_t mol_registry_mode;
 #endif // __STDC_VERSION__ >= 202311L
 #endif // __cplusplus
 
-// What can be set. Every value is a string in the syntax of the environment variable named here,
-// and "" means "not set". docs/local-development.md has the defaults.
+// What can be set. Every value is a string, and "" means "not set". Most have the syntax of the environment
+// variable named here; docs/local-development.md has the defaults. The last three are in no variable.
 enum mol_option
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
@@ -152,19 +152,19 @@ enum mol_option
   MOL_OPTION_BRANCH = 2,
   // MOLECULE_GITEA_TOKEN: the token for the template server, of 8 to 1024 visible ASCII characters.
   MOL_OPTION_TOKEN = 3,
-  // MOLECULE_LOCAL_BUILD_CACHE: the cache folder, from the root.
+  // MOLECULE_LOCAL_BUILD_CACHE: the cache folder. mol_client_new makes a relative path absolute.
   MOL_OPTION_CACHE_DIR = 4,
   // MOLECULE_IMAGE_PLATFORM: os/arch[/variant], or native.
   MOL_OPTION_PLATFORM = 5,
-  // MOLECULE_LOCAL_IMAGE_ISOLATION: a suffix for the tags.
+  // MOLECULE_LOCAL_IMAGE_ISOLATION: a suffix for the tags; white space around it is dropped.
   MOL_OPTION_ISOLATION = 6,
   // MOLECULE_LOCAL_OFFLINE: 1 for no network.
   MOL_OPTION_OFFLINE = 7,
   // MOLECULE_LOCAL_RUNTIME_VERSION_PIN: 1 to send the template's version as a build argument.
   MOL_OPTION_RUNTIME_VERSION_PIN = 8,
-  // MOLECULE_BUILD_STALL_GRACE_S: seconds without any output that count as a stall.
+  // MOLECULE_BUILD_STALL_GRACE_S: how long without any output is a stall; seconds, or as in 4m or 1h30m.
   MOL_OPTION_STALL_GRACE_S = 9,
-  // MOLECULE_BUILD_CEILING_S: seconds that a call without a time-out may take.
+  // MOLECULE_BUILD_CEILING_S: how long a call without a time-out may take; seconds, or as in 30m.
   MOL_OPTION_CEILING_S = 10,
   // DOCKER_HOST: the engine's address.
   MOL_OPTION_DOCKER_HOST = 11,
@@ -200,6 +200,15 @@ enum mol_option
   MOL_OPTION_SEARCH_PATH = 26,
   // MOLECULE_BUILD_MEMORY_MIB: the most memory that the library takes, in MiB.
   MOL_OPTION_MEMORY_MIB = 27,
+  // The allowlist of runtimes, in place of the default one: "claude-code,hermes". Names match
+  // [a-z0-9][a-z0-9-]*, have at most 64 characters and no hyphen at the end.
+  MOL_OPTION_RUNTIMES = 28,
+  // Which tags have the architecture: auto (both tags of every platform but linux/amd64), or always (every pinned
+  // tag, without the variant, and no moving tag).
+  MOL_OPTION_TAG_ARCH = 29,
+  // Commits that mol_ensure_local_image and mol_client_submit take in place of the branch's head:
+  // "hermes=COMMIT,codex=COMMIT", each with all 40 or 64 hexadecimal digits.
+  MOL_OPTION_PINS = 30,
 };
 #ifndef __cplusplus
 #if __STDC_VERSION__ >= 202311L
@@ -319,7 +328,8 @@ const char *mol_version(void);
 // not to be freed.
 const char *mol_status_name(int32_t status);
 
-// Is this name on the allowlist, to the letter? NULL and invalid UTF-8 are not.
+// Returns whether a name is on the default allowlist (exact match). False for NULL and invalid UTF-8. A client with
+// MOL_OPTION_RUNTIMES has its own list.
 //
 // `runtime` is NULL or ends in a NUL byte.
 bool mol_is_known_runtime(const char *runtime);
@@ -358,7 +368,7 @@ mol_status mol_options_new(mol_options *options, mol_error **error);
 // `options` and `error` are NULL or may be written; no other thread changes the environment.
 mol_status mol_options_from_env(mol_options *options, mol_error **error);
 
-// Sets one option; the value is copied. It is checked by mol_client_new.
+// Sets one option; the value is copied. mol_client_new checks it.
 //
 // `value` is NULL or ends in a NUL byte; `error` is NULL or may be written.
 mol_status mol_options_set(mol_options options,
@@ -384,7 +394,8 @@ mol_status mol_client_new(mol_options options, bool events, mol_client *client, 
 // fine.
 void mol_client_free(mol_client client);
 
-// Finds the image for the head of the runtime's template, or makes it, and waits for it. With a
+// Finds the image for the head of the runtime's template, or for the commit that MOL_OPTION_PINS has for the runtime, or
+// makes it, and waits for it. With a
 // `timeout_ms` above 0 the call ends with MOL_ERR_DEADLINE_EXCEEDED after that time; else with
 // MOL_ERR_TIMEOUT after the ceiling. Free the image with mol_image_free.
 //
@@ -404,6 +415,17 @@ mol_status mol_client_submit(mol_client client,
                              int64_t timeout_ms,
                              mol_call *call,
                              mol_error **error);
+
+// Starts a call for exactly one commit of the runtime's template: all 40 or 64 hexadecimal digits. There is no lookup,
+// and no network at all if the engine has the image. Otherwise as mol_client_submit.
+//
+// `runtime` and `commit` are NULL or end in a NUL byte; `call` and `error` are NULL or may be written.
+mol_status mol_client_submit_commit(mol_client client,
+                                    const char *runtime,
+                                    const char *commit,
+                                    int64_t timeout_ms,
+                                    mol_call *call,
+                                    mol_error **error);
 
 // Cancels a call. Its end comes soon after, with MOL_ERR_CANCELED unless it had just ended by
 // itself. What it began stops if no other call wants it; on Podman the RUN that is under way goes on to
@@ -488,6 +510,16 @@ mol_status mol_client_submit_diagnose(mol_client client,
                                       int64_t timeout_ms,
                                       mol_call *call,
                                       mol_error **error);
+
+// Starts to find the engine that images are built in, and returns at once; otherwise as mol_client_submit. The result is
+// {"docker_host": "unix:///var/run/docker.sock"}, for example: the address as DOCKER_HOST has it, for whoever
+// creates containers from the images. TLS for it, if any, is set apart (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH).
+//
+// `call` and `error` are NULL or may be written.
+mol_status mol_client_submit_engine_host(mol_client client,
+                                         int64_t timeout_ms,
+                                         mol_call *call,
+                                         mol_error **error);
 
 // Gives the log of the last build of a runtime that was made with this cache, in whatever process, as
 // one JSON object: its "text" has the lines. Fails with MOL_ERR_CACHE if there is none. `timeout_ms` is

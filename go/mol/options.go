@@ -3,7 +3,9 @@ package mol
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -26,14 +28,15 @@ type Options struct {
 	// Token is a Gitea access token for templates that are not public. It goes to the origin of RepoPrefix
 	// and to nobody else. It has 8 to 1024 visible ASCII characters. Environment: MOLECULE_GITEA_TOKEN.
 	Token string
-	// CacheDir is the folder for fetched templates. "": molecule/workspace-template-build in the user's
-	// cache folder. Environment: MOLECULE_LOCAL_BUILD_CACHE.
+	// CacheDir is the folder for fetched templates. A relative path begins at the working directory that the process has
+	// in [New]. "": molecule/workspace-template-build in the user's cache folder.
+	// Environment: MOLECULE_LOCAL_BUILD_CACHE.
 	CacheDir string
 	// Platform is what images are built for: os/arch[/variant], or "native" for the engine's own.
-	// "": linux/amd64. Environment: MOLECULE_IMAGE_PLATFORM.
+	// "": linux/amd64. [Image.Platform] says what it came to. Environment: MOLECULE_IMAGE_PLATFORM.
 	Platform string
 	// Isolation is appended to every tag as --<token>, so that two servers on one engine keep their images
-	// apart: [a-z0-9][a-z0-9_.-]*, at most 48 characters. "": nothing is appended.
+	// apart: [a-z0-9][a-z0-9_.-]*, at most 48 characters. White space around it is dropped. "": nothing is appended.
 	// Environment: MOLECULE_LOCAL_IMAGE_ISOLATION.
 	Isolation string
 	// DockerHost is the engine's address as in DOCKER_HOST: unix:// or tcp://. "": the one that the docker
@@ -42,14 +45,24 @@ type Options struct {
 	// Offline asks for the newest local image of the runtime, with no network at all.
 	// Environment: MOLECULE_LOCAL_OFFLINE.
 	Offline bool
+	// Runtimes is the allowlist, in place of the default one ([KnownRuntimes]). It decides for everything that takes or
+	// lists runtimes. A name matches [a-z0-9][a-z0-9-]*, has at most 64 characters and no hyphen at the end. nil: the
+	// default list. It is not read from the environment.
+	Runtimes []string
+	// Pins has commits to use in place of a branch's head, by runtime, each with all 40 or 64 hexadecimal digits.
+	// [Client.EnsureLocalImage] then does for such a runtime what [Client.EnsureCommit] does. It is not read from the
+	// environment.
+	Pins map[string]string
+	// TagArch says which tags have the architecture in them. "": [TagArchAuto]. It is not read from the environment.
+	TagArch TagArch
 	// RuntimeVersionPin hands the template's .runtime-version to its build as the build arg RUNTIME_VERSION.
 	// Environment: MOLECULE_LOCAL_RUNTIME_VERSION_PIN.
 	RuntimeVersionPin bool
-	// StallGrace is how long a fetch or a build may go on without any output, rounded up to whole seconds.
-	// 0: 240 s. Environment: MOLECULE_BUILD_STALL_GRACE_S.
+	// StallGrace is how long a fetch or a build may go on without any output, rounded up to whole milliseconds.
+	// 0: 240 s. Environment: MOLECULE_BUILD_STALL_GRACE_S, seconds or a duration such as 4m.
 	StallGrace time.Duration
-	// Ceiling is how long a call may take whose context has no deadline, rounded up to whole seconds.
-	// 0: 1800 s. Environment: MOLECULE_BUILD_CEILING_S.
+	// Ceiling is how long a call may take whose context has no deadline, rounded up to whole milliseconds.
+	// 0: 1800 s. Environment: MOLECULE_BUILD_CEILING_S, seconds or a duration such as 30m.
 	Ceiling time.Duration
 	// MemoryMiB is the most memory that the library takes, in MiB, whatever a template holds: a template that
 	// needs more is an error. It is shared by all clients of the process. 0: 512; else at least 256.
@@ -70,7 +83,20 @@ type Options struct {
 
 	// What the environment says and no public field holds.
 	env environment
+	// logger stands for Logger where that may change in the life of the client.
+	logger func() *slog.Logger
 }
+
+// TagArch says which tags of an image have its architecture in them.
+type TagArch string
+
+const (
+	// TagArchAuto puts -<arch>[-<variant>] into both tags for every platform but linux/amd64.
+	TagArchAuto TagArch = "auto"
+	// TagArchAlways puts -<arch> into every pinned tag, without the variant, and nothing into the moving tag. Images for
+	// two variants of one architecture share a tag then; one that was built for the other variant is built again.
+	TagArchAlways TagArch = "always"
+)
 
 // environment is what the library is told besides the public fields, in the variables' own syntax.
 type environment struct {
@@ -105,8 +131,8 @@ func OptionsFromEnv() Options {
 	o.DockerHost = os.Getenv("DOCKER_HOST")
 	o.Offline, o.env.offline = switchFromEnv("MOLECULE_LOCAL_OFFLINE")
 	o.RuntimeVersionPin, o.env.runtimeVersionPin = switchFromEnv("MOLECULE_LOCAL_RUNTIME_VERSION_PIN")
-	o.StallGrace, o.env.stallGrace = secondsFromEnv("MOLECULE_BUILD_STALL_GRACE_S")
-	o.Ceiling, o.env.ceiling = secondsFromEnv("MOLECULE_BUILD_CEILING_S")
+	o.StallGrace, o.env.stallGrace = durationFromEnv("MOLECULE_BUILD_STALL_GRACE_S")
+	o.Ceiling, o.env.ceiling = durationFromEnv(envCeiling)
 	o.MemoryMiB, o.env.memory = memoryFromEnv("MOLECULE_BUILD_MEMORY_MIB")
 	return o
 }
@@ -114,7 +140,21 @@ func OptionsFromEnv() Options {
 const (
 	envPlatform  = "MOLECULE_IMAGE_PLATFORM"
 	envIsolation = "MOLECULE_LOCAL_IMAGE_ISOLATION"
+	envCeiling   = "MOLECULE_BUILD_CEILING_S"
 )
+
+// DefaultProvisionCeiling returns how long a call may take whose context has no deadline: MOLECULE_BUILD_CEILING_S, or
+// 30 minutes. A value that is no duration counts as unset here; [New] and [EnsureLocalImage] refuse it.
+func DefaultProvisionCeiling() time.Duration {
+	if ceiling, _ := durationFromEnv(envCeiling); ceiling > 0 {
+		return ceiling
+	}
+	return 30 * time.Minute
+}
+
+// LocalImageIsolation returns the isolation token in force, MOLECULE_LOCAL_IMAGE_ISOLATION without white space around
+// it, or "" for none. It does not check the token: [New] and [EnsureLocalImage] refuse an invalid one.
+func LocalImageIsolation() string { return strings.TrimSpace(os.Getenv(envIsolation)) }
 
 // capture reads what has no public field.
 func (e *environment) capture() {
@@ -156,15 +196,21 @@ func switchFromEnv(name string) (on bool, raw string) {
 	}
 }
 
-// secondsFromEnv reads a number of seconds. What a Duration cannot stand for without a change of meaning
-// (0 would be the default) comes back raw.
-func secondsFromEnv(name string) (time.Duration, string) {
+// durationFromEnv reads seconds, or a duration of hours, minutes, seconds and milliseconds. What a Duration cannot
+// stand for without a change of meaning (0 would be the default) comes back raw.
+func durationFromEnv(name string) (time.Duration, string) {
 	value := os.Getenv(name)
-	n, err := strconv.ParseInt(value, 10, 64)
-	if err != nil || n <= 0 || n > int64(maxDuration/time.Second) || strconv.FormatInt(n, 10) != value {
+	if n, err := strconv.ParseInt(value, 10, 64); err == nil {
+		if n <= 0 || n > int64(maxDuration/time.Second) || strconv.FormatInt(n, 10) != value {
+			return 0, value
+		}
+		return time.Duration(n) * time.Second, ""
+	}
+	d, err := time.ParseDuration(value)
+	if err != nil || d < time.Millisecond || strings.Trim(value, "0123456789.hms") != "" {
 		return 0, value
 	}
-	return time.Duration(n) * time.Second, ""
+	return d, ""
 }
 
 // memoryFromEnv reads a number of MiB; what is not one comes back raw.
@@ -210,6 +256,9 @@ const (
 	optionTmpDir
 	optionSearchPath
 	optionMemoryMiB
+	optionRuntimes
+	optionTagArch
+	optionPins
 )
 
 // setting is one option as the library takes it: a string in the syntax of the environment variable.
@@ -228,11 +277,19 @@ func (o *Options) settings() ([]setting, error) {
 			o.DockerHost = os.Getenv("DOCKER_HOST")
 		}
 	}
-	stallGrace, err := secondsSetting("StallGrace", o.StallGrace, o.env.stallGrace)
+	stallGrace, err := durationSetting("StallGrace", o.StallGrace, o.env.stallGrace)
 	if err != nil {
 		return nil, err
 	}
-	ceiling, err := secondsSetting("Ceiling", o.Ceiling, o.env.ceiling)
+	ceiling, err := durationSetting("Ceiling", o.Ceiling, o.env.ceiling)
+	if err != nil {
+		return nil, err
+	}
+	runtimes, err := runtimesSetting(o.Runtimes)
+	if err != nil {
+		return nil, err
+	}
+	pins, err := pinsSetting(o.Pins)
 	if err != nil {
 		return nil, err
 	}
@@ -264,6 +321,9 @@ func (o *Options) settings() ([]setting, error) {
 		{optionTmpDir, "TMPDIR", o.env.tmpDir},
 		{optionSearchPath, "PATH", o.env.searchPath},
 		{optionMemoryMiB, "MemoryMiB", memorySetting(o.MemoryMiB, o.env.memory)},
+		{optionRuntimes, "Runtimes", runtimes},
+		{optionTagArch, "TagArch", string(o.TagArch)},
+		{optionPins, "Pins", pins},
 	}
 	set := all[:0]
 	for _, s := range all {
@@ -289,7 +349,7 @@ func switchSetting(on bool, raw string) string {
 	return raw
 }
 
-func secondsSetting(name string, d time.Duration, raw string) (string, error) {
+func durationSetting(name string, d time.Duration, raw string) (string, error) {
 	switch {
 	case d < 0:
 		return "", &Error{
@@ -300,11 +360,14 @@ func secondsSetting(name string, d time.Duration, raw string) (string, error) {
 	case d == 0:
 		return raw, nil
 	}
-	seconds := int64(d / time.Second)
-	if d%time.Second != 0 {
-		seconds++
+	if d%time.Second == 0 {
+		return strconv.FormatInt(int64(d/time.Second), 10), nil
 	}
-	return strconv.FormatInt(seconds, 10), nil
+	ms := int64(d / time.Millisecond)
+	if d%time.Millisecond != 0 {
+		ms++
+	}
+	return strconv.FormatInt(ms, 10) + "ms", nil
 }
 
 // memorySetting leaves what is too little to the library, which knows the least.
@@ -330,6 +393,11 @@ func (o Options) redacted() (names, values []string) {
 	add("CacheDir", o.CacheDir)
 	add("Platform", o.Platform)
 	add("Isolation", o.Isolation)
+	add("Runtimes", strings.Join(o.Runtimes, ","))
+	for _, runtime := range slices.Sorted(maps.Keys(o.Pins)) {
+		add("Pins["+runtime+"]", o.Pins[runtime])
+	}
+	add("TagArch", string(o.TagArch))
 	add("DockerHost", o.DockerHost)
 	add("Offline", switchSetting(o.Offline, o.env.offline))
 	add("RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin))

@@ -36,7 +36,9 @@ impl Reaped {
     /// Do it where it may block: a program may lie on a disk that does not answer.
     pub(super) fn spawn(command: &mut Command, tasks: &TaskTracker) -> io::Result<Self> {
         collect_late();
-        let command = command.env_remove(OptionName::Token.env()).process_group(0);
+        let command = command
+            .env_remove(OptionName::Token.name())
+            .process_group(0);
         let child = executor::as_host(|| command.spawn().map_err(limits::starting))?;
         Ok(Self {
             child,

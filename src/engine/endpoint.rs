@@ -24,7 +24,7 @@ use crate::options::EngineSettings;
 use crate::outside_file;
 
 /// The docker CLI's default.
-const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+pub(super) const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// The ports of an engine, without TLS and with it.
 const PLAIN_PORT: u16 = 2375;

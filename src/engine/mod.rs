@@ -23,6 +23,7 @@ mod watch;
 pub(crate) use lines::Lines;
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +43,7 @@ use crate::event::human_bytes;
 use crate::image::{Platform, as_given};
 use crate::options::EngineSettings;
 use api::{About, Api, Capped, Failure, Labels, MAX_IGNORED, Version, in_path};
-use endpoint::{Address, Endpoint};
+use endpoint::{Address, DEFAULT_SOCKET, Endpoint};
 
 /// Time for a whole answer to an ordinary call. It is generous: an engine under load is slow.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -88,6 +89,8 @@ pub(crate) struct Found {
     references: Vec<String>,
     /// The label [`REVISION_LABEL`].
     pub(crate) revision: Option<String>,
+    /// The label [`PLATFORM_LABEL`].
+    pub(crate) platform: Option<String>,
     pub(crate) os: String,
     pub(crate) arch: String,
     /// When it was made, and when it was last tagged, if the engine keeps that: seconds since 1970.
@@ -117,7 +120,13 @@ const HINT_TCP: &str = "start Docker or Podman there, or correct the address; wi
      DOCKER_TLS_VERIFY=1, or a context, with the ca.pem of its authority, and a cert.pem and key.pem of the same";
 
 /// The beginning of the labels that are this library's own (reverse DNS, as docker's guidelines ask).
-pub(crate) const LABEL_PREFIX: &str = "ai.moleculesai.libmol.";
+const LABEL_PREFIX: &str = "ai.moleculesai.libmol.";
+
+/// The label with the runtime: what has it was made by this library.
+pub(crate) const RUNTIME_LABEL: &str = "ai.moleculesai.libmol.runtime";
+
+/// The label with the platform that was asked for.
+pub(crate) const PLATFORM_LABEL: &str = "ai.moleculesai.libmol.platform";
 
 /// The label with the full commit id (OCI image specification, annotations).
 pub(crate) const REVISION_LABEL: &str = "org.opencontainers.image.revision";
@@ -185,6 +194,22 @@ impl Engine {
         &self.endpoint
     }
 
+    /// Is it another one than a program finds that reads `DOCKER_HOST`, which is not set, and nothing else?
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        let default = std::fs::canonicalize(DEFAULT_SOCKET);
+        let is_default = match &self.address {
+            // Docker Desktop has a link at the default place.
+            Address::Unix(path) => {
+                path == Path::new(DEFAULT_SOCKET)
+                    || default.is_ok_and(|default| {
+                        std::fs::canonicalize(path).is_ok_and(|path| path == default)
+                    })
+            }
+            _ => false,
+        };
+        self.settings.host.is_none() && !is_default
+    }
+
     /// Why it is this one.
     pub(crate) fn named_by(&self) -> &str {
         &self.named_by
@@ -244,6 +269,7 @@ impl Engine {
                 .and_then(unix)
                 .filter(|tagged| *tagged > 0),
             revision: image.config.labels.get(REVISION_LABEL).map(str::to_owned),
+            platform: image.config.labels.get(PLATFORM_LABEL).map(str::to_owned),
             id: image.id,
             references: image.repo_tags.0,
             os: image.os,
@@ -400,6 +426,7 @@ mod tests {
                 id: String::new(),
                 references: vec![listed.to_owned()],
                 revision: None,
+                platform: None,
                 os: String::new(),
                 arch: String::new(),
                 created: 0,

@@ -46,7 +46,6 @@ use crate::image::CommitSha;
 use crate::memory::{self, Pool, Reserved};
 use crate::options::Repository;
 use crate::printable;
-use crate::runtimes::{KNOWN_RUNTIMES, Runtime};
 use pack::{Counters, Pack};
 use store::Store;
 
@@ -522,10 +521,9 @@ fn new_file(path: &Path) -> io::Result<File> {
 /// Checks out a commit of a pack, for tests.
 pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &Work) -> Result<u64> {
     let settings = crate::options::Options::default().settings()?;
-    let any = Runtime::parse(KNOWN_RUNTIMES[0])?;
     let request = Request {
         http: &Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,
-        repository: &settings.repo_prefix.repository(any)?,
+        repository: &settings.repo_prefix.any_repository()?,
         commit,
         stall_grace: settings.stall_grace,
         memory: settings.memory,

@@ -16,6 +16,7 @@ use super::types::{
 use crate::client::{Client, Observer};
 use crate::error::{Code, Error, Result};
 use crate::executor;
+use crate::image::Image;
 use crate::queue::{Item, Next, Outcome, Queue};
 
 pub(super) static CLIENTS: Handles<Object> = Handles::new("client");
@@ -75,7 +76,8 @@ pub extern "C" fn mol_client_free(client: mol_client) {
     });
 }
 
-/// Finds the image for the head of the runtime's template, or makes it, and waits for it. With a
+/// Finds the image for the head of the runtime's template, or for the commit that MOL_OPTION_PINS has for the runtime, or
+/// makes it, and waits for it. With a
 /// `timeout_ms` above 0 the call ends with MOL_ERR_DEADLINE_EXCEEDED after that time; else with
 /// MOL_ERR_TIMEOUT after the ceiling. Free the image with mol_image_free.
 ///
@@ -127,17 +129,49 @@ pub unsafe extern "C" fn mol_client_submit(
             write("call", call, || {
                 let object = CLIENTS.get(client)?;
                 let runtime = required("runtime", runtime)?;
-                let queue = Arc::clone(&object.queue);
-                object
-                    .client
-                    .start(runtime, timeout(timeout_ms), move |id, result| {
-                        queue.push(Item::Done(
-                            id,
-                            Box::new(result.map(|image| Outcome::Image(Box::new(image)))),
-                        ));
-                    })
+                let done = image_to(&object.queue);
+                object.client.start(runtime, timeout(timeout_ms), done)
             })
         })
+    }
+}
+
+/// Starts a call for exactly one commit of the runtime's template: all 40 or 64 hexadecimal digits. There is no lookup,
+/// and no network at all if the engine has the image. Otherwise as mol_client_submit.
+///
+/// # Safety
+///
+/// `runtime` and `commit` are NULL or end in a NUL byte; `call` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_submit_commit(
+    client: mol_client,
+    runtime: *const c_char,
+    commit: *const c_char,
+    timeout_ms: i64,
+    call: *mut mol_call,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        entry(error, || {
+            write("call", call, || {
+                let object = CLIENTS.get(client)?;
+                let (runtime, commit) =
+                    (required("runtime", runtime)?, required("commit", commit)?);
+                let done = image_to(&object.queue);
+                let limit = timeout(timeout_ms);
+                object.client.start_commit(runtime, commit, limit, done)
+            })
+        })
+    }
+}
+
+/// The end of a call for an image, into a queue.
+fn image_to(queue: &Arc<Queue>) -> impl FnOnce(u64, Result<Image>) + Send + 'static {
+    let queue = Arc::clone(queue);
+    move |id, result| {
+        let outcome = result.map(|image| Outcome::Image(Box::new(image)));
+        queue.push(Item::Done(id, Box::new(outcome)));
     }
 }
 

@@ -12,8 +12,8 @@ use crate::options::{OptionName, Options};
 
 static OPTIONS: Handles<Mutex<Options>> = Handles::new("set of options");
 
-/// What can be set. Every value is a string in the syntax of the environment variable named here,
-/// and "" means "not set". docs/local-development.md has the defaults.
+/// What can be set. Every value is a string, and "" means "not set". Most have the syntax of the environment
+/// variable named here; docs/local-development.md has the defaults. The last three are in no variable.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug)]
 pub enum mol_option {
@@ -23,19 +23,19 @@ pub enum mol_option {
     MOL_OPTION_BRANCH = 2,
     /// MOLECULE_GITEA_TOKEN: the token for the template server, of 8 to 1024 visible ASCII characters.
     MOL_OPTION_TOKEN = 3,
-    /// MOLECULE_LOCAL_BUILD_CACHE: the cache folder, from the root.
+    /// MOLECULE_LOCAL_BUILD_CACHE: the cache folder. mol_client_new makes a relative path absolute.
     MOL_OPTION_CACHE_DIR = 4,
     /// MOLECULE_IMAGE_PLATFORM: os/arch[/variant], or native.
     MOL_OPTION_PLATFORM = 5,
-    /// MOLECULE_LOCAL_IMAGE_ISOLATION: a suffix for the tags.
+    /// MOLECULE_LOCAL_IMAGE_ISOLATION: a suffix for the tags; white space around it is dropped.
     MOL_OPTION_ISOLATION = 6,
     /// MOLECULE_LOCAL_OFFLINE: 1 for no network.
     MOL_OPTION_OFFLINE = 7,
     /// MOLECULE_LOCAL_RUNTIME_VERSION_PIN: 1 to send the template's version as a build argument.
     MOL_OPTION_RUNTIME_VERSION_PIN = 8,
-    /// MOLECULE_BUILD_STALL_GRACE_S: seconds without any output that count as a stall.
+    /// MOLECULE_BUILD_STALL_GRACE_S: how long without any output is a stall; seconds, or as in 4m or 1h30m.
     MOL_OPTION_STALL_GRACE_S = 9,
-    /// MOLECULE_BUILD_CEILING_S: seconds that a call without a time-out may take.
+    /// MOLECULE_BUILD_CEILING_S: how long a call without a time-out may take; seconds, or as in 30m.
     MOL_OPTION_CEILING_S = 10,
     /// DOCKER_HOST: the engine's address.
     MOL_OPTION_DOCKER_HOST = 11,
@@ -71,6 +71,15 @@ pub enum mol_option {
     MOL_OPTION_SEARCH_PATH = 26,
     /// MOLECULE_BUILD_MEMORY_MIB: the most memory that the library takes, in MiB.
     MOL_OPTION_MEMORY_MIB = 27,
+    /// The allowlist of runtimes, in place of the default one: "claude-code,hermes". Names match
+    /// [a-z0-9][a-z0-9-]*, have at most 64 characters and no hyphen at the end.
+    MOL_OPTION_RUNTIMES = 28,
+    /// Which tags have the architecture: auto (both tags of every platform but linux/amd64), or always (every pinned
+    /// tag, without the variant, and no moving tag).
+    MOL_OPTION_TAG_ARCH = 29,
+    /// Commits that mol_ensure_local_image and mol_client_submit take in place of the branch's head:
+    /// "hermes=COMMIT,codex=COMMIT", each with all 40 or 64 hexadecimal digits.
+    MOL_OPTION_PINS = 30,
 }
 
 /// A copy of a set of options, for a client.
@@ -143,7 +152,7 @@ fn from_env() -> Result<Options> {
     }
 }
 
-/// Sets one option; the value is copied. It is checked by mol_client_new.
+/// Sets one option; the value is copied. mol_client_new checks it.
 ///
 /// # Safety
 ///
@@ -188,9 +197,9 @@ mod tests {
     #[test]
     fn an_option_has_the_number_of_its_name() {
         let first = mol_option::MOL_OPTION_REPO_PREFIX as i32;
-        let last = mol_option::MOL_OPTION_MEMORY_MIB as i32;
+        let last = mol_option::MOL_OPTION_PINS as i32;
         assert_eq!(OptionName::from_number(first), Some(OptionName::RepoPrefix));
-        assert_eq!(OptionName::from_number(last), Some(OptionName::Memory));
+        assert_eq!(OptionName::from_number(last), Some(OptionName::Pins));
         assert_eq!(OptionName::ALL.len(), last as usize);
     }
 }

@@ -43,7 +43,8 @@ pub extern "C" fn mol_status_name(status: i32) -> *const c_char {
     name.as_ptr()
 }
 
-/// Is this name on the allowlist, to the letter? NULL and invalid UTF-8 are not.
+/// Returns whether a name is on the default allowlist (exact match). False for NULL and invalid UTF-8. A client with
+/// MOL_OPTION_RUNTIMES has its own list.
 ///
 /// # Safety
 ///

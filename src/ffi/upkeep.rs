@@ -188,6 +188,28 @@ pub unsafe extern "C" fn mol_client_submit_diagnose(
     }
 }
 
+/// Starts to find the engine that images are built in, and returns at once; otherwise as mol_client_submit. The result is
+/// {"docker_host": "unix:///var/run/docker.sock"}, for example: the address as DOCKER_HOST has it, for whoever
+/// creates containers from the images. TLS for it, if any, is set apart (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH).
+///
+/// # Safety
+///
+/// `call` and `error` are NULL or may be written.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_submit_engine_host(
+    client: mol_client,
+    timeout_ms: i64,
+    call: *mut mol_call,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        submit(client, timeout_ms, call, error, |client, limit, done| {
+            client.start_engine_host(limit, done)
+        })
+    }
+}
+
 /// Gives the log of the last build of a runtime that was made with this cache, in whatever process, as
 /// one JSON object: its "text" has the lines. Fails with MOL_ERR_CACHE if there is none. `timeout_ms` is
 /// as for mol_ensure_local_image. Free the log with mol_string_free.

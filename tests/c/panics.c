@@ -45,12 +45,14 @@ int main(void)
     FAILS(mol_client_new, 1, true, &id);
     FAILS(mol_ensure_local_image, 1, "hermes", 0, (mol_image **)&never);
     FAILS(mol_client_submit, 1, "hermes", 0, &id);
+    FAILS(mol_client_submit_commit, 1, "hermes", "0123", 0, &id);
     FAILS(mol_list, 1, 0, (char **)&never);
     FAILS(mol_client_submit_list, 1, 0, &id);
     FAILS(mol_prune, 1, 2, 0, true, 0, (char **)&never);
     FAILS(mol_client_submit_prune, 1, 2, 0, true, 0, &id);
     FAILS(mol_diagnose, 1, 0, (char **)&never);
     FAILS(mol_client_submit_diagnose, 1, 0, &id);
+    FAILS(mol_client_submit_engine_host, 1, 0, &id);
     FAILS(mol_build_log, 1, "hermes", 0, (char **)&never);
     FAILS(mol_client_submit_build_log, 1, "hermes", 0, &id);
     FAILS(mol_client_metrics, 1, (char **)&never);

@@ -216,7 +216,7 @@ static void mol_options_set__options(void)
 
 static void mol_options_set__option(void)
 {
-    static const int32_t none[] = {0, -1, MOL_OPTION_MEMORY_MIB + 1, INT32_MAX, INT32_MIN};
+    static const int32_t none[] = {0, -1, MOL_OPTION_PINS + 1, INT32_MAX, INT32_MIN};
     size_t i;
 
     for (i = 0; i < sizeof none / sizeof *none; i++)
@@ -397,9 +397,8 @@ static void mol_client_submit__error(void)
     CHECK(mol_client_submit(client, NULL, 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);
 }
 
-/* The calls that end with a report: those that wait for it, and those that do not. What comes between the
- * client and the time is the same for both. */
-#define REPORTS(waits, submits, out, ...)                                                       \
+/* The calls that wait for a report. What comes between the client and the time is last. */
+#define WAITS(waits, out, ...)                                                                  \
     static void waits##__client(void)                                                           \
     {                                                                                           \
         uint64_t none[] = NO_CLIENT, *id;                                                       \
@@ -433,7 +432,9 @@ static void mol_client_submit__error(void)
     {                                                                                           \
         CHECK(waits(client, __VA_ARGS__ 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);            \
     }                                                                                           \
-                                                                                                \
+
+/* The calls that do not wait, in the same way. */
+#define SUBMITS(submits, ...)                                                                   \
     static void submits##__client(void)                                                         \
     {                                                                                           \
         uint64_t none[] = NO_CLIENT, *id;                                                       \
@@ -473,13 +474,49 @@ static void mol_client_submit__error(void)
         CHECK(submits(client, __VA_ARGS__ 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);          \
     }
 
+#define COMMIT "0123456789abcdef0123456789abcdef01234567"
 static const int64_t SOME_TIMES[] = {1, 60000, INT64_MAX};
 #define TIMES (sizeof SOME_TIMES / sizeof *SOME_TIMES)
 
-REPORTS(mol_list, mol_client_submit_list, inventory, )
-REPORTS(mol_prune, mol_client_submit_prune, report, 2, 0, true, )
-REPORTS(mol_diagnose, mol_client_submit_diagnose, diagnosis, )
-REPORTS(mol_build_log, mol_client_submit_build_log, log, "hermes", )
+WAITS(mol_list, inventory, )
+WAITS(mol_prune, report, 2, 0, true, )
+WAITS(mol_diagnose, diagnosis, )
+WAITS(mol_build_log, log, "hermes", )
+SUBMITS(mol_client_submit_list, )
+SUBMITS(mol_client_submit_prune, 2, 0, true, )
+SUBMITS(mol_client_submit_diagnose, )
+SUBMITS(mol_client_submit_engine_host, )
+SUBMITS(mol_client_submit_build_log, "hermes", )
+SUBMITS(mol_client_submit_commit, "hermes", COMMIT, )
+
+static void mol_client_submit_commit__runtime(void)
+{
+    size_t i;
+    mol_call call = UNTOUCHED;
+
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit_commit(client, NULL, COMMIT, 0, &call, error));
+    for (i = 0; i < BADS; i++)
+        REFUSES(MOL_ERR_INVALID_ARGUMENT,
+                mol_client_submit_commit(client, BAD[i], COMMIT, 0, &call, error));
+    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_client_submit_commit(client, "HERMES", COMMIT, 0, &call, error));
+    CHECK(call == UNTOUCHED);
+}
+
+static void mol_client_submit_commit__commit(void)
+{
+    static const char *const no_commit[] = {"", "main", "0123456789ab", COMMIT "0", " " COMMIT};
+    size_t i;
+    mol_call call = UNTOUCHED;
+
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit_commit(client, "hermes", NULL, 0, &call, error));
+    for (i = 0; i < BADS; i++)
+        REFUSES(MOL_ERR_INVALID_ARGUMENT,
+                mol_client_submit_commit(client, "hermes", BAD[i], 0, &call, error));
+    for (i = 0; i < sizeof no_commit / sizeof *no_commit; i++)
+        REFUSES(MOL_ERR_INVALID_ARGUMENT,
+                mol_client_submit_commit(client, "hermes", no_commit[i], 0, &call, error));
+    CHECK(call == UNTOUCHED);
+}
 
 /* Any numbers and both truths are fine. There is no engine and no cache here, so nothing goes. */
 static void mol_prune__keep_per_runtime(void)
@@ -700,6 +737,12 @@ static void mol_event_free__event(void)
     X(mol_ensure_local_image, error) \
     X(mol_client_submit, timeout_ms) \
     X(mol_client_submit, error) \
+    X(mol_client_submit_commit, client) \
+    X(mol_client_submit_commit, runtime) \
+    X(mol_client_submit_commit, commit) \
+    X(mol_client_submit_commit, timeout_ms) \
+    X(mol_client_submit_commit, call) \
+    X(mol_client_submit_commit, error) \
     X(mol_list, client) \
     X(mol_list, timeout_ms) \
     X(mol_list, inventory) \
@@ -730,6 +773,10 @@ static void mol_event_free__event(void)
     X(mol_client_submit_diagnose, timeout_ms) \
     X(mol_client_submit_diagnose, call) \
     X(mol_client_submit_diagnose, error) \
+    X(mol_client_submit_engine_host, client) \
+    X(mol_client_submit_engine_host, timeout_ms) \
+    X(mol_client_submit_engine_host, call) \
+    X(mol_client_submit_engine_host, error) \
     X(mol_build_log, client) \
     X(mol_build_log, runtime) \
     X(mol_build_log, timeout_ms) \

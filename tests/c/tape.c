@@ -232,7 +232,7 @@ static void stay_at_home(uint64_t options)
     } home[] = {
         {MOL_OPTION_REPO_PREFIX, "http://127.0.0.1:1/o/t-"}, {MOL_OPTION_DOCKER_HOST, "unix:///nowhere/engine"},
         {MOL_OPTION_CACHE_DIR, "/proc/nowhere/cache"},            {MOL_OPTION_HTTP_PROXY, ""},
-        {MOL_OPTION_HTTPS_PROXY, ""},
+        {MOL_OPTION_HTTPS_PROXY, ""},                             {MOL_OPTION_RUNTIMES, ""},
     };
     size_t i;
 
@@ -286,9 +286,9 @@ static void play_mol_client_submit(struct tape *tape)
     free(runtime);
 }
 
-/* The calls that end with a report: those that wait for it, and those that do not. What comes between the
- * client and the time is the same for both. Nothing is ever pruned: the options may be another thread's. */
-#define PLAY_REPORT(waits, submits, ...)                                                        \
+/* The calls that wait for a report. What comes between the client and the time is last. Nothing is ever pruned: the
+ * options may be another thread's. */
+#define PLAY_WAITS(waits, ...)                                                                  \
     static void play_##waits(struct tape *tape)                                                 \
     {                                                                                           \
         uint64_t client = id(tape);                                                             \
@@ -302,7 +302,9 @@ static void play_mol_client_submit(struct tape *tape)
             mol_string_free(report);                                                            \
         free(runtime);                                                                          \
     }                                                                                           \
-                                                                                                \
+
+/* The calls that do not wait, in the same way. */
+#define PLAY_SUBMITS(submits, ...)                                                              \
     static void play_##submits(struct tape *tape)                                               \
     {                                                                                           \
         uint64_t client = id(tape);                                                             \
@@ -318,10 +320,31 @@ static void play_mol_client_submit(struct tape *tape)
         free(runtime);                                                                          \
     }
 
-PLAY_REPORT(mol_list, mol_client_submit_list, )
-PLAY_REPORT(mol_prune, mol_client_submit_prune, byte(tape), (int64_t)number(tape), true, )
-PLAY_REPORT(mol_diagnose, mol_client_submit_diagnose, )
-PLAY_REPORT(mol_build_log, mol_client_submit_build_log, runtime, )
+PLAY_WAITS(mol_list, )
+PLAY_WAITS(mol_prune, byte(tape), (int64_t)number(tape), true, )
+PLAY_WAITS(mol_diagnose, )
+PLAY_WAITS(mol_build_log, runtime, )
+PLAY_SUBMITS(mol_client_submit_list, )
+PLAY_SUBMITS(mol_client_submit_prune, byte(tape), (int64_t)number(tape), true, )
+PLAY_SUBMITS(mol_client_submit_diagnose, )
+PLAY_SUBMITS(mol_client_submit_engine_host, )
+PLAY_SUBMITS(mol_client_submit_build_log, runtime, )
+
+static void play_mol_client_submit_commit(struct tape *tape)
+{
+    uint64_t client = id(tape);
+    char *runtime = text(tape), *commit = text(tape);
+    mol_call call = UNTOUCHED;
+    int64_t timeout = (int64_t)number(tape);
+    bool out = given(tape), worked;
+
+    WORKS(worked, mol_client_submit_commit(client, runtime, commit, timeout, out ? &call : NULL, error));
+    CHECK(worked ? out && mol_is_known_runtime(runtime) : call == UNTOUCHED);
+    if (worked)
+        keep(tape, call);
+    free(runtime);
+    free(commit);
+}
 
 static void play_mol_client_metrics(struct tape *tape)
 {
@@ -395,6 +418,7 @@ static void play_mol_event_free(struct tape *tape)
     X(mol_options_new)      \
     X(mol_client_new)       \
     X(mol_client_submit)    \
+    X(mol_client_submit_commit) \
     X(mol_client_next_event) \
     X(mol_options_set)      \
     X(mol_client_cancel)    \
@@ -408,6 +432,7 @@ static void play_mol_event_free(struct tape *tape)
     X(mol_client_submit_prune) \
     X(mol_diagnose)         \
     X(mol_client_submit_diagnose) \
+    X(mol_client_submit_engine_host) \
     X(mol_build_log)        \
     X(mol_client_submit_build_log) \
     X(mol_client_metrics)   \

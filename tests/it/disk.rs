@@ -228,7 +228,11 @@ fn refused_by(engine: &OwnEngine, builder: &str, files: Files) -> (String, Strin
     bed.template("hermes", files);
     let output = engine
         .beside(&program("ensure", Link::Static))
-        .envs(bed.values().iter().map(|(name, value)| (name.env(), value)))
+        .envs(
+            bed.values()
+                .iter()
+                .map(|(name, value)| (name.name(), value)),
+        )
         .env("DOCKER_HOST", &engine.engine.url)
         .env("DOCKER_BUILDKIT", builder)
         .arg("hermes")

@@ -50,7 +50,7 @@ fn refused(bed: &Bed, name: OptionName, value: &str) -> mol::Error {
     let error = Client::new(&options, None).expect_err(value);
     assert_eq!(error.code, Code::InvalidOption, "{value}: {error:?}");
     assert!(
-        error.message.contains(name.env()),
+        error.message.contains(name.name()),
         "{error:?} names the variable"
     );
     assert!(!error.hint.is_empty(), "{error:?} says what to do");
@@ -195,7 +195,7 @@ fn environment(bed: &Bed) -> Vec<String> {
     let values = bed.values();
     values
         .iter()
-        .map(|(name, value)| format!("{}={value}", name.env()))
+        .map(|(name, value)| format!("{}={value}", name.name()))
         .collect()
 }
 
@@ -318,7 +318,7 @@ fn options_are_what_the_given_lookup_finds() {
         "MOLECULE_LOCAL_TEMPLATE_BRANCH" => Some(mark.clone()),
         _ => values
             .iter()
-            .find(|(name, _)| name.env() == variable)
+            .find(|(name, _)| name.name() == variable)
             .map(|(_, value)| value.clone()),
     });
     let error = crate::support::TestClient::new(&options).refused("hermes");

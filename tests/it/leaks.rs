@@ -396,7 +396,7 @@ fn what_is_wrong_with_an_option_is_told_without_the_token() {
         options.set(name, &value);
         let error = Client::new(&options, None).expect_err(&value);
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
-        assert_clean(name.env(), &format!("{error:?} {error}"));
+        assert_clean(name.name(), &format!("{error:?} {error}"));
     }
 }
 

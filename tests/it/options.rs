@@ -19,7 +19,7 @@ fn from_env(variables: &[(&str, &str)]) -> Options {
 
 #[test]
 fn every_variable_of_the_contract_is_read() {
-    let names: Vec<&str> = OptionName::ALL.iter().map(|name| name.env()).collect();
+    let names: Vec<&str> = OptionName::ALL.iter().map(|name| name.name()).collect();
     for variable in [
         "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
         "MOLECULE_LOCAL_TEMPLATE_BRANCH",

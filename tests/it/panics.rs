@@ -133,7 +133,7 @@ fn a_token_in_the_message_of_a_panic_is_masked() {
     template(&bed);
     let token = "t0ken-0f-the-panic";
     let output = command(&bed, &program_with_points("crowd", Link::Static))
-        .env(OptionName::Token.env(), token)
+        .env(OptionName::Token.name(), token)
         .env("FAILPOINTS", format!("tree-ready=1*return({token})"))
         .args(["1", "0", "1", "hermes"])
         .output()

@@ -261,7 +261,7 @@ fn branch() -> impl Strategy<Value = String> {
 #[test]
 fn any_branch_is_asked_for_by_its_name_at_the_server_that_was_set() {
     let go = RefCell::new(Yardstick::start());
-    let runtime = select(mol::runtimes::KNOWN_RUNTIMES.to_vec());
+    let runtime = select(mol::runtimes::DEFAULT_RUNTIMES.to_vec());
     let values = (select(PREFIXES), runtime, branch());
     for_all(3000, &values, |(prefix, runtime, branch)| {
         branch_url::leads_to_the_branch(prefix, runtime, &branch);

@@ -101,10 +101,10 @@ fn a_c_host_with_limits_does_not_die_hang_or_grow() {
             "unix:///nowhere.sock",
         ]);
     for (name, value) in bed.values() {
-        command.env(name.env(), value);
+        command.env(name.name(), value);
     }
     command.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));
-    command.env(OptionName::StallGrace.env(), "2");
+    command.env(OptionName::StallGrace.name(), "2");
 
     let begun = Instant::now();
     let output = command.output().unwrap();

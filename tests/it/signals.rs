@@ -64,7 +64,7 @@ fn of_a_private_base() -> Files {
 fn host(bed: &Bed, options: &[(OptionName, String)], callers: u32, rounds: u32) -> Command {
     let mut command = command(bed, &program("crowd", Link::Static));
     for (name, value) in options {
-        command.env(name.env(), value);
+        command.env(name.name(), value);
     }
     let numbers = [callers.to_string(), "30000".to_owned(), rounds.to_string()];
     command.args(numbers).arg("hermes");
@@ -184,7 +184,7 @@ fn a_host_survives_a_file_that_is_larger_than_its_limit() {
         .env_clear()
         .current_dir(bed.scratch());
     for (name, value) in bed.values() {
-        host.env(name.env(), value);
+        host.env(name.name(), value);
     }
     assert_ends("a limit of 1 MiB", host, 1, &["cache"]);
 }
@@ -425,16 +425,16 @@ fn with_few(what: &str, message: &str, hint: &str) {
     let mut command = as_nobody_else(&program);
     command.env_clear().args([what, "hermes"]).current_dir("/");
     for (name, value) in bed.values() {
-        command.env(name.env(), value);
+        command.env(name.name(), value);
     }
     // Its own, as a cache has to be.
     let cache = tempfile::tempdir().unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
     std::fs::set_permissions(cache.path(), open).unwrap();
-    command.env(OptionName::CacheDir.env(), cache.path().join("cache"));
-    command.env(OptionName::DockerConfig.env(), docker.path());
-    command.env(OptionName::RuntimeVersionPin.env(), "1");
-    command.env_remove(OptionName::DockerHost.env());
+    command.env(OptionName::CacheDir.name(), cache.path().join("cache"));
+    command.env(OptionName::DockerConfig.name(), docker.path());
+    command.env(OptionName::RuntimeVersionPin.name(), "1");
+    command.env_remove(OptionName::DockerHost.name());
     let output = command.output().unwrap();
     let said = crate::support::child::text(&output);
     assert!(output.status.success(), "{}\n{said}", output.status);

@@ -114,8 +114,8 @@ fn the_cache_key_is_stable() {
 
 #[test]
 fn an_images_references_are_those_of_the_contract() {
-    use mol::image::{CommitSha, Isolation, Platform, References};
-    use mol::runtimes::Runtime;
+    use mol::image::{CommitSha, Isolation, Platform, References, TagArch, TagRules};
+    use mol::runtimes::Runtimes;
     #[derive(Deserialize)]
     struct Case {
         name: String,
@@ -123,6 +123,8 @@ fn an_images_references_are_those_of_the_contract() {
         sha: String,
         platform: String,
         isolation: String,
+        #[serde(default)]
+        tag_arch: String,
         #[serde(default)]
         r#ref: String,
         #[serde(default)]
@@ -136,10 +138,16 @@ fn an_images_references_are_those_of_the_contract() {
                 text => Platform::parse(text)?,
             };
             Some(References::new(
-                Runtime::parse(&case.runtime).ok()?,
+                &Runtimes::default().parse(&case.runtime).ok()?,
                 &CommitSha::parse(&case.sha)?,
                 &platform,
-                &Isolation::parse(&case.isolation).ok()?,
+                &TagRules {
+                    arch: match case.tag_arch.as_str() {
+                        "always" => TagArch::Always,
+                        _ => TagArch::Auto,
+                    },
+                    isolation: Isolation::parse(&case.isolation).ok()?,
+                },
             ))
         };
         match (made(), &case.error) {

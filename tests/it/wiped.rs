@@ -42,7 +42,7 @@ fn search(bed: &Bed, more: &[(OptionName, &str)]) -> (String, Vec<Found>) {
     }
     let mut command = command(bed, &program("wiped", Link::Shared));
     for (name, value) in more {
-        command.env(name.env(), value);
+        command.env(name.name(), value);
     }
     let mut child = command
         .arg("hermes")

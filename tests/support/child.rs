@@ -169,7 +169,7 @@ pub fn with_a_disk(bed: &Bed, options: &str, script: &str, program: &Path) -> Co
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default());
     for (name, value) in bed.values() {
-        command.env(name.env(), value);
+        command.env(name.name(), value);
     }
     command
 }
@@ -203,7 +203,7 @@ pub fn command(bed: &Bed, program: &Path) -> Command {
     let mut command = process(program);
     command.current_dir(bed.scratch());
     for (name, value) in bed.values() {
-        command.env(name.env(), value);
+        command.env(name.name(), value);
     }
     command
 }
@@ -246,7 +246,7 @@ pub struct Peak {
 pub fn peak(bed: &Bed, more: &[(OptionName, &str)], timeout: Option<Duration>) -> Peak {
     let mut command = command(bed, &program("peak", Link::Shared));
     for (name, value) in more {
-        command.env(name.env(), value);
+        command.env(name.name(), value);
     }
     let timeout = timeout.map(|timeout| timeout.as_millis().to_string());
     let output = succeed(command.arg("hermes").args(timeout));
