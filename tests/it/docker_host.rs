@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex};
 use mol::event::Kind;
 use mol::{Code, OptionName};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::support::engine::BUSYBOX;
 use crate::support::server::dockerfile;
-use crate::support::{Bed, Engine, lock};
+use crate::support::{Bed, Engine, docker_context_id, lock};
 
 /// A reverse proxy with virtual hosts in front of an engine: who names another host is answered 421, and
 /// the engine is below a path.
@@ -165,10 +164,7 @@ fn the_host_of_a_context_may_have_a_path_too() {
     template(&bed);
     let proxy = VirtualHost::before(&bed.engine, "/p");
     let config = bed.scratch().join("docker");
-    let id: String = Sha256::digest("work")
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let id = docker_context_id("work");
     let meta = config.join("contexts/meta").join(id);
     std::fs::create_dir_all(&meta).unwrap();
     let host = format!("tcp://{}/p", proxy.host);

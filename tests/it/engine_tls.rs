@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use mol::{Code, OptionName};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::support::Bed;
 use crate::support::server::dockerfile;
 use crate::support::tls::{EngineTls, Flaw};
+use crate::support::{Bed, docker_context_id};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -45,10 +44,7 @@ fn with_the_certificates_of_the_variables_the_whole_job_is_done() {
 /// certificates.
 fn context(bed: &Bed, engine: &EngineTls, endpoint: Value) -> PathBuf {
     let config = bed.scratch().join("docker");
-    let id: String = Sha256::digest("far away")
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let id = docker_context_id("far away");
     let (meta, tls) = (
         config.join("contexts/meta").join(&id),
         config.join("contexts/tls").join(&id),

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::server::dockerfile;
 use crate::support::tls::{Flaw, Https};
-use crate::support::{Bed, Server};
+use crate::support::{Bed, Server, block_on};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
@@ -183,6 +183,16 @@ fn a_token_that_goes_out_in_plain_text_is_warned_of_once() {
         }
         client.of_kind(Kind::Warning)
     };
+    let of_commit = bed.client_with(&[
+        (OptionName::RepoPrefix, &away),
+        (OptionName::HttpProxy, &bed.server.url),
+        (OptionName::NoProxy, "127.0.0.1"),
+        (OptionName::Token, TOKEN),
+    ]);
+    let given = of_commit.inner().ensure_commit("hermes", &sha, None);
+    assert_eq!(block_on(given).unwrap().commit_sha, sha);
+    assert_eq!(of_commit.count(Kind::Warning), 1, "without a lookup too");
+
     let told = warnings(&away, TOKEN);
     assert_eq!(told.len(), 1, "{told:?}");
     assert_eq!(

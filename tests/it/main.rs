@@ -49,6 +49,7 @@ mod properties;
 mod prune;
 mod redirects;
 mod retries;
+mod server_choices;
 mod sharing;
 mod shown;
 mod siege;

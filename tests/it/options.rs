@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use mol::{Client, OptionName, Options};
 
 use crate::support::server::dockerfile;
-use crate::support::{Bed, TestClient};
+use crate::support::{Bed, TestClient, write_docker_context};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -72,14 +72,7 @@ fn the_context_that_docker_uses_is_used() {
     bed.template("hermes", dockerfile(PLAIN));
     let config = bed.scratch().join("docker");
     let name = "the tests";
-    let id = hex_sha256(name);
-    let meta = config.join("contexts/meta").join(id);
-    std::fs::create_dir_all(&meta).unwrap();
-    let host = &bed.engine.url;
-    let text = format!(
-        "{{\"Name\":\"{name}\",\"Metadata\":{{}},\"Endpoints\":{{\"docker\":{{\"Host\":\"{host}\",\"SkipTLSVerify\":false}}}}}}"
-    );
-    std::fs::write(meta.join("meta.json"), text).unwrap();
+    write_docker_context(&config, name, &bed.engine.url);
     let config = config.to_str().unwrap().to_owned();
 
     let client = bed.client_with(&[
@@ -112,14 +105,6 @@ fn the_context_that_docker_uses_is_used() {
             .contains("tcp://127.0.0.1:1"),
         "DOCKER_HOST wins"
     );
-}
-
-fn hex_sha256(text: &str) -> String {
-    use sha2::Digest;
-    sha2::Sha256::digest(text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 /// A proxy for one request: says what it was asked for.

@@ -11,12 +11,11 @@ use std::time::{Duration, Instant};
 use mol::diagnose::Status;
 use mol::{Client, Code, OptionName};
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::support::child::{Link, command, compiler, program, source, succeed, text};
 use crate::support::server::dockerfile;
 use crate::support::tls::EngineTls;
-use crate::support::{Bed, Engine, Files, block_on, file, unique};
+use crate::support::{Bed, Engine, Files, block_on, docker_context_id, file, unique};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -125,10 +124,7 @@ fn a_context_and_tls_files_that_are_no_files_are_told() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let folder = bed.scratch().join("docker");
-    let id: String = Sha256::digest("work")
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let id = docker_context_id("work");
     let meta = folder.join("contexts/meta").join(&id).join("meta.json");
     fs::create_dir_all(meta.parent().unwrap()).unwrap();
     let by_context = bed.client_with(&[

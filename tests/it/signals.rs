@@ -7,11 +7,10 @@ use std::process::{Command, Output};
 
 use mol::OptionName;
 use serde_json::json;
-use sha2::{Digest, Sha256};
 
 use crate::support::child::{Link, command, program, text, under_strace};
 use crate::support::daemon::write_program;
-use crate::support::{Bed, End, Files, Proxy, Treat, file, given, noise};
+use crate::support::{Bed, End, Files, Proxy, Treat, file, given, noise, write_docker_context};
 
 /// A template that is larger than what pipes and sockets hold on the way.
 fn large(bed: &Bed) -> Files {
@@ -414,11 +413,7 @@ fn with_few(what: &str, message: &str, hint: &str) {
         ]),
     );
     let docker = tempfile::tempdir().unwrap();
-    let meta = docker.path().join("contexts/meta").join(hex_of("here"));
-    std::fs::create_dir_all(&meta).unwrap();
-    let endpoints = serde_json::json!({ "docker": { "Host": bed.engine.url } });
-    let context = serde_json::json!({ "Name": "here", "Endpoints": endpoints });
-    std::fs::write(meta.join("meta.json"), context.to_string()).unwrap();
+    write_docker_context(docker.path(), "here", &bed.engine.url);
     let config = r#"{"currentContext": "here"}"#;
     std::fs::write(docker.path().join("config.json"), config).unwrap();
     let program: PathBuf = program("limits", Link::Static);
@@ -453,11 +448,6 @@ fn with_few(what: &str, message: &str, hint: &str) {
     }
     assert!(refused > 2, "{said}");
     println!("{said}");
-}
-
-fn hex_of(name: &str) -> String {
-    let digest = Sha256::digest(name);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

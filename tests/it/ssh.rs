@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use mol::event::Kind;
 use mol::{Code, OptionName};
-use sha2::{Digest, Sha256};
 
 use crate::support::daemon::write_program;
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::{dockerfile, file};
 use crate::support::sshd::Sshd;
-use crate::support::{AT_ONCE, Bed, Files, TestClient, block_on, unique, until};
+use crate::support::{
+    AT_ONCE, Bed, Files, TestClient, block_on, unique, until, write_docker_context,
+};
 
 /// A template whose image has a word in the file `/out`.
 fn template(bed: &Bed, word: &str) -> Files {
@@ -89,14 +90,7 @@ fn a_docker_context_may_lead_there() {
     let bed = Bed::new();
     let sshd = Sshd::start(bed.scratch());
     let config = bed.scratch().join("docker");
-    let id = Sha256::digest("far")
-        .into_iter()
-        .map(|byte| format!("{byte:02x}"));
-    let meta = config.join("contexts/meta").join(id.collect::<String>());
-    std::fs::create_dir_all(&meta).unwrap();
-    let text =
-        serde_json::json!({ "Name": "far", "Endpoints": { "docker": { "Host": sshd.url() } } });
-    std::fs::write(meta.join("meta.json"), text.to_string()).unwrap();
+    write_docker_context(&config, "far", &sshd.url());
 
     bed.template("hermes", template(&bed, "one"));
     let client = client(

@@ -25,6 +25,8 @@ use mol::event::Kind;
 use mol::{Client, Error, Event, Image, OptionName, Options};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseResult, TestRng, TestRunner};
+use serde_json::json;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 pub use engine::Engine;
@@ -125,6 +127,21 @@ pub fn noise(length: usize) -> String {
         char::from(b'!' + (state >> 40) as u8 % 90)
     };
     (0..length).map(|_| next()).collect()
+}
+
+/// The name of a docker context's folders: the SHA-256 of its name.
+pub fn docker_context_id(name: &str) -> String {
+    let digest = Sha256::digest(name);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Writes a docker context below the folder of docker's configuration, as `docker context create` does.
+pub fn write_docker_context(config: &Path, name: &str, host: &str) {
+    let folder = config.join("contexts/meta").join(docker_context_id(name));
+    std::fs::create_dir_all(&folder).unwrap();
+    let endpoint = json!({"Host": host, "SkipTLSVerify": false});
+    let meta = json!({"Name": name, "Metadata": {}, "Endpoints": {"docker": endpoint}});
+    std::fs::write(folder.join("meta.json"), meta.to_string()).unwrap();
 }
 
 /// The surroundings of one test. What it made in the engine goes with it.

@@ -1,0 +1,290 @@
+//! What a server chooses in its code: its runtimes, its tags, its commits.
+
+use mol::event::Kind;
+use mol::image::Image;
+use mol::{Code, Event, OptionName};
+
+use crate::support::child::{Link, command, field, program, succeed, text};
+use crate::support::engine::BUSYBOX;
+use crate::support::server::dockerfile;
+use crate::support::{Bed, TestClient, block_on, write_docker_context};
+
+const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// A port where nobody listens.
+const NOWHERE: &str = "http://127.0.0.1:1/molecule-ai/molecule-ai-workspace-template-";
+
+fn at(client: &TestClient, runtime: &str, commit: &str) -> mol::Result<Image> {
+    block_on(client.inner().ensure_commit(runtime, commit, None))
+}
+
+fn kinds(events: &[Event]) -> Vec<Kind> {
+    events.iter().map(|event| event.kind).collect()
+}
+
+// --- commits ------------------------------------------------------------------------------------
+
+#[test]
+fn a_given_commit_is_built_without_a_lookup_and_found_without_a_network() {
+    let bed = Bed::new();
+    let old = bed.template("hermes", dockerfile(PLAIN));
+    bed.template("hermes", dockerfile("FROM nothing\n"));
+    let client = bed.client();
+    let image = at(&client, "hermes", &old.to_uppercase()).unwrap();
+    assert!(!image.cache_hit);
+    assert_eq!(image.commit_sha, old);
+    assert_eq!(image.reference, bed.reference("hermes", &old));
+    assert_eq!(bed.engine.id(&bed.latest("hermes")), Some(image.image_id));
+    let asked = bed.server.requests();
+    assert!(
+        asked.iter().all(|request| request.service != "api"),
+        "{asked:?}"
+    );
+    assert_eq!(
+        client.count(Kind::LookupStarted) + client.count(Kind::LookupDone),
+        0
+    );
+
+    // Nobody is at this address.
+    let client = bed.client_with(&[(OptionName::RepoPrefix, NOWHERE)]);
+    let again = at(&client, "hermes", &old).unwrap();
+    assert!(again.cache_hit);
+    assert_eq!(again.reference, image.reference);
+    assert_eq!(kinds(&client.events()), [Kind::CacheHit]);
+}
+
+#[test]
+fn calls_for_one_commit_share_a_build_however_they_ask() {
+    let bed = Bed::new();
+    let sha = bed.template(
+        "hermes",
+        dockerfile(&format!("FROM {BUSYBOX}\nRUN sleep 2\n")),
+    );
+    let client = bed.client();
+    let head = client.begin("hermes");
+    client.wait_for(Kind::BuildStarted, |_| true);
+    let given = at(&client, "hermes", &sha).unwrap();
+    assert_eq!(given.image_id, head.end().unwrap().image_id);
+    assert_eq!(client.count(Kind::BuildStarted), 1);
+}
+
+#[test]
+fn a_commit_that_the_repository_does_not_have_is_named() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let error = at(&bed.client(), "hermes", commit).unwrap_err();
+    assert_eq!(error.code, Code::Fetch, "{error:?}");
+    let repository = format!("{}hermes", bed.server.repo_prefix);
+    assert!(error.message.contains(commit), "{error:?}");
+    assert!(error.message.contains(&repository), "{error:?}");
+    assert!(!error.hint.is_empty(), "{error:?}");
+    assert!(bed.is_clean());
+}
+
+#[test]
+fn what_is_not_a_commit_is_refused_and_the_token_is_never_shown() {
+    let bed = Bed::new();
+    let token = "0123456789abcdef0123456789abcdef01234567";
+    let client = bed.client_with(&[(OptionName::Token, token)]);
+    for commit in ["", "main", "0123456789ab", " 0123", token, &"g".repeat(40)] {
+        let error = at(&client, "hermes", commit).unwrap_err();
+        assert_eq!(error.code, Code::InvalidArgument, "{commit}: {error:?}");
+        assert!(!error.hint.is_empty(), "{error:?}");
+        assert!(!format!("{error:?}").contains(token), "{error:?}");
+    }
+    let error = at(&client, "hermse", &"a".repeat(40)).unwrap_err();
+    assert_eq!(error.code, Code::UnknownRuntime, "{error:?}");
+    assert!(bed.server.requests().is_empty());
+}
+
+#[test]
+fn offline_a_given_commit_is_found_or_named() {
+    let bed = Bed::new();
+    let old = bed.template("hermes", dockerfile(PLAIN));
+    at(&bed.client(), "hermes", &old).unwrap();
+    let new = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /new\n"));
+    at(&bed.client(), "hermes", &new).unwrap();
+
+    let client = bed.client_with(&[
+        (OptionName::Offline, "1"),
+        (OptionName::RepoPrefix, NOWHERE),
+    ]);
+    assert_eq!(at(&client, "hermes", &old).unwrap().commit_sha, old);
+    assert_eq!(at(&client, "hermes", &new).unwrap().commit_sha, new);
+    let error = at(&client, "hermes", &"a".repeat(40)).unwrap_err();
+    assert_eq!(error.code, Code::NoLocalImage, "{error:?}");
+    assert!(error.message.contains("aaaaaaaaaaaa"), "{error:?}");
+}
+
+#[test]
+fn a_pinned_runtime_gets_its_commit_and_the_others_their_head() {
+    let bed = Bed::new();
+    let old = bed.template("hermes", dockerfile(PLAIN));
+    bed.template("hermes", dockerfile("FROM nothing\n"));
+    let head = bed.template("codex", dockerfile(PLAIN));
+    let pins = format!("hermes={old}");
+    let client = bed.client_with(&[(OptionName::Pins, &pins)]);
+    assert_eq!(client.ensure("hermes").unwrap().commit_sha, old);
+    assert_eq!(client.count(Kind::LookupStarted), 0);
+    assert_eq!(client.ensure("codex").unwrap().commit_sha, head);
+    assert_eq!(client.count(Kind::LookupStarted), 1);
+}
+
+// --- runtimes -----------------------------------------------------------------------------------
+
+#[test]
+fn the_allowlist_of_a_server_replaces_the_default_one_everywhere() {
+    let bed = Bed::new();
+    bed.template("google-adk", dockerfile(PLAIN));
+    bed.template("hermes", dockerfile(PLAIN));
+    bed.client().ensure("hermes").unwrap();
+    let client = bed.client_with(&[(OptionName::Runtimes, "google-adk,codex")]);
+    let image = client.ensure("google-adk").unwrap();
+    let name = "molecule-local/workspace-template-google-adk:";
+    assert!(image.reference.starts_with(name), "{image:?}");
+
+    let error = block_on(client.inner().ensure_local_image("hermes", None)).unwrap_err();
+    assert_eq!(error.code, Code::UnknownRuntime);
+    assert_eq!(error.message, "unknown runtime \"hermes\"");
+    assert_eq!(error.hint, "the known runtimes are codex, google-adk");
+
+    let listed = block_on(client.inner().list(None)).unwrap();
+    let of = |runtime: &str| {
+        listed
+            .images
+            .iter()
+            .filter(|image| image.runtime == runtime)
+            .count()
+    };
+    assert_eq!((of("google-adk"), of("hermes")), (1, 0));
+    let trees: Vec<_> = listed.trees.iter().map(|tree| &*tree.runtime).collect();
+    assert_eq!(trees, ["google-adk"]);
+    let found = block_on(client.inner().diagnose(None)).unwrap();
+    let names: Vec<_> = found.checks.iter().map(|check| &*check.name).collect();
+    assert!(
+        names.ends_with(&["clock", "codex", "google-adk"]),
+        "{names:?}"
+    );
+    block_on(client.inner().build_log("google-adk", None)).unwrap();
+}
+
+// --- tags ---------------------------------------------------------------------------------------
+
+#[test]
+fn with_the_architecture_in_every_tag_an_image_that_somebody_has_tagged_so_is_a_hit() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile("FROM nothing\n"));
+    let (isolation, short) = (&bed.isolation, &sha[..12]);
+    let tagged = format!("molecule-local/workspace-template-hermes:{short}-amd64--{isolation}");
+    bed.engine.tag(BUSYBOX, &tagged);
+    let always = [(OptionName::TagArch, "always")];
+    let image = bed.client_with(&always).ensure("hermes").unwrap();
+    assert!(image.cache_hit);
+    assert_eq!(image.reference, tagged);
+    assert_eq!(image.latest_reference, bed.latest("hermes"));
+    assert_eq!(bed.engine.id(&bed.latest("hermes")), bed.engine.id(BUSYBOX));
+}
+
+/// Their tags are the same, so only the label tells them apart.
+#[test]
+fn an_image_for_another_variant_under_the_same_tag_is_built_again() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let of = |platform: &str| {
+        let options = [
+            (OptionName::TagArch, "always"),
+            (OptionName::Platform, platform),
+        ];
+        let client = bed.client_with(&options);
+        let image = client.ensure("hermes").unwrap();
+        let reason = client
+            .of_kind(Kind::CacheMiss)
+            .pop()
+            .and_then(|event| event.reason);
+        (image, reason.unwrap_or_default())
+    };
+    let (first, _) = of("linux/amd64");
+    let (second, reason) = of("linux/amd64/v2");
+    assert_eq!(first.reference, second.reference);
+    assert!(!second.cache_hit);
+    assert!(reason.contains("linux/amd64"), "{reason}");
+    assert_eq!(second.platform, "linux/amd64/v2");
+    assert!(of("linux/amd64/v2").0.cache_hit);
+}
+
+#[test]
+fn prune_and_offline_know_tags_with_the_architecture() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let always = [(OptionName::TagArch, "always"), (OptionName::Offline, "")];
+    let client = bed.client_with(&always);
+    let image = client.ensure("hermes").unwrap();
+    let listed = block_on(client.inner().list(None)).unwrap();
+    assert_eq!(listed.images.len(), 1);
+    assert_eq!(listed.images[0].r#ref, image.reference);
+    assert!(listed.images[0].latest);
+    let offline = [(OptionName::TagArch, "always"), (OptionName::Offline, "1")];
+    let found = bed.client_with(&offline).ensure("hermes").unwrap();
+    assert_eq!(found.reference, image.reference);
+    assert_eq!(found.latest_reference, bed.latest("hermes"));
+}
+
+// --- the engine ---------------------------------------------------------------------------------
+
+/// What another client of the engine needs, which reads `DOCKER_HOST` and knows nothing of docker's contexts.
+#[test]
+fn the_engine_of_a_context_is_told_to_those_who_read_docker_host() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let host = bed.engine.url.clone();
+    let docker = bed.scratch().join("docker");
+    write_docker_context(&docker, "lab", &host);
+    let client = bed.client_with(&[
+        (OptionName::DockerHost, ""),
+        (OptionName::DockerContext, "lab"),
+        (OptionName::DockerConfig, docker.to_str().unwrap()),
+    ]);
+    let found = block_on(client.inner().engine_host(None)).unwrap();
+    assert_eq!(found.docker_host, host);
+    for _ in 0..2 {
+        assert_eq!(client.ensure("hermes").unwrap().endpoint, host);
+    }
+    let warnings = client.of_kind(Kind::Warning);
+    assert_eq!(warnings.len(), 1, "once for each client: {warnings:?}");
+    let hint = warnings[0].hint.as_deref().unwrap();
+    assert!(warnings[0].message.contains(&host), "{warnings:?}");
+    assert!(
+        hint.contains(&format!("DOCKER_HOST={host}")),
+        "{warnings:?}"
+    );
+
+    let client = bed.client();
+    assert_eq!(
+        block_on(client.inner().engine_host(None))
+            .unwrap()
+            .docker_host,
+        host
+    );
+    client.ensure("hermes").unwrap();
+    assert_eq!(client.count(Kind::Warning), 0, "DOCKER_HOST is set");
+}
+
+// --- C ------------------------------------------------------------------------------------------
+
+#[test]
+fn a_c_program_has_the_same_choices() {
+    let bed = Bed::new();
+    let sha = bed.template("google-adk", dockerfile(PLAIN));
+    bed.template("google-adk", dockerfile("FROM nothing\n"));
+    let mut choices = command(&bed, &program("choices", Link::Static));
+    let output = succeed(choices.args(["google-adk", &sha]));
+    let reference = field(&output, "submitted");
+    assert!(
+        reference.contains(&format!(":{}-amd64--", &sha[..12])),
+        "{reference}"
+    );
+    assert_eq!(field(&output, "pinned"), reference);
+    let engine = format!("\"result\":{{\"docker_host\":\"{}\"}}}}", bed.engine.url);
+    assert!(text(&output).contains(&engine), "{}", text(&output));
+}
