@@ -217,3 +217,49 @@ func TestOptionsShowWhatIsSet(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+func TestTheCeilingAndTheIsolationInForce(t *testing.T) {
+	clearEnv(t)
+	if got := DefaultProvisionCeiling(); got != 30*time.Minute {
+		t.Errorf("got %s", got)
+	}
+	if got := LocalImageIsolation(); got != "" {
+		t.Errorf("got %q", got)
+	}
+	for value, want := range map[string]time.Duration{
+		"600": 10 * time.Minute, "1h30m": 90 * time.Minute, "soon": 30 * time.Minute, "0": 30 * time.Minute, "-4m": 30 * time.Minute,
+	} {
+		t.Setenv("MOLECULE_BUILD_CEILING_S", value)
+		if got := DefaultProvisionCeiling(); got != want {
+			t.Errorf("%s: got %s", value, got)
+		}
+	}
+	t.Setenv("MOLECULE_LOCAL_IMAGE_ISOLATION", " ci-1\n")
+	if got := LocalImageIsolation(); got != "ci-1" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestRuntimesAndPinsAreListsWithoutSeparatorsInThem(t *testing.T) {
+	clearEnv(t)
+	sha := strings.Repeat("a", 40)
+	o := Options{Runtimes: []string{"b", "a"}, Pins: map[string]string{"b": sha, "a": sha}, TagArch: TagArchAlways}
+	got := set(t, o)
+	if len(got) != 3 || got["Runtimes"] != "b,a" || got["Pins"] != "a="+sha+",b="+sha || got["TagArch"] != "always" {
+		t.Errorf("got %q", got)
+	}
+	if known := o.KnownRuntimes(); len(known) != 2 || known[0] != "a" || !o.IsKnownRuntime("b") || o.IsKnownRuntime("hermes") {
+		t.Errorf("got %q", known)
+	}
+	for name, o := range map[string]Options{
+		"an empty list":       {Runtimes: []string{}},
+		"an empty name":       {Runtimes: []string{""}},
+		"two names in one":    {Runtimes: []string{"a,b"}},
+		"two pins in a name":  {Pins: map[string]string{"a=" + sha + ",b": sha}},
+		"two pins in a value": {Pins: map[string]string{"a": sha + ",b=" + sha}},
+	} {
+		if _, err := o.settings(); !errors.Is(err, ErrInvalidOption) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
