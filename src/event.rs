@@ -320,6 +320,21 @@ impl Event {
         }
     }
 
+    /// The one warning that has an endpoint.
+    pub(crate) fn engine_elsewhere(endpoint: &str) -> Self {
+        let message = format!(
+            "the engine in use is at {endpoint}, and DOCKER_HOST is not set: a client that reads only the \
+             environment does not find it"
+        );
+        let hint = format!(
+            "create containers with the endpoint of the image, or set DOCKER_HOST={endpoint}"
+        );
+        Self {
+            endpoint: Some(endpoint.to_owned()),
+            ..Self::warning(message, hint)
+        }
+    }
+
     /// What an engine or git takes as it is: references and the commit.
     pub(crate) fn names_mut(&mut self) -> impl Iterator<Item = &mut String> {
         [&mut self.r#ref, &mut self.latest_ref, &mut self.commit_sha]

@@ -219,25 +219,34 @@ fn commit_id(url: &Url, field: &str, id: &str) -> Result<CommitSha> {
     })
 }
 
-/// Says what has happened since the lookup, where git refuses what the lookup has found: the repository or
-/// the commit may be gone. `refused` is what git said.
-pub(crate) async fn since_lookup(
+/// Finds out why git refuses a commit: the repository or the commit may not be there, or not any more if a lookup has
+/// found them. `refused` is what git said.
+pub(crate) async fn explain_refusal(
     http: &Http,
     repository: &Repository,
     commit: &CommitSha,
+    looked_up: bool,
     refused: Error,
 ) -> Error {
     let url = &repository.url;
-    let gone = |what: String, hint: &'static str| {
+    let since = match looked_up {
+        true => " any more, since its branch was looked up",
+        false => "",
+    };
+    let absent = |what: String, hint: &'static str| {
         let text = format!("{what}: {}", refused.message);
         Error::new(Code::RepoNotFound, text).hint(hint)
     };
     match http.get_api(&repository.api).await {
-        Ok(answer) if answer.status == StatusCode::NOT_FOUND => gone(
-            format!("{url} is not there any more, since its branch was looked up"),
-            match http.has_token() {
-                true => "see whether it was deleted, or the token may not read it any more",
-                false => "see whether it was deleted, or made private",
+        Ok(answer) if answer.status == StatusCode::NOT_FOUND => absent(
+            format!("{url} is not there{since}"),
+            match (looked_up, http.has_token()) {
+                (true, true) => "see whether it was deleted, or the token may not read it any more",
+                (true, false) => "see whether it was deleted, or made private",
+                (false, true) => "see whether it exists, and whether the token may read it",
+                (false, false) => {
+                    "see whether it exists; for a private one, set MOLECULE_GITEA_TOKEN"
+                }
             },
         ),
         Ok(answer) if matches!(answer.status.as_u16(), 401 | 403) => {
@@ -245,9 +254,7 @@ pub(crate) async fn since_lookup(
                 return refused;
             };
             let message = error.message;
-            error.message = format!(
-                "{url} may not be read any more, since its branch was looked up: {message}"
-            );
+            error.message = format!("{url} may not be read{since}: {message}");
             error
         }
         Ok(answer) if answer.status == StatusCode::OK && refused.code == Code::Fetch => {
@@ -257,11 +264,17 @@ pub(crate) async fn since_lookup(
             url.set_query(Some("stat=false&verification=false&files=false"));
             match http.get_api(&url).await {
                 Ok(answer) if answer.status == StatusCode::NOT_FOUND => {
-                    let mut error = gone(
-                        format!("the commit {commit} is gone from {}", repository.url),
-                        "try again: its branch was force-pushed since it was looked up, and the next \
-                         call sees its new head",
-                    );
+                    let mut error = match looked_up {
+                        true => absent(
+                            format!("the commit {commit} is gone from {}", repository.url),
+                            "try again: its branch was force-pushed since it was looked up, and the next \
+                             call sees its new head",
+                        ),
+                        false => absent(
+                            format!("{} does not have the commit {commit}", repository.url),
+                            "check the commit: it may be another repository's, or of a branch that was deleted",
+                        ),
+                    };
                     error.code = Code::Fetch;
                     error
                 }

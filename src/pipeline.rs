@@ -434,6 +434,7 @@ async fn fetch(
             http: &shared.http,
             repository: &wanted.repository,
             commit: &wanted.commit,
+            looked_up: wanted.branch.is_some(),
             stall_grace: shared.settings.stall_grace,
             memory: shared.settings.memory,
         };
@@ -559,14 +560,7 @@ impl Shared {
         let endpoint = engine.endpoint().to_owned();
         let elsewhere = blocking(&self.tasks, move || Ok(engine.is_elsewhere())).await?;
         if elsewhere {
-            let message = format!(
-                "the engine in use is at {endpoint}, and DOCKER_HOST is not set: a client that reads only the \
-                 environment does not find it"
-            );
-            let hint = format!(
-                "create containers with the endpoint of the image, or set DOCKER_HOST={endpoint}"
-            );
-            emit(Event::warning(message, hint));
+            emit(Event::engine_elsewhere(&endpoint));
         }
         Ok(())
     }

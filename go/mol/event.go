@@ -25,7 +25,7 @@ const (
 	EventExportStarted   EventKind = "export_started"
 	EventExportDone      EventKind = "export_done" // Duration
 	EventTagged          EventKind = "tagged"      // Ref, LatestRef
-	EventWarning         EventKind = "warning"     // Hint
+	EventWarning         EventKind = "warning"     // Hint, Endpoint
 	EventThinned         EventKind = "thinned"     // Dropped: events that were left out at this point
 )
 

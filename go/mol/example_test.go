@@ -76,7 +76,7 @@ func ExampleError() {
 	}
 	// Output:
 	// unknown_runtime
-	// "claude-kode" is not a known runtime
+	// unknown runtime "claude-kode"
 }
 
 func ExampleResolve() {

@@ -82,6 +82,8 @@ pub(crate) struct Request<'a> {
     pub(crate) http: &'a Http,
     pub(crate) repository: &'a Repository,
     pub(crate) commit: &'a CommitSha,
+    /// Has a lookup just found the commit?
+    pub(crate) looked_up: bool,
     /// The longest silence that is not a stall.
     pub(crate) stall_grace: Duration,
     /// The memory of the library, in bytes.
@@ -98,6 +100,7 @@ pub(crate) async fn commit(
 ) -> Result<Fetched> {
     let stop = StopOnDrop::default();
     let (http, repository, commit) = (request.http, request.repository, request.commit);
+    let looked_up = request.looked_up;
     let job = Job::new(request, Handle::current(), &stop);
     let (wire, counters) = (job.wire.clone(), Arc::clone(&job.counters));
     let mut fetching = pin!(executor::blocking(tasks, move || job.run(work)));
@@ -116,7 +119,7 @@ pub(crate) async fn commit(
     // What the network said first is closer to the cause than what gix made of it.
     let error = wire.first_failure().unwrap_or(error);
     Err(match wire.refused.load(Ordering::Relaxed) {
-        true => gitea::since_lookup(http, repository, commit, error).await,
+        true => gitea::explain_refusal(http, repository, commit, looked_up, error).await,
         false => error,
     })
 }
@@ -525,6 +528,7 @@ pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &Work) -> Resul
         http: &Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,
         repository: &settings.repo_prefix.any_repository()?,
         commit,
+        looked_up: false,
         stall_grace: settings.stall_grace,
         memory: settings.memory,
     };

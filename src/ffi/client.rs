@@ -76,10 +76,10 @@ pub extern "C" fn mol_client_free(client: mol_client) {
     });
 }
 
-/// Finds the image for the head of the runtime's template, or for the commit that MOL_OPTION_PINS has for the runtime, or
-/// makes it, and waits for it. With a
-/// `timeout_ms` above 0 the call ends with MOL_ERR_DEADLINE_EXCEEDED after that time; else with
-/// MOL_ERR_TIMEOUT after the ceiling. Free the image with mol_image_free.
+/// Finds the image for the head of the runtime's template, or makes it, and waits for it. For a runtime in
+/// MOL_OPTION_PINS the pinned commit takes the place of the head. With a `timeout_ms` above 0 the call ends with
+/// MOL_ERR_DEADLINE_EXCEEDED after that time; else with MOL_ERR_TIMEOUT after the ceiling. Free the image with
+/// mol_image_free.
 ///
 /// # Safety
 ///
@@ -136,8 +136,8 @@ pub unsafe extern "C" fn mol_client_submit(
     }
 }
 
-/// Starts a call for exactly one commit of the runtime's template: all 40 or 64 hexadecimal digits. There is no lookup,
-/// and no network at all if the engine has the image. Otherwise as mol_client_submit.
+/// Starts a call for exactly one commit of the runtime's template, with all 40 or 64 hexadecimal digits. There
+/// is no lookup, and no network at all if the engine has the image. Otherwise as mol_client_submit.
 ///
 /// # Safety
 ///

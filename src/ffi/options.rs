@@ -13,7 +13,7 @@ use crate::options::{OptionName, Options};
 static OPTIONS: Handles<Mutex<Options>> = Handles::new("set of options");
 
 /// What can be set. Every value is a string, and "" means "not set". Most have the syntax of the environment
-/// variable named here; docs/local-development.md has the defaults. The last three are in no variable.
+/// variable named here; docs/local-development.md has the defaults. The last three have no variable.
 #[repr(i32)]
 #[derive(Clone, Copy, Debug)]
 pub enum mol_option {
@@ -33,9 +33,9 @@ pub enum mol_option {
     MOL_OPTION_OFFLINE = 7,
     /// MOLECULE_LOCAL_RUNTIME_VERSION_PIN: 1 to send the template's version as a build argument.
     MOL_OPTION_RUNTIME_VERSION_PIN = 8,
-    /// MOLECULE_BUILD_STALL_GRACE_S: how long without any output is a stall; seconds, or as in 4m or 1h30m.
+    /// MOLECULE_BUILD_STALL_GRACE_S: how long without output is a stall: seconds, or a duration as in 4m.
     MOL_OPTION_STALL_GRACE_S = 9,
-    /// MOLECULE_BUILD_CEILING_S: how long a call without a time-out may take; seconds, or as in 30m.
+    /// MOLECULE_BUILD_CEILING_S: how long a call without a time-out may take: seconds, or as in 1h30m.
     MOL_OPTION_CEILING_S = 10,
     /// DOCKER_HOST: the engine's address.
     MOL_OPTION_DOCKER_HOST = 11,
@@ -74,11 +74,11 @@ pub enum mol_option {
     /// The allowlist of runtimes, in place of the default one: "claude-code,hermes". Names match
     /// [a-z0-9][a-z0-9-]*, have at most 64 characters and no hyphen at the end.
     MOL_OPTION_RUNTIMES = 28,
-    /// Which tags have the architecture: auto (both tags of every platform but linux/amd64), or always (every pinned
-    /// tag, without the variant, and no moving tag).
+    /// Which tags have the architecture: auto (both tags of every platform but linux/amd64), or always
+    /// (every pinned tag, without the variant, and no moving tag).
     MOL_OPTION_TAG_ARCH = 29,
-    /// Commits that mol_ensure_local_image and mol_client_submit take in place of the branch's head:
-    /// "hermes=COMMIT,codex=COMMIT", each with all 40 or 64 hexadecimal digits.
+    /// Commits to take in place of the branch's head: "hermes=COMMIT,codex=COMMIT", each with all 40 or 64
+    /// hexadecimal digits.
     MOL_OPTION_PINS = 30,
 }
 

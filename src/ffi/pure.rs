@@ -43,8 +43,8 @@ pub extern "C" fn mol_status_name(status: i32) -> *const c_char {
     name.as_ptr()
 }
 
-/// Returns whether a name is on the default allowlist (exact match). False for NULL and invalid UTF-8. A client with
-/// MOL_OPTION_RUNTIMES has its own list.
+/// Returns whether a name is on the default allowlist (exact match). False for NULL and invalid UTF-8. A client
+/// with MOL_OPTION_RUNTIMES has a list of its own.
 ///
 /// # Safety
 ///

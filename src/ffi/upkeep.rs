@@ -188,9 +188,9 @@ pub unsafe extern "C" fn mol_client_submit_diagnose(
     }
 }
 
-/// Starts to find the engine that images are built in, and returns at once; otherwise as mol_client_submit. The result is
-/// {"docker_host": "unix:///var/run/docker.sock"}, for example: the address as DOCKER_HOST has it, for whoever
-/// creates containers from the images. TLS for it, if any, is set apart (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH).
+/// Starts to find the engine that images are built in, and returns at once; otherwise as mol_client_submit.
+/// The result is {"docker_host": "unix:///var/run/docker.sock"}, for example: the address as DOCKER_HOST has it,
+/// for whoever creates containers from the images. TLS needs DOCKER_TLS_VERIFY and DOCKER_CERT_PATH besides.
 ///
 /// # Safety
 ///

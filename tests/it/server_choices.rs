@@ -69,17 +69,23 @@ fn calls_for_one_commit_share_a_build_however_they_ask() {
 }
 
 #[test]
-fn a_commit_that_the_repository_does_not_have_is_named() {
+fn a_given_commit_or_repository_that_is_not_there_is_named() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let error = at(&bed.client(), "hermes", commit).unwrap_err();
     assert_eq!(error.code, Code::Fetch, "{error:?}");
     let repository = format!("{}hermes", bed.server.repo_prefix);
-    assert!(error.message.contains(commit), "{error:?}");
-    assert!(error.message.contains(&repository), "{error:?}");
-    assert!(!error.hint.is_empty(), "{error:?}");
+    let message = format!("{repository} does not have the commit {commit}");
+    assert!(error.message.starts_with(&message), "{error:?}");
+    assert!(error.hint.starts_with("check the commit"), "{error:?}");
     assert!(bed.is_clean());
+
+    let error = at(&bed.client(), "codex", commit).unwrap_err();
+    assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
+    let message = format!("{}codex is not there: ", bed.server.repo_prefix);
+    assert!(error.message.starts_with(&message), "{error:?}");
+    assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
 }
 
 #[test]
