@@ -197,7 +197,8 @@ func switchFromEnv(name string) (on bool, raw string) {
 }
 
 // durationFromEnv reads seconds, or a duration of hours, minutes, seconds and milliseconds. What a Duration cannot
-// stand for without a change of meaning (0 would be the default) comes back raw.
+// stand for without a change of meaning (0 would be the default), and what is so long that the library refuses it, comes
+// back raw, so that the error quotes it as it was set.
 func durationFromEnv(name string) (time.Duration, string) {
 	value := os.Getenv(name)
 	if n, err := strconv.ParseInt(value, 10, 64); err == nil {
@@ -207,7 +208,7 @@ func durationFromEnv(name string) (time.Duration, string) {
 		return time.Duration(n) * time.Second, ""
 	}
 	d, err := time.ParseDuration(value)
-	if err != nil || d < time.Millisecond || strings.Trim(value, "0123456789.hms") != "" {
+	if err != nil || d < time.Millisecond || d > 365*24*time.Hour || strings.Trim(value, "0123456789.hms") != "" {
 		return 0, value
 	}
 	return d, ""

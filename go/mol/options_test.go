@@ -46,6 +46,7 @@ func TestEveryVariableReachesTheLibrary(t *testing.T) {
 		{"MOLECULE_BUILD_STALL_GRACE_S", "4us", "StallGrace", ""},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "+4m", "StallGrace", ""},
 		{"MOLECULE_BUILD_CEILING_S", "1h30m", "Ceiling", "5400"},
+		{"MOLECULE_BUILD_CEILING_S", "9000h", "Ceiling", ""}, // more than the library takes: the error quotes it
 		{"MOLECULE_BUILD_STALL_GRACE_S", "1.5", "StallGrace", ""},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "99999999999999999999", "StallGrace", ""},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "9223372036854775807", "StallGrace", ""},
