@@ -70,8 +70,10 @@ func (p *Provisioner) choose(ctx context.Context, cfg WorkspaceConfig) (source, 
 		}
 		return source{cfg.Image, pullMissing}, nil
 	}
+	runtimes := mol.Options{Runtimes: p.Runtimes}
+	known := strings.Join(runtimes.KnownRuntimes(), ", ")
 	if cfg.Runtime == "" {
-		return source{}, errors.New("set Runtime, to one of " + strings.Join(mol.KnownRuntimes(), ", ") + ", or Image")
+		return source{}, errors.New("set Runtime, to one of " + known + ", or Image")
 	}
 
 	registry := mol.Resolve()
@@ -86,8 +88,8 @@ func (p *Provisioner) choose(ctx context.Context, cfg WorkspaceConfig) (source, 
 		}
 		return source{ref, pullNever}, nil
 	}
-	if !mol.IsKnownRuntime(cfg.Runtime) {
-		return source{}, fmt.Errorf("%w: %q, known are %s", mol.ErrUnknownRuntime, cfg.Runtime, strings.Join(mol.KnownRuntimes(), ", "))
+	if !runtimes.IsKnownRuntime(cfg.Runtime) {
+		return source{}, fmt.Errorf("%w %q, known are %s", mol.ErrUnknownRuntime, cfg.Runtime, known)
 	}
 	return source{registry.Prefix + "/workspace-template-" + cfg.Runtime + ":latest", pullAlways}, nil
 }

@@ -3,6 +3,7 @@ package provisioner
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -105,6 +106,18 @@ func TestChooseFails(t *testing.T) {
 			if got, err := New(nil).choose(t.Context(), WorkspaceConfig{Runtime: runtime}); !errors.Is(err, mol.ErrUnknownRuntime) {
 				t.Errorf("choose(%q) = %+v, %v; want ErrUnknownRuntime", runtime, got, err)
 			}
+		}
+	})
+	t.Run("saas mode knows the runtimes of the field, if it is set", func(t *testing.T) {
+		t.Setenv("MOLECULE_IMAGE_REGISTRY", "registry.example.com/molecule")
+		p := New(nil)
+		p.Runtimes = []string{"google-adk"}
+		if got, err := p.choose(t.Context(), WorkspaceConfig{Runtime: "google-adk"}); err != nil {
+			t.Errorf("choose() = %+v, %v", got, err)
+		}
+		_, err := p.choose(t.Context(), WorkspaceConfig{Runtime: "hermes"})
+		if !errors.Is(err, mol.ErrUnknownRuntime) || !strings.HasSuffix(err.Error(), `unknown runtime "hermes", known are google-adk`) {
+			t.Errorf("choose() = %v; want ErrUnknownRuntime and the list", err)
 		}
 	})
 	t.Run("neither runtime nor image", func(t *testing.T) {

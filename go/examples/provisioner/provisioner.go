@@ -19,6 +19,10 @@ type Provisioner struct {
 	// server that shows the progress of builds sets it to a function around a
 	// mol.Client whose options have OnEvent. Set it before the first Start.
 	EnsureLocalImage func(ctx context.Context, runtime string) (string, error)
+
+	// Runtimes, when set, is the allowlist of images that are pulled, in place of
+	// the default one. A local build has the one of its own options.
+	Runtimes []string
 }
 
 // New returns a Provisioner for engine, which stays the caller's to close.
