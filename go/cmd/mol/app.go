@@ -21,12 +21,14 @@ type app struct {
 
 	asJSON  bool
 	timeout time.Duration
+	chosen  choices
 	parsed  bool // the command line was understood: errors from here on are not about usage
 }
 
 // A library is the part of mol.Client that the commands use.
 type library interface {
 	EnsureLocalImage(ctx context.Context, runtime string) (mol.Image, error)
+	EnsureCommit(ctx context.Context, runtime, sha string) (mol.Image, error)
 	List(ctx context.Context) (mol.Inventory, error)
 	Prune(ctx context.Context, o mol.PruneOptions) (mol.PruneReport, error)
 	Diagnose(ctx context.Context) (mol.Report, error)
@@ -67,14 +69,15 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
 	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.listCommand(), a.pruneCommand(),
-		a.doctorCommand(), a.logsCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic())
+		a.doctorCommand(), a.logsCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic(), pinsTopic())
 	return root
 }
 
 // ensure builds the image of a runtime, or finds that it is there, and shows how
-// it goes on d.
-func (a *app) ensure(ctx context.Context, runtime string, d display) (mol.Image, error) {
-	opts := mol.OptionsFromEnv()
+// it goes on d. Without a commit that is the head of the template's branch, or the
+// commit of --pins.
+func (a *app) ensure(ctx context.Context, runtime, commit string, d display) (mol.Image, error) {
+	opts := a.options()
 	opts.OnEvent = d.event
 	c, err := a.open(opts)
 	if err != nil {
@@ -82,14 +85,18 @@ func (a *app) ensure(ctx context.Context, runtime string, d display) (mol.Image,
 	}
 	// Closing also waits for the events that are still on their way.
 	defer func() { _ = c.Close() }()
+	if commit != "" {
+		return c.EnsureCommit(ctx, runtime, commit)
+	}
 	return c.EnsureLocalImage(ctx, runtime)
 }
 
-// with does something with libmol, as the environment has it, within --timeout.
+// with does something with libmol, as the environment and the flags have it, within
+// --timeout.
 func (a *app) with(ctx context.Context, do func(context.Context, library) error) error {
 	ctx, cancel := a.withTimeout(ctx)
 	defer cancel()
-	c, err := a.open(mol.OptionsFromEnv())
+	c, err := a.open(a.options())
 	if err != nil {
 		return err
 	}

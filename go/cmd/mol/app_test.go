@@ -24,6 +24,7 @@ var update = flag.Bool("update", false, "write the files in testdata anew")
 // that the real one does not give on demand.
 type fakeClient struct {
 	opts      mol.Options
+	commit    string // that was asked for
 	events    []mol.Event
 	img       mol.Image
 	inventory mol.Inventory
@@ -44,6 +45,11 @@ func (f *fakeClient) EnsureLocalImage(ctx context.Context, runtime string) (mol.
 	return mol.Image{}, f.err
 }
 
+func (f *fakeClient) EnsureCommit(ctx context.Context, runtime, sha string) (mol.Image, error) {
+	f.commit = sha
+	return f.EnsureLocalImage(ctx, runtime)
+}
+
 func (f *fakeClient) List(context.Context) (mol.Inventory, error) { return f.inventory, f.err }
 
 func (f *fakeClient) Prune(_ context.Context, o mol.PruneOptions) (mol.PruneReport, error) {
@@ -62,6 +68,11 @@ func (f *fakeClient) Close() error { return nil }
 func runFake(t *testing.T, ctx context.Context, f *fakeClient, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	cleanEnv(t)
+	return runHere(ctx, f, args...)
+}
+
+// runHere is runFake in the environment as it is.
+func runHere(ctx context.Context, f *fakeClient, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
 	a := &app{stdout: &out, stderr: &err, open: func(opts mol.Options) (library, error) {
 		f.opts = opts
@@ -74,7 +85,7 @@ func runFake(t *testing.T, ctx context.Context, f *fakeClient, args ...string) (
 // cleanEnv unsets what the command reads and sets, for the time of the test.
 func cleanEnv(t *testing.T) {
 	t.Helper()
-	names := []string{offlineEnv, "MOLECULE_IMAGE_REGISTRY", "MOLECULE_GITEA_TOKEN"}
+	names := []string{offlineEnv, "MOLECULE_IMAGE_REGISTRY", tokenEnv}
 	for _, m := range mirrored {
 		names = append(names, m.env)
 	}
@@ -239,6 +250,21 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"ensure", "hermes", "--token", "s3cret"}, "unknown flag: --token"},
 		{[]string{"up", "hermes", "--env", "NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE is not set"},
 		{[]string{"resolve", "hermes"}, "hermes"},
+		{[]string{"ensure", "hermes@0123456789ab"}, `"0123456789ab" is not a commit: give all 40 or 64 hexadecimal digits`},
+		{[]string{"ensure", "hermes@"}, `"" is not a commit`},
+		{[]string{"up", "hermes@main"}, `"main" is not a commit`},
+		{[]string{"ensure", "hermse@" + testSHA}, `unknown runtime "hermse": did you mean hermes?`},
+		{[]string{"logs", "hermes@" + testSHA}, "unknown runtime"},
+		{[]string{"ensure", "hermes", "--tag-arch", "Always"}, `"--tag-arch" flag: use auto or always`},
+		{[]string{"ensure", "hermes", "--runtimes", "codex,google-adk"}, `unknown runtime "hermes" (known: codex, google-adk)`},
+		{[]string{"ensure", "google-adj", "--runtimes", "google-adk"}, "did you mean google-adk?"},
+		{[]string{"ensure", "--runtimes", "google-adk"}, "which runtime? (known: google-adk)"},
+		{[]string{"list", "--runtimes", ""}, `"--runtimes" flag: "" is not a valid name`},
+		{[]string{"list", "--runtimes", "hermes, codex"}, `"--runtimes" flag: " codex" is not a valid name`},
+		{[]string{"list", "--runtimes", "Hermes"}, `"Hermes" is not a valid name`},
+		{[]string{"list", "--runtimes", "hermes-"}, `"hermes-" is not a valid name`},
+		{[]string{"list", "--runtimes", strings.Repeat("a", 65)}, "at most 64 of them"},
+		{[]string{"list", "--runtimes", "codex,hermes,codex"}, `"--runtimes" flag: codex is there twice`},
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {
@@ -262,6 +288,52 @@ func TestFlagsMirrorTheEnvironment(t *testing.T) {
 	if got.RepoPrefix != "https://git.example.com/org/tpl-" || got.Branch != "next" || got.Platform != "linux/arm64" ||
 		got.Isolation != "mine" || got.CacheDir != "/var/cache/x" || got.DockerHost != "unix:///x.sock" || !got.Offline {
 		t.Errorf("options are %v", got)
+	}
+}
+
+// What a server sets in code reaches libmol from every command that it is for.
+func TestRuntimesReachEveryCommand(t *testing.T) {
+	for _, command := range []string{"ensure google-adk", "logs google-adk", "list", "prune", "doctor"} {
+		f := &fakeClient{img: scriptImage()}
+		args := append(strings.Fields(command), "--runtimes", "hermes,google-adk")
+		if code, _, stderr := runFake(t, t.Context(), f, args...); code != 0 {
+			t.Errorf("mol %s: exit code %d: %s", command, code, stderr)
+		}
+		if diff := cmp.Diff([]string{"hermes", "google-adk"}, f.opts.Runtimes); diff != "" {
+			t.Errorf("mol %s (-want +got):\n%s", command, diff)
+		}
+		if code, _, _ := runFake(t, t.Context(), f, strings.Fields(strings.Replace(command, "google-adk", "hermes", 1))...); code != 0 || f.opts.Runtimes != nil {
+			t.Errorf("mol %s without the flag: exit code %d, the list is %q", command, code, f.opts.Runtimes)
+		}
+	}
+	// A name that can be one has 64 characters at most.
+	longest := strings.Repeat("a", 64)
+	if code, _, stderr := runFake(t, t.Context(), &fakeClient{}, "list", "--runtimes", longest+",0,a-b"); code != 0 {
+		t.Error(stderr)
+	}
+}
+
+func TestTagArchFlag(t *testing.T) {
+	for args, want := range map[string]mol.TagArch{"": "", "--tag-arch auto": mol.TagArchAuto, "--tag-arch always": mol.TagArchAlways} {
+		f := &fakeClient{img: scriptImage()}
+		code, _, stderr := runFake(t, t.Context(), f, append([]string{"ensure", "hermes"}, strings.Fields(args)...)...)
+		if code != 0 || f.opts.TagArch != want {
+			t.Errorf("%q: exit code %d, %q: %s", args, code, f.opts.TagArch, stderr)
+		}
+	}
+}
+
+func TestEnsureAsksForExactlyThisCommit(t *testing.T) {
+	for arg, want := range map[string]string{
+		"hermes":                               "",
+		"hermes@" + testSHA:                    testSHA,
+		"hermes@" + strings.ToUpper(testSHA):   strings.ToUpper(testSHA),
+		"hermes@" + strings.Repeat("0f", 64/2): strings.Repeat("0f", 64/2),
+	} {
+		f := &fakeClient{img: scriptImage()}
+		if code, _, stderr := runFake(t, t.Context(), f, "ensure", arg); code != 0 || f.commit != want {
+			t.Errorf("mol ensure %s: exit code %d, commit %q: %s", arg, code, f.commit, stderr)
+		}
 	}
 }
 

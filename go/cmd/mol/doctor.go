@@ -46,6 +46,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	}
 	cmd.Flags().SortFlags = false
 	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host")
+	a.runtimesFlag(cmd)
 	a.timeoutFlag(cmd)
 	return cmd
 }

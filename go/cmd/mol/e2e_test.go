@@ -413,3 +413,150 @@ func TestDoctorFitsOnAScreen(t *testing.T) {
 	// The first line is still there, and so is the last.
 	s.shows(t, `(?s)^ok +engine .*\nall is well`)
 }
+
+// ensured is the result of `mol ensure … --json`, which must work.
+func (w *world) ensured(t *testing.T, args ...string) result {
+	t.Helper()
+	code, stdout, stderr := w.run(t, append([]string{"ensure", "--json"}, args...)...)
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	var got result
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil || code != 0 || got.CacheHit == nil {
+		t.Fatalf("mol ensure %s: exit code %d, %v\n%s%s", args, code, err, stdout, stderr)
+	}
+	return got
+}
+
+// commit makes a commit the head of a runtime's template.
+func (w *world) commit(t *testing.T, runtime, content string) string {
+	t.Helper()
+	sha, err := w.templates.Commit("molecule-ai/"+server.RepoNamePrefix+runtime, server.Commit{
+		Branch: "main", Files: map[string]server.File{
+			"Dockerfile": {Text: "FROM scratch\nCOPY content /\n"}, "content": {Text: content},
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sha
+}
+
+func TestACommitForReal(t *testing.T) {
+	w := newWorld(t)
+	isolation := w.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
+	old := w.commit(t, "hermes", "old")
+	head := w.commit(t, "hermes", "head")
+
+	// It is not the branch's head, and is built all the same.
+	built := w.ensured(t, "hermes@"+strings.ToUpper(old))
+	if *built.CacheHit || built.CommitSHA != old || built.Ref != "molecule-local/workspace-template-hermes:"+old[:12]+"--"+isolation {
+		t.Errorf("the first time: %+v", built)
+	}
+	w.templates.ClearRequests()
+	if again := w.ensured(t, "hermes@"+old); !*again.CacheHit || again.ImageID != built.ImageID {
+		t.Errorf("the second time: %+v", again)
+	}
+	pins := written(t, `{"templates": [{"provider": "gitea", "runtime": "hermes", "commit": "`+old+`"}]}`)
+	if pinned := w.ensured(t, "hermes", "--pins", pins); !*pinned.CacheHit || pinned.CommitSHA != old {
+		t.Errorf("with --pins: %+v", pinned)
+	}
+	if requests := w.templates.Requests(); len(requests) > 0 {
+		t.Errorf("a hit asks Gitea for %v", requests)
+	}
+	if newest := w.ensured(t, "hermes"); newest.CommitSHA != head {
+		t.Errorf("without a commit: %+v, want %s", newest, head)
+	}
+	if pinned := w.ensured(t, "hermes@"+head, "--pins", pins); pinned.CommitSHA != head {
+		t.Errorf("a commit on the command line goes before --pins: %+v", pinned)
+	}
+
+	// A commit that the repository does not have.
+	code, _, stderr := w.run(t, "ensure", "hermes@"+testSHA)
+	if code != exitRepository || !strings.Contains(stderr, testSHA[:12]) {
+		t.Errorf("a commit that is not there: exit code %d\n%s", code, stderr)
+	}
+}
+
+func TestUpACommitForReal(t *testing.T) {
+	w := newWorld(t)
+	sha := w.ensured(t, "claude-code").CommitSHA
+	w.commit(t, "claude-code", "a workspace that cannot start")
+	code, stdout, stderr := w.run(t, "up", "claude-code@"+sha, "--detach", "--id", "mol-cmd-test-commit", "--json")
+	if code != 0 {
+		t.Fatalf("exit code %d:\n%s%s", code, stdout, stderr)
+	}
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	var got result
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.engine.ContainerRemove(t.Context(), got.ContainerID, client.ContainerRemoveOptions{Force: true}); err != nil {
+		t.Error(err)
+	}
+	if got.CommitSHA != sha || !strings.Contains(got.Ref, sha[:12]) {
+		t.Errorf("started %+v, want %s", got, sha)
+	}
+}
+
+// The list of the command line is the one of everything that lists runtimes.
+func TestRuntimesForReal(t *testing.T) {
+	w := newWorld(t)
+	sha := w.commit(t, "google-adk", "one of today")
+	runtimes := []string{"--runtimes", "google-adk,claude-code"}
+	with := func(args ...string) []string { return append(args, runtimes...) }
+
+	built := w.ensured(t, with("google-adk", "--tag-arch", "always")...)
+	isolation := w.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
+	name := "molecule-local/workspace-template-google-adk:"
+	if built.Ref != name+sha[:12]+"-amd64--"+isolation || built.LatestRef != name+"latest--"+isolation {
+		t.Errorf("built %+v", built)
+	}
+	for _, tt := range []struct {
+		args         []string
+		want, unless string // without the list
+	}{
+		{[]string{"list"}, `(?m)^google-adk +` + sha[:12], `google-adk`},
+		{[]string{"prune", "--dry-run", "--keep-recent", "0"}, `(?m)^kept +` + name + sha[:12] + `-amd64--`, `google-adk`},
+		{[]string{"doctor"}, `(?m)^ok +google-adk +main at ` + sha[:12], `google-adk`},
+	} {
+		if code, stdout, stderr := w.run(t, with(tt.args...)...); code != 0 || !regexp.MustCompile(tt.want).MatchString(stdout) {
+			t.Errorf("mol %s: exit code %d\n%s%s\nwant %s", tt.args, code, stdout, stderr, tt.want)
+		}
+		if code, stdout, _ := w.run(t, tt.args...); code != 0 || regexp.MustCompile(tt.unless).MatchString(stdout) {
+			t.Errorf("mol %s without the list: exit code %d\n%s", tt.args, code, stdout)
+		}
+	}
+	if _, stdout, _ := w.run(t, with("doctor")...); strings.Contains(stdout, "hermes") {
+		t.Errorf("mol doctor looks at a runtime that is not on the list:\n%s", stdout)
+	}
+	if code, stdout, stderr := w.run(t, with("logs", "google-adk")...); code != 0 || !strings.Contains(stdout, sha[:12]) {
+		t.Errorf("mol logs: exit code %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// What the environment may hold, by the rules of docs/local-development.md.
+func TestVariablesForReal(t *testing.T) {
+	w := newWorld(t)
+	dir := t.TempDir()
+	isolation := w.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
+	w.env = append(w.env,
+		"MOLECULE_LOCAL_BUILD_CACHE=some/cache", "MOLECULE_LOCAL_IMAGE_ISOLATION= "+isolation+"\t",
+		"MOLECULE_BUILD_STALL_GRACE_S=4m", "MOLECULE_BUILD_CEILING_S=1h30m")
+	in := func(args ...string) (string, error) {
+		cmd := w.command(t, args...)
+		cmd.Dir = dir
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	if out, err := in("ensure", "claude-code"); err != nil || !strings.HasSuffix(strings.TrimSpace(out), "--"+isolation) {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if out, err := in("doctor"); err != nil || !strings.Contains(out, filepath.Join(dir, "some/cache")+": 1 whole") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	for _, bad := range []string{"4 m", "0", "-1", "4x", "9000h"} {
+		w.env = append(w.env, "MOLECULE_BUILD_STALL_GRACE_S="+bad)
+		if code, _, stderr := w.run(t, "ensure", "claude-code"); code != exitUsage || !strings.Contains(stderr, `MOLECULE_BUILD_STALL_GRACE_S is not a valid duration: "`+bad+`"`) {
+			t.Errorf("%q: exit code %d\n%s", bad, code, stderr)
+		}
+	}
+}

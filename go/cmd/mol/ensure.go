@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"github.com/spf13/cobra"
@@ -9,22 +10,27 @@ import (
 
 func (a *app) ensureCommand() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "ensure RUNTIME",
+		Use:   "ensure RUNTIME[@SHA]",
 		Short: "Build a runtime's image, or find that it is there",
 		Long: "Build the image of a runtime from the head of its template repository, unless the\n" +
-			"engine has it already, and print its reference to standard output.",
-		Example:           "  mol ensure claude-code\n  docker run $(mol ensure hermes)",
-		Args:              oneRuntime,
-		ValidArgsFunction: completeRuntime,
+			"engine has it already, and print its reference to standard output.\n\n" +
+			"With @SHA it is the image of exactly that commit, which has all 40 or 64 digits: no\n" +
+			"branch is looked up, and there is no network at all if the engine has the image.",
+		Example: "  mol ensure claude-code\n  docker run $(mol ensure hermes)\n" +
+			"  mol ensure hermes@0123456789abcdef0123456789abcdef01234567\n" +
+			"  mol ensure google-adk --runtimes google-adk,hermes --pins manifest.json",
+		Args:              a.oneTarget,
+		ValidArgsFunction: a.completeRuntime,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := a.withTimeout(cmd.Context())
 			defer cancel()
 
-			d := a.newDisplay(args[0])
+			runtime, commit, _ := strings.Cut(args[0], "@")
+			d := a.newDisplay(runtime)
 			if source := mol.Resolve(); source.Mode == mol.RegistryModeSaaS {
 				d.note(fmt.Sprintf("MOLECULE_IMAGE_REGISTRY is set, so a server would pull from %s; this builds here all the same", source.Prefix))
 			}
-			img, err := a.ensure(ctx, args[0], d)
+			img, err := a.ensure(ctx, runtime, commit, d)
 			if err != nil {
 				d.end("")
 				return err

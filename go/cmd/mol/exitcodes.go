@@ -36,8 +36,8 @@ var exitGroups = []struct {
 	text  string
 	kinds []error
 }{
-	{exitUsage, "usage: an unknown command, flag or runtime, an invalid option or variable",
-		[]error{mol.ErrUnknownRuntime, mol.ErrInvalidOption}},
+	{exitUsage, "usage: an unknown command, flag or runtime, an invalid option, variable or commit",
+		[]error{mol.ErrUnknownRuntime, mol.ErrInvalidOption, mol.ErrInvalidArgument}},
 	{exitRepository, "the template repository cannot be reached or read; trying again may help",
 		[]error{mol.ErrGiteaUnreachable, mol.ErrBadResponse, mol.ErrFetch}},
 	{exitRefused, "the template repository or its branch does not exist, or the token is refused",

@@ -54,7 +54,17 @@ func manual(root *cobra.Command) string {
 		write("**%s**\n: %s, as **--%s** *%s*\n\n", m.env, markdown(usage), m.flag, name)
 	}
 	write("**%s**\n: no network, as **--offline**\n\n", offlineEnv)
-	write("**MOLECULE_GITEA_TOKEN**\n: the token for Gitea; it has no flag, because flags are for everybody to see\n\n")
+	for _, v := range flagless {
+		write("**%s**\n: %s\n\n", v.env, markdown(v.usage))
+	}
+	write("# PINNED COMMITS\n\n")
+	for paragraph := range strings.SplitSeq(pinsText, "\n\n") {
+		if strings.HasPrefix(paragraph, "  ") {
+			write("```\n%s\n```\n\n", paragraph)
+		} else {
+			write("%s\n\n", markdown(paragraph))
+		}
+	}
 	write("# EXIT STATUS\n\n")
 	for _, code := range exitCodes() {
 		write("**%d**\n: %s\n\n", code.code, markdown(code.text))

@@ -1,7 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -9,37 +14,109 @@ import (
 	"github.com/spf13/cobra"
 )
 
+// A runtimesFlag is the allowlist that --runtimes gives; nil for the default one.
+type runtimesFlag []string
+
+// validRuntime is what the library accepts as a name, see mol.Options.Runtimes.
+var validRuntime = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$`)
+
+// Set takes the whole list: one that is given again replaces the first.
+func (f *runtimesFlag) Set(list string) error {
+	names := strings.Split(list, ",")
+	for i, name := range names {
+		switch {
+		case !validRuntime.MatchString(name):
+			return fmt.Errorf("%s is not a valid name: use lower-case letters, digits and '-', a letter or digit first and last, at most 64 of them", quoted(name))
+		case slices.Contains(names[:i], name):
+			return fmt.Errorf("%s is there twice", name)
+		}
+	}
+	*f = names
+	return nil
+}
+
+func (f *runtimesFlag) String() string { return strings.Join(*f, ",") }
+
+// Type is what help calls the value.
+func (f *runtimesFlag) Type() string { return "names" }
+
 // oneRuntime accepts exactly one argument, a known runtime.
-func oneRuntime(_ *cobra.Command, args []string) error {
-	known := strings.Join(mol.KnownRuntimes(), ", ")
-	switch {
-	case len(args) == 0:
-		return fmt.Errorf("which runtime? (known: %s)", known)
-	case len(args) > 1:
-		return fmt.Errorf("one runtime at a time, not %d: %s", len(args), strings.Join(args, ", "))
-	case mol.IsKnownRuntime(args[0]):
+func (a *app) oneRuntime(_ *cobra.Command, args []string) error {
+	if err := a.oneArgument(args); err != nil {
+		return err
+	}
+	return checkRuntime(args[0], a.allowlist())
+}
+
+// oneTarget accepts exactly one argument, RUNTIME or RUNTIME@SHA.
+func (a *app) oneTarget(_ *cobra.Command, args []string) error {
+	if err := a.oneArgument(args); err != nil {
+		return err
+	}
+	runtime, commit, pinned := strings.Cut(args[0], "@")
+	if err := checkRuntime(runtime, a.allowlist()); err != nil || !pinned {
+		return err
+	}
+	return checkCommit(commit)
+}
+
+func (a *app) oneArgument(args []string) error {
+	switch len(args) {
+	case 0:
+		return fmt.Errorf("which runtime? (known: %s)", known(a.allowlist()))
+	case 1:
 		return nil
 	}
-	near := nearestRuntime(args[0])
+	return fmt.Errorf("one runtime at a time, not %d: %s", len(args), strings.Join(args, ", "))
+}
+
+// checkRuntime accepts what is on the allowlist, to the letter.
+func checkRuntime(name string, allowlist mol.Options) error {
+	if allowlist.IsKnownRuntime(name) {
+		return nil
+	}
+	near := nearestRuntime(name, allowlist)
 	if near != "" {
 		near = ": did you mean " + near + "?"
 	}
-	return fmt.Errorf("%w %q%s (known: %s)", mol.ErrUnknownRuntime, args[0], near, known)
+	return fmt.Errorf("%w %s%s (known: %s)", mol.ErrUnknownRuntime, quoted(name), near, known(allowlist))
+}
+
+func known(allowlist mol.Options) string { return strings.Join(allowlist.KnownRuntimes(), ", ") }
+
+// checkCommit accepts a whole commit id.
+func checkCommit(id string) error {
+	if wholeCommit.MatchString(id) {
+		return nil
+	}
+	return errors.New(quoted(id) + " is not a commit: give all 40 or 64 hexadecimal digits, as git rev-parse prints them")
+}
+
+var wholeCommit = regexp.MustCompile(`^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$`)
+
+// quoted is the beginning of a text from outside, as an error may show it.
+func quoted(text string) string {
+	const most = 80
+	text = mol.MaskTokenInString(text, os.Getenv(tokenEnv))
+	if runes := []rune(text); len(runes) > most {
+		text = string(runes[:most]) + "…"
+	}
+	return strconv.Quote(text)
 }
 
 // completeRuntime offers the runtimes to the shell.
-func completeRuntime(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+func (a *app) completeRuntime(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	return mol.KnownRuntimes(), cobra.ShellCompDirectiveNoFileComp
+	return a.allowlist().KnownRuntimes(), cobra.ShellCompDirectiveNoFileComp
 }
 
 // nearestRuntime is the runtime that was probably meant, or "".
-func nearestRuntime(name string) string {
+func nearestRuntime(name string, allowlist mol.Options) string {
 	name = strings.ToLower(strings.TrimSpace(name))
 	best, distance := "", 4 // more than three typing errors is another word
-	for _, runtime := range mol.KnownRuntimes() {
+	for _, runtime := range allowlist.KnownRuntimes() {
 		if d := levenshtein.Distance(name, runtime, nil); d < distance && d < len(runtime)/2+1 {
 			best, distance = runtime, d
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner"
@@ -24,20 +25,22 @@ func (a *app) upCommand() *cobra.Command {
 		cfg    provisioner.WorkspaceConfig
 	)
 	cmd := &cobra.Command{
-		Use:   "up RUNTIME",
+		Use:   "up RUNTIME[@SHA]",
 		Short: "Boot a workspace and print its address",
 		Long: "Boot a workspace the way a server does: find or build the image, start a container\n" +
 			"and wait until it answers. Its address goes to standard output; ctrl-C stops and\n" +
-			"removes it. With --detach it is left running.",
+			"removes it. With --detach it is left running. With @SHA the image is the one of exactly\n" +
+			"that commit.",
 		Example:           "  mol up claude-code\n  mol up hermes --detach --env MODEL_API_KEY",
-		Args:              oneRuntime,
-		ValidArgsFunction: completeRuntime,
+		Args:              a.oneTarget,
+		ValidArgsFunction: a.completeRuntime,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg.Runtime = args[0]
+			var commit string
+			cfg.Runtime, commit, _ = strings.Cut(args[0], "@")
 			if cfg.ID == "" {
-				cfg.ID = newID(args[0])
+				cfg.ID = newID(cfg.Runtime)
 			}
-			return a.up(cmd.Context(), cfg, detach)
+			return a.up(cmd.Context(), cfg, commit, detach)
 		},
 	}
 	a.buildFlags(cmd)
@@ -50,7 +53,11 @@ func (a *app) upCommand() *cobra.Command {
 
 // up boots a workspace and, unless it is to be left alone, stops it again when
 // ctx ends.
-func (a *app) up(ctx context.Context, cfg provisioner.WorkspaceConfig, detach bool) error {
+func (a *app) up(ctx context.Context, cfg provisioner.WorkspaceConfig, commit string, detach bool) error {
+	source := mol.Resolve()
+	if source.Mode == mol.RegistryModeSaaS && (commit != "" || a.chosen.pins != nil) {
+		return usageError{errors.New("MOLECULE_IMAGE_REGISTRY is set, so the image is pulled from there, and no commit can be chosen: unset it, or give neither @SHA nor --pins")}
+	}
 	engine, err := provisioner.Connect()
 	if err != nil {
 		return err
@@ -59,16 +66,17 @@ func (a *app) up(ctx context.Context, cfg provisioner.WorkspaceConfig, detach bo
 
 	d := a.newDisplay(cfg.Runtime)
 	p := provisioner.New(engine)
+	p.Runtimes = a.chosen.runtimes
 	var img mol.Image
 	p.EnsureLocalImage = func(ctx context.Context, runtime string) (string, error) {
 		var err error
-		if img, err = a.ensure(ctx, runtime, d); err != nil {
+		if img, err = a.ensure(ctx, runtime, commit, d); err != nil {
 			return "", err
 		}
 		d.phase("start", img.Ref)
 		return img.Ref, nil
 	}
-	if source := mol.Resolve(); source.Mode == mol.RegistryModeSaaS {
+	if source.Mode == mol.RegistryModeSaaS {
 		d.phase("pull and start", source.Prefix)
 	}
 

@@ -90,8 +90,8 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: "Show the log of the last build of a runtime that was made with this cache, by whatever\n" +
 			"program, and however it ended. Of a very long one the beginning and the end are kept.",
 		Example:           "  mol logs claude-code",
-		Args:              oneRuntime,
-		ValidArgsFunction: completeRuntime,
+		Args:              a.oneRuntime,
+		ValidArgsFunction: a.completeRuntime,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
 				log, err := c.BuildLog(ctx, args[0])
@@ -112,6 +112,7 @@ func (a *app) logsCommand() *cobra.Command {
 	}
 	cmd.Flags().SortFlags = false
 	a.mirroredFlags(cmd, "cache-dir")
+	a.runtimesFlag(cmd)
 	return cmd
 }
 

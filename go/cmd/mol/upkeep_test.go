@@ -180,6 +180,10 @@ printf '%s\n' "${COMPREPLY[@]}"
 		"mol logs cl":      "claude-code",
 		"mol prune --dry":  "--dry-run",
 		"mol completion z": "zsh",
+		"mol ensure --runtimes hermes,google-adk go": "google-adk",
+		"mol logs --runtimes=google-adk go":          "google-adk",
+		"mol ensure hermes --tag-arch al":            "always",
+		"mol doctor --runt":                          "--runtimes",
 	} {
 		args := append([]string{"-c", ask, "bash", filepath.Dir(path)}, strings.Fields(line)...)
 		out, err := exec.Command("bash", args...).CombinedOutput()
@@ -212,6 +216,7 @@ func TestManualPage(t *testing.T) {
 	for _, want := range []string{
 		"mol - build workspace images and boot workspaces", "mol ensure RUNTIME", "--dry-run", "-n, --dry-run",
 		"MOLECULE_LOCAL_BUILD_CACHE", "MOLECULE_GITEA_TOKEN", "mol doctor has found a problem", "mol completion bash", "--json",
+		"mol ensure RUNTIME[@SHA]", "--tag-arch auto|always", "MOLECULE_BUILD_CEILING_S", `{"templates": [`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q:\n%s", want, text)

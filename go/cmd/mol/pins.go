@@ -1,0 +1,278 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/spf13/cobra"
+)
+
+// maxPins is the largest file of pinned commits, in bytes.
+const maxPins = 1 << 20
+
+// commitKeys are the names that an entry may have for its commit.
+var commitKeys = []string{"commit", "commit_sha", "sha"}
+
+// pinsText describes the file of --pins, for the help and the manual page.
+const pinsText = `--pins FILE reads commits from a JSON file. For a runtime in it that commit is built in
+place of the head of the branch; all others are built from their branch. RUNTIME@SHA takes
+the place of both.
+
+The file is an object of runtimes and commits:
+
+  {"claude-code": "0123456789abcdef0123456789abcdef01234567"}
+
+or a list of entries, or an object that has one such list under any name:
+
+  {"templates": [
+    {"provider": "gitea", "runtime": "hermes", "commit": "0123456789abcdef0123456789abcdef01234567"}
+  ]}
+
+An entry has the name of the runtime in "runtime" and the commit in "commit", "commit_sha" or
+"sha". All else in it, and in the object around the list, is ignored.
+
+A commit has all 40 or 64 hexadecimal digits. These are errors: an unknown runtime (see
+--runtimes), two commits for one runtime, a name twice in one object, and a file that pins
+nothing.`
+
+// pinsTopic is `mol help pins`.
+func pinsTopic() *cobra.Command {
+	return &cobra.Command{Use: "pins", Short: "The file of pinned commits", Long: pinsText}
+}
+
+// readPins reads the file of --pins. Every error names it, and the entry that is wrong.
+func readPins(path string, allowlist mol.Options) (map[string]string, error) {
+	pins, err := pinsFrom(path, allowlist)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("--pins: %w", err)}
+	}
+	return pins, nil
+}
+
+func pinsFrom(path string, allowlist mol.Options) (map[string]string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	data, err := io.ReadAll(io.LimitReader(file, maxPins+1))
+	switch {
+	case err != nil:
+		return nil, err
+	case len(data) > maxPins:
+		return nil, fmt.Errorf("%s: it has more than %s", path, size(maxPins))
+	}
+	if err := validJSON(data); err != nil {
+		return nil, fmt.Errorf("%s:%w", path, err)
+	}
+	pins, err := parsePins(data, allowlist)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return pins, nil
+}
+
+// validJSON checks the syntax. Its error begins with the number of the line.
+func validJSON(data []byte) error {
+	var whole json.RawMessage
+	err := json.Unmarshal(data, &whole)
+	if err == nil {
+		return nil
+	}
+	at := len(data)
+	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+		at = int(syntax.Offset)
+	}
+	return fmt.Errorf("%d: it is not JSON: %w", 1+bytes.Count(data[:at], []byte("\n")), err)
+}
+
+// A pin is one entry of the file.
+type pin struct {
+	entry           string // what errors call it
+	runtime, commit string
+}
+
+// parsePins reads a file that is valid JSON.
+func parsePins(data []byte, allowlist mol.Options) (map[string]string, error) {
+	entries, err := pinEntries(data)
+	if err != nil {
+		return nil, err
+	}
+	if len(entries) == 0 {
+		return nil, errors.New("no commit is pinned in it")
+	}
+	found := map[string]pin{}
+	for _, e := range entries {
+		if err := checkRuntime(e.runtime, allowlist); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.entry, err)
+		}
+		if err := checkCommit(e.commit); err != nil {
+			return nil, fmt.Errorf("%s: %w", e.entry, err)
+		}
+		if first, twice := found[e.runtime]; twice && !strings.EqualFold(first.commit, e.commit) {
+			return nil, fmt.Errorf("%s and %s pin two commits for one runtime", first.entry, e.entry)
+		} else if !twice {
+			found[e.runtime] = e
+		}
+	}
+	pins := map[string]string{}
+	for runtime, e := range found {
+		pins[runtime] = e.commit
+	}
+	return pins, nil
+}
+
+// pinEntries takes any of the forms apart.
+func pinEntries(data []byte) ([]pin, error) {
+	switch kindOf(data) {
+	case "a list":
+		return listedPins(data)
+	case "an object":
+	default:
+		return nil, fmt.Errorf("it is %s, not an object or a list", kindOf(data))
+	}
+	members, err := membersOf(data)
+	if err != nil {
+		return nil, err
+	}
+	var lists []member
+	for _, m := range members {
+		if kindOf(m.value) == "a list" {
+			lists = append(lists, m)
+		}
+	}
+	switch len(lists) {
+	case 0:
+		return mappedPins(members)
+	case 1:
+		return listedPins(lists[0].value)
+	}
+	return nil, fmt.Errorf("it has more than one list, %s and %s, so which one has the entries is not clear",
+		quoted(lists[0].name), quoted(lists[1].name))
+}
+
+// mappedPins are those of an object of runtimes and commits.
+func mappedPins(members []member) ([]pin, error) {
+	var pins []pin
+	for _, m := range members {
+		commit, err := m.text()
+		if err != nil {
+			return nil, err
+		}
+		pins = append(pins, pin{quoted(m.name), m.name, commit})
+	}
+	return pins, nil
+}
+
+// listedPins are those of a list of entries.
+func listedPins(data []byte) ([]pin, error) {
+	var list []json.RawMessage
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, err
+	}
+	var pins []pin
+	for i, raw := range list {
+		name := fmt.Sprintf("entry %d", i+1)
+		if kind := kindOf(raw); kind != "an object" {
+			return nil, fmt.Errorf("%s is %s, not an object", name, kind)
+		}
+		members, err := membersOf(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		runtime, err := textOf(members, "runtime")
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		name += " (" + quoted(runtime) + ")"
+		commit, err := textOf(members, commitKeys...)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		pins = append(pins, pin{name, runtime, commit})
+	}
+	return pins, nil
+}
+
+// A member is a name and its value in an object.
+type member struct {
+	name  string
+	value json.RawMessage
+}
+
+// membersOf takes an object apart, in its order. A name that is there twice is an error: encoding/json would take the
+// last value, other programs the first.
+func membersOf(object []byte) ([]member, error) {
+	decoder := json.NewDecoder(bytes.NewReader(object))
+	if _, err := decoder.Token(); err != nil { // the opening brace
+		return nil, err
+	}
+	var members []member
+	for decoder.More() {
+		token, err := decoder.Token()
+		if err != nil {
+			return nil, err
+		}
+		m := member{name: fmt.Sprint(token)}
+		if slices.ContainsFunc(members, func(other member) bool { return other.name == m.name }) {
+			return nil, fmt.Errorf("%s is there twice", quoted(m.name))
+		}
+		if err := decoder.Decode(&m.value); err != nil {
+			return nil, err
+		}
+		members = append(members, m)
+	}
+	return members, nil
+}
+
+// textOf is the value of the one member that has one of these names.
+func textOf(members []member, names ...string) (string, error) {
+	var found []member
+	for _, m := range members {
+		if slices.Contains(names, m.name) {
+			found = append(found, m)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return "", fmt.Errorf("it has no %q", names[0])
+	case 1:
+		return found[0].text()
+	}
+	return "", fmt.Errorf("it has both %q and %q", found[0].name, found[1].name)
+}
+
+// text is the value of a member that must be a string.
+func (m member) text() (string, error) {
+	if kind := kindOf(m.value); kind != "a string" {
+		return "", fmt.Errorf("%s is %s, not a string", quoted(m.name), kind)
+	}
+	var text string
+	err := json.Unmarshal(m.value, &text)
+	return text, err
+}
+
+// kindOf says what a valid JSON value is.
+func kindOf(value []byte) string {
+	value = bytes.TrimLeft(value, " \t\r\n")
+	switch value[0] {
+	case '{':
+		return "an object"
+	case '[':
+		return "a list"
+	case '"':
+		return "a string"
+	case 'n':
+		return "null"
+	case 't', 'f':
+		return "true or false"
+	}
+	return "a number"
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// written is a file with this text.
+func written(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pins.json")
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+const otherSHA = "fedcba9876543210fedcba9876543210fedcba98"
+
+func TestPinsAreReadFromEachForm(t *testing.T) {
+	both := map[string]string{"hermes": testSHA, "codex": otherSHA}
+	for name, tt := range map[string]struct {
+		text string
+		want map[string]string
+	}{
+		"an object of runtimes and commits": {`{"hermes": "` + testSHA + `", "codex": "` + otherSHA + `"}`, both},
+		"a list of entries": {`[
+			{"provider": "gitea", "runtime": "hermes", "commit": "` + testSHA + `", "size": 7, "tags": ["a", "a"]},
+			{"sha": "` + otherSHA + `", "runtime": "codex"}
+		]`, both},
+		"a list in an object": {`{"version": 2, "templates": [
+			{"runtime": "hermes", "commit_sha": "` + testSHA + `"},
+			{"runtime": "codex", "commit": "` + otherSHA + `"}
+		], "source": {"list": []}}`, both},
+		"one runtime of two providers, with one commit": {`[
+			{"provider": "a", "runtime": "hermes", "commit": "` + testSHA + `"},
+			{"provider": "b", "runtime": "hermes", "commit": "` + strings.ToUpper(testSHA) + `"}
+		]`, map[string]string{"hermes": testSHA}},
+	} {
+		f := &fakeClient{img: scriptImage()}
+		code, _, stderr := runFake(t, t.Context(), f, "ensure", "hermes", "--pins", written(t, tt.text))
+		if diff := cmp.Diff(tt.want, f.opts.Pins); code != 0 || diff != "" || f.commit != "" {
+			t.Errorf("%s: exit code %d: %s (-want +got):\n%s", name, code, stderr, diff)
+		}
+	}
+}
+
+func TestPinsMayBeOfTheRuntimesOfTheCommandLine(t *testing.T) {
+	f := &fakeClient{img: scriptImage()}
+	file := written(t, `{"google-adk": "`+testSHA+`"}`)
+	// In either order.
+	for _, args := range [][]string{
+		{"ensure", "google-adk", "--pins", file, "--runtimes", "google-adk"},
+		{"ensure", "google-adk", "--runtimes", "google-adk", "--pins", file},
+	} {
+		if code, _, stderr := runFake(t, t.Context(), f, args...); code != 0 || f.opts.Pins["google-adk"] != testSHA {
+			t.Errorf("exit code %d, pins %v: %s", code, f.opts.Pins, stderr)
+		}
+	}
+}
+
+// A pin that is ignored would build another commit than the file says.
+func TestPinsThatCannotBeUsed(t *testing.T) {
+	for text, want := range map[string]string{
+		``:                                 `:1: it is not JSON: unexpected end of JSON input`,
+		"{\n\n,}":                          `:3: it is not JSON: invalid character ','`,
+		`{} {}`:                            `:1: it is not JSON: invalid character '{' after top-level value`,
+		"\ufeff{}":                         `:1: it is not JSON`,
+		`"hermes"`:                         `: it is a string, not an object or a list`,
+		`null`:                             `: it is null, not an object or a list`,
+		`{}`:                               `: no commit is pinned in it`,
+		`[]`:                               `: no commit is pinned in it`,
+		`{"a": []}`:                        `: no commit is pinned in it`,
+		` [true]`:                          `: entry 1 is true or false, not an object`,
+		`[{}, null]`:                       `: entry 1: it has no "runtime"`,
+		`{"a": [], "version": 1, "b": []}`: `: it has more than one list, "a" and "b"`,
+		`{"hermes": 7}`:                    `: "hermes" is a number, not a string`,
+		`{"hermes": "main"}`:               `: "hermes": "main" is not a commit: give all 40 or 64 hexadecimal digits`,
+		`{"hermse": "` + testSHA + `"}`:    `: "hermse": unknown runtime "hermse": did you mean hermes? (known: autogen`,
+		`{"hermes": "` + testSHA + `", "hermes": "` + testSHA + `"}`:                                          `: "hermes" is there twice`,
+		`[{"runtime": "hermes"}]`:                                                                             `: entry 1 ("hermes"): it has no "commit"`,
+		`[{"runtime": "hermes", "Commit": "` + testSHA + `"}]`:                                                `: entry 1 ("hermes"): it has no "commit"`,
+		`[{"runtime": "hermes", "commit": null}]`:                                                             `: entry 1 ("hermes"): "commit" is null, not a string`,
+		`[{"runtime": "hermes", "commit": "` + testSHA[:39] + `"}]`:                                           `: entry 1 ("hermes"): "` + testSHA[:39] + `" is not a commit`,
+		`[{"runtime": "hermes", "runtime": "codex", "commit": "` + testSHA + `"}]`:                            `: entry 1: "runtime" is there twice`,
+		`[{"runtime": "hermes", "commit": "` + testSHA + `", "sha": "` + otherSHA + `"}]`:                     `: entry 1 ("hermes"): it has both "commit" and "sha"`,
+		`[{"runtime": "hermes", "sha": "` + testSHA + `"}, {"runtime": "hermes", "sha": "` + otherSHA + `"}]`: `: entry 1 ("hermes") and entry 2 ("hermes") pin two commits for one runtime`,
+		`["` + strings.Repeat("a", maxPins) + `"]`:                                                            `: it has more than 1.0 MiB`,
+	} {
+		f, path := &fakeClient{}, written(t, text)
+		code, stdout, stderr := runFake(t, t.Context(), f, "ensure", "hermes", "--pins", path)
+		if code != exitUsage || stdout != "" || !strings.Contains(stderr, "mol: --pins: "+path+want) {
+			t.Errorf("%.200s: exit code %d, standard output %q, standard error:\n%s\nwant %s", text, code, stdout, stderr, want)
+		}
+	}
+	for _, path := range []string{"", "/nowhere/pins.json", t.TempDir()} {
+		code, _, stderr := runFake(t, t.Context(), &fakeClient{}, "ensure", "hermes", "--pins", path)
+		if code != exitUsage || !strings.Contains(stderr, "mol: --pins: ") {
+			t.Errorf("%q: exit code %d: %s", path, code, stderr)
+		}
+	}
+}
+
+// Whoever puts the token into the wrong place does not find it in the log.
+func TestPinsAndCommitsThatAreTheTokenAreMasked(t *testing.T) {
+	const token = "n0t-f0r-l0gs"
+	for _, args := range [][]string{
+		{"ensure", "hermes@" + token},
+		{"ensure", token},
+		{"ensure", "hermes", "--pins", written(t, `{"hermes": "`+token+`"}`)},
+		{"ensure", "hermes", "--pins", written(t, `[{"runtime": "`+token+`"}]`)},
+	} {
+		f := &fakeClient{}
+		cleanEnv(t)
+		t.Setenv(tokenEnv, token)
+		code, stdout, stderr := runHere(t.Context(), f, args...)
+		if code != exitUsage || strings.Contains(stdout+stderr, token) || !strings.Contains(stderr, "***") {
+			t.Errorf("mol %s: exit code %d: %s%s", args, code, stdout, stderr)
+		}
+	}
+}
+
+// A pull takes whatever the registry has.
+func TestUpPullsNoCommit(t *testing.T) {
+	for _, args := range [][]string{
+		{"up", "hermes@" + testSHA},
+		{"up", "hermes", "--pins", written(t, `{"hermes": "`+testSHA+`"}`)},
+	} {
+		cleanEnv(t)
+		t.Setenv("MOLECULE_IMAGE_REGISTRY", "registry.example.com/org")
+		code, _, stderr := runHere(t.Context(), &fakeClient{}, args...)
+		if code != exitUsage || !strings.Contains(stderr, "MOLECULE_IMAGE_REGISTRY is set") {
+			t.Errorf("mol %s: exit code %d: %s", args, code, stderr)
+		}
+	}
+}
+
+func TestPinsTopic(t *testing.T) {
+	code, stdout, _ := runFake(t, t.Context(), &fakeClient{}, "help", "pins")
+	if code != 0 || strings.TrimSpace(stdout) != pinsText {
+		t.Errorf("exit code %d:\n%s", code, stdout)
+	}
+	for line := range strings.Lines(pinsText) {
+		if len(line) > 110 {
+			t.Errorf("too long for a screen: %s", line)
+		}
+	}
+	// The examples in it are examples.
+	for _, example := range strings.Split(pinsText, "\n\n") {
+		if strings.HasPrefix(example, "  ") {
+			f := &fakeClient{img: scriptImage()}
+			code, _, stderr := runFake(t, t.Context(), f, "ensure", "hermes", "--pins", written(t, example))
+			if code != 0 || len(f.opts.Pins) != 1 {
+				t.Errorf("exit code %d, %v: %s", code, f.opts.Pins, stderr)
+			}
+		}
+	}
+}
