@@ -1,0 +1,311 @@
+package newest
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
+)
+
+func TestTheWholeJob(t *testing.T) {
+	b := newBench(t)
+	first := b.commit("claude-code", "v1.2.3\n")
+	s := b.server()
+
+	built := b.create(s, "claude-code")
+	if built.Ref != b.ref("claude-code", first[:12]+"-"+runtime.GOARCH) || built.LatestRef != b.ref("claude-code", "latest") || built.CacheHit {
+		t.Errorf("built %+v from %s", built, first)
+	}
+	if o := options(nil); built.Ref != o.LocalImageTag("claude-code", first) || built.LatestRef != o.LocalImageLatestTag("claude-code") {
+		t.Errorf("the server would look for %s, %s", o.LocalImageTag("claude-code", first), o.LocalImageLatestTag("claude-code"))
+	}
+	if built.Platform != "linux/"+runtime.GOARCH {
+		t.Errorf("the platform for the container is %s", built.Platform)
+	}
+	if version := b.inspect(built.Ref, `{{index .Config.Labels "version"}}`); version != "1.2.3" {
+		t.Errorf("RUNTIME_VERSION was %q", version)
+	}
+	b.logged("INFO", "main is at "+first[:12], "is to be built", "fetching "+first[:12], "building with ", built.Ref+" is ready")
+
+	if hit := b.create(s, "claude-code"); !hit.CacheHit || hit.ImageID != built.ImageID {
+		t.Errorf("a hit is %+v", hit)
+	}
+	b.logged("INFO", built.Ref+" is there")
+
+	// An empty .runtime-version pins nothing, and nothing is said.
+	second := b.commit("claude-code", "\n")
+	next := b.create(s, "claude-code")
+	if next.CommitSHA != second || next.ImageID == built.ImageID {
+		t.Errorf("a new commit is %+v, want %s", next, second)
+	}
+	if version := b.inspect(next.Ref, `{{index .Config.Labels "version"}}`); version != "" {
+		t.Errorf("RUNTIME_VERSION was %q", version)
+	}
+	if latest := b.inspect(next.LatestRef, "{{.Id}}"); latest != next.ImageID {
+		t.Errorf("%s is still %s", next.LatestRef, latest)
+	}
+	if strings.Contains(b.log.String(), "WARN") {
+		t.Error("there is a warning")
+	}
+}
+
+func TestAPinnedCommitIsUsedInPlaceOfTheBranch(t *testing.T) {
+	b := newBench(t)
+	pinned := b.commit("hermes", "1.0")
+	head := b.commit("hermes", "2.0")
+	s := b.server(Pin{Provider: "gitea", Runtime: "hermes", Commit: pinned})
+
+	built := b.create(s, "hermes")
+	if built.CommitSHA != pinned || built.Ref != b.ref("hermes", pinned[:12]+"-"+runtime.GOARCH) {
+		t.Errorf("built %+v, want %s", built, pinned)
+	}
+	b.templates.ClearRequests()
+	if hit := b.create(s, "hermes"); !hit.CacheHit || hit.ImageID != built.ImageID {
+		t.Errorf("a hit is %+v", hit)
+	}
+	if asked := b.templates.Requests(); len(asked) > 0 {
+		t.Errorf("a hit of a pinned commit asks Gitea: %+v", asked)
+	}
+
+	// One that is asked for goes before the manifest.
+	made, err := s.CreateAt(t.Context(), "hermes", head)
+	b.remove(made)
+	if err != nil || made.Image.CommitSHA != head {
+		t.Errorf("%+v, %v; want %s", made, err, head)
+	}
+	_, err = s.CreateAt(t.Context(), "hermes", head[:12])
+	if !errors.Is(err, mol.ErrInvalidArgument) {
+		t.Errorf("a short commit: %v", err)
+	}
+	if _, err := New([]Pin{{"gitea", "google-adk", pinned}}); !errors.Is(err, mol.ErrInvalidOption) {
+		t.Errorf("a manifest for a runtime that is not on the list: %v", err)
+	}
+}
+
+// What somebody else has tagged by these rules is the image: a server of before, or one of a colleague.
+func TestAnImageThatSomebodyElseHasTaggedIsAHit(t *testing.T) {
+	b := newBench(t)
+	sha := b.commit("codex", "1.0")
+	ref := b.ref("codex", sha[:12]+"-"+runtime.GOARCH)
+	id := b.importUnrelated(ref)
+
+	found := b.create(b.server(), "codex")
+	if !found.CacheHit || found.Ref != ref || found.ImageID != id {
+		t.Errorf("found %+v, want %s, %s", found, ref, id)
+	}
+	if latest := b.inspect(b.ref("codex", "latest"), "{{.Id}}"); latest != id {
+		t.Errorf("latest is %s", latest)
+	}
+	b.logged("INFO", ref+" is there")
+	if strings.Contains(b.log.String(), "fetching") {
+		t.Error("something was fetched")
+	}
+}
+
+func TestAnUnknownRuntime(t *testing.T) {
+	b := newBench(t)
+	s := b.server()
+	for name, hint := range map[string]string{
+		"langgraph": "the known runtimes are claude-code, codex, hermes, openclaw", // of the default list
+		"hermse":    "did you mean hermes? the known runtimes are claude-code, codex, hermes, openclaw",
+	} {
+		_, err := s.Create(t.Context(), name)
+		if !errors.Is(err, mol.ErrUnknownRuntime) || !strings.Contains(err.Error(), `unknown runtime "`+name+`"; `+hint) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if asked := b.templates.Requests(); len(asked) > 0 {
+		t.Errorf("Gitea was asked: %+v", asked)
+	}
+}
+
+func TestThePlatformOfTheEnvironmentGoesBeforeTheServersOwn(t *testing.T) {
+	b := newBench(t)
+	t.Setenv("MOLECULE_IMAGE_PLATFORM", "linux/arm/v7")
+	// The variant is dropped.
+	if ref := options(nil).LocalImageTag("hermes", "0123456789abcdef"); ref != b.ref("hermes", "0123456789ab-arm") {
+		t.Error(ref)
+	}
+	t.Setenv("MOLECULE_IMAGE_PLATFORM", "arm")
+	if _, err := New(nil); !errors.Is(err, mol.ErrInvalidOption) || !strings.Contains(err.Error(), "MOLECULE_IMAGE_PLATFORM") {
+		t.Errorf("a platform that is none: %v", err)
+	}
+}
+
+// A bench is the surroundings of one test: a Gitea, a cache folder, an isolation on the engine of the tests, and the log.
+type bench struct {
+	*testing.T
+	templates *server.Server
+	isolation string
+	log       *logBuffer
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	templates, err := server.Start(server.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t, templates, strings.ToLower(rand.Text()), new(logBuffer)}
+	t.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", templates.RepoPrefix())
+	t.Setenv("MOLECULE_LOCAL_BUILD_CACHE", t.TempDir())
+	t.Setenv("MOLECULE_LOCAL_IMAGE_ISOLATION", " "+b.isolation+"\n")
+	t.Setenv("DOCKER_HOST", b.given("MOL_TEST_ENGINE"))
+	before := slog.Default()
+	slog.SetDefault(slog.New(slog.NewTextHandler(io.MultiWriter(b.log, t.Output()), nil)))
+	t.Cleanup(func() {
+		slog.SetDefault(before)
+		_ = templates.Close()
+		listed := b.docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}")
+		for _, ref := range strings.Fields(listed) {
+			if strings.HasSuffix(ref, "--"+b.isolation) {
+				b.docker("image", "rm", ref)
+			}
+		}
+	})
+	return b
+}
+
+func (b *bench) server(manifest ...Pin) *Server {
+	b.Helper()
+	s, err := New(manifest)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// create makes a workspace, removes its container and returns its image.
+func (b *bench) create(s *Server, runtime string) mol.Image {
+	b.Helper()
+	made, err := s.Create(b.Context(), runtime)
+	b.remove(made)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return made.Image
+}
+
+func (b *bench) remove(w Workspace) {
+	b.Helper()
+	if w.ContainerID == "" {
+		return
+	}
+	if isolation := b.docker("container", "inspect", "--format", `{{.Config.Labels.isolation}}`, w.ContainerID); isolation != b.isolation {
+		b.Errorf("the container's isolation is %q", isolation)
+	}
+	b.docker("container", "rm", w.ContainerID)
+}
+
+// commit makes a commit the head of a runtime's template.
+func (b *bench) commit(runtime, version string) string {
+	b.Helper()
+	sha, err := b.templates.Commit("molecule-ai/"+server.RepoNamePrefix+runtime, server.Commit{
+		Branch: "main", Files: map[string]server.File{
+			"Dockerfile":       {Text: "FROM scratch\nARG RUNTIME_VERSION\nLABEL version=$RUNTIME_VERSION\nCOPY content /\nCMD [\"/workspace\"]\n"},
+			"content":          {Text: rand.Text()},
+			".runtime-version": {Text: version},
+		},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return sha
+}
+
+func (b *bench) ref(runtime, tag string) string {
+	return "molecule-local/workspace-template-" + runtime + ":" + tag + "--" + b.isolation
+}
+
+func (b *bench) logged(level string, lines ...string) {
+	b.Helper()
+	all := strings.Split(b.log.String(), "\n")
+	for _, line := range lines {
+		if !slices.ContainsFunc(all, func(l string) bool { return strings.Contains(l, "level="+level) && strings.Contains(l, line) }) {
+			b.Errorf("it is not logged at %s: %s", level, line)
+		}
+	}
+}
+
+// importUnrelated puts an image without labels into the engine, under a name, and returns its id.
+func (b *bench) importUnrelated(ref string) string {
+	b.Helper()
+	var archive bytes.Buffer
+	w := tar.NewWriter(&archive)
+	content := rand.Text()
+	err := w.WriteHeader(&tar.Header{Name: "content", Mode: 0o644, Size: int64(len(content))})
+	if err == nil {
+		_, err = w.Write([]byte(content))
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		b.Fatal(err)
+	}
+	unrelated := b.ref("unrelated", "latest")
+	b.dockerWith(&archive, "import", "--change", `CMD ["/workspace"]`, "-", unrelated)
+	b.docker("tag", unrelated, ref)
+	return b.inspect(ref, "{{.Id}}")
+}
+
+func (b *bench) inspect(ref, format string) string {
+	b.Helper()
+	return b.docker("image", "inspect", "--format", format, ref)
+}
+
+// docker is the docker command on the engine of the tests: somebody else.
+func (b *bench) docker(args ...string) string {
+	b.Helper()
+	return b.dockerWith(nil, args...)
+}
+
+func (b *bench) dockerWith(stdin io.Reader, args ...string) string {
+	b.Helper()
+	cmd := exec.CommandContext(context.WithoutCancel(b.Context()), b.given("MOL_TEST_DOCKER"),
+		append([]string{"--host", b.given("MOL_TEST_ENGINE")}, args...)...)
+	cmd.Stdin, cmd.Stderr = stdin, b.Output()
+	out, err := cmd.Output()
+	if err != nil {
+		b.Fatalf("docker %s: %v", strings.Join(args, " "), err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func (b *bench) given(name string) string {
+	b.Helper()
+	value := os.Getenv(name)
+	if value == "" {
+		b.Fatalf("%s is not set: run `tests/run go`", name)
+	}
+	return value
+}
+
+// A logBuffer is a log to look at while it is written.
+type logBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
