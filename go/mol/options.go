@@ -114,7 +114,8 @@ type environment struct {
 
 // OptionsFromEnv reads the environment: the MOLECULE_ variables, and what else the library needs to know of
 // the machine (DOCKER_*, proxies, certificates, home and temporary folders). A value that cannot be used,
-// such as a number that is none, is kept as it is and makes [New] fail.
+// such as a number that is none, is kept as it is and makes [New] fail; its field is zero, and setting the field takes
+// its place.
 //
 // For Options that do not come from here, New reads DOCKER_*, proxies, certificates and folders itself;
 // DOCKER_HOST only where the field DockerHost is empty.

@@ -178,6 +178,10 @@ impl Job {
                     "the commit {} of {}",
                     request.commit, request.repository.url
                 ),
+                hint_again: match request.looked_up {
+                    true => HINT_AGAIN,
+                    false => "try again, and see whether the repository still has the commit",
+                },
                 base: None,
             },
             interrupted: Arc::clone(&stop.flag),
@@ -297,6 +301,9 @@ impl Job {
         let id = self.id()?;
         let mut buffer = Vec::new();
         let (tree, commit_time) = match store.header(&id) {
+            Some((kind, _)) if kind != gix::objs::Kind::Commit => {
+                return Err(self.not_a_commit(kind));
+            }
             Some((_, ..=MAX_COMMIT)) => {
                 let commit = store.find_commit(&id, &mut buffer).map_err(failed)?;
                 let time = commit.time().map_err(failed)?.seconds;
@@ -382,6 +389,14 @@ impl Job {
         }
     }
 
+    /// An annotated tag has an id of its own, which is easily taken for the commit's.
+    fn not_a_commit(&self, kind: gix::objs::Kind) -> Error {
+        let (url, id) = (&self.url, &self.commit);
+        let text = format!("{id} of {url} is a {kind}, not a commit");
+        let hint = format!("give the commit's own id: git rev-parse {id}^{{commit}}");
+        Error::new(Code::Fetch, text).hint(hint)
+    }
+
     fn too_large(&self, what: &str) -> Error {
         let (url, commit) = (&self.url, &self.commit);
         let text = format!("the commit {commit} of {url} is too large: it has {what}");
@@ -392,7 +407,7 @@ impl Job {
         let why = self.server_said().unwrap_or_else(|| why.to_owned());
         let (commit, url) = (&self.commit, &self.url);
         let text = format!("the commit {commit} of {url} cannot be fetched: {why}");
-        Error::new(Code::Fetch, text).hint(HINT_AGAIN)
+        Error::new(Code::Fetch, text).hint(self.wire.hint_again)
     }
 
     /// What a failure of gix means. `size` is that of the template's files, once it is known.
@@ -406,7 +421,7 @@ impl Job {
         let why = self.server_said().unwrap_or_else(|| said(error));
         let (commit, url) = (&self.commit, &self.url);
         let text = format!("the commit {commit} of {url} {what}: {why}");
-        Error::new(Code::Fetch, text).hint(HINT_AGAIN)
+        Error::new(Code::Fetch, text).hint(self.wire.hint_again)
     }
 
     /// Returns the error for a full disk, or for a limit of this process, if that caused the failure.
@@ -453,6 +468,7 @@ impl Job {
 const HINT_LARGE: &str =
     "keep large files out of the repository, and have the Dockerfile download them";
 const HINT_REFUSED: &str = "run git fsck in the template's repository: no git makes such a commit";
+
 const HINT_AGAIN: &str =
     "try again; if the branch was force-pushed meanwhile, the next call sees its new head";
 

@@ -45,6 +45,8 @@ pub(super) struct Wire {
     pub(super) refused: Arc<AtomicBool>,
     /// "the commit … of …", for errors.
     pub(super) what: String,
+    /// What to do after a failure that may pass.
+    pub(super) hint_again: &'static str,
     /// Where the repository really is, once a redirect has told.
     pub(super) base: Option<String>,
 }
@@ -141,7 +143,7 @@ impl Exchange {
                 let said = self.wire.http.quoted(&String::from_utf8_lossy(said));
                 let what = &self.wire.what;
                 let text = format!("{what} cannot be fetched: the server says: {said}");
-                let error = Error::new(Code::Fetch, text).hint(super::HINT_AGAIN);
+                let error = Error::new(Code::Fetch, text).hint(self.wire.hint_again);
                 return Err(self.wire.fail(error));
             }
         }

@@ -6,6 +6,7 @@ use mol::{Code, Event, OptionName};
 
 use crate::support::child::{Link, command, field, program, succeed, text};
 use crate::support::engine::BUSYBOX;
+use crate::support::git::{Object, packed};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, TestClient, block_on, write_docker_context};
 
@@ -86,6 +87,26 @@ fn a_given_commit_or_repository_that_is_not_there_is_named() {
     let message = format!("{}codex is not there: ", bed.server.repo_prefix);
     assert!(error.message.starts_with(&message), "{error:?}");
     assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
+}
+
+/// `git rev-parse v1` gives the id of an annotated tag, and not that of its commit.
+#[test]
+fn the_id_of_an_annotated_tag_is_told_from_that_of_a_commit() {
+    let bed = Bed::new();
+    let file = Object::blob(PLAIN);
+    let tree = Object::tree([("100644", &b"Dockerfile"[..], file.id())]);
+    let commit = Object::commit(&tree);
+    let tag = Object::tag(&commit);
+    let pack = packed(&[file, tree, commit, tag.clone()]);
+    bed.server
+        .answer_with(&bed.server.template("hermes"), &tag, &pack);
+    let error = at(&bed.client(), "hermes", &tag.hex()).unwrap_err();
+    assert_eq!(error.code, Code::Fetch, "{error:?}");
+    assert!(
+        error.message.ends_with("is a tag, not a commit"),
+        "{error:?}"
+    );
+    assert!(error.hint.contains("git rev-parse"), "{error:?}");
 }
 
 #[test]

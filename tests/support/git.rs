@@ -21,6 +21,7 @@ pub enum Kind {
     Commit = 1,
     Tree = 2,
     Blob = 3,
+    Tag = 4,
 }
 
 impl Kind {
@@ -29,6 +30,7 @@ impl Kind {
             Kind::Commit => "commit",
             Kind::Tree => "tree",
             Kind::Blob => "blob",
+            Kind::Tag => "tag",
         }
     }
 }
@@ -50,6 +52,14 @@ impl Object {
             data.extend_from_slice(&id);
         }
         let kind = Kind::Tree;
+        Self { kind, data }
+    }
+
+    /// An annotated tag of a commit.
+    pub fn tag(commit: &Object) -> Self {
+        let object = commit.hex();
+        let text = format!("object {object}\ntype commit\ntag v1\ntagger {WHEN}\n\nOne\n");
+        let (kind, data) = (Kind::Tag, text.into_bytes());
         Self { kind, data }
     }
 

@@ -78,7 +78,12 @@ func (a *app) rootCommand() *cobra.Command {
 // commit of --pins.
 func (a *app) ensure(ctx context.Context, runtime, commit string, d display) (mol.Image, error) {
 	opts := a.options()
-	opts.OnEvent = d.event
+	opts.OnEvent = func(e mol.Event) {
+		// The warning with an endpoint is for servers that look for the engine in DOCKER_HOST alone.
+		if e.Kind != mol.EventWarning || e.Endpoint == "" {
+			d.event(e)
+		}
+	}
 	c, err := a.open(opts)
 	if err != nil {
 		return mol.Image{}, err

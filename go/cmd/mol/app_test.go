@@ -123,6 +123,18 @@ func TestEnsurePrintsTheReferenceAlone(t *testing.T) {
 	}
 }
 
+// The command itself follows docker's contexts, as libmol does.
+func TestAWarningForServersIsNotShown(t *testing.T) {
+	f := &fakeClient{img: scriptImage(), events: []mol.Event{
+		{Kind: mol.EventWarning, Message: "DOCKER_HOST is not set", Endpoint: "unix:///run/user/1000/docker.sock"},
+		{Kind: mol.EventWarning, Message: "the token goes out in plain text"},
+	}}
+	_, _, stderr := runFake(t, t.Context(), f, "ensure", "hermes")
+	if strings.Contains(stderr, "DOCKER_HOST") || !strings.Contains(stderr, "plain text") {
+		t.Errorf("standard error:\n%s", stderr)
+	}
+}
+
 func TestPlainOutput(t *testing.T) {
 	var out bytes.Buffer
 	d := newPlainDisplay(&out, began)
