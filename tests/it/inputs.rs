@@ -80,7 +80,9 @@ fn a_wrong_option_is_refused_when_the_client_is_made_and_named() {
             OptionName::Token,
             &["two words", "line\nbreak", "größe", "seven77"],
         ),
-        (OptionName::CacheDir, &["relative/path", "."]),
+        (OptionName::Runtimes, &["hermes,", "hermes,hermes", "../x"]),
+        (OptionName::TagArch, &["Always", " "]),
+        (OptionName::Pins, &["hermes", "hermes=main", "x=y"]),
         (
             OptionName::Platform,
             &[

@@ -28,6 +28,7 @@ import (
 )
 
 func main() {
+	mol.SetLogger(nil)
 	fmt.Println("library", mol.LibraryVersion())
 	ref, err := mol.EnsureLocalImage(context.Background(), "hermes")
 	if err != nil {

@@ -122,7 +122,7 @@ pub fn stays_inside(entries: &[Entry], sorted: bool) {
     let mut outside: Vec<PathBuf> = all(sandbox.path()).into_iter().filter(outside).collect();
     outside.retain(|path| !work.starts_with(sandbox.path().join(path)));
     outside.sort();
-    let lock = format!("cache/autogen/.{}.lock", &commit[..12]);
+    let lock = format!("cache/hermes/.{}.lock", &commit[..12]);
     assert_eq!(outside, [PathBuf::from(lock), PathBuf::from("witness")]);
     assert_eq!(fs::read_to_string(at("witness")).unwrap(), "untouched");
     if checkout.result.is_err() {
