@@ -140,7 +140,7 @@ typedef int32_t mol_registry_mode;
 #endif // __cplusplus
 
 // What can be set. Every value is a string, and "" means "not set". Most have the syntax of the environment
-// variable named here; docs/local-development.md has the defaults. The last three are in no variable.
+// variable named here; docs/local-development.md has the defaults. The last three have no variable.
 enum mol_option
 #if defined(__cplusplus) || __STDC_VERSION__ >= 202311L
   : int32_t
@@ -162,9 +162,9 @@ enum mol_option
   MOL_OPTION_OFFLINE = 7,
   // MOLECULE_LOCAL_RUNTIME_VERSION_PIN: 1 to send the template's version as a build argument.
   MOL_OPTION_RUNTIME_VERSION_PIN = 8,
-  // MOLECULE_BUILD_STALL_GRACE_S: how long without any output is a stall; seconds, or as in 4m or 1h30m.
+  // MOLECULE_BUILD_STALL_GRACE_S: how long without output is a stall: seconds, or a duration as in 4m.
   MOL_OPTION_STALL_GRACE_S = 9,
-  // MOLECULE_BUILD_CEILING_S: how long a call without a time-out may take; seconds, or as in 30m.
+  // MOLECULE_BUILD_CEILING_S: how long a call without a time-out may take: seconds, or as in 1h30m.
   MOL_OPTION_CEILING_S = 10,
   // DOCKER_HOST: the engine's address.
   MOL_OPTION_DOCKER_HOST = 11,
@@ -203,11 +203,11 @@ enum mol_option
   // The allowlist of runtimes, in place of the default one: "claude-code,hermes". Names match
   // [a-z0-9][a-z0-9-]*, have at most 64 characters and no hyphen at the end.
   MOL_OPTION_RUNTIMES = 28,
-  // Which tags have the architecture: auto (both tags of every platform but linux/amd64), or always (every pinned
-  // tag, without the variant, and no moving tag).
+  // Which tags have the architecture: auto (both tags of every platform but linux/amd64), or always
+  // (every pinned tag, without the variant, and no moving tag).
   MOL_OPTION_TAG_ARCH = 29,
-  // Commits that mol_ensure_local_image and mol_client_submit take in place of the branch's head:
-  // "hermes=COMMIT,codex=COMMIT", each with all 40 or 64 hexadecimal digits.
+  // Commits to take in place of the branch's head: "hermes=COMMIT,codex=COMMIT", each with all 40 or 64
+  // hexadecimal digits.
   MOL_OPTION_PINS = 30,
 };
 #ifndef __cplusplus
@@ -328,8 +328,8 @@ const char *mol_version(void);
 // not to be freed.
 const char *mol_status_name(int32_t status);
 
-// Returns whether a name is on the default allowlist (exact match). False for NULL and invalid UTF-8. A client with
-// MOL_OPTION_RUNTIMES has its own list.
+// Returns whether a name is on the default allowlist (exact match). False for NULL and invalid UTF-8. A client
+// with MOL_OPTION_RUNTIMES has a list of its own.
 //
 // `runtime` is NULL or ends in a NUL byte.
 bool mol_is_known_runtime(const char *runtime);
@@ -394,10 +394,10 @@ mol_status mol_client_new(mol_options options, bool events, mol_client *client, 
 // fine.
 void mol_client_free(mol_client client);
 
-// Finds the image for the head of the runtime's template, or for the commit that MOL_OPTION_PINS has for the runtime, or
-// makes it, and waits for it. With a
-// `timeout_ms` above 0 the call ends with MOL_ERR_DEADLINE_EXCEEDED after that time; else with
-// MOL_ERR_TIMEOUT after the ceiling. Free the image with mol_image_free.
+// Finds the image for the head of the runtime's template, or makes it, and waits for it. For a runtime in
+// MOL_OPTION_PINS the pinned commit takes the place of the head. With a `timeout_ms` above 0 the call ends with
+// MOL_ERR_DEADLINE_EXCEEDED after that time; else with MOL_ERR_TIMEOUT after the ceiling. Free the image with
+// mol_image_free.
 //
 // `runtime` is NULL or ends in a NUL byte; `image` and `error` are NULL or may be written.
 mol_status mol_ensure_local_image(mol_client client,
@@ -416,8 +416,8 @@ mol_status mol_client_submit(mol_client client,
                              mol_call *call,
                              mol_error **error);
 
-// Starts a call for exactly one commit of the runtime's template: all 40 or 64 hexadecimal digits. There is no lookup,
-// and no network at all if the engine has the image. Otherwise as mol_client_submit.
+// Starts a call for exactly one commit of the runtime's template, with all 40 or 64 hexadecimal digits. There
+// is no lookup, and no network at all if the engine has the image. Otherwise as mol_client_submit.
 //
 // `runtime` and `commit` are NULL or end in a NUL byte; `call` and `error` are NULL or may be written.
 mol_status mol_client_submit_commit(mol_client client,
@@ -511,9 +511,9 @@ mol_status mol_client_submit_diagnose(mol_client client,
                                       mol_call *call,
                                       mol_error **error);
 
-// Starts to find the engine that images are built in, and returns at once; otherwise as mol_client_submit. The result is
-// {"docker_host": "unix:///var/run/docker.sock"}, for example: the address as DOCKER_HOST has it, for whoever
-// creates containers from the images. TLS for it, if any, is set apart (DOCKER_TLS_VERIFY, DOCKER_CERT_PATH).
+// Starts to find the engine that images are built in, and returns at once; otherwise as mol_client_submit.
+// The result is {"docker_host": "unix:///var/run/docker.sock"}, for example: the address as DOCKER_HOST has it,
+// for whoever creates containers from the images. TLS needs DOCKER_TLS_VERIFY and DOCKER_CERT_PATH besides.
 //
 // `call` and `error` are NULL or may be written.
 mol_status mol_client_submit_engine_host(mol_client client,

@@ -96,7 +96,7 @@ fn a_wrong_option_is_refused_when_the_client_is_made_and_named() {
         ),
         (
             OptionName::Isolation,
-            &["-a", "A", "a b", "größe", "a/b", "a:b", "a\n"],
+            &["-a", "A", "a b", "größe", "a/b", "a:b", "a\nb"],
         ),
         (OptionName::Offline, &["yes", "2", "on"]),
         (OptionName::RuntimeVersionPin, &["yes", "2"]),
