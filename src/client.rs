@@ -13,7 +13,7 @@ use crate::build_log::{self, BuildLog};
 use crate::coalesce::Coalesced;
 use crate::diagnose::{self, Diagnosis};
 use crate::error::{Code, Error, FailedBuild, Result};
-use crate::event::{Event, Sink};
+use crate::event::{Event, Sink, human_duration};
 use crate::executor::{self, blocking};
 use crate::flight::Flights;
 use crate::http::Http;
@@ -257,7 +257,7 @@ impl Client {
     fn commit(&self, id: &str) -> Result<CommitSha> {
         let invalid = |what: String| Error::new(Code::InvalidArgument, what);
         if self.masker.is_in(id) {
-            return Err(invalid("the commit is the token".to_owned()).hint("give a commit id"));
+            return Err(invalid("the commit holds the token".to_owned()).hint("give a commit id"));
         }
         CommitSha::given(id).ok_or_else(|| {
             let what = format!("{:?} is not a commit id", self.masker.shown(id, 80));
@@ -504,7 +504,7 @@ fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Erro
         .hint("give it more time: a first build can take minutes, much longer under emulation"),
         None => Error::new(
             Code::Timeout,
-            format!("the call was stopped after {} seconds{at}", limit.as_secs()),
+            format!("the call was stopped after {}{at}", human_duration(limit)),
         )
         .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
     };

@@ -321,13 +321,17 @@ impl Event {
     }
 
     /// The one warning that has an endpoint.
-    pub(crate) fn engine_elsewhere(endpoint: &str) -> Self {
+    pub(crate) fn engine_elsewhere(endpoint: &str, tls: bool) -> Self {
         let message = format!(
             "the engine in use is at {endpoint}, and DOCKER_HOST is not set: a client that reads only the \
              environment does not find it"
         );
+        let and_tls = match tls {
+            true => ", with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH",
+            false => "",
+        };
         let hint = format!(
-            "create containers with the endpoint of the image, or set DOCKER_HOST={endpoint}"
+            "create containers with the endpoint of the image, or set DOCKER_HOST={endpoint}{and_tls}"
         );
         Self {
             endpoint: Some(endpoint.to_owned()),
@@ -367,6 +371,15 @@ pub(crate) fn human_files(files: u64) -> String {
 }
 
 /// A number of bytes for people, in units of 1024 (IEC 80000-13).
+/// A limit that was reached, as a person writes it.
+pub(crate) fn human_duration(limit: Duration) -> String {
+    match (limit.as_secs(), limit.subsec_nanos()) {
+        (1, 0) => "1 second".to_owned(),
+        (seconds, 0) => format!("{seconds} seconds"),
+        _ => humantime::format_duration(limit).to_string(),
+    }
+}
+
 pub(crate) fn human_bytes(bytes: u64) -> String {
     #[allow(clippy::cast_precision_loss)]
     let (mut size, mut unit) = (bytes as f64, "B");

@@ -79,6 +79,18 @@ impl Platform {
         &self.text
     }
 
+    /// Engines take these for one and the same, as containerd's `platforms.Normalize` has it: a processor without its
+    /// variant, and with the least one that there is.
+    pub(crate) fn is_the_same_as(&self, other: &str) -> bool {
+        let plain = |platform: &str| match platform.split_once('/') {
+            Some((os, "amd64/v1")) => format!("{os}/amd64"),
+            Some((os, "arm64/v8")) => format!("{os}/arm64"),
+            Some((os, "arm/v7")) => format!("{os}/arm"),
+            _ => platform.to_owned(),
+        };
+        plain(&self.text) == plain(other)
+    }
+
     /// `os` and `arch`, which is what an engine tells of an image.
     pub(crate) fn os_arch(&self) -> (&str, &str) {
         let mut parts = self.text.split('/');

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::image::{CommitSha, Image, References, Timings, full_id};
+use crate::image::{Image, References, Timings, full_id};
 use crate::pipeline::{Request, Shared};
 use crate::recent;
 
@@ -21,7 +21,7 @@ pub(crate) async fn find(shared: &Shared, request: &Request, emit: &Sink) -> Res
     let begun = Instant::now();
     let (runtime, rules) = (&request.runtime, &shared.settings.tags);
     let engine = shared.engine().await?;
-    shared.tell_unusual_engine(emit).await?;
+    shared.warn_of_unusual_engine(engine, emit).await;
     let platform = shared.platform().await?;
     let candidates: Vec<References> = match &request.commit {
         Some(commit) => vec![References::new(runtime, commit, &platform, rules)],
@@ -36,13 +36,13 @@ pub(crate) async fn find(shared: &Shared, request: &Request, emit: &Sink) -> Res
         let Some(found) = recent::find(shared, runtime, &references, emit).await? else {
             continue;
         };
-        let commit = full_id(found.revision.as_deref());
-        let other = |asked: &CommitSha| !commit.is_empty() && commit != asked.as_str();
-        if (found.os.as_str(), found.arch.as_str()) != platform.os_arch()
-            || request.commit.as_ref().is_some_and(other)
+        if found
+            .contradiction(request.commit.as_ref(), &platform)
+            .is_some()
         {
             continue;
         }
+        let commit = full_id(found.revision.as_deref());
         emit(Event::cache_hit(&references.pinned));
         return Ok(Image {
             reference: references.pinned,

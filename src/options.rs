@@ -94,11 +94,11 @@ options! {
     /// The memory that the library takes at most, in MiB.
     Memory = 27, "MOLECULE_BUILD_MEMORY_MIB";
     /// The allowlist, in place of the default one: names, separated by commas.
-    Runtimes = 28, "the list of runtimes";
+    Runtimes = 28, "the list of runtimes (Options.Runtimes, MOL_OPTION_RUNTIMES)";
     /// `auto` or `always`, see [`TagArch`].
-    TagArch = 29, "the tag architecture";
+    TagArch = 29, "the tag architecture (Options.TagArch, MOL_OPTION_TAG_ARCH)";
     /// Commits to build in place of the branch's head: `runtime=commit`, separated by commas.
-    Pins = 30, "the list of pinned commits";
+    Pins = 30, "the list of pinned commits (Options.Pins, MOL_OPTION_PINS)";
 }
 
 impl OptionName {
@@ -242,7 +242,7 @@ impl Options {
                 return Err(invalid(OptionName::Runtimes, &what).hint(hint));
             }
             if names.contains(&name) {
-                let what = format!("has {name} twice");
+                let what = format!("has a duplicate name: {name:?}");
                 return Err(invalid(OptionName::Runtimes, &what).hint("remove one of them"));
             }
             self.without_token(OptionName::Runtimes, name)?;
@@ -295,6 +295,11 @@ impl Options {
     /// temporary files (XDG base directory specification: a relative `XDG_CACHE_HOME` is ignored).
     fn cache_dir(&self) -> Result<PathBuf> {
         if let Some(dir) = self.get(OptionName::CacheDir) {
+            if dir.starts_with('~') {
+                let hint =
+                    "write the home folder out: ~ is for shells, and this is not read by one";
+                return Err(invalid(OptionName::CacheDir, "begins with ~").hint(hint));
+            }
             return std::path::absolute(dir).map_err(|error| {
                 let what =
                     format!("is relative, and the working directory cannot be found: {error}");
@@ -420,10 +425,11 @@ impl Options {
         }
     }
 
-    /// Seconds, or what Go's `time.ParseDuration` and humantime both take.
+    /// Seconds, or what Go's `time.ParseDuration` and humantime both take; `tests/vectors/durations.json`.
     fn duration(&self, name: OptionName, default_seconds: u64) -> Result<Duration> {
         /// A year: longer is a typing error, and keeps deadlines within what a clock can hold.
         const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+        const SHORTEST: Duration = Duration::from_millis(1);
         let Some(text) = self.get(name) else {
             return Ok(Duration::from_secs(default_seconds));
         };
@@ -436,7 +442,7 @@ impl Options {
             None
         };
         duration
-            .filter(|duration| !duration.is_zero() && *duration <= LONGEST)
+            .filter(|duration| (SHORTEST..=LONGEST).contains(duration))
             .ok_or_else(|| {
                 let what = format!("is not a valid duration: {:?}", self.printable(text));
                 invalid(name, &what)
@@ -725,9 +731,7 @@ mod tests {
             (OptionName::Offline, "yes"),
             (OptionName::Platform, "amd64"),
             (OptionName::Isolation, "Not A Tag"),
-            (OptionName::StallGrace, "4 m"),
-            (OptionName::StallGrace, "0s"),
-            (OptionName::StallGrace, "2M"),
+            (OptionName::CacheDir, "~/cache"),
             (OptionName::Ceiling, "9000h"),
             (OptionName::Runtimes, "hermes,"),
             (OptionName::Runtimes, "hermes, codex"),
@@ -757,17 +761,16 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_seconds_or_have_units() {
-        for (text, seconds) in [
-            ("600", 600.0),
-            ("4m", 240.0),
-            ("1h30m", 5400.0),
-            ("1h30m0s", 5400.0),
-            ("1.5h", 5400.0),
-            ("500ms", 0.5),
-        ] {
-            let settings = with(OptionName::StallGrace, text).unwrap();
-            assert_eq!(settings.stall_grace.as_secs_f64(), seconds, "{text}");
+    fn durations_are_those_of_the_vectors() {
+        let vectors = include_str!("../tests/vectors/durations.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        for case in vectors["cases"].as_array().unwrap() {
+            let settings = with(OptionName::StallGrace, case["text"].as_str().unwrap());
+            let ms = settings.map(|settings| settings.stall_grace.as_millis());
+            match case["ms"].as_u64() {
+                Some(want) => assert_eq!(ms.unwrap(), u128::from(want), "{case}"),
+                None => assert_eq!(ms.unwrap_err().code, Code::InvalidOption, "{case}"),
+            }
         }
     }
 

@@ -148,7 +148,7 @@ async fn seek(shared: &Shared, request: &Request, emit: &Sink) -> Result<Arc<Sou
     tell_head(&wanted, &timings, emit);
     point!("lookup-done");
     let engine = shared.engine().await?;
-    shared.tell_unusual_engine(emit).await?;
+    shared.warn_of_unusual_engine(engine, emit).await;
     let found = usable(shared, &wanted, emit);
     let found = timed(shared, Step::Inspect, &mut timings.inspect, found).await?;
     let mut sought = Sought {
@@ -357,26 +357,12 @@ async fn usable(
     let Some(found) = found else {
         return Ok(Err(Miss::Absent));
     };
-    Ok(match contradiction(wanted, &found) {
-        None => Ok(found),
-        Some(why) => Err(Miss::Contradiction(why)),
-    })
-}
-
-/// What an image says of itself that contradicts its reference.
-fn contradiction(wanted: &Wanted, image: &Found) -> Option<String> {
-    let revision = image.revision.as_deref();
-    if let Some(other) = revision.filter(|revision| *revision != wanted.commit.as_str()) {
-        return Some(format!("its label says it is of the commit {other}"));
-    }
-    let platform = (image.os.as_str(), image.arch.as_str());
-    if platform != wanted.platform.os_arch() {
-        return Some(format!("it is for {}/{}", image.os, image.arch));
-    }
-    // Variants of one architecture may share a tag, see `TagArch`.
-    let built_for = image.platform.as_deref();
-    let other = built_for.filter(|platform| *platform != wanted.platform.as_str())?;
-    Some(format!("its label says it was built for {other}"))
+    Ok(
+        match found.contradiction(Some(&wanted.commit), &wanted.platform) {
+            None => Ok(found),
+            Some(why) => Err(Miss::Contradiction(why)),
+        },
+    )
 }
 
 /// Takes part in the build of the image, and begins it if nobody has.
@@ -518,7 +504,7 @@ async fn tag(shared: &Shared, wanted: &Wanted, emit: &Sink) -> Result<String> {
         .hint("see whether something removes images while they are built")
     })?;
     // A later call would not take it for a hit, and build it again, for ever.
-    if let Some(why) = contradiction(wanted, &image) {
+    if let Some(why) = image.contradiction(Some(&wanted.commit), &wanted.platform) {
         let platform = &wanted.platform;
         let message = format!("the engine built the image {pinned}, but {why}");
         let hint = format!(
@@ -550,19 +536,17 @@ impl Shared {
         self.engine.get_or_try_init(connect).await
     }
 
-    /// Warns, once for each client, where other programs of the host will probably look for the engine in vain: those
-    /// that read `DOCKER_HOST` know nothing of docker's contexts.
-    pub(crate) async fn tell_unusual_engine(&self, emit: &Sink) -> Result<()> {
+    /// Warns, once for each client, where a program that reads only `DOCKER_HOST` looks for the engine in another place:
+    /// it knows nothing of docker's contexts. A place that cannot be looked at is no reason to fail.
+    pub(crate) async fn warn_of_unusual_engine(&self, engine: &Engine, emit: &Sink) {
         if self.engine_told.swap(true, Ordering::Relaxed) {
-            return Ok(());
+            return;
         }
-        let engine = self.engine().await?.clone();
-        let endpoint = engine.endpoint().to_owned();
-        let elsewhere = blocking(&self.tasks, move || Ok(engine.is_elsewhere())).await?;
-        if elsewhere {
-            emit(Event::engine_elsewhere(&endpoint));
+        let asked = engine.clone();
+        let elsewhere = blocking(&self.tasks, move || Ok(asked.is_elsewhere())).await;
+        if elsewhere.unwrap_or(false) {
+            emit(Event::engine_elsewhere(engine.endpoint(), engine.has_tls()));
         }
-        Ok(())
     }
 
     /// An image's name, taken apart, if this client could have given it.

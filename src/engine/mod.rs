@@ -40,7 +40,7 @@ pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
-use crate::image::{Platform, as_given};
+use crate::image::{CommitSha, Platform, as_given};
 use crate::options::EngineSettings;
 use api::{About, Api, Capped, Failure, Labels, MAX_IGNORED, Version, in_path};
 use endpoint::{Address, DEFAULT_SOCKET, Endpoint};
@@ -87,10 +87,10 @@ pub(crate) struct Found {
     pub(crate) id: String,
     /// All its references, as the engine lists them.
     references: Vec<String>,
-    /// The label [`REVISION_LABEL`].
+    /// The label [`REVISION_LABEL`], if this library has set it: an image has the labels of its base image too.
     pub(crate) revision: Option<String>,
     /// The label [`PLATFORM_LABEL`].
-    pub(crate) platform: Option<String>,
+    platform: Option<String>,
     pub(crate) os: String,
     pub(crate) arch: String,
     /// When it was made, and when it was last tagged, if the engine keeps that: seconds since 1970.
@@ -104,6 +104,26 @@ impl Found {
         self.references
             .iter()
             .any(|listed| as_given(listed) == reference)
+    }
+
+    /// What it says of itself that contradicts a reference of this commit, if one is asked for, and this platform.
+    pub(crate) fn contradiction(
+        &self,
+        commit: Option<&CommitSha>,
+        platform: &Platform,
+    ) -> Option<String> {
+        if let (Some(commit), Some(other)) = (commit, &self.revision)
+            && other != commit.as_str()
+        {
+            return Some(format!("its label says it is of the commit {other}"));
+        }
+        if (self.os.as_str(), self.arch.as_str()) != platform.os_arch() {
+            return Some(format!("it is for {}/{}", self.os, self.arch));
+        }
+        // Variants of one architecture may share a tag, see `TagArch`.
+        let built_for = self.platform.as_deref();
+        let other = built_for.filter(|other| !platform.is_the_same_as(other))?;
+        Some(format!("its label says it was built for {other}"))
     }
 
     /// All its references, as the engine lists them.
@@ -210,6 +230,11 @@ impl Engine {
         self.settings.host.is_none() && !is_default
     }
 
+    /// Does it take more than its address to reach it?
+    pub(crate) fn has_tls(&self) -> bool {
+        matches!(self.address, Address::Tcp { tls: Some(_), .. })
+    }
+
     /// Why it is this one.
     pub(crate) fn named_by(&self) -> &str {
         &self.named_by
@@ -262,13 +287,16 @@ impl Engine {
     /// Looks an image up. `None` if there is none of that name.
     pub(crate) async fn find(&self, reference: &str) -> Result<Option<Found>> {
         let found = self.settled(&[500], || self.inspect(reference));
-        Ok(self.call(|| found).await?.map(|image| Found {
+        let found = self.call(|| found).await?;
+        Ok(found.map(|image| Found {
             created: image.created.as_deref().and_then(unix).unwrap_or(0),
             // Some engines have the year 1 for "never".
             tagged: (image.metadata.last_tag_time.as_deref())
                 .and_then(unix)
                 .filter(|tagged| *tagged > 0),
-            revision: image.config.labels.get(REVISION_LABEL).map(str::to_owned),
+            revision: (image.config.labels.get(RUNTIME_LABEL))
+                .and_then(|_| image.config.labels.get(REVISION_LABEL))
+                .map(str::to_owned),
             platform: image.config.labels.get(PLATFORM_LABEL).map(str::to_owned),
             id: image.id,
             references: image.repo_tags.0,

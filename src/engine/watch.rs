@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::context::Sent;
 use crate::error::{Code, Error, FailedBuild, Result};
-use crate::event::{Event, Kind, human_bytes, human_files};
+use crate::event::{Event, Kind, human_bytes, human_duration, human_files};
 
 /// How much of a build's output is kept for the error of a failed build.
 const TAIL_LINES: usize = 50;
@@ -293,8 +293,8 @@ impl<'a> Watch<'a> {
         Err(Error::new(
             Code::Stalled,
             format!(
-                "the build was stopped {place}, because it said nothing for {} seconds",
-                self.stall_grace.as_secs()
+                "the build was stopped {place}, because it said nothing for {}",
+                human_duration(self.stall_grace)
             ),
         )
         .hint("if the step is only slow, raise MOLECULE_BUILD_STALL_GRACE_S")

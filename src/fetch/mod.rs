@@ -393,7 +393,12 @@ impl Job {
     fn not_a_commit(&self, kind: gix::objs::Kind) -> Error {
         let (url, id) = (&self.url, &self.commit);
         let text = format!("{id} of {url} is a {kind}, not a commit");
-        let hint = format!("give the commit's own id: git rev-parse {id}^{{commit}}");
+        let hint = match kind {
+            gix::objs::Kind::Tag => {
+                format!("give the commit's own id: git rev-parse {id}^{{commit}}")
+            }
+            _ => "give the id of a commit".to_owned(),
+        };
         Error::new(Code::Fetch, text).hint(hint)
     }
 

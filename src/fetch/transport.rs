@@ -22,7 +22,7 @@ use url::Url;
 
 use super::pack::Counters;
 use crate::error::{Code, Error, Retry};
-use crate::event::human_bytes;
+use crate::event::{human_bytes, human_duration};
 use crate::gitea;
 use crate::http::{Http, media_type, retry_after, uncompressed};
 use crate::retry;
@@ -61,7 +61,7 @@ impl Wire {
                 () = self.interrupt.cancelled() => Err(Error::canceled()),
                 () = tokio::time::sleep(self.stall_grace) => Err(Error::new(
                     Code::Stalled,
-                    format!("{what} sent nothing for {} seconds", self.stall_grace.as_secs()),
+                    format!("{what} sent nothing for {}", human_duration(self.stall_grace)),
                 )
                 .hint("try again; on a slow line, raise MOLECULE_BUILD_STALL_GRACE_S")),
                 result = work => result,

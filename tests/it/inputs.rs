@@ -104,7 +104,10 @@ fn a_wrong_option_is_refused_when_the_client_is_made_and_named() {
             OptionName::StallGrace,
             &["0", "-1", "soon", "1.5", "99999999999999999999"],
         ),
-        (OptionName::Ceiling, &["0", "-1", "soon", "1 h", "1d", "-4m"]),
+        (
+            OptionName::Ceiling,
+            &["0", "-1", "soon", "1 h", "1d", "-4m"],
+        ),
     ] {
         for value in values {
             refused(&bed, name, value);

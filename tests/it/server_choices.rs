@@ -1,14 +1,17 @@
 //! What a server chooses in its code: its runtimes, its tags, its commits.
 
+use std::time::Duration;
+
 use mol::event::Kind;
 use mol::image::Image;
+use mol::prune::{Action, PruneOptions};
 use mol::{Code, Event, OptionName};
 
 use crate::support::child::{Link, command, field, program, succeed, text};
 use crate::support::engine::BUSYBOX;
 use crate::support::git::{Object, packed};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, TestClient, block_on, write_docker_context};
+use crate::support::{Bed, TestClient, block_on, given, write_docker_context};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -213,6 +216,28 @@ fn with_the_architecture_in_every_tag_an_image_that_somebody_has_tagged_so_is_a_
     assert_eq!(bed.engine.id(&bed.latest("hermes")), bed.engine.id(BUSYBOX));
 }
 
+/// An image has the labels of its base image, and many a base image says of which commit it is.
+#[test]
+fn a_commit_in_a_label_that_the_library_has_not_set_says_nothing() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile("FROM nothing\n"));
+    let tagged = bed.reference("hermes", &sha);
+    let dockerfile =
+        format!("FROM {BUSYBOX}\nLABEL org.opencontainers.image.revision=0123456789abcdef\n");
+    let folder = bed.scratch().join("theirs");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
+    let mut docker = std::process::Command::new(given("MOL_TEST_DOCKER"));
+    docker
+        .env("DOCKER_CONFIG", bed.scratch())
+        .arg("--host")
+        .arg(&bed.engine.url);
+    succeed(docker.args(["build", "--tag", &tagged]).arg(&folder));
+    let image = bed.client().ensure("hermes").unwrap();
+    assert!(image.cache_hit);
+    assert_eq!(image.commit_sha, sha);
+}
+
 /// Their tags are the same, so only the label tells them apart.
 #[test]
 fn an_image_for_another_variant_under_the_same_tag_is_built_again() {
@@ -238,19 +263,72 @@ fn an_image_for_another_variant_under_the_same_tag_is_built_again() {
     assert!(reason.contains("linux/amd64"), "{reason}");
     assert_eq!(second.platform, "linux/amd64/v2");
     assert!(of("linux/amd64/v2").0.cache_hit);
+
+    let offline = |platform: &str| {
+        let client = bed.client_with(&[
+            (OptionName::TagArch, "always"),
+            (OptionName::Platform, platform),
+            (OptionName::Offline, "1"),
+        ]);
+        client.ensure("hermes").map(|image| image.platform)
+    };
+    assert_eq!(offline("linux/amd64/v2").unwrap(), "linux/amd64/v2");
+    assert_eq!(offline("linux/amd64").unwrap_err().code, Code::NoLocalImage);
+}
+
+/// As containerd has it: two servers that spell it in these ways must not build in turn.
+#[test]
+fn a_processor_and_its_least_variant_are_one_platform() {
+    let bed = Bed::new();
+    bed.template("hermes", dockerfile(PLAIN));
+    let of = |platform: &str| {
+        let options = [
+            (OptionName::TagArch, "always"),
+            (OptionName::Platform, platform),
+        ];
+        bed.client_with(&options)
+            .ensure("hermes")
+            .unwrap()
+            .cache_hit
+    };
+    assert!(!of("linux/amd64"));
+    assert!(of("linux/amd64/v1") && of("linux/amd64"));
 }
 
 #[test]
 fn prune_and_offline_know_tags_with_the_architecture() {
     let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let always = [(OptionName::TagArch, "always"), (OptionName::Offline, "")];
+    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /old\n"));
+    let always = [(OptionName::TagArch, "always")];
     let client = bed.client_with(&always);
+    let old = client.ensure("hermes").unwrap();
+    bed.template("hermes", dockerfile(PLAIN));
     let image = client.ensure("hermes").unwrap();
-    let listed = block_on(client.inner().list(None)).unwrap();
-    assert_eq!(listed.images.len(), 1);
-    assert_eq!(listed.images[0].r#ref, image.reference);
-    assert!(listed.images[0].latest);
+    let all = PruneOptions {
+        keep_per_runtime: 1,
+        recent: Duration::ZERO,
+        dry_run: false,
+    };
+    // With another allowlist nothing of hermes is looked at.
+    let others = bed.client_with(&[(OptionName::Runtimes, "codex")]);
+    let report = block_on(others.inner().prune(all, None)).unwrap();
+    assert!(
+        report.images.is_empty() && report.trees.is_empty(),
+        "{report:?}"
+    );
+    let report = block_on(client.inner().prune(all, None)).unwrap();
+    let done: Vec<_> = report
+        .images
+        .iter()
+        .map(|pruned| (&*pruned.image.r#ref, pruned.action))
+        .collect();
+    assert_eq!(
+        done,
+        [
+            (&*image.reference, Action::Kept),
+            (&*old.reference, Action::Removed)
+        ]
+    );
     let offline = [(OptionName::TagArch, "always"), (OptionName::Offline, "1")];
     let found = bed.client_with(&offline).ensure("hermes").unwrap();
     assert_eq!(found.reference, image.reference);
