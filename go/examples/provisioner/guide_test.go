@@ -1,0 +1,111 @@
+package provisioner
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+const guide = "../../../docs/integration.md"
+
+// guideFiles takes the Go blocks out of the guide. Each is a whole file: its first line is "package server // name".
+func guideFiles(t *testing.T) map[string]string {
+	t.Helper()
+	text, err := os.ReadFile(guide)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := regexp.MustCompile("(?ms)^```go\n(.*?)^```$")
+	first := regexp.MustCompile(`^package server // (\w+\.go)\n`)
+	files := map[string]string{}
+	for _, found := range block.FindAllStringSubmatch(string(text), -1) {
+		name := first.FindStringSubmatch(found[1])
+		if name == nil {
+			t.Fatalf("a Go block of %s does not begin with its package and its name:\n%s", guide, found[1])
+		}
+		if files[name[1]] != "" {
+			t.Fatalf("%s has two blocks of the name %s", guide, name[1])
+		}
+		files[name[1]] = found[1]
+	}
+	if blocks := strings.Count(string(text), "```go\n"); len(files) != blocks || blocks < 5 {
+		t.Fatalf("%s has %d Go blocks, and this test sees %d", guide, blocks, len(files))
+	}
+	return files
+}
+
+// guideWorkspace is the go.work of the guide.
+func guideWorkspace(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(guide)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^    go [0-9.]+\n(\n|    .*\n)+`).Find(text)
+	if found == nil {
+		t.Fatalf("%s has no go.work any more", guide)
+	}
+	return strings.ReplaceAll(string(found), "    ", "")
+}
+
+// TestGuideCompilesAndRuns lays out the folders of the guide: the server, with the package as it stands there and the
+// dependencies of this example, beside libmol, and above both the go.work. It runs the tests of that package, and with
+// them those of testdata/guide against the engine of MOL_TEST_ENGINE.
+func TestGuideCompilesAndRuns(t *testing.T) {
+	loadImage(t, testEngine(t), testImage) // for the container that the guide creates
+	root := t.TempDir()
+	folder := filepath.Join(root, "server")
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(folder, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(folder, os.DirFS("testdata/guide")); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range guideFiles(t) {
+		write(name, text)
+	}
+	for _, name := range []string{"go.mod", "go.sum"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write(name, string(text))
+	}
+	write("../go.work", guideWorkspace(t))
+	repository, err := filepath.Abs("../../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(repository, filepath.Join(root, "libmol")); err != nil {
+		t.Fatal(err)
+	}
+
+	run := func(program string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), program, args...)
+		cmd.Dir = folder
+		cmd.Env = append(os.Environ(), "GOWORK="+filepath.Join(root, "go.work"), "PWD="+folder, "MOL_TEST_IMAGE="+testImage)
+		output, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %s in the package of the guide: %v\n%s", program, strings.Join(args, " "), err, output)
+		}
+		return string(output)
+	}
+	run("go", "mod", "edit", "-dropreplace", "git.moleculesai.app/molecule-ai/libmol/go/mol")
+	if unformatted := run("gofmt", "-l", "."); unformatted != "" {
+		t.Errorf("gofmt would change in %s: %s", guide, unformatted)
+	}
+	run("go", "vet", ".")
+	output := run("go", "test", "-count=1", "-v", ".")
+	for _, test := range []string{"TestImageForBuildsLocally", "TestConnect", "TestCreateContainer"} {
+		if !strings.Contains(output, "--- PASS: "+test) {
+			t.Errorf("%s did not run:\n%s", test, output)
+		}
+	}
+}
