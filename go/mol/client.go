@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	goruntime "runtime"
-	"strings"
+	"slices"
 	"sync"
 	"time"
 )
@@ -32,7 +32,7 @@ func New(options Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	inner := startClient(core, newListener(options), options.Token)
+	inner := startClient(core, newListener(options), options)
 	c := &Client{inner}
 	// A back-stop for a Client that nobody closes. Closing waits, and cleanups share one goroutine.
 	goruntime.AddCleanup(c, func(inner *client) { go inner.close() }, inner)
@@ -136,6 +136,11 @@ const (
 	taskBuildLog
 )
 
+// takesRuntime tells whether a task of this kind is about one runtime.
+func (k taskKind) takesRuntime() bool {
+	return k == taskEnsure || k == taskEnsureCommit || k == taskBuildLog
+}
+
 // kindResult marks the answer that is a report, where the kind of an event would be.
 const kindResult EventKind = "result"
 
@@ -160,6 +165,7 @@ type client struct {
 	core     coreClient
 	listener *listener
 	mask     func(string) string // hides the token
+	runtimes []string            // the allowlist, alphabetical
 
 	// Threads that are inside the library to submit or to cancel. A goroutine in C holds a thread: without
 	// a limit, ten thousand calls that start at once could have the Go runtime make thousands of them.
@@ -190,11 +196,12 @@ const (
 	closeGrace = time.Second
 )
 
-func startClient(core coreClient, l *listener, token string) *client {
+func startClient(core coreClient, l *listener, options Options) *client {
 	c := &client{
 		core:     core,
 		listener: l,
-		mask:     masker(token),
+		mask:     masker(options.Token),
+		runtimes: options.KnownRuntimes(),
 		inside:   make(chan struct{}, maxInside),
 		stop:     make(chan struct{}),
 		closed:   make(chan struct{}),
@@ -208,6 +215,10 @@ func startClient(core coreClient, l *listener, token string) *client {
 
 // call has a task carried out and waits for its answer.
 func (c *client) call(ctx context.Context, t task) (*answer, error) {
+	// This comes first: every other error shows the name as it is.
+	if t.kind.takesRuntime() && !slices.Contains(c.runtimes, t.runtime) {
+		return nil, unknownRuntime(t.runtime, c.runtimes, c.mask)
+	}
 	if ctx.Err() != nil {
 		return nil, contextError(ctx, t.runtime, nil)
 	}
@@ -429,17 +440,6 @@ func timeoutMS(ctx context.Context) int64 {
 // masker hides a token. Kept as a function, the token shows in no print of what holds it.
 func masker(token string) func(string) string {
 	return func(text string) string { return MaskTokenInString(text, token) }
-}
-
-// unknownRuntime is the error where no client can be made that knows better. It quotes the beginning of a name that is
-// masked already: of half a token nobody would know that it is one.
-func unknownRuntime(runtime string) *Error {
-	return &Error{
-		Code:    CodeUnknownRuntime,
-		Runtime: strings.Trim(quoteShort(runtime), `"`),
-		Message: "unknown runtime " + quoteShort(runtime),
-		Hint:    "the known runtimes are " + strings.Join(defaultRuntimes, ", "),
-	}
 }
 
 // contextError is what a call returns that its context ended. What the library said of it is kept where it

@@ -93,6 +93,86 @@ func TestAContextThatHasEndedAsksTheLibraryNothing(t *testing.T) {
 	}
 }
 
+// callsOfRuntimes are the calls that take the name of a runtime.
+var callsOfRuntimes = map[string]func(*Client, context.Context, string) error{
+	"EnsureLocalImage": func(c *Client, ctx context.Context, name string) error {
+		_, err := c.EnsureLocalImage(ctx, name)
+		return err
+	},
+	"EnsureCommit": func(c *Client, ctx context.Context, name string) error {
+		_, err := c.EnsureCommit(ctx, name, strings.Repeat("a", 40))
+		return err
+	},
+	"BuildLog": func(c *Client, ctx context.Context, name string) error {
+		_, err := c.BuildLog(ctx, name)
+		return err
+	},
+}
+
+// refusesUnknown checks that an unknown runtime is refused as one, and that neither the token nor a long name shows.
+func refusesUnknown(t *testing.T, err error, token string) {
+	t.Helper()
+	var e *Error
+	if !errors.Is(err, ErrUnknownRuntime) || !errors.As(err, &e) || errors.Is(err, context.Canceled) || errors.Is(err, ErrClosed) {
+		t.Errorf("got %.200v", err)
+		return
+	}
+	shown := fmt.Sprintf("%v %+v %#v", err, e, e)
+	if strings.Contains(shown, token) || len(shown) > 4000 || len(e.Runtime) > 300 || len(e.Message) > 400 {
+		t.Errorf("it shows too much: %.5000s", shown)
+	}
+}
+
+// unknownNames are names that no allowlist has. Some hold the token.
+func unknownNames(token string) []string {
+	return []string{
+		"", "unknown", "../../../etc/passwd", "hermes\x00", " hermes", "\xff", token, "hermes-" + token,
+		strings.Repeat("x", maxNameLen-3) + token, strings.Repeat("x", 1<<20),
+	}
+}
+
+func TestAnUnknownRuntimeAsksTheLibraryNothing(t *testing.T) {
+	f := newFakeCore()
+	c := fakeClient(t, f, Options{Token: testToken})
+	canceled, cancel := context.WithCancel(context.Background())
+	cancel()
+	late, cancel := context.WithDeadline(context.Background(), time.Now().Add(-time.Second))
+	defer cancel()
+	check := func(t *testing.T) {
+		for name, call := range callsOfRuntimes {
+			t.Run(name, func(t *testing.T) {
+				for _, name := range unknownNames(testToken) {
+					for _, ctx := range []context.Context{context.Background(), canceled, late} {
+						refusesUnknown(t, call(c, ctx, name), testToken)
+					}
+				}
+			})
+		}
+	}
+	t.Run("open", check)
+	_ = c.Close()
+	t.Run("closed", check)
+	if n := f.submitted(); n != 0 {
+		t.Errorf("%d calls reached the library", n)
+	}
+}
+
+func TestTheAllowlistOfAClientIsThatOfItsOptions(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
+	runtimes := []string{"zeta", "google-adk"}
+	c := fakeClient(t, f, Options{Runtimes: runtimes})
+	runtimes[0] = "hermes" // the client has a copy
+	if _, err := c.EnsureLocalImage(context.Background(), "zeta"); err != nil {
+		t.Error(err)
+	}
+	_, err := c.EnsureLocalImage(context.Background(), "hermes")
+	var e *Error
+	if !errors.As(err, &e) || e.Message != `unknown runtime "hermes"` || e.Hint != "the known runtimes are google-adk, zeta" {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestACancelledContextCancelsItsCallAndNoOther(t *testing.T) {
 	f := newFakeCore()
 	c := fakeClient(t, f, Options{})
@@ -248,7 +328,7 @@ func TestCloseEndsWhatRunsAndWhatComes(t *testing.T) {
 func TestCloseWhileCallsBegin(t *testing.T) {
 	for range 50 {
 		f := newFakeCore()
-		c := &Client{startClient(f, nil, "")}
+		c := &Client{startClient(f, nil, Options{})}
 		var wg group
 		for range 20 {
 			wg.run(func() {
@@ -412,7 +492,7 @@ func TestCloseInOnEventIsNoDeadlock(t *testing.T) {
 func TestAClientThatNobodyHoldsIsClosed(t *testing.T) {
 	f := newFakeCore()
 	// As New does it.
-	c := &Client{startClient(f, nil, "")}
+	c := &Client{startClient(f, nil, Options{})}
 	runtime.AddCleanup(c, func(inner *client) { go inner.close() }, c.inner)
 	runtime.KeepAlive(c)
 	c = nil
@@ -423,7 +503,7 @@ func TestNothingIsLeftAfterClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {
 		f := newFakeCore()
-		c := &Client{startClient(f, newListener(Options{OnEvent: func(Event) {}}), "")}
+		c := &Client{startClient(f, newListener(Options{OnEvent: func(Event) {}}), Options{})}
 		var wg group
 		for i := range 50 {
 			wg.run(func() {

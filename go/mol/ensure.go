@@ -23,14 +23,15 @@ func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 }
 
 func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
+	// This comes first: every other error shows the name as it is. It needs no client, and so no file.
+	if err := (Options{Token: os.Getenv(envToken)}).CheckRuntime(runtime); err != nil {
+		return Image{}, err
+	}
 	if ctx.Err() != nil {
 		return Image{}, contextError(ctx, runtime, nil)
 	}
 	shared, err := sharedClients.acquire(hookOptions())
 	if err != nil {
-		if !IsKnownRuntime(runtime) {
-			err = unknownRuntime(MaskTokenInString(runtime, os.Getenv("MOLECULE_GITEA_TOKEN")))
-		}
 		return Image{}, err
 	}
 	defer sharedClients.release(shared)

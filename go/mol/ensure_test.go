@@ -3,7 +3,7 @@ package mol
 import (
 	"context"
 	"errors"
-	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync"
@@ -23,7 +23,7 @@ func fakePool() (*clientPool, func() []*fakeCore) {
 		mu.Lock()
 		cores = append(cores, f)
 		mu.Unlock()
-		return &Client{startClient(f, nil, "")}, nil
+		return &Client{startClient(f, nil, o)}, nil
 	}
 	pool := &clientPool{open: open, close: func(c *Client) { _ = c.Close() }}
 	return pool, func() []*fakeCore {
@@ -142,17 +142,31 @@ func TestThePackageLevelCallNeedsNoClientToRefuse(t *testing.T) {
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "a..b") // New would fail
 	const token = "t0ken-in-a-name"
 	t.Setenv("MOLECULE_GITEA_TOKEN", token)
-	for _, name := range []string{"unknown", token, "hermes-" + token, strings.Repeat("x", 50) + token} {
-		ref, err := EnsureLocalImage(context.Background(), name)
-		if ref != "" || !errors.Is(err, ErrUnknownRuntime) {
-			t.Errorf("got %q and %v", ref, err)
-		}
-		if shown := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(shown, token[:6]) {
-			t.Errorf("the token shows: %s", shown)
-		}
+	open := sharedClients.open
+	t.Cleanup(func() { sharedClients.open = open })
+	sharedClients.open = func(Options) (*Client, error) {
+		t.Error("a client was made")
+		return nil, ErrInternal
 	}
+	var said strings.Builder
+	chosen := chosenLogger.Load()
+	t.Cleanup(func() { chosenLogger.Store(chosen) })
+	SetLogger(slog.New(slog.NewTextHandler(&said, nil)))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
+	for _, name := range unknownNames(token) {
+		for _, ctx := range []context.Context{context.Background(), ctx} {
+			said.Reset()
+			ref, err := EnsureLocalImage(ctx, name)
+			if ref != "" {
+				t.Errorf("got %q", ref)
+			}
+			refusesUnknown(t, err, token[:6])
+			if log := said.String(); strings.Contains(log, token[:6]) || len(log) > 2000 || !strings.Contains(log, "code=unknown_runtime") {
+				t.Errorf("the log has %.3000s", log)
+			}
+		}
+	}
 	if ref, err := EnsureLocalImage(ctx, "hermes"); ref != "" || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %q and %v", ref, err)
 	}

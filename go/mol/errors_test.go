@@ -158,7 +158,7 @@ func TestAVersionMismatchNamesBothNumbers(t *testing.T) {
 
 func TestAnUnknownRuntimeIsQuotedSafely(t *testing.T) {
 	for _, name := range []string{"", "unknown", "hermes\x00", "a\nb", strings.Repeat("x", 1<<20), "\xff"} {
-		err := unknownRuntime(name)
+		err := Options{}.CheckRuntime(name)
 		if text := err.Error(); strings.ContainsAny(text, "\n\x00") || !utf8.ValidString(text) || len(text) > 500 || !strings.Contains(text, "gemini-cli") {
 			t.Errorf("%.20q: got %q", name, text)
 		}

@@ -106,7 +106,7 @@ func (f *fakeCore) cancels() (calls, times int) {
 // fakeClient is a Client on a fakeCore, closed at the end of the test.
 func fakeClient(t *testing.T, f *fakeCore, options Options) *Client {
 	t.Helper()
-	c := &Client{startClient(f, newListener(options), options.Token)}
+	c := &Client{startClient(f, newListener(options), options)}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }

@@ -123,7 +123,7 @@ func OptionsFromEnv() Options {
 	o := Options{
 		RepoPrefix: os.Getenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
 		Branch:     os.Getenv("MOLECULE_LOCAL_TEMPLATE_BRANCH"),
-		Token:      os.Getenv("MOLECULE_GITEA_TOKEN"),
+		Token:      os.Getenv(envToken),
 		CacheDir:   os.Getenv("MOLECULE_LOCAL_BUILD_CACHE"),
 		Platform:   os.Getenv(envPlatform),
 		Isolation:  os.Getenv(envIsolation),
@@ -139,6 +139,7 @@ func OptionsFromEnv() Options {
 }
 
 const (
+	envToken     = "MOLECULE_GITEA_TOKEN"
 	envPlatform  = "MOLECULE_IMAGE_PLATFORM"
 	envIsolation = "MOLECULE_LOCAL_IMAGE_ISOLATION"
 	envCeiling   = "MOLECULE_BUILD_CEILING_S"

@@ -2,6 +2,7 @@ package mol
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -22,6 +23,112 @@ func (o Options) IsKnownRuntime(name string) bool { return slices.Contains(o.all
 
 // KnownRuntimes returns the allowlist of these options in alphabetical order, as a copy that the caller may change.
 func (o Options) KnownRuntimes() []string { return slices.Sorted(slices.Values(o.allowlist())) }
+
+// CheckRuntime returns nil for a runtime on the allowlist of these options. For any other name it returns the error of
+// [Client.EnsureLocalImage]: it answers to [ErrUnknownRuntime], and its hint has the nearest known name and the whole list.
+// A name in which the token of these options occurs is masked.
+func (o Options) CheckRuntime(name string) error {
+	if o.IsKnownRuntime(name) {
+		return nil
+	}
+	return unknownRuntime(name, o.KnownRuntimes(), masker(o.Token))
+}
+
+// unknownRuntime returns the error for a name that is not in known, which is alphabetical. The name is masked before
+// anything else: what is left of a token that was cut would not be found.
+func unknownRuntime(name string, known []string, mask func(string) string) *Error {
+	name = mask(name)
+	quoted := strconv.Quote(shorten(name))
+	hint := "the known runtimes are " + strings.Join(known, ", ")
+	if nearest := nearestRuntime(name, known); nearest != "" {
+		hint = "did you mean " + nearest + "? " + hint
+	}
+	return &Error{
+		Code:    CodeUnknownRuntime,
+		Runtime: quoted[1 : len(quoted)-1],
+		Message: "unknown runtime " + quoted,
+		Hint:    hint,
+	}
+}
+
+// maxNameLen is the most characters that the name of a runtime can have.
+const maxNameLen = 64
+
+// shorten returns a name as an error may show it: it can have any length.
+func shorten(name string) string {
+	count := 0
+	for i := range name {
+		if count == maxNameLen {
+			return name[:i] + "…"
+		}
+		count++
+	}
+	return name
+}
+
+// nearestRuntime returns the runtime that was probably meant, or "": people leave out separators, confuse cases, give
+// only the first part, or mistype a letter or two. The library has the same rule (src/runtimes.rs).
+func nearestRuntime(name string, known []string) string {
+	asked := lettersAndDigits(name)
+	nearest, distance := "", len(asked)/3+1
+	for _, runtime := range known {
+		if d := nameDistance(lettersAndDigits(runtime), asked); d < distance {
+			nearest, distance = runtime, d
+		}
+	}
+	return nearest
+}
+
+// lettersAndDigits returns those of a name, in lower case, and not more than a name can have.
+func lettersAndDigits(name string) string {
+	var kept []byte
+	for i := 0; i < len(name) && len(kept) < maxNameLen; i++ {
+		c := name[i]
+		if 'A' <= c && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if isLowerAlnum(c) {
+			kept = append(kept, c)
+		}
+	}
+	return string(kept)
+}
+
+// nameDistance returns how different two names are. Where one is the beginning of the other, that is 1.
+func nameDistance(known, asked string) int {
+	if len(asked) >= 3 && (strings.HasPrefix(known, asked) || strings.HasPrefix(asked, known)) {
+		if known == asked {
+			return 0
+		}
+		return 1
+	}
+	return alignmentDistance(known, asked)
+}
+
+// alignmentDistance returns the optimal string alignment distance: how many letters to insert, remove, replace or swap
+// with their neighbour make one text of the other, where no part is edited twice.
+func alignmentDistance(a, b string) int {
+	// Distances of the beginnings of a and b: two rows before, one before, and this one.
+	before, above, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := 1; i <= len(a); i++ {
+		before, above, row = above, row, before
+		row[0] = i
+		for j := 1; j <= len(b); j++ {
+			replaced := above[j-1]
+			if a[i-1] != b[j-1] {
+				replaced++
+			}
+			row[j] = min(above[j]+1, row[j-1]+1, replaced)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				row[j] = min(row[j], before[j-2]+1)
+			}
+		}
+	}
+	return row[len(b)]
+}
 
 func (o *Options) allowlist() []string {
 	if o.Runtimes == nil {
