@@ -172,7 +172,8 @@ func TestJSONOutputOfAUsageError(t *testing.T) {
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 		t.Fatalf("%v: %s", err, stdout)
 	}
-	if code != exitUsage || got.OK || got.ExitCode != exitUsage || got.Error.Code != "unknown_runtime" {
+	if code != exitUsage || got.OK || got.ExitCode != exitUsage || got.Error.Code != "unknown_runtime" ||
+		got.Error.Message != `unknown runtime "hermess"` || !strings.HasPrefix(got.Error.Hint, "did you mean hermes? the known runtimes are ") {
 		t.Errorf("exit code %d, result %s", code, stdout)
 	}
 }
@@ -251,12 +252,12 @@ func TestUsageErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"ensrue", "hermes"}, "ensure"},
-		{[]string{"ensure"}, "which runtime? (known: autogen, claude-code"},
+		{[]string{"ensure"}, "which runtime? the known runtimes are autogen, claude-code"},
 		{[]string{"ensure", "hermes", "codex"}, "one runtime at a time"},
-		{[]string{"ensure", "hermess"}, "did you mean hermes? (known: autogen, claude-code"},
+		{[]string{"ensure", "hermess"}, "did you mean hermes? the known runtimes are autogen, claude-code"},
 		{[]string{"ensure", "Claude-Code"}, "did you mean claude-code?"},
 		{[]string{"up", "claude"}, "did you mean claude-code?"},
-		{[]string{"ensure", "kubernetes"}, `unknown runtime "kubernetes" (known: autogen`},
+		{[]string{"ensure", "kubernetes"}, "unknown runtime \"kubernetes\"\nhint: the known runtimes are autogen"},
 		{[]string{"ensure", "hermes", "--brunch", "x"}, "--brunch"},
 		{[]string{"ensure", "hermes", "--timeout", "soon"}, "soon"},
 		{[]string{"ensure", "hermes", "--token", "s3cret"}, "unknown flag: --token"},
@@ -265,18 +266,18 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"ensure", "hermes@0123456789ab"}, `"0123456789ab" is not a commit: give all 40 or 64 hexadecimal digits`},
 		{[]string{"ensure", "hermes@"}, `"" is not a commit`},
 		{[]string{"up", "hermes@main"}, `"main" is not a commit`},
-		{[]string{"ensure", "hermse@" + testSHA}, `unknown runtime "hermse": did you mean hermes?`},
+		{[]string{"ensure", "hermse@" + testSHA}, "unknown runtime \"hermse\"\nhint: did you mean hermes? the known"},
 		{[]string{"logs", "hermes@" + testSHA}, "unknown runtime"},
 		{[]string{"ensure", "hermes", "--tag-arch", "Always"}, `"--tag-arch" flag: use auto or always`},
-		{[]string{"ensure", "hermes", "--runtimes", "codex,google-adk"}, `unknown runtime "hermes" (known: codex, google-adk)`},
+		{[]string{"ensure", "hermes", "--runtimes", "codex,google-adk"}, "unknown runtime \"hermes\"\nhint: the known runtimes are codex, google-adk\n"},
 		{[]string{"ensure", "google-adj", "--runtimes", "google-adk"}, "did you mean google-adk?"},
-		{[]string{"ensure", "--runtimes", "google-adk"}, "which runtime? (known: google-adk)"},
+		{[]string{"ensure", "--runtimes", "google-adk"}, "which runtime? the known runtimes are google-adk\n"},
 		{[]string{"list", "--runtimes", ""}, `"--runtimes" flag: "" is not a valid name`},
 		{[]string{"list", "--runtimes", "hermes, codex"}, `"--runtimes" flag: " codex" is not a valid name`},
 		{[]string{"list", "--runtimes", "Hermes"}, `"Hermes" is not a valid name`},
 		{[]string{"list", "--runtimes", "hermes-"}, `"hermes-" is not a valid name`},
 		{[]string{"list", "--runtimes", strings.Repeat("a", 65)}, "at most 64 of them"},
-		{[]string{"list", "--runtimes", "codex,hermes,codex"}, `"--runtimes" flag: codex is there twice`},
+		{[]string{"list", "--runtimes", "codex,hermes,codex"}, `"--runtimes" flag: duplicate name "codex"`},
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args, " "), func(t *testing.T) {

@@ -44,7 +44,9 @@ type choices struct {
 
 // allowlist has the runtimes that there are. It is for checking arguments, when
 // the environment is not set yet.
-func (a *app) allowlist() mol.Options { return mol.Options{Runtimes: a.chosen.runtimes} }
+func (a *app) allowlist() mol.Options {
+	return mol.Options{Runtimes: a.chosen.runtimes, Token: os.Getenv(tokenEnv)}
+}
 
 // options are those of the environment and the flags.
 func (a *app) options() mol.Options {

@@ -6,7 +6,6 @@ require (
 	git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner v0.0.0
 	git.moleculesai.app/molecule-ai/libmol/go/mol v0.0.0
 	git.moleculesai.app/molecule-ai/libmol/go/templateserver v0.0.0-00010101000000-000000000000
-	github.com/agext/levenshtein v1.2.3
 	github.com/charmbracelet/x/ansi v0.11.9
 	github.com/charmbracelet/x/vt v0.1.0
 	github.com/cpuguy83/go-md2man/v2 v2.0.6

@@ -92,13 +92,10 @@ func failure(ctx context.Context, err error) result {
 		out.Code = "internal"
 	}
 	var detail *mol.Error
-	switch {
-	case errors.As(err, &detail):
+	if errors.As(err, &detail) {
 		out.Code, out.Message = detail.Code.String(), headline(detail)
 		out.Hint, out.URL, out.Step, out.LogTail = detail.Hint, detail.URL, detail.Step, detail.LogTail
 		out.Line, out.ExitCode = detail.Line, detail.ExitCode
-	case errors.Is(err, mol.ErrUnknownRuntime):
-		out.Code = mol.CodeUnknownRuntime.String()
 	}
 	return result{Kind: "result", ExitCode: code, Error: out}
 }

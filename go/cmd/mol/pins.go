@@ -51,7 +51,7 @@ func pinsTopic() *cobra.Command {
 func readPins(path string, allowlist mol.Options) (map[string]string, error) {
 	pins, err := pinsFrom(path, allowlist)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--pins: %w", err)}
+		return nil, usageError{within("--pins", err)}
 	}
 	return pins, nil
 }
@@ -74,9 +74,20 @@ func pinsFrom(path string, allowlist mol.Options) (map[string]string, error) {
 	}
 	pins, err := parsePins(data, allowlist)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, within(path, err)
 	}
 	return pins, nil
+}
+
+// within says where an error was found. An error of libmol's keeps its parts.
+func within(place string, err error) error {
+	var detail *mol.Error
+	if !errors.As(err, &detail) {
+		return fmt.Errorf("%s: %w", place, err)
+	}
+	found := *detail
+	found.Message = place + ": " + found.Message
+	return &found
 }
 
 // validJSON checks the syntax. Its error begins with the number of the line.
@@ -110,8 +121,8 @@ func parsePins(data []byte, allowlist mol.Options) (map[string]string, error) {
 	}
 	found := map[string]pin{}
 	for _, e := range entries {
-		if err := checkRuntime(e.runtime, allowlist); err != nil {
-			return nil, fmt.Errorf("%s: %w", e.entry, err)
+		if err := allowlist.CheckRuntime(e.runtime); err != nil {
+			return nil, within(e.entry, err)
 		}
 		if err := checkCommit(e.commit); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.entry, err)

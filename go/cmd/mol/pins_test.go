@@ -80,7 +80,7 @@ func TestPinsThatCannotBeUsed(t *testing.T) {
 		`{"a": [], "version": 1, "b": []}`: `: it has more than one list, "a" and "b"`,
 		`{"hermes": 7}`:                    `: "hermes" is a number, not a string`,
 		`{"hermes": "main"}`:               `: "hermes": "main" is not a commit: give all 40 or 64 hexadecimal digits`,
-		`{"hermse": "` + testSHA + `"}`:    `: "hermse": unknown runtime "hermse": did you mean hermes? (known: autogen`,
+		`{"hermse": "` + testSHA + `"}`:    ": \"hermse\": unknown runtime \"hermse\"\nhint: did you mean hermes? the known runtimes are autogen",
 		`{"hermes": "` + testSHA + `", "hermes": "` + testSHA + `"}`:                                          `: "hermes" is there twice`,
 		`[{"runtime": "hermes"}]`:                                                                             `: entry 1 ("hermes"): it has no "commit"`,
 		`[{"runtime": "hermes", "Commit": "` + testSHA + `"}]`:                                                `: entry 1 ("hermes"): it has no "commit"`,

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
-	"github.com/agext/levenshtein"
 	"github.com/spf13/cobra"
 )
 
@@ -28,7 +27,7 @@ func (f *runtimesFlag) Set(list string) error {
 		case !validRuntime.MatchString(name):
 			return fmt.Errorf("%s is not a valid name: use lower-case letters, digits and '-', a letter or digit first and last, at most 64 of them", quoted(name))
 		case slices.Contains(names[:i], name):
-			return fmt.Errorf("%s is there twice", name)
+			return fmt.Errorf("duplicate name %q", name)
 		}
 	}
 	*f = names
@@ -45,7 +44,7 @@ func (a *app) oneRuntime(_ *cobra.Command, args []string) error {
 	if err := a.oneArgument(args); err != nil {
 		return err
 	}
-	return checkRuntime(args[0], a.allowlist())
+	return a.allowlist().CheckRuntime(args[0])
 }
 
 // oneTarget accepts exactly one argument, RUNTIME or RUNTIME@SHA.
@@ -54,7 +53,7 @@ func (a *app) oneTarget(_ *cobra.Command, args []string) error {
 		return err
 	}
 	runtime, commit, pinned := strings.Cut(args[0], "@")
-	if err := checkRuntime(runtime, a.allowlist()); err != nil || !pinned {
+	if err := a.allowlist().CheckRuntime(runtime); err != nil || !pinned {
 		return err
 	}
 	return checkCommit(commit)
@@ -63,26 +62,12 @@ func (a *app) oneTarget(_ *cobra.Command, args []string) error {
 func (a *app) oneArgument(args []string) error {
 	switch len(args) {
 	case 0:
-		return fmt.Errorf("which runtime? (known: %s)", known(a.allowlist()))
+		return fmt.Errorf("which runtime? the known runtimes are %s", strings.Join(a.allowlist().KnownRuntimes(), ", "))
 	case 1:
 		return nil
 	}
 	return fmt.Errorf("one runtime at a time, not %d: %s", len(args), strings.Join(args, ", "))
 }
-
-// checkRuntime accepts what is on the allowlist, to the letter.
-func checkRuntime(name string, allowlist mol.Options) error {
-	if allowlist.IsKnownRuntime(name) {
-		return nil
-	}
-	near := nearestRuntime(name, allowlist)
-	if near != "" {
-		near = ": did you mean " + near + "?"
-	}
-	return fmt.Errorf("%w %s%s (known: %s)", mol.ErrUnknownRuntime, quoted(name), near, known(allowlist))
-}
-
-func known(allowlist mol.Options) string { return strings.Join(allowlist.KnownRuntimes(), ", ") }
 
 // checkCommit accepts a whole commit id.
 func checkCommit(id string) error {
@@ -110,19 +95,4 @@ func (a *app) completeRuntime(_ *cobra.Command, args []string, _ string) ([]stri
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	return a.allowlist().KnownRuntimes(), cobra.ShellCompDirectiveNoFileComp
-}
-
-// nearestRuntime is the runtime that was probably meant, or "".
-func nearestRuntime(name string, allowlist mol.Options) string {
-	name = strings.ToLower(strings.TrimSpace(name))
-	best, distance := "", 4 // more than three typing errors is another word
-	for _, runtime := range allowlist.KnownRuntimes() {
-		if d := levenshtein.Distance(name, runtime, nil); d < distance && d < len(runtime)/2+1 {
-			best, distance = runtime, d
-		}
-		if best == "" && len(name) >= 3 && strings.HasPrefix(runtime, name) {
-			best = runtime
-		}
-	}
-	return best
 }
