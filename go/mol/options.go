@@ -288,11 +288,11 @@ func (o *Options) settings() ([]setting, error) {
 	if err != nil {
 		return nil, err
 	}
-	runtimes, err := runtimesSetting(o.Runtimes)
+	runtimes, err := runtimesSetting(o.Runtimes, masker(o.Token))
 	if err != nil {
 		return nil, err
 	}
-	pins, err := pinsSetting(o.Pins)
+	pins, err := pinsSetting(o.Pins, masker(o.Token))
 	if err != nil {
 		return nil, err
 	}
@@ -398,7 +398,7 @@ func (o Options) redacted() (names, values []string) {
 	add("Isolation", o.Isolation)
 	add("Runtimes", strings.Join(o.Runtimes, ","))
 	for _, runtime := range slices.Sorted(maps.Keys(o.Pins)) {
-		add("Pins["+runtime+"]", o.Pins[runtime])
+		add("Pins["+MaskTokenInString(runtime, o.Token)+"]", o.Pins[runtime])
 	}
 	add("TagArch", string(o.TagArch))
 	add("DockerHost", o.DockerHost)

@@ -177,6 +177,8 @@ func TestOptionsNeverShowASecret(t *testing.T) {
 	o := OptionsFromEnv()
 	o.RepoPrefix = "https://u:prefix-password@host/org/tpl-"
 	o.DockerHost = "tcp://u:engine-password@host:2376"
+	o.Runtimes = []string{testToken}
+	o.Pins = map[string]string{"my-" + testToken: testToken}
 	holder := struct{ Options Options }{o}
 
 	var log bytes.Buffer
@@ -199,6 +201,22 @@ func TestOptionsNeverShowASecret(t *testing.T) {
 	}
 	if want := `Token: "***"`; !strings.Contains(o.String(), want) {
 		t.Errorf("%q does not say that there is a token", o)
+	}
+}
+
+func TestRuntimesAndPinsThatAreTheTokenAreMasked(t *testing.T) {
+	clearEnv(t)
+	cut := strings.Repeat("x", 75) + testToken // only the beginning of it is quoted
+	for _, o := range []Options{
+		{Runtimes: []string{"hermes," + testToken}}, {Runtimes: []string{cut + ","}},
+		{Pins: map[string]string{testToken + "=": ""}}, {Pins: map[string]string{"hermes": testToken + ","}},
+		{Pins: map[string]string{cut: ","}}, {Pins: map[string]string{",": cut}},
+	} {
+		o.Token = testToken
+		_, err := New(o)
+		if !errors.Is(err, ErrInvalidOption) || strings.Contains(err.Error(), testToken[:4]) {
+			t.Errorf("got %v", err)
+		}
 	}
 }
 

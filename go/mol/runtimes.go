@@ -137,8 +137,9 @@ func (o *Options) allowlist() []string {
 	return o.Runtimes
 }
 
-// runtimesSetting is the list as the library takes it; the library checks the names.
-func runtimesSetting(names []string) (string, error) {
+// runtimesSetting is the list as the library takes it; the library checks the names. What an error quotes is masked
+// before it is shortened.
+func runtimesSetting(names []string, mask func(string) string) (string, error) {
 	if names == nil {
 		return "", nil
 	}
@@ -153,7 +154,7 @@ func runtimesSetting(names []string) (string, error) {
 		if name == "" || strings.ContainsRune(name, ',') {
 			return "", &Error{
 				Code:    CodeInvalidOption,
-				Message: "option Runtimes has an invalid name: " + quoteShort(name),
+				Message: "option Runtimes has an invalid name: " + quoteShort(mask(name)),
 				Hint:    "use lower-case letters, digits and '-'",
 			}
 		}
@@ -161,14 +162,15 @@ func runtimesSetting(names []string) (string, error) {
 	return strings.Join(names, ","), nil
 }
 
-// pinsSetting is the map as the library takes it; the library checks the names and the commits.
-func pinsSetting(pins map[string]string) (string, error) {
+// pinsSetting is the map as the library takes it; the library checks the names and the commits. What an error quotes is
+// masked before it is shortened.
+func pinsSetting(pins map[string]string, mask func(string) string) (string, error) {
 	var entries []string
 	for runtime, commit := range pins {
 		if strings.ContainsAny(runtime+commit, ",=") {
 			return "", &Error{
 				Code:    CodeInvalidOption,
-				Message: "option Pins has an invalid entry: " + quoteShort(runtime) + ": " + quoteShort(commit),
+				Message: "option Pins has an invalid entry: " + quoteShort(mask(runtime)) + ": " + quoteShort(mask(commit)),
 				Hint:    "use the names of runtimes, and all 40 or 64 hexadecimal digits of a commit",
 			}
 		}
