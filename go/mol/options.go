@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -59,10 +60,11 @@ type Options struct {
 	// Environment: MOLECULE_LOCAL_RUNTIME_VERSION_PIN.
 	RuntimeVersionPin bool
 	// StallGrace is how long a fetch or a build may go on without any output, rounded up to whole milliseconds.
-	// 0: 240 s. Environment: MOLECULE_BUILD_STALL_GRACE_S, seconds or a duration such as 4m.
+	// 0: 240 s; else from 1 ms to 365 days. Environment: MOLECULE_BUILD_STALL_GRACE_S, whole seconds, or hours, minutes,
+	// seconds and milliseconds such as 1m30s.
 	StallGrace time.Duration
 	// Ceiling is how long a call may take whose context has no deadline, rounded up to whole milliseconds.
-	// 0: 1800 s. Environment: MOLECULE_BUILD_CEILING_S, seconds or a duration such as 30m.
+	// 0: 1800 s; else from 1 ms to 365 days. Environment: MOLECULE_BUILD_CEILING_S, as for StallGrace.
 	Ceiling time.Duration
 	// MemoryMiB is the most memory that the library takes, in MiB, whatever a template holds: a template that
 	// needs more is an error. It is shared by all clients of the process. 0: 512; else at least 256.
@@ -146,7 +148,8 @@ const (
 )
 
 // DefaultProvisionCeiling returns how long a call may take whose context has no deadline: MOLECULE_BUILD_CEILING_S, or
-// 30 minutes. A value that is no duration counts as unset here; [New] and [EnsureLocalImage] refuse it.
+// 30 minutes. A value that is not allowed (see [Options.StallGrace]) counts as unset here; [New] and [EnsureLocalImage]
+// refuse it.
 func DefaultProvisionCeiling() time.Duration {
 	if ceiling, _ := durationFromEnv(envCeiling); ceiling > 0 {
 		return ceiling
@@ -198,23 +201,30 @@ func switchFromEnv(name string) (on bool, raw string) {
 	}
 }
 
-// durationFromEnv reads seconds, or a duration of hours, minutes, seconds and milliseconds. What a Duration cannot
-// stand for without a change of meaning (0 would be the default), and what is so long that the library refuses it, comes
-// back raw, so that the error quotes it as it was set.
+// durationFromEnv reads whole seconds, or a duration in hours, minutes, seconds and milliseconds, from a millisecond to
+// 365 days: what the library takes. Anything else comes back raw, so that its error quotes it as it was set.
 func durationFromEnv(name string) (time.Duration, string) {
 	value := os.Getenv(name)
-	if n, err := strconv.ParseInt(value, 10, 64); err == nil {
-		if n <= 0 || n > int64(maxDuration/time.Second) || strconv.FormatInt(n, 10) != value {
-			return 0, value
-		}
-		return time.Duration(n) * time.Second, ""
+	text := value
+	switch {
+	case wholeSeconds.MatchString(text):
+		text += "s"
+	case !unitDuration.MatchString(text):
+		return 0, value
 	}
-	d, err := time.ParseDuration(value)
-	if err != nil || d < time.Millisecond || d > 365*24*time.Hour || strings.Trim(value, "0123456789.hms") != "" {
+	d, err := time.ParseDuration(text)
+	if err != nil || d < time.Millisecond || d > longestDuration {
 		return 0, value
 	}
 	return d, ""
 }
+
+var (
+	wholeSeconds = regexp.MustCompile(`^[0-9]+$`)
+	unitDuration = regexp.MustCompile(`^([0-9]+(\.[0-9]+)?(h|m|s|ms))+$`)
+)
+
+const longestDuration = 365 * 24 * time.Hour
 
 // memoryFromEnv reads a number of MiB; what is not one comes back raw.
 func memoryFromEnv(name string) (int, string) {
@@ -225,8 +235,6 @@ func memoryFromEnv(name string) (int, string) {
 	}
 	return n, ""
 }
-
-const maxDuration = time.Duration(1<<63 - 1)
 
 // option names a mol_option of mol.h; the numbers there are its own, and only bridge_cgo.go knows them.
 type option int

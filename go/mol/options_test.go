@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -141,7 +142,7 @@ func TestDurationsAreRoundedUpToMilliseconds(t *testing.T) {
 	clearEnv(t)
 	for d, want := range map[time.Duration]string{
 		1: "1ms", time.Second: "1", time.Second + 1: "1001ms", 1500 * time.Millisecond: "1500ms", time.Hour: "3600",
-		maxDuration: "9223372036855ms",
+		math.MaxInt64: "9223372036855ms",
 	} {
 		if got := set(t, Options{StallGrace: d, Ceiling: d}); got["StallGrace"] != want || got["Ceiling"] != want {
 			t.Errorf("%v: got %q, want %s", d, got, want)
@@ -257,6 +258,31 @@ func TestTheCeilingAndTheIsolationInForce(t *testing.T) {
 	if got := LocalImageIsolation(); got != "ci-1" {
 		t.Errorf("got %q", got)
 	}
+}
+
+func TestDurationsOfTheEnvironmentAreThoseOfTheLibrary(t *testing.T) {
+	type vector struct {
+		vectorName
+		Text  string `json:"text"`
+		MS    int64  `json:"ms"`
+		Error string `json:"error"`
+	}
+	eachVector(t, "durations.json", func(t *testing.T, v vector) {
+		clearEnv(t)
+		t.Setenv("MOLECULE_BUILD_STALL_GRACE_S", v.Text)
+		t.Setenv("MOLECULE_BUILD_CEILING_S", v.Text)
+		want, raw, ceiling := time.Duration(v.MS)*time.Millisecond, "", time.Duration(v.MS)*time.Millisecond
+		if v.Error != "" {
+			want, raw, ceiling = 0, v.Text, 30*time.Minute
+		}
+		o := OptionsFromEnv()
+		if o.StallGrace != want || o.Ceiling != want || o.env.stallGrace != raw || o.env.ceiling != raw {
+			t.Errorf("got %s and %s, raw %q and %q", o.StallGrace, o.Ceiling, o.env.stallGrace, o.env.ceiling)
+		}
+		if got := DefaultProvisionCeiling(); got != ceiling {
+			t.Errorf("the ceiling is %s", got)
+		}
+	})
 }
 
 func TestRuntimesAndPinsAreListsWithoutSeparatorsInThem(t *testing.T) {
