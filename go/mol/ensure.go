@@ -3,10 +3,12 @@ package mol
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 )
 
 // EnsureLocalImage is [Client.EnsureLocalImage] with the options of the environment, which is read at each
@@ -66,22 +68,55 @@ func hookOptions() Options {
 // change its cache with it.
 var firstWorkingDirectory = sync.OnceValues(os.Getwd)
 
-// logResult logs how a call ended. What happened on the way is logged by the client.
+// logResult logs how a call ended. What happened on the way is logged by the client. The handler is the server's code: it
+// may panic, which nobody else would catch, and a call does not wait for a slow one longer than for its events.
 func logResult(image Image, err error) {
 	logger := packageLogger()
 	if logger == nil {
 		return
 	}
+	level, text, attrs := resultRecord(image, err)
+	logged := make(chan struct{})
+	go func() {
+		defer close(logged)
+		defer func() { _ = recover() }()
+		logger.LogAttrs(context.Background(), level, text, attrs...)
+	}()
+	timer := time.NewTimer(eventGrace)
+	defer timer.Stop()
+	select {
+	case <-logged:
+	case <-timer.C:
+	}
+}
+
+// resultRecord is how a call ended, as a log record with the fields that are set. A call that its caller cancelled is no
+// failure.
+func resultRecord(image Image, err error) (slog.Level, string, []slog.Attr) {
 	if err == nil {
-		logger.Info("the workspace image is ready", "runtime", image.Runtime, "ref", image.Ref,
-			"cache_hit", image.CacheHit, "duration", image.Timings.Total)
-		return
+		return slog.LevelInfo, "the workspace image is ready", []slog.Attr{
+			slog.String("runtime", image.Runtime), slog.String("ref", image.Ref), slog.Bool("cache_hit", image.CacheHit),
+			slog.Duration("duration", image.Timings.Total),
+		}
 	}
-	var detail *Error
-	if errors.As(err, &detail) {
-		logger.Warn("there is no workspace image: "+detail.Message, "runtime", detail.Runtime,
-			"code", detail.Code.String(), "url", detail.URL, "hint", detail.Hint)
+	detail := &Error{Code: CodeInternal}
+	if !errors.As(err, &detail) {
+		detail.Message = err.Error()
 	}
+	level := slog.LevelWarn
+	if detail.Code == CodeCanceled {
+		level = slog.LevelInfo
+	}
+	var attrs []slog.Attr
+	for _, field := range []struct{ name, value string }{
+		{"runtime", detail.Runtime}, {"code", detail.Code.String()}, {"url", detail.URL}, {"step", detail.Step},
+		{"hint", detail.Hint},
+	} {
+		if field.value != "" {
+			attrs = append(attrs, slog.String(field.name, field.value))
+		}
+	}
+	return level, "there is no workspace image: " + detail.Message, attrs
 }
 
 // Nobody waits for a client to close.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // fakePool makes clients on fakeCores that answer at once, and remembers them. They close before the pool's
@@ -142,32 +144,154 @@ func TestThePackageLevelCallNeedsNoClientToRefuse(t *testing.T) {
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "a..b") // New would fail
 	const token = "t0ken-in-a-name"
 	t.Setenv("MOLECULE_GITEA_TOKEN", token)
-	open := sharedClients.open
-	t.Cleanup(func() { sharedClients.open = open })
-	sharedClients.open = func(Options) (*Client, error) {
+	hookOpens(t, func(Options) (*Client, error) {
 		t.Error("a client was made")
 		return nil, ErrInternal
-	}
-	var said strings.Builder
-	chosen := chosenLogger.Load()
-	t.Cleanup(func() { chosenLogger.Store(chosen) })
-	SetLogger(slog.New(slog.NewTextHandler(&said, nil)))
+	})
+	records := logRecords(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for _, name := range unknownNames(token) {
 		for _, ctx := range []context.Context{context.Background(), ctx} {
-			said.Reset()
 			ref, err := EnsureLocalImage(ctx, name)
 			if ref != "" {
 				t.Errorf("got %q", ref)
 			}
 			refusesUnknown(t, err, token[:6])
-			if log := said.String(); strings.Contains(log, token[:6]) || len(log) > 2000 || !strings.Contains(log, "code=unknown_runtime") {
+			if log := <-records; strings.Contains(log, token[:6]) || len(log) > 2000 || !strings.Contains(log, "code=unknown_runtime") {
 				t.Errorf("the log has %.3000s", log)
 			}
 		}
 	}
 	if ref, err := EnsureLocalImage(ctx, "hermes"); ref != "" || !errors.Is(err, context.Canceled) {
 		t.Errorf("got %q and %v", ref, err)
+	}
+}
+
+// hookOpens has the hook make its clients in another way for the time of the test.
+func hookOpens(t *testing.T, open func(Options) (*Client, error)) {
+	t.Helper()
+	before := sharedClients.open
+	t.Cleanup(func() { sharedClients.open = before })
+	sharedClients.open = open
+}
+
+// hookOn has the hook use a fakeCore for the time of the test, in an environment of its own.
+func hookOn(t *testing.T, f *fakeCore) {
+	t.Helper()
+	clearEnv(t)
+	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", t.Name())
+	hookOpens(t, func(o Options) (*Client, error) { return &Client{startClient(f, newListener(o), o)}, nil })
+}
+
+// handlerFunc is a slog.Handler that is one function.
+type handlerFunc func(slog.Record)
+
+func (h handlerFunc) Enabled(context.Context, slog.Level) bool      { return true }
+func (h handlerFunc) WithAttrs([]slog.Attr) slog.Handler            { return h }
+func (h handlerFunc) WithGroup(string) slog.Handler                 { return h }
+func (h handlerFunc) Handle(_ context.Context, r slog.Record) error { h(r); return nil }
+
+// logWith has the hook log to a function for the time of the test.
+func logWith(t *testing.T, handle handlerFunc) {
+	t.Helper()
+	chosen := chosenLogger.Load()
+	t.Cleanup(func() { chosenLogger.Store(chosen) })
+	SetLogger(slog.New(handle))
+}
+
+// logRecords has the hook log to a channel for the time of the test, one text for each record.
+func logRecords(t *testing.T) <-chan string {
+	t.Helper()
+	records := make(chan string, 100)
+	logWith(t, func(r slog.Record) {
+		text := r.Level.String() + " " + r.Message
+		r.Attrs(func(a slog.Attr) bool { text += " " + a.String(); return true })
+		records <- text
+	})
+	return records
+}
+
+func TestALoggerThatBlocksDoesNotHoldUpACallThatIsCancelled(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
+		f.event(Event{Kind: EventBuildStarted, Call: id, Runtime: name})
+		return nil
+	}
+	// The worst case: the library does not confirm the cancel either.
+	f.onCancel = func(*fakeCore, uint64) {}
+	hookOn(t, f)
+	release := make(chan struct{})
+	defer close(release)
+	logWith(t, func(slog.Record) { <-release })
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() {
+		_, err := EnsureLocalImage(ctx, "hermes")
+		ended <- err
+	}()
+	eventually(t, "the call is submitted", func() bool { return f.submitted() == 1 })
+	cancel()
+	start := time.Now()
+	select {
+	case err := <-ended:
+		if took := time.Since(start); !errors.Is(err, context.Canceled) || took > time.Second {
+			t.Errorf("got %v after %s", err, took)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the call did not return")
+	}
+}
+
+func TestALoggerThatPanicsOrEndsItsGoroutineChangesNoResult(t *testing.T) {
+	for name, handle := range map[string]handlerFunc{
+		"panics":             func(slog.Record) { panic("no disk") },
+		"ends its goroutine": func(slog.Record) { runtime.Goexit() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFakeCore()
+			f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
+			hookOn(t, f)
+			logWith(t, handle)
+			if ref, err := EnsureLocalImage(context.Background(), "hermes"); ref != "image-of-call-1" || err != nil {
+				t.Errorf("got %q and %v", ref, err)
+			}
+			if _, err := EnsureLocalImage(context.Background(), "unknown"); !errors.Is(err, ErrUnknownRuntime) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+func TestTheResultOfACallInTheLog(t *testing.T) {
+	records := logRecords(t)
+	for _, c := range []struct {
+		image Image
+		err   error
+		want  string
+	}{
+		{
+			Image{Runtime: "hermes", Ref: "r", CacheHit: true, Timings: Timings{Total: time.Second}}, nil,
+			"INFO the workspace image is ready runtime=hermes ref=r cache_hit=true duration=1s",
+		},
+		{
+			Image{}, &Error{Code: CodeCanceled, Runtime: "hermes", Message: "the call was canceled"},
+			"INFO there is no workspace image: the call was canceled runtime=hermes code=canceled",
+		},
+		{
+			Image{}, &Error{Code: CodeDeadlineExceeded, Runtime: "hermes", Message: "too late", Hint: "allow more time"},
+			"WARN there is no workspace image: too late runtime=hermes code=deadline_exceeded hint=allow more time",
+		},
+		{
+			Image{}, &Error{Code: CodeBuildFailed, Runtime: "hermes", Message: "it failed", URL: "u", Step: "[1/2] RUN x"},
+			"WARN there is no workspace image: it failed runtime=hermes code=build_failed url=u step=[1/2] RUN x",
+		},
+		{Image{}, &Error{Code: CodeInternal, Message: "no library"}, "WARN there is no workspace image: no library code=internal"},
+		{Image{}, errors.New("something else"), "WARN there is no workspace image: something else code=internal"},
+	} {
+		logResult(c.image, c.err)
+		if got := <-records; got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
 	}
 }
