@@ -33,9 +33,10 @@ func LocalImagePrefix() string { return localImagePrefix }
 //
 // <sha12> is the first 12 characters of sha (all of it, if it is shorter). Architecture and variant are
 // there where MOLECULE_IMAGE_PLATFORM asks for anything but linux/amd64, so that an image for one platform
-// is never taken for another's; "native" counts as this process's own architecture. The isolation is
-// MOLECULE_LOCAL_IMAGE_ISOLATION. Both are read at each call. Where one of them is invalid the result is
-// "", which is no reference at all, rather than one that belongs to somebody else.
+// is never taken for another's. "native" counts as this process's own architecture, which may not be the
+// engine's; [Image.Ref] has the right one. The isolation is MOLECULE_LOCAL_IMAGE_ISOLATION. Both are read at
+// each call. Where one of them is invalid the result is "", which is no reference at all, rather than one that
+// belongs to somebody else.
 //
 // Runtime and sha are not checked; [EnsureLocalImage] does that.
 func LocalImageTag(runtime, sha string) string {
@@ -47,7 +48,8 @@ func LocalImageTag(runtime, sha string) string {
 //
 //	molecule-local/workspace-template-<runtime>:<sha12>-<arch>[--<isolation>]
 //
-// An invalid TagArch makes it "" too.
+// The platform "native" counts as this process's own architecture, which may not be the engine's; [Image.Ref] has the
+// right one. An invalid TagArch makes the result "" too.
 func (o Options) LocalImageTag(runtime, sha string) string {
 	return tagRules{o.Platform, o.Isolation, o.TagArch}.pinned(runtime, sha)
 }
@@ -56,6 +58,9 @@ func (o Options) LocalImageTag(runtime, sha string) string {
 // [Options.TagArch] is [TagArchAlways], it gives
 //
 //	molecule-local/workspace-template-<runtime>:latest[--<isolation>]
+//
+// With [TagArchAuto], "native" counts as this process's own architecture, which may not be the engine's; [Image.LatestRef]
+// has the right one. An invalid TagArch makes the result "" too.
 func (o Options) LocalImageLatestTag(runtime string) string {
 	return tagRules{o.Platform, o.Isolation, o.TagArch}.latest(runtime)
 }
