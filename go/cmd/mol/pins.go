@@ -20,6 +20,9 @@ const maxPins = 1 << 20
 // commitKeys are the names that an entry may have for its commit.
 var commitKeys = []string{"commit", "commit_sha", "sha"}
 
+// refKey has a commit or the name of a branch or tag. It counts where none of commitKeys is there.
+const refKey = "ref"
+
 // pinsText describes the file of --pins, for the help and the manual page.
 const pinsText = `--pins FILE reads commits from a JSON file. For a runtime in it that commit is built in
 place of the head of the branch; all others are built from their branch. RUNTIME@SHA takes
@@ -29,18 +32,21 @@ The file is an object of runtimes and commits:
 
   {"claude-code": "0123456789abcdef0123456789abcdef01234567"}
 
-or a list of entries, or an object that has one such list under any name:
+or a list of entries, or an object with such lists under any names, as the server's manifest
+is one:
 
-  {"templates": [
+  {"plugins": [{"name": "browser", "repo": "org/plugin-browser", "ref": "main"}],
+   "workspace_templates": [
     {"provider": "gitea", "runtime": "hermes", "commit": "0123456789abcdef0123456789abcdef01234567"}
   ]}
 
 An entry has the name of the runtime in "runtime" and the commit in "commit", "commit_sha" or
-"sha". All else in it, and in the object around the list, is ignored.
+"sha", or else in "ref". All else in it is ignored, and so is a list in which no entry has a
+"runtime".
 
-A commit has all 40 or 64 hexadecimal digits. These are errors: an unknown runtime (see
---runtimes), two commits for one runtime, a name twice in one object, and a file that pins
-nothing.`
+A commit has all 40 or 64 hexadecimal digits. These are errors: a branch in place of a commit,
+an unknown runtime (see --runtimes), a list in which only some entries have a "runtime", two
+commits for one runtime, a duplicate name in one object, and a file that pins nothing.`
 
 // pinsTopic is `mol help pins`.
 func pinsTopic() *cobra.Command {
@@ -153,20 +159,48 @@ func pinEntries(data []byte) ([]pin, error) {
 	if err != nil {
 		return nil, err
 	}
-	var lists []member
+	var pins []pin
+	lists := 0
 	for _, m := range members {
-		if kindOf(m.value) == "a list" {
-			lists = append(lists, m)
+		if kindOf(m.value) != "a list" {
+			continue
+		}
+		lists++
+		if !namesRuntimes(m.value) {
+			continue
+		}
+		listed, err := listedPins(m.value)
+		if err != nil {
+			return nil, fmt.Errorf("%s, %w", quoted(m.name), err)
+		}
+		for _, p := range listed {
+			p.entry = quoted(m.name) + ", " + p.entry
+			pins = append(pins, p)
 		}
 	}
-	switch len(lists) {
-	case 0:
+	switch {
+	case lists == 0:
 		return mappedPins(members)
-	case 1:
-		return listedPins(lists[0].value)
+	case len(pins) == 0:
+		return nil, errors.New(`no commit is pinned in it: no entry of a list has a "runtime"`)
 	}
-	return nil, fmt.Errorf("it has more than one list, %s and %s, so which one has the entries is not clear",
-		quoted(lists[0].name), quoted(lists[1].name))
+	return pins, nil
+}
+
+// namesRuntimes tells whether any entry of a list has a runtime. Other lists are about something else, such as plugins.
+func namesRuntimes(list []byte) bool {
+	var entries []json.RawMessage
+	if json.Unmarshal(list, &entries) != nil {
+		return false
+	}
+	return slices.ContainsFunc(entries, func(entry json.RawMessage) bool {
+		var fields map[string]json.RawMessage
+		if json.Unmarshal(entry, &fields) != nil {
+			return false
+		}
+		_, found := fields["runtime"]
+		return found
+	})
 }
 
 // mappedPins are those of an object of runtimes and commits.
@@ -203,13 +237,29 @@ func listedPins(data []byte) ([]pin, error) {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		name += " (" + quoted(runtime) + ")"
-		commit, err := textOf(members, commitKeys...)
+		commit, err := commitOf(members)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		pins = append(pins, pin{name, runtime, commit})
 	}
 	return pins, nil
+}
+
+// commitOf is the commit of an entry.
+func commitOf(members []member) (string, error) {
+	has := func(names ...string) bool {
+		return slices.ContainsFunc(members, func(m member) bool { return slices.Contains(names, m.name) })
+	}
+	if has(commitKeys...) || !has(refKey) {
+		return textOf(members, commitKeys...)
+	}
+	ref, err := textOf(members, refKey)
+	if err == nil && !wholeCommit.MatchString(ref) {
+		return "", fmt.Errorf("%q is %s, a branch or a tag: give a commit, with all 40 or 64 hexadecimal digits, there or in %q",
+			refKey, quoted(ref), commitKeys[0])
+	}
+	return ref, err
 }
 
 // A member is a name and its value in an object.
@@ -233,7 +283,7 @@ func membersOf(object []byte) ([]member, error) {
 		}
 		m := member{name: fmt.Sprint(token)}
 		if slices.ContainsFunc(members, func(other member) bool { return other.name == m.name }) {
-			return nil, fmt.Errorf("%s is there twice", quoted(m.name))
+			return nil, fmt.Errorf("duplicate name %s", quoted(m.name))
 		}
 		if err := decoder.Decode(&m.value); err != nil {
 			return nil, err
@@ -253,7 +303,7 @@ func textOf(members []member, names ...string) (string, error) {
 	}
 	switch len(found) {
 	case 0:
-		return "", fmt.Errorf("it has no %q", names[0])
+		return "", fmt.Errorf("%q is missing", names[0])
 	case 1:
 		return found[0].text()
 	}

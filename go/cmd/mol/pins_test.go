@@ -36,6 +36,24 @@ func TestPinsAreReadFromEachForm(t *testing.T) {
 			{"runtime": "hermes", "commit_sha": "` + testSHA + `"},
 			{"runtime": "codex", "commit": "` + otherSHA + `"}
 		], "source": {"list": []}}`, both},
+		"the manifest of the server": {`{
+			"version": 1,
+			"plugins": [
+				{"name": "browser", "repo": "molecule-ai/plugin-browser", "ref": "main"},
+				{"name": "hermes", "repo": "molecule-ai/plugin-hermes", "ref": "v1"}
+			],
+			"workspace_templates": [
+				{"name": "hermes", "repo": "molecule-ai/workspace-template-hermes", "ref": "main", "provider": "anthropic",
+				 "runtime": "hermes", "commit": "` + testSHA + `"},
+				{"name": "hermes-2", "repo": "molecule-ai/workspace-template-hermes", "ref": "main", "provider": "openai",
+				 "runtime": "hermes", "commit": "` + testSHA + `"}
+			],
+			"more_templates": [
+				{"name": "codex", "repo": "molecule-ai/workspace-template-codex", "ref": "` + otherSHA + `", "runtime": "codex"}
+			],
+			"org_templates": [{"name": "team", "repo": "molecule-ai/org-template-team", "ref": "main"}],
+			"tags": ["a", "b"], "none": []
+		}`, both},
 		"one runtime of two providers, with one commit": {`[
 			{"provider": "a", "runtime": "hermes", "commit": "` + testSHA + `"},
 			{"provider": "b", "runtime": "hermes", "commit": "` + strings.ToUpper(testSHA) + `"}
@@ -66,27 +84,35 @@ func TestPinsMayBeOfTheRuntimesOfTheCommandLine(t *testing.T) {
 // A pin that is ignored would build another commit than the file says.
 func TestPinsThatCannotBeUsed(t *testing.T) {
 	for text, want := range map[string]string{
-		``:                                 `:1: it is not JSON: unexpected end of JSON input`,
-		"{\n\n,}":                          `:3: it is not JSON: invalid character ','`,
-		`{} {}`:                            `:1: it is not JSON: invalid character '{' after top-level value`,
-		"\ufeff{}":                         `:1: it is not JSON`,
-		`"hermes"`:                         `: it is a string, not an object or a list`,
-		`null`:                             `: it is null, not an object or a list`,
-		`{}`:                               `: no commit is pinned in it`,
-		`[]`:                               `: no commit is pinned in it`,
-		`{"a": []}`:                        `: no commit is pinned in it`,
-		` [true]`:                          `: entry 1 is true or false, not an object`,
-		`[{}, null]`:                       `: entry 1: it has no "runtime"`,
-		`{"a": [], "version": 1, "b": []}`: `: it has more than one list, "a" and "b"`,
-		`{"hermes": 7}`:                    `: "hermes" is a number, not a string`,
-		`{"hermes": "main"}`:               `: "hermes": "main" is not a commit: give all 40 or 64 hexadecimal digits`,
-		`{"hermse": "` + testSHA + `"}`:    ": \"hermse\": unknown runtime \"hermse\"\nhint: did you mean hermes? the known runtimes are autogen",
-		`{"hermes": "` + testSHA + `", "hermes": "` + testSHA + `"}`:                                          `: "hermes" is there twice`,
-		`[{"runtime": "hermes"}]`:                                                                             `: entry 1 ("hermes"): it has no "commit"`,
-		`[{"runtime": "hermes", "Commit": "` + testSHA + `"}]`:                                                `: entry 1 ("hermes"): it has no "commit"`,
+		``:                                       `:1: it is not JSON: unexpected end of JSON input`,
+		"{\n\n,}":                                `:3: it is not JSON: invalid character ','`,
+		`{} {}`:                                  `:1: it is not JSON: invalid character '{' after top-level value`,
+		"\ufeff{}":                               `:1: it is not JSON`,
+		`"hermes"`:                               `: it is a string, not an object or a list`,
+		`null`:                                   `: it is null, not an object or a list`,
+		`{}`:                                     `: no commit is pinned in it`,
+		`[]`:                                     `: no commit is pinned in it`,
+		`{"a": []}`:                              `: no commit is pinned in it`,
+		` [true]`:                                `: entry 1 is true or false, not an object`,
+		`[{}, null]`:                             `: entry 1: "runtime" is missing`,
+		`{"a": [], "version": 1, "b": []}`:       `: no commit is pinned in it: no entry of a list has a "runtime"`,
+		`{"hermes": "` + testSHA + `", "a": []}`: `: no commit is pinned in it: no entry of a list has a "runtime"`,
+		`{"a": [{"name": "x"}], "b": [{"runtime": "hermes", "commit": "` + testSHA + `"}, {"name": "y"}]}`:                  `: "b", entry 2: "runtime" is missing`,
+		`{"b": [{"runtime": "hermes", "commit": "` + testSHA + `"}, "y"]}`:                                                  `: "b", entry 2 is a string, not an object`,
+		`{"b": [{"runtime": "hermes", "commit": "main"}]}`:                                                                  `: "b", entry 1 ("hermes"): "main" is not a commit`,
+		`{"b": [{"runtime": "hermse", "commit": "` + testSHA + `"}]}`:                                                       ": \"b\", entry 1 (\"hermse\"): unknown runtime \"hermse\"\nhint: did you mean hermes?",
+		`[{"runtime": "hermes", "ref": "main"}]`:                                                                            `: entry 1 ("hermes"): "ref" is "main", a branch or a tag: give a commit, with all 40 or 64 hexadecimal digits, there or in "commit"`,
+		`[{"runtime": "hermes", "ref": 7}]`:                                                                                 `: entry 1 ("hermes"): "ref" is a number, not a string`,
+		`{"a": [{"runtime": "hermes", "sha": "` + testSHA + `"}], "b": [{"runtime": "hermes", "ref": "` + otherSHA + `"}]}`: `: "a", entry 1 ("hermes") and "b", entry 1 ("hermes") pin two commits for one runtime`,
+		`{"hermes": 7}`:                 `: "hermes" is a number, not a string`,
+		`{"hermes": "main"}`:            `: "hermes": "main" is not a commit: give all 40 or 64 hexadecimal digits`,
+		`{"hermse": "` + testSHA + `"}`: ": \"hermse\": unknown runtime \"hermse\"\nhint: did you mean hermes? the known runtimes are autogen",
+		`{"hermes": "` + testSHA + `", "hermes": "` + testSHA + `"}`:                                          `: duplicate name "hermes"`,
+		`[{"runtime": "hermes"}]`:                                                                             `: entry 1 ("hermes"): "commit" is missing`,
+		`[{"runtime": "hermes", "Commit": "` + testSHA + `"}]`:                                                `: entry 1 ("hermes"): "commit" is missing`,
 		`[{"runtime": "hermes", "commit": null}]`:                                                             `: entry 1 ("hermes"): "commit" is null, not a string`,
 		`[{"runtime": "hermes", "commit": "` + testSHA[:39] + `"}]`:                                           `: entry 1 ("hermes"): "` + testSHA[:39] + `" is not a commit`,
-		`[{"runtime": "hermes", "runtime": "codex", "commit": "` + testSHA + `"}]`:                            `: entry 1: "runtime" is there twice`,
+		`[{"runtime": "hermes", "runtime": "codex", "commit": "` + testSHA + `"}]`:                            `: entry 1: duplicate name "runtime"`,
 		`[{"runtime": "hermes", "commit": "` + testSHA + `", "sha": "` + otherSHA + `"}]`:                     `: entry 1 ("hermes"): it has both "commit" and "sha"`,
 		`[{"runtime": "hermes", "sha": "` + testSHA + `"}, {"runtime": "hermes", "sha": "` + otherSHA + `"}]`: `: entry 1 ("hermes") and entry 2 ("hermes") pin two commits for one runtime`,
 		`["` + strings.Repeat("a", maxPins) + `"]`:                                                            `: it has more than 1.0 MiB`,

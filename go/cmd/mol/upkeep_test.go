@@ -216,7 +216,7 @@ func TestManualPage(t *testing.T) {
 	for _, want := range []string{
 		"mol - build workspace images and boot workspaces", "mol ensure RUNTIME", "--dry-run", "-n, --dry-run",
 		"MOLECULE_LOCAL_BUILD_CACHE", "MOLECULE_GITEA_TOKEN", "mol doctor has found a problem", "mol completion bash", "--json",
-		"mol ensure RUNTIME[@SHA]", "--tag-arch auto|always", "MOLECULE_BUILD_CEILING_S", `{"templates": [`,
+		"mol ensure RUNTIME[@SHA]", "--tag-arch auto|always", "MOLECULE_BUILD_CEILING_S", `"workspace_templates": [`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not say %q:\n%s", want, text)
