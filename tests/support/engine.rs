@@ -187,10 +187,11 @@ impl Engine {
         }
     }
 
-    /// The first number of its version.
-    pub fn major_version(&self) -> u32 {
+    /// The three numbers of its version, without what a distribution adds: `28.5.2+dfsg4`.
+    pub fn version(&self) -> [u32; 3] {
         let version = block_on(self.docker.version()).unwrap().version.unwrap();
-        version.split('.').next().unwrap().parse().unwrap()
+        let mut numbers = version.split(|c: char| !c.is_ascii_digit());
+        [(); 3].map(|()| numbers.next().unwrap().parse().unwrap())
     }
 
     pub fn id(&self, reference: &str) -> Option<String> {

@@ -129,7 +129,7 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
         (Err(error), true) => vec![format!("built there; here: {error:?}")],
     };
     let outcome = match template.outcome(builder) {
-        Outcome::DiffersBefore(version) if engine.major_version() < version => Outcome::Differs,
+        Outcome::DiffersBefore(version) if engine.version() < version => Outcome::Differs,
         Outcome::DiffersBefore(_) => Outcome::Builds,
         outcome => outcome,
     };

@@ -32,7 +32,7 @@ fn links_that_lead_out_of_the_template() {
             .link("relative", "../../../../../../../../etc/passwd")
             .link("folder", "/etc")
             .link("in/root", "/")
-            .on(Podman, Outcome::DiffersBefore(5)),
+            .on(Podman, Outcome::DiffersBefore([5, 8, 2])),
     );
 }
 

@@ -20,7 +20,7 @@ pub enum Outcome {
     /// Not the same, and docs/fidelity.md says why.
     Differs,
     /// The same, but for versions of the builder below this one, where it [differs](Outcome::Differs).
-    DiffersBefore(u32),
+    DiffersBefore([u32; 3]),
 }
 
 pub struct Template {
