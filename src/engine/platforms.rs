@@ -114,13 +114,13 @@ impl Engine {
     }
 }
 
-/// What to do where the platform cannot be run.
+/// What to do where the platform cannot be run. BuildKit's list may be 20 seconds old (since 0.14, in Docker 27).
 pub(super) fn unsupported_hint(platform: &Platform) -> String {
     match platform.os_arch() {
         ("linux", arch) => format!(
             "register emulation on the engine's machine (docker run --privileged --rm \
-             tonistiigi/binfmt --install {arch}, or the package qemu-user-static), or set \
-             MOLECULE_IMAGE_PLATFORM=native"
+             tonistiigi/binfmt --install {arch}, or the package qemu-user-static) and try again 20 seconds \
+             later, or set MOLECULE_IMAGE_PLATFORM=native"
         ),
         (os, _) => {
             format!("use an engine that runs {os} containers, or another MOLECULE_IMAGE_PLATFORM")
