@@ -71,9 +71,8 @@ func (p *Provisioner) choose(ctx context.Context, cfg WorkspaceConfig) (source, 
 		return source{cfg.Image, pullMissing}, nil
 	}
 	runtimes := mol.Options{Runtimes: p.Runtimes}
-	known := strings.Join(runtimes.KnownRuntimes(), ", ")
 	if cfg.Runtime == "" {
-		return source{}, errors.New("set Runtime, to one of " + known + ", or Image")
+		return source{}, errors.New("set Runtime, to one of " + strings.Join(runtimes.KnownRuntimes(), ", ") + ", or Image")
 	}
 
 	registry := mol.Resolve()
@@ -88,8 +87,8 @@ func (p *Provisioner) choose(ctx context.Context, cfg WorkspaceConfig) (source, 
 		}
 		return source{ref, pullNever}, nil
 	}
-	if !runtimes.IsKnownRuntime(cfg.Runtime) {
-		return source{}, fmt.Errorf("%w %q, known are %s", mol.ErrUnknownRuntime, cfg.Runtime, known)
+	if err := runtimes.CheckRuntime(cfg.Runtime); err != nil {
+		return source{}, err
 	}
 	return source{registry.Prefix + "/workspace-template-" + cfg.Runtime + ":latest", pullAlways}, nil
 }

@@ -116,7 +116,7 @@ func TestChooseFails(t *testing.T) {
 			t.Errorf("choose() = %+v, %v", got, err)
 		}
 		_, err := p.choose(t.Context(), WorkspaceConfig{Runtime: "hermes"})
-		if !errors.Is(err, mol.ErrUnknownRuntime) || !strings.HasSuffix(err.Error(), `unknown runtime "hermes", known are google-adk`) {
+		if !errors.Is(err, mol.ErrUnknownRuntime) || !strings.HasSuffix(err.Error(), `unknown runtime "hermes"; the known runtimes are google-adk`) {
 			t.Errorf("choose() = %v; want ErrUnknownRuntime and the list", err)
 		}
 	})
