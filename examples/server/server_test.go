@@ -138,15 +138,6 @@ func TestServerBuildsVendoredWhereTheReplacementIsOutOfReach(t *testing.T) {
 	}
 }
 
-// A Dockerfile that forgets cgo gives a server that says so at its start.
-func TestServerWithoutCgoDoesNotStart(t *testing.T) {
-	server, _ := checkout(t)
-	succeed(t, server, []string{"CGO_ENABLED=0"}, "go", "build", "-o", "workspace-server", ".")
-	if output := refusal(t, server); !strings.Contains(output, "CGO_ENABLED=1") {
-		t.Errorf("the error does not say what to do: %s", output)
-	}
-}
-
 // systemd takes the program from the unit's own path, so the unit is checked with one that is there.
 func TestServiceIsAValidUnit(t *testing.T) {
 	program, err := exec.LookPath("true")
