@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -58,8 +59,11 @@ func EngineHost(ctx context.Context) (string, error) {
 func hookOptions() Options {
 	o := OptionsFromEnv()
 	o.logger = packageLogger
-	if dir, err := firstWorkingDirectory(); err == nil && o.CacheDir != "" && !filepath.IsAbs(o.CacheDir) {
-		o.CacheDir = filepath.Join(dir, o.CacheDir)
+	// A path that begins with ~ stays as it is, for the library to refuse.
+	if o.CacheDir != "" && !filepath.IsAbs(o.CacheDir) && !strings.HasPrefix(o.CacheDir, "~") {
+		if dir, err := firstWorkingDirectory(); err == nil {
+			o.CacheDir = filepath.Join(dir, o.CacheDir)
+		}
 	}
 	return o
 }

@@ -108,6 +108,7 @@ func TestAVariableThatCannotBeUsedIsRefusedAndNeverTheDefault(t *testing.T) {
 		{"MOLECULE_BUILD_CEILING_S", " "}, {"MOLECULE_LOCAL_OFFLINE", "perhaps"},
 		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", " 1"}, {"MOLECULE_LOCAL_IMAGE_ISOLATION", "a b"},
 		{"MOLECULE_IMAGE_PLATFORM", "linux/amd64 "}, {"MOLECULE_LOCAL_BUILD_CACHE", "\xff"},
+		{"MOLECULE_LOCAL_BUILD_CACHE", "~/cache"},
 	} {
 		t.Run(c.name+"="+c.value, func(t *testing.T) {
 			clearEnv(t)
