@@ -121,7 +121,7 @@ func TestServerBuildsInAGoWorkspaceWithoutReplace(t *testing.T) {
 	}
 }
 
-// In a build context of the server alone there is no folder beside it.
+// A build context with only the server has no folder beside it.
 func TestServerBuildsVendoredWhereTheReplacementIsOutOfReach(t *testing.T) {
 	server, library := checkout(t)
 	succeed(t, server, nil, "go", "mod", "vendor")

@@ -76,7 +76,7 @@ func TestCreateContainerUsesTheEndpointAndThePlatformOfTheImage(t *testing.T) {
 	if _, err := engine.ContainerRemove(t.Context(), id, client.ContainerRemoveOptions{}); err != nil {
 		t.Error(err)
 	}
-	// The engine refuses where the image is for another platform than it is told.
+	// The engine refuses an image that is for another platform than requested.
 	image.Platform = "linux/s390x"
 	if id, err := createContainer(t.Context(), image, ""); err == nil {
 		t.Error("an image was taken for another platform's")
@@ -127,6 +127,6 @@ func TestCheckAcceptsTheEnvironment(t *testing.T) {
 	}
 	t.Setenv("MOLECULE_BUILD_CEILING_S", "soon")
 	if err := check(); err == nil || report(err) {
-		t.Errorf("with an invalid ceiling: %v; want an error that no other try mends", err)
+		t.Errorf("with an invalid ceiling: %v; want an error that a retry does not fix", err)
 	}
 }
