@@ -61,7 +61,7 @@ TARGETS := $(TARGET)
 dist: ## one archive for each of TARGETS= (this machine's), and SHA256SUMS, in target/dist
 	packaging/dist $(TARGETS)
 
-# As lib, but with points where the tests can stop it (src/point.rs), and compiled quickly. Dependencies are
+# As lib, but with points where the tests can stop it (src/testing/point.rs), and compiled quickly. Dependencies are
 # compiled once for both; the result is in a folder of its own, and never replaces that of lib.
 .PHONY: lib-failpoints
 lib-failpoints:

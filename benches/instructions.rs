@@ -7,10 +7,10 @@
 
 use std::hint::black_box;
 
-use mol::fuzzing::{self, Ignores};
-use mol::mask::{Masker, Secret};
-use mol::registry::resolve;
-use mol::runtimes::is_known_runtime;
+use mol::names::registry::resolve;
+use mol::names::runtimes::is_known_runtime;
+use mol::redact::{Masker, Secret};
+use mol::testing::internals::{self, Ignores};
 
 const TOKEN: &str = "3f9a0c5be1d24876a9b8c7d6e5f40312a1b2c3d4";
 
@@ -87,11 +87,11 @@ fn known_runtime(name: &str) {
 }
 
 fn branch_url() {
-    measured(|| fuzzing::branch_url(black_box(PREFIX), "claude-code", "release/1.0").is_ok());
+    measured(|| internals::branch_url(black_box(PREFIX), "claude-code", "release/1.0").is_ok());
 }
 
 fn json_answer() {
-    measured(|| fuzzing::head_sha(black_box(ANSWER)).is_ok());
+    measured(|| internals::head_sha(black_box(ANSWER)).is_ok());
 }
 
 fn dockerignore(path: &str) {

@@ -2,15 +2,14 @@
 //!
 //! Messages are written for the person who reads them at two in the morning: lower case, no full
 //! stop, the place (URL, path, step) named. They may hold anything a peer said, so nothing here is
-//! fit to be shown before it has gone through [`Masker::error`](crate::mask::Masker::error).
+//! fit to be shown before it has gone through [`Masker::error`](crate::redact::Masker::error).
 
 use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
 
-use crate::panics;
-use crate::printable;
+use crate::redact::printable;
 
 /// What kind of failure it is.
 ///
@@ -212,7 +211,7 @@ impl Error {
 
     /// Says whether it may be tried once more.
     #[must_use]
-    pub(crate) fn once_more(mut self, retry: Retry) -> Self {
+    pub(crate) fn retryable(mut self, retry: Retry) -> Self {
         self.retry = retry;
         self
     }
@@ -220,23 +219,6 @@ impl Error {
     /// The call was cancelled.
     pub(crate) fn canceled() -> Self {
         Self::new(Code::Canceled, "the call was cancelled")
-    }
-
-    /// A panic inside the library, turned into an answer. For the place in the code, this must be on
-    /// the thread that panicked.
-    pub(crate) fn panicked(payload: &(dyn std::any::Any + Send)) -> Self {
-        let said = payload
-            .downcast_ref::<&str>()
-            .copied()
-            .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-            .unwrap_or("no message");
-        let place = panics::last_place();
-        let place = place.map_or_else(String::new, |place| format!(" ({place})"));
-        Self::new(
-            Code::Internal,
-            format!("a defect in libmol stopped this call: {said}{place}"),
-        )
-        .hint("please report it, with what was being done")
     }
 }
 

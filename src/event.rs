@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use url::Url;
 
-use crate::image::{CommitSha, References};
+use crate::names::image::{CommitSha, References};
 
 /// One thing that happened, as one flat JSON object. Fields that do not apply are absent.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -24,51 +24,27 @@
 //! | `point` | places where a test stops the process; not in what ships |
 
 #[macro_use]
-mod point;
+#[doc(hidden)]
+pub mod testing;
 
-pub mod build_log;
 mod cache;
-mod certificates;
 pub mod client;
-mod coalesce;
 mod context;
-pub mod diagnose;
-mod disk;
 mod engine;
 pub mod error;
 pub mod event;
-mod executor;
 mod fetch;
 pub mod ffi;
-mod flight;
-#[doc(hidden)]
-pub mod fuzzing;
-mod gitea;
-mod http;
-pub mod image;
-mod limits;
-pub mod mask;
-mod memory;
-pub mod metrics;
-mod offline;
+mod job;
+pub mod names;
+mod net;
 pub mod options;
-mod outside_file;
-mod ownership;
-mod panics;
-mod pipeline;
-mod printable;
-pub mod prune;
-mod queue;
-mod recent;
-pub mod registry;
-mod retry;
-pub mod runtimes;
-mod signals;
-mod tls;
-mod version_pin;
+mod process;
+pub mod redact;
+pub mod upkeep;
 
 pub use client::Client;
 pub use error::{Code, Error, Result};
 pub use event::Event;
-pub use image::Image;
+pub use names::image::Image;
 pub use options::{OptionName, Options};

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// These tests need a library that panics where FAILPOINTS says (src/point.rs). With the tag mol_failpoints they
+// These tests need a library that panics where FAILPOINTS says (src/testing/point.rs). With the tag mol_failpoints they
 // are in the program, and tests/run links it with such a library, in the same way as the one that ships.
 
 // A panic in an entry point, in a caller's own task, on a blocking thread, in a shared build, where an event is

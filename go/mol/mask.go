@@ -153,7 +153,7 @@ func spelled(s string, at int, token string) int {
 }
 
 // appendForms appends the end of each form of the byte c that s[at:] begins with. They are those of the core's
-// src/mask.rs.
+// src/redact/mod.rs.
 func appendForms(ends []int, s string, at int, c byte) []int {
 	if at >= len(s) {
 		return ends

@@ -67,7 +67,7 @@ func shorten(name string) string {
 }
 
 // nearestRuntime returns the runtime that was probably meant, or "": people leave out separators, confuse cases, give
-// only the first part, or mistype a letter or two. The library has the same rule (src/runtimes.rs).
+// only the first part, or mistype a letter or two. The library has the same rule (src/names/runtimes.rs).
 func nearestRuntime(name string, known []string) string {
 	asked := lettersAndDigits(name)
 	nearest, distance := "", len(asked)/3+1

@@ -29,9 +29,9 @@ pub(crate) use include::Includes;
 pub(crate) use walk::{Filter, Kind, Stop, walk};
 
 use crate::error::{Code, Error, Result};
-use crate::executor::blocking;
-use crate::limits;
-use crate::outside_file;
+use crate::process::executor::blocking;
+use crate::process::limits;
+use crate::process::outside_file;
 
 /// The file with the build's instructions, at the root of the tree.
 pub(crate) const DOCKERFILE: &str = "Dockerfile";

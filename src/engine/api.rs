@@ -18,13 +18,13 @@ use serde::de::{
 };
 
 use super::connect::{self, Pool};
-use super::endpoint::Address;
 use super::refusal::{self, Refusal};
-use super::request::{MAX_REFUSAL, Unread, whole};
+use crate::engine::connect::endpoint::Address;
+use crate::engine::connect::request::{MAX_REFUSAL, Unread, whole};
 use crate::error::{Error, chain};
 use crate::event::human_bytes;
-use crate::gitea::Object;
-use crate::limits;
+use crate::job::gitea::Object;
+use crate::process::limits;
 
 /// What stands in a path as it is: an image's name has a `/` and a `:`.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC

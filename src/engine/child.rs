@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
 use tokio_util::task::TaskTracker;
 
 use crate::options::OptionName;
-use crate::{executor, limits};
+use crate::process::{executor, limits};
 
 /// A child process that does not outlive its handle, and with it those that it has started.
 #[derive(Debug)]

@@ -2,25 +2,12 @@
 
 mod api;
 mod build;
-mod buildkit;
 mod child;
-mod classic;
-mod config;
 mod connect;
-mod credentials;
-mod endpoint;
-mod full;
 mod go_json;
-mod lines;
 mod platforms;
 mod refusal;
-mod request;
-mod session;
-mod ssh;
 mod store;
-mod watch;
-
-pub(crate) use lines::Lines;
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -34,16 +21,17 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use build::{Build, Builder};
-pub(crate) use credentials::Logins;
+#[cfg(feature = "internals")]
+pub(crate) use build::Lines;
+pub(crate) use build::{Build, Builder, Logins};
 pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
-use crate::image::{CommitSha, Platform, as_given};
+use crate::names::image::{CommitSha, Platform, as_given};
 use crate::options::EngineSettings;
 use api::{About, Api, Capped, Failure, Labels, MAX_IGNORED, Version, in_path};
-use endpoint::{Address, DEFAULT_SOCKET, Endpoint};
+use connect::endpoint::{self, Address, DEFAULT_SOCKET, Endpoint};
 
 /// Time for a whole answer to an ordinary call. It is generous: an engine under load is slow.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);

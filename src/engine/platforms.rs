@@ -12,11 +12,11 @@ use hyper_util::rt::TokioExecutor;
 use prost::Message;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::request::{Failure, post, upgrade, whole};
 use super::{BUILDKIT_API, Builder, CALL_TIMEOUT, Engine};
+use crate::engine::connect::request::{Failure, post, upgrade, whole};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::image::Platform;
+use crate::names::image::Platform;
 
 const LIST_WORKERS: &str = "/moby.buildkit.v1.Control/ListWorkers";
 

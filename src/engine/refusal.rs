@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Method, Response, StatusCode};
 
-use super::request::{MAX_REFUSAL, Unread, whole};
+use crate::engine::connect::request::{MAX_REFUSAL, Unread, whole};
 
 /// Which request was refused, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,12 +13,12 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::task::TaskTracker;
 
 use super::api::{Capped, Failure, Labels, in_path, unreadable};
-use super::full::MAX_INFO;
 use super::{Builder, Engine, MAX_REFERENCES, REVISION_LABEL};
+use crate::engine::build::full::MAX_INFO;
 use crate::error::{Error, Result};
-use crate::executor::blocking;
-use crate::image::as_given;
-use crate::registry::LOCAL_IMAGE_PREFIX;
+use crate::names::image::as_given;
+use crate::names::registry::LOCAL_IMAGE_PREFIX;
+use crate::process::executor::blocking;
 
 /// What images share is a courtesy to know; an engine with many takes its time to count it.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -36,16 +36,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::cache::Work;
+use crate::cache::FetchDir;
 use crate::error::{Code, Error, Result, chain};
 use crate::event::{Progress, human_bytes};
-use crate::executor;
-use crate::gitea;
-use crate::http::Http;
-use crate::image::CommitSha;
-use crate::memory::{self, Pool, Reserved};
+use crate::job::gitea;
+use crate::names::image::CommitSha;
+use crate::net::http::Http;
 use crate::options::Repository;
-use crate::printable;
+use crate::process::executor;
+use crate::process::memory::{self, Pool, Reserved};
+use crate::redact::printable;
 use pack::{Counters, Pack};
 use store::Store;
 
@@ -69,7 +69,7 @@ const OBJECT_MEMORY: u64 = 200;
 pub(crate) struct Fetched {
     pub(crate) progress: Progress,
     /// Where the tree is, as `tree`.
-    pub(crate) work: Work,
+    pub(crate) work: FetchDir,
     /// Files and links in the tree.
     pub(crate) files: u64,
     /// When the commit was made, in seconds since 1970: the time of every file in the image.
@@ -94,7 +94,7 @@ pub(crate) struct Request<'a> {
 /// within moments, and the folder is gone.
 pub(crate) async fn commit(
     request: Request<'_>,
-    work: Work,
+    work: FetchDir,
     tasks: &TaskTracker,
     mut report: impl FnMut(Progress),
 ) -> Result<Fetched> {
@@ -193,7 +193,7 @@ impl Job {
         }
     }
 
-    fn run(self, work: Work) -> Result<Fetched> {
+    fn run(self, work: FetchDir) -> Result<Fetched> {
         // gix panics where it cannot start one.
         executor::reserve(workers())?;
         let pack = self.receive(&work)?;
@@ -224,7 +224,7 @@ impl Job {
     }
 
     /// Brings the commit and its tree, and nothing older, as a pack.
-    fn receive(&self, work: &Work) -> Result<Pack> {
+    fn receive(&self, work: &FetchDir) -> Result<Pack> {
         let failed = |error: gix::Error| self.failed("cannot be fetched", &error, work, None);
         let url = gix::url::parse(BStr::new(self.url.as_str())).map_err(failed)?;
         let mut transport = Transport::new_http(self.wire.clone(), url, Protocol::V2, false);
@@ -285,7 +285,7 @@ impl Job {
 
     /// Writes the tree of the commit, and of no other, as `tree`. Returns how many files it has, and
     /// the time of the commit.
-    fn check_out(&self, pack: Pack, work: &Work) -> Result<(u64, i64)> {
+    fn check_out(&self, pack: Pack, work: &FetchDir) -> Result<(u64, i64)> {
         let workers = workers();
         let store = {
             let _memory = self.reserve(Pool::Step, pack.memory(workers))?;
@@ -376,7 +376,7 @@ impl Job {
     }
 
     /// What a failure of the pack means.
-    fn pack_failed(&self, failure: pack::Failure, work: &Work) -> Error {
+    fn pack_failed(&self, failure: pack::Failure, work: &FetchDir) -> Error {
         match failure {
             pack::Failure::TooLarge(what) => self.too_large(&what),
             pack::Failure::Broken(why) => self.broken(&format!("the pack is broken: {why}")),
@@ -416,7 +416,7 @@ impl Job {
     }
 
     /// What a failure of gix means. `size` is that of the template's files, once it is known.
-    fn failed(&self, what: &str, error: &gix::Error, work: &Work, size: Option<u64>) -> Error {
+    fn failed(&self, what: &str, error: &gix::Error, work: &FetchDir, size: Option<u64>) -> Error {
         if self.interrupted.load(Ordering::Relaxed) {
             return Error::canceled();
         }
@@ -430,7 +430,7 @@ impl Job {
     }
 
     /// Returns the error for a full disk, or for a limit of this process, if that caused the failure.
-    fn ran_out(&self, error: &gix::Error, work: &Work, size: Option<u64>) -> Option<Error> {
+    fn ran_out(&self, error: &gix::Error, work: &FetchDir, size: Option<u64>) -> Option<Error> {
         let extent = match size {
             Some(bytes) => format!("with {} of files to write", human_bytes(bytes)),
             None => {
@@ -440,15 +440,15 @@ impl Job {
         };
         // An error of gix is a tree of causes.
         error.iter_errors().find_map(|cause| {
-            crate::limits::reached(cause).or_else(|| work.disk().ran_full(cause, &extent))
+            crate::process::limits::reached(cause).or_else(|| work.disk().ran_full(cause, &extent))
         })
     }
 
-    fn disk(&self, error: io::Error, work: &Work) -> Error {
+    fn disk(&self, error: io::Error, work: &FetchDir) -> Error {
         self.cannot_write(&gix::Error::from_error(error), work)
     }
 
-    fn cannot_write(&self, error: &gix::Error, work: &Work) -> Error {
+    fn cannot_write(&self, error: &gix::Error, work: &FetchDir) -> Error {
         self.ran_out(error, work, None).unwrap_or_else(|| {
             let path = work.path().display();
             let message = format!("{path} cannot be written: {}", chain(error));
@@ -543,7 +543,8 @@ fn new_file(path: &Path) -> io::Result<File> {
 }
 
 /// Checks out a commit of a pack, for tests.
-pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &Work) -> Result<u64> {
+#[cfg(feature = "internals")]
+pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, work: &FetchDir) -> Result<u64> {
     let settings = crate::options::Options::default().settings()?;
     let request = Request {
         http: &Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,

@@ -23,9 +23,9 @@ use url::Url;
 use super::pack::Counters;
 use crate::error::{Code, Error, Retry};
 use crate::event::{human_bytes, human_duration};
-use crate::gitea;
-use crate::http::{Http, media_type, retry_after, uncompressed};
-use crate::retry;
+use crate::job::gitea;
+use crate::net::http::{Http, media_type, retry_after, uncompressed};
+use crate::net::retry;
 
 /// What the exchanges of one fetch share.
 #[derive(Clone)]
@@ -161,7 +161,7 @@ impl Exchange {
                     format!("{url} broke off: {}", crate::error::chain(&error)),
                 )
                 .hint("try again; the connection to the template server is not stable")
-                .once_more(Retry::Soon)
+                .retryable(Retry::Soon)
             })
         })?;
         point!("git-received");
@@ -248,7 +248,7 @@ impl Wire {
                 .hint("the API knows the repository, but git does not find it: check the server"),
             408 | 429 | 500..=599 => said(Code::Fetch)
                 .hint("try again in a while")
-                .once_more(retry),
+                .retryable(retry),
             _ => said(Code::Fetch).hint("check that the address is that of a Gitea"),
         })
     }

@@ -13,11 +13,11 @@ use super::text::required;
 use super::types::{
     mol_call, mol_client, mol_error, mol_event, mol_image, mol_options, mol_status,
 };
+use crate::client::queue::{Item, Next, Outcome, Queue};
 use crate::client::{Client, Observer};
 use crate::error::{Code, Error, Result};
-use crate::executor;
-use crate::image::Image;
-use crate::queue::{Item, Next, Outcome, Queue};
+use crate::names::image::Image;
+use crate::process::executor;
 
 pub(super) static CLIENTS: Handles<Object> = Handles::new("client");
 

@@ -4,8 +4,8 @@ use std::ptr;
 
 use super::types::{mol_error, mol_status};
 use crate::error::{Code, Error, Result};
-use crate::mask::Masker;
-use crate::panics;
+use crate::process::panics;
+use crate::redact::Masker;
 
 /// Runs the body of an entry point.
 ///
@@ -16,7 +16,7 @@ pub(super) unsafe fn entry(
     error: *mut *mut mol_error,
     body: impl FnOnce() -> Result<()>,
 ) -> mol_status {
-    let failure = match caught(body) {
+    let failure = match catch(body) {
         Ok(()) => return mol_status::MOL_OK,
         Err(failure) => failure,
     };
@@ -30,12 +30,12 @@ pub(super) unsafe fn entry(
 
 /// Runs the body of a function that cannot fail.
 pub(super) fn quietly<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
-    caught(|| Ok(body())).unwrap_or(otherwise)
+    catch(|| Ok(body())).unwrap_or(otherwise)
 }
 
-fn caught<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
-    panics::keep_quiet();
-    let called = panics::caught(|| {
+fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
+    panics::install_hook();
+    let called = panics::catch(|| {
         point!("entry");
         body()
     });
@@ -77,17 +77,17 @@ mod tests {
         for code in [Code::InvalidArgument, Code::Internal] {
             let failure = Error::new(code, "a\x1b[31m\r\nb\u{202e}\u{9b}1m https://me:pw@host/")
                 .hint("use ssh://user@host");
-            let failure = caught::<()>(|| Err(failure)).unwrap_err();
+            let failure = catch::<()>(|| Err(failure)).unwrap_err();
             assert_eq!(failure.message, "a  b https://***@host/");
             assert_eq!(failure.hint, "use ssh://user@host");
         }
-        let panicked = caught::<()>(|| panic!("a\x1b]0;b\x07\nc")).unwrap_err();
+        let panicked = catch::<()>(|| panic!("a\x1b]0;b\x07\nc")).unwrap_err();
         assert!(panicked.message.contains("a c"), "{panicked:?}");
     }
 
     #[test]
     fn a_password_in_a_panic_at_an_entry_point_is_not_shown() {
-        let panicked = caught::<()>(|| panic!("at https://me:hunter2@host/x")).unwrap_err();
+        let panicked = catch::<()>(|| panic!("at https://me:hunter2@host/x")).unwrap_err();
         assert_eq!(panicked.code, Code::Internal);
         assert!(
             panicked.message.contains("https://***@host/x"),

@@ -6,9 +6,9 @@ use super::guard::{entry, quietly, write};
 use super::text::{give, optional, required};
 use super::types::{mol_error, mol_registry, mol_status};
 use crate::error::Code;
-use crate::mask::mask_token;
-use crate::registry::resolve;
-use crate::runtimes::is_known_runtime;
+use crate::names::registry::resolve;
+use crate::names::runtimes::is_known_runtime;
+use crate::redact::mask_token;
 
 /// The version of this ABI. It changes when a program that was built against the old header could
 /// not use the new library.

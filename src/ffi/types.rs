@@ -5,10 +5,10 @@ use std::ptr;
 use std::time::Duration;
 
 use super::text::give;
+use crate::client::queue::Outcome;
 use crate::error::{Code, Error};
-use crate::image::{Image, Timings};
-use crate::queue::Outcome;
-use crate::registry::{RegistryMode, RegistrySource};
+use crate::names::image::{Image, Timings};
+use crate::names::registry::{RegistryMode, RegistrySource};
 
 /// What a function has to say. The numbers are never changed and never used again for another.
 #[repr(i32)]

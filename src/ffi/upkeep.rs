@@ -11,9 +11,9 @@ use super::guard::{entry, write};
 use super::text::{give, required};
 use super::types::{mol_call, mol_client, mol_error, mol_status};
 use crate::client::Client;
+use crate::client::queue::{Item, Outcome};
 use crate::error::Result;
-use crate::prune::PruneOptions;
-use crate::queue::{Item, Outcome};
+use crate::upkeep::prune::PruneOptions;
 
 /// What is told when a call has ended.
 type Done<T> = Box<dyn FnOnce(u64, Result<T>) + Send>;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use mol::build_log::BuildLog;
+use mol::upkeep::build_log::BuildLog;
 use mol::{Code, OptionName};
 
 use crate::support::engine::BUSYBOX;

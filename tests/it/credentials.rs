@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use mol::diagnose::Status;
 use mol::event::Kind;
+use mol::upkeep::diagnose::Status;
 use mol::{Code, Event, OptionName};
 use serde_json::{Value, json};
 

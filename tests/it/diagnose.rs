@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use mol::OptionName;
-use mol::diagnose::{Check, Diagnosis, Status};
+use mol::upkeep::diagnose::{Check, Diagnosis, Status};
 use serde_json::json;
 
 use crate::support::child::{BOTH, command, field, program, succeed};

@@ -201,7 +201,7 @@ fn a_wrong_address_is_told_without_what_it_is_and_with_a_hint_that_can_be_read()
         let shown = format!("{error:?}");
         assert!(!shown.contains("secret"), "{shown}");
         // A host's own log may mask it once more.
-        assert_eq!(mol::mask::mask_token(&error.hint, ""), error.hint);
+        assert_eq!(mol::redact::mask_token(&error.hint, ""), error.hint);
         assert!(error.hint.contains("ssh://host"), "{error:?}");
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use mol::fuzzing;
+use mol::testing::internals;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 use serde::Deserialize;
@@ -43,12 +43,12 @@ fn tree<'a>(files: impl IntoIterator<Item = &'a String>, ignore_file: &str) -> T
 
 /// What is sent to the classic builder.
 fn classic(tree: &Path) -> Choice {
-    chosen(fuzzing::archive(tree))
+    chosen(internals::archive(tree))
 }
 
 /// What is sent to BuildKit, when it asks for the tree without what these patterns match.
 fn buildkit(tree: &Path, patterns: &[String]) -> Choice {
-    chosen(fuzzing::archive_without(tree, patterns))
+    chosen(internals::archive_without(tree, patterns))
 }
 
 fn chosen(archive: mol::Result<Vec<u8>>) -> Choice {

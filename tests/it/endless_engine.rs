@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use mol::prune::PruneOptions;
+use mol::upkeep::prune::PruneOptions;
 use mol::{Code, OptionName};
 
 use crate::support::child::{Peak, peak};

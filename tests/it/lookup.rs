@@ -167,7 +167,7 @@ fn a_repository_that_is_not_there_is_named_and_no_other() {
             .contains(&format!("{}hermes", bed.server.repo_prefix)),
         "{error:?}"
     );
-    for other in mol::runtimes::DEFAULT_RUNTIMES {
+    for other in mol::names::runtimes::DEFAULT_RUNTIMES {
         assert!(!error.hint.contains(other), "{error:?}");
     }
 }

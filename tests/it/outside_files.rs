@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mol::diagnose::Status;
+use mol::upkeep::diagnose::Status;
 use mol::{Client, Code, OptionName};
 use serde_json::json;
 

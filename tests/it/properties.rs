@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 
-use mol::fuzzing;
-use mol::mask::mask_token;
+use mol::redact::mask_token;
+use mol::testing::internals;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
@@ -261,14 +261,14 @@ fn branch() -> impl Strategy<Value = String> {
 #[test]
 fn any_branch_is_asked_for_by_its_name_at_the_server_that_was_set() {
     let go = RefCell::new(Yardstick::start());
-    let runtime = select(mol::runtimes::DEFAULT_RUNTIMES.to_vec());
+    let runtime = select(mol::names::runtimes::DEFAULT_RUNTIMES.to_vec());
     let values = (select(PREFIXES), runtime, branch());
     for_all(3000, &values, |(prefix, runtime, branch)| {
         branch_url::leads_to_the_branch(prefix, runtime, &branch);
         if branch.is_empty() {
             return Ok(());
         }
-        let core = fuzzing::branch_url(prefix, runtime, &branch);
+        let core = internals::branch_url(prefix, runtime, &branch);
         let core = core.map_err(|error| error.code.name().to_owned());
         prop_assert_eq!(go.borrow_mut().branch_url(prefix, runtime, &branch), core);
         Ok(())
@@ -384,7 +384,7 @@ fn the_commit_is_that_of_the_answer_or_there_is_none() {
     let found = RefCell::new(0);
     for_all(4000, &body(), |body| {
         head_sha::is_the_id_of_the_commit(&body);
-        let core = fuzzing::head_sha(&body).map_err(|error| error.code.name().to_owned());
+        let core = internals::head_sha(&body).map_err(|error| error.code.name().to_owned());
         *found.borrow_mut() += u32::from(core.is_ok());
         prop_assert_eq!(go.borrow_mut().head_sha(&body), core);
         Ok(())

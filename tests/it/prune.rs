@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use mol::event::Kind;
-use mol::prune::{Action, PruneOptions, PruneReport, PrunedImage};
+use mol::upkeep::prune::{Action, PruneOptions, PruneReport, PrunedImage};
 use mol::{Code, OptionName};
 
 use crate::support::child::{BOTH, Link, command, field, program, program_with_points, succeed};
@@ -28,7 +28,7 @@ const TWO_STAY: PruneOptions = PruneOptions {
     ..ALL_GO
 };
 
-/// How much longer than asked what was used stays: one lease (src/recent.rs).
+/// How much longer than asked what was used stays: one lease (src/job/recent.rs).
 const LEASE: Duration = Duration::from_secs(5);
 
 fn copying(content: &str) -> Files {

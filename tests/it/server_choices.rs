@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use mol::event::Kind;
-use mol::image::Image;
-use mol::prune::{Action, PruneOptions};
+use mol::names::image::Image;
+use mol::upkeep::prune::{Action, PruneOptions};
 use mol::{Code, Event, OptionName};
 
 use crate::support::child::{Link, command, field, program, succeed, text};

@@ -4,8 +4,8 @@
 use std::fs;
 
 use mol::event::Kind;
-use mol::image::Timings;
-use mol::mask::{Masker, Secret, mask_token};
+use mol::names::image::Timings;
+use mol::redact::{Masker, Secret, mask_token};
 use mol::{Client, Code, Error, Image, OptionName};
 use serde_json::{Value, json};
 

@@ -1,9 +1,10 @@
 //! The cases in tests/vectors, which the Go package's tests read too: both say the same.
 
-use mol::mask::mask_token;
-use mol::registry::{RegistryMode, resolve};
-use mol::runtimes::is_known_runtime;
-use mol::{Client, Code, OptionName, image};
+use mol::names::image;
+use mol::names::registry::{RegistryMode, resolve};
+use mol::names::runtimes::is_known_runtime;
+use mol::redact::mask_token;
+use mol::{Client, Code, OptionName};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -114,8 +115,8 @@ fn the_cache_key_is_stable() {
 
 #[test]
 fn an_images_references_are_those_of_the_contract() {
-    use mol::image::{CommitSha, Isolation, Platform, References, TagArch, TagRules};
-    use mol::runtimes::Runtimes;
+    use mol::names::image::{CommitSha, Isolation, Platform, References, TagArch, TagRules};
+    use mol::names::runtimes::Runtimes;
     #[derive(Deserialize)]
     struct Case {
         name: String,

@@ -1,7 +1,7 @@
 //! The address of a branch says which branch, and only the branch makes it different.
 
 use mol::Code;
-use mol::fuzzing::branch_url;
+use mol::testing::internals::branch_url;
 use percent_encoding::percent_decode_str;
 use url::Url;
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use mol::Code;
-use mol::fuzzing::head_sha;
+use mol::testing::internals::head_sha;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mol::fuzzing::Ignores;
+use mol::testing::internals::Ignores;
 
 /// Longer than the largest work that one file can cause, with a sanitizer on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(20);

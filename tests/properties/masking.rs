@@ -3,8 +3,8 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
-use mol::fuzzing::{log_lines, shown_line};
-use mol::mask::{MASK, mask_token};
+use mol::redact::{MASK, mask_token};
+use mol::testing::internals::{log_lines, shown_line};
 
 /// How a token may be written. The numbers choose among the ways of a kind.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use mol::fuzzing::{Repository, archive};
+use mol::testing::internals::{Repository, archive};
 
 /// One entry of a tree. Names and targets are any bytes; git itself would never write some of them.
 #[derive(Clone, Debug)]

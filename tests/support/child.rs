@@ -63,7 +63,7 @@ pub fn program(name: &'static str, link: Link) -> PathBuf {
     made(name, link, "MOL_TEST_LIB_DIR")
 }
 
-/// The same, with the library that stops where `FAILPOINTS` says (src/point.rs).
+/// The same, with the library that stops where `FAILPOINTS` says (src/testing/point.rs).
 pub fn program_with_points(name: &'static str, link: Link) -> PathBuf {
     made(name, link, "MOL_TEST_FAILPOINTS_LIB_DIR")
 }

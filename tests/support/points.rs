@@ -1,4 +1,4 @@
-//! Every point in the library at which it can be stopped (src/point.rs), and how a call comes by it.
+//! Every point in the library at which it can be stopped (src/testing/point.rs), and how a call comes by it.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -45,7 +45,7 @@ func plain(text string) string {
 // colours are what programs write most: the sequences for colours, the cursor and erasing.
 var colours = regexp.MustCompile(`\x1b\[[0-9:;?]*[A-Za-z]`)
 
-// As in libmol (src/printable.rs): the direction of text and tags; and what scripts outside of ASCII need.
+// As in libmol (src/redact/printable.rs): the direction of text and tags; and what scripts outside of ASCII need.
 var (
 	deceptive = &unicode.RangeTable{
 		R16: []unicode.Range16{

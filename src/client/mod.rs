@@ -1,0 +1,550 @@
+//! A client: one set of options, one engine, and any number of calls at once.
+
+pub(crate) mod queue;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Code, Error, FailedBuild, Result};
+use crate::event::{Event, Sink, human_duration};
+use crate::job::coalesce::Coalesced;
+use crate::job::flight::Flights;
+use crate::job::offline;
+use crate::job::recent::Leases;
+use crate::job::shared::Shared;
+use crate::job::{self, Request};
+use crate::names::image::{CommitSha, EngineHost, Image};
+use crate::names::runtimes::Runtime;
+use crate::net::http::Http;
+use crate::options::Options;
+use crate::process::executor::{self, blocking};
+use crate::process::panics;
+use crate::redact::{MAX_LINE, Masker, Redact};
+use crate::upkeep::build_log::{self, BuildLog};
+use crate::upkeep::diagnose::{self, Diagnosis};
+use crate::upkeep::metrics::{Metrics, Snapshot};
+use crate::upkeep::prune::{self, Inventory, PruneOptions, PruneReport};
+
+/// What the end of a client waits for its calls.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// Takes events, already masked. It is called from the library's threads and must not block.
+pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
+
+/// Finds and makes images. Dropping it cancels what is running.
+pub struct Client {
+    shared: Arc<Shared>,
+    masker: Arc<Masker>,
+    observer: Option<Arc<Observer>>,
+    calls: Calls,
+}
+
+/// What is told when a call ends.
+type Done<T> = Box<dyn FnOnce(u64, Result<T>) + Send>;
+
+/// What a call was about last, for the error of one that takes too long: a message, and a step of the build.
+type Latest = Arc<Mutex<Option<(String, Option<String>)>>>;
+
+/// The calls under way, by id.
+type Calls = Arc<Mutex<HashMap<u64, CancellationToken>>>;
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Checks the options. Nothing is connected to before the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidOption`], naming the environment variable; [`Code::Internal`] if the runtime
+    /// cannot be started.
+    pub fn new(options: &Options, observer: Option<Observer>) -> Result<Self> {
+        let masker = options.masker();
+        Self::open(options, observer, &masker).map_err(|error| masker.error(error))
+    }
+
+    fn open(options: &Options, observer: Option<Observer>, masker: &Masker) -> Result<Self> {
+        executor::runtime()?;
+        let settings = options.settings()?;
+        let http = Http::new(&settings.repo_prefix, &settings.token, &settings.network)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                settings,
+                http,
+                engine: tokio::sync::OnceCell::new(),
+                engine_told: AtomicBool::new(false),
+                lookups: Coalesced::default(),
+                flights: Flights::default(),
+                leases: Leases::default(),
+                tasks: TaskTracker::new(),
+                masker: masker.clone(),
+                metrics: Metrics::default(),
+            }),
+            masker: Arc::new(masker.clone()),
+            observer: observer.map(Arc::new),
+            calls: Calls::default(),
+        })
+    }
+
+    /// Begins a call for the head of the runtime's template, or for the commit that is pinned for the runtime, and
+    /// returns its id. `done` is called exactly once, when it ends, whatever happens, from a thread of the library.
+    /// Without a `timeout` the ceiling applies.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::UnknownRuntime`] at once; then `done` is not called.
+    pub fn start(
+        &self,
+        runtime: &str,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
+    ) -> Result<u64> {
+        let runtime = self.runtime(runtime)?;
+        let commit = self.shared.settings.pins.get(&runtime).cloned();
+        self.start_request(Request { runtime, commit }, timeout, done)
+    }
+
+    /// Begins a call for exactly one commit of the runtime's template, of 40 or 64 hexadecimal digits. Nothing is
+    /// looked up, and the template server is not asked at all if the engine has the image. Otherwise as
+    /// [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// [`Code::UnknownRuntime`] and [`Code::InvalidArgument`] at once; then `done` is not called.
+    pub fn start_commit(
+        &self,
+        runtime: &str,
+        commit: &str,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
+    ) -> Result<u64> {
+        let runtime = self.runtime(runtime)?;
+        let request = Request {
+            commit: Some(self.commit(commit)?),
+            runtime,
+        };
+        self.start_request(request, timeout, done)
+    }
+
+    fn start_request(
+        &self,
+        request: Request,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
+    ) -> Result<u64> {
+        let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
+        self.shared.metrics.begun();
+        let done = move |id, result: Result<Image>| {
+            let hit = result.as_ref().is_ok_and(|image| image.cache_hit);
+            shared
+                .metrics
+                .ended(result.as_ref().err(), hit, begun.elapsed());
+            done(id, result);
+        };
+        let runtime = request.runtime.clone();
+        let work = move |shared: Arc<Shared>, emit| async move {
+            if shared.settings.offline {
+                offline::find(&shared, &request, &emit).await
+            } else {
+                job::ensure(&shared, request, &emit).await
+            }
+        };
+        self.begin(Some(runtime), timeout, work, done)
+    }
+
+    /// Begins to find the engine; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::start_list`].
+    pub fn start_engine_host(
+        &self,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<EngineHost>) + Send + 'static,
+    ) -> Result<u64> {
+        let work = move |shared: Arc<Shared>, _| async move {
+            let docker_host = shared.engine().await?.endpoint().to_owned();
+            Ok(EngineHost { docker_host })
+        };
+        self.begin(None, timeout, work, done)
+    }
+
+    /// Begins to look for the images and the trees that are here; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Internal`] if the runtime of the library cannot be had.
+    pub fn start_list(
+        &self,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Inventory>) + Send + 'static,
+    ) -> Result<u64> {
+        let work = move |shared: Arc<Shared>, _| async move { prune::list(&shared).await };
+        self.begin(None, timeout, work, done)
+    }
+
+    /// Begins to remove old images and trees; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::start_list`].
+    pub fn start_prune(
+        &self,
+        options: PruneOptions,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<PruneReport>) + Send + 'static,
+    ) -> Result<u64> {
+        let work =
+            move |shared: Arc<Shared>, _| async move { prune::prune(&shared, options).await };
+        self.begin(None, timeout, work, done)
+    }
+
+    /// Begins to look at everything that a build depends on; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::start_list`].
+    pub fn start_diagnose(
+        &self,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<Diagnosis>) + Send + 'static,
+    ) -> Result<u64> {
+        let work =
+            move |shared: Arc<Shared>, _| async move { diagnose::diagnose(&shared, timeout).await };
+        self.begin(None, timeout, work, done)
+    }
+
+    /// Begins to read the log of the last build of `runtime`; otherwise as [`Client::start`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`Client::start`].
+    pub fn start_build_log(
+        &self,
+        runtime: &str,
+        timeout: Option<Duration>,
+        done: impl FnOnce(u64, Result<BuildLog>) + Send + 'static,
+    ) -> Result<u64> {
+        let runtime = self.runtime(runtime)?;
+        let of = runtime.clone();
+        let work = move |shared: Arc<Shared>, _| async move {
+            let root = shared.settings.cache_dir.clone();
+            blocking(&shared.tasks, move || build_log::last(&root, &of)).await
+        };
+        self.begin(Some(runtime), timeout, work, done)
+    }
+
+    /// What this client has done, in numbers.
+    pub fn metrics(&self) -> Snapshot {
+        self.shared.metrics.snapshot()
+    }
+
+    fn runtime(&self, name: &str) -> Result<Runtime> {
+        let runtimes = &self.shared.settings.runtimes;
+        // The error quotes the beginning of the name, so it is made from what can be shown of it. That
+        // may be a runtime's name, and the name is none.
+        let unknown = || runtimes.unknown(&self.masker.shown(name, MAX_LINE));
+        runtimes.find(name).cloned().ok_or_else(unknown)
+    }
+
+    /// A commit is in the names of images and folders, which are never masked.
+    fn commit(&self, id: &str) -> Result<CommitSha> {
+        let invalid = |what: String| Error::new(Code::InvalidArgument, what);
+        if self.masker.is_in(id) {
+            return Err(invalid("the commit holds the token".to_owned()).hint("give a commit id"));
+        }
+        CommitSha::given(id).ok_or_else(|| {
+            let what = format!("{:?} is not a commit id", self.masker.shown(id, 80));
+            invalid(what).hint("give all 40 or 64 hexadecimal digits, as git rev-parse prints them")
+        })
+    }
+
+    /// Does the work of a call as a task of its own, to its end, its time limit or its cancelling.
+    fn begin<T: Redact, W: Future<Output = Result<T>> + Send>(
+        &self,
+        runtime: Option<Runtime>,
+        timeout: Option<Duration>,
+        work: impl FnOnce(Arc<Shared>, Sink) -> W + Send + 'static,
+        done: impl FnOnce(u64, Result<T>) + Send + 'static,
+    ) -> Result<u64> {
+        let id = next_id();
+        let cancel = CancellationToken::new();
+        lock(&self.calls).insert(id, cancel.clone());
+
+        let latest = Latest::default();
+        let emit = self.sink(id, runtime.clone(), Arc::clone(&latest));
+        let (shared, masker, calls) = (
+            Arc::clone(&self.shared),
+            Arc::clone(&self.masker),
+            Arc::clone(&self.calls),
+        );
+        let limit = timeout.unwrap_or(self.shared.settings.ceiling);
+        let call = async move {
+            // On the heap, where there is one of it, and not one more in each future around it.
+            let work = Box::pin(work(Arc::clone(&shared), emit));
+            let result = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Error::canceled()),
+                result = panics::catch_future(work) => result,
+                () = tokio::time::sleep(limit) => Err(too_late(timeout, limit, &latest)),
+            };
+            lock(&calls).remove(&id);
+            let named = |error| match &runtime {
+                None => error,
+                Some(runtime) => Error {
+                    runtime: runtime.to_string(),
+                    url: shared.settings.repo_prefix.url(runtime),
+                    ..error
+                },
+            };
+            let told = panics::catch(|| {
+                point!("call-ended");
+                Ok(result
+                    .map(|told| told.masked(&masker))
+                    .map_err(|error| masker.error(named(error))))
+            });
+            let defective = |defect| Err(Masker::default().error(named(defect)));
+            done(id, told.unwrap_or_else(defective));
+        };
+        self.shared
+            .tasks
+            .spawn_on(call, executor::runtime()?.handle());
+        Ok(id)
+    }
+
+    /// Finds the image for the head of the runtime's template, or makes it. May be awaited in any
+    /// executor. Dropping the future cancels the call.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Code`] up to [`Code::DeadlineExceeded`].
+    pub async fn ensure_local_image(
+        &self,
+        runtime: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Image> {
+        self.awaited(|done| self.start(runtime, timeout, done))
+            .await
+    }
+
+    /// Finds the image for exactly one commit, or makes it; see [`Client::start_commit`]. As
+    /// [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// Any [`Code`] up to [`Code::DeadlineExceeded`], and [`Code::InvalidArgument`].
+    pub async fn ensure_commit(
+        &self,
+        runtime: &str,
+        commit: &str,
+        timeout: Option<Duration>,
+    ) -> Result<Image> {
+        self.awaited(|done| self.start_commit(runtime, commit, timeout, done))
+            .await
+    }
+
+    /// The address of the engine in use, as `DOCKER_HOST` has it. As [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::EngineUnreachable`] mostly.
+    pub async fn engine_host(&self, timeout: Option<Duration>) -> Result<EngineHost> {
+        self.awaited(|done| self.start_engine_host(timeout, done))
+            .await
+    }
+
+    /// What is here of this library: images of every runtime in the engine, and trees in the cache.
+    /// As [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
+    pub async fn list(&self, timeout: Option<Duration>) -> Result<Inventory> {
+        self.awaited(|done| self.start_list(timeout, done)).await
+    }
+
+    /// Removes old images and trees of this library, and nothing else; see [`PruneOptions`].
+    /// As [`Client::ensure_local_image`] otherwise. What it has removed before an error or a cancel is
+    /// gone.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
+    pub async fn prune(
+        &self,
+        options: PruneOptions,
+        timeout: Option<Duration>,
+    ) -> Result<PruneReport> {
+        self.awaited(|done| self.start_prune(options, timeout, done))
+            .await
+    }
+
+    /// Looks at everything that a build depends on. What is wrong is in the diagnosis, and no error.
+    /// As [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Canceled`], [`Code::DeadlineExceeded`] and [`Code::Internal`] only.
+    pub async fn diagnose(&self, timeout: Option<Duration>) -> Result<Diagnosis> {
+        self.awaited(|done| self.start_diagnose(timeout, done))
+            .await
+    }
+
+    /// The log of the last build of `runtime` that was made with this cache, in whatever process.
+    /// As [`Client::ensure_local_image`] otherwise.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::Cache`] if there is none.
+    pub async fn build_log(&self, runtime: &str, timeout: Option<Duration>) -> Result<BuildLog> {
+        self.awaited(|done| self.start_build_log(runtime, timeout, done))
+            .await
+    }
+
+    /// Begins a call and waits for its end.
+    async fn awaited<T: Send + 'static>(
+        &self,
+        start: impl FnOnce(Done<T>) -> Result<u64>,
+    ) -> Result<T> {
+        struct CancelOnDrop<'a>(&'a Client, u64);
+        impl Drop for CancelOnDrop<'_> {
+            fn drop(&mut self) {
+                self.0.cancel(self.1);
+            }
+        }
+        let (sender, receiver) = oneshot::channel();
+        let id = start(Box::new(|_, result| {
+            // Nobody waits any more if the future was dropped.
+            let _ = sender.send(result);
+        }))?;
+        let _cancel = CancelOnDrop(self, id);
+        receiver.await.unwrap_or_else(|_| Err(Error::canceled()))
+    }
+
+    /// Cancels a call. Its `done` is called soon, with [`Code::Canceled`] unless it had just ended.
+    /// A call that has ended is no error.
+    pub fn cancel(&self, call: u64) {
+        if let Some(cancel) = lock(&self.calls).get(&call) {
+            cancel.cancel();
+        }
+    }
+
+    /// Cancels every call, and waits until all of them, and all that they began, have ended; but at most for
+    /// two seconds. What takes longer, such as a disk that does not answer or the removal of many files, goes on
+    /// without the client.
+    pub async fn close(&self) {
+        self.cancel_all();
+        self.shared.tasks.close();
+        let _ = tokio::time::timeout(CLOSING, self.shared.tasks.wait()).await;
+    }
+
+    fn cancel_all(&self) {
+        for cancel in lock(&self.calls).values() {
+            cancel.cancel();
+        }
+    }
+
+    /// Where the events of a call go: masked, and with its name on them.
+    fn sink(&self, call: u64, runtime: Option<Runtime>, latest: Latest) -> Sink {
+        let (observer, masker) = (self.observer.clone(), Arc::clone(&self.masker));
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move |mut event: Event| {
+            shared.metrics.happened(event.kind);
+            point!("event-{:?}", event.kind);
+            if !event.kind.is_minor() {
+                *latest.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Some((event.message.clone(), event.step_name.clone()));
+            }
+            let Some(observer) = &observer else {
+                return;
+            };
+            event.call = call;
+            event.runtime = runtime
+                .as_ref()
+                .map(|runtime| runtime.to_string())
+                .unwrap_or_default();
+            observer(masker.event(event));
+        })
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.cancel_all();
+    }
+}
+
+fn lock(calls: &Calls) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+    calls.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ids are unique in the process and never used again.
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+/// The caller's own deadline, or the ceiling?
+fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Error {
+    let latest = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let at = latest.as_ref().map_or(String::new(), |(message, _)| {
+        format!(", at this point: {message}")
+    });
+    let error = match timeout {
+        Some(_) => Error::new(
+            Code::DeadlineExceeded,
+            format!("the deadline of the call has passed{at}"),
+        )
+        .hint("give it more time: a first build can take minutes, much longer under emulation"),
+        None => Error::new(
+            Code::Timeout,
+            format!("the call was stopped after {}{at}", human_duration(limit)),
+        )
+        .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
+    };
+    match latest.and_then(|(_, step)| step) {
+        Some(step) => error.in_build(FailedBuild {
+            step,
+            ..FailedBuild::default()
+        }),
+        None => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::options::OptionName;
+
+    #[test]
+    fn a_call_that_has_ended_is_forgotten() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut options = Options::default();
+        options.set(OptionName::CacheDir, cache.path().to_str().unwrap());
+        let client = Client::new(&options, None).unwrap();
+        executor::runtime().unwrap().block_on(async {
+            for _ in 0..3 {
+                // It ends at once: nothing was built with this cache.
+                let error = client.build_log("hermes", None).await.unwrap_err();
+                assert_eq!(error.code, Code::Cache);
+            }
+            assert!(lock(&client.calls).is_empty());
+            let ended = || lock(&client.calls).is_empty();
+            let (sender, receiver) = oneshot::channel();
+            let done = |_, result: Result<BuildLog>| sender.send(result.is_err()).unwrap();
+            let id = client.start_build_log("hermes", None, done).unwrap();
+            client.cancel(id);
+            assert!(receiver.await.unwrap() && ended());
+        });
+    }
+}

@@ -1,0 +1,301 @@
+//! A session of BuildKit: while a build runs, the engine calls us for what only the client has.
+//!
+//! `POST /session` turns a connection round. From then on we serve gRPC on it, and the engine is the
+//! client: it asks for the files of the template, for credentials of registries, and now and then
+//! whether we are still there. Every build has a session of its own, which ends with it.
+
+mod filesync;
+mod wire;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as Polled, Poll};
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+use tonic::server::Grpc;
+use tonic::{Request, Response, Status};
+use tonic_prost::ProstCodec;
+
+use crate::context::Context;
+use crate::engine::api::Version;
+use crate::engine::build::credentials::Credentials;
+use crate::engine::connect::endpoint::Address;
+use crate::engine::connect::request::{Failure, post, upgrade};
+use wire::{CredentialsRequest, CredentialsResponse, HealthCheckRequest, HealthCheckResponse};
+
+const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
+const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+
+/// What the engine is told that it may call.
+const EXPOSED: [&str; 3] = [DIFF_COPY, CREDENTIALS, HEALTH];
+
+/// The largest header of a request, as HTTP/2 counts it (RFC 9113, section 6.5.2: 32 bytes for each line on
+/// top). BuildKit sends the patterns of `.dockerignore` in it, each in a line of its own, in which what is
+/// not ASCII takes three times its size. So a file of the largest size fits: MAX_IGNORE_FILE three times,
+/// and MAX_PATTERNS times 48.
+const MAX_HEADER: u32 = 2 << 20;
+
+/// How many requests may be under way in a session. BuildKit has one or two at a time.
+const MAX_STREAMS: u32 = 32;
+
+/// How many requests for files are answered at the same time. Each takes two threads and some MiB; others
+/// wait.
+const MAX_COPIES: usize = 3;
+
+/// What the engine may ask for.
+#[derive(Clone)]
+pub(super) struct Offer {
+    pub(super) context: Arc<Context>,
+    pub(super) credentials: Credentials,
+    pub(super) tasks: TaskTracker,
+}
+
+/// An open session. It ends when it is dropped.
+pub(super) struct Session {
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl Session {
+    /// Opens the session `id`. What the engine gets over it is kept under `shared_key`, for the next
+    /// session with the same key. When the engine hangs up, `ended` is cancelled.
+    pub(super) async fn open(
+        address: &Address,
+        version: Version,
+        id: &str,
+        shared_key: &str,
+        offer: Offer,
+        ended: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let mut request = post(version, "/session")
+            .header("X-Docker-Expose-Session-Uuid", id)
+            .header("X-Docker-Expose-Session-Name", "libmol")
+            .header("X-Docker-Expose-Session-Sharedkey", shared_key);
+        for method in EXPOSED {
+            request = request.header("X-Docker-Expose-Session-Grpc-Method", method);
+        }
+        let connection = upgrade(address, request).await?;
+
+        let credentials = offer.credentials.clone();
+        let offer = Arc::new(offer);
+        let copies = Arc::new(Semaphore::new(MAX_COPIES));
+        let serve = service_fn(move |request| {
+            let (offer, copies) = (Arc::clone(&offer), Arc::clone(&copies));
+            async move { Ok::<_, Infallible>(route(&offer, &copies, request).await) }
+        });
+        let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .max_header_list_size(MAX_HEADER)
+            .max_concurrent_streams(MAX_STREAMS)
+            .serve_connection(connection, serve);
+        let serving = tokio::spawn(async move {
+            // The engine hangs up when it has what it wants; if it was too early, the build says so.
+            let serving = async {
+                let _ = serving.await;
+                ended.cancel();
+            };
+            tokio::join!(serving, credentials.check());
+        });
+        Ok(Self {
+            _serving: AbortOnDropHandle::new(serving),
+        })
+    }
+}
+
+/// One call of the engine.
+async fn route(
+    offer: &Arc<Offer>,
+    copies: &Arc<Semaphore>,
+    request: hyper::Request<Incoming>,
+) -> hyper::Response<tonic::body::Body> {
+    match request.uri().path() {
+        DIFF_COPY => {
+            let offer = Arc::clone(offer);
+            let copies = Arc::clone(copies);
+            let serve = Method(move |request| {
+                let (context, tasks) = (Arc::clone(&offer.context), offer.tasks.clone());
+                let copies = Arc::clone(&copies);
+                async move {
+                    let turn = copies.acquire_owned().await;
+                    let turn = turn.map_err(|_| Status::unavailable("the session has ended"))?;
+                    filesync::diff_copy(context, tasks, turn, request).await
+                }
+            });
+            Grpc::new(ProstCodec::default())
+                .streaming(serve, request)
+                .await
+        }
+        CREDENTIALS => {
+            let offer = Arc::clone(offer);
+            let serve = Method(move |request: Request<CredentialsRequest>| {
+                let offer = Arc::clone(&offer);
+                async move { Ok(credentials(&offer, &request.get_ref().host).await) }
+            });
+            Grpc::new(ProstCodec::default()).unary(serve, request).await
+        }
+        HEALTH => {
+            let serve = Method(|_: Request<HealthCheckRequest>| async {
+                Ok(Response::new(HealthCheckResponse { status: 1 }))
+            });
+            Grpc::new(ProstCodec::default()).unary(serve, request).await
+        }
+        _ => Status::unimplemented("libmol does not offer this").into_http(),
+    }
+}
+
+async fn credentials(offer: &Offer, host: &str) -> Response<CredentialsResponse> {
+    // Without any, the engine asks the registry as nobody in particular.
+    let login = offer.credentials.login(host).await.unwrap_or_default();
+    Response::new(CredentialsResponse {
+        username: login.username,
+        secret: login.secret.to_string(),
+    })
+}
+
+/// A function, as tonic wants a method of a service.
+struct Method<F>(F);
+
+impl<F, R, A, W> tower_service::Service<Request<R>> for Method<F>
+where
+    F: FnMut(Request<R>) -> W,
+    W: Future<Output = Result<Response<A>, Status>> + Send + 'static,
+{
+    type Response = Response<A>;
+    type Error = Status;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<A>, Status>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Polled<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<R>) -> Self::Future {
+        Box::pin((self.0)(request))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use hyper::header::CONTENT_TYPE;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A body that never ends.
+    type Silent = StreamBody<futures_util::stream::Pending<Result<Frame<Bytes>, Infallible>>>;
+
+    /// An engine that turns a connection round, and asks for what it likes.
+    async fn engine(listener: UnixListener) -> hyper::client::conn::http2::SendRequest<Silent> {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await.unwrap());
+        }
+        let answer =
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .unwrap();
+        tokio::spawn(connection);
+        sender
+    }
+
+    fn diff_copy(patterns: usize) -> hyper::Request<Silent> {
+        let mut request = hyper::Request::post(format!("http://session{DIFF_COPY}"))
+            .header(CONTENT_TYPE, "application/grpc")
+            .header("dir-name", "context");
+        for number in 0..patterns {
+            request = request.header("exclude-patterns", format!("modules/of/a/project/{number}"));
+        }
+        let silent = StreamBody::new(futures_util::stream::pending());
+        request.body(silent).unwrap()
+    }
+
+    #[test]
+    fn an_engine_gets_large_headers_through_and_few_answers_at_a_time() {
+        let tree = tempfile::tempdir().unwrap();
+        std::fs::write(tree.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+        let beside = tempfile::tempdir().unwrap();
+        let socket = beside.path().join("socket");
+        crate::process::executor::runtime()
+            .unwrap()
+            .block_on(async {
+                let listener = UnixListener::bind(&socket).unwrap();
+                let engine = tokio::spawn(engine(listener));
+                let tasks = TaskTracker::new();
+                let settings = crate::options::EngineSettings {
+                    host: None,
+                    context: None,
+                    config_dir: None,
+                    tls_verify: false,
+                    cert_path: None,
+                    classic_builder: false,
+                    home: None,
+                    runtime_dir: None,
+                    search_path: None,
+                };
+                let emit: crate::event::Sink = Arc::new(|_| {});
+                let registries = std::collections::BTreeSet::new();
+                let offer = Offer {
+                    context: Arc::new(
+                        Context::open(tree.path(), 0, CancellationToken::new()).unwrap(),
+                    ),
+                    credentials: Credentials::new(settings, registries, tasks.clone(), emit),
+                    tasks,
+                };
+                let version = Version {
+                    major: 1,
+                    minor: 41,
+                };
+                let address = Address::Unix(socket);
+                let ended = CancellationToken::new();
+                let _session = Session::open(&address, version, "id", "key", offer, ended)
+                    .await
+                    .unwrap();
+                let sender = engine.await.unwrap();
+                let asked: Vec<_> = (0..10)
+                    .map(|number| {
+                        // The largest header is that of the largest ignore file.
+                        let patterns = if number == 0 {
+                            crate::context::MAX_PATTERNS
+                        } else {
+                            0
+                        };
+                        let request = diff_copy(patterns);
+                        let mut sender = sender.clone();
+                        tokio::spawn(async move { sender.send_request(request).await })
+                    })
+                    .collect();
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                let answered: Vec<_> = asked
+                    .into_iter()
+                    .filter(|asked| asked.is_finished())
+                    .collect();
+                assert_eq!(answered.len(), MAX_COPIES);
+                for answer in answered {
+                    let answer = answer.await.unwrap().unwrap();
+                    assert_eq!(answer.status(), 200, "{:?}", answer.headers());
+                    assert_eq!(
+                        answer.headers().get("grpc-status"),
+                        None,
+                        "{:?}",
+                        answer.headers()
+                    );
+                }
+            });
+    }
+}

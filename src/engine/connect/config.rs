@@ -1,0 +1,190 @@
+//! The docker CLI's `config.json`, as far as it matters here.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use crate::engine::go_json::{self, Json, WrongType};
+use crate::error::{Code, Error, Result};
+use crate::options::EngineSettings;
+use crate::process::limits;
+use crate::process::outside_file;
+
+/// The largest file. With hundreds of logins it has some ten KiB.
+const MAX_SIZE: usize = 1 << 20;
+
+/// How to end the complaints of a file that cannot be read.
+pub(in crate::engine) const HINT: &str = "fix the file: the docker command complains about it too";
+
+/// The file's content, as far as it can be read. What is not there is empty.
+#[derive(Default)]
+pub(in crate::engine) struct Config {
+    pub(in crate::engine) current_context: String,
+    /// By registry.
+    pub(in crate::engine) auths: BTreeMap<String, Entry<Auth>>,
+    /// The helper for every registry that has none of its own.
+    pub(in crate::engine) creds_store: String,
+    /// By registry.
+    pub(in crate::engine) cred_helpers: BTreeMap<String, Entry<String>>,
+    /// What could not be read, and is taken for not set: nothing fails for that, as with the docker CLI.
+    pub(in crate::engine) complaints: Vec<String>,
+}
+
+/// An entry of a registry. One that cannot be read is told when somebody wants it.
+pub(in crate::engine) type Entry<T> = std::result::Result<T, WrongType>;
+
+/// A login that stands in the file itself.
+#[derive(Default)]
+pub(in crate::engine) struct Auth {
+    /// `user:password`, in base64.
+    pub(in crate::engine) auth: Zeroizing<String>,
+    pub(in crate::engine) username: String,
+    pub(in crate::engine) password: Zeroizing<String>,
+    pub(in crate::engine) identity_token: Zeroizing<String>,
+}
+
+impl Auth {
+    pub(in crate::engine) fn of(entry: &Json) -> Entry<Self> {
+        Ok(Self {
+            auth: Zeroizing::new(entry.text("auth")?.to_owned()),
+            username: entry.text("username")?.to_owned(),
+            password: Zeroizing::new(entry.text("password")?.to_owned()),
+            identity_token: Zeroizing::new(entry.text("identitytoken")?.to_owned()),
+        })
+    }
+
+    pub(in crate::engine) fn is_set(&self) -> bool {
+        !(self.auth.is_empty() && self.username.is_empty() && self.identity_token.is_empty())
+    }
+}
+
+impl Config {
+    /// Reads the file; without one, everything is empty. So it is with one that may not be read, which
+    /// the docker CLI only complains of.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidOption`] if something is there that is no file of a usable size;
+    /// [`Code::ProcessLimit`].
+    pub(in crate::engine) fn load(settings: &EngineSettings) -> Result<Self> {
+        match read(settings) {
+            // The docker CLI would wait for this for ever.
+            Some(Err(error)) if is_no_file(&error) || limits::reached(&error).is_some() => {
+                Err(invalid(settings, &error))
+            }
+            Some(Ok(text)) => Ok(Self::parse(settings, &text)),
+            _ => Ok(Self::default()),
+        }
+    }
+
+    /// The same, for someone who needs what is in it.
+    ///
+    /// # Errors
+    ///
+    /// Also if it may not be read.
+    pub(in crate::engine) fn load_or_complain(settings: &EngineSettings) -> Result<Self> {
+        match read(settings) {
+            Some(Err(error)) if !is_absent(&error) => Err(invalid(settings, &error)),
+            Some(Ok(text)) => Ok(Self::parse(settings, &text)),
+            _ => Ok(Self::default()),
+        }
+    }
+
+    fn parse(settings: &EngineSettings, text: &[u8]) -> Self {
+        let mut config = Self::default();
+        let file = path(settings).unwrap_or_default();
+        match go_json::first(text) {
+            Ok(None) => {}
+            Ok(Some(json)) => config.take(&json, |field, wrong| {
+                format!("{field} in {} {wrong}, and is ignored", file.display())
+            }),
+            Err(why) => config.complaints.push(format!(
+                "{} cannot be read: {why}, so all of it is ignored",
+                file.display()
+            )),
+        }
+        config
+    }
+
+    /// Takes over what has the type that it should have.
+    fn take(&mut self, json: &Json, complaint: impl Fn(&str, WrongType) -> String) {
+        if let Err(wrong) = json.as_object() {
+            self.complaints.push(complaint("what is", wrong));
+            return;
+        }
+        for (name, field) in [
+            ("currentContext", &mut self.current_context),
+            ("credsStore", &mut self.creds_store),
+        ] {
+            match json.text(name) {
+                Ok(text) => text.clone_into(field),
+                Err(wrong) => self.complaints.push(complaint(name, wrong)),
+            }
+        }
+        match json.map("auths") {
+            Ok(auths) => self.auths = entries(auths, Auth::of),
+            Err(wrong) => self.complaints.push(complaint("auths", wrong)),
+        }
+        match json.map("credHelpers") {
+            Ok(helpers) => {
+                self.cred_helpers = entries(helpers, |name| {
+                    Ok(name.as_text()?.unwrap_or_default().to_owned())
+                });
+            }
+            Err(wrong) => self.complaints.push(complaint("credHelpers", wrong)),
+        }
+    }
+}
+
+fn entries<T>(
+    map: BTreeMap<&str, &Json>,
+    read: impl Fn(&Json) -> Entry<T>,
+) -> BTreeMap<String, Entry<T>> {
+    map.into_iter()
+        .map(|(key, value)| (key.to_owned(), read(value)))
+        .collect()
+}
+
+fn read(settings: &EngineSettings) -> Option<io::Result<Zeroizing<Vec<u8>>>> {
+    let content = outside_file::read(&path(settings)?, MAX_SIZE);
+    Some(content.map(Zeroizing::new))
+}
+
+/// Is there something that is no file, or no file that anybody has written?
+fn is_no_file(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge
+    )
+}
+
+pub(in crate::engine) fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+fn invalid(settings: &EngineSettings, why: &io::Error) -> Error {
+    limits::reached(why).unwrap_or_else(|| {
+        let file = path(settings).unwrap_or_default();
+        let text = format!("{} cannot be read: {why}", file.display());
+        Error::new(Code::InvalidOption, text).hint(HINT)
+    })
+}
+
+/// What is read, for an error.
+pub(in crate::engine) fn described(settings: &EngineSettings) -> String {
+    match &settings.config_dir {
+        Some(dir) => format!("docker's configuration ({})", dir.display()),
+        None => "docker's configuration".to_owned(),
+    }
+}
+
+/// Where the file is.
+fn path(settings: &EngineSettings) -> Option<PathBuf> {
+    let dir = settings.config_dir.as_ref()?;
+    Some(dir.join("config.json"))
+}

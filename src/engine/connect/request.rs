@@ -1,0 +1,372 @@
+//! Requests that hold a connection of their own for as long as they last: a build, and the session of
+//! one.
+//!
+//! [`api`](crate::engine::api) makes all the others.
+
+use std::{fmt, io};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use hyper::http::request::Builder;
+use hyper::http::uri::InvalidUri;
+use hyper::upgrade::Upgraded;
+use hyper::{Request, Response, StatusCode};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
+use tokio_util::io::StreamReader;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::engine::api::Version;
+use crate::engine::connect;
+use crate::engine::connect::endpoint::Address;
+use crate::engine::refusal::{self, Refusal};
+use crate::error::chain;
+use crate::job::gitea::Object;
+use crate::process::limits;
+
+/// The longest line of an answer. BuildKit sends what a step has written in messages of about 1 MiB, and
+/// drops more than 2 MiB of one step; base64 makes that a third longer.
+const MAX_LINE: usize = 8 << 20;
+
+/// The longest refusal that is read.
+pub(in crate::engine) const MAX_REFUSAL: usize = 64 * 1024;
+
+/// A request's body.
+pub(in crate::engine) type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Why there is no image.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::engine) enum Failure {
+    /// The engine, or a proxy in front of it, said no.
+    #[error("it {0}")]
+    Refused(Refusal),
+    /// The builder says why. The classic one adds the exit code of the command, if that is the reason.
+    #[error("{message}")]
+    Reported {
+        message: String,
+        exit_code: Option<i32>,
+    },
+    /// The connection, or what came over it, is broken.
+    #[error("{0}")]
+    Broken(String),
+    /// It says more than any build has to say.
+    #[error("it sent {0}")]
+    TooMuch(String),
+    /// It was never asked.
+    #[error("{0}")]
+    Ours(crate::error::Error),
+}
+
+impl Failure {
+    pub(in crate::engine) fn broken(error: &(dyn std::error::Error + 'static)) -> Self {
+        match limits::reached(error) {
+            Some(limit) => Failure::Ours(limit),
+            None => Failure::Broken(chain(error)),
+        }
+    }
+}
+
+/// An answer, and the connection over which it comes.
+pub(in crate::engine) struct Answer {
+    pub(in crate::engine) response: Response<Incoming>,
+    connection: AbortOnDropHandle<()>,
+}
+
+/// The beginning of a request to `path` of the API.
+pub(in crate::engine) fn post(version: Version, path: &str) -> Builder {
+    Request::post(format!("/v{version}{path}"))
+}
+
+/// Directs a request to the engine at `address`: its `Host` header, and the path before its own.
+fn directed(address: &Address, mut request: Request<Body>) -> Result<Request<Body>, Failure> {
+    let host = HeaderValue::try_from(address.host_header()).map_err(|e| Failure::broken(&e))?;
+    let uri = format!("{}{}", address.base_path(), request.uri());
+    *request.uri_mut() = uri.parse().map_err(|e: InvalidUri| Failure::broken(&e))?;
+    request.headers_mut().insert(HOST, host);
+    Ok(request)
+}
+
+/// Sends a request over a connection of its own, and waits for the beginning of the answer.
+pub(in crate::engine) async fn send(
+    address: &Address,
+    request: Request<Body>,
+) -> Result<Answer, Failure> {
+    exchange(address, request, false).await
+}
+
+/// Sends a request that takes the connection over: what follows on it is HTTP/2.
+pub(in crate::engine) async fn upgrade(
+    address: &Address,
+    request: Builder,
+) -> Result<Upgraded, Failure> {
+    let request = request
+        .header(CONNECTION, "Upgrade")
+        .header(UPGRADE, "h2c")
+        .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
+        .map_err(|error| Failure::broken(&error))?;
+    let answer = exchange(address, request, true).await?;
+    hyper::upgrade::on(answer.response)
+        .await
+        .map_err(|error| Failure::broken(&error))
+}
+
+async fn exchange(
+    address: &Address,
+    request: Request<Body>,
+    upgrade: bool,
+) -> Result<Answer, Failure> {
+    let name = refusal::name(request.method(), request.uri().path());
+    let request = directed(address, request)?;
+    let stream = connect::dial(address)
+        .await
+        .map_err(|e| Failure::broken(&e))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
+        .await
+        .map_err(|error| Failure::broken(&error))?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+        // What goes wrong here goes wrong for the answer too, and is told there.
+        let _ = connection.with_upgrades().await;
+    }));
+    let response = sender
+        .send_request(request)
+        .await
+        .map_err(|error| Failure::broken(&error))?;
+    let status = response.status();
+    let accepted = match upgrade {
+        true => status == StatusCode::SWITCHING_PROTOCOLS,
+        false => status.is_success(),
+    };
+    if accepted {
+        return Ok(Answer {
+            response,
+            connection,
+        });
+    }
+    Err(match Refusal::read(name, upgrade, response).await {
+        Ok(refusal) => Failure::Refused(refusal),
+        Err(error) => Failure::broken(&error),
+    })
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::engine) enum Unread {
+    #[error("it is too large")]
+    TooLarge,
+    #[error("it comes in pieces of a few bytes")]
+    Crumbs,
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+}
+
+/// An engine sends some KiB at once. One that sends a byte at a time makes thousands of times the work.
+const FEW_PIECES: usize = 10_000;
+const SMALL_PIECE: usize = 64;
+
+/// A whole body of at most `max` bytes.
+///
+/// Its pieces are copied into one: what a piece costs in memory is more than what is in it.
+pub(in crate::engine) async fn whole(mut body: Incoming, max: usize) -> Result<Vec<u8>, Unread> {
+    let (mut content, mut pieces) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else {
+            continue;
+        };
+        if content.len() + data.len() > max {
+            return Err(Unread::TooLarge);
+        }
+        content.extend_from_slice(&data);
+        pieces += 1;
+        if pieces > FEW_PIECES && content.len() / pieces < SMALL_PIECE {
+            return Err(Unread::Crumbs);
+        }
+    }
+    Ok(content)
+}
+
+impl Answer {
+    /// The lines of a build's answer, to its end or to the error in it.
+    pub(in crate::engine) fn build_info(self) -> impl Stream<Item = Result<Info, Failure>> {
+        let connection = self.connection;
+        let body = self.response.into_body().into_data_stream();
+        let reader = StreamReader::new(body.map_err(io::Error::other));
+        FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE)).filter_map(move |line| {
+            // It lives as long as the stream.
+            let _ = &connection;
+            std::future::ready(match line {
+                Ok(line) if line.trim().is_empty() => None,
+                Ok(line) => Some(parse(&line)),
+                Err(error) => Some(Err(unread(error))),
+            })
+        })
+    }
+}
+
+/// Why there is no line. The error of the connection is no source of its error.
+fn unread(error: LinesCodecError) -> Failure {
+    match error {
+        LinesCodecError::MaxLineLengthExceeded => {
+            let limit = MAX_LINE >> 20;
+            Failure::TooMuch(format!("a message of more than {limit} MiB"))
+        }
+        LinesCodecError::Io(error) => Failure::broken(&error),
+    }
+}
+
+/// What a line says.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Info {
+    /// A part of the text of the builders that write one.
+    Text(String),
+    /// A message of BuildKit (`moby.buildkit.v1.StatusResponse`), as it is encoded.
+    Status(Vec<u8>),
+    /// Something else.
+    Other,
+}
+
+fn parse(line: &str) -> Result<Info, Failure> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Line<'a> {
+        stream: Option<String>,
+        #[serde(borrow)]
+        aux: Aux<'a>,
+        #[serde(rename = "errorDetail")]
+        error: Option<Reason>,
+    }
+    #[derive(Deserialize)]
+    struct Reason {
+        message: Option<String>,
+        code: Option<i32>,
+    }
+    let unreadable = |error: String| Failure::Broken(format!("its answer cannot be read: {error}"));
+    let Object(line) =
+        serde_json::from_str::<Object<Line<'_>>>(line).map_err(|e| unreadable(e.to_string()))?;
+    if let Some(Reason {
+        message: Some(message),
+        code,
+    }) = line.error
+    {
+        return Err(Failure::Reported {
+            message,
+            exit_code: code.filter(|code| *code != 0),
+        });
+    }
+    if let Aux(Some(message)) = line.aux {
+        let message = BASE64_STANDARD.decode(message);
+        return message
+            .map(Info::Status)
+            .map_err(|error| unreadable(error.to_string()));
+    }
+    Ok(line.stream.map_or(Info::Other, Info::Text))
+}
+
+/// BuildKit's message in base64, in the place where other builders have objects.
+#[derive(Default)]
+struct Aux<'a>(Option<&'a str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Aux<'a> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Aux<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("base64 or an object")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Aux(Some(text)))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Aux(None))
+            }
+
+            fn visit_unit<E>(self) -> Result<Self::Value, E> {
+                Ok(Aux(None))
+            }
+        }
+        from.deserialize_any(Reader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_this_process_is_told_wherever_a_request_meets_it() {
+        let limit = || io::Error::from_raw_os_error(libc::EMFILE);
+        for failure in [
+            Failure::broken(&limit()),
+            Failure::broken(&io::Error::other(limit())),
+            unread(LinesCodecError::Io(limit())),
+            unread(LinesCodecError::Io(io::Error::other(limit()))),
+        ] {
+            let Failure::Ours(error) = failure else {
+                panic!("{failure:?}");
+            };
+            assert_eq!(error.code, crate::Code::ProcessLimit);
+        }
+    }
+
+    #[test]
+    fn a_line_is_a_text_a_message_or_the_reason_of_a_failure() {
+        let text = |text: &str| Info::Text(text.to_owned());
+        for (line, expected) in [
+            (
+                r#"{"stream":"Step 1/2 : RUN x\n"}"#,
+                text("Step 1/2 : RUN x\n"),
+            ),
+            (
+                r#"{"id":"moby.buildkit.trace","aux":"AAEC"}"#,
+                Info::Status(vec![0, 1, 2]),
+            ),
+            (
+                r#"{"id":"moby.image.id","aux":{"ID":"sha256:x"}}"#,
+                Info::Other,
+            ),
+            (
+                r#"{"aux":null,"stream":null,"error":"without detail"}"#,
+                Info::Other,
+            ),
+            (
+                r#"{"status":"Pulling","progressDetail":{"current":1}}"#,
+                Info::Other,
+            ),
+        ] {
+            assert_eq!(parse(line).unwrap(), expected, "{line}");
+        }
+        for (code, expected) in [
+            ("", None),
+            (r#""code":0,"#, None),
+            (r#""code":3,"#, Some(3)),
+        ] {
+            let line = format!(r#"{{"errorDetail":{{{code}"message":"no"}},"error":"no"}}"#);
+            let Err(Failure::Reported { message, exit_code }) = parse(&line) else {
+                panic!("{line}");
+            };
+            assert_eq!((message.as_str(), exit_code), ("no", expected));
+        }
+        for line in [
+            "",
+            "[]",
+            "7",
+            "null",
+            r#"{"aux":"%"}"#,
+            r#"{"aux":"\u0041"}"#,
+        ] {
+            assert!(matches!(parse(line), Err(Failure::Broken(_))), "{line}");
+        }
+    }
+}

@@ -1,0 +1,320 @@
+//! Engines behind `ssh://`: every connection is an `ssh` that runs `docker system dial-stdio` on the
+//! other machine, as the docker CLI does it.
+//!
+//! Keys, known hosts and jumps are those of the user's own ssh. It is never asked for a password: there
+//! is nobody to answer.
+
+use std::io;
+use std::os::unix::net;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::process::{ChildStderr, ChildStdout, Command, Stdio};
+use std::task::{Context, Poll, ready};
+
+use percent_encoding::percent_decode_str;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio_util::task::TaskTracker;
+use url::Url;
+
+use crate::engine::child::{self, Reaped};
+use crate::process::executor::blocking_step;
+use crate::redact::whole_words;
+
+/// How much of what ssh complains about is kept.
+const MAX_COMPLAINT: usize = 4096;
+
+/// Where to go, and with which program.
+#[derive(Clone, Debug)]
+pub(crate) struct Destination {
+    program: PathBuf,
+    user: Option<String>,
+    host: String,
+    port: Option<u16>,
+    /// The engine's socket over there; the default one without.
+    socket: Option<String>,
+    /// Counts every ssh until its end.
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Display for Destination {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ssh://")?;
+        if let Some(user) = &self.user {
+            write!(f, "{user}@")?;
+        }
+        match self.host.contains(':') {
+            true => write!(f, "[{}]", self.host)?,
+            false => f.write_str(&self.host)?,
+        }
+        if let Some(port) = self.port {
+            write!(f, ":{port}")?;
+        }
+        f.write_str(self.socket.as_deref().unwrap_or_default())
+    }
+}
+
+impl Destination {
+    /// Reads `ssh://user@host:port/socket`. The error completes the sentence "DOCKER_HOST …".
+    pub(super) fn parse(url: &Url, program: PathBuf) -> Result<Self, &'static str> {
+        let host = url.host_str().unwrap_or_default();
+        // ssh wants an IPv6 address without them.
+        let host = host.trim_matches(['[', ']']);
+        if host.is_empty() {
+            return Err("has no host");
+        }
+        if url.password().is_some() {
+            return Err("has a password, which ssh does not take this way");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("has something behind the path");
+        }
+        let decoded = |text| percent_decode_str(text).decode_utf8();
+        let (Ok(user), Ok(path)) = (decoded(url.username()), decoded(url.path())) else {
+            return Err("is not UTF-8");
+        };
+        // ssh and the shell over there would take it for something else.
+        let plain = |text: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+".contains(c);
+            !text.starts_with('-') && text.chars().all(allowed)
+        };
+        if !plain(host) || !plain(&user) || !plain(&path) {
+            return Err("has a character that has no place in a user, a host or a path");
+        }
+        Ok(Self {
+            program,
+            user: Some(user.into_owned()).filter(|user| !user.is_empty()),
+            host: host.to_owned(),
+            port: url.port(),
+            socket: Some(path.into_owned()).filter(|path| !path.is_empty() && path != "/"),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Has these count every ssh until its end.
+    pub(in crate::engine) fn count(&mut self, tasks: &TaskTracker) {
+        self.tasks = tasks.clone();
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["-o", "BatchMode=yes", "-o", "ConnectTimeout=30", "-T"]);
+        if let Some(user) = &self.user {
+            command.args(["-l", user]);
+        }
+        if let Some(port) = self.port {
+            command.args(["-p", &port.to_string()]);
+        }
+        command.args(["--", &self.host, "docker"]);
+        if let Some(socket) = &self.socket {
+            command.args(["--host", &format!("unix://{socket}")]);
+        }
+        command.args(["system", "dial-stdio"]);
+        command
+    }
+
+    /// Opens a connection. Whether the other side answers shows when it is read from. An ssh that has
+    /// started when nobody waits for it any more is ended.
+    pub(super) async fn open(&self) -> io::Result<Connection> {
+        let destination = self.clone();
+        let started = blocking_step(&self.tasks, move || Ok(destination.start())).await;
+        started.map_err(io::Error::other)??.connected()
+    }
+
+    fn start(&self) -> io::Result<Started> {
+        let (input, theirs) = child::input()?;
+        input.set_nonblocking(true)?;
+        let mut child = Reaped::spawn(
+            self.command()
+                .stdin(theirs)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped()),
+            &self.tasks,
+        )?;
+        let closed = || io::Error::from(io::ErrorKind::BrokenPipe);
+        let output = child.child.stdout.take().ok_or_else(closed)?;
+        let stderr = child.child.stderr.take().ok_or_else(closed)?;
+        Ok(Started {
+            input,
+            output,
+            stderr,
+            child,
+        })
+    }
+}
+
+/// An ssh that was started, and what leads to it.
+struct Started {
+    input: net::UnixStream,
+    output: ChildStdout,
+    stderr: ChildStderr,
+    child: Reaped,
+}
+
+impl Started {
+    fn connected(self) -> io::Result<Connection> {
+        Ok(Connection {
+            reader: pipe::Receiver::from_owned_fd(self.output.into())?,
+            writer: Some(UnixStream::from_std(self.input)?),
+            stderr: pipe::Receiver::from_owned_fd(self.stderr.into())?,
+            complaint: Vec::new(),
+            silent: true,
+            _child: self.child,
+        })
+    }
+}
+
+/// A connection through a program's standard input and output.
+#[derive(Debug)]
+pub(super) struct Connection {
+    reader: pipe::Receiver,
+    writer: Option<UnixStream>,
+    stderr: pipe::Receiver,
+    /// The beginning of what it has written there.
+    complaint: Vec<u8>,
+    /// Nothing was read yet.
+    silent: bool,
+    _child: Reaped,
+}
+
+impl Connection {
+    /// Reads what ssh complains about, to the end. All of it is taken, so that ssh never waits for a
+    /// reader.
+    fn poll_complaint(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let mut piece = [0; 512];
+        loop {
+            let mut buffer = ReadBuf::new(&mut piece);
+            match ready!(Pin::new(&mut self.stderr).poll_read(context, &mut buffer)) {
+                Ok(()) if !buffer.filled().is_empty() => {
+                    let room = MAX_COMPLAINT - self.complaint.len();
+                    let said = buffer.filled();
+                    self.complaint
+                        .extend_from_slice(&said[..said.len().min(room)]);
+                }
+                _ => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// It has ended before it began, and ssh has said why.
+    fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.poll_complaint(context));
+        let said = String::from_utf8_lossy(&self.complaint);
+        let said = match self.complaint.len() {
+            MAX_COMPLAINT => whole_words(&said),
+            _ => &said,
+        };
+        let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+        Poll::Ready(io::Error::other(match lines.join("; ").trim() {
+            "" => "ssh ended without an answer".to_owned(),
+            complaint => format!("ssh says: {complaint}"),
+        }))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let _ = self.poll_complaint(context);
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.reader).poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.silent = false;
+        } else if self.silent {
+            return self.poll_refusal(context).map(Err);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Some(writer) = &mut self.writer else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        match ready!(Pin::new(writer).poll_write(context, data)) {
+            // It was quicker to fail than we to write.
+            Err(error) if child::is_gone(&error) && self.silent => {
+                self.poll_refusal(context).map(Err)
+            }
+            result => Poll::Ready(result),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Nothing is read from it, so all of it is closed.
+        self.writer = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn destination(url: &str) -> Result<Destination, &'static str> {
+        Destination::parse(&Url::parse(url).unwrap(), PathBuf::from("/usr/bin/ssh"))
+    }
+
+    fn arguments(url: &str) -> String {
+        let command = destination(url).unwrap().command();
+        let arguments: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        arguments[5..].join(" ")
+    }
+
+    #[test]
+    fn ssh_is_called_as_the_docker_cli_calls_it() {
+        for (url, expected) in [
+            ("ssh://host", "-- host docker system dial-stdio"),
+            ("ssh://host/", "-- host docker system dial-stdio"),
+            ("ssh://[::1]:22", "-p 22 -- ::1 docker system dial-stdio"),
+            (
+                "ssh://me%40corp@host",
+                "-l me@corp -- host docker system dial-stdio",
+            ),
+            (
+                "ssh://me@host:2222/run/user/1/docker.sock",
+                "-l me -p 2222 -- host docker --host unix:///run/user/1/docker.sock system dial-stdio",
+            ),
+        ] {
+            assert_eq!(arguments(url), expected);
+        }
+    }
+
+    #[test]
+    fn it_is_shown_as_docker_host_has_it() {
+        for url in ["ssh://me@host:2222/run/docker.sock", "ssh://[::1]:22"] {
+            assert_eq!(destination(url).unwrap().to_string(), url);
+        }
+    }
+
+    #[test]
+    fn an_address_that_ssh_would_misread_is_refused() {
+        for url in [
+            "ssh://-oProxyCommand=x",
+            "ssh://me:secret@host",
+            "ssh://host/a;b",
+            "ssh://host/a%3Bb",
+            "ssh://host/a%20b",
+            "ssh://-x@host",
+            "ssh://%2Dx@host",
+            "ssh://a%0Ab@host",
+            "ssh://host?query",
+            "ssh://host#fragment",
+        ] {
+            assert!(destination(url).is_err(), "{url}");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What all calls of one client have in common: its settings, connections, and the work under way.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::event::{Event, Sink};
+use crate::job::coalesce::Coalesced;
+use crate::job::flight::Flights;
+use crate::job::recent::Leases;
+use crate::job::{BuildOutput, LookupResult, Request};
+use crate::names::image::{LocalName, Platform};
+use crate::net::http::Http;
+use crate::options::{PlatformChoice, Settings};
+use crate::process::executor::blocking;
+use crate::redact::Masker;
+use crate::upkeep::metrics::{Metrics, Step};
+
+/// What every call of one client uses.
+pub(crate) struct Shared {
+    pub(crate) settings: Settings,
+    pub(crate) http: Http,
+    pub(crate) engine: OnceCell<Engine>,
+    /// Set when the first call has said where the engine is, if that is an unusual place.
+    pub(crate) engine_told: AtomicBool,
+    pub(crate) lookups: Coalesced<Request, Result<Arc<LookupResult>>>,
+    pub(crate) flights: Flights<BuildOutput>,
+    pub(crate) leases: Leases,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) masker: Masker,
+    pub(crate) metrics: Metrics,
+}
+
+impl Shared {
+    /// The engine; looked for by the first call that needs it, and again after a failure.
+    pub(crate) async fn engine(&self) -> Result<&Engine> {
+        let connect = || Box::pin(Engine::connect(&self.settings.engine, &self.tasks));
+        self.engine.get_or_try_init(connect).await
+    }
+
+    /// Warns, once for each client, where a program that reads only `DOCKER_HOST` looks for the engine in another place:
+    /// it knows nothing of docker's contexts. A place that cannot be looked at is no reason to fail.
+    pub(crate) async fn warn_of_unusual_engine(&self, engine: &Engine, emit: &Sink) {
+        if self.engine_told.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let asked = engine.clone();
+        let elsewhere = blocking(&self.tasks, move || Ok(asked.is_elsewhere())).await;
+        if elsewhere.unwrap_or(false) {
+            emit(Event::engine_elsewhere(engine.endpoint(), engine.has_tls()));
+        }
+    }
+
+    /// An image's name, taken apart, if this client could have given it.
+    pub(crate) fn local_name(&self, listed: &str) -> Option<LocalName> {
+        let settings = &self.settings;
+        LocalName::parse(listed, &settings.runtimes, &settings.tags.isolation)
+    }
+
+    /// What the image is to be built for.
+    pub(crate) async fn platform(&self) -> Result<Platform> {
+        match &self.settings.platform {
+            PlatformChoice::Fixed(platform) => Ok(platform.clone()),
+            PlatformChoice::Native => self.engine().await?.native_platform(),
+        }
+    }
+
+    /// The same, with this engine.
+    pub(crate) fn platform_on(&self, engine: &Engine) -> Result<Platform> {
+        match &self.settings.platform {
+            PlatformChoice::Fixed(platform) => Ok(platform.clone()),
+            PlatformChoice::Native => engine.native_platform(),
+        }
+    }
+}
+
+pub(crate) async fn timed<T>(
+    shared: &Shared,
+    step: Step,
+    took: &mut Duration,
+    work: impl Future<Output = T>,
+) -> T {
+    let begun = Instant::now();
+    let result = work.await;
+    *took = begun.elapsed();
+    shared.metrics.step(step, *took);
+    result
+}

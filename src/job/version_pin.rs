@@ -1,0 +1,127 @@
+//! The template's `.runtime-version`, as a build argument, if the caller asks for it.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::event::{Event, Sink};
+use crate::process::limits;
+use crate::process::outside_file;
+
+/// The file, at the root of the template.
+const FILE: &str = ".runtime-version";
+
+/// The largest file. A version has a few bytes, and some add a comment below it.
+const MAX_FILE: usize = 64 << 10;
+
+/// The build argument that a template's Dockerfile may declare.
+const BUILD_ARG: &str = "RUNTIME_VERSION";
+
+/// What a template pins.
+#[derive(Debug, PartialEq, Eq)]
+enum Pin {
+    /// There is no such file, or nothing in it.
+    None,
+    /// This version.
+    Version(String),
+    /// Something that is no version, and is not passed on.
+    Refused,
+}
+
+/// The build arguments that the template at `tree` asks for. What is no version is told, and is not
+/// passed on.
+///
+/// # Errors
+///
+/// [`Code::ProcessLimit`](crate::Code::ProcessLimit): what is there must not be taken for something else, and
+/// an image be built without it.
+pub(crate) fn build_args(tree: &Path, emit: &Sink) -> Result<HashMap<String, String>> {
+    Ok(match read(tree)? {
+        Pin::None => HashMap::new(),
+        Pin::Version(version) => HashMap::from([(BUILD_ARG.to_owned(), version)]),
+        Pin::Refused => {
+            emit(Event::warning(
+                format!("the first line of the template's {FILE} is no version and is ignored"),
+                "put a version such as 1.2.3 on its first line",
+            ));
+            HashMap::new()
+        }
+    })
+}
+
+/// Reads the pin of the template at `tree`. The file is not followed if it is a link: what it leads
+/// to need not be the template's.
+fn read(tree: &Path) -> Result<Pin> {
+    let path = tree.join(FILE);
+    if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
+        return Ok(Pin::None);
+    }
+    match outside_file::read(&path, MAX_FILE) {
+        Ok(text) => Ok(parse(&String::from_utf8_lossy(&text))),
+        Err(error) => limits::reached(&error).map_or(Ok(Pin::Refused), Err),
+    }
+}
+
+/// The first line, without white space, without anything up to the last `@` (as in `package@1.2`)
+/// and without one leading `v` or `V`. A file with nothing but white space pins nothing.
+fn parse(text: &str) -> Pin {
+    if text.trim().is_empty() {
+        return Pin::None;
+    }
+    let line: String = text
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .chars()
+        .filter(|c| !c.is_whitespace())
+        .collect();
+    let version = line.rsplit('@').next().unwrap_or_default();
+    let version = version.strip_prefix(['v', 'V']).unwrap_or(version);
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b".+-_!".contains(&b);
+    let ok = version.len() <= 64
+        && version.bytes().next().is_some_and(|b| b.is_ascii_digit())
+        && version.bytes().all(allowed);
+    if ok {
+        Pin::Version(version.to_owned())
+    } else {
+        Pin::Refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_taken_out_of_its_wrapping() {
+        for text in [
+            "1.2.3",
+            "v1.2.3",
+            "V1.2.3",
+            " 1.2.3 \nmore",
+            "pkg@1.2.3",
+            "@scope/pkg@v1.2.3\r\n",
+        ] {
+            assert_eq!(parse(text), Pin::Version("1.2.3".to_owned()), "{text:?}");
+        }
+        assert_eq!(parse("1.0rc1+b!2"), Pin::Version("1.0rc1+b!2".to_owned()));
+    }
+
+    #[test]
+    fn an_empty_file_pins_nothing() {
+        for text in ["", "\n", " \t\r\n\n"] {
+            assert_eq!(parse(text), Pin::None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_version_is_refused() {
+        let long = "1".repeat(65);
+        for text in [
+            "\n1.2", "latest", "1.2;rm", "$(id)", "1.2/3", "vv1", "vV1", "v", &long,
+        ] {
+            assert_eq!(parse(text), Pin::Refused, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! The allowlist: the only names that may become part of a URL, a path or an image reference.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::{Code, Error, Result};
+
+/// The allowlist of a client that was given none, alphabetical.
+pub const DEFAULT_RUNTIMES: [&str; 9] = [
+    "autogen",
+    "claude-code",
+    "codex",
+    "crewai",
+    "deepagents",
+    "gemini-cli",
+    "hermes",
+    "langgraph",
+    "openclaw",
+];
+
+/// The longest name.
+pub(crate) const MAX_NAME: usize = 64;
+
+/// A name from an allowlist. Having one is the proof that it was checked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Runtime(Arc<str>);
+
+impl Runtime {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Runtime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An allowlist, alphabetical.
+#[derive(Clone, Debug)]
+pub struct Runtimes(Arc<[Runtime]>);
+
+impl Runtimes {
+    /// Takes names that [`is_valid_name`] accepts.
+    pub(crate) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut runtimes: Vec<Runtime> =
+            names.into_iter().map(|name| Runtime(name.into())).collect();
+        runtimes.sort();
+        Self(runtimes.into())
+    }
+
+    /// Looks `name` up. The match is exact: no trimming, no case folding.
+    pub fn find(&self, name: &str) -> Option<&Runtime> {
+        self.iter().find(|known| known.as_str() == name)
+    }
+
+    /// Every runtime.
+    pub fn iter(&self) -> impl Iterator<Item = &Runtime> {
+        self.0.iter()
+    }
+
+    /// Looks `name` up.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::UnknownRuntime`], with the nearest known name and the whole list.
+    pub fn parse(&self, name: &str) -> Result<Runtime> {
+        self.find(name).cloned().ok_or_else(|| self.unknown(name))
+    }
+
+    /// The error for a name that is not on the list.
+    pub(crate) fn unknown(&self, name: &str) -> Error {
+        let known: Vec<&str> = self.iter().map(Runtime::as_str).collect();
+        let list = format!("the known runtimes are {}", known.join(", "));
+        let hint = match self.nearest(name) {
+            Some(nearest) => format!("did you mean {nearest}? {list}"),
+            None => list,
+        };
+        let mut error = Error::new(
+            Code::UnknownRuntime,
+            format!("unknown runtime {:?}", shorten(name)),
+        )
+        .hint(hint);
+        error.runtime = shorten(name);
+        error
+    }
+
+    /// The runtime that was probably meant: people leave out separators, confuse cases, give only the first
+    /// part, or mistype a letter or two.
+    fn nearest(&self, name: &str) -> Option<&Runtime> {
+        let asked = letters_and_digits(name);
+        let distance = |known: &Runtime| {
+            let known = letters_and_digits(known.as_str());
+            let one_is_the_beginning = known.starts_with(&asked) || asked.starts_with(&known);
+            if one_is_the_beginning && asked.len() >= 3 {
+                return usize::from(known != asked);
+            }
+            strsim::osa_distance(&known, &asked)
+        };
+        self.iter()
+            .map(|known| (distance(known), known))
+            .filter(|(distance, _)| *distance <= asked.len() / 3)
+            .min_by_key(|(distance, _)| *distance)
+            .map(|(_, known)| known)
+    }
+}
+
+impl Default for Runtimes {
+    fn default() -> Self {
+        Self::new(DEFAULT_RUNTIMES)
+    }
+}
+
+/// Can it be the name of a runtime? `[a-z0-9][a-z0-9-]*` of at most 64 bytes; and no hyphen at the end, because the
+/// name ends the path of an image reference (distribution specification, "Pulling manifests").
+pub(crate) fn is_valid_name(name: &str) -> bool {
+    let letter_or_digit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    (1..=MAX_NAME).contains(&name.len())
+        && name.bytes().all(|b| letter_or_digit(b) || b == b'-')
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+/// Is `name` on the default allowlist? The match is exact.
+pub fn is_known_runtime(name: &str) -> bool {
+    DEFAULT_RUNTIMES.contains(&name)
+}
+
+fn letters_and_digits(name: &str) -> String {
+    name.chars()
+        .filter(char::is_ascii_alphanumeric)
+        .take(MAX_NAME)
+        .map(|c| c.to_ascii_lowercase())
+        .collect()
+}
+
+/// A name as it may be shown: whoever sent a megabyte does not get it back.
+fn shorten(name: &str) -> String {
+    match name.char_indices().nth(MAX_NAME) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}
+
+/// A runtime of the default allowlist, for unit tests.
+#[cfg(test)]
+pub(crate) fn known(name: &str) -> Runtime {
+    Runtimes::default().parse(name).unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_allowlist_has_nine_names_in_order() {
+        assert!(DEFAULT_RUNTIMES.is_sorted());
+        for name in DEFAULT_RUNTIMES {
+            assert_eq!(known(name).as_str(), name);
+            assert!(is_known_runtime(name));
+        }
+    }
+
+    #[test]
+    fn any_other_name_is_refused_and_quoted_safely() {
+        for name in [
+            "",
+            "unknown",
+            "../../../etc/passwd",
+            "langgraph;rm -rf /",
+            "claude-code\n",
+            " langgraph",
+            "CLAUDE-CODE",
+            "hermes\0",
+        ] {
+            let error = Runtimes::default().parse(name).unwrap_err();
+            assert_eq!(error.code, Code::UnknownRuntime, "{name:?}");
+            assert!(error.message.starts_with("unknown runtime \""), "{error}");
+            assert!(!error.message.contains('\n'), "{name:?}");
+            assert!(error.hint.contains("gemini-cli"), "{name:?}");
+        }
+        let long = "x".repeat(1 << 20);
+        let error = Runtimes::default().parse(&long).unwrap_err();
+        assert!(error.message.len() < 200);
+    }
+
+    #[test]
+    fn the_hint_begins_with_the_nearest_known_name() {
+        let vectors = include_str!("../../tests/vectors/unknown_runtimes.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        for case in vectors["cases"].as_array().unwrap() {
+            let hint = Runtimes::default()
+                .unknown(case["runtime"].as_str().unwrap())
+                .hint;
+            let list = "the known runtimes are autogen, claude-code, ";
+            let expected = match case["nearest"].as_str().unwrap() {
+                "" => list.to_owned(),
+                nearest => format!("did you mean {nearest}? {list}"),
+            };
+            assert!(hint.starts_with(&expected), "{case}: {hint}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_ones_own_replaces_the_default() {
+        let runtimes = Runtimes::new(["zeta", "google-adk"]);
+        assert_eq!(runtimes.parse("google-adk").unwrap().as_str(), "google-adk");
+        let error = runtimes.parse("hermes").unwrap_err();
+        assert_eq!(error.hint, "the known runtimes are google-adk, zeta");
+    }
+
+    #[test]
+    fn names_fit_into_urls_paths_and_image_references() {
+        for name in ["a", "9", "google-adk", "a--b", &"a".repeat(64)] {
+            assert!(is_valid_name(name), "{name}");
+        }
+        for name in [
+            "",
+            "-a",
+            "a-",
+            "A",
+            "a_b",
+            "a.b",
+            "a/b",
+            "a b",
+            "ä",
+            &"a".repeat(65),
+        ] {
+            assert!(!is_valid_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,593 @@
+//! The one HTTP client towards the template server: the API and the fetch share its connections,
+//! its proxies, its certificates and its rules for the token.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{StatusCode, dns, redirect};
+use tokio::sync::Semaphore;
+use url::{Host, Origin, Url};
+use zeroize::Zeroizing;
+
+use crate::error::{Code, Error, Result, Retry, causes, chain};
+use crate::net::certificates::{self, Found};
+use crate::net::tls;
+use crate::options::{NetworkSettings, RepoPrefix};
+use crate::process::executor;
+use crate::process::limits;
+use crate::process::outside_file;
+use crate::redact::{Masker, Secret};
+
+/// The largest answer of the API that is read (promise P9). A branch is about 2 KiB.
+pub(crate) const MAX_ANSWER: usize = 64 * 1024;
+
+/// Time to reach the server.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Time for a whole answer of the API.
+const API_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Time for the reason of a refusal. It is of use, and nothing depends on it.
+const REASON_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How much of a server's reason is shown, in bytes. Gitea's have about 120.
+const MAX_REASON: usize = 400;
+
+/// Ten thousand callers are not to open ten thousand connections: a process has about a thousand
+/// file descriptors, and a server its own limits.
+const API_CALLS: usize = 32;
+
+/// As many redirects as browsers and curl's users are used to; a loop ends here.
+const MAX_REDIRECTS: usize = 10;
+
+/// The certificate bundles of the distributions, in the order in which Go's `crypto/x509` tries them.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+const CERT_FILES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// A client for one template server.
+#[derive(Clone, Debug)]
+pub(crate) struct Http {
+    client: reqwest::Client,
+    /// Where the token may go: scheme, host and port of the repository prefix.
+    origin: Origin,
+    token: Arc<Secret>,
+    /// Whether it was told that the token goes out in plain text.
+    warned: Arc<AtomicBool>,
+    /// How many questions may be under way to the API at once.
+    turns: Arc<Semaphore>,
+}
+
+/// A bounded answer.
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// Whether the status means that it may be asked once more.
+    pub(crate) retry: Retry,
+    /// The server's time (RFC 9110, section 6.6.1).
+    pub(crate) date: Option<SystemTime>,
+    /// The body; `None` if it is larger than [`MAX_ANSWER`].
+    pub(crate) body: Option<Bytes>,
+    /// Why the server refuses, in its own words, fit to be shown; empty if it does not say.
+    pub(crate) reason: String,
+}
+
+impl Http {
+    pub(crate) fn new(
+        prefix: &RepoPrefix,
+        token: &Secret,
+        network: &NetworkSettings,
+    ) -> Result<Self> {
+        let server = prefix.any_repository()?.url;
+        let tls = tls_config_in_time(&server, network)?;
+        let has_token = !token.is_empty();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("libmol/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .referer(false)
+            .dns_resolver(Resolver)
+            // Without this, reqwest would read the proxies from the environment.
+            .no_proxy()
+            .redirect(redirect::Policy::custom(move |attempt| {
+                follow(attempt, has_token)
+            }))
+            .tls_backend_preconfigured(tls);
+        for (name, scheme, address) in [
+            ("HTTPS_PROXY", "https", &network.https_proxy),
+            ("HTTP_PROXY", "http", &network.http_proxy),
+        ] {
+            if let Some(address) = address {
+                builder = builder.proxy(proxy(name, scheme, address, network)?);
+            }
+        }
+        let client = builder.build().map_err(|error| {
+            Error::new(
+                Code::Internal,
+                format!("the HTTP client cannot be set up: {}", chain(&error)),
+            )
+        })?;
+        Ok(Self {
+            client,
+            origin: server.origin(),
+            token: Arc::new(token.clone()),
+            warned: Arc::default(),
+            turns: Arc::new(Semaphore::new(API_CALLS)),
+        })
+    }
+
+    /// Is there a token for this address? It goes to the origin it was given for, and to nobody else.
+    fn token_for(&self, url: &Url) -> Option<&str> {
+        (!self.token.is_empty() && url.origin() == self.origin).then(|| self.token.expose())
+    }
+
+    /// Is the token in this text, in any spelling?
+    pub(crate) fn token_is_in(&self, text: &str) -> bool {
+        Masker::new(&self.token).is_in(text)
+    }
+
+    /// Where the token goes so that everybody on the way can read it: to another machine, without TLS.
+    /// It is told of the first time only.
+    pub(crate) fn plain_text(&self) -> Option<String> {
+        let Origin::Tuple(scheme, host, _) = &self.origin else {
+            return None;
+        };
+        let here = match host {
+            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
+            Host::Ipv4(address) => address.is_loopback(),
+            Host::Ipv6(address) => address.is_loopback(),
+        };
+        let plain = scheme == "http" && !here && !self.token.is_empty();
+        (plain && !self.warned.swap(true, Ordering::Relaxed))
+            .then(|| self.origin.ascii_serialization())
+    }
+
+    /// Asks the API, and reads the whole answer.
+    pub(crate) async fn get_api(&self, url: &Url) -> Result<Answer> {
+        // Never closed, so this cannot fail.
+        let _turn = self.turns.acquire().await;
+        // On the heap, and from here on only: those who wait for their turn are many.
+        Box::pin(self.get(url)).await
+    }
+
+    async fn get(&self, url: &Url) -> Result<Answer> {
+        let mut request = self
+            .client
+            .get(url.clone())
+            .header("Accept", "application/json");
+        if let Some(token) = self.token_for(url) {
+            request = request.header("Authorization", authorization("token ", token.as_bytes())?);
+        }
+        let read = async {
+            let mut response = request.send().await.map_err(|e| unreachable(url, &e))?;
+            uncompressed(&response).map_err(|what| {
+                Error::new(Code::BadResponse, format!("{url} {what}")).hint(HINT_NO_GITEA)
+            })?;
+            let status = response.status();
+            let retry = retry_after(&response);
+            let date = response.headers().get(DATE);
+            let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+            let body = self.body(&mut response, MAX_ANSWER).await;
+            let body = body.map_err(|error| unreachable(url, &error))?;
+            let reason = match (&body, status.is_success()) {
+                (Some(body), false) => self.reason(&response, body),
+                _ => String::new(),
+            };
+            Ok(Answer {
+                status,
+                retry,
+                date,
+                body,
+                reason,
+            })
+        };
+        tokio::time::timeout(API_TIMEOUT, read)
+            .await
+            .unwrap_or_else(|_| {
+                Err(Error::new(
+                    Code::GiteaUnreachable,
+                    format!(
+                        "{url} did not answer within {} seconds",
+                        API_TIMEOUT.as_secs()
+                    ),
+                )
+                .hint(HINT_UNREACHABLE))
+            })
+    }
+
+    /// Reads a body to its end; `None` if it is larger than `max` bytes.
+    async fn body(
+        &self,
+        response: &mut reqwest::Response,
+        max: usize,
+    ) -> reqwest::Result<Option<Bytes>> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await? {
+            if body.len() + chunk.len() > max {
+                return Ok(None);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Some(body.freeze()))
+    }
+
+    /// Why a request was refused, in the server's own words: the `message` of Gitea's API, or plain text, as
+    /// its git answers. No page is for people who read errors. No decision hangs on it.
+    fn reason(&self, response: &reqwest::Response, body: &[u8]) -> String {
+        #[derive(serde::Deserialize)]
+        struct Refusal {
+            message: String,
+        }
+        let said = match media_type(response.headers()) {
+            Some(kind) if kind.eq_ignore_ascii_case(b"application/json") => {
+                let refusal = serde_json::from_slice(body).ok();
+                refusal.map_or_else(String::new, |Refusal { message }| message)
+            }
+            Some(kind) if kind.eq_ignore_ascii_case(b"text/plain") => {
+                String::from_utf8_lossy(body).into_owned()
+            }
+            _ => return String::new(),
+        };
+        let said = self.quoted(&said);
+        match response.status().canonical_reason() {
+            Some(status) if said.eq_ignore_ascii_case(status) => String::new(),
+            _ => said,
+        }
+    }
+
+    /// A server's words, fit to be part of an error.
+    pub(crate) fn quoted(&self, said: &str) -> String {
+        Masker::new(&self.token).shown(said.trim(), MAX_REASON)
+    }
+
+    /// Why git's request was refused, where that comes at once.
+    pub(crate) async fn git_reason(&self, response: &mut reqwest::Response) -> String {
+        let body = tokio::time::timeout(REASON_TIMEOUT, self.body(response, MAX_ANSWER)).await;
+        match body {
+            Ok(Ok(Some(body))) => self.reason(response, &body),
+            _ => String::new(),
+        }
+    }
+
+    /// Is there a token?
+    pub(crate) fn has_token(&self) -> bool {
+        !self.token.is_empty()
+    }
+
+    /// One exchange of git's smart HTTP protocol. The body of the answer is still to be read.
+    pub(crate) async fn git(
+        &self,
+        url: Url,
+        mut headers: HeaderMap,
+        body: Option<Vec<u8>>,
+    ) -> Result<reqwest::Response> {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::STANDARD;
+        const USER: &[u8] = b"x-access-token:";
+        if let Some(token) = self.token_for(&url) {
+            // Gitea takes a token as the user name or as the password of Basic.
+            let mut pair = Zeroizing::new(Vec::with_capacity(USER.len() + token.len()));
+            pair.extend_from_slice(USER);
+            pair.extend_from_slice(token.as_bytes());
+            let basic = Zeroizing::new(STANDARD.encode(&*pair));
+            headers.insert("Authorization", authorization("Basic ", basic.as_bytes())?);
+        }
+        let request = match body {
+            Some(body) => self.client.post(url.clone()).body(body),
+            None => self.client.get(url.clone()),
+        };
+        request
+            .headers(headers)
+            .send()
+            .await
+            .map_err(|error| unreachable(&url, &error))
+    }
+}
+
+/// Looks host names up on the library's own threads.
+struct Resolver;
+
+impl dns::Resolve for Resolver {
+    fn resolve(&self, name: dns::Name) -> dns::Resolving {
+        Box::pin(async move {
+            // reqwest puts the port in.
+            let found = executor::resolve(name.as_str(), 0).await?;
+            Ok(Box::new(found.into_iter()) as dns::Addrs)
+        })
+    }
+}
+
+const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or set \
+     MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a server that can be reached";
+
+const HINT_NO_GITEA: &str =
+    "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea";
+
+/// The library asks for no compression (it sends no `Accept-Encoding`): a few bytes that unpack to
+/// gigabytes are not unpacked. An answer that is compressed all the same is told of.
+pub(crate) fn uncompressed(response: &reqwest::Response) -> std::result::Result<(), String> {
+    let header = response.headers().get(CONTENT_ENCODING);
+    match header.map(HeaderValue::as_bytes) {
+        None | Some(b"" | b"identity") => Ok(()),
+        Some(encoding) => Err(format!(
+            "sent a compressed answer ({}), which was not asked for",
+            String::from_utf8_lossy(encoding)
+        )),
+    }
+}
+
+/// The type of a body, without its parameters (RFC 9110, section 8.3.1). It is to be compared without case.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
+    let header = headers.get(CONTENT_TYPE)?.as_bytes();
+    let kind = header.split(|byte| *byte == b';').next()?;
+    Some(kind.trim_ascii())
+}
+
+/// What a status says about trying again, and when.
+pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
+    if !matches!(response.status().as_u16(), 429 | 502 | 503 | 504) {
+        return Retry::Never;
+    }
+    let header = response.headers().get(RETRY_AFTER);
+    let value = header.and_then(|value| value.to_str().ok());
+    value
+        .and_then(|value| pause(value.trim(), SystemTime::now()))
+        .map_or(Retry::Soon, Retry::After)
+}
+
+/// The seconds of a `Retry-After`: a number, or a date that is still to come (RFC 9110, section 10.2.3).
+fn pause(value: &str, now: SystemTime) -> Option<u32> {
+    let seconds = match value.bytes().all(|byte| byte.is_ascii_digit()) {
+        // What no number holds is long enough.
+        true if !value.is_empty() => value.parse().unwrap_or(u64::MAX),
+        _ => {
+            let pause = httpdate::parse_http_date(value)
+                .ok()?
+                .duration_since(now)
+                .ok()?;
+            pause.as_secs() + u64::from(pause.subsec_nanos() > 0)
+        }
+    };
+    Some(u32::try_from(seconds).unwrap_or(u32::MAX))
+}
+
+/// A header that no log of the HTTP stack shows, and whose memory is wiped after its last use. The
+/// HTTP stack copies it into the buffer of its connection, and TLS into its own, which nobody wipes.
+fn authorization(scheme: &str, credentials: &[u8]) -> Result<HeaderValue> {
+    let mut value = Zeroizing::new(Vec::with_capacity(scheme.len() + credentials.len()));
+    value.extend_from_slice(scheme.as_bytes());
+    value.extend_from_slice(credentials);
+    let value = Bytes::from_owner(value);
+    let mut header = HeaderValue::from_maybe_shared(value).map_err(|_| {
+        Error::new(
+            Code::InvalidOption,
+            "MOLECULE_GITEA_TOKEN holds a character that no header can carry",
+        )
+    })?;
+    header.set_sensitive(true);
+    Ok(header)
+}
+
+/// Redirects on one origin are followed: a renamed repository answers so. With a token, no other
+/// origin is: not the token alone is kept back, the caller learns that the address is wrong. Without
+/// one they are, but never from TLS to plain text.
+fn follow(attempt: redirect::Attempt<'_>, has_token: bool) -> redirect::Action {
+    let Some(first) = attempt.previous().first() else {
+        return attempt.stop();
+    };
+    let same = first.origin() == attempt.url().origin();
+    let downgrade = first.scheme() == "https" && attempt.url().scheme() != "https";
+    if attempt.previous().len() > MAX_REDIRECTS {
+        attempt.error(format!("more than {MAX_REDIRECTS} redirects"))
+    } else if same || !(has_token || downgrade) {
+        attempt.follow()
+    } else {
+        let target = attempt.url().origin().ascii_serialization();
+        attempt.error(format!(
+            "it redirects to another server, {target}, which is not followed"
+        ))
+    }
+}
+
+fn proxy(
+    name: &str,
+    scheme: &str,
+    address: &str,
+    network: &NetworkSettings,
+) -> Result<reqwest::Proxy> {
+    let made = match scheme {
+        "https" => reqwest::Proxy::https(address),
+        _ => reqwest::Proxy::http(address),
+    };
+    // The address may hold a password, so the error does not repeat it.
+    let proxy = made.map_err(|_| {
+        Error::new(
+            Code::InvalidOption,
+            format!("{name} is no address of a proxy"),
+        )
+        .hint("use http://host:port")
+    })?;
+    Ok(proxy.no_proxy(
+        network
+            .no_proxy
+            .as_deref()
+            .and_then(reqwest::NoProxy::from_string),
+    ))
+}
+
+/// The same as [`tls_config`], for the host's thread, which must not hang with a disk.
+fn tls_config_in_time(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientConfig> {
+    let set = [
+        ("SSL_CERT_FILE", &network.cert_file),
+        ("SSL_CERT_DIR", &network.cert_dir),
+    ];
+    let set: Vec<String> = set
+        .into_iter()
+        .filter_map(|(name, path)| Some(format!("{name} ({})", path.as_ref()?.display())))
+        .collect();
+    let what = match set.is_empty() {
+        true => "the machine's bundle of certificates".to_owned(),
+        false => set.join(" or "),
+    };
+    let (server, network) = (server.clone(), network.clone());
+    outside_file::wait(Code::InvalidOption, &what, move || {
+        tls_config(&server, &network)
+    })
+}
+
+/// TLS with the one crypto provider and the machine's trusted certificates.
+fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    let explicit = network.cert_file.is_some() || network.cert_dir.is_some();
+    // A redirect may lead from http to https, so the certificates are wanted in any case, but only
+    // what was asked for by name may fail the set-up.
+    let found = match explicit {
+        true => certificates::find(network.cert_file.as_deref(), network.cert_dir.as_deref()),
+        false => machine_certificates(),
+    };
+    if let Some(limit) = found.limit {
+        return Err(limit);
+    }
+    let (added, _) = roots.add_parsable_certificates(found.certificates.iter().cloned());
+    if added == 0 && (explicit || server.scheme() == "https") {
+        let why = found.errors.into_iter().next();
+        let why = why.unwrap_or_else(|| "none was found".to_owned());
+        return Err(Error::new(
+            Code::InvalidOption,
+            format!("no trusted certificate for {server}: {why}"),
+        )
+        .hint("install the package ca-certificates, or point SSL_CERT_FILE at a bundle"));
+    }
+    Ok(tls::client(roots, found.certificates)?.with_no_client_auth())
+}
+
+#[cfg(not(any(windows, target_vendor = "apple")))]
+fn machine_certificates() -> Found {
+    let bundle = CERT_FILES
+        .iter()
+        .map(std::path::Path::new)
+        .find(|file| file.exists());
+    certificates::find(bundle, None)
+}
+
+#[cfg(any(windows, target_vendor = "apple"))]
+fn machine_certificates() -> Found {
+    let found = rustls_native_certs::load_native_certs();
+    Found {
+        certificates: found.certs,
+        errors: found.errors.iter().map(|error| chain(error)).collect(),
+        limit: None,
+    }
+}
+
+/// Says why there was no answer: each kind of failure has a different next step.
+fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
+    if let Some(limit) = limits::reached(error) {
+        return limit;
+    }
+    let causes: Vec<_> = causes(error).collect();
+    let innermost = causes.last().map(ToString::to_string).unwrap_or_default();
+    let io = causes
+        .iter()
+        .rev()
+        .find_map(|cause| cause.downcast_ref::<io::Error>())
+        .map(io::Error::kind);
+    let tls = causes
+        .iter()
+        .find_map(|cause| cause.downcast_ref::<rustls::Error>());
+    // The server has closed the connection instead of answering.
+    let closed = causes
+        .iter()
+        .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
+        .any(hyper::Error::is_incomplete_message);
+    let passing = matches!(
+        io,
+        Some(
+            ErrorKind::ConnectionReset
+                | ErrorKind::ConnectionAborted
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof
+        )
+    ) || closed;
+    let begun = error.is_body() || error.is_decode();
+    let (what, hint) = if let Some(tls) = tls {
+        (
+            format!("TLS failed: {tls}"),
+            "check the machine's clock and certificates, or point SSL_CERT_FILE at the certificate of the \
+             server or of its authority",
+        )
+    } else if error.is_redirect() {
+        (
+            innermost,
+            "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to the address that the server redirects to",
+        )
+    } else if error.is_dns() {
+        (
+            format!("the host name cannot be resolved: {innermost}"),
+            HINT_UNREACHABLE,
+        )
+    } else if error.is_timeout() {
+        ("the connection timed out".to_owned(), HINT_UNREACHABLE)
+    } else if io == Some(ErrorKind::ConnectionRefused) {
+        ("the connection was refused".to_owned(), HINT_UNREACHABLE)
+    } else {
+        (innermost, HINT_UNREACHABLE)
+    };
+    let how = match begun {
+        true => "broke off its answer",
+        false => "cannot be reached",
+    };
+    Error::new(Code::GiteaUnreachable, format!("{url} {how}: {what}"))
+        .hint(hint)
+        .retryable(if passing { Retry::Soon } else { Retry::Never })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn retry_after_is_a_number_or_a_date_that_is_still_to_come() {
+        let now = UNIX_EPOCH + Duration::from_millis(784_111_777_500);
+        for (value, seconds) in [
+            ("0", Some(0)),
+            ("120", Some(120)),
+            ("007", Some(7)),
+            ("99999999999999999999999", Some(u32::MAX)),
+            ("Sun, 06 Nov 1994 08:49:38 GMT", Some(1)),
+            ("Sunday, 06-Nov-94 09:49:37 GMT", Some(3600)),
+            ("Sun Nov  6 08:50:37 1994", Some(60)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", None),
+            ("Fri, 31 Dec 9999 23:59:59 GMT", Some(u32::MAX)),
+            ("", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+        ] {
+            assert_eq!(pause(value, now), seconds, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_media_type_is_read_without_its_parameters() {
+        for (header, kind) in [
+            ("text/plain", "text/plain"),
+            (" text/plain ; charset=utf-8; x=\"a;b\"", "text/plain"),
+            ("TEXT/Plain;", "TEXT/Plain"),
+            ("", ""),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, header.parse().unwrap())]);
+            assert_eq!(media_type(&headers), Some(kind.as_bytes()), "{header}");
+        }
+        assert_eq!(media_type(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,120 @@
+//! Once more: what fails for a moment only is tried again, with growing, jittered pauses.
+//!
+//! Whoever finds a failure says whether it is of that kind (`Error::retryable`): a reset connection,
+//! 429, 502, 503 and 504. All others are told at once. The caller's deadline goes on meanwhile.
+
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+
+use crate::error::{Error, Result, Retry};
+use crate::event::{Event, Sink};
+
+/// How often, after the first time.
+const TIMES: usize = 4;
+
+/// The first pause; each one after it is twice as long, and up to twice that by chance.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+
+/// A server that asks for a longer pause than this is told of instead of waited for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The pause that a server asks for, for an error that says so; empty if it asks for none.
+pub(crate) fn asked(retry: Retry) -> String {
+    match retry {
+        Retry::After(seconds @ ..120) => format!("; it asks for a pause of {seconds} seconds"),
+        Retry::After(seconds @ ..7200) => {
+            format!("; it asks for a pause of {} minutes", seconds.div_ceil(60))
+        }
+        Retry::After(seconds) => {
+            format!("; it asks for a pause of {} hours", seconds.div_ceil(3600))
+        }
+        Retry::Soon | Retry::Never => String::new(),
+    }
+}
+
+/// Does the work, and does it again after a failure that may pass.
+pub(crate) async fn transient<T, W>(emit: &Sink, work: impl FnMut() -> W) -> Result<T>
+where
+    W: Future<Output = Result<T>>,
+{
+    work.retry(
+        ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(FIRST_PAUSE)
+            .with_max_times(TIMES),
+    )
+    .sleep(tokio::time::sleep)
+    .when(|error: &Error| error.retry != Retry::Never)
+    .adjust(|error, pause| match error.retry {
+        Retry::After(asked) => pause
+            .map(|pause| pause.max(Duration::from_secs(asked.into())))
+            .filter(|pause| *pause <= LONGEST_PAUSE),
+        _ => pause,
+    })
+    .notify(|error, pause| {
+        let pause = pause.as_secs_f32();
+        let message = format!("{}; trying again in {pause:.1} seconds", error.message);
+        emit(Event::warning(message, error.hint.clone()));
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use crate::error::Code;
+
+    fn tries(failures: usize, retry: Retry) -> (Result<()>, usize) {
+        let made = Cell::new(0);
+        let result = crate::process::executor::runtime()
+            .unwrap()
+            .block_on(async {
+                let emit: Sink = Arc::new(|_| {});
+                transient(&emit, || async {
+                    made.set(made.get() + 1);
+                    if made.get() <= failures {
+                        Err(Error::new(Code::GiteaUnreachable, "not now").retryable(retry))
+                    } else {
+                        Ok(())
+                    }
+                })
+                .await
+            });
+        (result, made.get())
+    }
+
+    #[test]
+    fn what_passes_is_tried_until_it_has_passed() {
+        assert_eq!(tries(2, Retry::Soon), (Ok(()), 3));
+    }
+
+    #[test]
+    fn what_stays_is_told_at_once() {
+        let (result, made) = tries(1, Retry::Never);
+        assert_eq!((result.is_err(), made), (true, 1));
+    }
+
+    #[test]
+    fn the_pause_that_a_server_asks_for_is_told_in_a_unit_that_fits() {
+        for (seconds, says) in [
+            (0, "; it asks for a pause of 0 seconds"),
+            (119, "; it asks for a pause of 119 seconds"),
+            (121, "; it asks for a pause of 3 minutes"),
+            (3600, "; it asks for a pause of 60 minutes"),
+            (7201, "; it asks for a pause of 3 hours"),
+        ] {
+            assert_eq!(asked(Retry::After(seconds)), says);
+        }
+        assert_eq!(asked(Retry::Soon), "");
+    }
+
+    #[test]
+    fn a_server_that_wants_an_hour_is_not_waited_for() {
+        let (result, made) = tries(1, Retry::After(3600));
+        assert_eq!((result.is_err(), made), (true, 1));
+    }
+}

@@ -1,0 +1,281 @@
+//! Files whose paths come from outside: the environment, docker's configuration, the machine's
+//! certificates, a template.
+//!
+//! Such a path may lead to anything: a FIFO that nobody writes to, a device without end, a home folder
+//! on a network disk that hangs. [`read`] takes regular files only, and no more than a limit. A disk
+//! that hangs blocks `open` and even `stat`, and nothing can interrupt that. So [`within`] does the
+//! work on a thread that may wait, and stops waiting after [`LIMIT`].
+
+use std::collections::HashMap;
+use std::fs::{self, FileType, OpenOptions};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as Turn, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Code, Error, Result};
+use crate::event::human_bytes;
+use crate::process::executor::{self, blocking};
+
+/// How long to wait for a disk. A network home that is only slow answers within a second or two.
+pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+
+/// How many threads may wait for such files at once. A thread that hangs cannot be ended: with this
+/// limit, hanging disks leave most of the runtime's blocking threads to other work.
+static THREADS: Semaphore = Semaphore::const_new(16);
+
+/// Reads a regular file of at most `max` bytes. Links are followed.
+///
+/// # Errors
+///
+/// Those of the operating system; [`ErrorKind::IsADirectory`], [`ErrorKind::InvalidInput`] for what else
+/// is no regular file, and [`ErrorKind::FileTooLarge`].
+pub(crate) fn read(path: &Path, max: usize) -> io::Result<Vec<u8>> {
+    // Before it is opened: to open a FIFO wakes whoever writes to it, and to open a device may do
+    // anything.
+    regular(fs::metadata(path)?.file_type())?;
+    let file = OpenOptions::new()
+        .read(true)
+        // Something else may stand there by now.
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)?;
+    let found = file.metadata()?;
+    regular(found.file_type())?;
+    let too_large = || {
+        let limit = human_bytes(max as u64);
+        io::Error::new(
+            ErrorKind::FileTooLarge,
+            format!("it is larger than {limit}"),
+        )
+    };
+    let size = usize::try_from(found.len()).map_err(|_| too_large())?;
+    if size > max {
+        return Err(too_large());
+    }
+    // With room for all of it: a vector that grows leaves its content behind, which may be a secret.
+    let mut content = Vec::with_capacity(size + 1);
+    file.take(max as u64 + 1).read_to_end(&mut content)?;
+    match content.len() > max {
+        true => Err(too_large()),
+        false => Ok(content),
+    }
+}
+
+fn regular(kind: FileType) -> io::Result<()> {
+    let what = if kind.is_file() {
+        return Ok(());
+    } else if kind.is_dir() {
+        let why = "it is a folder, not a regular file";
+        return Err(io::Error::new(ErrorKind::IsADirectory, why));
+    } else if kind.is_fifo() {
+        "a FIFO"
+    } else if kind.is_socket() {
+        "a socket"
+    } else {
+        "a device"
+    };
+    let why = format!("it is {what}, not a regular file");
+    Err(io::Error::new(ErrorKind::InvalidInput, why))
+}
+
+/// Does `work`, which reads such files, on a thread that may wait, and waits for it at most for
+/// [`LIMIT`]. `what` is what is read, with its path. After a timeout the thread goes on until the disk
+/// answers. Until then nobody else starts to read the same: one path that hangs costs one thread,
+/// however many callers want it.
+///
+/// # Errors
+///
+/// Those of `work`; after the limit an error with the code `code` that names `what`.
+pub(crate) async fn within<T: Send + 'static>(
+    tasks: &TaskTracker,
+    code: Code,
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let read = async {
+        let turn = turn(what).lock_owned().await;
+        // Never closed, so this cannot fail.
+        let thread = THREADS.acquire().await;
+        let work = move || {
+            let _until_done = (turn, thread);
+            work()
+        };
+        blocking(tasks, work).await
+    };
+    tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| {
+        let limit = LIMIT.as_secs();
+        Err(
+            Error::new(code, format!("{what} cannot be read within {limit} seconds"))
+                .hint("see whether its disk hangs (a network home, a FUSE mount), or use a path on a local disk"),
+        )
+    })
+}
+
+/// The same for a caller that is no task of the runtime. Its thread waits.
+pub(crate) fn wait<T: Send + 'static>(
+    code: Code,
+    what: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let what = what.to_owned();
+    executor::runtime()?.spawn(async move {
+        let done = within(&TaskTracker::new(), code, &what, work).await;
+        // Somebody waits for it below.
+        let _ = sender.send(done);
+    });
+    receiver.recv().unwrap_or_else(|_| Err(Error::canceled()))
+}
+
+/// Whose turn it is to read this.
+fn turn(what: &str) -> Arc<Turn<()>> {
+    static TURNS: Mutex<Option<HashMap<String, Weak<Turn<()>>>>> = Mutex::new(None);
+    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
+    let turns = turns.get_or_insert_default();
+    if let Some(turn) = turns.get(what).and_then(Weak::upgrade) {
+        return turn;
+    }
+    turns.retain(|_, turn| turn.strong_count() > 0);
+    let turn = Arc::new(Turn::new(()));
+    turns.insert(what.to_owned(), Arc::downgrade(&turn));
+    turn
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
+
+    use super::*;
+
+    const MAX: usize = 1024;
+
+    fn refused(path: &Path) -> io::Error {
+        let begun = Instant::now();
+        let error = read(path, MAX).unwrap_err();
+        assert!(begun.elapsed() < Duration::from_secs(1), "{error}");
+        error
+    }
+
+    #[test]
+    fn only_a_regular_file_within_its_limit_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("file"), [b'x'; MAX]).unwrap();
+        symlink("file", at("link")).unwrap();
+        for name in ["file", "link"] {
+            assert_eq!(read(&at(name), MAX).unwrap().len(), MAX, "{name}");
+        }
+        // What has no size of its own, as in /proc, is read as far as it goes.
+        let status = Path::new("/proc/self/status");
+        assert!(read(status, 64 * 1024).unwrap().starts_with(b"Name:"));
+
+        fs::write(at("large"), [b'x'; MAX + 1]).unwrap();
+        let sparse = fs::File::create(at("sparse")).unwrap();
+        sparse.set_len(1 << 30).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("fifo"),
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        symlink("nowhere", at("dangling")).unwrap();
+        symlink("circle", at("circle")).unwrap();
+        symlink("/dev/zero", at("zero")).unwrap();
+        for (name, why) in [
+            ("large", "larger than 1.0 KiB"),
+            ("sparse", "larger than 1.0 KiB"),
+            ("folder", "a folder, not a regular file"),
+            ("fifo", "a FIFO, not a regular file"),
+            ("socket", "a socket, not a regular file"),
+            ("zero", "a device, not a regular file"),
+            ("dangling", "No such file"),
+            ("circle", "symbolic links"),
+        ] {
+            let error = refused(&at(name)).to_string();
+            assert!(error.contains(why), "{name}: {error}");
+        }
+        // A size that is only found out by reading.
+        let long = refused(Path::new("/proc/self/smaps"));
+        assert_eq!(long.kind(), ErrorKind::FileTooLarge, "{long}");
+    }
+
+    #[test]
+    fn a_path_that_hangs_is_waited_for_by_one_thread_and_for_the_limit() {
+        let runtime = executor::runtime().unwrap();
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let hung = Mutex::new(Some(hung));
+        let started = Arc::new(AtomicUsize::new(0));
+        let tasks = TaskTracker::new();
+        let begun = Instant::now();
+        runtime.block_on(async {
+            let calls = (0..100).map(|_| {
+                let hung = hung.lock().unwrap().take();
+                let started = Arc::clone(&started);
+                within(&tasks, Code::InvalidOption, "/hangs", move || {
+                    started.fetch_add(1, Ordering::SeqCst);
+                    // The first one hangs, as a disk would.
+                    hung.map(|hung| hung.recv());
+                    Ok(())
+                })
+            });
+            let other = within(&tasks, Code::InvalidOption, "/other", move || {
+                Ok(begun.elapsed())
+            });
+            let (calls, other) = tokio::join!(futures_util::future::join_all(calls), other);
+            assert!(other.unwrap() < Duration::from_secs(5), "it is not held up");
+            for call in calls {
+                let error = call.unwrap_err();
+                assert!(error.message.contains("/hangs"), "{error:?}");
+                assert!(error.message.contains("10 seconds"), "{error:?}");
+            }
+        });
+        assert_eq!(started.load(Ordering::SeqCst), 1, "one thread");
+        assert!(begun.elapsed() < LIMIT + Duration::from_secs(2));
+        drop(release);
+        let again = within(&tasks, Code::InvalidOption, "/hangs", || Ok(()));
+        runtime.block_on(again).unwrap();
+    }
+
+    #[test]
+    fn disks_that_hang_leave_threads_for_other_work() {
+        let runtime = executor::runtime().unwrap();
+        let tasks = TaskTracker::new();
+        let (release, hung) = std::sync::mpsc::channel::<()>();
+        let hung = Arc::new(Mutex::new(hung));
+        runtime.block_on(async {
+            let calls = (0..100).map(|number| {
+                let hung = Arc::clone(&hung);
+                let what = format!("/hangs/{number}");
+                let tasks = tasks.clone();
+                tokio::spawn(async move {
+                    let hang = move || {
+                        // In a row: the lock hangs as the receiver does.
+                        let _ = hung.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        Ok(())
+                    };
+                    within(&tasks, Code::InvalidOption, &what, hang).await
+                })
+            });
+            let calls: Vec<_> = calls.collect();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let free = blocking(&tasks, || Ok(()));
+            let free = tokio::time::timeout(Duration::from_secs(5), free).await;
+            free.expect("a thread is free").unwrap();
+            drop(release);
+            for call in calls {
+                call.await.unwrap().unwrap();
+            }
+        });
+    }
+}

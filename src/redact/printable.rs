@@ -1,0 +1,270 @@
+//! Text that came from outside, made fit to be shown: one line of printable characters.
+//!
+//! A server's words reach a terminal and log files. A control character in them could move the cursor,
+//! change the window's title, begin a line of its own, or hide what stands before it; an invisible
+//! character could split a token so that it is not found. So they are taken out, before the token is
+//! looked for ([`crate::redact`]); nothing is taken out afterwards.
+//!
+//! What could be read never goes with them: a sequence without an end loses only its beginning.
+
+use std::borrow::Cow;
+
+/// The text as one line:
+///
+/// - line breaks and tabs are a space each;
+/// - escape sequences (ECMA-48, xterm's OSC) are left out whole, in their 8-bit form too;
+/// - all other control characters are left out, and so is what changes the direction of text, marks it
+///   (tags) or begins a file (U+FEFF);
+/// - what is invisible (Unicode's default ignorable code points) stays only after a character outside of
+///   ASCII, where scripts and emoji need it.
+///
+/// A second pass changes nothing.
+pub(crate) fn line(text: &str) -> Cow<'_, str> {
+    let Some(first) = text.bytes().position(|byte| !is_plain(byte)) else {
+        return Cow::Borrowed(text);
+    };
+    let (plain, mut rest) = text.split_at(first);
+    let mut shown = String::with_capacity(text.len());
+    shown.push_str(plain);
+    // Is the last character that was kept outside of ASCII?
+    let mut wide = false;
+    while let Some(next) = rest.chars().next() {
+        let mut length = next.len_utf8();
+        let kept = match next {
+            ' '..='~' => Some(next),
+            '\t' | '\n' | '\x0b' | '\x0c' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some(' '),
+            '\0'..='\u{9f}' => {
+                length = sequence(rest).max(length);
+                None
+            }
+            _ if is_deceptive(next) || (is_invisible(next) && !wide) => None,
+            _ => Some(next),
+        };
+        if let Some(kept) = kept {
+            wide = !kept.is_ascii();
+            shown.push(kept);
+        }
+        rest = &rest[length..];
+    }
+    Cow::Owned(shown)
+}
+
+/// The text in quotation marks, cleaned first: the marks for what is not printable would stand in the
+/// middle of a token.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("{:?}", line(text))
+}
+
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~')
+}
+
+/// How long the escape sequence is that the text begins with, in bytes; of one that is malformed or has
+/// no end, only its introducer. 0 if it begins with none.
+fn sequence(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let at = |index: usize| bytes.get(index).copied().unwrap_or_default();
+    // The 8-bit forms, U+0080 to U+009F, are `ESC @` to `ESC _` (ECMA-48, section 5.3). In UTF-8 they
+    // have two bytes as well.
+    let kind = match (at(0), at(1)) {
+        (0x1b, kind) => kind,
+        (0xc2, second @ 0x80..=0x9f) => second - 0x40,
+        _ => return 0,
+    };
+    match kind {
+        b'[' => control_sequence(bytes),
+        b'P' | b'X' | b']' | b'^' | b'_' => control_string(text),
+        // A character set, or the like (ECMA-35, "nF").
+        b'#' | b'%' | b'('..=b'/' if matches!(at(2), b'0'..=b'~') => 3,
+        b'0'..=b'9' | b'<'..=b'>' | b'@'..=b'~' => 2,
+        _ => 1,
+    }
+}
+
+/// `CSI … final` (ECMA-48, section 5.4). The limits are beyond all that is in use: what follows a
+/// malformed one must not vanish.
+fn control_sequence(bytes: &[u8]) -> usize {
+    const PARAMETERS: usize = 64;
+    const INTRODUCER: usize = 2;
+    let rest = &bytes[INTRODUCER..];
+    let parameters = rest
+        .iter()
+        .take(PARAMETERS)
+        .take_while(|byte| matches!(byte, b'0'..=b'?'))
+        .count();
+    match rest[parameters..] {
+        [b'@'..=b'~', ..] => INTRODUCER + parameters + 1,
+        [b'!'..=b'/', b'@'..=b'~', ..] | [b' ', b'q', ..] => INTRODUCER + parameters + 2,
+        _ => INTRODUCER,
+    }
+}
+
+/// `OSC … BEL`, or any other string with `ESC \` at its end (ECMA-48, section 5.6; xterm). There is no
+/// control character in it.
+fn control_string(text: &str) -> usize {
+    const INTRODUCER: usize = 2;
+    let inside = &text[INTRODUCER..];
+    let Some(end) = inside.find(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}'))
+    else {
+        return INTRODUCER;
+    };
+    let terminator = match &inside.as_bytes()[end..] {
+        [0x07, ..] => 1,
+        [0x1b, b'\\', ..] | [0xc2, 0x9c, ..] => 2,
+        _ => return INTRODUCER,
+    };
+    INTRODUCER + end + terminator
+}
+
+/// What makes text look like another one, and nothing else: direction (UAX 9), its deprecated kin,
+/// annotations, tags, the mark at the beginning of a file.
+fn is_deceptive(c: char) -> bool {
+    matches!(c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
+        | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// `Default_Ignorable_Code_Point` of Unicode 16, without the above.
+fn is_invisible(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}' | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{fff0}'..='\u{fff8}'
+        | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0080}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn harmless_text_of_any_script_stays_as_it_is() {
+        for text in [
+            "",
+            "main is at 0123456789ab",
+            "größe 日本語 العربية עברית ไทย\u{200b}ไทย",
+            "می\u{200c}خواهم 👩\u{200d}💻 ❤\u{fe0f} \u{fffd}",
+            "[31m ]0;x 100 % \\e[0m",
+        ] {
+            assert_eq!(line(text), text);
+        }
+        assert!(matches!(line("plain"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn line_breaks_and_tabs_are_a_space() {
+        assert_eq!(
+            line("a\nb\rc\r\nd\te\x0bf\x0cg\u{85}h\u{2028}i\u{2029}j"),
+            "a b c  d e f g h i j"
+        );
+    }
+
+    #[test]
+    fn escape_sequences_are_left_out_whole() {
+        for sequence in [
+            "\x1b[31m",
+            "\x1b[38;5;196;1m",
+            "\x1b[?25l",
+            "\x1b[2 q",
+            "\x1b[!p",
+            "\x1b[H\x1b[2J",
+            "\x1b]0;title\x07",
+            "\x1b]8;;https://host/ü\x1b\\",
+            "\x1bPq#0;2\x1b\\",
+            "\x1b_payload\x1b\\",
+            "\x1b^payload\u{9c}",
+            "\x1bXpayload\x1b\\",
+            "\x1b(B",
+            "\x1b%G",
+            "\x1bc",
+            "\x1b7",
+            "\x1b=",
+            "\x1bM",
+            "\u{9b}31m",
+            "\u{9d}0;title\u{9c}",
+            "\u{9d}0;title\x07",
+            "\u{90}q\u{9c}",
+            "\u{8d}",
+        ] {
+            assert_eq!(line(&format!("to{sequence}ken")), "token", "{sequence:?}");
+        }
+    }
+
+    #[test]
+    fn controls_and_what_is_not_seen_are_left_out() {
+        let controls = (0..=0x1f).chain(0x7f..=0x9f);
+        let others = [
+            0xad, 0x34f, 0x61c, 0x115f, 0x180e, 0x200b, 0x200c, 0x200d, 0x200e, 0x200f, 0x202a,
+            0x202b, 0x202c, 0x202d, 0x202e, 0x2060, 0x2064, 0x2066, 0x2067, 0x2068, 0x2069, 0x206f,
+            0x3164, 0xfe0f, 0xfeff, 0xfff9, 0xe0001, 0xe0041, 0xe007f, 0xe0100,
+        ];
+        for code in controls.chain(others) {
+            let c = char::from_u32(code).unwrap();
+            let shown = line(&format!("to{c}~ken")).replace("to ~", "to~");
+            // A tilde ends a sequence.
+            let wanted = match c {
+                '\x1b' | '\u{9b}' => "token",
+                _ => "to~ken",
+            };
+            assert_eq!(shown, wanted, "{c:?}");
+        }
+    }
+
+    #[test]
+    fn a_sequence_without_an_end_hides_nothing() {
+        for begun in [
+            "\x1b",
+            "\x1b[",
+            "\x1b[31",
+            "\x1b]",
+            "\x1b]0;x",
+            "\x1bP",
+            "\x1b_",
+            "\u{9b}",
+            "\u{9d}",
+            "\u{90}",
+            "\x1b]0;x\n",
+            "\x1b]\x1b]",
+            "\x1b[\x1b[",
+            "\x1b[?",
+        ] {
+            for own in [
+                " at https://host/a (commit 0123456789ab)",
+                ": again",
+                "; see git",
+            ] {
+                let shown = line(&format!("{begun}{own}")).into_owned();
+                assert!(shown.ends_with(own), "{begun:?}: {shown:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn millions_of_beginnings_take_no_time_to_speak_of() {
+        for begun in [
+            "\x1b[",
+            "\x1b]",
+            "\u{9d}",
+            "\u{9b}1",
+            "\x1b",
+            "\x1b]\u{ad}",
+            "\u{9d}é",
+        ] {
+            let begin = std::time::Instant::now();
+            line(&begun.repeat(1 << 20));
+            assert!(begin.elapsed().as_secs() < 5, "{begun:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_becomes_one_line_that_stays_as_it_is(
+            text in "([\\x00-\\x20\u{7f}-\u{9f}\\\\\\[\\]m0;é\u{ad}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2066}\u{feff}\u{e0041}a~-]|\x1b\\[|\x1b\\]|\\PC){0,40}"
+        ) {
+            let once = line(&text).into_owned();
+            prop_assert!(!once.chars().any(|c| c.is_control() || is_deceptive(c)), "{:?}", once);
+            prop_assert_eq!(&line(&once), &once);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The inside of the library, for its property tests, its fuzz targets and its benchmarks: each function
+//! here is one step of the job by itself. It is no part of the API and changes without notice.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use reqwest::StatusCode;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cache::{Cache, FetchDir};
+use crate::context::{Context, Filter, Patterns};
+use crate::engine::Lines;
+use crate::error::{Code, Error, Result, Retry};
+use crate::fetch;
+use crate::job::gitea;
+use crate::names::image::CommitSha;
+use crate::names::runtimes::Runtimes;
+use crate::net::http::Answer;
+use crate::options::{OptionName, Options};
+use crate::process::executor;
+use crate::redact::{MAX_LINE, Masker, Secret};
+
+/// A build's output, in the pieces in which it comes, as the lines that are shown.
+pub fn log_lines(pieces: &[&[u8]], token: &str) -> Vec<String> {
+    let mut options = Options::default();
+    options.set(OptionName::Token, token);
+    let masker = options.masker();
+    let mut lines = Lines::default();
+    let mut shown = Vec::new();
+    for piece in pieces {
+        shown.extend(lines.push(piece));
+    }
+    shown.extend(lines.rest());
+    shown
+        .iter()
+        .map(|line| masker.shown(line, MAX_LINE))
+        .collect()
+}
+
+/// A text as it is shown in a message.
+pub fn shown_line(text: &str, token: &str) -> String {
+    Masker::new(&Secret::new(token)).shown(text, MAX_LINE)
+}
+
+/// Where Gitea describes a branch.
+pub fn branch_url(prefix: &str, runtime: &str, branch: &str) -> Result<String> {
+    let mut options = Options::default();
+    options.set(OptionName::RepoPrefix, prefix);
+    options.set(OptionName::Branch, branch);
+    let settings = options.settings()?;
+    let repository = settings
+        .repo_prefix
+        .repository(&settings.runtimes.parse(runtime)?)?;
+    Ok(gitea::branch_url(&repository, branch).into())
+}
+
+/// The commit in what Gitea says about a branch.
+pub fn head_sha(body: &[u8]) -> Result<String> {
+    let url = "https://host/".parse().map_err(|_| Error::canceled())?;
+    let answer = Answer {
+        status: StatusCode::OK,
+        retry: Retry::Never,
+        date: None,
+        body: Some(Bytes::copy_from_slice(body)),
+        reason: String::new(),
+    };
+    let head = gitea::head_from("main", &url, answer, false)?;
+    Ok(head.commit.to_string())
+}
+
+/// What an ignore file says.
+pub struct Ignores(Patterns);
+
+impl Ignores {
+    /// Reads an ignore file.
+    pub fn parse(text: &str) -> std::result::Result<Self, String> {
+        Patterns::parse(text).map(Self)
+    }
+
+    /// Does it ignore the path? That of the folder it is in counts as well, and so on up to the root.
+    pub fn ignores(&self, path: &str) -> bool {
+        let (mut verdict, mut folder) = Default::default();
+        let ends = path.match_indices('/').map(|(end, _)| end);
+        for end in ends.chain([path.len()]) {
+            (verdict, folder) = self.0.ignores(&path[..end], &folder);
+        }
+        verdict
+    }
+}
+
+/// Objects, as a server would send them.
+#[derive(Default)]
+pub struct Repository(std::sync::Mutex<Vec<(gix::objs::Kind, Vec<u8>)>>);
+
+impl Repository {
+    /// Adds a blob, a tree or a commit, whatever is in it, and returns its id.
+    pub fn write(&self, kind: &str, data: &[u8]) -> String {
+        let kind = gix::objs::Kind::from_bytes(kind.as_bytes()).expect("a kind of git's");
+        let id = gix::objs::compute_hash(gix::hash::Kind::Sha1, kind, data);
+        let mut objects = self.0.lock().expect("no writer panics");
+        objects.push((kind, data.to_owned()));
+        id.expect("no collision").to_string()
+    }
+
+    /// Writes the tree of a commit into a cache, as a fetch does.
+    pub fn check_out(&self, commit: &str, cache: &Path) -> Result<Checkout> {
+        let commit = CommitSha::parse(commit).ok_or_else(Error::canceled)?;
+        let runtime = Runtimes::default().parse("hermes")?;
+        let cache = Cache::open(cache, &runtime)?;
+        let lock = executor::runtime()?.block_on(cache.lock(&commit, |_| {}))?;
+        let work = cache.fetch_dir(&commit, &lock)?;
+        let result = fetch::check_out(&self.pack(), &commit, &work);
+        Ok(Checkout { work, result })
+    }
+
+    fn pack(&self) -> Vec<u8> {
+        use gix::odb::pack::data;
+        let objects = self.0.lock().expect("no writer panics");
+        let count = u32::try_from(objects.len()).expect("they are few");
+        let mut pack = data::header::encode(data::Version::V2, count).to_vec();
+        for (kind, content) in &*objects {
+            let header = match kind {
+                gix::objs::Kind::Commit => data::entry::Header::Commit,
+                gix::objs::Kind::Tree => data::entry::Header::Tree,
+                gix::objs::Kind::Blob => data::entry::Header::Blob,
+                gix::objs::Kind::Tag => data::entry::Header::Tag,
+            };
+            let size = content.len() as u64;
+            header.write_to(size, &mut pack).expect("memory takes it");
+            let fast = gix::zlib::Compression::BEST_SPEED;
+            let mut deflate = gix::zlib::stream::deflate::Write::new(pack, fast);
+            deflate.write_all(content).expect("memory takes it");
+            deflate.flush().expect("memory takes it");
+            pack = deflate.into_inner();
+        }
+        let mut hash = gix::hash::hasher(gix::hash::Kind::Sha1);
+        hash.update(&pack);
+        let sum = hash.try_finalize().expect("no collision");
+        pack.extend_from_slice(sum.as_slice());
+        pack
+    }
+}
+
+/// A checked-out tree, for as long as this is there.
+pub struct Checkout {
+    work: FetchDir,
+    /// How many files it has; or why it is not one.
+    pub result: Result<u64>,
+}
+
+impl Checkout {
+    /// Where it is.
+    pub fn tree(&self) -> PathBuf {
+        self.work.path().join("tree")
+    }
+}
+
+/// The build context of a checked-out tree, as the classic builder gets it: an archive.
+pub fn archive(tree: &Path) -> Result<Vec<u8>> {
+    let context = Context::open(tree, 0, CancellationToken::new())?;
+    let filter = context.classic_filter()?;
+    read(context, filter)
+}
+
+/// The same without what `patterns` match instead of what the ignore file says, as BuildKit asks for it.
+pub fn archive_without(tree: &Path, patterns: &[String]) -> Result<Vec<u8>> {
+    let excludes = Patterns::new(patterns).map_err(|why| Error::new(Code::BuildFailed, why))?;
+    let filter = Filter {
+        excludes,
+        ..Filter::default()
+    };
+    read(Context::open(tree, 0, CancellationToken::new())?, filter)
+}
+
+fn read(context: Context, filter: Filter) -> Result<Vec<u8>> {
+    executor::runtime()?
+        .block_on(async {
+            let chunks = Arc::new(context).archive(filter, &TaskTracker::new());
+            chunks
+                .try_fold(Vec::new(), |mut archive, chunk| async move {
+                    archive.extend_from_slice(&chunk);
+                    Ok(archive)
+                })
+                .await
+        })
+        .map_err(|error| Error::new(Code::BuildFailed, error.to_string()))
+}
