@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -24,19 +23,19 @@ import (
 // busybox is an image with a shell and the usual small programs, for templates with a RUN instruction.
 const busybox = "libmol-test/busybox-go:latest"
 
-// testEngine is a second way to the engine, past the library: to see what it really did.
+// testEngine asks the engine without the library, to see what the library really did.
 type testEngine struct {
 	url    string
 	client *http.Client
 }
 
-var importBusybox sync.Once
+var importBusyboxOnce sync.Once
 
-// engineOfTheTests is the private engine, with a busybox image in it.
-func engineOfTheTests(t testing.TB) *testEngine {
+// dockerEngine is the private engine of the tests, with a busybox image in it.
+func dockerEngine(t testing.TB) *testEngine {
 	t.Helper()
-	e := engineAt(given(t, "MOL_TEST_ENGINE"))
-	importBusybox.Do(func() { e.importBusybox(t) })
+	e := engineAt(requiredEnv(t, "MOL_TEST_ENGINE"))
+	importBusyboxOnce.Do(func() { e.importBusybox(t) })
 	return e
 }
 
@@ -50,7 +49,7 @@ func engineAt(url string) *testEngine {
 	}}}
 }
 
-// ask sends a request and gives the answer, whatever its status.
+// ask sends a request and returns the status and the body of the answer.
 func (e *testEngine) ask(t testing.TB, method, path string, query url.Values, contentType string, body []byte) (int, []byte) {
 	t.Helper()
 	request, err := http.NewRequest(method, "http://engine"+path+"?"+query.Encode(), bytes.NewReader(body))
@@ -60,7 +59,7 @@ func (e *testEngine) ask(t testing.TB, method, path string, query url.Values, co
 	request.Header.Set("Content-Type", contentType)
 	response, err := e.client.Do(request)
 	if err != nil {
-		t.Fatalf("the tests' engine at %s: %v; run make test", e.url, err)
+		t.Fatalf("the engine of the tests at %s: %v; run make test", e.url, err)
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
@@ -70,7 +69,7 @@ func (e *testEngine) ask(t testing.TB, method, path string, query url.Values, co
 	return response.StatusCode, answer
 }
 
-// do is ask where it must work.
+// do is ask for a request that must succeed.
 func (e *testEngine) do(t testing.TB, method, path string, query url.Values, contentType string, body []byte) []byte {
 	t.Helper()
 	status, answer := e.ask(t, method, path, query, contentType, body)
@@ -80,7 +79,7 @@ func (e *testEngine) do(t testing.TB, method, path string, query url.Values, con
 	return answer
 }
 
-// importBusybox makes the base image from the machine's own busybox: there is no registry in reach.
+// importBusybox makes the base image from this machine's busybox: the tests reach no registry.
 func (e *testEngine) importBusybox(t testing.TB) {
 	t.Helper()
 	program, err := exec.LookPath("busybox")
@@ -106,7 +105,7 @@ func (e *testEngine) importBusybox(t testing.TB) {
 		add(tar.Header{Name: folder, Typeflag: tar.TypeDir, Mode: 0o755}, nil)
 	}
 	add(tar.Header{Name: "bin/busybox", Mode: 0o755}, data)
-	for _, name := range []string{"sh", "cat", "echo", "env", "false", "head", "ls", "seq", "sleep", "tr", "true"} {
+	for _, name := range []string{"sh", "cat", "echo", "seq", "sleep", "true"} {
 		add(tar.Header{Name: "bin/" + name, Typeflag: tar.TypeSymlink, Linkname: "busybox", Mode: 0o777}, nil)
 	}
 	if err := w.Close(); err != nil {
@@ -119,38 +118,20 @@ func (e *testEngine) importBusybox(t testing.TB) {
 	e.do(t, "POST", "/images/create", query, "application/x-tar", archive.Bytes())
 }
 
-// inspected is what the engine knows of an image; all is its answer as text.
-type inspected struct {
-	ID           string `json:"Id"`
-	Architecture string
-	Config       struct{ Labels map[string]string }
-
-	all string
-}
-
-// inspect gives the zero value if the engine has no image of that name.
-func (e *testEngine) inspect(t testing.TB, ref string) inspected {
+// imageID returns the id of an image, or "" if the engine has none of that name.
+func (e *testEngine) imageID(t testing.TB, ref string) string {
 	t.Helper()
 	status, answer := e.ask(t, "GET", "/images/"+ref+"/json", nil, "", nil)
 	if status == http.StatusNotFound {
-		return inspected{}
+		return ""
 	}
-	image := inspected{all: string(answer)}
+	var image struct {
+		ID string `json:"Id"`
+	}
 	if err := json.Unmarshal(answer, &image); err != nil || status != http.StatusOK {
 		t.Fatalf("%s: %d %s %v", ref, status, answer, err)
 	}
-	return image
-}
-
-func (e *testEngine) id(t testing.TB, ref string) string {
-	t.Helper()
-	return e.inspect(t, ref).ID
-}
-
-// history says how an image came to be.
-func (e *testEngine) history(t testing.TB, ref string) string {
-	t.Helper()
-	return string(e.do(t, "GET", "/images/"+ref+"/history", nil, "", nil))
+	return image.ID
 }
 
 func (e *testEngine) tag(t testing.TB, image, ref string) {
@@ -159,7 +140,7 @@ func (e *testEngine) tag(t testing.TB, image, ref string) {
 	e.do(t, "POST", "/images/"+image+"/tag", url.Values{"repo": {repo}, "tag": {tag}}, "", nil)
 }
 
-// untag removes a reference, if it is there.
+// untag removes a reference, if it exists.
 func (e *testEngine) untag(t testing.TB, ref string) {
 	t.Helper()
 	if status, answer := e.ask(t, "DELETE", "/images/"+ref, url.Values{"force": {"1"}}, "", nil); status >= 300 && status != http.StatusNotFound {
@@ -167,12 +148,12 @@ func (e *testEngine) untag(t testing.TB, ref string) {
 	}
 }
 
-// refsOf is every reference that ends with a test's mark.
-func (e *testEngine) refsOf(t testing.TB, isolation string) []string {
+// refs returns every reference with this isolation token.
+func (e *testEngine) refs(t testing.TB, isolation string) []string {
 	t.Helper()
 	var status int
 	var answer []byte
-	// Docker's containerd store answers with 404 while another test removes an image.
+	// Docker's containerd store answers 404 while another test removes an image.
 	for range 10 {
 		if status, answer = e.ask(t, "GET", "/images/json", nil, "", nil); status != http.StatusNotFound {
 			break
@@ -194,68 +175,15 @@ func (e *testEngine) refsOf(t testing.TB, isolation string) []string {
 	return refs
 }
 
-func (e *testEngine) removeAllOf(t testing.TB, isolation string) {
+func (e *testEngine) removeImages(t testing.TB, isolation string) {
 	t.Helper()
-	for _, ref := range e.refsOf(t, isolation) {
+	for _, ref := range e.refs(t, isolation) {
 		e.untag(t, ref)
 	}
 }
 
-// entry is one thing in an image.
-type entry struct {
-	mode    int64
-	content string
-	link    string
-}
-
-// files are the files and links in an image, without what the engine itself puts into every container.
-func (e *testEngine) files(t testing.TB, ref string) map[string]entry {
-	t.Helper()
-	body, err := json.Marshal(map[string]any{"Image": ref, "Cmd": []string{"never-started"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var made struct{ ID string }
-	if err := json.Unmarshal(e.do(t, "POST", "/containers/create", nil, "application/json", body), &made); err != nil {
-		t.Fatal(err)
-	}
-	archive := tar.NewReader(bytes.NewReader(e.do(t, "GET", "/containers/"+made.ID+"/export", nil, "", nil)))
-	e.do(t, "DELETE", "/containers/"+made.ID, nil, "", nil)
-	found := map[string]entry{}
-	for {
-		header, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			return found
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		own := slices.ContainsFunc([]string{
-			"dev/", "proc/", "sys/", "etc/hostname", "etc/hosts", "etc/mtab", "etc/resolv.conf", ".dockerenv",
-		}, func(own string) bool { return strings.HasPrefix(header.Name, own) })
-		if header.Typeflag == tar.TypeDir || own {
-			continue
-		}
-		content, err := io.ReadAll(archive)
-		if err != nil {
-			t.Fatal(err)
-		}
-		found[header.Name] = entry{header.Mode & 0o7777, string(content), header.Linkname}
-	}
-}
-
-// read gives the text of one file in an image.
-func (e *testEngine) read(t testing.TB, ref, path string) string {
-	t.Helper()
-	found, ok := e.files(t, ref)[path]
-	if !ok {
-		t.Fatalf("%s has no file %s", ref, path)
-	}
-	return found.content
-}
-
-// isRunning tells whether a process has this word in its command line. The engine's process namespace is
-// below ours, so the processes of its builds are to be seen here, which no call of its API shows for BuildKit.
+// isRunning reports whether a process has this word in its command line. The engine's process namespace is below that
+// of the tests, so the processes of its builds are visible here. No call of its API shows them for BuildKit.
 func isRunning(word string) bool {
 	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, line := range lines {
@@ -264,110 +192,4 @@ func isRunning(word string) bool {
 		}
 	}
 	return false
-}
-
-// treatment is what a proxy does with a request to the engine.
-type treatment int
-
-const (
-	pass     treatment = iota // the engine answers
-	fail                      // the answer is a 500
-	breakOff                  // the engine gets it, and the connection ends as soon as it answers
-)
-
-// engineProxy stands between the library and the engine: it sees all that is sent, and fails where it is told to.
-// All else is the real engine's.
-type engineProxy struct {
-	url   string // what to set DOCKER_HOST to
-	treat func(requestLine string) treatment
-
-	mu   sync.Mutex
-	sent bytes.Buffer
-}
-
-func (b *bed) engineProxy(treat func(string) treatment) *engineProxy {
-	b.Helper()
-	// Not in the test's own folder: the path of a socket may have 108 bytes at most.
-	dir, err := os.MkdirTemp("", "mol")
-	if err != nil {
-		b.Fatal(err)
-	}
-	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_ = listener.Close()
-		_ = os.RemoveAll(dir)
-	})
-	p := &engineProxy{url: "unix://" + filepath.Join(dir, "s"), treat: treat}
-	go func() {
-		for {
-			client, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go p.serve(client, strings.TrimPrefix(b.engine.url, "unix://"))
-		}
-	}()
-	return p
-}
-
-// all is what the library has sent so far.
-func (p *engineProxy) all() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.sent.String()
-}
-
-// serve is one connection, which may carry several requests, one after the other.
-func (p *engineProxy) serve(client net.Conn, socket string) {
-	defer client.Close()
-	engine, err := net.Dial("unix", socket)
-	if err != nil {
-		return
-	}
-	defer engine.Close()
-	broken := make(chan struct{})
-	cut := sync.OnceFunc(func() { close(broken) })
-	go func() {
-		defer client.Close()
-		buffer := make([]byte, 64<<10)
-		for {
-			n, err := engine.Read(buffer)
-			select {
-			case <-broken:
-				return
-			default:
-			}
-			if err != nil {
-				return
-			}
-			if _, err := client.Write(buffer[:n]); err != nil {
-				return
-			}
-		}
-	}()
-	buffer := make([]byte, 64<<10)
-	for {
-		n, err := client.Read(buffer)
-		if err != nil {
-			return
-		}
-		p.mu.Lock()
-		p.sent.Write(buffer[:n])
-		p.mu.Unlock()
-		line, _, _ := strings.Cut(string(buffer[:n]), "\r\n")
-		switch p.treat(line) {
-		case fail:
-			const body = `{"message":"told to fail"}`
-			_, _ = io.WriteString(client, "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length: 26\r\n\r\n"+body)
-			continue
-		case breakOff:
-			cut()
-		}
-		if _, err := engine.Write(buffer[:n]); err != nil {
-			return
-		}
-	}
 }

@@ -13,119 +13,122 @@ import (
 	"testing"
 )
 
-// The functions of a server's Start hook, which has no client: what they log, and where they find things.
+// The functions without a Client, as a server's Start hook uses them: what they return and log, and which folders they use.
 
-// logInto has the hook log to a buffer for the time of the test, from Info up, without the times.
-func logInto(t *testing.T) *bytes.Buffer {
+// logToBuffer makes the hook log to a buffer until the end of the test, from level Info, without times.
+func logToBuffer(t *testing.T) *bytes.Buffer {
 	t.Helper()
-	said := new(bytes.Buffer)
+	log := new(bytes.Buffer)
 	withoutTime := func(_ []string, a slog.Attr) slog.Attr {
 		if a.Key == slog.TimeKey || a.Key == "duration" {
 			return slog.Attr{}
 		}
 		return a
 	}
-	SetLogger(slog.New(slog.NewTextHandler(said, &slog.HandlerOptions{ReplaceAttr: withoutTime})))
+	SetLogger(slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{ReplaceAttr: withoutTime})))
 	t.Cleanup(func() { SetLogger(nil) })
-	return said
+	return log
 }
 
-// inOrder checks that a text has these parts, one after the other.
-func inOrder(t *testing.T, text string, parts ...string) {
+// containsInOrder checks that a text contains these parts, one after the other.
+func containsInOrder(t *testing.T, text string, parts ...string) {
 	t.Helper()
 	rest := text
 	for _, part := range parts {
 		_, after, found := strings.Cut(rest, part)
 		if !found {
-			t.Fatalf("%q is not there, or not in its place:\n%s", part, text)
+			t.Fatalf("%q is missing, or not in its place:\n%s", part, text)
 		}
 		rest = after
 	}
 }
 
-func TestTheHookLogsLookupMissFetchBuildAndResult(t *testing.T) {
-	b, sha := envBed(t)
-	said := logInto(t)
+func TestTheHookReturnsTheReferenceAndLogsEveryStep(t *testing.T) {
+	env, sha := environTestEnv(t)
+	log := logToBuffer(t)
 	ref, err := EnsureLocalImage(t.Context(), "hermes")
-	if err != nil || ref != b.ref("hermes", sha) {
+	if err != nil || ref != env.ref("hermes", sha) || ref != LocalImageTag("hermes", sha) {
 		t.Fatalf("got %q and %v", ref, err)
 	}
-	inOrder(t, said.String(), "kind=lookup_done", "commit_sha="+sha, "kind=cache_miss", "kind=fetch_started",
+	if latest := LocalImageLatestTag("hermes"); env.engine.imageID(t, latest) == "" {
+		t.Errorf("the engine has no %s", latest)
+	}
+	containsInOrder(t, log.String(), "kind=lookup_done", "commit_sha="+sha, "kind=cache_miss", "kind=fetch_started",
 		"kind=fetch_done", "kind=build_started", "kind=tagged", `msg="the workspace image is ready"`, "ref="+ref,
 		"cache_hit=false")
 
-	said.Reset()
+	log.Reset()
 	if _, err := EnsureLocalImage(t.Context(), "hermes"); err != nil {
 		t.Fatal(err)
 	}
-	inOrder(t, said.String(), "kind=lookup_done", "kind=cache_hit", `msg="the workspace image is ready"`, "cache_hit=true")
-	if strings.Contains(said.String(), "WARN") {
-		t.Errorf("there is a warning:\n%s", said)
+	containsInOrder(t, log.String(), "kind=lookup_done", "kind=cache_hit", `msg="the workspace image is ready"`, "cache_hit=true")
+	if strings.Contains(log.String(), "WARN") {
+		t.Errorf("there is a warning:\n%s", log)
 	}
 }
 
-func TestTheHookLogsAFailureAsAWarningWithoutSecrets(t *testing.T) {
-	b, _ := envBed(t, "--token", plainToken)
-	t.Setenv("MOLECULE_GITEA_TOKEN", "another-"+plainToken)
-	said := logInto(t)
+func TestTheHookLogsAFailureAsAWarningWithoutTheToken(t *testing.T) {
+	const token = "7f3c0b5e9d2a4f6188c1e0b7a6d5943210fedcba"
+	env, _ := environTestEnv(t, "--token", "another-"+token)
+	t.Setenv("MOLECULE_GITEA_TOKEN", token)
+	log := logToBuffer(t)
 	if _, err := EnsureLocalImage(t.Context(), "hermes"); !errors.Is(err, ErrAuth) {
 		t.Fatalf("got %v", err)
 	}
-	inOrder(t, said.String(), "level=WARN", "there is no workspace image", "runtime=hermes", "code=auth",
-		"url="+b.server.RepoPrefix+"hermes", "hint=")
-	if strings.Contains(said.String(), plainToken) {
-		t.Errorf("the token is in the log:\n%s", said)
+	containsInOrder(t, log.String(), "level=WARN", "there is no workspace image", "runtime=hermes", "code=auth",
+		"url="+env.server.RepoPrefix+"hermes", "hint=")
+	if strings.Contains(log.String(), token) {
+		t.Errorf("the token is in the log:\n%s", log)
 	}
-	said.Reset()
+	log.Reset()
 	if _, err := EnsureLocalImage(t.Context(), "hermse"); !errors.Is(err, ErrUnknownRuntime) {
 		t.Fatalf("got %v", err)
 	}
-	inOrder(t, said.String(), "level=WARN", `unknown runtime \"hermse\"`, "code=unknown_runtime", "did you mean hermes?")
+	containsInOrder(t, log.String(), "level=WARN", `unknown runtime \"hermse\"`, "code=unknown_runtime", "did you mean hermes?")
 }
 
-// The logger that counts is the one of the moment, also for a client that is older.
-func TestSetLoggerHoldsForCallsThatAreRunning(t *testing.T) {
-	b, _ := envBed(t)
-	b.template("hermes", dockerfile("FROM "+busybox+"\nRUN echo "+unique()+"; sleep 2\n"))
-	first := logInto(t)
+func TestSetLoggerAppliesToRunningCalls(t *testing.T) {
+	env, _ := environTestEnv(t)
+	env.commit("hermes", dockerfile("FROM "+busybox+"\nRUN echo "+uniqueWord()+"; sleep 2\n"))
+	first := logToBuffer(t)
 	done := make(chan error, 1)
 	go func() {
 		_, err := EnsureLocalImage(context.Background(), "hermes")
 		done <- err
 	}()
-	until(t, "the build has begun", func() bool { return b.server.requests(b).fetches() > 0 })
-	second := logInto(t)
+	waitUntil(t, "the fetch has begun", func() bool { return env.server.fetches(t) > 0 })
+	second := logToBuffer(t)
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	inOrder(t, second.String(), "kind=tagged", "the workspace image is ready")
+	containsInOrder(t, second.String(), "kind=tagged", "the workspace image is ready")
 	if strings.Contains(first.String(), "is ready") {
 		t.Errorf("the old logger got the result:\n%s", first)
 	}
 }
 
-// Without SetLogger it is slog's default, as it is at that moment.
-func TestTheHookLogsToTheDefaultLogger(t *testing.T) {
-	envBed(t)
+// slog's default logger is read at each record.
+func TestWithoutSetLoggerTheHookLogsToTheDefaultLogger(t *testing.T) {
+	environTestEnv(t)
 	chosen := chosenLogger.Swap(nil)
 	t.Cleanup(func() { chosenLogger.Store(chosen) })
 	before := slog.Default()
 	t.Cleanup(func() { slog.SetDefault(before) })
-	said := new(bytes.Buffer)
-	slog.SetDefault(slog.New(slog.NewTextHandler(said, nil)))
+	log := new(bytes.Buffer)
+	slog.SetDefault(slog.New(slog.NewTextHandler(log, nil)))
 	if _, err := EnsureLocalImage(t.Context(), "hermes"); err != nil {
 		t.Fatal(err)
 	}
-	inOrder(t, said.String(), "kind=build_started", "the workspace image is ready")
+	containsInOrder(t, log.String(), "kind=build_started", "the workspace image is ready")
 }
 
-func TestARelativeCacheFolderStaysWhereTheFirstCallFoundIt(t *testing.T) {
-	b, sha := envBed(t)
+func TestARelativeCacheFolderOfTheHookIgnoresLaterChdir(t *testing.T) {
+	env, sha := environTestEnv(t)
 	first, err := firstWorkingDirectory()
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, err := filepath.Rel(first, b.dir)
+	dir, err := filepath.Rel(first, env.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,17 +137,17 @@ func TestARelativeCacheFolderStaysWhereTheFirstCallFoundIt(t *testing.T) {
 	if _, err := EnsureLocalImage(t.Context(), "hermes"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(filepath.Join(b.dir, "relative", "hermes", sha[:12])); err != nil {
+	if _, err := os.Stat(filepath.Join(env.dir, "relative", "hermes", sha[:12])); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestARelativeCacheFolderOfAClientBeginsAtTheWorkingDirectoryAndDoctorShowsItWhole(t *testing.T) {
-	b := newBed(t)
-	sha := b.template("hermes", dockerfile(plain))
+func TestARelativeCacheFolderOfAClientIgnoresLaterChdir(t *testing.T) {
+	env := newTestEnv(t)
+	sha := env.commit("hermes", dockerfile(plain))
 	dir := t.TempDir()
 	t.Chdir(dir)
-	c := b.client(func(o *Options) { o.CacheDir = "here" })
+	c := env.client(func(o *Options) { o.CacheDir = "here" })
 	t.Chdir(t.TempDir())
 	c.ensure("hermes")
 	if _, err := os.Stat(filepath.Join(dir, "here", "hermes", sha[:12])); err != nil {
@@ -156,15 +159,15 @@ func TestARelativeCacheFolderOfAClientBeginsAtTheWorkingDirectoryAndDoctorShowsI
 	}
 	for _, check := range found.Checks {
 		if check.Name == "cache" {
-			says(t, check.Found, filepath.Join(dir, "here"))
+			mustContain(t, check.Found, filepath.Join(dir, "here"))
 		}
 	}
 }
 
-func TestEngineHostIsWhereTheImagesAre(t *testing.T) {
-	b, _ := envBed(t)
+func TestEngineHostReturnsTheEngineInUse(t *testing.T) {
+	env, _ := environTestEnv(t)
 	host, err := EngineHost(t.Context())
-	if err != nil || host != b.engine.url {
+	if err != nil || host != env.engine.url {
 		t.Errorf("got %q and %v", host, err)
 	}
 	t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")

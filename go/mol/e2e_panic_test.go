@@ -11,11 +11,11 @@ import (
 	"testing"
 )
 
-// These tests need a library that panics where FAILPOINTS says (src/testing/point.rs). With the tag mol_failpoints they
-// are in the program, and tests/run links it with such a library, in the same way as the one that ships.
+// This test needs a library that panics where FAILPOINTS says (src/testing/point.rs). The tag mol_failpoints compiles it,
+// and tests/run links it with such a library, in the same way as the library that ships.
 
-// A panic in an entry point, in a caller's own task, on a blocking thread, in a shared build, where an event is
-// told, and where a call ends: once each, in the order in which calls come by them.
+// panicsAt are an entry point, a caller's own task, a blocking thread, a shared build, the sending of an event, and the
+// end of a call, in the order in which calls reach them.
 var panicsAt = []string{"entry", "lookup-done", "checkout-done", "tree-ready", "event-BuildStarted", "image-built", "call-ended"}
 
 func TestAPanicInTheLibraryIsErrInternalAndTheNextCallWorks(t *testing.T) {
@@ -23,19 +23,19 @@ func TestAPanicInTheLibraryIsErrInternalAndTheNextCallWorks(t *testing.T) {
 	for _, point := range panicsAt {
 		what := "=1*return(boom)"
 		if point == "call-ended" {
-			// All calls come by there: those before are not stopped.
+			// All calls reach this point: the earlier ones must not panic there.
 			what = fmt.Sprintf("=%d*off->1*return(boom)", len(panicsAt)-2)
 		}
 		points = append(points, point+what)
 	}
-	// Through C's environment too, where the library looks for it, once.
+	// This sets C's environment too, which the library reads once.
 	if err := os.Setenv("FAILPOINTS", strings.Join(points, ";")); err != nil {
 		t.Fatal(err)
 	}
-	b := newBed(t)
-	b.template("hermes", dockerfile(plain))
+	env := newTestEnv(t)
+	env.commit("hermes", dockerfile(plain))
 
-	isTold := func(err error, point string) {
+	checkPanic := func(err error, point string) {
 		t.Helper()
 		place := regexp.MustCompile(`boom at the point ` + point + ` \(src/[a-z/]+\.rs:[0-9]+\)`)
 		var e *Error
@@ -43,15 +43,13 @@ func TestAPanicInTheLibraryIsErrInternalAndTheNextCallWorks(t *testing.T) {
 			t.Errorf("at %s: got %#v", point, err)
 		}
 	}
-	_, err := New(b.options())
-	isTold(err, "entry")
-	c := b.client()
+	_, err := New(env.options())
+	checkPanic(err, "entry")
+	c := env.client()
 	for _, point := range panicsAt[1:] {
-		isTold(c.refused("hermes", ErrInternal), point)
-		// A thread may be at work in it for a moment more.
-		until(t, "at "+point+": no fetch is left in the cache", func() bool {
-			return !strings.Contains(strings.Join(b.cachedPaths(), "\n"), ".work-")
-		})
+		checkPanic(c.mustFail("hermes", ErrInternal), point)
+		// A thread may still work in the folder of the fetch for a moment.
+		waitUntil(t, "at "+point+": no fetch is left in the cache", func() bool { return len(env.unfinishedFetches()) == 0 })
 	}
 	c.ensure("hermes")
 }

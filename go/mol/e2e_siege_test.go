@@ -15,8 +15,8 @@ import (
 	"time"
 )
 
-// siegeSeconds is how long the siege lasts: a short time in make test.
-func siegeSeconds(t *testing.T) time.Duration {
+// siegeDuration is how long the siege lasts; make test uses the default.
+func siegeDuration(t *testing.T) time.Duration {
 	t.Helper()
 	value := os.Getenv("MOL_TEST_SIEGE_SECONDS")
 	if value == "" {
@@ -29,27 +29,27 @@ func siegeSeconds(t *testing.T) time.Duration {
 	return time.Duration(seconds) * time.Second
 }
 
-// lateAtMost is how late a call may be seen to return where ten thousand goroutines share two processors.
+// lateAtMost is how late after its deadline a call may return while ten thousand goroutines share two processors.
 const lateAtMost = 30 * time.Second
 
-// A server with 10,000 goroutines, whose contexts end at random, against template servers that lie and never end
-// and an ssh that dies. It must not die, hang or grow (promises P4, P7 and P9).
-func TestAServerWithTenThousandGoroutinesUnderSiegeDoesNotDieHangOrGrow(t *testing.T) {
+// 10,000 goroutines, whose contexts end at random, call template servers that send false or endless answers, and an
+// engine behind an ssh that dies. The process must not crash, hang or grow (promises P4, P7 and P9).
+func TestTenThousandGoroutinesUnderSiegeNeitherCrashHangNorLeak(t *testing.T) {
 	if !inOwnProcess(t) {
 		return
 	}
-	b := newBed(t)
-	docker := given(t, "MOL_TEST_DOCKER")
-	programs := filepath.Join(b.dir, "programs")
+	env := newTestEnv(t)
+	docker := requiredEnv(t, "MOL_TEST_DOCKER")
+	programs := filepath.Join(env.dir, "programs")
 	if err := os.Mkdir(programs, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	dies := "#!/bin/sh\nPATH=/usr/bin:/bin\n(dd bs=64k count=30 2>/dev/null; kill -9 0) | " + docker + " --host " + b.engine.url + " system dial-stdio\n"
+	dies := "#!/bin/sh\nPATH=/usr/bin:/bin\n(dd bs=64k count=30 2>/dev/null; kill -9 0) | " + docker + " --host " + env.engine.url + " system dial-stdio\n"
 	if err := os.WriteFile(filepath.Join(programs, "ssh"), []byte(dies), 0o755); err != nil {
 		t.Fatal(err)
 	}
 
-	servers := []*templateServer{b.server}
+	servers := []*templateServer{env.server}
 	for _, how := range []fault{
 		{"match": "/api/", "endless": true, "body": "{\"commit\":"},
 		{"match": "/api/", "reset": true},
@@ -59,18 +59,18 @@ func TestAServerWithTenThousandGoroutinesUnderSiegeDoesNotDieHangOrGrow(t *testi
 		{"match": "/git-upload-pack$", "truncate_after": 70_000},
 	} {
 		hostile := startTemplateServer(t)
-		hostile.misbehave(t, how)
+		hostile.setFaults(t, how)
 		servers = append(servers, hostile)
 	}
 	for _, server := range servers {
 		for _, runtime := range KnownRuntimes()[:3] {
-			server.commit(t, templateRepo(runtime), "main", copying(strings.Repeat(unique(), 20_000)))
+			server.commit(t, templateRepo(runtime), "main", copying(strings.Repeat(uniqueWord(), 20_000)))
 		}
 	}
 	var clients []*Client
 	for _, server := range servers {
-		for _, host := range []string{b.engine.url, "ssh://host", "unix:///nowhere.sock"} {
-			o := b.options()
+		for _, host := range []string{env.engine.url, "ssh://host", "unix:///nowhere.sock"} {
+			o := env.options()
 			o.RepoPrefix, o.DockerHost, o.env.searchPath = server.RepoPrefix, host, programs
 			o.OnEvent = func(Event) {}
 			client, err := New(o)
@@ -83,7 +83,7 @@ func TestAServerWithTenThousandGoroutinesUnderSiegeDoesNotDieHangOrGrow(t *testi
 
 	goroutines := 10_000
 	if raceDetector {
-		goroutines = 4_000 // it takes at most 8,128, and each call is more than one
+		goroutines = 4_000 // the race detector allows 8,128, and each call has more than one
 	}
 	round := func(lasts time.Duration) {
 		end := time.Now().Add(lasts)
@@ -93,10 +93,10 @@ func TestAServerWithTenThousandGoroutinesUnderSiegeDoesNotDieHangOrGrow(t *testi
 			go func() {
 				defer calls.Done()
 				for time.Now().Before(end) {
-					patience := time.Duration(1+rand.Intn(3000)) * time.Millisecond
-					ctx, cancel := context.WithTimeout(context.Background(), patience)
+					timeout := time.Duration(1+rand.Intn(3000)) * time.Millisecond
+					ctx, cancel := context.WithTimeout(context.Background(), timeout)
 					if rand.Intn(2) == 0 {
-						time.AfterFunc(patience/2, cancel)
+						time.AfterFunc(timeout/2, cancel)
 					}
 					begun := time.Now()
 					_, err := clients[rand.Intn(len(clients))].EnsureLocalImage(ctx, KnownRuntimes()[rand.Intn(3)])
@@ -104,27 +104,27 @@ func TestAServerWithTenThousandGoroutinesUnderSiegeDoesNotDieHangOrGrow(t *testi
 					if errors.Is(err, ErrInternal) {
 						t.Error(err)
 					}
-					if late := time.Since(begun) - patience; late > lateAtMost {
-						t.Errorf("a call came back %v after its deadline", late)
+					if late := time.Since(begun) - timeout; late > lateAtMost {
+						t.Errorf("a call returned %v after its deadline", late)
 					}
 				}
 			}()
 		}
 		calls.Wait()
 	}
-	round(siegeSeconds(t) / 2)
+	round(siegeDuration(t) / 2)
 	time.Sleep(2 * time.Second)
 	before := footprintNow(t)
-	round(siegeSeconds(t) / 2)
+	round(siegeDuration(t) / 2)
 	limit := before
-	limit.threads += 80 // those of the library end when they have nothing to do; Go keeps its own
+	limit.threads += 80 // the library's idle threads end; Go keeps its own
 	limit.files += 64
 	limit.memory += 96 << 10
 	if raceDetector {
-		limit.memory += 1 << 20 // its own records grow with every goroutine and never shrink
+		limit.memory += 1 << 20 // the race detector's records grow with every goroutine and never shrink
 	}
 	after := footprintNow(t)
-	for deadline := time.Now().Add(patience / 3); !after.within(limit); after = footprintNow(t) {
+	for deadline := time.Now().Add(waitLimit / 3); !after.within(limit); after = footprintNow(t) {
 		if time.Now().After(deadline) {
 			t.Fatalf("before %+v, after %+v", before, after)
 		}

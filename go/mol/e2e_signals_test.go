@@ -13,33 +13,33 @@ import (
 	"testing"
 )
 
-// A thread that is not Go's has Go's default for SIGPIPE, which is to die: a write of the library to an ssh
-// that is gone would end the whole server, and this test with it.
-func TestAServerWithSixtyCallsSurvivesAnSSHThatDies(t *testing.T) {
-	b := parallelBed(t)
-	docker := given(t, "MOL_TEST_DOCKER")
+// On a thread that Go did not start, SIGPIPE ends the process: a write of the library to an ssh that is gone would
+// end the server, and this test.
+func TestSixtyCallsSurviveAnSSHThatDies(t *testing.T) {
+	env := parallelTestEnv(t)
+	docker := requiredEnv(t, "MOL_TEST_DOCKER")
 	for _, runtime := range KnownRuntimes() {
-		b.template(runtime, files{
-			"Dockerfile": {Text: "FROM scratch\nCOPY content /\nLABEL bed=" + b.isolation + "\n"},
-			"content":    {Text: strings.Repeat(unique(), 6<<20/20)},
+		env.commit(runtime, files{
+			"Dockerfile": {Text: "FROM scratch\nCOPY content /\nLABEL test=" + env.isolation + "\n"},
+			"content":    {Text: strings.Repeat(uniqueWord(), 6<<20/20)},
 		})
 	}
 	for name, script := range map[string]string{
 		"at once":            "exit 1",
 		"without reading":    "exec <&-; sleep 0.02",
-		"during the context": "(dd bs=64k count=46 2>/dev/null; kill -9 0) | " + docker + " --host " + b.engine.url + " system dial-stdio",
+		"during the context": "(dd bs=64k count=46 2>/dev/null; kill -9 0) | " + docker + " --host " + env.engine.url + " system dial-stdio",
 	} {
-		programs := filepath.Join(b.dir, name)
+		programs := filepath.Join(env.dir, name)
 		if err := os.Mkdir(programs, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		// Another program writes it: what this one has open for writing, a child of it could not run.
+		// Another process writes the script: a file that a process has open for writing cannot be executed.
 		write := exec.Command("/bin/sh", "-c", `cat >"$0" && chmod 755 "$0"`, filepath.Join(programs, "ssh"))
 		write.Stdin = strings.NewReader("#!/bin/sh\nPATH=/usr/bin:/bin\n" + script + "\n")
 		if err := write.Run(); err != nil {
 			t.Fatal(err)
 		}
-		o := b.options()
+		o := env.options()
 		o.DockerHost, o.env.searchPath = "ssh://host", programs
 		client, err := New(o)
 		if err != nil {

@@ -15,9 +15,7 @@ import (
 	"time"
 )
 
-// The host process is safe (promise P7): nothing is left in it, however often.
-
-// footprint is what a leak would add to.
+// footprint is what a leak in the host process would add to (promise P7).
 type footprint struct {
 	goroutines, threads, files int
 	memory                     int // resident, in KiB
@@ -29,7 +27,7 @@ func (f footprint) within(limit footprint) bool {
 
 func footprintNow(t *testing.T) footprint {
 	t.Helper()
-	debug.FreeOSMemory() // what Go only keeps for later is no leak
+	debug.FreeOSMemory() // memory that Go keeps for later is not a leak
 	status, err := os.ReadFile("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
@@ -50,8 +48,8 @@ func footprintNow(t *testing.T) footprint {
 	return footprint{runtime.NumGoroutine(), number("Threads"), len(open), number("VmRSS")}
 }
 
-// inOwnProcess runs the test in a process of its own, and says whether this is that process. Such a test counts what
-// the process has, and other tests leave their share.
+// inOwnProcess runs the test in a new process, and reports whether this is that process: the threads, files and memory
+// of other tests must not count.
 func inOwnProcess(t *testing.T) bool {
 	t.Helper()
 	const own = "MOL_TEST_OWN_PROCESS"
@@ -60,42 +58,43 @@ func inOwnProcess(t *testing.T) bool {
 	}
 	child := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
 	child.Env = append(os.Environ(), own+"=1")
-	said, err := child.CombinedOutput()
-	t.Logf("%s", said)
+	output, err := child.CombinedOutput()
+	t.Logf("%s", output)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return false
 }
 
-func TestNothingIsLeftAfterAThousandRoundsOfEnsureAndCancel(t *testing.T) {
+func TestAThousandRoundsOfEnsureAndCancelLeakNothing(t *testing.T) {
+	t.Parallel()
 	if !inOwnProcess(t) {
 		return
 	}
-	b := newBed(t)
-	b.template("hermes", dockerfile(plain))
-	// Not b.client, which keeps every client until the end of the test.
-	newcomer := func() *testClient {
-		o := b.options()
+	env := newTestEnv(t)
+	env.commit("hermes", dockerfile(plain))
+	// Not env.client, which keeps every client until the end of the test.
+	newClient := func() *testClient {
+		o := env.options()
 		o.OnEvent = func(Event) {}
 		client, err := New(o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return &testClient{Client: client, b: b}
+		return &testClient{Client: client, env: env}
 	}
-	// A round is a call that is cancelled after a while, which leads to a different place each time; one in fifty
-	// may end. Every client is used for fifty.
+	// A round is a call that is cancelled after a delay, so at a different step each time; one call in fifty completes.
+	// Each client is used for fifty rounds.
 	rounds := func(n int) {
 		var c *testClient
 		for i := range n {
 			if i%50 == 0 {
-				c = newcomer()
+				c = newClient()
 			}
-			call := c.begin("hermes")
+			call := c.start("hermes")
 			if i%50 == 49 {
-				call.ends()
-				b.engine.removeAllOf(b, b.isolation)
+				call.mustSucceed()
+				env.engine.removeImages(t, env.isolation)
 				_ = c.Close()
 				continue
 			}
@@ -106,22 +105,21 @@ func TestNothingIsLeftAfterAThousandRoundsOfEnsureAndCancel(t *testing.T) {
 			}
 		}
 	}
-	// The library's one runtime and the threads and the memory that Go and the C library keep for later come with
-	// the first rounds.
+	// The first rounds start the library's runtime, and the threads and the memory that Go and the C library keep.
 	rounds(200)
 	before := footprintNow(t)
 	begun, done := time.Now(), 0
-	for done < 1000 || time.Since(begun) < soak(t) {
+	for done < 1000 || time.Since(begun) < soakDuration(t) {
 		rounds(1000)
 		done += 1000
 	}
-	// Go never ends a thread that it once made, and may make one at any time; a leak would be many more. Memory
-	// settles only in time.
+	// Go never ends a thread that it has started, and may start one at any time; a leak would be many more. Memory
+	// settles only after some time.
 	limit := before
 	limit.threads += 3
 	limit.memory += 16 << 10
 	after := footprintNow(t)
-	for deadline := time.Now().Add(patience / 3); !after.within(limit); after = footprintNow(t) {
+	for deadline := time.Now().Add(waitLimit / 3); !after.within(limit); after = footprintNow(t) {
 		if time.Now().After(deadline) {
 			t.Fatalf("before %+v, after %+v", before, after)
 		}
@@ -130,8 +128,8 @@ func TestNothingIsLeftAfterAThousandRoundsOfEnsureAndCancel(t *testing.T) {
 	t.Logf("before %+v, after %d rounds %+v", before, done, after)
 }
 
-// soak is how long make soak wants a test to go on; make test wants it once.
-func soak(t *testing.T) time.Duration {
+// soakDuration is how long make soak repeats a test; 0 for make test, which runs it once.
+func soakDuration(t *testing.T) time.Duration {
 	t.Helper()
 	value := os.Getenv("MOL_TEST_SOAK_SECONDS")
 	if value == "" {
