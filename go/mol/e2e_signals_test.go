@@ -15,7 +15,7 @@ import (
 
 // On a thread that Go did not start, SIGPIPE ends the process: a write of the library to an ssh that is gone would
 // end the server, and this test.
-func TestSixtyCallsSurviveAnSSHThatDies(t *testing.T) {
+func TestAServerWithSixtyCallsSurvivesAnSSHThatDies(t *testing.T) {
 	env := parallelTestEnv(t)
 	docker := requiredEnv(t, "MOL_TEST_DOCKER")
 	for _, runtime := range KnownRuntimes() {

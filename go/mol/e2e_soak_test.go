@@ -66,7 +66,7 @@ func inOwnProcess(t *testing.T) bool {
 	return false
 }
 
-func TestAThousandRoundsOfEnsureAndCancelLeakNothing(t *testing.T) {
+func TestNothingIsLeftAfterAThousandRoundsOfEnsureAndCancel(t *testing.T) {
 	t.Parallel()
 	if !inOwnProcess(t) {
 		return

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// fakePool makes clients on fakeCores that answer at once, and remembers them. They close before the pool's
-// call returns.
+// fakePool returns a pool whose clients use a new fakeCore each, and a function that returns these. Clients close
+// synchronously.
 func fakePool() (*clientPool, func() []*fakeCore) {
 	var mu sync.Mutex
 	var cores []*fakeCore
@@ -53,11 +53,11 @@ func TestCallsWithOneEnvironmentShareAClient(t *testing.T) {
 		t.Errorf("%d clients", n)
 	}
 	if n := cores()[0].frees.Load(); n != 0 {
-		t.Error("the client was closed while it can still be used")
+		t.Error("the current client was closed")
 	}
 }
 
-func TestAnotherEnvironmentGetsAnotherClientAndTheOldOneClosesAfterItsLastCall(t *testing.T) {
+func TestANewEnvironmentGetsANewClientAndTheOldOneClosesAfterItsLastCall(t *testing.T) {
 	pool, cores := fakePool()
 	acquire := func(branch string) *sharedClient {
 		t.Helper()
@@ -67,8 +67,8 @@ func TestAnotherEnvironmentGetsAnotherClientAndTheOldOneClosesAfterItsLastCall(t
 		}
 		return c
 	}
-	// frees is how often each client was freed.
-	frees := func(want ...int32) {
+	// wantFrees checks how often each client was freed.
+	wantFrees := func(want ...int32) {
 		t.Helper()
 		var got []int32
 		for _, core := range cores() {
@@ -81,24 +81,24 @@ func TestAnotherEnvironmentGetsAnotherClientAndTheOldOneClosesAfterItsLastCall(t
 	first, second := acquire("one"), acquire("one")
 	other := acquire("two")
 	if first.Client != second.Client || first.Client == other.Client {
-		t.Fatal("the clients are not by environment")
+		t.Fatal("want one client for each environment")
 	}
-	frees(0, 0)
+	wantFrees(0, 0)
 	pool.release(first)
-	frees(0, 0)
+	wantFrees(0, 0)
 	pool.release(second)
-	frees(1, 0)
+	wantFrees(1, 0)
 
 	pool.release(other)
-	frees(1, 0)
+	wantFrees(1, 0)
 	third := acquire("three")
-	frees(1, 1, 0)
+	wantFrees(1, 1, 0)
 	pool.release(third)
-	frees(1, 1, 0)
+	wantFrees(1, 1, 0)
 }
 
-// A variable that does not count would have calls use the client of an environment that is gone.
-func TestEveryVariableHasAnotherClient(t *testing.T) {
+// If a variable did not count, calls would use the client of an earlier environment.
+func TestEveryVariableChangeMakesANewClient(t *testing.T) {
 	clearEnv(t)
 	for _, name := range everyVariable {
 		if name == "MOLECULE_IMAGE_REGISTRY" { // only Resolve reads it
@@ -121,7 +121,7 @@ func TestEveryVariableHasAnotherClient(t *testing.T) {
 	}
 }
 
-func TestAnEnvironmentThatCannotBeUsedLeavesTheClientAlone(t *testing.T) {
+func TestAnInvalidEnvironmentKeepsTheCurrentClient(t *testing.T) {
 	pool, cores := fakePool()
 	c, err := pool.acquire(Options{})
 	if err != nil {
@@ -133,13 +133,13 @@ func TestAnEnvironmentThatCannotBeUsedLeavesTheClientAlone(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	again, err := pool.acquire(Options{})
-	if err != nil || again.Client != c.Client || len(cores()) != 1 {
+	second, err := pool.acquire(Options{})
+	if err != nil || second.Client != c.Client || len(cores()) != 1 {
 		t.Errorf("got %v, %d clients", err, len(cores()))
 	}
 }
 
-func TestThePackageLevelCallNeedsNoClientToRefuse(t *testing.T) {
+func TestTheHookRefusesUnknownRuntimesWithoutAClient(t *testing.T) {
 	clearEnv(t)
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "a..b") // New would fail
 	const token = "t0ken-in-a-name"
@@ -159,7 +159,7 @@ func TestThePackageLevelCallNeedsNoClientToRefuse(t *testing.T) {
 			}
 			refusesUnknown(t, err, token[:6])
 			if log := <-records; strings.Contains(log, token[:6]) || len(log) > 2000 || !strings.Contains(log, "code=unknown_runtime") {
-				t.Errorf("the log has %.3000s", log)
+				t.Errorf("got the log record %.3000s", log)
 			}
 		}
 	}
@@ -168,7 +168,7 @@ func TestThePackageLevelCallNeedsNoClientToRefuse(t *testing.T) {
 	}
 }
 
-// hookOpens has the hook make its clients in another way for the time of the test.
+// hookOpens replaces the function with which the hook makes its clients, until the end of the test.
 func hookOpens(t *testing.T, open func(Options) (*Client, error)) {
 	t.Helper()
 	before := sharedClients.open
@@ -176,7 +176,7 @@ func hookOpens(t *testing.T, open func(Options) (*Client, error)) {
 	sharedClients.open = open
 }
 
-// hookOn has the hook use a fakeCore for the time of the test, in an environment of its own.
+// hookOn makes the hook use a fakeCore until the end of the test, with an environment of its own.
 func hookOn(t *testing.T, f *fakeCore) {
 	t.Helper()
 	clearEnv(t)
@@ -184,7 +184,7 @@ func hookOn(t *testing.T, f *fakeCore) {
 	hookOpens(t, func(o Options) (*Client, error) { return &Client{startClient(f, newListener(o), o)}, nil })
 }
 
-// handlerFunc is a slog.Handler that is one function.
+// handlerFunc is a function as a slog.Handler.
 type handlerFunc func(slog.Record)
 
 func (h handlerFunc) Enabled(context.Context, slog.Level) bool      { return true }
@@ -192,7 +192,7 @@ func (h handlerFunc) WithAttrs([]slog.Attr) slog.Handler            { return h }
 func (h handlerFunc) WithGroup(string) slog.Handler                 { return h }
 func (h handlerFunc) Handle(_ context.Context, r slog.Record) error { h(r); return nil }
 
-// logWith has the hook log to a function for the time of the test.
+// logWith makes the hook log to a function until the end of the test.
 func logWith(t *testing.T, handle handlerFunc) {
 	t.Helper()
 	chosen := chosenLogger.Load()
@@ -200,7 +200,7 @@ func logWith(t *testing.T, handle handlerFunc) {
 	SetLogger(slog.New(handle))
 }
 
-// logRecords has the hook log to a channel for the time of the test, one text for each record.
+// logRecords makes the hook log to a channel until the end of the test, one text per record.
 func logRecords(t *testing.T) <-chan string {
 	t.Helper()
 	records := make(chan string, 100)
@@ -212,13 +212,13 @@ func logRecords(t *testing.T) <-chan string {
 	return records
 }
 
-func TestALoggerThatBlocksDoesNotHoldUpACallThatIsCancelled(t *testing.T) {
+func TestABlockedLoggerDoesNotDelayACancelledCall(t *testing.T) {
 	f := newFakeCore()
 	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
 		f.event(Event{Kind: EventBuildStarted, Call: id, Runtime: name})
 		return nil
 	}
-	// The worst case: the library does not confirm the cancel either.
+	// The worst case: the library does not confirm the cancel.
 	f.onCancel = func(*fakeCore, uint64) {}
 	hookOn(t, f)
 	release := make(chan struct{})
@@ -243,7 +243,7 @@ func TestALoggerThatBlocksDoesNotHoldUpACallThatIsCancelled(t *testing.T) {
 	}
 }
 
-func TestALoggerThatPanicsOrEndsItsGoroutineChangesNoResult(t *testing.T) {
+func TestALoggerThatPanicsOrExitsChangesNoResult(t *testing.T) {
 	for name, handle := range map[string]handlerFunc{
 		"panics":             func(slog.Record) { panic("no disk") },
 		"ends its goroutine": func(slog.Record) { runtime.Goexit() },
@@ -263,7 +263,7 @@ func TestALoggerThatPanicsOrEndsItsGoroutineChangesNoResult(t *testing.T) {
 	}
 }
 
-func TestTheResultOfACallInTheLog(t *testing.T) {
+func TestTheResultOfACallIsLogged(t *testing.T) {
 	records := logRecords(t)
 	for _, c := range []struct {
 		image Image

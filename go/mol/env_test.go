@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// everyVariable is what OptionsFromEnv and Resolve read.
+// everyVariable are the variables that OptionsFromEnv and Resolve read.
 var everyVariable = []string{
 	"MOLECULE_IMAGE_REGISTRY", "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "MOLECULE_LOCAL_TEMPLATE_BRANCH",
 	"MOLECULE_GITEA_TOKEN", "MOLECULE_LOCAL_BUILD_CACHE", "MOLECULE_IMAGE_PLATFORM",
@@ -16,7 +16,7 @@ var everyVariable = []string{
 	"SSL_CERT_FILE", "SSL_CERT_DIR", "HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR", "PATH",
 }
 
-// clearEnv unsets all of them for the time of the test.
+// clearEnv unsets all of them until the end of the test.
 func clearEnv(t testing.TB) {
 	t.Helper()
 	for _, name := range everyVariable {

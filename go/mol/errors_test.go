@@ -43,7 +43,7 @@ func TestEveryCodeHasItsNameAndItsSentinel(t *testing.T) {
 	} {
 		err := fmt.Errorf("start: %w", &Error{Code: c.code, Message: "m"})
 		if c.code.String() != c.name {
-			t.Errorf("%d is called %s, want %s", int32(c.code), c.code, c.name)
+			t.Errorf("the name of %d is %s, want %s", int32(c.code), c.code, c.name)
 		}
 		if !errors.Is(err, c.sentinel) {
 			t.Errorf("%s is not %v", c.code, c.sentinel)
@@ -55,11 +55,11 @@ func TestEveryCodeHasItsNameAndItsSentinel(t *testing.T) {
 		}
 	}
 	if Code(0).String() != "ok" {
-		t.Errorf("0 is called %s", Code(0))
+		t.Errorf("the name of 0 is %s", Code(0))
 	}
 }
 
-func TestAnErrorSaysWhatWhereAndWhatNext(t *testing.T) {
+func TestErrorTextHasMessageStepURLHintAndOutput(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		err  *Error
@@ -67,10 +67,10 @@ func TestAnErrorSaysWhatWhereAndWhatNext(t *testing.T) {
 	}{
 		{"message only", &Error{Message: "it broke"}, "it broke"},
 		{"no message", &Error{Code: CodeAuth}, "not authorized"},
-		{"all", &Error{Message: "it broke", URL: "https://h/r", Hint: "mend it", Step: "[2/3] RUN make"},
-			"it broke: [2/3] RUN make (https://h/r); mend it"},
-		{"nothing twice", &Error{Message: "[2/3] RUN make of https://h/r broke, mend it", URL: "https://h/r", Hint: "mend it", Step: "[2/3] RUN make"},
-			"[2/3] RUN make of https://h/r broke, mend it"},
+		{"all", &Error{Message: "it broke", URL: "https://h/r", Hint: "fix it", Step: "[2/3] RUN make"},
+			"it broke: [2/3] RUN make (https://h/r); fix it"},
+		{"no part twice", &Error{Message: "[2/3] RUN make of https://h/r broke, fix it", URL: "https://h/r", Hint: "fix it", Step: "[2/3] RUN make"},
+			"[2/3] RUN make of https://h/r broke, fix it"},
 		{"output", &Error{Message: "it broke", LogTail: "one\ntwo\r\n\n"}, "it broke\nlast lines of the output:\n  one\n  two"},
 		{"nil", nil, "<nil>"},
 	} {
@@ -80,8 +80,8 @@ func TestAnErrorSaysWhatWhereAndWhatNext(t *testing.T) {
 	}
 }
 
-func TestALongStepStandsInAnErrorOnce(t *testing.T) {
-	// As the library cuts both: a message and a step have 4 KiB at most.
+func TestErrorTextRepeatsNoLongStep(t *testing.T) {
+	// The library truncates the message and the step to 4 KiB each.
 	step := "[2/3] RUN " + strings.Repeat("ü", 3000)
 	message := "the build failed in the step " + step
 	e := &Error{Message: message[:4096-1] + "…", Step: step[:4096] + "…"}
@@ -90,11 +90,11 @@ func TestALongStepStandsInAnErrorOnce(t *testing.T) {
 	}
 	e.Step = "[3/3] " + e.Step
 	if text := e.Error(); strings.Count(text, "RUN") != 2 {
-		t.Errorf("another step is left out: %.100q…", text)
+		t.Errorf("a different step is missing: %.100q…", text)
 	}
 }
 
-func TestAnErrorShowsTheEndOfALongOutput(t *testing.T) {
+func TestErrorTextShowsTheEndOfALongOutput(t *testing.T) {
 	var lines []string
 	for i := range 1000 {
 		lines = append(lines, fmt.Sprintf("line %d", i))
@@ -112,7 +112,7 @@ func TestAnErrorShowsTheEndOfALongOutput(t *testing.T) {
 func TestANilErrorUnwrapsToNothing(t *testing.T) {
 	var err *Error
 	if err.Unwrap() != nil {
-		t.Error("nil unwraps to something")
+		t.Error("a nil error unwraps to an error")
 	}
 }
 
@@ -129,16 +129,16 @@ func TestAContextErrorKeepsErrAndCause(t *testing.T) {
 	}
 }
 
-func TestAContextErrorKeepsWhatTheLibrarySaid(t *testing.T) {
+func TestAContextErrorKeepsTheDetailsOfTheLibrarysError(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	said := &Error{Code: CodeBuildFailed, Message: "the build failed", Step: "RUN false", LogTail: "oops"}
-	err := contextError(ctx, "hermes", said)
+	fromLibrary := &Error{Code: CodeBuildFailed, Message: "the build failed", Step: "RUN false", LogTail: "oops"}
+	err := contextError(ctx, "hermes", fromLibrary)
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, ErrBuildFailed) || err.LogTail != "oops" {
 		t.Errorf("got %#v", err)
 	}
-	if errors.Is(said, context.Canceled) {
-		t.Error("the library's error was changed, which other calls may have too")
+	if errors.Is(fromLibrary, context.Canceled) {
+		t.Error("the library's error was modified, which other calls may share")
 	}
 	err = contextError(ctx, "hermes", &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed", Step: "RUN sleep"})
 	if err.Code != CodeCanceled || err.Step != "RUN sleep" || strings.Contains(err.Message, "deadline") {
@@ -146,7 +146,7 @@ func TestAContextErrorKeepsWhatTheLibrarySaid(t *testing.T) {
 	}
 }
 
-func TestAVersionMismatchNamesBothNumbers(t *testing.T) {
+func TestAVersionMismatchNamesBothVersions(t *testing.T) {
 	if err := checkABI(3, 3); err != nil {
 		t.Error(err)
 	}

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func TestAnEventTakesEveryFieldOfTheLibrarys(t *testing.T) {
+func TestEveryFieldOfALibraryEventIsCopied(t *testing.T) {
 	const wire = `{"kind":"step_done","call":7,"runtime":"hermes","time_unix_ms":1700000000123,"message":"m","span":"sp",
 		"url":"u","ref":"r","latest_ref":"l","commit_sha":"c","branch":"b","reason":"re","holder":"h","builder":"bu",
 		"endpoint":"e","hint":"hi","step":2,"steps":5,"step_name":"sn","cached":true,
@@ -29,13 +29,13 @@ func TestAnEventTakesEveryFieldOfTheLibrarys(t *testing.T) {
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	// Each field is set above, so one that is forgotten in event() shows.
+	// Each field is set above, so a zero field was not copied by event().
 	for i := range reflect.TypeFor[Event]().NumField() {
 		if reflect.ValueOf(got).Field(i).IsZero() {
 			t.Errorf("%s is zero", reflect.TypeFor[Event]().Field(i).Name)
 		}
 	}
-	// And each of them is in the log.
+	// Each of them is logged.
 	names := make(map[string]bool)
 	for _, attr := range got.attrs() {
 		names[attr.Key] = true
@@ -43,12 +43,12 @@ func TestAnEventTakesEveryFieldOfTheLibrarys(t *testing.T) {
 	for name := range strings.FieldsSeq("kind call runtime url ref latest_ref commit_sha branch reason holder builder endpoint " +
 		"hint step steps step_name cached line error files objects objects_total bytes dropped duration") {
 		if !names[name] {
-			t.Errorf("%s is not in the log", name)
+			t.Errorf("%s is not logged", name)
 		}
 	}
 }
 
-func TestAnEventWithoutATimeHasNone(t *testing.T) {
+func TestAnEventWithoutATimeHasTheZeroTime(t *testing.T) {
 	if e := (&wireEvent{Kind: EventLog}).event(); !e.Time.IsZero() {
 		t.Errorf("got %v", e.Time)
 	}

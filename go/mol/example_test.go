@@ -11,7 +11,7 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// A server's Start() picks the image and hands the reference to its engine.
+// A server's Start() chooses the image and passes its reference to the engine.
 func Example() {
 	var ensureLocalImageHook = mol.EnsureLocalImage
 
@@ -36,7 +36,7 @@ func Example() {
 
 func createContainer(context.Context, string) error { return nil }
 
-// A client of one's own has settings of its own, and shows what takes long.
+// A Client with its own options, which shows the progress of a build.
 func ExampleClient() {
 	options := mol.OptionsFromEnv()
 	options.Ceiling = 45 * time.Minute
@@ -64,7 +64,7 @@ func ExampleClient() {
 	fmt.Println(image.Ref, image.CacheHit, image.Timings.Total)
 }
 
-// The kinds of failure are told apart with errors.Is; what to show a person is in the Error.
+// errors.Is distinguishes the kinds of failure; the Error has the texts for people.
 func ExampleError() {
 	_, err := mol.EnsureLocalImage(context.Background(), "claude-kode")
 	if errors.Is(err, mol.ErrUnknownRuntime) {

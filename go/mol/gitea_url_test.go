@@ -23,10 +23,10 @@ func TestGiteaBranchAPIURL(t *testing.T) {
 			if err != nil || got != v.Want {
 				t.Fatalf("got %q and %v, want %q", got, err, v.Want)
 			}
-			// What is asked for arrives: the branch is the last segment, whatever is in it.
+			// Parsing the URL gives the branch back, whatever characters are in it.
 			u, err := url.Parse(got)
 			if err != nil || !strings.HasSuffix(u.Path, "/branches/"+v.Branch) || u.RawQuery != "" || u.Fragment != "" {
-				t.Errorf("%q is read as %+v, %v", got, u, err)
+				t.Errorf("%q parses to %+v, %v", got, u, err)
 			}
 			return
 		}
@@ -38,7 +38,7 @@ func TestGiteaBranchAPIURL(t *testing.T) {
 			t.Errorf("got %#v", err)
 		}
 		if text := err.Error(); strings.ContainsAny(text, "\n\x00") {
-			t.Errorf("%q is more than a line", text)
+			t.Errorf("want a single line: %q", text)
 		}
 		for _, secret := range v.NotShown {
 			if strings.Contains(err.Error(), secret) {
@@ -48,7 +48,7 @@ func TestGiteaBranchAPIURL(t *testing.T) {
 	})
 }
 
-func TestGiteaBranchAPIURLRefusesARuntimeThatIsNoName(t *testing.T) {
+func TestGiteaBranchAPIURLRefusesAnInvalidRuntimeName(t *testing.T) {
 	for _, name := range []string{"", "../x", "a/b", "a b", "a?b", "a%2fb", "ä", "a\x00"} {
 		if got, err := GiteaBranchAPIURL("https://host/org/tpl-", name, "main"); !errors.Is(err, ErrInvalidOption) {
 			t.Errorf("%q: got %q and %v", name, got, err)
@@ -56,7 +56,7 @@ func TestGiteaBranchAPIURLRefusesARuntimeThatIsNoName(t *testing.T) {
 	}
 }
 
-func TestGiteaBranchAPIURLRefusesTextThatIsNotUTF8(t *testing.T) {
+func TestGiteaBranchAPIURLRefusesInvalidUTF8(t *testing.T) {
 	if got, err := GiteaBranchAPIURL("https://host/org\xff/tpl-", "hermes", "main"); !errors.Is(err, ErrInvalidOption) {
 		t.Errorf("prefix: got %q and %v", got, err)
 	}
@@ -65,8 +65,8 @@ func TestGiteaBranchAPIURLRefusesTextThatIsNotUTF8(t *testing.T) {
 	}
 }
 
-// Parsers of URLs differ in what they make of these, so this one takes none of them.
-func TestGiteaBranchAPIURLRefusesAPrefixWithTwoReadings(t *testing.T) {
+// URL parsers disagree about these, so all of them are refused.
+func TestGiteaBranchAPIURLRefusesAmbiguousPrefixes(t *testing.T) {
 	for _, prefix := range []string{
 		"https://host/a/../org/tpl-", "https://host/./org/tpl-", "https://host/%2e%2e/org/tpl-", "https://host/org%2ftpl-",
 		"https://host/org%5ctpl-", "https://höst/org/tpl-", "https://ho%73t/org/tpl-", "https://host:/org/tpl-",
@@ -101,19 +101,19 @@ func TestParseGiteaBranchHeadSha(t *testing.T) {
 			t.Fatalf("got %q and %v, want %s", got, err, v.Error)
 		}
 		if text := err.Error(); strings.ContainsAny(text, "\n\x00") || len(text) > 500 {
-			t.Errorf("%q is more than a line", text)
+			t.Errorf("want a single line: %q", text)
 		}
 	})
 }
 
-func TestParseGiteaBranchHeadShaSaysThatAnAnswerIsTooLarge(t *testing.T) {
+func TestParseGiteaBranchHeadShaReportsATooLargeAnswer(t *testing.T) {
 	_, err := ParseGiteaBranchHeadSha(make([]byte, 64<<10+1))
 	if err == nil || !strings.Contains(err.Error(), "larger than 64 KiB") {
 		t.Errorf("got %v", err)
 	}
 }
 
-func TestParseGiteaBranchHeadShaRefusesTextThatIsNotUTF8(t *testing.T) {
+func TestParseGiteaBranchHeadShaRefusesInvalidUTF8(t *testing.T) {
 	body := []byte(`{"x":"` + "\xff" + `","commit":{"id":"0123456789abcdef0123456789abcdef01234567"}}`)
 	if got, err := ParseGiteaBranchHeadSha(body); !errors.Is(err, ErrBadResponse) {
 		t.Errorf("got %q and %v", got, err)
@@ -142,7 +142,7 @@ func FuzzGiteaBranchAPIURL(f *testing.F) {
 		u, err := url.Parse(got)
 		if err != nil || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Host == "" ||
 			!strings.Contains(u.Path, "/api/v1/repos/") || !strings.HasSuffix(u.Path, "/branches/"+branch) {
-			t.Errorf("%q and %q make %q", prefix, branch, got)
+			t.Errorf("%q and %q result in %q", prefix, branch, got)
 		}
 	})
 }

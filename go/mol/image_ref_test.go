@@ -23,7 +23,7 @@ func TestLocalImageTagsFollowPlatformAndIsolation(t *testing.T) {
 	tag := regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}$`)
 	eachVector(t, "image_refs.json", func(t *testing.T, v vector) {
 		o := Options{Platform: v.Platform, Isolation: v.Isolation, TagArch: TagArch(v.TagArch)}
-		// Where there is an error the wanted reference is "": none at all.
+		// In case of an error the reference is "".
 		got := map[string]string{o.LocalImageTag(v.Runtime, v.SHA): v.Ref, o.LocalImageLatestTag(v.Runtime): v.LatestRef}
 		if v.TagArch == "" {
 			t.Setenv("MOLECULE_IMAGE_PLATFORM", v.Platform)
@@ -36,7 +36,7 @@ func TestLocalImageTagsFollowPlatformAndIsolation(t *testing.T) {
 				t.Errorf("got %q, want %q", got, want)
 			}
 			if _, text, _ := strings.Cut(got, ":"); v.Error == "" && !tag.MatchString(text) {
-				t.Errorf("%q is no tag", text)
+				t.Errorf("invalid tag %q", text)
 			}
 			if IsLocalBuildImage(got) != (v.Error == "") {
 				t.Errorf("IsLocalBuildImage(%q) is %v", got, IsLocalBuildImage(got))
@@ -45,7 +45,7 @@ func TestLocalImageTagsFollowPlatformAndIsolation(t *testing.T) {
 	})
 }
 
-func TestLocalImageTagTakesNativeForItsOwnArchitecture(t *testing.T) {
+func TestLocalImageTagResolvesNativeToThisArchitecture(t *testing.T) {
 	t.Setenv("MOLECULE_LOCAL_IMAGE_ISOLATION", "")
 	t.Setenv("MOLECULE_IMAGE_PLATFORM", "linux/"+runtime.GOARCH)
 	want := LocalImageTag("hermes", "0123456789ab")
@@ -69,7 +69,7 @@ func TestLocalImageTagKeepsAShortSHA(t *testing.T) {
 	}
 }
 
-func TestTheLongestTagFits(t *testing.T) {
+func TestTheLongestTagHas128Characters(t *testing.T) {
 	part := strings.Repeat("a", maxPlatformPartLen)
 	o := Options{Platform: "linux/" + part + "/" + part, Isolation: strings.Repeat("a", maxIsolationLen)}
 	ref := o.LocalImageTag("hermes", strings.Repeat("0", shortSHALen))
@@ -78,13 +78,13 @@ func TestTheLongestTagFits(t *testing.T) {
 	}
 }
 
-func TestLocalImagePrefixIsNoHost(t *testing.T) {
+func TestLocalImagePrefixIsNotAHost(t *testing.T) {
 	if prefix := LocalImagePrefix(); prefix != "molecule-local" || strings.ContainsAny(prefix, ".:/") {
 		t.Errorf("got %q", prefix)
 	}
 }
 
-func TestIsLocalBuildImageLooksAtTheNameSpace(t *testing.T) {
+func TestIsLocalBuildImageChecksThePrefix(t *testing.T) {
 	type vector struct {
 		vectorName
 		Ref   string `json:"ref"`

@@ -16,9 +16,9 @@ import (
 	"time"
 )
 
-// These tests go through the real library, up to where it needs a container engine.
+// These tests use the real library and need no container engine.
 
-// realClient is a client that knows no machine: its engine is not there and its folders are the test's.
+// realClient returns a client without an engine, whose folders are those of the test.
 func realClient(t *testing.T, repoPrefix string, change func(*Options)) *Client {
 	t.Helper()
 	clearEnv(t)
@@ -40,10 +40,10 @@ func realClient(t *testing.T, repoPrefix string, change func(*Options)) *Client 
 	return c
 }
 
-// gitea answers every request in one way, and gives the prefix of its repositories.
-func gitea(t *testing.T, answer http.HandlerFunc) string {
+// gitea starts a server with this handler and returns the prefix of its repositories.
+func gitea(t *testing.T, handler http.HandlerFunc) string {
 	t.Helper()
-	server := httptest.NewServer(answer)
+	server := httptest.NewServer(handler)
 	t.Cleanup(func() {
 		server.CloseClientConnections()
 		server.Close()
@@ -51,32 +51,32 @@ func gitea(t *testing.T, answer http.HandlerFunc) string {
 	return server.URL + "/org/tpl-"
 }
 
-// silentGitea takes requests and never answers; it counts those that came and those that were given up.
-func silentGitea(t *testing.T) (prefix string, came, gone *atomic.Int32) {
+// silentGitea accepts requests and never answers. It counts the requests, and those that the client has ended.
+func silentGitea(t *testing.T) (prefix string, received, ended *atomic.Int32) {
 	t.Helper()
-	came, gone = new(atomic.Int32), new(atomic.Int32)
+	received, ended = new(atomic.Int32), new(atomic.Int32)
 	prefix = gitea(t, func(_ http.ResponseWriter, r *http.Request) {
-		came.Add(1)
+		received.Add(1)
 		<-r.Context().Done()
-		gone.Add(1)
+		ended.Add(1)
 	})
-	return prefix, came, gone
+	return prefix, received, ended
 }
 
-func TestTheLibraryIsTheOneThisPackageWasMadeFor(t *testing.T) {
+func TestTheLibraryHasTheABIVersionOfThisPackage(t *testing.T) {
 	if errABI != nil {
 		t.Fatal(errABI)
 	}
 }
 
-func TestNewAsksNobody(t *testing.T) {
+func TestNewMakesNoRequest(t *testing.T) {
 	c := realClient(t, "http://127.0.0.1:1/org/tpl-", nil)
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestAnOptionThatCannotBeUsedIsRefusedByNameAndWithoutSecrets(t *testing.T) {
+func TestAnInvalidOptionIsRefusedByNameWithoutSecrets(t *testing.T) {
 	clearEnv(t)
 	t.Setenv("HOME", t.TempDir())
 	for name, o := range map[string]Options{
@@ -101,14 +101,14 @@ func TestAnOptionThatCannotBeUsedIsRefusedByNameAndWithoutSecrets(t *testing.T) 
 	}
 }
 
-func TestAVariableThatCannotBeUsedIsRefusedAndNeverTheDefault(t *testing.T) {
+func TestAnInvalidVariableIsRefusedAndNotIgnored(t *testing.T) {
 	for _, c := range []struct{ name, value string }{
 		{"MOLECULE_BUILD_STALL_GRACE_S", "soon"}, {"MOLECULE_BUILD_STALL_GRACE_S", "0"},
 		{"MOLECULE_BUILD_CEILING_S", "-1"}, {"MOLECULE_BUILD_CEILING_S", "99999999999999999999"},
 		{"MOLECULE_BUILD_CEILING_S", " "}, {"MOLECULE_LOCAL_OFFLINE", "perhaps"},
 		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", " 1"}, {"MOLECULE_LOCAL_IMAGE_ISOLATION", "a b"},
 		{"MOLECULE_IMAGE_PLATFORM", "linux/amd64 "}, {"MOLECULE_LOCAL_BUILD_CACHE", "\xff"},
-		{"MOLECULE_LOCAL_BUILD_CACHE", "~/cache"},
+		{"MOLECULE_LOCAL_BUILD_CACHE", "~/cache"}, {"MOLECULE_BUILD_MEMORY_MIB", "1"},
 	} {
 		t.Run(c.name+"="+c.value, func(t *testing.T) {
 			clearEnv(t)
@@ -123,7 +123,7 @@ func TestAVariableThatCannotBeUsedIsRefusedAndNeverTheDefault(t *testing.T) {
 }
 
 func TestARefusedConnectionIsGiteaUnreachable(t *testing.T) {
-	// A port that was free a moment ago.
+	// Nothing listens on this port any more.
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -149,11 +149,11 @@ func TestTheTokenGoesIntoTheHeaderAndNotIntoTheError(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if got := header.Load(); got != "token "+testToken {
-		t.Errorf("the header was %v", got)
+		t.Errorf("the header is %v", got)
 	}
 }
 
-func TestAnEngineThatIsNotThereIsEngineUnreachable(t *testing.T) {
+func TestAMissingEngineIsEngineUnreachable(t *testing.T) {
 	prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprint(w, `{"commit":{"id":"0123456789abcdef0123456789abcdef01234567"}}`)
 	})
@@ -165,7 +165,7 @@ func TestAnEngineThatIsNotThereIsEngineUnreachable(t *testing.T) {
 }
 
 func TestACancelledContextStopsTheLookup(t *testing.T) {
-	prefix, came, gone := silentGitea(t)
+	prefix, received, ended := silentGitea(t)
 	c := realClient(t, prefix, nil)
 	cause := errors.New("the workspace was deleted")
 	ctx, cancel := context.WithCancelCause(context.Background())
@@ -174,14 +174,14 @@ func TestACancelledContextStopsTheLookup(t *testing.T) {
 		_, err := c.EnsureLocalImage(ctx, "hermes")
 		done <- err
 	}()
-	eventually(t, "gitea was asked", func() bool { return came.Load() > 0 })
+	eventually(t, "gitea got a request", func() bool { return received.Load() > 0 })
 	start := time.Now()
 	cancel(cause)
 	err := <-done
 	if took := time.Since(start); !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || took > time.Second/2 {
 		t.Errorf("got %v after %v", err, took)
 	}
-	eventually(t, "the library gave its request up", func() bool { return gone.Load() == came.Load() })
+	eventually(t, "the library ended its request", func() bool { return ended.Load() == received.Load() })
 }
 
 func TestADeadlineEndsTheLookup(t *testing.T) {
@@ -197,14 +197,14 @@ func TestADeadlineEndsTheLookup(t *testing.T) {
 }
 
 func TestCloseStopsTheLookup(t *testing.T) {
-	prefix, came, _ := silentGitea(t)
+	prefix, received, _ := silentGitea(t)
 	c := realClient(t, prefix, nil)
 	done := make(chan error, 1)
 	go func() {
 		_, err := c.EnsureLocalImage(context.Background(), "hermes")
 		done <- err
 	}()
-	eventually(t, "gitea was asked", func() bool { return came.Load() > 0 })
+	eventually(t, "gitea got a request", func() bool { return received.Load() > 0 })
 	start := time.Now()
 	_ = c.Close()
 	if err := <-done; !errors.Is(err, ErrClosed) || time.Since(start) > 2*time.Second {
@@ -212,7 +212,7 @@ func TestCloseStopsTheLookup(t *testing.T) {
 	}
 }
 
-func TestEventsSayWhatIsAsked(t *testing.T) {
+func TestEventsReportTheRequest(t *testing.T) {
 	prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) { http.NotFound(w, nil) })
 	var events []Event
 	c := realClient(t, prefix, func(o *Options) { o.OnEvent = func(e Event) { events = append(events, e) } })
@@ -221,7 +221,7 @@ func TestEventsSayWhatIsAsked(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if len(events) == 0 {
-		t.Fatal("no events before the call returned")
+		t.Fatal("want events before the call returns")
 	}
 	e := events[0]
 	if e.Kind != EventLookupStarted || e.Runtime != "hermes" || e.Call == 0 || !strings.HasPrefix(e.URL, prefix[:len("http://127.0.0.1:")]) ||
@@ -230,8 +230,8 @@ func TestEventsSayWhatIsAsked(t *testing.T) {
 	}
 }
 
-func TestTenThousandWaitingCallsMakeFewThreads(t *testing.T) {
-	prefix, came, _ := silentGitea(t)
+func TestTenThousandWaitingCallsUseFewThreads(t *testing.T) {
+	prefix, received, _ := silentGitea(t)
 	c := realClient(t, prefix, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -249,33 +249,33 @@ func TestTenThousandWaitingCallsMakeFewThreads(t *testing.T) {
 			returned.Add(1)
 		})
 	}
-	eventually(t, "all wait", func() bool {
+	eventually(t, "all calls wait", func() bool {
 		c.inner.mu.Lock()
 		defer c.inner.mu.Unlock()
 		return len(c.inner.waiting) == calls
 	})
-	eventually(t, "gitea was asked", func() bool { return came.Load() > 0 })
+	eventually(t, "gitea got a request", func() bool { return received.Load() > 0 })
 	start := time.Now()
 	cancel()
 	wg.Wait()
 	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("%d calls took %v to end", returned.Load(), took)
+		t.Errorf("%d calls took %v to return", returned.Load(), took)
 	}
 	if more := threads() - before; more > 64 {
-		t.Errorf("%d threads more", more)
+		t.Errorf("%d new threads", more)
 	}
-	t.Logf("%d requests to gitea, %d threads more, all ended after %v", came.Load(), threads()-before, time.Since(start))
+	t.Logf("%d requests to gitea, %d new threads, all returned after %v", received.Load(), threads()-before, time.Since(start))
 }
 
-func TestThePackageLevelCallReadsTheEnvironmentEachTime(t *testing.T) {
+func TestTheHookReadsTheEnvironmentAtEachCall(t *testing.T) {
 	clearEnv(t)
 	t.Setenv("HOME", t.TempDir())
 	t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-	var asked [2]atomic.Int32
+	var requests [2]atomic.Int32
 	for round := range 4 {
 		i := round % 2
 		prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) {
-			asked[i].Add(1)
+			requests[i].Add(1)
 			http.NotFound(w, nil)
 		})
 		t.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", prefix)
@@ -284,7 +284,7 @@ func TestThePackageLevelCallReadsTheEnvironmentEachTime(t *testing.T) {
 			t.Errorf("got %q and %v", ref, err)
 		}
 	}
-	if asked[0].Load() != 2 || asked[1].Load() != 2 {
-		t.Errorf("asked %d and %d times", asked[0].Load(), asked[1].Load())
+	if requests[0].Load() != 2 || requests[1].Load() != 2 {
+		t.Errorf("%d and %d requests, want 2 each", requests[0].Load(), requests[1].Load())
 	}
 }

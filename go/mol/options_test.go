@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// set gives the settings as a map from the option's name, leaving out those that the machine decides.
-func set(t *testing.T, o Options) map[string]string {
+// settingsOf returns the settings that are set, by the name of the option.
+func settingsOf(t *testing.T, o Options) map[string]string {
 	t.Helper()
 	settings, err := o.settings()
 	if err != nil {
@@ -47,7 +47,7 @@ func TestEveryVariableReachesTheLibrary(t *testing.T) {
 		{"MOLECULE_BUILD_STALL_GRACE_S", "4us", "StallGrace", ""},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "+4m", "StallGrace", ""},
 		{"MOLECULE_BUILD_CEILING_S", "1h30m", "Ceiling", "5400"},
-		{"MOLECULE_BUILD_CEILING_S", "9000h", "Ceiling", ""}, // more than the library takes: the error quotes it
+		{"MOLECULE_BUILD_CEILING_S", "9000h", "Ceiling", ""}, // above the maximum: passed on, so that the error quotes it
 		{"MOLECULE_BUILD_STALL_GRACE_S", "1.5", "StallGrace", ""},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "99999999999999999999", "StallGrace", ""},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "9223372036854775807", "StallGrace", ""},
@@ -85,7 +85,7 @@ func TestEveryVariableReachesTheLibrary(t *testing.T) {
 			if want == "" {
 				want = c.value
 			}
-			if got := set(t, OptionsFromEnv()); len(got) != 1 || got[c.option] != want {
+			if got := settingsOf(t, OptionsFromEnv()); len(got) != 1 || got[c.option] != want {
 				t.Errorf("got %q, want %s=%q and nothing else", got, c.option, want)
 			}
 		})
@@ -94,19 +94,19 @@ func TestEveryVariableReachesTheLibrary(t *testing.T) {
 
 func TestAnEmptyEnvironmentSetsNothing(t *testing.T) {
 	clearEnv(t)
-	if got := set(t, OptionsFromEnv()); len(got) != 0 {
+	if got := settingsOf(t, OptionsFromEnv()); len(got) != 0 {
 		t.Errorf("got %q", got)
 	}
-	if got := set(t, Options{}); len(got) != 0 {
+	if got := settingsOf(t, Options{}); len(got) != 0 {
 		t.Errorf("got %q", got)
 	}
 }
 
-func TestTheLowerCaseProxyWinsAlsoWhenItIsEmpty(t *testing.T) {
+func TestTheLowerCaseProxyVariableWinsEvenIfEmpty(t *testing.T) {
 	clearEnv(t)
 	t.Setenv("HTTPS_PROXY", "http://upper")
 	t.Setenv("https_proxy", "")
-	if got := set(t, OptionsFromEnv()); len(got) != 0 {
+	if got := settingsOf(t, OptionsFromEnv()); len(got) != 0 {
 		t.Errorf("got %q", got)
 	}
 }
@@ -118,22 +118,22 @@ func TestAFieldSetByTheCallerWinsOverTheEnvironment(t *testing.T) {
 	t.Setenv("MOLECULE_GITEA_TOKEN", testToken)
 	o := OptionsFromEnv()
 	o.StallGrace, o.Offline, o.Token = time.Minute, true, ""
-	got := set(t, o)
+	got := settingsOf(t, o)
 	if len(got) != 2 || got["StallGrace"] != "60" || got["Offline"] != "1" {
 		t.Errorf("got %q", got)
 	}
 }
 
-func TestOptionsThatAreNotFromTheEnvironmentKnowTheMachine(t *testing.T) {
+func TestOptionsOfTheCallerReadOnlyMachineVariables(t *testing.T) {
 	clearEnv(t)
 	t.Setenv("MOLECULE_GITEA_TOKEN", testToken)
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "other")
 	t.Setenv("DOCKER_HOST", "unix:///run/env.sock")
 	t.Setenv("HOME", "/home/dev")
-	if got := set(t, Options{}); len(got) != 2 || got["DockerHost"] != "unix:///run/env.sock" || got["HOME"] != "/home/dev" {
+	if got := settingsOf(t, Options{}); len(got) != 2 || got["DockerHost"] != "unix:///run/env.sock" || got["HOME"] != "/home/dev" {
 		t.Errorf("got %q", got)
 	}
-	if got := set(t, Options{DockerHost: "tcp://h:1"}); got["DockerHost"] != "tcp://h:1" {
+	if got := settingsOf(t, Options{DockerHost: "tcp://h:1"}); got["DockerHost"] != "tcp://h:1" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -144,7 +144,7 @@ func TestDurationsAreRoundedUpToMilliseconds(t *testing.T) {
 		1: "1ms", time.Second: "1", time.Second + 1: "1001ms", 1500 * time.Millisecond: "1500ms", time.Hour: "3600",
 		math.MaxInt64: "9223372036855ms",
 	} {
-		if got := set(t, Options{StallGrace: d, Ceiling: d}); got["StallGrace"] != want || got["Ceiling"] != want {
+		if got := settingsOf(t, Options{StallGrace: d, Ceiling: d}); got["StallGrace"] != want || got["Ceiling"] != want {
 			t.Errorf("%v: got %q, want %s", d, got, want)
 		}
 	}
@@ -158,7 +158,7 @@ func TestANegativeDurationIsRefused(t *testing.T) {
 	}
 }
 
-func TestANULIsRefusedAndNotCutOff(t *testing.T) {
+func TestANULByteIsRefused(t *testing.T) {
 	for _, o := range []Options{
 		{RepoPrefix: "https://host/org/tpl-\x00evil"}, {Branch: "main\x00"}, {Token: "secret-token\x00"},
 		{CacheDir: "/a\x00b"}, {Platform: "linux/amd64\x00"}, {Isolation: "a\x00"}, {DockerHost: "unix:///a\x00"},
@@ -201,13 +201,13 @@ func TestOptionsNeverShowASecret(t *testing.T) {
 		}
 	}
 	if want := `Token: "***"`; !strings.Contains(o.String(), want) {
-		t.Errorf("%q does not say that there is a token", o)
+		t.Errorf("%q does not show that a token is set", o)
 	}
 }
 
-func TestRuntimesAndPinsThatAreTheTokenAreMasked(t *testing.T) {
+func TestTheTokenIsMaskedInErrorsAboutRuntimesAndPins(t *testing.T) {
 	clearEnv(t)
-	cut := strings.Repeat("x", 75) + testToken // only the beginning of it is quoted
+	cut := strings.Repeat("x", 75) + testToken // the error quotes only the beginning
 	for _, o := range []Options{
 		{Runtimes: []string{"hermes," + testToken}}, {Runtimes: []string{cut + ","}},
 		{Pins: map[string]string{testToken + "=": ""}}, {Pins: map[string]string{"hermes": testToken + ","}},
@@ -228,7 +228,7 @@ func TestAPrefixWithoutASchemeDoesNotShowItsUserinfo(t *testing.T) {
 	}
 }
 
-func TestOptionsShowWhatIsSet(t *testing.T) {
+func TestOptionsStringListsWhatIsSet(t *testing.T) {
 	o := Options{Branch: "main", Offline: true, StallGrace: 90 * time.Second}
 	if got, want := o.String(), `mol.Options{Branch: "main", Offline: "1", StallGrace: "1m30s"}`; got != want {
 		t.Errorf("got %s, want %s", got, want)
@@ -238,7 +238,7 @@ func TestOptionsShowWhatIsSet(t *testing.T) {
 	}
 }
 
-func TestTheCeilingAndTheIsolationInForce(t *testing.T) {
+func TestDefaultProvisionCeilingAndLocalImageIsolation(t *testing.T) {
 	clearEnv(t)
 	if got := DefaultProvisionCeiling(); got != 30*time.Minute {
 		t.Errorf("got %s", got)
@@ -260,7 +260,7 @@ func TestTheCeilingAndTheIsolationInForce(t *testing.T) {
 	}
 }
 
-func TestDurationsOfTheEnvironmentAreThoseOfTheLibrary(t *testing.T) {
+func TestDurationVariablesMatchTheLibrary(t *testing.T) {
 	type vector struct {
 		vectorName
 		Text  string `json:"text"`
@@ -285,11 +285,11 @@ func TestDurationsOfTheEnvironmentAreThoseOfTheLibrary(t *testing.T) {
 	})
 }
 
-func TestRuntimesAndPinsAreListsWithoutSeparatorsInThem(t *testing.T) {
+func TestRuntimesAndPinsRefuseSeparatorsInTheirValues(t *testing.T) {
 	clearEnv(t)
 	sha := strings.Repeat("a", 40)
 	o := Options{Runtimes: []string{"b", "a"}, Pins: map[string]string{"b": sha, "a": sha}, TagArch: TagArchAlways}
-	got := set(t, o)
+	got := settingsOf(t, o)
 	if len(got) != 3 || got["Runtimes"] != "b,a" || got["Pins"] != "a="+sha+",b="+sha || got["TagArch"] != "always" {
 		t.Errorf("got %q", got)
 	}
@@ -300,7 +300,7 @@ func TestRuntimesAndPinsAreListsWithoutSeparatorsInThem(t *testing.T) {
 		"an empty list":       {Runtimes: []string{}},
 		"an empty name":       {Runtimes: []string{""}},
 		"two names in one":    {Runtimes: []string{"a,b"}},
-		"two pins in a name":  {Pins: map[string]string{"a=" + sha + ",b": sha}},
+		"two pins in a key":   {Pins: map[string]string{"a=" + sha + ",b": sha}},
 		"two pins in a value": {Pins: map[string]string{"a": sha + ",b=" + sha}},
 	} {
 		if _, err := o.settings(); !errors.Is(err, ErrInvalidOption) {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-func TestPruneOptionsAtZeroAreTheDefaultsAndBelowZeroNone(t *testing.T) {
+func TestPruneOptionsZeroIsTheDefaultAndNegativeIsNone(t *testing.T) {
 	for o, want := range map[PruneOptions]task{
 		{}: {kind: taskPrune, keep: 2, recentMS: 0},
 		{KeepPerRuntime: 5, KeepRecent: time.Hour, DryRun: true}:  {kind: taskPrune, keep: 5, recentMS: 3_600_000, dryRun: true},

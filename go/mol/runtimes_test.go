@@ -19,7 +19,7 @@ func TestIsKnownRuntimeMatchesExactly(t *testing.T) {
 			t.Errorf("IsKnownRuntime(%.40q) is %v", v.Runtime, got)
 		}
 		if got := slices.Contains(KnownRuntimes(), v.Runtime); got != v.Known {
-			t.Errorf("KnownRuntimes() has %.40q: %v", v.Runtime, got)
+			t.Errorf("KnownRuntimes() contains %.40q: %v", v.Runtime, got)
 		}
 	})
 }
@@ -43,7 +43,7 @@ func TestTheHintHasTheNearestRuntime(t *testing.T) {
 	})
 }
 
-func TestCheckRuntimeKnowsTheRuntimesOfItsOptions(t *testing.T) {
+func TestCheckRuntimeUsesTheRuntimesOfItsOptions(t *testing.T) {
 	o := Options{Runtimes: []string{"zeta", "google-adk"}, Token: testToken}
 	if err := o.CheckRuntime("zeta"); err != nil {
 		t.Error(err)
@@ -74,7 +74,7 @@ func TestAlignmentDistance(t *testing.T) {
 	}
 }
 
-func TestKnownRuntimesAreTheNineInOrder(t *testing.T) {
+func TestKnownRuntimesAreNineAndSorted(t *testing.T) {
 	known := KnownRuntimes()
 	if len(known) != 9 || !slices.IsSorted(known) {
 		t.Errorf("got %q", known)
@@ -84,7 +84,7 @@ func TestKnownRuntimesAreTheNineInOrder(t *testing.T) {
 func TestKnownRuntimesIsACopy(t *testing.T) {
 	KnownRuntimes()[0] = "evil"
 	if KnownRuntimes()[0] != "autogen" || IsKnownRuntime("evil") {
-		t.Error("a caller changed the allowlist")
+		t.Error("changing the result changed the allowlist")
 	}
 }
 

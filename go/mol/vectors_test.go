@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// eachVector runs a test for every case of a file in tests/vectors, which other languages' tests read too.
+// eachVector runs a test for every case of a file in tests/vectors. The Rust tests read the same files.
 func eachVector[Case any](t *testing.T, file string, test func(t *testing.T, c Case)) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("..", "..", "tests", "vectors", file))
@@ -32,7 +32,7 @@ func eachVector[Case any](t *testing.T, file string, test func(t *testing.T, c C
 		}
 		t.Run(named.Name, func(t *testing.T) {
 			var c Case
-			// A misspelt field would be a test of something else.
+			// A misspelled field is an error, so that no case is tested without it.
 			d := json.NewDecoder(bytes.NewReader(raw))
 			d.DisallowUnknownFields()
 			if err := d.Decode(&c); err != nil {
