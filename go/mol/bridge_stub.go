@@ -8,7 +8,7 @@ import (
 	"runtime"
 )
 
-// newCoreClient stands in for the one in bridge_cgo.go where the library cannot be linked in.
+// newCoreClient replaces the one in bridge_cgo.go where the library cannot be linked.
 func newCoreClient([]setting, bool) (coreClient, error) { return nil, errNoLibrary }
 
 var errNoLibrary error = (&Error{
@@ -17,6 +17,6 @@ var errNoLibrary error = (&Error{
 		"libmol does not support), so it cannot build images", runtime.GOOS, runtime.GOARCH),
 	Hint: "build it with CGO_ENABLED=1 and a C compiler on linux/amd64, linux/arm64 or darwin, or set " +
 		"MOLECULE_IMAGE_REGISTRY to pull images instead of building them",
-}).because(errors.ErrUnsupported)
+}).withCauses(errors.ErrUnsupported)
 
 func libraryVersion() string { return "" }

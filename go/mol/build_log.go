@@ -8,22 +8,22 @@ import (
 
 // BuildLog is the log of a runtime's last build. Its texts are masked.
 type BuildLog struct {
-	// Runtime is the runtime.
+	// Runtime is the runtime that was built.
 	Runtime string `json:"runtime"`
-	// Path is the file.
+	// Path is the file that holds the log.
 	Path string `json:"path"`
 	// EndedUnix is [BuildLog.Ended] in seconds since 1970.
 	EndedUnix int64 `json:"ended_unix"`
-	// Text has its lines: of a very long log the beginning and the end, about a mebibyte, and a line that says
-	// how many were left out.
+	// Text is the log, one line per line of output. Of a very long log it has the beginning and the end, about 1 MiB,
+	// and a line with the number of lines left out.
 	Text string `json:"text"`
 }
 
 // Ended is when the build ended, to the second.
 func (l BuildLog) Ended() time.Time { return time.Unix(l.EndedUnix, 0) }
 
-// BuildLog gives the log of the last build of a runtime that was made with this cache, in whatever process, and
-// however it ended. Without one the error answers to [ErrCache]. The context is as for [Client.EnsureLocalImage].
+// BuildLog returns the log of the last build of a runtime with this cache, by any process and with any result. If there
+// is none, errors.Is holds for [ErrCache]. The context is as for [Client.EnsureLocalImage].
 func (c *Client) BuildLog(ctx context.Context, runtime string) (BuildLog, error) {
 	var log BuildLog
 	err := c.inner.report(ctx, task{kind: taskBuildLog, runtime: runtime}, &log)

@@ -472,7 +472,7 @@ func contextError(ctx context.Context, runtime string, said *Error) *Error {
 	if cause != nil && !errors.Is(ctx.Err(), cause) {
 		err.Message += ": " + cause.Error()
 	}
-	return err.because(ctx.Err(), cause)
+	return err.withCauses(ctx.Err(), cause)
 }
 
 func closedError(runtime string, said *Error) *Error {
@@ -480,5 +480,5 @@ func closedError(runtime string, said *Error) *Error {
 	if said != nil {
 		err.URL, err.Step, err.Line, err.ExitCode, err.LogTail = said.URL, said.Step, said.Line, said.ExitCode, said.LogTail
 	}
-	return err.because(context.Canceled)
+	return err.withCauses(context.Canceled)
 }

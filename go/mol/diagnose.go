@@ -5,44 +5,44 @@ import (
 	goruntime "runtime"
 )
 
-// CheckStatus says how a thing is.
+// CheckStatus is the result of a check.
 type CheckStatus string
 
 const (
-	// CheckOK is well.
+	// CheckOK means that the check passed.
 	CheckOK CheckStatus = "ok"
-	// CheckWarning works, or may, and is worth a look.
+	// CheckWarning means that builds may work, but that something should be looked at.
 	CheckWarning CheckStatus = "warning"
-	// CheckProblem makes builds fail.
+	// CheckProblem means that builds fail.
 	CheckProblem CheckStatus = "problem"
 )
 
 // Check is one line of a diagnosis.
 type Check struct {
-	// Name is what was looked at: "engine", "cache disk", a runtime's name and so on.
+	// Name is what was checked: "engine", "cache disk", a runtime's name and so on.
 	Name   string      `json:"name"`
 	Status CheckStatus `json:"status"`
-	// Found is what was found, in one line.
+	// Found is the finding, in one line.
 	Found string `json:"found"`
-	// Fix says how to mend it, "" if it is well.
+	// Fix says how to fix it; "" for CheckOK.
 	Fix string `json:"fix"`
 }
 
-// Report is a diagnosis: everything that a build depends on, always in the same order. It is safe to be passed
-// on: no token, no password and no userinfo of a URL is in it.
+// Report is a diagnosis: the checks of everything that a build depends on, always in the same order. It is safe to
+// publish: it contains no token, no password and no userinfo of a URL.
 type Report struct {
-	// Version is the library's.
+	// Version is the version of the library.
 	Version string `json:"version"`
-	// Status is the worst of all.
+	// Status is the worst status of all checks.
 	Status CheckStatus `json:"status"`
 	Checks []Check     `json:"checks"`
 }
 
-// Diagnose looks at everything that a build depends on: which engine and why that one, its version, builder,
-// platform and disk, the cache and its disk, logins for registries, the proxy, Gitea, the token, the clock, and
-// the template of each runtime. It changes nothing. What is wrong is in the report, and no error; each check has
-// a time limit of its own, so it comes to its end, within half a minute, where nothing answers at all. The context is as
-// for [Client.EnsureLocalImage].
+// Diagnose checks everything that a build depends on: which engine is used and why, its version, builder, platform and
+// disk, the cache and its disk, logins for registries, the proxy, Gitea, the token, the clock, and the template of each
+// runtime. It changes nothing. Problems are in the report and are no error of the call. Each check has its own time
+// limit, so Diagnose returns within half a minute even if nothing answers. The context is as for
+// [Client.EnsureLocalImage].
 func (c *Client) Diagnose(ctx context.Context) (Report, error) {
 	var report Report
 	err := c.inner.report(ctx, task{kind: taskDiagnose}, &report)
@@ -53,7 +53,7 @@ func (c *Client) Diagnose(ctx context.Context) (Report, error) {
 	return report, nil
 }
 
-// Diagnose is [Client.Diagnose] with the options of the environment. Options that cannot be used are an error.
+// Diagnose is [Client.Diagnose] with the options of the environment. Invalid options are an error.
 func Diagnose(ctx context.Context) (Report, error) {
 	return withShared(ctx, (*Client).Diagnose)
 }

@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// EnsureLocalImage is [Client.EnsureLocalImage] with the options of the environment, which is read at each
-// call ([OptionsFromEnv]), and gives the reference of the image to start. It is made for a server's Start:
+// EnsureLocalImage is [Client.EnsureLocalImage] with the options of the environment, which is read at each call
+// ([OptionsFromEnv]). It returns the reference of the image to start. It is meant as a hook in a server's Start:
 //
 //	var ensureLocalImageHook = mol.EnsureLocalImage
 //
-// All calls share one client. When the environment changes, later calls get a new one, and the old one is
-// closed when its last call ends. What they do is logged; see [SetLogger].
+// All calls share one client. When the environment changes, later calls use a new client, and the old one is closed
+// when its last call returns. Events and results are logged; see [SetLogger].
 func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 	image, err := ensureLocalImage(ctx, runtime)
 	logResult(image, err)
@@ -26,7 +26,7 @@ func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 }
 
 func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
-	// This comes first: every other error shows the name as it is. It needs no client, and so no file.
+	// Checked first, because all other errors quote the name unmasked. It needs no client, and so no cache.
 	if err := (Options{Token: os.Getenv(envToken)}).CheckRuntime(runtime); err != nil {
 		return Image{}, err
 	}
@@ -42,8 +42,8 @@ func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 }
 
 // EngineHost is [Client.EngineHost] with the options of the environment: the engine that [EnsureLocalImage] uses. A
-// server that finds its engine by DOCKER_HOST alone, as client.FromEnv of Docker's Go client does, knows nothing of docker
-// contexts and of rootless engines; it is told where to look with
+// server that takes its engine from DOCKER_HOST alone, as client.FromEnv of Docker's Go client does, finds no docker
+// contexts and no rootless engines. Docker's Go client takes the address with
 //
 //	client.NewClientWithOpts(client.WithHost(host), …)
 func EngineHost(ctx context.Context) (string, error) {
@@ -55,11 +55,11 @@ func EngineHost(ctx context.Context) (string, error) {
 	return shared.EngineHost(ctx)
 }
 
-// hookOptions are the options of the functions without a client.
+// hookOptions are the options of [EnsureLocalImage] and [EngineHost].
 func hookOptions() Options {
 	o := OptionsFromEnv()
 	o.logger = packageLogger
-	// A path that begins with ~ stays as it is, for the library to refuse.
+	// The library refuses a path that begins with ~.
 	if o.CacheDir != "" && !filepath.IsAbs(o.CacheDir) && !strings.HasPrefix(o.CacheDir, "~") {
 		if dir, err := firstWorkingDirectory(); err == nil {
 			o.CacheDir = filepath.Join(dir, o.CacheDir)
@@ -68,12 +68,12 @@ func hookOptions() Options {
 	return o
 }
 
-// firstWorkingDirectory is where a relative cache folder begins: a server that changes its working directory must not
-// change its cache with it.
+// firstWorkingDirectory is the working directory of the first call. A relative cache folder is relative to it, so that
+// the cache stays the same when the server changes its working directory.
 var firstWorkingDirectory = sync.OnceValues(os.Getwd)
 
-// logResult logs how a call ended. What happened on the way is logged by the client. The handler is the server's code: it
-// may panic, which nobody else would catch, and a call does not wait for a slow one longer than for its events.
+// logResult logs the result of a call; the client logs its events. The handler is code of the server: a panic in it is
+// caught, and a call waits for a slow one no longer than for its events.
 func logResult(image Image, err error) {
 	logger := packageLogger()
 	if logger == nil {
@@ -94,8 +94,8 @@ func logResult(image Image, err error) {
 	}
 }
 
-// resultRecord is how a call ended, as a log record with the fields that are set. A call that its caller cancelled is no
-// failure.
+// resultRecord returns the log record for the result of a call, with the fields that are set. A call that its caller has
+// cancelled is not a failure.
 func resultRecord(image Image, err error) (slog.Level, string, []slog.Attr) {
 	if err == nil {
 		return slog.LevelInfo, "the workspace image is ready", []slog.Attr{
@@ -123,10 +123,10 @@ func resultRecord(image Image, err error) (slog.Level, string, []slog.Attr) {
 	return level, "there is no workspace image: " + detail.Message, attrs
 }
 
-// Nobody waits for a client to close.
+// Clients are closed in the background: Close waits.
 var sharedClients = clientPool{open: New, close: func(c *Client) { go func() { _ = c.Close() }() }}
 
-// clientPool keeps the client of the options that were asked for last.
+// clientPool keeps the client of the most recently used options.
 type clientPool struct {
 	open  func(Options) (*Client, error)
 	close func(*Client)
@@ -168,7 +168,7 @@ func (p *clientPool) release(c *sharedClient) {
 	p.closeIfUnused(c)
 }
 
-// closeIfUnused closes a client that is not current any more.
+// closeIfUnused closes a client that is no longer current and has no calls.
 func (p *clientPool) closeIfUnused(c *sharedClient) {
 	if c != nil && c != p.current && c.uses == 0 {
 		p.close(c.Client)

@@ -7,28 +7,27 @@ import (
 	"strings"
 )
 
-// Code says what kind of failure an [Error] is. The numbers are those of mol_status in mol.h: they are
-// part of the C interface, have explicit values and are never reused.
+// Code is the kind of failure of an [Error]. The values are those of mol_status in mol.h: they are part of the C
+// interface and are never changed or reused.
 type Code int32
 
-// The codes. Each one up to CodeInternal has a sentinel of the same name ([ErrUnknownRuntime] and so on)
-// for use with [errors.Is]; CodeCanceled and CodeDeadlineExceeded answer to [context.Canceled] and
-// [context.DeadlineExceeded], CodeInvalidArgument to [ErrInvalidArgument], CodeClosed to [ErrClosed], CodeNoLocalImage to [ErrNoLocalImage],
-// CodeProcessLimit to [ErrProcessLimit].
+// The codes. Most have a sentinel of the same name ([ErrUnknownRuntime] and so on) for [errors.Is]. For CodeCanceled and
+// CodeDeadlineExceeded it is [context.Canceled] and [context.DeadlineExceeded], for CodeNoSuchHandle and CodeNoEvent
+// [ErrInternal].
 const (
-	// CodeOK is success. No Error carries it.
+	// CodeOK is success. No Error has it.
 	CodeOK Code = 0
 	// CodeUnknownRuntime is a runtime name that is not on the allowlist.
 	CodeUnknownRuntime Code = 1
-	// CodeInvalidOption is an option or environment variable that cannot be used as it is.
+	// CodeInvalidOption is an invalid option or environment variable.
 	CodeInvalidOption Code = 2
-	// CodeGiteaUnreachable is a Gitea that refused the connection, did not resolve or did not answer.
+	// CodeGiteaUnreachable is a Gitea that refused the connection, whose host did not resolve, or that did not answer.
 	CodeGiteaUnreachable Code = 3
 	// CodeRepoNotFound is a template repository, or a branch of it, that does not exist there.
 	CodeRepoNotFound Code = 4
-	// CodeAuth is a 401 or 403.
+	// CodeAuth is a response 401 or 403.
 	CodeAuth Code = 5
-	// CodeBadResponse is an answer that cannot be understood, or that is too large.
+	// CodeBadResponse is a response that is invalid or too large.
 	CodeBadResponse Code = 6
 	// CodeFetch is a failure while the commit was fetched or checked out.
 	CodeFetch Code = 7
@@ -40,19 +39,19 @@ const (
 	CodePlatformUnsupported Code = 10
 	// CodeBuildFailed is a build that the engine ended with an error.
 	CodeBuildFailed Code = 11
-	// CodeStalled is a fetch or a build that gave no sign of life for the stall grace.
+	// CodeStalled is a fetch or a build without any progress for the stall grace.
 	CodeStalled Code = 12
-	// CodeTimeout is a network step, or a whole call without a deadline of its own, that took too long.
+	// CodeTimeout is a network step, or a whole call whose context has no deadline, that took too long.
 	CodeTimeout Code = 13
 	// CodeCache is a cache folder that cannot be read, written or trusted.
 	CodeCache Code = 14
-	// CodeInternal is a defect in libmol, or a package that was built without it.
+	// CodeInternal is a bug in libmol, or a package that was built without it.
 	CodeInternal Code = 15
 	// CodeCanceled is a call that was cancelled.
 	CodeCanceled Code = 16
 	// CodeDeadlineExceeded is a call whose deadline passed.
 	CodeDeadlineExceeded Code = 17
-	// CodeInvalidArgument is a call with an argument that is not allowed, such as a commit that is not one.
+	// CodeInvalidArgument is a call with an invalid argument, such as an invalid commit id.
 	CodeInvalidArgument Code = 18
 	// CodeNoSuchHandle is an id that the library does not know, or no longer knows.
 	CodeNoSuchHandle Code = 19
@@ -60,9 +59,9 @@ const (
 	CodeClosed Code = 20
 	// CodeNoEvent is a wait for the next event that ended without one. It never leaves this package.
 	CodeNoEvent Code = 21
-	// CodeNoLocalImage is an engine without an image of the runtime, where [Options.Offline] forbids to make one.
+	// CodeNoLocalImage is an engine without an image of the runtime while [Options.Offline] is set.
 	CodeNoLocalImage Code = 22
-	// CodeProcessLimit is a process, or a machine, that has no thread or file descriptor left.
+	// CodeProcessLimit is a process, or a machine, without a free thread or file descriptor.
 	CodeProcessLimit Code = 23
 )
 
@@ -93,8 +92,8 @@ var codeNames = [...]string{
 	CodeProcessLimit:        "process_limit",
 }
 
-// String gives the name of the code as mol_status_name in mol.h does: "unknown_runtime". A number without
-// a name, from a library newer than this package, comes out as "code(99)".
+// String returns the name of the code as mol_status_name in mol.h does: "unknown_runtime". The name of an unknown code,
+// from a library newer than this package, is "code(99)".
 func (c Code) String() string {
 	if c >= 0 && int(c) < len(codeNames) {
 		return codeNames[c]
@@ -102,8 +101,7 @@ func (c Code) String() string {
 	return fmt.Sprintf("code(%d)", int32(c))
 }
 
-// The sentinels, for [errors.Is]. Every error of this package that is an [*Error] unwraps to the one of its
-// [Code]; see there for what each means.
+// The sentinels, for [errors.Is]. Every [*Error] unwraps to the sentinel of its [Code], which has the documentation.
 var (
 	ErrUnknownRuntime      = errors.New("unknown runtime")
 	ErrInvalidOption       = errors.New("invalid option")
@@ -121,17 +119,17 @@ var (
 	ErrCache               = errors.New("cache not usable")
 	ErrInternal            = errors.New("internal error")
 
-	// ErrNoLocalImage is what a call gets with [Options.Offline], where the engine has no image of the runtime.
+	// ErrNoLocalImage is returned with [Options.Offline] if the engine has no image of the runtime.
 	ErrNoLocalImage = errors.New("no local image")
-	// ErrProcessLimit is what a call gets where this process can have no more threads or file descriptors.
+	// ErrProcessLimit is returned if the process can get no more threads or file descriptors.
 	ErrProcessLimit = errors.New("limit of the process reached")
-	// ErrInvalidArgument is what a call gets with an argument that is not allowed, such as a commit that is not one.
+	// ErrInvalidArgument is returned for an invalid argument, such as an invalid commit id.
 	ErrInvalidArgument = errors.New("invalid argument")
-	// ErrClosed is what a call gets that comes after [Client.Close], or that Close ended.
+	// ErrClosed is returned by calls after [Client.Close], and by calls that Close has ended.
 	ErrClosed = errors.New("client is closed")
 )
 
-// sentinel gives the error a code answers to in errors.Is.
+// sentinel returns the error for which errors.Is holds for the code.
 func (c Code) sentinel() error {
 	switch c {
 	case CodeUnknownRuntime:
@@ -175,48 +173,45 @@ func (c Code) sentinel() error {
 	case CodeInvalidArgument:
 		return ErrInvalidArgument
 	}
-	// What is left can only come from a defect here or in the library: an id that this package should not have
-	// sent, or a number that it does not know.
+	// The rest is a bug here or in the library: an id that this package should not have sent, or an unknown code.
 	return ErrInternal
 }
 
-// Error is what every function of this package that can fail returns (use [errors.As] to get at it). All of
-// its texts are masked: no token and no userinfo of a URL is in them.
+// Error is the error type of all functions of this package (use [errors.As] to get it). Its texts are masked: they
+// contain no token and no userinfo of a URL.
 //
-// It unwraps to the sentinel of its Code; where a context ended the call, also to that context's Err and
-// Cause.
+// It unwraps to the sentinel of its Code; if a context ended the call, also to the context's Err and Cause.
 type Error struct {
 	// Code is the kind of failure.
 	Code Code
-	// Runtime is the runtime name of the call, "" where there is none.
+	// Runtime is the runtime name of the call, or "".
 	Runtime string
-	// URL is the address that was asked, usually the template repository's, "" where none was.
+	// URL is the address of the request, usually that of the template repository, or "".
 	URL string
 	// Message says what failed and where, in one line, lower case and without a full stop.
 	Message string
-	// Hint says what to do next, "" when there is nothing to say.
+	// Hint says what to do next, or is "".
 	Hint string
 	// Step is the build step that failed, as the builder names it: "[2/4] RUN make". "" outside of a build.
 	Step string
-	// Line is the step's line in the template's Dockerfile, from 1; 0 where it is not known.
+	// Line is the step's line in the template's Dockerfile, from 1; 0 if unknown.
 	Line int
-	// ExitCode is the exit code of the step's command; 0 where it is not known.
+	// ExitCode is the exit code of the step's command; 0 if unknown.
 	ExitCode int
-	// LogTail is the end of the build's output, bounded by the library. "" outside of a build.
+	// LogTail is the end of the build's output; the library limits its length. "" outside of a build.
 	LogTail string
 
 	causes []error
 }
 
-// The part of LogTail that Error shows: enough to see the compiler's complaint, not so much that it floods
-// a log. The whole of it stays in the field.
+// The part of LogTail that Error shows: enough for a compiler's error, and not too much for a log.
 const (
 	shownTailLines = 20
 	shownTailBytes = 4 << 10
 )
 
-// Error gives the message, the step, the URL and the hint in one line; after a build that failed the last
-// lines of its output follow, one to a line.
+// Error returns the message, the step, the URL and the hint in one line. For a failed build, the last lines of its output
+// follow.
 func (e *Error) Error() string {
 	if e == nil {
 		return "<nil>"
@@ -246,8 +241,8 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// beginning is what tells a step from others. The library cuts long texts, so that the message may have less of a
-// long step than Step has.
+// beginning returns the part of a step that identifies it. The library truncates long texts, so the message may contain
+// less of a long step than Step.
 func beginning(step string) string {
 	const length = 500
 	if len(step) > length {
@@ -256,7 +251,7 @@ func beginning(step string) string {
 	return strings.TrimSuffix(step, "…")
 }
 
-// Unwrap gives the sentinel of the code and, for a call that a context ended, the context's error and cause.
+// Unwrap returns the sentinel of the code and, if a context ended the call, the context's error and cause.
 func (e *Error) Unwrap() []error {
 	if e == nil {
 		return nil
@@ -264,8 +259,8 @@ func (e *Error) Unwrap() []error {
 	return append([]error{e.Code.sentinel()}, e.causes...)
 }
 
-// because adds errors that errors.Is and errors.As shall find, leaving out nil and what is there already.
-func (e *Error) because(causes ...error) *Error {
+// withCauses adds errors for errors.Is and errors.As, except nil and errors for which errors.Is already holds.
+func (e *Error) withCauses(causes ...error) *Error {
 	for _, cause := range causes {
 		if cause != nil && !errors.Is(e, cause) {
 			e.causes = append(e.causes, cause)
@@ -274,7 +269,7 @@ func (e *Error) because(causes ...error) *Error {
 	return e
 }
 
-// shownTail cuts a log down to its last whole lines and indents them.
+// shownTail returns the last complete lines of a log, indented.
 func shownTail(log string) string {
 	log = strings.TrimRight(log, "\r\n \t")
 	if log == "" {
@@ -297,8 +292,7 @@ func shownTail(log string) string {
 	return "  " + strings.ReplaceAll(log, "\n", "\n  ")
 }
 
-// checkABI compares the version of the C interface that this package was compiled against with the one of
-// the library that is linked in.
+// checkABI compares the version of the C interface that this package was compiled for with that of the linked library.
 func checkABI(compiled, linked uint32) error {
 	if compiled == linked {
 		return nil
