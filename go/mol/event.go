@@ -2,11 +2,11 @@ package mol
 
 import "time"
 
-// EventKind says what an [Event] reports.
+// EventKind is the kind of an [Event].
 type EventKind string
 
-// The kinds of events, in about the order in which a call that has to build sees them. The fields named
-// behind each are the ones that are set, besides Kind, Call, Runtime, Time and Message.
+// The kinds of events, roughly in the order in which a call that builds sends them. Each comment lists the fields that
+// are set besides Kind, Call, Runtime, Time, Message and Span.
 const (
 	EventLookupStarted   EventKind = "lookup_started"   // URL
 	EventLookupDone      EventKind = "lookup_done"      // CommitSHA, Branch, Duration
@@ -26,61 +26,60 @@ const (
 	EventExportDone      EventKind = "export_done" // Duration
 	EventTagged          EventKind = "tagged"      // Ref, LatestRef
 	EventWarning         EventKind = "warning"     // Hint, Endpoint
-	EventThinned         EventKind = "thinned"     // Dropped: events that were left out at this point
+	EventThinned         EventKind = "thinned"     // Dropped, the number of events that were left out here
 )
 
-// Event is one thing that happened during a call. All of its texts are masked: no token and no userinfo of
-// a URL is in them. A field that does not belong to the kind is zero.
+// Event reports a step of a call. Its texts are masked: they contain no token and no userinfo of a URL. A field that does
+// not belong to the kind is zero.
 //
-// A build that several calls of one client wait for is reported once, with the id of the call that came
-// first.
+// A build that several calls of one client share is reported once, with the id of the first call.
 type Event struct {
-	// Kind says what happened. A newer library may send kinds that this package has no constant for.
+	// Kind is the kind of event. A newer library may send kinds that this package has no constant for.
 	Kind EventKind
-	// Call is the id of the call this belongs to; 0 for what belongs to none. Unique in the process.
+	// Call is the id of the call, unique in the process; 0 if the event belongs to no call.
 	Call uint64
 	// Runtime is the runtime name of that call.
 	Runtime string
-	// Time is when it happened, to the millisecond.
+	// Time is the time of the event, to the millisecond.
 	Time time.Time
-	// Message is one line for people.
+	// Message describes the event in one line.
 	Message string
-	// Span is the name of the span that it is in, as OpenTelemetry would have it: of few values, such as
-	// "mol.fetch", and with nothing of the call in it. "" for warnings and what was left out.
+	// Span is the name of the event's span for OpenTelemetry, such as "mol.fetch": of low cardinality, without data of
+	// the call. "" for EventWarning and EventThinned.
 	Span string
 
-	// URL is the address asked or fetched from.
+	// URL is the address of the lookup or the fetch.
 	URL string
-	// Ref is the sha-pinned image reference, LatestRef the one with :latest.
+	// Ref is the image reference with the commit, LatestRef the one with :latest.
 	Ref, LatestRef string
-	// CommitSHA is the full commit id, 40 or 64 hex digits; Branch the branch whose head it is.
+	// CommitSHA is the full commit id, 40 or 64 hex digits. It is the head of Branch.
 	CommitSHA, Branch string
-	// Reason is why a present image or cache entry was not used.
+	// Reason says why an existing image or cache entry was not used.
 	Reason string
-	// Holder is whom the call waits for: a process id or another call.
+	// Holder is what the call waits for: a process id or another call.
 	Holder string
 	// Builder is the engine's builder: "buildkit", "classic" or, on Podman, "buildah". Endpoint is the
 	// engine's address.
 	Builder, Endpoint string
 	// Hint says what to do about a warning.
 	Hint string
-	// Step is the number of a build step, from 1, and Steps how many there are; 0 where it is not known.
+	// Step is the number of a build step, from 1, and Steps the number of steps; 0 if unknown.
 	Step, Steps int
-	// StepName is the step as the builder names it.
+	// StepName is the builder's name of the step.
 	StepName string
-	// Cached tells that the builder took the step from its cache.
+	// Cached reports whether the builder took the step from its cache.
 	Cached bool
-	// Line is one line of the build's output, without its line end and possibly cut short.
+	// Line is one line of the build's output, without its line end and possibly truncated.
 	Line string
-	// StepError is why the step failed, "" when it did not.
+	// StepError says why the step failed, "" if it did not.
 	StepError string
-	// Files, Objects and ObjectsTotal are counts; ObjectsTotal is 0 while it is not known.
+	// Files, Objects and ObjectsTotal are counts; ObjectsTotal is 0 while unknown.
 	Files, Objects, ObjectsTotal int64
 	// Bytes is a number of bytes.
 	Bytes int64
-	// Dropped is how many events were left out because nobody took them fast enough.
+	// Dropped is the number of events that were left out because the receiver was too slow.
 	Dropped int64
-	// Duration is how long it took, to the millisecond.
+	// Duration is the duration of the step, to the millisecond.
 	Duration time.Duration
 }
 

@@ -12,13 +12,13 @@ import (
 	"unicode/utf8"
 )
 
-// GiteaBranchAPIURL gives the address at which Gitea describes a branch of a runtime's template repository.
-// The prefix is the repository's URL without the runtime name at its end; a Gitea below a path works:
+// GiteaBranchAPIURL returns the URL of Gitea's API for a branch of a runtime's template repository. The prefix is the
+// repository's URL without the runtime name at its end. Gitea may be below a path:
 //
 //	https://host/git/org/tpl- + hermes + main -> https://host/git/api/v1/repos/org/tpl-hermes/branches/main
 //
-// A branch name is percent-encoded with a slash as %2F, which Gitea's route (/branches/*) takes as well as a
-// plain one. Scheme and host come out in lower case, without the port that the scheme implies.
+// The branch name is percent-encoded, with a slash as %2F, which Gitea's route (/branches/*) accepts like a plain slash.
+// Scheme and host are in lower case, without the default port of the scheme.
 //
 // The error is an [*Error] with [CodeInvalidOption]: for a prefix that is not http or https, has userinfo, a
 // query or a fragment, or no organisation and repository in its path; for a runtime that cannot be part of a
@@ -66,8 +66,8 @@ func GiteaBranchAPIURL(repoPrefix, runtime, branch string) (string, error) {
 	return b.String(), nil
 }
 
-// splitRepoURL takes a repository URL apart into its origin and the segments of its path, still encoded: at
-// least two, of which the last two are the organisation and the repository. The errors are ends of sentences.
+// splitRepoURL splits a repository URL into its origin and the segments of its path, still encoded. There are at least
+// two segments; the last two are the organisation and the repository. The error texts continue a sentence.
 func splitRepoURL(prefix, runtime string) (origin string, segments []string, err error) {
 	if prefix == "" {
 		return "", nil, errors.New("is empty")
@@ -76,8 +76,8 @@ func splitRepoURL(prefix, runtime string) (origin string, segments []string, err
 		return "", nil, errors.New("is not valid UTF-8")
 	}
 	for i := range len(prefix) {
-		// url.Parse takes a backslash for part of a path, browsers and WHATWG parsers for a slash: two
-		// readings of where the host ends is one too many.
+		// url.Parse treats a backslash as part of the path, browsers and WHATWG parsers treat it as a slash, so they
+		// would disagree about the host.
 		if c := prefix[i]; c <= ' ' || c == 0x7f || c == '\\' {
 			return "", nil, fmt.Errorf("holds a character that a URL cannot have (%q)", c)
 		}
@@ -94,7 +94,7 @@ func splitRepoURL(prefix, runtime string) (origin string, segments []string, err
 	if strings.Contains(authority, "@") {
 		return "", nil, errors.New("has a user name or a password in it")
 	}
-	// The path may still be anything, so it is url.Parse's turn. Its error quotes the URL and is not passed on.
+	// url.Parse checks the path. Its error quotes the URL, so it is not passed on.
 	u, err := url.Parse(scheme + "://" + authority + "/" + path + runtime)
 	if err != nil || !validAuthority(authority) {
 		return "", nil, errors.New("is not a valid URL")
@@ -118,7 +118,8 @@ func splitRepoURL(prefix, runtime string) (origin string, segments []string, err
 	return scheme + "://" + authority, segments, nil
 }
 
-// validAuthority holds for host[:port] with a name, an IPv4 address or a bracketed IPv6 address.
+// validAuthority reports whether authority is host[:port], where host is a name, an IPv4 address or a bracketed IPv6
+// address.
 func validAuthority(authority string) bool {
 	u := url.URL{Host: authority}
 	host, port := u.Hostname(), u.Port()
@@ -137,15 +138,15 @@ func validAuthority(authority string) bool {
 		case isLowerAlnum(c), 'A' <= c && c <= 'Z', c == '.', c == '-', c == '_':
 		case c == ':' && bracketed:
 		default:
-			// A name that is not ASCII has to be given in its xn-- form, as Gitea's own ROOT_URL has it.
+			// A name that is not ASCII must be in its xn-- form, as in Gitea's ROOT_URL.
 			return false
 		}
 	}
 	return true
 }
 
-// shownPrefix is as much of a prefix as an error may show: nothing where userinfo could be in it, nothing
-// of a query or a fragment, which are places for tokens as well.
+// shownPrefix returns the part of a prefix that an error may show: no query and no fragment, which may contain a token,
+// and nothing at all if there may be userinfo.
 func shownPrefix(prefix string) string {
 	if i := strings.IndexAny(prefix, "?#"); i >= 0 {
 		prefix = prefix[:i]
@@ -156,8 +157,8 @@ func shownPrefix(prefix string) string {
 	return " " + quoteShort(prefix)
 }
 
-// validRepoNamePart holds for the characters Gitea allows in a repository's name, as far as they are safe
-// anywhere in a URL's path.
+// validRepoNamePart reports whether name has only characters that Gitea allows in a repository name and that are safe
+// in a URL path.
 func validRepoNamePart(name string) bool {
 	if name == "" {
 		return false
@@ -171,8 +172,8 @@ func validRepoNamePart(name string) bool {
 	return true
 }
 
-// branchProblem says what git would object to in a branch name, as the end of a sentence; "" for nothing.
-// The rules are those of git-check-ref-format(1).
+// branchProblem returns why git refuses a branch name, as the end of a sentence, or "" for a valid name. The rules are
+// those of git-check-ref-format(1).
 func branchProblem(branch string) string {
 	switch {
 	case branch == "":
@@ -210,8 +211,8 @@ func branchProblem(branch string) string {
 	return ""
 }
 
-// writePercentEncoded leaves the unreserved characters of RFC 3986 (section 2.3) and encodes everything
-// else. url.PathEscape leaves more (+, =, &, …), which proxies read in more than one way.
+// writePercentEncoded encodes everything but the unreserved characters of RFC 3986 (section 2.3). url.PathEscape leaves
+// more characters (+, =, &, …), which proxies interpret differently.
 func writePercentEncoded(b *strings.Builder, s string) {
 	const hexDigits = "0123456789ABCDEF"
 	for i := range len(s) {
@@ -226,15 +227,14 @@ func writePercentEncoded(b *strings.Builder, s string) {
 	}
 }
 
-// maxAnswerBytes is the size of the largest API answer that is read, 64 KiB.
+// maxAnswerBytes is the largest API response that is read, 64 KiB.
 const maxAnswerBytes = 64 << 10
 
-// ParseGiteaBranchHeadSha takes the id of a branch's newest commit (commit.id) out of Gitea's answer. The id
-// is 40 hex digits, or 64 in a SHA-256 repository, in lower case, as git writes them.
+// ParseGiteaBranchHeadSha returns the id of a branch's newest commit (commit.id) from Gitea's response. The id has 40 hex
+// digits, or 64 in a SHA-256 repository, in lower case, as git writes them.
 //
-// The error is an [*Error] with [CodeBadResponse]: for more than 64 KiB, for anything but one valid JSON
-// object, for one with "commit" or its "id" missing, given twice or of another type, and for an id that is
-// not as above.
+// The error is an [*Error] with [CodeBadResponse]: for more than 64 KiB, for anything but one valid JSON object, if
+// "commit" or its "id" is missing, duplicated or of another type, and for an invalid id.
 func ParseGiteaBranchHeadSha(body []byte) (string, error) {
 	sha, err := branchHeadSHA(body)
 	if err != nil {
@@ -273,8 +273,8 @@ func branchHeadSHA(body []byte) (string, error) {
 	return sha, nil
 }
 
-// jsonField gives a field of a valid JSON object. Unlike json.Unmarshal into a struct it takes names
-// exactly as they are, and refuses one that is there twice, where parsers differ in which of the two wins.
+// jsonField returns a field of a valid JSON object. Unlike json.Unmarshal into a struct, it compares names exactly and
+// refuses a duplicate, because parsers differ in which of the two they use.
 func jsonField(object []byte, name string) (json.RawMessage, error) {
 	decoder := json.NewDecoder(bytes.NewReader(object))
 	if token, err := decoder.Token(); err != nil || token != json.Delim('{') {
@@ -316,7 +316,7 @@ func isCommitID(sha string) bool {
 	return true
 }
 
-// quoteShort quotes what came from outside, on one line and at a bounded length.
+// quoteShort quotes untrusted text on one line, truncated.
 func quoteShort(s string) string {
 	const limit = 80
 	if len(s) > limit {

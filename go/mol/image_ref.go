@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// A registry's host has a dot, a colon or is "localhost"; this has none of them. So no engine takes it for
-// a host to connect to, and DNS never sees it.
+// The host of a registry contains a dot or a colon, or is "localhost". This is none of these, so no engine treats it as a
+// host, and it is never resolved through DNS.
 const localImagePrefix = "molecule-local"
 
 const (
@@ -19,76 +19,75 @@ const (
 
 	shortSHALen     = 12
 	maxIsolationLen = 48
-	// With it a tag has at most 128 characters, which is the limit of the distribution spec (section
-	// "Pulling manifests"): 12 + "-" + 32 + "-" + 32 + "--" + 48.
+	// Keeps a tag within the 128 characters of the distribution spec (section "Pulling manifests"):
+	// 12 + "-" + 32 + "-" + 32 + "--" + 48.
 	maxPlatformPartLen = 32
 )
 
-// LocalImagePrefix is what the references of locally built images begin with: "molecule-local".
+// LocalImagePrefix returns the prefix of the references of locally built images, "molecule-local".
 func LocalImagePrefix() string { return localImagePrefix }
 
-// LocalImageTag gives the reference of the image for a commit:
+// LocalImageTag returns the reference of the image for a commit:
 //
 //	molecule-local/workspace-template-<runtime>:<sha12>[-<arch>[-<variant>]][--<isolation>]
 //
-// <sha12> is the first 12 characters of sha (all of it, if it is shorter). Architecture and variant are
-// there where MOLECULE_IMAGE_PLATFORM asks for anything but linux/amd64, so that an image for one platform
-// is never taken for another's. "native" counts as this process's own architecture, which may not be the
-// engine's; [Image.Ref] has the right one. The isolation is MOLECULE_LOCAL_IMAGE_ISOLATION. Both are read at
-// each call. Where one of them is invalid the result is "", which is no reference at all, rather than one that
-// belongs to somebody else.
+// <sha12> are the first 12 characters of sha (all of it, if it is shorter). Architecture and variant are present if
+// MOLECULE_IMAGE_PLATFORM is anything but linux/amd64, so that an image for one platform is never used for another.
+// "native" is the architecture of this process, which may differ from that of the engine; [Image.Ref] has the right one.
+// The isolation is MOLECULE_LOCAL_IMAGE_ISOLATION. Both variables are read at each call. If one of them is invalid, the
+// result is "", which is not a reference, so that no image of another server is used.
 //
 // Runtime and sha are not checked; [EnsureLocalImage] does that.
 func LocalImageTag(runtime, sha string) string {
 	return tagRules{platform: os.Getenv(envPlatform), isolation: os.Getenv(envIsolation)}.pinned(runtime, sha)
 }
 
-// LocalImageTag is the function of the same name for these options instead of the environment. Where [Options.TagArch]
-// is [TagArchAlways], it gives
+// LocalImageTag is the function of the same name for these options instead of the environment. With [TagArchAlways] in
+// [Options.TagArch], the result is
 //
 //	molecule-local/workspace-template-<runtime>:<sha12>-<arch>[--<isolation>]
 //
-// The platform "native" counts as this process's own architecture, which may not be the engine's; [Image.Ref] has the
-// right one. An invalid TagArch makes the result "" too.
+// The platform "native" is the architecture of this process, which may differ from that of the engine; [Image.Ref] has
+// the right one. With an invalid TagArch the result is "" too.
 func (o Options) LocalImageTag(runtime, sha string) string {
 	return tagRules{o.Platform, o.Isolation, o.TagArch}.pinned(runtime, sha)
 }
 
-// LocalImageLatestTag is the function of the same name for these options instead of the environment. Where
-// [Options.TagArch] is [TagArchAlways], it gives
+// LocalImageLatestTag is the function of the same name for these options instead of the environment. With
+// [TagArchAlways] in [Options.TagArch], the result is
 //
 //	molecule-local/workspace-template-<runtime>:latest[--<isolation>]
 //
-// With [TagArchAuto], "native" counts as this process's own architecture, which may not be the engine's; [Image.LatestRef]
-// has the right one. An invalid TagArch makes the result "" too.
+// With [TagArchAuto], "native" is the architecture of this process, which may differ from that of the engine;
+// [Image.LatestRef] has the right one. With an invalid TagArch the result is "" too.
 func (o Options) LocalImageLatestTag(runtime string) string {
 	return tagRules{o.Platform, o.Isolation, o.TagArch}.latest(runtime)
 }
 
-// LocalImageLatestTag gives the moving reference of a runtime's newest image:
+// LocalImageLatestTag returns the moving reference of a runtime's newest image:
 //
 //	molecule-local/workspace-template-<runtime>:latest[-<arch>[-<variant>]][--<isolation>]
 //
-// The suffixes are those of [LocalImageTag], and so is the result "" where the environment is invalid.
+// The suffixes are those of [LocalImageTag]. If the environment is invalid, the result is "" too.
 func LocalImageLatestTag(runtime string) string {
 	return tagRules{platform: os.Getenv(envPlatform), isolation: os.Getenv(envIsolation)}.latest(runtime)
 }
 
-// IsLocalBuildImage tells whether a reference is in the name space of locally built images, so that pulling
-// it cannot work: it begins with "molecule-local/".
+// IsLocalBuildImage reports whether a reference is that of a locally built image, which cannot be pulled: whether it begins
+// with "molecule-local/".
 func IsLocalBuildImage(ref string) bool {
 	rest, found := strings.CutPrefix(ref, localImagePrefix+"/")
 	return found && rest != ""
 }
 
-// CacheKey gives a short, stable key for one commit of one template: the first 8 bytes of the SHA-256 of
-// "runtime|sha|repoPrefix", in 16 hex digits.
+// CacheKey returns a short, stable key for a commit of a template: the first 8 bytes of the SHA-256 of
+// "runtime|sha|repoPrefix", as 16 hex digits.
 func CacheKey(runtime, sha, repoPrefix string) string {
 	sum := sha256.Sum256([]byte(runtime + "|" + sha + "|" + repoPrefix))
 	return hex.EncodeToString(sum[:8])
 }
 
-// tagRules decide how tags look.
+// tagRules are the settings that decide the suffixes of tags.
 type tagRules struct {
 	platform, isolation string
 	arch                TagArch
@@ -107,7 +106,7 @@ func (r tagRules) latest(runtime string) string {
 	return reference(runtime, "latest"+suffix, ok)
 }
 
-// reference returns "" where the rules for its tag are not valid.
+// reference returns "" if the rules for its tag are not valid.
 func reference(runtime, tag string, valid bool) string {
 	if !valid {
 		return ""
@@ -140,7 +139,7 @@ func (r tagRules) suffixes() (pinned, latest string, ok bool) {
 	return pinned + isolation, latest + isolation, true
 }
 
-// parsePlatform splits os/arch[/variant], and tells whether it is that.
+// parsePlatform splits os/arch[/variant], and reports whether it is valid.
 func parsePlatform(platform string) (parts []string, ok bool) {
 	switch platform {
 	case "":
@@ -160,7 +159,7 @@ func parsePlatform(platform string) (parts []string, ok bool) {
 	return parts, true
 }
 
-// validPlatformPart holds for [a-z0-9]{1,32}.
+// validPlatformPart reports whether part matches [a-z0-9]{1,32}.
 func validPlatformPart(part string) bool {
 	if part == "" || len(part) > maxPlatformPartLen {
 		return false
@@ -173,7 +172,7 @@ func validPlatformPart(part string) bool {
 	return true
 }
 
-// validIsolation holds for [a-z0-9][a-z0-9_.-]{0,47}.
+// validIsolation reports whether isolation matches [a-z0-9][a-z0-9_.-]{0,47}.
 func validIsolation(isolation string) bool {
 	if isolation == "" || len(isolation) > maxIsolationLen || !isLowerAlnum(isolation[0]) {
 		return false

@@ -5,21 +5,21 @@ import (
 	"sync/atomic"
 )
 
-// SetLogger sets where [EnsureLocalImage] logs what it does: lookup, hit or miss, fetch, build, result, and a call that
-// its caller cancelled, at level Info; warnings and failures at Warn; each line of a build's output at Debug. Without
-// SetLogger that is [slog.Default]. With nil nothing is logged. It holds for all calls, also for those that are running.
+// SetLogger sets the logger of [EnsureLocalImage]. Lookup, hit or miss, fetch, build, result, and calls cancelled by their
+// caller are logged at level Info, warnings and failures at Warn, and each line of a build's output at Debug. The default
+// is [slog.Default]; nil switches logging off. The logger applies to all calls, including running ones.
 //
-// The handler is called from goroutines of this package. A call waits a fifth of a second for it at most, and a panic in
-// it is caught.
+// The handler is called from goroutines of this package. A call waits for it for a fifth of a second at most, and a panic
+// in it is caught.
 //
-// A [Client] has a logger of its own, [Options.Logger].
+// A [Client] has its own logger, [Options.Logger].
 func SetLogger(l *slog.Logger) { chosenLogger.Store(&l) }
 
-// chosenLogger is what SetLogger was given last.
+// chosenLogger is the argument of the last SetLogger.
 var chosenLogger atomic.Pointer[*slog.Logger]
 
-// packageLogger is the logger of the function without a client; nil for none. It is asked for at each record, because
-// a server may call SetLogger or slog.SetDefault at any time.
+// packageLogger returns the logger of [EnsureLocalImage], or nil. It is called for each record, because a server may call
+// SetLogger or slog.SetDefault at any time.
 func packageLogger() *slog.Logger {
 	if chosen := chosenLogger.Load(); chosen != nil {
 		return *chosen

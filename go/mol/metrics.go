@@ -11,47 +11,46 @@ import (
 	"strconv"
 )
 
-// MetricsSnapshot is what a client has done, in numbers, since it was made. The counters only grow.
+// MetricsSnapshot has the counters of a client since New. Apart from InProgress, the values only grow.
 type MetricsSnapshot struct {
-	// Version is the library's.
+	// Version is the version of the library.
 	Version string `json:"version"`
-	// Calls for an image that have ended, by "ok" or the name of the error's [Code].
+	// Calls counts the calls for an image that have ended, by "ok" or the name of the error's [Code].
 	Calls map[string]uint64 `json:"calls"`
-	// InProgress are the calls for an image that are under way.
+	// InProgress is the number of running calls for an image.
 	InProgress int64 `json:"in_progress"`
-	// Hits are calls that have ended with an image that was there already, Misses those whose image was not there or
-	// could not be used.
+	// Hits counts calls that returned an existing image, Misses those whose image did not exist or could not be used.
 	Hits   uint64 `json:"hits"`
 	Misses uint64 `json:"misses"`
-	// Waits is how often a call has begun to wait for another one, of this process or of another.
+	// Waits counts how often a call has begun to wait for another call, of this process or of another.
 	Waits uint64 `json:"waits"`
-	// Builds are the fetches with their builds that have ended by themselves, whoever waited for them, by "ok" or the
-	// name of the error's [Code].
+	// Builds counts fetches with their builds that have ended without being cancelled, by "ok" or the name of the error's
+	// [Code]. A build that several calls share counts once.
 	Builds map[string]uint64 `json:"builds"`
-	// CallDurations is how long calls took.
+	// CallDurations are the durations of the calls.
 	CallDurations Durations `json:"call_durations"`
-	// StepDurations is how long the steps took: "lookup", "inspect", "wait", "fetch", "build", "tag". A build that
-	// many wait for counts once.
+	// StepDurations are the durations of the steps "lookup", "inspect", "wait", "fetch", "build" and "tag". A build that
+	// several calls share counts once.
 	StepDurations map[string]Durations `json:"step_durations"`
 }
 
-// Durations is a histogram.
+// Durations is a histogram of durations.
 type Durations struct {
-	// Count is how many there are, SumSeconds all of them together.
+	// Count is the number of durations, SumSeconds their sum.
 	Count      uint64  `json:"count"`
 	SumSeconds float64 `json:"sum_seconds"`
-	// Buckets are in the order of their bounds; each has those before it in it.
+	// Buckets are sorted by their upper bound and cumulative: each includes the previous ones.
 	Buckets []DurationBucket `json:"buckets"`
 }
 
-// DurationBucket is how many took at most so long.
+// DurationBucket is the number of durations up to LESeconds.
 type DurationBucket struct {
 	LESeconds float64 `json:"le_seconds"`
 	Count     uint64  `json:"count"`
 }
 
-// Metrics gives what the client has done, in numbers. It asks nobody and does not wait. After [Client.Close] the
-// error is [ErrClosed].
+// Metrics returns the counters of the client. It makes no request and does not wait. After [Client.Close] the error is
+// [ErrClosed].
 func (c *Client) Metrics() (MetricsSnapshot, error) {
 	text, failed := c.inner.core.metrics()
 	goruntime.KeepAlive(c)
@@ -68,8 +67,8 @@ func (c *Client) Metrics() (MetricsSnapshot, error) {
 	return snapshot, nil
 }
 
-// Metrics is [Client.Metrics] of the client that [EnsureLocalImage] uses. When the environment changes there is a new
-// one, which begins at 0.
+// Metrics is [Client.Metrics] of the client that [EnsureLocalImage] uses. When the environment changes, a new client
+// begins at 0.
 func Metrics() (MetricsSnapshot, error) {
 	shared, err := sharedClients.acquire(OptionsFromEnv())
 	if err != nil {
@@ -79,7 +78,7 @@ func Metrics() (MetricsSnapshot, error) {
 	return shared.Metrics()
 }
 
-// WritePrometheus writes the snapshot in Prometheus' text format, version 0.0.4, for a server's /metrics:
+// WritePrometheus writes the snapshot in the Prometheus text format, version 0.0.4, for a server's /metrics:
 //
 //	http.HandleFunc("/metrics", func(w http.ResponseWriter, r *http.Request) {
 //		snapshot, err := client.Metrics()
@@ -112,8 +111,8 @@ func (s MetricsSnapshot) WritePrometheus(w io.Writer) error {
 	return p.Flush()
 }
 
-// promWriter writes the text format (prometheus.io/docs/instrumenting/exposition_formats). Names of codes and steps,
-// and versions, need no escaping but what %q does. The first error stays until Flush.
+// promWriter writes the text format (prometheus.io/docs/instrumenting/exposition_formats). For the names of codes and
+// steps, and for versions, %q is enough escaping. Flush returns the first error.
 type promWriter struct{ *bufio.Writer }
 
 func (p promWriter) family(name, kind, help string) {
@@ -135,7 +134,7 @@ func (p promWriter) byResult(name string, counts map[string]uint64) {
 	}
 }
 
-// histogram writes one; labels end in a comma.
+// histogram writes a histogram; labels are empty or end with a comma.
 func (p promWriter) histogram(name, labels string, d Durations) {
 	for _, bucket := range d.Buckets {
 		p.sample(name+"_bucket", fmt.Sprintf("{%sle=%q}", labels, float(bucket.LESeconds)), strconv.FormatUint(bucket.Count, 10))

@@ -12,100 +12,94 @@ import (
 	"time"
 )
 
-// Options say where templates come from, where images go and who is told about it. The zero value works: it
-// is what an environment without any MOLECULE_ variable gives.
+// Options are the settings of a [Client]. The zero value works and has the defaults, as with an environment without
+// MOLECULE_ variables.
 //
-// The token does not show when Options are printed or logged, also as an exported field of something else.
-// The fmt package does not ask for that where Options are in an unexported field, or for the verb %p, so do
-// not print those.
+// The token is masked when Options are printed or logged, also as an exported field of another struct. The fmt package
+// calls no method for an unexported field or for the verb %p, so do not print Options in these ways.
 type Options struct {
-	// RepoPrefix is the URL that a template's repository begins with; the runtime name is appended.
+	// RepoPrefix is the URL of the template repositories without the runtime name, which is appended.
 	// "": https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-.
 	// Environment: MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX.
 	RepoPrefix string
-	// Branch is the branch whose head is built. "": main, or where that does not exist the repository's
-	// default branch. Environment: MOLECULE_LOCAL_TEMPLATE_BRANCH.
+	// Branch is the branch whose head is built. "": main, or the repository's default branch if there is no main. Environment: MOLECULE_LOCAL_TEMPLATE_BRANCH.
 	Branch string
-	// Token is a Gitea access token for templates that are not public. It goes to the origin of RepoPrefix
-	// and to nobody else. It has 8 to 1024 visible ASCII characters. Environment: MOLECULE_GITEA_TOKEN.
+	// Token is a Gitea access token for private templates. It is sent only to the origin of RepoPrefix. It has 8 to
+	// 1024 visible ASCII characters. Environment: MOLECULE_GITEA_TOKEN.
 	Token string
-	// CacheDir is the folder for fetched templates. A relative path begins at the working directory that the process has
-	// in [New]. "": molecule/workspace-template-build in the user's cache folder.
+	// CacheDir is the folder for fetched templates. A relative path is relative to the working directory at the time of
+	// [New]. "": molecule/workspace-template-build in the user's cache folder.
 	// Environment: MOLECULE_LOCAL_BUILD_CACHE.
 	CacheDir string
-	// Platform is what images are built for: os/arch[/variant], or "native" for the engine's own.
-	// "": linux/amd64. [Image.Platform] says what it came to. Environment: MOLECULE_IMAGE_PLATFORM.
+	// Platform is the platform of the images: os/arch[/variant], or "native" for that of the engine. "": linux/amd64.
+	// [Image.Platform] has the result. Environment: MOLECULE_IMAGE_PLATFORM.
 	Platform string
-	// Isolation is appended to every tag as --<token>, so that two servers on one engine keep their images
-	// apart: [a-z0-9][a-z0-9_.-]*, at most 48 characters. White space around it is dropped. "": nothing is appended.
+	// Isolation is appended to every tag as --<token>, so that two servers on one engine have separate images:
+	// [a-z0-9][a-z0-9_.-]*, at most 48 characters. Surrounding white space is removed. "": nothing is appended.
 	// Environment: MOLECULE_LOCAL_IMAGE_ISOLATION.
 	Isolation string
-	// DockerHost is the engine's address as in DOCKER_HOST: unix:// or tcp://. "": the one that the docker
-	// command would use, else the first of the well-known sockets that answers. Environment: DOCKER_HOST.
+	// DockerHost is the engine's address as in DOCKER_HOST: unix://, tcp:// or ssh://. "": the engine that the docker
+	// command would use, or else the first of the well-known sockets that answers. Environment: DOCKER_HOST.
 	DockerHost string
-	// Offline asks for the newest local image of the runtime, with no network at all.
+	// Offline returns the newest local image of the runtime, without any network access.
 	// Environment: MOLECULE_LOCAL_OFFLINE.
 	Offline bool
-	// Runtimes is the allowlist, in place of the default one ([KnownRuntimes]). It decides for everything that takes or
-	// lists runtimes. A name matches [a-z0-9][a-z0-9-]*, has at most 64 characters and no hyphen at the end. nil: the
+	// Runtimes replaces the default allowlist ([KnownRuntimes]) in everything that takes or lists runtimes. A name matches [a-z0-9][a-z0-9-]*, has at most 64 characters and no hyphen at the end. nil: the
 	// default list. It is not read from the environment.
 	Runtimes []string
-	// Pins has commits to use in place of a branch's head, by runtime, each with all 40 or 64 hexadecimal digits.
-	// [Client.EnsureLocalImage] then does for such a runtime what [Client.EnsureCommit] does. It is not read from the
-	// environment.
+	// Pins maps runtimes to commits to use instead of a branch's head, each with all 40 or 64 hexadecimal digits. For
+	// such a runtime [Client.EnsureLocalImage] does what [Client.EnsureCommit] does. It is not read from the environment.
 	Pins map[string]string
-	// TagArch says which tags have the architecture in them. "": [TagArchAuto]. It is not read from the environment.
+	// TagArch says which tags contain the architecture. "": [TagArchAuto]. It is not read from the environment.
 	TagArch TagArch
-	// RuntimeVersionPin hands the template's .runtime-version to its build as the build arg RUNTIME_VERSION.
+	// RuntimeVersionPin passes the template's .runtime-version to its build as the build argument RUNTIME_VERSION.
 	// Environment: MOLECULE_LOCAL_RUNTIME_VERSION_PIN.
 	RuntimeVersionPin bool
-	// StallGrace is how long a fetch or a build may go on without any output, rounded up to whole milliseconds.
-	// 0: 240 s; else from 1 ms to 365 days. Environment: MOLECULE_BUILD_STALL_GRACE_S, whole seconds, or hours, minutes,
+	// StallGrace is how long a fetch or a build may run without output, rounded up to whole milliseconds. 0: 240 s;
+	// otherwise 1 ms to 365 days. Environment: MOLECULE_BUILD_STALL_GRACE_S, in whole seconds, or in hours, minutes,
 	// seconds and milliseconds such as 1m30s.
 	StallGrace time.Duration
-	// Ceiling is how long a call may take whose context has no deadline, rounded up to whole milliseconds.
-	// 0: 1800 s; else from 1 ms to 365 days. Environment: MOLECULE_BUILD_CEILING_S, as for StallGrace.
+	// Ceiling is the time limit of a call whose context has no deadline, rounded up to whole milliseconds. 0: 1800 s;
+	// otherwise 1 ms to 365 days. Environment: MOLECULE_BUILD_CEILING_S, as for StallGrace.
 	Ceiling time.Duration
-	// MemoryMiB is the most memory that the library takes, in MiB, whatever a template holds: a template that
-	// needs more is an error. It is shared by all clients of the process. 0: 512; else at least 256.
+	// MemoryMiB is the library's memory limit in MiB, shared by all clients of the process. A template that needs more is
+	// an error. 0: 512; otherwise at least 256.
 	// Environment: MOLECULE_BUILD_MEMORY_MIB.
 	MemoryMiB int
 
-	// Logger, if set, gets every event as a log record: what an operator wants to see of every workspace
-	// that boots at level Info, the rest, such as each line of a build's output, at Debug. Without it
-	// nothing is logged anywhere.
+	// Logger, if set, gets every event as a log record: the main steps at level Info, warnings at Warn, and the rest,
+	// such as each line of a build's output, at Debug. nil: nothing is logged.
 	Logger *slog.Logger
-	// OnEvent, if set, is called for every event, in order and from one goroutine, so it needs no lock of
-	// its own. When a call returns, its events have been handed over; only where OnEvent is slow the call does
-	// not wait, for more than a tenth of a second, until it has caught up. While it is more than about a
-	// thousand events behind, lines of build output are left out, which an event of kind [EventThinned]
-	// counts. A panic in it is caught and goes to Logger. It should not call [Client.Close], which would wait
-	// for it.
+	// OnEvent, if set, is called for every event, in order and from one goroutine, so it needs no lock. A call returns
+	// after its events have been delivered, but waits for a slow OnEvent no longer than a tenth of a second. While OnEvent
+	// is more than about a thousand events behind, lines of build output are left out; an event of kind [EventThinned]
+	// has their number. A panic in OnEvent is caught and logged to Logger. OnEvent should not call [Client.Close], which
+	// would wait for it.
 	OnEvent func(Event)
 
-	// What the environment says and no public field holds.
+	// Values of the environment that have no public field.
 	env environment
-	// logger stands for Logger where that may change in the life of the client.
+	// logger, if set, replaces Logger; its result may change while the client exists.
 	logger func() *slog.Logger
 }
 
-// TagArch says which tags of an image have its architecture in them.
+// TagArch says which tags of an image contain its architecture.
 type TagArch string
 
 const (
-	// TagArchAuto puts -<arch>[-<variant>] into both tags for every platform but linux/amd64.
+	// TagArchAuto adds -<arch>[-<variant>] to both tags, for every platform but linux/amd64.
 	TagArchAuto TagArch = "auto"
-	// TagArchAlways puts -<arch> into every pinned tag, without the variant, and nothing into the moving tag. Images for
-	// two variants of one architecture share a tag then; one that was built for the other variant is built again.
+	// TagArchAlways adds -<arch>, without the variant, to every tag with a commit, and nothing to the moving tag. Images
+	// for two variants of one architecture then share a tag; an image for the other variant is built again.
 	TagArchAlways TagArch = "always"
 )
 
-// environment is what the library is told besides the public fields, in the variables' own syntax.
+// environment has the library's other settings, in the syntax of the environment variables.
 type environment struct {
 	captured bool
 
-	// What a public field cannot hold because it is no number or no switch. The library judges it, so that
-	// a mistyped value is an error that shows it, and not the default.
+	// Invalid values of variables whose public field cannot hold them. The library refuses them with an error that
+	// quotes the value.
 	offline, runtimeVersionPin, stallGrace, ceiling, memory string
 
 	dockerContext, dockerConfig, dockerTLSVerify, dockerCertPath, dockerBuildKit string
@@ -114,13 +108,12 @@ type environment struct {
 	home, xdgCacheHome, xdgRuntimeDir, tmpDir, searchPath                        string
 }
 
-// OptionsFromEnv reads the environment: the MOLECULE_ variables, and what else the library needs to know of
-// the machine (DOCKER_*, proxies, certificates, home and temporary folders). A value that cannot be used,
-// such as a number that is none, is kept as it is and makes [New] fail; its field is zero, and setting the field takes
-// its place.
+// OptionsFromEnv reads the environment: the MOLECULE_ variables, and those about the machine (DOCKER_*, proxies,
+// certificates, home and temporary folders). An invalid value, such as a malformed number, makes [New] fail. Its field is
+// zero; setting the field replaces the invalid value.
 //
-// For Options that do not come from here, New reads DOCKER_*, proxies, certificates and folders itself;
-// DOCKER_HOST only where the field DockerHost is empty.
+// For other Options, New reads DOCKER_*, proxies, certificates and folders itself, and DOCKER_HOST only if the field
+// DockerHost is empty.
 func OptionsFromEnv() Options {
 	o := Options{
 		RepoPrefix: os.Getenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
@@ -147,9 +140,8 @@ const (
 	envCeiling   = "MOLECULE_BUILD_CEILING_S"
 )
 
-// DefaultProvisionCeiling returns how long a call may take whose context has no deadline: MOLECULE_BUILD_CEILING_S, or
-// 30 minutes. A value that is not allowed (see [Options.StallGrace]) counts as unset here; [New] and [EnsureLocalImage]
-// refuse it.
+// DefaultProvisionCeiling returns the time limit of a call whose context has no deadline: MOLECULE_BUILD_CEILING_S, or
+// 30 minutes. An invalid value (see [Options.StallGrace]) counts as unset here; [New] and [EnsureLocalImage] refuse it.
 func DefaultProvisionCeiling() time.Duration {
 	if ceiling, _ := durationFromEnv(envCeiling); ceiling > 0 {
 		return ceiling
@@ -157,11 +149,11 @@ func DefaultProvisionCeiling() time.Duration {
 	return 30 * time.Minute
 }
 
-// LocalImageIsolation returns the isolation token in force, MOLECULE_LOCAL_IMAGE_ISOLATION without white space around
-// it, or "" for none. It does not check the token: [New] and [EnsureLocalImage] refuse an invalid one.
+// LocalImageIsolation returns MOLECULE_LOCAL_IMAGE_ISOLATION without surrounding white space, or "" for no isolation. It
+// does not check the token: [New] and [EnsureLocalImage] refuse an invalid one.
 func LocalImageIsolation() string { return strings.TrimSpace(os.Getenv(envIsolation)) }
 
-// capture reads what has no public field.
+// capture reads the variables that have no public field.
 func (e *environment) capture() {
 	e.captured = true
 	e.dockerContext = os.Getenv("DOCKER_CONTEXT")
@@ -181,7 +173,7 @@ func (e *environment) capture() {
 	e.searchPath = os.Getenv("PATH")
 }
 
-// proxyFromEnv prefers the lower-case name, as curl does; empty is a value too, and switches a proxy off.
+// proxyFromEnv prefers the lower-case name, as curl does. A variable that is set but empty switches the proxy off.
 func proxyFromEnv(name string) string {
 	if value, set := os.LookupEnv(strings.ToLower(name)); set {
 		return value
@@ -189,7 +181,7 @@ func proxyFromEnv(name string) string {
 	return os.Getenv(name)
 }
 
-// switchFromEnv reads a variable that is "1" or unset; what is no switch at all comes back raw.
+// switchFromEnv reads a boolean variable. An invalid value is returned as raw.
 func switchFromEnv(name string) (on bool, raw string) {
 	switch value := os.Getenv(name); value {
 	case "", "0", "false":
@@ -202,7 +194,7 @@ func switchFromEnv(name string) (on bool, raw string) {
 }
 
 // durationFromEnv reads whole seconds, or a duration in hours, minutes, seconds and milliseconds, from a millisecond to
-// 365 days: what the library takes. Anything else comes back raw, so that its error quotes it as it was set.
+// 365 days, as the library does. Any other value is returned as raw, so that the library's error quotes it.
 func durationFromEnv(name string) (time.Duration, string) {
 	value := os.Getenv(name)
 	text := value
@@ -226,7 +218,7 @@ var (
 
 const longestDuration = 365 * 24 * time.Hour
 
-// memoryFromEnv reads a number of MiB; what is not one comes back raw.
+// memoryFromEnv reads a number of MiB. An invalid value is returned as raw.
 func memoryFromEnv(name string) (int, string) {
 	value := os.Getenv(name)
 	n, err := strconv.Atoi(value)
@@ -236,7 +228,7 @@ func memoryFromEnv(name string) (int, string) {
 	return n, ""
 }
 
-// option names a mol_option of mol.h; the numbers there are its own, and only bridge_cgo.go knows them.
+// option stands for a mol_option of mol.h; bridge_cgo.go maps it to the value there.
 type option int
 
 const (
@@ -272,15 +264,15 @@ const (
 	optionPins
 )
 
-// setting is one option as the library takes it: a string in the syntax of the environment variable.
+// setting is one option for the library: a string in the syntax of the environment variable.
 type setting struct {
 	option option
-	// name is what an error calls it.
+	// name is the name of the option in errors.
 	name  string
 	value string
 }
 
-// settings are the options that are set, or the reason why they cannot be handed over.
+// settings returns the options that are set, or an error if they cannot be passed to the library.
 func (o *Options) settings() ([]setting, error) {
 	if !o.env.captured {
 		o.env.capture()
@@ -339,7 +331,7 @@ func (o *Options) settings() ([]setting, error) {
 	set := all[:0]
 	for _, s := range all {
 		if strings.IndexByte(s.value, 0) >= 0 {
-			// It would reach the library cut short.
+			// The C string would end there.
 			return nil, &Error{
 				Code:    CodeInvalidOption,
 				Message: fmt.Sprintf("option %s holds a NUL byte", s.name),
@@ -381,7 +373,7 @@ func durationSetting(name string, d time.Duration, raw string) (string, error) {
 	return strconv.FormatInt(ms, 10) + "ms", nil
 }
 
-// memorySetting leaves what is too little to the library, which knows the least.
+// memorySetting does not check the minimum, which the library knows.
 func memorySetting(mib int, raw string) string {
 	if mib == 0 {
 		return raw
@@ -389,7 +381,7 @@ func memorySetting(mib int, raw string) string {
 	return strconv.Itoa(mib)
 }
 
-// redacted gives the options as pairs of name and value, without what is unset, and without secrets.
+// redacted returns the names and values of the options that are set, with secrets masked.
 func (o Options) redacted() (names, values []string) {
 	add := func(name, value string) {
 		if value != "" {
@@ -418,7 +410,7 @@ func (o Options) redacted() (names, values []string) {
 	return names, values
 }
 
-// maskUserinfo is MaskTokenInURL for what should be a URL but may have lost its scheme.
+// maskUserinfo is MaskTokenInURL for a value that should be a URL but may lack its scheme.
 func maskUserinfo(value string) string {
 	if masked := MaskTokenInURL(value); masked != value || strings.Contains(value, "://") {
 		return masked
@@ -436,7 +428,7 @@ func durationText(d time.Duration, raw string) string {
 	return d.String()
 }
 
-// String gives the options that are set, with *** for the token and for the userinfo of URLs.
+// String returns the options that are set, with *** for the token and for the userinfo of URLs.
 func (o Options) String() string {
 	names, values := o.redacted()
 	var b strings.Builder
@@ -453,13 +445,13 @@ func (o Options) String() string {
 	return b.String()
 }
 
-// GoString is [Options.String]: %#v shows no more than the other verbs.
+// GoString is [Options.String], so that %#v shows no more than the other verbs.
 func (o Options) GoString() string { return o.String() }
 
-// Format is [Options.String] for every verb, those included that would print the fields one by one.
+// Format prints [Options.String] for every verb, also for those that would print the fields.
 func (o Options) Format(f fmt.State, _ rune) { fmt.Fprint(f, o.String()) }
 
-// LogValue gives the options that are set as a group, with *** for the token and for the userinfo of URLs.
+// LogValue returns the options that are set as a group, with *** for the token and for the userinfo of URLs.
 func (o Options) LogValue() slog.Value {
 	names, values := o.redacted()
 	attrs := make([]slog.Attr, len(names))

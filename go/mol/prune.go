@@ -7,16 +7,16 @@ import (
 	"time"
 )
 
-// PruneOptions say what may stay.
+// PruneOptions are the options of [Client.Prune].
 type PruneOptions struct {
-	// KeepPerRuntime is how many images of each runtime and platform, and how many fetched templates of each
-	// runtime, stay in any case: the newest ones. 0: two. Below 0: none but those that must stay.
+	// KeepPerRuntime is how many of the newest images of each runtime and platform, and of the newest fetched templates
+	// of each runtime, are kept. 0: two. Negative: none, except those that [Client.Prune] always keeps.
 	KeepPerRuntime int
-	// KeepRecent is for how long an image or a template stays in any case after it was built, or after a call has
-	// returned it. 0: ten minutes. Below 0: nothing stays for that, so that a reference that a call has just
-	// returned can be gone. See [Client.Prune] for calls of other processes.
+	// KeepRecent is how long an image or a template is kept after it was built or returned by a call. 0: ten minutes.
+	// Negative: recent ones are not kept, so the image of a reference that a call has just returned may be removed. See
+	// [Client.Prune] for calls of other processes.
 	KeepRecent time.Duration
-	// DryRun only says what would be done.
+	// DryRun changes nothing and returns the report of what would be done.
 	DryRun bool
 }
 
@@ -33,76 +33,77 @@ func (o PruneOptions) task() task {
 	return task{kind: taskPrune, keep: uint32(min(keep, math.MaxInt32)), recentMS: recentMS(o.KeepRecent), dryRun: o.DryRun}
 }
 
-// recentMS is a time as the library takes it: 0 is its default, and below 0 is none.
+// recentMS converts KeepRecent for the library: 0 is the default, negative is none.
 func recentMS(d time.Duration) int64 {
 	if d > 0 {
-		// Not down to 0, which would be another time.
+		// Not rounded down to 0, which is the default.
 		return max(d.Milliseconds(), 1)
 	}
 	return max(int64(d), -1)
 }
 
-// LocalImage is an image in the engine under a name that this package gives.
+// LocalImage is an image of this package in the engine.
 type LocalImage struct {
-	// Ref is the reference that is pinned to the commit; where there is none, the one with :latest.
+	// Ref is the reference with the commit; if there is none, the one with :latest.
 	Ref string `json:"ref"`
-	// Runtime is the runtime it is of.
+	// Runtime is the runtime name.
 	Runtime string `json:"runtime"`
-	// Platform is what it was built for, "" if it does not say.
+	// Platform is the platform of the image, "" if unknown.
 	Platform string `json:"platform"`
-	// CommitSHA is the full commit id, "" if it does not say.
+	// CommitSHA is the full commit id, "" if unknown.
 	CommitSHA string `json:"commit_sha"`
-	// ImageID is the engine's id of it.
+	// ImageID is the engine's id of the image.
 	ImageID string `json:"image_id"`
 	// CreatedUnix is [LocalImage.Created] in seconds since 1970.
 	CreatedUnix int64 `json:"created_unix"`
-	// Bytes is its size, with what it shares with other images; OwnBytes is what no other image has too, as the
-	// engine counts it.
+	// Bytes is the size of the image, including layers shared with other images; OwnBytes is the size without these, as
+	// the engine reports it.
 	Bytes    int64 `json:"bytes"`
 	OwnBytes int64 `json:"own_bytes"`
-	// Latest tells that the tag that moves with the branch points at it.
+	// Latest reports whether the moving tag of the runtime points to the image.
 	Latest bool `json:"latest"`
-	// UsedBy names the containers that were made from it, running or not.
+	// UsedBy are the names of the containers created from it, running or not.
 	UsedBy []string `json:"used_by"`
-	// OtherRefs are names that somebody else has given it.
+	// OtherRefs are tags that this package has not set.
 	OtherRefs []string `json:"other_refs"`
 }
 
 // CachedTree is a fetched template in the cache.
 type CachedTree struct {
-	// Path is where it is.
+	// Path is the folder of the tree.
 	Path string `json:"path"`
-	// Runtime is the runtime it is of.
+	// Runtime is the runtime name.
 	Runtime string `json:"runtime"`
-	// CommitSHA is the full commit id, its first twelve digits where the tree is not whole.
+	// CommitSHA is the full commit id; its first twelve digits if the tree is incomplete.
 	CommitSHA string `json:"commit_sha"`
 	// CreatedUnix is [CachedTree.Created] in seconds since 1970.
 	CreatedUnix int64 `json:"created_unix"`
-	// Bytes is what it takes on the disk.
+	// Bytes is the disk usage of the tree.
 	Bytes int64 `json:"bytes"`
-	// Whole is false for what a process that was killed, or is at it now, has begun.
+	// Whole is false for an incomplete tree, of a fetch that is running or whose process was killed.
 	Whole bool `json:"whole"`
 }
 
-// Inventory is what there is of this library. Within each runtime the newest comes first.
+// Inventory lists the images and fetched templates of this library. Within each runtime they are sorted by age, the
+// newest first.
 type Inventory struct {
 	Images []LocalImage `json:"images"`
 	Trees  []CachedTree `json:"trees"`
 }
 
-// PruneAction is what has become of a thing; with [PruneOptions.DryRun], what would.
+// PruneAction is what was done with an image or a tree, or with [PruneOptions.DryRun] would be done.
 type PruneAction string
 
 const (
-	// PruneKept is what stays.
+	// PruneKept means that it was kept.
 	PruneKept PruneAction = "kept"
-	// PruneUntagged is an image that has lost this package's name and stays: another name or image needs it.
+	// PruneUntagged means that this package's tag was removed from an image that another tag or image still uses.
 	PruneUntagged PruneAction = "untagged"
-	// PruneRemoved is what is gone.
+	// PruneRemoved means that it was removed.
 	PruneRemoved PruneAction = "removed"
 )
 
-// PrunedImage is an image and what has become of it.
+// PrunedImage is an image and what was done with it.
 type PrunedImage struct {
 	LocalImage
 	Action PruneAction `json:"action"`
@@ -110,7 +111,7 @@ type PrunedImage struct {
 	Reason string `json:"reason"`
 }
 
-// PrunedTree is a fetched template and what has become of it.
+// PrunedTree is a fetched template and what was done with it.
 type PrunedTree struct {
 	CachedTree
 	Action PruneAction `json:"action"`
@@ -118,20 +119,20 @@ type PrunedTree struct {
 	Reason string `json:"reason"`
 }
 
-// PruneReport is everything that was looked at, and what has become of it.
+// PruneReport lists all images and trees, and what was done with each.
 type PruneReport struct {
-	// DryRun tells that nothing was changed.
+	// DryRun reports whether this was a dry run, which changes nothing.
 	DryRun bool `json:"dry_run"`
-	// FreedBytes is what the removed trees took, and about what the removed images did: the sum of their
-	// OwnBytes. It is less than that where the engine's build cache has the same layers, and more where only
-	// removed images shared them.
+	// FreedBytes is the disk usage of the removed trees plus the OwnBytes of the removed images. For images it is an
+	// estimate: less space is freed if the engine's build cache has the same layers, and more if only removed images
+	// shared a layer.
 	FreedBytes int64         `json:"freed_bytes"`
 	Images     []PrunedImage `json:"images"`
 	Trees      []PrunedTree  `json:"trees"`
 }
 
-// List says what there is of this library: images of every runtime in the engine, under the isolation that is
-// set, and fetched templates in the cache. The context is as for [Client.EnsureLocalImage].
+// List returns the images of all runtimes in the engine, with the isolation of the options, and the fetched templates in
+// the cache. The context is as for [Client.EnsureLocalImage].
 func (c *Client) List(ctx context.Context) (Inventory, error) {
 	var inventory Inventory
 	err := c.inner.report(ctx, task{kind: taskList}, &inventory)
@@ -142,16 +143,16 @@ func (c *Client) List(ctx context.Context) (Inventory, error) {
 	return inventory, nil
 }
 
-// Prune removes old images of this library from the engine, and old templates from the cache. What stays: the
-// newest of each runtime, what was built or returned by a call within the last ten minutes, what a container uses,
-// what the tag latest points at, what a call is at just now, and everything that is not this library's or has
-// another isolation. Nothing is forced. The context is as for [Client.EnsureLocalImage]; what was removed before it
-// ended is gone.
+// Prune removes old images of this library from the engine, and old templates from the cache. It keeps the newest of each
+// runtime, those built or returned by a call within the last ten minutes, images that a container uses, the image with
+// the tag latest, those in use by a running call, and everything that this library has not made or that has another
+// isolation. It never forces the removal of an image. The context is as for [Client.EnsureLocalImage]; when it ends, what
+// has been removed stays removed.
 //
-// Calls of this process count whatever cache they have, and calls of other processes that have the same cache. Of
-// processes that share the engine alone it knows what the engine keeps: when an image was built, and on Docker,
-// unless it has the containerd image store, when it was last returned. Such a process can get a reference that is
-// removed at the same moment. Give the processes of one machine the same cache, or an [Options.Isolation] each.
+// Prune knows the calls of this process, and those of other processes with the same cache. For processes that share only
+// the engine, it knows what the engine stores: when an image was built and, on Docker without the containerd image store,
+// when it was last returned. Such a process can get a reference whose image is removed at the same moment. Use the same
+// cache for all processes of a machine, or a different [Options.Isolation] for each.
 func (c *Client) Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	var report PruneReport
 	err := c.inner.report(ctx, o.task(), &report)
@@ -172,13 +173,13 @@ func Prune(ctx context.Context, o PruneOptions) (PruneReport, error) {
 	return withShared(ctx, func(c *Client, ctx context.Context) (PruneReport, error) { return c.Prune(ctx, o) })
 }
 
-// Created is when it was made or last tagged, whichever is later, to the second.
+// Created is when the image was built or last tagged, whichever is later, to the second.
 func (i LocalImage) Created() time.Time { return time.Unix(i.CreatedUnix, 0) }
 
-// Created is when it was made, to the second.
+// Created is when the tree was fetched, to the second.
 func (t CachedTree) Created() time.Time { return time.Unix(t.CreatedUnix, 0) }
 
-// withShared does something with the client of the environment's options, which all such calls share.
+// withShared calls do with the shared client for the options of the environment.
 func withShared[T any](ctx context.Context, do func(*Client, context.Context) (T, error)) (T, error) {
 	shared, err := sharedClients.acquire(OptionsFromEnv())
 	if err != nil {

@@ -6,13 +6,13 @@ import (
 	"strings"
 )
 
-// defaultRuntimes is the allowlist of Options without Runtimes, alphabetical. The library has the same.
+// defaultRuntimes is the allowlist of Options without Runtimes, sorted. The library has the same list.
 var defaultRuntimes = []string{
 	"autogen", "claude-code", "codex", "crewai", "deepagents", "gemini-cli", "hermes", "langgraph", "openclaw",
 }
 
-// IsKnownRuntime reports whether a runtime is on the default allowlist. The match is exact: no trimming, no folding
-// of case. [Options.IsKnownRuntime] is the same for a list of one's own.
+// IsKnownRuntime reports whether a runtime is on the default allowlist. The match is exact: no trimming, no folding of
+// case. [Options.IsKnownRuntime] uses the allowlist of Options.
 func IsKnownRuntime(name string) bool { return slices.Contains(defaultRuntimes, name) }
 
 // KnownRuntimes returns the default allowlist in alphabetical order, as a copy that the caller may change.
@@ -25,8 +25,8 @@ func (o Options) IsKnownRuntime(name string) bool { return slices.Contains(o.all
 func (o Options) KnownRuntimes() []string { return slices.Sorted(slices.Values(o.allowlist())) }
 
 // CheckRuntime returns nil for a runtime on the allowlist of these options. For any other name it returns the error of
-// [Client.EnsureLocalImage]: it answers to [ErrUnknownRuntime], and its hint has the nearest known name and the whole list.
-// A name in which the token of these options occurs is masked.
+// [Client.EnsureLocalImage]: errors.Is holds for [ErrUnknownRuntime], and the hint has the nearest known name and the
+// whole list. If the name contains the token of these options, it is masked.
 func (o Options) CheckRuntime(name string) error {
 	if o.IsKnownRuntime(name) {
 		return nil
@@ -34,8 +34,8 @@ func (o Options) CheckRuntime(name string) error {
 	return unknownRuntime(name, o.KnownRuntimes(), masker(o.Token))
 }
 
-// unknownRuntime returns the error for a name that is not in known, which is alphabetical. The name is masked before
-// anything else: what is left of a token that was cut would not be found.
+// unknownRuntime returns the error for a name that is not in known, which is sorted. The name is masked before it is
+// truncated: a part of a token would not be recognised.
 func unknownRuntime(name string, known []string, mask func(string) string) *Error {
 	name = mask(name)
 	quoted := strconv.Quote(shorten(name))
@@ -51,10 +51,10 @@ func unknownRuntime(name string, known []string, mask func(string) string) *Erro
 	}
 }
 
-// maxNameLen is the most characters that the name of a runtime can have.
+// maxNameLen is the maximum length of the name of a runtime, in characters.
 const maxNameLen = 64
 
-// shorten returns a name as an error may show it: it can have any length.
+// shorten truncates a name for an error.
 func shorten(name string) string {
 	count := 0
 	for i := range name {
@@ -66,8 +66,8 @@ func shorten(name string) string {
 	return name
 }
 
-// nearestRuntime returns the runtime that was probably meant, or "": people leave out separators, confuse cases, give
-// only the first part, or mistype a letter or two. The library has the same rule (src/names/runtimes.rs).
+// nearestRuntime returns the runtime that was probably meant, or "". It allows for missing separators, wrong case, only
+// the first part of a name, and a mistyped letter or two. The library has the same rule (src/names/runtimes.rs).
 func nearestRuntime(name string, known []string) string {
 	asked := lettersAndDigits(name)
 	nearest, distance := "", len(asked)/3+1
@@ -79,7 +79,7 @@ func nearestRuntime(name string, known []string) string {
 	return nearest
 }
 
-// lettersAndDigits returns those of a name, in lower case, and not more than a name can have.
+// lettersAndDigits returns the letters and digits of a name, in lower case, at most maxNameLen of them.
 func lettersAndDigits(name string) string {
 	var kept []byte
 	for i := 0; i < len(name) && len(kept) < maxNameLen; i++ {
@@ -94,7 +94,7 @@ func lettersAndDigits(name string) string {
 	return string(kept)
 }
 
-// nameDistance returns how different two names are. Where one is the beginning of the other, that is 1.
+// nameDistance returns the distance of two names. It is 1 if one is a prefix of the other.
 func nameDistance(known, asked string) int {
 	if len(asked) >= 3 && (strings.HasPrefix(known, asked) || strings.HasPrefix(asked, known)) {
 		if known == asked {
@@ -105,10 +105,10 @@ func nameDistance(known, asked string) int {
 	return alignmentDistance(known, asked)
 }
 
-// alignmentDistance returns the optimal string alignment distance: how many letters to insert, remove, replace or swap
-// with their neighbour make one text of the other, where no part is edited twice.
+// alignmentDistance returns the optimal string alignment distance: the number of insertions, deletions, replacements and
+// swaps of neighbouring letters that turn one text into the other, where no part is edited twice.
 func alignmentDistance(a, b string) int {
-	// Distances of the beginnings of a and b: two rows before, one before, and this one.
+	// Distances of the prefixes of a and b: two rows before, the row before, and this row.
 	before, above, row := make([]int, len(b)+1), make([]int, len(b)+1), make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
@@ -137,8 +137,8 @@ func (o *Options) allowlist() []string {
 	return o.Runtimes
 }
 
-// runtimesSetting is the list as the library takes it; the library checks the names. What an error quotes is masked
-// before it is shortened.
+// runtimesSetting returns the list in the library's syntax; the library checks the names. Names are masked before an
+// error truncates them.
 func runtimesSetting(names []string, mask func(string) string) (string, error) {
 	if names == nil {
 		return "", nil
@@ -162,8 +162,8 @@ func runtimesSetting(names []string, mask func(string) string) (string, error) {
 	return strings.Join(names, ","), nil
 }
 
-// pinsSetting is the map as the library takes it; the library checks the names and the commits. What an error quotes is
-// masked before it is shortened.
+// pinsSetting returns the map in the library's syntax; the library checks the names and the commits. Both are masked
+// before an error truncates them.
 func pinsSetting(pins map[string]string, mask func(string) string) (string, error) {
 	var entries []string
 	for runtime, commit := range pins {
