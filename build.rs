@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 /// In the order in which a reader of the header wants them.
-const SOURCES: [&str; 6] = ["types", "pure", "options", "client", "upkeep", "free"];
+const SOURCES: [&str; 7] = [
+    "timeout", "types", "basics", "options", "client", "call", "free",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=src/ffi");
@@ -21,8 +23,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let mut header = Vec::new();
     builder.generate()?.write(&mut header);
-    // What an argument must be is part of a C function's description, not a chapter of its own.
-    let header = String::from_utf8(header)?.replace("// # Safety\n//\n", "");
+    let header = tagged(&without_safety(&versioned(String::from_utf8(header)?)?));
     if env::var("CARGO_CFG_TARGET_OS")? == "linux" {
         println!(
             "cargo::rustc-cdylib-link-arg=-Wl,-soname,{}",
@@ -32,6 +33,53 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(&out, header)?;
     println!("cargo::rustc-env=MOL_GENERATED_HEADER={}", out.display());
     Ok(())
+}
+
+/// Fills in the version of the package.
+fn versioned(header: String) -> Result<String, env::VarError> {
+    ["VERSION_MAJOR", "VERSION_MINOR", "VERSION_PATCH", "VERSION"]
+        .into_iter()
+        .try_fold(header, |header, part| {
+            let mark = format!("@{}@", part.trim_start_matches("VERSION_"));
+            Ok(header.replace(&mark, &env::var(format!("CARGO_PKG_{part}"))?))
+        })
+}
+
+/// Leaves out the sections for Rust readers: the parameters of a C function are described in its text.
+fn without_safety(header: &str) -> String {
+    let mut lines: Vec<&str> = Vec::new();
+    let mut skipping = false;
+    for line in header.lines() {
+        if line == "// # Safety" {
+            skipping = true;
+            lines.pop(); // the empty line before it
+        }
+        skipping &= line.starts_with("//");
+        if !skipping {
+            lines.push(line);
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Gives each struct and enum a tag of the same name, so that a program can declare it without the header.
+fn tagged(header: &str) -> String {
+    let mut name = None;
+    let lines = header.lines().rev().map(|line| {
+        if let Some(end) = line.strip_prefix("} mol_") {
+            name = end.strip_suffix(';');
+        }
+        let opening = line
+            .strip_suffix(" {")
+            .filter(|line| line.starts_with("typedef "));
+        match (opening, name) {
+            (Some(opening), Some(name)) => format!("{opening} mol_{name} {{"),
+            _ => line.to_owned(),
+        }
+    });
+    let mut lines: Vec<String> = lines.collect();
+    lines.reverse();
+    lines.join("\n") + "\n"
 }
 
 /// What programs ask the dynamic linker for: another name for each version of the ABI, so that none

@@ -86,7 +86,7 @@ pub struct Event {
     /// Bytes so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
-    /// How many log lines were left out because the reader was slow.
+    /// How many events were dropped because the reader was slow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u64>,
     /// How long it took, in milliseconds.
@@ -94,53 +94,73 @@ pub struct Event {
     pub duration_ms: Option<u64>,
 }
 
-/// What happened.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
+/// Declares the kinds once: what happened, and the name of the span that it is in, empty for none.
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $kind:ident = $span:literal;)+) => {
+        /// What happened.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Kind {
+            #[default]
+            $($(#[doc = $doc])+ $kind,)+
+        }
+
+        impl Kind {
+            /// Every kind, in the order in which a call meets them.
+            pub const ALL: &'static [Kind] = &[$(Kind::$kind),+];
+
+            /// The name of the span that it is in; the whole call is `mol.ensure`.
+            pub fn span(self) -> Option<&'static str> {
+                let span = match self { $(Kind::$kind => $span),+ };
+                (!span.is_empty()).then_some(span)
+            }
+        }
+    };
+}
+
+kinds! {
     /// The template server is asked for the head of the branch.
-    #[default]
-    LookupStarted,
-    /// It answered.
-    LookupDone,
+    LookupStarted = "mol.lookup";
+    /// The template server has answered.
+    LookupDone = "mol.lookup";
     /// The engine has the image.
-    CacheHit,
-    /// The engine has not, or what it has cannot be used.
-    CacheMiss,
-    /// Another process or caller is at it.
-    Waiting,
-    /// The commit is fetched.
-    FetchStarted,
-    /// So much has come.
-    FetchProgress,
+    CacheHit = "mol.inspect";
+    /// The engine does not have the image, or it cannot be used.
+    CacheMiss = "mol.inspect";
+    /// Another process or caller works on the same image.
+    Waiting = "mol.wait";
+    /// The fetch of the commit starts.
+    FetchStarted = "mol.fetch";
+    /// Progress of the fetch.
+    FetchProgress = "mol.fetch";
     /// The commit's tree is checked out.
-    FetchDone,
-    /// The engine builds.
-    BuildStarted,
-    /// So much of the build context was sent.
-    ContextProgress,
-    /// All of it was sent.
-    ContextDone,
-    /// A step of the build began.
-    StepStarted,
-    /// A step of the build ended.
-    StepDone,
+    FetchDone = "mol.fetch";
+    /// The build starts.
+    BuildStarted = "mol.build";
+    /// Progress of the upload of the build context.
+    ContextProgress = "mol.build.context";
+    /// The whole build context was sent.
+    ContextDone = "mol.build.context";
+    /// A build step started.
+    StepStarted = "mol.build.step";
+    /// A build step ended.
+    StepDone = "mol.build.step";
     /// A line of the build's output.
-    Log,
-    /// The engine writes the image. It says nothing meanwhile, and that is no stall.
-    ExportStarted,
-    /// The engine has the image.
-    ExportDone,
-    /// The image has its references.
-    Tagged,
-    /// Something is not as it should be; the call goes on.
-    Warning,
-    /// Log lines were left out because the reader was slow.
-    Thinned,
+    Log = "mol.build.step";
+    /// The engine writes the image. It is silent meanwhile, which is not a stall.
+    ExportStarted = "mol.build.export";
+    /// The engine has written the image.
+    ExportDone = "mol.build.export";
+    /// The image has its tags.
+    Tagged = "mol.tag";
+    /// Something is wrong; the call goes on.
+    Warning = "";
+    /// Events were dropped because the reader was slow.
+    Thinned = "";
 }
 
 impl Kind {
-    /// One more or less of these changes nothing.
+    /// Events that may be dropped when the reader is slow.
     pub(crate) fn is_minor(self) -> bool {
         matches!(
             self,
@@ -148,44 +168,11 @@ impl Kind {
         )
     }
 
-    /// The name of the span that it is in; the whole call is `mol.ensure`.
-    pub fn span(self) -> Option<&'static str> {
-        Some(match self {
-            Kind::LookupStarted | Kind::LookupDone => "mol.lookup",
-            Kind::CacheHit | Kind::CacheMiss => "mol.inspect",
-            Kind::Waiting => "mol.wait",
-            Kind::FetchStarted | Kind::FetchProgress | Kind::FetchDone => "mol.fetch",
-            Kind::BuildStarted => "mol.build",
-            Kind::ContextProgress | Kind::ContextDone => "mol.build.context",
-            Kind::StepStarted | Kind::StepDone | Kind::Log => "mol.build.step",
-            Kind::ExportStarted | Kind::ExportDone => "mol.build.export",
-            Kind::Tagged => "mol.tag",
-            Kind::Warning | Kind::Thinned => return None,
-        })
+    /// The name in JSON, such as `lookup_started`.
+    pub fn name(self) -> String {
+        let json = serde_json::to_value(self).unwrap_or_default();
+        json.as_str().unwrap_or_default().to_owned()
     }
-
-    /// Every kind, in the order in which a call comes upon them.
-    pub const ALL: [Kind; 19] = [
-        Kind::LookupStarted,
-        Kind::LookupDone,
-        Kind::CacheHit,
-        Kind::CacheMiss,
-        Kind::Waiting,
-        Kind::FetchStarted,
-        Kind::FetchProgress,
-        Kind::FetchDone,
-        Kind::BuildStarted,
-        Kind::ContextProgress,
-        Kind::ContextDone,
-        Kind::StepStarted,
-        Kind::StepDone,
-        Kind::Log,
-        Kind::ExportStarted,
-        Kind::ExportDone,
-        Kind::Tagged,
-        Kind::Warning,
-        Kind::Thinned,
-    ];
 }
 
 /// How far a fetch is.
@@ -320,6 +307,28 @@ impl Event {
         }
     }
 
+    /// Stands where `dropped` events are missing, the last of them of `call`.
+    pub(crate) fn thinned(before: &Self, call: u64, dropped: u64) -> Self {
+        let (call, runtime) = match before.call == call {
+            true => (call, before.runtime.clone()),
+            false => (0, String::new()),
+        };
+        let events = if dropped == 1 {
+            "event was"
+        } else {
+            "events were"
+        };
+        Self {
+            call,
+            runtime,
+            dropped: Some(dropped),
+            ..Self::new(
+                Kind::Thinned,
+                format!("{dropped} {events} dropped: the reader is too slow"),
+            )
+        }
+    }
+
     /// The one warning that has an endpoint.
     pub(crate) fn engine_elsewhere(endpoint: &str, tls: bool) -> Self {
         let message = format!(
@@ -370,7 +379,6 @@ pub(crate) fn human_files(files: u64) -> String {
     format!("{files} {}", if files == 1 { "file" } else { "files" })
 }
 
-/// A number of bytes for people, in units of 1024 (IEC 80000-13).
 /// A limit that was reached, as a person writes it.
 pub(crate) fn human_duration(limit: Duration) -> String {
     match (limit.as_secs(), limit.subsec_nanos()) {
@@ -380,6 +388,7 @@ pub(crate) fn human_duration(limit: Duration) -> String {
     }
 }
 
+/// A number of bytes for people, in units of 1024 (IEC 80000-13).
 pub(crate) fn human_bytes(bytes: u64) -> String {
     #[allow(clippy::cast_precision_loss)]
     let (mut size, mut unit) = (bytes as f64, "B");
@@ -413,11 +422,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("### "))
             .collect();
-        let kinds: Vec<String> = Kind::ALL
-            .iter()
-            .map(|kind| serde_json::to_value(kind).unwrap())
-            .map(|name| name.as_str().unwrap().to_owned())
-            .collect();
+        let kinds: Vec<String> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         assert_eq!(chapters, kinds);
     }
 

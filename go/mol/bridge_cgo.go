@@ -2,13 +2,11 @@
 
 package mol
 
-// This is the one file that knows C. Rules that hold for all of it: strings that go in are freed here after
-// the call; what comes out is copied and given back at once, so that no pointer from the library outlives
-// the function it came to; ids, not pointers, name what lives longer.
+// This is the only file that calls C. Its rules: strings for the library are freed here after the call; results of the
+// library are copied and freed at once, so that no C pointer outlives the function that received it; what lives longer is
+// named by an id.
 
 /*
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include "mol.h"
 
@@ -21,31 +19,22 @@ package mol
 #cgo noescape mol_client_new
 #cgo nocallback mol_client_new
 #cgo nocallback mol_client_free
-#cgo noescape mol_client_submit
-#cgo nocallback mol_client_submit
-#cgo noescape mol_client_submit_commit
-#cgo nocallback mol_client_submit_commit
-#cgo noescape mol_client_submit_engine_host
-#cgo nocallback mol_client_submit_engine_host
-#cgo noescape mol_client_submit_list
-#cgo nocallback mol_client_submit_list
-#cgo noescape mol_client_metrics
-#cgo nocallback mol_client_metrics
-#cgo nocallback mol_string_free
-#cgo noescape mol_client_submit_build_log
-#cgo nocallback mol_client_submit_build_log
-#cgo noescape mol_client_submit_diagnose
-#cgo nocallback mol_client_submit_diagnose
-#cgo noescape mol_client_submit_prune
-#cgo nocallback mol_client_submit_prune
-#cgo noescape mol_client_cancel
-#cgo nocallback mol_client_cancel
 #cgo noescape mol_client_next_event
 #cgo nocallback mol_client_next_event
+#cgo noescape mol_client_metrics
+#cgo nocallback mol_client_metrics
+#cgo noescape mol_call_start
+#cgo nocallback mol_call_start
+#cgo noescape mol_call_wait
+#cgo nocallback mol_call_wait
+#cgo noescape mol_call_cancel
+#cgo nocallback mol_call_cancel
+#cgo nocallback mol_string_free
+#cgo nocallback mol_error_free
+#cgo nocallback mol_result_free
+#cgo nocallback mol_event_free
 #cgo nocallback mol_abi_version
 #cgo nocallback mol_version
-#cgo nocallback mol_error_free
-#cgo nocallback mol_event_free
 */
 import "C"
 
@@ -74,47 +63,13 @@ func libraryVersion() string {
 // Nothing else of it is called then.
 var errABI = checkABI(uint32(C.MOL_ABI_VERSION), uint32(C.mol_abi_version()))
 
-var optionNumbers = [...]C.int32_t{
-	optionRepoPrefix:        C.MOL_OPTION_REPO_PREFIX,
-	optionBranch:            C.MOL_OPTION_BRANCH,
-	optionToken:             C.MOL_OPTION_TOKEN,
-	optionCacheDir:          C.MOL_OPTION_CACHE_DIR,
-	optionPlatform:          C.MOL_OPTION_PLATFORM,
-	optionIsolation:         C.MOL_OPTION_ISOLATION,
-	optionDockerHost:        C.MOL_OPTION_DOCKER_HOST,
-	optionOffline:           C.MOL_OPTION_OFFLINE,
-	optionRuntimeVersionPin: C.MOL_OPTION_RUNTIME_VERSION_PIN,
-	optionStallGraceS:       C.MOL_OPTION_STALL_GRACE_S,
-	optionCeilingS:          C.MOL_OPTION_CEILING_S,
-	optionDockerContext:     C.MOL_OPTION_DOCKER_CONTEXT,
-	optionDockerConfig:      C.MOL_OPTION_DOCKER_CONFIG,
-	optionDockerTLSVerify:   C.MOL_OPTION_DOCKER_TLS_VERIFY,
-	optionDockerCertPath:    C.MOL_OPTION_DOCKER_CERT_PATH,
-	optionDockerBuildKit:    C.MOL_OPTION_DOCKER_BUILDKIT,
-	optionHTTPSProxy:        C.MOL_OPTION_HTTPS_PROXY,
-	optionHTTPProxy:         C.MOL_OPTION_HTTP_PROXY,
-	optionNoProxy:           C.MOL_OPTION_NO_PROXY,
-	optionSSLCertFile:       C.MOL_OPTION_SSL_CERT_FILE,
-	optionSSLCertDir:        C.MOL_OPTION_SSL_CERT_DIR,
-	optionHome:              C.MOL_OPTION_HOME,
-	optionXDGCacheHome:      C.MOL_OPTION_XDG_CACHE_HOME,
-	optionXDGRuntimeDir:     C.MOL_OPTION_XDG_RUNTIME_DIR,
-	optionTmpDir:            C.MOL_OPTION_TMPDIR,
-	optionSearchPath:        C.MOL_OPTION_SEARCH_PATH,
-	optionMemoryMiB:         C.MOL_OPTION_MEMORY_MIB,
-	optionRuntimes:          C.MOL_OPTION_RUNTIMES,
-	optionTagArch:           C.MOL_OPTION_TAG_ARCH,
-	optionPins:              C.MOL_OPTION_PINS,
-}
-
 type cgoClient struct {
 	id C.mol_client
-	// The image that next has told of last. Only next uses it.
+	// last is the image that wait returned last. Only wait uses it.
 	last Image
 }
 
-// newCoreClient makes a client in the library, which checks the settings. Without events it sends nothing but
-// answers.
+// newCoreClient creates a client in the library, which checks the settings.
 func newCoreClient(settings []setting, events bool) (coreClient, error) {
 	if errABI != nil {
 		return nil, errABI
@@ -138,92 +93,103 @@ func newCoreClient(settings []setting, events bool) (coreClient, error) {
 }
 
 func setOption(options C.mol_options, s setting) error {
-	value := C.CString(s.value)
+	name, value := C.CString(s.name), C.CString(s.value)
+	defer C.free(unsafe.Pointer(name))
 	defer C.free(unsafe.Pointer(value))
 	var cErr *C.mol_error
-	if status := C.mol_options_set(options, optionNumbers[s.option], value, &cErr); status != C.MOL_OK {
+	if status := C.mol_options_set(options, name, value, &cErr); status != C.MOL_OK {
 		err := takeError(status, cErr)
 		if err.Code == CodeInvalidArgument {
-			// To the library it was an argument, to the caller of New it is an option.
+			// An argument of the library is an option of New.
 			err.Code = CodeInvalidOption
-			err.Message = fmt.Sprintf("option %s: %s", s.name, err.Message)
+			err.Message = fmt.Sprintf("option %s: %s", s.field, err.Message)
 		}
 		return err
 	}
 	return nil
 }
 
-func (c *cgoClient) submit(t task, timeoutMS int64) (uint64, *Error) {
-	var call C.mol_call
-	var cErr *C.mol_error
-	var status C.mol_status
-	limit := C.int64_t(timeoutMS)
+func (c *cgoClient) start(t task, timeoutMS int64) (uint64, *Error) {
 	runtime, commit := cText(t.runtime), cText(t.commit)
 	defer C.free(unsafe.Pointer(runtime))
 	defer C.free(unsafe.Pointer(commit))
-	switch t.kind {
-	case taskEnsure:
-		status = C.mol_client_submit(c.id, runtime, limit, &call, &cErr)
-	case taskEnsureCommit:
-		status = C.mol_client_submit_commit(c.id, runtime, commit, limit, &call, &cErr)
-	case taskEngineHost:
-		status = C.mol_client_submit_engine_host(c.id, limit, &call, &cErr)
-	case taskList:
-		status = C.mol_client_submit_list(c.id, limit, &call, &cErr)
-	case taskBuildLog:
-		status = C.mol_client_submit_build_log(c.id, runtime, limit, &call, &cErr)
-	case taskDiagnose:
-		status = C.mol_client_submit_diagnose(c.id, limit, &call, &cErr)
-	case taskPrune:
-		status = C.mol_client_submit_prune(c.id, C.uint32_t(t.keep), C.int64_t(t.recentMS), C.bool(t.dryRun), limit, &call, &cErr)
+	request := C.mol_request{
+		size:             C.sizeof_mol_request,
+		kind:             requestKinds[t.kind],
+		keep_per_runtime: C.uint32_t(t.keep),
+		keep_recent_ms:   C.int64_t(t.recentMS),
+		runtime:          runtime,
+		dry_run:          C.bool(t.dryRun),
 	}
-	if status != C.MOL_OK {
+	if t.kind == taskEnsureCommit {
+		request.commit = commit
+	}
+	var call C.mol_call
+	var cErr *C.mol_error
+	limit := C.int64_t(C.MOL_TIMEOUT_CEILING)
+	if timeoutMS > 0 {
+		limit = C.int64_t(timeoutMS)
+	}
+	if status := C.mol_call_start(c.id, &request, limit, &call, &cErr); status != C.MOL_OK {
 		return 0, takeError(status, cErr)
 	}
-	return uint64(call), nil
+	return uint64(call.id), nil
 }
 
-// cText is a text for the library. What C would cut short, or cannot be UTF-8, is replaced: no valid name or commit has
-// that in it, so the library refuses it and quotes it.
+var requestKinds = [...]C.mol_request_kind{
+	taskEnsure:       C.MOL_REQUEST_IMAGE,
+	taskEnsureCommit: C.MOL_REQUEST_IMAGE,
+	taskList:         C.MOL_REQUEST_LIST,
+	taskPrune:        C.MOL_REQUEST_PRUNE,
+	taskDiagnose:     C.MOL_REQUEST_DIAGNOSE,
+	taskBuildLog:     C.MOL_REQUEST_BUILD_LOG,
+	taskEngineHost:   C.MOL_REQUEST_ENGINE_HOST,
+}
+
+// cText is a string for the library. Bytes that C cannot take, or that are not UTF-8, become U+FFFD: no valid name or
+// commit has one, so the library refuses it and quotes it.
 func cText(text string) *C.char {
 	return C.CString(strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", "\uFFFD"), "\uFFFD"))
 }
 
 func (c *cgoClient) cancel(id uint64) {
-	// It can only fail for a client or a call that does not exist, and then there is nothing to cancel.
-	C.mol_client_cancel(c.id, C.mol_call(id), nil)
+	// It fails only for a client that does not exist, and then there is nothing to cancel.
+	C.mol_call_cancel(c.id, C.mol_call{id: C.uint64_t(id)}, nil)
 }
 
-func (c *cgoClient) next() (message, *Error) {
-	const forever = -1
+func (c *cgoClient) wait() (ended, *Error) {
+	var result *C.mol_result
+	var cErr *C.mol_error
+	anyCall := C.mol_call{}
+	if status := C.mol_call_wait(c.id, anyCall, C.MOL_TIMEOUT_NONE, &result, &cErr); status != C.MOL_OK {
+		return ended{}, takeError(status, cErr)
+	}
+	defer C.mol_result_free(result)
+	e := ended{call: uint64(result.call.id), lastEvent: uint64(result.last_event)}
+	switch {
+	case result.error != nil:
+		e.err = copyError(result.error)
+	case result.image != nil:
+		e.image = c.image(result.image)
+	default:
+		e.report = json.RawMessage(C.GoString(result.report))
+	}
+	return e, nil
+}
+
+func (c *cgoClient) nextEvent() (Event, uint64, *Error) {
 	var event *C.mol_event
 	var cErr *C.mol_error
-	if status := C.mol_client_next_event(c.id, forever, &event, &cErr); status != C.MOL_OK {
-		return message{}, takeError(status, cErr)
+	if status := C.mol_client_next_event(c.id, C.MOL_TIMEOUT_NONE, &event, &cErr); status != C.MOL_OK {
+		return Event{}, 0, takeError(status, cErr)
 	}
 	defer C.mol_event_free(event)
-	m := message{call: uint64(event.call)}
-	switch {
-	case event.image != nil:
-		m.image = c.image(event.image)
-	case event.error != nil:
-		m.err = copyError(event.error)
-	default:
-		var w struct {
-			wireEvent
-			Result json.RawMessage `json:"result"`
-		}
-		if err := json.Unmarshal([]byte(C.GoString(event.json)), &w); err != nil {
-			return message{}, &Error{Code: CodeInternal, Message: "libmol sent an event that is not valid JSON: " + err.Error()}
-		}
-		if w.Kind == kindResult {
-			m.report = w.Result
-			break
-		}
-		e := w.event()
-		m.event = &e
+	number := uint64(event.number)
+	var w wireEvent
+	if err := json.Unmarshal([]byte(C.GoString(event.json)), &w); err != nil {
+		return Event{}, number, &Error{Code: CodeInternal, Message: "libmol sent an event that is not valid JSON: " + err.Error()}
 	}
-	return m, nil
+	return w.event(), number, nil
 }
 
 func (c *cgoClient) metrics() ([]byte, *Error) {
@@ -261,18 +227,18 @@ func copyError(e *C.mol_error) *Error {
 	}
 }
 
-// image copies an image. All who have waited for one build get the same, so what it has in common with the one
-// before is not copied again.
+// image copies an image. Callers that wait for one build get equal images, so strings that are equal to the last image's
+// are shared.
 func (c *cgoClient) image(i *C.mol_image) *Image {
 	t, last := &i.timings, &c.last
 	*last = Image{
-		Ref:       again(last.Ref, i.reference),
-		LatestRef: again(last.LatestRef, i.latest_reference),
-		Runtime:   again(last.Runtime, i.runtime),
-		CommitSHA: again(last.CommitSHA, i.commit_sha),
-		ImageID:   again(last.ImageID, i.image_id),
-		Platform:  again(last.Platform, i.platform),
-		Endpoint:  again(last.Endpoint, i.endpoint),
+		Ref:       reuseString(last.Ref, i.reference),
+		LatestRef: reuseString(last.LatestRef, i.latest_reference),
+		Runtime:   reuseString(last.Runtime, i.runtime),
+		CommitSHA: reuseString(last.CommitSHA, i.commit_sha),
+		ImageID:   reuseString(last.ImageID, i.image_id),
+		Platform:  reuseString(last.Platform, i.platform),
+		Endpoint:  reuseString(last.Endpoint, i.endpoint),
 		CacheHit:  bool(i.cache_hit),
 		Timings: Timings{
 			Lookup:  microseconds(t.lookup_us),
@@ -288,8 +254,8 @@ func (c *cgoClient) image(i *C.mol_image) *Image {
 	return &image
 }
 
-// again is the string at p: the one from before if it is the same, else a copy.
-func again(before string, p *C.char) string {
+// reuseString returns the C string p as a Go string: before, if it is equal, else a copy.
+func reuseString(before string, p *C.char) string {
 	text := unsafe.Slice((*byte)(unsafe.Pointer(p)), len(before)+1)
 	for i := range text {
 		if i == len(before) && text[i] == 0 {

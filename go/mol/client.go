@@ -11,18 +11,18 @@ import (
 )
 
 // Client makes images with one set of [Options]. It is safe for use by any number of goroutines. A call
-// that waits costs a goroutine and no thread; the client itself keeps one thread, which waits for the
-// library's answers, until [Client.Close].
+// that waits costs a goroutine and no thread. The client itself keeps one thread, and one more for events if somebody
+// takes them, until [Client.Close].
 type Client struct {
-	// Everything is behind this pointer, so that the goroutine that waits for answers does not keep the
-	// Client itself alive (see New), and so that printing a Client prints nothing of it.
+	// A pointer, so that the goroutine that waits for results does not keep the Client itself alive (see New), and
+	// that printing a Client shows none of its fields.
 	inner *client
 }
 
-// New checks the options and prepares a client. Neither network nor engine are asked before the first call.
+// New checks the options and creates a client. It uses neither network nor engine before the first call.
 //
-// The error is an [*Error]: [CodeInvalidOption] for an option that cannot be used; [CodeInternal] where the
-// package was built without the library, or with another version of it.
+// The error is an [*Error]: [CodeInvalidOption] for an invalid option; [CodeInternal] if the package was built without the
+// library, or with another version of it.
 func New(options Options) (*Client, error) {
 	settings, err := options.settings()
 	if err != nil {
@@ -32,9 +32,9 @@ func New(options Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	inner := startClient(core, newListener(options), options)
+	inner := startClient(core, newListener(core, options), options)
 	c := &Client{inner}
-	// A back-stop for a Client that nobody closes. Closing waits, and cleanups share one goroutine.
+	// For a Client that is never closed. In a goroutine, because closing waits, and all cleanups share one.
 	goruntime.AddCleanup(c, func(inner *client) { go inner.close() }, inner)
 	return c, nil
 }
@@ -61,12 +61,12 @@ func (c *Client) EnsureCommit(ctx context.Context, runtime, sha string) (Image, 
 }
 
 func (c *Client) image(ctx context.Context, t task) (Image, error) {
-	answer, err := c.inner.call(ctx, t)
+	result, err := c.inner.call(ctx, t)
 	goruntime.KeepAlive(c)
 	if err != nil {
 		return Image{}, err
 	}
-	return *answer.image, nil
+	return *result.image, nil
 }
 
 // EngineHost returns the address of the engine in use, as DOCKER_HOST has it: what another client needs to find the
@@ -89,37 +89,37 @@ func (c *Client) EngineHost(ctx context.Context) (string, error) {
 // Close may be called more than once and from several goroutines; each call returns when the client is
 // closed. The error is always nil.
 //
-// Events that came before are handed to [Options.OnEvent] before Close returns, unless it takes longer than
-// a second over them.
+// Close waits up to a second for [Options.OnEvent] to take the events that came before.
 func (c *Client) Close() error {
 	c.inner.close()
 	goruntime.KeepAlive(c)
 	return nil
 }
 
-// coreClient is the library's client, as mol.h has it. Only bridge_cgo.go implements it for real; tests
-// have another one that misbehaves on demand.
+// coreClient is a client of the library, as mol.h has it. bridge_cgo.go implements it; tests have another one that
+// misbehaves on demand.
 type coreClient interface {
-	// submit starts a call and does not wait for it. A timeout of 0 stands for the ceiling.
-	submit(t task, timeoutMS int64) (id uint64, err *Error)
-	// cancel asks for the end of a call. It still gets its answer, as every call does exactly once.
+	// start starts a call and does not wait for it. A timeout of 0 stands for the ceiling.
+	start(t task, timeoutMS int64) (id uint64, err *Error)
+	// cancel cancels a call. It still gets its result.
 	cancel(id uint64)
-	// next waits for the next message of any call. CodeClosed and CodeNoSuchHandle say that the client is
-	// freed and none will come.
-	next() (message, *Error)
-	// metrics are the client's numbers, in JSON.
+	// wait waits for the end of any call. CodeClosed and CodeNoSuchHandle mean that the client is freed.
+	wait() (ended, *Error)
+	// nextEvent waits for the next event, and returns its number, which grows from 1. The errors are as for wait.
+	nextEvent() (Event, uint64, *Error)
+	// metrics returns the client's counters, in JSON.
 	metrics() ([]byte, *Error)
-	// free ends everything, next included.
+	// free ends everything, wait and nextEvent included.
 	free()
 }
 
 // task is what a call asks for.
 type task struct {
 	kind    taskKind
-	runtime string // "" for what is about all of them
+	runtime string // "" for tasks about all runtimes
 	commit  string // of taskEnsureCommit
 	keep    uint32
-	// recentMS is as for mol_prune.
+	// recentMS is keep_recent_ms of mol_request.
 	recentMS int64
 	dryRun   bool
 }
@@ -141,24 +141,14 @@ func (k taskKind) takesRuntime() bool {
 	return k == taskEnsure || k == taskEnsureCommit || k == taskBuildLog
 }
 
-// kindResult marks the answer that is a report, where the kind of an event would be.
-const kindResult EventKind = "result"
-
-// message is an event of a call, or its answer: an image, a report in JSON, or an error.
-type message struct {
+// ended is the end of a call: an image, a report in JSON, or an error.
+type ended struct {
 	call   uint64
-	event  *Event
 	image  *Image
 	report json.RawMessage
 	err    *Error
-}
-
-// answer is how a call ended, with the events that came before it still on their way.
-type answer struct {
-	image  *Image
-	report json.RawMessage
-	err    *Error
-	events <-chan struct{}
+	// lastEvent is the number of the last event before the end, 0 for none.
+	lastEvent uint64
 }
 
 type client struct {
@@ -167,9 +157,9 @@ type client struct {
 	mask     func(string) string // hides the token
 	runtimes []string            // the allowlist, alphabetical
 
-	// Threads that are inside the library to submit or to cancel. A goroutine in C holds a thread: without
-	// a limit, ten thousand calls that start at once could have the Go runtime make thousands of them.
-	inside chan struct{}
+	// cgoSlots limits concurrent cgo calls. A goroutine in C holds a thread: without a limit, ten thousand calls that
+	// start at once could make the Go runtime start thousands of threads.
+	cgoSlots chan struct{}
 
 	stop   chan struct{} // closed when Close begins
 	closed chan struct{} // closed when it is done
@@ -178,21 +168,20 @@ type client struct {
 	mu      sync.Mutex
 	closing bool
 	running sync.WaitGroup // Add only with mu and while not closing
-	// waiting has the calls that wait for their answer, and early the answers that came before submit
-	// could say what the call's id is.
-	waiting map[uint64]chan<- *answer
-	early   map[uint64]*answer
-	broken  *Error // why the dispatcher gave up
+	// waiting has the calls that wait for their result; early the results that came before start returned the id.
+	waiting   map[uint64]chan<- *ended
+	early     map[uint64]*ended
+	lastEvent uint64 // the highest of all results so far
+	broken    *Error // why the dispatcher gave up
 }
 
 const (
-	maxInside = 8
-	// What the library may need to confirm a cancel. A call that was cancelled returns within a second
-	// even if it does not.
+	maxCgoCalls = 8
+	// cancelGrace is how long a cancelled call waits for its result, so that it returns within a second.
 	cancelGrace = 800 * time.Millisecond
-	// How long a call that has its answer waits for the listener to see what came before it.
+	// eventGrace is how long a call with its result waits until OnEvent has had the events before it.
 	eventGrace = 100 * time.Millisecond
-	// How long Close waits for the listener.
+	// closeGrace is how long Close waits for that.
 	closeGrace = time.Second
 )
 
@@ -202,20 +191,20 @@ func startClient(core coreClient, l *listener, options Options) *client {
 		listener: l,
 		mask:     masker(options.Token),
 		runtimes: options.KnownRuntimes(),
-		inside:   make(chan struct{}, maxInside),
+		cgoSlots: make(chan struct{}, maxCgoCalls),
 		stop:     make(chan struct{}),
 		closed:   make(chan struct{}),
 		dead:     make(chan struct{}),
-		waiting:  make(map[uint64]chan<- *answer),
-		early:    make(map[uint64]*answer),
+		waiting:  make(map[uint64]chan<- *ended),
+		early:    make(map[uint64]*ended),
 	}
 	go c.dispatch()
 	return c
 }
 
-// call has a task carried out and waits for its answer.
-func (c *client) call(ctx context.Context, t task) (*answer, error) {
-	// This comes first: every other error shows the name as it is.
+// call runs a task and waits for its result.
+func (c *client) call(ctx context.Context, t task) (*ended, error) {
+	// Checked first: all other errors quote the name unmasked.
 	if t.kind.takesRuntime() && !slices.Contains(c.runtimes, t.runtime) {
 		return nil, unknownRuntime(t.runtime, c.runtimes, c.mask)
 	}
@@ -228,33 +217,34 @@ func (c *client) call(ctx context.Context, t task) (*answer, error) {
 	}
 	defer c.running.Done()
 
-	id, answers, err := c.submit(ctx, t)
+	id, results, err := c.start(ctx, t)
 	if err != nil {
 		return nil, err
 	}
 	select {
-	case a := <-answers:
-		return a, a.settle(t.runtime)
+	case e := <-results:
+		c.listener.settle(e.lastEvent, eventGrace)
+		return e, e.failure(t.runtime)
 	case <-ctx.Done():
-		return nil, contextError(ctx, t.runtime, c.giveUp(id, answers))
+		return nil, contextError(ctx, t.runtime, c.abandon(id, results))
 	case <-c.stop:
-		return nil, closedError(t.runtime, c.giveUp(id, answers))
+		return nil, closedError(t.runtime, c.abandon(id, results))
 	}
 }
 
-// report has a task carried out whose answer is a report, and reads that into what report points to.
+// report runs a task whose result is a report, and decodes it into report.
 func (c *client) report(ctx context.Context, t task, report any) error {
-	a, err := c.call(ctx, t)
+	e, err := c.call(ctx, t)
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(a.report, report); err != nil {
+	if err := json.Unmarshal(e.report, report); err != nil {
 		return &Error{Code: CodeInternal, Message: "libmol sent a report that cannot be read: " + err.Error()}
 	}
 	return nil
 }
 
-// begin counts a call as running, unless there can be no more.
+// begin counts a call as running, unless the client is closed.
 func (c *client) begin() *Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -273,77 +263,74 @@ func (c *client) begin() *Error {
 	return nil
 }
 
-func (c *client) submit(ctx context.Context, t task) (uint64, <-chan *answer, error) {
+func (c *client) start(ctx context.Context, t task) (uint64, <-chan *ended, error) {
 	select {
-	case c.inside <- struct{}{}:
+	case c.cgoSlots <- struct{}{}:
 	case <-ctx.Done():
 		return 0, nil, contextError(ctx, t.runtime, nil)
 	case <-c.stop:
 		return 0, nil, closedError(t.runtime, nil)
 	}
-	id, err := c.core.submit(t, timeoutMS(ctx))
-	<-c.inside
+	id, err := c.core.start(t, timeoutMS(ctx))
+	<-c.cgoSlots
 	if err != nil {
 		if err.Runtime == "" {
 			err.Runtime = t.runtime
 		}
 		return 0, nil, err
 	}
-	answers := make(chan *answer, 1)
+	results := make(chan *ended, 1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if a, came := c.early[id]; came {
+	if e, came := c.early[id]; came {
 		delete(c.early, id)
-		answers <- a
+		results <- e
 	} else if c.broken != nil {
-		answers <- &answer{err: c.broken}
+		results <- &ended{err: c.broken}
 	} else {
-		c.waiting[id] = answers
+		c.waiting[id] = results
 	}
-	return id, answers, nil
+	return id, results, nil
 }
 
-// giveUp cancels a call and waits for its answer: what the library says of how the call ended, nil for
-// success or where it said nothing in time.
-func (c *client) giveUp(id uint64, answers <-chan *answer) *Error {
+// abandon cancels a call and waits for its result: how the library says that it ended, nil for success or if no result
+// came in time.
+func (c *client) abandon(id uint64, results <-chan *ended) *Error {
 	timer := time.NewTimer(cancelGrace)
 	defer timer.Stop()
 	select {
-	case c.inside <- struct{}{}:
+	case c.cgoSlots <- struct{}{}:
 		c.core.cancel(id)
-		<-c.inside
-	case a := <-answers:
-		return a.err
+		<-c.cgoSlots
+	case e := <-results:
+		return e.err
 	case <-timer.C:
 		return nil
 	}
 	select {
-	case a := <-answers:
-		return a.err
+	case e := <-results:
+		return e.err
 	case <-timer.C:
 		return nil
 	}
 }
 
-// dispatch takes the library's messages, one after the other, until the client is freed. Nothing in here
-// may wait for a caller or for the listener.
+// dispatch hands each result to its call, until the client is freed. Nothing in here may wait for a caller.
 func (c *client) dispatch() {
 	defer close(c.dead)
 	const tries = 10
 	for failed := 0; failed < tries; {
-		m, err := c.core.next()
+		e, err := c.core.wait()
 		switch {
 		case err == nil:
 			failed = 0
-			c.take(m)
+			c.deliver(&e)
 		case err.Code == CodeClosed, err.Code == CodeNoSuchHandle:
 			// Freed while it waited, or between two waits.
 			c.fail(closedError("", nil))
 			return
-		case err.Code == CodeNoEvent:
-			// Nothing came in time. It was not asked to be quick.
 		default:
-			// One failure may be about one message. A library that keeps failing will not answer any more.
+			// A library that keeps failing will not deliver results any more.
 			if failed++; failed == tries {
 				c.fail(err)
 				return
@@ -353,39 +340,26 @@ func (c *client) dispatch() {
 	}
 }
 
-func (c *client) take(m message) {
-	switch {
-	case m.event != nil:
-		c.listener.put(*m.event)
-	case m.image != nil:
-		c.answer(m.call, &answer{image: m.image})
-	case m.report != nil:
-		c.answer(m.call, &answer{report: m.report})
-	case m.err != nil:
-		c.answer(m.call, &answer{err: m.err})
-	}
-}
-
-func (c *client) answer(id uint64, a *answer) {
-	a.events = c.listener.mark()
+func (c *client) deliver(e *ended) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if waiting, known := c.waiting[id]; known {
-		delete(c.waiting, id)
-		waiting <- a
+	c.lastEvent = max(c.lastEvent, e.lastEvent)
+	if waiting, known := c.waiting[e.call]; known {
+		delete(c.waiting, e.call)
+		waiting <- e
 	} else {
-		c.early[id] = a
+		c.early[e.call] = e
 	}
 }
 
-// fail answers every call, now and from now on, with an error.
+// fail ends every call, now and later, with an error.
 func (c *client) fail(err *Error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.broken = err
 	for id, waiting := range c.waiting {
 		delete(c.waiting, id)
-		waiting <- &answer{err: err}
+		waiting <- &ended{err: err}
 	}
 }
 
@@ -400,27 +374,23 @@ func (c *client) close() {
 	}
 	close(c.stop)
 	c.running.Wait()
+	c.mu.Lock()
+	lastEvent := c.lastEvent
+	c.mu.Unlock()
+	start := time.Now()
+	c.listener.settle(lastEvent, closeGrace)
 	c.core.free()
 	<-c.dead
-	c.listener.close(closeGrace)
+	c.listener.wait(closeGrace - time.Since(start))
 	close(c.closed)
 }
 
-// settle waits a moment for the listener and gives the error, if the answer is one. It is a copy: several
-// calls may have the same.
-func (a *answer) settle(runtime string) error {
-	if a.events != nil {
-		timer := time.NewTimer(eventGrace)
-		select {
-		case <-a.events:
-		case <-timer.C:
-		}
-		timer.Stop()
-	}
-	if a.err == nil {
+// failure returns a copy of the error, if there is one: calls may share it.
+func (e *ended) failure(runtime string) error {
+	if e.err == nil {
 		return nil
 	}
-	err := *a.err
+	err := *e.err
 	if err.Runtime == "" {
 		err.Runtime = runtime
 	}
@@ -442,8 +412,8 @@ func masker(token string) func(string) string {
 	return func(text string) string { return MaskTokenInString(text, token) }
 }
 
-// contextError is what a call returns that its context ended. What the library said of it is kept where it
-// says more than that the call was cancelled.
+// contextError is the error of a call that its context ended. The library's own error is kept if it says more than that
+// the call was cancelled.
 func contextError(ctx context.Context, runtime string, said *Error) *Error {
 	call := "the call"
 	if runtime != "" {

@@ -346,9 +346,8 @@ func TestAFailureOfOneMessageIsNotTheEnd(t *testing.T) {
 	f := newFakeCore()
 	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
 		for range 5 {
-			f.messages <- func() (message, *Error) { return message{}, &Error{Code: CodeInternal, Message: "no JSON"} }
+			f.results <- func() (ended, *Error) { return ended{}, &Error{Code: CodeInternal, Message: "no JSON"} }
 		}
-		f.messages <- func() (message, *Error) { return message{}, &Error{Code: CodeNoEvent} }
 		f.succeed(id)
 		return nil
 	}
@@ -373,7 +372,7 @@ func TestALibraryThatOnlyFailsIsAnErrorAndNoHang(t *testing.T) {
 	}
 	eventually(t, "all are submitted", func() bool { return f.submitted() == 10 })
 	for range 20 {
-		f.messages <- func() (message, *Error) { return message{}, &Error{Code: CodeInternal, Message: "broken"} }
+		f.results <- func() (ended, *Error) { return ended{}, &Error{Code: CodeInternal, Message: "broken"} }
 	}
 	wg.Wait()
 	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); !errors.Is(err, ErrInternal) {
@@ -403,7 +402,7 @@ func TestFewThreadsAreInTheLibraryAtOnce(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if n := most.Load(); n > maxInside {
+	if n := most.Load(); n > maxCgoCalls {
 		t.Errorf("%d calls were in the library at once", n)
 	}
 }
@@ -503,7 +502,7 @@ func TestNothingIsLeftAfterClose(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for range 20 {
 		f := newFakeCore()
-		c := &Client{startClient(f, newListener(Options{OnEvent: func(Event) {}}), Options{})}
+		c := &Client{startClient(f, newListener(f, Options{OnEvent: func(Event) {}}), Options{})}
 		var wg group
 		for i := range 50 {
 			wg.run(func() {

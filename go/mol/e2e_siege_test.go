@@ -71,7 +71,7 @@ func TestTenThousandGoroutinesUnderSiegeNeitherCrashHangNorLeak(t *testing.T) {
 	for _, server := range servers {
 		for _, host := range []string{env.engine.url, "ssh://host", "unix:///nowhere.sock"} {
 			o := env.options()
-			o.RepoPrefix, o.DockerHost, o.env.searchPath = server.RepoPrefix, host, programs
+			o.RepoPrefix, o.DockerHost, o.env.machine["PATH"] = server.RepoPrefix, host, programs
 			o.OnEvent = func(Event) {}
 			client, err := New(o)
 			if err != nil {

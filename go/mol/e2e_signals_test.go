@@ -40,7 +40,7 @@ func TestAServerWithSixtyCallsSurvivesAnSSHThatDies(t *testing.T) {
 			t.Fatal(err)
 		}
 		o := env.options()
-		o.DockerHost, o.env.searchPath = "ssh://host", programs
+		o.DockerHost, o.env.machine["PATH"] = "ssh://host", programs
 		client, err := New(o)
 		if err != nil {
 			t.Fatal(err)

@@ -119,7 +119,7 @@ func (env *TestEnv) options() Options {
 		CacheDir:   env.cache(),
 		Isolation:  env.isolation,
 		DockerHost: env.engine.url,
-		env:        environment{captured: true, home: env.dir},
+		env:        environment{machine: map[string]string{"HOME": env.dir}},
 	}
 }
 

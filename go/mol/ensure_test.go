@@ -181,7 +181,7 @@ func hookOn(t *testing.T, f *fakeCore) {
 	t.Helper()
 	clearEnv(t)
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", t.Name())
-	hookOpens(t, func(o Options) (*Client, error) { return &Client{startClient(f, newListener(o), o)}, nil })
+	hookOpens(t, func(o Options) (*Client, error) { return &Client{startClient(f, newListener(f, o), o)}, nil })
 }
 
 // handlerFunc is a function as a slog.Handler.

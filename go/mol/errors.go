@@ -12,8 +12,7 @@ import (
 type Code int32
 
 // The codes. Most have a sentinel of the same name ([ErrUnknownRuntime] and so on) for [errors.Is]. For CodeCanceled and
-// CodeDeadlineExceeded it is [context.Canceled] and [context.DeadlineExceeded], for CodeNoSuchHandle and CodeNoEvent
-// [ErrInternal].
+// CodeDeadlineExceeded it is [context.Canceled] and [context.DeadlineExceeded], for CodeNoSuchHandle [ErrInternal].
 const (
 	// CodeOK is success. No Error has it.
 	CodeOK Code = 0
@@ -57,8 +56,6 @@ const (
 	CodeNoSuchHandle Code = 19
 	// CodeClosed is a call on a client that was closed.
 	CodeClosed Code = 20
-	// CodeNoEvent is a wait for the next event that ended without one. It never leaves this package.
-	CodeNoEvent Code = 21
 	// CodeNoLocalImage is an engine without an image of the runtime while [Options.Offline] is set.
 	CodeNoLocalImage Code = 22
 	// CodeProcessLimit is a process, or a machine, without a free thread or file descriptor.
@@ -87,7 +84,6 @@ var codeNames = [...]string{
 	CodeInvalidArgument:     "invalid_argument",
 	CodeNoSuchHandle:        "no_such_handle",
 	CodeClosed:              "closed",
-	CodeNoEvent:             "no_event",
 	CodeNoLocalImage:        "no_local_image",
 	CodeProcessLimit:        "process_limit",
 }
@@ -95,7 +91,7 @@ var codeNames = [...]string{
 // String returns the name of the code as mol_status_name in mol.h does: "unknown_runtime". The name of an unknown code,
 // from a library newer than this package, is "code(99)".
 func (c Code) String() string {
-	if c >= 0 && int(c) < len(codeNames) {
+	if c >= 0 && int(c) < len(codeNames) && codeNames[c] != "" {
 		return codeNames[c]
 	}
 	return fmt.Sprintf("code(%d)", int32(c))

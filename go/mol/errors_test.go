@@ -35,7 +35,7 @@ func TestEveryCodeHasItsNameAndItsSentinel(t *testing.T) {
 		{18, "invalid_argument", ErrInvalidArgument},
 		{19, "no_such_handle", ErrInternal},
 		{20, "closed", ErrClosed},
-		{21, "no_event", ErrInternal},
+		{21, "code(21)", ErrInternal},
 		{22, "no_local_image", ErrNoLocalImage},
 		{23, "process_limit", ErrProcessLimit},
 		{24, "code(24)", ErrInternal},

@@ -15,25 +15,28 @@ type fakeCore struct {
 	onSubmit func(f *fakeCore, id uint64, runtime string) *Error
 	onCancel func(f *fakeCore, id uint64)
 
-	messages chan func() (message, *Error)
-	freed    chan struct{}
-	frees    atomic.Int32
+	results chan func() (ended, *Error)
+	events  chan func() (Event, uint64, *Error)
+	freed   chan struct{}
+	frees   atomic.Int32
 
-	mu       sync.Mutex
-	lastID   uint64
-	timeouts []int64
-	canceled map[uint64]int
+	mu        sync.Mutex
+	lastID    uint64
+	lastEvent uint64
+	timeouts  []int64
+	canceled  map[uint64]int
 }
 
 func newFakeCore() *fakeCore {
 	return &fakeCore{
-		messages: make(chan func() (message, *Error), 1<<16),
+		results:  make(chan func() (ended, *Error), 1<<16),
+		events:   make(chan func() (Event, uint64, *Error), 1<<16),
 		freed:    make(chan struct{}),
 		canceled: make(map[uint64]int),
 	}
 }
 
-func (f *fakeCore) submit(t task, timeoutMS int64) (uint64, *Error) {
+func (f *fakeCore) start(t task, timeoutMS int64) (uint64, *Error) {
 	f.mu.Lock()
 	f.lastID++
 	id := f.lastID
@@ -58,14 +61,25 @@ func (f *fakeCore) cancel(id uint64) {
 	f.fail(id, &Error{Code: CodeCanceled, Message: "the call was cancelled"})
 }
 
-func (f *fakeCore) next() (message, *Error) {
+func (f *fakeCore) wait() (ended, *Error) {
 	select {
 	case <-f.freed:
-		return message{}, &Error{Code: CodeClosed, Message: "the client was freed"}
-	case m := <-f.messages:
-		return m()
+		return ended{}, errFreed()
+	case result := <-f.results:
+		return result()
 	}
 }
+
+func (f *fakeCore) nextEvent() (Event, uint64, *Error) {
+	select {
+	case <-f.freed:
+		return Event{}, 0, errFreed()
+	case event := <-f.events:
+		return event()
+	}
+}
+
+func errFreed() *Error { return &Error{Code: CodeClosed, Message: "the client was freed"} }
 
 func (f *fakeCore) metrics() ([]byte, *Error) { return []byte("{}"), nil }
 
@@ -75,18 +89,25 @@ func (f *fakeCore) free() {
 }
 
 func (f *fakeCore) event(e Event) {
-	f.messages <- func() (message, *Error) { return message{call: e.Call, event: &e}, nil }
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lastEvent++
+	number := f.lastEvent
+	f.events <- func() (Event, uint64, *Error) { return e, number, nil }
+}
+
+func (f *fakeCore) end(e ended) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e.lastEvent = f.lastEvent
+	f.results <- func() (ended, *Error) { return e, nil }
 }
 
 func (f *fakeCore) succeed(id uint64) {
-	f.messages <- func() (message, *Error) {
-		return message{call: id, image: &Image{Ref: fmt.Sprintf("image-of-call-%d", id)}}, nil
-	}
+	f.end(ended{call: id, image: &Image{Ref: fmt.Sprintf("image-of-call-%d", id)}})
 }
 
-func (f *fakeCore) fail(id uint64, err *Error) {
-	f.messages <- func() (message, *Error) { return message{call: id, err: err}, nil }
-}
+func (f *fakeCore) fail(id uint64, err *Error) { f.end(ended{call: id, err: err}) }
 
 func (f *fakeCore) submitted() int {
 	f.mu.Lock()
@@ -106,7 +127,7 @@ func (f *fakeCore) cancels() (calls, times int) {
 // fakeClient is a Client on a fakeCore, closed at the end of the test.
 func fakeClient(t *testing.T, f *fakeCore, options Options) *Client {
 	t.Helper()
-	c := &Client{startClient(f, newListener(options), options)}
+	c := &Client{startClient(f, newListener(f, options), options)}
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }

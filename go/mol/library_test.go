@@ -86,9 +86,9 @@ func TestAnInvalidOptionIsRefusedByNameWithoutSecrets(t *testing.T) {
 		"MOLECULE_IMAGE_PLATFORM":             {Platform: "amd64"},
 		"MOLECULE_LOCAL_IMAGE_ISOLATION":      {Isolation: "Not A Tag"},
 		"Runtimes":                            {Runtimes: []string{}},
-		"the list of runtimes":                {Runtimes: []string{"hermes", "Hermes"}},
-		"the tag architecture":                {TagArch: "sometimes"},
-		"the list of pinned commits":          {Pins: map[string]string{"hermes": "main"}},
+		"option runtimes":                     {Runtimes: []string{"hermes", "Hermes"}},
+		"option tag_arch":                     {TagArch: "sometimes"},
+		"option pins":                         {Pins: map[string]string{"hermes": "main"}},
 	} {
 		c, err := New(o)
 		var e *Error

@@ -9,47 +9,29 @@ import (
 	"time"
 )
 
-// listener hands events to the caller's OnEvent and Logger, in order and from a goroutine of its own, so
-// that neither can hold up the answers. In between is a queue of bounded length: when the caller is too
-// slow for it, build output and progress are left out and counted.
+// listener takes events from the library and hands them to the caller's OnEvent and Logger, in order, in a goroutine of
+// its own. A callback that is slow or blocks delays no call: the library keeps a bounded number of events, drops the rest
+// and counts them.
 //
-// A nil listener is nobody listening.
+// A nil listener stands for a client without events.
 type listener struct {
+	core    coreClient
 	onEvent func(Event)
 	logger  func() *slog.Logger // may change, and may be nil for a while
 	mask    func(string) string // hides the token
-	done    chan struct{}       // closed when the last event was delivered after close
+	done    chan struct{}       // closed when there are no more events
 
-	mu      sync.Mutex
-	changed sync.Cond
-	queue   []queuedEvent
-	bytes   int
-	current *queuedEvent // being delivered
-	closing bool
+	mu        sync.Mutex
+	delivered uint64        // the number of the last event that was handed over
+	changed   chan struct{} // closed and replaced when delivered grows
 
-	panicked bool // only the delivering goroutine looks
+	panicked bool // only the delivering goroutine uses it
 }
 
-type queuedEvent struct {
-	event Event
-	// filler marks an EventThinned of our own, whose count can still grow.
-	filler bool
-	// delivered, if somebody waits for it, is closed when the event was delivered.
-	delivered chan struct{}
-}
-
-const (
-	// From here on, what can be left out is left out.
-	softQueueLen = 1 << 10
-	softQueue    = 4 << 20 // bytes of text
-	// From here on, everything is.
-	hardQueueLen = 8 << 10
-)
-
-// observed tells whether anybody wants to see the events.
+// observed tells whether anybody takes the events.
 func (o *Options) observed() bool { return o.OnEvent != nil || o.Logger != nil || o.logger != nil }
 
-func newListener(options Options) *listener {
+func newListener(core coreClient, options Options) *listener {
 	if !options.observed() {
 		return nil
 	}
@@ -58,149 +40,96 @@ func newListener(options Options) *listener {
 		logger = func() *slog.Logger { return options.Logger }
 	}
 	l := &listener{
+		core:    core,
 		onEvent: options.OnEvent,
 		logger:  logger,
 		mask:    masker(options.Token),
 		done:    make(chan struct{}),
+		changed: make(chan struct{}),
 	}
-	l.changed.L = &l.mu
 	go l.run()
 	return l
 }
 
-// put queues an event. It never waits.
-func (l *listener) put(e Event) {
-	if l == nil {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	full := len(l.queue) >= softQueueLen || l.bytes >= softQueue
-	if (full && thinnable(e.Kind)) || len(l.queue) >= hardQueueLen {
-		l.leaveOut(e)
-		return
-	}
-	l.queue = append(l.queue, queuedEvent{event: e})
-	l.bytes += textBytes(&e)
-	l.changed.Signal()
-}
-
-// thinnable are the kinds of which there can be any number, and of which one more or less changes nothing.
-func thinnable(kind EventKind) bool {
-	switch kind {
-	case EventLog, EventFetchProgress, EventContextProgress, EventThinned:
-		return true
-	}
-	return false
-}
-
-func (l *listener) leaveOut(e Event) {
-	dropped := max(1, e.Dropped)
-	if n := len(l.queue); n > 0 && l.queue[n-1].filler {
-		last := &l.queue[n-1].event
-		last.Dropped += dropped
-		if last.Call != e.Call {
-			last.Call, last.Runtime = 0, ""
+// run hands over one event after the other, until the client is freed.
+func (l *listener) run() {
+	var number uint64
+	ended := false
+	defer func() {
+		if !ended {
+			// The callback ended its goroutine with runtime.Goexit, as t.FailNow does.
+			l.advance(number)
+			go l.run()
 		}
-		return
+	}()
+	for failed := 0; failed < 10; {
+		var event Event
+		var err *Error
+		event, number, err = l.core.nextEvent()
+		switch {
+		case err == nil:
+			failed = 0
+			l.deliver(event)
+		case err.Code == CodeClosed, err.Code == CodeNoSuchHandle:
+			failed = 10
+		default:
+			// An event that cannot be read is skipped. A library that keeps failing sends no more.
+			failed++
+			time.Sleep(10 * time.Millisecond)
+		}
+		l.advance(number)
 	}
-	l.queue = append(l.queue, queuedEvent{filler: true, event: Event{
-		Kind: EventThinned, Call: e.Call, Runtime: e.Runtime, Time: e.Time, Dropped: dropped,
-	}})
-	l.changed.Signal()
+	ended = true
+	close(l.done)
 }
 
-// textBytes is about what an event costs besides its fixed size.
-func textBytes(e *Event) int {
-	return len(e.Message) + len(e.Line) + len(e.StepName) + len(e.StepError)
-}
-
-// mark gives a channel that is closed when all that was put so far is delivered; nil if it is already.
-func (l *listener) mark() <-chan struct{} {
-	if l == nil {
-		return nil
-	}
+// advance notes that the events up to this number were handed over.
+func (l *listener) advance(number uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	last := l.current
-	if n := len(l.queue); n > 0 {
-		last = &l.queue[n-1]
+	if number <= l.delivered {
+		return
 	}
-	if last == nil {
-		return nil
-	}
-	if last.delivered == nil {
-		last.delivered = make(chan struct{})
-	}
-	return last.delivered
+	l.delivered = number
+	close(l.changed)
+	l.changed = make(chan struct{})
 }
 
-// close lets the queue run empty and waits for that, up to a limit.
-func (l *listener) close(limit time.Duration) {
+// settle waits until the events up to this number were handed over, at most for limit.
+func (l *listener) settle(number uint64, limit time.Duration) {
 	if l == nil {
 		return
 	}
-	l.mu.Lock()
-	l.closing = true
-	l.changed.Signal()
-	l.mu.Unlock()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	for {
+		l.mu.Lock()
+		reached, changed := l.delivered >= number, l.changed
+		l.mu.Unlock()
+		if reached {
+			return
+		}
+		select {
+		case <-changed:
+		case <-l.done:
+			return
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// wait waits until no more events come, at most for limit.
+func (l *listener) wait(limit time.Duration) {
+	if l == nil {
+		return
+	}
 	timer := time.NewTimer(limit)
 	defer timer.Stop()
 	select {
 	case <-l.done:
 	case <-timer.C:
 	}
-}
-
-func (l *listener) run() {
-	ended := false
-	defer func() {
-		if !ended {
-			// The callback ended its goroutine with runtime.Goexit, as t.FailNow does.
-			l.delivered()
-			go l.run()
-		}
-	}()
-	for {
-		e, more := l.next()
-		if !more {
-			break
-		}
-		l.deliver(e)
-		l.delivered()
-	}
-	ended = true
-	close(l.done)
-}
-
-func (l *listener) next() (Event, bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for len(l.queue) == 0 {
-		if l.closing {
-			return Event{}, false
-		}
-		l.queue = nil
-		l.changed.Wait()
-	}
-	first := l.queue[0]
-	l.queue[0] = queuedEvent{}
-	l.queue = l.queue[1:]
-	l.bytes -= textBytes(&first.event)
-	l.current = &first
-	if first.filler {
-		first.event.Message = fmt.Sprintf("%d events left out: they came faster than they were taken", first.event.Dropped)
-	}
-	return first.event, true
-}
-
-func (l *listener) delivered() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.current.delivered != nil {
-		close(l.current.delivered)
-	}
-	l.current = nil
 }
 
 func (l *listener) deliver(e Event) {
@@ -212,8 +141,8 @@ func (l *listener) deliver(e Event) {
 	}
 }
 
-// protect keeps a panic in the caller's code from ending the process: it would come out of a goroutine that
-// the caller has no way to guard. The first one is logged; a callback that panics once does so every time.
+// protect recovers a panic of the caller's code, which would end the process: the caller cannot recover it in this
+// goroutine. Only the first one is logged, because a callback that panics once often does so every time.
 func (l *listener) protect(what string, call func()) {
 	defer func() {
 		p := recover()
@@ -230,7 +159,7 @@ func (l *listener) protect(what string, call func()) {
 	call()
 }
 
-// log makes a record of an event, with the event's own time.
+// log writes a log record of an event, with the time of the event.
 func (l *listener) log(logger *slog.Logger, e Event) {
 	ctx := context.Background()
 	level := e.logLevel()
@@ -246,7 +175,7 @@ func (l *listener) log(logger *slog.Logger, e Event) {
 	_ = logger.Handler().Handle(ctx, r)
 }
 
-// logLevel: what an operator wants to see of every workspace that boots is Info, the rest Debug.
+// logLevel is Info for events that an operator wants to see of every workspace that boots.
 func (e *Event) logLevel() slog.Level {
 	switch e.Kind {
 	case EventWarning:
@@ -258,7 +187,7 @@ func (e *Event) logLevel() slog.Level {
 	return slog.LevelDebug
 }
 
-// attrs are the fields that are set, under the names they have in the library's own JSON.
+// attrs returns the fields that are set, under their names in the library's JSON.
 func (e *Event) attrs() []slog.Attr {
 	attrs := []slog.Attr{slog.String("kind", string(e.Kind))}
 	text := func(name, value string) {

@@ -7,29 +7,38 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 )
 
+// listening returns a listener with its library, and a function that frees that library when all events were delivered.
+func listening(options Options) (*fakeCore, *listener, func()) {
+	f := newFakeCore()
+	l := newListener(f, options)
+	return f, l, func() {
+		l.settle(f.lastEvent, 10*time.Second)
+		f.free()
+		l.wait(10 * time.Second)
+	}
+}
+
 func TestNobodyListening(t *testing.T) {
-	var l *listener = newListener(Options{})
+	l := newListener(newFakeCore(), Options{})
 	if l != nil {
-		t.Fatal("a listener without a reason")
+		t.Fatal("a listener without a callback and a logger")
 	}
-	l.put(Event{Kind: EventLog})
-	if l.mark() != nil {
-		t.Error("something to wait for")
-	}
-	l.close(0)
+	l.settle(1, time.Hour)
+	l.wait(time.Hour)
 }
 
 func TestEventsComeInOrderAndFromOneGoroutineAtATime(t *testing.T) {
-	const events = 1000 // below the length from which lines are left out
+	const events = 1000
 	var inside sync.Mutex
 	next := 0
-	l := newListener(Options{OnEvent: func(e Event) {
+	f, _, done := listening(Options{OnEvent: func(e Event) {
 		if !inside.TryLock() {
 			t.Error("two at once")
 			return
@@ -41,91 +50,18 @@ func TestEventsComeInOrderAndFromOneGoroutineAtATime(t *testing.T) {
 		next++
 	}})
 	for i := range events {
-		l.put(Event{Kind: EventLog, Step: i})
+		f.event(Event{Kind: EventLog, Step: i})
 	}
-	l.close(10 * time.Second)
+	done()
 	if next != events {
 		t.Errorf("%d events came", next)
-	}
-}
-
-func TestWhatIsTooMuchIsLeftOutAndCounted(t *testing.T) {
-	for _, c := range []struct {
-		name   string
-		event  Event
-		events int
-	}{
-		{"many short lines", Event{Kind: EventLog, Line: "x"}, 100_000},
-		{"few long lines", Event{Kind: EventLog, Line: strings.Repeat("x", 1<<20)}, 100},
-		{"progress", Event{Kind: EventFetchProgress}, 10_000},
-		{"what must not be left out, a flood of it", Event{Kind: EventStepStarted}, 100_000},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			began, release := make(chan struct{}), make(chan struct{})
-			var came, dropped, fillers int
-			l := newListener(Options{OnEvent: func(e Event) {
-				switch e.Kind {
-				case EventTagged:
-					close(began)
-					<-release
-				case EventThinned:
-					fillers++
-					dropped += int(e.Dropped)
-					if e.Message == "" || e.Runtime != "hermes" || e.Call != 7 {
-						t.Errorf("got %+v", e)
-					}
-				default:
-					came++
-				}
-			}})
-			l.put(Event{Kind: EventTagged})
-			<-began
-			e := c.event
-			e.Runtime, e.Call = "hermes", 7
-			for range c.events {
-				l.put(e)
-			}
-			if n := len(l.queue); n > hardQueueLen+1 || l.bytes > softQueue+1<<20 {
-				t.Errorf("%d events with %d bytes are waiting", n, l.bytes)
-			}
-			close(release)
-			l.close(10 * time.Second)
-			if came+dropped != c.events || dropped == 0 || fillers != 1 {
-				t.Errorf("%d came and %d were counted in %d events, of %d", came, dropped, fillers, c.events)
-			}
-		})
-	}
-}
-
-func TestWhatMattersIsKeptWhenLinesAreLeftOut(t *testing.T) {
-	began, release := make(chan struct{}), make(chan struct{})
-	var kinds []EventKind
-	l := newListener(Options{OnEvent: func(e Event) {
-		if len(kinds) == 0 {
-			close(began)
-			<-release
-		}
-		kinds = append(kinds, e.Kind)
-	}})
-	l.put(Event{Kind: EventBuildStarted})
-	<-began
-	for range 10 * softQueueLen {
-		l.put(Event{Kind: EventLog, Call: 1})
-		l.put(Event{Kind: EventThinned, Call: 2, Dropped: 3}) // the library's own
-	}
-	l.put(Event{Kind: EventStepDone})
-	l.put(Event{Kind: EventTagged})
-	close(release)
-	l.close(10 * time.Second)
-	if n := len(kinds); n < 3 || kinds[n-1] != EventTagged || kinds[n-2] != EventStepDone || kinds[n-3] != EventThinned {
-		t.Errorf("got %d events, the last of them %v", n, kinds[max(0, n-3):])
 	}
 }
 
 func TestAPanicInOnEventIsLoggedOnceAndStopsNothing(t *testing.T) {
 	var log bytes.Buffer
 	events := 0
-	l := newListener(Options{
+	f, _, done := listening(Options{
 		Token:  testToken,
 		Logger: slog.New(slog.NewTextHandler(&log, nil)),
 		OnEvent: func(Event) {
@@ -134,9 +70,9 @@ func TestAPanicInOnEventIsLoggedOnceAndStopsNothing(t *testing.T) {
 		},
 	})
 	for range 10 {
-		l.put(Event{Kind: EventTagged})
+		f.event(Event{Kind: EventTagged})
 	}
-	l.close(10 * time.Second)
+	done()
 	if events != 10 || strings.Count(log.String(), "panic in OnEvent") != 1 || strings.Contains(log.String(), testToken) {
 		t.Errorf("%d events, log:\n%s", events, log.String())
 	}
@@ -151,14 +87,14 @@ func (panickingHandler) Enabled(context.Context, slog.Level) bool { panic("no lo
 
 func TestAPanicInTheLoggerStopsNothing(t *testing.T) {
 	events := 0
-	l := newListener(Options{
+	f, _, done := listening(Options{
 		Logger:  slog.New(panickingHandler{}),
 		OnEvent: func(Event) { events++; panic("both") },
 	})
 	for range 10 {
-		l.put(Event{Kind: EventTagged})
+		f.event(Event{Kind: EventTagged})
 	}
-	l.close(10 * time.Second)
+	done()
 	if events != 10 {
 		t.Errorf("%d events came", events)
 	}
@@ -166,64 +102,21 @@ func TestAPanicInTheLoggerStopsNothing(t *testing.T) {
 
 func TestAnOnEventThatEndsItsGoroutineStopsNothing(t *testing.T) {
 	events := 0
-	l := newListener(Options{OnEvent: func(Event) { events++; runtime.Goexit() }})
-	l.put(Event{Kind: EventTagged})
-	if mark := l.mark(); mark != nil {
-		<-mark
-	}
+	f, l, done := listening(Options{OnEvent: func(Event) { events++; runtime.Goexit() }})
+	f.event(Event{Kind: EventTagged})
+	l.settle(f.lastEvent, 10*time.Second)
 	for range 9 {
-		l.put(Event{Kind: EventTagged})
+		f.event(Event{Kind: EventTagged})
 	}
-	l.close(10 * time.Second)
+	done()
 	if events != 10 {
 		t.Errorf("%d events came", events)
 	}
 }
 
-func TestCloseDoesNotWaitForEver(t *testing.T) {
-	release := make(chan struct{})
-	l := newListener(Options{OnEvent: func(Event) { <-release }})
-	l.put(Event{Kind: EventTagged})
-	start := time.Now()
-	l.close(50 * time.Millisecond)
-	if took := time.Since(start); took < 50*time.Millisecond || took > 5*time.Second {
-		t.Errorf("it took %v", took)
-	}
-	close(release)
-	<-l.done
-}
-
-func TestAMarkIsPassedWhenAllBeforeItIsDelivered(t *testing.T) {
-	step := make(chan struct{})
-	l := newListener(Options{OnEvent: func(Event) { <-step }})
-	for range 3 {
-		l.put(Event{Kind: EventTagged})
-	}
-	mark := l.mark()
-	if again := l.mark(); again != mark {
-		t.Error("two marks at one place")
-	}
-	l.put(Event{Kind: EventTagged})
-	for range 2 {
-		step <- struct{}{}
-	}
-	select {
-	case <-mark:
-		t.Error("passed with an event to go")
-	case <-time.After(10 * time.Millisecond):
-	}
-	step <- struct{}{}
-	<-mark
-	step <- struct{}{}
-	l.close(10 * time.Second)
-	if l.mark() != nil {
-		t.Error("something to wait for at the end")
-	}
-}
-
 func TestALogRecordHasTheEventsTimeLevelAndFields(t *testing.T) {
 	var log bytes.Buffer
-	l := newListener(Options{Logger: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 4}))})
+	f, _, done := listening(Options{Logger: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug - 4}))})
 	at := time.UnixMilli(1700000000123).UTC()
 	want := []struct {
 		event Event
@@ -244,9 +137,9 @@ func TestALogRecordHasTheEventsTimeLevelAndFields(t *testing.T) {
 		if i%2 == 0 {
 			w.event.Message = "for people"
 		}
-		l.put(w.event)
+		f.event(w.event)
 	}
-	l.close(10 * time.Second)
+	done()
 	lines := strings.Split(strings.TrimSpace(log.String()), "\n")
 	if len(lines) != len(want) {
 		t.Fatalf("%d lines:\n%s", len(lines), log.String())
@@ -268,11 +161,51 @@ func TestALogRecordHasTheEventsTimeLevelAndFields(t *testing.T) {
 
 func TestTheLoggerSeesOnlyItsLevel(t *testing.T) {
 	var log bytes.Buffer
-	l := newListener(Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-	l.put(Event{Kind: EventLog, Message: "a line of the build"})
-	l.put(Event{Kind: EventTagged, Message: "tagged"})
-	l.close(10 * time.Second)
+	f, _, done := listening(Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	f.event(Event{Kind: EventLog, Message: "a line of the build"})
+	f.event(Event{Kind: EventTagged, Message: "tagged"})
+	done()
 	if text := log.String(); strings.Contains(text, "a line") || !strings.Contains(text, "tagged") {
 		t.Errorf("got %s", text)
+	}
+}
+
+func TestSettleWaitsForTheEventsAndNotForEver(t *testing.T) {
+	step := make(chan struct{})
+	f, l, done := listening(Options{OnEvent: func(Event) { <-step }})
+	for range 3 {
+		f.event(Event{Kind: EventTagged})
+	}
+	start := time.Now()
+	l.settle(2, 50*time.Millisecond)
+	if took := time.Since(start); took < 50*time.Millisecond || took > 5*time.Second {
+		t.Errorf("it took %v", took)
+	}
+	settled := make(chan struct{})
+	go func() { l.settle(2, 10*time.Second); close(settled) }()
+	step <- struct{}{}
+	select {
+	case <-settled:
+		t.Error("one event was not delivered")
+	case <-time.After(10 * time.Millisecond):
+	}
+	step <- struct{}{}
+	<-settled
+	close(step)
+	done()
+}
+
+func TestAnEventThatCannotBeReadIsSkipped(t *testing.T) {
+	var kinds []EventKind
+	f, _, done := listening(Options{OnEvent: func(e Event) { kinds = append(kinds, e.Kind) }})
+	for range 5 {
+		f.lastEvent++
+		number := f.lastEvent
+		f.events <- func() (Event, uint64, *Error) { return Event{}, number, &Error{Code: CodeInternal, Message: "no JSON"} }
+	}
+	f.event(Event{Kind: EventTagged})
+	done()
+	if !slices.Equal(kinds, []EventKind{EventTagged}) {
+		t.Errorf("got %v", kinds)
 	}
 }

@@ -96,16 +96,19 @@ const (
 
 // environment has the library's other settings, in the syntax of the environment variables.
 type environment struct {
-	captured bool
+	// machine has the values of machineVariables; nil if they were not read.
+	machine map[string]string
 
 	// Invalid values of variables whose public field cannot hold them. The library refuses them with an error that
 	// quotes the value.
 	offline, runtimeVersionPin, stallGrace, ceiling, memory string
+}
 
-	dockerContext, dockerConfig, dockerTLSVerify, dockerCertPath, dockerBuildKit string
-	httpsProxy, httpProxy, noProxy                                               string
-	sslCertFile, sslCertDir                                                      string
-	home, xdgCacheHome, xdgRuntimeDir, tmpDir, searchPath                        string
+// machineVariables are about the machine and have no field in [Options].
+var machineVariables = []string{
+	"DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_BUILDKIT",
+	"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
+	"HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR", "PATH",
 }
 
 // OptionsFromEnv reads the environment: the MOLECULE_ variables, and those about the machine (DOCKER_*, proxies,
@@ -153,24 +156,15 @@ func DefaultProvisionCeiling() time.Duration {
 // does not check the token: [New] and [EnsureLocalImage] refuse an invalid one.
 func LocalImageIsolation() string { return strings.TrimSpace(os.Getenv(envIsolation)) }
 
-// capture reads the variables that have no public field.
+// capture reads the variables that have no field.
 func (e *environment) capture() {
-	e.captured = true
-	e.dockerContext = os.Getenv("DOCKER_CONTEXT")
-	e.dockerConfig = os.Getenv("DOCKER_CONFIG")
-	e.dockerTLSVerify = os.Getenv("DOCKER_TLS_VERIFY")
-	e.dockerCertPath = os.Getenv("DOCKER_CERT_PATH")
-	e.dockerBuildKit = os.Getenv("DOCKER_BUILDKIT")
-	e.httpsProxy = proxyFromEnv("HTTPS_PROXY")
-	e.httpProxy = proxyFromEnv("HTTP_PROXY")
-	e.noProxy = proxyFromEnv("NO_PROXY")
-	e.sslCertFile = os.Getenv("SSL_CERT_FILE")
-	e.sslCertDir = os.Getenv("SSL_CERT_DIR")
-	e.home = os.Getenv("HOME")
-	e.xdgCacheHome = os.Getenv("XDG_CACHE_HOME")
-	e.xdgRuntimeDir = os.Getenv("XDG_RUNTIME_DIR")
-	e.tmpDir = os.Getenv("TMPDIR")
-	e.searchPath = os.Getenv("PATH")
+	e.machine = make(map[string]string, len(machineVariables))
+	for _, name := range machineVariables {
+		e.machine[name] = os.Getenv(name)
+	}
+	for _, name := range []string{"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"} {
+		e.machine[name] = proxyFromEnv(name)
+	}
 }
 
 // proxyFromEnv prefers the lower-case name, as curl does. A variable that is set but empty switches the proxy off.
@@ -228,53 +222,18 @@ func memoryFromEnv(name string) (int, string) {
 	return n, ""
 }
 
-// option stands for a mol_option of mol.h; bridge_cgo.go maps it to the value there.
-type option int
-
-const (
-	optionRepoPrefix option = iota
-	optionBranch
-	optionToken
-	optionCacheDir
-	optionPlatform
-	optionIsolation
-	optionDockerHost
-	optionOffline
-	optionRuntimeVersionPin
-	optionStallGraceS
-	optionCeilingS
-	optionDockerContext
-	optionDockerConfig
-	optionDockerTLSVerify
-	optionDockerCertPath
-	optionDockerBuildKit
-	optionHTTPSProxy
-	optionHTTPProxy
-	optionNoProxy
-	optionSSLCertFile
-	optionSSLCertDir
-	optionHome
-	optionXDGCacheHome
-	optionXDGRuntimeDir
-	optionTmpDir
-	optionSearchPath
-	optionMemoryMiB
-	optionRuntimes
-	optionTagArch
-	optionPins
-)
-
-// setting is one option for the library: a string in the syntax of the environment variable.
+// setting is one option as the library takes it.
 type setting struct {
-	option option
-	// name is the name of the option in errors.
-	name  string
+	// name is the library's name of the option: its environment variable's, if it has one.
+	name string
+	// field is what errors call it.
+	field string
+	// value has the syntax of the environment variable.
 	value string
 }
 
-// settings returns the options that are set, or an error if they cannot be passed to the library.
 func (o *Options) settings() ([]setting, error) {
-	if !o.env.captured {
+	if o.env.machine == nil {
 		o.env.capture()
 		if o.DockerHost == "" {
 			o.DockerHost = os.Getenv("DOCKER_HOST")
@@ -297,36 +256,24 @@ func (o *Options) settings() ([]setting, error) {
 		return nil, err
 	}
 	all := []setting{
-		{optionRepoPrefix, "RepoPrefix", o.RepoPrefix},
-		{optionBranch, "Branch", o.Branch},
-		{optionToken, "Token", o.Token},
-		{optionCacheDir, "CacheDir", o.CacheDir},
-		{optionPlatform, "Platform", o.Platform},
-		{optionIsolation, "Isolation", o.Isolation},
-		{optionDockerHost, "DockerHost", o.DockerHost},
-		{optionOffline, "Offline", switchSetting(o.Offline, o.env.offline)},
-		{optionRuntimeVersionPin, "RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin)},
-		{optionStallGraceS, "StallGrace", stallGrace},
-		{optionCeilingS, "Ceiling", ceiling},
-		{optionDockerContext, "DOCKER_CONTEXT", o.env.dockerContext},
-		{optionDockerConfig, "DOCKER_CONFIG", o.env.dockerConfig},
-		{optionDockerTLSVerify, "DOCKER_TLS_VERIFY", o.env.dockerTLSVerify},
-		{optionDockerCertPath, "DOCKER_CERT_PATH", o.env.dockerCertPath},
-		{optionDockerBuildKit, "DOCKER_BUILDKIT", o.env.dockerBuildKit},
-		{optionHTTPSProxy, "HTTPS_PROXY", o.env.httpsProxy},
-		{optionHTTPProxy, "HTTP_PROXY", o.env.httpProxy},
-		{optionNoProxy, "NO_PROXY", o.env.noProxy},
-		{optionSSLCertFile, "SSL_CERT_FILE", o.env.sslCertFile},
-		{optionSSLCertDir, "SSL_CERT_DIR", o.env.sslCertDir},
-		{optionHome, "HOME", o.env.home},
-		{optionXDGCacheHome, "XDG_CACHE_HOME", o.env.xdgCacheHome},
-		{optionXDGRuntimeDir, "XDG_RUNTIME_DIR", o.env.xdgRuntimeDir},
-		{optionTmpDir, "TMPDIR", o.env.tmpDir},
-		{optionSearchPath, "PATH", o.env.searchPath},
-		{optionMemoryMiB, "MemoryMiB", memorySetting(o.MemoryMiB, o.env.memory)},
-		{optionRuntimes, "Runtimes", runtimes},
-		{optionTagArch, "TagArch", string(o.TagArch)},
-		{optionPins, "Pins", pins},
+		{"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "RepoPrefix", o.RepoPrefix},
+		{"MOLECULE_LOCAL_TEMPLATE_BRANCH", "Branch", o.Branch},
+		{envToken, "Token", o.Token},
+		{"MOLECULE_LOCAL_BUILD_CACHE", "CacheDir", o.CacheDir},
+		{envPlatform, "Platform", o.Platform},
+		{envIsolation, "Isolation", o.Isolation},
+		{"DOCKER_HOST", "DockerHost", o.DockerHost},
+		{"MOLECULE_LOCAL_OFFLINE", "Offline", switchSetting(o.Offline, o.env.offline)},
+		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin)},
+		{"MOLECULE_BUILD_STALL_GRACE_S", "StallGrace", stallGrace},
+		{envCeiling, "Ceiling", ceiling},
+		{"MOLECULE_BUILD_MEMORY_MIB", "MemoryMiB", memorySetting(o.MemoryMiB, o.env.memory)},
+		{"runtimes", "Runtimes", runtimes},
+		{"tag_arch", "TagArch", string(o.TagArch)},
+		{"pins", "Pins", pins},
+	}
+	for _, name := range machineVariables {
+		all = append(all, setting{name, name, o.env.machine[name]})
 	}
 	set := all[:0]
 	for _, s := range all {
@@ -334,7 +281,7 @@ func (o *Options) settings() ([]setting, error) {
 			// The C string would end there.
 			return nil, &Error{
 				Code:    CodeInvalidOption,
-				Message: fmt.Sprintf("option %s holds a NUL byte", s.name),
+				Message: fmt.Sprintf("option %s holds a NUL byte", s.field),
 				Hint:    "remove it",
 			}
 		}

@@ -20,7 +20,7 @@ func settingsOf(t *testing.T, o Options) map[string]string {
 	}
 	values := make(map[string]string)
 	for _, s := range settings {
-		values[s.name] = s.value
+		values[s.field] = s.value
 	}
 	return values
 }

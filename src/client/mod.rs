@@ -1,6 +1,6 @@
 //! A client: one set of options, one engine, and any number of calls at once.
 
-pub(crate) mod queue;
+pub(crate) mod inbox;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,41 +1,37 @@
-//! Clients and calls: submit, cancel, next event; and the blocking form.
+//! Clients, their events and metrics.
 
-use std::ffi::c_char;
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::ffi::{c_char, c_int};
+use std::sync::Arc;
 
-use serde::Serialize;
-
-use super::guard::{entry, quietly, write};
+use super::guard::{ffi_call, ffi_value, write};
 use super::handles::Handles;
-use super::options;
-use super::text::required;
-use super::types::{
-    mol_call, mol_client, mol_error, mol_event, mol_image, mol_options, mol_status,
-};
-use crate::client::queue::{Item, Next, Outcome, Queue};
+use super::text::give;
+use super::types::{mol_client, mol_error, mol_event, mol_options, mol_status, to_json};
+use super::{options, timeout};
+use crate::client::inbox::{Inbox, Taken};
 use crate::client::{Client, Observer};
-use crate::error::{Code, Error, Result};
-use crate::names::image::Image;
+use crate::error::{Code, Error};
 use crate::process::executor;
 
 pub(super) static CLIENTS: Handles<Object> = Handles::new("client");
 
-/// A client with the queue that its events wait in.
+/// A client, with the results and events that wait to be taken.
 pub(super) struct Object {
     pub(super) client: Client,
-    pub(super) queue: Arc<Queue>,
+    pub(super) inbox: Arc<Inbox>,
+    has_events: bool,
 }
 
-/// Makes a client. Nothing is connected to before its first call. The options may be freed at once.
-/// With `events` the queue gets what happens during calls too, not only their ends; then somebody
-/// must take them. Free it with mol_client_free.
+/// Creates a client. It connects to nothing before its first call.
 ///
-/// Fails with MOL_ERR_INVALID_OPTION, naming the environment variable.
+/// options  checked here, and not needed afterwards. MOL_ERR_INVALID_OPTION names the wrong one
+/// events   whether events are kept for mol_client_next_event
+/// client   receives the client, for mol_client_free
 ///
 /// # Safety
 ///
 /// `client` and `error` are NULL or may be written.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mol_client_new(
     options: mol_options,
@@ -45,165 +41,51 @@ pub unsafe extern "C" fn mol_client_new(
 ) -> mol_status {
     // SAFETY: the caller's promises.
     unsafe {
-        entry(error, || {
+        ffi_call(error, || {
             write("client", client, || {
-                let queue = Arc::new(Queue::default());
-                let observer = events.then(|| observer(Arc::clone(&queue)));
+                let inbox = Arc::new(Inbox::default());
+                let observer = events.then(|| observer(Arc::clone(&inbox)));
                 let client = Client::new(&options::get(options)?, observer)?;
-                Ok(CLIENTS.insert(Object { client, queue }))
+                let id = CLIENTS.insert(Object {
+                    client,
+                    inbox,
+                    has_events: events,
+                });
+                Ok(mol_client { id })
             })
         })
     }
 }
 
-fn observer(queue: Arc<Queue>) -> Observer {
-    Box::new(move |event| queue.push(Item::Event(Box::new(event))))
+fn observer(inbox: Arc<Inbox>) -> Observer {
+    Box::new(move |event| inbox.push(event))
 }
 
-/// Cancels every call of a client, waits until all that they began has stopped, and frees it. A
-/// mol_client_next_event that waits returns MOL_ERR_CLOSED. 0 and an id that is freed already are
-/// fine.
+/// Cancels every call of a client, waits until they have stopped, and frees the client. Functions that
+/// wait for it return MOL_ERR_CLOSED. An id of 0, and one that was freed already, are ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn mol_client_free(client: mol_client) {
-    quietly((), || {
-        let Some(object) = CLIENTS.remove(client) else {
+    ffi_value((), || {
+        let Some(object) = CLIENTS.remove(client.id) else {
             return;
         };
         if let Ok(runtime) = executor::runtime() {
             runtime.block_on(object.client.close());
         }
-        object.queue.close();
+        object.inbox.close();
     });
 }
 
-/// Finds the image for the head of the runtime's template, or makes it, and waits for it. For a runtime in
-/// MOL_OPTION_PINS the pinned commit takes the place of the head. With a `timeout_ms` above 0 the call ends with
-/// MOL_ERR_DEADLINE_EXCEEDED after that time; else with MOL_ERR_TIMEOUT after the ceiling. Free the image with
-/// mol_image_free.
+/// Takes the oldest event of a client that was created with events. All events of a call come before
+/// its result. When the program is slow, events are dropped, and a "thinned" event has their number.
 ///
-/// # Safety
-///
-/// `runtime` is NULL or ends in a NUL byte; `image` and `error` are NULL or may be written.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mol_ensure_local_image(
-    client: mol_client,
-    runtime: *const c_char,
-    timeout_ms: i64,
-    image: *mut *mut mol_image,
-    error: *mut *mut mol_error,
-) -> mol_status {
-    // SAFETY: the caller's promises.
-    unsafe {
-        entry(error, || {
-            write("image", image, || {
-                let object = CLIENTS.get(client)?;
-                let runtime = required("runtime", runtime)?;
-                let result = waited(|done| {
-                    object
-                        .client
-                        .start(runtime, timeout(timeout_ms), move |_, result| done(result))
-                });
-                result.map(mol_image::new)
-            })
-        })
-    }
-}
-
-/// Begins a call and returns at once, with its id. Its end comes through mol_client_next_event,
-/// exactly once. `timeout_ms` is as for mol_ensure_local_image.
-///
-/// # Safety
-///
-/// `runtime` is NULL or ends in a NUL byte; `call` and `error` are NULL or may be written.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mol_client_submit(
-    client: mol_client,
-    runtime: *const c_char,
-    timeout_ms: i64,
-    call: *mut mol_call,
-    error: *mut *mut mol_error,
-) -> mol_status {
-    // SAFETY: the caller's promises.
-    unsafe {
-        entry(error, || {
-            write("call", call, || {
-                let object = CLIENTS.get(client)?;
-                let runtime = required("runtime", runtime)?;
-                let done = image_to(&object.queue);
-                object.client.start(runtime, timeout(timeout_ms), done)
-            })
-        })
-    }
-}
-
-/// Starts a call for exactly one commit of the runtime's template, with all 40 or 64 hexadecimal digits. There
-/// is no lookup, and no network at all if the engine has the image. Otherwise as mol_client_submit.
-///
-/// # Safety
-///
-/// `runtime` and `commit` are NULL or end in a NUL byte; `call` and `error` are NULL or may be written.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mol_client_submit_commit(
-    client: mol_client,
-    runtime: *const c_char,
-    commit: *const c_char,
-    timeout_ms: i64,
-    call: *mut mol_call,
-    error: *mut *mut mol_error,
-) -> mol_status {
-    // SAFETY: the caller's promises.
-    unsafe {
-        entry(error, || {
-            write("call", call, || {
-                let object = CLIENTS.get(client)?;
-                let (runtime, commit) =
-                    (required("runtime", runtime)?, required("commit", commit)?);
-                let done = image_to(&object.queue);
-                let limit = timeout(timeout_ms);
-                object.client.start_commit(runtime, commit, limit, done)
-            })
-        })
-    }
-}
-
-/// The end of a call for an image, into a queue.
-fn image_to(queue: &Arc<Queue>) -> impl FnOnce(u64, Result<Image>) + Send + 'static {
-    let queue = Arc::clone(queue);
-    move |id, result| {
-        let outcome = result.map(|image| Outcome::Image(Box::new(image)));
-        queue.push(Item::Done(id, Box::new(outcome)));
-    }
-}
-
-/// Cancels a call. Its end comes soon after, with MOL_ERR_CANCELED unless it had just ended by
-/// itself. What it began stops if no other call wants it; on Podman the RUN that is under way goes on to
-/// its end, and no further step starts. A call that has ended is fine.
-///
-/// # Safety
-///
-/// `error` is NULL or may be written.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn mol_client_cancel(
-    client: mol_client,
-    call: mol_call,
-    error: *mut *mut mol_error,
-) -> mol_status {
-    // SAFETY: the caller's promise.
-    unsafe {
-        entry(error, || {
-            CLIENTS.get(client)?.client.cancel(call);
-            Ok(())
-        })
-    }
-}
-
-/// Takes the oldest event of a client; waits for one, at most for `timeout_ms`, or for ever if that
-/// is below 0. Fails with MOL_ERR_NO_EVENT when the time has passed, and with MOL_ERR_CLOSED when
-/// the client was freed meanwhile. Free the event with mol_event_free.
+/// timeout_ms  how long to wait for an event
+/// event       receives the event, for mol_event_free; NULL if none came in time
 ///
 /// # Safety
 ///
 /// `event` and `error` are NULL or may be written.
+#[must_use]
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mol_client_next_event(
     client: mol_client,
@@ -213,51 +95,74 @@ pub unsafe extern "C" fn mol_client_next_event(
 ) -> mol_status {
     // SAFETY: the caller's promises.
     unsafe {
-        entry(error, || {
+        ffi_call(error, || {
             write("event", event, || {
-                // Only the queue is held while it waits, so that the client can be freed.
-                let queue = Arc::clone(&CLIENTS.get(client)?.queue);
-                let patience = u64::try_from(timeout_ms).ok().map(Duration::from_millis);
-                match queue.next(patience) {
-                    Next::Item(Item::Done(call, result)) => Ok(mol_event::done(call, *result)),
-                    Next::Item(Item::Event(event)) => {
-                        json(&event).map(|json| mol_event::json(event.call, json))
-                    }
-                    Next::Nothing => Err(Error::new(
-                        Code::NoEvent,
-                        format!("no event came within {timeout_ms} ms"),
-                    )),
-                    Next::Closed => Err(Error::new(Code::Closed, "the client was freed")),
+                let object = CLIENTS.get(client.id)?;
+                if !object.has_events {
+                    return Err(Error::new(
+                        Code::InvalidArgument,
+                        "the client was created without events",
+                    )
+                    .hint("create it with mol_client_new(options, true, ...)"));
+                }
+                // Only the inbox is held during the wait, so that the client can be freed.
+                let inbox = Arc::clone(&object.inbox);
+                drop(object);
+                match inbox.next_event(timeout::of_wait(timeout_ms)) {
+                    Taken::Item(numbered) => mol_event::new(numbered),
+                    Taken::Nothing => Ok(std::ptr::null_mut()),
+                    Taken::Closed => Err(closed()),
                 }
             })
         })
     }
 }
 
-/// Begins a call and waits for its end.
-pub(super) fn waited<T: Send + 'static>(
-    start: impl FnOnce(Box<dyn FnOnce(Result<T>) + Send>) -> Result<u64>,
-) -> Result<T> {
-    let (sender, receiver) = mpsc::channel();
-    start(Box::new(move |result| {
-        // The receiver waits below until this has been called.
-        let _ = sender.send(result);
-    }))?;
-    receiver.recv().unwrap_or_else(|_| Err(Error::canceled()))
+/// Gives a file descriptor that is readable while a result or an event waits: for poll, select, epoll or
+/// kqueue. Then take them with a timeout_ms of 0, until there are none. Do not read from it or close it;
+/// mol_client_free closes it.
+///
+/// # Safety
+///
+/// `fd` and `error` are NULL or may be written.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_fd(
+    client: mol_client,
+    fd: *mut c_int,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        ffi_call(error, || {
+            write("fd", fd, || CLIENTS.get(client.id)?.inbox.descriptor())
+        })
+    }
 }
 
-pub(super) fn json(told: &impl Serialize) -> Result<String> {
-    serde_json::to_string(told).map_err(|error| {
-        Error::new(
-            Code::Internal,
-            format!("it cannot be told in JSON: {error}"),
-        )
-    })
+/// Gives the counters of a client, one JSON object (docs/upkeep.md), for mol_string_free. Does not wait.
+///
+/// # Safety
+///
+/// `metrics` and `error` are NULL or may be written.
+#[must_use]
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn mol_client_metrics(
+    client: mol_client,
+    metrics: *mut *mut c_char,
+    error: *mut *mut mol_error,
+) -> mol_status {
+    // SAFETY: the caller's promises.
+    unsafe {
+        ffi_call(error, || {
+            write("metrics", metrics, || {
+                let snapshot = CLIENTS.get(client.id)?.client.metrics();
+                Ok(give(to_json(&snapshot)?).cast_mut())
+            })
+        })
+    }
 }
 
-pub(super) fn timeout(timeout_ms: i64) -> Option<Duration> {
-    u64::try_from(timeout_ms)
-        .ok()
-        .filter(|ms| *ms > 0)
-        .map(Duration::from_millis)
+pub(super) fn closed() -> Error {
+    Error::new(Code::Closed, "the client was freed")
 }

@@ -1,12 +1,12 @@
-//! What the library has handed out comes back here.
+//! Frees what the library has handed to C.
 
 use std::ffi::c_char;
 
-use super::guard::quietly;
+use super::guard::ffi_value;
 use super::text::take_back;
-use super::types::{mol_error, mol_event, mol_image, mol_registry};
+use super::types::{mol_error, mol_event, mol_image, mol_result};
 
-/// Frees a string that a function has given as its answer: from mol_mask_token, say. NULL is fine.
+/// Frees a string from mol_mask_token or mol_client_metrics.
 ///
 /// # Safety
 ///
@@ -14,17 +14,17 @@ use super::types::{mol_error, mol_event, mol_image, mol_registry};
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mol_string_free(text: *mut c_char) {
     // SAFETY: the caller's promise.
-    quietly((), || unsafe { take_back(text) });
+    ffi_value((), || unsafe { take_back(text) });
 }
 
-/// Frees an error and its strings. NULL is fine.
+/// Frees an error.
 ///
 /// # Safety
 ///
 /// `error` is NULL or an error that this library has handed out, and is not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mol_error_free(error: *mut mol_error) {
-    quietly((), || {
+    ffi_value((), || {
         if error.is_null() {
             return;
         }
@@ -44,15 +44,14 @@ pub unsafe extern "C" fn mol_error_free(error: *mut mol_error) {
     });
 }
 
-/// Frees an image and its strings. NULL is fine.
+/// Frees an image, but not one of a result: that is freed with the result.
 ///
 /// # Safety
 ///
-/// `image` is NULL or an image that this library has handed out by itself, not within an event, and
-/// is not used afterwards.
+/// `image` is NULL or an image that this library has handed out by itself, and is not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mol_image_free(image: *mut mol_image) {
-    quietly((), || {
+    ffi_value((), || {
         if image.is_null() {
             return;
         }
@@ -73,40 +72,43 @@ pub unsafe extern "C" fn mol_image_free(image: *mut mol_image) {
     });
 }
 
-/// Frees the answer of mol_resolve. NULL is fine.
+/// Frees a result, with its image, report and error.
 ///
 /// # Safety
 ///
-/// `registry` is NULL or comes from mol_resolve, and is not used afterwards.
+/// `result` is NULL or comes from mol_call_wait, and is not used afterwards.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mol_registry_free(registry: *mut mol_registry) {
-    quietly((), || {
-        if !registry.is_null() {
-            // SAFETY: the caller's promise: it was made by `mol_registry::new`.
-            let registry = unsafe { Box::from_raw(registry) };
-            // SAFETY: made by `give`, in `mol_registry::new`.
-            unsafe { take_back(registry.prefix) };
+pub unsafe extern "C" fn mol_result_free(result: *mut mol_result) {
+    ffi_value((), || {
+        if result.is_null() {
+            return;
+        }
+        // SAFETY: the caller's promise: it was made by `mol_result::new`, and so were its parts.
+        unsafe {
+            let result = Box::from_raw(result);
+            take_back(result.report);
+            mol_image_free(result.image.cast_mut());
+            mol_error_free(result.error.cast_mut());
         }
     });
 }
 
-/// Frees an event with all that is in it. NULL is fine.
+/// Frees an event.
 ///
 /// # Safety
 ///
 /// `event` is NULL or comes from mol_client_next_event, and is not used afterwards.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mol_event_free(event: *mut mol_event) {
-    quietly((), || {
+    ffi_value((), || {
         if event.is_null() {
             return;
         }
-        // SAFETY: the caller's promise: it was made by `mol_event::new`, and so was what is in it.
-        unsafe {
-            let event = Box::from_raw(event);
-            take_back(event.json);
-            mol_image_free(event.image.cast_mut());
-            mol_error_free(event.error.cast_mut());
+        // SAFETY: the caller's promise: it was made by `mol_event::new`.
+        let event = unsafe { Box::from_raw(event) };
+        for text in [event.kind, event.message, event.json] {
+            // SAFETY: made by `give`, in `mol_event::new`.
+            unsafe { take_back(text) };
         }
     });
 }

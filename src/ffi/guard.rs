@@ -1,4 +1,4 @@
-//! The one way in: no panic leaves, and every failure becomes a status and, if it is wanted, an error.
+//! Every entry point goes through here: no panic leaves, and a failure becomes a status and an error.
 
 use std::ptr;
 
@@ -7,12 +7,12 @@ use crate::error::{Code, Error, Result};
 use crate::process::panics;
 use crate::redact::Masker;
 
-/// Runs the body of an entry point.
+/// Runs the body of an entry point that can fail.
 ///
 /// # Safety
 ///
 /// `error` is NULL or may be written to.
-pub(super) unsafe fn entry(
+pub(super) unsafe fn ffi_call(
     error: *mut *mut mol_error,
     body: impl FnOnce() -> Result<()>,
 ) -> mol_status {
@@ -29,7 +29,7 @@ pub(super) unsafe fn entry(
 }
 
 /// Runs the body of a function that cannot fail.
-pub(super) fn quietly<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
+pub(super) fn ffi_value<T>(otherwise: T, body: impl FnOnce() -> T) -> T {
     catch(|| Ok(body())).unwrap_or(otherwise)
 }
 
@@ -39,8 +39,8 @@ fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         point!("entry");
         body()
     });
-    // What failed before there was a client, or beside it, such as a panic, may quote anything. There is
-    // no token to mask then; what a client has masked stays as it is.
+    // Errors of a client are masked already. Others, such as panics, may quote anything; there is no token
+    // to mask in them, but there may be the user information of a URL.
     called.map_err(|failure| Masker::default().error(failure))
 }
 
@@ -54,7 +54,7 @@ pub(super) unsafe fn write<T>(
     out: *mut T,
     make: impl FnOnce() -> Result<T>,
 ) -> Result<()> {
-    // Looked at first, so that nothing is done for an answer that cannot be given.
+    // Checked first, so that no work is done for an answer that cannot be returned.
     if out.is_null() {
         return Err(Error::new(
             Code::InvalidArgument,
@@ -63,7 +63,7 @@ pub(super) unsafe fn write<T>(
         .hint("give it the address of a variable"));
     }
     let value = make()?;
-    // SAFETY: not NULL, and the caller's promise. What is there is not ours to drop.
+    // SAFETY: not NULL, and the caller's promise. The old value is not dropped: it may be uninitialised.
     unsafe { ptr::write(out, value) };
     Ok(())
 }

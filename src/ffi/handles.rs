@@ -1,4 +1,4 @@
-//! Ids for what lives on this side: a stale one is an error, never a crash.
+//! Ids for the objects of this side: a stale id is an error, never a crash.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Code, Error, Result};
 
-/// One counter for every kind of object, so that an id of one kind is never an id of another.
+/// One counter for all kinds of objects, so that no two objects have the same id.
 static NEXT: AtomicU64 = AtomicU64::new(1);
 
 /// All objects of one kind.
@@ -23,7 +23,7 @@ impl<T> Handles<T> {
         }
     }
 
-    /// Takes charge of an object, and gives it an id.
+    /// Stores an object, and returns its id.
     pub(super) fn insert(&self, object: T) -> u64 {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         self.lock()
@@ -32,7 +32,7 @@ impl<T> Handles<T> {
         id
     }
 
-    /// The object with this id. It stays alive for whoever has it, also when it is freed meanwhile.
+    /// The object with this id. A caller that has it keeps it alive, also when it is freed meanwhile.
     pub(super) fn get(&self, id: u64) -> Result<Arc<T>> {
         let object = self.lock().as_ref().and_then(|all| all.get(&id).cloned());
         object.ok_or_else(|| {
@@ -40,11 +40,11 @@ impl<T> Handles<T> {
                 Code::NoSuchHandle,
                 format!("there is no {} with the id {id}", self.what),
             )
-            .hint("it was freed, or never made, or is of another kind")
+            .hint("it was freed or never created")
         })
     }
 
-    /// Forgets an object.
+    /// Removes an object.
     pub(super) fn remove(&self, id: u64) -> Option<Arc<T>> {
         self.lock().as_mut()?.remove(&id)
     }

@@ -1,28 +1,31 @@
 //! The C ABI: takes arguments apart, calls the core, puts the answer together, and nothing else.
 //!
 //! What holds for every function is written once, at the head of `include/mol.h`, which is generated
-//! from this module (the text is in `cbindgen.toml`).
+//! from this module (the text is in `cbindgen.toml`). The `# Safety` sections are for Rust readers; the
+//! header leaves them out, because its descriptions of the parameters say the same.
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `guard` | the one way in: panics stop here, errors are handed out |
+//! | `guard` | panics stop here, errors are handed out |
 //! | `text` | strings in and out |
-//! | `handles` | ids for what lives on this side |
+//! | `handles` | ids for the objects of this side |
+//! | `timeout` | what a `timeout_ms` means |
 //! | `types` | the structs and numbers of the ABI |
-//! | `pure`, `options`, `client`, `upkeep`, `free` | the functions |
+//! | `basics`, `options`, `client`, `call`, `free` | the functions |
 
 #![allow(unsafe_code)]
 #![allow(non_camel_case_types)]
 
+pub mod basics;
+pub mod call;
 pub mod client;
 pub mod free;
 mod guard;
 mod handles;
 pub mod options;
-pub mod pure;
 mod text;
+pub mod timeout;
 pub mod types;
-pub mod upkeep;
 
 #[cfg(test)]
 mod tests {

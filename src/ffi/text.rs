@@ -4,7 +4,7 @@ use std::ffi::{CStr, CString, c_char};
 
 use crate::error::{Code, Error, Result};
 
-/// A string that must be there.
+/// A string that must not be NULL.
 ///
 /// # Safety
 ///
@@ -16,7 +16,7 @@ pub(super) unsafe fn required<'a>(name: &str, text: *const c_char) -> Result<&'a
             Code::InvalidArgument,
             format!("the argument {name} is NULL"),
         )
-        .hint("give it a string that ends in a NUL byte")
+        .hint("pass a string that ends in a NUL byte")
     })
 }
 
@@ -40,7 +40,7 @@ pub(super) unsafe fn optional<'a>(name: &str, text: *const c_char) -> Result<Opt
     })
 }
 
-/// Hands a string out; [`take_back`] must get it in the end. A NUL within it becomes U+FFFD.
+/// Hands a string to C; [`take_back`] frees it. A NUL byte within it becomes U+FFFD.
 pub(super) fn give(text: impl Into<String>) -> *const c_char {
     let text = text.into();
     let text = CString::new(text)

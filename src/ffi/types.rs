@@ -4,63 +4,62 @@ use std::ffi::c_char;
 use std::ptr;
 use std::time::Duration;
 
-use super::text::give;
-use crate::client::queue::Outcome;
-use crate::error::{Code, Error};
-use crate::names::image::{Image, Timings};
-use crate::names::registry::{RegistryMode, RegistrySource};
+use serde::Serialize;
 
-/// What a function has to say. The numbers are never changed and never used again for another.
-#[repr(i32)]
+use super::text::give;
+use crate::client::inbox::{Ended, Numbered, Outcome};
+use crate::error::{Code, Error, Result};
+use crate::names::image::{Image, Timings};
+
+/// Result of a function. Values are stable and never reused; 21 was in use before.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum mol_status {
-    /// It is done.
+    /// Success.
     MOL_OK = 0,
-    /// The runtime is not on the allowlist. Nothing was asked of the network, the disk or the engine.
+    /// The runtime is not on the allowlist. No network, disk or engine was used.
     MOL_ERR_UNKNOWN_RUNTIME = 1,
-    /// An option, or the environment variable behind it, holds a value that cannot be used.
+    /// An option, or the environment variable behind it, has an invalid value.
     MOL_ERR_INVALID_OPTION = 2,
-    /// The template server gave no answer: refused, no such host, no route, time-out, TLS.
+    /// The template server did not answer: refused, unknown host, no route, time-out, TLS.
     MOL_ERR_GITEA_UNREACHABLE = 3,
-    /// The template repository, or the branch asked for, is not there.
+    /// The template repository, or the branch, does not exist.
     MOL_ERR_REPO_NOT_FOUND = 4,
-    /// The template server wants a token, or refuses the one it got.
+    /// The template server requires a token, or refuses the one it got.
     MOL_ERR_AUTH = 5,
-    /// The template server answered something that is not the answer its API documents.
+    /// The template server's answer is not the one that its API documents.
     MOL_ERR_BAD_RESPONSE = 6,
     /// The commit could not be fetched or checked out.
     MOL_ERR_FETCH = 7,
     /// The commit has no file called Dockerfile at its root.
     MOL_ERR_NO_DOCKERFILE = 8,
-    /// No container engine answered, or the one that did answered an error.
+    /// No container engine answered, or it answered an error.
     MOL_ERR_ENGINE_UNREACHABLE = 9,
     /// The engine cannot build or run the platform.
     MOL_ERR_PLATFORM_UNSUPPORTED = 10,
-    /// The build ran and failed: see step and log_tail.
+    /// The build ran and failed: see step, line, exit_code and log_tail.
     MOL_ERR_BUILD_FAILED = 11,
     /// A fetch or a build made no progress for the stall grace.
     MOL_ERR_STALLED = 12,
-    /// The ceiling passed.
+    /// The call reached the ceiling.
     MOL_ERR_TIMEOUT = 13,
     /// The cache folder cannot be used.
     MOL_ERR_CACHE = 14,
-    /// A defect in the library: please report it.
+    /// A bug in the library: please report it.
     MOL_ERR_INTERNAL = 15,
     /// The call was cancelled.
     MOL_ERR_CANCELED = 16,
-    /// The time-out that was given with the call has passed.
+    /// The timeout_ms of the call passed.
     MOL_ERR_DEADLINE_EXCEEDED = 17,
     /// An argument is NULL where it must not be, is not UTF-8, or is out of range.
     MOL_ERR_INVALID_ARGUMENT = 18,
-    /// The id names no object: freed already, of another kind, or never made.
+    /// No object has this id: it was freed, or never created.
     MOL_ERR_NO_SUCH_HANDLE = 19,
-    /// The client was freed while the call waited.
+    /// The client was freed while the function waited.
     MOL_ERR_CLOSED = 20,
-    /// No event came within the time-out.
-    MOL_ERR_NO_EVENT = 21,
     /// MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
     MOL_ERR_NO_LOCAL_IMAGE = 22,
-    /// This process, or the machine, has no thread or file descriptor left.
+    /// The process, or the machine, has no thread or file descriptor left.
     MOL_ERR_PROCESS_LIMIT = 23,
 }
 
@@ -87,79 +86,96 @@ impl From<Code> for mol_status {
             Code::InvalidArgument => Self::MOL_ERR_INVALID_ARGUMENT,
             Code::NoSuchHandle => Self::MOL_ERR_NO_SUCH_HANDLE,
             Code::Closed => Self::MOL_ERR_CLOSED,
-            Code::NoEvent => Self::MOL_ERR_NO_EVENT,
             Code::NoLocalImage => Self::MOL_ERR_NO_LOCAL_IMAGE,
             Code::ProcessLimit => Self::MOL_ERR_PROCESS_LIMIT,
         }
     }
 }
 
-/// The id of a set of options, from mol_options_new or mol_options_from_env.
-pub type mol_options = u64;
+/// Options for a client.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct mol_options {
+    pub id: u64,
+}
 
-/// The id of a client, from mol_client_new.
-pub type mol_client = u64;
+/// A client: one set of options, one engine, any number of calls at once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct mol_client {
+    pub id: u64,
+}
 
-/// The id of a call, from mol_client_submit.
-pub type mol_call = u64;
+/// A call of a client, from its start until its result is taken.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct mol_call {
+    pub id: u64,
+}
 
-/// Why a function failed. No string is NULL; what does not apply is empty.
+/// Why a function or a call failed. No string is NULL; one that does not apply is empty.
 #[repr(C)]
 #[derive(Debug)]
 pub struct mol_error {
-    /// The kind of failure; the same as the function's status.
+    /// See "Growth".
+    pub size: usize,
+    /// The kind of failure.
     pub code: mol_status,
+    /// The line of the failed build step in the Dockerfile, from 1; 0 if unknown.
+    pub line: u32,
+    /// The exit code of the failed build step; 0 if unknown.
+    pub exit_code: i32,
     /// What failed, and where: one line.
     pub message: *const c_char,
     /// What to do next: one line.
     pub hint: *const c_char,
-    /// The runtime the call was for.
+    /// The runtime of the call.
     pub runtime: *const c_char,
-    /// The address of the template repository.
+    /// The URL of the template repository.
     pub url: *const c_char,
-    /// The step of the build that failed, as the builder names it.
+    /// The build step that failed, as the builder names it.
     pub step: *const c_char,
-    /// The step's line in the Dockerfile, from 1; 0 if it is not known.
-    pub line: u32,
-    /// The exit code of the step's command; 0 if it is not known.
-    pub exit_code: i32,
-    /// The last lines of the build's output, with line breaks.
+    /// The last lines of the build's output.
     pub log_tail: *const c_char,
 }
 
 impl mol_error {
-    /// Hands an error out.
+    /// Hands an error to C.
     pub(super) fn new(error: Error) -> *mut Self {
         let build = error.build.map(|build| *build).unwrap_or_default();
         Box::into_raw(Box::new(Self {
+            size: size_of::<Self>(),
             code: error.code.into(),
+            line: build.line,
+            exit_code: build.exit_code,
             message: give(error.message),
             hint: give(error.hint),
             runtime: give(error.runtime),
             url: give(error.url),
             step: give(build.step),
-            line: build.line,
-            exit_code: build.exit_code,
             log_tail: give(build.log_tail),
         }))
     }
 }
 
-/// How long each step of a call took, in microseconds. A step that was not needed took none.
+/// Durations of a call's steps in microseconds; 0 for a step that was not needed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct mol_timings {
-    /// Asking the template server for the commit.
+    /// The request for the commit, with its retries.
     pub lookup_us: i64,
-    /// Asking the engine for the image.
+    /// The request for the image.
     pub inspect_us: i64,
-    /// Waiting for another process that was at the same image.
+    /// The wait for another call or process that made the same image.
     pub wait_us: i64,
-    /// Fetching the commit and checking it out.
+    /// The fetch and the checkout.
     pub fetch_us: i64,
-    /// Building, the upload of the context included.
+    /// The build, with the upload of its context.
     pub build_us: i64,
-    /// Tagging.
+    /// The tagging.
     pub tag_us: i64,
     /// The whole call.
     pub total_us: i64,
@@ -184,32 +200,34 @@ impl From<Timings> for mol_timings {
 #[repr(C)]
 #[derive(Debug)]
 pub struct mol_image {
-    /// What to give to the engine: molecule-local/workspace-template-hermes:0123456789ab,
-    /// say, with the first twelve digits of the commit.
+    /// See "Growth".
+    pub size: usize,
+    /// What to start: molecule-local/workspace-template-hermes:0123456789ab, for example, with the
+    /// first 12 digits of the commit.
     pub reference: *const c_char,
     /// The reference that moves with the branch.
     pub latest_reference: *const c_char,
-    /// The runtime it was asked for.
+    /// The runtime of the call.
     pub runtime: *const c_char,
-    /// The full id of the commit whose tree is in the image.
+    /// The full id of the commit that the image was built from.
     pub commit_sha: *const c_char,
     /// The engine's id of the image.
     pub image_id: *const c_char,
-    /// What it was built for, such as linux/amd64.
+    /// The platform, such as linux/amd64.
     pub platform: *const c_char,
-    /// The address of the engine that has it, such as unix:///var/run/docker.sock: the one to create
-    /// the container with.
+    /// The engine that has the image, such as unix:///var/run/docker.sock: create the container there.
     pub endpoint: *const c_char,
-    /// True if it was there already: nothing was fetched and nothing built.
+    /// True if the engine had the image: nothing was fetched or built.
     pub cache_hit: bool,
-    /// How long it took.
+    /// Where the time went.
     pub timings: mol_timings,
 }
 
 impl mol_image {
-    /// Hands an image out.
+    /// Hands an image to C.
     pub(super) fn new(image: Image) -> *mut Self {
         Box::into_raw(Box::new(Self {
+            size: size_of::<Self>(),
             reference: give(image.reference),
             latest_reference: give(image.latest_reference),
             runtime: give(image.runtime),
@@ -223,89 +241,153 @@ impl mol_image {
     }
 }
 
-/// Pull or build.
-#[repr(i32)]
+/// Whether images are pulled or built.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum mol_registry_mode {
-    /// No registry is set: images are built on this machine.
+    /// No registry is set: images are built here.
     MOL_REGISTRY_MODE_LOCAL = 0,
-    /// A registry is set: the engine pulls from it, and this library has nothing to do.
+    /// A registry is set: the engine pulls from it.
     MOL_REGISTRY_MODE_SAAS = 1,
 }
 
 /// Where images come from.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct mol_registry {
-    /// Pull or build.
+    /// Whether images are pulled or built.
     pub mode: mol_registry_mode,
-    /// What every image reference begins with. Never NULL.
+    /// The beginning of every image reference: the string that mol_resolve was given, or a static one.
     pub prefix: *const c_char,
 }
 
-impl mol_registry {
-    /// Hands it out.
-    pub(super) fn new(source: RegistrySource) -> *mut Self {
-        Box::into_raw(Box::new(Self {
-            mode: match source.mode {
-                RegistryMode::Local => mol_registry_mode::MOL_REGISTRY_MODE_LOCAL,
-                RegistryMode::Saas => mol_registry_mode::MOL_REGISTRY_MODE_SAAS,
-            },
-            prefix: give(source.prefix),
-        }))
-    }
+/// What a call does.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum mol_request_kind {
+    /// Finds or builds the image of `runtime`, for `commit` if that is set. The result has an image.
+    MOL_REQUEST_IMAGE = 1,
+    /// Lists this library's images in the engine and trees in the cache: {"images": ...}
+    MOL_REQUEST_LIST = 2,
+    /// Removes old images and trees of this library, and nothing else: {"items": ...}
+    MOL_REQUEST_PRUNE = 3,
+    /// Checks everything that a build depends on. Problems are in the report, not an error.
+    MOL_REQUEST_DIAGNOSE = 4,
+    /// The log of the last build of `runtime` with this cache, by any process: {"text": ...}
+    MOL_REQUEST_BUILD_LOG = 5,
+    /// The engine in use, as DOCKER_HOST has it: {"docker_host": "unix:///var/run/docker.sock"}
+    MOL_REQUEST_ENGINE_HOST = 6,
 }
 
-/// Something that happened. Exactly one of json, image and error is set. The end of a call comes exactly
-/// once for each call that was accepted: an error; or an image, for mol_client_submit; or, for the others,
-/// json whose "kind" is "result", with the report as its "result".
+/// What a call does, for mol_call_start. The fields that its kind does not use are 0:
+/// mol_request request = {.size = sizeof request, .kind = MOL_REQUEST_LIST};
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct mol_request {
+    /// sizeof(mol_request).
+    pub size: usize,
+    /// What the call does.
+    pub kind: mol_request_kind,
+    /// Prune: how many of the newest images of each runtime stay.
+    pub keep_per_runtime: u32,
+    /// Prune: images that were built or returned within this time stay, in milliseconds. 0: ten
+    /// minutes; negative: none stays for this reason.
+    pub keep_recent_ms: i64,
+    /// Image and build log: the runtime.
+    pub runtime: *const c_char,
+    /// Image: the commit, with all 40 or 64 hexadecimal digits; NULL for the head of the branch or
+    /// the pinned commit. With a commit, nothing is looked up.
+    pub commit: *const c_char,
+    /// Prune: only report what would be removed.
+    pub dry_run: bool,
+}
+
+/// How a call ended.
 #[repr(C)]
 #[derive(Debug)]
-pub struct mol_event {
-    /// The call it is about.
+pub struct mol_result {
+    /// See "Growth".
+    pub size: usize,
+    /// The call.
     pub call: mol_call,
-    /// One JSON object, or NULL. Its "kind" says what happened, its "message" is one line for people;
-    /// docs/events.md has every kind with its fields.
-    pub json: *const c_char,
-    /// The call has ended well. Freed with the event.
+    /// MOL_OK, or why the call failed.
+    pub status: mol_status,
+    /// The number of the last event before the end; 0 if there was none.
+    pub last_event: u64,
+    /// The image; NULL for other kinds, and after a failure. Freed with the result.
     pub image: *const mol_image,
-    /// The call has failed. Freed with the event.
+    /// The report, one JSON object (docs/upkeep.md); NULL for images, and after a failure.
+    pub report: *const c_char,
+    /// Why the call failed; NULL after success. Freed with the result.
     pub error: *const mol_error,
 }
 
-impl mol_event {
-    /// Hands an event out.
-    pub(super) fn json(call: u64, json: String) -> *mut Self {
-        Self::new(call, give(json), ptr::null(), ptr::null())
-    }
-
-    /// Hands the end of a call out.
-    pub(super) fn done(call: u64, result: Result<Outcome, Error>) -> *mut Self {
-        match result {
-            Ok(Outcome::Report(report)) => {
-                let end = format!(r#"{{"kind":"result","call":{call},"result":{report}}}"#);
-                Self::json(call, end)
+impl mol_result {
+    /// Hands the end of a call to C.
+    pub(super) fn new(ended: Ended) -> *mut Self {
+        let mut result = Self {
+            size: size_of::<Self>(),
+            call: mol_call { id: ended.call },
+            status: mol_status::MOL_OK,
+            last_event: ended.last_event,
+            image: ptr::null(),
+            report: ptr::null(),
+            error: ptr::null(),
+        };
+        match ended.result {
+            Ok(Outcome::Image(image)) => result.image = mol_image::new(*image),
+            Ok(Outcome::Report(report)) => result.report = give(report),
+            Err(error) => {
+                result.status = error.code.into();
+                result.error = mol_error::new(error);
             }
-            Ok(Outcome::Image(image)) => {
-                Self::new(call, ptr::null(), mol_image::new(*image), ptr::null())
-            }
-            Err(error) => Self::new(call, ptr::null(), ptr::null(), mol_error::new(error)),
         }
+        Box::into_raw(Box::new(result))
     }
+}
 
-    fn new(
-        call: u64,
-        json: *const c_char,
-        image: *const mol_image,
-        error: *const mol_error,
-    ) -> *mut Self {
-        Box::into_raw(Box::new(Self {
-            call,
-            json,
-            image,
-            error,
-        }))
+/// Something that happened during a call. No string is NULL.
+#[repr(C)]
+#[derive(Debug)]
+pub struct mol_event {
+    /// See "Growth".
+    pub size: usize,
+    /// The call; 0 if it belongs to several.
+    pub call: mol_call,
+    /// Counts the events of the client, from 1. Numbers of dropped events are left out.
+    pub number: u64,
+    /// What happened, such as "build_started": docs/events.md lists the kinds.
+    pub kind: *const c_char,
+    /// One line for people.
+    pub message: *const c_char,
+    /// The whole event, one JSON object with the fields of its kind.
+    pub json: *const c_char,
+}
+
+impl mol_event {
+    /// Hands an event to C.
+    pub(super) fn new(numbered: Numbered) -> Result<*mut Self> {
+        let Numbered { number, event } = numbered;
+        let json = to_json(&event)?;
+        Ok(Box::into_raw(Box::new(Self {
+            size: size_of::<Self>(),
+            call: mol_call { id: event.call },
+            number,
+            kind: give(event.kind.name()),
+            message: give(event.message),
+            json: give(json),
+        })))
     }
+}
+
+/// A report or an event as JSON.
+pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| {
+        Error::new(
+            Code::Internal,
+            format!("cannot be written as JSON: {error}"),
+        )
+    })
 }
 
 #[cfg(test)]

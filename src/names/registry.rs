@@ -15,12 +15,12 @@ pub enum RegistryMode {
 pub const LOCAL_IMAGE_PREFIX: &str = "molecule-local";
 
 /// Where images come from, and what their references begin with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RegistrySource {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegistrySource<'a> {
     /// Pull or build.
     pub mode: RegistryMode,
     /// What every image reference begins with.
-    pub prefix: String,
+    pub prefix: &'a str,
 }
 
 /// Reads the value of `MOLECULE_IMAGE_REGISTRY`.
@@ -28,15 +28,15 @@ pub struct RegistrySource {
 /// Any value but the empty one means [`RegistryMode::Saas`], with that value as the prefix,
 /// verbatim: the operator is trusted, and a wrong value fails loudly at the pull. To take it for
 /// "unset" instead would make a typing error in production build images from source.
-pub fn resolve(image_registry: Option<&str>) -> RegistrySource {
+pub fn resolve(image_registry: Option<&str>) -> RegistrySource<'_> {
     match image_registry {
         Some(prefix) if !prefix.is_empty() => RegistrySource {
             mode: RegistryMode::Saas,
-            prefix: prefix.to_owned(),
+            prefix,
         },
         _ => RegistrySource {
             mode: RegistryMode::Local,
-            prefix: LOCAL_IMAGE_PREFIX.to_owned(),
+            prefix: LOCAL_IMAGE_PREFIX,
         },
     }
 }

@@ -17,22 +17,20 @@ use crate::names::runtimes::{self, Runtime, Runtimes};
 use crate::process::memory;
 use crate::redact::{MAX_TOKEN, MIN_TOKEN, Masker, Secret};
 
-/// Declares the options once: the name, the number in the ABI, and the environment variable, or where there is none
-/// what errors call it.
+/// Declares the options once, with their names: the environment variable's, if there is one.
 macro_rules! options {
-    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal, $shown:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $option:ident = $name:literal;)+) => {
         /// One thing that can be set. Most have the syntax of the environment variable they are named after.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        #[repr(i32)]
-        pub enum OptionName { $($(#[doc = $doc])+ $name = $number,)+ }
+        pub enum OptionName { $($(#[doc = $doc])+ $option,)+ }
 
         impl OptionName {
-            /// Every option, in the order of the numbers.
-            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+            /// Every option.
+            pub const ALL: &'static [Self] = &[$(Self::$option),+];
 
-            /// What errors call it: its environment variable, if it has one.
+            /// Its name: that of the environment variable, if there is one.
             pub const fn name(self) -> &'static str {
-                match self { $(Self::$name => $shown),+ }
+                match self { $(Self::$option => $name),+ }
             }
         }
     };
@@ -40,79 +38,79 @@ macro_rules! options {
 
 options! {
     /// Where the template repositories are; the runtime's name is appended.
-    RepoPrefix = 1, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
+    RepoPrefix = "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
     /// The branch to build from.
-    Branch = 2, "MOLECULE_LOCAL_TEMPLATE_BRANCH";
+    Branch = "MOLECULE_LOCAL_TEMPLATE_BRANCH";
     /// The token for the template server, of 8 to 1024 visible ASCII characters.
-    Token = 3, "MOLECULE_GITEA_TOKEN";
+    Token = "MOLECULE_GITEA_TOKEN";
     /// The cache folder; a relative path begins at the working directory.
-    CacheDir = 4, "MOLECULE_LOCAL_BUILD_CACHE";
+    CacheDir = "MOLECULE_LOCAL_BUILD_CACHE";
     /// `os/arch[/variant]`, or `native`.
-    Platform = 5, "MOLECULE_IMAGE_PLATFORM";
+    Platform = "MOLECULE_IMAGE_PLATFORM";
     /// A suffix for the tags.
-    Isolation = 6, "MOLECULE_LOCAL_IMAGE_ISOLATION";
+    Isolation = "MOLECULE_LOCAL_IMAGE_ISOLATION";
     /// `1`: no network.
-    Offline = 7, "MOLECULE_LOCAL_OFFLINE";
+    Offline = "MOLECULE_LOCAL_OFFLINE";
     /// `1`: the template's `.runtime-version` is sent as a build argument.
-    RuntimeVersionPin = 8, "MOLECULE_LOCAL_RUNTIME_VERSION_PIN";
+    RuntimeVersionPin = "MOLECULE_LOCAL_RUNTIME_VERSION_PIN";
     /// How long a fetch or a build may go on without any output: seconds, or a duration such as `4m`.
-    StallGrace = 9, "MOLECULE_BUILD_STALL_GRACE_S";
+    StallGrace = "MOLECULE_BUILD_STALL_GRACE_S";
     /// How long a call may take when its caller sets no deadline: seconds, or a duration such as `30m`.
-    Ceiling = 10, "MOLECULE_BUILD_CEILING_S";
+    Ceiling = "MOLECULE_BUILD_CEILING_S";
     /// The engine's address.
-    DockerHost = 11, "DOCKER_HOST";
+    DockerHost = "DOCKER_HOST";
     /// The name of the docker context to use.
-    DockerContext = 12, "DOCKER_CONTEXT";
+    DockerContext = "DOCKER_CONTEXT";
     /// The folder of docker's `config.json`.
-    DockerConfig = 13, "DOCKER_CONFIG";
+    DockerConfig = "DOCKER_CONFIG";
     /// Not empty: TLS for `tcp://`, with the peer verified.
-    DockerTlsVerify = 14, "DOCKER_TLS_VERIFY";
+    DockerTlsVerify = "DOCKER_TLS_VERIFY";
     /// The folder of `ca.pem`, `cert.pem` and `key.pem`.
-    DockerCertPath = 15, "DOCKER_CERT_PATH";
+    DockerCertPath = "DOCKER_CERT_PATH";
     /// `0`: the classic builder.
-    DockerBuildkit = 16, "DOCKER_BUILDKIT";
+    DockerBuildkit = "DOCKER_BUILDKIT";
     /// The proxy for `https://` addresses.
-    HttpsProxy = 17, "HTTPS_PROXY";
+    HttpsProxy = "HTTPS_PROXY";
     /// The proxy for `http://` addresses.
-    HttpProxy = 18, "HTTP_PROXY";
+    HttpProxy = "HTTP_PROXY";
     /// The hosts that no proxy is used for.
-    NoProxy = 19, "NO_PROXY";
+    NoProxy = "NO_PROXY";
     /// A file of trusted certificates.
-    SslCertFile = 20, "SSL_CERT_FILE";
+    SslCertFile = "SSL_CERT_FILE";
     /// A folder of trusted certificates.
-    SslCertDir = 21, "SSL_CERT_DIR";
+    SslCertDir = "SSL_CERT_DIR";
     /// The home folder.
-    Home = 22, "HOME";
+    Home = "HOME";
     /// The folder for caches.
-    XdgCacheHome = 23, "XDG_CACHE_HOME";
+    XdgCacheHome = "XDG_CACHE_HOME";
     /// The folder for sockets.
-    XdgRuntimeDir = 24, "XDG_RUNTIME_DIR";
+    XdgRuntimeDir = "XDG_RUNTIME_DIR";
     /// The folder for temporary files.
-    Tmpdir = 25, "TMPDIR";
+    Tmpdir = "TMPDIR";
     /// The folders of credential helpers and of `ssh`.
-    SearchPath = 26, "PATH";
+    SearchPath = "PATH";
     /// The memory that the library takes at most, in MiB.
-    Memory = 27, "MOLECULE_BUILD_MEMORY_MIB";
+    Memory = "MOLECULE_BUILD_MEMORY_MIB";
     /// The allowlist, in place of the default one: names, separated by commas.
-    Runtimes = 28, "the list of runtimes (Options.Runtimes, MOL_OPTION_RUNTIMES)";
+    Runtimes = "runtimes";
     /// `auto` or `always`, see [`TagArch`].
-    TagArch = 29, "the tag architecture (Options.TagArch, MOL_OPTION_TAG_ARCH)";
+    TagArch = "tag_arch";
     /// Commits to build in place of the branch's head: `runtime=commit`, separated by commas.
-    Pins = 30, "the list of pinned commits (Options.Pins, MOL_OPTION_PINS)";
+    Pins = "pins";
 }
 
 impl OptionName {
-    /// Is it read from the environment? What decides which runtimes there are, and how tags look, is set in code only.
-    const fn is_in_the_environment(self) -> bool {
-        !matches!(self, Self::Runtimes | Self::TagArch | Self::Pins)
-    }
-
-    /// The option with this number in the ABI.
-    pub fn from_number(number: i32) -> Option<Self> {
+    /// The option of this name.
+    pub fn find(name: &str) -> Option<Self> {
         Self::ALL
             .iter()
             .copied()
-            .find(|name| *name as i32 == number)
+            .find(|option| option.name() == name)
+    }
+
+    /// Whether it is read from the environment. Which runtimes there are, and how tags look, is set in code only.
+    const fn is_in_the_environment(self) -> bool {
+        !matches!(self, Self::Runtimes | Self::TagArch | Self::Pins)
     }
 }
 
@@ -483,7 +481,15 @@ impl std::fmt::Debug for Options {
 }
 
 fn invalid(name: OptionName, what: &str) -> Error {
-    Error::new(Code::InvalidOption, format!("{} {what}", name.name()))
+    let option = if name.is_in_the_environment() {
+        ""
+    } else {
+        "option "
+    };
+    Error::new(
+        Code::InvalidOption,
+        format!("{option}{} {what}", name.name()),
+    )
 }
 
 /// Everything a call needs to know, checked.
@@ -656,11 +662,12 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_are_dense_and_in_order() {
-        for (index, name) in OptionName::ALL.iter().enumerate() {
-            assert_eq!(OptionName::from_number(index as i32 + 1), Some(*name));
+    fn an_option_is_found_by_its_exact_name() {
+        for option in OptionName::ALL {
+            assert_eq!(OptionName::find(option.name()), Some(*option));
         }
-        assert_eq!(OptionName::from_number(0), None);
+        assert_eq!(OptionName::find("docker_host"), None);
+        assert_eq!(OptionName::find(""), None);
     }
 
     #[test]
