@@ -1,10 +1,10 @@
-# libmol. `make help` lists what there is.
+# libmol. `make help` lists the targets.
 
 SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 
-# What to build for, as Rust calls it. For another machine than this one packaging/with-zig compiles.
+# The Rust target to build for. Targets other than this machine's are compiled with packaging/with-zig.
 HOST       := $(shell rustc --version --verbose | sed -n 's/^host: //p')
 TARGET     := $(HOST)
 PLATFORM   := $(shell packaging/platform $(TARGET))
@@ -26,43 +26,43 @@ COPY       := $(if $(findstring -musl,$(TARGET)),packaging/add-unwind $(TARGET),
 export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM
 
 .PHONY: help
-help: ## this list
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .PHONY: lib
-lib: ## libmol.a and libmol.so, and the archive where the Go package links it; TARGET= for another machine
+lib: ## build libmol.a and libmol.so, and copy the archive to where the Go package links it; TARGET= to cross-compile
 	$(BUILD) --release --locked --target-dir $(TARGET_DIR)
 	$(COPY) $(BUILT)/libmol.a $(ARCHIVE).new
 	mv $(ARCHIVE).new $(ARCHIVE)
 	packaging/link-id $(PLATFORM) $(ARCHIVE) > $(ARCHIVE:.a=.go)
 
 .PHONY: command
-command: lib ## the command mol, its manual page and completions, in the folder command beside libmol.a; TARGET=
+command: lib ## build mol, its manual page and completions, in the folder command beside libmol.a; TARGET= to cross-compile
 	packaging/command $(TARGET) $(BUILT)/command
 
 .PHONY: musl
 musl: MUSL := $(firstword $(subst -, ,$(TARGET)))-unknown-linux-musl
-musl: ## for Alpine and the like: the archive that the tag musl links, and a static mol; TARGET=aarch64-… for arm64
+musl: ## for Alpine and other musl systems: the archive for the Go build tag musl, and a static mol; TARGET=aarch64-… for arm64
 	$(MAKE) --no-print-directory command TARGET=$(MUSL)
 
-# Who writes C needs no Go.
+# The C library can be installed without Go.
 GO := $(shell command -v go)
 .PHONY: install
-install: $(if $(GO),command,lib) ## library, header, mol.pc, command; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
+install: $(if $(GO),command,lib) ## install the library, header, mol.pc and command; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
 	$(if $(GO),,rm -rf $(BUILT)/command)
 	packaging/install $(BUILT)
 
 .PHONY: uninstall
-uninstall: ## takes it out again
+uninstall: ## remove what install has installed, with the same settings
 	packaging/install --undo
 
 TARGETS := $(TARGET)
 .PHONY: dist
-dist: ## one archive for each of TARGETS= (this machine's), and SHA256SUMS, in target/dist
+dist: ## build one archive for each of TARGETS= (default: this machine), and SHA256SUMS, in target/dist
 	packaging/dist $(TARGETS)
 
-# As lib, but with points where the tests can stop it (src/testing/point.rs), and compiled quickly. Dependencies are
-# compiled once for both; the result is in a folder of its own, and never replaces that of lib.
+# Like lib, but with points where tests can kill it or make it panic (src/testing/point.rs), and with a fast profile.
+# Both share the compiled dependencies. The result goes to a separate folder, so it never replaces that of lib.
 .PHONY: lib-failpoints
 lib-failpoints:
 	CARGO_BUILD_BUILD_DIR=target $(CARGO) rustc --release --locked --features failpoints --lib \
@@ -73,31 +73,31 @@ demo: ## boot a workspace from a template, twice, then from a new commit
 	@tests/demo
 
 .PHONY: test
-test: ## all tests: Rust, C, Go, with an engine of their own
+test: ## run all tests (Rust, C, Go) on private engines, and the demo
 	@tests/run
 
 .PHONY: soak
-soak: ## the tests of sharing, cancelling, killing and leaks again and again, for SOAK_SECONDS (1200)
+soak: ## repeat the tests of sharing, cancelling, killing and leaks for SOAK_SECONDS (1200)
 	@tests/run soak
 
 .PHONY: memcheck
-memcheck: ## the C and Go tests under valgrind, AddressSanitizer and the race detector
+memcheck: ## run the C and Go tests under valgrind, AddressSanitizer and the race detector
 	@tests/memcheck
 
 .PHONY: fuzz
-fuzz: ## every fuzz target for FUZZ_SECONDS (60)
+fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	@tests/fuzz
 
 .PHONY: bench
-bench: ## libmol against the docker and git programs, into docs/benchmarks.md; SHORT=1 only to see it work
+bench: ## compare libmol with the docker and git programs, write docs/benchmarks.md; SHORT=1 for a quick trial run
 	@tests/bench $(if $(SHORT),short,all)
 
 .PHONY: check
-check: ## what must hold before a commit: format, lints, generated files, other systems; QUICK=1 without those
+check: ## all checks to run before a commit: format, lints, generated files, other systems; QUICK=1 skips other systems
 	@tests/check
 
 .PHONY: generate
-generate: ## write the generated files: the C header, the Go package's linker flags
+generate: ## regenerate the C header and the Go package's linker flags
 	$(CARGO) build --release --locked
 	find target/release/build -path '*/mol-*/out/mol.h' -printf '%T@ %p\n' | sort -n | tail -n 1 \
 	  | cut -d ' ' -f 2- | xargs -I % cp % include/mol.h
@@ -106,16 +106,16 @@ generate: ## write the generated files: the C header, the Go package's linker fl
 	  | sed -n 's/^note: native-static-libs: //p' | packaging/link-file $(PLATFORM) > $(GO_PACKAGE)/link_$(PLATFORM).go
 
 .PHONY: docs
-docs: ## the references as HTML: of the Rust crate in target/doc/mol, of the C header in target/doc/c
+docs: ## build the HTML references: the Rust crate in target/doc/mol, the C header in target/doc/c
 	$(CARGO) doc --locked --no-deps
 	packaging/c-reference target/doc/c
 
 .PHONY: licences
-licences: ## write the licence texts and the SBOM of what is linked in
+licences: ## regenerate the licence texts and the SBOM of the linked dependencies
 	packaging/licences
 	packaging/sbom
 
 .PHONY: clean
-clean: ## remove what was built
+clean: ## remove all build results
 	$(CARGO) clean
 	rm -f $(GO_PACKAGE)/libmol_*
