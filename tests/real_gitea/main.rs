@@ -79,26 +79,38 @@ fn answers(record: &mut Record, place: &Place) {
     };
     let public = "a public repository";
     let branch = api("hermes", "/branches/main");
-    let answer = ask("branch", (public, "nobody"), &branch, &nobody, 200);
+    let answer = ask("branch", (public, "anonymous"), &branch, &nobody, 200);
     let head = answer.json()["commit"]["id"].as_str().unwrap().to_owned();
     ask(
         "repository",
-        (public, "nobody"),
+        (public, "anonymous"),
         &api("hermes", ""),
         &nobody,
         200,
     );
     let references = api("hermes", "/git/refs/heads/main");
-    ask("references", (public, "nobody"), &references, &nobody, 200);
+    ask(
+        "references",
+        (public, "anonymous"),
+        &references,
+        &nobody,
+        200,
+    );
     let commit = |id: &str| {
         api(
             "hermes",
             &format!("/git/commits/{id}?stat=false&verification=false&files=false"),
         )
     };
-    ask("commit", (public, "nobody"), &commit(&head), &nobody, 200);
-    ask("git", (public, "nobody"), &git("hermes"), &nobody, 200);
-    let expired = (public, "a token that is wrong or has expired");
+    ask(
+        "commit",
+        (public, "anonymous"),
+        &commit(&head),
+        &nobody,
+        200,
+    );
+    ask("git", (public, "anonymous"), &git("hermes"), &nobody, 200);
+    let expired = (public, "a wrong or expired token");
     ask("bad_token", expired, &branch, &bad, 401);
     ask("bad_token_git", expired, &git("hermes"), &bad, 401);
     let scope = (public, "a token without the scope read:repository");
@@ -106,10 +118,16 @@ fn answers(record: &mut Record, place: &Place) {
 
     let private = "a private repository";
     let branch = api("codex", "/branches/main");
-    ask("private_nobody", (private, "nobody"), &branch, &nobody, 404);
+    ask(
+        "private_nobody",
+        (private, "anonymous"),
+        &branch,
+        &nobody,
+        404,
+    );
     ask(
         "private_nobody_git",
-        (private, "nobody"),
+        (private, "anonymous"),
         &git("codex"),
         &nobody,
         401,
@@ -134,16 +152,16 @@ fn answers(record: &mut Record, place: &Place) {
     let limited = (private, "a token for public repositories only");
     ask("public_only", limited, &branch, &public_only, 403);
     ask("public_only_git", limited, &git("codex"), &public_only, 403);
-    let without = (private, "the token of somebody without access");
+    let without = (private, "a token of a user without access");
     ask("no_access", without, &branch, &stranger, 404);
     ask("no_access_git", without, &git("codex"), &stranger, 404);
 
-    let missing = "a repository that is not there";
+    let missing = "a missing repository";
     let branch = api("openclaw", "/branches/main");
-    ask("missing", (missing, "nobody"), &branch, &nobody, 404);
+    ask("missing", (missing, "anonymous"), &branch, &nobody, 404);
     ask(
         "missing_git",
-        (missing, "nobody"),
+        (missing, "anonymous"),
         &git("openclaw"),
         &nobody,
         401,
@@ -161,7 +179,7 @@ fn answers(record: &mut Record, place: &Place) {
     let absent = api("hermes", "/branches/no/such");
     ask(
         "missing_branch",
-        ("a branch that is not there", "nobody"),
+        ("a missing branch", "anonymous"),
         &absent,
         &nobody,
         404,
@@ -169,7 +187,7 @@ fn answers(record: &mut Record, place: &Place) {
     let references = api("hermes", "/git/refs/heads/no/such");
     ask(
         "missing_reference",
-        ("a branch that is not there", "nobody"),
+        ("a missing branch", "anonymous"),
         &references,
         &nobody,
         404,
@@ -177,16 +195,22 @@ fn answers(record: &mut Record, place: &Place) {
     let gone = commit("0123456789abcdef0123456789abcdef01234567");
     ask(
         "missing_commit",
-        ("a commit that is not there", "nobody"),
+        ("a missing commit", "anonymous"),
         &gone,
         &nobody,
         404,
     );
-    let empty = "a repository without a commit";
-    ask("empty", (empty, "nobody"), &api("crewai", ""), &nobody, 200);
+    let empty = "an empty repository";
+    ask(
+        "empty",
+        (empty, "anonymous"),
+        &api("crewai", ""),
+        &nobody,
+        200,
+    );
     ask(
         "empty_branch",
-        (empty, "nobody"),
+        (empty, "anonymous"),
         &api("crewai", "/branches/main"),
         &nobody,
         404,
@@ -200,12 +224,12 @@ fn answers(record: &mut Record, place: &Place) {
         &path,
         json!({ "name": format!("{PREFIX}renamed") }),
     );
-    let renamed = "a repository that was renamed";
+    let renamed = "a renamed repository";
     let branch = api("autogen", "/branches/main");
-    ask("renamed", (renamed, "nobody"), &branch, &nobody, 301);
+    ask("renamed", (renamed, "anonymous"), &branch, &nobody, 301);
     ask(
         "renamed_git",
-        (renamed, "nobody"),
+        (renamed, "anonymous"),
         &git("autogen"),
         &nobody,
         301,
@@ -230,7 +254,7 @@ fn closed(record: &mut Record, place: &Place) {
     let server = Server::start(place, "closed", &["service:REQUIRE_SIGNIN_VIEW=true"]);
     server.repository(&template("hermes"), json!({}));
     server.push(&template("hermes"), "main", &plain("hermes"));
-    let about = ("a server that wants everybody to sign in", "nobody");
+    let about = ("a server that requires sign-in", "anonymous");
     let branch = api("hermes", "/branches/main");
     record.ask(&server, "sign_in", about, (&branch, &As::Nobody), 403);
     record.ask(
@@ -248,7 +272,7 @@ fn without_git(record: &mut Record, place: &Place) {
     let settings = ["repository:DISABLE_HTTP_GIT=true"];
     let server = Server::start(place, "without-git", &settings);
     server.repository(&template("hermes"), json!({ "auto_init": true }));
-    let about = ("a server without git over HTTP", "nobody");
+    let about = ("a server without git over HTTP", "anonymous");
     record.ask(&server, "no_git", about, (&git("hermes"), &As::Nobody), 403);
     job::no_git(&server);
 }
@@ -261,9 +285,9 @@ fn main() {
     type Part = fn(&mut Record, &Place);
     let parts: [(&str, Part); 4] = [
         ("answers, errors and jobs", answers),
-        ("a server that wants everybody to sign in", closed),
+        ("a server that requires sign-in", closed),
         ("a server without git over HTTP", without_git),
-        ("a path and a certificate of its own", |_, place| {
+        ("a path and a self-signed certificate", |_, place| {
             job::path_and_certificate(place)
         }),
     ];
@@ -275,11 +299,11 @@ fn main() {
     // Its folder goes, whatever has happened.
     drop(place);
     if failed > 0 {
-        eprintln!("{failed} of the parts failed");
+        eprintln!("{failed} parts failed");
         std::process::exit(1);
     }
     record.write_vectors(&root.join("tests/vectors/gitea"));
     let text = include_str!("gitea.md").replace("TABLE\n", &record.table());
     std::fs::write(root.join("docs/gitea.md"), text).unwrap();
-    println!("all passed; docs/gitea.md and tests/vectors/gitea are written");
+    println!("all passed; docs/gitea.md and tests/vectors/gitea were written");
 }

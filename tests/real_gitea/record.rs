@@ -87,13 +87,13 @@ impl Record {
 
     /// The table, as Markdown.
     pub fn table(&self) -> String {
-        let mut table = "| what | who asks | by | status | what it says |\n\
+        let mut table = "| what | client | service | status | answer |\n\
              | --- | --- | --- | --- | --- |\n"
             .to_owned();
         for row in &self.rows {
             let answer = &row.answer;
             let says = match (&answer["location"], &answer["body"]) {
-                (Value::String(location), _) => format!("to `{location}`"),
+                (Value::String(location), _) => format!("redirect to `{location}`"),
                 (_, Value::String(text)) => format!("`{}`", text.trim()),
                 (_, Value::Object(body)) if body.contains_key("message") => {
                     format!("`{}`", body["message"].as_str().unwrap_or_default())
@@ -103,7 +103,7 @@ impl Record {
                 (_, Value::Object(body)) if body.contains_key("full_name") => {
                     "the repository".into()
                 }
-                (Value::Null, Value::Null) => "packets of git".into(),
+                (Value::Null, Value::Null) => "git packets".into(),
                 (_, Value::Array(list)) => format!("a list of {}", list.len()),
                 _ => String::new(),
             };
