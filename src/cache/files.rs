@@ -1,0 +1,79 @@
+//! Opening and removing files in the cache, without following links and without using other users' files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use super::{disk, ownership};
+use crate::error::{Code, Error, Result};
+use crate::process::limits;
+
+/// O_NONBLOCK: opening a FIFO that somebody has put there must not block.
+const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+/// Opens a file for reading, if it exists and is this user's own.
+pub(super) fn open_own(path: &Path) -> Option<File> {
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(FLAGS)
+        .open(path)
+        .ok()
+        .filter(ownership::is_own_file)
+}
+
+/// Reads a small file, if it exists and is this user's own.
+pub(super) fn read_own(path: &Path) -> Option<Vec<u8>> {
+    let file = open_own(path)?;
+    let mut text = Vec::new();
+    file.take(4096).read_to_end(&mut text).ok()?;
+    Some(text)
+}
+
+/// Opens a lock file, and creates it if it does not exist.
+pub(super) fn open_lock(path: &Path) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(FLAGS)
+        .open(path)
+        .map_err(|error| failed(path, "cannot be opened", &error))?;
+    if ownership::is_own_file(&file) {
+        return Ok(file);
+    }
+    Err(Error::new(
+        Code::Cache,
+        format!("the cache: {} is not this user's lock file", path.display()),
+    )
+    .hint("check who created it, then remove it"))
+}
+
+/// Removes a file, a folder or a link, without following the link. It need not exist.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    let removed = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(failed(path, "cannot be removed", &error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The error for an operation on `path`: a process limit or a full disk, if that was the cause.
+pub(super) fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
+    let known = limits::reached(error).or_else(|| disk::full(path, error));
+    known.unwrap_or_else(|| {
+        Error::new(
+            Code::Cache,
+            format!("the cache: {} {what}: {error}", path.display()),
+        )
+        .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
+    })
+}

@@ -1,0 +1,135 @@
+//! The trees in the cache, complete or not: listing them, and removing one.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::files::{read_own, remove};
+use super::{Cache, TEMP_PREFIX, ownership};
+use crate::error::Result;
+use crate::names::image::{CommitSha, is_short};
+
+/// A tree in the cache, complete or not.
+#[derive(Debug)]
+pub(crate) struct CacheEntry {
+    pub(crate) path: PathBuf,
+    /// The first twelve digits of its commit.
+    pub(crate) short: String,
+    /// Its commit, if it is marked complete.
+    pub(crate) commit: Option<CommitSha>,
+    /// What it takes on the disk.
+    pub(crate) bytes: u64,
+    pub(crate) made: SystemTime,
+}
+
+impl Cache {
+    /// Lists the trees, complete or not, under the names that this library gives. Skips links, and what belongs to
+    /// other users.
+    pub(crate) fn kept(&self) -> Vec<CacheEntry> {
+        let entries = self.with_prefix("").filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let temp = name.strip_prefix(TEMP_PREFIX).and_then(|rest| {
+                let (short, end) = rest.split_once('-')?;
+                (!end.is_empty()).then_some(short)
+            });
+            let short = temp.unwrap_or(&name);
+            if !is_short(short) {
+                return None;
+            }
+            let (short, path) = (short.to_owned(), entry.path());
+            let found = fs::symlink_metadata(&path).ok()?;
+            // A marker's temporary file also has the prefix.
+            let ours = ownership::is_own_folder(&path) || (temp.is_some() && found.is_file());
+            if !ours {
+                return None;
+            }
+            let commit = self
+                .marker(&short)
+                .filter(|_| temp.is_none())
+                .and_then(|marker| CommitSha::parse(&marker.commit))
+                .filter(|commit| commit.short() == short);
+            let marker = commit.as_ref().map(|_| self.marker_path(&short));
+            let made = marker.and_then(|marker| fs::metadata(marker).ok());
+            let made = made.unwrap_or(found).modified().ok();
+            Some(CacheEntry {
+                short,
+                commit,
+                bytes: used_bytes(&path),
+                made: made.unwrap_or(SystemTime::UNIX_EPOCH),
+                path,
+            })
+        });
+        entries.collect()
+    }
+
+    /// When a tree was marked complete, or, if it is not, its folder was made. Read again, not from the entry.
+    pub(crate) fn made(&self, entry: &CacheEntry) -> Option<SystemTime> {
+        let marker = entry
+            .commit
+            .as_ref()
+            .map(|_| self.marker_path(&entry.short));
+        fs::symlink_metadata(marker.as_ref().unwrap_or(&entry.path))
+            .and_then(|found| found.modified())
+            .ok()
+    }
+
+    /// Removes a tree. Returns false, and leaves it, if it has become complete since it was listed. The caller must
+    /// hold the commit's lock.
+    pub(crate) fn discard(&self, entry: &CacheEntry) -> Result<bool> {
+        if entry.path == self.tree_path(&entry.short) {
+            let marker = self.marker_path(&entry.short);
+            if entry.commit.is_none() && read_own(&marker).is_some_and(|text| !text.is_empty()) {
+                return Ok(false);
+            }
+            // The marker first: a tree that is partly removed must not be marked complete.
+            remove(&marker)?;
+        }
+        remove(&entry.path)?;
+        Ok(true)
+    }
+}
+
+/// What a file or a folder takes on the disk, in bytes. Links are not followed.
+fn used_bytes(path: &Path) -> u64 {
+    let (mut bytes, mut paths) = (0, vec![path.to_owned()]);
+    while let Some(path) = paths.pop() {
+        let Ok(found) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        // st_blocks counts units of 512 bytes on Linux and macOS, whatever the file system's block size is (stat(2)).
+        bytes += found.blocks() * 512;
+        if found.is_dir() {
+            let entries = fs::read_dir(&path).into_iter().flatten().flatten();
+            paths.extend(entries.map(|entry| entry.path()));
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::tests::{SHORT, cache, commit, unmarked};
+
+    #[test]
+    fn a_tree_completed_since_it_was_listed_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let entry = unmarked(&cache);
+        cache.mark_complete(&commit(), 1).unwrap();
+        assert!(!cache.discard(&entry).unwrap());
+        assert!(cache.tree(&commit()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_tree_with_an_empty_marker_is_removed_with_it() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let entry = unmarked(&cache);
+        fs::write(cache.marker_path(SHORT), "").unwrap();
+        assert!(cache.discard(&entry).unwrap());
+        assert!(!entry.path.exists() && !cache.marker_path(SHORT).exists());
+    }
+}

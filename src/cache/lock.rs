@@ -1,0 +1,143 @@
+//! The lock of a commit: one call at a time fetches and builds it, of all processes on this machine.
+//!
+//! It is the kernel's lock on an open file (`flock`, by [`File::try_lock`]), so it ends with the process that holds
+//! it, however that ends. gix-lock, which is in the dependency tree, locks by the existence of a file instead: one
+//! that a killed process has left would block the commit. fd-lock and fs4 wrap the call that the standard library
+//! has by now.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::task::TaskTracker;
+
+use super::Cache;
+use super::files::{failed, open_lock};
+use crate::error::Result;
+use crate::names::image::CommitSha;
+use crate::process::executor::blocking;
+
+/// The pause between two attempts, and the shorter one after the first attempt. It doubles from one to the other.
+const LOCK_POLL: Duration = Duration::from_millis(100);
+const FIRST_LOCK_POLL: Duration = Duration::from_millis(5);
+
+/// The lock of one commit, held until the last clone is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Lock {
+    _file: Arc<File>,
+}
+
+/// Who holds a lock, as the lock file says.
+#[derive(Serialize, Deserialize)]
+struct Holder {
+    pid: u32,
+    since_unix: u64,
+}
+
+impl Cache {
+    /// Takes the lock for `commit`. Calls `waiting` with the holder it waits for, once for each holder.
+    pub(crate) async fn lock(
+        &self,
+        commit: &CommitSha,
+        mut waiting: impl FnMut(String),
+    ) -> Result<Lock> {
+        let path = self.lock_path(commit.short());
+        // The cache may be on a network disk that hangs. The caller need not wait for the thread: a lock that
+        // comes too late is released.
+        let tasks = TaskTracker::new();
+        let opened = path.clone();
+        let mut file = blocking(&tasks, move || open_lock(&opened)).await?;
+        let mut reported = String::new();
+        let mut pause = FIRST_LOCK_POLL;
+        loop {
+            let path = path.clone();
+            let attempt = move || {
+                Ok(match take(file, &path)? {
+                    Ok(lock) => Ok(lock),
+                    Err(mut file) => Err((read_holder(&mut file), file)),
+                })
+            };
+            let holder = match blocking(&tasks, attempt).await? {
+                Ok(lock) => return Ok(lock),
+                Err((holder, unlocked)) => {
+                    file = unlocked;
+                    holder
+                }
+            };
+            if reported != holder {
+                waiting(holder.clone());
+                reported = holder;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LOCK_POLL);
+        }
+    }
+
+    /// Takes the lock for a commit, by its first twelve digits. `None` if it is held.
+    pub(crate) fn try_lock(&self, short: &str) -> Result<Option<Lock>> {
+        let path = self.lock_path(short);
+        Ok(take(open_lock(&path)?, &path)?.ok())
+    }
+
+    /// Whether the commit is locked, checked without creating the lock file (for dry runs).
+    pub(crate) fn is_locked(&self, short: &str) -> bool {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(self.lock_path(short));
+        // A shared lock, so that two checks at once do not see each other.
+        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+    }
+
+    pub(super) fn lock_path(&self, short: &str) -> PathBuf {
+        self.folder.join(format!(".{short}.lock"))
+    }
+}
+
+/// Takes the lock and writes its holder, or returns the file if the lock is held.
+fn take(mut file: File, path: &Path) -> Result<std::result::Result<Lock, File>> {
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(Err(file)),
+        Err(TryLockError::Error(error)) => return Err(failed(path, "cannot be locked", &error)),
+    }
+    // Only for the messages of those who wait: the lock is the kernel's.
+    let _ = write_holder(&mut file);
+    point!("lock-signed");
+    let _file = Arc::new(file);
+    Ok(Ok(Lock { _file }))
+}
+
+fn write_holder(file: &mut File) -> io::Result<()> {
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let holder = serde_json::to_vec(&Holder {
+        pid: std::process::id(),
+        since_unix: since.as_secs(),
+    })?;
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(&holder)
+}
+
+fn read_holder(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file
+        .rewind()
+        .and_then(|()| file.take(1024).read_to_string(&mut text));
+    let holder = read
+        .ok()
+        .and_then(|_| serde_json::from_str::<Holder>(&text).ok());
+    match holder {
+        Some(holder) if holder.pid == std::process::id() => {
+            "another client in this process".to_owned()
+        }
+        Some(holder) => format!("process {}", holder.pid),
+        None => "another process".to_owned(),
+    }
+}

@@ -1,0 +1,160 @@
+//! When a commit's image was last used, for pruning in other processes (see `job/recent.rs`).
+//!
+//! The record is the time of a file. A call writes it and then tries the lock; pruning takes the lock and then
+//! reads it. So at least one of the two sees the other.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use super::Cache;
+use super::files::{failed, open_lock, open_own};
+use crate::error::Result;
+use crate::names::runtimes::Runtime;
+
+/// The right to remove what was made of one commit: calls wait before they use it.
+#[derive(Debug)]
+pub(crate) struct Unused {
+    _file: File,
+}
+
+impl Cache {
+    /// Records that a call uses the image of a commit now. Returns false while somebody removes the image: the
+    /// caller repeats this until it is true.
+    pub(crate) fn mark_used(root: &Path, runtime: &Runtime, short: &str) -> Result<bool> {
+        let path = Self::create(root, runtime)?.used_path(short);
+        let file = open_lock(&path)?;
+        // One byte: an empty file was created by pruning, and records no use. The time is set by this machine's
+        // clock, because a file server's may differ.
+        let recorded = file
+            .set_len(1)
+            .and_then(|()| file.set_modified(SystemTime::now()));
+        recorded.map_err(|error| failed(&path, "cannot be written", &error))?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(failed(&path, "cannot be locked", &error)),
+        }
+    }
+
+    /// Takes the right to remove what was made of a commit. `None` if a call has used it within the window, or
+    /// somebody else has that right. The caller must hold the commit's lock.
+    pub(crate) fn try_unused(
+        &self,
+        short: &str,
+        window: Option<Duration>,
+    ) -> Result<Option<Unused>> {
+        let path = self.used_path(short);
+        let file = open_lock(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => {
+                return Err(failed(&path, "cannot be locked", &error));
+            }
+        }
+        let last = last_use(&file, window);
+        if matches!(last, Some(LastUse::InTheFuture)) {
+            // The clock was set back since. From now on the record ages as others do.
+            let _ = file.set_modified(SystemTime::now());
+        }
+        Ok(last.is_none().then_some(Unused { _file: file }))
+    }
+
+    /// Whether a call has used the commit within the window, checked without changing anything (for dry runs).
+    pub(crate) fn is_used(&self, short: &str, window: Option<Duration>) -> bool {
+        open_own(&self.used_path(short)).is_some_and(|file| last_use(&file, window).is_some())
+    }
+
+    pub(super) fn used_path(&self, short: &str) -> PathBuf {
+        self.folder.join(format!(".{short}.used"))
+    }
+}
+
+/// A use that pruning must respect.
+enum LastUse {
+    WithinWindow,
+    /// The clock was set back, so it may have been a moment ago.
+    InTheFuture,
+}
+
+/// Reads the last use; `None` if there was none within the window.
+fn last_use(file: &File, window: Option<Duration>) -> Option<LastUse> {
+    let (window, found) = (window?, file.metadata().ok()?);
+    if found.len() == 0 {
+        return None;
+    }
+    match found.modified().ok()?.elapsed() {
+        Ok(age) => (age < window).then_some(LastUse::WithinWindow),
+        Err(_) => Some(LastUse::InTheFuture),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::tests::{SHORT, cache};
+    use super::*;
+
+    use crate::names::runtimes::known;
+
+    const MINUTE: Option<Duration> = Some(Duration::from_secs(60));
+
+    fn mark(root: &Path) -> bool {
+        Cache::mark_used(root, &known("hermes"), SHORT).unwrap()
+    }
+
+    fn set_time(cache: &Cache, to: SystemTime) {
+        let file = open_own(&cache.used_path(SHORT)).unwrap();
+        file.set_modified(to).unwrap();
+    }
+
+    #[test]
+    fn checking_an_unused_commit_does_not_mark_it_used() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        assert!(!cache.is_used(SHORT, MINUTE));
+        for _ in 0..2 {
+            assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn a_commit_stays_used_for_the_window() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        assert!(mark(root.path()) && cache.is_used(SHORT, MINUTE));
+        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_none());
+        assert!(cache.try_unused(SHORT, None).unwrap().is_some());
+        set_time(&cache, SystemTime::now() - Duration::from_secs(61));
+        assert!(!cache.is_used(SHORT, MINUTE));
+        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_commit_cannot_be_marked_used_while_it_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let unused = cache.try_unused(SHORT, MINUTE).unwrap().unwrap();
+        assert!(!mark(root.path()));
+        assert!(cache.try_unused(SHORT, None).unwrap().is_none());
+        drop(unused);
+        assert!(mark(root.path()));
+    }
+
+    #[test]
+    fn a_use_in_the_future_counts_and_ages_from_the_next_check() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        mark(root.path());
+        set_time(
+            &cache,
+            SystemTime::now() + Duration::from_secs(3600 * 24 * 365),
+        );
+        assert!(cache.is_used(SHORT, MINUTE));
+        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_none());
+        let recorded = fs::metadata(cache.used_path(SHORT)).unwrap().modified();
+        assert!(recorded.unwrap() <= SystemTime::now());
+    }
+}
