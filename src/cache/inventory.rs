@@ -26,7 +26,7 @@ pub(crate) struct CacheEntry {
 impl Cache {
     /// Lists the trees, complete or not, under the names that this library gives. Skips links, and what belongs to
     /// other users.
-    pub(crate) fn kept(&self) -> Vec<CacheEntry> {
+    pub(crate) fn entries(&self) -> Vec<CacheEntry> {
         let entries = self.with_prefix("").filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
             let temp = name.strip_prefix(TEMP_PREFIX).and_then(|rest| {

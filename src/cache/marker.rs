@@ -91,7 +91,7 @@ mod tests {
             fs::write(cache.marker_path(SHORT), marker).unwrap();
             // The list compares the first twelve digits, a call the whole id.
             let listed = other.starts_with(SHORT);
-            assert_eq!(cache.kept()[0].commit.is_some(), listed, "{other}");
+            assert_eq!(cache.entries()[0].commit.is_some(), listed, "{other}");
             assert!(cache.tree(&commit()).unwrap().is_none());
             assert!(!entry.path.exists());
             fs::create_dir(&entry.path).unwrap();

@@ -56,7 +56,7 @@ use files::{failed, remove};
 
 pub(crate) use inventory::CacheEntry;
 pub(crate) use lock::Lock;
-pub(crate) use usage::Unused;
+pub(crate) use usage::UnusedLock;
 
 /// Prefix of the temporary names: fetches, and markers before they are renamed.
 const TEMP_PREFIX: &str = ".work-";
@@ -228,7 +228,7 @@ mod tests {
     /// A tree without a marker, as pruning lists it.
     pub(super) fn unmarked(cache: &Cache) -> CacheEntry {
         fs::create_dir(cache.tree_path(SHORT)).unwrap();
-        let entry = cache.kept().pop().unwrap();
+        let entry = cache.entries().pop().unwrap();
         assert_eq!((&*entry.short, &entry.commit), (SHORT, &None));
         entry
     }

@@ -14,7 +14,7 @@ use crate::names::runtimes::Runtime;
 
 /// The right to remove what was made of one commit: calls wait before they use it.
 #[derive(Debug)]
-pub(crate) struct Unused {
+pub(crate) struct UnusedLock {
     _file: File,
 }
 
@@ -39,11 +39,11 @@ impl Cache {
 
     /// Takes the right to remove what was made of a commit. `None` if a call has used it within the window, or
     /// somebody else has that right. The caller must hold the commit's lock.
-    pub(crate) fn try_unused(
+    pub(crate) fn try_lock_unused(
         &self,
         short: &str,
         window: Option<Duration>,
-    ) -> Result<Option<Unused>> {
+    ) -> Result<Option<UnusedLock>> {
         let path = self.used_path(short);
         let file = open_lock(&path)?;
         match file.try_lock() {
@@ -58,7 +58,7 @@ impl Cache {
             // The clock was set back since. From now on the record ages as others do.
             let _ = file.set_modified(SystemTime::now());
         }
-        Ok(last.is_none().then_some(Unused { _file: file }))
+        Ok(last.is_none().then_some(UnusedLock { _file: file }))
     }
 
     /// Whether a call has used the commit within the window, checked without changing anything (for dry runs).
@@ -116,7 +116,7 @@ mod tests {
         let cache = cache(root.path());
         assert!(!cache.is_used(SHORT, MINUTE));
         for _ in 0..2 {
-            assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_some());
+            assert!(cache.try_lock_unused(SHORT, MINUTE).unwrap().is_some());
         }
     }
 
@@ -125,20 +125,20 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path());
         assert!(mark(root.path()) && cache.is_used(SHORT, MINUTE));
-        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_none());
-        assert!(cache.try_unused(SHORT, None).unwrap().is_some());
+        assert!(cache.try_lock_unused(SHORT, MINUTE).unwrap().is_none());
+        assert!(cache.try_lock_unused(SHORT, None).unwrap().is_some());
         set_time(&cache, SystemTime::now() - Duration::from_secs(61));
         assert!(!cache.is_used(SHORT, MINUTE));
-        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_some());
+        assert!(cache.try_lock_unused(SHORT, MINUTE).unwrap().is_some());
     }
 
     #[test]
     fn a_commit_cannot_be_marked_used_while_it_is_removed() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path());
-        let unused = cache.try_unused(SHORT, MINUTE).unwrap().unwrap();
+        let unused = cache.try_lock_unused(SHORT, MINUTE).unwrap().unwrap();
         assert!(!mark(root.path()));
-        assert!(cache.try_unused(SHORT, None).unwrap().is_none());
+        assert!(cache.try_lock_unused(SHORT, None).unwrap().is_none());
         drop(unused);
         assert!(mark(root.path()));
     }
@@ -153,7 +153,7 @@ mod tests {
             SystemTime::now() + Duration::from_secs(3600 * 24 * 365),
         );
         assert!(cache.is_used(SHORT, MINUTE));
-        assert!(cache.try_unused(SHORT, MINUTE).unwrap().is_none());
+        assert!(cache.try_lock_unused(SHORT, MINUTE).unwrap().is_none());
         let recorded = fs::metadata(cache.used_path(SHORT)).unwrap().modified();
         assert!(recorded.unwrap() <= SystemTime::now());
     }

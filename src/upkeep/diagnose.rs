@@ -349,7 +349,7 @@ fn health(root: &Path, runtimes: &Runtimes) -> Result<Check> {
         let Some(cache) = Cache::existing(root, runtime)? else {
             continue;
         };
-        for kept in cache.kept() {
+        for kept in cache.entries() {
             bytes += kept.bytes;
             match kept.commit {
                 Some(_) => whole += 1,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use crate::cache::{Cache, CacheEntry, Lock, Unused};
+use crate::cache::{Cache, CacheEntry, Lock, UnusedLock};
 use crate::engine::{Engine, PLATFORM_LABEL, RUNTIME_LABEL, Removal, Stored, bare};
 use crate::error::Result;
 use crate::job::recent::{self, Removing};
@@ -284,7 +284,7 @@ async fn survey(shared: &Arc<Shared>) -> Result<(Vec<Candidate>, Vec<Tree>)> {
         for runtime in runtimes.iter() {
             if let Some(cache) = Cache::existing(&root, runtime)? {
                 let mut found: Vec<Tree> = cache
-                    .kept()
+                    .entries()
                     .into_iter()
                     .map(|kept| Tree::new(runtime, &cache, kept))
                     .collect();
@@ -465,7 +465,7 @@ fn why_kept(found: &Candidate, newest: bool, options: PruneOptions, now: i64) ->
 #[derive(Default)]
 struct Claim {
     _lock: Option<Lock>,
-    _unused: Option<Unused>,
+    _unused: Option<UnusedLock>,
     _removing: Option<Removing>,
 }
 
@@ -506,7 +506,7 @@ impl Claim {
             let Some(lock) = cache.try_lock(&short)? else {
                 return Ok(Err(IN_WORK.to_owned()));
             };
-            let Some(unused) = cache.try_unused(&short, window)? else {
+            let Some(unused) = cache.try_lock_unused(&short, window)? else {
                 return Ok(Err(lately()));
             };
             Ok(Ok(Self {
