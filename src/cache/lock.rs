@@ -107,7 +107,7 @@ fn take(mut file: File, path: &Path) -> Result<std::result::Result<Lock, File>> 
     }
     // Only for the messages of those who wait: the lock is the kernel's.
     let _ = write_holder(&mut file);
-    point!("lock-signed");
+    point!("holder-written");
     let _file = Arc::new(file);
     Ok(Ok(Lock { _file }))
 }

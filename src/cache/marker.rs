@@ -33,10 +33,10 @@ impl Cache {
                 .prefix(&temp_prefix(commit))
                 .tempfile_in(&self.folder)?;
             file.write_all(&marker)?;
-            point!("voucher-written");
+            point!("marker-written");
             file.as_file().sync_all()?;
             file.persist(&path)?;
-            point!("voucher-renamed");
+            point!("marker-renamed");
             File::open(&self.folder)?.sync_all()?;
             point!("cache-synced");
             Ok(())
