@@ -10,7 +10,7 @@ use crate::error::{Code, Error, Result};
 use crate::process::limits;
 
 /// O_NONBLOCK: opening a FIFO that somebody has put there must not block.
-const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+pub(super) const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
 /// Opens a file for reading, if it exists and is this user's own.
 pub(super) fn open_own(path: &Path) -> Option<File> {
@@ -28,27 +28,6 @@ pub(super) fn read_own(path: &Path) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     file.take(4096).read_to_end(&mut text).ok()?;
     Some(text)
-}
-
-/// Opens a lock file, and creates it if it does not exist.
-pub(super) fn open_lock(path: &Path) -> Result<File> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(FLAGS)
-        .open(path)
-        .map_err(|error| failed(path, "cannot be opened", &error))?;
-    if ownership::is_own_file(&file) {
-        return Ok(file);
-    }
-    Err(Error::new(
-        Code::Cache,
-        format!("the cache: {} is not this user's lock file", path.display()),
-    )
-    .hint("check who created it, then remove it"))
 }
 
 /// Removes a file, a folder or a link, without following the link. It need not exist.

@@ -15,8 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
-use super::Cache;
-use super::files::{failed, open_lock};
+use super::{Cache, lock_file};
 use crate::error::Result;
 use crate::names::image::CommitSha;
 use crate::process::executor::blocking;
@@ -50,7 +49,7 @@ impl Cache {
         // comes too late is released.
         let tasks = TaskTracker::new();
         let opened = path.clone();
-        let mut file = blocking(&tasks, move || open_lock(&opened)).await?;
+        let mut file = blocking(&tasks, move || lock_file::open(&opened)).await?;
         let mut reported = String::new();
         let mut pause = FIRST_LOCK_POLL;
         loop {
@@ -80,7 +79,7 @@ impl Cache {
     /// Takes the lock for a commit, by its first twelve digits. `None` if it is held.
     pub(crate) fn try_lock(&self, short: &str) -> Result<Option<Lock>> {
         let path = self.lock_path(short);
-        Ok(take(open_lock(&path)?, &path)?.ok())
+        Ok(take(lock_file::open(&path)?, &path)?.ok())
     }
 
     /// Whether the commit is locked, checked without creating the lock file (for dry runs).
@@ -99,12 +98,11 @@ impl Cache {
 }
 
 /// Takes the lock and writes its holder, or returns the file if the lock is held.
-fn take(mut file: File, path: &Path) -> Result<std::result::Result<Lock, File>> {
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Ok(Err(file)),
-        Err(TryLockError::Error(error)) => return Err(failed(path, "cannot be locked", &error)),
-    }
+fn take(file: File, path: &Path) -> Result<std::result::Result<Lock, File>> {
+    let mut file = match lock_file::try_lock(file, path)? {
+        Ok(file) => file,
+        Err(file) => return Ok(Err(file)),
+    };
     // Only for the messages of those who wait: the lock is the kernel's.
     let _ = write_holder(&mut file);
     point!("holder-written");

@@ -21,6 +21,7 @@
 //! | `mod.rs` | the folder, and the trees in it |
 //! | `marker.rs` | completion markers |
 //! | `lock.rs` | the lock of a commit |
+//! | `lock_file.rs` | lock files that may be removed |
 //! | `usage.rs` | the record of when a commit's image was last used |
 //! | `inventory.rs` | listing and removing trees |
 //! | `sweep.rs` | removing what killed processes and old commits have left |
@@ -36,6 +37,7 @@ pub(crate) mod disk;
 mod files;
 mod inventory;
 mod lock;
+mod lock_file;
 mod log;
 mod marker;
 pub(crate) mod ownership;

@@ -3,12 +3,14 @@
 //! The record is the time of a file. A call writes it and then tries the lock; pruning takes the lock and then
 //! reads it. So at least one of the two sees the other.
 
-use std::fs::{File, TryLockError};
+use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::Cache;
-use super::files::{failed, open_lock, open_own};
+use super::files::{failed, open_own};
+use super::lock_file::{self, Shared};
+use super::sweep::{DAY, is_older};
 use crate::error::Result;
 use crate::names::runtimes::Runtime;
 
@@ -23,17 +25,12 @@ impl Cache {
     /// caller repeats this until it is true.
     pub(crate) fn mark_used(root: &Path, runtime: &Runtime, short: &str) -> Result<bool> {
         let path = Self::create(root, runtime)?.used_path(short);
-        let file = open_lock(&path)?;
-        // One byte: an empty file was created by pruning, and records no use. The time is set by this machine's
-        // clock, because a file server's may differ.
-        let recorded = file
-            .set_len(1)
-            .and_then(|()| file.set_modified(SystemTime::now()));
-        recorded.map_err(|error| failed(&path, "cannot be written", &error))?;
-        match file.try_lock_shared() {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(failed(&path, "cannot be locked", &error)),
+        loop {
+            match record(&lock_file::open(&path)?, &path)? {
+                Shared::Locked => return Ok(true),
+                Shared::Held => return Ok(false),
+                Shared::Removed => {}
+            }
         }
     }
 
@@ -45,14 +42,9 @@ impl Cache {
         window: Option<Duration>,
     ) -> Result<Option<UnusedLock>> {
         let path = self.used_path(short);
-        let file = open_lock(&path)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Ok(None),
-            Err(TryLockError::Error(error)) => {
-                return Err(failed(&path, "cannot be locked", &error));
-            }
-        }
+        let Ok(file) = lock_file::try_lock(lock_file::open(&path)?, &path)? else {
+            return Ok(None);
+        };
         let last = last_use(&file, window);
         if matches!(last, Some(LastUse::InTheFuture)) {
             // The clock was set back since. From now on the record ages as others do.
@@ -69,6 +61,27 @@ impl Cache {
     pub(super) fn used_path(&self, short: &str) -> PathBuf {
         self.folder.join(format!(".{short}.used"))
     }
+}
+
+/// Records a use now in the file, and then tries its lock.
+pub(super) fn record(file: &File, path: &Path) -> Result<Shared> {
+    // One byte: an empty file was created by pruning, and records no use. The time is set by this machine's clock,
+    // because a file server's may differ.
+    let recorded = file
+        .set_len(1)
+        .and_then(|()| file.set_modified(SystemTime::now()));
+    recorded.map_err(|error| failed(path, "cannot be written", &error))?;
+    lock_file::try_lock_shared(file, path)
+}
+
+/// Whether a record can be removed: it was made by pruning over a day ago, or its use is over a year ago. Pruning may
+/// respect uses within any time, also of images that have no tree here, so a use must be kept long.
+pub(super) fn is_expired(record: &Metadata) -> bool {
+    let keep = match record.len() {
+        0 => DAY,
+        _ => 365 * DAY,
+    };
+    is_older(record, keep)
 }
 
 /// A use that pruning must respect.

@@ -1,0 +1,157 @@
+//! Lock files, which may be removed while others have them open.
+//!
+//! Two rules keep a lock exclusive all the same:
+//!
+//! 1. A lock file is removed only by the process that holds its exclusive lock.
+//! 2. After locking a file, a process opens the path again. If that is another file, the locked one was removed
+//!    in between: the process starts over with the new one.
+//!
+//! Rule 2 compares files and not link counts, because of NFS: a file that is removed while it is open there is
+//! renamed and keeps its link, and only an open asks the server again (nfs(5), "Close-to-open cache consistency").
+
+use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use super::files::{FLAGS, failed};
+use super::ownership;
+use crate::error::{Code, Error, Result};
+
+/// Opens a lock file, and creates it if it does not exist.
+pub(super) fn open(path: &Path) -> Result<File> {
+    let file = options()
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| failed(path, "cannot be opened", &error))?;
+    if ownership::is_own_file(&file) {
+        return Ok(file);
+    }
+    Err(Error::new(
+        Code::Cache,
+        format!("the cache: {} is not this user's lock file", path.display()),
+    )
+    .hint("check who created it, then remove it"))
+}
+
+/// For writing too: NFS grants an exclusive lock only on a file that is open for writing (flock(2)).
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(FLAGS);
+    options
+}
+
+/// Takes the exclusive lock of the file at `path`. `file` is that file, unless it was removed since it was opened.
+/// Returns the locked file, or, if somebody else holds a lock, the file for the next attempt.
+pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Result<File, File>> {
+    loop {
+        if !is_free(file.try_lock(), path)? {
+            return Ok(Err(file));
+        }
+        let current = open(path)?;
+        if is_same(&file, &current).map_err(|error| failed(path, "cannot be read", &error))? {
+            return Ok(Ok(file));
+        }
+        file = current;
+    }
+}
+
+/// What came of a lock that was tried for.
+#[derive(Debug, PartialEq)]
+pub(super) enum Shared {
+    Locked,
+    Held,
+    /// The file was removed since it was opened, so what was written to it is lost.
+    Removed,
+}
+
+/// Takes a shared lock of the file at `path`.
+pub(super) fn try_lock_shared(file: &File, path: &Path) -> Result<Shared> {
+    if !is_free(file.try_lock_shared(), path)? {
+        return Ok(Shared::Held);
+    }
+    let same = is_same(file, &open(path)?);
+    match same.map_err(|error| failed(path, "cannot be read", &error))? {
+        true => Ok(Shared::Locked),
+        false => Ok(Shared::Removed),
+    }
+}
+
+/// Removes the file at `path` if nobody has locked it and it is still `expired` once it is locked.
+pub(super) fn remove_unlocked(path: &Path, expired: impl Fn(&Metadata) -> bool) -> io::Result<()> {
+    let file = options().open(path)?;
+    let idle = ownership::is_own_file(&file)
+        && file.try_lock().is_ok()
+        && expired(&file.metadata()?)
+        && is_same(&file, &options().open(path)?)?;
+    if idle {
+        fs::remove_file(path)?;
+    }
+    Ok(())
+}
+
+fn is_free(tried: std::result::Result<(), TryLockError>, path: &Path) -> Result<bool> {
+    match tried {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(failed(path, "cannot be locked", &error)),
+    }
+}
+
+fn is_same(one: &File, other: &File) -> io::Result<bool> {
+    let (one, other) = (one.metadata()?, other.metadata()?);
+    Ok((one.dev(), one.ino()) == (other.dev(), other.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: fn(&Metadata) -> bool = |_| true;
+
+    #[test]
+    fn a_removed_lock_file_cannot_be_locked_beside_its_successor() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lock");
+        let waiter = open(&path).unwrap();
+        remove_unlocked(&path, ANY).unwrap();
+        let newcomer = try_lock(open(&path).unwrap(), &path).unwrap().unwrap();
+        let waiter = try_lock(waiter, &path).unwrap().unwrap_err();
+        drop(newcomer);
+        let _waiter = try_lock(waiter, &path).unwrap().unwrap();
+        let newcomer = open(&path).unwrap();
+        assert!(try_lock(newcomer, &path).unwrap().is_err());
+    }
+
+    #[test]
+    fn a_shared_lock_of_a_removed_file_is_reported() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lock");
+        let file = open(&path).unwrap();
+        assert_eq!(try_lock_shared(&file, &path).unwrap(), Shared::Locked);
+        file.unlock().unwrap();
+        remove_unlocked(&path, ANY).unwrap();
+        assert_eq!(try_lock_shared(&file, &path).unwrap(), Shared::Removed);
+    }
+
+    #[test]
+    fn a_locked_file_is_not_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lock");
+        let exclusive = try_lock(open(&path).unwrap(), &path).unwrap().unwrap();
+        remove_unlocked(&path, ANY).unwrap();
+        assert!(path.exists());
+        drop(exclusive);
+        let shared = open(&path).unwrap();
+        try_lock_shared(&shared, &path).unwrap();
+        remove_unlocked(&path, ANY).unwrap();
+        assert!(path.exists());
+        drop(shared);
+        remove_unlocked(&path, |_| false).unwrap();
+        assert!(path.exists());
+        remove_unlocked(&path, ANY).unwrap();
+        assert!(!path.exists());
+    }
+}
