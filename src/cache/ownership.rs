@@ -1,7 +1,10 @@
-//! Whose a file or a folder is: what another user of the machine could have put there does not count.
+//! Who can change a file or a folder: what another user of the machine could have put there is not used.
 //!
-//! The rules are those of sshd's `StrictModes`, with one difference: a folder on the way may be writable
-//! by its group, because many systems give every user a group of their own and a umask to match.
+//! The rules are those of sshd's `StrictModes`, with one difference: a parent folder may be writable by its group,
+//! because many systems give every user a group of their own and a umask to match.
+//!
+//! The crate fs-mistrust has nearly the same rules. It refuses a parent folder of the overflow user, as it is in a
+//! user namespace, and decides on groups by their names, for which it reads the user database.
 
 use std::fs::{self, File, Metadata};
 use std::io::ErrorKind;
@@ -13,25 +16,26 @@ use crate::error::{Code, Error, Result};
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 const WRITABLE_BY_ALL: u32 = 0o002;
 
-/// In a folder with this bit only its owner can rename or remove a file: `/tmp`.
+/// In a folder with this bit (`/tmp`), only a file's owner can rename or remove it.
 const STICKY: u32 = 0o1000;
 
-/// In a user namespace, what belongs to the machine's root shows as this user's (`nobody`).
+/// The owner (`nobody`) that a user namespace shows for files of users that it does not map, such as the machine's
+/// root.
 const OVERFLOW_UID: u32 = 65534;
 
 const OWN_CACHE: &str = "set MOLECULE_LOCAL_BUILD_CACHE to a folder of your own";
 
-/// Checks, as far as they are there, that `folder` is this user's and nobody else can write to it, and
-/// that nobody else can put another one in its place: not by a folder on the way to it, not by a link.
+/// Checks that `folder` belongs to this user, that no other user can write to it, and that no other user can replace
+/// it, through a parent folder or a link in its path. What does not exist passes.
 ///
 /// # Errors
 ///
 /// [`Code::Cache`], naming the folder and what is wrong with it.
 pub(crate) fn check(folder: &Path) -> Result<()> {
-    check_way(folder)?;
+    check_parents(folder)?;
     match fs::metadata(folder) {
         Ok(found) => check_own(folder, &found),
-        // The way to it is in order, so whoever makes it now makes it there.
+        // Only this user and root can create it there.
         Err(_) => Ok(()),
     }
 }
@@ -58,8 +62,8 @@ fn check_own(folder: &Path, found: &Metadata) -> Result<()> {
     Ok(())
 }
 
-/// Checks every folder and every link that leads to `path`, from the top.
-fn check_way(path: &Path) -> Result<()> {
+/// Checks every folder and every link in `path`, from the root on.
+fn check_parents(path: &Path) -> Result<()> {
     let mut places: Vec<&Path> = path.ancestors().collect();
     places.reverse();
     for place in places {
@@ -68,7 +72,7 @@ fn check_way(path: &Path) -> Result<()> {
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                 return Err(refused(place, &error.to_string()));
             }
-            // What is not there is made later, or cannot be, which is told then.
+            // It will be created later. If it cannot be, that is an error then.
             Err(_) => return Ok(()),
         };
         let uid = found.uid();
@@ -78,12 +82,12 @@ fn check_way(path: &Path) -> Result<()> {
                 let what = format!("is a link of another user (uid {uid})");
                 return Err(refused(place, &what));
             }
-            // Refuses a circle of links too.
+            // Fails for a loop of links too.
             let end = fs::canonicalize(place);
-            end.map_err(|error| refused(place, &format!("leads nowhere: {error}")))?;
+            end.map_err(|error| refused(place, &format!("cannot be resolved: {error}")))?;
             let target =
                 fs::read_link(place).map_err(|error| refused(place, &error.to_string()))?;
-            check_way(&place.parent().unwrap_or(place).join(target))?;
+            check_parents(&place.parent().unwrap_or(place).join(target))?;
         } else if place != path {
             if !trusted {
                 let what = format!("belongs to another user (uid {uid})");
@@ -100,27 +104,30 @@ fn check_way(path: &Path) -> Result<()> {
 fn refused(place: &Path, what: &str) -> Error {
     Error::new(
         Code::Cache,
-        format!("on the way to the cache folder, {} {what}", place.display()),
+        format!(
+            "the path of the cache folder is not safe: {} {what}",
+            place.display()
+        ),
     )
     .hint(format!(
         "{OWN_CACHE}, below folders that other users cannot change"
     ))
 }
 
-/// May this process make something in `folder`, or in the nearest one above it that is there?
+/// Checks that this process may create files in `folder`, or in its nearest parent that exists.
 pub(crate) fn may_write(folder: &Path) -> std::io::Result<()> {
-    let there = folder.ancestors().find(|place| place.exists());
+    let existing = folder.ancestors().find(|place| place.exists());
     let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    Ok(rustix::fs::access(there.unwrap_or(folder), access)?)
+    Ok(rustix::fs::access(existing.unwrap_or(folder), access)?)
 }
 
-/// Is it a plain file of this user's, and not under another name too?
+/// Whether it is a regular file of this user, with no other hard link.
 pub(crate) fn is_own_file(file: &File) -> bool {
     file.metadata()
         .is_ok_and(|found| found.is_file() && found.uid() == me() && found.nlink() <= 1)
 }
 
-/// Is there a folder of this user's? A link to one is none.
+/// Whether there is a folder of this user, and not a link to one.
 pub(crate) fn is_own_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_dir() && found.uid() == me())
 }

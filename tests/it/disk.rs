@@ -153,7 +153,7 @@ fn a_disk_without_another_inode_is_told_as_such() {
     let first = full_and_then(&bed, "size=64m,nr_inodes=100,mode=700", fill, "rm filler*");
     let message = field(&first, "message");
     assert!(
-        message.contains("no more files can be made (inodes)"),
+        message.contains("no more files can be created (inodes)"),
         "{message}"
     );
 }

@@ -123,8 +123,8 @@ fn a_link_that_leads_nowhere_is_told() {
     symlink("nowhere", &dangling).unwrap();
     symlink("circle", &circle).unwrap();
     for link in [dangling, circle] {
-        refused(&bed, &link, &link, "leads nowhere");
-        refused(&bed, &link.join("below"), &link, "leads nowhere");
+        refused(&bed, &link, &link, "cannot be resolved");
+        refused(&bed, &link.join("below"), &link, "cannot be resolved");
     }
 }
 
