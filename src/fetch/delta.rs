@@ -1,15 +1,15 @@
-//! Deltas: an object as copies of pieces of another one, and what is new (gitformat-pack(5), "Deltified
+//! Applying a delta: an object as copies of pieces of its base, and of new bytes (gitformat-pack(5), "Deltified
 //! representation").
 //!
-//! The base is read in place, and the result is written as it is made. So a delta costs the same memory
-//! whatever the sizes of the two.
+//! The base is read in place, and the result is written in pieces, so the memory use does not depend on their sizes.
+//! gix-pack's function for this is private, and has base, delta and result in memory.
 
 use std::io::{self, BufRead};
 use std::ops::Range;
 
-/// What a delta copies from: the base object.
+/// The base object, from which a delta copies.
 pub(super) trait Base {
-    /// Hands the bytes in `range` to `out`, in pieces. The range lies within the base.
+    /// Passes the bytes in `range` to `out`, in pieces. The range lies within the base.
     fn copy(
         &mut self,
         range: Range<u64>,
@@ -23,7 +23,8 @@ impl Base for &[u8] {
         range: Range<u64>,
         out: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let index = |at: u64| usize::try_from(at).map_err(|_| broken("copies what is not there"));
+        let index =
+            |at: u64| usize::try_from(at).map_err(|_| broken("copies from outside its base"));
         out(&self[index(range.start)?..index(range.end)?])
     }
 }
@@ -34,9 +35,9 @@ pub(super) fn size(delta: &mut impl BufRead) -> io::Result<u64> {
     loop {
         let byte = self::byte(delta)?;
         let bits = u64::from(byte & 0x7f);
-        // What does not fit is larger than any object.
+        // Does not fit into 64 bits.
         if shift >= u64::BITS || (bits << shift) >> shift != bits {
-            return Err(broken("announces a size that is too large"));
+            return Err(broken("states a size that is too large"));
         }
         size |= bits << shift;
         if byte & 0x80 == 0 {
@@ -46,12 +47,12 @@ pub(super) fn size(delta: &mut impl BufRead) -> io::Result<u64> {
     }
 }
 
-/// Applies the instructions of a delta to `base`, whose size is `base_size`, and hands the result to
-/// `out`, piece by piece.
+/// Applies the instructions of a delta to `base`, whose size is `base_size`, and passes the result to `out`, in pieces.
 ///
 /// # Errors
 ///
-/// What is wrong with the delta; and what `base` and `out` fail with.
+/// [`io::ErrorKind::InvalidData`] and [`io::ErrorKind::UnexpectedEof`] for an invalid delta, and the errors of `base`
+/// and `out`.
 pub(super) fn apply(
     delta: &mut impl BufRead,
     base: &mut impl Base,
@@ -63,14 +64,14 @@ pub(super) fn apply(
     let mut take = |length: u64| {
         left = left
             .checked_sub(length)
-            .ok_or_else(|| broken("makes more than it announces"))?;
+            .ok_or_else(|| broken("makes more than it states"))?;
         Ok::<_, io::Error>(())
     };
     let mut inserted = [0; 0x7f];
     while let Some(&instruction) = delta.fill_buf()?.first() {
         delta.consume(1);
         match instruction {
-            0 => return Err(broken("has an instruction that git does not know")),
+            0 => return Err(broken("has an unknown instruction")),
             copy if copy & 0x80 != 0 => {
                 let start = number(delta, copy, 0..4)?;
                 let length = match number(delta, copy, 4..7)? {
@@ -80,7 +81,7 @@ pub(super) fn apply(
                 // Both fit into 32 bits.
                 let range = start..start + length;
                 if range.end > base_size {
-                    return Err(broken("copies what is not there"));
+                    return Err(broken("copies from outside its base"));
                 }
                 take(length)?;
                 base.copy(range, out)?;
@@ -95,11 +96,11 @@ pub(super) fn apply(
     }
     match left {
         0 => Ok(()),
-        _ => Err(broken("makes less than it announces")),
+        _ => Err(broken("makes less than it states")),
     }
 }
 
-/// A little-endian number of which only the bytes are there whose bits are set in `instruction`.
+/// Reads a little-endian number. Only the bytes are present whose bits are set in `instruction`.
 fn number(delta: &mut impl BufRead, instruction: u8, bits: Range<u32>) -> io::Result<u64> {
     let mut number = 0;
     for bit in bits.clone() {
@@ -124,11 +125,11 @@ fn broken(what: &str) -> io::Error {
 mod tests {
     use super::*;
 
-    /// What the instructions make of `base`.
-    fn made(instructions: &[u8], base: &[u8], size: u64) -> Result<String, String> {
-        let mut made = Vec::new();
+    /// Applies the instructions to `base`.
+    fn applied(instructions: &[u8], base: &[u8], size: u64) -> Result<String, String> {
+        let mut result = Vec::new();
         let mut out = |piece: &[u8]| {
-            made.extend_from_slice(piece);
+            result.extend_from_slice(piece);
             Ok(())
         };
         let base_size = base.len() as u64;
@@ -140,39 +141,43 @@ mod tests {
             &mut out,
         )
         .map_err(|error| error.to_string())?;
-        Ok(String::from_utf8(made).unwrap())
+        Ok(String::from_utf8(result).unwrap())
     }
 
     #[test]
     fn a_delta_copies_and_inserts() {
         // Copy 3 bytes from 1; insert "xy"; copy 2 bytes from 0.
         let instructions = b"\x91\x01\x03\x02xy\x90\x02";
-        assert_eq!(made(instructions, b"abcdef", 7).unwrap(), "bcdxyab");
+        assert_eq!(applied(instructions, b"abcdef", 7).unwrap(), "bcdxyab");
         let base = "z".repeat(0x10000);
-        assert_eq!(made(b"\x80", base.as_bytes(), 0x10000).unwrap(), base);
-        assert_eq!(made(b"", b"", 0).unwrap(), "");
+        assert_eq!(applied(b"\x80", base.as_bytes(), 0x10000).unwrap(), base);
+        assert_eq!(applied(b"", b"", 0).unwrap(), "");
     }
 
     #[test]
-    fn a_broken_delta_is_an_error() {
+    fn an_invalid_delta_is_an_error() {
         for (instructions, size, why) in [
-            (&b"\x90\x07"[..], 7, "copies what is not there"),
-            (b"\x9f\xff\xff\xff\xff\x01", 1, "copies what is not there"),
-            (b"\x80", 0x10000, "copies what is not there"),
+            (&b"\x90\x07"[..], 7, "copies from outside its base"),
+            (
+                b"\x9f\xff\xff\xff\xff\x01",
+                1,
+                "copies from outside its base",
+            ),
+            (b"\x80", 0x10000, "copies from outside its base"),
             (b"\x90\x02", 1, "makes more"),
             (b"\x02xy", 1, "makes more"),
             (b"\x90\x02", 3, "makes less"),
-            (b"\x00", 0, "does not know"),
+            (b"\x00", 0, "unknown instruction"),
             (b"\x03xy", 3, "fill whole buffer"),
             (b"\x91\x01", 3, "fill whole buffer"),
         ] {
-            let error = made(instructions, b"abcdef", size).unwrap_err();
+            let error = applied(instructions, b"abcdef", size).unwrap_err();
             assert!(error.contains(why), "{instructions:x?}: {error}");
         }
     }
 
     #[test]
-    fn a_size_is_read_up_to_64_bits_and_not_further() {
+    fn a_size_has_at_most_64_bits() {
         for (bytes, expected) in [
             (&b"\x05"[..], Some(5)),
             (b"\x80\x01", Some(128)),

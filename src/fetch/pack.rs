@@ -1,8 +1,11 @@
-//! The pack, as the server sends it (gitformat-pack(5)): written to a file, and checked on the way.
+//! Receiving a pack (gitformat-pack(5)): it is written to a file and checked meanwhile.
 //!
-//! Every entry says how large its object is. Those sizes are added up and compared with the limits
-//! before anything is made of them, and each entry must inflate to the size that it announces. What is
-//! kept of an entry is where it is and how large: no object is in memory here.
+//! Every entry states the size of its object. The sizes are added up and compared with the limits before any object
+//! is built, and each entry must inflate to the size that it states. Only the place and the size of an entry are
+//! kept: no object is in memory here.
+//!
+//! gix-pack (`Bundle::write_to_directory`) receives a pack too. It has no limit for the sum of the sizes, and then
+//! resolves deltas in memory, as large as the pack says: see `docs/adr/0005`. Its parsers of the headers are used.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Read, Write};
@@ -15,35 +18,35 @@ use gix::odb::pack::data::{self, Version};
 use gix::zlib::Decompress;
 use gix::zlib::stream::inflate;
 
-use super::store::BASE_IN_MEMORY;
-use super::{delta, tree};
+use super::resolve::BASE_IN_MEMORY;
+use super::{delta, spool, tree};
 use crate::event::human_bytes;
 
 /// The largest object, and so the largest file of a template.
 pub(super) const MAX_OBJECT: u64 = 512 << 20;
 
-/// All objects together, as large as they are in the end.
+/// All objects together, uncompressed and with their deltas resolved.
 const MAX_TOTAL: u64 = 4 << 30;
 
-/// A tree of the size that is checked out has no more objects: its entries, the tree itself and the commit.
+/// A tree with the most entries that are checked out has no more objects: its entries, itself and the commit.
 const MAX_OBJECTS: u64 = tree::MAX_ENTRIES + 2;
 
-/// What zlib makes of data that cannot be compressed is longer than the data, but by less than this.
+/// Upper bound of the compressed size: zlib makes data that cannot be compressed longer, but by less than this.
 const fn longest_deflated(size: u64) -> u64 {
     size + size / 2 + (64 << 10)
 }
 
-/// The two sizes at the beginning of a delta take at most so many bytes.
+/// Upper bound of the bytes of the two sizes at the beginning of a delta.
 const DELTA_SIZES: usize = 20;
 
-/// A pack that was received.
+/// A received pack.
 #[derive(Debug)]
 pub(super) struct Pack {
     pub(super) file: File,
     pub(super) hash: gix::hash::Kind,
     /// In the order of the file.
     pub(super) entries: Vec<Entry>,
-    /// The bases that are named by their id.
+    /// The bases that are given by their id.
     pub(super) bases: Vec<ObjectId>,
 }
 
@@ -54,15 +57,15 @@ pub(super) struct Entry {
     pub(super) start: u64,
     /// Where its compressed data begins.
     pub(super) data: u64,
-    /// The size of the object. For a delta, that of the result.
+    /// The size of the object; for a delta, of the resolved object.
     pub(super) size: u64,
     pub(super) base: Base,
 }
 
-/// What an entry builds on.
+/// The base of an entry.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Base {
-    /// Nothing: it is the whole object.
+    /// None: it is not a delta.
     None(gix::objs::Kind),
     /// The entry with this index.
     Entry(u32),
@@ -70,40 +73,40 @@ pub(super) enum Base {
     Id(u32),
 }
 
-/// How far the pack has come, to be looked at meanwhile.
+/// Progress of receiving a pack, read while it is received.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     /// Bytes of the pack.
     pub(super) bytes: AtomicU64,
     pub(super) objects: AtomicU64,
-    /// 0 until the pack has said.
+    /// 0 until it is known.
     pub(super) objects_total: AtomicU64,
 }
 
-/// Why there is no pack.
+/// Why receiving or resolving a pack failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It is larger than what is taken: what is, and the limit.
+    /// It exceeds a limit: what, and the limit.
     TooLarge(String),
-    /// It is not a pack as git writes it.
+    /// It is not a valid pack.
     Broken(String),
     /// It could not be read from the server.
     Receive(io::Error),
     /// It could not be written to the disk, or read back.
     Disk(io::Error),
-    /// Nobody wants it any more.
+    /// The fetch was interrupted.
     Stopped,
 }
 
 impl Pack {
-    /// What `workers` threads take of memory to resolve its deltas.
+    /// The memory that `workers` threads need to resolve its deltas, in bytes.
     pub(super) fn memory(&self, workers: usize) -> u64 {
         const BUFFERS: u64 = 1 << 20;
         let bases = self.entries.iter().map(|entry| entry.size).max();
         workers as u64 * (BUFFERS + 2 * bases.unwrap_or(0).min(BASE_IN_MEMORY))
     }
 
-    /// What its deltas take on the disk once they are resolved.
+    /// The size of its deltas once they are resolved, in bytes.
     pub(super) fn resolved_bytes(&self) -> u64 {
         let is_delta = |entry: &&Entry| !matches!(entry.base, Base::None(_));
         let deltas = self.entries.iter().filter(is_delta);
@@ -111,7 +114,7 @@ impl Pack {
     }
 }
 
-/// Reads a whole pack from `from` and writes it to `file`.
+/// Reads a pack from `from` and writes it to `file`.
 pub(super) fn receive(
     from: &mut dyn BufRead,
     file: File,
@@ -153,7 +156,7 @@ fn read(
     let (version, objects) =
         data::header::decode(&header).map_err(|error| Failure::Broken(error.to_string()))?;
     if version != Version::V2 {
-        return Err(Failure::Broken("it is not of version 2".to_owned()));
+        return Err(Failure::Broken("it is not a pack of version 2".to_owned()));
     }
     if u64::from(objects) > MAX_OBJECTS {
         return Err(Failure::TooLarge(format!(
@@ -165,7 +168,7 @@ fn read(
         .objects_total
         .store(objects.into(), Ordering::Relaxed);
 
-    // What the pack announces is not believed: each entry takes a byte of it at least.
+    // No capacity for the stated number, which may be false: the list grows with the bytes that come.
     let mut entries: Vec<Entry> = Vec::new();
     let mut bases = Vec::new();
     let mut total = 0;
@@ -182,7 +185,7 @@ fn read(
                     let index = entries.binary_search_by_key(&base, |entry| entry.start);
                     u32::try_from(index.ok()?).ok()
                 });
-                let missing = || Failure::Broken("a delta has no base".to_owned());
+                let missing = || Failure::Broken("the base of a delta is missing".to_owned());
                 Base::Entry(base.ok_or_else(missing)?)
             }
             Header::RefDelta { base_id } => {
@@ -232,24 +235,24 @@ fn check_size(size: u64) -> Result<(), Failure> {
     }
 }
 
-/// The bytes of the pack on their way from the server to the file.
+/// Copies the pack from the server to the file while it is parsed.
 struct Stream<'a> {
     from: &'a mut dyn BufRead,
     out: BufWriter<File>,
-    /// Of all that was read; taken before the trailer.
+    /// Hashes everything that is read; taken before the trailer.
     hasher: Option<Hasher>,
     /// How many bytes were read.
     at: u64,
-    /// Where the entry that is being read ends at the latest.
+    /// The latest offset at which the current entry ends.
     end: u64,
     counters: &'a Counters,
     stop: &'a AtomicBool,
-    /// The first failure that is not one of reading: a reader can only tell of those.
+    /// The first failure that is not an I/O error of reading: `Read` cannot return those.
     failure: Option<Failure>,
 }
 
 impl Stream<'_> {
-    /// Inflates an entry of `size` bytes, and returns its first ones.
+    /// Skips an entry of `size` inflated bytes, and returns the first [`DELTA_SIZES`] of them.
     fn skip(&mut self, inflater: &mut Decompress, size: u64) -> Result<Vec<u8>, Failure> {
         inflater.reset();
         let mut beginning = Vec::new();
@@ -261,7 +264,7 @@ impl Stream<'_> {
             beginning.extend_from_slice(&buffer[..length.min(missing)]);
             inflated += length as u64;
             if inflated > size || (length == 0 && inflated < size) {
-                let text = format!("an object is not of the {size} bytes that it announces");
+                let text = format!("an object does not have the {size} bytes that it states");
                 return Err(Failure::Broken(text));
             }
             if length == 0 {
@@ -272,11 +275,11 @@ impl Stream<'_> {
 
     fn check_trailer(&mut self, hash: gix::hash::Kind) -> Result<(), Failure> {
         let hasher = self.hasher.take();
-        let mut announced = vec![0; hash.len_in_bytes()];
-        self.read_exact(&mut announced).map_err(Failure::Receive)?;
+        let mut stated = vec![0; hash.len_in_bytes()];
+        self.read_exact(&mut stated).map_err(Failure::Receive)?;
         let found = hasher.map(Hasher::try_finalize);
         match found {
-            Some(Ok(found)) if found.as_bytes() == announced => Ok(()),
+            Some(Ok(found)) if found.as_bytes() == stated => Ok(()),
             Some(Err(error)) => Err(Failure::Broken(error.to_string())),
             _ => Err(Failure::Broken("its checksum is wrong".to_owned())),
         }
@@ -284,13 +287,13 @@ impl Stream<'_> {
 
     fn fail(&mut self, failure: Failure) -> io::Error {
         self.failure.get_or_insert(failure);
-        io::Error::other("the pack is not read any further")
+        io::Error::other("reading the pack was stopped")
     }
 }
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        super::read_filled(self, buffer)
+        spool::read_buffered(self, buffer)
     }
 }
 
@@ -300,7 +303,7 @@ impl BufRead for Stream<'_> {
             return Err(self.fail(Failure::Stopped));
         }
         if self.failure.is_some() {
-            return Err(io::Error::other("the pack is not read any further"));
+            return Err(io::Error::other("reading the pack was stopped"));
         }
         if self.at > self.end {
             let text = "an object is compressed to more than its own size".to_owned();
@@ -310,7 +313,7 @@ impl BufRead for Stream<'_> {
     }
 
     fn consume(&mut self, length: usize) {
-        // What was filled is still there.
+        // Returns the filled buffer again, and does not read.
         let written = self.from.fill_buf().and_then(|filled| {
             let taken = &filled[..length.min(filled.len())];
             if let Some(hasher) = &mut self.hasher {

@@ -1,11 +1,10 @@
-//! What a tree must be before it is checked out.
+//! Checks of a tree before it is checked out.
 //!
-//! gix looks at each name for itself: `..`, `.git` in every disguise, a slash. What it leaves to its
-//! caller is the shape of the whole: a name that stands twice in one folder, so that a file could be
-//! written through a link of the same name; an entry without a name, or of a kind that git does not
-//! know; folders in folders without end; and a tree of a few kilobytes that spells out to billions of
-//! files, because one folder may stand in it any number of times. All of it is added up here before
-//! anything is built from it.
+//! gix validates each name (gix-validate): `..`, `.git` in all its variants, a slash. It does not check the tree as
+//! a whole: the same name twice in one folder, so that a file could be written through a link of that name; an
+//! entry without a name, or of an unknown kind; folders nested without limit; and a tree of a few kilobytes that
+//! expands to billions of files, because it contains one folder many times. All of that is checked here, and sizes
+//! are added up, before anything is written.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,33 +13,32 @@ use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::objs::{FindExt, Kind};
 
-use super::WHOLE_IN_MEMORY;
+use super::MAX_IN_MEMORY;
 use super::store::Store;
 use crate::event::human_bytes;
 
-/// More files and folders than any template has, and few enough to keep a list of.
+/// Upper bound of files and folders: more than a template has, and few enough to keep a list of.
 pub(super) const MAX_ENTRIES: u64 = 500_000;
 
-/// The paths of all files and folders, one after the other.
+/// Upper bound of the paths of all files and folders together, in bytes.
 const MAX_PATHS: u64 = 64 << 20;
 
-/// Linux takes no longer name (NAME_MAX), no longer path and no longer target of a link (PATH_MAX, whose
-/// last byte is a NUL).
+/// Linux's limits for a name (NAME_MAX), and for a path and the target of a link (PATH_MAX, without its NUL).
 const MAX_NAME: usize = 255;
 const MAX_PATH: u64 = 4095;
 
-/// Folders in folders, as deep as no template has them. To remove a folder takes a file descriptor for each
-/// level of it.
+/// Upper bound of nested folders. Removing a folder takes a file descriptor for each level.
 const MAX_DEPTH: u32 = 128;
 
-/// `.gitattributes`: all that count for one file, one in each folder above it; all together; and how many
-/// there are. git takes 100 MiB of one (gitattributes(5)), and a hundred times that in memory.
 const ATTRIBUTES: &[u8] = b".gitattributes";
+
+/// Upper bound of the `.gitattributes` that apply to one file (one in each folder above it), and of all together, in
+/// bytes. git reads up to 100 MiB of each (gitattributes(5)), and needs a hundred times that of memory.
 const MAX_ATTRIBUTES: u64 = 256 << 10;
 const MAX_ATTRIBUTE_FILES: u64 = 10_000;
 
-/// The parts of a mode that say what an entry is (`S_IFMT`), and the values that git knows: a file, a
-/// folder, a link, a commit of another repository.
+/// The bits of a mode for the kind of an entry (`S_IFMT`), and the kinds that git has. A submodule is a commit of
+/// another repository.
 const KIND: u16 = 0o170000;
 const FILE: u16 = 0o100000;
 const FOLDER: u16 = 0o040000;
@@ -51,29 +49,29 @@ const KINDS: [u16; 4] = [FILE, FOLDER, LINK, SUBMODULE];
 /// Why a tree is not checked out.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// It cannot be read.
+    /// It could not be read.
     Unreadable(gix::Error),
-    /// What is wrong with it.
-    Shape(String),
-    /// What there is too much of, and the limit.
+    /// It is not a valid tree: why.
+    Invalid(String),
+    /// It exceeds a limit: what, and the limit.
     TooLarge(String),
-    /// Nobody wants it any more.
+    /// The fetch was interrupted.
     Stopped,
 }
 
-/// What a folder spells out to: with all that is below it, each folder as often as it stands there.
+/// The extent of a folder with everything below it. A folder that it contains several times counts each time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Extent {
     /// Files, folders and links.
     pub(super) entries: u64,
     /// The bytes of all files and links.
     pub(super) bytes: u64,
-    /// The bytes of all paths from here.
+    /// The bytes of all paths, relative to this folder.
     pub(super) paths: u64,
-    /// The longest path from here.
+    /// The longest path, relative to this folder.
     longest: u64,
     depth: u32,
-    /// The bytes of the `.gitattributes` on the way to the file that has most of them.
+    /// The most bytes of `.gitattributes` that apply to one file.
     pub(super) attributes: u64,
     pub(super) attribute_files: u64,
 }
@@ -81,7 +79,7 @@ pub(super) struct Extent {
 struct Walk<'s> {
     store: &'s Store,
     stop: &'s AtomicBool,
-    /// Each folder is read once, however often it stands in the tree.
+    /// Each folder is read once, however often the tree contains it.
     seen: HashMap<ObjectId, Extent>,
     /// The entries of all folders that were read.
     read: u64,
@@ -89,7 +87,7 @@ struct Walk<'s> {
     attributes: u64,
 }
 
-/// Looks at the whole tree.
+/// Checks the whole tree, and returns its extent.
 pub(super) fn check(store: &Store, root: ObjectId, stop: &AtomicBool) -> Result<Extent, Refused> {
     let mut walk = Walk {
         store,
@@ -105,14 +103,14 @@ impl Walk<'_> {
     fn folder(&mut self, id: ObjectId, path: &BStr, levels: u32) -> Result<Extent, Refused> {
         let known = self.seen.get(&id).copied();
         if known.map_or(0, |extent| extent.depth) >= levels {
-            return Err(Refused::Shape(format!(
-                "it has folders in folders, {MAX_DEPTH} deep and deeper"
+            return Err(Refused::Invalid(format!(
+                "its folders are nested {MAX_DEPTH} levels deep or more"
             )));
         }
         if let Some(extent) = known {
             return Ok(extent);
         }
-        // On the way down too: the paths of all folders above are in memory.
+        // Also before the folder is read: the paths of all folders above it are in memory.
         if path.len() as u64 > MAX_PATH {
             return Err(path_too_long(path));
         }
@@ -123,7 +121,7 @@ impl Walk<'_> {
             let length = name.len() as u64 + 1;
             extent.entries += below.entries;
             extent.bytes = extent.bytes.saturating_add(below.bytes);
-            // Neither can overflow: there are few entries by then, and no path is long.
+            // Neither overflows: the entries and the lengths of paths have been limited before.
             extent.paths += below.paths + below.entries * length;
             extent.longest = extent.longest.max(length + below.longest);
             extent.depth = extent.depth.max(below.depth + 1);
@@ -137,7 +135,7 @@ impl Walk<'_> {
         Ok(extent)
     }
 
-    /// What stands in one folder; the folders in it are still to be looked at.
+    /// Checks the entries of one folder. Returns its extent without the folders in it, and those.
     fn entries(
         &mut self,
         id: ObjectId,
@@ -147,8 +145,8 @@ impl Walk<'_> {
             return Err(Refused::Stopped);
         }
         let size = self.store.header(&id).map_or(0, |(_, size)| size);
-        if size > WHOLE_IN_MEMORY {
-            let limit = human_bytes(WHOLE_IN_MEMORY);
+        if size > MAX_IN_MEMORY {
+            let limit = human_bytes(MAX_IN_MEMORY);
             let what = format!("a list of files of more than {limit}{}", in_folder(path));
             return Err(Refused::TooLarge(what));
         }
@@ -165,7 +163,7 @@ impl Walk<'_> {
             let (name, kind) = (entry.filename, entry.mode.value() & KIND);
             if name.is_empty() {
                 let place = in_folder(path);
-                return Err(Refused::Shape(format!("an entry{place} has no name")));
+                return Err(Refused::Invalid(format!("an entry{place} has no name")));
             }
             if name.len() > MAX_NAME {
                 return Err(too_long(
@@ -175,17 +173,17 @@ impl Walk<'_> {
             }
             if !names.insert(name) {
                 let place = join(path, name);
-                return Err(Refused::Shape(format!("{place:?} stands in it twice")));
+                return Err(Refused::Invalid(format!("{place:?} is in it twice")));
             }
             if !KINDS.contains(&kind) {
                 let place = join(path, name);
-                return Err(Refused::Shape(format!(
-                    "{place:?} is of a kind that git does not know (mode {:o})",
+                return Err(Refused::Invalid(format!(
+                    "{place:?} is of an unknown kind (mode {:o})",
                     entry.mode.value()
                 )));
             }
             self.read += 1;
-            // Each was read at one place at least.
+            // A lower bound of the entries of the tree: each is in it at least once.
             too_many(self.read)?;
             extent.entries += 1;
             extent.paths += name.len() as u64;
@@ -212,13 +210,13 @@ impl Walk<'_> {
         Ok((extent, folders))
     }
 
-    /// The size of a file or a link.
+    /// Returns the size of a file or a link.
     fn blob(&self, id: &ObjectId, path: &BStr, name: &BStr) -> Result<u64, Refused> {
         match self.store.header(id) {
             Some((Kind::Blob, size)) => Ok(size),
             other => {
                 let place = join(path, name);
-                Err(Refused::Shape(match other {
+                Err(Refused::Invalid(match other {
                     None => format!("the content of {place:?} is missing"),
                     Some((kind, _)) => format!("the content of {place:?} is a {kind}"),
                 }))
@@ -235,7 +233,7 @@ impl Extent {
         }
         if self.paths > MAX_PATHS {
             let limit = human_bytes(MAX_PATHS);
-            let what = format!("paths of more than {limit} in all");
+            let what = format!("paths of more than {limit} in total");
             return Err(Refused::TooLarge(what));
         }
         check_attributes(self.attributes)?;
@@ -275,7 +273,7 @@ fn path_too_long(path: &BStr) -> Refused {
     too_long(&format!("a path of more than {MAX_PATH} bytes"), path)
 }
 
-/// The folder, as far as it can be shown.
+/// " in FOLDER" for a message, cut to a length that can be shown; empty for the root.
 fn in_folder(path: &BStr) -> String {
     const SHOWN: usize = 200;
     match path.len() {

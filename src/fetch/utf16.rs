@@ -1,22 +1,24 @@
-//! `working-tree-encoding=UTF-16` (gitattributes(5)), which gix writes as UTF-8: the encoder that it uses
-//! has none for UTF-16, because the web must not have one.
+//! `working-tree-encoding=UTF-16` (gitattributes(5)).
+//!
+//! gix writes such a file as UTF-8: encoding_rs, which it uses, only decodes UTF-16, as the Encoding Standard of the
+//! web wants it. The encoder of the standard library is used here.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
-/// Which UTF-16.
+/// A form of UTF-16.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Utf16 {
-    mark: bool,
+    byte_order_mark: bool,
     big_endian: bool,
 }
 
 impl Utf16 {
-    /// The names that git knows. Plain `UTF-16` comes out as glibc's iconv writes it, with a mark and in
-    /// the order of this machine's bytes.
+    /// Returns the form for a name that git accepts. Plain `UTF-16` is written as by glibc's iconv: with a mark, in
+    /// this machine's byte order.
     pub(super) fn named(name: &str) -> Option<Self> {
-        let (mark, big_endian) = match name.to_ascii_uppercase().as_str() {
+        let (byte_order_mark, big_endian) = match name.to_ascii_uppercase().as_str() {
             "UTF-16" | "UTF16" => (true, cfg!(target_endian = "big")),
             "UTF-16LE" | "UTF16LE" => (false, false),
             "UTF-16BE" | "UTF16BE" => (false, true),
@@ -24,10 +26,13 @@ impl Utf16 {
             "UTF-16BE-BOM" | "UTF16BE-BOM" => (true, true),
             _ => return None,
         };
-        Some(Self { mark, big_endian })
+        Some(Self {
+            byte_order_mark,
+            big_endian,
+        })
     }
 
-    /// Encodes a file that is UTF-8. What is not is left alone, as git leaves it.
+    /// Encodes a UTF-8 file. Leaves a file that is not UTF-8 as it is, like git.
     pub(super) fn encode_file(self, path: &Path) -> io::Result<()> {
         match String::from_utf8(fs::read(path)?) {
             Ok(text) => fs::write(path, self.encode(&text)),
@@ -36,8 +41,8 @@ impl Utf16 {
     }
 
     fn encode(self, text: &str) -> Vec<u8> {
-        let mark = self.mark.then_some(0xfeff);
-        // With room for all of it: a vector that grows takes up to three times as much.
+        let mark = self.byte_order_mark.then_some(0xfeff);
+        // With all the capacity: a growing vector would take up to three times as much memory.
         let mut encoded = Vec::with_capacity(2 * (text.len() + 1));
         for unit in mark.into_iter().chain(text.encode_utf16()) {
             encoded.extend(match self.big_endian {
@@ -54,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_form_has_its_mark_and_its_order() {
+    fn each_form_has_its_mark_and_byte_order() {
         for (name, bytes) in [
             ("UTF-16LE", &b"a\0=\xd8\0\xde"[..]),
             ("utf-16be", b"\0a\xd8=\xde\0"),

@@ -461,7 +461,7 @@ fn talk_of_git_without_end_is_refused_in_little_memory() {
             "remarks without content",
         ];
         if well_formed.contains(&what) {
-            let why = "that is no object";
+            let why = "that is not part of the pack";
             assert!(end.message.contains(why), "{what}: {end:?}");
         }
         assert!(end.growth_mib < LITTLE, "{what}: {end:?}");

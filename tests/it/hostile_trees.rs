@@ -393,7 +393,7 @@ fn folders_in_folders_without_end_are_refused_at_once() {
         &bed,
         &bed.client(),
         "a well of folders",
-        "folders in folders",
+        "nested 128 levels deep",
     );
 }
 

@@ -1,0 +1,167 @@
+//! `.gitattributes` as git reads it, where gix reads it in another way, and what they say about conversions.
+//!
+//! gix-attributes parses the files and matches the paths. It has no limit for the length of a line, goes on after a
+//! NUL, skips a byte order mark, and can take practically forever for some patterns: so it gets corrected files, and such
+//! patterns are refused.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gix::attrs::StateRef;
+use gix::bstr::{BStr, ByteSlice};
+use gix::objs::Data;
+use gix::{ObjectId, oid};
+
+use super::checkout::{Failure, is_file};
+use super::store::Store;
+
+/// git ignores lines of `.gitattributes` of this length or more (`ATTR_MAX_LINE_LENGTH` in git's attr.h).
+const MAX_ATTRIBUTE_LINE: usize = 2048;
+
+/// Upper bound of `**` in one pattern. With more, matching a path can take practically forever, and cannot be
+/// interrupted.
+const MAX_DOUBLE_STARS: usize = 2;
+/// Upper bound of the patterns with two `**`.
+const MAX_WITH_TWO: usize = 100;
+
+/// Some editors on Windows put it in front of UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// The attributes that convert a file (gitattributes(5)).
+pub(super) const CONVERTING: [&str; 5] = ["text", "crlf", "eol", "ident", "working-tree-encoding"];
+
+/// Whether a file is converted when it is written, with the name of the attribute.
+pub(super) enum Conversion {
+    None,
+    /// Only if it is a text file.
+    OfText(&'static str),
+    Always(&'static str),
+}
+
+pub(super) fn conversion(matches: &gix::attrs::search::Outcome) -> Conversion {
+    let mut text = None;
+    let mut crlf = false;
+    for found in matches.iter_selected() {
+        let state = found.assignment.state;
+        match (found.assignment.name.as_str(), state) {
+            ("ident", StateRef::Set) => return Conversion::Always("ident"),
+            ("working-tree-encoding", StateRef::Value(_)) => {
+                return Conversion::Always("working-tree-encoding");
+            }
+            ("eol", StateRef::Value(value)) => crlf = value.as_bstr() == "crlf",
+            ("text", StateRef::Unspecified) => {}
+            ("text", state) => text = Some(state),
+            // The old name of `text`.
+            ("crlf", state) if text.is_none() => text = Some(state),
+            _ => {}
+        }
+    }
+    match text {
+        _ if !crlf => Conversion::None,
+        Some(StateRef::Unset) => Conversion::None,
+        Some(StateRef::Value(value)) if value.as_bstr() == "auto" => Conversion::OfText("eol"),
+        _ => Conversion::Always("eol"),
+    }
+}
+
+pub(super) fn is_attribute_file(path: &BStr) -> bool {
+    path.rsplit(|byte| *byte == b'/').next() == Some(b".gitattributes")
+}
+
+/// Returns the attribute files that git reads in another way than gix. Fails if matching them could take too long.
+pub(super) fn attribute_files(
+    index: &gix::index::State,
+    store: &Store,
+) -> Result<HashSet<ObjectId>, Failure> {
+    let (mut corrected, mut seen) = (HashSet::new(), HashSet::new());
+    let mut with_two = 0;
+    for entry in index.entries() {
+        let is_new =
+            is_file(entry.mode) && is_attribute_file(entry.path(index)) && seen.insert(entry.id);
+        if !is_new {
+            continue;
+        }
+        let mut content = Vec::new();
+        store.stream(&entry.id, &mut |piece| {
+            content.extend_from_slice(piece);
+            Ok(())
+        })?;
+        if content.starts_with(BYTE_ORDER_MARK) || content.contains(&0) {
+            corrected.insert(entry.id);
+        }
+        for line in content.lines() {
+            if line.len() >= MAX_ATTRIBUTE_LINE {
+                corrected.insert(entry.id);
+                continue;
+            }
+            let stars = line.find_iter("**").count();
+            with_two += usize::from(stars == MAX_DOUBLE_STARS);
+            if stars > MAX_DOUBLE_STARS || with_two > MAX_WITH_TWO {
+                return Err(Failure::TooLarge(format!(
+                    "a .gitattributes with more than {MAX_DOUBLE_STARS} times ** in a pattern, or with \
+                     more than {MAX_WITH_TWO} patterns of {MAX_DOUBLE_STARS}"
+                )));
+            }
+        }
+    }
+    Ok(corrected)
+}
+
+/// The objects for gix, with attribute files corrected so that gix reads what git reads.
+#[derive(Clone)]
+pub(super) struct Objects {
+    pub(super) store: Store,
+    /// The attribute files to correct.
+    pub(super) attributes: Arc<HashSet<ObjectId>>,
+    /// Checked for each object: gix itself checks the flag only after many files.
+    pub(super) stop: Arc<AtomicBool>,
+}
+
+impl Objects {
+    /// Whether a file contains a NUL: git then treats it as binary.
+    pub(super) fn is_binary(&self, id: &oid) -> Result<bool, Failure> {
+        let mut found = false;
+        self.store.stream(id, &mut |piece| {
+            found |= piece.contains(&0);
+            Ok(())
+        })?;
+        Ok(found)
+    }
+}
+
+impl gix::objs::Find for Objects {
+    fn try_find<'a>(&self, id: &oid, buffer: &'a mut Vec<u8>) -> gix::Result<Option<Data<'a>>> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(gix::Error::from_error(io::Error::from(
+                io::ErrorKind::Interrupted,
+            )));
+        }
+        if !self.attributes.contains(id) {
+            return self.store.try_find(id, buffer);
+        }
+        let mut whole = Vec::new();
+        let Some(Data {
+            kind,
+            object_hash,
+            data,
+        }) = self.store.try_find(id, &mut whole)?
+        else {
+            return Ok(None);
+        };
+        buffer.clear();
+        // git reads the file as a C string, up to the first NUL.
+        let data = data.split(|byte| *byte == 0).next().unwrap_or_default();
+        if data.starts_with(BYTE_ORDER_MARK) {
+            // gix skips it at the beginning of a file. git does so for a file in the worktree, but not in a checkout
+            // (attr.c): there it is part of the first pattern. After an empty line gix keeps it too.
+            buffer.push(b'\n');
+        }
+        let lines = data.lines_with_terminator();
+        lines
+            .filter(|line| line.trim_end_with(|c| c == '\n').len() < MAX_ATTRIBUTE_LINE)
+            .for_each(|line| buffer.extend_from_slice(line));
+        Ok(Some(Data::new(buffer, kind, object_hash)))
+    }
+}

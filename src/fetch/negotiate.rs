@@ -1,0 +1,35 @@
+//! The negotiation with the server: one commit is wanted, by its id, and nothing is there already.
+
+use gix::ObjectId;
+use gix::protocol::fetch::{Arguments, Negotiate, Response, negotiate};
+
+/// Wants one commit and has none.
+pub(super) struct SingleCommit(pub(super) ObjectId);
+
+impl Negotiate for SingleCommit {
+    fn mark_complete_and_common_ref(&mut self) -> gix::Result<negotiate::Action> {
+        Ok(negotiate::Action::MustNegotiate {
+            remote_ref_target_known: Vec::new(),
+        })
+    }
+
+    fn add_wants(&mut self, arguments: &mut Arguments, _known: &[bool]) -> bool {
+        arguments.want(self.0);
+        true
+    }
+
+    fn one_round(
+        &mut self,
+        _state: &mut negotiate::one_round::State,
+        _arguments: &mut Arguments,
+        _previous: Option<&Response>,
+    ) -> gix::Result<(negotiate::Round, bool)> {
+        let round = negotiate::Round {
+            haves_sent: 0,
+            in_vain: 0,
+            haves_to_send: 0,
+            previous_response_had_at_least_one_in_common: false,
+        };
+        Ok((round, true))
+    }
+}

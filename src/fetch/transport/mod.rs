@@ -1,0 +1,143 @@
+//! Git's smart HTTP protocol over the library's own HTTP client.
+//!
+//! gix implements the protocol; the requests go through [`Http`], so that a fetch follows the same rules for the
+//! token, proxies, certificates and redirects as the API call before it, on the same connections. gix is
+//! blocking: everything here runs on a blocking thread and waits for the async runtime, and each wait ends at once
+//! when the fetch is interrupted.
+//!
+//! The transports of gix (with reqwest or curl) have clients of their own, with their own rules for all of that:
+//! see `docs/adr/0002`.
+
+mod exchange;
+mod refusal;
+mod streams;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use gix_transport::client::blocking_io::http::{
+    GetResponse, Http as GitHttp, PostBodyDataKind, PostResponse,
+};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::pack::Counters;
+use crate::error::{Code, Error};
+use crate::event::human_duration;
+use crate::net::http::Http;
+use streams::{RequestBody, ResponseBody, ResponseHeaders, response};
+
+/// What all requests of one fetch share.
+#[derive(Clone)]
+pub(super) struct Wire {
+    pub(super) http: Http,
+    pub(super) runtime: Handle,
+    pub(super) interrupt: CancellationToken,
+    /// The longest silence that is not a stall.
+    pub(super) stall_grace: Duration,
+    /// Bytes received so far.
+    pub(super) received: Arc<AtomicU64>,
+    /// Progress of the pack that they receive.
+    pub(super) counters: Arc<Counters>,
+    /// The first failure, as the library's error. gix gets only its text, as an I/O error.
+    pub(super) failure: Arc<Mutex<Option<Error>>>,
+    /// Whether the server refused the repository or the commit.
+    pub(super) refused: Arc<AtomicBool>,
+    /// "the commit … of …", for errors.
+    pub(super) subject: String,
+    /// What to do after a failure that may pass.
+    pub(super) retry_hint: &'static str,
+    /// The URL of the repository after a redirect.
+    pub(super) base: Option<String>,
+}
+
+impl Wire {
+    /// Waits for the network on this blocking thread. Fails if it is silent for too long, or the fetch is
+    /// interrupted.
+    fn wait<T>(&self, what: &str, work: impl Future<Output = Result<T, Error>>) -> io::Result<T> {
+        let result = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                () = self.interrupt.cancelled() => Err(Error::canceled()),
+                () = tokio::time::sleep(self.stall_grace) => Err(Error::new(
+                    Code::Stalled,
+                    format!("{what} sent nothing for {}", human_duration(self.stall_grace)),
+                )
+                .hint("try again; on a slow line, raise MOLECULE_BUILD_STALL_GRACE_S")),
+                result = work => result,
+            }
+        });
+        result.map_err(|error| self.fail(error))
+    }
+
+    /// Keeps the error if it is the first, and returns its text as the I/O error that gix expects.
+    fn fail(&self, error: Error) -> io::Error {
+        let text = error.message.clone();
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert(error);
+        io::Error::other(text)
+    }
+
+    pub(super) fn first_failure(&self) -> Option<Error> {
+        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        first.take()
+    }
+}
+
+impl GitHttp for Wire {
+    type Headers = ResponseHeaders;
+    type ResponseBody = ResponseBody;
+    type PostBody = RequestBody;
+
+    fn get(
+        &mut self,
+        url: &str,
+        base_url: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+    ) -> gix::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
+        let exchange = self.exchange(url, base_url, headers, None)?;
+        // A renamed repository redirects this request. The next ones have bodies, which are not sent again after
+        // a redirect: they go to the redirected URL directly.
+        let tail = url.strip_prefix(base_url).unwrap_or_default().to_owned();
+        {
+            let mut exchange = exchange.lock();
+            let requested = exchange.url.clone();
+            let answered = exchange
+                .response()
+                .map_err(gix::Error::from_error)?
+                .url()
+                .clone();
+            if answered != requested {
+                self.base = answered.as_str().strip_suffix(&tail).map(str::to_owned);
+            }
+        }
+        let (headers, body) = response(&exchange);
+        Ok(GetResponse { headers, body })
+    }
+
+    fn post(
+        &mut self,
+        url: &str,
+        base_url: &str,
+        headers: impl IntoIterator<Item = impl AsRef<str>>,
+        _body: PostBodyDataKind,
+    ) -> gix::Result<PostResponse<Self::Headers, Self::ResponseBody, Self::PostBody>> {
+        let exchange = self.exchange(url, base_url, headers, Some(Vec::new()))?;
+        let (headers, body) = response(&exchange);
+        Ok(PostResponse {
+            post_body: RequestBody { exchange },
+            headers,
+            body,
+        })
+    }
+
+    fn configure(&mut self, _config: &dyn std::any::Any) -> gix::Result {
+        Ok(())
+    }
+
+    fn redirected_base_url(&self) -> Option<String> {
+        self.base.clone()
+    }
+}
