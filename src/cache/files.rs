@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::{disk, ownership};
+use crate::cache::{disk, ownership};
 use crate::error::{Code, Error, Result};
 use crate::process::limits;
 

@@ -5,8 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::files::{read_own, remove};
-use super::{Cache, TEMP_PREFIX, ownership};
+use crate::cache::files::{read_own, remove};
+use crate::cache::{Cache, TEMP_PREFIX, ownership};
 use crate::error::Result;
 use crate::names::image::{CommitSha, is_short};
 
@@ -111,7 +111,7 @@ fn used_bytes(path: &Path) -> u64 {
 mod tests {
     use std::fs;
 
-    use super::super::tests::{SHORT, cache, commit, unmarked};
+    use crate::cache::tests::{SHORT, cache, commit, unmarked};
 
     #[test]
     fn a_tree_completed_since_it_was_listed_is_not_removed() {

@@ -15,7 +15,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
-use super::{Cache, lock_file};
+use crate::cache::{Cache, lock_file};
 use crate::error::Result;
 use crate::names::image::CommitSha;
 use crate::process::executor::blocking;

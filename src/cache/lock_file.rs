@@ -14,8 +14,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use super::files::{FLAGS, failed};
-use super::ownership;
+use crate::cache::files::{FLAGS, failed};
+use crate::cache::ownership;
 use crate::error::{Code, Error, Result};
 
 /// Opens a lock file, and creates it if it does not exist.

@@ -6,8 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::files::open_own;
-use super::{Cache, Lock};
+use crate::cache::files::open_own;
+use crate::cache::{Cache, Lock};
 use crate::names::image::CommitSha;
 
 const LOG: &str = ".build.log";
@@ -44,7 +44,7 @@ impl Cache {
 mod tests {
     use std::fs;
 
-    use super::super::tests::{SHORT, cache, commit, locked};
+    use crate::cache::tests::{SHORT, cache, commit, locked};
 
     #[test]
     fn at_most_max_bytes_of_a_log_are_read() {

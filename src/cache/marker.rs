@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{failed, read_own};
-use super::{Cache, temp_prefix};
+use crate::cache::files::{failed, read_own};
+use crate::cache::{Cache, temp_prefix};
 use crate::error::Result;
 use crate::names::image::CommitSha;
 
@@ -79,7 +79,7 @@ fn sync_tree(folder: &Path) -> io::Result<()> {
 mod tests {
     use std::fs;
 
-    use super::super::tests::{SHORT, cache, commit, unmarked};
+    use crate::cache::tests::{SHORT, cache, commit, unmarked};
 
     #[test]
     fn a_marker_of_another_commit_does_not_complete_a_tree() {

@@ -50,15 +50,15 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::cache::disk::Disk;
+use crate::cache::files::{failed, remove};
 use crate::error::Result;
 use crate::names::image::CommitSha;
 use crate::names::runtimes::Runtime;
-use disk::Disk;
-use files::{failed, remove};
 
-pub(crate) use inventory::CacheEntry;
-pub(crate) use lock::Lock;
-pub(crate) use usage::UnusedLock;
+pub(crate) use crate::cache::inventory::CacheEntry;
+pub(crate) use crate::cache::lock::Lock;
+pub(crate) use crate::cache::usage::UnusedLock;
 
 /// Prefix of the temporary names: fetches, and markers before they are renamed.
 const TEMP_PREFIX: &str = ".work-";

@@ -6,8 +6,8 @@
 use std::fs::{self, Metadata};
 use std::time::Duration;
 
-use super::files::remove;
-use super::{Cache, TEMP_PREFIX, lock_file, usage};
+use crate::cache::files::remove;
+use crate::cache::{Cache, TEMP_PREFIX, lock_file, usage};
 use crate::names::image::is_short;
 
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -53,8 +53,8 @@ mod tests {
     use std::path::Path;
     use std::time::SystemTime;
 
-    use super::super::tests::{SHORT, cache, locked};
     use super::*;
+    use crate::cache::tests::{SHORT, cache, locked};
 
     use crate::names::runtimes::known;
 

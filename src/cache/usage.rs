@@ -7,10 +7,10 @@ use std::fs::{File, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::Cache;
-use super::files::{failed, open_own};
-use super::lock_file::{self, Shared};
-use super::sweep::{DAY, is_older};
+use crate::cache::Cache;
+use crate::cache::files::{failed, open_own};
+use crate::cache::lock_file::{self, Shared};
+use crate::cache::sweep::{DAY, is_older};
 use crate::error::Result;
 use crate::names::runtimes::Runtime;
 
@@ -107,8 +107,8 @@ fn last_use(file: &File, window: Option<Duration>) -> Option<LastUse> {
 mod tests {
     use std::fs;
 
-    use super::super::tests::{SHORT, cache};
     use super::*;
+    use crate::cache::tests::{SHORT, cache};
 
     use crate::names::runtimes::known;
 

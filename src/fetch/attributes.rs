@@ -1,8 +1,8 @@
 //! `.gitattributes` as git reads it, where gix reads it in another way, and what they say about conversions.
 //!
 //! gix-attributes parses the files and matches the paths. It has no limit for the length of a line, goes on after a
-//! NUL, skips a byte order mark, and can take practically forever for some patterns: so it gets corrected files, and such
-//! patterns are refused.
+//! NUL, skips a byte order mark, and can take practically forever for some patterns. So it gets corrected files,
+//! and such patterns are refused.
 
 use std::collections::HashSet;
 use std::io;
@@ -14,8 +14,8 @@ use gix::bstr::{BStr, ByteSlice};
 use gix::objs::Data;
 use gix::{ObjectId, oid};
 
-use super::checkout::{Failure, is_file};
-use super::store::Store;
+use crate::fetch::checkout::{Failure, is_file};
+use crate::fetch::store::Store;
 
 /// git ignores lines of `.gitattributes` of this length or more (`ATTR_MAX_LINE_LENGTH` in git's attr.h).
 const MAX_ATTRIBUTE_LINE: usize = 2048;
@@ -23,6 +23,7 @@ const MAX_ATTRIBUTE_LINE: usize = 2048;
 /// Upper bound of `**` in one pattern. With more, matching a path can take practically forever, and cannot be
 /// interrupted.
 const MAX_DOUBLE_STARS: usize = 2;
+
 /// Upper bound of the patterns with two `**`.
 const MAX_WITH_TWO: usize = 100;
 

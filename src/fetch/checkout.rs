@@ -28,13 +28,13 @@ use gix::worktree::stack::state::Attributes;
 use gix::worktree::stack::state::attributes::Source;
 use gix::worktree::{Stack, state::checkout};
 
-use super::attributes::{
+use crate::event::human_bytes;
+use crate::fetch::attributes::{
     CONVERTING, Conversion, Objects, attribute_files, conversion, is_attribute_file,
 };
-use super::store::Store;
-use super::tree::Extent;
-use super::utf16::Utf16;
-use crate::event::human_bytes;
+use crate::fetch::store::Store;
+use crate::fetch::tree::Extent;
+use crate::fetch::utf16::Utf16;
 
 /// Files up to this size are written by gix, larger ones in pieces.
 const SMALL: u64 = 1 << 20;
@@ -88,7 +88,8 @@ pub(super) fn memory(extent: &Extent, workers: usize) -> u64 {
     ENTRY * extent.entries + 2 * extent.paths + parallel.max(converted + attributes)
 }
 
-/// Writes the tree `root` into `target`, an empty folder, on `workers` threads. Returns how many files and links it has.
+/// Writes the tree `root` into `target`, an empty folder, on `workers` threads. Returns the number of its files and
+/// links.
 pub(super) fn check_out(
     hash: Kind,
     store: &Store,

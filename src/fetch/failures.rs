@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use gix::progress::MessageLevel;
 
-use super::task::FetchTask;
-use super::{checkout, pack, tree};
 use crate::cache::FetchDir;
 use crate::error::{Code, Error, chain};
 use crate::event::human_bytes;
+use crate::fetch::task::FetchTask;
+use crate::fetch::{checkout, pack, tree};
 use crate::process::limits;
 use crate::redact::printable;
 

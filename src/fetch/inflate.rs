@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt;
 use gix::zlib::Decompress;
 use gix::zlib::stream::inflate;
 
-use super::spool;
-use super::store::Object;
+use crate::fetch::spool;
+use crate::fetch::store::Object;
 
 /// How much is read or written at once.
 pub(super) const PIECE: usize = 64 << 10;

@@ -48,12 +48,12 @@ use tokio_util::task::TaskTracker;
 use crate::cache::FetchDir;
 use crate::error::Result;
 use crate::event::Progress;
+use crate::fetch::task::FetchTask;
 use crate::job::gitea;
 use crate::names::image::CommitSha;
 use crate::net::http::Http;
 use crate::options::Repository;
 use crate::process::executor;
-use task::FetchTask;
 
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);

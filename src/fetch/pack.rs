@@ -18,9 +18,9 @@ use gix::odb::pack::data::{self, Version};
 use gix::zlib::Decompress;
 use gix::zlib::stream::inflate;
 
-use super::resolve::BASE_IN_MEMORY;
-use super::{delta, spool, tree};
 use crate::event::human_bytes;
+use crate::fetch::resolve::BASE_IN_MEMORY;
+use crate::fetch::{delta, spool, tree};
 
 /// The largest object, and so the largest file of a template.
 pub(super) const MAX_OBJECT: u64 = 512 << 20;

@@ -16,10 +16,10 @@ use gix::hash::{Hasher, hasher};
 use gix::objs::Kind;
 use gix::objs::encode::loose_header;
 
-use super::delta;
-use super::inflate::{Inflater, PIECE, read_at};
-use super::pack::{Base, Entry, Failure, Pack};
-use super::store::{Object, Table};
+use crate::fetch::delta;
+use crate::fetch::inflate::{Inflater, PIECE, read_at};
+use crate::fetch::pack::{Base, Entry, Failure, Pack};
+use crate::fetch::store::{Object, Table};
 
 /// A base of this size or less is read into memory for its deltas; a larger one is read in place.
 pub(super) const BASE_IN_MEMORY: u64 = 8 << 20;
@@ -38,9 +38,9 @@ pub(super) struct Resolver<'a> {
     objects: Vec<Object>,
     /// Null while unknown.
     ids: Vec<ObjectId>,
-    /// The deltas, each after the index of its base.
+    /// Pairs of a base's index and a delta's index, sorted.
     by_entry: Vec<(u32, u32)>,
-    /// The deltas, each after the id of its base.
+    /// Pairs of a base's id and a delta's index, sorted.
     by_id: Vec<(ObjectId, u32)>,
     /// Where in `by_id` the deltas of a base begin that are resolved already: a pack may hold the base several
     /// times.
@@ -49,7 +49,7 @@ pub(super) struct Resolver<'a> {
     end: AtomicU64,
 }
 
-/// A base, and a delta of it.
+/// The indices of a base and of a delta of it.
 type Pair = (u32, u32);
 
 impl<'a> Resolver<'a> {

@@ -14,10 +14,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gix::objs::{Data, Kind};
 use gix::{ObjectId, oid};
 
-use super::MAX_IN_MEMORY;
-use super::inflate::{Inflater, read_at};
-use super::pack::{Failure, Pack};
-use super::resolve::Resolver;
+use crate::fetch::MAX_IN_MEMORY;
+use crate::fetch::inflate::{Inflater, read_at};
+use crate::fetch::pack::{Failure, Pack};
+use crate::fetch::resolve::Resolver;
 
 /// The objects of a pack. A clone shares the table and has an inflater of its own.
 pub(super) struct Store {

@@ -13,9 +13,9 @@ use gix::ObjectId;
 use gix::bstr::{BStr, BString, ByteSlice};
 use gix::objs::{FindExt, Kind};
 
-use super::MAX_IN_MEMORY;
-use super::store::Store;
 use crate::event::human_bytes;
+use crate::fetch::MAX_IN_MEMORY;
+use crate::fetch::store::Store;
 
 /// Upper bound of files and folders: more than a template has, and few enough to keep a list of.
 pub(super) const MAX_ENTRIES: u64 = 500_000;

@@ -8,11 +8,11 @@ use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
-use super::Wire;
-use super::refusal::Refusal;
-use super::streams::SharedExchange;
 use crate::error::{Code, Error, Retry, chain};
 use crate::event::human_bytes;
+use crate::fetch::transport::Wire;
+use crate::fetch::transport::refusal::Refusal;
+use crate::fetch::transport::streams::SharedExchange;
 use crate::job::gitea;
 use crate::net::http::{media_type, retry_after, uncompressed};
 use crate::net::retry;

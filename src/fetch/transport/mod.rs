@@ -23,11 +23,11 @@ use gix_transport::client::blocking_io::http::{
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::pack::Counters;
 use crate::error::{Code, Error};
 use crate::event::human_duration;
+use crate::fetch::pack::Counters;
+use crate::fetch::transport::streams::{RequestBody, ResponseBody, ResponseHeaders, response};
 use crate::net::http::Http;
-use streams::{RequestBody, ResponseBody, ResponseHeaders, response};
 
 /// What all requests of one fetch share.
 #[derive(Clone)]

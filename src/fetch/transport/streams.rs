@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Buf, Bytes};
 use reqwest::header::CONTENT_TYPE;
 
-use super::exchange::Exchange;
 use crate::fetch::spool;
+use crate::fetch::transport::exchange::Exchange;
 use crate::net::http::media_type;
 
 /// An exchange, shared by its streams. They are used one after the other on one thread: the lock is there because
