@@ -66,7 +66,7 @@ const MAX_IN_MEMORY: u64 = 32 << 20;
 pub(crate) struct Fetched {
     pub(crate) progress: Progress,
     /// The folder that holds the tree, as `tree`.
-    pub(crate) work: FetchDir,
+    pub(crate) dir: FetchDir,
     /// Files and links in the tree.
     pub(crate) files: u64,
     /// When the commit was made, in seconds since 1970: the time of every file in the image.

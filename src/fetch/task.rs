@@ -88,7 +88,7 @@ impl FetchTask {
         point!("checkout-done");
         Ok(Fetched {
             progress: progress(&self.wire, &self.counters),
-            work: dir,
+            dir,
             files,
             commit_time,
         })

@@ -445,7 +445,7 @@ fn keep(
     let (tasks, time) = (shared.tasks.clone(), fetched.commit_time);
     let place = {
         let (cache, commit) = (cache.clone(), commit.clone());
-        move || Ok((cache.place(&commit, time, &fetched.work)?, fetched))
+        move || Ok((cache.place(&commit, time, &fetched.dir)?, fetched))
     };
     async move {
         let (tree, fetched) = blocking(&tasks, place).await?;
@@ -453,7 +453,7 @@ fn keep(
         let _ = placed.send(tree);
         // What it was fetched into goes first: that need not get to the disk, nor take room on it.
         let clean = move || {
-            drop(fetched.work);
+            drop(fetched.dir);
             Ok(())
         };
         blocking(&tasks, clean).await?;
