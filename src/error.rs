@@ -198,6 +198,13 @@ impl Error {
         self
     }
 
+    /// Says where: "place: message". The one place where a message is put together from parts.
+    #[must_use]
+    pub(crate) fn context(mut self, place: impl fmt::Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
+        self
+    }
+
     /// Says where in the build.
     #[must_use]
     pub fn in_build(mut self, build: FailedBuild) -> Self {

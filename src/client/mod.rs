@@ -1,4 +1,4 @@
-//! A client: one set of options, one engine, and any number of calls at once.
+//! A client: one set of options, one engine, any number of calls at once.
 
 pub(crate) mod inbox;
 
@@ -13,12 +13,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Sink, human_duration};
+use crate::job;
 use crate::job::coalesce::Coalesced;
-use crate::job::flight::Flights;
 use crate::job::offline;
 use crate::job::recent::Leases;
 use crate::job::shared::Shared;
-use crate::job::{self, Request};
+use crate::job::shared_build::SharedBuilds;
+use crate::job::target::Request;
 use crate::names::image::{CommitSha, EngineHost, Image};
 use crate::names::runtimes::Runtime;
 use crate::net::http::Http;
@@ -31,13 +32,13 @@ use crate::upkeep::diagnose::{self, Diagnosis};
 use crate::upkeep::metrics::{Metrics, Snapshot};
 use crate::upkeep::prune::{self, Inventory, PruneOptions, PruneReport};
 
-/// What the end of a client waits for its calls.
+/// How long closing a client waits for its calls.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Takes events, already masked. It is called from the library's threads and must not block.
+/// Receives events, already masked. It is called on the library's threads and must not block.
 pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
 
-/// Finds and makes images. Dropping it cancels what is running.
+/// Finds and builds images. Dropping it cancels its calls.
 pub struct Client {
     shared: Arc<Shared>,
     masker: Arc<Masker>,
@@ -45,10 +46,10 @@ pub struct Client {
     calls: Calls,
 }
 
-/// What is told when a call ends.
+/// Called with the id and the result when a call ends.
 type Done<T> = Box<dyn FnOnce(u64, Result<T>) + Send>;
 
-/// What a call was about last, for the error of one that takes too long: a message, and a step of the build.
+/// The last message of a call and its last build step, for the error of one that takes too long.
 type Latest = Arc<Mutex<Option<(String, Option<String>)>>>;
 
 /// The calls under way, by id.
@@ -83,7 +84,7 @@ impl Client {
                 engine: tokio::sync::OnceCell::new(),
                 engine_told: AtomicBool::new(false),
                 lookups: Coalesced::default(),
-                flights: Flights::default(),
+                builds: SharedBuilds::default(),
                 leases: Leases::default(),
                 tasks: TaskTracker::new(),
                 masker: masker.clone(),
@@ -95,9 +96,9 @@ impl Client {
         })
     }
 
-    /// Begins a call for the head of the runtime's template, or for the commit that is pinned for the runtime, and
-    /// returns its id. `done` is called exactly once, when it ends, whatever happens, from a thread of the library.
-    /// Without a `timeout` the ceiling applies.
+    /// Starts a call for the head of the runtime's template, or for the commit that is pinned for the runtime, and
+    /// returns its id. `done` is called exactly once, when the call ends, on a thread of the library. Without a
+    /// `timeout` the ceiling applies; [`Duration::MAX`] is no limit.
     ///
     /// # Errors
     ///
@@ -113,9 +114,8 @@ impl Client {
         self.start_request(Request { runtime, commit }, timeout, done)
     }
 
-    /// Begins a call for exactly one commit of the runtime's template, of 40 or 64 hexadecimal digits. Nothing is
-    /// looked up, and the template server is not asked at all if the engine has the image. Otherwise as
-    /// [`Client::start`].
+    /// Starts a call for exactly one commit of the runtime's template, of 40 or 64 hexadecimal digits. There is no
+    /// lookup, and no request to the template server if the engine has the image. Otherwise as [`Client::start`].
     ///
     /// # Errors
     ///
@@ -161,7 +161,7 @@ impl Client {
         self.begin(Some(runtime), timeout, work, done)
     }
 
-    /// Begins to find the engine; otherwise as [`Client::start`].
+    /// Starts to find the engine; otherwise as [`Client::start`].
     ///
     /// # Errors
     ///
@@ -178,11 +178,11 @@ impl Client {
         self.begin(None, timeout, work, done)
     }
 
-    /// Begins to look for the images and the trees that are here; otherwise as [`Client::start`].
+    /// Starts to list the images and trees of this library; otherwise as [`Client::start`].
     ///
     /// # Errors
     ///
-    /// [`Code::Internal`] if the runtime of the library cannot be had.
+    /// [`Code::Internal`] if the library's async runtime cannot be used.
     pub fn start_list(
         &self,
         timeout: Option<Duration>,
@@ -192,7 +192,7 @@ impl Client {
         self.begin(None, timeout, work, done)
     }
 
-    /// Begins to remove old images and trees; otherwise as [`Client::start`].
+    /// Starts to remove old images and trees; otherwise as [`Client::start`].
     ///
     /// # Errors
     ///
@@ -208,7 +208,7 @@ impl Client {
         self.begin(None, timeout, work, done)
     }
 
-    /// Begins to look at everything that a build depends on; otherwise as [`Client::start`].
+    /// Starts to check everything that a build depends on; otherwise as [`Client::start`].
     ///
     /// # Errors
     ///
@@ -223,7 +223,7 @@ impl Client {
         self.begin(None, timeout, work, done)
     }
 
-    /// Begins to read the log of the last build of `runtime`; otherwise as [`Client::start`].
+    /// Starts to read the log of the last build of `runtime`; otherwise as [`Client::start`].
     ///
     /// # Errors
     ///
@@ -243,20 +243,19 @@ impl Client {
         self.begin(Some(runtime), timeout, work, done)
     }
 
-    /// What this client has done, in numbers.
+    /// The counters of this client.
     pub fn metrics(&self) -> Snapshot {
         self.shared.metrics.snapshot()
     }
 
     fn runtime(&self, name: &str) -> Result<Runtime> {
         let runtimes = &self.shared.settings.runtimes;
-        // The error quotes the beginning of the name, so it is made from what can be shown of it. That
-        // may be a runtime's name, and the name is none.
+        // Masked first, because the error quotes the name. The masked name may be a valid one by chance.
         let unknown = || runtimes.unknown(&self.masker.shown(name, MAX_LINE));
         runtimes.find(name).cloned().ok_or_else(unknown)
     }
 
-    /// A commit is in the names of images and folders, which are never masked.
+    /// Checks a commit of the caller. It becomes part of the names of images and folders, which are never masked.
     fn commit(&self, id: &str) -> Result<CommitSha> {
         let invalid = |what: String| Error::new(Code::InvalidArgument, what);
         if self.masker.is_in(id) {
@@ -268,7 +267,7 @@ impl Client {
         })
     }
 
-    /// Does the work of a call as a task of its own, to its end, its time limit or its cancelling.
+    /// Runs the work of a call as a task, until it ends, reaches its time limit or is cancelled.
     fn begin<T: Redact, W: Future<Output = Result<T>> + Send>(
         &self,
         runtime: Option<Runtime>,
@@ -289,7 +288,7 @@ impl Client {
         );
         let limit = timeout.unwrap_or(self.shared.settings.ceiling);
         let call = async move {
-            // On the heap, where there is one of it, and not one more in each future around it.
+            // Boxed, so that the futures around it do not each hold a copy.
             let work = Box::pin(work(Arc::clone(&shared), emit));
             let result = tokio::select! {
                 biased;
@@ -321,8 +320,8 @@ impl Client {
         Ok(id)
     }
 
-    /// Finds the image for the head of the runtime's template, or makes it. May be awaited in any
-    /// executor. Dropping the future cancels the call.
+    /// Finds or builds the image for the head of the runtime's template. May be awaited in any executor. Dropping the
+    /// future cancels the call.
     ///
     /// # Errors
     ///
@@ -336,8 +335,8 @@ impl Client {
             .await
     }
 
-    /// Finds the image for exactly one commit, or makes it; see [`Client::start_commit`]. As
-    /// [`Client::ensure_local_image`] otherwise.
+    /// Finds or builds the image for exactly one commit, see [`Client::start_commit`]; otherwise as
+    /// [`Client::ensure_local_image`].
     ///
     /// # Errors
     ///
@@ -352,7 +351,7 @@ impl Client {
             .await
     }
 
-    /// The address of the engine in use, as `DOCKER_HOST` has it. As [`Client::ensure_local_image`] otherwise.
+    /// The address of the engine in use, as `DOCKER_HOST` has it; otherwise as [`Client::ensure_local_image`].
     ///
     /// # Errors
     ///
@@ -362,8 +361,8 @@ impl Client {
             .await
     }
 
-    /// What is here of this library: images of every runtime in the engine, and trees in the cache.
-    /// As [`Client::ensure_local_image`] otherwise.
+    /// Lists this library's images of every runtime in the engine, and its trees in the cache; otherwise as
+    /// [`Client::ensure_local_image`].
     ///
     /// # Errors
     ///
@@ -372,9 +371,8 @@ impl Client {
         self.awaited(|done| self.start_list(timeout, done)).await
     }
 
-    /// Removes old images and trees of this library, and nothing else; see [`PruneOptions`].
-    /// As [`Client::ensure_local_image`] otherwise. What it has removed before an error or a cancel is
-    /// gone.
+    /// Removes old images and trees of this library, and nothing else, see [`PruneOptions`]; otherwise as
+    /// [`Client::ensure_local_image`]. An error or a cancel does not undo what was removed before it.
     ///
     /// # Errors
     ///
@@ -388,8 +386,8 @@ impl Client {
             .await
     }
 
-    /// Looks at everything that a build depends on. What is wrong is in the diagnosis, and no error.
-    /// As [`Client::ensure_local_image`] otherwise.
+    /// Checks everything that a build depends on. Problems are in the diagnosis, not an error; otherwise as
+    /// [`Client::ensure_local_image`].
     ///
     /// # Errors
     ///
@@ -399,8 +397,8 @@ impl Client {
             .await
     }
 
-    /// The log of the last build of `runtime` that was made with this cache, in whatever process.
-    /// As [`Client::ensure_local_image`] otherwise.
+    /// The log of the last build of `runtime` with this cache, by any process; otherwise as
+    /// [`Client::ensure_local_image`].
     ///
     /// # Errors
     ///
@@ -410,7 +408,7 @@ impl Client {
             .await
     }
 
-    /// Begins a call and waits for its end.
+    /// Starts a call and waits for its end.
     async fn awaited<T: Send + 'static>(
         &self,
         start: impl FnOnce(Done<T>) -> Result<u64>,
@@ -430,17 +428,16 @@ impl Client {
         receiver.await.unwrap_or_else(|_| Err(Error::canceled()))
     }
 
-    /// Cancels a call. Its `done` is called soon, with [`Code::Canceled`] unless it had just ended.
-    /// A call that has ended is no error.
+    /// Cancels a call. Its `done` is called soon, with [`Code::Canceled`] unless the call has just ended. A call that has
+    /// ended is ignored.
     pub fn cancel(&self, call: u64) {
         if let Some(cancel) = lock(&self.calls).get(&call) {
             cancel.cancel();
         }
     }
 
-    /// Cancels every call, and waits until all of them, and all that they began, have ended; but at most for
-    /// two seconds. What takes longer, such as a disk that does not answer or the removal of many files, goes on
-    /// without the client.
+    /// Cancels every call, and waits up to two seconds until their tasks have ended. Tasks that take longer, such as the
+    /// removal of many files or a read of a disk that does not answer, go on without the client.
     pub async fn close(&self) {
         self.cancel_all();
         self.shared.tasks.close();
@@ -453,7 +450,7 @@ impl Client {
         }
     }
 
-    /// Where the events of a call go: masked, and with its name on them.
+    /// The sink for the events of a call: it masks them, and adds the call and its runtime.
     fn sink(&self, call: u64, runtime: Option<Runtime>, latest: Latest) -> Sink {
         let (observer, masker) = (self.observer.clone(), Arc::clone(&self.masker));
         let shared = Arc::clone(&self.shared);
@@ -487,13 +484,13 @@ fn lock(calls: &Calls) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
     calls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ids are unique in the process and never used again.
+/// Ids are unique in the process and never reused.
 fn next_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The caller's own deadline, or the ceiling?
+/// The error of a call that reached the caller's deadline, or the ceiling.
 fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Error {
     let latest = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
     let at = latest.as_ref().map_or(String::new(), |(message, _)| {
@@ -527,14 +524,14 @@ mod tests {
     use crate::options::OptionName;
 
     #[test]
-    fn a_call_that_has_ended_is_forgotten() {
+    fn a_call_that_has_ended_is_dropped() {
         let cache = tempfile::tempdir().unwrap();
         let mut options = Options::default();
         options.set(OptionName::CacheDir, cache.path().to_str().unwrap());
         let client = Client::new(&options, None).unwrap();
         executor::runtime().unwrap().block_on(async {
             for _ in 0..3 {
-                // It ends at once: nothing was built with this cache.
+                // Fails at once: nothing was built with this cache.
                 let error = client.build_log("hermes", None).await.unwrap_err();
                 assert_eq!(error.code, Code::Cache);
             }

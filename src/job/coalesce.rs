@@ -1,10 +1,10 @@
-//! One question for all who wait for its answer (request coalescing).
+//! One request for all callers that wait for the same answer (request coalescing).
 //!
-//! An answer counts only for those who came before its question was put: another one may tell of a commit that
-//! has been replaced since. So nobody joins a question that is under way; all who come meanwhile share the next.
+//! A caller may only use the result of a request that was sent after the caller arrived: an older one could name a
+//! commit that has been replaced. So nobody joins a request that is under way; all who come meanwhile share the next.
 //!
-//! Whoever's turn it is puts the question within its own call, under its own deadline. When that call is
-//! cancelled, the question goes with it, and the next in line puts its own.
+//! The caller at the head of the queue makes the request itself, under its own deadline. When that call is cancelled,
+//! its request ends with it, and the next caller makes its own.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,78 +12,78 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-/// How long to wait for the answer of others. A question that hangs must not hold up those that would not.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a caller waits for the request of another. One that hangs must not delay the others.
+const WAIT_LIMIT: Duration = Duration::from_secs(3);
 
-/// The lines of those who wait, by what they ask about. A line ends when nobody stands in it.
+/// The requests under way, by what they ask for. A slot lives as long as a caller uses it.
 #[derive(Debug)]
 pub(crate) struct Coalesced<K, T> {
-    lines: Mutex<HashMap<K, Weak<Line<T>>>>,
-    patience: Duration,
+    slots: Mutex<HashMap<K, Weak<Slot<T>>>>,
+    wait_limit: Duration,
 }
 
 #[derive(Debug)]
-struct Line<T> {
-    /// How many questions have been put.
-    put: AtomicU64,
-    /// The latest answer, with the number of its question; locked while the next question is under way.
+struct Slot<T> {
+    /// The number of requests that were started.
+    started: AtomicU64,
+    /// The last answer, with the number of its request; locked during the next request.
     answer: tokio::sync::Mutex<Option<(u64, T)>>,
 }
 
-/// An answer, and who has asked for it.
+/// An answer, and whose request it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer<T> {
-    /// This caller itself.
+    /// This caller's own.
     Own(T),
-    /// Another one, after this caller had come.
+    /// Another caller's, sent after this caller arrived.
     Shared(T),
 }
 
 impl<K, T> Default for Coalesced<K, T> {
     fn default() -> Self {
         Self {
-            lines: Mutex::default(),
-            patience: PATIENCE,
+            slots: Mutex::default(),
+            wait_limit: WAIT_LIMIT,
         }
     }
 }
 
 impl<K: Eq + Hash, T: Clone> Coalesced<K, T> {
-    /// An answer to a question about `key` that is put from now on: by another caller, or else by `question`.
-    pub(crate) async fn ask<W>(&self, key: K, question: impl FnOnce() -> W) -> Answer<T>
+    /// The answer of a request for `key` that starts after this call: another caller's, or else `request`.
+    pub(crate) async fn ask<W>(&self, key: K, request: impl FnOnce() -> W) -> Answer<T>
     where
         W: Future<Output = T>,
     {
-        let line = self.line(key);
-        let put_before = line.put.load(Ordering::SeqCst);
-        let Ok(mut latest) = tokio::time::timeout(self.patience, line.answer.lock()).await else {
-            return Answer::Own(Box::pin(question()).await);
+        let slot = self.slot(key);
+        let started_before = slot.started.load(Ordering::SeqCst);
+        let Ok(mut latest) = tokio::time::timeout(self.wait_limit, slot.answer.lock()).await else {
+            return Answer::Own(Box::pin(request()).await);
         };
         if let Some((number, answer)) = &*latest
-            && *number > put_before
+            && *number > started_before
         {
             return Answer::Shared(answer.clone());
         }
-        let number = line.put.fetch_add(1, Ordering::SeqCst) + 1;
-        // On the heap, and from here on only: those who wait are many.
-        let answer = Box::pin(question()).await;
+        let number = slot.started.fetch_add(1, Ordering::SeqCst) + 1;
+        // Boxed after acquiring, so that waiting futures stay small.
+        let answer = Box::pin(request()).await;
         *latest = Some((number, answer.clone()));
         Answer::Own(answer)
     }
 
-    fn line(&self, key: K) -> Arc<Line<T>> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = lines.get(&key).and_then(Weak::upgrade) {
-            return line;
+    fn slot(&self, key: K) -> Arc<Slot<T>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = slots.get(&key).and_then(Weak::upgrade) {
+            return slot;
         }
-        // Without this, a process would keep every key that it has ever asked about.
-        lines.retain(|_, line| line.strong_count() > 0);
-        let line = Arc::new(Line {
-            put: AtomicU64::new(0),
+        // Otherwise a process would keep every key that it has ever used.
+        slots.retain(|_, slot| slot.strong_count() > 0);
+        let slot = Arc::new(Slot {
+            started: AtomicU64::new(0),
             answer: tokio::sync::Mutex::new(None),
         });
-        lines.insert(key, Arc::downgrade(&line));
-        line
+        slots.insert(key, Arc::downgrade(&slot));
+        slot
     }
 }
 
@@ -100,16 +100,16 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_while_a_question_is_under_way_shares_the_next_and_not_that_one() {
+    fn callers_during_a_request_share_the_next_one() {
         block_on(async {
-            let (lines, answered) = (Coalesced::default(), Notify::new());
-            let mut first = Box::pin(lines.ask("key", || async {
+            let (slots, answered) = (Coalesced::default(), Notify::new());
+            let mut first = Box::pin(slots.ask("key", || async {
                 answered.notified().await;
                 "old"
             }));
             assert_eq!((&mut first).now_or_never(), None, "it is under way");
             let mut others: Vec<_> = (0..1000)
-                .map(|_| Box::pin(lines.ask("key", || async { "new" })))
+                .map(|_| Box::pin(slots.ask("key", || async { "new" })))
                 .collect();
             for other in &mut others {
                 assert_eq!(other.now_or_never(), None);
@@ -129,32 +129,32 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_asks_about_any_more_is_forgotten() {
+    fn unused_keys_are_dropped() {
         block_on(async {
-            let lines = Coalesced::default();
+            let slots = Coalesced::default();
             for key in 0..100 {
-                assert_eq!(lines.ask(key, || async { key }).await, Answer::Own(key));
+                assert_eq!(slots.ask(key, || async { key }).await, Answer::Own(key));
             }
-            assert_eq!(lines.lines.lock().unwrap().len(), 1);
+            assert_eq!(slots.slots.lock().unwrap().len(), 1);
         });
     }
 
     #[test]
-    fn who_comes_after_an_answer_asks_again() {
+    fn a_caller_after_an_answer_makes_its_own_request() {
         block_on(async {
-            let lines = Coalesced::default();
-            assert_eq!(lines.ask("key", || async { 1 }).await, Answer::Own(1));
-            assert_eq!(lines.ask("key", || async { 2 }).await, Answer::Own(2));
+            let slots = Coalesced::default();
+            assert_eq!(slots.ask("key", || async { 1 }).await, Answer::Own(1));
+            assert_eq!(slots.ask("key", || async { 2 }).await, Answer::Own(2));
         });
     }
 
     #[test]
-    fn when_the_one_who_asks_leaves_the_next_in_line_asks() {
+    fn when_the_requesting_caller_leaves_the_next_one_requests() {
         block_on(async {
-            let lines = Coalesced::default();
-            let mut first = Box::pin(lines.ask("key", std::future::pending));
+            let slots = Coalesced::default();
+            let mut first = Box::pin(slots.ask("key", std::future::pending));
             assert_eq!((&mut first).now_or_never(), None);
-            let mut second = Box::pin(lines.ask("key", || async { 2 }));
+            let mut second = Box::pin(slots.ask("key", || async { 2 }));
             assert_eq!((&mut second).now_or_never(), None);
             drop(first);
             assert_eq!(second.await, Answer::Own(2));
@@ -162,17 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn a_question_that_hangs_holds_nobody_up_for_long_and_nobody_who_asks_of_something_else() {
+    fn a_hanging_request_delays_others_for_a_limited_time_only() {
         block_on(async {
-            let lines = Coalesced {
-                patience: Duration::from_millis(20),
+            let slots = Coalesced {
+                wait_limit: Duration::from_millis(20),
                 ..Coalesced::default()
             };
-            let mut hangs = Box::pin(lines.ask("key", std::future::pending));
+            let mut hangs = Box::pin(slots.ask("key", std::future::pending));
             assert_eq!((&mut hangs).now_or_never(), None);
-            let other = lines.ask("other", || async { 1 }).now_or_never();
+            let other = slots.ask("other", || async { 1 }).now_or_never();
             assert_eq!(other, Some(Answer::Own(1)));
-            assert_eq!(lines.ask("key", || async { 2 }).await, Answer::Own(2));
+            assert_eq!(slots.ask("key", || async { 2 }).await, Answer::Own(2));
         });
     }
 }

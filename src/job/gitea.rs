@@ -1,8 +1,8 @@
-//! Step two of the pipeline: which commit is the head of the branch?
+//! The commit at the head of a branch, from the template server: the first step of the job.
 //!
 //! The shapes are those of Gitea's API v1, `GET /repos/{owner}/{repo}` and
 //! `GET /repos/{owner}/{repo}/branches/{branch}` (`modules/structs/repo.go` and `repo_branch.go` in
-//! go-gitea/gitea). Only the fields that are needed are read; all others may change.
+//! go-gitea/gitea). Only the fields that are used are read; all others may change.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -22,10 +22,10 @@ use crate::net::retry;
 use crate::options::Repository;
 use crate::redact::printable::quoted;
 
-/// The branch that is built when none is set and the repository has it.
+/// The branch to build if none is set, and the repository has it.
 const MAIN: &str = "main";
 
-/// What stands in a path segment as it is (RFC 3986, unreserved characters).
+/// Characters that need no escape in a path segment (RFC 3986, unreserved characters).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -78,40 +78,19 @@ struct RepositoryInfo {
 }
 
 /// Finds the commit to build: the head of `branch` if one is set; else of `main`; else of the
-/// repository's default branch. In the usual case that is one call. Every error names the repository.
+/// repository's default branch. Usually this is one request. Every error names the repository.
 pub(crate) async fn head(
     http: &Http,
     runtime: &Runtime,
     repository: &Repository,
     branch: Option<&str>,
 ) -> Result<Head> {
-    let head = ask(http, runtime, repository, branch).await;
-    head.and_then(|head| not_the_token(http, repository, head))
-        .map_err(|mut error| {
-            if !error.message.contains(repository.url.as_str()) {
-                let message = error.message;
-                error.message = format!("{} cannot be looked up: {message}", repository.url);
-            }
-            error
-        })
-}
-
-/// The commit is in the names of images and folders, which are never masked. No commit has the token in
-/// its id by chance.
-fn not_the_token(http: &Http, repository: &Repository, head: Head) -> Result<Head> {
-    match http.token_is_in(head.commit.as_str()) {
-        false => Ok(head),
-        true => Err(bad(&repository.api, "its commit.id holds the token")),
-    }
-}
-
-async fn ask(
-    http: &Http,
-    runtime: &Runtime,
-    repository: &Repository,
-    branch: Option<&str>,
-) -> Result<Head> {
-    if let Some(head) = head_of(http, repository, branch.unwrap_or(MAIN)).await? {
+    let failed =
+        |error: Error| error.context(format_args!("{} cannot be looked up", repository.url));
+    if let Some(head) = head_of(http, repository, branch.unwrap_or(MAIN))
+        .await
+        .map_err(failed)?
+    {
         return Ok(head);
     }
     if let Some(branch) = branch {
@@ -129,9 +108,8 @@ async fn ask(
         return Err(not_found(runtime, repository, &what).hint(hint));
     }
 
-    let info = http.get_api(&repository.api).await?;
-    if info.status == StatusCode::NOT_FOUND && info.body.is_some() {
-        // Gitea answers so too for what the caller may not read.
+    let Some(info) = info(http, repository).await.map_err(failed)? else {
+        // Gitea gives the same answer for a repository that the caller may not read.
         let hint = match http.has_token() {
             true => {
                 "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a fork that has it; the server answers the \
@@ -143,9 +121,7 @@ async fn ask(
             }
         };
         return Err(not_found(runtime, repository, "the template repository").hint(hint));
-    }
-    let info = expect_ok(&repository.api, info, http.has_token())?;
-    let Object(info): Object<RepositoryInfo> = parse(&repository.api, info)?;
+    };
     if info.empty || info.default_branch.is_empty() {
         return Err(Error::new(
             Code::RepoNotFound,
@@ -156,7 +132,9 @@ async fn ask(
         )
         .hint("push a commit to it, and try again"));
     }
-    let head = head_of(http, repository, &info.default_branch).await?;
+    let head = head_of(http, repository, &info.default_branch)
+        .await
+        .map_err(failed)?;
     head.ok_or_else(|| {
         let what = format!("the default branch {}", quoted(&info.default_branch));
         not_found(runtime, repository, &what)
@@ -164,20 +142,43 @@ async fn ask(
     })
 }
 
+/// The repository's description; `None` if the server knows no such repository.
+async fn info(http: &Http, repository: &Repository) -> Result<Option<RepositoryInfo>> {
+    let answer = http.get_api(&repository.api).await?;
+    if answer.status == StatusCode::NOT_FOUND && answer.body.is_some() {
+        return Ok(None);
+    }
+    let body = expect_ok(&repository.api, answer, http.has_token())?;
+    let Object(info) = parse(&repository.api, body)?;
+    Ok(Some(info))
+}
+
 /// The head of a branch; `None` if the server knows no such branch or repository.
 async fn head_of(http: &Http, repository: &Repository, branch: &str) -> Result<Option<Head>> {
+    let head = read_head(http, repository, branch).await?;
+    match &head {
+        // A commit is in the names of images and folders, which are never masked. No commit has the token in its id
+        // by chance.
+        Some(head) if http.token_is_in(head.commit.as_str()) => {
+            Err(bad(&repository.api, "its commit.id holds the token"))
+        }
+        _ => Ok(head),
+    }
+}
+
+async fn read_head(http: &Http, repository: &Repository, branch: &str) -> Result<Option<Head>> {
     let url = branch_url(repository, branch);
     let answer = http.get_api(&url).await?;
     match (answer.status, &answer.body) {
         (StatusCode::NOT_FOUND, Some(_)) => Ok(None),
-        // The commit's message is in it, more than once if the commit is signed.
+        // Too large: it has the commit's message, more than once if the commit is signed.
         (StatusCode::OK, None) => head_of_ref(http, repository, branch).await,
         _ => head_from(branch, &url, answer, http.has_token()).map(Some),
     }
 }
 
-/// The same, by an answer that has no commit's message in it: a list of all references whose names begin
-/// with the branch's. Where there is only one, some versions answer with that instead.
+/// The head, by a request whose answer has no commit messages: the list of all references whose names begin with the
+/// branch's. Some versions answer with the reference itself if there is only one.
 async fn head_of_ref(http: &Http, repository: &Repository, branch: &str) -> Result<Option<Head>> {
     let url = ref_url(repository, branch);
     let answer = http.get_api(&url).await?;
@@ -219,8 +220,8 @@ fn commit_id(url: &Url, field: &str, id: &str) -> Result<CommitSha> {
     })
 }
 
-/// Finds out why git refuses a commit: the repository or the commit may not be there, or not any more if a lookup has
-/// found them. `refused` is what git said.
+/// Finds out why git refuses a commit: the repository or the commit may not exist, or no longer, if a lookup has found
+/// them. `refused` is git's error.
 pub(crate) async fn explain_refusal(
     http: &Http,
     repository: &Repository,
@@ -233,12 +234,14 @@ pub(crate) async fn explain_refusal(
         true => " any more, since its branch was looked up",
         false => "",
     };
-    let absent = |what: String, hint: &'static str| {
-        let text = format!("{what}: {}", refused.message);
-        Error::new(Code::RepoNotFound, text).hint(hint)
+    let absent = |code, what: String, hint: &'static str| {
+        Error::new(code, refused.message.clone())
+            .context(what)
+            .hint(hint)
     };
     match http.get_api(&repository.api).await {
         Ok(answer) if answer.status == StatusCode::NOT_FOUND => absent(
+            Code::RepoNotFound,
             format!("{url} is not there{since}"),
             match (looked_up, http.has_token()) {
                 (true, true) => "see whether it was deleted, or the token may not read it any more",
@@ -250,34 +253,30 @@ pub(crate) async fn explain_refusal(
             },
         ),
         Ok(answer) if matches!(answer.status.as_u16(), 401 | 403) => {
-            let Err(mut error) = expect_ok(&repository.api, answer, http.has_token()) else {
+            let Err(error) = expect_ok(&repository.api, answer, http.has_token()) else {
                 return refused;
             };
-            let message = error.message;
-            error.message = format!("{url} may not be read{since}: {message}");
-            error
+            error.context(format_args!("{url} may not be read{since}"))
         }
         Ok(answer) if answer.status == StatusCode::OK && refused.code == Code::Fetch => {
             let mut url = repository.api.clone();
             url.set_path(&format!("{}/git/commits/{commit}", url.path()));
-            // Without what makes the answer long.
+            // Leaves out the long parts of the answer.
             url.set_query(Some("stat=false&verification=false&files=false"));
             match http.get_api(&url).await {
-                Ok(answer) if answer.status == StatusCode::NOT_FOUND => {
-                    let mut error = match looked_up {
-                        true => absent(
-                            format!("the commit {commit} is gone from {}", repository.url),
-                            "try again: its branch was force-pushed since it was looked up, and the next \
+                Ok(answer) if answer.status == StatusCode::NOT_FOUND => match looked_up {
+                    true => absent(
+                        Code::Fetch,
+                        format!("the commit {commit} is gone from {}", repository.url),
+                        "try again: its branch was force-pushed since it was looked up, and the next \
                              call sees its new head",
-                        ),
-                        false => absent(
-                            format!("{} does not have the commit {commit}", repository.url),
-                            "check the commit: it may be another repository's, or of a branch that was deleted",
-                        ),
-                    };
-                    error.code = Code::Fetch;
-                    error
-                }
+                    ),
+                    false => absent(
+                        Code::Fetch,
+                        format!("{} does not have the commit {commit}", repository.url),
+                        "check the commit: it may be another repository's, or of a branch that was deleted",
+                    ),
+                },
                 _ => refused,
             }
         }
@@ -285,7 +284,7 @@ pub(crate) async fn explain_refusal(
     }
 }
 
-/// `<api>/branches/<branch>`, with `/` and everything that is not plain ASCII escaped.
+/// `<api>/branches/<branch>`, with `/` and everything outside of unreserved ASCII escaped.
 pub(crate) fn branch_url(repository: &Repository, branch: &str) -> Url {
     let mut url = repository.api.clone();
     let path = format!(
@@ -312,7 +311,7 @@ fn ref_url(repository: &Repository, branch: &str) -> Url {
     url
 }
 
-/// What a server says besides its status, for an error.
+/// The reason that a server gives besides its status, for an error.
 pub(crate) fn says(reason: &str) -> String {
     match reason.trim_end_matches('.') {
         "" => String::new(),
@@ -320,7 +319,7 @@ pub(crate) fn says(reason: &str) -> String {
     }
 }
 
-/// The body of a 200, or what another status means.
+/// The body of a 200, or the error that another status stands for.
 fn expect_ok(url: &Url, answer: Answer, has_token: bool) -> Result<bytes::Bytes> {
     let (status, retry, says) = (answer.status, answer.retry, says(&answer.reason));
     let Some(body) = answer.body else {
@@ -345,8 +344,8 @@ fn expect_ok(url: &Url, answer: Answer, has_token: bool) -> Result<bytes::Bytes>
     }
 }
 
-/// What to do where access is refused. Gitea answers 401 where it wants a token or does not know the one it
-/// got, and 403 where that is not enough: its scopes, or a server that lets nobody in without one.
+/// What to do if access is refused. Gitea answers 401 if it requires a token or does not accept the one it got, and 403
+/// if the token lacks a scope, or the server is closed for anonymous users.
 pub(crate) fn access_hint(status: StatusCode, has_token: bool) -> &'static str {
     match (status, has_token) {
         (_, false) => "set MOLECULE_GITEA_TOKEN to a token that may read the template repositories",
@@ -363,7 +362,7 @@ pub(crate) fn access_hint(status: StatusCode, has_token: bool) -> &'static str {
 
 fn parse<T: for<'de> Deserialize<'de>>(url: &Url, body: bytes::Bytes) -> Result<T> {
     debug_assert!(body.len() <= MAX_ANSWER);
-    // serde_json does not look at the bytes of a string that nobody asks for.
+    // serde_json does not check the strings that it skips.
     let body = str::from_utf8(&body).map_err(|_| bad(url, "it is not UTF-8"))?;
     serde_json::from_str(body).map_err(|error| {
         bad(
@@ -373,8 +372,8 @@ fn parse<T: for<'de> Deserialize<'de>>(url: &Url, body: bytes::Bytes) -> Result<
     })
 }
 
-/// What serde says, without the text of the answer that it quotes: that is escaped already, so that a
-/// token could not be found in it.
+/// serde's message without the text of the answer that it quotes: it is escaped, so that a token in it could not be
+/// found.
 fn reason(error: &serde_json::Error) -> String {
     let said = error.to_string();
     match (said.split_once('"'), said.rsplit_once('"')) {
@@ -383,7 +382,7 @@ fn reason(error: &serde_json::Error) -> String {
     }
 }
 
-/// An object. By itself, serde would take a list of a struct's values for the struct as well.
+/// A JSON object. Without this, serde also accepts a list of the struct's values.
 pub(crate) struct Object<T>(pub(crate) T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

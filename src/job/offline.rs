@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::job::Request;
 use crate::job::recent;
 use crate::job::shared::Shared;
+use crate::job::target::Request;
 use crate::names::image::{Image, References, Timings, full_id};
 
 /// The newest image of the runtime for the platform and the tag rules that are set; or the one of the commit that the

@@ -11,9 +11,10 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::event::{Event, Sink};
 use crate::job::coalesce::Coalesced;
-use crate::job::flight::Flights;
 use crate::job::recent::Leases;
-use crate::job::{BuildOutput, LookupResult, Request};
+use crate::job::shared_build::SharedBuilds;
+use crate::job::target::Request;
+use crate::job::{BuildOutput, LookupResult};
 use crate::names::image::{LocalName, Platform};
 use crate::net::http::Http;
 use crate::options::{PlatformChoice, Settings};
@@ -26,10 +27,10 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     pub(crate) http: Http,
     pub(crate) engine: OnceCell<Engine>,
-    /// Set when the first call has said where the engine is, if that is an unusual place.
+    /// Set by the first call, which warns if the engine is at an unusual place.
     pub(crate) engine_told: AtomicBool,
     pub(crate) lookups: Coalesced<Request, Result<Arc<LookupResult>>>,
-    pub(crate) flights: Flights<BuildOutput>,
+    pub(crate) builds: SharedBuilds<BuildOutput>,
     pub(crate) leases: Leases,
     pub(crate) tasks: TaskTracker,
     pub(crate) masker: Masker,
@@ -37,14 +38,14 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// The engine; looked for by the first call that needs it, and again after a failure.
+    /// The engine. The first call that needs it connects to it; after a failure the next one does.
     pub(crate) async fn engine(&self) -> Result<&Engine> {
         let connect = || Box::pin(Engine::connect(&self.settings.engine, &self.tasks));
         self.engine.get_or_try_init(connect).await
     }
 
-    /// Warns, once for each client, where a program that reads only `DOCKER_HOST` looks for the engine in another place:
-    /// it knows nothing of docker's contexts. A place that cannot be looked at is no reason to fail.
+    /// Warns once for each client if a program that reads only `DOCKER_HOST`, and no docker context, would use another
+    /// engine. If that cannot be found out, there is no warning.
     pub(crate) async fn warn_of_unusual_engine(&self, engine: &Engine, emit: &Sink) {
         if self.engine_told.swap(true, Ordering::Relaxed) {
             return;
@@ -56,13 +57,22 @@ impl Shared {
         }
     }
 
-    /// An image's name, taken apart, if this client could have given it.
+    /// Warns if the token goes over the network unencrypted.
+    pub(crate) fn warn_of_plain_text(&self, emit: &Sink) {
+        if let Some(server) = self.http.plain_text() {
+            let message = format!("the token goes to {server} in plain text");
+            let hint = "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
+            emit(Event::warning(message, hint));
+        }
+    }
+
+    /// The parts of an image's name, if this client could have given it.
     pub(crate) fn local_name(&self, listed: &str) -> Option<LocalName> {
         let settings = &self.settings;
         LocalName::parse(listed, &settings.runtimes, &settings.tags.isolation)
     }
 
-    /// What the image is to be built for.
+    /// The platform to build for.
     pub(crate) async fn platform(&self) -> Result<Platform> {
         match &self.settings.platform {
             PlatformChoice::Fixed(platform) => Ok(platform.clone()),
@@ -79,6 +89,7 @@ impl Shared {
     }
 }
 
+/// Runs a step of a call, and notes how long it took.
 pub(crate) async fn timed<T>(
     shared: &Shared,
     step: Step,

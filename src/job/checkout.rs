@@ -1,0 +1,146 @@
+//! The tree of a commit: readable for the build at once, and written through to the disk for later calls.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::{Cache, Lock, Tree};
+use crate::error::{Code, Error, Result};
+use crate::event::{Event, Sink};
+use crate::fetch::{self, Fetched};
+use crate::job::shared::Shared;
+use crate::job::target::Target;
+use crate::net::retry;
+use crate::process::executor::blocking;
+
+/// How long the write to the disk waits for the engine to receive the tree: two that write thousands of files
+/// at once are both slower.
+const RECEIVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// A tree that a build can read. Dropping it does not stop the write to the disk.
+pub(crate) struct Checkout {
+    pub(crate) tree: Tree,
+    /// Cancelled when the engine has received the tree, or never will.
+    pub(crate) received: CancellationToken,
+    /// Writes the tree to the disk; `None` if it was in the cache.
+    write: Option<JoinHandle<Result<()>>>,
+}
+
+impl Checkout {
+    /// Takes exactly this commit from the cache, or fetches it into the cache: all of it or nothing.
+    pub(crate) async fn new(
+        shared: &Shared,
+        target: &Target,
+        cache: &Cache,
+        lock: &Lock,
+        emit: &Sink,
+    ) -> Result<Self> {
+        let received = CancellationToken::new();
+        let (cached, commit) = (cache.clone(), target.commit.clone());
+        if let Some(tree) = blocking(&shared.tasks, move || cached.tree(&commit)).await? {
+            return Ok(Self {
+                tree,
+                received,
+                write: None,
+            });
+        }
+        let begun = Instant::now();
+        if target.branch.is_none() {
+            // Otherwise the lookup has warned.
+            shared.warn_of_plain_text(emit);
+        }
+        emit(Event::fetch_started(&target.repository.url, &target.commit));
+        let fetched = retry::transient(emit, || fetch(shared, target, cache, lock, emit)).await?;
+        point!("tree-fetched");
+        let (progress, files, time) = (fetched.progress, fetched.files, fetched.commit_time);
+        let (place, commit) = (cache.clone(), target.commit.clone());
+        let place = move || Ok((place.place(&commit, time, &fetched.dir)?, fetched));
+        let (tree, fetched) = blocking(&shared.tasks, place).await?;
+        // A task, so that the tree is kept also if the call is cancelled during the build.
+        let write = shared.tasks.spawn(write(
+            shared.tasks.clone(),
+            cache.clone(),
+            target.clone(),
+            lock.clone(),
+            fetched,
+            received.clone(),
+        ));
+        emit(Event::fetch_done(progress, files, begun.elapsed()));
+        Ok(Self {
+            tree,
+            received,
+            write: Some(write),
+        })
+    }
+
+    /// Waits until the tree is on the disk, after the build. A failure is only a warning, because the next build
+    /// fetches the commit again; internal errors propagate.
+    pub(crate) async fn written(mut self, emit: &Sink) -> Result<()> {
+        self.received.cancel();
+        let Some(write) = self.write.take() else {
+            return Ok(());
+        };
+        match write.await.unwrap_or_else(|_| Err(Error::canceled())) {
+            Err(error) if error.code != Code::Internal => {
+                let message = format!("the template's files are not kept: {}", error.message);
+                emit(Event::warning(message, error.hint));
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        self.received.cancel();
+    }
+}
+
+async fn fetch(
+    shared: &Shared,
+    target: &Target,
+    cache: &Cache,
+    lock: &Lock,
+    emit: &Sink,
+) -> Result<Fetched> {
+    let (cache, commit, lock) = (cache.clone(), target.commit.clone(), lock.clone());
+    let dir = blocking(&shared.tasks, move || cache.fetch_dir(&commit, &lock)).await?;
+    point!("work-made");
+    let request = fetch::Request {
+        http: &shared.http,
+        repository: &target.repository,
+        commit: &target.commit,
+        looked_up: target.branch.is_some(),
+        stall_grace: shared.settings.stall_grace,
+        memory: shared.settings.memory,
+    };
+    let report = |progress| emit(Event::fetch_progress(progress));
+    fetch::commit(request, dir, &shared.tasks, report).await
+}
+
+/// Writes a tree to the disk and marks it complete, with the lock held.
+async fn write(
+    tasks: tokio_util::task::TaskTracker,
+    cache: Cache,
+    target: Target,
+    lock: Lock,
+    fetched: Fetched,
+    received: CancellationToken,
+) -> Result<()> {
+    let time = fetched.commit_time;
+    // First, so that the files of the fetch neither take room nor are written.
+    let clean = move || {
+        drop(fetched.dir);
+        Ok(())
+    };
+    blocking(&tasks, clean).await?;
+    let _ = tokio::time::timeout(RECEIVE_LIMIT, received.cancelled()).await;
+    let write = move || {
+        let written = cache.mark_complete(&target.commit, time);
+        drop(lock);
+        written
+    };
+    blocking(&tasks, write).await
+}

@@ -1,0 +1,286 @@
+//! One build for all callers that want the same image (promise P3), until the last of them leaves (P4).
+//!
+//! The build is a task of its own: a caller that joins late gets the same result, a caller that leaves does not
+//! disturb the others, and when the last one leaves the build is cancelled.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::{Error, Result};
+use crate::process::panics;
+
+/// The builds under way, by the image reference that they make.
+#[derive(Debug)]
+pub(crate) struct SharedBuilds<T> {
+    builds: Arc<Mutex<HashMap<String, SharedBuild<T>>>>,
+}
+
+#[derive(Debug)]
+struct SharedBuild<T> {
+    /// Distinguishes a build from a later one of the same image.
+    id: u64,
+    waiters: usize,
+    cancel: CancellationToken,
+    result: watch::Receiver<Option<Result<T>>>,
+}
+
+/// A caller that waits for a build. Dropping it leaves the build.
+pub(crate) struct Waiter<T: Clone + Send + Sync + 'static> {
+    builds: SharedBuilds<T>,
+    key: String,
+    id: u64,
+    result: watch::Receiver<Option<Result<T>>>,
+    /// True for the caller that started the build.
+    pub(crate) first: bool,
+}
+
+impl<T> Clone for SharedBuilds<T> {
+    fn clone(&self) -> Self {
+        Self {
+            builds: Arc::clone(&self.builds),
+        }
+    }
+}
+
+impl<T> Default for SharedBuilds<T> {
+    fn default() -> Self {
+        Self {
+            builds: Arc::default(),
+        }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> SharedBuilds<T> {
+    /// Joins the build for `key`; `work` starts one if there is none.
+    pub(crate) fn join<W>(
+        &self,
+        key: &str,
+        tasks: &TaskTracker,
+        work: impl FnOnce() -> W,
+    ) -> Waiter<T>
+    where
+        W: Future<Output = Result<T>> + Send + 'static,
+    {
+        let mut builds = self.lock();
+        if let Some(build) = builds.get_mut(key) {
+            build.waiters += 1;
+            return self.waiter(key, build.id, build.result.clone(), false);
+        }
+        let cancel = CancellationToken::new();
+        let (sender, result) = watch::channel(None);
+        let id = next_id();
+        builds.insert(
+            key.to_owned(),
+            SharedBuild {
+                id,
+                waiters: 1,
+                cancel: cancel.clone(),
+                result: result.clone(),
+            },
+        );
+        drop(builds);
+
+        let work = panics::catch_future(work());
+        let (builds, task_key) = (self.clone(), key.to_owned());
+        tasks.spawn(async move {
+            let result = tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(Error::canceled()),
+                result = work => result,
+            };
+            // Removed first: a caller that comes now asks the engine again, and does not get a result that is older
+            // than its call.
+            builds.remove(&task_key, id);
+            sender.send_replace(Some(result));
+        });
+        self.waiter(key, id, result, true)
+    }
+
+    fn waiter(
+        &self,
+        key: &str,
+        id: u64,
+        result: watch::Receiver<Option<Result<T>>>,
+        first: bool,
+    ) -> Waiter<T> {
+        Waiter {
+            builds: self.clone(),
+            key: key.to_owned(),
+            id,
+            result,
+            first,
+        }
+    }
+
+    fn remove(&self, key: &str, id: u64) {
+        let mut builds = self.lock();
+        if builds.get(key).is_some_and(|build| build.id == id) {
+            builds.remove(key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, SharedBuild<T>>> {
+        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Waiter<T> {
+    /// Waits for the result.
+    pub(crate) async fn wait(mut self) -> Result<T> {
+        match self.result.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or_else(|| Err(Error::canceled())),
+            Err(_) => Err(Error::canceled()),
+        }
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> Drop for Waiter<T> {
+    fn drop(&mut self) {
+        let mut builds = self.builds.lock();
+        let Some(build) = builds.get_mut(&self.key).filter(|f| f.id == self.id) else {
+            return;
+        };
+        build.waiters -= 1;
+        if build.waiters == 0 {
+            build.cancel.cancel();
+            builds.remove(&self.key);
+        }
+    }
+}
+
+fn next_id() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use crate::error::Code;
+
+    fn block_on<T>(work: impl Future<Output = T>) -> T {
+        crate::process::executor::runtime().unwrap().block_on(work)
+    }
+
+    #[test]
+    fn a_thousand_callers_share_one_build() {
+        block_on(async {
+            let (builds, tasks) = (SharedBuilds::default(), TaskTracker::new());
+            let runs = Arc::new(AtomicUsize::new(0));
+            let waiters: Vec<_> = (0..1000)
+                .map(|_| {
+                    let runs = Arc::clone(&runs);
+                    builds.join("key", &tasks, || async move {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        Ok(runs.fetch_add(1, Ordering::SeqCst))
+                    })
+                })
+                .collect();
+            assert_eq!(waiters.iter().filter(|waiter| waiter.first).count(), 1);
+            for waiter in waiters {
+                assert_eq!(waiter.wait().await.unwrap(), 0);
+            }
+            assert!(builds.lock().is_empty());
+        });
+    }
+
+    #[test]
+    fn the_build_runs_until_the_last_waiter_leaves() {
+        block_on(async {
+            let (builds, tasks) = (SharedBuilds::default(), TaskTracker::new());
+            let finished = Arc::new(AtomicUsize::new(0));
+            let join = || {
+                let finished = Arc::clone(&finished);
+                builds.join("key", &tasks, || async move {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    finished.fetch_add(1, Ordering::SeqCst);
+                    Ok(())
+                })
+            };
+            let (first, second) = (join(), join());
+            drop(first);
+            second.wait().await.unwrap();
+            assert_eq!(finished.load(Ordering::SeqCst), 1);
+
+            drop(join());
+            tasks.close();
+            tasks.wait().await;
+            assert_eq!(
+                finished.load(Ordering::SeqCst),
+                1,
+                "the last waiter has left"
+            );
+            assert!(builds.lock().is_empty());
+        });
+    }
+
+    #[test]
+    fn a_panic_is_an_error_for_every_waiter() {
+        block_on(async {
+            let (builds, tasks) = (SharedBuilds::<()>::default(), TaskTracker::new());
+            let join = || builds.join("key", &tasks, || async { panic!("boom") });
+            let (one, two) = (join(), join());
+            for waiter in [one, two] {
+                let error = waiter.wait().await.unwrap_err();
+                assert_eq!(error.code, Code::Internal);
+                assert!(error.message.contains("boom"));
+            }
+        });
+    }
+
+    /// A build that ends when the token is cancelled.
+    fn waiting(builds: &SharedBuilds<()>, tasks: &TaskTracker) -> (Waiter<()>, CancellationToken) {
+        let end = CancellationToken::new();
+        let ended = end.clone();
+        let waiter = builds.join("key", tasks, || async move {
+            ended.cancelled().await;
+            Ok(())
+        });
+        (waiter, end)
+    }
+
+    #[test]
+    fn a_waiter_of_an_old_build_does_not_cancel_a_new_one() {
+        block_on(async {
+            let (builds, tasks) = (SharedBuilds::default(), TaskTracker::new());
+            let (early, end) = waiting(&builds, &tasks);
+            end.cancel();
+            tasks.close();
+            tasks.wait().await;
+
+            let (later, end) = waiting(&builds, &tasks);
+            assert!(later.first);
+            drop(early);
+            assert_eq!(builds.lock()["key"].waiters, 1);
+            end.cancel();
+            later.wait().await.unwrap();
+        });
+    }
+
+    #[test]
+    fn the_end_of_an_old_build_does_not_remove_a_new_one() {
+        block_on(async {
+            let (builds, tasks) = (SharedBuilds::default(), TaskTracker::new());
+            let (early, _) = waiting(&builds, &tasks);
+            let ended = early.id;
+            drop(early);
+            let (later, end) = waiting(&builds, &tasks);
+            assert!(later.first, "what is cancelled is not joined");
+            // What the task of the earlier one does at its end.
+            builds.remove("key", ended);
+            let (joined, _) = waiting(&builds, &tasks);
+            assert!(!joined.first);
+            end.cancel();
+            later.wait().await.unwrap();
+            joined.wait().await.unwrap();
+        });
+    }
+}
