@@ -1,4 +1,4 @@
-//! Which branch? `main`, else the default branch; or the one that was asked for.
+//! Branch selection: the configured branch, else `main`, else the repository's default branch.
 
 use mol::event::Kind;
 use mol::{Code, OptionName};
@@ -24,7 +24,7 @@ fn api_paths(bed: &Bed) -> Vec<String> {
 }
 
 #[test]
-fn main_is_built_with_one_question_also_where_it_is_not_the_default_branch() {
+fn main_is_preferred_over_the_default_branch_with_one_api_request() {
     let bed = Bed::new();
     let repository = bed.server.template("hermes");
     bed.server
@@ -37,7 +37,7 @@ fn main_is_built_with_one_question_also_where_it_is_not_the_default_branch() {
 }
 
 #[test]
-fn without_main_the_default_branch_is_built() {
+fn the_default_branch_is_built_if_main_is_missing() {
     for branch in ["master", "feature/deep/er", "größe/日本", "a+b&c=d#e;f"] {
         let bed = Bed::new();
         let repository = bed.server.template("hermes");
@@ -58,7 +58,7 @@ fn without_main_the_default_branch_is_built() {
 }
 
 #[test]
-fn an_empty_repository_has_an_error_of_its_own() {
+fn an_empty_repository_is_reported_as_empty() {
     let bed = Bed::new();
     bed.server
         .repository(&bed.server.template("hermes"), json!({ "empty": true }));
@@ -70,7 +70,7 @@ fn an_empty_repository_has_an_error_of_its_own() {
 }
 
 #[test]
-fn a_repository_without_a_default_branch_is_empty_whatever_else_it_says() {
+fn a_repository_without_a_default_branch_counts_as_empty() {
     for answer in [
         json!({ "empty": false, "default_branch": "" }),
         json!({ "empty": true, "default_branch": "main" }),
@@ -89,7 +89,7 @@ fn a_repository_without_a_default_branch_is_empty_whatever_else_it_says() {
 }
 
 #[test]
-fn a_default_branch_that_does_not_exist_is_named() {
+fn a_missing_default_branch_is_named_in_the_error() {
     let bed = Bed::new();
     let repository = bed.server.template("hermes");
     bed.server.commit(&repository, "other", dockerfile(PLAIN));
@@ -105,7 +105,7 @@ fn a_default_branch_that_does_not_exist_is_named() {
 }
 
 #[test]
-fn a_branch_that_is_asked_for_is_built_without_probing() {
+fn a_configured_branch_is_built_without_probing_for_others() {
     for branch in ["develop", "feature/x", "größe/日本"] {
         let bed = Bed::new();
         let repository = bed.server.template("hermes");
@@ -119,7 +119,7 @@ fn a_branch_that_is_asked_for_is_built_without_probing() {
 }
 
 #[test]
-fn a_branch_that_is_asked_for_and_not_there_is_an_error_and_never_another_branch() {
+fn a_missing_configured_branch_is_an_error_without_fallback() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let error = bed

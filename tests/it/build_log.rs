@@ -1,4 +1,4 @@
-//! The log of the last build, kept in the cache: whole, bounded, and without a secret.
+//! The log of the last build, kept in the cache: complete, bounded in size, with secrets masked.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ fn log(client: &TestClient) -> BuildLog {
 }
 
 #[test]
-fn it_has_every_line_of_the_last_build_and_how_it_ended() {
+fn the_log_has_every_line_and_the_result_of_the_last_build() {
     let bed = Bed::new();
     let client = bed.client();
     let sha = bed.template(
@@ -51,7 +51,7 @@ fn it_has_every_line_of_the_last_build_and_how_it_ended() {
     let mode = fs::metadata(&first.path).unwrap().permissions().mode();
     assert_eq!(mode & 0o077, 0, "{mode:o}");
 
-    // A hit builds nothing, and changes nothing.
+    // A hit does not change the log.
     client.ensure("hermes").unwrap();
     assert_eq!(log(&client), first);
 
@@ -73,7 +73,7 @@ fn it_has_every_line_of_the_last_build_and_how_it_ended() {
 }
 
 #[test]
-fn a_build_that_was_cancelled_has_one_too() {
+fn a_cancelled_build_has_a_log() {
     let bed = Bed::new();
     let client = bed.client();
     let word = unique();
@@ -96,9 +96,9 @@ fn a_build_that_was_cancelled_has_one_too() {
 }
 
 #[test]
-fn of_a_build_that_prints_without_end_the_beginning_and_the_end_are_kept() {
+fn a_long_log_keeps_its_beginning_and_end() {
     let bed = Bed::new();
-    // BuildKit itself passes on no more than a mebibyte of a step.
+    // BuildKit itself limits the output of a step to 1 MiB.
     let client = bed.client_with(&[(OptionName::DockerBuildkit, "0")]);
     let line = "a-line-that-is-not-very-long-but-long-enough-to-fill-something";
     bed.template(
@@ -118,7 +118,7 @@ fn of_a_build_that_prints_without_end_the_beginning_and_the_end_are_kept() {
 }
 
 #[test]
-fn no_token_is_in_it_however_the_build_prints_it() {
+fn secrets_printed_by_the_build_are_masked_in_the_log() {
     const TOKEN: &str = "t0ken-of-7-nobody";
     let bed = Bed::with(&["--token", TOKEN]);
     let client = bed.client_with(&[(OptionName::Token, TOKEN)]);
@@ -138,10 +138,10 @@ fn no_token_is_in_it_however_the_build_prints_it() {
 }
 
 #[test]
-fn what_is_not_a_log_of_ours_is_none() {
+fn a_missing_or_symlinked_log_is_reported_as_no_log() {
     let bed = Bed::new();
     let client = bed.client();
-    let none = |client: &TestClient| {
+    let assert_no_log = |client: &TestClient| {
         let error = block_on(client.inner().build_log("hermes", None)).unwrap_err();
         assert_eq!(error.code, Code::Cache, "{error:?}");
         assert!(
@@ -150,8 +150,8 @@ fn what_is_not_a_log_of_ours_is_none() {
         );
         assert!(error.hint.contains("mol ensure hermes"), "{error:?}");
     };
-    none(&client);
-    assert!(!bed.cache().exists(), "looking makes nothing");
+    assert_no_log(&client);
+    assert!(!bed.cache().exists(), "reading creates nothing");
     let folder = bed.cache().join("hermes");
     fs::create_dir_all(&folder).unwrap();
     for folder in [&bed.cache(), &folder] {
@@ -160,8 +160,8 @@ fn what_is_not_a_log_of_ours_is_none() {
     let secret = bed.scratch().join("secret");
     fs::write(&secret, "precious").unwrap();
     std::os::unix::fs::symlink(&secret, folder.join(".build.log")).unwrap();
-    none(&client);
-    // Nor does a build follow the link.
+    assert_no_log(&client);
+    // A build does not follow the link either.
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     client.ensure("hermes").unwrap();
     assert_eq!(fs::read_to_string(&secret).unwrap(), "precious");

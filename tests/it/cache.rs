@@ -1,4 +1,5 @@
-//! The cache: whatever it holds, what is used is whole, and the next call succeeds (promise P5).
+//! The cache: only complete trees are used, whatever else is in it, and the next call succeeds
+//! (promise P5).
 
 use std::collections::HashMap;
 use std::fs;
@@ -24,7 +25,7 @@ fn tree(bed: &Bed, sha: &str) -> PathBuf {
     bed.cache().join("hermes").join(&sha[..12])
 }
 
-/// The image has the commit's files, and no other.
+/// The image contains the commit's files and no stale ones.
 fn assert_right(bed: &Bed) {
     let image = bed.client().ensure("hermes").unwrap();
     let files = bed.engine.files(&image.reference);
@@ -32,7 +33,7 @@ fn assert_right(bed: &Bed) {
     assert!(!files.contains_key("stale"), "{files:?}");
 }
 
-/// The cache folder, as somebody else may have left it.
+/// Creates the runtime's cache folder and returns the path of the tree, which does not exist yet.
 fn prepared(bed: &Bed) -> PathBuf {
     let sha = bed.template("hermes", copying("right"));
     let tree = tree(bed, &sha);
@@ -42,8 +43,8 @@ fn prepared(bed: &Bed) -> PathBuf {
     tree
 }
 
-/// A system call as strace tells it, with the lines in which it began and ended: calls of other threads may lie
-/// between them.
+/// A system call in strace's output, with the lines on which it began and ended. Calls of other threads
+/// may be between them.
 #[derive(Debug)]
 struct Call {
     text: String,
@@ -51,7 +52,7 @@ struct Call {
     ended: usize,
 }
 
-/// The calls of these names that a program makes, in their order. Each descriptor is told with its path.
+/// The system calls with these names that a program makes, in order. Descriptors are shown with their path.
 fn traced(bed: &Bed, program: &Command, calls: &str) -> Vec<Call> {
     let how = ["-y", "-s", "4096", "-e", "signal=none"];
     let (output, trace) = under_strace(bed, program, calls, &how);
@@ -82,7 +83,7 @@ fn traced(bed: &Bed, program: &Command, calls: &str) -> Vec<Call> {
     made
 }
 
-/// The first call that has all of these in it, and succeeded.
+/// The first successful call that contains all of these parts.
 fn call<'c>(calls: &'c [Call], parts: &[&str]) -> &'c Call {
     let mut succeeded = calls.iter().filter(|call| call.text.ends_with("= 0"));
     succeeded
@@ -91,7 +92,7 @@ fn call<'c>(calls: &'c [Call], parts: &[&str]) -> &'c Call {
 }
 
 #[test]
-fn a_tree_is_marked_complete_only_when_all_of_it_is_on_the_disk() {
+fn a_tree_is_marked_complete_only_after_it_is_synced_to_disk() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("right"));
     let short = &sha[..12];
@@ -107,12 +108,13 @@ fn a_tree_is_marked_complete_only_when_all_of_it_is_on_the_disk() {
     assert!(placed.ended < synced.begun, "{calls:#?}");
     assert!(synced.ended < marked.begun, "{calls:#?}");
     assert!(marker.ended < marked.begun, "{calls:#?}");
-    // The marker's name is on the disk too when the call ends.
+    // The marker's directory entry is synced too before the call ends.
     let folder = call(&calls, &["sync(", "cache/hermes>"]);
     assert!(marked.ended < folder.begun, "{calls:#?}");
 }
 
-/// The marker is removed before anything of the tree: a kill in between would leave half a tree that counts as whole.
+/// The marker is removed before any part of the tree: otherwise a kill in between would leave half a tree
+/// that counts as complete.
 fn assert_marker_goes_first(calls: &[Call], sha: &str) {
     let short = &sha[..12];
     let marker = call(calls, &[&format!("hermes/.{short}.json\"")]);
@@ -127,7 +129,7 @@ fn assert_marker_goes_first(calls: &[Call], sha: &str) {
 const REMOVALS: &str = "unlink,unlinkat,rmdir";
 
 #[test]
-fn pruning_takes_the_marker_away_before_the_tree() {
+fn pruning_removes_the_marker_before_the_tree() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("right"));
     bed.client().ensure("hermes").unwrap();
@@ -140,7 +142,7 @@ fn pruning_takes_the_marker_away_before_the_tree() {
 }
 
 #[test]
-fn a_tree_that_is_not_used_loses_its_marker_first() {
+fn a_discarded_tree_loses_its_marker_first() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("right"));
     bed.client().ensure("hermes").unwrap();
@@ -155,7 +157,7 @@ fn a_tree_that_is_not_used_loses_its_marker_first() {
 }
 
 #[test]
-fn a_half_written_tree_is_thrown_away() {
+fn a_half_written_tree_is_discarded() {
     let bed = Bed::new();
     let tree = prepared(&bed);
     fs::create_dir(&tree).unwrap();
@@ -166,21 +168,21 @@ fn a_half_written_tree_is_thrown_away() {
 }
 
 #[test]
-fn an_empty_tree_is_thrown_away() {
+fn an_empty_tree_is_discarded() {
     let bed = Bed::new();
     fs::create_dir(prepared(&bed)).unwrap();
     assert_right(&bed);
 }
 
 #[test]
-fn a_file_in_the_place_of_the_tree_is_thrown_away() {
+fn a_file_in_place_of_the_tree_is_discarded() {
     let bed = Bed::new();
     fs::write(prepared(&bed), "").unwrap();
     assert_right(&bed);
 }
 
 #[test]
-fn a_link_in_the_place_of_the_tree_is_thrown_away_and_not_followed() {
+fn a_symlink_in_place_of_the_tree_is_discarded_not_followed() {
     let bed = Bed::new();
     let tree = prepared(&bed);
     let elsewhere = bed.scratch().join("elsewhere");
@@ -193,51 +195,51 @@ fn a_link_in_the_place_of_the_tree_is_thrown_away_and_not_followed() {
 }
 
 #[test]
-fn a_tree_of_another_commit_with_the_same_first_digits_is_thrown_away() {
+fn a_tree_of_another_commit_with_the_same_short_sha_is_discarded() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("right"));
     bed.client().ensure("hermes").unwrap();
     bed.engine.remove_all_of(&bed.isolation);
-    // What vouches for the tree names the whole commit: here, another one.
+    // The marker names the full commit id: here, a different one.
     let other = format!("{}{}", &sha[..12], "0".repeat(28));
-    let mut vouchers = 0;
+    let mut markers = 0;
     for entry in fs::read_dir(bed.cache().join("hermes")).unwrap().flatten() {
         let Ok(text) = fs::read_to_string(entry.path()) else {
             continue;
         };
         if text.contains(&sha) {
-            vouchers += 1;
+            markers += 1;
             fs::write(entry.path(), text.replace(&sha, &other)).unwrap();
         }
     }
-    assert_eq!(vouchers, 1);
+    assert_eq!(markers, 1);
     fs::write(tree(&bed, &sha).join("stale"), "").unwrap();
     assert_right(&bed);
 }
 
 #[test]
-fn a_voucher_that_was_cut_short_vouches_for_nothing() {
+fn a_truncated_marker_is_ignored() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("right"));
     bed.client().ensure("hermes").unwrap();
     bed.engine.remove_all_of(&bed.isolation);
-    let mut vouchers = 0;
+    let mut markers = 0;
     for entry in fs::read_dir(bed.cache().join("hermes")).unwrap().flatten() {
         let Ok(text) = fs::read_to_string(entry.path()) else {
             continue;
         };
         if text.contains(&sha) {
-            vouchers += 1;
+            markers += 1;
             fs::write(entry.path(), &text[..text.len() / 2]).unwrap();
         }
     }
-    assert_eq!(vouchers, 1);
+    assert_eq!(markers, 1);
     fs::write(tree(&bed, &sha).join("stale"), "").unwrap();
     assert_right(&bed);
 }
 
 #[test]
-fn a_whole_tree_is_used_without_a_fetch() {
+fn a_complete_tree_is_used_without_a_fetch() {
     let bed = Bed::new();
     bed.template("hermes", copying("right"));
     bed.client().ensure("hermes").unwrap();
@@ -248,7 +250,7 @@ fn a_whole_tree_is_used_without_a_fetch() {
 }
 
 #[test]
-fn a_fetch_that_was_killed_leaves_nothing_that_is_used() {
+fn the_leftovers_of_a_killed_fetch_are_not_used() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("right"));
     bed.server.faults(
@@ -274,7 +276,7 @@ fn a_fetch_that_was_killed_leaves_nothing_that_is_used() {
 }
 
 #[test]
-fn old_leftovers_are_swept_and_young_ones_are_not() {
+fn old_leftovers_are_removed_and_recent_ones_kept() {
     let bed = Bed::new();
     let folder = prepared(&bed).parent().unwrap().to_owned();
     let (old, young) = (folder.join(".work-old"), folder.join(".work-young"));
@@ -288,11 +290,11 @@ fn old_leftovers_are_swept_and_young_ones_are_not() {
         .unwrap();
     assert_right(&bed);
     assert!(!old.exists());
-    assert!(young.exists(), "somebody may be at it");
+    assert!(young.exists(), "another process may be using it");
 }
 
 #[test]
-fn the_cache_is_its_owners_alone() {
+fn the_cache_is_accessible_only_to_its_owner() {
     let bed = Bed::new();
     bed.template("hermes", copying("right"));
     bed.client().ensure("hermes").unwrap();
@@ -303,7 +305,7 @@ fn the_cache_is_its_owners_alone() {
 }
 
 #[test]
-fn the_cache_is_below_the_users_cache_folder_unless_told_otherwise() {
+fn the_default_cache_path_follows_xdg_home_and_tmpdir() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let (home, xdg, tmp) = (
@@ -352,7 +354,7 @@ fn the_cache_is_below_the_users_cache_folder_unless_told_otherwise() {
 }
 
 #[test]
-fn a_cache_on_another_disk_may_be_a_link() {
+fn the_cache_may_be_a_symlink_to_another_disk() {
     let bed = Bed::new();
     bed.template("hermes", copying("right"));
     let disk = bed.scratch().join("disk");

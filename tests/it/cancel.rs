@@ -1,4 +1,5 @@
-//! Cancel means stop (promise P4): at once, in the engine too, and for nobody else.
+//! Cancelling stops the work within a second, in the engine too, without affecting other callers
+//! (promise P4).
 
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -14,8 +15,8 @@ use crate::support::{
     AT_ONCE, Bed, End, Proxy, TestClient, Treat, block_on, chance, soak, unique, until,
 };
 
-/// A template whose build says that it runs and then does not end. The word is in the command line
-/// of its process.
+/// A template whose build prints the returned word and then does not end. The word is also in the
+/// command line of the build's process.
 fn endless(bed: &Bed, runtime: &str) -> String {
     let word = unique();
     let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 600; true\n");
@@ -23,16 +24,16 @@ fn endless(bed: &Bed, runtime: &str) -> String {
     word
 }
 
-/// Waits until the build's process runs, on this machine.
+/// Waits until the build's process runs on this machine.
 fn wait_until_it_builds(client: &TestClient, word: &str) {
     client.wait_for_line(word);
     assert!(
         is_running(word),
-        "the test sees the processes of the engine"
+        "the test must see the processes of the engine"
     );
 }
 
-/// The process is gone within the time that is promised.
+/// The process ends within the promised time.
 fn assert_gone(word: &str, since: Instant) {
     until("the end of the build's process", || {
         (!is_running(word)).then_some(())
@@ -40,7 +41,7 @@ fn assert_gone(word: &str, since: Instant) {
     assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
 }
 
-fn cancelled_during_the_build(bed: &Bed, client: &TestClient) {
+fn assert_cancel_stops_the_build(bed: &Bed, client: &TestClient) {
     let word = endless(bed, "hermes");
     let call = client.begin("hermes");
     wait_until_it_builds(client, &word);
@@ -57,18 +58,18 @@ fn cancelled_during_the_build(bed: &Bed, client: &TestClient) {
 fn a_cancelled_call_stops_the_build_in_the_engine_within_a_second() {
     let bed = Bed::new();
     let client = bed.client();
-    cancelled_during_the_build(&bed, &client);
+    assert_cancel_stops_the_build(&bed, &client);
 }
 
 #[test]
-fn with_the_classic_builder_too() {
+fn a_cancelled_call_stops_the_classic_builder_within_a_second() {
     let bed = Bed::new();
     let client = bed.client_with(&[(OptionName::DockerBuildkit, "0")]);
-    cancelled_during_the_build(&bed, &client);
+    assert_cancel_stops_the_build(&bed, &client);
 }
 
 #[test]
-fn a_client_that_is_closed_stops_its_builds() {
+fn closing_a_client_stops_its_builds() {
     let bed = Bed::new();
     let client = bed.client();
     let word = endless(&bed, "hermes");
@@ -82,7 +83,7 @@ fn a_client_that_is_closed_stops_its_builds() {
 }
 
 #[test]
-fn a_client_that_is_dropped_cancels_its_calls() {
+fn dropping_a_client_cancels_its_calls() {
     let bed = Bed::new();
     bed.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
@@ -99,7 +100,7 @@ fn a_client_that_is_dropped_cancels_its_calls() {
 }
 
 #[test]
-fn a_future_that_is_dropped_stops_its_build() {
+fn dropping_a_future_stops_its_build() {
     let bed = Bed::new();
     let client = bed.client();
     let word = endless(&bed, "hermes");
@@ -111,7 +112,7 @@ fn a_future_that_is_dropped_stops_its_build() {
             }
         };
         tokio::select! {
-            result = work => panic!("it cannot have ended: {result:?}"),
+            result = work => panic!("the build must not end: {result:?}"),
             () = seen => Instant::now(),
         }
     });
@@ -132,7 +133,7 @@ fn the_deadline_of_a_call_stops_its_build() {
 }
 
 #[test]
-fn without_a_deadline_the_ceiling_ends_it_and_says_so() {
+fn without_a_deadline_the_ceiling_ends_the_call() {
     let bed = Bed::new();
     let client = bed.client_with(&[(OptionName::Ceiling, "4")]);
     let word = endless(&bed, "hermes");
@@ -140,7 +141,7 @@ fn without_a_deadline_the_ceiling_ends_it_and_says_so() {
     assert_eq!(error.code, Code::Timeout);
     assert!(error.hint.contains("MOLECULE_BUILD_CEILING_S"), "{error:?}");
     let step = error.build.as_ref().map_or("", |build| &build.step);
-    assert!(step.contains("RUN"), "it says where it was: {error:?}");
+    assert!(step.contains("RUN"), "the error names the step: {error:?}");
     assert_gone(&word, Instant::now());
 }
 
@@ -157,7 +158,7 @@ fn a_deadline_replaces_the_ceiling() {
 }
 
 #[test]
-fn a_call_that_is_cancelled_as_soon_as_it_is_begun_makes_nothing() {
+fn a_call_cancelled_right_after_its_start_has_no_effect() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     bed.server
@@ -172,7 +173,7 @@ fn a_call_that_is_cancelled_as_soon_as_it_is_begun_makes_nothing() {
 }
 
 #[test]
-fn a_call_that_is_cancelled_during_the_lookup_ends_at_once() {
+fn a_call_cancelled_during_the_lookup_ends_at_once() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     bed.server
@@ -188,7 +189,7 @@ fn a_call_that_is_cancelled_during_the_lookup_ends_at_once() {
 }
 
 #[test]
-fn a_call_that_is_cancelled_during_the_fetch_ends_at_once_and_leaves_nothing() {
+fn a_call_cancelled_during_the_fetch_ends_at_once_and_cleans_up() {
     for part in ["/info/refs", "/git-upload-pack"] {
         let bed = Bed::new();
         let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
@@ -209,7 +210,7 @@ fn a_call_that_is_cancelled_during_the_fetch_ends_at_once_and_leaves_nothing() {
         assert_eq!(call.end().unwrap_err().code, Code::Canceled);
         assert!(since.elapsed() < AT_ONCE);
 
-        until("the removal of what was half-written", || {
+        until("the removal of the partial tree", || {
             leftovers(&bed, &sha).is_empty().then_some(())
         });
         assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
@@ -218,7 +219,7 @@ fn a_call_that_is_cancelled_during_the_fetch_ends_at_once_and_leaves_nothing() {
     }
 }
 
-/// What a fetch has in the cache before it is whole, or when it is.
+/// The files of a fetch in the cache, partial or complete.
 fn leftovers(bed: &Bed, sha: &str) -> Vec<String> {
     let mut paths = bed.cached_paths();
     paths.retain(|path| path.contains("work") || path.ends_with(&sha[..12]));
@@ -226,7 +227,7 @@ fn leftovers(bed: &Bed, sha: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_client_that_is_closed_has_left_nothing_behind() {
+fn closing_a_client_removes_partial_fetches() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     bed.server
@@ -246,7 +247,7 @@ fn a_client_that_is_closed_has_left_nothing_behind() {
 }
 
 #[test]
-fn a_call_that_has_ended_can_be_cancelled_and_nothing_happens() {
+fn cancelling_a_finished_call_has_no_effect() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let client = bed.client();
@@ -259,7 +260,7 @@ fn a_call_that_has_ended_can_be_cancelled_and_nothing_happens() {
 }
 
 #[test]
-fn one_callers_cancel_does_not_disturb_the_others() {
+fn one_callers_cancel_does_not_affect_the_others() {
     let bed = Bed::new();
     let word = unique();
     let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 3; echo {word} > /done\n");
@@ -269,14 +270,14 @@ fn one_callers_cancel_does_not_disturb_the_others() {
     wait_until_it_builds(&client, &word);
     client.cancel(&first);
     assert_eq!(first.end().unwrap_err().code, Code::Canceled);
-    assert!(is_running(&word), "the other one still wants it");
+    assert!(is_running(&word), "the other caller still needs the build");
     let image = second.end().unwrap();
     assert_eq!(bed.engine.read(&image.reference, "done").trim(), word);
     assert_eq!(client.count(Kind::BuildStarted), 1);
 }
 
 #[test]
-fn when_the_last_caller_leaves_the_build_stops() {
+fn the_build_stops_when_its_last_caller_cancels() {
     let bed = Bed::new();
     let client = bed.client();
     let word = endless(&bed, "hermes");
@@ -291,7 +292,7 @@ fn when_the_last_caller_leaves_the_build_stops() {
 }
 
 #[test]
-fn of_a_hundred_callers_ninety_nine_leave_at_random_and_the_last_gets_its_image() {
+fn the_last_of_100_callers_gets_its_image_when_99_cancel_at_random() {
     soak(|| {
         let bed = Bed::new();
         let word = unique();
@@ -300,13 +301,13 @@ fn of_a_hundred_callers_ninety_nine_leave_at_random_and_the_last_gets_its_image(
         let client = bed.client();
         let mut calls: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
         wait_until_it_builds(&client, &word);
-        // Any of them may be the last, also the one that began it.
+        // Any of them may be the last, also the one that started the build.
         let last = calls.swap_remove(chance(100) as usize);
-        let mut moments: Vec<u64> = calls.iter().map(|_| chance(2500)).collect();
-        moments.sort_unstable();
+        let mut delays: Vec<u64> = calls.iter().map(|_| chance(2500)).collect();
+        delays.sort_unstable();
         let begun = Instant::now();
-        for (call, moment) in calls.into_iter().zip(moments) {
-            std::thread::sleep(Duration::from_millis(moment).saturating_sub(begun.elapsed()));
+        for (call, delay) in calls.into_iter().zip(delays) {
+            std::thread::sleep(Duration::from_millis(delay).saturating_sub(begun.elapsed()));
             let since = Instant::now();
             client.cancel(&call);
             assert_eq!(call.end().unwrap_err().code, Code::Canceled);
@@ -320,7 +321,7 @@ fn of_a_hundred_callers_ninety_nine_leave_at_random_and_the_last_gets_its_image(
 }
 
 #[test]
-fn when_all_of_a_hundred_callers_leave_at_random_nothing_goes_on() {
+fn the_build_stops_when_all_of_100_callers_cancel_at_random() {
     soak(|| {
         let bed = Bed::new();
         let client = bed.client();
@@ -329,7 +330,7 @@ fn when_all_of_a_hundred_callers_leave_at_random_nothing_goes_on() {
         wait_until_it_builds(&client, &word);
         for call in calls {
             std::thread::sleep(Duration::from_millis(chance(10)));
-            assert!(is_running(&word), "somebody still wants it");
+            assert!(is_running(&word), "a caller still needs the build");
             client.cancel(&call);
             assert_eq!(call.end().unwrap_err().code, Code::Canceled);
         }
@@ -341,7 +342,7 @@ fn when_all_of_a_hundred_callers_leave_at_random_nothing_goes_on() {
 }
 
 #[test]
-fn when_all_leave_during_the_fetch_no_half_written_tree_stays() {
+fn no_partial_tree_remains_when_all_cancel_during_the_fetch() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     bed.server
@@ -356,31 +357,31 @@ fn when_all_leave_during_the_fetch_no_half_written_tree_stays() {
         assert_eq!(call.end().unwrap_err().code, Code::Canceled);
     }
     let since = Instant::now();
-    until("the removal of what was half-written", || {
+    until("the removal of the partial tree", || {
         leftovers(&bed, &sha).is_empty().then_some(())
     });
     assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
 }
 
 #[test]
-fn a_tree_is_kept_when_its_call_is_cancelled_during_the_build() {
+fn cancelling_during_the_build_keeps_the_fetched_tree() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    // The engine never says that it has the tree, so it is not yet kept when the call is cancelled.
+    // The engine never confirms the upload, so the tree is not yet marked complete at the cancel.
     let proxy = Proxy::start(&bed.engine, bed.scratch(), |line| {
         match line.contains("/build?") {
             true => Treat::Answer(Vec::new(), End::Hang),
             false => Treat::Pass,
         }
     });
-    let kept = || bed.fetched().iter().any(|path| path.ends_with(".json"));
+    let marked = || bed.fetched().iter().any(|path| path.ends_with(".json"));
     let through = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
     let call = through.begin("hermes");
     through.wait_for(Kind::BuildStarted, |_| true);
-    assert!(!kept());
+    assert!(!marked());
     through.cancel(&call);
     assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    until("the tree to be kept", || kept().then_some(()));
+    until("the completion marker", || marked().then_some(()));
 
     let client = bed.client();
     assert!(!client.ensure("hermes").unwrap().cache_hit);
@@ -388,7 +389,7 @@ fn a_tree_is_kept_when_its_call_is_cancelled_during_the_build() {
 }
 
 #[test]
-fn a_build_that_was_cancelled_can_be_made_after_all() {
+fn a_call_after_a_cancelled_build_succeeds() {
     let bed = Bed::new();
     let client = bed.client();
     let word = endless(&bed, "hermes");

@@ -1,5 +1,5 @@
-//! The process is killed at every point of the pipeline; the next call succeeds without help, builds
-//! the right tree, and nothing half-done is used or left (promise P5).
+//! The process is killed at every failpoint of the pipeline. The next call succeeds without manual
+//! cleanup, builds the right tree, and neither uses nor leaves partial results (promise P5).
 
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
@@ -12,7 +12,7 @@ use crate::support::{Bed, Files, file, side_by_side, soak, until};
 const SIGKILL: i32 = 9;
 
 #[test]
-fn the_points_that_are_tested_are_the_points_in_the_code() {
+fn every_failpoint_in_the_code_is_tested() {
     let tested: BTreeSet<String> = POINTS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(tested.len(), POINTS.len(), "each once");
     assert_eq!(tested, in_the_code());
@@ -20,7 +20,7 @@ fn the_points_that_are_tested_are_the_points_in_the_code() {
 }
 
 #[test]
-fn after_a_kill_at_any_point_the_next_call_succeeds_and_builds_the_right_tree() {
+fn after_a_kill_at_any_point_the_next_call_builds_the_right_tree() {
     program_with_points("crowd", Link::Static);
     soak(|| side_by_side(POINTS.into_iter(), killed_at));
 }
@@ -39,10 +39,10 @@ fn killed_at(point: (&str, Way)) {
     assert_eq!(killed.status.signal(), Some(SIGKILL), "{name}: {said}");
     assert!(
         !said.contains("end 1"),
-        "{name}: nobody was told of an image: {said}"
+        "{name}: no image was reported: {said}"
     );
-    if vouched_for(&bed, &sha) {
-        assert_whole(&bed, &sha);
+    if marked_complete(&bed, &sha) {
+        assert_complete(&bed, &sha);
     }
 
     let client = bed.client();
@@ -61,26 +61,26 @@ fn killed_at(point: (&str, Way)) {
         "{name}"
     );
     if !image.cache_hit {
-        assert!(vouched_for(&bed, &sha), "{name}");
-        assert_whole(&bed, &sha);
+        assert!(marked_complete(&bed, &sha), "{name}");
+        assert_complete(&bed, &sha);
         let paths = bed.cached_paths();
-        let litter = paths.iter().find(|path| path.contains(".work"));
-        assert_eq!(litter, None, "{name}");
+        let leftover = paths.iter().find(|path| path.contains(".work"));
+        assert_eq!(leftover, None, "{name}");
     }
 }
 
-fn vouched_for(bed: &Bed, sha: &str) -> bool {
-    let voucher = format!("hermes/.{}.json", &sha[..12]);
-    bed.cache().join(voucher).exists()
+fn marked_complete(bed: &Bed, sha: &str) -> bool {
+    let marker = format!("hermes/.{}.json", &sha[..12]);
+    bed.cache().join(marker).exists()
 }
 
-fn assert_whole(bed: &Bed, sha: &str) {
+fn assert_complete(bed: &Bed, sha: &str) {
     let tree = bed.cache().join("hermes").join(&sha[..12]);
     assert_right(|path| std::fs::read_to_string(tree.join(path)).ok());
 }
 
 #[test]
-fn a_kill_in_the_middle_of_a_large_checkout_leaves_nothing_that_is_used() {
+fn a_checkout_killed_halfway_is_not_used() {
     let bed = Bed::new();
     let mut files: Files = (0..500)
         .map(|n| (format!("files/{n}"), file(&n.to_string())))
@@ -96,13 +96,13 @@ fn a_kill_in_the_middle_of_a_large_checkout_leaves_nothing_that_is_used() {
         .output()
         .unwrap();
     assert_eq!(killed.status.signal(), Some(SIGKILL), "{}", text(&killed));
-    let half = bed.cached_paths();
-    let written = half
+    let paths = bed.cached_paths();
+    let written = paths
         .iter()
         .filter(|path| path.contains("/tree/files/"))
         .count();
     assert!((1..500).contains(&written), "{written} files");
-    assert!(!vouched_for(&bed, &sha));
+    assert!(!marked_complete(&bed, &sha));
 
     let image = bed.client().ensure("hermes").unwrap();
     assert_eq!(bed.engine.files(&image.reference).len(), 500);
@@ -110,18 +110,18 @@ fn a_kill_in_the_middle_of_a_large_checkout_leaves_nothing_that_is_used() {
 }
 
 #[test]
-fn a_process_that_was_killed_several_times_in_a_row_leaves_no_more_than_one_fetch() {
+fn repeated_kills_leave_at_most_one_fetch_folder() {
     let bed = Bed::new();
     let sha = template(&bed);
     let leftovers = || {
         let paths = bed.cached_paths();
-        let mut works: Vec<String> = paths
+        let mut folders: Vec<String> = paths
             .iter()
             .filter_map(|path| path.split('/').find(|part| part.starts_with(".work")))
             .map(str::to_owned)
             .collect();
-        works.dedup();
-        works
+        folders.dedup();
+        folders
     };
     for _ in 0..3 {
         let killed = command(&bed, &program_with_points("ensure", Link::Static))
@@ -130,11 +130,11 @@ fn a_process_that_was_killed_several_times_in_a_row_leaves_no_more_than_one_fetc
             .output()
             .unwrap();
         assert_eq!(killed.status.signal(), Some(SIGKILL));
-        let left = leftovers();
-        assert_eq!(left.len(), 1, "{left:?}");
+        let remaining = leftovers();
+        assert_eq!(remaining.len(), 1, "{remaining:?}");
         assert!(
-            left[0].starts_with(&format!(".work-{}-", &sha[..12])),
-            "{left:?}"
+            remaining[0].starts_with(&format!(".work-{}-", &sha[..12])),
+            "{remaining:?}"
         );
     }
     bed.client().ensure("hermes").unwrap();
@@ -142,7 +142,7 @@ fn a_process_that_was_killed_several_times_in_a_row_leaves_no_more_than_one_fetc
 }
 
 #[test]
-fn who_waits_for_a_process_that_is_killed_in_its_fetch_does_the_work_itself() {
+fn a_waiter_takes_over_when_the_lock_holder_is_killed() {
     let bed = Bed::new();
     let sha = template(&bed);
     let mut holder = command(&bed, &program_with_points("ensure", Link::Static))
@@ -152,9 +152,7 @@ fn who_waits_for_a_process_that_is_killed_in_its_fetch_does_the_work_itself() {
         .spawn()
         .unwrap();
     let tree = bed.cache().join("hermes").join(&sha[..12]);
-    until("a tree that nobody vouches for", || {
-        tree.exists().then_some(())
-    });
+    until("a tree without its marker", || tree.exists().then_some(()));
     let waiter = command(&bed, &program("crowd", Link::Static))
         .args(["2", "0", "1", "hermes"])
         .stdout(Stdio::piped())
@@ -173,5 +171,5 @@ fn who_waits_for_a_process_that_is_killed_in_its_fetch_does_the_work_itself() {
         "{said}"
     );
     assert_eq!(said.matches("end 1 hermes ok").count(), 2, "{said}");
-    assert_whole(&bed, &sha);
+    assert_complete(&bed, &sha);
 }

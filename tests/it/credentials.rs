@@ -1,5 +1,5 @@
-//! Logins for private base images: from docker's `config.json` and its helpers to the builder, and to
-//! nobody else. The registry is a real one that lets nobody in without.
+//! Logins for private base images: from Docker's `config.json` and credential helpers to the builder,
+//! and nowhere else. The registry is a real one that requires a login.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,9 +34,9 @@ struct Stage {
     bed: Bed,
     registry: Registry,
     podman: Engine,
-    /// The base image. No engine has it.
+    /// The base image. It exists only in the registry.
     base: String,
-    /// What is in its file `/base`.
+    /// The content of its file `/base`.
     word: String,
 }
 
@@ -73,7 +73,7 @@ impl Stage {
         self.bed.scratch().join("programs")
     }
 
-    /// The user's `config.json` from now on.
+    /// Writes the user's `config.json`.
     fn config(&self, text: impl ToString) {
         std::fs::create_dir_all(self.docker_config()).unwrap();
         std::fs::write(self.docker_config().join("config.json"), text.to_string()).unwrap();
@@ -85,7 +85,7 @@ impl Stage {
         self.config(json!({ "auths": { self.host(): { "auth": auth } } }));
     }
 
-    /// Installs a helper that is this shell script, with `$server` for what it is asked.
+    /// Installs a credential helper that runs this shell script. `$server` is the registry asked for.
     fn helper(&self, name: &str, script: &str) {
         let script = format!("read server\n{script}");
         write_program(
@@ -95,27 +95,27 @@ impl Stage {
         );
     }
 
-    /// A helper that has the registry's login for whoever asks, and writes down for what.
+    /// A helper that always returns the registry's login, and records each request.
     fn working_helper(&self, name: &str) {
-        let asked = self.bed.scratch().join("asked");
+        let requests = self.bed.scratch().join("requests");
         let answer = json!({ "ServerURL": "any", "Username": USER, "Secret": PASSWORD });
         let script = format!(
             "echo \"$1 $server\" >> {}\necho '{answer}'",
-            asked.display()
+            requests.display()
         );
         self.helper(name, &script);
     }
 
-    /// What the working helpers were asked.
-    fn asked(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.bed.scratch().join("asked"));
+    /// The requests to the working helpers.
+    fn requests(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.bed.scratch().join("requests"));
         text.unwrap_or_default()
             .lines()
             .map(str::to_owned)
             .collect()
     }
 
-    /// A template of which no builder has anything yet.
+    /// A template that no builder has in its cache yet.
     fn template(&self, text: &str) {
         let text = format!("{text}\nLABEL only={}\n", unique());
         self.bed.template("hermes", dockerfile(&text));
@@ -134,8 +134,8 @@ impl Stage {
         ])
     }
 
-    /// Builds a template, and gives the text of one file of the image. The engine has neither the image
-    /// nor its base afterwards.
+    /// Builds the template and returns the text of one file of the image. Removes the image and its base
+    /// afterwards.
     fn built(&self, builder: Builder, file: &str) -> (String, TestClient) {
         let client = self.client(builder);
         let engine = self.engine(builder);
@@ -149,7 +149,7 @@ impl Stage {
         (text, client)
     }
 
-    /// A template that starts from the private image is built.
+    /// A template based on the private image is built.
     fn assert_built(&self, builder: Builder, what: &str) {
         self.template(&format!("FROM {}", self.base));
         let (text, client) = self.built(builder, "base");
@@ -157,7 +157,7 @@ impl Stage {
         assert_eq!(warnings(&client), Vec::<String>::new(), "{what}");
     }
 
-    /// A template that starts from the private image is not built, and the error names the image.
+    /// A build based on the private image fails, and the error names the image.
     fn assert_refused(&self, builder: Builder, what: &str) -> TestClient {
         self.template(&format!("FROM {}", self.base));
         let client = self.client(builder);
@@ -196,7 +196,7 @@ fn without_a_login_the_build_fails_and_names_the_image() {
 }
 
 #[test]
-fn a_login_in_the_file_is_used() {
+fn a_login_in_config_json_is_used() {
     let stage = Stage::new();
     let host = stage.host();
     let auth = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
@@ -207,11 +207,11 @@ fn a_login_in_the_file_is_used() {
     stage.config(json!({ "auths": { host: { "username": USER, "password": PASSWORD } } }));
     stage.assert_built(BuildKit, "username and password");
     stage.config(json!({ "auths": { format!("https://{host}/v1/"): { "auth": auth } } }));
-    stage.assert_built(BuildKit, "a key of old");
+    stage.assert_built(BuildKit, "a legacy key");
 }
 
 #[test]
-fn a_login_stays_with_its_build() {
+fn a_login_is_not_reused_by_later_builds() {
     let stage = Stage::new();
     for builder in BUILDERS {
         stage.config_with("wrong");
@@ -226,7 +226,7 @@ fn a_login_stays_with_its_build() {
 }
 
 #[test]
-fn a_helper_is_asked_for_the_registries_that_the_dockerfile_names_and_no_other() {
+fn a_helper_is_asked_only_for_registries_in_the_dockerfile() {
     let stage = Stage::new();
     let host = stage.host();
     stage.working_helper("of-the-test");
@@ -245,11 +245,11 @@ fn a_helper_is_asked_for_the_registries_that_the_dockerfile_names_and_no_other()
     }
     // Once for each build.
     let expected = vec![format!("get {host}"); 2 * BUILDERS.len()];
-    assert_eq!(stage.asked(), expected);
+    assert_eq!(stage.requests(), expected);
 }
 
 #[test]
-fn a_base_image_is_found_wherever_the_dockerfile_names_it() {
+fn base_images_in_from_copy_and_mount_get_a_login() {
     let stage = Stage::new();
     let host = stage.host();
     stage.config_with(PASSWORD);
@@ -272,7 +272,7 @@ fn a_base_image_is_found_wherever_the_dockerfile_names_it() {
 }
 
 #[test]
-fn a_helper_that_has_no_login_is_nothing_to_tell_of() {
+fn a_helper_without_a_login_causes_no_warning() {
     let stage = Stage::new();
     stage.helper(
         "empty",
@@ -286,11 +286,11 @@ fn a_helper_that_has_no_login_is_nothing_to_tell_of() {
 }
 
 #[test]
-fn a_login_that_cannot_be_had_is_a_warning_and_no_failure() {
+fn a_failing_helper_or_invalid_login_is_only_a_warning() {
     let stage = Stage::new();
     stage.helper("angry", "echo the keychain is locked; exit 1");
     stage.helper("silent", "exit 3");
-    stage.helper("odd", "echo this is no JSON");
+    stage.helper("odd", "echo this is not JSON");
     stage.helper("half", "echo '{\"Username\": \"me\"}'");
     stage.helper("endless", "while echo and more; do :; done");
     stage.helper(
@@ -299,10 +299,10 @@ fn a_login_that_cannot_be_had_is_a_warning_and_no_failure() {
     );
     let helper = |name: &str| json!({ "credsStore": name }).to_string();
     let auths = |auth: Value| json!({ "auths": { stage.host(): auth } }).to_string();
-    let told = |client: &TestClient, says: &str| {
+    let assert_warned = |client: &TestClient, says: &str| {
         let warnings = warnings(client);
         let [warning] = warnings.as_slice() else {
-            panic!("{says}: one warning is enough: {warnings:?}");
+            panic!("{says}: expected one warning: {warnings:?}");
         };
         assert!(warning.contains(says), "{says}: {warning}");
         assert!(warning.contains(stage.host()), "{says}: {warning}");
@@ -325,17 +325,17 @@ fn a_login_that_cannot_be_had_is_a_warning_and_no_failure() {
         (auths(json!({ "auth": [PASSWORD] })), "is not a string"),
     ] {
         stage.config(&config);
-        told(&stage.assert_refused(BuildKit, says), says);
+        assert_warned(&stage.assert_refused(BuildKit, says), says);
     }
-    // With the base image there, the classic builder is told of every login all the same.
+    // The classic builder gets all logins with the request, also if the engine has the base image.
     stage.config(helper("angry"));
     for builder in [Classic, BuildKit] {
         stage.bed.engine.tag(BUSYBOX, &stage.base);
         stage.template(&format!("FROM {}", stage.base));
         let (_, client) = stage.built(builder, "bin/sh");
         match builder {
-            Classic => told(&client, "the keychain is locked"),
-            // It asks when it needs one; with the containerd image store, always.
+            Classic => assert_warned(&client, "the keychain is locked"),
+            // BuildKit asks when it needs a login; with the containerd image store, always.
             _ => {
                 let asks = usize::from(stage.bed.engine.has_containerd_store());
                 assert_eq!(warnings(&client).len(), asks, "{:?}", warnings(&client));
@@ -345,14 +345,14 @@ fn a_login_that_cannot_be_had_is_a_warning_and_no_failure() {
 }
 
 #[test]
-fn a_file_that_docker_ignores_with_a_warning_is_ignored_with_one() {
+fn an_invalid_config_json_is_ignored_with_a_warning() {
     let stage = Stage::new();
     let good = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
     let good = json!({ "auths": { stage.host(): { "auth": good } } }).to_string();
-    let one = |client: &TestClient, says: &str| {
+    let assert_warned = |client: &TestClient, says: &str| {
         let warnings = warnings(client);
         let [warning] = warnings.as_slice() else {
-            panic!("{says}: one warning is enough: {warnings:?}");
+            panic!("{says}: expected one warning: {warnings:?}");
         };
         let file = stage.docker_config().join("config.json");
         for part in [says, file.to_str().unwrap(), "ignored"] {
@@ -368,10 +368,10 @@ fn a_file_that_docker_ignores_with_a_warning_is_ignored_with_one() {
     ] {
         stage.config(config);
         for builder in BUILDERS {
-            one(&stage.assert_refused(builder, says), says);
-            // Also where nobody wants a login.
+            assert_warned(&stage.assert_refused(builder, says), says);
+            // Also if the build needs no login.
             stage.template("FROM scratch\nCOPY Dockerfile /base\n");
-            one(&stage.built(builder, "base").1, says);
+            assert_warned(&stage.built(builder, "base").1, says);
         }
         let found = block_on(stage.client(BuildKit).inner().diagnose(None)).unwrap();
         let logins = found.checks.iter().find(|check| check.name == "logins");
@@ -383,7 +383,7 @@ fn a_file_that_docker_ignores_with_a_warning_is_ignored_with_one() {
 }
 
 #[test]
-fn a_good_login_is_used_beside_a_bad_one_and_whatever_docker_lets_pass() {
+fn config_json_is_parsed_as_leniently_as_docker_does() {
     let stage = Stage::new();
     let host = stage.host();
     let auth = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
@@ -408,7 +408,7 @@ fn a_good_login_is_used_beside_a_bad_one_and_whatever_docker_lets_pass() {
     stage.helper("odd", &format!("echo '{answer}'; echo have a nice day"));
     stage.config(json!({ "credsStore": "odd" }));
     for builder in BUILDERS {
-        stage.assert_built(builder, "a helper that says more");
+        stage.assert_built(builder, "a helper with trailing output");
     }
     for empty in ["", "null", r#"{"auths": null, "credsStore": null}"#] {
         stage.config(empty);
@@ -418,10 +418,10 @@ fn a_good_login_is_used_beside_a_bad_one_and_whatever_docker_lets_pass() {
 }
 
 #[test]
-fn a_registry_is_asked_for_once_a_build_however_many_images_it_has() {
+fn a_helper_is_asked_once_per_registry_and_build() {
     let stage = Stage::new();
-    let asked = stage.bed.scratch().join("asked");
-    let note = format!("echo \"$1 $server\" >> {}", asked.display());
+    let requests = stage.bed.scratch().join("requests");
+    let note = format!("echo \"$1 $server\" >> {}", requests.display());
     stage.helper(
         "locked",
         &format!("{note}; sleep 0.2; echo the keychain is locked; exit 1"),
@@ -436,7 +436,7 @@ fn a_registry_is_asked_for_once_a_build_however_many_images_it_has() {
     }
     for builder in BUILDERS {
         for (helper, works) in [("locked", false), ("open", true)] {
-            let _ = std::fs::remove_file(&asked);
+            let _ = std::fs::remove_file(&requests);
             stage.config(json!({ "credsStore": helper }));
             stage.template(&text);
             let client = stage.client(builder);
@@ -445,7 +445,7 @@ fn a_registry_is_asked_for_once_a_build_however_many_images_it_has() {
             drop(images);
             assert_eq!(end.is_ok(), works, "{builder:?}: {end:?}");
             assert_eq!(
-                stage.asked(),
+                stage.requests(),
                 [format!("get {}", stage.host())],
                 "{builder:?}"
             );
@@ -459,7 +459,7 @@ fn a_registry_is_asked_for_once_a_build_however_many_images_it_has() {
 }
 
 #[test]
-fn a_helper_that_does_not_end_is_gone_with_its_call() {
+fn cancelling_a_call_kills_and_reaps_a_hanging_helper() {
     let stage = Stage::new();
     let word = unique();
     for (builder, script) in [
@@ -469,7 +469,7 @@ fn a_helper_that_does_not_end_is_gone_with_its_call() {
         (Classic, "sleep 600; true"),
         (Podman, "sleep 600; true"),
     ] {
-        // The word is in its command line.
+        // The word is in the helper's command line.
         let pid_file = stage.bed.scratch().join("pid");
         let note = format!("echo $$ > {}", pid_file.display());
         stage.helper("hangs", &format!("{note}; sh -c '{script}' {word}"));
@@ -485,7 +485,7 @@ fn a_helper_that_does_not_end_is_gone_with_its_call() {
             (!is_running(&word)).then_some(())
         });
         let pid = std::fs::read_to_string(&pid_file).unwrap();
-        until("nothing that waits to be waited for", || {
+        until("the helper to be reaped", || {
             (!Path::new("/proc").join(pid.trim()).exists()).then_some(())
         });
         assert!(since.elapsed() < AT_ONCE, "{script}: {:?}", since.elapsed());
@@ -493,7 +493,7 @@ fn a_helper_that_does_not_end_is_gone_with_its_call() {
 }
 
 #[test]
-fn a_login_is_seen_by_nobody_else() {
+fn a_login_is_not_exposed_in_processes_events_or_images() {
     let stage = Stage::new();
     let pair = BASE64_STANDARD.encode(format!("{USER}:{PASSWORD}"));
     let secrets = [PASSWORD, pair.trim_end_matches('=')];
@@ -510,16 +510,16 @@ fn a_login_is_seen_by_nobody_else() {
         let client = stage.client(builder);
         let engine = stage.engine(builder);
         let images = engine.keep_images();
-        let over = AtomicBool::new(false);
+        let done = AtomicBool::new(false);
         let mut shown = std::thread::scope(|scope| {
             scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
+                while !done.load(Ordering::Relaxed) {
                     let shown = secrets.iter().find(|secret| is_running(secret));
-                    assert_eq!(shown, None, "a process shows it in its arguments");
+                    assert_eq!(shown, None, "a process has the secret in its arguments");
                     std::thread::sleep(Duration::from_millis(5));
                 }
             });
-            // A failure says more than a success. This one comes with a shell that could have it.
+            // A failure shows more than a success. This step prints its environment and arguments.
             let text = format!("FROM {}\nRUN env; echo \"$0 $*\"; exit 3", stage.base);
             stage.template(&text);
             let failed = client.ensure("hermes");
@@ -527,7 +527,7 @@ fn a_login_is_seen_by_nobody_else() {
             let absent = client.ensure("hermes");
             stage.template(&format!("FROM {}", stage.base));
             let image = client.ensure("hermes");
-            over.store(true, Ordering::Relaxed);
+            done.store(true, Ordering::Relaxed);
             let image = image.unwrap();
             let history = engine.history(&image.reference);
             let inspected = engine.inspect(&image.reference);

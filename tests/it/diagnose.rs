@@ -1,4 +1,4 @@
-//! The diagnosis: true when all is well, useful when nothing is, and never a secret in it.
+//! The diagnosis: correct if everything works, useful if nothing does, and free of secrets.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,7 +13,7 @@ use crate::support::engine::Engine;
 use crate::support::server::dockerfile;
 use crate::support::{Bed, TestClient, block_on};
 
-/// Every line, in its order.
+/// The names of all checks, in order.
 const NAMES: [&str; 21] = [
     "engine",
     "version",
@@ -41,7 +41,7 @@ const NAMES: [&str; 21] = [
 fn diagnose(client: &TestClient) -> Diagnosis {
     let found = block_on(client.inner().diagnose(None)).unwrap();
     let names: Vec<&str> = found.checks.iter().map(|check| &*check.name).collect();
-    assert_eq!(names, NAMES, "always the same lines");
+    assert_eq!(names, NAMES, "always the same checks");
     let worst = found.checks.iter().map(|check| check.status).max();
     assert_eq!(Some(found.status), worst);
     for check in &found.checks {
@@ -63,7 +63,7 @@ fn with(bed: &Bed, more: &[(OptionName, &str)]) -> Diagnosis {
     diagnose(&bed.client_with(more))
 }
 
-fn line<'d>(found: &'d Diagnosis, name: &str) -> &'d Check {
+fn check<'d>(found: &'d Diagnosis, name: &str) -> &'d Check {
     found
         .checks
         .iter()
@@ -71,9 +71,9 @@ fn line<'d>(found: &'d Diagnosis, name: &str) -> &'d Check {
         .unwrap()
 }
 
-/// The line is of this kind and says all of this.
-fn says(found: &Diagnosis, name: &str, status: Status, parts: &[&str]) {
-    let check = line(found, name);
+/// The check has this status, and its text contains all of these parts.
+fn assert_check(found: &Diagnosis, name: &str, status: Status, parts: &[&str]) {
+    let check = check(found, name);
     assert_eq!(check.status, status, "{check:?}");
     for part in parts {
         let said = format!("{}; {}", check.found, check.fix);
@@ -82,46 +82,46 @@ fn says(found: &Diagnosis, name: &str, status: Status, parts: &[&str]) {
 }
 
 #[test]
-fn when_all_is_well_every_line_says_what_there_is() {
+fn on_a_healthy_system_every_check_reports_what_it_found() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let client = bed.client();
     let found = diagnose(&client);
-    says(
+    assert_check(
         &found,
         "engine",
         Status::Ok,
         &[&bed.engine.url, "(DOCKER_HOST)"],
     );
-    says(
+    assert_check(
         &found,
         "version",
         Status::Ok,
         &["Docker Engine ", "API 1.", "linux/"],
     );
-    says(&found, "builder", Status::Ok, &["buildkit"]);
-    says(&found, "platform", Status::Ok, &["linux/amd64"]);
-    says(&found, "cache", Status::Ok, &["the first build makes it"]);
-    assert!(!bed.cache().exists(), "looking makes nothing");
-    says(&found, "logins", Status::Ok, &["none"]);
-    says(&found, "proxy", Status::Ok, &["none"]);
-    says(&found, "gitea", Status::Ok, &["http://127.0.0.1:", " ms"]);
-    says(&found, "token", Status::Ok, &["not set"]);
-    says(&found, "clock", Status::Ok, &["as the server's"]);
-    says(&found, "hermes", Status::Ok, &["main at", &sha[..12]]);
-    says(&found, "codex", Status::Ok, &["no repository"]);
-    assert!(line(&found, "engine disk").found.contains(" free at /"));
+    assert_check(&found, "builder", Status::Ok, &["buildkit"]);
+    assert_check(&found, "platform", Status::Ok, &["linux/amd64"]);
+    assert_check(&found, "cache", Status::Ok, &["the first build makes it"]);
+    assert!(!bed.cache().exists(), "the diagnosis creates nothing");
+    assert_check(&found, "logins", Status::Ok, &["none"]);
+    assert_check(&found, "proxy", Status::Ok, &["none"]);
+    assert_check(&found, "gitea", Status::Ok, &["http://127.0.0.1:", " ms"]);
+    assert_check(&found, "token", Status::Ok, &["not set"]);
+    assert_check(&found, "clock", Status::Ok, &["as the server's"]);
+    assert_check(&found, "hermes", Status::Ok, &["main at", &sha[..12]]);
+    assert_check(&found, "codex", Status::Ok, &["no repository"]);
+    assert!(check(&found, "engine disk").found.contains(" free at /"));
 
     client.ensure("hermes").unwrap();
     let cache = bed.cache();
-    says(
+    assert_check(
         &diagnose(&client),
         "cache",
         Status::Ok,
         &[cache.to_str().unwrap(), ": 1 whole, "],
     );
     fs::create_dir(cache.join("hermes/.work-0123456789ab-Xy")).unwrap();
-    says(
+    assert_check(
         &diagnose(&client),
         "cache",
         Status::Warning,
@@ -132,14 +132,14 @@ fn when_all_is_well_every_line_says_what_there_is() {
 #[test]
 fn podman_and_the_classic_builder_are_named() {
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
-    // It does one thing after the other; what others have it do must not take all of the time.
+    // Podman handles requests one by one. Other tests' requests must not use up the time limit.
     let alone = podman.alone();
     let found = with(&bed, &[(OptionName::DockerHost, &podman.url)]);
     drop(alone);
-    says(&found, "version", Status::Ok, &["Podman "]);
-    says(&found, "builder", Status::Ok, &["buildah"]);
+    assert_check(&found, "version", Status::Ok, &["Podman "]);
+    assert_check(&found, "builder", Status::Ok, &["buildah"]);
     let found = with(&bed, &[(OptionName::DockerBuildkit, "0")]);
-    says(
+    assert_check(
         &found,
         "builder",
         Status::Warning,
@@ -148,9 +148,9 @@ fn podman_and_the_classic_builder_are_named() {
 }
 
 #[test]
-fn when_everything_is_broken_each_line_says_so_and_in_time() {
+fn on_a_broken_system_every_check_reports_it_in_time() {
     let bed = Bed::new();
-    // A cache that is a file, an engine that accepts and says nothing, no network.
+    // The cache is a file, the engine accepts connections and never answers, the server refuses them.
     fs::write(bed.cache(), "").unwrap();
     let socket = bed.scratch().join("silent.sock");
     let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
@@ -168,47 +168,47 @@ fn when_everything_is_broken_each_line_says_so_and_in_time() {
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(25), "{took:?}");
     assert_eq!(found.status, Status::Problem);
-    says(
+    assert_check(
         &found,
         "engine",
         Status::Problem,
         &["did not answer within 10 seconds"],
     );
-    says(
+    assert_check(
         &found,
         "version",
         Status::Warning,
         &["not known", "see engine"],
     );
-    says(
+    assert_check(
         &found,
         "cache",
         Status::Problem,
         &["MOLECULE_LOCAL_BUILD_CACHE"],
     );
-    says(
+    assert_check(
         &found,
         "logins",
         Status::Problem,
         &["config.json", "fix the file"],
     );
-    says(
+    assert_check(
         &found,
         "gitea",
         Status::Problem,
         &["refused", "check the network"],
     );
-    says(
+    assert_check(
         &found,
         "hermes",
         Status::Problem,
         &["http://127.0.0.1:1/org/tpl-hermes"],
     );
-    says(&found, "clock", Status::Warning, &["not known"]);
+    assert_check(&found, "clock", Status::Warning, &["not known"]);
 }
 
 #[test]
-fn a_server_that_never_answers_does_not_hold_it_up() {
+fn a_hanging_server_does_not_block_the_diagnosis() {
     let bed = Bed::new();
     bed.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
@@ -219,28 +219,28 @@ fn a_server_that_never_answers_does_not_hold_it_up() {
         "{:?}",
         begun.elapsed()
     );
-    says(
+    assert_check(
         &found,
         "gitea",
         Status::Problem,
         &["did not answer within 10 seconds"],
     );
-    says(&found, "engine", Status::Ok, &[&bed.engine.url]);
+    assert_check(&found, "engine", Status::Ok, &[&bed.engine.url]);
 }
 
 #[test]
-fn a_token_is_told_to_be_accepted_or_refused_and_never_shown() {
+fn a_token_is_reported_as_accepted_or_refused_never_shown() {
     const TOKEN: &str = "t0ken-of-4-nobody";
     let bed = Bed::with(&["--token", TOKEN]);
     bed.template("hermes", dockerfile("FROM scratch\n"));
-    says(
+    assert_check(
         &with(&bed, &[]),
         "token",
         Status::Problem,
         &["not set", "MOLECULE_GITEA_TOKEN"],
     );
     let wrong = with(&bed, &[(OptionName::Token, "another-t0ken")]);
-    says(&wrong, "token", Status::Problem, &["refused"]);
+    assert_check(&wrong, "token", Status::Problem, &["refused"]);
     let config = bed.scratch().join("docker");
     fs::create_dir(&config).unwrap();
     let login =
@@ -258,15 +258,15 @@ fn a_token_is_told_to_be_accepted_or_refused_and_never_shown() {
             (OptionName::DockerConfig, config.to_str().unwrap()),
         ],
     );
-    says(&found, "token", Status::Ok, &["set, and accepted"]);
-    says(
+    assert_check(&found, "token", Status::Ok, &["set, and accepted"]);
+    assert_check(
         &found,
         "proxy",
         Status::Ok,
         &["HTTPS_PROXY http://***@proxy.example:3128"],
     );
     let missing = ["1 in config.json", "docker-credential-nowhere"];
-    says(&found, "logins", Status::Warning, &missing);
+    assert_check(&found, "logins", Status::Warning, &missing);
     let all = serde_json::to_string(&found).unwrap() + &format!("{wrong:?}{found:?}");
     for secret in [TOKEN, "another-t0ken", "hunter2", "bWU6aHVudGVyMg"] {
         assert!(!all.contains(secret), "{secret} in {all}");
@@ -274,10 +274,10 @@ fn a_token_is_told_to_be_accepted_or_refused_and_never_shown() {
 }
 
 #[test]
-fn a_clock_that_is_wrong_and_a_prefix_that_is_are_told() {
+fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
     let bed = Bed::new();
     let found = with(&bed, &[]);
-    says(
+    assert_check(
         &found,
         "gitea",
         Status::Problem,
@@ -293,7 +293,7 @@ fn a_clock_that_is_wrong_and_a_prefix_that_is_are_told() {
         "headers": { "Date": "Tue, 15 Nov 1994 08:12:31 GMT" },
     }]));
     let found = with(&bed, &[]);
-    says(
+    assert_check(
         &found,
         "clock",
         Status::Warning,
@@ -302,24 +302,24 @@ fn a_clock_that_is_wrong_and_a_prefix_that_is_are_told() {
 }
 
 #[test]
-fn a_cache_that_others_can_write_is_a_problem_and_offline_nobody_is_asked() {
+fn an_offline_diagnosis_reports_an_unsafe_cache_without_requests() {
     let bed = Bed::new();
     fs::create_dir(bed.cache()).unwrap();
     fs::set_permissions(bed.cache(), PermissionsExt::from_mode(0o777)).unwrap();
     let found = with(&bed, &[(OptionName::Offline, "1")]);
-    says(
+    assert_check(
         &found,
         "cache",
         Status::Problem,
         &["written by other users", "chmod go-w"],
     );
-    says(&found, "gitea", Status::Ok, &["not asked"]);
-    says(&found, "hermes", Status::Ok, &["not asked"]);
+    assert_check(&found, "gitea", Status::Ok, &["not asked"]);
+    assert_check(&found, "hermes", Status::Ok, &["not asked"]);
     assert_eq!(bed.server.requests().len(), 0);
 }
 
 #[test]
-fn a_c_program_gets_it_too() {
+fn a_c_program_gets_the_diagnosis() {
     for link in BOTH {
         let bed = Bed::new();
         let output = succeed(command(&bed, &program("upkeep", link)).arg("diagnose"));

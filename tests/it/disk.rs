@@ -1,5 +1,5 @@
-//! Not enough room, on the disk of the cache or on the engine's: told with how much there is, and
-//! nothing half-done is left (promise P5). The disks are small ones that only who is tested sees.
+//! A full disk, the cache's or the engine's: the error reports the free space, and no partial result is
+//! left (promise P5). Each disk is a small file system that only the tested process sees.
 
 use std::process::{Output, Stdio};
 
@@ -12,7 +12,7 @@ use crate::support::{Bed, Files, file, noise, until};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// How many fetches were begun.
+/// The number of fetches started since the last call.
 fn fetches(bed: &Bed) -> usize {
     let requests = bed.server.requests();
     requests
@@ -21,15 +21,15 @@ fn fetches(bed: &Bed) -> usize {
         .count()
 }
 
-/// A first call on this disk, which must fail for want of room and leave nothing; then, on the same
-/// disk, what makes room, and a call that must succeed. Gives the output of the first.
-fn full_and_then(bed: &Bed, options: &str, before: &str, makes_room: &str) -> Output {
+/// Makes a first call on this disk, which must fail because the disk is full and leave nothing. Then runs
+/// `free_space` on the same disk and makes a second call, which must succeed. Returns the first output.
+fn fail_then_succeed(bed: &Bed, options: &str, before: &str, free_space: &str) -> Output {
     let script = format!(
         "{before}; \"$@\" >&3 || echo status $? >&3; find . -name '.work*' >&2; \
-         {makes_room}; exec \"$@\""
+         {free_space}; exec \"$@\""
     );
-    let told = bed.scratch().join("told");
-    let redirected = format!("exec 3>{}; {script}", told.display());
+    let first_output = bed.scratch().join("first-output");
+    let redirected = format!("exec 3>{}; {script}", first_output.display());
     let ensure = program("ensure", Link::Static);
     let second = with_a_disk(bed, options, &redirected, &ensure)
         .arg("hermes")
@@ -41,10 +41,10 @@ fn full_and_then(bed: &Bed, options: &str, before: &str, makes_room: &str) -> Ou
             ..second.clone()
         }),
         "",
-        "nothing half-done is left"
+        "no partial result is left"
     );
     let first = Output {
-        stdout: std::fs::read(told).unwrap(),
+        stdout: std::fs::read(first_output).unwrap(),
         ..second.clone()
     };
     assert_eq!(
@@ -70,11 +70,11 @@ fn full_and_then(bed: &Bed, options: &str, before: &str, makes_room: &str) -> Ou
 }
 
 #[test]
-fn a_disk_that_is_as_good_as_full_is_refused_before_the_fetch() {
+fn a_nearly_full_disk_is_refused_before_the_fetch() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let fill = "head -c 14m /dev/zero > filler";
-    let first = full_and_then(&bed, "size=16m,mode=700", fill, "rm filler");
+    let first = fail_then_succeed(&bed, "size=16m,mode=700", fill, "rm filler");
     let message = field(&first, "message");
     assert!(
         message.contains("2.0 MiB free, and 4.0 MiB needed"),
@@ -84,12 +84,12 @@ fn a_disk_that_is_as_good_as_full_is_refused_before_the_fetch() {
 }
 
 #[test]
-fn a_disk_that_runs_full_during_the_fetch_is_told() {
+fn a_disk_that_fills_up_during_the_fetch_is_reported() {
     let bed = Bed::new();
     let mut files = dockerfile(PLAIN);
     files.insert("big".to_owned(), file(&noise(12 << 20)));
     bed.template("hermes", files);
-    let first = full_and_then(
+    let first = fail_then_succeed(
         &bed,
         "size=6m,mode=700",
         "true",
@@ -104,13 +104,13 @@ fn a_disk_that_runs_full_during_the_fetch_is_told() {
 }
 
 #[test]
-fn a_tree_that_cannot_fit_is_refused_before_its_checkout() {
+fn a_tree_larger_than_the_free_space_is_refused_before_checkout() {
     let bed = Bed::new();
     let mut files = dockerfile(PLAIN);
-    // It travels well, and is large when it is there.
+    // Small in the pack, large in the checkout.
     files.insert("big".to_owned(), file(&"0".repeat(30 << 20)));
     bed.template("hermes", files);
-    let first = full_and_then(
+    let first = fail_then_succeed(
         &bed,
         "size=16m,mode=700",
         "true",
@@ -124,14 +124,14 @@ fn a_tree_that_cannot_fit_is_refused_before_its_checkout() {
 }
 
 #[test]
-fn a_disk_that_runs_full_during_the_checkout_is_told() {
+fn a_disk_that_fills_up_during_the_checkout_is_reported() {
     let bed = Bed::new();
     let mut files = dockerfile(PLAIN);
-    // Few bytes, but each file takes a block.
+    // Few bytes in total, but each file takes a whole block.
     let small = (0..4000).map(|n| (format!("small/{n}"), file(&n.to_string())));
     files.extend(small.collect::<Files>());
     bed.template("hermes", files);
-    let first = full_and_then(
+    let first = fail_then_succeed(
         &bed,
         "size=8m,mode=700",
         "true",
@@ -146,11 +146,11 @@ fn a_disk_that_runs_full_during_the_checkout_is_told() {
 }
 
 #[test]
-fn a_disk_without_another_inode_is_told_as_such() {
+fn running_out_of_inodes_is_reported() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let fill = "while echo > filler$((n=n+1)); do :; done 2>/dev/null; rm filler1 filler2 filler3";
-    let first = full_and_then(&bed, "size=64m,nr_inodes=100,mode=700", fill, "rm filler*");
+    let first = fail_then_succeed(&bed, "size=64m,nr_inodes=100,mode=700", fill, "rm filler*");
     let message = field(&first, "message");
     assert!(
         message.contains("no more files can be created (inodes)"),
@@ -159,12 +159,11 @@ fn a_disk_without_another_inode_is_told_as_such() {
 }
 
 #[test]
-fn a_disk_that_runs_full_before_the_tree_is_vouched_for_costs_no_image_and_leaves_no_tree_that_is_used()
- {
+fn disk_full_before_commit_keeps_image_drops_tree() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let tree = format!("hermes/{}", &sha[..12]);
-    // The tree is in its place; while the library pauses, somebody else takes what is left.
+    // The tree is in its final place. While the library pauses, the script fills the disk.
     let script = format!(
         "FAILPOINTS='tree-synced=sleep(3000)' \"$@\" & \
          until [ -e {tree} ]; do sleep 0.05; done; \
@@ -196,7 +195,7 @@ fn a_disk_that_runs_full_before_the_tree_is_vouched_for_costs_no_image_and_leave
 }
 
 #[test]
-fn a_full_disk_is_no_matter_where_the_tree_is_there_already() {
+fn a_full_disk_does_not_matter_for_a_cached_tree() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let script = "\"$@\"; cat /dev/zero > filler 2>/dev/null || true; \"$@\"; \
@@ -222,8 +221,8 @@ fn a_full_disk_is_no_matter_where_the_tree_is_there_already() {
     assert_eq!(fetches(&bed), 1);
 }
 
-/// A build that must fail for want of room on the engine's disk. Gives the message and the hint.
-fn refused_by(engine: &OwnEngine, builder: &str, files: Files) -> (String, String) {
+/// Makes a build that must fail because the engine's disk is full. Returns the message and the hint.
+fn build_error(engine: &OwnEngine, builder: &str, files: Files) -> (String, String) {
     let bed = Bed::new();
     bed.template("hermes", files);
     let output = engine
@@ -249,12 +248,12 @@ fn refused_by(engine: &OwnEngine, builder: &str, files: Files) -> (String, Strin
 }
 
 #[test]
-fn an_engine_whose_disk_is_full_is_told_with_how_much_is_there() {
+fn a_full_engine_disk_is_reported_with_its_free_space() {
     for builder in ["1", "0"] {
         let engine = OwnEngine::small(32);
         let mut files = dockerfile("FROM scratch\nCOPY big /\n");
         files.insert("big".to_owned(), file(&noise(24 << 20)));
-        let (message, hint) = refused_by(&engine, builder, files);
+        let (message, hint) = build_error(&engine, builder, files);
         let place = format!(
             "there is no room left on the disk of the engine at {}, at {} (",
             engine.engine.url,
@@ -269,12 +268,12 @@ fn an_engine_whose_disk_is_full_is_told_with_how_much_is_there() {
 }
 
 #[test]
-fn a_step_that_fills_the_engines_disk_is_told_too() {
+fn a_build_step_that_fills_the_engine_disk_is_reported() {
     for builder in ["1", "0"] {
         let engine = OwnEngine::small(24);
         engine.engine.import_busybox();
         let text = format!("FROM {BUSYBOX}\nRUN cat /dev/zero > /filler\n");
-        let (message, hint) = refused_by(&engine, builder, dockerfile(&text));
+        let (message, hint) = build_error(&engine, builder, dockerfile(&text));
         assert!(
             message.contains("in the step") && message.contains("cat /dev/zero"),
             "{message}"

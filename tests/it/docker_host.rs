@@ -1,4 +1,4 @@
-//! `DOCKER_HOST`, and the host of a docker context, as the docker CLI reads them.
+//! `DOCKER_HOST` and the host of a docker context are parsed as the docker CLI does.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,17 +13,17 @@ use crate::support::engine::BUSYBOX;
 use crate::support::server::dockerfile;
 use crate::support::{Bed, Engine, docker_context_id, lock};
 
-/// A reverse proxy with virtual hosts in front of an engine: who names another host is answered 421, and
-/// the engine is below a path.
+/// A reverse proxy with virtual hosts in front of an engine. Requests with another Host header are
+/// answered with 421, and the engine is below a path.
 struct VirtualHost {
     /// `127.0.0.1:PORT`
     host: String,
-    /// The first line of each request, without the path that it is below.
+    /// The first line of each request, without the engine's path prefix.
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl VirtualHost {
-    /// It ends with the process of the tests.
+    /// Runs until the test process exits.
     fn before(engine: &Engine, path: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let host = listener.local_addr().unwrap().to_string();
@@ -40,7 +40,7 @@ impl VirtualHost {
     }
 }
 
-/// One request, after which the connection ends.
+/// Serves one request, then closes the connection.
 fn serve(
     mut client: TcpStream,
     socket: &str,
@@ -107,12 +107,12 @@ fn template(bed: &Bed) {
 }
 
 #[test]
-fn an_engine_below_a_path_of_a_virtual_host_does_the_whole_job() {
+fn an_engine_behind_a_virtual_host_with_a_path_works() {
     for buildkit in ["1", "0"] {
         let bed = Bed::new();
         template(&bed);
         let proxy = VirtualHost::before(&bed.engine, "/docker/engine-1");
-        // As it comes out of a file: with a line break, and a path that is not as short as it can be.
+        // As read from a file: with a line break, and a path that is not normalized.
         let given = format!(" tcp://{}//docker/./x/../engine-1/\n", proxy.host);
         let client = bed.client_with(&[
             (OptionName::DockerHost, &given),
@@ -127,7 +127,7 @@ fn an_engine_below_a_path_of_a_virtual_host_does_the_whole_job() {
         }
         assert_eq!(requests.contains("/session"), buildkit == "1", "{requests}");
 
-        // What is shown is the same engine for who sets it, and for the docker command.
+        // The endpoint that is shown can be used as DOCKER_HOST, here and for the docker command.
         let shown = format!("tcp://{}/docker/engine-1", proxy.host);
         assert_eq!(image.endpoint, shown);
         let begun = &client.of_kind(Kind::BuildStarted)[0];
@@ -138,7 +138,7 @@ fn an_engine_below_a_path_of_a_virtual_host_does_the_whole_job() {
 }
 
 #[test]
-fn an_address_without_a_scheme_is_one_of_tcp() {
+fn an_address_without_a_scheme_means_tcp() {
     let bed = Bed::new();
     template(&bed);
     let proxy = VirtualHost::before(&bed.engine, "");
@@ -146,7 +146,7 @@ fn an_address_without_a_scheme_is_one_of_tcp() {
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.endpoint, format!("tcp://{}", proxy.host));
 
-    // The host is this machine's then, by its name.
+    // Without a host, it is localhost.
     let port = proxy.host.rsplit(':').next().unwrap();
     let client = bed.client_with(&[(OptionName::DockerHost, &format!(":{port}"))]);
     let error = client.refused("hermes");
@@ -159,7 +159,7 @@ fn an_address_without_a_scheme_is_one_of_tcp() {
 }
 
 #[test]
-fn the_host_of_a_context_may_have_a_path_too() {
+fn the_host_of_a_docker_context_may_have_a_path() {
     let bed = Bed::new();
     template(&bed);
     let proxy = VirtualHost::before(&bed.engine, "/p");
@@ -183,7 +183,7 @@ fn the_host_of_a_context_may_have_a_path_too() {
 }
 
 #[test]
-fn a_wrong_address_is_told_without_what_it_is_and_with_a_hint_that_can_be_read() {
+fn an_invalid_docker_host_is_refused_without_showing_it() {
     let bed = Bed::new();
     template(&bed);
     for host in [
@@ -200,7 +200,7 @@ fn a_wrong_address_is_told_without_what_it_is_and_with_a_hint_that_can_be_read()
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
         let shown = format!("{error:?}");
         assert!(!shown.contains("secret"), "{shown}");
-        // A host's own log may mask it once more.
+        // Masking the hint again, as a host's log may do, changes nothing.
         assert_eq!(mol::redact::mask_token(&error.hint, ""), error.hint);
         assert!(error.hint.contains("ssh://host"), "{error:?}");
     }

@@ -1,5 +1,6 @@
-//! `.dockerignore`: what is sent is what docker would send. By a table, by the docker CLI of the
-//! machine, by the code of today's docker CLI and buildx, and for any tree and any file.
+//! `.dockerignore`: the library sends the files that docker would send. The references are a table of
+//! test vectors, the installed docker CLI, and the code of the current docker CLI and buildx, on fixed and
+//! on random trees and ignore files.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -16,11 +17,11 @@ use crate::support::child::{source, succeed};
 use crate::support::docker_context::{Answer, Choice, DOCKER, DockerContext, Recorder, paths};
 use crate::support::{Engine, for_all, unique};
 
-/// The builder reads these, so they are sent to it whatever the file says; that has tests of its own.
-const FOR_THE_BUILDER: [&str; 2] = ["Dockerfile", ".dockerignore"];
+/// The builder reads these, so they are always sent; `fidelity::ignore_files` tests that.
+const BUILDER_FILES: [&str; 2] = ["Dockerfile", ".dockerignore"];
 
-/// A tree with these files, a Dockerfile and an ignore file. `a -> b` is a link; what cannot be,
-/// because its folder is a file already, is left out.
+/// A tree with these files, a Dockerfile and an ignore file. `a -> b` is a symlink. A path whose folder
+/// already exists as a file is skipped.
 fn tree<'a>(files: impl IntoIterator<Item = &'a String>, ignore_file: &str) -> TempDir {
     let tree = tempfile::tempdir().unwrap();
     for file in files {
@@ -41,12 +42,12 @@ fn tree<'a>(files: impl IntoIterator<Item = &'a String>, ignore_file: &str) -> T
     tree
 }
 
-/// What is sent to the classic builder.
+/// The files that the library sends to the classic builder.
 fn classic(tree: &Path) -> Choice {
     chosen(internals::archive(tree))
 }
 
-/// What is sent to BuildKit, when it asks for the tree without what these patterns match.
+/// The files that the library sends to BuildKit if it asks for the tree with these exclude patterns.
 fn buildkit(tree: &Path, patterns: &[String]) -> Choice {
     chosen(internals::archive_without(tree, patterns))
 }
@@ -57,13 +58,13 @@ fn chosen(archive: mol::Result<Vec<u8>>) -> Choice {
         .map_err(|error| error.message)
 }
 
-fn without_the_builder_s(choice: Choice) -> Choice {
+fn without_builder_files(choice: Choice) -> Choice {
     let mut paths = choice?;
-    paths.retain(|path| !FOR_THE_BUILDER.contains(&path.as_str()));
+    paths.retain(|path| !BUILDER_FILES.contains(&path.as_str()));
     Ok(paths)
 }
 
-/// One row of tests/vectors/dockerignore.json, which says what the fields are.
+/// One row of tests/vectors/dockerignore.json, which documents the fields.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -102,8 +103,8 @@ impl Case {
         self.builder.as_ref().is_none_or(|only| only == builder)
     }
 
-    /// Compares what was chosen with what the row says. An ignored folder is not sent, and one whose
-    /// files are all ignored is: the table is about files.
+    /// Compares the chosen files with the row. Folders are not compared: an ignored folder is not sent,
+    /// but a folder with only ignored files is.
     fn check(&self, who: &str, choice: Choice) {
         match choice {
             Ok(_) if self.error => panic!("{who} does not refuse {}: {:?}", self.name, self.file),
@@ -113,29 +114,29 @@ impl Case {
                 let chosen: BTreeSet<&str> = paths
                     .iter()
                     .map(String::as_str)
-                    .filter(|path| !path.ends_with('/') && !FOR_THE_BUILDER.contains(path))
+                    .filter(|path| !path.ends_with('/') && !BUILDER_FILES.contains(path))
                     .collect();
-                let wanted: BTreeSet<&str> = self
+                let expected: BTreeSet<&str> = self
                     .sent
                     .iter()
                     .map(|file| file.split(" -> ").next().unwrap())
                     .collect();
-                assert_eq!(chosen, wanted, "{who}, {}: {:?}", self.name, self.file);
+                assert_eq!(chosen, expected, "{who}, {}: {:?}", self.name, self.file);
             }
         }
     }
 }
 
 #[test]
-fn the_table_holds_for_what_is_sent() {
-    let mut today = DockerContext::start();
+fn the_library_sends_the_files_of_the_vectors() {
+    let mut current = DockerContext::start();
     for case in Case::all() {
         let tree = case.tree();
         if case.is_for("classic") {
             case.check("to the classic builder", classic(tree.path()));
         }
-        // The lines of a file that BuildKit itself cannot read never come to be patterns.
-        let patterns = today.ask(tree.path()).patterns;
+        // BuildKit sends no patterns for an ignore file that it cannot parse.
+        let patterns = current.ask(tree.path()).patterns;
         if case.is_for("buildkit") && (!case.error || !patterns.is_empty()) {
             case.check("to BuildKit", buildkit(tree.path(), &patterns));
         }
@@ -143,11 +144,11 @@ fn the_table_holds_for_what_is_sent() {
 }
 
 #[test]
-fn the_table_holds_for_today_s_docker_cli_and_buildx() {
-    let mut today = DockerContext::start();
+fn the_vectors_hold_for_the_current_docker_cli_and_buildx() {
+    let mut current = DockerContext::start();
     for case in Case::all() {
         let tree = case.tree();
-        let answer = today.ask(tree.path());
+        let answer = current.ask(tree.path());
         if case.is_for("classic") {
             case.check("the docker CLI", answer.classic);
         }
@@ -158,7 +159,7 @@ fn the_table_holds_for_today_s_docker_cli_and_buildx() {
 }
 
 #[test]
-fn the_table_holds_for_the_docker_cli_of_this_machine() {
+fn the_vectors_hold_for_the_installed_docker_cli() {
     let cases = Case::all();
     std::thread::scope(|threads| {
         for half in cases.chunks(cases.len().div_ceil(2)) {
@@ -168,8 +169,8 @@ fn the_table_holds_for_the_docker_cli_of_this_machine() {
                     let tree = case.tree();
                     let choice = recorder.docker_build(tree.path());
                     if case.docker_20_10 == Some(false) {
-                        let ours = without_the_builder_s(classic(tree.path()));
-                        assert_ne!(without_the_builder_s(choice), ours, "{}", case.name);
+                        let ours = without_builder_files(classic(tree.path()));
+                        assert_ne!(without_builder_files(choice), ours, "{}", case.name);
                     } else {
                         case.check("the docker CLI of this machine", choice);
                     }
@@ -180,7 +181,7 @@ fn the_table_holds_for_the_docker_cli_of_this_machine() {
 }
 
 #[test]
-fn an_image_by_docker_build_has_the_files_that_are_sent() {
+fn an_image_built_by_docker_has_the_files_of_the_vectors() {
     let engine = Engine::of_the_tests();
     for case in Case::all()
         .iter()
@@ -203,20 +204,20 @@ fn an_image_by_docker_build_has_the_files_that_are_sent() {
     }
 }
 
-/// Any tree, with any file.
+/// A random tree and ignore file.
 #[derive(Clone, Debug)]
-struct Any {
+struct RandomCase {
     paths: Vec<String>,
     file: String,
 }
 
-/// Names that are close to patterns, so that something matches now and then.
+/// Names that are similar to patterns, so that some of them match.
 const NAMES: &[&str] = &[
     "a", "b", "c", "ab", "a.b", "x1", "é", "-", "]", "[", "*", "a\\", "d", ".x", "a b", "^a", "_",
     "#", "!a", "\t", "a\nb", "\u{fffd}", "{a}", "+", "$", "|",
 ];
 
-/// What lines are made of.
+/// Parts of pattern lines.
 const PIECES: &[&str] = &[
     "a",
     "b",
@@ -288,7 +289,7 @@ fn paths_of(names: Vec<&'static str>) -> impl Strategy<Value = Vec<String>> {
     prop::collection::vec(path, 1..12)
 }
 
-fn any_case() -> impl Strategy<Value = Any> {
+fn any_case() -> impl Strategy<Value = RandomCase> {
     subsequence(NAMES, 3..7).prop_flat_map(|names| {
         let path = {
             let wild = select(vec!["*", "**", "?", "*/**"]);
@@ -305,13 +306,13 @@ fn any_case() -> impl Strategy<Value = Any> {
         let start = prop_oneof![9 => Just(""), 1 => Just("\u{feff}")];
         let file = (start, prop::collection::vec(line, 1..6));
         let file = file.prop_map(|(start, lines)| start.to_owned() + &lines.concat());
-        (paths_of(names), file).prop_map(|(paths, file)| Any { paths, file })
+        (paths_of(names), file).prop_map(|(paths, file)| RandomCase { paths, file })
     })
 }
 
-/// Without what the docker CLI of Debian 12 does otherwise: exceptions in ignored folders, `**` right
-/// before a name, and what its regular expressions make of `^`, `|`, `+` and brackets of all kinds.
-fn plain_case() -> impl Strategy<Value = Any> {
+/// Cases without the features in which the docker CLI of Debian 12 differs: exceptions in ignored
+/// folders, `**` directly before a name, and `^`, `|`, `+` and brackets in its regular expressions.
+fn plain_case() -> impl Strategy<Value = RandomCase> {
     let names = [
         "a", "b", "c", "ab", "a.b", "x1", "é", ".x", "a b", "_", "#", "-",
     ];
@@ -322,37 +323,37 @@ fn plain_case() -> impl Strategy<Value = Any> {
         let part = prop_oneof![3 => select(names.clone()), 2 => wild];
         let line = prop::collection::vec(part, 1..4).prop_map(|parts| parts.join("/") + "\n");
         let file = prop::collection::vec(line, 1..4).prop_map(|lines| lines.concat());
-        (paths_of(names), file).prop_map(|(paths, file)| Any { paths, file })
+        (paths_of(names), file).prop_map(|(paths, file)| RandomCase { paths, file })
     })
 }
 
 #[test]
-fn any_tree_with_any_file_is_sent_as_docker_and_buildx_send_it_today() {
-    let today = RefCell::new(DockerContext::start());
+fn random_trees_are_sent_as_current_docker_and_buildx_send_them() {
+    let current = RefCell::new(DockerContext::start());
     for_all(1000, &any_case(), |case| {
         let tree = tree(&case.paths, &case.file);
         let Answer {
             patterns,
             classic: docker,
             buildkit: buildx,
-        } = today.borrow_mut().ask(tree.path());
+        } = current.borrow_mut().ask(tree.path());
         for (ours, theirs) in [
             (classic(tree.path()), docker),
             (buildkit(tree.path(), &patterns), buildx),
         ] {
-            let (ours, theirs) = (without_the_builder_s(ours), without_the_builder_s(theirs));
+            let (ours, theirs) = (without_builder_files(ours), without_builder_files(theirs));
             match (ours, theirs) {
                 (Err(_), Err(_)) => {}
-                // Docker finds out about a pattern only if some path gets as far. By itself, every
-                // path does.
+                // Docker parses a pattern only if a path is matched against it. With one pattern alone,
+                // every path is.
                 (Err(ours), Ok(_)) => {
                     let alone = patterns.iter().any(|pattern| {
-                        // Not as an exception, nor as a comment.
+                        // `./` keeps the pattern from being a comment; `!` is removed.
                         let pattern = format!("./{}", pattern.trim_start_matches('!'));
                         std::fs::write(tree.path().join(".dockerignore"), pattern).unwrap();
-                        today.borrow_mut().ask(tree.path()).classic.is_err()
+                        current.borrow_mut().ask(tree.path()).classic.is_err()
                     });
-                    prop_assert!(alone, "only here: {ours}");
+                    prop_assert!(alone, "an error only in the library: {ours}");
                 }
                 (ours, theirs) => prop_assert_eq!(ours, theirs),
             }
@@ -362,13 +363,13 @@ fn any_tree_with_any_file_is_sent_as_docker_and_buildx_send_it_today() {
 }
 
 #[test]
-fn any_tree_with_a_plain_file_is_sent_as_the_docker_cli_of_this_machine_sends_it() {
+fn random_plain_trees_are_sent_as_the_installed_docker_does() {
     let check = || {
         let recorder = Recorder::start();
         for_all(60, &plain_case(), |case| {
             let tree = tree(&case.paths, &case.file);
-            let ours = without_the_builder_s(classic(tree.path()));
-            let theirs = without_the_builder_s(recorder.docker_build(tree.path()));
+            let ours = without_builder_files(classic(tree.path()));
+            let theirs = without_builder_files(recorder.docker_build(tree.path()));
             prop_assert_eq!(ours, theirs);
             Ok(())
         });

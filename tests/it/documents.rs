@@ -1,4 +1,4 @@
-//! What the documents say of the tests, the files and each other is so.
+//! The references in the documents to tests, files and other documents are valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const DOCUMENTS: [&str; 3] = [
     "docs/security.md",
 ];
 
-/// Every file below a folder with this ending, but those that a build has put there.
+/// Every file below a folder with this suffix, except build output and hidden files.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
@@ -32,7 +32,7 @@ fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The Go tests that there are.
+/// The names of all functions in Go test files.
 fn go_tests() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for file in files(&source("go"), "_test.go") {
@@ -46,8 +46,8 @@ fn go_tests() -> BTreeSet<String> {
     names
 }
 
-/// Is there a Rust test of this name in this file? The name is `module::test` for those in tests/it, and
-/// `src/file.rs::test` for the others. `module::file` stands for all tests of a file in a folder.
+/// Whether a Rust test with this name exists. The name is `module::test` for those in tests/it, and
+/// `src/file.rs::test` for unit tests. `module::file` stands for all tests of a file in a folder.
 fn is_rust_test(name: &str) -> bool {
     let Some((place, test)) = name.rsplit_once("::") else {
         return false;
@@ -66,7 +66,7 @@ fn is_rust_test(name: &str) -> bool {
 }
 
 #[test]
-fn every_test_that_a_document_names_is_there() {
+fn every_test_named_in_a_document_exists() {
     let go = go_tests();
     for document in DOCUMENTS {
         let text = std::fs::read_to_string(source(document)).unwrap();
@@ -85,13 +85,10 @@ fn every_test_that_a_document_names_is_there() {
                 }
             }
         }
-        assert!(
-            named > 20,
-            "{document} names tests, and this test sees them"
-        );
+        assert!(named > 20, "{document} names too few tests: {named}");
         assert!(
             missing.is_empty(),
-            "{document} names tests that are not there: {missing:#?}"
+            "{document} names tests that do not exist: {missing:#?}"
         );
     }
 }
@@ -109,7 +106,7 @@ fn markdown(text: &str) -> Parser<'_> {
     Parser::new_ext(text, Options::ENABLE_TABLES)
 }
 
-/// Where a document can be entered: its headings, as forges spell them in a link.
+/// The anchors of a document: its headings, as forges spell them in a link.
 fn anchors(text: &str) -> BTreeSet<String> {
     let (mut anchors, mut heading) = (BTreeSet::new(), None::<String>);
     for event in markdown(text) {
@@ -132,9 +129,9 @@ fn anchors(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn no_link_from_one_document_to_another_is_dead() {
+fn links_between_documents_are_valid() {
     let documents = documents();
-    let (mut followed, mut dead) = (0, Vec::new());
+    let (mut followed, mut broken) = (0, Vec::new());
     for (document, text) in &documents {
         for event in markdown(text) {
             let (Event::Start(Tag::Link { dest_url: link, .. })
@@ -151,26 +148,23 @@ fn no_link_from_one_document_to_another_is_dead() {
                 "" => Ok(document.clone()),
                 _ => document.parent().unwrap().join(file).canonicalize(),
             };
-            let alive = target.is_ok_and(|target| {
+            let valid = target.is_ok_and(|target| {
                 anchor.is_empty()
                     || documents
                         .get(&target)
                         .is_some_and(|text| anchors(text).contains(anchor))
             });
-            if !alive {
-                dead.push(format!("{}: {link}", document.display()));
+            if !valid {
+                broken.push(format!("{}: {link}", document.display()));
             }
         }
     }
-    assert!(
-        followed > 50,
-        "documents have links, and this test sees {followed}"
-    );
-    assert!(dead.is_empty(), "{dead:#?}");
+    assert!(followed > 50, "found only {followed} links");
+    assert!(broken.is_empty(), "{broken:#?}");
 }
 
 #[test]
-fn the_architecture_names_every_file_of_the_core() {
+fn architecture_md_lists_every_source_file() {
     let text = std::fs::read_to_string(source("docs/architecture.md")).unwrap();
     let named: BTreeSet<&str> = text.split('`').skip(1).step_by(2).collect();
     let src = source("src");
@@ -179,8 +173,8 @@ fn the_architecture_names_every_file_of_the_core() {
         let folder = below.parent().unwrap().to_str().unwrap();
         let name = file.file_name().unwrap().to_str().unwrap();
         let whole = format!("src/{}", below.display());
-        // A file of a folder stands in the folder's row, the folder's own head needs none, and a
-        // folder beside a file of its name is the file's.
+        // A file in a folder may be listed in the folder's row. `mod.rs` needs no row, and neither does a
+        // folder with a file of the same name beside it.
         let in_row = named.contains(name) && named.contains(format!("src/{folder}/").as_str());
         let with_file = source(&format!("src/{folder}.rs")).exists();
         !(named.contains(whole.as_str()) || in_row || name == "mod.rs" || with_file)

@@ -1,6 +1,6 @@
-//! An engine whose answers have no end, or are made to be expensive: the call ends with an error that
-//! names what was too large, and costs little memory. A real engine cannot be made to send such answers,
-//! so a proxy sends them in its place.
+//! An engine with endless or deliberately expensive answers: the call fails with an error that names what
+//! was too large, and uses little memory. A real engine cannot be made to send such answers, so a proxy
+//! sends them instead.
 
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use crate::support::child::{Peak, peak};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, End, Proxy, Treat, block_on, unique};
 
-/// What the library may take at most, whatever is sent (promise P9).
-const MOST_MIB: u64 = 512;
+/// The library's memory limit, whatever it receives (promise P9).
+const MAX_MIB: u64 = 512;
 
-/// What follows the excess has to be over by then.
-const SOON: Duration = Duration::from_secs(10);
+/// The call must fail within this time after the limit is exceeded.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// What is set besides the engine.
+/// Options besides the engine.
 type Options<'a> = &'a [(OptionName, &'a str)];
 
 const HEAD: &str =
@@ -27,22 +27,22 @@ fn chunk(text: &str) -> String {
     format!("{:x}\r\n{text}\r\n", text.len())
 }
 
-/// An answer that begins so, and goes on so for ever, in pieces of about 64 KiB.
+/// An answer that starts with `begin` and repeats `more` forever, in chunks of about 64 KiB.
 fn endless(begin: &str, more: &str) -> Treat {
     let more = more.repeat((64 << 10) / more.len() + 1);
     let head = format!("{HEAD}{}", chunk(begin));
     Treat::Endless(head.into_bytes(), chunk(&more).into_bytes())
 }
 
-/// The same, a byte at a time.
+/// An endless answer with chunks of one byte.
 fn endless_bytes(begin: &str) -> Treat {
     let head = format!("{HEAD}{}", chunk(begin));
     let more = "1\r\n \r\n".repeat(10_000);
     Treat::Endless(head.into_bytes(), more.into_bytes())
 }
 
-/// A whole answer of about so many bytes: `begin`, `more` again and again, `end`.
-fn whole(begin: &str, more: &str, end: &str, size: usize) -> Treat {
+/// A complete answer of about `size` bytes: `begin`, `more` repeated, `end`.
+fn complete(begin: &str, more: &str, end: &str, size: usize) -> Treat {
     let body = format!("{begin}{}{end}", more.repeat(size / more.len()));
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
     Treat::Answer(
@@ -51,7 +51,7 @@ fn whole(begin: &str, more: &str, end: &str, size: usize) -> Treat {
     )
 }
 
-/// A call in a process of its own at an engine that treats these requests so.
+/// Makes a call in a separate process against an engine that treats requests to `path` like this.
 fn at(path: &'static str, treat: &Treat, more: &[(OptionName, &str)]) -> (Peak, Duration) {
     let bed = Bed::new();
     bed.template(
@@ -73,10 +73,10 @@ fn at(path: &'static str, treat: &Treat, more: &[(OptionName, &str)]) -> (Peak, 
 }
 
 #[test]
-fn an_answer_of_the_engine_without_end_costs_little_memory_and_is_named() {
+fn an_endless_engine_answer_is_refused_in_little_memory() {
     let offline = [(OptionName::Offline, "1")];
     let image = r#"{"Id":"sha256:x","RepoTags":[],"Created":1,"Size":1},"#;
-    // One after the other: any other line is output.
+    // The numbers must be consecutive: any other line counts as output.
     let step = |number| format!("{{\"stream\":\"Step {number}/5000 : RUN x\\n\"}}\n");
     let steps: String = (1..=5000).map(step).collect();
     let rows: [(&'static str, Treat, Options<'_>, &str); 13] = [
@@ -141,13 +141,13 @@ fn an_answer_of_the_engine_without_end_costs_little_memory_and_is_named() {
         assert_eq!(peak.status, "engine_unreachable", "{what}");
         assert!(peak.message.contains(named), "{what}");
         assert!(peak.message.contains("proxy.sock"), "{what}");
-        assert!(peak.growth_mib < MOST_MIB / 2, "{what}");
-        assert!(took < SOON, "{what}");
+        assert!(peak.growth_mib < MAX_MIB / 2, "{what}");
+        assert!(took < TIME_LIMIT, "{what}");
     }
 }
 
 #[test]
-fn an_error_of_the_engine_without_end_costs_little_memory() {
+fn an_endless_engine_error_is_reported_in_little_memory() {
     for path in ["/version", "/images/", "/build?"] {
         let head = HEAD.replace("200 OK", "500 Internal Server Error");
         let more = chunk(&"x".repeat(64 << 10));
@@ -159,57 +159,60 @@ fn an_error_of_the_engine_without_end_costs_little_memory() {
             "{peak:?}"
         );
         assert!(peak.message.contains("Internal Server Error"), "{peak:?}");
-        assert!(peak.growth_mib < 64 && took < SOON, "{took:?} {peak:?}");
+        assert!(
+            peak.growth_mib < 64 && took < TIME_LIMIT,
+            "{took:?} {peak:?}"
+        );
     }
 }
 
 #[test]
-fn an_answer_within_its_limit_that_is_made_to_be_expensive_costs_little_memory() {
+fn an_expensive_answer_within_the_limits_costs_little_memory() {
     let offline = [(OptionName::Offline, "1")];
     let list = 60 << 20;
     let named = r#"{"Id":"","RepoTags":["molecule-local/"],"Created":1,"Size":1},"#;
     let last = r#"{"Id":"","Created":1,"Size":1}]"#;
-    // A StatusResponse of vertexes without anything, `0a 00`, and one of logs, `1a 00`.
+    // A StatusResponse of empty vertexes (`0a 00`), logs (`1a 00`) and warnings (`22 00`).
     let empty_parts = ["CgAKAAoA", "GgAaABoA", "IgAiACIA"];
     let mut rows: Vec<(&'static str, Treat, Options<'_>)> = vec![
         (
             "/images/",
-            whole("{\"Id\":\"x\",\"RepoTags\":[", "\"\",", "\"\"]}", 4_000_000),
+            complete("{\"Id\":\"x\",\"RepoTags\":[", "\"\",", "\"\"]}", 4_000_000),
             &[],
         ),
         (
             "/images/",
-            whole("{\"Id\":\"x\",\"RepoDigests\":[", "{},", "{}]}", 4_000_000),
+            complete("{\"Id\":\"x\",\"RepoDigests\":[", "{},", "{}]}", 4_000_000),
             &[],
         ),
-        ("/images/json", whole("[", named, last, list), &offline),
+        ("/images/json", complete("[", named, last, list), &offline),
         (
             "/images/json",
-            whole("[", r#"{"Id":"","Created":1,"Size":1},"#, last, list),
+            complete("[", r#"{"Id":"","Created":1,"Size":1},"#, last, list),
             &offline,
         ),
         (
             "/images/json",
-            whole("[{\"Id\":\"\",\"RepoTags\":[", "\"\",", "\"\"]}]", list),
+            complete("[{\"Id\":\"\",\"RepoTags\":[", "\"\",", "\"\"]}]", list),
             &offline,
         ),
         (
             "/images/json",
-            whole("[{\"Id\":\"\",\"x\":[", "[],", "[]]}]", list),
+            complete("[{\"Id\":\"\",\"x\":[", "[],", "[]]}]", list),
             &offline,
         ),
     ];
     for parts in empty_parts {
         rows.push((
             "/build?",
-            whole("{\"aux\":\"", parts, "\"}\n", 8_000_000),
+            complete("{\"aux\":\"", parts, "\"}\n", 8_000_000),
             &[],
         ));
     }
     let classic: &[(OptionName, &str)] = &[(OptionName::DockerBuildkit, "0")];
     rows.push((
         "/build?",
-        whole("{\"stream\":\"", "a\\n", "\"}\n", 2_000_000),
+        complete("{\"stream\":\"", "a\\n", "\"}\n", 2_000_000),
         classic,
     ));
     for (path, treat, options) in rows {
@@ -220,14 +223,14 @@ fn an_answer_within_its_limit_that_is_made_to_be_expensive_costs_little_memory()
         };
         let what = format!("{path} {start:?} {took:?} {peak:?}");
         println!("{what}");
-        assert!(peak.growth_mib < MOST_MIB / 2, "{what}");
-        // There is no excess; this is the limit of every call.
+        assert!(peak.growth_mib < MAX_MIB / 2, "{what}");
+        // No limit is exceeded; this only bounds the time of the call.
         assert!(took < Duration::from_secs(60), "{what}");
     }
 }
 
 #[test]
-fn lists_without_end_are_named_when_images_are_removed() {
+fn an_endless_list_fails_a_prune_and_is_named() {
     let bed = Bed::new();
     bed.template(
         "hermes",
@@ -253,6 +256,6 @@ fn lists_without_end_are_named_when_images_are_removed() {
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         let says = format!("sent more than 64.0 MiB in answer to {path}");
         assert!(error.message.contains(&says), "{error:?}");
-        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < TIME_LIMIT, "{:?}", begun.elapsed());
     }
 }

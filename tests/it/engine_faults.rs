@@ -1,5 +1,5 @@
-//! An engine that breaks off, restarts, talks nonsense or says nothing: each is told apart, in its
-//! time, no connection stays open, and the next call of the same client is fine.
+//! An engine that drops connections, restarts, sends garbage or hangs: each fault is reported with the
+//! right code and in time, no connection stays open, and the next call of the same client succeeds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -13,16 +13,16 @@ use crate::support::engine::{BUSYBOX, OwnEngine};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, End, Files, Proxy, Treat, file, noise, side_by_side, unique};
 
-/// The kinds of calls that the library makes, in their order.
+/// The kinds of requests that the library makes to the engine, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     Version,
-    /// Is the image there?
+    /// Checks whether the image exists.
     Inspect,
-    /// BuildKit asks for the files here.
+    /// BuildKit requests the files over this connection.
     Session,
     Build,
-    /// Is the new image there?
+    /// Checks whether the new image exists.
     Built,
 }
 
@@ -30,12 +30,12 @@ use Call::{Build, Built, Inspect, Session, Version};
 
 const ALL: [Call; 5] = [Version, Inspect, Session, Build, Built];
 
-/// With BuildKit, and with the classic builder, where it makes a difference.
+/// The values of DOCKER_BUILDKIT to test: both builders if it makes a difference for this call.
 fn builders(call: Call) -> &'static [&'static str] {
     if call == Build { &["1", "0"] } else { &["1"] }
 }
 
-/// Treats one kind of call so while the switch is on, and lets all else through.
+/// A proxy rule that applies `treat` to one kind of call while the switch is on.
 fn treating(
     call: Call,
     treat: Treat,
@@ -63,11 +63,11 @@ fn treating(
     }
 }
 
-/// A stall grace that no test waits for.
-const PATIENT: u64 = 240;
+/// A stall grace in seconds that no test reaches.
+const LONG_GRACE: u64 = 240;
 
-/// A job at an engine that does this in that call. Then the engine is mended.
-fn broken(
+/// Makes a call that fails because of this fault. Checks that the next call succeeds without the fault.
+fn fail_then_recover(
     call: Call,
     treat: &Treat,
     builder: &str,
@@ -90,13 +90,13 @@ fn broken(
     let error = end.expect_err(&format!("{call:?} {treat:?} {builder}"));
     let took = begun.elapsed();
     assert!(!error.hint.is_empty(), "{error:?}");
-    let half_done = |path: &String| path.contains("/.work-");
+    let partial = |path: &String| path.contains("/.work-");
     let cached = bed.cached_paths();
-    assert!(!cached.iter().any(half_done), "{error:?}: {cached:?}");
+    assert!(!cached.iter().any(partial), "{error:?}: {cached:?}");
 
     switch.store(false, Ordering::SeqCst);
-    if grace < PATIENT {
-        // A machine that is busy may be silent for longer, and nothing is wrong.
+    if grace < LONG_GRACE {
+        // On a busy machine a healthy engine may be silent for longer than the short grace.
         client = bed.client_with(&options[..2]);
     }
     let next = client.ensure("hermes");
@@ -106,7 +106,7 @@ fn broken(
     (error, took)
 }
 
-/// Its context is big enough to break off in the middle of it.
+/// A template with a context that is large enough to cut the upload in the middle.
 fn template() -> Files {
     let text = format!("FROM scratch\nCOPY content /{}\n", unique());
     let mut files = dockerfile(&text);
@@ -115,7 +115,7 @@ fn template() -> Files {
 }
 
 #[test]
-fn an_engine_that_breaks_off_is_told_wherever_it_does() {
+fn a_dropped_engine_connection_is_reported_at_every_point() {
     let mut rows = Vec::new();
     for call in ALL {
         for builder in builders(call) {
@@ -124,14 +124,14 @@ fn an_engine_that_breaks_off_is_told_wherever_it_does() {
             }
         }
     }
-    // The classic builder gets the files with the request for the build.
+    // The classic builder gets the files in the body of the build request.
     for (call, builder) in [(Session, &"1"), (Build, &"0")] {
         for uploaded in [0, 1000, 100_000, 400_000] {
             rows.push((call, Treat::CutRequest(uploaded, End::Close), builder));
         }
     }
     side_by_side(rows.iter(), |(call, treat, builder)| {
-        let (error, took) = broken(*call, treat, builder, None, PATIENT);
+        let (error, took) = fail_then_recover(*call, treat, builder, None, LONG_GRACE);
         let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
         assert_eq!(error.code, Code::EngineUnreachable, "{what}");
         assert!(error.message.contains("proxy.sock"), "{what}");
@@ -140,14 +140,14 @@ fn an_engine_that_breaks_off_is_told_wherever_it_does() {
 }
 
 #[test]
-fn an_engine_that_answers_500_is_told_with_its_words() {
+fn a_500_from_the_engine_is_reported_with_its_message() {
     let mut rows = Vec::new();
     for call in ALL {
         rows.extend(builders(call).iter().map(|builder| (call, builder)));
     }
     side_by_side(rows.iter(), |(call, builder)| {
-        let (error, _) = broken(*call, &Treat::Fail, builder, None, PATIENT);
-        // This is also how the classic builder answers a wrong Dockerfile.
+        let (error, _) = fail_then_recover(*call, &Treat::Fail, builder, None, LONG_GRACE);
+        // The classic builder also answers an invalid Dockerfile with a 500.
         let code = match call {
             Build => Code::BuildFailed,
             _ => Code::EngineUnreachable,
@@ -161,7 +161,7 @@ fn an_engine_that_answers_500_is_told_with_its_words() {
 }
 
 #[test]
-fn a_refused_request_is_named_with_its_status_and_what_to_allow() {
+fn a_refused_engine_request_is_reported_with_status_and_hint() {
     let answer = |status: &str, kind: &str, body: &str| {
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}");
@@ -205,7 +205,7 @@ fn a_refused_request_is_named_with_its_status_and_what_to_allow() {
         rows.push((Session, "POST /session", treat, said, &"1"));
     }
     side_by_side(rows.iter(), |(call, request, treat, said, builder)| {
-        let (error, took) = broken(*call, treat, builder, None, PATIENT);
+        let (error, took) = fail_then_recover(*call, treat, builder, None, LONG_GRACE);
         let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
         assert_eq!(error.code, Code::EngineUnreachable, "{what}");
         assert!(error.message.contains(request), "{what}");
@@ -217,14 +217,14 @@ fn a_refused_request_is_named_with_its_status_and_what_to_allow() {
     });
 }
 
-/// What BuildKit says of a step that has failed for this reason (`moby.buildkit.v1.StatusResponse`).
+/// BuildKit's message about a failed step (`moby.buildkit.v1.StatusResponse`).
 fn failed_vertex(name: &str, error: &str) -> String {
     let field = |number: u8, content: &[u8]| {
         let length = u8::try_from(content.len()).unwrap();
-        assert!(length < 128, "one byte is enough for the length");
+        assert!(length < 128, "the length must fit into one byte");
         [&[number << 3 | 2, length], content].concat()
     };
-    // Its digest, its name, that it has begun and ended, and the error.
+    // digest, name, started, completed, error
     let vertex = [
         field(1, b"sha256:1"),
         field(3, name.as_bytes()),
@@ -237,10 +237,10 @@ fn failed_vertex(name: &str, error: &str) -> String {
 }
 
 #[test]
-fn a_build_that_lost_a_step_to_a_cancelled_one_is_tried_again() {
+fn a_build_that_lost_a_step_to_a_cancelled_build_is_retried() {
     let id = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
     let failed = |message: &str| serde_json::json!({ "errorDetail": { "message": message } });
-    // As Docker 20.10 has it for a moment after a build was cancelled.
+    // Docker 20.10 answers like this for a moment after a build was cancelled.
     for (builder, answer) in [
         (
             "0",
@@ -277,7 +277,7 @@ fn a_build_that_lost_a_step_to_a_cancelled_one_is_tried_again() {
     }
 }
 
-/// An answer with this body.
+/// An HTTP answer with this JSON body.
 fn json(body: &str) -> Vec<u8> {
     let length = body.len();
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
@@ -285,22 +285,22 @@ fn json(body: &str) -> Vec<u8> {
 }
 
 #[test]
-fn an_engine_that_answers_nonsense_is_told() {
-    let no_http = [
+fn an_invalid_engine_answer_is_reported() {
+    let invalid_http = [
         vec![0; 4096],
         b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".to_vec(),
         format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)).into_bytes(),
         format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(10_000)).into_bytes(),
     ];
-    let no_answer = ["<html>sign in</html>", "{\"Id\":", "[]", "7"].map(json);
+    let invalid_json = ["<html>sign in</html>", "{\"Id\":", "[]", "7"].map(json);
     let mut rows = Vec::new();
     for call in ALL {
         for builder in builders(call) {
-            let answers = no_http.clone().into_iter();
+            let answers = invalid_http.clone().into_iter();
             rows.extend(answers.map(|answer| (call, Treat::Answer(answer, End::Close), builder)));
             if ![Session, Build].contains(&call) {
-                let answers = no_answer.clone().into_iter();
+                let answers = invalid_json.clone().into_iter();
                 rows.extend(
                     answers.map(|answer| (call, Treat::Answer(answer, End::Stay), builder)),
                 );
@@ -308,7 +308,7 @@ fn an_engine_that_answers_nonsense_is_told() {
         }
     }
     side_by_side(rows.iter(), |(call, treat, builder)| {
-        let (error, took) = broken(*call, treat, builder, None, PATIENT);
+        let (error, took) = fail_then_recover(*call, treat, builder, None, LONG_GRACE);
         let treat: String = format!("{treat:?}").chars().take(200).collect();
         let what = format!("{call:?} {treat} {builder} {took:?}: {error:?}");
         assert_eq!(error.code, Code::EngineUnreachable, "{what}");
@@ -317,7 +317,7 @@ fn an_engine_that_answers_nonsense_is_told() {
 }
 
 #[test]
-fn an_engine_that_stops_answering_is_not_waited_for_longer_than_the_limits() {
+fn a_hanging_engine_is_reported_within_the_limits() {
     let mut rows = Vec::new();
     for call in [Version, Inspect, Built] {
         for cut in [
@@ -344,7 +344,7 @@ fn an_engine_that_stops_answering_is_not_waited_for_longer_than_the_limits() {
         rows.iter(),
         |(call, treat, builder, deadline, code, limit)| {
             let deadline = deadline.map(Duration::from_secs);
-            let (error, took) = broken(*call, treat, builder, deadline, 3);
+            let (error, took) = fail_then_recover(*call, treat, builder, deadline, 3);
             let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
             assert_eq!(error.code, *code, "{what}");
             assert!(took >= Duration::from_secs(*limit), "{what}");
@@ -354,7 +354,7 @@ fn an_engine_that_stops_answering_is_not_waited_for_longer_than_the_limits() {
 }
 
 #[test]
-fn an_engine_that_restarts_during_a_build_is_told_and_then_used_again() {
+fn an_engine_restart_fails_the_build_and_the_next_call_works() {
     let own = OwnEngine::start();
     for builder in builders(Build) {
         own.engine.import_busybox();

@@ -1,4 +1,4 @@
-//! An engine behind `tcp://` with TLS: who it is, and who we are.
+//! An engine behind `tcp://` with TLS: the server's and the client's certificate.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::support::{Bed, docker_context_id};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// A bed with a template, and its engine behind TLS.
+/// A test environment with a template, and its engine behind TLS.
 fn bed() -> (Bed, EngineTls) {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
@@ -20,7 +20,7 @@ fn bed() -> (Bed, EngineTls) {
     (bed, engine)
 }
 
-/// The options for it, as DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH set them.
+/// The options DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH for this engine.
 fn by_variables<'a>(host: &'a str, certificates: &'a Path) -> [(OptionName, &'a str); 3] {
     [
         (OptionName::DockerHost, host),
@@ -30,7 +30,7 @@ fn by_variables<'a>(host: &'a str, certificates: &'a Path) -> [(OptionName, &'a 
 }
 
 #[test]
-fn with_the_certificates_of_the_variables_the_whole_job_is_done() {
+fn an_engine_with_certificates_from_docker_cert_path_works() {
     let (bed, engine) = bed();
     let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
     let image = client.ensure("hermes").unwrap();
@@ -40,8 +40,8 @@ fn with_the_certificates_of_the_variables_the_whole_job_is_done() {
     assert!(client.ensure("hermes").unwrap().cache_hit);
 }
 
-/// A docker configuration with the context `far away`, whose endpoint has these fields and the engine's
-/// certificates.
+/// Creates a docker configuration with the context `far away`, with this endpoint and the engine's
+/// certificates. Returns its folder.
 fn context(bed: &Bed, engine: &EngineTls, endpoint: Value) -> PathBuf {
     let config = bed.scratch().join("docker");
     let id = docker_context_id("far away");
@@ -58,7 +58,7 @@ fn context(bed: &Bed, engine: &EngineTls, endpoint: Value) -> PathBuf {
     config
 }
 
-/// The options for that context.
+/// The options that select that context.
 fn by_context(config: &Path) -> [(OptionName, &str); 3] {
     [
         (OptionName::DockerHost, ""),
@@ -68,7 +68,7 @@ fn by_context(config: &Path) -> [(OptionName, &str); 3] {
 }
 
 #[test]
-fn with_the_certificates_of_a_context_the_whole_job_is_done() {
+fn an_engine_with_certificates_from_a_docker_context_works() {
     let (bed, engine) = bed();
     let endpoint = json!({ "Host": engine.host, "SkipTLSVerify": false });
     let config = context(&bed, &engine, endpoint);
@@ -79,7 +79,7 @@ fn with_the_certificates_of_a_context_the_whole_job_is_done() {
 }
 
 #[test]
-fn an_engine_with_the_self_signed_certificate_of_ca_pem_is_trusted() {
+fn a_self_signed_engine_certificate_in_ca_pem_is_trusted() {
     let (bed, _) = bed();
     let folder = bed.scratch().join("own");
     let engine = EngineTls::self_signed(&bed.engine, &folder, Flaw::None);
@@ -88,7 +88,7 @@ fn an_engine_with_the_self_signed_certificate_of_ca_pem_is_trusted() {
 }
 
 #[test]
-fn an_engine_whose_self_signed_certificate_is_wrong_is_refused() {
+fn an_invalid_self_signed_engine_certificate_is_refused() {
     for (flaw, says) in [
         (Flaw::Expired, "expired"),
         (Flaw::OtherHost, "not valid for name"),
@@ -105,7 +105,7 @@ fn an_engine_whose_self_signed_certificate_is_wrong_is_refused() {
 }
 
 #[test]
-fn a_context_that_skips_the_verification_is_refused_and_not_connected_to() {
+fn a_docker_context_with_skip_tls_verify_is_refused() {
     let (bed, engine) = bed();
     let endpoint = json!({ "Host": engine.host, "SkipTLSVerify": true });
     let config = context(&bed, &engine, endpoint);
@@ -118,7 +118,7 @@ fn a_context_that_skips_the_verification_is_refused_and_not_connected_to() {
 }
 
 #[test]
-fn without_a_port_it_is_2375_and_2376_for_a_context_with_tls() {
+fn the_default_port_is_2375_or_2376_for_a_context_with_tls() {
     let (bed, engine) = bed();
     let bare = "tcp://127.0.0.1";
     let says = |options: &[(OptionName, &str)], port: u16| {
@@ -128,14 +128,14 @@ fn without_a_port_it_is_2375_and_2376_for_a_context_with_tls() {
         assert!(error.message.contains(&address), "{port}: {error:?}");
     };
     says(&[(OptionName::DockerHost, bare)], 2375);
-    // As the docker CLI has it for DOCKER_HOST.
+    // The docker CLI also uses 2375 for DOCKER_HOST with TLS.
     says(&by_variables(bare, &engine.certificates), 2375);
     let config = context(&bed, &engine, json!({ "Host": bare }));
     says(&by_context(&config), 2376);
 }
 
 #[test]
-fn an_engine_of_another_authority_is_refused() {
+fn an_engine_certificate_of_an_unknown_ca_is_refused() {
     let (bed, engine) = bed();
     let other = EngineTls::before(&bed.engine, &bed.scratch().join("other"));
     let client = bed.client_with(&by_variables(&engine.host, &other.certificates));
@@ -149,7 +149,7 @@ fn an_engine_of_another_authority_is_refused() {
 }
 
 #[test]
-fn an_engine_that_wants_to_know_who_we_are_is_not_reached_without_a_certificate() {
+fn a_missing_client_certificate_is_reported() {
     let (bed, engine) = bed();
     fs::remove_file(engine.certificates.join("cert.pem")).unwrap();
     fs::remove_file(engine.certificates.join("key.pem")).unwrap();
@@ -160,7 +160,7 @@ fn an_engine_that_wants_to_know_who_we_are_is_not_reached_without_a_certificate(
 }
 
 #[test]
-fn an_engine_behind_tls_is_not_reached_without_tls() {
+fn plain_tcp_to_a_tls_engine_fails_with_a_hint() {
     let (bed, engine) = bed();
     let client = bed.client_with(&[(OptionName::DockerHost, &engine.host)]);
     let error = client.refused("hermes");
@@ -170,9 +170,9 @@ fn an_engine_behind_tls_is_not_reached_without_tls() {
 }
 
 #[test]
-fn a_certificate_that_is_not_there_or_is_none_is_named() {
+fn an_invalid_certificate_file_is_named_in_the_error() {
     let (bed, engine) = bed();
-    // The authority is read first.
+    // ca.pem is read first, so key.pem must be broken before it.
     for (name, text) in [
         (
             "key.pem",

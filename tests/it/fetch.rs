@@ -1,4 +1,4 @@
-//! Step four: exactly one commit, from a server that misbehaves.
+//! Fetching exactly one commit, also from a server that misbehaves.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ fn has_tree(bed: &Bed, sha: &str) -> bool {
 }
 
 #[test]
-fn a_commit_that_the_server_does_not_have_is_an_error_that_names_it() {
+fn a_missing_commit_is_named_in_the_error() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let gone = "0123456789abcdef0123456789abcdef01234567";
@@ -33,7 +33,7 @@ fn a_commit_that_the_server_does_not_have_is_an_error_that_names_it() {
     assert!(!has_tree(&bed, gone));
 }
 
-/// A lookup that answers with a commit that is not there any more.
+/// Makes the lookup answer with a commit that no longer exists.
 fn gone(bed: &Bed) -> &'static str {
     const GONE: &str = "0123456789abcdef0123456789abcdef01234567";
     let body = json!({ "commit": { "id": GONE } }).to_string();
@@ -43,7 +43,7 @@ fn gone(bed: &Bed) -> &'static str {
 }
 
 #[test]
-fn a_commit_that_was_pruned_since_the_lookup_is_said_to_be_gone() {
+fn a_commit_pruned_after_the_lookup_is_reported_as_gone() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let commit = gone(&bed);
@@ -64,11 +64,11 @@ fn a_commit_that_was_pruned_since_the_lookup_is_said_to_be_gone() {
 }
 
 #[test]
-fn what_git_refuses_is_told_in_its_words_masked_and_whole() {
+fn an_err_packet_of_git_is_shown_complete_and_masked() {
     const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
     let said = format!("upload-pack: no, {TOKEN}, not this one");
     let packet = format!("{:04x}ERR {said}", said.len() + 8);
-    // In one piece, and in many.
+    // In one chunk, and in many.
     for in_pieces in [false, true] {
         let bed = Bed::new();
         bed.template("hermes", dockerfile(PLAIN));
@@ -90,7 +90,7 @@ fn what_git_refuses_is_told_in_its_words_masked_and_whole() {
 }
 
 #[test]
-fn a_repository_that_is_gone_since_the_lookup_is_told_and_not_as_refused_access() {
+fn a_repository_deleted_after_the_lookup_is_not_an_auth_error() {
     const REPOSITORY: &str = "/api/v1/repos/[^/]+/[^/]+$";
     for (git, api, code, says) in [
         (401, 404, Code::RepoNotFound, "is not there any more"),
@@ -120,7 +120,7 @@ fn a_repository_that_is_gone_since_the_lookup_is_told_and_not_as_refused_access(
 }
 
 #[test]
-fn git_s_reason_is_shown_where_it_is_plain_text() {
+fn the_reason_for_a_403_is_shown_if_it_is_plain_text() {
     let off = "Interacting with repositories by HTTP protocol is not allowed";
     for (kind, shown) in [("text/plain;charset=utf-8", true), ("text/html", false)] {
         let bed = Bed::new();
@@ -136,7 +136,7 @@ fn git_s_reason_is_shown_where_it_is_plain_text() {
 }
 
 #[test]
-fn a_refusal_whose_reason_does_not_end_is_told_all_the_same() {
+fn a_403_with_an_endless_body_is_still_reported() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     for fault in [
@@ -154,7 +154,7 @@ fn a_refusal_whose_reason_does_not_end_is_told_all_the_same() {
 }
 
 #[test]
-fn git_s_content_types_are_read_as_http_has_them() {
+fn git_content_types_are_parsed_as_media_types() {
     for (advertisement, result) in [
         (
             "application/x-git-upload-pack-advertisement; charset=utf-8",
@@ -176,7 +176,7 @@ fn git_s_content_types_are_read_as_http_has_them() {
             typed("/git-upload-pack$", result),
         ]));
         assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
-        // Another type is no git.
+        // Any other content type is refused.
         bed.server.faults(json!([typed("/info/refs", result)]));
         bed.template(
             "hermes",
@@ -187,7 +187,7 @@ fn git_s_content_types_are_read_as_http_has_them() {
 }
 
 #[test]
-fn a_repository_whose_objects_have_sha_256_is_built() {
+fn a_sha_256_repository_is_built() {
     let bed = Bed::new();
     let folder = bed.server.bare_repository("hermes");
     std::fs::remove_dir_all(&folder).unwrap();
@@ -237,7 +237,7 @@ fn a_repository_whose_objects_have_sha_256_is_built() {
 }
 
 #[test]
-fn git_s_refusals_are_told_apart() {
+fn git_http_errors_map_to_distinct_codes() {
     for (status, code) in [
         (401, Code::Auth),
         (403, Code::Auth),
@@ -263,7 +263,7 @@ fn git_s_refusals_are_told_apart() {
 }
 
 #[test]
-fn an_answer_that_is_no_git_is_a_failed_fetch() {
+fn an_invalid_git_answer_is_a_fetch_error() {
     for (part, kind) in GIT {
         for body in [
             "",
@@ -282,7 +282,7 @@ fn an_answer_that_is_no_git_is_a_failed_fetch() {
             assert_eq!(error.code, Code::Fetch, "{part} {body:?}: {error:?}");
             assert!(
                 !error.message.contains("did not answer as git does"),
-                "it has the type of git's: {error:?}"
+                "the content type is right: {error:?}"
             );
             assert!(!has_tree(&bed, &sha));
         }
@@ -290,8 +290,8 @@ fn an_answer_that_is_no_git_is_a_failed_fetch() {
 }
 
 #[test]
-fn a_pack_that_is_cut_at_any_place_is_never_used() {
-    // Big enough that a cut falls into the pack.
+fn a_truncated_pack_is_never_used() {
+    // Large enough that a cut is inside the pack.
     let content = noise(20_000);
     let template = || {
         Files::from([
@@ -302,12 +302,12 @@ fn a_pack_that_is_cut_at_any_place_is_never_used() {
             ("content".to_owned(), file(&content)),
         ])
     };
-    // Side by side, because most of the time is waited before another try.
+    // In parallel, because most of the time is spent waiting between retries.
     let cuts = [0, 1, 10, 50, 100, 200, 1000, 5000, 10_000];
     side_by_side(cuts.into_iter(), |cut| {
         let bed = Bed::new();
         let sha = bed.template("hermes", template());
-        // Not only for once: it is tried again.
+        // Every request is cut, because the fetch is retried.
         bed.server
             .faults(json!([{ "match": "/git-upload-pack$", "truncate_after": cut }]));
         let client = bed.client();
@@ -322,7 +322,7 @@ fn a_pack_that_is_cut_at_any_place_is_never_used() {
 }
 
 #[test]
-fn a_server_that_falls_silent_counts_as_stalled() {
+fn a_silent_git_server_counts_as_stalled() {
     for part in ["/info/refs", "/git-upload-pack$"] {
         let bed = Bed::new();
         bed.template("hermes", dockerfile(PLAIN));
@@ -342,11 +342,11 @@ fn a_server_that_falls_silent_counts_as_stalled() {
 }
 
 #[test]
-fn a_slow_server_is_not_a_stalled_one() {
+fn a_slow_git_server_does_not_count_as_stalled() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
-    // A few bytes now and then: the whole takes longer than the grace, and a pause a tenth of it, so
-    // that a busy machine does not make a stall of it.
+    // A few bytes at a time: the answer takes longer than the grace. Each pause is a tenth of the grace, so
+    // that a busy machine does not turn it into a stall.
     bed.server
         .faults(json!([{ "match": "/git-upload-pack$", "drip_ms": 300, "drip_bytes": 20 }]));
     let client = bed.client_with(&[(OptionName::StallGrace, "3")]);
@@ -361,8 +361,8 @@ fn a_slow_server_is_not_a_stalled_one() {
 }
 
 #[test]
-fn an_endless_answer_to_git_ends_with_the_deadline() {
-    // In valid packets, which come slowly enough that the limit for what a server may say is far.
+fn an_endless_git_answer_ends_at_the_deadline() {
+    // Valid packets, sent slowly enough that the size limits are not reached.
     let packets = [
         ("", "001e# service=git-upload-pack\n"),
         ("000dpackfile\n", "000f\x02resolving\n"),
@@ -387,7 +387,7 @@ fn an_endless_answer_to_git_ends_with_the_deadline() {
 }
 
 #[test]
-fn the_tree_is_checked_out_below_the_cache_under_its_runtime_and_commit() {
+fn the_checkout_is_in_the_cache_by_runtime_and_commit() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     bed.client().ensure("hermes").unwrap();
@@ -400,8 +400,8 @@ fn the_tree_is_checked_out_below_the_cache_under_its_runtime_and_commit() {
 }
 
 #[test]
-fn paths_that_would_leave_the_tree_are_not_written() {
-    // git itself refuses to make most of these; what it does make must stay within the folder.
+fn a_symlink_out_of_the_tree_writes_nothing_outside() {
+    // Git itself refuses to create most of such paths. The ones that it creates must stay in the folder.
     let bed = Bed::new();
     let outside = bed.scratch().join("outside");
     std::fs::create_dir(&outside).unwrap();
@@ -421,7 +421,7 @@ fn paths_that_would_leave_the_tree_are_not_written() {
 }
 
 #[test]
-fn one_fetch_is_one_conversation() {
+fn a_fetch_requests_the_refs_once() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     bed.client().ensure("hermes").unwrap();

@@ -1,4 +1,4 @@
-//! From a runtime's name to an image, and again, and after a new commit.
+//! From a runtime name to an image: the first build, a hit, and a new commit.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::support::engine::Entry;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::{Bed, Files, file, noise};
 
-/// A template whose image holds its context.
+/// A template whose image contains one file of its context.
 fn copying(content: &str) -> Files {
     Files::from([
         (
@@ -25,7 +25,7 @@ fn copying(content: &str) -> Files {
 }
 
 #[test]
-fn the_image_is_made_of_the_head_commit_and_named_after_it() {
+fn the_image_is_built_from_the_head_commit_and_named_after_it() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("one"));
     let client = bed.client();
@@ -47,7 +47,7 @@ fn the_image_is_made_of_the_head_commit_and_named_after_it() {
 }
 
 #[test]
-fn the_second_ensure_is_one_api_call_and_no_fetch_and_no_build() {
+fn a_hit_is_one_api_request_without_fetch_or_build() {
     let bed = Bed::new();
     bed.template("hermes", copying("one"));
     let client = bed.client();
@@ -84,7 +84,7 @@ fn another_client_with_an_empty_cache_hits_the_same_image() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     let noted = format!(".{}.used", &sha[..12]);
-    assert_eq!(written, [noted], "a hit writes nothing but that it was one");
+    assert_eq!(written, [noted], "a hit only records its use");
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_new_commit_is_built_and_the_old_image_stays() {
 }
 
 #[test]
-fn a_branch_that_moves_between_lookup_and_fetch_changes_nothing() {
+fn a_push_between_lookup_and_fetch_does_not_change_the_commit() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("looked up"));
     bed.server.faults(json!([{
@@ -131,7 +131,7 @@ fn a_branch_that_moves_between_lookup_and_fetch_changes_nothing() {
 }
 
 #[test]
-fn a_branch_that_is_force_pushed_between_lookup_and_fetch_changes_nothing() {
+fn a_force_push_between_lookup_and_fetch_keeps_the_commit() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("looked up"));
     bed.server.faults(json!([{
@@ -147,9 +147,9 @@ fn a_branch_that_is_force_pushed_between_lookup_and_fetch_changes_nothing() {
 }
 
 #[test]
-fn what_is_fetched_is_the_one_commit_without_its_history() {
+fn only_one_commit_without_history_is_fetched() {
     let bed = Bed::new();
-    // Not to be compressed away: what comes is counted.
+    // Incompressible, because the test counts the received bytes.
     let old = noise(1_000_000);
     bed.template("hermes", copying(&old));
     bed.template("hermes", copying("small"));
@@ -162,9 +162,9 @@ fn what_is_fetched_is_the_one_commit_without_its_history() {
 }
 
 #[test]
-fn every_step_is_told_in_its_order() {
+fn events_are_emitted_in_pipeline_order() {
     let bed = Bed::new();
-    // The engine has never seen this, so it has no step's result yet.
+    // Unique content, so that the engine has no cached step.
     let sha = bed.template("hermes", copying(&bed.isolation));
     let client = bed.client();
     let image = client.ensure("hermes").unwrap();
@@ -210,7 +210,7 @@ fn every_step_is_told_in_its_order() {
 }
 
 #[test]
-fn both_builders_make_the_same_files() {
+fn both_builders_produce_the_same_files() {
     let bed = Bed::with_samples();
     let buildkit = bed.client();
     let image = buildkit.ensure("langgraph").unwrap();
@@ -229,7 +229,7 @@ fn both_builders_make_the_same_files() {
 }
 
 #[test]
-fn the_sample_with_all_that_is_easy_to_get_wrong_comes_out_right() {
+fn the_sample_with_links_modes_and_ignores_is_built_right() {
     let bed = Bed::with_samples();
     let image = bed.client().ensure("langgraph").unwrap();
     let files = bed.engine.files(&image.reference);
@@ -246,7 +246,7 @@ fn the_sample_with_all_that_is_easy_to_get_wrong_comes_out_right() {
             "workspace/tools/about.txt",
             "workspace/tools/hello",
         ],
-        "what .dockerignore keeps out is not there, its exceptions are"
+        ".dockerignore excludes files, except its exceptions"
     );
     assert_eq!(files["workspace/tools/hello"].mode, 0o755);
     assert_eq!(files["workspace/tools/about.txt"].mode, 0o644);
@@ -271,7 +271,7 @@ fn every_sample_template_can_be_built() {
 }
 
 #[test]
-fn what_is_built_is_what_a_clean_checkout_gives() {
+fn the_build_context_equals_a_clean_checkout() {
     let bed = Bed::new();
     bed.template(
         "hermes",
@@ -302,13 +302,13 @@ fn what_is_built_is_what_a_clean_checkout_gives() {
 }
 
 #[test]
-fn attributes_mean_what_a_clone_makes_of_them_whatever_their_encoding() {
+fn gitattributes_with_bom_or_crlf_apply_as_in_a_git_clone() {
     const MARK: &str = "\u{feff}";
     const ALL: &str = "*.txt text eol=crlf\n";
     let bed = Bed::new();
     let client = bed.client();
     for attributes in [
-        // In a checkout git does not skip a byte-order mark: the first line means nothing, or another name.
+        // On checkout git does not skip a byte-order mark: it becomes part of the first line's pattern.
         format!("{MARK}{ALL}"),
         format!("{MARK}{ALL}b.txt text eol=crlf\n"),
         format!("{MARK}\n{ALL}"),
@@ -321,11 +321,11 @@ fn attributes_mean_what_a_clone_makes_of_them_whatever_their_encoding() {
         format!("{MARK}\"*.txt\" text eol=crlf\n"),
         format!("{ALL}*.txt{MARK} -text\n"),
         format!("a.txt {MARK}text eol=crlf\n"),
-        // Line ends of Windows and of old.
+        // CRLF, and a lone CR.
         "*.txt text eol=crlf\r\nb.txt -text\r\n".to_owned(),
         "*.txt text\reol=crlf\n".to_owned(),
         "a.txt text eol=crlf\rb.txt text eol=crlf\n".to_owned(),
-        // A line that git ignores for its length, and a file that is no text.
+        // A line that git ignores because of its length, and a file with a NUL byte.
         format!("{MARK}{}\n{ALL}", "x".repeat(3000)),
         format!("{ALL}\0\nb.txt -text\n"),
     ] {
@@ -371,7 +371,7 @@ fn attributes_mean_what_a_clone_makes_of_them_whatever_their_encoding() {
 }
 
 #[test]
-fn the_image_says_where_it_comes_from() {
+fn image_labels_name_the_source_and_the_commit() {
     let bed = Bed::new();
     let sha = bed.template("hermes", copying("one"));
     let image = bed.client().ensure("hermes").unwrap();
@@ -391,7 +391,7 @@ fn the_image_says_where_it_comes_from() {
 }
 
 #[test]
-fn a_server_below_a_path_works() {
+fn a_gitea_server_below_a_url_path_works() {
     let bed = Bed::with(&["--base-path", "/git"]);
     let sha = bed.template("hermes", copying("one"));
     let image = bed.client().ensure("hermes").unwrap();
@@ -407,7 +407,7 @@ fn a_server_below_a_path_works() {
 }
 
 #[test]
-fn two_runtimes_have_images_of_their_own() {
+fn each_runtime_has_its_own_image() {
     let bed = Bed::new();
     bed.template("hermes", copying("of hermes"));
     bed.template("autogen", copying("of autogen"));
@@ -423,7 +423,7 @@ fn two_runtimes_have_images_of_their_own() {
 }
 
 #[test]
-fn a_template_of_nothing_but_a_dockerfile_is_enough() {
+fn a_template_may_consist_of_only_a_dockerfile() {
     let bed = Bed::new();
     bed.template(
         "codex",

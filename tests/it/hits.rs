@@ -1,4 +1,4 @@
-//! Step three: when an image that is there is used, and when it is not.
+//! When an existing image is used, and when it is rebuilt.
 
 use mol::event::Kind;
 use mol::{Code, OptionName};
@@ -9,8 +9,8 @@ use crate::support::{Bed, Proxy, Treat, unique};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// An image that somebody else has given the tag of this commit.
-fn planted(bed: &Bed, image_of: &str, as_of: &str, sha: &str) {
+/// Gives another image the tag of this commit.
+fn tag_as(bed: &Bed, image_of: &str, as_of: &str, sha: &str) {
     bed.engine.tag(image_of, &bed.reference(as_of, sha));
 }
 
@@ -18,7 +18,7 @@ fn planted(bed: &Bed, image_of: &str, as_of: &str, sha: &str) {
 fn an_image_without_labels_counts_as_a_hit() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
-    planted(&bed, BUSYBOX, "hermes", &sha);
+    tag_as(&bed, BUSYBOX, "hermes", &sha);
     let client = bed.client();
     let image = client.ensure("hermes").unwrap();
     assert!(image.cache_hit);
@@ -27,7 +27,7 @@ fn an_image_without_labels_counts_as_a_hit() {
 }
 
 #[test]
-fn a_label_of_another_commit_means_that_it_is_built_again() {
+fn an_image_labelled_with_another_commit_is_rebuilt() {
     let bed = Bed::new();
     bed.template("autogen", dockerfile(PLAIN));
     let other = bed.client().ensure("autogen").unwrap();
@@ -35,7 +35,7 @@ fn a_label_of_another_commit_means_that_it_is_built_again() {
         "hermes",
         dockerfile("FROM scratch\nCOPY Dockerfile /hermes\n"),
     );
-    planted(&bed, &other.reference, "hermes", &sha);
+    tag_as(&bed, &other.reference, "hermes", &sha);
 
     let client = bed.client();
     let image = client.ensure("hermes").unwrap();
@@ -51,12 +51,12 @@ fn a_label_of_another_commit_means_that_it_is_built_again() {
     assert!(reason.contains(&other.commit_sha), "{reason}");
     assert!(
         client.ensure("hermes").unwrap().cache_hit,
-        "and now it is right"
+        "the rebuilt image is a hit"
     );
 }
 
 #[test]
-fn an_image_for_another_platform_means_that_it_is_built_again() {
+fn an_image_for_another_platform_is_rebuilt() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     // An engine for amd64 runs this as well.
@@ -72,7 +72,7 @@ fn an_image_for_another_platform_means_that_it_is_built_again() {
             .as_deref(),
         Some("386")
     );
-    planted(&bed, &other.reference, "hermes", &sha);
+    tag_as(&bed, &other.reference, "hermes", &sha);
 
     let client = bed.client();
     let image = client.ensure("hermes").unwrap();
@@ -90,7 +90,7 @@ fn an_image_for_another_platform_means_that_it_is_built_again() {
 }
 
 #[test]
-fn an_image_that_could_never_be_a_hit_is_not_called_ready() {
+fn a_build_either_fails_or_yields_an_image_that_hits() {
     const ARM64: &str = "localhost/libmol-test-arm64:base";
     let docker = Engine::of_the_tests();
     let podman = Engine::podman_of_the_tests();
@@ -111,7 +111,7 @@ fn an_image_that_could_never_be_a_hit_is_not_called_ready() {
                 Ok(_) => assert!(client.ensure("hermes").unwrap().cache_hit, "{what}"),
                 Err(error) => {
                     assert_eq!(error.code, Code::BuildFailed, "{what}: {error:?}");
-                    // Podman looks for one for amd64 in a registry.
+                    // Podman looks for an amd64 image in a registry and fails in the build.
                     if error.build.is_none() {
                         let offline = bed.client_with(&[
                             (OptionName::DockerHost, &engine.url),
@@ -136,16 +136,16 @@ fn an_image_that_could_never_be_a_hit_is_not_called_ready() {
 }
 
 #[test]
-fn what_contradicts_its_tag_is_warned_of() {
+fn an_image_that_contradicts_its_tag_causes_a_warning() {
     let bed = Bed::new();
     bed.template("autogen", dockerfile(PLAIN));
     let other = bed.client().ensure("autogen").unwrap();
-    // Another content: the same one would be the same commit.
+    // Different content, because the same content would have the same commit id.
     let sha = bed.template(
         "hermes",
         dockerfile("FROM scratch\nCOPY Dockerfile /other\n"),
     );
-    planted(&bed, &other.reference, "hermes", &sha);
+    tag_as(&bed, &other.reference, "hermes", &sha);
     let client = bed.client();
     client.ensure("hermes").unwrap();
     let warnings = client.of_kind(Kind::Warning);
@@ -158,7 +158,7 @@ fn what_contradicts_its_tag_is_warned_of() {
 }
 
 #[test]
-fn latest_follows_a_hit() {
+fn a_hit_refreshes_the_latest_tag() {
     let bed = Bed::new();
     let client = bed.client();
     bed.template("hermes", dockerfile(PLAIN));
@@ -176,7 +176,7 @@ fn latest_follows_a_hit() {
 }
 
 #[test]
-fn an_image_that_was_removed_is_built_again_without_a_fetch() {
+fn a_removed_image_is_rebuilt_without_a_fetch() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let client = bed.client();
@@ -197,7 +197,7 @@ fn an_image_that_was_removed_is_built_again_without_a_fetch() {
 }
 
 #[test]
-fn every_platform_has_tags_of_its_own() {
+fn each_platform_has_its_own_tags() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let isolation = &bed.isolation;
@@ -227,7 +227,7 @@ fn every_platform_has_tags_of_its_own() {
 }
 
 #[test]
-fn native_is_what_the_engine_runs_on() {
+fn native_means_the_platform_of_the_engine() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let image = bed
@@ -257,12 +257,12 @@ fn isolated_servers_do_not_see_each_others_images() {
 }
 
 #[test]
-fn offline_is_the_newest_image_and_no_network() {
+fn offline_uses_the_newest_image_without_network() {
     let bed = Bed::new();
     let online = bed.client();
     bed.template("hermes", dockerfile(PLAIN));
     online.ensure("hermes").unwrap();
-    // The engine tells the age of an image in whole seconds.
+    // The engine reports the creation time of an image in whole seconds.
     std::thread::sleep(std::time::Duration::from_millis(1100));
     let text = format!("FROM scratch\nCOPY Dockerfile /{}\n", bed.isolation);
     bed.template("hermes", dockerfile(&text));
@@ -280,7 +280,7 @@ fn offline_is_the_newest_image_and_no_network() {
 }
 
 #[test]
-fn offline_without_an_image_is_an_error_of_its_own() {
+fn offline_without_an_image_fails_with_no_local_image() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     bed.client_with(&[(OptionName::Platform, "linux/386")])
@@ -293,7 +293,7 @@ fn offline_without_an_image_is_an_error_of_its_own() {
     assert_eq!(
         error.code,
         Code::NoLocalImage,
-        "one for another platform will not do: {error:?}"
+        "an image for another platform must not be used: {error:?}"
     );
     assert!(
         error.message.contains("hermes") && error.hint.contains("MOLECULE_LOCAL_OFFLINE"),
@@ -303,7 +303,7 @@ fn offline_without_an_image_is_an_error_of_its_own() {
 }
 
 #[test]
-fn a_failure_never_means_offline() {
+fn an_unreachable_server_does_not_imply_offline_mode() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     bed.client().ensure("hermes").unwrap();
@@ -314,8 +314,8 @@ fn a_failure_never_means_offline() {
     assert_eq!(error.code, Code::GiteaUnreachable);
 }
 
-/// An engine that fails when the moving tag is set, and only then.
-fn without_latest(bed: &Bed) -> Proxy {
+/// An engine that fails only requests that set the latest tag.
+fn refusing_latest(bed: &Bed) -> Proxy {
     Proxy::start(&bed.engine, bed.scratch(), |request| {
         let tags = request.starts_with("POST")
             && request.contains("/tag?")
@@ -325,10 +325,10 @@ fn without_latest(bed: &Bed) -> Proxy {
 }
 
 #[test]
-fn a_moving_tag_that_cannot_be_set_is_only_a_warning() {
+fn a_latest_tag_that_cannot_be_set_is_only_a_warning() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
-    let proxy = without_latest(&bed);
+    let proxy = refusing_latest(&bed);
     let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
     for hit in [false, true] {
         client.forget();
@@ -344,13 +344,13 @@ fn a_moving_tag_that_cannot_be_set_is_only_a_warning() {
         assert_eq!(
             bed.engine.id(&image.latest_reference),
             None,
-            "the engine did refuse"
+            "the engine refused the tag"
         );
     }
 }
 
 #[test]
-fn an_engine_that_breaks_off_in_the_middle_of_a_build_is_told() {
+fn an_engine_that_disconnects_during_a_build_is_reported() {
     for buildkit in ["1", "0"] {
         let bed = Bed::new();
         bed.template("hermes", dockerfile(PLAIN));
@@ -375,7 +375,7 @@ fn an_engine_that_breaks_off_in_the_middle_of_a_build_is_told() {
 }
 
 #[test]
-fn an_engine_that_answers_an_error_is_told_with_its_words() {
+fn an_engine_error_is_reported_with_its_message() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let proxy = Proxy::start(&bed.engine, bed.scratch(), |request| {
@@ -395,12 +395,12 @@ fn an_engine_that_answers_an_error_is_told_with_its_words() {
 }
 
 #[test]
-fn a_hit_leaves_a_moving_tag_alone_that_is_right_already() {
+fn a_hit_does_not_retag_a_correct_latest_tag() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     bed.client().ensure("hermes").unwrap();
-    // What would set the tag fails, and is told of: so it is not asked for.
-    let proxy = without_latest(&bed);
+    // A request to set the tag would fail and cause a warning, so no request was made.
+    let proxy = refusing_latest(&bed);
     let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
     assert!(client.ensure("hermes").unwrap().cache_hit);
     assert_eq!(client.count(Kind::Warning), 0);
