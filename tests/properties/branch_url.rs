@@ -1,4 +1,4 @@
-//! The address of a branch says which branch, and only the branch makes it different.
+//! The API URL of a branch ends with the branch name, and the rest of it does not depend on the branch.
 
 use mol::Code;
 use mol::testing::internals::branch_url;
@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 pub fn leads_to_the_branch(prefix: &str, runtime: &str, branch: &str) {
-    // The empty option is one that is not set.
+    // An empty option counts as not set.
     if prefix.is_empty() || branch.is_empty() {
         return;
     }
@@ -37,7 +37,7 @@ pub fn leads_to_the_branch(prefix: &str, runtime: &str, branch: &str) {
     assert_eq!(
         url.as_str(),
         Url::parse(url.as_str()).unwrap().as_str(),
-        "it is normal"
+        "the URL must be normalized"
     );
 
     let (repository, last) = url.path().rsplit_once('/').unwrap();
@@ -49,6 +49,6 @@ pub fn leads_to_the_branch(prefix: &str, runtime: &str, branch: &str) {
         branch,
         "{url}"
     );
-    // Gitea sees the segments before it decodes them.
+    // Gitea splits the path into segments before it decodes them.
     assert!(!last.is_empty() && last != "." && last != "..", "{url}");
 }

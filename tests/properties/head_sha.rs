@@ -1,4 +1,4 @@
-//! The commit comes from `commit.id` of the answer and from nowhere else, whatever the answer is.
+//! For any answer, the commit id comes from the field `commit.id` and from no other place.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 pub fn is_the_id_of_the_commit(body: &[u8]) {
-    // The simplest way to read it. Some numbers are too large for it.
-    let simple = serde_json::from_slice::<Value>(body);
+    // The simplest parser as the reference. It fails on numbers that are too large.
+    let reference = serde_json::from_slice::<Value>(body);
     match head_sha(body) {
         Ok(sha) => {
             assert!(is_id(&sha), "{sha}");
-            if let Ok(answer) = simple {
+            if let Ok(answer) = reference {
                 assert_eq!(answer["commit"]["id"], Value::from(sha));
             }
         }
@@ -24,10 +24,10 @@ pub fn is_the_id_of_the_commit(body: &[u8]) {
                 !error.message.is_empty() && !error.hint.is_empty(),
                 "{error:?}"
             );
-            let answer = simple.unwrap_or_default();
+            let answer = reference.unwrap_or_default();
             let id = answer["commit"]["id"].as_str();
             if id.is_some_and(is_id) {
-                assert!(says_it_twice(body), "{id:?}: {error:?}");
+                assert!(has_duplicate_fields(body), "{id:?}: {error:?}");
             }
         }
     }
@@ -38,8 +38,8 @@ fn is_id(id: &str) -> bool {
     digits && matches!(id.len(), 40 | 64)
 }
 
-/// Of two commits, or two ids, the simple way takes the last. Which one is meant nobody knows.
-fn says_it_twice(body: &[u8]) -> bool {
+/// Whether `commit` or its `id` is given twice. That is ambiguous; the reference takes the last one.
+fn has_duplicate_fields(body: &[u8]) -> bool {
     fn named<'a>(fields: &'a Fields, name: &str) -> Vec<&'a Field> {
         let named = fields.0.iter().filter(|(key, _)| key == name);
         named.map(|(_, value)| value).collect()
@@ -51,7 +51,7 @@ fn says_it_twice(body: &[u8]) -> bool {
     }
 }
 
-/// An object with all that is in it, in the order in which it is there.
+/// A JSON object with all its fields in order, including duplicates.
 struct Fields(Vec<(String, Field)>);
 
 #[derive(Deserialize)]

@@ -1,11 +1,12 @@
-//! Any ignore file is read or refused at once, and what surrounds a pattern changes nothing.
+//! Any ignore file is parsed or refused quickly, and comments, line endings and a byte order mark do not
+//! change the result.
 
 use std::time::{Duration, Instant};
 
 use mol::testing::internals::Ignores;
 
-/// Longer than the largest work that one file can cause, with a sanitizer on a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(20);
+/// Longer than the worst case for one file takes with a sanitizer on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
 
 pub fn is_read_or_refused(file: &str, paths: &[&str]) {
     let is_name = |name: &str| !matches!(name, "" | "." | "..");
@@ -17,7 +18,7 @@ pub fn is_read_or_refused(file: &str, paths: &[&str]) {
     let paths = &*paths;
     let begun = Instant::now();
     let verdicts = ignored(file, paths);
-    assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < TIME_LIMIT, "{:?}", begun.elapsed());
     let Ok(verdicts) = verdicts else {
         return;
     };
@@ -31,12 +32,12 @@ pub fn is_read_or_refused(file: &str, paths: &[&str]) {
     if !file.starts_with('\u{feff}') {
         same(&format!("\u{feff}{file}"));
     }
-    // Everything kept again.
+    // With a last pattern that keeps everything.
     let none = ignored(&format!("{file}\n!**\n"), paths);
     let lines = || file.trim_start_matches('\u{feff}').lines();
     if lines().all(|line| !line.trim_start().starts_with('!')) {
         for (path, ignored) in paths.iter().zip(&verdicts) {
-            // Without exceptions, all that is in an ignored folder is ignored.
+            // Without exceptions, everything below an ignored path is ignored.
             let below = format!("{path}/below");
             let file = Ignores::parse(file).unwrap();
             assert!(!ignored || file.ignores(&below), "{below:?}");

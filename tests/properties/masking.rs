@@ -1,22 +1,23 @@
-//! No spelling of the token survives, whatever stands around it and in whatever pieces it comes; and
-//! what is no token stays as it is.
+//! No spelling of the token survives masking, whatever text surrounds it and however it is chunked. Text
+//! without the token does not change.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use mol::redact::{MASK, mask_token};
 use mol::testing::internals::{log_lines, shown_line};
 
-/// How a token may be written. The numbers choose among the ways of a kind.
+/// A spelling of a token. The numbers select a variant.
 #[derive(Clone, Copy, Debug)]
 pub enum Spelling {
-    /// Byte by byte as it is, or percent-encoded where the bit of its place is set; a second bit
-    /// decides on the case of the digits.
+    /// Each byte is plain, or percent-encoded if its bit in `encoded` is set. Its bit in `lower` selects
+    /// lower case digits.
     Percent { encoded: u64, lower: u64 },
-    /// Byte by byte in a form of its own: four bits of the number for each place.
+    /// Each byte in a different form, selected by four bits of the number.
     Mixed { forms: u64 },
     /// In hexadecimal.
     Hex { upper: bool },
-    /// In base64 of `user:token`, in one of four flavours, with this many letters of a user.
+    /// Base64 of `user:token`, in one of four flavours, with this many letters of a user name before and of
+    /// other text after the token.
     Base64 { flavour: u8, user: u8, after: u8 },
 }
 
@@ -68,7 +69,7 @@ impl Spelling {
     }
 }
 
-/// A byte in one of the forms that count; those outside of ASCII have fewer.
+/// A byte in one of the forms that must be masked. Bytes outside ASCII have fewer forms.
 fn form(which: u64, byte: u8) -> Vec<u8> {
     let plain = char::from(byte);
     let text = match (which, plain) {
@@ -93,14 +94,14 @@ fn form(which: u64, byte: u8) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// A token that can be told from what stands in its place, and that some server could give: shorter
-/// ones are refused as an option, or are part of other words by chance.
+/// Whether this could be a real token that differs from its mask. Shorter tokens are refused as an option,
+/// or occur in other words by accident.
 pub fn is_token(token: &str) -> bool {
     let graphic = |c: char| c.is_ascii_graphic() || !c.is_ascii();
     (8..200).contains(&token.len()) && !token.contains('*') && token.chars().all(graphic)
 }
 
-/// Can the token be read out of a text, in any of the ways in which it is written?
+/// Whether the token can be decoded from a text, in any of its spellings.
 pub fn reveals(text: &str, token: &str) -> bool {
     holds(text, token.as_bytes())
 }
@@ -135,7 +136,7 @@ fn holds(text: &str, token: &[u8]) -> bool {
         })
 }
 
-/// Every escape that there is, taken away once.
+/// The text with one level of escapes decoded.
 fn unescaped(text: &[u8]) -> Vec<u8> {
     let mut plain = Vec::new();
     let mut at = 0;
@@ -185,7 +186,7 @@ fn unhexed(digits: &[u8]) -> Vec<u8> {
         .collect()
 }
 
-/// The token between any two texts.
+/// The token between two arbitrary texts.
 pub fn no_spelling_survives(before: &str, token: &str, spelling: Spelling, after: &str) {
     let text = format!("{before}{}{after}", spelling.of(token));
     let masked = mask_token(&text, token);
@@ -194,7 +195,7 @@ pub fn no_spelling_survives(before: &str, token: &str, spelling: Spelling, after
         "{token:?} in {text:?}: {masked:?}"
     );
 
-    // What is left is the text, with parts taken out; unless it has stars of its own.
+    // The masked text is the original with parts removed. Not checked if the original contains stars.
     if text.contains('*') {
         return;
     }
@@ -210,16 +211,15 @@ pub fn no_spelling_survives(before: &str, token: &str, spelling: Spelling, after
     }
 }
 
-/// The token on a line of its own: the other lines stay as they were without it.
+/// The token on a separate line: the other lines are the same as without it.
 pub fn the_rest_stays(before: &str, token: &str, spelling: Spelling, after: &str) {
     let alone = |text: &str| mask_token(text, token);
     let text = format!("{before}\n{}\n{after}", spelling.of(token));
-    let wanted = format!("{}\n{MASK}\n{}", alone(before), alone(after));
-    assert_eq!(mask_token(&text, token), wanted, "{token:?} in {text:?}");
+    let expected = format!("{}\n{MASK}\n{}", alone(before), alone(after));
+    assert_eq!(mask_token(&text, token), expected, "{token:?} in {text:?}");
 }
 
-/// A text with neither an address in it nor as much as four bytes of the token, in small letters or
-/// capitals or as it is.
+/// A text with no URL and without four consecutive bytes of the token, in any case, does not change.
 pub fn what_holds_no_secret_stays(text: &str, token: &str) {
     let cases = [
         token.to_owned(),
@@ -234,8 +234,8 @@ pub fn what_holds_no_secret_stays(text: &str, token: &str) {
     }
 }
 
-/// Whatever is in a text, and in the middle of a token: what is shown is one printable line, from which the
-/// token cannot be read, and which stays as it is when it is shown again.
+/// Any text, with a token in the middle, is shown as one printable line. The token cannot be decoded from
+/// it, and showing it again does not change it.
 pub fn is_shown_as_one_clean_line(text: &str, token: &str) {
     let once = shown_line(text, token);
     let harmful = |c: char| {
@@ -247,8 +247,7 @@ pub fn is_shown_as_one_clean_line(text: &str, token: &str) {
     assert_eq!(shown_line(&once, token), once, "{text:?}");
 }
 
-/// A build's output that comes in pieces: the lines are the same however it is cut, and none has the
-/// token.
+/// The lines of a build's output are the same however it is chunked, and none contains the token.
 pub fn pieces_do_not_matter(output: &[u8], cuts: &[usize], token: &str) {
     let whole = log_lines(&[output], token);
     for line in &whole {

@@ -1,5 +1,5 @@
-//! What holds whatever comes in. Each property is a function that panics where it does not hold:
-//! proptest tries it in `make test`, libFuzzer in `make fuzz`.
+//! Properties that hold for any input. Each one is a function that panics if it does not hold. proptest
+//! runs them in `make test`, libFuzzer in `make fuzz`.
 
 pub mod branch_url;
 pub mod head_sha;

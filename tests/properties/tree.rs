@@ -1,5 +1,5 @@
-//! Whatever a commit's tree holds, its checkout stays within its folder, and the build context within
-//! the checkout.
+//! For any tree of a commit, the checkout stays within its folder, and the build context within the
+//! checkout.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use mol::testing::internals::{Repository, archive};
 
-/// One entry of a tree. Names and targets are any bytes; git itself would never write some of them.
+/// One entry of a tree. Names and targets may be any bytes, including ones that git itself never writes.
 #[derive(Clone, Debug)]
 pub enum Entry {
     File {
@@ -33,7 +33,7 @@ pub enum Entry {
 }
 
 impl Entry {
-    /// As it can stand in a tree, where a NUL would end it.
+    /// The name without NUL bytes, which end a name in a tree.
     fn name(&self) -> Vec<u8> {
         let name = match self {
             Entry::File { name, .. }
@@ -62,7 +62,7 @@ impl Entry {
     }
 }
 
-/// Writes a tree as it is given, however wrong. Git sorts by name, as if folders ended in a slash.
+/// Writes a tree unchecked. `sorted` sorts it as git does: by name, as if folders ended with a slash.
 fn write(repository: &Repository, entries: &[Entry], sorted: bool) -> String {
     let mut entries: Vec<&Entry> = entries.iter().collect();
     if sorted {
@@ -116,7 +116,7 @@ pub fn stays_inside(entries: &[Entry], sorted: bool) {
     let checkout = repository.check_out(&commit, &at("cache")).unwrap();
 
     let tree = checkout.tree();
-    // The tree is made in a folder of its own, with what it is made from.
+    // The folder of this fetch, which contains the tree and temporary files.
     let work = tree.parent().unwrap();
     let outside = |path: &PathBuf| !sandbox.path().join(path).starts_with(work);
     let mut outside: Vec<PathBuf> = all(sandbox.path()).into_iter().filter(outside).collect();
@@ -181,15 +181,15 @@ fn check(archive: &[u8], entries: &[Entry]) {
             entry.read_to_end(&mut content).unwrap();
             assert!(
                 contents.contains(&*content),
-                "{path:?} has what the commit has not"
+                "{path:?} has content that is not in the commit"
             );
         }
     }
 }
 
-/// A tree in a few lines of text, for the fuzzer: `f name content`, `x name content`, `l name target`,
-/// `d name` and `u` for the way into a folder and out of it, `m name`; tabs in between.
-#[allow(dead_code)] // the property tests make their trees themselves
+/// Parses a tree from lines of text, for the fuzzer: `f name content`, `x name content`, `l name target`,
+/// `m name`, and `d name` and `u` to enter and leave a folder. Tabs separate the fields.
+#[allow(dead_code)] // the property tests generate their trees directly
 pub fn parse(text: &[u8]) -> Vec<Entry> {
     let mut open: Vec<(Vec<u8>, Vec<Entry>)> = vec![(Vec::new(), Vec::new())];
     let close = |open: &mut Vec<(Vec<u8>, Vec<Entry>)>| {

@@ -1,4 +1,4 @@
-//! C programs, compiled as a host's author would compile them, and run as processes of their own.
+//! C programs, compiled as the author of a host program would, and run as separate processes.
 
 use std::collections::HashMap;
 use std::os::unix::fs::symlink;
@@ -24,7 +24,7 @@ pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// The C or C++ compiler of this machine.
+/// This machine's C or C++ compiler.
 pub fn compiler(cpp: bool) -> Command {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     cc::Build::new()
@@ -37,7 +37,7 @@ pub fn compiler(cpp: bool) -> Command {
         .to_command()
 }
 
-/// Runs a command that must work.
+/// Runs a command that must succeed.
 pub fn succeed(command: &mut Command) -> Output {
     let output = command
         .stdin(Stdio::null())
@@ -52,26 +52,26 @@ pub fn succeed(command: &mut Command) -> Output {
     output
 }
 
-/// What a process wrote, to both of its outputs.
+/// The standard output and the standard error of a process.
 pub fn text(output: &Output) -> String {
     let (out, err) = (&output.stdout, &output.stderr);
     String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(err)
 }
 
-/// The program tests/c/NAME.c, with the library as it ships, compiled once.
+/// The program tests/c/NAME.c, linked with the release library, compiled once.
 pub fn program(name: &'static str, link: Link) -> PathBuf {
-    made(name, link, "MOL_TEST_LIB_DIR")
+    compiled(name, link, "MOL_TEST_LIB_DIR")
 }
 
-/// The same, with the library that stops where `FAILPOINTS` says (src/testing/point.rs).
+/// The same, linked with the library with failpoints, which `FAILPOINTS` sets (src/testing/point.rs).
 pub fn program_with_points(name: &'static str, link: Link) -> PathBuf {
-    made(name, link, "MOL_TEST_FAILPOINTS_LIB_DIR")
+    compiled(name, link, "MOL_TEST_FAILPOINTS_LIB_DIR")
 }
 
-fn made(name: &'static str, link: Link, libraries: &'static str) -> PathBuf {
-    type Made = HashMap<(&'static str, Link, &'static str), PathBuf>;
-    static MADE: Mutex<Option<Made>> = Mutex::new(None);
-    lock(&MADE)
+fn compiled(name: &'static str, link: Link, libraries: &'static str) -> PathBuf {
+    type Programs = HashMap<(&'static str, Link, &'static str), PathBuf>;
+    static PROGRAMS: Mutex<Option<Programs>> = Mutex::new(None);
+    lock(&PROGRAMS)
         .get_or_insert_default()
         .entry((name, link, libraries))
         .or_insert_with(|| compile(name, link, libraries))
@@ -106,8 +106,7 @@ fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
     program
 }
 
-/// The shared library of `libraries` in `folder`, under the name that programs ask for, as `make install`
-/// puts it.
+/// Links the shared library of `libraries` into `folder` under its soname, as `make install` does.
 pub fn installed(libraries: &Path, folder: &Path) -> PathBuf {
     let place = folder.join(soname());
     std::fs::create_dir_all(folder).unwrap();
@@ -116,7 +115,7 @@ pub fn installed(libraries: &Path, folder: &Path) -> PathBuf {
     folder.to_owned()
 }
 
-/// The name under which programs look for the shared library.
+/// The soname of the shared library.
 pub fn soname() -> String {
     let header = std::fs::read_to_string(source("include/mol.h")).unwrap();
     let version = header
@@ -125,7 +124,7 @@ pub fn soname() -> String {
     format!("libmol.so.{}", version.unwrap())
 }
 
-/// What libmol.a needs: the list that `make generate` took from the Rust compiler.
+/// The linker flags for libmol.a: the list that `make generate` took from the Rust compiler.
 fn native_libraries() -> Vec<String> {
     let file = match std::env::consts::ARCH {
         "x86_64" => "go/mol/link_linux_amd64.go",
@@ -144,7 +143,7 @@ fn native_libraries() -> Vec<String> {
     flags.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The value in the line of a program's output that begins with this name.
+/// The value in the output line that begins with this name.
 pub fn field(output: &Output, name: &str) -> String {
     let text = text(output);
     let value = text
@@ -155,9 +154,9 @@ pub fn field(output: &Output, name: &str) -> String {
         .to_owned()
 }
 
-/// A shell script in whose world, and in no other, the cache is a disk of its own: a tmpfs with these
-/// options, which is gone with the process, however that ends. In the script `"$@"` is the program,
-/// and the working directory is the cache.
+/// A shell script in a mount namespace where the cache is a separate disk: a tmpfs with these options, which
+/// disappears with the process, however that ends. In the script `"$@"` is the program, and the working
+/// directory is the cache.
 pub fn with_a_disk(bed: &Bed, options: &str, script: &str, program: &Path) -> Command {
     let mount = "mkdir -p \"$1\"; mount -t tmpfs -o \"$0\" none \"$1\"; cd \"$1\"; shift";
     let mut command = Command::new("unshare");
@@ -174,7 +173,7 @@ pub fn with_a_disk(bed: &Bed, options: &str, script: &str, program: &Path) -> Co
     command
 }
 
-/// What tests/memcheck adds to the flags of the compiler, or puts in front of a program.
+/// The words of a variable of tests/memcheck: extra compiler flags, or a command prefix for programs.
 fn words(variable: &str) -> Vec<String> {
     let text = std::env::var(variable).unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
@@ -198,7 +197,7 @@ pub fn process(program: &Path) -> Command {
     command
 }
 
-/// A process that finds its surroundings in the environment, and nothing else there.
+/// A process whose environment contains only the options of the test environment.
 pub fn command(bed: &Bed, program: &Path) -> Command {
     let mut command = process(program);
     command.current_dir(bed.scratch());
@@ -208,7 +207,8 @@ pub fn command(bed: &Bed, program: &Path) -> Command {
     command
 }
 
-/// Runs a program, and gives what strace tells of these calls of all its threads and children.
+/// Runs a program under strace. Returns its output, and the trace of these system calls of all its threads
+/// and children.
 pub fn under_strace(bed: &Bed, program: &Command, calls: &str, how: &[&str]) -> (Output, String) {
     let log = bed.scratch().join("trace");
     let output = Command::new("/usr/bin/strace")
@@ -226,23 +226,23 @@ pub fn under_strace(bed: &Bed, program: &Command, calls: &str, how: &[&str]) -> 
         )
         .current_dir(bed.scratch())
         .output()
-        .expect("there is no strace: run `make test`");
+        .expect("strace is missing: run `make test`");
     (output, std::fs::read_to_string(log).unwrap())
 }
 
-/// What one call has cost a process of its own.
+/// The resources that one call used in a separate process.
 #[derive(Debug)]
 pub struct Peak {
     pub status: String,
     pub message: String,
-    /// By how much the peak of its memory grew.
+    /// The growth of the peak memory, in MiB.
     pub growth_mib: u64,
-    /// What is still open when the client is gone: connections, and files in the cache.
+    /// The sockets, and the files in the cache, that are still open after the client is closed.
     pub sockets: u32,
     pub files: u32,
 }
 
-/// Makes the image of `hermes` in a process of its own.
+/// Builds the image of `hermes` in a separate process and measures it.
 pub fn peak(bed: &Bed, more: &[(OptionName, &str)], timeout: Option<Duration>) -> Peak {
     let mut command = command(bed, &program("peak", Link::Shared));
     for (name, value) in more {

@@ -1,4 +1,4 @@
-//! Servers and other programs of a test's own.
+//! Servers and other programs for one test.
 
 use std::fs::File;
 use std::io::Write;
@@ -7,22 +7,22 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use super::until;
 
-/// A server program that ends with the test, also when the test is killed.
+/// A server program that ends with the test, also if the test is killed.
 pub struct Daemon {
     process: Child,
     stdin: Option<ChildStdin>,
     log: PathBuf,
 }
 
-/// It ends the program as soon as its input is closed.
+/// A shell script that kills the program as soon as the script's standard input is closed.
 const KEEPER: &str = r#""$@" </dev/null & cat >/dev/null; kill $!; wait"#;
 
 impl Daemon {
-    /// Starts a program. What it writes goes into the file `log`.
+    /// Starts a program. Its output goes to the file `log`.
     pub fn start(program: &str, arguments: &[&str], log: &Path) -> Self {
         assert!(
             Path::new(program).exists(),
-            "there is no {program}: run `make test`"
+            "{program} is missing: run `make test`"
         );
         let output = File::create(log).unwrap();
         let mut process = Command::new("/bin/sh")
@@ -40,12 +40,12 @@ impl Daemon {
         }
     }
 
-    /// What it has written.
+    /// The output so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
     }
 
-    /// Waits until it has written `before`, and gives what stands there up to the next white space or
+    /// Waits until the output contains `before`, and returns the text after it up to the next white space or
     /// quote.
     pub fn wait_for(&self, before: &str) -> String {
         until(&format!("{before:?} in {}", self.log.display()), || {
@@ -64,10 +64,10 @@ impl Drop for Daemon {
     }
 }
 
-/// Writes a shell script into a folder, for others to run.
+/// Writes an executable shell script into a folder.
 ///
-/// Another program writes it: one that a test starts at this moment would get hold of our open file,
-/// and what is open for writing cannot be run.
+/// Another process writes it. If this process opened the file, a child that another test starts at the same
+/// time could inherit the descriptor, and a file that is open for writing cannot be executed (ETXTBSY).
 pub fn write_program(folder: &Path, name: &str, script: &str) -> PathBuf {
     std::fs::create_dir_all(folder).unwrap();
     let path = folder.join(name);

@@ -1,5 +1,5 @@
-//! What docker would send of a folder, by two yardsticks: the docker CLI of the machine's packages,
-//! whose engine is a recorder, and the code of today's docker CLI and buildx.
+//! The files that docker would send of a folder, by two references: the docker CLI of the distribution's
+//! package, with a recorder as its engine, and the code of the current docker CLI and buildx.
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
@@ -14,13 +14,13 @@ use tempfile::TempDir;
 
 use super::child::{source, succeed};
 
-/// The docker CLI of the distribution's package, which tests/engine installs. There may be others.
+/// The docker CLI of the distribution's package, which tests/engine installs. Others may be in PATH.
 pub const DOCKER: &str = "/usr/bin/docker";
 
-/// The paths that are sent, those of folders with a slash at the end; or why nothing is.
+/// The paths that are sent, folders with a trailing slash; or the error.
 pub type Choice = Result<BTreeSet<String>, String>;
 
-/// The paths in an archive. A file's folders are in the image even if they are not in the archive.
+/// The paths in an archive, including parent folders without an entry: the image has them too.
 pub fn paths(archive: &[u8]) -> BTreeSet<String> {
     let mut paths = BTreeSet::new();
     for entry in tar::Archive::new(archive).entries().unwrap() {
@@ -45,8 +45,8 @@ fn with_folders(mut paths: BTreeSet<String>) -> BTreeSet<String> {
     paths
 }
 
-/// An engine that takes a build's context and builds nothing. The docker CLI of the package sends it
-/// what it would send to a real one.
+/// An engine that receives a build context and does not build it. The installed docker CLI sends it the
+/// same context as to a real engine.
 pub struct Recorder {
     folder: TempDir,
     contexts: Receiver<Vec<u8>>,
@@ -57,7 +57,7 @@ impl Recorder {
         let folder = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(folder.path().join("engine")).unwrap();
         let (sender, contexts) = channel();
-        // It ends with the test program: nothing tells it that nobody will connect any more.
+        // The thread runs until the test process exits.
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
                 let sender = sender.clone();
@@ -67,7 +67,7 @@ impl Recorder {
         Self { folder, contexts }
     }
 
-    /// What `docker build` sends of a folder with a Dockerfile.
+    /// The files that `docker build` sends of a folder with a Dockerfile.
     pub fn docker_build(&self, tree: &Path) -> Choice {
         let engine = self.folder.path().join("engine");
         let output = Command::new(DOCKER)
@@ -89,7 +89,7 @@ impl Recorder {
     }
 }
 
-/// What the recorder answers, so that its answer can be told from a failure.
+/// The recorder's answer, which distinguishes it from a real failure.
 const RECORDED: &str = "the recorder has it";
 
 fn serve(connection: UnixStream, contexts: &Sender<Vec<u8>>) {
@@ -145,16 +145,16 @@ fn chunks(requests: &mut impl BufRead) -> Vec<u8> {
     }
 }
 
-/// Today's docker CLI and buildx: go/dockercontext, a process that answers as long as it is asked.
+/// The current docker CLI and buildx: go/dockercontext, a process that answers one question per line.
 pub struct DockerContext {
     process: Child,
     questions: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
-/// What they would send.
+/// The files that they would send.
 pub struct Answer {
-    /// The lines of the ignore file, as BuildKit asks for a folder without what they match.
+    /// The patterns of the ignore file, as BuildKit sends them as exclude patterns.
     pub patterns: Vec<String>,
     pub classic: Choice,
     pub buildkit: Choice,
@@ -183,7 +183,7 @@ impl DockerContext {
         }
     }
 
-    /// What they would send of a folder.
+    /// The files that they would send of a folder.
     pub fn ask(&mut self, tree: &Path) -> Answer {
         #[derive(Deserialize)]
         struct Sent {

@@ -1,4 +1,4 @@
-//! Emulation of arm64, which the whole machine has while a test needs it.
+//! Machine-wide emulation of arm64 while a test needs it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -6,28 +6,28 @@ use std::process::Command;
 
 use super::child::succeed;
 
-/// Where the kernel is told which programs run others (Documentation/admin-guide/binfmt-misc.rst).
+/// The kernel's interface to register interpreters (Documentation/admin-guide/binfmt-misc.rst).
 const FOLDER: &str = "/proc/sys/fs/binfmt_misc";
 
 const NAME: &str = "libmol-test-aarch64";
 
 const QEMU: &str = "/usr/bin/qemu-aarch64-static";
 
-/// The beginning of a program for arm64, and which bits of it count.
+/// The first bytes of an ELF program for arm64, and the mask of the significant bits.
 const MAGIC: &str = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00";
 const MASK: &str =
     r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff";
 
-/// While it is held, programs for arm64 run. What it has changed goes with it.
+/// While it exists, programs for arm64 run. Its changes to the machine are undone when it is dropped.
 pub struct Emulation {
     registered: bool,
     mounted: bool,
-    /// Only one at a time, of all processes of the machine.
+    /// A lock, so that only one exists at a time on the machine.
     _alone: File,
 }
 
 impl Emulation {
-    /// Registers qemu, unless the machine has a registration of its own.
+    /// Registers qemu, unless the machine already has an emulation of arm64.
     pub fn of_arm64() -> Self {
         let alone =
             File::open(QEMU).unwrap_or_else(|error| panic!("{QEMU}: {error}; run `make test`"));
@@ -41,10 +41,10 @@ impl Emulation {
             succeed(Command::new("mount").args(["-t", "binfmt_misc", "binfmt_misc", FOLDER]));
             emulation.mounted = true;
         }
-        // One of a test that was killed.
+        // The registration of a killed test.
         unregister();
         if !runs("0200b700") {
-            // F: qemu is opened now, because no container has it.
+            // Flag F: the kernel opens qemu now, because containers do not have it.
             let line = format!(":{NAME}:M::{MAGIC}:{MASK}:{QEMU}:F");
             fs::write(Path::new(FOLDER).join("register"), line).unwrap();
             emulation.registered = true;
@@ -68,7 +68,7 @@ fn unregister() {
     let _ = fs::write(Path::new(FOLDER).join(NAME), "-1");
 }
 
-/// Has the machine an emulation for programs whose header ends so (type, processor; in hexadecimal)?
+/// Whether the machine emulates programs whose ELF header has this type and machine (in hexadecimal).
 pub fn runs(header: &str) -> bool {
     let entries = fs::read_dir(FOLDER).into_iter().flatten().flatten();
     entries

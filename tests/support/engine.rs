@@ -1,4 +1,4 @@
-//! A second way to the engine, past the library: to see what it really did.
+//! Direct access to the engine, without the library, to check what it did.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -28,13 +28,13 @@ pub const BUSYBOX: &str = "libmol-test/busybox:latest";
 pub struct Engine {
     pub url: String,
     pub(super) docker: Docker,
-    /// Podman, and Docker's classic builder where it starts from nothing, look through all images for
-    /// one to go on from, and fail when one goes away meanwhile. Who builds in such a way reads here,
-    /// and who removes an image writes.
+    /// Podman, and Docker's classic builder for `FROM scratch`, search all images for a cached parent, and
+    /// fail if one disappears meanwhile. Such a build takes the read lock, the removal of an image the write
+    /// lock.
     images: Arc<RwLock<()>>,
 }
 
-/// One thing in an image.
+/// A file or link in an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub mode: u32,
@@ -44,13 +44,13 @@ pub struct Entry {
 }
 
 impl Engine {
-    /// The private engine, with a busybox image in it.
+    /// The private engine of the tests. Contains a busybox image.
     pub fn of_the_tests() -> Self {
         static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::at("MOL_TEST_ENGINE"));
         ENGINE.clone()
     }
 
-    /// The private Podman, through its socket that is compatible with Docker's; with the same image.
+    /// The private Podman of the tests, through its Docker-compatible socket. Contains the same image.
     pub fn podman_of_the_tests() -> Self {
         static PODMAN: LazyLock<Engine> = LazyLock::new(|| Engine::at("MOL_TEST_PODMAN"));
         PODMAN.clone()
@@ -75,7 +75,7 @@ impl Engine {
         engine
     }
 
-    /// There is no registry in reach, so the base image comes from the machine's own busybox.
+    /// Imports a base image made of the machine's own busybox, because no registry is reachable.
     pub fn import_busybox(&self) {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let busybox = std::env::split_paths(&path)
@@ -124,10 +124,10 @@ impl Engine {
                 .create_image(Some(options), Some(body), None)
                 .try_collect::<Vec<_>>(),
         )
-        .expect("the engine takes a busybox image");
+        .expect("the engine must import the busybox image");
     }
 
-    /// Loads an image with one empty folder that says it is for this architecture.
+    /// Loads an image with one empty folder, whose configuration declares this architecture.
     pub fn load_image_for(&self, architecture: &str, reference: &str) {
         let archive = |files: &[(&str, &[u8])]| {
             let mut archive = tar::Builder::new(Vec::new());
@@ -166,17 +166,17 @@ impl Engine {
         let load = self
             .docker
             .import_image(options, bollard::body_full(image.into()), None);
-        block_on(load.try_collect::<Vec<_>>()).expect("the engine takes the image");
+        block_on(load.try_collect::<Vec<_>>()).expect("the engine must load the image");
     }
 
-    /// Docker's store of images that containerd keeps, where some things are otherwise.
+    /// Whether the engine uses the containerd image store, which behaves differently in some cases.
     pub fn has_containerd_store(&self) -> bool {
         let status = block_on(self.docker.info()).unwrap().driver_status;
         let mut words = status.into_iter().flatten().flatten();
         words.any(|word| word.starts_with("io.containerd.snapshotter"))
     }
 
-    /// What the engine knows of an image; `None` if it has none of that name.
+    /// The engine's information about an image; `None` if there is no such image.
     pub fn inspect(&self, reference: &str) -> Option<ImageInspect> {
         match block_on(self.docker.inspect_image(reference)) {
             Ok(image) => Some(image),
@@ -187,7 +187,7 @@ impl Engine {
         }
     }
 
-    /// The three numbers of its version, without what a distribution adds: `28.5.2+dfsg4`.
+    /// The three numbers of the engine's version, without a distribution's suffix (`28.5.2+dfsg4`).
     pub fn version(&self) -> [u32; 3] {
         let version = block_on(self.docker.version()).unwrap().version.unwrap();
         let mut numbers = version.split(|c: char| !c.is_ascii_digit());
@@ -204,7 +204,7 @@ impl Engine {
             .unwrap_or_default()
     }
 
-    /// How an image came to be, as text.
+    /// The history of an image, as text.
     pub fn history(&self, reference: &str) -> String {
         format!(
             "{:?}",
@@ -218,12 +218,13 @@ impl Engine {
         block_on(self.docker.tag_image(image, Some(options))).unwrap();
     }
 
-    /// While this is held, no test removes an image from this engine.
+    /// While this lock is held, no test removes an image from this engine.
     pub fn keep_images(&self) -> RwLockReadGuard<'_, ()> {
         self.images.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// While this is held, no test builds where that minds: for a test that removes images.
+    /// While this lock is held, no test makes a build that fails if images are removed. For tests that
+    /// remove images.
     pub fn alone(&self) -> RwLockWriteGuard<'_, ()> {
         self.images.write().unwrap_or_else(PoisonError::into_inner)
     }
@@ -248,7 +249,7 @@ impl Engine {
         let _ = block_on(self.docker.remove_image(reference, Some(options), None));
     }
 
-    /// Every reference that ends with a test's mark.
+    /// All references that end with a test's isolation suffix.
     pub fn references_of(&self, isolation: &str) -> Vec<String> {
         let _images = self.keep_images();
         // An engine that removes an image meanwhile may fail: Podman with 500, Docker's containerd store with 404.
@@ -275,7 +276,7 @@ impl Engine {
         }
     }
 
-    /// Writes what `docker save` would write of an image.
+    /// Writes an image to an archive, as `docker save` does.
     pub fn save(&self, reference: &str, archive: &Path) {
         let mut file = File::create(archive).unwrap();
         block_on(async {
@@ -286,7 +287,7 @@ impl Engine {
         });
     }
 
-    /// The files and links in an image, without what the engine itself puts into every container.
+    /// The files and links in an image, without those that the engine adds to every container.
     pub fn files(&self, reference: &str) -> BTreeMap<String, Entry> {
         let name = format!("libmol-test-{}", unique());
         let options = CreateContainerOptionsBuilder::new().name(&name).build();
@@ -311,7 +312,7 @@ impl Engine {
         for entry in tar::Archive::new(&*bytes).entries().unwrap() {
             let mut entry = entry.unwrap();
             let path = entry.path().unwrap().to_str().unwrap().to_owned();
-            let own = [
+            let added = [
                 "dev/",
                 "proc/",
                 "sys/",
@@ -321,7 +322,9 @@ impl Engine {
                 "etc/resolv.conf",
                 ".dockerenv",
             ];
-            if entry.header().entry_type().is_dir() || own.iter().any(|own| path.starts_with(own)) {
+            if entry.header().entry_type().is_dir()
+                || added.iter().any(|added| path.starts_with(added))
+            {
                 continue;
             }
             let link = entry
@@ -351,7 +354,7 @@ impl Engine {
     }
 }
 
-/// An engine of one test alone. It stops with the test.
+/// An engine for one test. It stops when it is dropped.
 pub struct OwnEngine {
     pub engine: Engine,
     folder: PathBuf,
@@ -363,7 +366,7 @@ impl OwnEngine {
         Self::with(&[])
     }
 
-    /// The same, with so little room for its data.
+    /// An engine whose data disk has only this many MiB.
     pub fn small(mib: u32) -> Self {
         Self::with(&[&mib.to_string()])
     }
@@ -380,12 +383,12 @@ impl OwnEngine {
         }
     }
 
-    /// Ends it, whatever it is doing, as a power cut would.
+    /// Kills the engine, as a power failure would.
     pub fn stop(&self) {
         succeed(&mut Self::command("stop", &self.folder));
     }
 
-    /// Starts it after a stop, at the same address and with nothing in it.
+    /// Starts the engine again after `stop`, at the same address, without its data.
     pub fn start_again(&self) {
         succeed(&mut Self::command("start", &self.folder));
     }
@@ -396,17 +399,17 @@ impl OwnEngine {
         command
     }
 
-    /// Where its data is; on a disk that only it sees.
+    /// The engine's data folder, on a disk that only the engine sees.
     pub fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
-    /// A program that sees the engine's disk, as one on the machine of an ordinary engine does.
+    /// A program that sees the engine's disk, like a program on the machine of an ordinary engine.
     pub fn beside(&self, program: &Path) -> Command {
         let pid = std::fs::read_to_string(self.folder.join("pid")).unwrap();
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--target", pid.trim()]);
-        // The engine of another system is in that system (tests/enter).
+        // The engine of another distribution runs in that distribution's root (tests/enter).
         if std::env::var_os("MOL_TEST_ENGINE_ROOT").is_some() {
             command.args(["chroot", "/mnt"]);
         }
@@ -421,8 +424,8 @@ impl Drop for OwnEngine {
     }
 }
 
-/// Is there a process, of the engine's containers or of this machine, with this word in its command
-/// line? The engine's process namespace is below ours, so its processes are to be seen here.
+/// Whether a process in a container of the engine or on this machine has this word in its command line.
+/// The engine's PID namespace is a child of this one, so its processes are visible here.
 pub fn is_running(word: &str) -> bool {
     std::fs::read_dir("/proc")
         .unwrap()

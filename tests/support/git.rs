@@ -1,4 +1,4 @@
-//! Git objects and packs as no git would make them: what a hostile server can send.
+//! Git objects and packs that git itself would not create, but a hostile server can send.
 //!
 //! The formats are those of gitformat-pack(5), gitprotocol-pack(5) and gitprotocol-v2(5).
 
@@ -6,7 +6,7 @@ use std::io::Write;
 
 use gix::zlib::{Compression, stream::deflate};
 
-/// A commit's time, always the same.
+/// The author and the fixed time of commits and tags.
 const WHEN: &str = "Template Author <templates@example.com> 1767603600 +0000";
 
 /// One object.
@@ -41,7 +41,7 @@ impl Object {
         Self { kind, data }
     }
 
-    /// A tree with these entries, in this order, whatever they are: mode, name and id.
+    /// A tree with these entries (mode, name and id), unchecked and in this order.
     pub fn tree<'a>(entries: impl IntoIterator<Item = (&'a str, &'a [u8], Vec<u8>)>) -> Self {
         let mut data = Vec::new();
         for (mode, name, id) in entries {
@@ -73,7 +73,7 @@ impl Object {
         }
     }
 
-    /// As it is hashed, and as a loose one is before it is compressed.
+    /// With its header: the input of the hash, and of the compression of a loose object.
     fn framed(&self) -> Vec<u8> {
         let mut framed = format!("{} {}\0", self.kind.name(), self.data.len()).into_bytes();
         framed.extend_from_slice(&self.data);
@@ -88,7 +88,7 @@ impl Object {
         hex(&self.id())
     }
 
-    /// The path of a loose object below `objects/`, and its content.
+    /// The path of the loose object below `objects/`, and its content.
     pub fn loose(&self) -> (String, Vec<u8>) {
         let id = self.hex();
         (
@@ -97,7 +97,7 @@ impl Object {
         )
     }
 
-    /// As it stands in a pack.
+    /// The entry in a pack.
     pub fn entry(&self) -> Vec<u8> {
         entry(
             self.kind as u8,
@@ -107,7 +107,7 @@ impl Object {
     }
 }
 
-/// One entry of a pack: type and declared size, then whatever follows.
+/// One entry of a pack: type and declared size, then `rest`.
 pub fn entry(kind: u8, size: u64, rest: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let (mut byte, mut left) = (kind << 4 | (size & 15) as u8, size >> 4);
@@ -127,7 +127,7 @@ pub fn ref_delta(base: &Object, delta: &[u8]) -> Vec<u8> {
     entry(7, delta.len() as u64, &rest)
 }
 
-/// A size as a delta holds it, seven bits at a time.
+/// A size in the encoding of deltas, seven bits per byte.
 pub fn size(mut size: u64) -> Vec<u8> {
     let mut out = Vec::new();
     while size > 0x7f {
@@ -138,7 +138,7 @@ pub fn size(mut size: u64) -> Vec<u8> {
     out
 }
 
-/// A pack of these entries, which says that it has `count`.
+/// A pack of these entries, whose header declares `count` objects.
 pub fn pack(count: u32, entries: &[Vec<u8>]) -> Vec<u8> {
     let mut pack = b"PACK\0\0\0\x02".to_vec();
     pack.extend_from_slice(&count.to_be_bytes());
@@ -148,13 +148,13 @@ pub fn pack(count: u32, entries: &[Vec<u8>]) -> Vec<u8> {
     pack
 }
 
-/// A pack of these objects, as it should be.
+/// A valid pack of these objects.
 pub fn packed(objects: &[Object]) -> Vec<u8> {
     let entries: Vec<_> = objects.iter().map(Object::entry).collect();
     pack(u32::try_from(entries.len()).unwrap(), &entries)
 }
 
-/// The answer to `command=fetch` that brings this pack.
+/// The answer to `command=fetch` with this pack.
 pub fn fetch_answer(commit: &str, pack: &[u8]) -> Vec<u8> {
     let mut answer = packet("shallow-info\n");
     answer.extend(packet(format!("shallow {commit}")));
@@ -169,7 +169,7 @@ pub fn fetch_answer(commit: &str, pack: &[u8]) -> Vec<u8> {
     answer
 }
 
-/// A packet: its length, in four hexadecimal digits, and its content.
+/// A pkt-line: the length in four hexadecimal digits, and the content.
 pub fn packet(data: impl AsRef<[u8]>) -> Vec<u8> {
     let data = data.as_ref();
     let mut packet = format!("{:04x}", data.len() + 4).into_bytes();
@@ -184,7 +184,7 @@ pub fn deflate(data: &[u8]) -> Vec<u8> {
     writer.into_inner()
 }
 
-/// So many zeros, compressed a thousand times and more.
+/// This many zeros, compressed to less than a thousandth.
 pub fn deflated_zeros(length: u64) -> Vec<u8> {
     let mut writer = deflate::Write::new(Vec::new(), Compression::BEST_SPEED);
     std::io::copy(

@@ -1,4 +1,4 @@
-//! What include/mol.h declares, as far as its generator writes C.
+//! Parses the declarations of include/mol.h, limited to the C that its generator writes.
 
 use super::child::source;
 
@@ -32,7 +32,7 @@ impl Header {
     pub fn read() -> Self {
         let text = std::fs::read_to_string(source("include/mol.h")).unwrap();
         let (_, code) = text.split_once("#define MOL_H").unwrap();
-        // Without comments, the preprocessor's lines and what is for C++; one declaration a piece.
+        // Without comments, preprocessor lines and C++ parts; one declaration per piece.
         let mut code: String = code
             .lines()
             .map(|line| line.split("//").next().unwrap())
@@ -66,7 +66,7 @@ impl Header {
     }
 }
 
-/// Up to the next semicolon outside of braces, with single spaces.
+/// The code up to the next semicolon outside braces, with single spaces, and the rest.
 fn piece(code: &str) -> Option<(String, String)> {
     let mut depth = 0;
     for (at, c) in code.char_indices() {
@@ -107,7 +107,7 @@ fn declaration(text: &str) -> Option<Declaration> {
         });
     }
     if let Some(alias) = text.strip_prefix("typedef ") {
-        // The type of an enum is written twice, for two standards of C.
+        // The header declares the type of an enum twice, for two C standards.
         let is_enum = alias.starts_with("enum ") || alias.starts_with("int32_t ");
         let (name, text) = (last_word(alias), text.to_owned());
         return (!is_enum).then_some(Declaration::Alias { name, text });

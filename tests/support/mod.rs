@@ -1,5 +1,5 @@
-//! What the tests stand on: a template server of their own, a cache folder of their own, and a mark
-//! in the tags of their own, so that they run side by side on one engine.
+//! Test environments. Each test has its own template server, its own cache folder and its own isolation
+//! suffix in the tags, so that tests run in parallel on one engine.
 
 pub mod child;
 pub mod daemon;
@@ -33,21 +33,21 @@ pub use engine::Engine;
 pub use proxy::{End, Proxy, Treat};
 pub use server::{Files, Server, file, script};
 
-/// Longer than anything here takes, on a slow machine too; a test that waits for something that does
-/// not come fails after it.
+/// The limit for waiting: longer than anything in the tests takes, on a slow machine too. A test that waits
+/// longer fails.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// What a cancelled call may take to end, in it and in the engine (promise P4).
+/// The limit for a cancelled call to end, in the process and in the engine (promise P4).
 pub const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// One of the values that tests/run gives to every test.
+/// An environment variable that tests/run sets for every test.
 pub fn given(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: these tests need a private engine and more; run `make test`")
     })
 }
 
-/// A runtime for the few futures of the tests.
+/// Runs a future on a runtime that all tests share.
 pub fn block_on<T>(work: impl Future<Output = T>) -> T {
     static RUNTIME: std::sync::LazyLock<tokio::runtime::Runtime> =
         std::sync::LazyLock::new(|| tokio::runtime::Runtime::new().unwrap());
@@ -58,19 +58,19 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits until `ready` gives something.
+/// Polls until `ready` returns a value, and returns that.
 pub fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = ready() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
+        assert!(begun.elapsed() < PATIENCE, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
-/// Does it once; with `make soak` again and again, for as long as that gives it.
+/// Runs `body` once; with `make soak` repeatedly, until the given time is over.
 pub fn soak(body: impl Fn()) {
     let seconds = std::env::var("MOL_TEST_SOAK_SECONDS").ok();
     let given = seconds.map(|seconds| Duration::from_secs(seconds.parse().unwrap()));
@@ -85,7 +85,7 @@ pub fn soak(body: impl Fn()) {
     println!("{times} times in {:?}", begun.elapsed());
 }
 
-/// Does the work for each item, for a few at a time: most of it waits for the engine.
+/// Does the work for all items, four in parallel: most of the time is spent waiting for the engine.
 pub fn side_by_side<T: Send>(items: impl Iterator<Item = T> + Send, work: impl Fn(T) + Sync) {
     let items = Mutex::new(items);
     std::thread::scope(|scope| {
@@ -99,12 +99,12 @@ pub fn side_by_side<T: Send>(items: impl Iterator<Item = T> + Send, work: impl F
     });
 }
 
-/// A number below `limit`, by chance.
+/// A random number below `limit`.
 pub fn chance(limit: u64) -> u64 {
     std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ()) % limit
 }
 
-/// A word that no other test, and no earlier run, has used.
+/// A word that is unique among all tests and runs.
 pub fn unique() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let since = std::time::UNIX_EPOCH.elapsed().unwrap();
@@ -116,11 +116,11 @@ pub fn unique() -> String {
     )
 }
 
-/// A text that no compression makes much shorter; always the same.
+/// A text that hardly compresses. The same in every run.
 pub fn noise(length: usize) -> String {
     let mut state: u64 = 1;
     let mut next = || {
-        // The generator of Knuth's MMIX.
+        // Knuth's linear congruential generator for MMIX.
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
@@ -129,13 +129,13 @@ pub fn noise(length: usize) -> String {
     (0..length).map(|_| next()).collect()
 }
 
-/// The name of a docker context's folders: the SHA-256 of its name.
+/// The name of a docker context's folders: the hexadecimal SHA-256 of the context's name.
 pub fn docker_context_id(name: &str) -> String {
     let digest = Sha256::digest(name);
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Writes a docker context below the folder of docker's configuration, as `docker context create` does.
+/// Writes a docker context into a docker configuration folder, as `docker context create` does.
 pub fn write_docker_context(config: &Path, name: &str, host: &str) {
     let folder = config.join("contexts/meta").join(docker_context_id(name));
     std::fs::create_dir_all(&folder).unwrap();
@@ -144,7 +144,7 @@ pub fn write_docker_context(config: &Path, name: &str, host: &str) {
     std::fs::write(folder.join("meta.json"), meta.to_string()).unwrap();
 }
 
-/// The surroundings of one test. What it made in the engine goes with it.
+/// The environment of one test. Its images are removed from the engine when it is dropped.
 pub struct Bed {
     pub server: Server,
     pub engine: Engine,
@@ -153,17 +153,17 @@ pub struct Bed {
 }
 
 impl Bed {
-    /// With an empty template server.
+    /// An environment with an empty template server.
     pub fn new() -> Self {
         Self::with(&[])
     }
 
-    /// With the sample templates of examples/templates.
+    /// An environment with the sample templates of examples/templates.
     pub fn with_samples() -> Self {
         Self::with(&["--templates", &given("MOL_TEST_TEMPLATES")])
     }
 
-    /// With a template server that was started with these flags.
+    /// An environment whose template server is started with these flags.
     pub fn with(flags: &[&str]) -> Self {
         Self {
             server: Server::start(flags),
@@ -173,17 +173,17 @@ impl Bed {
         }
     }
 
-    /// The cache folder. It is not there before the first call.
+    /// The cache folder. The first call creates it.
     pub fn cache(&self) -> PathBuf {
         self.folder.path().join("cache")
     }
 
-    /// A folder for what else the test needs.
+    /// A folder for other files of the test.
     pub fn scratch(&self) -> &Path {
         self.folder.path()
     }
 
-    /// The options that lead to this test's surroundings.
+    /// The options for this environment.
     pub fn options(&self) -> Options {
         let mut options = Options::default();
         for (name, value) in self.values() {
@@ -192,7 +192,7 @@ impl Bed {
         options
     }
 
-    /// The same, as a list.
+    /// The options for this environment, as a list.
     pub fn values(&self) -> Vec<(OptionName, String)> {
         let path = |path: &Path| path.to_str().unwrap().to_owned();
         vec![
@@ -204,12 +204,12 @@ impl Bed {
         ]
     }
 
-    /// A client with these surroundings.
+    /// A client for this environment.
     pub fn client(&self) -> TestClient {
         TestClient::new(&self.options())
     }
 
-    /// The same, with some options set otherwise.
+    /// A client for this environment, with some options changed.
     pub fn client_with(&self, more: &[(OptionName, &str)]) -> TestClient {
         let mut options = self.options();
         for (name, value) in more {
@@ -218,18 +218,18 @@ impl Bed {
         TestClient::new(&options)
     }
 
-    /// Makes a commit, with these files and no others, the head of a runtime's template.
+    /// Commits exactly these files as the head of a runtime's template. Returns the commit id.
     pub fn template(&self, runtime: &str, files: Files) -> String {
         self.server
             .commit(&self.server.template(runtime), "main", files)
     }
 
-    /// The reference of a commit's image, by the rule of the contract.
+    /// The reference of a commit's image, as the contract defines it.
     pub fn reference(&self, runtime: &str, sha: &str) -> String {
         self.tagged(runtime, &sha[..12])
     }
 
-    /// The moving reference, by the rule of the contract.
+    /// The `latest` reference, as the contract defines it.
     pub fn latest(&self, runtime: &str) -> String {
         self.tagged(runtime, "latest")
     }
@@ -239,7 +239,7 @@ impl Bed {
         format!("molecule-local/workspace-template-{runtime}:{tag}--{isolation}")
     }
 
-    /// What a fetch has in the cache: its own folder before it is whole, the tree when it is.
+    /// The cache entries of fetches: `.work-` folders of unfinished ones, trees and markers of finished ones.
     pub fn fetched(&self) -> Vec<String> {
         let mut paths = self.cached_paths();
         paths.retain(|path| {
@@ -249,8 +249,8 @@ impl Bed {
         paths
     }
 
-    /// Nothing half-done stays in the cache. What a call leaves is removed behind its back, a moment
-    /// later; how soon, the tests of cancelling say.
+    /// Whether the cache becomes free of fetches. A cancelled or failed call cleans up in the background; the
+    /// tests in `cancel` check how fast.
     pub fn is_clean(&self) -> bool {
         let begun = Instant::now();
         while !self.fetched().is_empty() {
@@ -286,34 +286,34 @@ impl Drop for Bed {
     }
 }
 
-/// A client that remembers its events.
+/// A client that records its events.
 pub struct TestClient {
     client: Client,
     events: Arc<(Mutex<Vec<Event>>, Condvar)>,
 }
 
-/// A call under way.
+/// A running call.
 pub struct Call {
     pub id: u64,
     end: mpsc::Receiver<mol::Result<Image>>,
 }
 
 impl Call {
-    /// Waits for its end.
+    /// Waits for the result.
     pub fn end(self) -> mol::Result<Image> {
         self.end
             .recv_timeout(PATIENCE)
-            .expect("a call has one end, and it comes")
+            .expect("every call must end")
     }
 }
 
 impl TestClient {
     pub fn new(options: &Options) -> Self {
         let events = Arc::<(Mutex<Vec<Event>>, Condvar)>::default();
-        let told = Arc::clone(&events);
+        let recorded = Arc::clone(&events);
         let observer = Box::new(move |event| {
-            lock(&told.0).push(event);
-            told.1.notify_all();
+            lock(&recorded.0).push(event);
+            recorded.1.notify_all();
         });
         let client = Client::new(options, Some(observer)).unwrap();
         Self { client, events }
@@ -334,14 +334,14 @@ impl TestClient {
         Call { id, end }
     }
 
-    /// The job, from beginning to end.
+    /// Makes a call and waits for its result.
     pub fn ensure(&self, runtime: &str) -> mol::Result<Image> {
         self.begin(runtime).end()
     }
 
-    /// The job, where it must fail. Whatever it is, nobody is sent to a registry (promise P1).
+    /// Makes a call that must fail. No error may refer to a registry (promise P1).
     pub fn refused(&self, runtime: &str) -> Error {
-        let error = self.ensure(runtime).expect_err("this cannot have worked");
+        let error = self.ensure(runtime).expect_err("the call must fail");
         let said = format!("{error:?}").to_lowercase();
         let mut words = said.split(|letter: char| !letter.is_alphanumeric());
         assert!(!words.any(|word| word == "ghcr" || word == "ecr"), "{said}");
@@ -356,12 +356,12 @@ impl TestClient {
         &self.client
     }
 
-    /// Every event so far.
+    /// All events so far.
     pub fn events(&self) -> Vec<Event> {
         lock(&self.events.0).clone()
     }
 
-    /// Forgets the events so far.
+    /// Clears the recorded events.
     pub fn forget(&self) {
         lock(&self.events.0).clear();
     }
@@ -385,7 +385,7 @@ impl TestClient {
                 return event.clone();
             }
             let left = PATIENCE.saturating_sub(begun.elapsed());
-            assert!(!left.is_zero(), "no {kind:?} came; what came: {events:#?}");
+            assert!(!left.is_zero(), "no {kind:?} event in {events:#?}");
             events = self.events.1.wait_timeout(events, left).unwrap().0;
         }
     }
@@ -407,8 +407,8 @@ impl Drop for TestClient {
     }
 }
 
-/// Tries a property on values that are random, and the same in every run: a failure can be seen again.
-/// One is made as small as it gets, and shown. `make fuzz` is what looks further.
+/// Checks a property with random values. They are the same in every run, so that a failure can be
+/// reproduced; a failing value is minimized and shown. `make fuzz` tries more values.
 pub fn for_all<S: Strategy>(cases: u32, values: &S, holds: impl Fn(S::Value) -> TestCaseResult) {
     let config = Config {
         cases,

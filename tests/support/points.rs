@@ -1,4 +1,4 @@
-//! Every point in the library at which it can be stopped (src/testing/point.rs), and how a call comes by it.
+//! All failpoints of the library (src/testing/point.rs), and how a call reaches each of them.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,24 +9,24 @@ use serde_json::json;
 use super::child::source;
 use super::{Bed, Files, file, noise, script, unique};
 
-/// What has to be so for a call to come by a point.
+/// The condition for a call to reach a failpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// It is the first call.
+    /// Any first call reaches it.
     First,
-    /// The point is passed so often before.
+    /// It is reached after being passed this many times.
     Later(u32),
-    /// Another point takes its time.
+    /// Another failpoint must be slow.
     Slow(&'static str),
-    /// The image is there.
+    /// The image must exist.
     Hit,
-    /// Another caller wants the same.
+    /// Another caller must ask for the same image.
     Crowd,
-    /// The first fetch breaks off.
+    /// The first fetch must fail.
     Trouble,
 }
 
-/// In the order in which a call comes by them.
+/// In the order in which a call reaches them.
 pub const POINTS: [(&str, Way); 42] = [
     ("entry", Way::First),
     ("event-LookupStarted", Way::First),
@@ -72,21 +72,21 @@ pub const POINTS: [(&str, Way); 42] = [
     ("call-ended", Way::First),
 ];
 
-/// Only pruning comes by these; tests/it/prune.rs stops it there.
+/// Only pruning reaches these; tests/it/prune.rs tests them.
 const OF_PRUNING: [&str; 2] = ["image-claimed", "image-judged"];
 
-/// The names in the code itself that a call for an image comes by.
+/// The names of the failpoints in the source code, except those of pruning.
 pub fn in_the_code() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     collect(&source("src"), &mut names);
     assert!(
         names.remove("event-{:?}"),
-        "each event is a point: {names:?}"
+        "each event must be a failpoint: {names:?}"
     );
     for name in OF_PRUNING {
         assert!(names.remove(name), "{name} in {names:?}");
     }
-    let kinds = Kind::ALL.iter().filter(|kind| **kind != Kind::Thinned); // made in the queue
+    let kinds = Kind::ALL.iter().filter(|kind| **kind != Kind::Thinned); // the queue creates it
     names.extend(kinds.map(|kind| format!("event-{kind:?}")));
     names
 }
@@ -104,18 +104,18 @@ fn collect(folder: &Path, names: &mut BTreeSet<String>) {
     }
 }
 
-/// The value of `FAILPOINTS` that has this done at a point; `once`, or whenever a call comes by.
-pub fn setting((name, way): (&str, Way), what: &str, once: bool) -> String {
+/// The value of `FAILPOINTS` for this action at a failpoint, `once` or every time it is reached.
+pub fn setting((name, way): (&str, Way), action: &str, once: bool) -> String {
     let count = if once { "1*" } else { "" };
     match way {
-        Way::Later(passed) => format!("{name}={passed}*off->{count}return({what})"),
-        Way::Slow(other) => format!("{other}=sleep(700);{name}={count}return({what})"),
-        _ => format!("{name}={count}return({what})"),
+        Way::Later(passed) => format!("{name}={passed}*off->{count}return({action})"),
+        Way::Slow(other) => format!("{other}=sleep(700);{name}={count}return({action})"),
+        _ => format!("{name}={count}return({action})"),
     }
 }
 
-/// The template that every point is come by with: several files, of several chunks, and a step that
-/// has something to say.
+/// A template with which a call reaches every failpoint: several files, one of several chunks, and a step
+/// with output.
 pub fn template(bed: &Bed) -> String {
     bed.template("hermes", files())
 }
@@ -131,17 +131,17 @@ fn files() -> Files {
     ])
 }
 
-/// Is the tree in an image, or in the cache, that of the template?
+/// Checks that the tree in an image or in the cache is the template's. `read` returns a file's content.
 pub fn assert_right(mut read: impl FnMut(&str) -> Option<String>) {
     for (path, content) in files() {
-        // The Dockerfile has a word of its own.
+        // The Dockerfile contains a unique word, different in each call of `files`.
         if path != "Dockerfile" {
             assert_eq!(read(&path).as_deref(), content["text"].as_str(), "{path}");
         }
     }
 }
 
-/// Makes it so that the next call comes by the point. Gives the number of callers.
+/// Prepares the environment so that the next call reaches the failpoint. Returns the number of callers.
 pub fn prepare(bed: &Bed, way: Way) -> u32 {
     match way {
         Way::Hit => {

@@ -1,5 +1,5 @@
-//! Stands between the library and a peer, the engine or the template server: sees all that is sent,
-//! and breaks it, byte by byte, where it is told to. Everything else is the real peer's.
+//! A proxy between the library and a peer, the engine or the template server. It records all requests, and
+//! injects faults at exact bytes. Everything else is passed to and from the real peer.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,59 +12,59 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use super::{Engine, Server, block_on, lock, until};
 
-/// What to do with a request, by its first line.
+/// What to do with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Treat {
-    /// The peer answers.
+    /// Pass the request and the answer.
     Pass,
-    /// The answer is a 500.
+    /// Answer with a 500.
     Fail,
-    /// The peer answers, and gets the request without its headers Connection and Upgrade.
+    /// Pass the request without its headers Connection and Upgrade.
     WithoutUpgrade,
-    /// The peer gets it, and the connection breaks as soon as it answers.
+    /// Pass the request, and close the connection as soon as the peer answers.
     Break,
-    /// These bytes are the answer, whatever they are, and then this happens.
+    /// Answer with these bytes, then end like this.
     Answer(Vec<u8>, End),
-    /// These bytes, and then those again and again for as long as somebody reads.
+    /// Answer with the first bytes, then repeat the second ones as long as the library reads.
     Endless(Vec<u8>, Vec<u8>),
-    /// The peer gets so many bytes of the request, and then this happens.
+    /// Pass this many bytes of the request, then end like this.
     CutRequest(usize, End),
-    /// So many bytes of the peer's answer come through, and then this happens.
+    /// Pass this many bytes of the answer, then end like this.
     CutAnswer(usize, End),
-    /// The peer's answer comes so many bytes at a time, with such a pause between them.
+    /// Pass the answer in pieces of this many bytes, with this pause after each.
     Drip(usize, Duration),
 }
 
-/// How a connection ends, or does not.
+/// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Close,
-    /// With a TCP reset. A Unix socket has none, and is closed.
+    /// With a TCP reset. A Unix socket is closed, because it has no reset.
     Reset,
-    /// It stays open, and nothing comes any more.
+    /// It stays open, but no more data comes.
     Hang,
-    /// It goes on with the next request.
+    /// It stays open for the next request.
     Stay,
 }
 
-/// What a rule is: it may remember what it has seen.
+/// Chooses the treatment of a request by its first line. It may keep state.
 type Rule = Arc<dyn Fn(&str) -> Treat + Send + Sync>;
 
 pub struct Proxy {
-    /// What to set `DOCKER_HOST` to, or the template server's URL as the proxy has it.
+    /// The value for `DOCKER_HOST`, or the URL of the template server through the proxy.
     pub url: String,
     sent: Arc<Mutex<Vec<u8>>>,
     open: Arc<AtomicUsize>,
 }
 
-/// Where the real peer is.
+/// The address of the real peer.
 #[derive(Clone)]
 enum Peer {
     Unix(PathBuf),
     Tcp(SocketAddr),
 }
 
-/// Either kind of connection.
+/// A Unix or TCP connection.
 trait Line: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     fn reset(&self) {}
 }
@@ -78,7 +78,7 @@ impl Line for TcpStream {
 }
 
 impl Proxy {
-    /// In front of an engine. It ends with the process of the tests.
+    /// A proxy in front of an engine. Runs until the test process exits.
     pub fn start(
         engine: &Engine,
         folder: &Path,
@@ -100,7 +100,7 @@ impl Proxy {
         proxy
     }
 
-    /// In front of an engine, as one on another machine: a TCP connection can be reset.
+    /// A proxy in front of an engine with a TCP address, because a TCP connection can be reset.
     pub fn over_tcp(
         engine: &Engine,
         treat: impl Fn(&str) -> Treat + Send + Sync + 'static,
@@ -109,7 +109,7 @@ impl Proxy {
         Self::listening("tcp", peer, treat)
     }
 
-    /// In front of a template server.
+    /// A proxy in front of a template server.
     pub fn before(server: &Server, treat: impl Fn(&str) -> Treat + Send + Sync + 'static) -> Self {
         let address = server.url.strip_prefix("http://").unwrap();
         let peer = Peer::Tcp(address.parse().unwrap());
@@ -141,24 +141,24 @@ impl Proxy {
         (Self { url, sent, open }, Arc::new(treat))
     }
 
-    /// The repository prefix of a template server that is reached through this.
+    /// The repository prefix of a template server through this proxy.
     pub fn repo_prefix(&self, server: &Server) -> String {
         server.repo_prefix.replace(&server.url, &self.url)
     }
 
-    /// All that the library has sent so far.
+    /// All bytes that the library has sent so far.
     pub fn sent(&self) -> String {
         String::from_utf8_lossy(&lock(&self.sent)).into_owned()
     }
 
-    /// How many connections are open.
+    /// The number of open connections.
     pub fn open(&self) -> usize {
         self.open.load(Ordering::SeqCst)
     }
 
     /// Waits until the library has closed all its connections.
     pub fn until_closed(&self) {
-        until("the end of the connections", || {
+        until("all connections to be closed", || {
             (self.open() == 0).then_some(())
         });
     }
@@ -197,14 +197,14 @@ fn begin(
     });
 }
 
-/// The request under way on a connection, which may carry several, one after the other.
+/// The current request on a connection, which may carry several in sequence.
 struct Exchange {
     treat: Treat,
     asked: usize,
     answered: usize,
 }
 
-/// The half that the library reads; both directions write to it.
+/// The half of the connection that the library reads. Both directions write to it.
 type ToClient<C> = tokio::sync::Mutex<WriteHalf<C>>;
 
 async fn serve<C: Line>(client: C, peer: impl Line, sent: &Mutex<Vec<u8>>, rule: &Rule) {
@@ -221,7 +221,7 @@ async fn serve<C: Line>(client: C, peer: impl Line, sent: &Mutex<Vec<u8>>, rule:
         end = answers(&mut from_peer, &to_client, &exchange) => end,
     };
     if end == End::Hang {
-        // Until the library has had enough. The peer sees nothing of it either.
+        // Until the library closes the connection. The peer does not get this data.
         let mut rest = [0; 4096];
         while let Ok(1..) = from_client.read(&mut rest).await {}
     }
@@ -264,7 +264,7 @@ async fn requests<C: Line>(
             _ => data,
         };
         match treat {
-            // Only once: what follows is the rest of the same request.
+            // Answer only once: this data is the rest of the same request.
             Treat::Fail | Treat::Answer(..) | Treat::Endless(..) if asked > 0 => {}
             Treat::Fail => {
                 let body = r#"{"message":"told to fail"}"#;
@@ -341,7 +341,8 @@ async fn answers<C: Line>(
     End::Close
 }
 
-/// A request without these headers, as a proxy passes it on that knows nothing of upgrades (RFC 9110, section 7.6.1).
+/// The request without these headers, as a proxy without support for upgrades forwards it (RFC 9110,
+/// section 7.6.1).
 fn drop_upgrade(request: &[u8]) -> Vec<u8> {
     let text = String::from_utf8(request.to_vec()).unwrap();
     let hop_by_hop = |line: &&str| {
@@ -353,7 +354,7 @@ fn drop_upgrade(request: &[u8]) -> Vec<u8> {
     kept.join("\r\n").into_bytes()
 }
 
-/// The line with which a request begins; none in the middle of one.
+/// The request line, if this data is the beginning of a request.
 fn first_line(data: &[u8]) -> Option<String> {
     let line = data.split(|byte| *byte == b'\r').next()?;
     let line = std::str::from_utf8(line).ok()?;

@@ -1,5 +1,5 @@
-//! A registry that wants a login: the one of the distribution project, on loopback, where an engine
-//! speaks plain HTTP by itself.
+//! A registry that requires a login: the one of the distribution project, on loopback, where engines use
+//! plain HTTP by default.
 
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts a registry that keeps its things in `folder`.
+    /// Starts a registry that stores its data in `folder`.
     pub fn start(folder: &Path) -> Self {
         let passwords = folder.join("htpasswd");
         std::fs::write(&passwords, HTPASSWD).unwrap();
@@ -54,8 +54,8 @@ impl Registry {
         }
     }
 
-    /// Puts an image into the registry, and only there: busybox with a word in the file `/base` that no
-    /// other image has. Gives its reference, and the word.
+    /// Puts an image into the registry, and only there: busybox with a unique word in the file `/base`.
+    /// Returns the reference and the word.
     pub fn publish(&self, name: &str) -> (String, String) {
         let (word, host) = (unique(), &self.host);
         let (repository, reference) = (format!("{host}/{name}"), format!("{host}/{name}:1"));
@@ -98,7 +98,7 @@ impl Registry {
                 .push_image(&repository, Some(options), Some(login))
                 .try_collect::<Vec<_>>()
                 .await
-                .expect("the registry takes an image");
+                .expect("the registry must accept the image");
         });
         engine.untag(&reference);
         assert!(engine.inspect(&reference).is_none());

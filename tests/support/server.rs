@@ -1,5 +1,5 @@
-//! A template server of the test's own: a real git server behind Gitea's API, that can be told to
-//! misbehave. What it can be told is in go/templateserver/server.
+//! The template server of a test: a real git server behind Gitea's API with configurable faults. Package
+//! go/templateserver/server documents the faults.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -18,8 +18,8 @@ use super::{given, lock};
 /// The files of a commit, by path.
 pub type Files = BTreeMap<String, Value>;
 
-/// The requests of a fetch, as faults match them, each with the content type of git's answer: one of
-/// another type is refused before anything of it is read.
+/// The requests of a fetch, as patterns for faults, each with the content type of git's answer. An answer
+/// with another type is refused before its body is read.
 pub const GIT: [(&str, &str); 2] = [
     ("/info/refs", "application/x-git-upload-pack-advertisement"),
     ("/git-upload-pack$", "application/x-git-upload-pack-result"),
@@ -30,17 +30,17 @@ pub fn file(text: &str) -> Value {
     json!({ "text": text })
 }
 
-/// A file that can be run.
+/// An executable file.
 pub fn script(text: &str) -> Value {
     json!({ "text": text, "mode": "100755" })
 }
 
-/// A template with a Dockerfile, and nothing else.
+/// The files of a template with only a Dockerfile.
 pub fn dockerfile(text: &str) -> Files {
     Files::from([("Dockerfile".to_owned(), file(text))])
 }
 
-/// A request that arrived.
+/// A request that the server received.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Request {
     pub method: String,
@@ -58,9 +58,9 @@ pub struct Server {
     pub url: String,
     pub repo_prefix: String,
     process: Child,
-    /// The server stops when this is closed, also when the test is killed.
+    /// The server stops when this is closed, also if the test is killed.
     stdin: Option<ChildStdin>,
-    /// How many requests the test knows of.
+    /// The number of requests that the test has already read.
     seen: AtomicUsize,
     faults: Mutex<Vec<Value>>,
     root: TempDir,
@@ -80,16 +80,16 @@ impl Server {
             .args(flags)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            // What git says of the faults that the tests ask for is no news.
+            // git reports the injected faults here.
             .stderr(Stdio::null())
             .spawn()
-            .expect("the template server can be started; run `make test`");
+            .expect("the template server must be built; run `make test`");
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
         let listening: Listening =
-            serde_json::from_str(&line).expect("the template server listens");
+            serde_json::from_str(&line).expect("the template server must print its address");
         Self {
             url: listening.url,
             repo_prefix: listening.repo_prefix,
@@ -106,7 +106,7 @@ impl Server {
         format!("molecule-ai/molecule-ai-workspace-template-{runtime}")
     }
 
-    /// Makes a commit with these files and no others the head of a branch.
+    /// Commits exactly these files as the head of a branch. Returns the commit id.
     pub fn commit(&self, repository: &str, branch: &str, files: Files) -> String {
         self.commit_as(
             repository,
@@ -114,14 +114,14 @@ impl Server {
         )
     }
 
-    /// Makes any commit that the server can make.
+    /// Makes a commit with any options of the server. Returns the commit id.
     pub fn commit_as(&self, repository: &str, commit: Value) -> String {
         let answer = self.control("POST", &format!("repos/{repository}/commits"), &commit);
         answer["sha"].as_str().unwrap().to_owned()
     }
 
-    /// Puts objects into a repository as they are, past every check that git makes, and makes the
-    /// last one, a commit, the head of `main`. What fetches them is served by git all the same.
+    /// Writes objects into a repository without git's checks, and makes the last one, a commit, the head of
+    /// `main`. git itself serves them.
     pub fn plant(&self, repository: &str, objects: &[Object]) -> String {
         self.repository(repository, json!({}));
         let folder = self.root.path().join(format!("{repository}.git"));
@@ -136,7 +136,7 @@ impl Server {
         head
     }
 
-    /// Gives a repository so many more branches, all at one commit.
+    /// Adds this many branches to a repository, all at one commit.
     pub fn branches(&self, repository: &str, count: usize, commit: &str) {
         let mut lines = String::from("# pack-refs with: peeled fully-peeled sorted \n");
         for number in 0..count {
@@ -146,12 +146,12 @@ impl Server {
         std::fs::write(folder.join("packed-refs"), lines).unwrap();
     }
 
-    /// Has a repository whose head is `commit` send this pack, whatever is in it.
+    /// Makes a repository with the head `commit` send this pack, unchecked.
     pub fn answer_with(&self, repository: &str, commit: &Object, pack: &[u8]) {
         self.answer_fetch(repository, commit, &fetch_answer(&commit.hex(), pack));
     }
 
-    /// The same, with the whole answer to `command=fetch`. Everything before it is git's.
+    /// The same, with the complete answer to `command=fetch`. git itself answers the earlier requests.
     pub fn answer_fetch(&self, repository: &str, commit: &Object, answer: &[u8]) {
         use base64::Engine as _;
         self.plant(repository, std::slice::from_ref(commit));
@@ -163,36 +163,36 @@ impl Server {
         }]));
     }
 
-    /// Makes a repository, or changes one.
+    /// Creates or changes a repository.
     pub fn repository(&self, repository: &str, how: Value) {
         self.control("PUT", &format!("repos/{repository}"), &how);
     }
 
-    /// Makes a runtime's template repository, for commits that only git itself can make.
+    /// Creates a runtime's template repository, for commits that only git can make. Returns its folder.
     pub fn bare_repository(&self, runtime: &str) -> PathBuf {
         let name = self.template(runtime);
         self.repository(&name, json!({}));
         self.root.path().join(name + ".git")
     }
 
-    /// Makes the server misbehave, in these ways and no others.
+    /// Sets the server's faults, instead of earlier ones.
     pub fn faults(&self, faults: Value) {
         self.control("PUT", "faults", &faults);
         *lock(&self.faults) = faults.as_array().unwrap().clone();
     }
 
-    /// Makes the server misbehave in these ways too.
+    /// Adds faults to the current ones.
     pub fn more_faults(&self, faults: Value) {
         let mut all = lock(&self.faults).clone();
         all.extend_from_slice(faults.as_array().unwrap());
         self.faults(all.into());
     }
 
-    /// Every request since the last call of this function.
+    /// All requests since the last call of this function.
     pub fn requests(&self) -> Vec<Request> {
         let requests = self.control("GET", "requests", &Value::Null);
         let mut requests: Vec<Request> = serde_json::from_value(requests).unwrap();
-        // Not by having the server forget them: one that comes in between would be lost.
+        // Clearing the server's list instead could lose a request that arrives in between.
         let seen = self.seen.swap(requests.len(), Ordering::Relaxed);
         requests.split_off(seen)
     }

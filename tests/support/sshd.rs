@@ -1,5 +1,5 @@
-//! A machine behind ssh: a real sshd on loopback, whose sessions find the tests' engine, and an `ssh`
-//! that knows it.
+//! A machine reached with ssh: a real sshd on loopback, whose sessions use the tests' engine, and an `ssh`
+//! that is configured for it.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -16,8 +16,7 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// Starts a server that keeps its things in `folder`. Commands of its sessions have the tests'
-    /// engine as their own.
+    /// Starts a server that stores its files in `folder`. Commands in its sessions use the tests' engine.
     pub fn start(folder: &Path) -> Self {
         let folder = folder.join("ssh");
         std::fs::create_dir(&folder).unwrap();
@@ -26,7 +25,7 @@ impl Sshd {
             generate.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
             succeed(generate.arg(folder.join(key)));
         }
-        // sshd does not run without it; where a service manager starts it, that one makes it.
+        // sshd requires this folder, which the service manager usually creates.
         std::fs::create_dir_all("/run/sshd").unwrap();
         let config = folder.join("sshd_config");
         let path = folder.display();
@@ -54,13 +53,13 @@ impl Sshd {
                 );
                 let listens = until("sshd", || {
                     let log = daemon.log();
-                    // Somebody else may have taken the port meanwhile.
+                    // Another process may have taken the port meanwhile.
                     let taken = log.contains("Cannot bind");
                     (taken || log.contains("Server listening")).then_some(!taken)
                 });
                 listens.then_some((daemon, port))
             })
-            .expect("sshd finds a port");
+            .expect("sshd must find a free port");
         let host_key = std::fs::read_to_string(folder.join("host_key.pub")).unwrap();
         let known = format!("[127.0.0.1]:{port} {host_key}");
         std::fs::write(folder.join("known_hosts"), known).unwrap();
@@ -76,12 +75,12 @@ impl Sshd {
         format!("ssh://root@127.0.0.1:{}", self.port)
     }
 
-    /// A folder with a program `ssh`: the real one, with a configuration that has the right key.
+    /// A folder with a program `ssh`, which runs the real one with the right key.
     pub fn client(&self) -> String {
         self.client_with("key")
     }
 
-    /// The same, with a key that the server does not know.
+    /// The same, with a key that the server does not accept.
     pub fn client_with_the_wrong_key(&self) -> String {
         self.client_with("wrong_key")
     }
@@ -105,7 +104,7 @@ impl Sshd {
         programs.to_str().unwrap().to_owned()
     }
 
-    /// The ids of the ssh processes that the programs of this server's clients are.
+    /// The process ids of the running ssh clients of this server.
     pub fn connections(&self) -> Vec<u32> {
         let config = format!("{}/", self.folder.display());
         processes(|about| {
@@ -115,18 +114,18 @@ impl Sshd {
         })
     }
 
-    /// The same, and those that have ended and were not waited for.
+    /// The same, plus zombies: clients that have ended but were not reaped.
     pub fn clients(&self) -> Vec<u32> {
-        // One that has ended has no command line: it may be another test's.
+        // A zombie has no command line, so it may belong to another test.
         let dead = processes(|about| {
             let stat = std::fs::read_to_string(about.join("stat"));
-            stat.is_ok_and(|stat| is_dead_ssh(&stat))
+            stat.is_ok_and(|stat| is_zombie_ssh(&stat))
         });
         [self.connections(), dead].concat()
     }
 }
 
-/// The ids of those of whose folder in `/proc` it is true.
+/// The ids of the processes whose folder in `/proc` matches.
 fn processes(wanted: impl Fn(&Path) -> bool) -> Vec<u32> {
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|entry| {
@@ -136,8 +135,8 @@ fn processes(wanted: impl Fn(&Path) -> bool) -> Vec<u32> {
     .collect()
 }
 
-/// Is this, from `/proc/PID/stat`, an ssh of ours that nobody has waited for?
-fn is_dead_ssh(stat: &str) -> bool {
+/// Whether this content of `/proc/PID/stat` is that of a zombie ssh that is a child of this process.
+fn is_zombie_ssh(stat: &str) -> bool {
     let Some((name, rest)) = stat.rsplit_once(") ") else {
         return false;
     };

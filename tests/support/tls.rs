@@ -1,5 +1,5 @@
-//! TLS in front of a template server or an engine, with certificates of an authority that nobody knows,
-//! or with one that nobody should believe.
+//! TLS in front of a template server or an engine, with certificates of a private authority, or with
+//! invalid certificates.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -20,25 +20,25 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{Engine, Server, block_on};
 
-/// What is wrong with a certificate, apart from its authority.
+/// The flaw of a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     None,
     Expired,
     NotYetValid,
-    /// It is another server's.
+    /// It is for another host.
     OtherHost,
-    /// The authority did not sign it; it signed itself.
+    /// It is self-signed instead of signed by the authority.
     OwnSignature,
-    /// It is not for servers.
+    /// Its extended key usage does not include servers.
     ClientOnly,
-    /// Its signature is broken.
+    /// Its signature is invalid.
     BadSignature,
     /// The server does not have its key.
     OtherKey,
 }
 
-/// Who signs certificates.
+/// A certificate authority.
 struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
@@ -70,15 +70,15 @@ impl Authority {
     }
 }
 
-/// A certificate as `openssl req -x509` and `gitea cert --ca` make them: it signs itself, and may sign
-/// others. The names of all of them are the same.
+/// A certificate as `openssl req -x509` and `gitea cert --ca` make them: self-signed, and a CA. All of them
+/// have the same subject.
 fn self_signed(flaw: Flaw) -> (CertificateDer<'static>, KeyPair) {
     let (mut params, key) = params(flaw);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     (params.self_signed(&key).unwrap().der().clone(), key)
 }
 
-/// What is to stand in a certificate for this machine's loopback address, and its key.
+/// The parameters of a certificate for this machine's loopback address, and its key.
 fn params(flaw: Flaw) -> (CertificateParams, KeyPair) {
     let host = match flaw {
         Flaw::OtherHost => "git.example.com",
@@ -102,7 +102,7 @@ pub struct Https {
 }
 
 impl Https {
-    /// Ends with the process of the tests.
+    /// Runs until the test process exits.
     pub fn before(server: &Server, folder: &Path) -> Self {
         Self::with(server, folder, Flaw::None)
     }
@@ -114,7 +114,7 @@ impl Https {
         Self::start(server, folder, &authority.certificate, identity)
     }
 
-    /// The same, with a certificate that is its own authority.
+    /// The same, with a self-signed certificate.
     pub fn self_signed(server: &Server, folder: &Path, flaw: Flaw) -> Self {
         let (certificate, key) = self_signed(flaw);
         let trusted = certificate.clone();
@@ -154,7 +154,7 @@ pub fn in_front_of(url: &str, folder: &Path) -> SocketAddr {
     relay(identity, None, move || TcpStream::connect(plain))
 }
 
-/// An engine that lets in who has a certificate of its authority, as `dockerd --tlsverify` does.
+/// An engine that requires client certificates of its authority, as `dockerd --tlsverify` does.
 pub struct EngineTls {
     /// `tcp://127.0.0.1:PORT`
     pub host: String,
@@ -163,7 +163,7 @@ pub struct EngineTls {
 }
 
 impl EngineTls {
-    /// Ends with the process of the tests.
+    /// Runs until the test process exits.
     pub fn before(engine: &Engine, certificates: &Path) -> Self {
         let authority = Authority::new();
         let identity = Identity::new(authority.sign(Flaw::None), Flaw::None);
@@ -176,7 +176,7 @@ impl EngineTls {
         )
     }
 
-    /// The same, with a certificate that is its own authority. Clients need one of another authority.
+    /// The same, with a self-signed server certificate. Client certificates are signed by another authority.
     pub fn self_signed(engine: &Engine, certificates: &Path, flaw: Flaw) -> Self {
         let (certificate, key) = self_signed(flaw);
         let trusted = certificate.clone();
@@ -210,7 +210,7 @@ impl EngineTls {
     }
 }
 
-/// What a server says it is: a certificate and a key, whether or not they belong together.
+/// The certificate and the key that a server uses. They need not match.
 #[derive(Debug)]
 struct Identity(Arc<CertifiedKey>);
 
@@ -232,7 +232,8 @@ impl ResolvesServerCert for Identity {
     }
 }
 
-/// Takes TLS off what comes, and passes it on. With `clients`, only from clients of that authority.
+/// Terminates TLS and forwards the connections. With `clients`, requires a client certificate of that
+/// authority.
 fn relay<S, F>(
     identity: Identity,
     clients: Option<&Authority>,
@@ -274,7 +275,7 @@ where
     address
 }
 
-/// What a file of certificates or keys holds (RFC 7468).
+/// The PEM encoding (RFC 7468).
 fn pem(label: &str, der: &[u8]) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);

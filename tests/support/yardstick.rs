@@ -1,4 +1,4 @@
-//! The Go package's pure functions, which must say what the core says: go/mol/internal/yardstick.
+//! The Go package's pure functions (go/mol/internal/yardstick), which must return the same as the core.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ impl Yardstick {
         }
     }
 
-    /// What `GiteaBranchAPIURL` says, or the name of its error.
+    /// The result of `GiteaBranchAPIURL`, or the name of its error.
     pub fn branch_url(
         &mut self,
         prefix: &str,
@@ -51,12 +51,12 @@ impl Yardstick {
         self.ask(&json!({ "prefix": prefix, "runtime": runtime, "branch": branch }))
     }
 
-    /// What `ParseGiteaBranchHeadSha` says, or the name of its error.
+    /// The result of `ParseGiteaBranchHeadSha`, or the name of its error.
     pub fn head_sha(&mut self, body: &[u8]) -> Result<String, String> {
         self.ask(&json!({ "body": STANDARD.encode(body) }))
     }
 
-    /// What `MaskTokenInString` says.
+    /// The result of `MaskTokenInString`.
     pub fn mask(&mut self, text: &str, token: &str) -> String {
         self.ask(&json!({ "text": text, "token": token })).unwrap()
     }

@@ -1,4 +1,4 @@
-//! What git makes of a commit when it is checked out.
+//! What a git checkout does to the files of a commit.
 
 use super::Builder::{BuildKit, Classic, Podman};
 use super::template::{Outcome, template};
@@ -8,7 +8,7 @@ use crate::support::Bed;
 const COPY_ALL: &str = "FROM scratch\nCOPY . /\n";
 
 #[test]
-fn line_ends_by_attribute() {
+fn line_endings_by_attribute() {
     assert_same(
         &template(COPY_ALL)
             .file(
@@ -32,7 +32,7 @@ fn line_ends_by_attribute() {
 
 /// The Dockerfile is a file of the checkout like any other.
 #[test]
-fn a_dockerfile_with_windows_line_ends() {
+fn a_dockerfile_with_crlf_line_endings() {
     assert_same(
         &template(COPY_ALL)
             .file(".gitattributes", "* text eol=crlf\n")
@@ -76,9 +76,9 @@ fn the_ident_attribute() {
     );
 }
 
-/// Those count for `git archive`, which this is not.
+/// They apply only to `git archive`.
 #[test]
-fn export_attributes_do_not_count() {
+fn export_attributes_are_ignored() {
     assert_same(
         &template(COPY_ALL)
             .file(
@@ -90,9 +90,9 @@ fn export_attributes_do_not_count() {
     );
 }
 
-/// No filter program runs.
+/// Filter programs are not run.
 #[test]
-fn files_of_git_lfs_stay_pointers() {
+fn git_lfs_files_stay_pointers() {
     assert_same(
         &template(COPY_ALL)
             .file(
@@ -108,9 +108,9 @@ fn files_of_git_lfs_stay_pointers() {
     );
 }
 
-/// A clean checkout has an empty folder in its place.
+/// A clean checkout has an empty folder in place of a submodule.
 #[test]
-fn a_submodule() {
+fn a_submodule_is_an_empty_folder() {
     assert_same(
         &template(COPY_ALL)
             .file(
@@ -123,9 +123,9 @@ fn a_submodule() {
     );
 }
 
-/// What git keeps for itself is not of the commit, but these files are.
+/// Files that configure git belong to the commit, unlike `.git`.
 #[test]
-fn the_files_that_tell_git_something() {
+fn git_configuration_files_are_kept() {
     assert_same(
         &template(COPY_ALL)
             .file(".gitignore", "ignored\n")
@@ -134,9 +134,9 @@ fn the_files_that_tell_git_something() {
     );
 }
 
-/// A builder may think that it has a file already: the size and the time are the same.
+/// A builder could reuse a cached file, because the size and the time are the same.
 #[test]
-fn two_commits_of_the_same_second() {
+fn two_commits_in_the_same_second() {
     let bed = Bed::new();
     for content in ["one", "two"] {
         assert_same_in(&bed, &template(COPY_ALL).file("file", content));

@@ -1,4 +1,4 @@
-//! What is sent and what is left out: `.dockerignore` in all its forms.
+//! Which files are sent: all forms of `.dockerignore`.
 
 use super::Builder::{Classic, Podman};
 use super::assert_same;
@@ -58,7 +58,7 @@ middle/*/leaf
     );
 }
 
-/// Comments, blank lines, spaces, Windows' line ends and a byte order mark are no patterns.
+/// Comments, blank lines, spaces, CRLF line endings and a byte order mark are not part of a pattern.
 #[test]
 fn an_ignore_file_written_on_windows() {
     assert_same(
@@ -86,7 +86,7 @@ fn nested_negations() {
     );
 }
 
-/// Folders on the way to what is kept come along, the others do not.
+/// The parent folders of a kept file are sent, other ignored folders are not.
 #[test]
 fn an_exception_deep_in_an_ignored_folder() {
     assert_same(
@@ -117,11 +117,11 @@ fn everything_is_ignored() {
 }
 
 #[test]
-fn an_ignore_file_with_nothing_in_it() {
+fn an_empty_ignore_file() {
     assert_same(&template(COPY_ALL).bytes(".dockerignore", "").files(["one"]));
 }
 
-/// The builder needs the Dockerfile, and the image must not have it.
+/// The builder needs the Dockerfile, but the image must not contain it.
 #[test]
 fn an_ignored_dockerfile() {
     assert_same(
@@ -149,7 +149,7 @@ fn an_ignored_dockerfile_and_ignore_file() {
     );
 }
 
-/// What is left out cannot be copied by its name either.
+/// An ignored file cannot be copied by name either.
 #[test]
 fn an_ignored_dockerfile_that_is_copied_by_name() {
     assert_same(
@@ -161,9 +161,9 @@ fn an_ignored_dockerfile_that_is_copied_by_name() {
     );
 }
 
-/// BuildKit prefers the ignore file that belongs to the Dockerfile; the classic builder does not know it.
+/// BuildKit prefers `Dockerfile.dockerignore`; the classic builder does not know it.
 #[test]
-fn an_ignore_file_of_the_dockerfile() {
+fn a_dockerfile_specific_ignore_file() {
     assert_same(
         &template(COPY_ALL)
             .file(".dockerignore", "general\n")
@@ -172,9 +172,9 @@ fn an_ignore_file_of_the_dockerfile() {
     );
 }
 
-/// Then the other one is a file like any other, and does not matter where it is left out itself.
+/// `.dockerignore` is then a plain file, and may itself be ignored.
 #[test]
-fn an_ignore_file_of_the_dockerfile_that_leaves_files_of_the_build_out() {
+fn a_dockerfile_specific_ignore_file_that_ignores_build_files() {
     for own in ["Dockerfile\n", ".dockerignore\n", "*ocker*\n"] {
         assert_same(
             &template(COPY_ALL)
@@ -185,9 +185,9 @@ fn an_ignore_file_of_the_dockerfile_that_leaves_files_of_the_build_out() {
     }
 }
 
-/// The same, where there is no other.
+/// `Dockerfile.dockerignore` without a `.dockerignore`.
 #[test]
-fn only_an_ignore_file_of_the_dockerfile() {
+fn only_a_dockerfile_specific_ignore_file() {
     assert_same(
         &template(COPY_ALL)
             .file("Dockerfile.dockerignore", "own\nDockerfile*\n")
@@ -195,9 +195,9 @@ fn only_an_ignore_file_of_the_dockerfile() {
     );
 }
 
-/// Podman has names of its own for these files; docker has not.
+/// Only Podman knows these file names.
 #[test]
-fn the_names_that_podman_prefers() {
+fn podman_specific_file_names() {
     assert_same(
         &template(COPY_ALL)
             .file("Containerfile", "FROM scratch\nCOPY one /wrong\n")
@@ -209,7 +209,7 @@ fn the_names_that_podman_prefers() {
 }
 
 #[test]
-fn an_ignore_file_in_a_folder_is_only_a_file() {
+fn an_ignore_file_in_a_subfolder_is_a_plain_file() {
     assert_same(
         &template("FROM scratch\nCOPY in /\n")
             .file("in/.dockerignore", "one\n")
@@ -218,7 +218,7 @@ fn an_ignore_file_in_a_folder_is_only_a_file() {
 }
 
 #[test]
-fn an_ignore_file_that_is_a_link_in_the_template() {
+fn an_ignore_file_that_is_a_symlink() {
     assert_same(
         &template(COPY_ALL)
             .link(".dockerignore", "in/rules")
@@ -238,7 +238,7 @@ fn an_ignore_file_that_is_a_folder() {
 }
 
 #[test]
-fn a_pattern_that_makes_no_sense() {
+fn an_invalid_pattern() {
     assert_same(
         &template(COPY_ALL)
             .file(".dockerignore", "[\n")
@@ -249,9 +249,9 @@ fn a_pattern_that_makes_no_sense() {
     );
 }
 
-/// A link to a folder is a name like any other: what is below its target is somewhere else.
+/// A pattern does not match through a symlink to a folder.
 #[test]
-fn patterns_and_links() {
+fn patterns_and_symlinks() {
     assert_same(
         &template(COPY_ALL)
             .file(".dockerignore", "link-out\nlink-in/one\ntarget/two\n")
@@ -262,7 +262,7 @@ fn patterns_and_links() {
 }
 
 #[test]
-fn patterns_and_names_that_are_not_ascii() {
+fn patterns_with_non_ascii_names() {
     assert_same(
         &template(COPY_ALL)
             .file(".dockerignore", "größe?\n**/名*\nna\u{308}\n")

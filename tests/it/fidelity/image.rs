@@ -1,4 +1,4 @@
-//! An image as `docker save` gives it, layer by layer, and how two of them differ.
+//! Reads an image saved by `docker save`, layer by layer, and compares two of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -23,19 +23,19 @@ const OUR_LABELS: [&str; 4] = [
     "ai.moleculesai.libmol.platform",
 ];
 
-/// How many differences are shown.
-const SHOWN: usize = 25;
+/// The maximum number of differences to report.
+const MAX_SHOWN: usize = 25;
 
 pub struct SavedImage {
     config: Value,
     layers: Vec<Layer>,
 }
 
-/// By path, as it stands in the layer's archive: with the marks of what the layer takes away.
+/// Entries by path, as in the layer's archive, including whiteouts.
 type Layer = BTreeMap<Vec<u8>, Entry>;
 
 struct Entry {
-    /// All of it but the time.
+    /// Everything except the time.
     facts: Facts,
     /// In seconds since 1970.
     time: u64,
@@ -64,8 +64,7 @@ impl SavedImage {
             layers: Vec<PathBuf>,
         }
         let mut file = File::open(archive).unwrap();
-        // Where each member begins, and how long it is. Docker makes a link of a layer that was there
-        // before.
+        // The offset and size of each member. Docker saves a repeated layer as a link to the first one.
         let mut members = HashMap::new();
         let mut links = HashMap::new();
         for entry in tar::Archive::new(&file).entries_with_seek().unwrap() {
@@ -84,7 +83,7 @@ impl SavedImage {
         let manifest: Vec<Manifest> =
             serde_json::from_reader(open(Path::new("manifest.json"))).unwrap();
         let [manifest] = &manifest[..] else {
-            panic!("one image was asked for");
+            panic!("the archive must contain one image");
         };
         Self {
             config: serde_json::from_reader(open(&manifest.config)).unwrap(),
@@ -96,7 +95,7 @@ impl SavedImage {
         }
     }
 
-    /// What is different in the image of the reference; nothing if they are the same.
+    /// The differences from the reference image; empty if they are the same.
     pub fn differences(&self, reference: &Self) -> Vec<String> {
         let mut found = Vec::new();
         if self.layers.len() != reference.layers.len() {
@@ -115,16 +114,16 @@ impl SavedImage {
             }
         }
         differences_in_json("config", &self.facts(), &reference.facts(), &mut found);
-        if found.len() > SHOWN {
-            let more = found.len() - SHOWN;
-            found.truncate(SHOWN);
+        if found.len() > MAX_SHOWN {
+            let more = found.len() - MAX_SHOWN;
+            found.truncate(MAX_SHOWN);
             found.push(format!("and {more} more"));
         }
         found
     }
 
-    /// The configuration without what can be the same in no two builds (times, and the names of the
-    /// containers and images on the way) and without the labels that libmol adds.
+    /// The configuration without the parts that differ between any two builds (times, and the names of
+    /// intermediate containers and images) and without the labels that libmol adds.
     fn facts(&self) -> Value {
         let mut config = self.config.clone();
         let all = config.as_object_mut().unwrap();
@@ -152,22 +151,22 @@ impl SavedImage {
             });
             for step in history.iter_mut().filter_map(Value::as_object_mut) {
                 step.remove("created");
-                // Podman names the image of the step before.
+                // Podman names the image of the previous step here.
                 let comment = step.get("comment").and_then(Value::as_str);
                 if comment.is_some_and(|comment| comment.starts_with("FROM ")) {
                     step.remove("comment");
                 }
-                // The classic builders put a digest of the archive there, and with it the user's name.
+                // The classic builders include the digest of the archive, which contains the user's name.
                 if let Some(Value::String(by)) = step.get_mut("created_by") {
                     *by = without_digests(by);
                 }
             }
         }
-        without_nothings(config)
+        without_empty_values(config)
     }
 }
 
-/// Where a link in an archive leads, from the archive's root.
+/// The target of a link in an archive, relative to the archive's root.
 fn resolved(link: &Path, target: &Path) -> PathBuf {
     let mut path = link.parent().unwrap().to_owned();
     for part in target.components() {
@@ -179,12 +178,12 @@ fn resolved(link: &Path, target: &Path) -> PathBuf {
     path
 }
 
-/// The bytes of a layer's archive. containerd's image store keeps and saves layers with gzip, Docker's own
-/// store without.
+/// The uncompressed archive of a layer. containerd's image store saves layers with gzip, Docker's own store
+/// without.
 fn decompressed(mut layer: impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
     layer.read_to_end(&mut bytes).unwrap();
-    // RFC 1952, 2.3.1.
+    // The gzip magic number (RFC 1952, section 2.3.1).
     if !bytes.starts_with(&[0x1f, 0x8b]) {
         return bytes;
     }
@@ -246,8 +245,8 @@ fn read_layer(archive: impl Read) -> Layer {
     layer
 }
 
-/// How an entry differs from the reference's. The rule of times: what has the time of the checkout
-/// there has the time of the commit here, and nothing else has it.
+/// How an entry differs from the reference's entry. The rule for times: an entry with the checkout's time
+/// in the reference must have the commit's time here, and no other entry may have it.
 fn difference(ours: Option<&Entry>, theirs: Option<&Entry>) -> Option<String> {
     let (ours, theirs) = match (ours, theirs) {
         (Some(ours), Some(theirs)) => (ours, theirs),
@@ -261,9 +260,9 @@ fn difference(ours: Option<&Entry>, theirs: Option<&Entry>) -> Option<String> {
         return None;
     }
     match (ours.time == COMMIT_TIME, theirs.time == CHECKOUT_TIME) {
-        (true, false) => Some("has the time of the commit, and not from it".to_owned()),
+        (true, false) => Some("has the time of the commit, but is not from the context".to_owned()),
         (false, true) => Some(format!(
-            "is of the context, but has the time {} and not the commit's",
+            "is from the context, but has the time {} instead of the commit's",
             ours.time
         )),
         _ => None,
@@ -306,9 +305,9 @@ fn without_digests(text: &str) -> String {
         .collect()
 }
 
-/// Null, empty and missing mean the same to every engine.
-fn without_nothings(value: Value) -> Value {
-    let nothing = |value: &Value| match value {
+/// Removes null and empty values: to every engine they mean the same as a missing value.
+fn without_empty_values(value: Value) -> Value {
+    let is_empty = |value: &Value| match value {
         Value::Null => true,
         Value::Array(all) => all.is_empty(),
         Value::Object(all) => all.is_empty(),
@@ -317,11 +316,11 @@ fn without_nothings(value: Value) -> Value {
     match value {
         Value::Object(all) => Value::Object(
             all.into_iter()
-                .map(|(name, value)| (name, without_nothings(value)))
-                .filter(|(_, value)| !nothing(value))
+                .map(|(name, value)| (name, without_empty_values(value)))
+                .filter(|(_, value)| !is_empty(value))
                 .collect::<Map<_, _>>(),
         ),
-        Value::Array(all) => Value::Array(all.into_iter().map(without_nothings).collect()),
+        Value::Array(all) => Value::Array(all.into_iter().map(without_empty_values).collect()),
         other => other,
     }
 }

@@ -1,4 +1,4 @@
-//! The Dockerfile: every instruction, and what one builder knows and another does not.
+//! Every Dockerfile instruction, including those that only some builders support.
 
 use super::Builder::{BuildKit, Classic, Podman};
 use super::assert_same;
@@ -10,7 +10,7 @@ fn with_shell(rest: &str) -> String {
 }
 
 #[test]
-fn the_configuration_of_the_image() {
+fn image_configuration() {
     assert_same(&template(&with_shell(
         "\
 MAINTAINER somebody
@@ -32,7 +32,7 @@ CMD [\"c\"]
 }
 
 #[test]
-fn the_shell_forms_and_what_takes_a_setting_back() {
+fn shell_forms_and_overridden_settings() {
     assert_same(&template(&with_shell(
         "\
 SHELL [\"/bin/sh\", \"-c\"]
@@ -47,22 +47,22 @@ USER nobody
 }
 
 #[test]
-fn triggers_for_the_images_that_are_made_from_this_one() {
+fn onbuild_triggers() {
     assert_same(&template(&with_shell(
         "ONBUILD COPY . /src\nONBUILD RUN [\"true\"]\nONBUILD ENV X=1\n",
     )));
 }
 
-/// Ours win, as with `docker build --label`.
+/// libmol's labels take precedence, as with `docker build --label`.
 #[test]
-fn labels_that_are_ours() {
+fn libmol_labels_override_the_dockerfile() {
     assert_same(&template(
         "FROM scratch\nCOPY . /\nLABEL org.opencontainers.image.source=theirs ai.moleculesai.libmol.runtime=theirs kept=theirs\n",
     ));
 }
 
 #[test]
-fn what_steps_leave_behind() {
+fn file_changes_of_steps() {
     assert_same(
         &template(&with_shell(
             "\
@@ -78,7 +78,7 @@ COPY other /all/
 }
 
 #[test]
-fn stages() {
+fn multi_stage_builds() {
     assert_same(
         &template(&format!(
             "\
@@ -99,7 +99,7 @@ COPY two /
 }
 
 #[test]
-fn arguments_before_and_after_from() {
+fn args_before_and_after_from() {
     assert_same(&template(&format!(
         "\
 ARG BASE={BUSYBOX}
@@ -115,7 +115,7 @@ RUN echo \"$WORD $OTHER $TARGETARCH\" > /said
 }
 
 #[test]
-fn owners() {
+fn copy_and_add_with_chown() {
     assert_same(
         &template(&with_shell(
             "\
@@ -136,7 +136,7 @@ ADD --chown=somebody one /added
 }
 
 #[test]
-fn modes() {
+fn copy_with_chmod() {
     assert_same(
         &template("FROM scratch\nCOPY --chmod=4750 one /\nCOPY --chmod=600 in /in/\n")
             .files(["one", "in/two"])
@@ -145,7 +145,7 @@ fn modes() {
 }
 
 #[test]
-fn sources_by_pattern() {
+fn copy_sources_with_wildcards() {
     assert_same(
         &template(
             "\
@@ -169,7 +169,7 @@ COPY [\"with space\", \"back\\\\slash\", \"/quoted/\"]
 }
 
 #[test]
-fn where_a_copy_goes() {
+fn copy_destinations() {
     assert_same(
         &template(
             "\
@@ -189,7 +189,7 @@ COPY one in /both/
 }
 
 #[test]
-fn a_source_that_is_not_there() {
+fn a_missing_copy_source() {
     assert_same(
         &template("FROM scratch\nCOPY folder-that-git-dropped/ /x/\n")
             .fails_on(BuildKit, "folder-that-git-dropped")
@@ -199,7 +199,7 @@ fn a_source_that_is_not_there() {
 }
 
 #[test]
-fn a_source_that_is_left_out() {
+fn an_ignored_copy_source() {
     assert_same(
         &template("FROM scratch\nCOPY secret /\n")
             .file(".dockerignore", "secret\n")
@@ -210,9 +210,9 @@ fn a_source_that_is_left_out() {
     );
 }
 
-/// `ADD` unpacks an archive and copies what only looks like one.
+/// `ADD` unpacks an archive, and copies a file that only has an archive's name.
 #[test]
-fn archives_that_are_added() {
+fn add_unpacks_archives() {
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_mode(0o640);
@@ -236,7 +236,7 @@ fn archives_that_are_added() {
 }
 
 #[test]
-fn comments_continuations_and_another_escape_character() {
+fn comments_continuations_and_the_escape_directive() {
     assert_same(&template(&format!(
         "\
 # escape=`
@@ -253,12 +253,12 @@ RUN echo one `
 }
 
 #[test]
-fn a_byte_order_mark_before_the_dockerfile() {
+fn a_dockerfile_with_a_byte_order_mark() {
     assert_same(&template("\u{feff}FROM scratch\nCOPY . /\n"));
 }
 
 #[test]
-fn mounts() {
+fn run_mounts() {
     assert_same(
         &template(&with_shell(
             "\
@@ -272,22 +272,23 @@ RUN --mount=type=tmpfs,target=/scratch echo x > /scratch/x
     );
 }
 
-/// BuildKit's built-in frontend knows them since Docker 23.
+/// BuildKit's built-in frontend supports heredocs since Docker 23.
 #[test]
 fn heredocs() {
     assert_same(
         &template(&with_shell(
             "RUN <<EOF\necho one > /one\necho two > /two\nEOF\nCOPY <<file /three\nthree\nfile\n",
         ))
-        .on(BuildKit, Outcome::AsItsVersionHasIt)
-        .on(Classic, Outcome::AsItsVersionHasIt)
-        .on(Podman, Outcome::AsItsVersionHasIt),
+        .on(BuildKit, Outcome::VersionDependent)
+        .on(Classic, Outcome::VersionDependent)
+        .on(Podman, Outcome::VersionDependent),
     );
 }
 
-/// BuildKit fetches the frontend from a registry, and there is none; the others take it for a comment.
+/// BuildKit fails to fetch the frontend, because the registry does not exist. The other builders treat the
+/// line as a comment.
 #[test]
-fn a_frontend_that_cannot_be_fetched() {
+fn an_unavailable_frontend() {
     assert_same(
         &template("# syntax=registry.invalid/docker/dockerfile:1\nFROM scratch\nCOPY . /\n")
             .fails_on(BuildKit, "registry.invalid"),
@@ -295,7 +296,7 @@ fn a_frontend_that_cannot_be_fetched() {
 }
 
 #[test]
-fn a_base_image_that_cannot_be_had() {
+fn an_unavailable_base_image() {
     assert_same(
         &template("FROM registry.invalid/no/such:image\nCOPY . /\n")
             .fails_on(BuildKit, "registry.invalid")
@@ -305,7 +306,7 @@ fn a_base_image_that_cannot_be_had() {
 }
 
 #[test]
-fn an_instruction_that_there_is_not() {
+fn an_unknown_instruction() {
     assert_same(
         &template("FROM scratch\nFLY me\n")
             .fails_on(BuildKit, "FLY")
@@ -315,7 +316,7 @@ fn an_instruction_that_there_is_not() {
 }
 
 #[test]
-fn a_step_that_fails() {
+fn a_failing_step() {
     assert_same(
         &template(&with_shell("RUN echo first\nRUN exit 42\n"))
             .fails_on(BuildKit, "42")
@@ -324,9 +325,9 @@ fn a_step_that_fails() {
     );
 }
 
-/// However it writes, it is the same image.
+/// The output of a step does not change the image.
 #[test]
-fn output_that_is_hard_to_read() {
+fn long_and_binary_build_output() {
     assert_same(&template(&with_shell(
         "\
 RUN head -c 5242880 /dev/zero | tr '\\0' x; echo; echo -e '\\033[31mred\\033[0m\\r\\033[2K \\xff\\xfe \\0 end'; head -c 1000 /bin/busybox

@@ -1,12 +1,12 @@
-//! The image is the one that `docker build --platform=linux/amd64` makes on a clean checkout of the
-//! same commit (promise P8), on every builder. docs/fidelity.md lists what differs, and why.
+//! The image equals the one that `docker build --platform=linux/amd64` makes of a clean checkout of the
+//! same commit (promise P8), with every builder. docs/fidelity.md lists the differences and their reasons.
 //!
-//! Each test is a template with one thing in it that is easy to get wrong. It is built twice by each
-//! builder: through libmol, and with the builder's own program on a checkout made by git. Every layer
-//! is compared, so that the root file system is the same and came about in the same way: every path,
-//! its kind, content, mode, owner, link, hard link, device, extended attributes, and what the layer
-//! takes away. Times follow a rule: what came from the context has the time of the commit. The
-//! configuration is compared too, with the history.
+//! Each test is a template with one feature that is easy to get wrong. Each builder builds it twice:
+//! through libmol, and with the builder's own CLI on a checkout made by git. The layers are compared one by
+//! one, so that the root file system is the same and was built in the same steps: every path with its kind,
+//! content, mode, owner, link, hard link, device and extended attributes, and the whiteouts. Times follow a
+//! rule: files from the context have the time of the commit. The configuration is compared too, including
+//! the history.
 
 mod checkout;
 mod ignore_files;
@@ -25,7 +25,6 @@ use crate::support::{Bed, Engine, unique};
 use image::SavedImage;
 use template::{Outcome, Template};
 
-/// What builds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Builder {
     BuildKit,
@@ -36,7 +35,7 @@ enum Builder {
 const RUNTIME: &str = "hermes";
 const ALL: [Builder; 3] = [Builder::BuildKit, Builder::Classic, Builder::Podman];
 
-/// The builders to compare with: those of `MOL_TEST_BUILDERS` ("BuildKit Classic"), all without it.
+/// The builders to compare with: the ones in `MOL_TEST_BUILDERS` ("BuildKit Classic"), or all if not set.
 fn builders() -> Vec<Builder> {
     let Ok(names) = std::env::var("MOL_TEST_BUILDERS") else {
         return ALL.to_vec();
@@ -50,7 +49,7 @@ fn builders() -> Vec<Builder> {
     names.split_whitespace().map(named).collect()
 }
 
-/// Every builder makes the same of the template through libmol and without it.
+/// Every builder makes the same image of the template through libmol and without it.
 fn assert_same(template: &Template) {
     assert_same_in(&Bed::new(), template);
 }
@@ -60,7 +59,7 @@ fn assert_same_in(bed: &Bed, template: &Template) {
     assert_same_as(bed, template, &checkout);
 }
 
-/// Makes the template the one of the test's runtime, and returns git's own checkout of it.
+/// Commits the template to the test runtime's repository, and returns git's own checkout of it.
 fn commit(bed: &Bed, template: &Template) -> PathBuf {
     let repository = bed.server.bare_repository(RUNTIME);
     template.commit(&repository, &bed.isolation);
@@ -78,7 +77,7 @@ fn assert_same_as(bed: &Bed, template: &Template, checkout: &Path) {
     }
     assert!(
         found.is_empty(),
-        "libmol (\"here\") and the builder's own program (\"there\") do not make the same of it:\n{}",
+        "libmol (\"here\") and the builder's own CLI (\"there\") make different images:\n{}",
         found.join("\n")
     );
 }
@@ -95,7 +94,7 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
     } else {
         "1"
     };
-    let mut made = Made::in_engine(&engine);
+    let mut cleanup = Cleanup::in_engine(&engine);
 
     let client = bed.client_with(&[
         (OptionName::DockerHost, &engine.url),
@@ -106,13 +105,13 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
     let here = client.ensure(RUNTIME);
     drop(images);
     if let Ok(image) = &here {
-        made.add(&image.reference);
-        made.add(&image.latest_reference);
+        cleanup.add(&image.reference);
+        cleanup.add(&image.latest_reference);
     }
     let there = reference::build(builder, &engine.url, checkout, &reference, bed.scratch());
     let said = text(&there);
     if there.status.success() {
-        made.add(&reference);
+        cleanup.add(&reference);
     }
 
     let found = match (&here, there.status.success()) {
@@ -134,9 +133,9 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
         outcome => outcome,
     };
     match (outcome, here) {
-        (Outcome::Builds, Ok(_)) | (Outcome::AsItsVersionHasIt, _) => found,
+        (Outcome::Builds, Ok(_)) | (Outcome::VersionDependent, _) => found,
         (Outcome::Differs, _) if found.is_empty() => {
-            vec!["it is the same now: take it out of docs/fidelity.md".to_owned()]
+            vec!["there is no difference any more: remove it from docs/fidelity.md".to_owned()]
         }
         (Outcome::Differs, _) => Vec::new(),
         (Outcome::Fails(why), Err(error))
@@ -151,13 +150,13 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
     }
 }
 
-/// What was made in an engine goes with the comparison.
-struct Made<'a> {
+/// Removes the images from the engine when it is dropped.
+struct Cleanup<'a> {
     engine: &'a Engine,
     references: Vec<String>,
 }
 
-impl<'a> Made<'a> {
+impl<'a> Cleanup<'a> {
     fn in_engine(engine: &'a Engine) -> Self {
         let references = Vec::new();
         Self { engine, references }
@@ -168,7 +167,7 @@ impl<'a> Made<'a> {
     }
 }
 
-impl Drop for Made<'_> {
+impl Drop for Cleanup<'_> {
     fn drop(&mut self) {
         for reference in &self.references {
             self.engine.untag(reference);

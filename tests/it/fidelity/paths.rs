@@ -8,7 +8,7 @@ use crate::support::engine::BUSYBOX;
 const COPY_ALL: &str = "FROM scratch\nCOPY . /all/\n";
 
 #[test]
-fn links_stay_links() {
+fn symlinks_stay_symlinks() {
     assert_same(
         &template(COPY_ALL)
             .files(["file", "folder/file", "a/b/c"])
@@ -23,9 +23,9 @@ fn links_stay_links() {
     );
 }
 
-/// Nothing of the machine that builds gets into the image through a link.
+/// No file of the build machine gets into the image through a symlink.
 #[test]
-fn links_that_lead_out_of_the_template() {
+fn symlinks_out_of_the_template() {
     assert_same(
         &template(COPY_ALL)
             .link("absolute", "/etc/passwd")
@@ -37,7 +37,7 @@ fn links_that_lead_out_of_the_template() {
 }
 
 #[test]
-fn links_that_are_copied_by_name() {
+fn symlinks_copied_by_name() {
     assert_same(
         &template("FROM scratch\nCOPY to-file to-folder /x/\nCOPY to-folder/ /y/\nCOPY to-folder/file /z\n")
             .files(["file", "folder/file", "folder/in/file"])
@@ -48,10 +48,10 @@ fn links_that_are_copied_by_name() {
 }
 
 #[test]
-fn a_link_out_of_the_template_that_is_copied_by_name() {
+fn a_symlink_out_of_the_template_copied_by_name() {
     assert_same(
         &template("FROM scratch\nCOPY out /\n")
-            .link("out", "/etc/machine-id-of-nobody")
+            .link("out", "/etc/machine-id-that-does-not-exist")
             .fails_on(BuildKit, "COPY out /")
             .fails_on(Classic, "out")
             .fails_on(Podman, "out"),
@@ -59,7 +59,7 @@ fn a_link_out_of_the_template_that_is_copied_by_name() {
 }
 
 #[test]
-fn a_dockerfile_that_is_a_link_in_the_template() {
+fn a_dockerfile_that_is_a_symlink() {
     let mut all = template(COPY_ALL).files(["one"]);
     all.rename("Dockerfile", "build/Dockerfile");
     assert_same(&all.link("Dockerfile", "build/Dockerfile"));
@@ -75,7 +75,7 @@ fn executable_bits() {
     );
 }
 
-/// One header of a tar archive has room for a name of 100 bytes.
+/// A tar header has room for a name of 100 bytes.
 #[test]
 fn long_paths() {
     let name = |letter: &str, length| letter.repeat(length);
@@ -95,7 +95,7 @@ fn long_paths() {
 }
 
 #[test]
-fn names_that_are_not_ascii() {
+fn non_ascii_names() {
     assert_same(
         &template("FROM scratch\nCOPY . /all/\nCOPY grüße.md /größe\n").files([
             "grüße.md",
@@ -108,20 +108,20 @@ fn names_that_are_not_ascii() {
     );
 }
 
-/// A name is bytes, for git and for the kernel; for gRPC it is text, and today's BuildKit refuses it.
+/// To git and the kernel a name is bytes. To gRPC it is text, and current BuildKit versions refuse others.
 #[test]
-fn names_that_are_not_utf8() {
+fn non_utf8_names() {
     assert_same(
         &template(COPY_ALL)
             .file(b"latin-\xe9", "one")
             .file(b"\xff\xfe/\xc3(", "two")
             .link(b"link-\xe9", b"latin-\xe9")
-            .on(BuildKit, Outcome::AsItsVersionHasIt),
+            .on(BuildKit, Outcome::VersionDependent),
     );
 }
 
 #[test]
-fn names_with_characters_that_something_might_read() {
+fn names_with_special_characters() {
     assert_same(&template(COPY_ALL).files([
         "with space",
         " leading",
@@ -145,9 +145,9 @@ fn names_with_characters_that_something_might_read() {
     ]));
 }
 
-/// Names that are special somewhere else: on Windows, on macOS, in a container, in a layer.
+/// Names that are special on Windows, on macOS, in a container or in a layer.
 #[test]
-fn names_that_are_special_elsewhere() {
+fn names_with_a_meaning_on_other_systems() {
     assert_same(&template(COPY_ALL).files([
         "con",
         "aux.txt",
@@ -165,12 +165,12 @@ fn names_that_are_special_elsewhere() {
 }
 
 #[test]
-fn a_template_of_nothing_but_a_dockerfile() {
+fn a_template_with_only_a_dockerfile() {
     assert_same(&template(COPY_ALL));
 }
 
 #[test]
-fn empty_files_and_files_of_the_same_content() {
+fn empty_and_identical_files() {
     assert_same(
         &template(COPY_ALL)
             .bytes("empty", "")

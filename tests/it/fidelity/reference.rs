@@ -1,4 +1,4 @@
-//! The other way to the same image: git's own checkout, and the builder's own program.
+//! The reference image: git's own checkout, built with the builder's own CLI.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,12 +10,11 @@ use super::Builder;
 use crate::support::child::{source, succeed};
 use crate::support::given;
 
-/// The time of every file in the checkout, in seconds since 1970: nothing else on the machine is of
-/// that time.
+/// The time of every file in the checkout, in seconds since 1970. No other file on the machine has it.
 pub const CHECKOUT_TIME: u64 = 1_100_000_000;
 
-/// A clean checkout, as `git clone` makes it for somebody with the usual umask and no settings of
-/// their own, without the repository itself.
+/// A clean checkout, as `git clone` makes it with umask 022 and without configuration files. Without the
+/// `.git` folder.
 pub fn check_out(repository: &Path, folder: &Path) {
     succeed(
         Command::new("sh")
@@ -50,7 +49,7 @@ fn set_times(path: PathBuf) {
     utimensat(CWD, &path, &times, AtFlags::SYMLINK_NOFOLLOW).unwrap();
 }
 
-/// Builds a checkout. Nothing comes from the builder's cache: it has what libmol made just before.
+/// Builds a checkout, without the builder's cache, which contains the results of libmol's build.
 pub fn build(builder: Builder, engine: &str, context: &Path, image: &str, home: &Path) -> Output {
     let mut command = match builder {
         Builder::BuildKit | Builder::Classic => {
@@ -60,9 +59,8 @@ pub fn build(builder: Builder, engine: &str, context: &Path, image: &str, home: 
             docker.env("DOCKER_BUILDKIT", if buildkit { "1" } else { "0" });
             docker
         }
-        // Podman as its own users have it. The file has the name that docker would look for, and the
-        // image the form that Podman gives it when docker asks: its other form has no place for
-        // HEALTHCHECK, SHELL and ONBUILD.
+        // Podman's own CLI. The Dockerfile has the name that docker looks for. The image has the docker
+        // format, as through Podman's docker API: the OCI format has no HEALTHCHECK, SHELL and ONBUILD.
         Builder::Podman => {
             let mut podman = Command::new(source("tests/podman"));
             let folder = engine.strip_prefix("unix://").unwrap();

@@ -1,4 +1,4 @@
-//! A template of the corpus: its tree as git keeps it, and what a builder makes of it.
+//! A template of the corpus: its tree in git, and the expected outcome of its builds.
 
 use std::io::{BufWriter, Write};
 use std::path::Path;
@@ -6,20 +6,20 @@ use std::process::{ChildStdin, Command, Stdio};
 
 use super::Builder;
 
-/// When the corpus was committed, in seconds since 1970: nothing else on the machine is of that time.
+/// The time of the corpus' commits, in seconds since 1970. No other file on the machine has it.
 pub const COMMIT_TIME: u64 = 1_000_000_000;
 
-/// How a build ends.
+/// The expected outcome of a build.
 #[derive(Clone, Copy, Debug)]
 pub enum Outcome {
     Builds,
-    /// For the same reason, with this word in it, from libmol and from the reference.
+    /// Fails in libmol and in the reference, with this text in both error messages.
     Fails(&'static str),
-    /// As in the reference: the builder's newer versions know what its older ones do not.
-    AsItsVersionHasIt,
-    /// Not the same, and docs/fidelity.md says why.
+    /// Same as the reference, whatever that is: only newer versions of the builder support the feature.
+    VersionDependent,
+    /// Differs from the reference; docs/fidelity.md gives the reason.
     Differs,
-    /// The same, but for versions of the builder below this one, where it [differs](Outcome::Differs).
+    /// [Differs](Outcome::Differs) with versions of the builder below this one, otherwise the same.
     DiffersBefore([u32; 3]),
 }
 
@@ -35,11 +35,11 @@ struct Entry {
 }
 
 enum Content {
-    /// Made new for every run, so that no builder finds the copy of an earlier one in its cache,
-    /// with the times that it had then.
+    /// A line unique to the run is appended, so that no builder finds an earlier copy in its cache, with
+    /// the times of that copy.
     Text(String),
     Bytes(Vec<u8>),
-    /// Zeros, and one line at the end.
+    /// This many zeros, and a word unique to the run at the end.
     Large(usize),
     Submodule,
 }
@@ -62,7 +62,7 @@ impl Template {
         self.entry(path, "100755", Content::Text(text.to_owned()))
     }
 
-    /// A file with nothing but this in it.
+    /// A file with exactly this content.
     pub fn bytes(self, path: impl AsRef<[u8]>, bytes: impl AsRef<[u8]>) -> Self {
         self.entry(path, "100644", Content::Bytes(bytes.as_ref().to_owned()))
     }
@@ -72,7 +72,7 @@ impl Template {
         paths.iter().fold(self, |all, path| all.file(path, path))
     }
 
-    /// A file of so many bytes, most of them zero.
+    /// A file of `size` zeros, with a word unique to the run at the end.
     pub fn large_file(self, path: &str, size: usize) -> Self {
         self.entry(path, "100644", Content::Large(size))
     }
@@ -95,7 +95,7 @@ impl Template {
         self
     }
 
-    /// Puts what is at one path at another.
+    /// Moves the entry at one path to another.
     pub fn rename(&mut self, from: &str, to: &str) {
         for entry in &mut self.entries {
             if entry.path == from.as_bytes() {
@@ -117,7 +117,7 @@ impl Template {
         self.outcomes[builder as usize]
     }
 
-    /// Makes it the head of a repository's branch `main`. `word` is this run's own.
+    /// Commits the template as the head of the repository's branch `main`. `word` is unique to the run.
     pub fn commit(&self, repository: &Path, word: &str) {
         let mut git = Command::new("git")
             .args(["-c", "core.bigFileThreshold=1m"])
@@ -125,7 +125,7 @@ impl Template {
             .current_dir(repository)
             .stdin(Stdio::piped())
             .spawn()
-            .expect("git can be started");
+            .expect("git must be installed");
         let written = self.write(BufWriter::new(git.stdin.take().unwrap()), word);
         assert!(git.wait().unwrap().success(), "git fast-import failed");
         written.unwrap();
@@ -173,7 +173,7 @@ impl Template {
     }
 }
 
-/// A path as git fast-import reads it, whatever bytes are in it.
+/// A path quoted for git fast-import. It may contain any bytes.
 fn quoted(path: &[u8]) -> Vec<u8> {
     let mut quoted = vec![b'"'];
     for byte in path {
