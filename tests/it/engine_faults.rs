@@ -154,7 +154,7 @@ fn a_500_from_the_engine_is_reported_with_its_message() {
         };
         assert_eq!(error.code, code, "{call:?} {builder}: {error:?}");
         assert!(
-            error.message.contains("told to fail"),
+            error.message.contains("injected failure"),
             "{call:?} {builder}: {error:?}"
         );
     });

@@ -237,7 +237,7 @@ fn a_sha_256_repository_is_built() {
 }
 
 #[test]
-fn git_http_errors_map_to_distinct_codes() {
+fn git_http_errors_map_to_error_codes() {
     for (status, code) in [
         (401, Code::Auth),
         (403, Code::Auth),

@@ -389,7 +389,7 @@ fn an_engine_error_is_reported_with_its_message() {
         .refused("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
-        error.message.contains("told to fail") && error.message.contains("500"),
+        error.message.contains("injected failure") && error.message.contains("500"),
         "{error:?}"
     );
 }

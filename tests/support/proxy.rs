@@ -267,7 +267,7 @@ async fn requests<C: Line>(
             // Answer only once: this data is the rest of the same request.
             Treat::Fail | Treat::Answer(..) | Treat::Endless(..) if asked > 0 => {}
             Treat::Fail => {
-                let body = r#"{"message":"told to fail"}"#;
+                let body = r#"{"message":"injected failure"}"#;
                 let head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json";
                 let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 let _ = to_client.lock().await.write_all(answer.as_bytes()).await;
