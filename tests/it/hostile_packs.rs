@@ -1,5 +1,5 @@
-//! Packs that no git makes: broken, about something else, or larger than they look. None is ever used,
-//! none costs memory, and the next call is fine (promises P2, P5 and P9).
+//! Hostile packs: corrupt, for another commit, or much larger than they look. None is used, none takes
+//! much memory, and the next call works (promises P2, P5 and P9).
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use crate::support::server::{dockerfile, of_service};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// More than the largest file that is taken.
+/// More than the largest file that is accepted.
 const TOO_LARGE: u64 = 600 << 20;
 
 /// A template with this Dockerfile: the file, its tree, and the commit.
@@ -27,7 +27,7 @@ fn template(text: &str) -> [Object; 3] {
     [file, tree, commit]
 }
 
-/// The entries of a pack of these objects.
+/// The pack entries of these objects.
 fn entries(objects: &[Object]) -> Vec<Vec<u8>> {
     objects.iter().map(Object::entry).collect()
 }
@@ -39,9 +39,9 @@ fn with(extra: Vec<u8>) -> Vec<u8> {
     pack(4, &entries)
 }
 
-/// The pack of the template, with one byte changed, counted from the end, and the sum of the whole
-/// right again.
-fn changed(from_end: usize) -> Vec<u8> {
+/// The pack of the template with one byte flipped, at this distance from the end, and a correct
+/// trailing checksum.
+fn corrupted(from_end: usize) -> Vec<u8> {
     let mut pack = packed(&template(PLAIN));
     let end = pack.len() - 20;
     pack[end - from_end] ^= 0x40;
@@ -50,7 +50,7 @@ fn changed(from_end: usize) -> Vec<u8> {
     pack
 }
 
-/// Packs, by what is wrong with them. The commit that is asked for is always the one of `template`.
+/// Bad packs, each with its defect. The requested commit is always that of `template`.
 fn broken_packs() -> Vec<(&'static str, Vec<u8>)> {
     let whole = template(PLAIN);
     let [file, tree, commit] = whole.clone();
@@ -76,48 +76,48 @@ fn broken_packs() -> Vec<(&'static str, Vec<u8>)> {
         ("no objects", pack(0, &[])),
         ("another signature", signature),
         ("another version", version),
-        ("a wrong sum of the whole", bad_sum),
-        ("a broken sum of an object", changed(1)),
-        ("a broken stream", changed(12)),
-        ("more objects than it says", renumbered(2)),
-        ("fewer objects than it says", renumbered(4)),
-        ("four billion objects, it says", renumbered(u32::MAX)),
-        ("an object of no kind", with(entry(0, 3, &deflate(b"abc")))),
+        ("a wrong trailing checksum", bad_sum),
+        ("a wrong checksum of a zlib stream", corrupted(1)),
+        ("a corrupt zlib stream", corrupted(12)),
+        ("more objects than declared", renumbered(2)),
+        ("fewer objects than declared", renumbered(4)),
+        ("four billion objects declared", renumbered(u32::MAX)),
+        ("an object of type 0", with(entry(0, 3, &deflate(b"abc")))),
         (
-            "an object of a kind to come",
+            "an object of the reserved type 5",
             with(entry(5, 3, &deflate(b"abc"))),
         ),
         (
-            "an object that is shorter than it says",
+            "an object shorter than declared",
             with(entry(3, 4, &deflate(b"abc"))),
         ),
         (
-            "an object that is longer than it says",
+            "an object longer than declared",
             with(entry(3, 2, &deflate(b"abc"))),
         ),
         (
-            "an object of a terabyte, it says",
+            "an object declared as a terabyte",
             with(entry(3, 1 << 40, &deflate(b"abc"))),
         ),
         (
-            "an object without end, it says",
+            "an object of the largest declared size",
             with(entry(3, u64::MAX, &deflate(b"abc"))),
         ),
-        ("a length that never ends", with(vec![0xff; 300])),
+        ("an unterminated length", with(vec![0xff; 300])),
         (
-            "an object that is no stream",
+            "an object that is not a zlib stream",
             with(entry(3, 3, b"abcdefgh")),
         ),
         (
-            "an object that unpacks to much",
+            "an object that decompresses to 600 MiB",
             with(entry(3, TOO_LARGE, &deflated_zeros(TOO_LARGE))),
         ),
         (
-            "a difference to nothing",
+            "a delta without its base",
             with(ref_delta(&Object::blob("not here"), &[3, 1, 1, b'x'])),
         ),
         (
-            "a difference to what is not yet there",
+            "a delta to the byte before it",
             with(entry(
                 6,
                 4,
@@ -125,7 +125,7 @@ fn broken_packs() -> Vec<(&'static str, Vec<u8>)> {
             )),
         ),
         (
-            "a difference to before the beginning",
+            "a delta to before the start of the pack",
             with(entry(
                 6,
                 4,
@@ -133,7 +133,7 @@ fn broken_packs() -> Vec<(&'static str, Vec<u8>)> {
             )),
         ),
         (
-            "a difference to itself",
+            "a delta to itself",
             with(entry(
                 6,
                 4,
@@ -141,35 +141,32 @@ fn broken_packs() -> Vec<(&'static str, Vec<u8>)> {
             )),
         ),
         (
-            "a difference to something of another length",
+            "a delta with a wrong base size",
             delta(&[&size(base.0 + 1), &[1, 1, b'x']]),
         ),
         (
-            "a difference that copies from outside",
+            "a delta that copies from outside its base",
             delta(&[&size(base.0), &[20, 0x91, 250, 20]]),
         ),
         (
-            "a difference that is longer than it says",
+            "a delta result longer than declared",
             delta(&[&size(base.0), &[1, 3, b'x', b'y', b'z']]),
         ),
         (
-            "a difference that is shorter than it says",
+            "a delta result shorter than declared",
             delta(&[&size(base.0), &[9, 1, b'x']]),
         ),
+        ("a truncated delta", delta(&[&size(base.0), &[9, 9, b'x']])),
         (
-            "a difference that breaks off",
-            delta(&[&size(base.0), &[9, 9, b'x']]),
-        ),
-        (
-            "a difference that does what is not defined",
+            "a delta with the reserved instruction 0",
             delta(&[&size(base.0), &[1, 0]]),
         ),
         (
-            "a difference of a terabyte, it says",
+            "a delta result declared as a terabyte",
             delta(&[&size(base.0), &size(1 << 40), &[1, b'x']]),
         ),
         (
-            "a difference without end, it says",
+            "a delta with an unterminated result size",
             delta(&[&size(base.0), &[0xff; 30]]),
         ),
         ("another commit", packed(&other)),
@@ -191,7 +188,7 @@ fn broken_packs() -> Vec<(&'static str, Vec<u8>)> {
 }
 
 #[test]
-fn a_pack_that_is_not_what_was_asked_for_is_a_failed_fetch() {
+fn a_corrupt_or_wrong_pack_fails_the_fetch() {
     let bed = Bed::new();
     let repository = bed.server.template("hermes");
     for (what, pack) in broken_packs() {
@@ -217,7 +214,10 @@ fn a_pack_that_is_not_what_was_asked_for_is_a_failed_fetch() {
             .iter()
             .filter(|r| r.path.ends_with("/info/refs"))
             .count();
-        assert_eq!(asked, 1, "{what}: it would be the same again");
+        assert_eq!(
+            asked, 1,
+            "{what}: not retried, the same pack would come again"
+        );
     }
     bed.server.faults(serde_json::json!([]));
     bed.template("codex", dockerfile(PLAIN));
@@ -225,7 +225,7 @@ fn a_pack_that_is_not_what_was_asked_for_is_a_failed_fetch() {
 }
 
 #[test]
-fn a_commit_id_that_is_a_file_or_a_tree_is_a_failed_fetch() {
+fn a_commit_id_of_a_blob_or_tree_fails_the_fetch() {
     let bed = Bed::new();
     let whole = template(PLAIN);
     for object in &whole[..2] {
@@ -243,7 +243,7 @@ fn a_commit_id_that_is_a_file_or_a_tree_is_a_failed_fetch() {
 }
 
 #[test]
-fn what_the_server_says_instead_of_a_pack_is_told() {
+fn a_server_error_instead_of_a_pack_is_reported() {
     let bed = Bed::new();
     let commit = &template(PLAIN)[2];
     let said = "upload-pack: the disk of this server is full";
@@ -270,29 +270,29 @@ fn what_the_server_says_instead_of_a_pack_is_told() {
 }
 
 #[test]
-fn an_answer_that_does_not_keep_to_the_protocol_is_a_failed_fetch() {
+fn a_response_that_violates_the_protocol_fails_the_fetch() {
     let bed = Bed::new();
     let [file, tree, commit] = template(PLAIN);
     let good = packed(&[file, tree, commit.clone()]);
     let whole = fetch_answer(&commit.hex(), &good);
     let rows: Vec<(&str, Vec<u8>)> = vec![
         ("nothing", Vec::new()),
-        ("an end at once", b"0000".to_vec()),
+        ("a flush packet only", b"0000".to_vec()),
         (
-            "a section of no kind",
+            "an unknown section",
             [packet("surprise\n"), packet("x"), b"0000".to_vec()].concat(),
         ),
         (
-            "a packet of a length that is none",
+            "a packet with an invalid length",
             b"zzzzpackfile\n".to_vec(),
         ),
         (
-            "a packet that is shorter than its length",
+            "a packet shorter than its length",
             b"ffffpackfile\n".to_vec(),
         ),
         ("a packet of length one", b"0001000200030001".to_vec()),
         (
-            "the pack on a band of no number",
+            "the pack on an unknown side band",
             [
                 packet("packfile\n"),
                 packet([b"\x07", &good[..]].concat()),
@@ -301,11 +301,11 @@ fn an_answer_that_does_not_keep_to_the_protocol_is_a_failed_fetch() {
             .concat(),
         ),
         (
-            "the pack on no band",
+            "the pack without a side band",
             [packet("packfile\n"), good.clone()].concat(),
         ),
         (
-            "a history that is cut at no commit",
+            "a shallow line without a commit",
             [
                 packet("shallow-info\n"),
                 packet("shallow zzzz\n"),
@@ -315,7 +315,7 @@ fn an_answer_that_does_not_keep_to_the_protocol_is_a_failed_fetch() {
             .concat(),
         ),
         (
-            "the pack without its end",
+            "the pack without its last bytes",
             whole[..whole.len() - 40].to_vec(),
         ),
     ];
@@ -331,13 +331,13 @@ fn an_answer_that_does_not_keep_to_the_protocol_is_a_failed_fetch() {
 }
 
 #[test]
-fn what_looks_small_and_is_not_costs_no_memory() {
+fn pack_bombs_use_little_memory() {
     let bed = Bed::new();
     let [file, tree, commit] = template(PLAIN);
     let long = file.data.len() as u64;
     let mut many = entries(&[file.clone(), tree, commit.clone()]);
     many.extend(std::iter::repeat_n(Object::blob("").entry(), 100_000));
-    // Each copies 16 MiB of the base, again and again.
+    // Each instruction copies 16 MiB of the base.
     let copies = [
         &size(long)[..],
         &size(TOO_LARGE),
@@ -346,25 +346,25 @@ fn what_looks_small_and_is_not_costs_no_memory() {
     .concat();
     let rows = [
         (
-            "an object that unpacks to much",
+            "an object that decompresses to 600 MiB",
             with(entry(3, TOO_LARGE, &deflated_zeros(TOO_LARGE))),
         ),
         (
-            "a difference that unpacks to much",
+            "a delta that expands to 600 MiB",
             with(ref_delta(&file, &copies)),
         ),
         (
-            "a difference that says so",
+            "a delta declared as a terabyte",
             with(ref_delta(
                 &file,
                 &[&size(long)[..], &size(1 << 40)].concat(),
             )),
         ),
         (
-            "an object that says so",
+            "an object declared as a terabyte",
             with(entry(3, 1 << 40, &deflate(b"abc"))),
         ),
-        ("four billion objects, it says", pack(u32::MAX, &many)),
+        ("four billion objects declared", pack(u32::MAX, &many)),
     ];
     for (what, pack) in rows {
         bed.server

@@ -1,6 +1,6 @@
-//! A template server that breaks off, drips, never ends, or is none: whatever it does, and in
-//! whichever request, the call ends within its time and in the right way, nothing is left, and it
-//! costs no memory (promises P1, P4, P5 and P9).
+//! A template server that disconnects, sends a byte at a time, never stops sending, or does not speak
+//! HTTP. In each of the three requests, the call ends in time with the right error, leaves nothing
+//! behind and takes little memory (promises P1, P4, P5 and P9).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -18,20 +18,20 @@ const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 /// The three requests of a job, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Request {
-    /// The API is asked for the head of the branch.
+    /// The API request for the head of the branch.
     Head,
-    /// Git is asked what it can do.
-    Abilities,
-    /// Git is asked for the objects.
+    /// The git request for the capabilities.
+    Capabilities,
+    /// The git request for the objects.
     Objects,
 }
 
-use Request::{Abilities, Head, Objects};
+use Request::{Capabilities, Head, Objects};
 
-const ALL: [Request; 3] = [Head, Abilities, Objects];
+const ALL: [Request; 3] = [Head, Capabilities, Objects];
 
-/// Treats the first `times` requests of one kind so, and lets all others through.
-fn treating(
+/// Applies `treat` to the first `times` requests of this kind and passes all others on.
+fn treat_requests(
     request: Request,
     times: usize,
     treat: Treat,
@@ -41,7 +41,7 @@ fn treating(
         let found = if line.contains("/api/") {
             Head
         } else if line.contains("/info/refs") {
-            Abilities
+            Capabilities
         } else {
             Objects
         };
@@ -58,20 +58,20 @@ fn treating(
     }
 }
 
-/// So many bytes of an answer reach into its body, in every request.
+/// After this many bytes, the response to each request is in its body.
 const BODY: usize = 340;
 
 const ALWAYS: usize = usize::MAX;
 
-/// One job through a proxy, and what holds however it ends: in time, with nothing left in the cache
-/// and no connection open once the client is gone.
+/// How a job through a proxy ended.
 struct Job {
     error: Error,
     took: Duration,
 }
 
-/// The template has no Dockerfile: a job that gets through all three requests ends after the last one,
-/// with that error, and without an engine.
+/// Runs a job through a proxy. The template has no Dockerfile, so a job whose three requests succeed
+/// ends after the last one with that error, without an engine. In every case, nothing is left in the
+/// cache and no connection stays open after the client is freed.
 fn job(bed: &Bed, proxy: &Proxy, deadline: Option<Duration>, more: &[(OptionName, &str)]) -> Job {
     let prefix = proxy.repo_prefix(&bed.server);
     let mut options = vec![(OptionName::RepoPrefix, prefix.as_str())];
@@ -100,12 +100,12 @@ fn bed() -> Bed {
 }
 
 #[test]
-fn a_connection_that_breaks_once_is_tried_again_wherever_it_breaks() {
+fn a_connection_that_breaks_once_is_retried() {
     let mut rows = Vec::new();
     for request in ALL {
         for end in [End::Close, End::Reset] {
-            // Before the request, within it, before the answer, within its first line, its headers and
-            // its body.
+            // Before and within the request, then before the response, within its status line, its
+            // headers and its body.
             rows.push((request, Treat::CutRequest(0, end)));
             rows.push((request, Treat::CutRequest(30, end)));
             for answered in [0, 5, 50, 400] {
@@ -118,7 +118,7 @@ fn a_connection_that_breaks_once_is_tried_again_wherever_it_breaks() {
     }
     side_by_side(rows.iter(), |(request, treat)| {
         let bed = bed();
-        let proxy = Proxy::before(&bed.server, treating(*request, 1, treat.clone()));
+        let proxy = Proxy::before(&bed.server, treat_requests(*request, 1, treat.clone()));
         let job = job(&bed, &proxy, None, &[]);
         let error = &job.error;
         assert_eq!(
@@ -140,7 +140,7 @@ fn a_connection_that_breaks_once_is_tried_again_wherever_it_breaks() {
 }
 
 #[test]
-fn a_connection_that_breaks_every_time_is_told_in_the_end() {
+fn a_connection_that_always_breaks_is_reported() {
     let mut rows = Vec::new();
     for request in ALL {
         for end in [End::Close, End::Reset] {
@@ -155,7 +155,7 @@ fn a_connection_that_breaks_every_time_is_told_in_the_end() {
     }
     side_by_side(rows.iter(), |(request, treat, code)| {
         let bed = bed();
-        let proxy = Proxy::before(&bed.server, treating(*request, ALWAYS, treat.clone()));
+        let proxy = Proxy::before(&bed.server, treat_requests(*request, ALWAYS, treat.clone()));
         let job = job(&bed, &proxy, None, &[]);
         assert_eq!(
             job.error.code, *code,
@@ -166,17 +166,17 @@ fn a_connection_that_breaks_every_time_is_told_in_the_end() {
     });
 }
 
-/// One byte a second.
+/// One byte per second.
 const DRIP: Treat = Treat::Drip(1, Duration::from_secs(1));
 
 #[test]
-fn what_drips_or_falls_silent_ends_within_its_limit() {
+fn a_slow_or_silent_response_ends_at_its_time_limit() {
     let seconds = Duration::from_secs;
-    let endless_maybe = Treat::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec());
-    // What is for the API, half a minute, is tested where a server never answers it.
+    let endless_continue = Treat::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec());
+    // The API's own timeout of 30 seconds is tested in `lookup`.
     let mut rows = vec![(Head, DRIP, Some(seconds(2)), Code::DeadlineExceeded, 2)];
-    for request in [Abilities, Objects] {
-        // The stall grace, 3 seconds here, is for the headers of an answer of git's, and for each silence
+    for request in [Capabilities, Objects] {
+        // The stall grace, 3 seconds here, applies to the headers of a git response and to each pause
         // after them.
         rows.push((request, DRIP, None, Code::Stalled, 3));
         rows.push((
@@ -193,7 +193,7 @@ fn what_drips_or_falls_silent_ends_within_its_limit() {
             Code::Stalled,
             3,
         ));
-        rows.push((request, endless_maybe.clone(), None, Code::Stalled, 3));
+        rows.push((request, endless_continue.clone(), None, Code::Stalled, 3));
         rows.push((
             request,
             Treat::CutAnswer(BODY, End::Hang),
@@ -204,7 +204,7 @@ fn what_drips_or_falls_silent_ends_within_its_limit() {
     }
     side_by_side(rows.iter(), |(request, treat, deadline, code, after)| {
         let bed = bed();
-        let proxy = Proxy::before(&bed.server, treating(*request, ALWAYS, treat.clone()));
+        let proxy = Proxy::before(&bed.server, treat_requests(*request, ALWAYS, treat.clone()));
         let job = job(&bed, &proxy, *deadline, &[(OptionName::StallGrace, "3")]);
         let what = format!(
             "{request:?} {treat:?} after {:?}: {:?}",
@@ -220,7 +220,7 @@ fn what_drips_or_falls_silent_ends_within_its_limit() {
 }
 
 #[test]
-fn a_body_that_drips_for_ever_ends_with_the_ceiling() {
+fn an_endlessly_slow_body_ends_at_the_ceiling() {
     for (part, body) in [("/info/refs", ""), ("/git-upload-pack$", "fetch")] {
         let bed = bed();
         bed.server
@@ -239,7 +239,7 @@ fn a_body_that_drips_for_ever_ends_with_the_ceiling() {
 }
 
 #[test]
-fn an_answer_that_is_no_http_is_told_at_once() {
+fn a_response_that_is_not_http_fails_at_once() {
     let head = |text: &str| text.replace('\n', "\r\n").into_bytes();
     let answers = [
         b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),
@@ -276,7 +276,7 @@ fn an_answer_that_is_no_http_is_told_at_once() {
     }
     side_by_side(rows.iter(), |(request, treat)| {
         let bed = bed();
-        let proxy = Proxy::before(&bed.server, treating(*request, ALWAYS, treat.clone()));
+        let proxy = Proxy::before(&bed.server, treat_requests(*request, ALWAYS, treat.clone()));
         let job = job(&bed, &proxy, Some(Duration::from_secs(60)), &[]);
         let what = format!(
             "{request:?} {:.200} after {:?}: {:?}",
@@ -293,21 +293,21 @@ fn an_answer_that_is_no_http_is_told_at_once() {
     });
 }
 
-/// A header of git's answer whose body ends with the connection.
+/// The headers of a git response whose body ends when the connection closes.
 fn git_head(kind: &str) -> Vec<u8> {
     format!("HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-{kind}\r\n\r\n")
         .into_bytes()
 }
 
-/// The same packet many times.
+/// The same packet 1000 times.
 fn packets(text: &str) -> Vec<u8> {
     packet(text).repeat(1000)
 }
 
 #[test]
-fn an_answer_of_git_without_end_costs_no_memory() {
+fn an_endless_git_response_uses_little_memory() {
     let sha = "0123456789abcdef0123456789abcdef01234567";
-    let talk = |head: Vec<u8>, start: &str| {
+    let preamble = |head: Vec<u8>, start: &str| {
         let start = if start.is_empty() {
             Vec::new()
         } else {
@@ -317,48 +317,53 @@ fn an_answer_of_git_without_end_costs_no_memory() {
     };
     let (offer, result) = (git_head("advertisement"), git_head("result"));
     let rows = [
-        ("white space", Abilities, offer.clone(), vec![b' '; 10_000]),
+        (
+            "white space",
+            Capabilities,
+            offer.clone(),
+            vec![b' '; 10_000],
+        ),
         (
             "services",
-            Abilities,
-            talk(offer.clone(), "# service=git-upload-pack\n"),
+            Capabilities,
+            preamble(offer.clone(), "# service=git-upload-pack\n"),
             packets("more\n"),
         ),
         (
-            "abilities",
-            Abilities,
-            talk(offer.clone(), "version 2\n"),
+            "capabilities",
+            Capabilities,
+            preamble(offer.clone(), "version 2\n"),
             packets("agent=evil\n"),
         ),
         (
             "branches of an old git",
-            Abilities,
+            Capabilities,
             offer,
             packets(&format!("{sha} refs/heads/a\0agent=evil\n")),
         ),
         (
-            "where the history is cut",
+            "shallow info",
             Objects,
-            talk(result.clone(), "shallow-info\n"),
+            preamble(result.clone(), "shallow-info\n"),
             packets(&format!("shallow {sha}\n")),
         ),
         (
-            "what is common",
+            "acknowledgments",
             Objects,
-            talk(result.clone(), "acknowledgments\n"),
+            preamble(result.clone(), "acknowledgments\n"),
             packets(&format!("ACK {sha}\n")),
         ),
         (
             "progress",
             Objects,
-            talk(result, "packfile\n"),
+            preamble(result, "packfile\n"),
             packets("\x02Counting objects: 7\r"),
         ),
     ];
     side_by_side(rows.iter(), |(what, request, head, rest)| {
         let bed = bed();
         let treat = Treat::Endless(head.clone(), rest.clone());
-        let proxy = Proxy::before(&bed.server, treating(*request, ALWAYS, treat));
+        let proxy = Proxy::before(&bed.server, treat_requests(*request, ALWAYS, treat));
         let prefix = proxy.repo_prefix(&bed.server);
         let end = peak(
             &bed,
@@ -372,7 +377,8 @@ fn an_answer_of_git_without_end_costs_no_memory() {
     });
 }
 
-/// An answer to `command=fetch` that begins with this much of a pack, and then goes on with that.
+/// A response to `command=fetch` whose pack has `count` declared objects, begins with `start` and then repeats `rest`
+/// without end.
 fn endless_pack(count: u32, start: &[u8], rest: &[u8]) -> Treat {
     let band = |data: &[u8]| {
         let packets = data
@@ -386,12 +392,12 @@ fn endless_pack(count: u32, start: &[u8], rest: &[u8]) -> Treat {
 }
 
 #[test]
-fn objects_without_end_are_refused_or_stop_with_the_deadline() {
-    // A stream of stored blocks of 65535 bytes (RFC 1951, 3.2.4), of which none is the last.
+fn an_endless_pack_is_refused_or_ends_at_the_deadline() {
+    // A stream of stored blocks of 65535 bytes (RFC 1951, 3.2.4), none of which is marked as the last.
     let block = [&[0, 0xff, 0xff, 0, 0][..], &[b'x'; 0xffff]].concat();
     let small = Object::blob("x").entry().repeat(1000);
     let minute = Duration::from_secs(60);
-    // Nobody reads 2 GB of objects that do not compress in that time.
+    // Too short to read 2 GB of incompressible objects.
     let moment = Duration::from_millis(300);
     let larger = Object::blob(noise(4096)).entry().repeat(100);
     let rows = [
@@ -433,7 +439,7 @@ fn objects_without_end_are_refused_or_stop_with_the_deadline() {
     ];
     for (what, treat, limit, status, most) in rows {
         let bed = bed();
-        let proxy = Proxy::before(&bed.server, treating(Objects, ALWAYS, treat));
+        let proxy = Proxy::before(&bed.server, treat_requests(Objects, ALWAYS, treat));
         let prefix = proxy.repo_prefix(&bed.server);
         let options = [(OptionName::RepoPrefix, prefix.as_str())];
         let end = peak(&bed, &options, Some(limit));
@@ -445,7 +451,7 @@ fn objects_without_end_are_refused_or_stop_with_the_deadline() {
 }
 
 #[test]
-fn an_answer_of_the_api_without_end_costs_no_memory() {
+fn an_endless_api_response_uses_little_memory() {
     for status in [200, 404, 500] {
         let bed = bed();
         bed.server
@@ -458,7 +464,7 @@ fn an_answer_of_the_api_without_end_costs_no_memory() {
 }
 
 #[test]
-fn a_compressed_answer_that_nobody_asked_for_is_not_unpacked() {
+fn an_unrequested_compressed_response_is_not_decompressed() {
     // 40 MiB of white space in 40 KiB.
     let bomb = std::process::Command::new("sh")
         .args([
@@ -503,7 +509,7 @@ fn a_compressed_answer_that_nobody_asked_for_is_not_unpacked() {
 }
 
 #[test]
-fn no_compression_is_asked_for() {
+fn no_accept_encoding_header_is_sent() {
     let bed = bed();
     let proxy = Proxy::before(&bed.server, |_| Treat::Pass);
     job(&bed, &proxy, None, &[]);
@@ -516,7 +522,7 @@ fn no_compression_is_asked_for() {
 }
 
 #[test]
-fn an_answer_of_another_type_is_no_git() {
+fn a_git_response_needs_a_git_content_type() {
     let git = ["/info/refs", "/git-upload-pack$"];
     for part in git {
         for kind in [
@@ -542,7 +548,7 @@ fn an_answer_of_another_type_is_no_git() {
 }
 
 #[test]
-fn an_answer_of_the_api_is_what_it_says_whatever_its_type() {
+fn the_api_response_is_parsed_whatever_its_content_type() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let body = json!({ "commit": { "id": sha } }).to_string();
@@ -553,7 +559,7 @@ fn an_answer_of_the_api_is_what_it_says_whatever_its_type() {
 }
 
 #[test]
-fn fifty_thousand_branches_are_no_trouble() {
+fn a_repository_with_50000_branches_works() {
     let bed = bed();
     let sha = bed.template("hermes", Files::from([("content".to_owned(), file("x"))]));
     bed.server
@@ -570,14 +576,14 @@ fn fifty_thousand_branches_are_no_trouble() {
 }
 
 #[test]
-fn a_git_that_is_too_old_for_this_names_all_its_branches_first() {
-    // Protocol 0 (gitprotocol-pack(5)): the same server, which is not told of any other.
+fn a_git_server_with_protocol_0_works() {
+    // Protocol 0 (gitprotocol-pack(5)) lists all refs first. The fetch then works with the same server.
     let bed = bed();
     let sha = bed.template("hermes", Files::from([("content".to_owned(), file("x"))]));
     let mut offer = packet("# service=git-upload-pack\n");
     offer.extend_from_slice(b"0000");
-    let abilities = "multi_ack_detailed side-band-64k ofs-delta shallow no-progress allow-tip-sha1-in-want allow-reachable-sha1-in-want agent=git/2.1";
-    offer.extend(packet(format!("{sha} HEAD\0{abilities}\n")));
+    let capabilities = "multi_ack_detailed side-band-64k ofs-delta shallow no-progress allow-tip-sha1-in-want allow-reachable-sha1-in-want agent=git/2.1";
+    offer.extend(packet(format!("{sha} HEAD\0{capabilities}\n")));
     for number in 0..50_000 {
         offer.extend(packet(format!("{sha} refs/heads/branch-{number}\n")));
     }

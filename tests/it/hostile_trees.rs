@@ -1,6 +1,6 @@
-//! Trees that no git makes, as a hostile template has them, served by git's own server or, where that
-//! itself refuses, in a pack of the tests' own. Each is refused, or checked out as git would do it, and
-//! nothing is written anywhere else (promises P5 and P7).
+//! Trees that git itself never writes, as a hostile template may contain them. Git's own server serves
+//! them, or the tests' own pack where git refuses. Each is refused or checked out as git does it, and
+//! nothing is written outside the tree (promises P5 and P7).
 
 use std::time::{Duration, Instant};
 
@@ -13,17 +13,17 @@ use crate::support::{Bed, TestClient};
 
 const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
 
-/// What stands under a name.
+/// What a tree entry points to.
 #[derive(Clone)]
 enum Node {
     File,
     Link(String),
     Folder(Vec<Entry>),
-    /// A commit of another repository.
+    /// A submodule commit.
     Gitlink,
 }
 
-/// An entry of a tree: mode, name, and what it is.
+/// A tree entry: mode, name, target.
 type Entry = (&'static str, String, Node);
 
 fn entry(mode: &'static str, name: &str, node: Node) -> Entry {
@@ -75,7 +75,7 @@ fn tree(
     tree
 }
 
-/// It is refused, in these words, before anything is built, and nothing is left.
+/// The tree is refused with a message containing `says`, before the build, and nothing is left behind.
 fn assert_refused(bed: &Bed, client: &TestClient, what: &str, says: &str) {
     let begun = Instant::now();
     let error = client.refused("hermes");
@@ -96,11 +96,11 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
     let hook = entry("100755", "post-checkout", Node::File);
     let long = "n".repeat(256);
 
-    // (what it is, the entries, what the error says)
+    // (label, entries, part of the error message)
     let rows = [
-        ("the folder above", vec![file("..")], "'..'"),
+        ("the parent folder", vec![file("..")], "'..'"),
         (
-            "a file in the folder above",
+            "a file in the parent folder",
             vec![folder("..", vec![file("x")])],
             "'..'",
         ),
@@ -132,35 +132,39 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
             vec![folder(".GIT", vec![file("config")])],
             ".git",
         ),
-        (".git, as Windows shortens it", vec![file("git~1")], ".git"),
         (
-            ".git with what Windows leaves out",
+            ".git as a short name on Windows",
+            vec![file("git~1")],
+            ".git",
+        ),
+        (
+            ".git with characters that Windows ignores",
             vec![file(".git. .")],
             ".git",
         ),
         (
-            ".git as a stream of NTFS",
+            ".git as an NTFS stream",
             vec![file(".git::$INDEX_ALLOCATION")],
             ".git",
         ),
         (
-            ".git with what macOS leaves out",
+            ".git with a character that macOS ignores",
             vec![file(".g\u{200c}it")],
             ".git",
         ),
         (
-            "a link that git itself would follow",
+            "a link that git would follow",
             vec![link(".gitmodules", out)],
             ".gitmodules",
         ),
         ("a name twice", vec![file("a"), file("a")], "twice"),
         (
-            "a file and a folder of one name",
+            "a file and a folder with the same name",
             vec![file("a"), folder("a", vec![file("x")])],
             "twice",
         ),
         (
-            "the two not side by side",
+            "the same, with another entry between them",
             vec![file("a"), file("a.b"), folder("a", vec![file("x")])],
             "twice",
         ),
@@ -170,7 +174,7 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
             "twice",
         ),
         (
-            "a file through a link to come",
+            "a file through a later link",
             vec![folder("a", vec![file("x")]), link("a", out)],
             "twice",
         ),
@@ -180,7 +184,7 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
             "twice",
         ),
         (
-            "a file of no kind",
+            "a file of mode 0",
             vec![entry("0", "a", Node::File)],
             "mode 0",
         ),
@@ -190,17 +194,17 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
             "mode 60000",
         ),
         (
-            "a file of every kind",
+            "a file with every mode bit set",
             vec![entry("777777", "a", Node::File)],
             "mode",
         ),
         (
-            "a folder that is called a file",
+            "a folder with the mode of a file",
             vec![entry("100644", "a", Node::Folder(vec![file("x")]))],
             "is a tree",
         ),
         (
-            "a link to nowhere at all",
+            "a link with an empty target",
             vec![link("a", "")],
             "checked out",
         ),
@@ -229,7 +233,7 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
 }
 
 #[test]
-fn a_tree_that_no_git_would_serve_is_refused() {
+fn a_malformed_tree_object_is_refused() {
     let bed = Bed::new();
     let rows = [
         ("a file without a name", vec![file("")], "no name"),
@@ -249,12 +253,12 @@ fn a_tree_that_no_git_would_serve_is_refused() {
             "parsing",
         ),
         (
-            "a mode without end",
+            "a mode that is too long",
             vec![entry("1006440000000", "a", Node::File)],
             "parsing",
         ),
         (
-            "a file that is called a folder",
+            "a file with the mode of a folder",
             vec![entry("40000", "a", Node::File)],
             "tree",
         ),
@@ -271,7 +275,7 @@ fn a_tree_that_no_git_would_serve_is_refused() {
 }
 
 #[test]
-fn a_tree_that_is_only_odd_is_checked_out_as_git_does_it() {
+fn an_unusual_but_valid_tree_is_checked_out_as_git_does() {
     let bed = Bed::new();
     let all = |names: &[&str]| {
         names
@@ -280,14 +284,14 @@ fn a_tree_that_is_only_odd_is_checked_out_as_git_does_it() {
             .collect::<Vec<_>>()
     };
     let rows = [
-        // On a disk that takes the two for one, this is refused instead.
+        // A case-insensitive file system refuses this instead.
         (
             "names that differ in case only",
             vec![file("README"), file("readme")],
             all(&["README", "readme"]),
         ),
         (
-            "modes of old gits",
+            "modes written by old versions of git",
             vec![
                 entry("100664", "a", Node::File),
                 entry("100600", "b", Node::File),
@@ -295,12 +299,12 @@ fn a_tree_that_is_only_odd_is_checked_out_as_git_does_it() {
             all(&["a", "b"]),
         ),
         (
-            "a mode with a zero in front",
+            "a mode with a leading zero",
             vec![entry("040000", "d", Node::Folder(vec![file("x")]))],
             all(&["d/x"]),
         ),
         (
-            "a file that wants to be root",
+            "a setuid file",
             vec![entry("104755", "a", Node::File)],
             all(&["a"]),
         ),
@@ -310,16 +314,20 @@ fn a_tree_that_is_only_odd_is_checked_out_as_git_does_it() {
             all(&["a", "b"]),
         ),
         (
-            "a commit of another repository",
+            "a submodule commit",
             vec![entry("160000", "other", Node::Gitlink), file("a")],
             all(&["a"]),
         ),
         (
-            "names that are odd on Windows only",
+            "names that are special on Windows only",
             vec![file("a\\..\\b"), file("c:d"), file("con")],
             all(&["a\\..\\b", "c:d", "con"]),
         ),
-        ("a name of two lines", vec![file("a\nb")], all(&["a\nb"])),
+        (
+            "a name with a line break",
+            vec![file("a\nb")],
+            all(&["a\nb"]),
+        ),
         (
             "links that lead out",
             vec![link("a", "/etc/passwd"), link("b", "../../..")],
@@ -340,14 +348,14 @@ fn a_tree_that_is_only_odd_is_checked_out_as_git_does_it() {
             assert_eq!(
                 entry.mode & 0o7000,
                 0,
-                "{what}: {path} has more than permissions"
+                "{what}: {path} has setuid, setgid or sticky bits"
             );
         }
     }
 }
 
 #[test]
-fn a_tree_that_spells_out_to_billions_of_files_is_refused_at_once() {
+fn a_tree_bomb_is_refused_at_once() {
     let bed = Bed::new();
     let mut objects = vec![Object::blob("spam\n")];
     let names: Vec<String> = (0..10).map(|number| format!("d{number}")).collect();
@@ -367,16 +375,11 @@ fn a_tree_that_spells_out_to_billions_of_files_is_refused_at_once() {
         objects.last().unwrap(),
         &packed(&objects),
     );
-    assert_refused(
-        &bed,
-        &bed.client(),
-        "a bomb of folders",
-        "more than 500000 files",
-    );
+    assert_refused(&bed, &bed.client(), "a tree bomb", "more than 500000 files");
 }
 
 #[test]
-fn folders_in_folders_without_end_are_refused_at_once() {
+fn excessively_nested_folders_are_refused_at_once() {
     let bed = Bed::new();
     let mut objects = vec![Object::tree([])];
     for _ in 0..20_000 {
@@ -392,13 +395,13 @@ fn folders_in_folders_without_end_are_refused_at_once() {
     assert_refused(
         &bed,
         &bed.client(),
-        "a well of folders",
+        "20000 nested folders",
         "nested 128 levels deep",
     );
 }
 
 #[test]
-fn patterns_that_take_for_ever_elsewhere_do_not_here() {
+fn patterns_prone_to_backtracking_match_quickly() {
     let bed = Bed::new();
     let pattern = format!("{}b", "*a".repeat(60));
     let mut files = dockerfile(DOCKERFILE);

@@ -1,4 +1,4 @@
-//! TLS: whom the library believes, and what it does not do for plain text.
+//! TLS: which certificates are trusted, and how plain-text HTTP is limited.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
 
 #[test]
-fn a_server_whose_certificate_nobody_knows_is_refused() {
+fn a_certificate_of_an_unknown_issuer_is_refused() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let https = Https::before(&bed.server, bed.scratch());
@@ -28,7 +28,7 @@ fn a_server_whose_certificate_nobody_knows_is_refused() {
 }
 
 #[test]
-fn a_certificate_that_is_not_the_server_s_or_not_valid_now_is_refused() {
+fn an_invalid_certificate_is_refused_without_retry() {
     for (flaw, says) in [
         (Flaw::Expired, "expired"),
         (Flaw::NotYetValid, "not valid yet"),
@@ -52,15 +52,12 @@ fn a_certificate_that_is_not_the_server_s_or_not_valid_now_is_refused() {
         assert!(error.message.contains("TLS"), "{flaw:?}: {error:?}");
         assert!(error.message.contains(says), "{flaw:?}: {error:?}");
         assert!(error.hint.contains("clock"), "{flaw:?}: {error:?}");
-        assert!(
-            begun.elapsed() < Duration::from_secs(5),
-            "it is not tried again"
-        );
-        assert!(bed.server.requests().is_empty(), "the token goes nowhere");
+        assert!(begun.elapsed() < Duration::from_secs(5), "not retried");
+        assert!(bed.server.requests().is_empty(), "the token is not sent");
     }
 }
 
-/// The whole job, with what is trusted in a file, and in a folder under this name.
+/// A whole job succeeds with the certificate in SSL_CERT_FILE, and in SSL_CERT_DIR under this name.
 fn trusted_in_a_file_and_in_a_folder(https: impl Fn(&Bed) -> Https, name_in_folder: &str) {
     let bed = Bed::with(&["--token", TOKEN]);
     let sha = bed.template("hermes", dockerfile(PLAIN));
@@ -83,8 +80,8 @@ fn trusted_in_a_file_and_in_a_folder(https: impl Fn(&Bed) -> Https, name_in_fold
 }
 
 #[test]
-fn with_the_authority_in_a_file_or_a_folder_the_whole_job_is_done() {
-    // A folder of certificates names them by a hash of their subject; any will do here.
+fn a_ca_in_a_file_or_a_folder_is_trusted() {
+    // Certificate folders name files by a hash of the subject; any name works here.
     trusted_in_a_file_and_in_a_folder(
         |bed| Https::before(&bed.server, bed.scratch()),
         "12345678.0",
@@ -100,7 +97,7 @@ fn a_self_signed_certificate_in_a_file_or_a_folder_is_trusted() {
 }
 
 #[test]
-fn a_self_signed_certificate_that_is_wrong_is_refused_though_trusted() {
+fn an_invalid_self_signed_certificate_is_refused_even_if_trusted() {
     for (flaw, says) in [
         (Flaw::Expired, "expired"),
         (Flaw::NotYetValid, "not valid yet"),
@@ -119,12 +116,12 @@ fn a_self_signed_certificate_that_is_wrong_is_refused_though_trusted() {
         let error = client.refused("hermes");
         assert_eq!(error.code, Code::GiteaUnreachable, "{flaw:?}: {error:?}");
         assert!(error.message.contains(says), "{flaw:?}: {error:?}");
-        assert!(bed.server.requests().is_empty(), "the token goes nowhere");
+        assert!(bed.server.requests().is_empty(), "the token is not sent");
     }
 }
 
 #[test]
-fn another_self_signed_certificate_of_the_same_name_is_refused() {
+fn an_untrusted_self_signed_certificate_of_the_same_name_is_refused() {
     let bed = Bed::with(&["--token", TOKEN]);
     bed.template("hermes", dockerfile(PLAIN));
     let https = Https::self_signed(&bed.server, bed.scratch(), Flaw::None);
@@ -138,11 +135,11 @@ fn another_self_signed_certificate_of_the_same_name_is_refused() {
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message.contains("CaUsedAsEndEntity"), "{error:?}");
     assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
-    assert!(bed.server.requests().is_empty(), "the token goes nowhere");
+    assert!(bed.server.requests().is_empty(), "the token is not sent");
 }
 
 #[test]
-fn no_redirect_leads_from_tls_to_plain_text() {
+fn a_redirect_from_https_to_http_is_refused() {
     let bed = Bed::new();
     let other = Server::start(&[]);
     let https = Https::before(&bed.server, bed.scratch());
@@ -159,10 +156,10 @@ fn no_redirect_leads_from_tls_to_plain_text() {
 }
 
 #[test]
-fn a_token_that_goes_out_in_plain_text_is_warned_of_once() {
+fn sending_the_token_in_plain_text_warns_once() {
     let bed = Bed::with(&["--token", TOKEN]);
     let sha = bed.template("hermes", dockerfile(PLAIN));
-    // A server elsewhere: the proxy, which is here, leads there.
+    // A remote server, reached through a proxy on this machine.
     let away = bed
         .server
         .repo_prefix
@@ -183,33 +180,30 @@ fn a_token_that_goes_out_in_plain_text_is_warned_of_once() {
         }
         client.of_kind(Kind::Warning)
     };
-    let of_commit = bed.client_with(&[
+    let by_commit = bed.client_with(&[
         (OptionName::RepoPrefix, &away),
         (OptionName::HttpProxy, &bed.server.url),
         (OptionName::NoProxy, "127.0.0.1"),
         (OptionName::Token, TOKEN),
     ]);
-    let given = of_commit.inner().ensure_commit("hermes", &sha, None);
+    let given = by_commit.inner().ensure_commit("hermes", &sha, None);
     assert_eq!(block_on(given).unwrap().commit_sha, sha);
-    assert_eq!(of_commit.count(Kind::Warning), 1, "without a lookup too");
+    assert_eq!(by_commit.count(Kind::Warning), 1, "also without a lookup");
 
-    let told = warnings(&away, TOKEN);
-    assert_eq!(told.len(), 1, "{told:?}");
+    let shown = warnings(&away, TOKEN);
+    assert_eq!(shown.len(), 1, "{shown:?}");
     assert_eq!(
-        told[0].message,
+        shown[0].message,
         "the token goes to http://git.example.com in plain text"
     );
     assert!(
-        told[0].hint.as_ref().unwrap().contains("https://"),
-        "{told:?}"
+        shown[0].hint.as_ref().unwrap().contains("https://"),
+        "{shown:?}"
     );
 
-    assert!(
-        warnings(&away, "").is_empty(),
-        "there is nothing to be read"
-    );
+    assert!(warnings(&away, "").is_empty(), "no token, no warning");
     assert!(
         warnings(&bed.server.repo_prefix, TOKEN).is_empty(),
-        "nobody is on the way"
+        "no warning on loopback"
     );
 }

@@ -1,4 +1,4 @@
-//! Bad input at every door: a clear error, and nothing else happens.
+//! Invalid input from every source gives a clear error and has no other effect.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
@@ -12,9 +12,9 @@ use crate::support::{Bed, unique};
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 #[test]
-fn an_unknown_runtime_reaches_no_network_no_disk_and_no_engine() {
+fn an_unknown_runtime_is_refused_before_any_io() {
     let bed = Bed::new();
-    // A socket that nobody listens on: an engine that were asked would be an error of another kind.
+    // A missing socket: contacting the engine would give another error code.
     let client = bed.client_with(&[(OptionName::DockerHost, "unix:///nowhere/docker.sock")]);
     for name in [
         "",
@@ -30,7 +30,7 @@ fn an_unknown_runtime_reaches_no_network_no_disk_and_no_engine() {
     ] {
         let error = client
             .inner()
-            .start(name, None, |_, _| panic!("there is no call that could end"))
+            .start(name, None, |_, _| panic!("the call was never started"))
             .unwrap_err();
         assert_eq!(error.code, Code::UnknownRuntime, "{name:?}");
         assert!(
@@ -51,14 +51,14 @@ fn refused(bed: &Bed, name: OptionName, value: &str) -> mol::Error {
     assert_eq!(error.code, Code::InvalidOption, "{value}: {error:?}");
     assert!(
         error.message.contains(name.name()),
-        "{error:?} names the variable"
+        "the variable is missing: {error:?}"
     );
-    assert!(!error.hint.is_empty(), "{error:?} says what to do");
+    assert!(!error.hint.is_empty(), "no hint: {error:?}");
     error
 }
 
 #[test]
-fn a_wrong_option_is_refused_when_the_client_is_made_and_named() {
+fn an_invalid_option_is_refused_by_name_at_client_creation() {
     let bed = Bed::new();
     for (name, values) in [
         (
@@ -131,7 +131,7 @@ fn a_prefix_with_a_password_is_refused_without_showing_it() {
 }
 
 #[test]
-fn a_wrong_address_of_an_engine_is_named_and_nothing_is_fetched() {
+fn an_invalid_docker_host_is_refused_before_the_fetch() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     for host in [
@@ -155,7 +155,7 @@ fn a_wrong_address_of_an_engine_is_named_and_nothing_is_fetched() {
 }
 
 #[test]
-fn a_cache_folder_that_cannot_be_made_is_an_error_that_names_it() {
+fn a_cache_folder_that_cannot_be_created_is_named() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let blocked = bed.scratch().join("a-file");
@@ -180,7 +180,7 @@ fn a_cache_folder_that_cannot_be_made_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_cache_folder_that_cannot_be_written_is_an_error_that_names_it() {
+fn a_read_only_cache_folder_is_named() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     // Not even root can write to a read-only mount.
@@ -224,14 +224,14 @@ fn a_cache_folder_of_another_user_is_refused() {
     bed.template("hermes", dockerfile(PLAIN));
     std::fs::create_dir(bed.cache()).unwrap();
     std::os::unix::fs::chown(bed.cache(), Some(12345), None)
-        .expect("the tests run as root, as their engine does");
+        .expect("the tests run as root, as the engine does");
     let error = bed.client().refused("hermes");
     assert_eq!(error.code, Code::Cache, "{error:?}");
     assert!(error.message.contains("12345"), "{error:?}");
 }
 
 #[test]
-fn an_engine_that_is_not_there_is_named_with_the_reason() {
+fn an_unreachable_engine_is_reported_with_the_reason() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let missing = format!("unix://{}/no.sock", bed.scratch().display());
@@ -254,15 +254,15 @@ fn an_engine_that_is_not_there_is_named_with_the_reason() {
     }
     assert!(
         !bed.cache().exists(),
-        "nothing is fetched that cannot be built"
+        "nothing is fetched without an engine to build with"
     );
 }
 
 #[test]
-fn without_an_engine_every_endpoint_that_was_tried_is_listed() {
+fn without_an_engine_all_tried_endpoints_are_listed() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
-    // An engine that this machine has must neither be found nor be touched: /run is hidden.
+    // /run is hidden so that this machine's engine is neither found nor used.
     let home = bed.scratch().join("home");
     let run = bed.scratch().join("run");
     let output = Command::new("unshare")
@@ -300,7 +300,7 @@ fn without_an_engine_every_endpoint_that_was_tried_is_listed() {
 }
 
 #[test]
-fn an_engine_that_comes_up_later_is_found_by_the_next_call() {
+fn an_engine_started_later_is_found_by_the_next_call() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let socket = bed.scratch().join("late.sock");
@@ -313,7 +313,7 @@ fn an_engine_that_comes_up_later_is_found_by_the_next_call() {
 }
 
 #[test]
-fn options_are_what_the_given_lookup_finds() {
+fn set_all_from_reads_each_option_from_the_given_lookup() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let values = bed.values();

@@ -1,5 +1,5 @@
-//! Step two, and all the ways in which it fails: each is told apart, names the URL and the next
-//! step, and none mentions a registry (promise P1).
+//! The lookup of the branch head, and all its failures. Each has its own error, which names the URL
+//! and the next step and does not mention a registry (promise P1).
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -14,31 +14,31 @@ use crate::support::{Bed, side_by_side};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// It says what holds for all failures of the lookup.
-fn assert_told(bed: &Bed, error: &Error) {
+/// Checks what all lookup errors have in common.
+fn assert_reported(bed: &Bed, error: &Error) {
     assert_eq!(error.runtime, "hermes");
     assert!(
         error.message.contains("hermes"),
-        "names the address: {error:?}"
+        "the URL is missing: {error:?}"
     );
     assert!(error.url.contains("workspace-template-hermes"), "{error:?}");
-    assert!(!error.hint.is_empty(), "says what to do: {error:?}");
+    assert!(!error.hint.is_empty(), "no hint: {error:?}");
     let said = format!("{error:?}").to_lowercase();
     for registry in ["ghcr", "ecr.", " ecr", "registry", "pull"] {
         assert!(!said.contains(registry), "{registry} in {error:?}");
     }
     assert!(bed.engine.references_of(&bed.isolation).is_empty());
-    assert!(!bed.cache().exists(), "nothing is written");
+    assert!(!bed.cache().exists(), "nothing is written to the cache");
 }
 
-/// The answer to the question for the branch is this one.
-fn answered(bed: &Bed, fault: Value) -> Error {
+/// The error when the branch request gets this response.
+fn lookup_error(bed: &Bed, fault: Value) -> Error {
     let mut fault = fault;
     fault["match"] = json!("/api/");
     bed.server.faults(json!([fault]));
     let client = bed.client();
     let error = client.refused("hermes");
-    assert_told(bed, &error);
+    assert_reported(bed, &error);
     let repository = format!("{}hermes", bed.server.repo_prefix);
     assert!(error.message.contains(&repository), "{error:?}");
     assert_eq!(client.count(Kind::LookupDone), 0);
@@ -55,26 +55,26 @@ fn unreachable(bed: &Bed, prefix: &str) -> Error {
         .client_with(&[(OptionName::RepoPrefix, prefix)])
         .refused("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
-    assert_told(bed, &error);
+    assert_reported(bed, &error);
     error
 }
 
 #[test]
-fn a_server_that_refuses_the_connection_is_told() {
+fn a_refused_connection_is_reported() {
     let bed = Bed::new();
     let error = unreachable(&bed, "http://127.0.0.1:1/o/workspace-template-");
     assert!(error.message.contains("refused"), "{error:?}");
 }
 
 #[test]
-fn a_host_that_does_not_exist_is_told() {
+fn an_unresolvable_host_is_reported() {
     let bed = Bed::new();
     let error = unreachable(&bed, "https://no-such-host.invalid/o/workspace-template-");
     assert!(error.message.contains("resolve"), "{error:?}");
 }
 
 #[test]
-fn a_server_that_speaks_no_tls_is_told() {
+fn a_server_without_tls_is_reported() {
     let bed = Bed::new();
     let prefix = bed.server.repo_prefix.replace("http://", "https://");
     let error = unreachable(&bed, &prefix);
@@ -83,7 +83,7 @@ fn a_server_that_speaks_no_tls_is_told() {
 }
 
 #[test]
-fn a_server_that_hangs_is_waited_for_until_the_deadline_and_no_longer() {
+fn a_lookup_on_a_hanging_server_ends_at_the_deadline() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     bed.server
@@ -101,8 +101,8 @@ fn a_server_that_hangs_is_waited_for_until_the_deadline_and_no_longer() {
 }
 
 #[test]
-fn a_server_that_accepts_and_never_answers_is_told_after_half_a_minute() {
-    // Nor one whose answer does not end, however much of it comes.
+fn a_lookup_times_out_after_30_seconds() {
+    // Also when a response keeps coming and never ends.
     let answers = [
         ("", ""),
         ("", "HTTP/1.1 100 Continue\r\n\r\n"),
@@ -139,7 +139,7 @@ fn a_server_that_accepts_and_never_answers_is_told_after_half_a_minute() {
 }
 
 #[test]
-fn a_server_that_does_not_speak_http_is_told() {
+fn a_server_that_does_not_speak_http_is_reported() {
     let bed = Bed::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let prefix = format!(
@@ -155,12 +155,12 @@ fn a_server_that_does_not_speak_http_is_told() {
 }
 
 #[test]
-fn a_repository_that_is_not_there_is_named_and_no_other() {
+fn only_the_missing_repository_is_named() {
     let bed = Bed::new();
     bed.template("codex", dockerfile(PLAIN));
     let error = bed.client().refused("hermes");
     assert_eq!(error.code, Code::RepoNotFound);
-    assert_told(&bed, &error);
+    assert_reported(&bed, &error);
     assert!(
         error
             .message
@@ -172,9 +172,9 @@ fn a_repository_that_is_not_there_is_named_and_no_other() {
     }
 }
 
-/// A hint never says to set a token that is set.
+/// The hint never says to set a token that is already set.
 #[test]
-fn the_hint_follows_from_the_status_and_from_whether_a_token_is_set() {
+fn the_hint_depends_on_the_status_and_on_a_token_being_set() {
     for (status, has_token, says) in [
         (401, false, "set MOLECULE_GITEA_TOKEN to a token"),
         (
@@ -197,7 +197,7 @@ fn the_hint_follows_from_the_status_and_from_whether_a_token_is_set() {
     ] {
         for branch in ["", "main"] {
             let bed = Bed::new();
-            // What the server says is not what the hint hangs on.
+            // The hint does not depend on the server's text.
             let body = json!({ "message": "expired scope; sign in; set MOLECULE_GITEA_TOKEN" });
             bed.server
                 .faults(json!([{ "match": "/api/", "status": status,
@@ -211,14 +211,14 @@ fn the_hint_follows_from_the_status_and_from_whether_a_token_is_set() {
                 .client_with(&[(OptionName::Token, token), (OptionName::Branch, branch)])
                 .refused("hermes");
             assert!(error.hint.contains(says), "{status} {has_token}: {error:?}");
-            let told_to_set = error.hint.contains("set MOLECULE_GITEA_TOKEN");
-            assert_eq!(told_to_set, !has_token, "{status}: {error:?}");
+            let says_to_set = error.hint.contains("set MOLECULE_GITEA_TOKEN");
+            assert_eq!(says_to_set, !has_token, "{status}: {error:?}");
         }
     }
 }
 
 #[test]
-fn the_server_s_reason_is_shown_bounded_printable_and_masked() {
+fn the_server_message_is_shown_truncated_printable_and_masked() {
     const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
     let json = "application/json;charset=utf-8";
     let said = |status: u16, kind: &str, body: String| {
@@ -254,7 +254,7 @@ fn the_server_s_reason_is_shown_bounded_printable_and_masked() {
     assert!(text.len() < 800 && !text.contains(&TOKEN[..6]), "{text}");
     let text = said(403, "text/plain", "git is off".into());
     assert!(text.ends_with("the server says: git is off"), "{text}");
-    // Nothing, or nothing that is for people.
+    // Empty, or not meant for people.
     for (kind, body) in [
         ("text/html", "<html>sign in</html>".into()),
         ("text/plain", "Forbidden\n".into()),
@@ -269,8 +269,8 @@ fn the_server_s_reason_is_shown_bounded_printable_and_masked() {
 }
 
 #[test]
-fn a_long_commit_message_is_no_reason_to_fail() {
-    // Also on a branch whose name others begin with, or that has more than one part.
+fn a_long_commit_message_does_not_fail_the_lookup() {
+    // Also if other branches share its prefix, or if it has a slash.
     for branch in ["main", "feature/größe#1"] {
         let bed = Bed::new();
         let repository = bed.server.template("hermes");
@@ -292,7 +292,7 @@ fn a_long_commit_message_is_no_reason_to_fail() {
 }
 
 #[test]
-fn a_branch_whose_name_only_begins_so_is_not_built() {
+fn a_branch_with_only_the_same_prefix_is_not_built() {
     let bed = Bed::new();
     let repository = bed.server.template("hermes");
     bed.server.commit(&repository, "main-2", dockerfile(PLAIN));
@@ -306,7 +306,7 @@ fn a_branch_whose_name_only_begins_so_is_not_built() {
 }
 
 #[test]
-fn one_reference_is_read_as_a_list_of_one() {
+fn a_single_ref_is_read_like_a_list_of_one() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let reference = |name: &str, sha: &str| json!({ "ref": name, "url": "", "object": { "type": "commit", "sha": sha, "url": "" } });
@@ -338,10 +338,10 @@ fn one_reference_is_read_as_a_list_of_one() {
 }
 
 #[test]
-fn a_refused_access_names_the_token_variable() {
+fn a_401_or_403_names_the_token_variable() {
     let bed = Bed::new();
     for status in [401, 403] {
-        let error = answered(
+        let error = lookup_error(
             &bed,
             json!({ "status": status, "body": "{\"message\":\"token is required\"}" }),
         );
@@ -352,7 +352,7 @@ fn a_refused_access_names_the_token_variable() {
 }
 
 #[test]
-fn a_real_refusal_of_gitea_is_told_the_same() {
+fn a_missing_or_wrong_token_is_an_auth_error() {
     let bed = Bed::with(&["--token", "the-right-token"]);
     bed.template("hermes", dockerfile(PLAIN));
     for token in ["", "a-wrong-token"] {
@@ -360,7 +360,7 @@ fn a_real_refusal_of_gitea_is_told_the_same() {
             .client_with(&[(OptionName::Token, token)])
             .refused("hermes");
         assert_eq!(error.code, Code::Auth, "{error:?}");
-        assert_told(&bed, &error);
+        assert_reported(&bed, &error);
     }
     let client = bed.client_with(&[(OptionName::Token, "the-right-token")]);
     client.ensure("hermes").unwrap();
@@ -371,27 +371,27 @@ fn a_real_refusal_of_gitea_is_told_the_same() {
 }
 
 #[test]
-fn a_server_in_trouble_is_unreachable_and_the_status_is_told() {
+fn a_server_error_is_unreachable_and_names_the_status() {
     let bed = Bed::new();
     for status in [408, 500, 501, 505] {
-        let error = answered(&bed, json!({ "status": status, "body": "trouble" }));
+        let error = lookup_error(&bed, json!({ "status": status, "body": "trouble" }));
         assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
         assert!(error.message.contains(&status.to_string()), "{error:?}");
     }
 }
 
 #[test]
-fn any_other_status_is_a_bad_answer() {
+fn any_other_status_is_a_bad_response() {
     let bed = Bed::new();
     for status in [201, 204, 304, 400, 405, 410, 418] {
-        let error = answered(&bed, json!({ "status": status, "body": "{}" }));
+        let error = lookup_error(&bed, json!({ "status": status, "body": "{}" }));
         assert_eq!(error.code, Code::BadResponse, "{error:?}");
         assert!(error.message.contains(&status.to_string()), "{error:?}");
     }
 }
 
 #[test]
-fn an_answer_that_is_no_branch_is_a_bad_answer() {
+fn a_body_that_is_not_a_branch_is_a_bad_response() {
     let bed = Bed::new();
     for body in [
         "",
@@ -403,13 +403,13 @@ fn an_answer_that_is_no_branch_is_a_bad_answer() {
         "{\"commit\":{\"id\":7}}",
         "\"x\"",
     ] {
-        let error = answered(&bed, json!({ "status": 200, "body": body }));
+        let error = lookup_error(&bed, json!({ "status": 200, "body": body }));
         assert_eq!(error.code, Code::BadResponse, "{body}: {error:?}");
     }
 }
 
 #[test]
-fn a_commit_id_that_is_none_is_a_bad_answer() {
+fn an_invalid_commit_id_is_a_bad_response() {
     let bed = Bed::new();
     let full = "0123456789abcdef0123456789abcdef01234567";
     for id in [
@@ -422,7 +422,7 @@ fn a_commit_id_that_is_none_is_a_bad_answer() {
         &full.replace("0123456789", "../../../x"),
         "",
     ] {
-        let error = answered(
+        let error = lookup_error(
             &bed,
             json!({ "status": 200, "body": json!({ "commit": { "id": id } }).to_string() }),
         );
@@ -431,7 +431,7 @@ fn a_commit_id_that_is_none_is_a_bad_answer() {
 }
 
 #[test]
-fn a_commit_id_of_sixty_four_digits_is_taken() {
+fn a_sha256_commit_id_is_accepted() {
     let bed = Bed::new();
     let id = "0123456789abcdef".repeat(4);
     bed.server.faults(json!([{ "match": "/branches/", "status": 200, "body": json!({ "commit": { "id": id } }).to_string() }]));
@@ -449,7 +449,7 @@ fn a_commit_id_of_sixty_four_digits_is_taken() {
 }
 
 #[test]
-fn an_answer_of_64_kib_is_read_and_one_byte_more_is_refused() {
+fn a_response_of_64_kib_is_read_and_a_longer_one_is_refused() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let body = |length: usize| {
@@ -457,9 +457,12 @@ fn an_answer_of_64_kib_is_read_and_one_byte_more_is_refused() {
         let padding = " ".repeat(length - answer.len());
         answer + &padding
     };
-    let error = answered(&bed, json!({ "status": 200, "body": body(64 * 1024 + 1) }));
+    let error = lookup_error(&bed, json!({ "status": 200, "body": body(64 * 1024 + 1) }));
     assert_eq!(error.code, Code::BadResponse, "{error:?}");
-    assert!(error.message.contains("65536"), "it says so: {error:?}");
+    assert!(
+        error.message.contains("65536"),
+        "the limit is missing: {error:?}"
+    );
 
     bed.server
         .faults(json!([{ "match": "/api/", "status": 200, "body": body(64 * 1024) }]));
@@ -467,33 +470,33 @@ fn an_answer_of_64_kib_is_read_and_one_byte_more_is_refused() {
 }
 
 #[test]
-fn an_endless_answer_is_refused() {
+fn an_endless_response_is_refused() {
     let bed = Bed::new();
     let begun = Instant::now();
-    let error = answered(&bed, json!({ "endless": true }));
+    let error = lookup_error(&bed, json!({ "endless": true }));
     assert_eq!(error.code, Code::BadResponse, "{error:?}");
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
-fn an_endless_refusal_is_no_trouble_either() {
+fn an_endless_error_response_is_refused() {
     let bed = Bed::new();
     for status in [401, 404, 500] {
-        let error = answered(&bed, json!({ "status": status, "endless": true }));
+        let error = lookup_error(&bed, json!({ "status": status, "endless": true }));
         assert_eq!(error.code, Code::BadResponse, "{status}: {error:?}");
     }
 }
 
 #[test]
-fn an_answer_that_breaks_off_is_told() {
+fn a_truncated_response_is_reported() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
-    let error = answered(&bed, json!({ "truncate_after": 100 }));
+    let error = lookup_error(&bed, json!({ "truncate_after": 100 }));
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
 }
 
 #[test]
-fn gitea_s_answer_is_read_however_it_is_laid_out() {
+fn the_gitea_response_is_read_in_any_json_layout() {
     for flags in [
         &[][..],
         &["--compact"],
@@ -511,7 +514,7 @@ fn gitea_s_answer_is_read_however_it_is_laid_out() {
 }
 
 #[test]
-fn the_library_says_who_it_is_to_the_api() {
+fn api_requests_carry_the_user_agent() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     bed.client().ensure("hermes").unwrap();

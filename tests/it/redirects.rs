@@ -1,4 +1,4 @@
-//! The token goes to the origin it was given for, and to nobody else (promise P6).
+//! The token is sent only to the origin that it was set for (promise P6).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -21,7 +21,7 @@ fn has_token(request: &Request) -> bool {
 }
 
 #[test]
-fn the_api_gets_the_token_in_its_header_and_git_gets_it_as_credentials() {
+fn the_token_is_sent_as_api_header_and_as_git_credentials() {
     let bed = Bed::with(&["--token", TOKEN]);
     bed.template("hermes", dockerfile(PLAIN));
     bed.client_with(&[(OptionName::Token, TOKEN)])
@@ -60,7 +60,7 @@ fn without_a_token_no_credentials_are_sent() {
     );
 }
 
-/// The repository `hermes` was renamed to `codex`: Gitea answers with redirects.
+/// `hermes` was renamed to `codex`, so Gitea answers with redirects, here to this server.
 fn renamed(bed: &Bed, server: &Server) {
     let to = |rest: &str| format!("{}/{rest}", server.url);
     let new = server.template("codex");
@@ -73,7 +73,7 @@ fn renamed(bed: &Bed, server: &Server) {
 }
 
 #[test]
-fn a_renamed_repository_is_followed_with_and_without_a_token() {
+fn a_redirect_of_a_renamed_repository_is_followed() {
     for token in ["", TOKEN] {
         let flags: &[&str] = if token.is_empty() {
             &[]
@@ -91,7 +91,7 @@ fn a_renamed_repository_is_followed_with_and_without_a_token() {
 }
 
 #[test]
-fn another_origin_is_refused_with_a_token_which_never_arrives_there() {
+fn with_a_token_a_redirect_to_another_origin_is_refused() {
     let bed = Bed::with(&["--token", TOKEN]);
     let other = Server::start(&[]);
     other.commit(&other.template("codex"), "main", dockerfile(PLAIN));
@@ -102,27 +102,30 @@ fn another_origin_is_refused_with_a_token_which_never_arrives_there() {
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(
         error.message.contains(&other.url),
-        "names where it leads: {error:?}"
+        "the target is missing: {error:?}"
     );
     assert!(
         error.hint.contains("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
         "{error:?}"
     );
-    assert!(other.requests().is_empty(), "nobody was asked there");
+    assert!(
+        other.requests().is_empty(),
+        "a request reached the other origin"
+    );
 }
 
 #[test]
-fn another_origin_is_refused_in_the_fetch_too() {
+fn with_a_token_a_fetch_redirect_to_another_origin_is_refused() {
     let bed = Bed::with(&["--token", TOKEN]);
     bed.template("hermes", dockerfile(PLAIN));
     let other = Server::start(&[]);
-    let there = format!(
+    let target = format!(
         "{}/{}/info/refs?service=git-upload-pack",
         other.url,
         other.template("hermes")
     );
     bed.server.faults(
-        json!([{ "match": "/info/refs", "status": 302, "headers": { "Location": there } }]),
+        json!([{ "match": "/info/refs", "status": 302, "headers": { "Location": target } }]),
     );
     let error = bed
         .client_with(&[(OptionName::Token, TOKEN)])
@@ -132,7 +135,7 @@ fn another_origin_is_refused_in_the_fetch_too() {
 }
 
 #[test]
-fn another_origin_is_followed_without_a_token() {
+fn without_a_token_a_redirect_to_another_origin_is_followed() {
     let bed = Bed::new();
     let other = Server::start(&[]);
     let sha = other.commit(&other.template("codex"), "main", dockerfile(PLAIN));
@@ -152,12 +155,12 @@ fn a_password_in_a_redirect_is_not_shown() {
     assert!(!said.contains("hunter2") && !said.contains(TOKEN), "{said}");
     assert!(
         said.contains("http://127.0.0.1:1"),
-        "what is left is told: {said}"
+        "the rest of the URL is missing: {said}"
     );
 }
 
 #[test]
-fn a_loop_of_redirects_ends() {
+fn a_redirect_loop_ends() {
     let bed = Bed::new();
     bed.server.faults(
         json!([{ "match": "/api/", "status": 302, "headers": { "Location": "/api/v1/again" } }]),
@@ -169,7 +172,7 @@ fn a_loop_of_redirects_ends() {
 }
 
 #[test]
-fn a_loop_of_redirects_ends_in_each_request_of_git() {
+fn a_redirect_loop_ends_in_each_git_request() {
     for (part, body) in [("/info/refs", ""), ("/git-upload-pack$", "fetch")] {
         for token in ["", TOKEN] {
             let flags: &[&str] = if token.is_empty() {
@@ -202,16 +205,16 @@ fn a_loop_of_redirects_ends_in_each_request_of_git() {
 }
 
 #[test]
-fn a_request_with_a_body_is_not_carried_to_another_origin_with_a_token() {
+fn with_a_token_no_post_is_redirected_to_another_origin() {
     for body in ["command=fetch"] {
         for status in [301, 307, 308] {
             let bed = Bed::with(&["--token", TOKEN]);
             bed.template("hermes", dockerfile(PLAIN));
             let other = Server::start(&[]);
-            let there = format!("{}/{}/git-upload-pack", other.url, other.template("hermes"));
+            let target = format!("{}/{}/git-upload-pack", other.url, other.template("hermes"));
             bed.server.faults(
                 json!([{ "match": "/git-upload-pack$", "match_body": body, "status": status,
-                "headers": { "Location": there } }]),
+                "headers": { "Location": target } }]),
             );
             let error = bed
                 .client_with(&[(OptionName::Token, TOKEN)])
@@ -229,8 +232,8 @@ fn a_request_with_a_body_is_not_carried_to_another_origin_with_a_token() {
 }
 
 #[test]
-fn a_redirect_to_what_is_no_web_server_is_refused() {
-    for there in [
+fn a_redirect_to_an_invalid_or_non_http_url_is_refused() {
+    for target in [
         "file:///etc/passwd",
         "ftp://127.0.0.1/x",
         "javascript:alert(1)",
@@ -248,14 +251,14 @@ fn a_redirect_to_what_is_no_web_server_is_refused() {
                 let bed = Bed::with(flags);
                 bed.template("hermes", dockerfile(PLAIN));
                 bed.server.faults(
-                    json!([{ "match": part, "status": 307, "headers": { "Location": there } }]),
+                    json!([{ "match": part, "status": 307, "headers": { "Location": target } }]),
                 );
                 let error = bed
                     .client_with(&[(OptionName::Token, token)])
                     .refused("hermes");
                 let codes = [Code::GiteaUnreachable, Code::BadResponse, Code::Fetch];
-                assert!(codes.contains(&error.code), "{part} {there}: {error:?}");
-                assert!(!error.hint.is_empty(), "{part} {there}: {error:?}");
+                assert!(codes.contains(&error.code), "{part} {target}: {error:?}");
+                assert!(!error.hint.is_empty(), "{part} {target}: {error:?}");
                 assert!(bed.is_clean());
             }
         }
@@ -263,7 +266,7 @@ fn a_redirect_to_what_is_no_web_server_is_refused() {
 }
 
 #[test]
-fn a_redirect_that_leads_nowhere_is_a_bad_answer() {
+fn a_redirect_without_a_location_is_a_bad_response() {
     let bed = Bed::new();
     bed.server
         .faults(json!([{ "match": "/api/", "status": 302 }]));

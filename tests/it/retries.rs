@@ -1,4 +1,4 @@
-//! What fails for a moment only is tried again; what does not is told at once.
+//! Temporary failures are retried; permanent ones are reported at once.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,15 +11,15 @@ use crate::support::server::{dockerfile, of_service};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// A fault for the first requests that match.
-fn passing(matches: &str, times: u32, mut fault: Value) -> Value {
+/// A fault for the first `times` matching requests.
+fn temporary(matches: &str, times: u32, mut fault: Value) -> Value {
     fault["match"] = json!(matches);
     fault["times"] = json!(times);
     json!([fault])
 }
 
 #[test]
-fn a_lookup_that_fails_for_a_moment_is_tried_again() {
+fn a_temporary_lookup_failure_is_retried() {
     for fault in [
         json!({ "status": 502 }),
         json!({ "status": 503 }),
@@ -29,24 +29,24 @@ fn a_lookup_that_fails_for_a_moment_is_tried_again() {
     ] {
         let bed = Bed::new();
         bed.template("hermes", dockerfile(PLAIN));
-        bed.server.faults(passing("/api/", 2, fault.clone()));
+        bed.server.faults(temporary("/api/", 2, fault.clone()));
         let client = bed.client();
         client
             .ensure("hermes")
             .unwrap_or_else(|error| panic!("{fault}: {error:?}"));
         let requests = bed.server.requests();
         assert_eq!(of_service(&requests, "api").len(), 3, "{fault}");
-        assert_eq!(client.count(Kind::Warning), 2, "each is told");
+        assert_eq!(client.count(Kind::Warning), 2, "one warning per retry");
     }
 }
 
 #[test]
-fn a_fetch_that_fails_for_a_moment_is_tried_again() {
+fn a_temporary_fetch_failure_is_retried() {
     for part in ["/info/refs", "/git-upload-pack$"] {
         for fault in [json!({ "status": 503 }), json!({ "reset": true })] {
             let bed = Bed::new();
             let sha = bed.template("hermes", dockerfile(PLAIN));
-            bed.server.faults(passing(part, 1, fault.clone()));
+            bed.server.faults(temporary(part, 1, fault.clone()));
             let image = bed.client().ensure("hermes");
             let image = image.unwrap_or_else(|error| panic!("{part} {fault}: {error:?}"));
             assert_eq!(image.commit_sha, sha);
@@ -55,10 +55,10 @@ fn a_fetch_that_fails_for_a_moment_is_tried_again() {
 }
 
 #[test]
-fn a_fetch_that_breaks_off_is_tried_again() {
+fn a_truncated_fetch_is_retried() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
-    bed.server.faults(passing(
+    bed.server.faults(temporary(
         "/git-upload-pack$",
         1,
         json!({ "truncate_after": 20 }),
@@ -67,7 +67,7 @@ fn a_fetch_that_breaks_off_is_tried_again() {
 }
 
 #[test]
-fn what_stays_as_it_is_is_asked_for_once() {
+fn a_permanent_failure_is_not_retried() {
     for status in [400, 401, 403, 410, 500, 501] {
         let bed = Bed::new();
         bed.template("hermes", dockerfile(PLAIN));
@@ -79,10 +79,10 @@ fn what_stays_as_it_is_is_asked_for_once() {
 }
 
 #[test]
-fn the_server_says_when_to_come_back() {
+fn retry_after_in_seconds_is_respected() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
-    bed.server.faults(passing(
+    bed.server.faults(temporary(
         "/api/",
         1,
         json!({ "status": 429, "headers": { "Retry-After": "2" } }),
@@ -96,20 +96,20 @@ fn the_server_says_when_to_come_back() {
     );
 }
 
-/// A moment from now as Retry-After may have it (RFC 9110, "HTTP-date"): in whole seconds.
+/// An HTTP-date for Retry-After (RFC 9110), this many seconds from now. Its resolution is one second.
 fn date(from_now: u64) -> String {
     httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(from_now))
 }
 
 #[test]
-fn the_server_says_when_to_come_back_with_a_date() {
+fn retry_after_as_a_date_is_respected() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let fault = json!({ "status": 503, "headers": { "Retry-After": date(4) } });
-    bed.server.faults(passing("/api/", 1, fault));
+    bed.server.faults(temporary("/api/", 1, fault));
     let begun = Instant::now();
     bed.client().ensure("hermes").unwrap();
-    // The date, and what is left until then, are cut to whole seconds. Without it the pause is 0.5 s at most.
+    // The date and the remaining time are both rounded down to seconds. Without the header the pause is at most 0.5 s.
     assert!(
         begun.elapsed() >= Duration::from_millis(1500),
         "{:?}",
@@ -118,12 +118,12 @@ fn the_server_says_when_to_come_back_with_a_date() {
 }
 
 #[test]
-fn a_date_that_has_passed_or_is_none_means_soon() {
+fn a_past_or_invalid_retry_after_is_ignored() {
     for value in ["Tue, 15 Nov 1994 08:12:31 GMT", "soon", "-5", ""] {
         let bed = Bed::new();
         bed.template("hermes", dockerfile(PLAIN));
         let fault = json!({ "status": 503, "headers": { "Retry-After": value } });
-        bed.server.faults(passing("/api/", 1, fault));
+        bed.server.faults(temporary("/api/", 1, fault));
         let client = bed.client();
         client.ensure("hermes").unwrap();
         assert_eq!(client.count(Kind::Warning), 1, "{value:?}");
@@ -131,7 +131,7 @@ fn a_date_that_has_passed_or_is_none_means_soon() {
 }
 
 #[test]
-fn a_server_that_wants_an_hour_is_told_of_at_once() {
+fn a_retry_after_of_an_hour_fails_at_once() {
     for after in ["3600".to_owned(), date(3600)] {
         let bed = Bed::new();
         bed.server.faults(
@@ -147,7 +147,7 @@ fn a_server_that_wants_an_hour_is_told_of_at_once() {
 }
 
 #[test]
-fn the_pause_that_a_server_wants_is_told_where_it_is_not_waited_for() {
+fn a_retry_after_that_is_too_long_is_reported() {
     let later = SystemTime::now() + Duration::from_secs(3 * 3600 - 60);
     let (hour, date) = ("3600".to_owned(), httpdate::fmt_http_date(later));
     for (status, value, says) in [
@@ -171,7 +171,7 @@ fn the_pause_that_a_server_wants_is_told_where_it_is_not_waited_for() {
 }
 
 #[test]
-fn a_failure_that_does_not_pass_is_told_in_the_end() {
+fn a_lasting_failure_is_reported_after_some_retries() {
     let bed = Bed::new();
     bed.server
         .faults(json!([{ "match": "/api/", "status": 503 }]));
@@ -183,7 +183,7 @@ fn a_failure_that_does_not_pass_is_told_in_the_end() {
 }
 
 #[test]
-fn the_deadline_ends_the_trying() {
+fn the_deadline_ends_the_retries() {
     let bed = Bed::new();
     bed.server
         .faults(json!([{ "match": "/api/", "status": 503, "headers": { "Retry-After": "30" } }]));

@@ -1,4 +1,4 @@
-//! The cases in tests/vectors, which the Go package's tests read too: both say the same.
+//! The cases in tests/vectors, which the tests of the Go package also use, so that both languages agree.
 
 use mol::names::image;
 use mol::names::registry::{RegistryMode, resolve};
@@ -53,7 +53,7 @@ fn the_user_information_of_a_url_is_masked() {
         want: String,
     }
     for case in cases::<Case>("mask_url.json") {
-        // The core masks URLs within texts: what is no URL at all is the Go function's matter.
+        // The core masks URLs within texts; a text that is not a URL only concerns the Go function.
         if Url::parse(&case.url).is_ok_and(|url| url.has_host()) {
             assert_eq!(mask_token(&case.url, ""), case.want, "{}", case.name);
         }
@@ -61,7 +61,7 @@ fn the_user_information_of_a_url_is_masked() {
 }
 
 #[test]
-fn the_mode_is_what_the_variable_says() {
+fn the_registry_variable_sets_mode_and_prefix() {
     #[derive(Deserialize)]
     struct Case {
         name: String,
@@ -85,7 +85,7 @@ fn the_mode_is_what_the_variable_says() {
 }
 
 #[test]
-fn the_known_runtimes_are_the_nine() {
+fn only_the_nine_default_runtimes_are_known() {
     #[derive(Deserialize)]
     struct Case {
         name: String,
@@ -114,7 +114,7 @@ fn the_cache_key_is_stable() {
 }
 
 #[test]
-fn an_images_references_are_those_of_the_contract() {
+fn image_references_match_the_contract() {
     use mol::names::image::{CommitSha, Isolation, Platform, References, TagArch, TagRules};
     use mol::names::runtimes::Runtimes;
     #[derive(Deserialize)]
@@ -163,7 +163,7 @@ fn an_images_references_are_those_of_the_contract() {
 }
 
 #[test]
-fn a_branch_is_asked_for_where_gitea_has_it() {
+fn the_branch_url_matches_the_gitea_api() {
     #[derive(Deserialize)]
     struct Case {
         name: String,
@@ -178,7 +178,7 @@ fn a_branch_is_asked_for_where_gitea_has_it() {
     }
     let bed = Bed::new();
     for case in cases::<Case>("branch_url.json") {
-        // An empty option is one that is not set; an unknown runtime is refused before all this.
+        // An empty option counts as unset, and an unknown runtime is refused earlier.
         if case.repo_prefix.is_empty() || case.branch.is_empty() || !is_known_runtime(&case.runtime)
         {
             continue;
@@ -203,18 +203,18 @@ fn a_branch_is_asked_for_where_gitea_has_it() {
             }
             continue;
         }
-        // The same path on the test's own server, which logs what it is asked.
+        // The same path on the test's own server, which records its requests.
         let path = Url::parse(&case.repo_prefix).unwrap().path().to_owned();
         options.set(OptionName::RepoPrefix, &format!("{}{path}", bed.server.url));
         let error = crate::support::TestClient::new(&options).refused(&case.runtime);
         let wanted = Url::parse(&case.want).unwrap();
-        let asked = &bed.server.requests()[0].path;
-        assert_eq!(asked, wanted.path(), "{}: {error:?}", case.name);
+        let requested = &bed.server.requests()[0].path;
+        assert_eq!(requested, wanted.path(), "{}: {error:?}", case.name);
     }
 }
 
 #[test]
-fn the_commit_is_taken_from_gitea_s_answer_and_from_no_other() {
+fn the_commit_id_is_read_from_the_branch_response_only() {
     #[derive(Deserialize)]
     struct Case {
         name: String,
@@ -231,7 +231,7 @@ fn the_commit_is_taken_from_gitea_s_answer_and_from_no_other() {
             Some(length) => case.body.clone() + &" ".repeat(length - case.body.len()),
             None => case.body,
         };
-        // Where the branch's answer is too large, the one that is asked for instead is too.
+        // If the branch response is too large, the ref request that follows gets the same large body.
         bed.server
             .faults(json!([{ "match": "/api/", "status": 200, "body": body }]));
         let client = bed.client();
@@ -239,7 +239,7 @@ fn the_commit_is_taken_from_gitea_s_answer_and_from_no_other() {
         match &case.error {
             Some(code) => assert_eq!(error.code.name(), code, "{}: {error:?}", case.name),
             None => {
-                // There is no such commit, so it is the fetch that fails, after a good lookup.
+                // The commit does not exist, so the lookup succeeds and the fetch fails.
                 assert_eq!(error.code, Code::Fetch, "{}: {error:?}", case.name);
                 let done = client.wait_for(mol::event::Kind::LookupDone, |_| true);
                 assert_eq!(done.commit_sha, Some(case.want), "{}", case.name);
