@@ -1,5 +1,5 @@
-//! No secret gets out (promise P6): a token is planted wherever one can come in, everything that can
-//! fail does, and all that comes out is searched for every spelling of it.
+//! No secret leaks (promise P6). The token is put into every input, every step is made to fail, and
+//! all output is searched for every spelling of the token.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -14,13 +14,13 @@ use crate::support::engine::BUSYBOX;
 use crate::support::server::{GIT, dockerfile};
 use crate::support::{Bed, Files, Proxy, TestClient, Treat, file, script};
 
-/// With characters that every encoding changes.
+/// Has characters that each encoding changes.
 const TOKEN: &str = "tk_7f3c/0b5e+9d2a~4f61=88c1&e0b7";
 
-/// Another one, where only what an URL carries can be recognised.
+/// A second secret, which is recognised only as the password in a URL.
 const PASSWORD: &str = "hunter2";
 
-/// Every way in which a program may have written the token down.
+/// Every encoding in which a program may print the token.
 fn spellings() -> Vec<String> {
     let percent = utf8_percent_encode(TOKEN, NON_ALPHANUMERIC).to_string();
     let every: String = TOKEN.bytes().map(|byte| format!("%{byte:02X}")).collect();
@@ -30,7 +30,7 @@ fn spellings() -> Vec<String> {
         percent,
         every,
         TOKEN.replace('/', "%2F"),
-        // As BuildKit repeats an instruction that it does not know, and as a host name is written.
+        // As BuildKit prints an unknown instruction, and as a host name is normalised.
         TOKEN.to_uppercase(),
         TOKEN.to_lowercase(),
     ];
@@ -42,7 +42,7 @@ fn spellings() -> Vec<String> {
     all
 }
 
-/// The parts of the token, plain or in base64, that must not be seen either: half a token is a leak.
+/// All spellings, and parts of the token, plain and in base64: half a token is a leak too.
 fn forbidden() -> Vec<String> {
     let mut all = spellings();
     all.push("7f3c/0b5e".to_owned());
@@ -66,7 +66,7 @@ fn assert_clean(what: &str, text: &str) {
     assert!(!text.contains(PASSWORD), "{what} shows a password:\n{text}");
 }
 
-/// All that a call has shown its caller.
+/// Everything that a call showed to its caller.
 fn shown(client: &TestClient, error: &Error) -> String {
     let mut text = format!("{error}\n{error:?}\n{error:#?}\n");
     if let Some(build) = &error.build {
@@ -85,8 +85,8 @@ fn client(bed: &Bed, more: &[(OptionName, &str)]) -> TestClient {
     bed.client_with(&all)
 }
 
-/// It fails in this way; nothing is shown; and something was masked, so that the test saw the token
-/// on its way.
+/// The call fails with this code, shows no token, and masked something, which proves that the token
+/// reached the output.
 fn assert_masked(bed: &Bed, what: &str, client: &TestClient, code: Code) {
     let error = client.refused("hermes");
     let text = shown(client, &error);
@@ -101,7 +101,7 @@ fn assert_masked(bed: &Bed, what: &str, client: &TestClient, code: Code) {
     }
 }
 
-/// The same, where what is planted need not be told at all.
+/// The same where the output need not contain the planted text.
 fn assert_hidden(what: &str, client: &TestClient, code: Code) {
     let error = client.refused("hermes");
     let text = shown(client, &error);
@@ -110,7 +110,7 @@ fn assert_hidden(what: &str, client: &TestClient, code: Code) {
 }
 
 #[test]
-fn the_search_finds_every_spelling() {
+fn the_leak_check_finds_every_spelling() {
     for spelling in spellings() {
         let found = forbidden()
             .iter()
@@ -120,7 +120,7 @@ fn the_search_finds_every_spelling() {
 }
 
 #[test]
-fn what_the_template_server_answers_is_masked() {
+fn a_token_in_an_api_response_is_masked() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\n"));
     let all = spellings().join(" ");
@@ -166,7 +166,7 @@ fn what_the_template_server_answers_is_masked() {
 }
 
 #[test]
-fn what_git_answers_is_masked() {
+fn a_token_in_a_git_response_is_masked() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\n"));
     let all = spellings().join(" ");
@@ -191,7 +191,7 @@ fn what_git_answers_is_masked() {
             bed.server.faults(json!([fault]));
             assert_hidden(&format!("git: {fault}"), &client(&bed, &[]), code);
         }
-        // What git itself would say: of the objects it is told.
+        // An error packet of git. Its text is shown only for the fetch of the objects.
         let said = line(&format!("ERR {TOKEN} {all}"));
         let (begin, check): (_, fn(&Bed, &str, &TestClient, Code)) = match part {
             "/info/refs" => (
@@ -209,7 +209,7 @@ fn what_git_answers_is_masked() {
 }
 
 #[test]
-fn what_a_build_says_is_masked() {
+fn a_token_in_build_output_is_masked() {
     for buildkit in ["1", "0"] {
         let bed = Bed::new();
         let quoted: Vec<String> = spellings()
@@ -234,10 +234,10 @@ fn what_a_build_says_is_masked() {
 }
 
 #[test]
-fn a_line_that_is_cut_shows_no_part_of_the_token() {
+fn a_truncated_line_shows_no_part_of_the_token() {
     let bed = Bed::new();
     let mut text = format!("FROM {BUSYBOX}\nRUN ");
-    // Wherever a line of output is cut, one of these lies across the cut.
+    // At each length limit, one of these tokens lies across the cut.
     for before in (60..70).chain(4070..4100).chain(1000..1030) {
         text += &format!("head -c {before} /dev/zero | tr '\\0' x; echo '{TOKEN}'; ");
     }
@@ -247,7 +247,7 @@ fn a_line_that_is_cut_shows_no_part_of_the_token() {
 }
 
 #[test]
-fn what_a_script_of_the_template_says_is_masked() {
+fn a_token_printed_by_a_template_script_is_masked() {
     let bed = Bed::new();
     let mut lines = String::from("#!/bin/sh\n");
     for spelling in spellings() {
@@ -281,7 +281,7 @@ fn what_a_script_of_the_template_says_is_masked() {
 }
 
 #[test]
-fn what_the_template_pins_is_masked() {
+fn a_token_in_the_runtime_version_file_is_masked() {
     let bed = Bed::new();
     bed.template(
         "hermes",
@@ -300,7 +300,7 @@ fn what_the_template_pins_is_masked() {
 }
 
 #[test]
-fn what_the_caller_gives_is_masked() {
+fn a_token_in_an_option_is_masked() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let file = bed.scratch().join("file");
@@ -336,7 +336,7 @@ fn what_the_caller_gives_is_masked() {
         assert_hidden(&format!("{options:?}"), &client(&bed, &options), code);
     }
 
-    // The parts of an address are shown, and a token that is cut by them would not be known.
+    // Error messages show parts of the address, in which a truncated token would not be recognised.
     let mut options = bed.options();
     options.set(OptionName::Token, TOKEN);
     options.set(OptionName::DockerHost, TOKEN);
@@ -344,14 +344,14 @@ fn what_the_caller_gives_is_masked() {
     assert_eq!(error.code, Code::InvalidOption, "{error:?}");
     assert!(error.message.contains("holds the token"), "{error:?}");
 
-    // A branch may not hold what this token holds, so it has a token of its own.
+    // TOKEN has characters that a branch name cannot have, so another token is used.
     let plain = "tk-0123456789abcdef";
     let client = bed.client_with(&[(OptionName::Token, plain), (OptionName::Branch, plain)]);
     let error = client.refused("hermes");
     assert_eq!(error.code, Code::RepoNotFound);
     assert!(!shown(&client, &error).contains(plain), "{error:?}");
 
-    // Every error and every image names the repository, so its address must not hold the token.
+    // Every error and every image names the repository, so its URL must not contain the token.
     for token in [TOKEN, plain] {
         let mut options = bed.options();
         options.set(OptionName::Token, token);
@@ -371,7 +371,7 @@ fn what_the_caller_gives_is_masked() {
 }
 
 #[test]
-fn what_is_wrong_with_an_option_is_told_without_the_token() {
+fn an_invalid_option_error_does_not_show_the_token() {
     let bed = Bed::new();
     for (name, value) in [
         (OptionName::Platform, TOKEN.to_owned()),
@@ -401,7 +401,7 @@ fn what_is_wrong_with_an_option_is_told_without_the_token() {
 }
 
 #[test]
-fn a_token_that_no_header_can_hold_is_refused_without_being_shown() {
+fn a_token_invalid_in_a_header_is_refused_without_showing_it() {
     let bed = Bed::new();
     let mut options = bed.options();
     options.set(OptionName::Token, &format!("{TOKEN} {PASSWORD}\n"));
@@ -411,7 +411,7 @@ fn a_token_that_no_header_can_hold_is_refused_without_being_shown() {
 }
 
 #[test]
-fn neither_the_image_nor_the_engine_nor_the_cache_learns_the_token() {
+fn image_engine_and_cache_never_receive_the_token() {
     for buildkit in ["1", "0"] {
         let bed = Bed::with(&["--token", TOKEN]);
         bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
@@ -426,8 +426,8 @@ fn neither_the_image_nor_the_engine_nor_the_cache_learns_the_token() {
         let image = client.ensure("hermes").unwrap();
 
         let sent = proxy.sent();
-        assert!(sent.contains("/build"), "the test sees what is sent");
-        assert_clean("what the engine gets", &sent);
+        assert!(sent.contains("/build"), "the proxy records the requests");
+        assert_clean("a request to the engine", &sent);
         assert_clean("the image", &format!("{image:?}"));
         assert_clean(
             "the image's configuration",
@@ -447,7 +447,7 @@ fn neither_the_image_nor_the_engine_nor_the_cache_learns_the_token() {
 }
 
 #[test]
-fn a_process_with_a_token_shows_it_nowhere() {
+fn a_c_program_does_not_print_the_token() {
     let bed = Bed::with(&["--token", TOKEN]);
     let text =
         format!("FROM {BUSYBOX}\nRUN echo 'says {TOKEN}'; cat /proc/*/cmdline; env; exit 3\n");
@@ -472,7 +472,7 @@ fn a_process_with_a_token_shows_it_nowhere() {
 }
 
 #[test]
-fn no_program_that_is_started_gets_the_token() {
+fn child_processes_do_not_inherit_the_token() {
     let bed = Bed::with(&["--token", TOKEN]);
     bed.template("hermes", dockerfile("FROM registry.invalid/base\n"));
     let (programs, config) = (bed.scratch().join("programs"), bed.scratch().join("docker"));
@@ -485,14 +485,14 @@ fn no_program_that_is_started_gets_the_token() {
     let text = json!({ "credHelpers": { "registry.invalid": "of-the-test" } });
     std::fs::write(config.join("config.json"), text.to_string()).unwrap();
 
-    let far = ("DOCKER_HOST", "ssh://nowhere.invalid");
-    let here = ("DOCKER_HOST", bed.engine.url.as_str());
-    for (started, host) in [("ssh", far), ("docker-credential-of-the-test", here)] {
+    let remote = ("DOCKER_HOST", "ssh://nowhere.invalid");
+    let local = ("DOCKER_HOST", bed.engine.url.as_str());
+    for (started, host) in [("ssh", remote), ("docker-credential-of-the-test", local)] {
         let output = command(&bed, &program("ensure", Link::Static))
             .env("MOLECULE_GITEA_TOKEN", TOKEN)
             .env("DOCKER_CONFIG", &config)
             .env("PATH", format!("{}:/usr/bin:/bin", programs.display()))
-            // The classic builder is told all logins before it begins.
+            // The classic builder gets all credentials in advance.
             .env("DOCKER_BUILDKIT", "0")
             .env("OF_THE_HOST", "as it is")
             .envs([host])
@@ -514,10 +514,9 @@ fn no_program_that_is_started_gets_the_token() {
     }
 }
 
-/// What the API answers is only ever read, so what is not read cannot leak; but what is asked for is
-/// logged by servers and proxies.
+/// Servers and proxies log URLs.
 #[test]
-fn the_token_is_in_no_address() {
+fn the_token_is_never_in_a_url() {
     let bed = Bed::with(&["--token", TOKEN]);
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     client(&bed, &[]).ensure("hermes").unwrap();
@@ -528,6 +527,6 @@ fn the_token_is_in_no_address() {
             request.query,
             request.user_agent
         ]);
-        assert_clean("an address", &seen.to_string());
+        assert_clean("a URL", &seen.to_string());
     }
 }

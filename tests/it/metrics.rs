@@ -1,4 +1,4 @@
-//! The numbers of a client: they add up.
+//! The metrics of a client.
 
 use mol::event::Kind;
 use serde_json::json;
@@ -57,7 +57,7 @@ fn calls_hits_misses_builds_and_failures_add_up() {
 }
 
 #[test]
-fn a_build_that_many_wait_for_counts_once_and_those_who_wait_are_counted() {
+fn a_shared_build_counts_once_and_its_waiters_are_counted() {
     let bed = Bed::new();
     let client = bed.client();
     bed.template(
@@ -83,7 +83,7 @@ fn a_build_that_many_wait_for_counts_once_and_those_who_wait_are_counted() {
 }
 
 #[test]
-fn each_event_names_its_span_and_the_name_has_nothing_of_the_call_in_it() {
+fn events_name_documented_spans() {
     let bed = Bed::new();
     let client = bed.client();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
@@ -114,16 +114,16 @@ fn each_event_names_its_span_and_the_name_has_nothing_of_the_call_in_it() {
 }
 
 #[test]
-fn a_c_program_gets_the_numbers_and_the_log() {
+fn a_c_program_reads_metrics_and_build_log() {
     for link in BOTH {
         let bed = Bed::new();
         bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
         let output = succeed(command(&bed, &program("upkeep", link)).arg("numbers"));
-        let told = |name: &str| -> serde_json::Value {
+        let json_field = |name: &str| -> serde_json::Value {
             serde_json::from_str(&field(&output, name)).unwrap()
         };
-        assert_eq!(told("metrics")["calls"], json!({ "ok": 1 }));
-        assert!(told("log")["text"].as_str().unwrap().contains("done"));
-        assert_eq!(told("submitted")["result"], told("log"));
+        assert_eq!(json_field("metrics")["calls"], json!({ "ok": 1 }));
+        assert!(json_field("log")["text"].as_str().unwrap().contains("done"));
+        assert_eq!(json_field("submitted")["result"], json_field("log"));
     }
 }

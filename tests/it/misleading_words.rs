@@ -1,5 +1,5 @@
-//! What a template prints, runs or names is text, and decides nothing: not whether a build is tried again, not what
-//! has failed, not which step runs.
+//! Text that a template prints, runs or uses as a name has no effect on the library's decisions: whether a build is
+//! retried, which error it gets, which step runs.
 
 use mol::event::Kind;
 use mol::{Code, OptionName};
@@ -18,7 +18,7 @@ fn builders() -> [(Engine, &'static str); 3] {
     ]
 }
 
-/// A client, and the proxy that has seen what it has sent to the engine.
+/// A client, and the proxy that records its requests to the engine.
 fn client(bed: &Bed, engine: &Engine, buildkit: &str) -> (TestClient, Proxy) {
     let proxy = Proxy::start(engine, bed.scratch(), |_| Treat::Pass);
     let client = bed.client_with(&[
@@ -29,7 +29,7 @@ fn client(bed: &Bed, engine: &Engine, buildkit: &str) -> (TestClient, Proxy) {
 }
 
 #[test]
-fn a_failed_command_is_a_failed_build_whatever_it_prints() {
+fn a_failed_command_is_build_failed_whatever_it_prints() {
     let commands = [
         ("looking for duplicate output files", 3),
         ("duplicate output 0", 3),
@@ -63,7 +63,7 @@ fn a_failed_command_is_a_failed_build_whatever_it_prints() {
         let what = format!("{} {buildkit} {words}: {error:?}", engine.url);
         assert_eq!(error.code, Code::BuildFailed, "{what}");
         assert!(!error.message.contains("there is no room left"), "{what}");
-        let build = error.build.expect("it says where");
+        let build = error.build.expect("the error has build details");
         assert_eq!(build.exit_code, *exit_code, "{what}");
         assert_eq!(build.line, 2, "{what}");
         assert_eq!(proxy.sent().matches("/build?").count(), 1, "{what}");
@@ -71,7 +71,7 @@ fn a_failed_command_is_a_failed_build_whatever_it_prints() {
 }
 
 #[test]
-fn names_in_a_dockerfile_decide_nothing_either() {
+fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
     let dockerfiles = [
         "FROM scratch\nCOPY [\"no space left on device\", \"/\"]\n",
         "FROM scratch\nCOPY [\"duplicate output 0\", \"/\"]\n",
@@ -98,7 +98,7 @@ fn names_in_a_dockerfile_decide_nothing_either() {
 }
 
 #[test]
-fn output_that_looks_like_a_step_is_output() {
+fn output_that_looks_like_a_step_is_logged_as_output() {
     for (engine, buildkit) in builders() {
         let bed = Bed::new();
         let lines = [

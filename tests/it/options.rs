@@ -1,4 +1,4 @@
-//! The environment, as the core gets it: each variable of the contract has its effect.
+//! The environment variables of the contract, and their effects.
 
 use std::collections::HashMap;
 
@@ -18,7 +18,7 @@ fn from_env(variables: &[(&str, &str)]) -> Options {
 }
 
 #[test]
-fn every_variable_of_the_contract_is_read() {
+fn every_documented_variable_is_an_option() {
     let names: Vec<&str> = OptionName::ALL.iter().map(|name| name.name()).collect();
     for variable in [
         "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
@@ -48,7 +48,7 @@ fn every_variable_of_the_contract_is_read() {
 }
 
 #[test]
-fn an_empty_variable_is_one_that_is_not_set() {
+fn an_empty_variable_counts_as_unset() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let mut options = bed.options();
@@ -67,7 +67,7 @@ fn an_empty_variable_is_one_that_is_not_set() {
 }
 
 #[test]
-fn the_context_that_docker_uses_is_used() {
+fn the_current_docker_context_is_used() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let config = bed.scratch().join("docker");
@@ -103,16 +103,16 @@ fn the_context_that_docker_uses_is_used() {
             .refused("hermes")
             .message
             .contains("tcp://127.0.0.1:1"),
-        "DOCKER_HOST wins"
+        "DOCKER_HOST takes precedence"
     );
 }
 
-/// A proxy for one request: says what it was asked for.
+/// A proxy for one request; returns the request line.
 fn proxy() -> (String, std::thread::JoinHandle<String>) {
     use std::io::{BufRead, BufReader, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let asked = std::thread::spawn(move || {
+    let request_line = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut line = String::new();
         BufReader::new(stream.try_clone().unwrap())
@@ -123,11 +123,11 @@ fn proxy() -> (String, std::thread::JoinHandle<String>) {
             .unwrap();
         line
     });
-    (address, asked)
+    (address, request_line)
 }
 
 #[test]
-fn the_proxies_are_used_also_under_their_small_names() {
+fn proxy_variables_work_in_upper_and_lower_case() {
     let bed = Bed::new();
     for (variable, prefix, expected) in [
         (
@@ -151,7 +151,7 @@ fn the_proxies_are_used_also_under_their_small_names() {
             "CONNECT gitea.invalid:443 ",
         ),
     ] {
-        let (address, asked) = proxy();
+        let (address, request_line) = proxy();
         let cache = bed.cache();
         let options = from_env(&[
             (variable, &address),
@@ -160,13 +160,16 @@ fn the_proxies_are_used_also_under_their_small_names() {
             ("DOCKER_HOST", &bed.engine.url),
         ]);
         TestClient::new(&options).refused("hermes");
-        let asked = asked.join().unwrap();
-        assert!(asked.starts_with(expected), "{variable}: {asked}");
+        let request_line = request_line.join().unwrap();
+        assert!(
+            request_line.starts_with(expected),
+            "{variable}: {request_line}"
+        );
     }
 }
 
 #[test]
-fn a_host_without_a_proxy_is_asked_directly() {
+fn a_host_in_no_proxy_is_dialed_directly() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let client = bed.client_with(&[
@@ -177,7 +180,7 @@ fn a_host_without_a_proxy_is_asked_directly() {
 }
 
 #[test]
-fn a_proxy_that_is_not_there_is_told() {
+fn an_unreachable_proxy_is_reported() {
     let bed = Bed::new();
     let client = bed.client_with(&[(OptionName::HttpProxy, "http://me:hunter2@127.0.0.1:1")]);
     let error = client.refused("hermes");
@@ -187,7 +190,7 @@ fn a_proxy_that_is_not_there_is_told() {
 }
 
 #[test]
-fn a_certificate_file_that_cannot_be_read_is_named() {
+fn an_unreadable_certificate_file_is_reported() {
     let bed = Bed::new();
     let mut options = bed.options();
     options.set(OptionName::SslCertFile, "/nowhere/ca.pem");
@@ -198,7 +201,7 @@ fn a_certificate_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn options_do_not_show_their_values() {
+fn debug_output_of_options_hides_the_values() {
     let mut options = Options::default();
     options.set(OptionName::Token, "s3cr3t-t0ken");
     assert!(!format!("{options:?} {options:#?}").contains("s3cr3t"));

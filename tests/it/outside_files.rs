@@ -1,5 +1,5 @@
-//! Files whose paths come from outside: what is no regular file, or too large, or on a disk that hangs, is
-//! an error that names it, and stops nobody else.
+//! Files whose paths come from outside. One that is not a regular file, is too large or is on a hung disk is
+//! an error that names it, and does not affect other clients.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -19,17 +19,17 @@ use crate::support::{Bed, Engine, Files, block_on, docker_context_id, file, uniq
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// What the issue gives a healthy client beside others that hang.
+/// The time limit of a healthy client while others hang.
 const DEADLINE: Duration = Duration::from_secs(3);
 
 fn fifo(path: &Path) {
     succeed(Command::new("mkfifo").arg(path));
 }
 
-/// Something in the place of a file, and what the error says of it.
-type Odd = (&'static str, fn(&Path), &'static str);
+/// An irregular file: its name, how to create it, part of the error message.
+type Irregular = (&'static str, fn(&Path), &'static str);
 
-const ODD: [Odd; 6] = [
+const IRREGULAR: [Irregular; 6] = [
     ("FIFO", fifo, "it is a FIFO, not a regular file"),
     (
         "zero",
@@ -44,7 +44,7 @@ const ODD: [Odd; 6] = [
     (
         "socket",
         |path| {
-            // The path of a socket may have 108 bytes at most, when it is made.
+            // The path given to bind may have at most 108 bytes.
             let short = tempfile::tempdir().unwrap();
             UnixListener::bind(short.path().join("s")).unwrap();
             fs::rename(short.path().join("s"), path).unwrap();
@@ -63,9 +63,9 @@ const ODD: [Odd; 6] = [
     ),
 ];
 
-/// Puts each odd thing in the place of `path` in turn.
-fn each_odd(path: &Path, check: impl Fn(&str, &str)) {
-    for (name, make, says) in ODD {
+/// Replaces `path` with each irregular file in turn.
+fn each_irregular(path: &Path, check: impl Fn(&str, &str)) {
+    for (name, make, says) in IRREGULAR {
         let _ = fs::remove_file(path);
         let _ = fs::remove_dir(path);
         make(path);
@@ -76,7 +76,7 @@ fn each_odd(path: &Path, check: impl Fn(&str, &str)) {
     let _ = fs::remove_file(path);
 }
 
-/// Options that have the engine looked for in a docker configuration.
+/// Options that find the engine through a docker configuration.
 fn by_config(folder: &Path) -> [(OptionName, &str); 2] {
     [
         (OptionName::DockerHost, ""),
@@ -85,7 +85,7 @@ fn by_config(folder: &Path) -> [(OptionName, &str); 2] {
 }
 
 #[test]
-fn a_config_json_that_is_no_file_is_told_and_disturbs_no_other_client() {
+fn an_irregular_config_json_is_an_error_of_its_own_client_only() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let healthy = bed.client();
@@ -93,7 +93,7 @@ fn a_config_json_that_is_no_file_is_told_and_disturbs_no_other_client() {
     let folder = bed.scratch().join("docker");
     fs::create_dir(&folder).unwrap();
     let config = folder.join("config.json");
-    for (name, make, says) in ODD
+    for (name, make, says) in IRREGULAR
         .into_iter()
         .filter(|(name, ..)| ["FIFO", "zero", "socket", "sparse"].contains(name))
     {
@@ -120,7 +120,7 @@ fn a_config_json_that_is_no_file_is_told_and_disturbs_no_other_client() {
 }
 
 #[test]
-fn a_context_and_tls_files_that_are_no_files_are_told() {
+fn irregular_docker_context_and_tls_files_are_reported() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let folder = bed.scratch().join("docker");
@@ -132,7 +132,7 @@ fn a_context_and_tls_files_that_are_no_files_are_told() {
         by_config(&folder)[1],
         (OptionName::DockerContext, "work"),
     ]);
-    each_odd(&meta, |name, says| {
+    each_irregular(&meta, |name, says| {
         let error = by_context.refused("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{name}: {error:?}");
         assert!(error.message.contains("meta.json"), "{name}: {error:?}");
@@ -151,7 +151,7 @@ fn a_context_and_tls_files_that_are_no_files_are_told() {
     for part in ["ca.pem", "cert.pem", "key.pem"] {
         let path = engine.certificates.join(part);
         let good = fs::read(&path).unwrap();
-        each_odd(&path, |name, says| {
+        each_irregular(&path, |name, says| {
             let error = by_variables.refused("hermes");
             assert_eq!(error.code, Code::InvalidOption, "{part} {name}: {error:?}");
             assert!(error.message.contains(part), "{name}: {error:?}");
@@ -163,7 +163,7 @@ fn a_context_and_tls_files_that_are_no_files_are_told() {
 }
 
 #[test]
-fn certificates_that_are_no_files_are_told_when_the_client_is_made() {
+fn irregular_ca_files_fail_client_creation() {
     let bed = Bed::new();
     let (file, folder) = (
         bed.scratch().join("bundle.pem"),
@@ -178,17 +178,17 @@ fn certificates_that_are_no_files_are_told_when_the_client_is_made() {
         assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
         error.message
     };
-    each_odd(&file, |name, says| {
+    each_irregular(&file, |name, says| {
         let message = refused(OptionName::SslCertFile, &file);
         assert!(message.contains(says), "{name}: {message}");
         assert!(message.contains("bundle.pem"), "{name}: {message}");
     });
-    // In a folder, what is no file is skipped, as ever; what is too large is told.
+    // In a folder, an irregular file is skipped, and a file that is too large is an error.
     let inner = folder.join("a.pem");
-    each_odd(&inner, |name, says| {
+    each_irregular(&inner, |name, says| {
         let message = refused(OptionName::SslCertDir, &folder);
-        let told = message.contains(says);
-        assert!(told == (name == "sparse"), "{name}: {message}");
+        let is_error = message.contains(says);
+        assert!(is_error == (name == "sparse"), "{name}: {message}");
     });
     for number in 0..20 {
         fs::write(folder.join(format!("{number}.pem")), vec![b'x'; 1 << 20]).unwrap();
@@ -198,7 +198,7 @@ fn certificates_that_are_no_files_are_told_when_the_client_is_made() {
 }
 
 #[test]
-fn a_disk_that_hangs_holds_up_no_other_client_and_no_deadline() {
+fn a_hung_disk_delays_no_other_client_and_no_deadline() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     bed.client().ensure("hermes").unwrap();
@@ -247,7 +247,7 @@ fn a_disk_that_hangs_holds_up_no_other_client_and_no_deadline() {
     let doctor = lines("doctor");
     assert_eq!(doctor.len(), 2, "{output}");
     for (status, took, report) in doctor {
-        assert_eq!(status, "ok", "the report comes: {output}");
+        assert_eq!(status, "ok", "no report: {output}");
         assert!(took < 3000, "{output}");
         let report: serde_json::Value = serde_json::from_str(&report).unwrap();
         for name in ["engine", "logins"] {
@@ -269,7 +269,7 @@ fn a_disk_that_hangs_holds_up_no_other_client_and_no_deadline() {
 }
 
 #[test]
-fn a_diagnosis_comes_before_its_deadline_whatever_hangs() {
+fn diagnose_returns_before_its_deadline_if_a_server_hangs() {
     let bed = Bed::new();
     bed.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
@@ -293,7 +293,7 @@ fn a_diagnosis_comes_before_its_deadline_whatever_hangs() {
     }
 }
 
-/// Each builder: how it is chosen, and its engine.
+/// Each builder: its value of DOCKER_BUILDKIT, and its engine.
 fn builders() -> [(&'static str, Engine); 3] {
     [
         ("1", Engine::of_the_tests()),
@@ -312,7 +312,7 @@ fn with(name: &str, text: &str) -> Files {
 }
 
 #[test]
-fn an_ignore_file_or_a_dockerfile_that_is_too_large_is_refused_by_name() {
+fn an_oversized_dockerignore_or_dockerfile_is_refused_by_name() {
     let lines = |count: usize| (0..count).map(|n| format!("f{n}\n")).collect::<String>();
     let (large, many) = (
         "x".repeat(100).repeat(3000).replace("xxx", "xx\n"),
@@ -337,11 +337,11 @@ fn an_ignore_file_or_a_dockerfile_that_is_too_large_is_refused_by_name() {
             "it is larger than 1.0 MiB",
         ),
     ];
-    for (classic, engine) in builders() {
+    for (buildkit, engine) in builders() {
         let bed = Bed::new();
         let client = bed.client_with(&[
             (OptionName::DockerHost, &engine.url),
-            (OptionName::DockerBuildkit, classic),
+            (OptionName::DockerBuildkit, buildkit),
         ]);
         for (name, text, says) in &rows {
             bed.template("hermes", with(name, text));
@@ -355,7 +355,7 @@ fn an_ignore_file_or_a_dockerfile_that_is_too_large_is_refused_by_name() {
 }
 
 #[test]
-fn an_ignore_file_of_200_kib_is_applied_by_every_builder() {
+fn a_dockerignore_of_200_kib_works_with_every_builder() {
     let mut text = String::from("secret-*\n");
     for number in 0..5000 {
         text += &match number % 4 {
@@ -371,7 +371,7 @@ fn an_ignore_file_of_200_kib_is_applied_by_every_builder() {
         "{}",
         text.len()
     );
-    for (classic, engine) in builders() {
+    for (buildkit, engine) in builders() {
         let bed = Bed::new();
         let mut files = with(".dockerignore", &text);
         files.insert("secret-key".to_owned(), file("s"));
@@ -379,7 +379,7 @@ fn an_ignore_file_of_200_kib_is_applied_by_every_builder() {
         bed.template("hermes", files);
         let client = bed.client_with(&[
             (OptionName::DockerHost, &engine.url),
-            (OptionName::DockerBuildkit, classic),
+            (OptionName::DockerBuildkit, buildkit),
         ]);
         let image = client.ensure("hermes").unwrap();
         let paths: Vec<PathBuf> = engine

@@ -1,4 +1,4 @@
-//! The private engines that the tests start do not meet.
+//! The private engines that the tests start are isolated from each other.
 
 use std::fs;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::process::Command;
 
 use crate::support::child::{source, succeed};
 
-/// They are on one machine, so their containers are in one tree of cgroups, whatever their networks are.
+/// Engines in different network namespaces still share the cgroup tree of the machine.
 #[test]
-fn engines_in_two_networks_have_two_cgroups() {
+fn engines_in_different_networks_use_different_cgroups() {
     let parent = tempfile::tempdir().unwrap();
     let engine = |what: &str, folder: &Path| {
         let mut command = Command::new("unshare");
@@ -24,6 +24,9 @@ fn engines_in_two_networks_have_two_cgroups() {
         engine("stop", folder);
     }
     let [[bridge, cgroup], [other_bridge, other_cgroup]] = notes;
-    assert_eq!(bridge, other_bridge, "each is the first in its network");
+    assert_eq!(
+        bridge, other_bridge,
+        "each is the first engine in its network"
+    );
     assert_ne!(cgroup, other_cgroup);
 }

@@ -1,5 +1,5 @@
-//! What `make install` and the Go package give to somebody who has never seen this project: C programs
-//! and Go servers that are built from nothing, in an empty folder, by the words of the documents.
+//! `make install` and the Go package as a new user finds them: C programs and Go servers are built in
+//! an empty folder with the commands of the documents.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -15,7 +15,7 @@ use crate::support::{Bed, given};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// A Go server that asks for one image, and the library which one it is.
+/// A Go server that ensures one image and prints the library version.
 const SERVER: &str = r#"package main
 
 import (
@@ -40,12 +40,12 @@ func main() {
 }
 "#;
 
-/// What Rust calls this machine.
+/// The Rust target triple of this machine.
 fn host() -> String {
     format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }
 
-/// A folder with the libraries, as packaging/install takes it.
+/// A folder with the libraries, as packaging/install expects it.
 fn libraries(folder: &Path) -> &Path {
     std::fs::create_dir_all(folder).unwrap();
     let built = PathBuf::from(given("MOL_TEST_LIB_DIR"));
@@ -56,7 +56,7 @@ fn libraries(folder: &Path) -> &Path {
     folder
 }
 
-/// Such a folder with the command in it as well, which is made once.
+/// The same with the `mol` command, built once.
 fn with_command() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -67,7 +67,7 @@ fn with_command() -> &'static Path {
     })
 }
 
-/// Runs packaging/install with these settings, and returns what it says.
+/// Runs packaging/install with these settings and returns its output.
 fn install(settings: &[(&str, &Path)], argument: impl AsRef<OsStr>) -> String {
     let platform = match std::env::consts::ARCH {
         "x86_64" => "linux_amd64",
@@ -88,20 +88,20 @@ fn install(settings: &[(&str, &Path)], argument: impl AsRef<OsStr>) -> String {
     text(&succeed(install.envs(settings.iter().copied())))
 }
 
-/// Installs what the tests are about below `prefix`, and returns what pkg-config needs to find it.
+/// Installs the library under test below `prefix` and returns the folder for PKG_CONFIG_PATH.
 fn installed(prefix: &Path) -> PathBuf {
     install(&[("PREFIX", prefix)], given("MOL_TEST_LIB_DIR"));
     prefix.join("lib/pkgconfig")
 }
 
-/// What pkg-config says of the library.
-fn pkg_config(found_by: &Path, options: &[&str]) -> Vec<String> {
+/// The flags that pkg-config prints for the library.
+fn pkg_config(pkg_config_path: &Path, options: &[&str]) -> Vec<String> {
     let mut command = Command::new("pkg-config");
     let output = succeed(
         command
             .args(options)
             .arg("mol")
-            .env("PKG_CONFIG_PATH", found_by),
+            .env("PKG_CONFIG_PATH", pkg_config_path),
     );
     let flags = text(&output);
     flags.split_whitespace().map(str::to_owned).collect()
@@ -119,7 +119,7 @@ fn files(folder: &Path) -> Vec<String> {
     files
 }
 
-/// Builds the C program of the README by what pkg-config finds there, linked in both ways, and runs it.
+/// Builds the C program of the README with pkg-config, linked dynamically and statically, and runs it.
 fn the_readme_works(bed: &Bed, prefix: &Path) {
     let sha = bed.template("claude-code", dockerfile(PLAIN));
     let readme = std::fs::read_to_string(source("README.md")).unwrap();
@@ -128,7 +128,7 @@ fn the_readme_works(bed: &Bed, prefix: &Path) {
     let boot = bed.scratch().join("boot.c");
     std::fs::write(&boot, program).unwrap();
 
-    for (how, options) in [
+    for (link_flag, options) in [
         (None, &["--cflags", "--libs"][..]),
         (Some("-static"), &["--cflags", "--libs", "--static"]),
     ] {
@@ -136,26 +136,26 @@ fn the_readme_works(bed: &Bed, prefix: &Path) {
         let mut compile = compiler(false);
         succeed(
             compile
-                .args(how)
+                .args(link_flag)
                 .arg(&boot)
                 .arg("-o")
                 .arg(&built)
                 .args(pkg_config(&prefix.join("lib/pkgconfig"), options)),
         );
         let mut boot = command(bed, &built);
-        // As the dynamic linker finds it in a prefix of one's own.
+        // For the dynamic linker: the prefix is not a system folder.
         boot.env("LD_LIBRARY_PATH", prefix.join("lib"));
         let output = succeed(&mut boot);
         let reference = bed.reference("claude-code", &sha);
         assert_eq!(text(&output), format!("{reference}\n"));
         let needs = succeed(Command::new("readelf").arg("-d").arg(&built));
         let is_shared = text(&needs).contains(&format!("[{}]", soname()));
-        assert_eq!(is_shared, how.is_none(), "{}", text(&needs));
+        assert_eq!(is_shared, link_flag.is_none(), "{}", text(&needs));
     }
 }
 
 #[test]
-fn the_c_program_of_the_readme_builds_with_nothing_but_pkg_config() {
+fn the_readme_c_program_builds_with_pkg_config_alone() {
     let bed = Bed::new();
     let prefix = bed.scratch().join("prefix");
     installed(&prefix);
@@ -163,7 +163,7 @@ fn the_c_program_of_the_readme_builds_with_nothing_but_pkg_config() {
 }
 
 #[test]
-fn what_is_installed_is_complete_and_goes_away_again() {
+fn install_is_complete_and_uninstall_removes_it() {
     let bed = Bed::new();
     let (stage, prefix) = (bed.scratch().join("stage"), Path::new("/opt/mol & co"));
     let settings = [
@@ -192,17 +192,24 @@ fn what_is_installed_is_complete_and_goes_away_again() {
     ];
     expected.sort();
     assert_eq!(files(&root), expected);
-    assert_eq!(files(&stage).len(), expected.len(), "nothing beside it");
+    assert_eq!(
+        files(&stage).len(),
+        expected.len(),
+        "nothing outside the prefix"
+    );
 
     let library = root.join("lib/x86_64").join(&soname);
     let named = succeed(Command::new("readelf").arg("-d").arg(&library));
     assert!(text(&named).contains(&format!("soname: [{soname}]")));
     let link = std::fs::read_link(root.join("lib/x86_64/libmol.so")).unwrap();
     assert_eq!(link, Path::new(&soname));
-    let about = std::fs::read_to_string(root.join("lib/x86_64/pkgconfig/mol.pc")).unwrap();
-    assert!(!about.contains("stage"), "DESTDIR is in no file: {about}");
-    assert!(about.contains("prefix=/opt/mol & co\n"), "{about}");
-    assert!(about.contains(concat!("Version: ", env!("CARGO_PKG_VERSION"))));
+    let pc_file = std::fs::read_to_string(root.join("lib/x86_64/pkgconfig/mol.pc")).unwrap();
+    assert!(
+        !pc_file.contains("stage"),
+        "DESTDIR is in mol.pc: {pc_file}"
+    );
+    assert!(pc_file.contains("prefix=/opt/mol & co\n"), "{pc_file}");
+    assert!(pc_file.contains(concat!("Version: ", env!("CARGO_PKG_VERSION"))));
     for (file, mode) in [
         ("bin/mol", 0o755),
         ("include/mol.h", 0o644),
@@ -227,7 +234,10 @@ fn what_is_installed_is_complete_and_goes_away_again() {
         ),
     ] {
         let installed = std::fs::read_to_string(root.join("share").join(file)).unwrap();
-        assert!(installed == says(command), "{file} is that of another mol");
+        assert!(
+            installed == says(command),
+            "{file} differs from what this mol prints"
+        );
     }
     let licences = root.join("share/licenses/libmol/GO-LICENSES.txt");
     let licences = std::fs::read_to_string(licences).unwrap();
@@ -242,7 +252,7 @@ fn what_is_installed_is_complete_and_goes_away_again() {
         Some((words.next()?, words.next()?, words.next()?))
     });
     let mut seen = 0;
-    // Those of this repository have no checksum, and the licence of the rest.
+    // Modules of this repository have no checksum and are covered by its own licence.
     for (module, version, _) in modules.filter(|(_, _, sum)| sum.starts_with("h1:")) {
         assert!(licences.contains(&format!("==== {module} {version}: ")));
         seen += 1;
@@ -255,7 +265,7 @@ fn what_is_installed_is_complete_and_goes_away_again() {
 }
 
 #[test]
-fn without_go_the_library_is_installed_and_it_is_said_that_the_command_is_not() {
+fn without_go_install_skips_the_command_and_says_so() {
     let bed = Bed::new();
     let prefix = bed.scratch().join("prefix");
     let built = bed.scratch().join("built");
@@ -267,7 +277,7 @@ fn without_go_the_library_is_installed_and_it_is_said_that_the_command_is_not() 
 }
 
 #[test]
-fn an_archive_of_make_dist_verifies_unpacks_anywhere_and_says_what_is_in_it() {
+fn the_dist_archive_verifies_relocates_and_has_an_sbom() {
     const DATE: &str = "2023-11-14 22:13:20";
     let bed = Bed::new();
     let out = bed.scratch().join("out");
@@ -344,7 +354,7 @@ fn an_archive_of_make_dist_verifies_unpacks_anywhere_and_says_what_is_in_it() {
     assert!(!verify());
 }
 
-/// A server in a module of its own, made with the commands of docs/integration.md.
+/// A server in its own Go module, created with the commands of docs/integration.md.
 fn server(bed: &Bed) -> PathBuf {
     let folder = bed.scratch().join("server");
     std::fs::create_dir(&folder).unwrap();
@@ -365,7 +375,7 @@ fn server(bed: &Bed) -> PathBuf {
     folder
 }
 
-/// The go command, as a user has it who has set nothing.
+/// The go command with default settings.
 fn go(folder: &Path, arguments: &[&str]) -> Command {
     let mut go = Command::new("go");
     go.args(arguments).current_dir(folder).envs([
@@ -377,7 +387,7 @@ fn go(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 #[test]
-fn a_go_server_builds_with_go_build_also_vendored() {
+fn a_go_server_builds_from_the_module_and_vendored() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let server = server(&bed);
@@ -402,17 +412,17 @@ fn a_go_server_builds_with_go_build_also_vendored() {
 }
 
 #[test]
-fn a_go_server_takes_the_shared_library_and_no_other_than_its_own() {
+fn a_go_server_rejects_a_shared_library_of_another_abi() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile(PLAIN));
     let server = server(&bed);
-    let found_by = installed(&bed.scratch().join("prefix"));
+    let pkg_config_path = installed(&bed.scratch().join("prefix"));
     let mut build = go(&server, &["build", "-tags", "mol_shared", "-o", "server"]);
-    // Go keeps what pkg-config has said once, by the flags that it was given and not by the answer.
-    let flags = format!("-O2 -g -DFOUND_BY={}", found_by.display());
+    // Go's build cache keys on the flags given, not on the output of pkg-config, so this path is put into the flags.
+    let flags = format!("-O2 -g -DFOUND_BY={}", pkg_config_path.display());
     succeed(
         build
-            .env("PKG_CONFIG_PATH", &found_by)
+            .env("PKG_CONFIG_PATH", &pkg_config_path)
             .env("CGO_CFLAGS", flags),
     );
     let run = |libraries: &Path| {
@@ -424,7 +434,7 @@ fn a_go_server_takes_the_shared_library_and_no_other_than_its_own() {
     let reference = format!("reference {}\n", bed.reference("hermes", &sha));
     assert!(text(&output).ends_with(&reference), "{}", text(&output));
 
-    // One of another ABI under this name, of which nothing but its number may be asked.
+    // A library of another ABI under the same name. Calling anything but the two version functions aborts.
     let other = bed.scratch().join("other");
     std::fs::create_dir(&other).unwrap();
     let mut code = String::from("#include <stdlib.h>\n");
@@ -454,13 +464,13 @@ fn a_go_server_takes_the_shared_library_and_no_other_than_its_own() {
 }
 
 #[test]
-fn without_cgo_a_go_server_builds_and_says_what_is_missing() {
+fn without_cgo_a_go_server_builds_and_reports_what_is_missing() {
     let bed = Bed::new();
     let server = server(&bed);
     succeed(go(&server, &["build", "-o", "server"]).env("CGO_ENABLED", "0"));
     let output = command(&bed, &server.join("server")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let told = text(&output);
-    assert!(told.contains("CGO_ENABLED=1"), "{told}");
-    assert!(told.contains("unsupported true"), "{told}");
+    let output = text(&output);
+    assert!(output.contains("CGO_ENABLED=1"), "{output}");
+    assert!(output.contains("unsupported true"), "{output}");
 }

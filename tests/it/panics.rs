@@ -1,5 +1,5 @@
-//! A panic in the library is an error of the call, with its message and its place, and nothing else:
-//! through the libraries as they are linked by hosts (promise P7).
+//! A panic in the library becomes an error of the call, with the panic's message and location, and has
+//! no other effect. Tested through the libraries as hosts link them (promise P7).
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -13,20 +13,20 @@ use crate::support::child::{
 use crate::support::points::{POINTS, Way, prepare, setting, template};
 use crate::support::{Bed, given, side_by_side};
 
-/// The lines of a program that runs to its end, with nothing on standard error.
+/// The output lines of a program that must succeed with an empty standard error.
 fn lines(output: &Output) -> Vec<String> {
     assert!(output.status.success(), "{}", text(output));
     assert_eq!(
         String::from_utf8_lossy(&output.stderr),
         "",
-        "nobody reads there"
+        "standard error must be empty"
     );
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().map(str::to_owned).collect()
 }
 
-/// It says what it was, and where in the library's code.
-fn assert_told(line: &str, name: &str) {
+/// The line has the panic message and a source location that holds the failpoint.
+fn assert_located(line: &str, name: &str) {
     let said = format!("boom at the point {name}");
     let place = line
         .split_once(&said)
@@ -39,12 +39,12 @@ fn assert_told(line: &str, name: &str) {
     let file = format!("src/{file}");
     let text = std::fs::read_to_string(source(&file)).unwrap();
     let number: usize = number.parse().unwrap();
-    let there = text.lines().nth(number - 1).unwrap();
-    assert!(there.contains("point!("), "{file}:{number} is {there}");
+    let code = text.lines().nth(number - 1).unwrap();
+    assert!(code.contains("point!("), "{file}:{number} is {code}");
 }
 
 #[test]
-fn a_panic_in_any_entry_point_is_a_status_with_an_error() {
+fn a_panic_in_any_entry_point_returns_an_error() {
     for link in BOTH {
         let mut panics = Command::new(program_with_points("panics", link));
         panics.env_clear().env("FAILPOINTS", "entry=return(boom)");
@@ -55,20 +55,20 @@ fn a_panic_in_any_entry_point_is_a_status_with_an_error() {
             called.push(words.next().unwrap().to_owned());
             if let Some(status) = words.next() {
                 assert_eq!(status, Code::Internal.name(), "{line}");
-                assert_told(words.next().unwrap(), "entry");
+                assert_located(words.next().unwrap(), "entry");
             }
         }
         called.sort_unstable();
-        assert_eq!(called, declared_functions(), "every function was called");
+        assert_eq!(called, declared_functions(), "a function was not called");
     }
 }
 
 #[test]
-fn a_panic_at_any_point_of_a_call_is_its_error_and_the_next_call_works() {
+fn a_panic_anywhere_in_a_call_fails_that_call_only() {
     for link in BOTH {
         program_with_points("crowd", link);
     }
-    // The program could not even make its client.
+    // "entry" also fails the creation of the client.
     let points = POINTS.into_iter().filter(|(name, _)| *name != "entry");
     let cases = points.zip(BOTH.into_iter().cycle());
     side_by_side(cases, |(point, link)| panics_at(point, link));
@@ -91,11 +91,11 @@ fn panics_at(point: (&str, Way), link: Link) {
     };
     let failed = ends("end 1 hermes internal ");
     assert_eq!(failed.len(), 1, "{name}: {lines:#?}");
-    assert_told(failed[0], name);
+    assert_located(failed[0], name);
     assert_eq!(
         ends("end 1 ").len().to_string(),
         callers,
-        "{name}: one end a call"
+        "{name}: one result per call"
     );
     assert_eq!(
         ends("end 2 hermes ok ").len().to_string(),
@@ -110,7 +110,7 @@ fn panics_at(point: (&str, Way), link: Link) {
 }
 
 #[test]
-fn a_panic_in_a_shared_build_is_everybodys_error() {
+fn a_panic_in_a_shared_build_fails_all_its_callers() {
     let bed = Bed::new();
     template(&bed);
     let output = command(&bed, &program_with_points("crowd", Link::Shared))
@@ -128,7 +128,7 @@ fn a_panic_in_a_shared_build_is_everybodys_error() {
 }
 
 #[test]
-fn a_token_in_the_message_of_a_panic_is_masked() {
+fn a_token_in_a_panic_message_is_masked() {
     let bed = Bed::new();
     template(&bed);
     let token = "t0ken-0f-the-panic";
@@ -147,7 +147,7 @@ fn a_token_in_the_message_of_a_panic_is_masked() {
 }
 
 #[test]
-fn the_library_that_ships_cannot_be_stopped() {
+fn the_shipped_library_has_no_failpoints() {
     let has_points = |folder: &str| {
         let library = std::fs::read(Path::new(&given(folder)).join("libmol.so")).unwrap();
         let name = b"FAILPOINTS";
@@ -158,7 +158,7 @@ fn the_library_that_ships_cannot_be_stopped() {
 }
 
 #[test]
-fn a_host_that_is_a_rust_program_keeps_its_panic_hook() {
+fn a_rust_host_keeps_its_panic_hook() {
     let folder = given("MOL_TEST_FAILPOINTS_LIB_DIR");
     let host = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host");
     let installed = installed(Path::new(&folder), &host.with_extension("lib"));
@@ -172,10 +172,10 @@ fn a_host_that_is_a_rust_program_keeps_its_panic_hook() {
             .arg(&host),
     );
     let mut process = Command::new(host);
-    // Cargo's LD_LIBRARY_PATH leads to the library without points.
+    // Cargo's LD_LIBRARY_PATH would load the library without failpoints.
     process.env_clear().env("FAILPOINTS", "entry=return(boom)");
     let output = process.output().unwrap();
     let status = format!("status {}", Code::Internal as i32);
-    let told = ["told of the library's panics 0", "told of its own 1"];
-    assert_eq!(lines(&output), [&status, told[0], told[1]]);
+    let counts = ["panics of the library seen 0", "own panics seen 1"];
+    assert_eq!(lines(&output), [&status, counts[0], counts[1]]);
 }

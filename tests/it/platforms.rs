@@ -1,5 +1,5 @@
-//! Platforms that are not the engine's own: what it cannot run is refused before anything is done, and
-//! what it emulates is told of.
+//! Foreign platforms: one that the engine cannot run is refused before any work, and one that it
+//! emulates causes a warning.
 
 use std::path::Path;
 use std::process::Command;
@@ -16,9 +16,9 @@ use crate::support::engine::Engine;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::{Bed, Files, file, until};
 
-/// A platform that nothing on this machine can run, with its number in the header of a program.
+/// A platform that this machine can neither run nor emulate, with its ELF machine number.
 fn impossible() -> (&'static str, u16) {
-    // The last one is nobody's number.
+    // The last number is not assigned to any processor.
     [
         ("riscv64", 243_u16),
         ("ppc64le", 21),
@@ -30,10 +30,10 @@ fn impossible() -> (&'static str, u16) {
         let [low, high] = machine.to_le_bytes();
         !emulation::runs(&format!("0200{low:02x}{high:02x}"))
     })
-    .expect("nothing emulates what does not exist")
+    .expect("an unassigned machine number is not emulated")
 }
 
-/// A template whose one step runs a program that is made for another processor.
+/// A template whose only RUN step runs this program.
 fn with_program(program: &[u8]) -> Files {
     let program = BASE64_STANDARD.encode(program);
     Files::from([
@@ -48,7 +48,7 @@ fn with_program(program: &[u8]) -> Files {
     ])
 }
 
-/// A program for arm64 that writes a file `/written`.
+/// An arm64 program that writes the file `/written`.
 fn arm64_program(folder: &Path) -> Vec<u8> {
     let source = folder.join("main.go");
     let text = r#"package main
@@ -76,7 +76,7 @@ func main() {
 }
 
 #[test]
-fn a_platform_that_the_engine_cannot_run_is_refused_before_anything_is_fetched() {
+fn an_unsupported_platform_is_refused_before_the_fetch() {
     let (arch, _) = impossible();
     for buildkit in ["1", "0"] {
         let bed = Bed::new();
@@ -99,12 +99,12 @@ fn a_platform_that_the_engine_cannot_run_is_refused_before_anything_is_fetched()
         assert_eq!(client.count(Kind::FetchStarted), 0);
         assert_eq!(client.count(Kind::BuildStarted), 0);
         let fetches = of_service(&bed.server.requests(), "git").len();
-        assert_eq!(fetches, 0, "the template was not asked for");
+        assert_eq!(fetches, 0, "the template must not be fetched");
     }
 }
 
 #[test]
-fn another_operating_system_needs_another_engine() {
+fn windows_images_need_a_windows_engine() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let error = bed
@@ -115,7 +115,7 @@ fn another_operating_system_needs_another_engine() {
 }
 
 #[test]
-fn an_emulated_platform_works_with_a_warning_that_it_is_slow() {
+fn an_emulated_platform_builds_with_a_slowness_warning() {
     let bed = Bed::new();
     bed.template("hermes", with_program(&arm64_program(bed.scratch())));
     let _emulation = Emulation::of_arm64();
@@ -128,7 +128,7 @@ fn an_emulated_platform_works_with_a_warning_that_it_is_slow() {
             (OptionName::DockerBuildkit, buildkit),
             (OptionName::Isolation, &isolation),
         ]);
-        // BuildKit's list may be 20 seconds old: since 0.14, which Docker 27 was the first to have.
+        // Since BuildKit 0.14 (Docker 27), its list of platforms may be 20 seconds old.
         let image = until("the engine to see the emulation", || {
             client.forget();
             match client.ensure("hermes") {
@@ -149,7 +149,7 @@ fn an_emulated_platform_works_with_a_warning_that_it_is_slow() {
 
         let warnings = client.of_kind(Kind::Warning);
         let [warning] = warnings.as_slice() else {
-            panic!("one warning is enough: {warnings:?}");
+            panic!("expected one warning: {warnings:?}");
         };
         assert!(
             warning.message.contains("emulates linux/arm64"),
@@ -163,13 +163,17 @@ fn an_emulated_platform_works_with_a_warning_that_it_is_slow() {
 
         client.forget();
         assert!(client.ensure("hermes").unwrap().cache_hit);
-        assert_eq!(client.count(Kind::Warning), 0, "a hit runs nothing");
+        assert_eq!(
+            client.count(Kind::Warning),
+            0,
+            "a cache hit runs nothing and needs no warning"
+        );
         bed.engine.remove_all_of(&isolation);
     }
 }
 
 #[test]
-fn a_processor_that_runs_the_programs_of_its_smaller_brother_emulates_nothing() {
+fn amd64_runs_386_natively() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let client = bed.client_with(&[(OptionName::Platform, "linux/386")]);
@@ -178,32 +182,35 @@ fn a_processor_that_runs_the_programs_of_its_smaller_brother_emulates_nothing() 
 }
 
 #[test]
-fn where_the_engine_does_not_say_what_it_can_run_the_first_program_shows_it() {
+fn an_exec_format_error_is_platform_unsupported() {
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
     let (arch, machine) = impossible();
-    // The number of the processor is at this place (System V ABI, "ELF Header").
+    // The offset of e_machine (System V ABI, "ELF Header").
     let mut program = arm64_program(bed.scratch());
     program[18..20].copy_from_slice(&machine.to_le_bytes());
     bed.template("hermes", with_program(&program));
 
     let platform = format!("linux/{arch}");
     for host in [&podman.url, &bed.engine.url] {
-        // Docker does say, so there it is a program that is not for the platform of the image.
-        let asked = match host == &podman.url {
+        // Docker lists its platforms and would refuse this one, so it gets a supported platform with a foreign program.
+        let requested = match host == &podman.url {
             true => platform.as_str(),
             false => "linux/amd64",
         };
         let _images = podman.keep_images();
         let client = bed.client_with(&[
             (OptionName::DockerHost, host),
-            (OptionName::Platform, asked),
+            (OptionName::Platform, requested),
         ]);
         let error = client.refused("hermes");
         assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
-        let (message, build) = (error.message, error.build.expect("it says where"));
-        // Docker has it among its reasons, Podman in the output of the step.
+        let (message, build) = (
+            error.message,
+            error.build.expect("the error has build details"),
+        );
+        // Docker has it in its error message, Podman in the step's output.
         let said = format!("{message}\n{}", build.log_tail);
-        // In capitals or not, by runtime.
+        // The case depends on the container runtime.
         assert!(said.to_lowercase().contains("exec format error"), "{said}");
         assert!(build.step.contains("RUN"), "{build:?}");
         assert_eq!(build.line, 3);

@@ -20,7 +20,7 @@ fn copying(content: &str) -> Files {
     ])
 }
 
-/// The job, while no other test takes images away.
+/// Ensures the image while no other test removes images.
 fn ensure(client: &TestClient, podman: &Engine) -> mol::Result<Image> {
     let _images = podman.keep_images();
     client.ensure("hermes")
@@ -31,7 +31,7 @@ fn client(bed: &Bed, podman: &Engine) -> TestClient {
 }
 
 #[test]
-fn an_image_is_built_found_again_and_rebuilt_for_a_new_commit() {
+fn an_image_is_built_reused_and_rebuilt_for_a_new_commit() {
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
     let client = client(&bed, &podman);
 
@@ -59,7 +59,7 @@ fn an_image_is_built_found_again_and_rebuilt_for_a_new_commit() {
 }
 
 #[test]
-fn without_a_network_the_newest_image_is_found_under_the_name_that_podman_gave_it() {
+fn offline_finds_the_newest_image_under_its_podman_name() {
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
     bed.template("hermes", copying("one"));
     let online = ensure(&client(&bed, &podman), &podman).unwrap();
@@ -75,7 +75,7 @@ fn without_a_network_the_newest_image_is_found_under_the_name_that_podman_gave_i
 }
 
 #[test]
-fn a_cancelled_build_starts_no_further_step() {
+fn a_canceled_build_starts_no_further_step() {
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
     let (first, second) = (unique(), unique());
     let text = format!(
@@ -91,7 +91,7 @@ fn a_cancelled_build_starts_no_further_step() {
         client.cancel(&call);
         assert_eq!(call.end().unwrap_err().code, Code::Canceled);
         assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
-        // Podman's API has nothing that would end the step that runs.
+        // Podman's API cannot stop a running step.
         until("the end of the step", || {
             (!is_running(&first)).then_some(())
         });
@@ -106,7 +106,7 @@ fn a_cancelled_build_starts_no_further_step() {
 }
 
 #[test]
-fn a_failing_step_is_named_with_its_output() {
+fn a_failed_step_is_named() {
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
     bed.template(
         "hermes",
@@ -121,12 +121,12 @@ fn a_failing_step_is_named_with_its_output() {
     assert!(build.step.contains("COPY nothing"), "{build:?}");
 }
 
-/// A proxy before an engine that answers 500 to the first requests for these lists, and how many came.
+/// A proxy in front of an engine. It answers 500 to the first `times` requests for each of these lists.
 fn failing_lists(bed: &Bed, engine: &Engine, paths: [&'static str; 2], times: u32) -> Proxy {
-    let asked = paths.map(|path| (path, AtomicU32::new(0)));
+    let counts = paths.map(|path| (path, AtomicU32::new(0)));
     Proxy::start(engine, bed.scratch(), move |line| {
-        let found = asked.iter().find(|(path, _)| line.contains(path));
-        match found.map(|(_, asked)| asked.fetch_add(1, Ordering::SeqCst)) {
+        let found = counts.iter().find(|(path, _)| line.contains(path));
+        match found.map(|(_, count)| count.fetch_add(1, Ordering::SeqCst)) {
             Some(before) if before < times => Treat::Fail,
             _ => Treat::Pass,
         }
@@ -135,7 +135,7 @@ fn failing_lists(bed: &Bed, engine: &Engine, paths: [&'static str; 2], times: u3
 
 /// Podman answers 500 to a list while another client removes an image (seen with 4.3).
 #[test]
-fn a_list_that_fails_while_an_image_is_removed_is_asked_for_again() {
+fn a_list_that_fails_for_a_moment_is_retried() {
     const LISTS: [&str; 2] = ["/images/json", "/containers/json"];
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
     bed.template("hermes", copying("one"));
@@ -159,7 +159,7 @@ fn a_list_that_fails_while_an_image_is_removed_is_asked_for_again() {
 }
 
 #[test]
-fn a_list_that_fails_for_good_is_told_and_another_engine_is_asked_once() {
+fn a_list_that_keeps_failing_is_reported_and_only_podman_retries() {
     const LISTS: [&str; 2] = ["/images/json", "/containers/json"];
     for (engine, most) in [
         (Engine::podman_of_the_tests(), 20),
@@ -174,8 +174,8 @@ fn a_list_that_fails_for_good_is_told_and_another_engine_is_asked_once() {
             error.message.contains("answered GET /images/json with 500"),
             "{error:?}"
         );
-        let asked = proxy.sent().matches(LISTS[0]).count();
-        assert!((1..=most).contains(&asked), "{asked} times");
-        assert!(asked > 1 || most == 1, "Podman is asked again");
+        let requests = proxy.sent().matches(LISTS[0]).count();
+        assert!((1..=most).contains(&requests), "{requests} times");
+        assert!(requests > 1 || most == 1, "a list of Podman is retried");
     }
 }

@@ -1,5 +1,5 @@
-//! Many callers in many processes (promise P3): one fetch and one build, also if the process that is
-//! at it is killed or stopped.
+//! Many callers in many processes (promise P3): one fetch and one build, also if the process that does
+//! the work is killed or stopped.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,32 +18,32 @@ const RUNTIMES: [&str; 3] = ["autogen", "claude-code", "hermes"];
 const PROCESSES: usize = 8;
 const CALLERS: usize = 50;
 
-/// The surroundings of all processes, with an engine whose requests are counted.
-struct Town {
+/// What all processes share, and an engine whose requests are counted.
+struct Shared {
     bed: Bed,
     engine: Proxy,
-    /// For each runtime, the reference that everybody must get.
+    /// For each runtime, the reference that every caller must get.
     references: Vec<String>,
-    /// For each runtime, what is in the cache once it is fetched.
+    /// For each runtime, the completion marker of its fetch.
     fetched: Vec<PathBuf>,
 }
 
-/// A process with many callers, and what it says.
+/// A process with many callers, and the file with its output.
 struct Crowd {
     process: Child,
-    said: PathBuf,
+    output: PathBuf,
     since: Instant,
 }
 
-impl Town {
+impl Shared {
     fn new() -> Self {
         let bed = Bed::new();
         let text = |word| format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 1\n");
         let commits = RUNTIMES.map(|runtime| bed.template(runtime, dockerfile(&text(unique()))));
-        let of_each = || RUNTIMES.iter().zip(&commits);
-        let references = of_each().map(|(runtime, sha)| bed.reference(runtime, sha));
-        let voucher = |(runtime, sha): (&&str, &String)| format!("{runtime}/.{}.json", &sha[..12]);
-        let fetched = of_each().map(|of| bed.cache().join(voucher(of)));
+        let each = || RUNTIMES.iter().zip(&commits);
+        let references = each().map(|(runtime, sha)| bed.reference(runtime, sha));
+        let marker = |(runtime, sha): (&&str, &String)| format!("{runtime}/.{}.json", &sha[..12]);
+        let fetched = each().map(|of| bed.cache().join(marker(of)));
         let (references, fetched) = (references.collect(), fetched.collect());
         let engine = Proxy::start(&bed.engine, bed.scratch(), |_| Treat::Pass);
         program("crowd", Link::Static); // compiled before all start together
@@ -59,7 +59,7 @@ impl Town {
         self.start(&program("crowd", Link::Static), &self.engine, deadline, "")
     }
 
-    /// A crowd that has fetched the templates and holds their locks.
+    /// Starts a crowd and waits until it has fetched the templates and holds their locks.
     fn holder(&self, engine: &Proxy, points: &str) -> Crowd {
         let holder = self.start(
             &program_with_points("crowd", Link::Static),
@@ -73,7 +73,7 @@ impl Town {
         holder
     }
 
-    /// The same engine, but that it is never asked to build.
+    /// The same engine behind a proxy on which build requests hang.
     fn idle_engine(&self) -> Proxy {
         let folder = self.bed.scratch().join(unique());
         std::fs::create_dir(&folder).unwrap();
@@ -92,24 +92,24 @@ impl Town {
         deadline: Option<Duration>,
         points: &str,
     ) -> Crowd {
-        let said = self.bed.scratch().join(unique());
+        let output = self.bed.scratch().join(unique());
         let deadline = deadline.map_or(0, |deadline| deadline.as_millis());
         let process = command(&self.bed, program)
             .env("DOCKER_HOST", &engine.url)
             .env("FAILPOINTS", points)
             .args([&CALLERS.to_string(), &deadline.to_string(), "1"])
             .args(RUNTIMES)
-            .stdout(File::create(&said).unwrap())
+            .stdout(File::create(&output).unwrap())
             .spawn()
             .unwrap();
         Crowd {
             process,
-            said,
+            output,
             since: Instant::now(),
         }
     }
 
-    /// How many fetches and builds there were, by those who did them.
+    /// The number of fetches and builds, as the servers saw them.
     fn work(&self) -> (usize, usize) {
         let requests = self.bed.server.requests();
         let fetches = requests.iter().filter(|r| r.path.ends_with("/info/refs"));
@@ -119,28 +119,28 @@ impl Town {
         )
     }
 
-    fn assert_all_got_it(&self, crowd: Crowd) {
-        let (said, _) = crowd.ends();
+    fn assert_all_succeed(&self, crowd: Crowd) {
+        let (output, _) = crowd.ends();
         for (index, (runtime, reference)) in RUNTIMES.iter().zip(&self.references).enumerate() {
             let callers = (CALLERS - index).div_ceil(RUNTIMES.len());
-            let ends = said
+            let ends = output
                 .matches(&format!("end 1 {runtime} ok {reference}\n"))
                 .count();
-            assert_eq!(ends, callers, "{runtime}: {said}");
+            assert_eq!(ends, callers, "{runtime}: {output}");
         }
     }
 }
 
 impl Crowd {
-    fn said(&self) -> String {
-        std::fs::read_to_string(&self.said).unwrap()
+    fn output(&self) -> String {
+        std::fs::read_to_string(&self.output).unwrap()
     }
 
-    /// Waits until it has told, for every runtime, that it waits for this process.
+    /// Waits until it reports, for every runtime, that it waits for this process.
     fn wait_until_it_waits_for(&self, process: u32) {
         let holder = format!("\"holder\":\"process {process}\"");
-        until("a crowd that waits", || {
-            (self.said().matches(&holder).count() == RUNTIMES.len()).then_some(())
+        until("the crowd to wait", || {
+            (self.output().matches(&holder).count() == RUNTIMES.len()).then_some(())
         });
     }
 
@@ -152,82 +152,84 @@ impl Crowd {
         self.process.wait().unwrap()
     }
 
-    /// What it has said when all its calls have ended, and how long that took.
+    /// Its output after all calls have ended, and how long they took.
     fn ends(mut self) -> (String, Duration) {
         let status = self.wait();
-        let (took, said) = (self.since.elapsed(), self.said());
-        assert!(status.success(), "{status}: {said}");
-        (said, took)
+        let (took, output) = (self.since.elapsed(), self.output());
+        assert!(status.success(), "{status}: {output}");
+        (output, took)
     }
 }
 
 impl Drop for Crowd {
     fn drop(&mut self) {
-        // Only where a test has failed; it may be a stopped one.
+        // Needed only after a failed test; the process may be stopped.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
 #[test]
-fn eight_processes_with_fifty_callers_each_share_one_fetch_and_one_build_a_runtime() {
+fn processes_share_one_fetch_and_one_build_for_each_runtime() {
     soak(|| {
-        let town = Town::new();
-        let crowds: Vec<Crowd> = (0..PROCESSES).map(|_| town.crowd(None)).collect();
+        let shared = Shared::new();
+        let crowds: Vec<Crowd> = (0..PROCESSES).map(|_| shared.crowd(None)).collect();
         for crowd in crowds {
-            town.assert_all_got_it(crowd);
+            shared.assert_all_succeed(crowd);
         }
-        assert_eq!(town.work(), (RUNTIMES.len(), RUNTIMES.len()));
+        assert_eq!(shared.work(), (RUNTIMES.len(), RUNTIMES.len()));
     });
 }
 
 #[test]
-fn when_the_process_that_holds_the_locks_is_killed_one_of_the_others_goes_on() {
+fn when_the_lock_holder_is_killed_another_process_takes_over() {
     soak(|| {
-        let town = Town::new();
-        let idle = town.idle_engine();
-        let mut holder = town.holder(&idle, "");
-        let crowds: Vec<Crowd> = (1..PROCESSES).map(|_| town.crowd(None)).collect();
+        let shared = Shared::new();
+        let idle = shared.idle_engine();
+        let mut holder = shared.holder(&idle, "");
+        let crowds: Vec<Crowd> = (1..PROCESSES).map(|_| shared.crowd(None)).collect();
         for crowd in &crowds {
             crowd.wait_until_it_waits_for(holder.process.id());
         }
         holder.signal(Signal::KILL);
         holder.wait();
         for crowd in crowds {
-            town.assert_all_got_it(crowd);
+            shared.assert_all_succeed(crowd);
         }
-        // What the holder had fetched is used.
-        assert_eq!(town.work(), (RUNTIMES.len(), RUNTIMES.len()));
+        // The fetched trees of the killed process are reused.
+        assert_eq!(shared.work(), (RUNTIMES.len(), RUNTIMES.len()));
     });
 }
 
 #[test]
-fn when_the_process_that_holds_the_locks_is_stopped_the_others_keep_to_their_deadlines() {
+fn when_the_lock_holder_is_stopped_waiters_meet_their_deadlines() {
     soak(|| {
-        let town = Town::new();
+        let shared = Shared::new();
         let pause = format!("cache-synced=sleep({})", AT_ONCE.as_millis());
-        let holder = town.holder(&town.engine, &pause);
+        let holder = shared.holder(&shared.engine, &pause);
         holder.signal(Signal::STOP);
         let deadline = Duration::from_secs(4);
-        let crowds: Vec<Crowd> = (1..PROCESSES).map(|_| town.crowd(Some(deadline))).collect();
+        let crowds: Vec<Crowd> = (1..PROCESSES)
+            .map(|_| shared.crowd(Some(deadline)))
+            .collect();
         for crowd in crowds {
             let id = crowd.process.id();
-            let (said, took) = crowd.ends();
+            let (output, took) = crowd.ends();
             assert!(took < deadline + 2 * AT_ONCE, "{id}: {took:?}");
-            let ends = said.lines().filter(|line| line.starts_with("end 1 "));
+            let ends = output.lines().filter(|line| line.starts_with("end 1 "));
             let (late, other): (Vec<&str>, Vec<&str>) =
                 ends.partition(|end| end.contains(" deadline_exceeded "));
             assert_eq!((late.len(), other.len()), (CALLERS, 0), "{other:#?}");
-            // The first caller of a runtime waits for the process, the others wait for the first.
-            let told = |whom: &str| late.iter().filter(|end| end.contains(whom)).count();
+            // The first caller of each runtime waits for the other process, the rest wait for the first caller.
+            let count = |text: &str| late.iter().filter(|end| end.contains(text)).count();
             let holder = format!("waiting for process {}", holder.process.id());
-            assert_eq!(told(&holder), RUNTIMES.len(), "{late:#?}");
+            assert_eq!(count(&holder), RUNTIMES.len(), "{late:#?}");
             let first = "waiting for another call in this process";
-            assert_eq!(told(first), CALLERS - RUNTIMES.len(), "{late:#?}");
+            assert_eq!(count(first), CALLERS - RUNTIMES.len(), "{late:#?}");
         }
         holder.signal(Signal::CONT);
-        town.assert_all_got_it(holder);
-        town.assert_all_got_it(town.crowd(None));
-        assert_eq!(town.work(), (RUNTIMES.len(), RUNTIMES.len()));
+        shared.assert_all_succeed(holder);
+        shared.assert_all_succeed(shared.crowd(None));
+        assert_eq!(shared.work(), (RUNTIMES.len(), RUNTIMES.len()));
     });
 }

@@ -1,5 +1,5 @@
-//! What holds for any input: the properties of tests/properties on random values, made for each to
-//! come close to where it could break. `make fuzz` looks for longer, with a fuzzer.
+//! Property tests: the invariants of tests/properties on random values near their edge cases.
+//! `make fuzz` checks the same invariants for longer with a fuzzer.
 
 use std::cell::RefCell;
 
@@ -29,7 +29,7 @@ fn strings(
 
 // Masking -----------------------------------------------------------------------------------------
 
-/// Tokens as servers give them, and some that mean something in what they are written in.
+/// Tokens as servers issue them, and some with characters that are special in the encodings.
 fn token() -> impl Strategy<Value = String> {
     let odd = "[-!-)+-~]{8,24}";
     let hex = "[0-9a-f]{40}";
@@ -55,7 +55,7 @@ fn spelling() -> impl Strategy<Value = Spelling> {
     ]
 }
 
-/// Text that may run together with what stands beside it.
+/// Text that may merge with the token beside it.
 fn surroundings() -> impl Strategy<Value = String> {
     let parts = select(vec![
         "",
@@ -111,10 +111,10 @@ fn no_spelling_of_a_token_survives_in_any_text() {
 }
 
 #[test]
-fn no_spelling_of_a_token_survives_a_build_s_output_in_any_pieces() {
+fn no_spelling_of_a_token_survives_in_build_output_in_any_chunks() {
     let output = prop::collection::vec((surroundings(), spelling()), 1..5);
     let cuts = prop::collection::vec(any::<usize>(), 0..8);
-    // A token of an option is visible ASCII.
+    // A token that is set as an option is visible ASCII.
     let token = token().prop_filter("visible ASCII", |token| token.is_ascii());
     for_all(1500, &(output, token, cuts), |(output, token, cuts)| {
         let output = output
@@ -159,7 +159,7 @@ fn any_text_is_shown_as_one_printable_line_without_the_token() {
         "\u{ad}",
     ]);
     let inside = strings(harmful.clone(), 3);
-    // A token of an option is visible ASCII.
+    // A token that is set as an option is visible ASCII.
     let token = token().prop_filter("visible ASCII", |token| token.is_ascii());
     let values = (
         strings(harmful, 8),
@@ -187,11 +187,11 @@ fn any_text_is_shown_as_one_printable_line_without_the_token() {
 }
 
 #[test]
-fn the_go_package_masks_as_the_core_does() {
+fn go_and_rust_mask_alike() {
     let go = RefCell::new(Yardstick::start());
     let values = (surroundings(), token(), spelling(), surroundings());
     for_all(1000, &values, |(before, token, spelling, after)| {
-        // The core masks the user information of URLs too; in Go that is a function of its own.
+        // Only the core also masks the user information of URLs here; Go has a separate function for that.
         let text = format!("{before}{}{after}", spelling.of(&token)).replace("://", ":/ ");
         prop_assert_eq!(
             go.borrow_mut().mask(&text, &token),
@@ -259,7 +259,7 @@ fn branch() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn any_branch_is_asked_for_by_its_name_at_the_server_that_was_set() {
+fn any_branch_gives_a_url_for_it_on_the_configured_server() {
     let go = RefCell::new(Yardstick::start());
     let runtime = select(mol::names::runtimes::DEFAULT_RUNTIMES.to_vec());
     let values = (select(PREFIXES), runtime, branch());
@@ -276,7 +276,7 @@ fn any_branch_is_asked_for_by_its_name_at_the_server_that_was_set() {
 }
 
 #[test]
-fn any_prefix_is_refused_or_is_the_server_that_is_asked() {
+fn any_prefix_is_refused_or_gives_a_url_on_its_server() {
     let parts = select(vec![
         "https://",
         "http://",
@@ -316,12 +316,12 @@ fn any_prefix_is_refused_or_is_the_server_that_is_asked() {
     });
 }
 
-// Gitea's answer ----------------------------------------------------------------------------------
+// The Gitea response ------------------------------------------------------------------------------
 
 const SHA: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// JSON with the names that matter in many places, and the right ones now and then.
-fn answer() -> impl Strategy<Value = String> {
+/// JSON with the relevant field names in many places, sometimes with a valid commit id.
+fn response() -> impl Strategy<Value = String> {
     let id = prop_oneof![
         4 => Just(json!(SHA)),
         1 => Just(json!(SHA.repeat(2)[..64])),
@@ -350,7 +350,7 @@ fn answer() -> impl Strategy<Value = String> {
     prop_oneof![commit, value].prop_map(|value| value.to_string())
 }
 
-/// The same, written otherwise or broken.
+/// The same in another JSON notation, or corrupted.
 fn body() -> impl Strategy<Value = Vec<u8>> {
     let change = select(vec![
         ("", ""),
@@ -367,9 +367,9 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
         ("\"user\":{", "\"user\":{\"x\":1e999,"),
     ]);
     let text =
-        (answer(), change).prop_map(|(text, (from, to))| text.replacen(from, to, 1).into_bytes());
+        (response(), change).prop_map(|(text, (from, to))| text.replacen(from, to, 1).into_bytes());
     let broken =
-        (answer(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(text, at, byte)| {
+        (response(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(text, at, byte)| {
             let mut bytes = text.into_bytes();
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -379,7 +379,7 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn the_commit_is_that_of_the_answer_or_there_is_none() {
+fn the_commit_id_is_the_one_in_the_response_or_none() {
     let go = RefCell::new(Yardstick::start());
     let found = RefCell::new(0);
     for_all(4000, &body(), |body| {
@@ -391,14 +391,14 @@ fn the_commit_is_that_of_the_answer_or_there_is_none() {
     });
     assert!(
         *found.borrow() > 100,
-        "{found:?} of the answers have a commit"
+        "only {found:?} of the responses have a commit"
     );
 }
 
-// The ignore file ---------------------------------------------------------------------------------
+// .dockerignore -----------------------------------------------------------------------------------
 
 #[test]
-fn any_ignore_file_is_read_or_refused_at_once() {
+fn any_dockerignore_is_parsed_or_refused_quickly() {
     let parts = select(vec![
         "a",
         "b",
@@ -441,7 +441,7 @@ fn any_ignore_file_is_read_or_refused_at_once() {
 }
 
 #[test]
-fn an_ignore_file_that_is_made_to_be_slow_is_not() {
+fn a_hostile_dockerignore_is_not_slow() {
     let deep = vec!["a".repeat(200); 20].join("/");
     let lines = |line: &str| format!("{line}\n").repeat(2000);
     for file in [
@@ -528,7 +528,7 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
 }
 
 #[test]
-fn a_tree_is_checked_out_and_sent_from_within_its_folder_whatever_it_holds() {
+fn any_tree_stays_inside_its_folder_in_checkout_and_upload() {
     for_all(400, &(entries(), any::<bool>()), |(entries, sorted)| {
         tree::stays_inside(&entries, sorted);
         Ok(())
@@ -538,7 +538,7 @@ fn a_tree_is_checked_out_and_sent_from_within_its_folder_whatever_it_holds() {
 // The C ABI ---------------------------------------------------------------------------------------
 
 #[test]
-fn any_calls_with_any_arguments_end_with_a_status() {
+fn random_c_calls_all_return_a_status() {
     for_all(3, &(any::<u32>(), 1..6u32), |(seed, threads)| {
         let mut player = process(&program("tape", Link::Static));
         let output = succeed(player.args([seed, 40, 400, threads].map(|n| n.to_string())));
