@@ -1,4 +1,4 @@
-//! Old images and trees go; everything else stays.
+//! Prune removes old images and trees, and nothing else.
 
 use std::fs;
 use std::path::Path;
@@ -16,19 +16,19 @@ use crate::support::{
     Bed, End, Files, Proxy, TestClient, Treat, block_on, chance, file, side_by_side, unique, until,
 };
 
-const ALL_GO: PruneOptions = PruneOptions {
+const KEEP_NONE: PruneOptions = PruneOptions {
     keep_per_runtime: 0,
     recent: Duration::ZERO,
     dry_run: false,
 };
 
-/// The newest two, whatever was used a moment ago.
-const TWO_STAY: PruneOptions = PruneOptions {
+/// Keeps the newest two; recent use does not count.
+const KEEP_TWO: PruneOptions = PruneOptions {
     keep_per_runtime: 2,
-    ..ALL_GO
+    ..KEEP_NONE
 };
 
-/// How much longer than asked what was used stays: one lease (src/job/recent.rs).
+/// A used image is kept this much longer than `recent`: one lease (src/job/recent.rs).
 const LEASE: Duration = Duration::from_secs(5);
 
 fn copying(content: &str) -> Files {
@@ -42,16 +42,16 @@ fn both_engines() -> impl Iterator<Item = Engine> + Send {
     [Engine::of_the_tests(), Engine::podman_of_the_tests()].into_iter()
 }
 
-/// Commits of a runtime, each one built, the oldest first.
+/// Builds `n` commits of a runtime and returns them, oldest first.
 fn built(bed: &Bed, client: &TestClient, engine: &Engine, runtime: &str, n: usize) -> Vec<String> {
     let commits = (0..n).map(|number| {
-        // Other tests' images must not share its layers.
+        // Unique content, so that no other test's image shares its layers.
         let content = format!("{runtime} {number} of {}", bed.isolation);
         let sha = bed.template(runtime, copying(&content));
         let _images = engine.keep_images();
         client.ensure(runtime).unwrap();
         if *engine.url == Engine::podman_of_the_tests().url {
-            // There, images know their age in whole seconds.
+            // Podman stores the creation time of an image in whole seconds.
             std::thread::sleep(Duration::from_millis(1050));
         }
         sha
@@ -59,7 +59,7 @@ fn built(bed: &Bed, client: &TestClient, engine: &Engine, runtime: &str, n: usiz
     commits.collect()
 }
 
-/// Has the branch go back to an older commit of the template.
+/// Resets the branch to an older commit of the template.
 fn go_back(bed: &Bed, runtime: &str, sha: &str) {
     let repository = bed.server.bare_repository(runtime);
     fs::write(repository.join("refs/heads/main"), sha).unwrap();
@@ -88,8 +88,8 @@ fn trees(bed: &Bed, runtime: &str) -> Vec<String> {
     names
 }
 
-/// The whole story, on one engine.
-fn the_newest_two_stay(bed: &Bed, client: &TestClient, engine: &Engine) {
+/// A dry run, a prune and a second prune on one engine.
+fn keeps_the_newest_two(bed: &Bed, client: &TestClient, engine: &Engine) {
     let hermes = built(bed, client, engine, "hermes", 4);
     let autogen = built(bed, client, engine, "autogen", 1);
     let reference = |sha: &str| bed.reference("hermes", sha);
@@ -97,21 +97,21 @@ fn the_newest_two_stay(bed: &Bed, client: &TestClient, engine: &Engine) {
 
     let dry = PruneOptions {
         dry_run: true,
-        ..TWO_STAY
+        ..KEEP_TWO
     };
     let would = prune(client, engine, dry);
     let after = (engine.references_of(&bed.isolation), bed.cached_paths());
     assert_eq!(before, after, "a dry run changes nothing");
 
-    let did = prune(client, engine, TWO_STAY);
+    let did = prune(client, engine, KEEP_TWO);
     assert_eq!((&did.images, &did.trees), (&would.images, &would.trees));
     assert_eq!(did.freed_bytes, would.freed_bytes);
     assert!(did.freed_bytes > 0 && !did.dry_run && would.dry_run);
     for sha in &hermes[..2] {
-        let gone = of(&did, &reference(sha));
-        assert_eq!(gone.action, Action::Removed, "{gone:?}");
-        assert_eq!(gone.reason, "older than the newest 2");
-        assert_eq!(gone.image.commit_sha, *sha);
+        let removed = of(&did, &reference(sha));
+        assert_eq!(removed.action, Action::Removed, "{removed:?}");
+        assert_eq!(removed.reason, "older than the newest 2");
+        assert_eq!(removed.image.commit_sha, *sha);
         assert!(engine.inspect(&reference(sha)).is_none());
         assert!(!bed.cache().join("hermes").join(&sha[..12]).exists());
     }
@@ -131,7 +131,7 @@ fn the_newest_two_stay(bed: &Bed, client: &TestClient, engine: &Engine) {
     assert_eq!(trees(bed, "hermes"), left);
     assert_eq!(trees(bed, "autogen"), [&autogen[0][..12]]);
 
-    let again = prune(client, engine, TWO_STAY);
+    let again = prune(client, engine, KEEP_TWO);
     assert_eq!(again.freed_bytes, 0);
     assert!(
         again
@@ -140,26 +140,26 @@ fn the_newest_two_stay(bed: &Bed, client: &TestClient, engine: &Engine) {
             .all(|image| image.action == Action::Kept)
     );
 
-    // What is left works: the newest is still a hit, and what is gone is made again.
+    // The newest image is still a hit.
     assert!(client.ensure("hermes").unwrap().cache_hit);
 }
 
 #[test]
-fn the_newest_two_of_each_runtime_stay_and_a_dry_run_says_the_same() {
+fn prune_keeps_the_newest_two_and_a_dry_run_reports_the_same() {
     let bed = Bed::new();
-    the_newest_two_stay(&bed, &bed.client(), &bed.engine);
+    keeps_the_newest_two(&bed, &bed.client(), &bed.engine);
 }
 
 #[test]
-fn so_it_is_with_podman() {
+fn prune_keeps_the_newest_two_on_podman() {
     let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
     let client = bed.client_with(&[(OptionName::DockerHost, &podman.url)]);
-    the_newest_two_stay(&bed, &client, &podman);
+    keeps_the_newest_two(&bed, &client, &podman);
     podman.remove_all_of(&bed.isolation);
 }
 
 #[test]
-fn what_a_container_uses_stays_running_or_not() {
+fn an_image_used_by_a_stopped_or_running_container_is_kept() {
     for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
         let bed = Bed::new();
         let client = bed.client_with(&[(OptionName::DockerHost, &engine.url)]);
@@ -167,16 +167,16 @@ fn what_a_container_uses_stays_running_or_not() {
         let old = bed.reference("hermes", &hermes[0]);
         let name = format!("libmol-test-{}", unique());
         engine.create_container(&name, &old);
-        let report = prune(&client, &engine, ALL_GO);
+        let report = prune(&client, &engine, KEEP_NONE);
         let kept = of(&report, &old);
         assert_eq!(kept.action, Action::Kept);
         assert_eq!(kept.image.used_by.join(" "), name);
         assert!(kept.reason.contains(&name), "{kept:?}");
 
         engine.remove_container(&name);
-        let report = prune(&client, &engine, ALL_GO);
+        let report = prune(&client, &engine, KEEP_NONE);
         assert_eq!(of(&report, &old).action, Action::Removed);
-        // The moving tag's stays even so.
+        // The image of the moving tag is kept nevertheless.
         let newest = of(&report, &bed.reference("hermes", &hermes[1]));
         assert_eq!(newest.action, Action::Kept);
         assert_eq!(trees(&bed, "hermes"), [""; 0]);
@@ -185,8 +185,8 @@ fn what_a_container_uses_stays_running_or_not() {
 }
 
 #[test]
-fn an_image_that_the_engine_does_not_give_up_stays() {
-    // The engine alone knows of the container: the list that libmol gets is from before it was made.
+fn an_image_that_the_engine_refuses_to_remove_is_kept() {
+    // The proxy answers with an empty list of containers, as if the container had been created after the listing.
     for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
         let bed = Bed::new();
         let head =
@@ -203,30 +203,30 @@ fn an_image_that_the_engine_does_not_give_up_stays() {
         let name = format!("libmol-test-{}", unique());
         engine.create_container(&name, &old);
         let id = engine.id(&old);
-        let report = prune(&client, &engine, ALL_GO);
+        let report = prune(&client, &engine, KEEP_NONE);
         let kept = of(&report, &old);
         assert_eq!(kept.action, Action::Kept, "{kept:?}");
         assert_eq!(engine.id(&old), id);
         let sent = proxy.sent();
-        let asked = sent.lines().find(|line| line.starts_with("DELETE /"));
-        let asked = asked.expect("the engine was asked");
-        assert!(!asked.contains("force"), "{asked}");
+        let delete = sent.lines().find(|line| line.starts_with("DELETE /"));
+        let delete = delete.expect("the removal was requested");
+        assert!(!delete.contains("force"), "{delete}");
         engine.remove_container(&name);
         engine.remove_all_of(&bed.isolation);
     }
 }
 
 #[test]
-fn what_is_somebody_elses_is_never_touched() {
+fn images_not_built_here_or_of_another_isolation_are_kept() {
     let bed = Bed::new();
     let client = bed.client();
     let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
     let old = bed.reference("hermes", &hermes[0]);
-    // Another tool's image under a name of ours, and under names that only look like it.
-    let not_ours = bed.reference("hermes", &"f".repeat(40));
-    bed.engine.tag(BUSYBOX, &not_ours);
-    let alike = old.replace("template-hermes", "template-hermes2");
-    bed.engine.tag(&old, &alike);
+    // Another tool's image under a libmol name, and a libmol image under a name that is only similar.
+    let foreign = bed.reference("hermes", &"f".repeat(40));
+    bed.engine.tag(BUSYBOX, &foreign);
+    let similar = old.replace("template-hermes", "template-hermes2");
+    bed.engine.tag(&old, &similar);
     // The image of a server with another isolation.
     let other = format!("{}-2", bed.isolation);
     let neighbour = bed.client_with(&[(OptionName::Isolation, &other)]);
@@ -235,15 +235,15 @@ fn what_is_somebody_elses_is_never_touched() {
     bed.template("hermes", copying("of the neighbour"));
     neighbour.ensure("hermes").unwrap();
 
-    let report = prune(&client, &bed.engine, ALL_GO);
-    let kept = of(&report, &not_ours);
+    let report = prune(&client, &bed.engine, KEEP_NONE);
+    let kept = of(&report, &foreign);
     assert_eq!(kept.action, Action::Kept);
     assert!(kept.reason.contains("labels"), "{kept:?}");
     let untagged = of(&report, &old);
     assert_eq!(untagged.action, Action::Untagged, "{untagged:?}");
-    assert_eq!(untagged.image.other_refs.join(" "), alike);
+    assert_eq!(untagged.image.other_refs.join(" "), similar);
     assert!(bed.engine.inspect(&old).is_none());
-    for left in [&not_ours, &alike, &theirs] {
+    for left in [&foreign, &similar, &theirs] {
         assert!(bed.engine.inspect(left).is_some(), "{left}");
     }
     assert!(
@@ -256,15 +256,15 @@ fn what_is_somebody_elses_is_never_touched() {
 }
 
 #[test]
-fn what_is_not_ours_or_not_whole_takes_no_place_of_the_newest() {
+fn foreign_images_and_incomplete_trees_do_not_count_as_newest() {
     let bed = Bed::new();
     let client = bed.client();
     let hermes = built(&bed, &client, &bed.engine, "hermes", 3);
-    // Both are younger than all of them.
+    // A foreign image and an incomplete tree, both newer than the three commits.
     bed.engine
         .tag(BUSYBOX, &bed.reference("hermes", &"f".repeat(40)));
     fs::create_dir(bed.cache().join("hermes/ba9876543210")).unwrap();
-    let report = prune(&client, &bed.engine, TWO_STAY);
+    let report = prune(&client, &bed.engine, KEEP_TWO);
     let action = |sha: &str| of(&report, &bed.reference("hermes", sha)).action;
     let actions = [&hermes[0], &hermes[1], &hermes[2]].map(|sha| action(sha));
     assert_eq!(actions, [Action::Removed, Action::Kept, Action::Kept]);
@@ -274,19 +274,19 @@ fn what_is_not_ours_or_not_whole_takes_no_place_of_the_newest() {
 }
 
 #[test]
-fn what_somebody_else_removes_meanwhile_is_not_counted_as_freed() {
+fn an_image_removed_by_another_client_is_not_counted_as_freed() {
     let bed = Bed::new();
     let hermes = built(&bed, &bed.client(), &bed.engine, "hermes", 2);
-    let gone =
+    let not_found =
         "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
     let proxy = Proxy::start(&bed.engine, bed.scratch(), move |line| {
         match line.starts_with("DELETE ") {
-            true => Treat::Answer(gone.as_bytes().to_vec(), End::Stay),
+            true => Treat::Answer(not_found.as_bytes().to_vec(), End::Stay),
             false => Treat::Pass,
         }
     });
     let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
-    let report = prune(&client, &bed.engine, ALL_GO);
+    let report = prune(&client, &bed.engine, KEEP_NONE);
     let old = of(&report, &bed.reference("hermes", &hermes[0]));
     assert_eq!(old.reason, "somebody else has removed it meanwhile");
     assert!(old.image.own_bytes > 0);
@@ -295,7 +295,7 @@ fn what_somebody_else_removes_meanwhile_is_not_counted_as_freed() {
 }
 
 #[test]
-fn a_tree_and_an_image_at_which_somebody_is_stay() {
+fn the_tree_and_image_of_a_locked_commit_are_kept() {
     let bed = Bed::new();
     let client = bed.client();
     let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
@@ -304,7 +304,14 @@ fn a_tree_and_an_image_at_which_somebody_is_stay() {
     let lock = fs::OpenOptions::new().write(true).open(lock).unwrap();
     lock.lock().unwrap();
     for dry_run in [true, false] {
-        let report = prune(&client, &bed.engine, PruneOptions { dry_run, ..ALL_GO });
+        let report = prune(
+            &client,
+            &bed.engine,
+            PruneOptions {
+                dry_run,
+                ..KEEP_NONE
+            },
+        );
         let image = of(&report, &bed.reference("hermes", &hermes[0]));
         assert_eq!(image.action, Action::Kept, "{image:?}");
         let tree = report
@@ -316,7 +323,7 @@ fn a_tree_and_an_image_at_which_somebody_is_stay() {
         assert!(tree.reason.contains("at this commit"), "{tree:?}");
     }
     drop(lock);
-    let report = prune(&client, &bed.engine, ALL_GO);
+    let report = prune(&client, &bed.engine, KEEP_NONE);
     assert!(
         report
             .trees
@@ -326,7 +333,7 @@ fn a_tree_and_an_image_at_which_somebody_is_stay() {
 }
 
 #[test]
-fn what_a_dead_process_has_left_goes_and_what_is_not_ours_in_the_cache_stays() {
+fn leftovers_are_removed_and_foreign_files_in_the_cache_are_kept() {
     let bed = Bed::new();
     let client = bed.client();
     let hermes = built(&bed, &client, &bed.engine, "hermes", 1);
@@ -334,9 +341,9 @@ fn what_a_dead_process_has_left_goes_and_what_is_not_ours_in_the_cache_stays() {
     let half = folder.join(".work-0123456789ab-Xy12Zw");
     fs::create_dir_all(half.join("tree")).unwrap();
     fs::write(half.join("tree/file"), "x".repeat(100_000)).unwrap();
-    let unvouched = folder.join("ba9876543210");
-    fs::create_dir(&unvouched).unwrap();
-    // A link with a name of ours, to what must not be lost.
+    let incomplete = folder.join("ba9876543210");
+    fs::create_dir(&incomplete).unwrap();
+    // Symlinks with names that libmol uses, to a folder that must not be lost.
     let elsewhere = bed.scratch().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     fs::write(elsewhere.join("precious"), "").unwrap();
@@ -362,7 +369,7 @@ fn what_a_dead_process_has_left_goes_and_what_is_not_ours_in_the_cache_stays() {
         .collect();
     assert_eq!(gone.len(), 2, "{report:#?}");
     assert!(report.freed_bytes >= 100_000);
-    for path in [&half, &unvouched] {
+    for path in [&half, &incomplete] {
         assert!(gone.contains(&path.to_str().unwrap()) && !path.exists());
     }
     for left in [
@@ -379,7 +386,7 @@ fn what_a_dead_process_has_left_goes_and_what_is_not_ours_in_the_cache_stays() {
 }
 
 #[test]
-fn any_number_may_prune_at_once_while_others_build() {
+fn parallel_prunes_and_builds_do_not_conflict() {
     let bed = Bed::new();
     built(&bed, &bed.client(), &bed.engine, "hermes", 3);
     bed.template("hermes", copying("the newest"));
@@ -387,7 +394,7 @@ fn any_number_may_prune_at_once_while_others_build() {
     std::thread::scope(|scope| {
         let prune = || {
             let client = bed.client();
-            block_on(client.inner().prune(ALL_GO, None)).unwrap()
+            block_on(client.inner().prune(KEEP_NONE, None)).unwrap()
         };
         let prunes: Vec<_> = (0..4).map(|_| scope.spawn(prune)).collect();
         let image = bed.client().ensure("hermes").unwrap();
@@ -399,7 +406,7 @@ fn any_number_may_prune_at_once_while_others_build() {
 }
 
 #[test]
-fn a_list_says_what_is_here() {
+fn list_reports_images_and_trees() {
     let bed = Bed::new();
     let client = bed.client();
     assert!(
@@ -408,7 +415,7 @@ fn a_list_says_what_is_here() {
             .images
             .is_empty()
     );
-    assert!(!bed.cache().exists(), "looking makes nothing");
+    assert!(!bed.cache().exists(), "listing creates no cache folder");
     let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
     let found = block_on(client.inner().list(None)).unwrap();
     let commits: Vec<&str> = found
@@ -416,7 +423,7 @@ fn a_list_says_what_is_here() {
         .iter()
         .map(|image| &*image.commit_sha)
         .collect();
-    assert_eq!(commits, [&*hermes[1], &*hermes[0]], "the newest first");
+    assert_eq!(commits, [&*hermes[1], &*hermes[0]], "newest first");
     let newest = &found.images[0];
     assert_eq!(newest.runtime, "hermes");
     assert_eq!(newest.platform, "linux/amd64");
@@ -428,19 +435,19 @@ fn a_list_says_what_is_here() {
 }
 
 #[test]
-fn without_an_engine_nothing_is_removed_from_the_cache_either() {
+fn prune_without_an_engine_leaves_the_cache_unchanged() {
     let bed = Bed::new();
     built(&bed, &bed.client(), &bed.engine, "hermes", 1);
     let before = bed.cached_paths();
     let client = bed.client_with(&[(OptionName::DockerHost, "unix:///nowhere/docker.sock")]);
-    let error = block_on(client.inner().prune(ALL_GO, None)).unwrap_err();
+    let error = block_on(client.inner().prune(KEEP_NONE, None)).unwrap_err();
     assert_eq!(error.code, Code::EngineUnreachable);
     assert_eq!((error.runtime.as_str(), error.url.as_str()), ("", ""));
     assert_eq!(bed.cached_paths(), before);
 }
 
 #[test]
-fn a_c_program_lists_and_prunes_at_once_and_through_the_queue() {
+fn a_c_program_lists_and_prunes_directly_and_by_the_queue() {
     for link in BOTH {
         let bed = Bed::new();
         let hermes = built(&bed, &bed.client(), &bed.engine, "hermes", 2);
@@ -470,18 +477,18 @@ fn a_c_program_lists_and_prunes_at_once_and_through_the_queue() {
     }
 }
 
-/// Two seconds, of which removals are to be seen.
+/// `recent` of two seconds, so that a test can wait until an image may be removed.
 const BRIEF: PruneOptions = PruneOptions {
     recent: Duration::from_secs(2),
-    ..ALL_GO
+    ..KEEP_NONE
 };
 
-/// Waits until what was used before is used no longer, for [`BRIEF`]. Engines know some ages in whole seconds.
+/// Waits until [`BRIEF`] treats all earlier use as old. Engines store some times in whole seconds.
 fn wait_until_unused() {
     std::thread::sleep(BRIEF.recent + LEASE + Duration::from_secs(1));
 }
 
-/// A process that prunes as with [`BRIEF`], with the cache that is given.
+/// A process that prunes with the options of [`BRIEF`] and this cache folder.
 fn brief_prune(bed: &Bed, engine: &Engine, cache: &Path, program: &Path) -> Command {
     let mut prune = command(bed, program);
     prune
@@ -491,7 +498,7 @@ fn brief_prune(bed: &Bed, engine: &Engine, cache: &Path, program: &Path) -> Comm
     prune
 }
 
-/// What such a process did to an image, and why.
+/// The action and reason that such a process reported for a commit.
 fn of_process(report: &serde_json::Value, list: &str, commit: &str) -> (String, String) {
     let all = report[list].as_array().unwrap();
     let one = all.iter().find(|one| one["commit_sha"] == commit);
@@ -501,8 +508,8 @@ fn of_process(report: &serde_json::Value, list: &str, commit: &str) -> (String, 
 }
 
 #[test]
-fn what_was_built_or_returned_lately_stays() {
-    // One after the other: what was used has to be pruned before its lease ends.
+fn recently_built_or_returned_images_are_kept() {
+    // Not in parallel: a prune must come before the lease of the hit ends.
     for engine in both_engines() {
         let bed = Bed::new();
         let client = bed.client_with(&[(OptionName::DockerHost, &engine.url)]);
@@ -521,9 +528,10 @@ fn what_was_built_or_returned_lately_stays() {
         assert_eq!((report.trees.len(), report.freed_bytes), (3, 0));
 
         wait_until_unused();
-        // Before the hits, so that no other test makes them old.
+        // Taken before the hits, so that waiting for other tests does not make them old.
         let alone = engine.alone();
-        // A hit, whose image is not the latest one for long. On a busy machine two seconds pass quickly.
+        // Hits the oldest image, then the newest, which becomes `latest` again. Repeated before each prune, because two
+        // seconds pass quickly on a busy machine.
         let hit = || {
             for sha in [&hermes[0], &hermes[2]] {
                 go_back(&bed, "hermes", sha);
@@ -556,7 +564,7 @@ fn what_was_built_or_returned_lately_stays() {
         left.sort_unstable();
         assert_eq!(trees(&bed, "hermes"), left);
 
-        // To another process, it is the cache that says so.
+        // Another process sees the use in the cache folder.
         let program = program("upkeep", Link::Static);
         hit();
         let output = succeed(&mut brief_prune(&bed, &engine, &bed.cache(), &program));
@@ -578,8 +586,8 @@ fn what_was_built_or_returned_lately_stays() {
     }
 }
 
-/// The two scenarios: an image that nobody has used for long is asked for while three others prune it.
-fn what_is_returned_is_there(engine: &Engine, other_cache: bool, processes: bool) {
+/// Requests an image that has long been unused while three other clients or processes prune it.
+fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
     const ROUNDS: usize = 3;
     let bed = Bed::new();
     // An isolation for each round, so that no round prunes the images of the next.
@@ -636,12 +644,12 @@ fn what_is_returned_is_there(engine: &Engine, other_cache: bool, processes: bool
             begin.wait();
             std::thread::sleep(Duration::from_millis(chance(40)));
             let image = client.ensure("hermes").unwrap();
-            let there = engine.id(&image.reference);
-            assert_eq!(there, Some(image.image_id), "{round}: {}", image.reference);
+            let id = engine.id(&image.reference);
+            assert_eq!(id, Some(image.image_id), "{round}: {}", image.reference);
             hits += usize::from(image.cache_hit);
-            // For the whole of the two seconds, too.
+            // The image must also exist until the two seconds have passed.
             std::thread::sleep(BRIEF.recent);
-            assert_eq!(engine.id(&image.reference), there, "{round}: after a while");
+            assert_eq!(engine.id(&image.reference), id, "{round}: after a while");
         });
     }
     println!("{hits} hits in {ROUNDS} rounds");
@@ -650,7 +658,10 @@ fn what_is_returned_is_there(engine: &Engine, other_cache: bool, processes: bool
     let alone = engine.alone();
     for (round, [_, (_, newer)]) in built.iter().enumerate() {
         block_on(client(round, pruning).inner().prune(BRIEF, None)).unwrap();
-        assert!(engine.inspect(newer).is_none(), "what is unused goes");
+        assert!(
+            engine.inspect(newer).is_none(),
+            "an unused image is removed"
+        );
     }
     drop(alone);
     for round in 0..ROUNDS {
@@ -659,30 +670,30 @@ fn what_is_returned_is_there(engine: &Engine, other_cache: bool, processes: bool
 }
 
 #[test]
-fn what_is_returned_is_there_while_clients_prune() {
+fn a_returned_image_exists_while_clients_prune() {
     let engine = Engine::of_the_tests();
     side_by_side([false, true].into_iter(), |other_cache| {
-        what_is_returned_is_there(&engine, other_cache, false);
+        returned_image_exists(&engine, other_cache, false);
     });
 }
 
 #[test]
-fn what_is_returned_is_there_while_clients_prune_podman() {
+fn a_returned_image_exists_while_clients_prune_podman() {
     let engine = Engine::podman_of_the_tests();
     side_by_side([false, true].into_iter(), |other_cache| {
-        what_is_returned_is_there(&engine, other_cache, false);
+        returned_image_exists(&engine, other_cache, false);
     });
 }
 
 #[test]
-fn what_is_returned_is_there_while_processes_prune() {
+fn a_returned_image_exists_while_processes_prune() {
     side_by_side(both_engines(), |engine| {
-        what_is_returned_is_there(&engine, false, true);
+        returned_image_exists(&engine, false, true);
     });
 }
 
 #[test]
-fn a_call_waits_while_another_process_removes_its_image() {
+fn a_call_waits_while_another_process_prunes_its_image() {
     let bed = Bed::new();
     let client = bed.client();
     let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
@@ -709,13 +720,13 @@ fn a_call_waits_while_another_process_removes_its_image() {
         waited.len() == 1 && waited[0].message.contains("prune"),
         "{waited:?}"
     );
-    assert!(!image.cache_hit, "it was removed, and made again");
+    assert!(!image.cache_hit, "the image was removed and rebuilt");
     assert!(prune.wait().unwrap().success());
     assert_eq!(bed.engine.id(&image.reference), Some(image.image_id));
 }
 
 #[test]
-fn what_changes_while_it_is_pruned_is_looked_at_again() {
+fn prune_rechecks_each_image_before_removing_it() {
     let bed = Bed::new();
     let client = bed.client();
     let hermes = built(&bed, &client, &bed.engine, "hermes", 6);
@@ -728,7 +739,7 @@ fn what_changes_while_it_is_pruned_is_looked_at_again() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    // The newest comes first: 5 is the latest, and 4 the first that may go.
+    // Prune goes from the newest to the oldest: 5 is the latest, 4 is the first to be removed.
     let used = bed
         .cache()
         .join(format!("hermes/.{}.used", &hermes[4][..12]));
@@ -764,12 +775,12 @@ fn what_changes_while_it_is_pruned_is_looked_at_again() {
 }
 
 #[test]
-fn docker_tells_of_a_hit_to_who_shares_no_cache() {
+fn a_hit_protects_an_image_from_prune_with_another_cache() {
     let bed = Bed::new();
     let client = bed.client();
     let hermes = built(&bed, &client, &bed.engine, "hermes", 1);
     wait_until_unused();
-    // The image is the latest already, so the hit moves nothing.
+    // The image is already the latest, so the hit does not move the tag.
     assert!(client.ensure("hermes").unwrap().cache_hit);
     bed.engine.untag(&bed.latest("hermes"));
     let _alone = bed.engine.alone();
@@ -787,13 +798,13 @@ fn docker_tells_of_a_hit_to_who_shares_no_cache() {
 }
 
 #[test]
-fn a_cache_that_cannot_be_used_costs_no_hit() {
+fn an_unusable_cache_folder_does_not_prevent_a_hit() {
     let bed = Bed::new();
     let client = bed.client();
     built(&bed, &client, &bed.engine, "hermes", 1);
-    let planted = bed.scratch().join("planted");
-    fs::write(&planted, "").unwrap();
-    let client = bed.client_with(&[(OptionName::CacheDir, planted.to_str().unwrap())]);
+    let not_a_folder = bed.scratch().join("file");
+    fs::write(&not_a_folder, "").unwrap();
+    let client = bed.client_with(&[(OptionName::CacheDir, not_a_folder.to_str().unwrap())]);
     assert!(client.ensure("hermes").unwrap().cache_hit);
     assert_eq!(client.count(Kind::Warning), 0, "{:?}", client.events());
 }

@@ -1,4 +1,4 @@
-//! What a server chooses in its code: its runtimes, its tags, its commits.
+//! What a host program can choose: runtimes, tags, commits, engine.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{Bed, TestClient, block_on, given, write_docker_context};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// A port where nobody listens.
+/// A prefix on a port without a listener.
 const NOWHERE: &str = "http://127.0.0.1:1/molecule-ai/molecule-ai-workspace-template-";
 
 fn at(client: &TestClient, runtime: &str, commit: &str) -> mol::Result<Image> {
@@ -29,7 +29,7 @@ fn kinds(events: &[Event]) -> Vec<Kind> {
 // --- commits ------------------------------------------------------------------------------------
 
 #[test]
-fn a_given_commit_is_built_without_a_lookup_and_found_without_a_network() {
+fn a_given_commit_is_built_without_lookup_and_hit_without_network() {
     let bed = Bed::new();
     let old = bed.template("hermes", dockerfile(PLAIN));
     bed.template("hermes", dockerfile("FROM nothing\n"));
@@ -39,17 +39,16 @@ fn a_given_commit_is_built_without_a_lookup_and_found_without_a_network() {
     assert_eq!(image.commit_sha, old);
     assert_eq!(image.reference, bed.reference("hermes", &old));
     assert_eq!(bed.engine.id(&bed.latest("hermes")), Some(image.image_id));
-    let asked = bed.server.requests();
+    let requests = bed.server.requests();
     assert!(
-        asked.iter().all(|request| request.service != "api"),
-        "{asked:?}"
+        requests.iter().all(|request| request.service != "api"),
+        "{requests:?}"
     );
     assert_eq!(
         client.count(Kind::LookupStarted) + client.count(Kind::LookupDone),
         0
     );
 
-    // Nobody is at this address.
     let client = bed.client_with(&[(OptionName::RepoPrefix, NOWHERE)]);
     let again = at(&client, "hermes", &old).unwrap();
     assert!(again.cache_hit);
@@ -58,7 +57,7 @@ fn a_given_commit_is_built_without_a_lookup_and_found_without_a_network() {
 }
 
 #[test]
-fn calls_for_one_commit_share_a_build_however_they_ask() {
+fn calls_by_commit_and_by_branch_share_a_build() {
     let bed = Bed::new();
     let sha = bed.template(
         "hermes",
@@ -73,7 +72,7 @@ fn calls_for_one_commit_share_a_build_however_they_ask() {
 }
 
 #[test]
-fn a_given_commit_or_repository_that_is_not_there_is_named() {
+fn a_missing_commit_or_repository_is_named() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let commit = "0123456789abcdef0123456789abcdef01234567";
@@ -92,9 +91,9 @@ fn a_given_commit_or_repository_that_is_not_there_is_named() {
     assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
 }
 
-/// `git rev-parse v1` gives the id of an annotated tag, and not that of its commit.
+/// `git rev-parse v1` prints the id of an annotated tag, not that of its commit.
 #[test]
-fn the_id_of_an_annotated_tag_is_told_from_that_of_a_commit() {
+fn the_id_of_an_annotated_tag_is_reported_as_a_tag() {
     let bed = Bed::new();
     let file = Object::blob(PLAIN);
     let tree = Object::tree([("100644", &b"Dockerfile"[..], file.id())]);
@@ -113,7 +112,7 @@ fn the_id_of_an_annotated_tag_is_told_from_that_of_a_commit() {
 }
 
 #[test]
-fn what_is_not_a_commit_is_refused_and_the_token_is_never_shown() {
+fn an_invalid_commit_id_is_refused_without_showing_the_token() {
     let bed = Bed::new();
     let token = "0123456789abcdef0123456789abcdef01234567";
     let client = bed.client_with(&[(OptionName::Token, token)]);
@@ -129,7 +128,7 @@ fn what_is_not_a_commit_is_refused_and_the_token_is_never_shown() {
 }
 
 #[test]
-fn offline_a_given_commit_is_found_or_named() {
+fn offline_a_given_commit_is_found_or_reported_missing() {
     let bed = Bed::new();
     let old = bed.template("hermes", dockerfile(PLAIN));
     at(&bed.client(), "hermes", &old).unwrap();
@@ -148,7 +147,7 @@ fn offline_a_given_commit_is_found_or_named() {
 }
 
 #[test]
-fn a_pinned_runtime_gets_its_commit_and_the_others_their_head() {
+fn a_pinned_runtime_uses_its_commit_and_others_their_head() {
     let bed = Bed::new();
     let old = bed.template("hermes", dockerfile(PLAIN));
     bed.template("hermes", dockerfile("FROM nothing\n"));
@@ -164,7 +163,7 @@ fn a_pinned_runtime_gets_its_commit_and_the_others_their_head() {
 // --- runtimes -----------------------------------------------------------------------------------
 
 #[test]
-fn the_allowlist_of_a_server_replaces_the_default_one_everywhere() {
+fn a_custom_allowlist_replaces_the_default_everywhere() {
     let bed = Bed::new();
     bed.template("google-adk", dockerfile(PLAIN));
     bed.template("hermes", dockerfile(PLAIN));
@@ -202,7 +201,7 @@ fn the_allowlist_of_a_server_replaces_the_default_one_everywhere() {
 // --- tags ---------------------------------------------------------------------------------------
 
 #[test]
-fn with_the_architecture_in_every_tag_an_image_that_somebody_has_tagged_so_is_a_hit() {
+fn an_image_tagged_with_the_architecture_by_another_tool_is_a_hit() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile("FROM nothing\n"));
     let (isolation, short) = (&bed.isolation, &sha[..12]);
@@ -216,15 +215,15 @@ fn with_the_architecture_in_every_tag_an_image_that_somebody_has_tagged_so_is_a_
     assert_eq!(bed.engine.id(&bed.latest("hermes")), bed.engine.id(BUSYBOX));
 }
 
-/// An image has the labels of its base image, and many a base image says of which commit it is.
+/// An image inherits the labels of its base image, and many base images have a revision label.
 #[test]
-fn a_commit_in_a_label_that_the_library_has_not_set_says_nothing() {
+fn a_revision_label_of_a_foreign_image_is_ignored() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile("FROM nothing\n"));
     let tagged = bed.reference("hermes", &sha);
     let dockerfile =
         format!("FROM {BUSYBOX}\nLABEL org.opencontainers.image.revision=0123456789abcdef\n");
-    let folder = bed.scratch().join("theirs");
+    let folder = bed.scratch().join("foreign");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
     let mut docker = std::process::Command::new(given("MOL_TEST_DOCKER"));
@@ -238,9 +237,9 @@ fn a_commit_in_a_label_that_the_library_has_not_set_says_nothing() {
     assert_eq!(image.commit_sha, sha);
 }
 
-/// Their tags are the same, so only the label tells them apart.
+/// Both variants have the same tag; only the label differs.
 #[test]
-fn an_image_for_another_variant_under_the_same_tag_is_built_again() {
+fn an_image_for_another_variant_with_the_same_tag_is_rebuilt() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let of = |platform: &str| {
@@ -276,9 +275,9 @@ fn an_image_for_another_variant_under_the_same_tag_is_built_again() {
     assert_eq!(offline("linux/amd64").unwrap_err().code, Code::NoLocalImage);
 }
 
-/// As containerd has it: two servers that spell it in these ways must not build in turn.
+/// As in containerd. Otherwise two servers that use different spellings would rebuild in turn.
 #[test]
-fn a_processor_and_its_least_variant_are_one_platform() {
+fn amd64_and_amd64_v1_are_the_same_platform() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let of = |platform: &str| {
@@ -296,7 +295,7 @@ fn a_processor_and_its_least_variant_are_one_platform() {
 }
 
 #[test]
-fn prune_and_offline_know_tags_with_the_architecture() {
+fn prune_and_offline_recognise_tags_with_the_architecture() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /old\n"));
     let always = [(OptionName::TagArch, "always")];
@@ -309,7 +308,7 @@ fn prune_and_offline_know_tags_with_the_architecture() {
         recent: Duration::ZERO,
         dry_run: false,
     };
-    // With another allowlist nothing of hermes is looked at.
+    // A client with another allowlist ignores hermes.
     let others = bed.client_with(&[(OptionName::Runtimes, "codex")]);
     let report = block_on(others.inner().prune(all, None)).unwrap();
     assert!(
@@ -337,9 +336,9 @@ fn prune_and_offline_know_tags_with_the_architecture() {
 
 // --- the engine ---------------------------------------------------------------------------------
 
-/// What another client of the engine needs, which reads `DOCKER_HOST` and knows nothing of docker's contexts.
+/// For other clients of the engine, which read `DOCKER_HOST` and do not support docker contexts.
 #[test]
-fn the_engine_of_a_context_is_told_to_those_who_read_docker_host() {
+fn the_engine_of_a_docker_context_is_reported_as_docker_host() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile(PLAIN));
     let host = bed.engine.url.clone();
@@ -356,7 +355,7 @@ fn the_engine_of_a_context_is_told_to_those_who_read_docker_host() {
         assert_eq!(client.ensure("hermes").unwrap().endpoint, host);
     }
     let warnings = client.of_kind(Kind::Warning);
-    assert_eq!(warnings.len(), 1, "once for each client: {warnings:?}");
+    assert_eq!(warnings.len(), 1, "one warning per client: {warnings:?}");
     let hint = warnings[0].hint.as_deref().unwrap();
     assert!(warnings[0].message.contains(&host), "{warnings:?}");
     assert!(
@@ -378,7 +377,7 @@ fn the_engine_of_a_context_is_told_to_those_who_read_docker_host() {
 // --- C ------------------------------------------------------------------------------------------
 
 #[test]
-fn a_c_program_has_the_same_choices() {
+fn a_c_program_has_the_same_options() {
     let bed = Bed::new();
     let sha = bed.template("google-adk", dockerfile(PLAIN));
     bed.template("google-adk", dockerfile("FROM nothing\n"));

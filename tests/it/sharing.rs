@@ -1,4 +1,4 @@
-//! One build (promise P3): for all callers of one process, and of several.
+//! One shared build (promise P3) for all callers of one process and of several processes.
 
 use std::io::Read;
 use std::process::{Child, Stdio};
@@ -13,8 +13,8 @@ use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::{dockerfile, of_service};
 use crate::support::{AT_ONCE, Bed, unique, until};
 
-/// A template whose build takes a while, and leaves its own number in the image: two builds would
-/// leave two numbers.
+/// A template with a slow build that stores a random number in the image, so that two builds differ.
+/// Returns a word that its RUN step prints.
 fn slow(bed: &Bed, runtime: &str, seconds: u32) -> String {
     let word = unique();
     let text = format!(
@@ -70,7 +70,7 @@ fn two_clients_of_one_process_share_one_build() {
 }
 
 #[test]
-fn different_runtimes_are_built_side_by_side() {
+fn different_runtimes_build_in_parallel() {
     let bed = Bed::new();
     let words = [
         slow(&bed, "hermes", 600),
@@ -118,13 +118,13 @@ fn two_processes_share_one_fetch_and_one_build() {
     let children = [spawn(&bed, "queue"), spawn(&bed, "queue")];
     let outputs = children.map(output_of);
     let all = outputs.concat();
-    let told = |kind: &str| all.matches(&format!("\"kind\":\"{kind}\"")).count();
-    assert_eq!(told("build_started"), 1, "{all}");
-    assert_eq!(told("fetch_started"), 1, "{all}");
-    assert_eq!(told("waiting"), 1, "{all}");
+    let count = |kind: &str| all.matches(&format!("\"kind\":\"{kind}\"")).count();
+    assert_eq!(count("build_started"), 1, "{all}");
+    assert_eq!(count("fetch_started"), 1, "{all}");
+    assert_eq!(count("waiting"), 1, "{all}");
     assert!(
         all.contains("\"holder\":\"process "),
-        "it says whom it waits for: {all}"
+        "the holder is missing: {all}"
     );
     let requests = bed.server.requests();
     let fetches = of_service(&requests, "git");
@@ -138,7 +138,7 @@ fn two_processes_share_one_fetch_and_one_build() {
 }
 
 #[test]
-fn a_process_that_is_killed_lets_the_next_one_in() {
+fn a_killed_lock_holder_is_replaced_by_the_waiter() {
     let bed = Bed::new();
     let word = slow(&bed, "hermes", 3);
     let mut holder = spawn(&bed, "queue");
@@ -154,7 +154,7 @@ fn a_process_that_is_killed_lets_the_next_one_in() {
 }
 
 #[test]
-fn who_waits_for_another_process_can_be_cancelled() {
+fn a_call_that_waits_for_another_process_can_be_canceled() {
     let bed = Bed::new();
     let word = slow(&bed, "hermes", 5);
     let holder = spawn(&bed, "queue");
@@ -171,7 +171,7 @@ fn who_waits_for_another_process_can_be_cancelled() {
 }
 
 #[test]
-fn a_failed_build_is_everybodys_error_and_the_next_call_tries_again() {
+fn a_failed_build_fails_all_waiters_and_the_next_call_rebuilds() {
     let bed = Bed::new();
     let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1; exit 5\n", unique());
     bed.template("hermes", dockerfile(&text));
@@ -186,7 +186,7 @@ fn a_failed_build_is_everybodys_error_and_the_next_call_tries_again() {
 }
 
 #[test]
-fn a_call_that_comes_while_a_new_commit_is_pushed_gets_the_commit_it_looked_up() {
+fn a_push_during_a_build_gives_later_calls_the_new_commit() {
     let bed = Bed::new();
     let word = slow(&bed, "hermes", 2);
     let client = bed.client();
@@ -199,13 +199,13 @@ fn a_call_that_comes_while_a_new_commit_is_pushed_gets_the_commit_it_looked_up()
 }
 
 #[test]
-fn calls_that_come_during_a_lookup_share_one_more_and_see_what_was_pushed_before_them() {
+fn calls_during_a_lookup_share_the_next_one_and_see_new_pushes() {
     let bed = Bed::new();
     let old = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /old\n"));
-    // The answer of the first lookup is on its way for two seconds.
-    let answer = json!({ "commit": { "id": old } }).to_string();
+    // The response to the first lookup is delayed by two seconds.
+    let response = json!({ "commit": { "id": old } }).to_string();
     bed.server.faults(
-        json!([{ "match": "/api/", "times": 1, "delay_ms": 2000, "status": 200, "body": answer }]),
+        json!([{ "match": "/api/", "times": 1, "delay_ms": 2000, "status": 200, "body": response }]),
     );
     let client = bed.client();
     let first = client.begin("hermes");
@@ -220,12 +220,12 @@ fn calls_that_come_during_a_lookup_share_one_more_and_see_what_was_pushed_before
     }
     assert_eq!(first.end().unwrap().commit_sha, old);
     let lookups = of_service(&bed.server.requests(), "api").len();
-    assert_eq!(lookups, 1, "one more, for all that came later");
-    assert_eq!(client.count(Kind::LookupDone), 101, "each is told of it");
+    assert_eq!(lookups, 1, "one further lookup for all later calls");
+    assert_eq!(client.count(Kind::LookupDone), 101, "one event per call");
 }
 
 #[test]
-fn a_call_that_is_cancelled_during_its_lookup_leaves_it_to_the_next_in_line() {
+fn a_canceled_lookup_passes_to_the_next_waiter() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     bed.server
@@ -242,7 +242,7 @@ fn a_call_that_is_cancelled_during_its_lookup_leaves_it_to_the_next_in_line() {
 }
 
 #[test]
-fn calls_that_wait_are_no_threads() {
+fn waiting_calls_do_not_hold_threads() {
     let bed = Bed::new();
     let word = slow(&bed, "hermes", 600);
     let client = bed.client();
@@ -267,7 +267,7 @@ fn calls_that_wait_are_no_threads() {
 }
 
 #[test]
-fn a_client_leaves_no_open_file_behind() {
+fn a_freed_client_leaves_no_open_cache_file() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let open = || {
@@ -284,7 +284,7 @@ fn a_client_leaves_no_open_file_behind() {
     let client = bed.client();
     let call = client.begin("hermes");
     client.wait_for(Kind::BuildStarted, |_| true);
-    assert!(open() > 0, "the lock is held, and the test sees it");
+    assert!(open() > 0, "the lock file must be open during the build");
     call.end().unwrap();
     drop(client);
     assert_eq!(open(), 0);

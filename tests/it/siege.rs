@@ -1,6 +1,6 @@
-//! A host with everybody against it: template servers that lie, drip, reset and never end, engines that are
-//! not there or die, callers that leave at any moment, and limits on memory, files and threads. It must not
-//! die, hang or grow (promises P4, P7 and P9).
+//! A stress test. Template servers send wrong, slow, broken and endless responses, engines are missing or
+//! die, callers cancel at any moment, and memory, files and threads are limited. The host must not crash,
+//! hang or grow (promises P4, P7 and P9).
 
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -14,10 +14,10 @@ use crate::support::daemon::write_program;
 use crate::support::server::{Server, dockerfile};
 use crate::support::{Bed, Files, Proxy, Treat, file, given, noise};
 
-/// The user of the host: not root, which has no limit of threads.
+/// The user that runs the host. Not root, because RLIMIT_NPROC does not apply to root.
 const USER: &str = "65534";
 
-/// A client is freed within 2 s; on a machine with little time left it may be seen a little later.
+/// Milliseconds. A client is freed within 2 s; the rest is for a busy machine.
 const FREED: u64 = 4000;
 
 fn seconds() -> u64 {
@@ -25,7 +25,7 @@ fn seconds() -> u64 {
     given.map_or(16, |seconds| seconds.parse().unwrap())
 }
 
-/// Servers that are well, and servers that are not, by what they do.
+/// One healthy server, and one for each fault.
 fn servers() -> Vec<Server> {
     let templates = |server: &Server| {
         for runtime in ["hermes", "codex", "claude-code"] {
@@ -61,7 +61,7 @@ fn servers() -> Vec<Server> {
 }
 
 #[test]
-fn a_c_host_with_limits_does_not_die_hang_or_grow() {
+fn a_limited_c_host_does_not_crash_hang_or_leak() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let servers = servers();
@@ -72,19 +72,19 @@ fn a_c_host_with_limits_does_not_die_hang_or_grow() {
         "(dd bs=64k count=30 2>/dev/null; kill -9 0) | {docker} --host {engine} system dial-stdio"
     );
     write_program(&programs, "ssh", &format!("PATH=/usr/bin:/bin\n{dies}\n"));
-    // It runs as somebody else.
+    // The host runs as another user.
     for folder in [bed.scratch(), &bed.scratch().join("cache")] {
         std::fs::create_dir_all(folder).unwrap();
         std::os::unix::fs::chown(folder, Some(USER.parse().unwrap()), None).unwrap();
     }
 
-    // The folder of the engine's socket may be closed to that user.
+    // That user may have no access to the folder of the engine's socket.
     let open_engine = Proxy::over_tcp(&bed.engine, |_| Treat::Pass);
     let mut command = process(Path::new("setpriv"));
     command
         .args([format!("--reuid={USER}"), format!("--regid={USER}")])
         .args(["--clear-groups", "prlimit"])
-        // Private memory, file descriptors, and the threads and processes of the user.
+        // Limits: private memory, file descriptors, threads and processes of the user.
         .args([
             "--data=1073741824",
             "--nofile=256",
@@ -112,8 +112,8 @@ fn a_c_host_with_limits_does_not_die_hang_or_grow() {
     println!("{said}");
     assert_eq!(output.status.signal(), None, "{said}");
     assert!(output.status.success(), "{}\n{said}", output.status);
-    let most = Duration::from_secs(seconds() + 60);
-    assert!(begun.elapsed() < most, "{:?}", begun.elapsed());
+    let limit = Duration::from_secs(seconds() + 60);
+    assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
     let numbers = |name: &str| -> Vec<u64> {
         let line = said.lines().find_map(|line| line.strip_prefix(name));
         let words = line.unwrap().split_whitespace();

@@ -1,5 +1,5 @@
-//! A host does not die of a peer that goes away while the library writes to it, and the programs that
-//! the library starts do not notice how that is done.
+//! SIGPIPE: a peer that disconnects while the library writes does not kill the host, and the programs that
+//! the library starts have the host's signal mask.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::support::child::{Link, command, program, text, under_strace};
 use crate::support::daemon::write_program;
 use crate::support::{Bed, End, Files, Proxy, Treat, file, given, noise, write_docker_context};
 
-/// A template that is larger than what pipes and sockets hold on the way.
+/// A template larger than the buffers of the pipes and sockets between host and engine.
 fn large(bed: &Bed) -> Files {
     let text = format!(
         "FROM scratch\nCOPY content /\nLABEL bed={}\n",
@@ -24,7 +24,7 @@ fn large(bed: &Bed) -> Files {
     ])
 }
 
-/// An `ssh` that is this script. In it `$dial` is the command that leads to the engine.
+/// Options for an `ssh` that is this script, in which `$dial` is the command that connects to the engine.
 fn ssh(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
     let folder = bed.scratch().join("programs");
     let (docker, engine) = (given("MOL_TEST_DOCKER"), &bed.engine.url);
@@ -36,11 +36,10 @@ fn ssh(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
     ]
 }
 
-/// Passes a part of the context on, and is gone with all that it has started: at most 3 MB, in pieces
-/// that are passed on at once.
+/// Forwards at most 3 MB of the context without buffering, then kills itself and its children.
 const DIES_LATER: &str = "(dd bs=64k count=46 2>/dev/null; kill -9 0) | $dial";
 
-/// A credential helper that is this script, for a registry that the template names.
+/// Options for a credential helper that is this script, for the registry of the template.
 fn helper(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
     let folder = bed.scratch().join("programs");
     write_program(&folder, "docker-credential-test", script);
@@ -50,16 +49,16 @@ fn helper(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
     vec![
         (OptionName::SearchPath, path(&folder)),
         (OptionName::DockerConfig, path(bed.scratch())),
-        // It asks for the logins before anything else.
+        // The classic builder gets the credentials first.
         (OptionName::DockerBuildkit, "0".to_owned()),
     ]
 }
 
-fn of_a_private_base() -> Files {
+fn with_private_base() -> Files {
     Files::from([("Dockerfile".to_owned(), file("FROM 127.0.0.1:1/base\n"))])
 }
 
-/// A C host: so many callers in so many rounds.
+/// A C host with this many callers in this many rounds.
 fn host(bed: &Bed, options: &[(OptionName, String)], callers: u32, rounds: u32) -> Command {
     let mut command = command(bed, &program("crowd", Link::Static));
     for (name, value) in options {
@@ -70,7 +69,7 @@ fn host(bed: &Bed, options: &[(OptionName, String)], callers: u32, rounds: u32) 
     command
 }
 
-/// How the calls of a host ended, and how many of them; the host itself as it should.
+/// The number of calls by final status. The host itself must succeed.
 fn ends(output: &Output) -> BTreeMap<String, usize> {
     assert!(
         output.status.success(),
@@ -88,7 +87,7 @@ fn ends(output: &Output) -> BTreeMap<String, usize> {
     ends
 }
 
-/// Every call of the host ended in one of these ways.
+/// Every call of the host ended with one of these statuses.
 fn assert_ends(what: &str, mut host: Command, count: usize, with: &[&str]) {
     let output = host.output().unwrap();
     let ends = ends(&output);
@@ -97,11 +96,11 @@ fn assert_ends(what: &str, mut host: Command, count: usize, with: &[&str]) {
     assert!(ends.keys().all(known), "{what}: {ends:?}");
 }
 
-/// What an engine says that has heard a part of the context is told as that.
+/// An engine that received only a part of the context may report a failed build.
 const BROKEN_OFF: [&str; 2] = ["engine_unreachable", "build_failed"];
 
 #[test]
-fn a_host_survives_an_ssh_that_dies_whenever_that_is() {
+fn a_host_survives_an_ssh_that_dies_at_any_time() {
     let bed = Bed::new();
     bed.template("hermes", large(&bed));
     for (script, buildkit, rounds) in [
@@ -120,9 +119,9 @@ fn a_host_survives_an_ssh_that_dies_whenever_that_is() {
 }
 
 #[test]
-fn a_host_survives_a_helper_that_does_not_read() {
+fn a_host_survives_a_credential_helper_that_does_not_read() {
     let bed = Bed::new();
-    bed.template("hermes", of_a_private_base());
+    bed.template("hermes", with_private_base());
     for script in ["exit 0", "exec <&-; exit 0", "exec <&-; sleep 0.02"] {
         let options = helper(&bed, script);
         assert_ends(script, host(&bed, &options, 1, 30), 30, &["build_failed"]);
@@ -172,7 +171,7 @@ fn a_host_survives_an_engine_that_resets_during_the_upload() {
 }
 
 #[test]
-fn a_host_survives_a_file_that_is_larger_than_its_limit() {
+fn a_host_survives_its_file_size_limit() {
     let bed = Bed::new();
     bed.template("hermes", large(&bed));
     let mut host = Command::new("prlimit");
@@ -189,73 +188,83 @@ fn a_host_survives_a_file_that_is_larger_than_its_limit() {
 }
 
 #[test]
-fn a_program_that_is_started_has_the_signals_of_the_host() {
+fn a_child_process_has_the_signal_mask_of_the_host() {
     let bed = Bed::new();
     bed.template("hermes", large(&bed));
-    let told = bed.scratch().join("told");
+    let log = bed.scratch().join("log");
     let script = format!(
         "exec 9>>{}\ngrep SigBlk /proc/self/status >&9\n(yes; echo yes $? >&9) | head -n 1 >/dev/null",
-        told.display()
+        log.display()
     );
     let host = host(&bed, &ssh(&bed, &script), 1, 1);
     assert_ends("ssh", host, 1, &["engine_unreachable"]);
-    let said = std::fs::read_to_string(told).unwrap();
+    let said = std::fs::read_to_string(log).unwrap();
     let mut lines = said.lines();
     let blocked = lines.next().unwrap().split_whitespace().last().unwrap();
     assert_eq!(u64::from_str_radix(blocked, 16), Ok(0), "{said}");
-    // 128 and the number of the signal, as a shell has it.
+    // A shell reports 128 plus the number of the signal.
     assert_eq!(lines.next(), Some("yes 141"), "{said}");
 }
 
-/// What a thread of the host has done, as strace tells it.
+/// What the threads of the host did, according to strace.
 #[derive(Debug, Default)]
 struct Seen {
-    /// Writes to a pipe or a socket of the library that could have raised the signal.
-    bare: Vec<String>,
-    /// How many were made where it is blocked, or asked for no signal.
-    safe: usize,
-    /// Those that found nobody to read.
-    refused: usize,
+    /// Writes to a pipe or socket that could have raised SIGPIPE.
+    unsafe_writes: Vec<String>,
+    /// Number of writes with SIGPIPE blocked or with MSG_NOSIGNAL.
+    safe_writes: usize,
+    /// Number of writes that failed with EPIPE.
+    broken_pipes: usize,
+    /// Number of SIGPIPEs delivered.
     delivered: usize,
 }
 
 #[test]
-fn no_thread_writes_where_the_signal_could_reach_the_host() {
+fn no_write_can_raise_sigpipe_in_the_host() {
     let bed = Bed::new();
     bed.template("hermes", large(&bed));
     let mut options = ssh(&bed, DIES_LATER);
-    // It writes until it cannot; BuildKit may be told of the end before.
+    // The classic builder writes until EPIPE; BuildKit may notice the end earlier.
     options.push((OptionName::DockerBuildkit, "0".to_owned()));
     let mut seen = traced(&bed, host(&bed, &options, 2, 3));
-    assert!(seen.bare.is_empty(), "{:#?}", seen.bare);
-    assert!(seen.refused > 0 && seen.safe > 20, "{seen:?}");
+    assert!(seen.unsafe_writes.is_empty(), "{:#?}", seen.unsafe_writes);
+    assert!(seen.broken_pipes > 0 && seen.safe_writes > 20, "{seen:?}");
     assert_eq!(seen.delivered, 0);
 
     options[2].1 = "1".to_owned();
     seen = traced(&bed, host(&bed, &options, 2, 3));
-    assert!(seen.bare.is_empty() && seen.delivered == 0, "{seen:#?}");
+    assert!(
+        seen.unsafe_writes.is_empty() && seen.delivered == 0,
+        "{seen:#?}"
+    );
 
     options = ssh(&bed, "exit 1");
     seen = traced(&bed, host(&bed, &options, 2, 10));
-    assert!(seen.bare.is_empty() && seen.delivered == 0, "{seen:#?}");
+    assert!(
+        seen.unsafe_writes.is_empty() && seen.delivered == 0,
+        "{seen:#?}"
+    );
 
-    bed.template("hermes", of_a_private_base());
+    bed.template("hermes", with_private_base());
     seen = traced(&bed, host(&bed, &helper(&bed, "exec <&-; exit 0"), 1, 10));
-    assert!(seen.bare.is_empty() && seen.delivered == 0, "{seen:#?}");
+    assert!(
+        seen.unsafe_writes.is_empty() && seen.delivered == 0,
+        "{seen:#?}"
+    );
 }
 
-/// Every system call that writes, those that change what a thread blocks, and those that make threads.
+/// All system calls that write, change the signal mask, or create a thread or process.
 const TRACED: &str = "write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,sendfile,splice,\
      vmsplice,tee,rt_sigprocmask,clone,clone3,fork,vfork";
 
 fn traced(bed: &Bed, host: Command) -> Seen {
-    let how = ["-yy", "-s", "0", "-e", "signal=SIGPIPE"];
-    let (output, trace) = under_strace(bed, &host, TRACED, &how);
+    let options = ["-yy", "-s", "0", "-e", "signal=SIGPIPE"];
+    let (output, trace) = under_strace(bed, &host, TRACED, &options);
     ends(&output);
     read(&trace)
 }
 
-/// Follows what each thread blocks. The children of the host, and theirs, are other programs.
+/// Follows the signal mask of each thread. Child processes of the host are other programs and are skipped.
 fn read(trace: &str) -> Seen {
     let mut seen = Seen::default();
     let mut blocks: HashMap<&str, bool> = HashMap::new();
@@ -265,8 +274,8 @@ fn read(trace: &str) -> Seen {
         let (thread, rest) = line.split_once(' ').unwrap();
         let rest = rest.trim_start();
         if others.contains(thread) {
-            // Its children come under its number only, and are others too.
-            if let Some(child) = made(rest) {
+            // strace does not list this process's children as such, so they are skipped here too.
+            if let Some(child) = created(rest) {
                 others.insert(child);
             }
             continue;
@@ -275,7 +284,7 @@ fn read(trace: &str) -> Seen {
             seen.delivered += 1;
             continue;
         }
-        // The calls of two threads at once are told in two parts.
+        // strace splits a call in two when another thread interrupts it.
         let blocked = blocks.get(thread).copied().unwrap_or(false);
         if let Some(begun) = rest.strip_suffix(" <unfinished ...>") {
             unfinished.insert(thread, (begun.to_owned(), blocked));
@@ -289,31 +298,31 @@ fn read(trace: &str) -> Seen {
             None => (rest.to_owned(), blocked),
         };
         if call.starts_with("rt_sigprocmask(") {
-            if let Some(now) = masked(&call, blocked) {
+            if let Some(now) = blocks_after(&call, blocked) {
                 blocks.insert(thread, now);
             }
-        } else if let Some(child) = made(rest) {
+        } else if let Some(child) = created(rest) {
             match call.contains("CLONE_THREAD") {
-                // It may have been heard of before.
+                // Its first call may already be in the trace.
                 true => drop(blocks.entry(child).or_insert(blocked)),
                 false => drop(others.insert(child)),
             }
         } else if is_pipe_or_socket(&call) {
-            seen.refused += usize::from(call.contains(" EPIPE "));
+            seen.broken_pipes += usize::from(call.contains(" EPIPE "));
             match blocked || call.contains("MSG_NOSIGNAL") {
-                true => seen.safe += 1,
-                false => seen.bare.push(line.to_owned()),
+                true => seen.safe_writes += 1,
+                false => seen.unsafe_writes.push(line.to_owned()),
             }
         }
     }
     seen
 }
 
-/// The thread or the process that a call has made.
-fn made(call: &str) -> Option<&str> {
-    let made = ["clone", "fork", "vfork"];
+/// The id of the thread or process that a call created.
+fn created(call: &str) -> Option<&str> {
+    let calls = ["clone", "fork", "vfork"];
     let name = call.trim_start_matches("<... ");
-    if !made.iter().any(|made| name.starts_with(made)) {
+    if !calls.iter().any(|call| name.starts_with(call)) {
         return None;
     }
     let (_, number) = call.rsplit_once(" = ")?;
@@ -322,7 +331,7 @@ fn made(call: &str) -> Option<&str> {
 }
 
 /// Whether SIGPIPE is blocked after `rt_sigprocmask(SIG_SETMASK, ~[RTMIN RT_1], NULL, 8) = 0`.
-fn masked(call: &str, blocked: bool) -> Option<bool> {
+fn blocks_after(call: &str, blocked: bool) -> Option<bool> {
     let (how, rest) = call.split_once('(')?.1.split_once(", ")?;
     let (all_but, names) = match rest.strip_prefix("~[") {
         Some(names) => (true, names),
@@ -341,7 +350,7 @@ fn masked(call: &str, blocked: bool) -> Option<bool> {
     })
 }
 
-/// Not the host's own output.
+/// Whether a call writes to a pipe or socket other than the host's standard output and error.
 fn is_pipe_or_socket(call: &str) -> bool {
     let Some((descriptor, rest)) = call
         .split_once('(')
@@ -354,7 +363,7 @@ fn is_pipe_or_socket(call: &str) -> bool {
 }
 
 #[test]
-fn a_trace_is_read_as_it_is_meant() {
+fn the_strace_parser_classifies_each_write() {
     let trace = "\
 10 rt_sigprocmask(SIG_BLOCK, ~[], [], 8) = 0
 10 clone3({flags=CLONE_VM|CLONE_THREAD, x=0} => {parent_tid=[11]}, 88) = 11
@@ -376,13 +385,18 @@ fn a_trace_is_read_as_it_is_meant() {
 10 write(8<anon_inode:[eventfd]>, \"\"..., 8) = 8
 ";
     let seen = read(trace);
-    assert_eq!((seen.safe, seen.refused, seen.delivered), (2, 1, 0));
-    assert_eq!(seen.bare.len(), 2, "{seen:?}");
-    assert!(seen.bare[0].starts_with("11 write(5") && seen.bare[1].contains("TCP"));
+    assert_eq!(
+        (seen.safe_writes, seen.broken_pipes, seen.delivered),
+        (2, 1, 0)
+    );
+    assert_eq!(seen.unsafe_writes.len(), 2, "{seen:?}");
+    assert!(
+        seen.unsafe_writes[0].starts_with("11 write(5") && seen.unsafe_writes[1].contains("TCP")
+    );
 }
 
-/// A user that has no other process on this machine, and can read the files of the tests.
-fn as_nobody_else(program: &Path) -> Command {
+/// Runs a program as a user without any other process on this machine, who can still read all files.
+fn as_unused_user(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     let user = 3_000_000_000_u32 + std::process::id() % 1_000_000;
     command
@@ -397,9 +411,9 @@ fn as_nobody_else(program: &Path) -> Command {
     command
 }
 
-/// What came of each call of tests/c/limits.c, which fails or says something else than these. The template
-/// has all kinds of files that are read for a build, and the engine is named by a docker context.
-fn with_few(what: &str, message: &str, hint: &str) {
+/// Runs tests/c/limits.c, which limits a resource. Each of its calls must succeed or fail with this message and
+/// hint. The template has every kind of file that a build reads, and the engine comes from a docker context.
+fn with_limit(what: &str, message: &str, hint: &str) {
     let bed = Bed::new();
     let text = format!("FROM scratch\nCOPY . /\nLABEL bed={}\n", bed.isolation);
     bed.template(
@@ -417,12 +431,12 @@ fn with_few(what: &str, message: &str, hint: &str) {
     let config = r#"{"currentContext": "here"}"#;
     std::fs::write(docker.path().join("config.json"), config).unwrap();
     let program: PathBuf = program("limits", Link::Static);
-    let mut command = as_nobody_else(&program);
+    let mut command = as_unused_user(&program);
     command.env_clear().args([what, "hermes"]).current_dir("/");
     for (name, value) in bed.values() {
         command.env(name.name(), value);
     }
-    // Its own, as a cache has to be.
+    // The cache folder must belong to that user.
     let cache = tempfile::tempdir().unwrap();
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o1777);
     std::fs::set_permissions(cache.path(), open).unwrap();
@@ -451,8 +465,8 @@ fn with_few(what: &str, message: &str, hint: &str) {
 }
 
 #[test]
-fn without_threads_a_call_says_so_and_a_client_is_freed() {
-    with_few(
+fn without_threads_a_call_fails_and_the_client_is_freed() {
+    with_limit(
         "threads",
         "can start no more threads or programs",
         "ulimit -u",
@@ -460,6 +474,6 @@ fn without_threads_a_call_says_so_and_a_client_is_freed() {
 }
 
 #[test]
-fn without_file_descriptors_a_call_says_so_and_a_client_is_freed() {
-    with_few("descriptors", "has no file descriptors left", "ulimit -n");
+fn without_file_descriptors_a_call_fails_and_the_client_is_freed() {
+    with_limit("descriptors", "has no file descriptors left", "ulimit -n");
 }

@@ -1,4 +1,4 @@
-//! Engines behind `ssh://`, with a real sshd and the user's own ssh.
+//! Engines behind `ssh://`, with a real sshd and the ssh client of the system.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::support::{
     AT_ONCE, Bed, Files, TestClient, block_on, unique, until, write_docker_context,
 };
 
-/// A template whose image has a word in the file `/out`.
+/// A template whose image has this word in the file `/out`.
 fn template(bed: &Bed, word: &str) -> Files {
     let text = format!(
         "FROM {BUSYBOX}\nCOPY content /\nRUN cat /content > /out # {}\n",
@@ -35,7 +35,7 @@ fn client(bed: &Bed, sshd: &Sshd, more: &[(OptionName, &str)]) -> TestClient {
     bed.client_with(&all)
 }
 
-/// Every ssh is gone, and was waited for, within the time that is promised.
+/// Every ssh has exited and was reaped within the promised time.
 fn assert_no_ssh(sshd: &Sshd, since: Instant) {
     until("the end of every ssh", || {
         sshd.clients().is_empty().then_some(())
@@ -44,7 +44,7 @@ fn assert_no_ssh(sshd: &Sshd, since: Instant) {
 }
 
 #[test]
-fn an_image_is_built_and_found_again_on_a_machine_behind_ssh() {
+fn an_image_is_built_and_reused_over_ssh() {
     for buildkit in ["1", "0"] {
         let bed = Bed::new();
         let sshd = Sshd::start(bed.scratch());
@@ -63,7 +63,7 @@ fn an_image_is_built_and_found_again_on_a_machine_behind_ssh() {
 }
 
 #[test]
-fn the_path_of_the_address_is_the_engines_socket_over_there() {
+fn the_path_of_the_ssh_url_is_the_remote_engine_socket() {
     let bed = Bed::new();
     let sshd = Sshd::start(bed.scratch());
     bed.template("hermes", template(&bed, "one"));
@@ -81,16 +81,16 @@ fn the_path_of_the_address_is_the_engines_socket_over_there() {
         error.message.contains(&format!("{socket}.not")),
         "{error:?}"
     );
-    // The words of the docker command over there.
+    // From the docker command on the remote machine.
     assert!(error.message.contains("no such file"), "{error:?}");
 }
 
 #[test]
-fn a_docker_context_may_lead_there() {
+fn a_docker_context_may_use_ssh() {
     let bed = Bed::new();
     let sshd = Sshd::start(bed.scratch());
     let config = bed.scratch().join("docker");
-    write_docker_context(&config, "far", &sshd.url());
+    write_docker_context(&config, "remote", &sshd.url());
 
     bed.template("hermes", template(&bed, "one"));
     let client = client(
@@ -98,7 +98,7 @@ fn a_docker_context_may_lead_there() {
         &sshd,
         &[
             (OptionName::DockerHost, ""),
-            (OptionName::DockerContext, "far"),
+            (OptionName::DockerContext, "remote"),
             (OptionName::DockerConfig, config.to_str().unwrap()),
         ],
     );
@@ -108,21 +108,21 @@ fn a_docker_context_may_lead_there() {
 }
 
 #[test]
-fn an_engine_that_cannot_be_reached_is_told_in_the_words_of_ssh() {
+fn an_unreachable_engine_is_reported_with_the_ssh_error() {
     let bed = Bed::new();
     let sshd = Sshd::start(bed.scratch());
     bed.template("hermes", template(&bed, "one"));
     let wrong_key = sshd.client_with_the_wrong_key();
-    let nobody = "ssh://root@127.0.0.1:1";
-    let stranger = "ssh://root@localhost:1";
+    let no_listener = "ssh://root@127.0.0.1:1";
+    let unknown_host = "ssh://root@localhost:1";
     for (option, value, says) in [
         (
             OptionName::SearchPath,
             wrong_key.as_str(),
             "Permission denied",
         ),
-        (OptionName::DockerHost, nobody, "Connection refused"),
-        (OptionName::DockerHost, stranger, "Connection refused"),
+        (OptionName::DockerHost, no_listener, "Connection refused"),
+        (OptionName::DockerHost, unknown_host, "Connection refused"),
     ] {
         let since = Instant::now();
         let error = client(&bed, &sshd, &[(option, value)]).refused("hermes");
@@ -135,7 +135,7 @@ fn an_engine_that_cannot_be_reached_is_told_in_the_words_of_ssh() {
 }
 
 #[test]
-fn an_ssh_that_ends_at_once_is_told_in_its_words_too() {
+fn an_ssh_that_exits_at_once_is_reported_with_its_stderr() {
     let bed = Bed::new();
     let sshd = Sshd::start(bed.scratch());
     bed.template("hermes", template(&bed, "one"));
@@ -149,7 +149,7 @@ fn an_ssh_that_ends_at_once_is_told_in_its_words_too() {
             "first; second",
         ),
         ("exit 0", "ssh ended without an answer"),
-        // More than a pipe holds.
+        // More than a pipe buffers.
         (
             "i=0; while [ $i -lt 20000 ]; do echo 'a long story' >&2; i=$((i+1)); done; exit 1",
             "a long story",
@@ -166,7 +166,7 @@ fn an_ssh_that_ends_at_once_is_told_in_its_words_too() {
 }
 
 #[test]
-fn without_an_ssh_program_it_says_so() {
+fn a_missing_ssh_program_is_reported() {
     let bed = Bed::new();
     bed.template("hermes", template(&bed, "one"));
     for path in ["", "/nowhere", bed.scratch().to_str().unwrap()] {
@@ -183,7 +183,7 @@ fn without_an_ssh_program_it_says_so() {
 }
 
 #[test]
-fn a_cancelled_build_stops_over_there_and_leaves_no_ssh() {
+fn a_canceled_build_stops_remotely_and_leaves_no_ssh() {
     for buildkit in ["1", "0"] {
         let bed = Bed::new();
         let sshd = Sshd::start(bed.scratch());
@@ -211,11 +211,11 @@ fn a_cancelled_build_stops_over_there_and_leaves_no_ssh() {
 }
 
 #[test]
-fn a_call_that_is_cancelled_while_ssh_connects_leaves_none() {
+fn a_call_canceled_while_ssh_connects_leaves_no_ssh() {
     let bed = Bed::new();
     let sshd = Sshd::start(bed.scratch());
     bed.template("hermes", template(&bed, "one"));
-    // It connects, and then hears nothing.
+    // ssh connects, and the server then sends nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ssh://root@{}", silent.local_addr().unwrap());
     let client = client(&bed, &sshd, &[(OptionName::DockerHost, &url)]);
@@ -228,7 +228,7 @@ fn a_call_that_is_cancelled_while_ssh_connects_leaves_none() {
 }
 
 #[test]
-fn connections_are_used_again_and_end_with_the_client() {
+fn ssh_connections_are_reused_and_end_with_the_client() {
     let bed = Bed::new();
     let sshd = Sshd::start(bed.scratch());
     bed.template("hermes", template(&bed, "one"));
@@ -238,7 +238,10 @@ fn connections_are_used_again_and_end_with_the_client() {
         let open = sshd.connections();
         assert!(client.ensure("hermes").unwrap().cache_hit);
         let new = |pid: &u32| !open.contains(pid);
-        assert!(!sshd.connections().iter().any(new), "it had {open:?}");
+        assert!(
+            !sshd.connections().iter().any(new),
+            "a new connection beside {open:?}"
+        );
     }
     block_on(client.inner().close());
     let since = Instant::now();

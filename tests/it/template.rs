@@ -1,4 +1,4 @@
-//! What a template may look like, and what is said about one that cannot be built.
+//! Valid templates, and the errors for templates that cannot be built.
 
 use mol::event::Kind;
 use mol::{Code, OptionName};
@@ -14,7 +14,7 @@ fn with_builder(bed: &Bed, buildkit: &str) -> TestClient {
     bed.client_with(&[(OptionName::DockerBuildkit, buildkit)])
 }
 
-/// It failed before the engine heard of it, and said this.
+/// The call fails with this message before the build.
 fn assert_no_dockerfile(bed: &Bed, says: &str) {
     let client = bed.client();
     let error = client.refused("hermes");
@@ -34,7 +34,7 @@ fn a_template_without_a_dockerfile_is_refused() {
 }
 
 #[test]
-fn one_with_a_dockerfile_in_a_folder_or_in_other_letters_too() {
+fn a_dockerfile_in_a_subfolder_or_in_lower_case_does_not_count() {
     let bed = Bed::new();
     bed.template(
         "hermes",
@@ -57,7 +57,7 @@ fn a_dockerfile_that_is_a_folder_is_refused() {
 }
 
 #[test]
-fn a_dockerfile_that_leads_out_of_the_template_is_refused() {
+fn a_dockerfile_symlink_out_of_the_template_is_refused() {
     let bed = Bed::new();
     for target in ["/etc/passwd", "../../../../../../etc/passwd", "nowhere"] {
         let link = json!({ "text": target, "mode": "120000" });
@@ -68,7 +68,7 @@ fn a_dockerfile_that_leads_out_of_the_template_is_refused() {
 }
 
 #[test]
-fn a_template_whose_dockerfile_was_mended_is_built() {
+fn a_template_with_a_fixed_dockerfile_is_built() {
     let bed = Bed::new();
     bed.template("hermes", Files::from([("README".to_owned(), file("none"))]));
     let client = bed.client();
@@ -78,7 +78,7 @@ fn a_template_whose_dockerfile_was_mended_is_built() {
 }
 
 #[test]
-fn a_failing_step_is_shown_with_the_last_lines_of_the_output() {
+fn a_failed_step_is_reported_with_the_end_of_its_output() {
     for buildkit in BUILDERS {
         let bed = Bed::new();
         let text = format!(
@@ -95,7 +95,7 @@ fn a_failing_step_is_shown_with_the_last_lines_of_the_output() {
             !error.hint.is_empty() && error.runtime == "hermes",
             "{error:?}"
         );
-        let build = error.build.as_deref().expect("it says where");
+        let build = error.build.as_deref().expect("the error has build details");
         assert!(build.step.contains("RUN seq 1 200"), "{build:?}");
         assert_eq!((build.line, build.exit_code), (3, 42), "{build:?}");
         assert!(
@@ -106,16 +106,16 @@ fn a_failing_step_is_shown_with_the_last_lines_of_the_output() {
         assert!(tail.contains(&"about to fail"), "{build:?}");
         assert!(
             tail.contains(&"200") && !tail.contains(&"100"),
-            "the last lines, not all: {build:?}"
+            "only the last lines are kept: {build:?}"
         );
         assert!(tail.len() <= 50, "{build:?}");
-        assert!(client.count(Kind::Log) >= 201, "every line is an event");
+        assert!(client.count(Kind::Log) >= 201, "one event per line");
         assert!(bed.engine.references_of(&bed.isolation).is_empty());
     }
 }
 
 #[test]
-fn the_failed_step_is_told_as_an_event_too() {
+fn a_failed_step_is_also_an_event() {
     let bed = Bed::new();
     let text = format!("FROM {BUSYBOX}\nRUN echo {}; exit 7\n", bed.isolation);
     bed.template("hermes", dockerfile(&text));
@@ -127,7 +127,7 @@ fn the_failed_step_is_told_as_an_event_too() {
 }
 
 #[test]
-fn a_dockerfile_that_makes_no_sense_is_a_failed_build() {
+fn an_invalid_dockerfile_is_a_failed_build() {
     for buildkit in BUILDERS {
         for (text, says) in [
             ("FROM scratch\nFLY me to the moon\n", "FLY"),
@@ -157,7 +157,7 @@ fn an_empty_dockerfile_is_a_failed_build() {
 }
 
 #[test]
-fn the_output_of_the_build_comes_line_by_line_while_it_runs() {
+fn build_output_arrives_line_by_line_during_the_build() {
     for buildkit in BUILDERS {
         let bed = Bed::new();
         let word = unique();
@@ -171,7 +171,10 @@ fn the_output_of_the_build_comes_line_by_line_while_it_runs() {
         client.wait_for(Kind::Log, |event| {
             event.line.as_deref() == Some(&format!("begun {word}"))
         });
-        assert!(is_running(&word), "the line came before the build was over");
+        assert!(
+            is_running(&word),
+            "the line must arrive before the build ends"
+        );
         call.end().unwrap();
         let red = client.wait_for(Kind::Log, |event| event.line.as_deref() == Some("red"));
         assert!(red.step_name.unwrap().contains(&word));
@@ -179,7 +182,7 @@ fn the_output_of_the_build_comes_line_by_line_while_it_runs() {
 }
 
 #[test]
-fn a_line_of_megabytes_neither_stops_the_build_nor_fills_the_error() {
+fn a_very_long_output_line_is_accepted_and_truncated() {
     for buildkit in BUILDERS {
         let bed = Bed::new();
         let text = format!(
@@ -188,7 +191,7 @@ fn a_line_of_megabytes_neither_stops_the_build_nor_fills_the_error() {
         );
         bed.template("hermes", dockerfile(&text));
         let error = with_builder(&bed, buildkit).refused("hermes");
-        let build = error.build.expect("it says where");
+        let build = error.build.expect("the error has build details");
         assert!(
             build.log_tail.contains("after "),
             "{}",
@@ -200,14 +203,14 @@ fn a_line_of_megabytes_neither_stops_the_build_nor_fills_the_error() {
 }
 
 #[test]
-fn an_image_has_no_reference_before_its_build_has_ended() {
+fn an_image_is_not_tagged_before_its_build_succeeds() {
     for buildkit in ["1", "0"] {
         let bed = Bed::new();
         let client = bed.client_with(&[(OptionName::DockerBuildkit, buildkit)]);
         let references = || bed.engine.references_of(&bed.isolation);
         for (end, left) in [("exit 1", 0), ("true", 2)] {
             let word = unique();
-            // A layer is there already while the last step runs.
+            // One layer already exists while the last step runs.
             let text = format!(
                 "FROM {BUSYBOX}\nCOPY Dockerfile /\nRUN echo running {word}; sleep 2; {end}\n"
             );
@@ -223,7 +226,7 @@ fn an_image_has_no_reference_before_its_build_has_ended() {
 }
 
 #[test]
-fn a_build_that_says_nothing_for_the_stall_grace_is_stopped() {
+fn a_build_silent_for_the_stall_grace_is_stopped() {
     let bed = Bed::new();
     let word = unique();
     let text = format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600; true\n");
@@ -243,7 +246,7 @@ fn a_build_that_says_nothing_for_the_stall_grace_is_stopped() {
 }
 
 #[test]
-fn a_slow_build_that_says_something_is_not_stopped() {
+fn a_slow_build_with_output_is_not_stopped() {
     let bed = Bed::new();
     let text = format!(
         "FROM {BUSYBOX}\nRUN for i in 1 2 3 4 5 6 7 8 9; do echo {} $i; sleep 0.5; done\n",
@@ -256,7 +259,7 @@ fn a_slow_build_that_says_something_is_not_stopped() {
 }
 
 #[test]
-fn the_executable_bit_counts_and_the_build_can_run_the_file() {
+fn the_executable_bit_is_kept() {
     let bed = Bed::new();
     bed.template(
         "hermes",
@@ -273,7 +276,7 @@ fn the_executable_bit_counts_and_the_build_can_run_the_file() {
 }
 
 #[test]
-fn buildkits_own_syntax_works() {
+fn buildkit_specific_syntax_works() {
     let bed = Bed::new();
     let text = format!(
         "FROM {BUSYBOX} AS base\nRUN --mount=type=cache,target=/cache echo {} > /cache/x && cat /cache/x > /out\nFROM scratch\nCOPY --from=base --chmod=600 /out /\n",
@@ -287,7 +290,7 @@ fn buildkits_own_syntax_works() {
 }
 
 #[test]
-fn no_build_argument_is_sent_unless_the_pin_is_asked_for() {
+fn runtime_version_is_sent_only_if_the_pin_option_is_set() {
     let bed = Bed::new();
     let files = |pin: &str| {
         let text = format!(
@@ -316,14 +319,14 @@ fn no_build_argument_is_sent_unless_the_pin_is_asked_for() {
     assert_eq!(pinned(" @scope/pkg@v1.2.3 \nmore\n", "1").0, "1.2.3");
 
     let (version, client) = pinned("latest; rm -rf /\n", "1");
-    assert_eq!(version, "none", "what is no version does not go in");
+    assert_eq!(version, "none", "an invalid version is not used");
     let warning = client.wait_for(Kind::Warning, |_| true);
     assert!(warning.message.contains(".runtime-version"), "{warning:?}");
     assert!(warning.hint.is_some());
 }
 
 #[test]
-fn a_template_without_a_pin_builds_with_the_pin_asked_for() {
+fn a_template_without_a_version_file_builds_with_the_pin_option() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let client = bed.client_with(&[(OptionName::RuntimeVersionPin, "1")]);
@@ -332,7 +335,7 @@ fn a_template_without_a_pin_builds_with_the_pin_asked_for() {
 }
 
 #[test]
-fn a_base_image_that_cannot_be_had_is_a_failed_build_that_names_it() {
+fn an_unavailable_base_image_is_a_failed_build_that_names_it() {
     let bed = Bed::new();
     bed.template(
         "hermes",
@@ -344,7 +347,7 @@ fn a_base_image_that_cannot_be_had_is_a_failed_build_that_names_it() {
 }
 
 #[test]
-fn two_commits_in_a_row_with_the_same_tree_are_two_references() {
+fn two_commits_with_the_same_tree_get_two_references() {
     let bed = Bed::new();
     let first = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let second = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
