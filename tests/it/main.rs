@@ -1,7 +1,7 @@
 //! The specification of libmol, against a real engine, a real git server and real processes.
 //!
-//! One program for all of it, because each would link the whole library. `make test` runs it; what
-//! it needs from there is in `support::given`.
+//! One test binary, because each binary links the whole library. `make test` runs it and sets the
+//! variables that `support::given` reads.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -27,6 +27,7 @@ mod fetch;
 mod fidelity;
 mod happy_path;
 mod hits;
+mod hostile_cache;
 mod hostile_packs;
 mod hostile_server;
 mod hostile_trees;
@@ -41,9 +42,9 @@ mod outside_files;
 mod own_engines;
 mod packaging;
 mod panics;
-mod planted;
 mod platforms;
 mod podman;
+mod printable_text;
 mod processes;
 mod properties;
 mod prune;
@@ -51,10 +52,9 @@ mod redirects;
 mod retries;
 mod server_choices;
 mod sharing;
-mod shown;
 mod siege;
 mod signals;
 mod ssh;
 mod template;
+mod token_memory;
 mod vectors;
-mod wiped;

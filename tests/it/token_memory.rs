@@ -1,5 +1,5 @@
-//! The token in the memory of the process: it is wiped when the library is done with it, wherever the
-//! library has put it itself (promise P6; what it cannot promise is in docs/security.md).
+//! The token in process memory. The library wipes every copy that it made itself when it no longer needs
+//! it (promise P6; the limits are in docs/security.md).
 
 use std::io::Write;
 use std::process::Stdio;
@@ -12,27 +12,27 @@ use crate::support::Bed;
 use crate::support::child::{Link, command, program, text};
 use crate::support::server::dockerfile;
 
-/// No word that a compiler or a library could hold by chance, and of more than one kind of letter.
+/// Does not occur in memory by chance, and has upper and lower case letters.
 const TOKEN: &str = "Tk7f3c0b5e9d2A4f6188c1e0b7a6d5943210fedQ";
 
-/// One spelling, and how often it was in memory while the client was alive, and after its end.
+/// A spelling of the token, and its number of copies in memory before and after the client was freed.
 #[derive(Debug)]
 struct Found {
     spelling: String,
-    alive: u32,
-    gone: u32,
+    before_free: u32,
+    after_free: u32,
 }
 
-/// Makes a client, has it do a job, frees it, and searches its memory.
+/// Runs a program that creates a client, runs a job, frees the client and searches its own memory.
 fn search(bed: &Bed, more: &[(OptionName, &str)]) -> (String, Vec<Found>) {
-    // The part of base64 that depends on the token alone, as in the header for git.
+    // The part of the base64 in the git header that depends only on the token.
     let basic = STANDARD.encode(format!("x-access-token:{TOKEN}"));
     let spellings = [
         TOKEN.to_owned(),
         TOKEN.to_ascii_uppercase(),
         TOKEN.to_ascii_lowercase(),
         basic[20..].trim_end_matches('=').to_owned(),
-        // A part of it is too much as well.
+        // A part of the token must not remain either.
         TOKEN[8..].to_owned(),
     ];
     let mut input = format!("{TOKEN}\n");
@@ -66,36 +66,36 @@ fn search(bed: &Bed, more: &[(OptionName, &str)]) -> (String, Vec<Found>) {
         let numbers: Vec<u32> = line.split(' ').map(|word| word.parse().unwrap()).collect();
         Found {
             spelling,
-            alive: numbers[1],
-            gone: numbers[2],
+            before_free: numbers[1],
+            after_free: numbers[2],
         }
     });
     (status.unwrap().to_owned(), found.collect())
 }
 
 #[test]
-fn the_token_is_wiped_with_the_client() {
+fn a_freed_client_wipes_the_token_from_memory() {
     let bed = Bed::new();
-    // It makes every header, and sends none.
-    let nobody = "http://127.0.0.1:1/o/workspace-template-";
-    let (status, found) = search(&bed, &[(OptionName::RepoPrefix, nobody)]);
+    // The client builds every header but cannot send it.
+    let no_listener = "http://127.0.0.1:1/o/workspace-template-";
+    let (status, found) = search(&bed, &[(OptionName::RepoPrefix, no_listener)]);
     assert_eq!(status, "gitea_unreachable");
     assert!(
-        found[0].alive > 0,
-        "the search finds it while it is there: {found:?}"
+        found[0].before_free > 0,
+        "the search must find the token before the client is freed: {found:?}"
     );
     for found in found {
-        assert_eq!(found.gone, 0, "{} is still there", found.spelling);
+        assert_eq!(found.after_free, 0, "{} is still in memory", found.spelling);
     }
 }
 
 #[test]
-fn what_is_left_of_a_job_is_one_buffer_of_the_http_stack() {
+fn after_a_job_at_most_one_http_buffer_holds_the_token() {
     let bed = Bed::with(&["--token", TOKEN]);
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let (status, found) = search(&bed, &[]);
     assert_eq!(status, "ok");
-    // The head of the last request of its one connection, which the stack frees as it is.
-    let left: u32 = found[..4].iter().map(|found| found.gone).sum();
+    // The headers of the last request of its connection, which the HTTP stack frees without wiping.
+    let left: u32 = found[..4].iter().map(|found| found.after_free).sum();
     assert!(left <= 1, "{found:?}");
 }

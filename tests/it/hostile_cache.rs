@@ -1,5 +1,5 @@
-//! What another user of the machine could have put where the cache is: a clear error or a safe way
-//! round, and nothing outside of the cache is touched (promise P5).
+//! Files that another user of the machine could place in or above the cache. The library reports an
+//! error or works around them safely, and touches nothing outside the cache (promise P5).
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
@@ -11,9 +11,9 @@ use rustix::fs::{CWD, FileType, Mode};
 use crate::support::server::dockerfile;
 use crate::support::{Bed, Files, file};
 
-const SOMEBODY: u32 = 12345;
+const OTHER_USER: u32 = 12345;
 
-/// A template, and the folders of its cache as the library makes them.
+/// A template, and its cache folders with the permissions that the library gives them.
 struct Cache {
     bed: Bed,
     sha: String,
@@ -34,8 +34,8 @@ impl Cache {
         Self { bed, sha, folder }
     }
 
-    /// Where something of the commit is, such as its lock.
-    fn place(&self, before: &str, after: &str) -> PathBuf {
+    /// The path of a file of this commit, such as its lock.
+    fn path(&self, before: &str, after: &str) -> PathBuf {
         self.folder
             .join(format!("{before}{}{after}", &self.sha[..12]))
     }
@@ -57,13 +57,13 @@ fn mode(folder: &Path, mode: u32) {
     fs::set_permissions(folder, PermissionsExt::from_mode(mode)).unwrap();
 }
 
-/// A link that somebody else has made.
-fn link_of_somebody(target: &Path, link: &Path) {
+/// A symlink that belongs to another user.
+fn link_of_other_user(target: &Path, link: &Path) {
     symlink(target, link).unwrap();
-    lchown(link, Some(SOMEBODY), None).expect("the tests run as root, as their engine does");
+    lchown(link, Some(OTHER_USER), None).expect("the tests run as root, as the engine does");
 }
 
-/// A folder of this user's with something in it, which is nobody else's business.
+/// A private folder of this user with a file in it.
 fn victim(bed: &Bed) -> PathBuf {
     let folder = bed.scratch().join("victim");
     private(&folder);
@@ -84,7 +84,7 @@ fn assert_untouched(victim: &Path) {
     );
 }
 
-/// The cache cannot be used, and the error says which place is to blame.
+/// The call fails with an error that names `place` and the reason.
 fn refused(bed: &Bed, cache: &Path, place: &Path, why: &str) -> Error {
     let cache = cache.to_str().unwrap();
     let client = bed.client_with(&[(OptionName::CacheDir, cache)]);
@@ -97,18 +97,18 @@ fn refused(bed: &Bed, cache: &Path, place: &Path, why: &str) -> Error {
 }
 
 #[test]
-fn a_link_of_another_user_on_the_way_to_the_cache_is_not_followed() {
+fn another_users_symlink_in_the_cache_path_is_not_followed() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let victim = victim(&bed);
     let link = bed.scratch().join("link");
-    link_of_somebody(&victim, &link);
+    link_of_other_user(&victim, &link);
     let why = "is a link of another user (uid 12345)";
     refused(&bed, &link, &link, why);
     assert_untouched(&victim);
     refused(&bed, &link.join("below/it"), &link, why);
     assert_untouched(&victim);
-    // A link of one's own leads to the other one.
+    // A symlink of this user that points to that of the other user.
     let own = bed.scratch().join("own");
     symlink("link", &own).unwrap();
     refused(&bed, &own, &link, why);
@@ -116,7 +116,7 @@ fn a_link_of_another_user_on_the_way_to_the_cache_is_not_followed() {
 }
 
 #[test]
-fn a_link_that_leads_nowhere_is_told() {
+fn a_dangling_symlink_in_the_cache_path_is_reported() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let (dangling, circle) = (bed.scratch().join("dangling"), bed.scratch().join("circle"));
@@ -129,7 +129,7 @@ fn a_link_that_leads_nowhere_is_told() {
 }
 
 #[test]
-fn a_folder_above_the_cache_where_others_can_put_something_is_refused() {
+fn a_parent_folder_that_others_can_write_to_is_refused() {
     let bed = Bed::new();
     bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let above = bed.scratch().join("above");
@@ -138,15 +138,15 @@ fn a_folder_above_the_cache_where_others_can_put_something_is_refused() {
     mode(&above, 0o777);
     refused(&bed, &cache, &above, "can be written by every user");
     mode(&above, 0o700);
-    chown(&above, Some(SOMEBODY), None).unwrap();
+    chown(&above, Some(OTHER_USER), None).unwrap();
     refused(&bed, &cache, &above, "belongs to another user (uid 12345)");
     assert_eq!(
         fs::read_dir(&above).unwrap().count(),
         0,
-        "nothing was made there"
+        "nothing was created there"
     );
 
-    // As /tmp: everybody may put something there, but nobody may touch what is another's.
+    // As /tmp: everyone may create files, but only their owner may replace them (sticky bit).
     chown(&above, Some(0), None).unwrap();
     mode(&above, 0o1777);
     let client = bed.client_with(&[(OptionName::CacheDir, cache.to_str().unwrap())]);
@@ -155,11 +155,11 @@ fn a_folder_above_the_cache_where_others_can_put_something_is_refused() {
 }
 
 #[test]
-fn a_runtimes_folder_that_is_not_this_users_is_refused() {
+fn an_unsafe_runtime_folder_is_refused() {
     let cache = Cache::new();
     let (bed, folder) = (&cache.bed, &cache.folder);
     let victim = victim(bed);
-    chown(folder, Some(SOMEBODY), None).unwrap();
+    chown(folder, Some(OTHER_USER), None).unwrap();
     refused(
         bed,
         &bed.cache(),
@@ -167,7 +167,7 @@ fn a_runtimes_folder_that_is_not_this_users_is_refused() {
         "belongs to another user (uid 12345",
     );
     fs::remove_dir(folder).unwrap();
-    link_of_somebody(&victim, folder);
+    link_of_other_user(&victim, folder);
     refused(bed, &bed.cache(), folder, "is a link of another user");
     assert_untouched(&victim);
     fs::remove_file(folder).unwrap();
@@ -177,9 +177,9 @@ fn a_runtimes_folder_that_is_not_this_users_is_refused() {
 }
 
 #[test]
-fn a_lock_that_is_no_lock_is_refused_and_what_it_leads_to_stays_as_it_is() {
+fn an_unsafe_lock_file_is_refused_and_its_target_is_untouched() {
     let cache = Cache::new();
-    let (bed, lock) = (&cache.bed, cache.place(".", ".lock"));
+    let (bed, lock) = (&cache.bed, cache.path(".", ".lock"));
     let victim = victim(bed);
     let precious = victim.join("precious");
     symlink(&precious, &lock).unwrap();
@@ -190,7 +190,7 @@ fn a_lock_that_is_no_lock_is_refused_and_what_it_leads_to_stays_as_it_is() {
     assert_untouched(&victim);
     fs::remove_file(&lock).unwrap();
     fs::write(&lock, "").unwrap();
-    chown(&lock, Some(SOMEBODY), None).unwrap();
+    chown(&lock, Some(OTHER_USER), None).unwrap();
     refused(bed, &bed.cache(), &lock, "is not this user's lock file");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
@@ -202,48 +202,48 @@ fn a_lock_that_is_no_lock_is_refused_and_what_it_leads_to_stays_as_it_is() {
     cache.assert_right();
 }
 
-/// A tree of somebody else's making, and what would vouch for it.
+/// A forged tree, and the text of its completion marker.
 fn planted_tree(cache: &Cache) -> (PathBuf, String) {
-    let tree = cache.place("", "");
+    let tree = cache.path("", "");
     private(&tree);
     fs::write(tree.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
     fs::write(tree.join("planted"), "").unwrap();
-    let voucher = format!(r#"{{"commit":"{}","commit_time":1}}"#, cache.sha);
-    (tree, voucher)
+    let marker = format!(r#"{{"commit":"{}","commit_time":1}}"#, cache.sha);
+    (tree, marker)
 }
 
 #[test]
-fn a_tree_of_another_user_is_thrown_away() {
+fn a_tree_of_another_user_is_discarded() {
     let cache = Cache::new();
-    let (tree, voucher) = planted_tree(&cache);
-    chown(&tree, Some(SOMEBODY), None).unwrap();
-    fs::write(cache.place(".", ".json"), voucher).unwrap();
+    let (tree, marker) = planted_tree(&cache);
+    chown(&tree, Some(OTHER_USER), None).unwrap();
+    fs::write(cache.path(".", ".json"), marker).unwrap();
     cache.assert_right();
 }
 
 #[test]
-fn a_voucher_of_another_user_vouches_for_nothing() {
+fn a_completion_marker_of_another_user_is_ignored() {
     let cache = Cache::new();
     let (_, text) = planted_tree(&cache);
-    let voucher = cache.place(".", ".json");
-    fs::write(&voucher, text).unwrap();
-    chown(&voucher, Some(SOMEBODY), None).unwrap();
+    let marker = cache.path(".", ".json");
+    fs::write(&marker, text).unwrap();
+    chown(&marker, Some(OTHER_USER), None).unwrap();
     cache.assert_right();
 }
 
 #[test]
-fn a_voucher_that_is_no_file_vouches_for_nothing() {
+fn a_completion_marker_that_is_not_a_regular_file_is_ignored() {
     for kind in ["link", "folder", "pipe", "endless"] {
         let cache = Cache::new();
         let (_, text) = planted_tree(&cache);
-        let voucher = cache.place(".", ".json");
-        let elsewhere = cache.bed.scratch().join("voucher");
+        let marker = cache.path(".", ".json");
+        let elsewhere = cache.bed.scratch().join("marker");
         fs::write(&elsewhere, &text).unwrap();
         match kind {
-            "link" => symlink(&elsewhere, &voucher).unwrap(),
-            "endless" => symlink("/dev/zero", &voucher).unwrap(),
-            "folder" => fs::create_dir_all(voucher.join("below")).unwrap(),
-            _ => rustix::fs::mknodat(CWD, &voucher, FileType::Fifo, Mode::RUSR, 0).unwrap(),
+            "link" => symlink(&elsewhere, &marker).unwrap(),
+            "endless" => symlink("/dev/zero", &marker).unwrap(),
+            "folder" => fs::create_dir_all(marker.join("below")).unwrap(),
+            _ => rustix::fs::mknodat(CWD, &marker, FileType::Fifo, Mode::RUSR, 0).unwrap(),
         }
         cache.assert_right();
         assert_eq!(fs::read_to_string(&elsewhere).unwrap(), text, "{kind}");
@@ -251,12 +251,12 @@ fn a_voucher_that_is_no_file_vouches_for_nothing() {
 }
 
 #[test]
-fn a_link_in_the_place_of_a_fetch_is_removed_and_not_followed() {
+fn a_symlink_in_place_of_a_fetch_folder_is_removed() {
     let cache = Cache::new();
     let victim = victim(&cache.bed);
-    symlink(&victim, cache.place(".work-", "-abcdef")).unwrap();
+    symlink(&victim, cache.path(".work-", "-abcdef")).unwrap();
     symlink(&victim, cache.folder.join(".work-another")).unwrap();
     cache.assert_right();
     assert_untouched(&victim);
-    assert!(!cache.place(".work-", "-abcdef").exists());
+    assert!(!cache.path(".work-", "-abcdef").exists());
 }
