@@ -1,4 +1,4 @@
-//! What libmol makes of a real Gitea's answers.
+//! Jobs of libmol against a real Gitea.
 
 use std::process::Command;
 use std::sync::mpsc;
@@ -11,7 +11,7 @@ use super::server::{As, Place, Server, git, path};
 use super::support::{Bed, PATIENCE, block_on};
 use super::{ORGANIZATION, PREFIX, plain, template};
 
-/// Those who have a token.
+/// Clients with a token.
 pub struct Users {
     pub reader: As,
     pub narrow: As,
@@ -20,17 +20,17 @@ pub struct Users {
     pub bad: As,
 }
 
-/// A cache and an isolation of its own, and the server that it asks.
+/// A client with its own cache and isolation, for one server.
 struct Job {
     bed: Bed,
     options: Vec<(OptionName, String)>,
 }
 
 impl Job {
-    fn new(server: &Server<'_>, who: &As) -> Self {
+    fn new(server: &Server<'_>, client: &As) -> Self {
         let prefix = format!("{}/{ORGANIZATION}/{PREFIX}", server.url);
         let mut options = vec![(OptionName::RepoPrefix, prefix)];
-        if let As::Token(token) = who {
+        if let As::Token(token) = client {
             options.push((OptionName::Token, token.clone()));
         }
         Self {
@@ -44,7 +44,7 @@ impl Job {
         self
     }
 
-    /// The whole job. `between` runs when the commit is known and nothing was fetched.
+    /// Runs the whole job. `between` runs after the lookup and before the fetch.
     fn run(&self, runtime: &str, between: impl Fn() + Send + Sync + 'static) -> mol::Result<Image> {
         let mut options = self.bed.options();
         for (name, value) in &self.options {
@@ -59,7 +59,7 @@ impl Job {
         let (sender, end) = mpsc::channel();
         let done = move |_, result| sender.send(result).unwrap_or(());
         client.start(runtime, None, done).unwrap();
-        let result = end.recv_timeout(PATIENCE).expect("a call has an end");
+        let result = end.recv_timeout(PATIENCE).expect("the call must end");
         block_on(client.close());
         result
     }
@@ -71,21 +71,21 @@ impl Job {
 
     #[track_caller]
     fn refused(&self, runtime: &str, code: Code, says: &str) -> Error {
-        told(self.run(runtime, || {}), code, says)
+        expect_error(self.run(runtime, || {}), code, says)
     }
 }
 
-/// It is this error, and has the server's words.
+/// Asserts that the result is this error, with this text of the server in its message.
 #[track_caller]
-fn told(result: mol::Result<Image>, code: Code, says: &str) -> Error {
-    let error = result.expect_err("this cannot have worked");
+fn expect_error(result: mol::Result<Image>, code: Code, says: &str) -> Error {
+    let error = result.expect_err("the call must fail");
     assert_eq!(error.code, code, "{error:?}");
     assert!(error.message.contains(says), "{says}: {error:?}");
     assert!(!error.hint.is_empty(), "{error:?}");
     error
 }
 
-/// The hint says to set a token only where there is none.
+/// The hint says to set a token only if none is set.
 #[track_caller]
 fn assert_hint(error: &Error, has_token: bool) {
     let hint = error.hint.as_ref();
@@ -97,11 +97,12 @@ fn assert_hint(error: &Error, has_token: bool) {
     );
 }
 
-/// Each refusal is told with Gitea's own reason.
+/// Each refusal is reported with Gitea's reason.
 pub fn errors(server: &Server<'_>, users: &Users) {
-    let private = |who: &As, code, says: &str| Job::new(server, who).refused("codex", code, says);
+    let private =
+        |client: &As, code, says: &str| Job::new(server, client).refused("codex", code, says);
     assert_hint(
-        &private(&As::Nobody, Code::RepoNotFound, "is not there"),
+        &private(&As::Anonymous, Code::RepoNotFound, "is not there"),
         false,
     );
     assert_hint(
@@ -115,11 +116,11 @@ pub fn errors(server: &Server<'_>, users: &Users) {
     let public = Job::new(server, &users.bad).refused("hermes", Code::Auth, "401");
     assert_hint(&public, true);
 
-    let nobody = Job::new(server, &As::Nobody);
-    let error = nobody.refused("openclaw", Code::RepoNotFound, &template("openclaw"));
+    let anonymous = Job::new(server, &As::Anonymous);
+    let error = anonymous.refused("openclaw", Code::RepoNotFound, &template("openclaw"));
     assert!(!error.hint.contains("hermes"), "{error:?}");
-    nobody.refused("crewai", Code::RepoNotFound, "is empty");
-    let branch = Job::new(server, &As::Nobody).with(OptionName::Branch, "no/such");
+    anonymous.refused("crewai", Code::RepoNotFound, "is empty");
+    let branch = Job::new(server, &As::Anonymous).with(OptionName::Branch, "no/such");
     branch.refused("hermes", Code::RepoNotFound, "no/such");
 
     let reader = Job::new(server, &users.reader);
@@ -128,12 +129,12 @@ pub fn errors(server: &Server<'_>, users: &Users) {
     assert!(reader.ensure("codex").cache_hit);
 }
 
-/// What happens to a repository between the lookup and the fetch.
-pub fn since_the_lookup(server: &Server<'_>) {
+/// Changes to a repository between the lookup and the fetch.
+pub fn changes_after_lookup(server: &Server<'_>) {
     std::thread::scope(|scope| {
-        let during = |runtime: &'static str, who: As, change: &dyn Fn(&Server<'_>)| {
-            // The library's thread waits for this one.
-            let job = Job::new(server, &who);
+        let during = |runtime: &'static str, client: As, change: &dyn Fn(&Server<'_>)| {
+            // The library's thread waits until the change is made.
+            let job = Job::new(server, &client);
             let (begun, wait) = mpsc::channel();
             let (done, go_on) = mpsc::channel::<()>();
             let go_on = std::sync::Mutex::new(go_on);
@@ -145,23 +146,23 @@ pub fn since_the_lookup(server: &Server<'_>) {
                 let result = job.run(runtime, between);
                 (job, result)
             });
-            wait.recv_timeout(PATIENCE).expect("the fetch begins");
+            wait.recv_timeout(PATIENCE).expect("the fetch must start");
             change(server);
             done.send(()).unwrap();
             running.join().unwrap()
         };
-        let make = |runtime: &str, private: bool| {
+        let create = |runtime: &str, private: bool| {
             server.repository(&template(runtime), json!({ "private": private }));
             server.push(&template(runtime), "main", &plain("old"))
         };
 
-        // Force-pushed: the commit that was looked up is built, and no other.
-        let old = make("deepagents", false);
+        // Force-pushed: the commit of the lookup is built.
+        let old = create("deepagents", false);
         let force = |server: &Server<'_>| {
             let name = template("deepagents");
             server.push(&name, "main", &plain("new"));
         };
-        let (job, result) = during("deepagents", As::Nobody, &force);
+        let (job, result) = during("deepagents", As::Anonymous, &force);
         let image = result.unwrap();
         assert_eq!(image.commit_sha, old);
         assert_eq!(job.bed.engine.read(&image.reference, "content"), "old");
@@ -172,14 +173,14 @@ pub fn since_the_lookup(server: &Server<'_>) {
             server.push(&name, "main", &plain("newer"));
             server.prune(&name);
         };
-        let (job, result) = during("deepagents", As::Nobody, &prune);
-        let error = told(result, Code::Fetch, "is gone from");
+        let (job, result) = during("deepagents", As::Anonymous, &prune);
+        let error = expect_error(result, Code::Fetch, "is gone from");
         assert!(error.message.contains("not our ref"), "{error:?}");
         assert!(error.hint.contains("force-pushed"), "{error:?}");
         let image = job.ensure("deepagents");
         assert_eq!(job.bed.engine.read(&image.reference, "content"), "newer");
 
-        // Renamed: it is found where it is now.
+        // Renamed: the redirect is followed.
         let rename = |server: &Server<'_>| {
             let path = format!("/repos/{}", template("deepagents"));
             server.change(
@@ -188,17 +189,17 @@ pub fn since_the_lookup(server: &Server<'_>) {
                 json!({ "name": format!("{PREFIX}elsewhere") }),
             );
         };
-        let (_, result) = during("deepagents", As::Nobody, &rename);
+        let (_, result) = during("deepagents", As::Anonymous, &rename);
         result.unwrap();
 
         // Made private, or deleted.
-        for (who, delete) in [
-            (As::Nobody, false),
-            (As::Nobody, true),
+        for (client, delete) in [
+            (As::Anonymous, false),
+            (As::Anonymous, true),
             (server.admin(), true),
         ] {
-            let has_token = matches!(who, As::Token(_));
-            make("gemini-cli", has_token);
+            let has_token = matches!(client, As::Token(_));
+            create("gemini-cli", has_token);
             let change = move |server: &Server<'_>| {
                 let path = format!("/repos/{}", template("gemini-cli"));
                 match delete {
@@ -206,8 +207,8 @@ pub fn since_the_lookup(server: &Server<'_>) {
                     false => server.change("PATCH", &path, json!({ "private": true })),
                 };
             };
-            let (_, result) = during("gemini-cli", who, &change);
-            let error = told(result, Code::RepoNotFound, "not there any more");
+            let (_, result) = during("gemini-cli", client, &change);
+            let error = expect_error(result, Code::RepoNotFound, "not there any more");
             assert!(error.hint.contains("deleted"), "{error:?}");
             assert!(
                 !error.hint.contains("set MOLECULE_GITEA_TOKEN"),
@@ -221,25 +222,25 @@ pub fn since_the_lookup(server: &Server<'_>) {
     });
 }
 
-/// Jobs that work, cold and warm.
-pub fn whole(server: &Server<'_>) {
-    let nobody = Job::new(server, &As::Nobody);
-    let image = nobody.ensure("hermes");
+/// Jobs that succeed, with and without an existing image.
+pub fn successes(server: &Server<'_>) {
+    let anonymous = Job::new(server, &As::Anonymous);
+    let image = anonymous.ensure("hermes");
     assert!(!image.cache_hit);
     assert_eq!(
-        nobody.bed.engine.read(&image.reference, "content"),
+        anonymous.bed.engine.read(&image.reference, "content"),
         "hermes"
     );
-    assert!(nobody.ensure("hermes").cache_hit);
+    assert!(anonymous.ensure("hermes").cache_hit);
 
     // Renamed before the lookup.
-    let image = nobody.ensure("autogen");
+    let image = anonymous.ensure("autogen");
     assert_eq!(
-        nobody.bed.engine.read(&image.reference, "content"),
+        anonymous.bed.engine.read(&image.reference, "content"),
         "autogen"
     );
 
-    // A message of 200 KiB, on branches whose names begin with one another.
+    // A commit message of 200 KiB, on branches with a common prefix.
     server.repository(&template("langgraph"), json!({}));
     let mut long = plain("long");
     long.message = "A long message.\n".repeat(12_800);
@@ -249,15 +250,15 @@ pub fn whole(server: &Server<'_>) {
         long.files[1].1 = branch.into();
         server.push(&name, branch, &long);
     }
-    let image = nobody.ensure("langgraph");
+    let image = anonymous.ensure("langgraph");
     assert_eq!(image.commit_sha, sha);
     for branch in ["mainline", "feature/größe%2F#1"] {
-        let job = Job::new(server, &As::Nobody).with(OptionName::Branch, branch);
+        let job = Job::new(server, &As::Anonymous).with(OptionName::Branch, branch);
         let image = job.ensure("langgraph");
         assert_eq!(job.bed.engine.read(&image.reference, "content"), branch);
     }
 
-    // What `git lfs` and submodules leave in a repository is checked out as it is.
+    // LFS pointers and .gitmodules are checked out unchanged.
     let pointer = "version https://git-lfs.github.com/spec/v1\n\
          oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
     let mut special = plain(pointer);
@@ -270,46 +271,56 @@ pub fn whole(server: &Server<'_>) {
         .submodules
         .push(("sub", "0123456789abcdef0123456789abcdef01234567".into()));
     server.push(&template("hermes"), "main", &special);
-    let image = nobody.ensure("hermes");
+    let image = anonymous.ensure("hermes");
     assert_eq!(
-        nobody.bed.engine.read(&image.reference, "all/content"),
+        anonymous.bed.engine.read(&image.reference, "all/content"),
         pointer
     );
     assert_eq!(
-        nobody.bed.engine.read(&image.reference, "all/.gitmodules"),
+        anonymous
+            .bed
+            .engine
+            .read(&image.reference, "all/.gitmodules"),
         modules
     );
 
-    // Objects with SHA-256. Gitea has them from git 2.42 on.
+    // SHA-256 repositories. Gitea supports them from git 2.42 on.
     let version = git(std::path::Path::new("/"), &["version"]);
     let mut numbers = version
         .split([' ', '.'])
         .filter_map(|part| part.parse::<u32>().ok());
-    let known = (numbers.next(), numbers.next()) >= (Some(2), Some(42));
-    let wanted = json!({ "name": format!("{PREFIX}claude-code"), "object_format_name": "sha256",
+    let supported = (numbers.next(), numbers.next()) >= (Some(2), Some(42));
+    let repository = json!({ "name": format!("{PREFIX}claude-code"), "object_format_name": "sha256",
         "auto_init": true, "default_branch": "main" });
     let path = format!("/api/v1/orgs/{ORGANIZATION}/repos");
-    let made = server.ask("POST", &path, &server.admin(), Some(wanted));
-    assert_eq!(made.status == 201, known, "{version}: {}", made.body);
-    if known {
-        nobody.refused("claude-code", Code::NoDockerfile, "Dockerfile");
+    let created = server.request("POST", &path, &server.admin(), Some(repository));
+    assert_eq!(
+        created.status == 201,
+        supported,
+        "{version}: {}",
+        created.body
+    );
+    if supported {
+        anonymous.refused("claude-code", Code::NoDockerfile, "Dockerfile");
     }
 }
 
+/// The server requires a login.
 pub fn sign_in(server: &Server<'_>) {
     let says = "signed in user";
-    let error = Job::new(server, &As::Nobody).refused("hermes", Code::Auth, says);
+    let error = Job::new(server, &As::Anonymous).refused("hermes", Code::Auth, says);
     assert_hint(&error, false);
     Job::new(server, &server.admin()).ensure("hermes");
 }
 
+/// The server has git over HTTP switched off.
 pub fn no_git(server: &Server<'_>) {
     let says = "Interacting with repositories by HTTP protocol is not allowed";
-    let error = Job::new(server, &As::Nobody).refused("hermes", Code::Auth, says);
+    let error = Job::new(server, &As::Anonymous).refused("hermes", Code::Auth, says);
     assert!(error.hint.contains("git over HTTP"), "{error:?}");
 }
 
-/// Behind a path, with the certificate that `gitea cert --ca` makes, and with nothing else trusted.
+/// A server below a path, then with only the certificate of `gitea cert --ca` trusted.
 pub fn path_and_certificate(place: &Place) {
     let folder = tempfile::tempdir().unwrap();
     let certificate = folder.path().join("cert.pem");
@@ -323,19 +334,19 @@ pub fn path_and_certificate(place: &Place) {
     server.url += "/git";
     server.repository(&template("hermes"), json!({}));
     let sha = server.push(&template("hermes"), "main", &plain("hermes"));
-    let job = Job::new(&server, &As::Nobody);
+    let job = Job::new(&server, &As::Anonymous);
     assert_eq!(job.ensure("hermes").commit_sha, sha);
 
-    let made = folder.path().join("made");
-    std::fs::create_dir(&made).unwrap();
-    let _ = Command::new("chmod").arg("777").arg(&made).status();
+    let generated = folder.path().join("generated");
+    std::fs::create_dir(&generated).unwrap();
+    let _ = Command::new("chmod").arg("777").arg(&generated).status();
     let _ = Command::new("chmod").arg("755").arg(folder.path()).status();
-    server.make_certificate(&made);
-    std::fs::copy(made.join("cert.pem"), &certificate).unwrap();
-    let address = super::support::tls::in_front_of(&plain_url, &made);
+    server.make_certificate(&generated);
+    std::fs::copy(generated.join("cert.pem"), &certificate).unwrap();
+    let address = super::support::tls::in_front_of(&plain_url, &generated);
     server.url = format!("https://{address}/git");
-    let job = Job::new(&server, &As::Nobody).with(OptionName::SslCertFile, path(&certificate));
+    let job = Job::new(&server, &As::Anonymous).with(OptionName::SslCertFile, path(&certificate));
     assert_eq!(job.ensure("hermes").commit_sha, sha);
-    let job = Job::new(&server, &As::Nobody);
+    let job = Job::new(&server, &As::Anonymous);
     job.refused("hermes", Code::GiteaUnreachable, "TLS");
 }

@@ -1,10 +1,10 @@
-//! libmol and a real Gitea: what that answers, and what libmol makes of it. `tests/run gitea` runs it, and
-//! nothing else does: the server has to be built first.
+//! Tests against a real Gitea: its responses, and how libmol handles them. Only `tests/run gitea` runs this,
+//! because Gitea must be built first.
 //!
-//! It writes docs/gitea.md and the answers in tests/vectors/gitea, which the template server of the other
-//! tests is compared with (go/templateserver).
+//! It writes docs/gitea.md, and the responses to tests/vectors/gitea, against which the tests of
+//! go/templateserver compare that server.
 
-// Of what the other tests use too, this needs a part.
+// Only a part of the shared support code is used here.
 #[allow(dead_code, unused_imports)]
 #[path = "../support/mod.rs"]
 mod support;
@@ -21,7 +21,7 @@ use serde_json::json;
 use record::Record;
 use server::{As, Commit, Place, Server};
 
-/// The templates are here, as `<PREFIX><runtime>`.
+/// The organization of the templates, which are named `<PREFIX><runtime>`.
 const ORGANIZATION: &str = "molecule-ai";
 const PREFIX: &str = "molecule-ai-workspace-template-";
 
@@ -30,17 +30,17 @@ fn template(runtime: &str) -> String {
     format!("{ORGANIZATION}/{PREFIX}{runtime}")
 }
 
-/// Where git asks for a template.
+/// The path that git requests for a template.
 fn git(runtime: &str) -> String {
     format!("/{}/info/refs?service=git-upload-pack", template(runtime))
 }
 
-/// A template's address in the API.
+/// A template's path in the API.
 fn api(runtime: &str, rest: &str) -> String {
     format!("/api/v1/repos/{}{rest}", template(runtime))
 }
 
-/// A template with this file in its image, and nothing else.
+/// A template whose image contains one file with this text.
 fn plain(text: &str) -> Commit {
     Commit {
         message: "A template".into(),
@@ -52,15 +52,15 @@ fn plain(text: &str) -> Commit {
     }
 }
 
-/// What Gitea shows of itself to those who may and who may not see it.
-fn answers(record: &mut Record, place: &Place) {
+/// Responses to clients with and without access.
+fn responses(record: &mut Record, place: &Place) {
     let open = Server::start(place, "open", &[]);
     let reader = open.user("reader", &["read:repository"]);
     let narrow = open.user("narrow", &["read:user"]);
     let public_only = open.user("public", &["read:repository", "public-only"]);
     let stranger = open.user("stranger", &["read:repository"]);
-    let (nobody, bad) = (
-        As::Nobody,
+    let (anonymous, bad) = (
+        As::Anonymous,
         As::Token("0123456789abcdef0123456789abcdef01234567".into()),
     );
 
@@ -74,26 +74,26 @@ fn answers(record: &mut Record, place: &Place) {
     }
     open.repository(&template("crewai"), json!({}));
 
-    let mut ask = |name, about, path: &str, who: &As, status| {
-        record.ask(&open, name, about, (path, who), status)
+    let mut request = |name, about, path: &str, who: &As, status| {
+        record.request(&open, name, about, (path, who), status)
     };
     let public = "a public repository";
     let branch = api("hermes", "/branches/main");
-    let answer = ask("branch", (public, "anonymous"), &branch, &nobody, 200);
-    let head = answer.json()["commit"]["id"].as_str().unwrap().to_owned();
-    ask(
+    let response = request("branch", (public, "nobody"), &branch, &anonymous, 200);
+    let head = response.json()["commit"]["id"].as_str().unwrap().to_owned();
+    request(
         "repository",
-        (public, "anonymous"),
+        (public, "nobody"),
         &api("hermes", ""),
-        &nobody,
+        &anonymous,
         200,
     );
     let references = api("hermes", "/git/refs/heads/main");
-    ask(
+    request(
         "references",
-        (public, "anonymous"),
+        (public, "nobody"),
         &references,
-        &nobody,
+        &anonymous,
         200,
     );
     let commit = |id: &str| {
@@ -102,44 +102,44 @@ fn answers(record: &mut Record, place: &Place) {
             &format!("/git/commits/{id}?stat=false&verification=false&files=false"),
         )
     };
-    ask(
+    request(
         "commit",
-        (public, "anonymous"),
+        (public, "nobody"),
         &commit(&head),
-        &nobody,
+        &anonymous,
         200,
     );
-    ask("git", (public, "anonymous"), &git("hermes"), &nobody, 200);
-    let expired = (public, "a wrong or expired token");
-    ask("bad_token", expired, &branch, &bad, 401);
-    ask("bad_token_git", expired, &git("hermes"), &bad, 401);
+    request("git", (public, "nobody"), &git("hermes"), &anonymous, 200);
+    let expired = (public, "a token that is wrong or has expired");
+    request("bad_token", expired, &branch, &bad, 401);
+    request("bad_token_git", expired, &git("hermes"), &bad, 401);
     let scope = (public, "a token without the scope read:repository");
-    ask("wrong_scope_public", scope, &branch, &narrow, 403);
+    request("wrong_scope_public", scope, &branch, &narrow, 403);
 
     let private = "a private repository";
     let branch = api("codex", "/branches/main");
-    ask(
+    request(
         "private_nobody",
-        (private, "anonymous"),
+        (private, "nobody"),
         &branch,
-        &nobody,
+        &anonymous,
         404,
     );
-    ask(
+    request(
         "private_nobody_git",
-        (private, "anonymous"),
+        (private, "nobody"),
         &git("codex"),
-        &nobody,
+        &anonymous,
         401,
     );
-    ask(
+    request(
         "private_reader",
         (private, "a token that may read it"),
         &branch,
         &reader,
         200,
     );
-    ask(
+    request(
         "private_reader_git",
         (private, "a token that may read it"),
         &git("codex"),
@@ -147,28 +147,28 @@ fn answers(record: &mut Record, place: &Place) {
         200,
     );
     let scope = (private, "a token without the scope read:repository");
-    ask("wrong_scope", scope, &branch, &narrow, 403);
-    ask("wrong_scope_git", scope, &git("codex"), &narrow, 403);
+    request("wrong_scope", scope, &branch, &narrow, 403);
+    request("wrong_scope_git", scope, &git("codex"), &narrow, 403);
     let limited = (private, "a token for public repositories only");
-    ask("public_only", limited, &branch, &public_only, 403);
-    ask("public_only_git", limited, &git("codex"), &public_only, 403);
-    let without = (private, "a token of a user without access");
-    ask("no_access", without, &branch, &stranger, 404);
-    ask("no_access_git", without, &git("codex"), &stranger, 404);
+    request("public_only", limited, &branch, &public_only, 403);
+    request("public_only_git", limited, &git("codex"), &public_only, 403);
+    let no_access = (private, "the token of somebody without access");
+    request("no_access", no_access, &branch, &stranger, 404);
+    request("no_access_git", no_access, &git("codex"), &stranger, 404);
 
-    let missing = "a missing repository";
+    let missing = "a repository that is not there";
     let branch = api("openclaw", "/branches/main");
-    ask("missing", (missing, "anonymous"), &branch, &nobody, 404);
-    ask(
+    request("missing", (missing, "nobody"), &branch, &anonymous, 404);
+    request(
         "missing_git",
-        (missing, "anonymous"),
+        (missing, "nobody"),
         &git("openclaw"),
-        &nobody,
+        &anonymous,
         401,
     );
-    ask("missing_token", (missing, "a token"), &branch, &reader, 404);
-    // In fact it ends in a panic of the server's (`CheckRepoScopedToken` without a repository).
-    ask(
+    request("missing_token", (missing, "a token"), &branch, &reader, 404);
+    // Gitea itself panics here (`CheckRepoScopedToken` without a repository).
+    request(
         "missing_token_git",
         (missing, "a token"),
         &git("openclaw"),
@@ -177,42 +177,42 @@ fn answers(record: &mut Record, place: &Place) {
     );
 
     let absent = api("hermes", "/branches/no/such");
-    ask(
+    request(
         "missing_branch",
-        ("a missing branch", "anonymous"),
+        ("a branch that is not there", "nobody"),
         &absent,
-        &nobody,
+        &anonymous,
         404,
     );
     let references = api("hermes", "/git/refs/heads/no/such");
-    ask(
+    request(
         "missing_reference",
-        ("a missing branch", "anonymous"),
+        ("a branch that is not there", "nobody"),
         &references,
-        &nobody,
+        &anonymous,
         404,
     );
     let gone = commit("0123456789abcdef0123456789abcdef01234567");
-    ask(
+    request(
         "missing_commit",
-        ("a missing commit", "anonymous"),
+        ("a commit that is not there", "nobody"),
         &gone,
-        &nobody,
+        &anonymous,
         404,
     );
-    let empty = "an empty repository";
-    ask(
+    let empty = "a repository without a commit";
+    request(
         "empty",
-        (empty, "anonymous"),
+        (empty, "nobody"),
         &api("crewai", ""),
-        &nobody,
+        &anonymous,
         200,
     );
-    ask(
+    request(
         "empty_branch",
-        (empty, "anonymous"),
+        (empty, "nobody"),
         &api("crewai", "/branches/main"),
-        &nobody,
+        &anonymous,
         404,
     );
 
@@ -224,14 +224,14 @@ fn answers(record: &mut Record, place: &Place) {
         &path,
         json!({ "name": format!("{PREFIX}renamed") }),
     );
-    let renamed = "a renamed repository";
+    let renamed = "a repository that was renamed";
     let branch = api("autogen", "/branches/main");
-    ask("renamed", (renamed, "anonymous"), &branch, &nobody, 301);
-    ask(
+    request("renamed", (renamed, "nobody"), &branch, &anonymous, 301);
+    request(
         "renamed_git",
-        (renamed, "anonymous"),
+        (renamed, "nobody"),
         &git("autogen"),
-        &nobody,
+        &anonymous,
         301,
     );
 
@@ -245,23 +245,23 @@ fn answers(record: &mut Record, place: &Place) {
             bad,
         },
     );
-    job::since_the_lookup(&open);
-    job::whole(&open);
+    job::changes_after_lookup(&open);
+    job::successes(&open);
 }
 
-/// A server that lets nobody in without signing in.
+/// A server that requires a login.
 fn closed(record: &mut Record, place: &Place) {
     let server = Server::start(place, "closed", &["service:REQUIRE_SIGNIN_VIEW=true"]);
     server.repository(&template("hermes"), json!({}));
     server.push(&template("hermes"), "main", &plain("hermes"));
-    let about = ("a server that requires sign-in", "anonymous");
+    let about = ("a server that wants everybody to sign in", "nobody");
     let branch = api("hermes", "/branches/main");
-    record.ask(&server, "sign_in", about, (&branch, &As::Nobody), 403);
-    record.ask(
+    record.request(&server, "sign_in", about, (&branch, &As::Anonymous), 403);
+    record.request(
         &server,
         "sign_in_git",
         about,
-        (&git("hermes"), &As::Nobody),
+        (&git("hermes"), &As::Anonymous),
         401,
     );
     job::sign_in(&server);
@@ -272,8 +272,14 @@ fn without_git(record: &mut Record, place: &Place) {
     let settings = ["repository:DISABLE_HTTP_GIT=true"];
     let server = Server::start(place, "without-git", &settings);
     server.repository(&template("hermes"), json!({ "auto_init": true }));
-    let about = ("a server without git over HTTP", "anonymous");
-    record.ask(&server, "no_git", about, (&git("hermes"), &As::Nobody), 403);
+    let about = ("a server without git over HTTP", "nobody");
+    record.request(
+        &server,
+        "no_git",
+        about,
+        (&git("hermes"), &As::Anonymous),
+        403,
+    );
     job::no_git(&server);
 }
 
@@ -284,26 +290,27 @@ fn main() {
     let mut failed = 0;
     type Part = fn(&mut Record, &Place);
     let parts: [(&str, Part); 4] = [
-        ("answers, errors and jobs", answers),
-        ("a server that requires sign-in", closed),
+        ("responses, errors and jobs", responses),
+        ("a server that wants everybody to sign in", closed),
         ("a server without git over HTTP", without_git),
-        ("a path and a self-signed certificate", |_, place| {
-            job::path_and_certificate(place)
-        }),
+        (
+            "a server below a path, with its own certificate",
+            |_, place| job::path_and_certificate(place),
+        ),
     ];
     for (name, part) in parts {
         println!("{name}");
         failed +=
             usize::from(catch_unwind(AssertUnwindSafe(|| part(&mut record, &place))).is_err());
     }
-    // Its folder goes, whatever has happened.
+    // Dropped before `exit`, which runs no destructors, so that its folder is removed.
     drop(place);
     if failed > 0 {
-        eprintln!("{failed} parts failed");
+        eprintln!("{failed} of the parts failed");
         std::process::exit(1);
     }
     record.write_vectors(&root.join("tests/vectors/gitea"));
     let text = include_str!("gitea.md").replace("TABLE\n", &record.table());
     std::fs::write(root.join("docs/gitea.md"), text).unwrap();
-    println!("all passed; docs/gitea.md and tests/vectors/gitea were written");
+    println!("all passed; docs/gitea.md and tests/vectors/gitea are written");
 }

@@ -1,62 +1,62 @@
-//! What a real Gitea was asked and what it answered, without what differs from run to run.
+//! Records requests to a real Gitea and its responses, with the parts that differ between runs replaced.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::server::{Answer, As, Server};
+use super::server::{As, Response, Server};
 
-/// One question, and the answer to it.
+/// One request and its response.
 struct Row {
     name: &'static str,
-    what: &'static str,
-    who: &'static str,
+    case: &'static str,
+    client: &'static str,
     service: &'static str,
-    answer: Value,
+    response: Value,
 }
 
-/// All of them, in order.
+/// All requests, in order.
 #[derive(Default)]
 pub struct Record {
     rows: Vec<Row>,
 }
 
 impl Record {
-    /// Asks, and checks the status. `what` is the state of affairs, `who` is who asks.
-    pub fn ask(
+    /// Sends a request and checks the status. `case` and `client` describe it in the table.
+    pub fn request(
         &mut self,
         server: &Server<'_>,
         name: &'static str,
-        (what, who): (&'static str, &'static str),
+        (case, client): (&'static str, &'static str),
         (path, token): (&str, &As),
         status: u16,
-    ) -> Answer {
-        let answer = server.ask("GET", path, token, None);
+    ) -> Response {
+        let response = server.request("GET", path, token, None);
         assert_eq!(
-            answer.status, status,
-            "{name}: {what}, {who}: {}",
-            answer.body
+            response.status, status,
+            "{name}: {case}, {client}: {}",
+            response.body
         );
         let url = &server.url;
         let mut row = Map::new();
         row.insert("path".into(), json!(scrubbed(path, url)));
         row.insert("status".into(), json!(status));
-        row.insert("content_type".into(), json!(answer.content_type));
-        if !answer.location.is_empty() {
-            row.insert("location".into(), json!(scrubbed(&answer.location, url)));
+        row.insert("content_type".into(), json!(response.content_type));
+        if !response.location.is_empty() {
+            row.insert("location".into(), json!(scrubbed(&response.location, url)));
         }
-        let body = match serde_json::from_str(&answer.body) {
+        let body = match serde_json::from_str(&response.body) {
             Ok(mut body) => {
                 scrub(&mut body, url);
                 body
             }
-            // Pages and packets are not compared.
-            Err(_) if answer.content_type.starts_with("text/plain") => json!(answer.body),
+            // HTML pages and git packets are not compared.
+            Err(_) if response.content_type.starts_with("text/plain") => json!(response.body),
             Err(_) => Value::Null,
         };
         row.insert("body".into(), body);
-        // What follows the name of the repository.
+        // The part after the name of the repository.
         let rest = path.splitn(7, '/').nth(6).unwrap_or_default();
         let service = match rest.strip_prefix("git/").unwrap_or(rest).split('/').next() {
             _ if !path.starts_with("/api/") => "git",
@@ -67,33 +67,33 @@ impl Record {
         };
         self.rows.push(Row {
             name,
-            what,
-            who,
+            case,
+            client,
             service,
-            answer: row.into(),
+            response: row.into(),
         });
-        answer
+        response
     }
 
-    /// The answers as files, one each.
+    /// Writes one file per response.
     pub fn write_vectors(&self, folder: &Path) {
         let _ = std::fs::remove_dir_all(folder);
         std::fs::create_dir_all(folder).unwrap();
         for row in &self.rows {
-            let text = serde_json::to_string_pretty(&row.answer).unwrap();
+            let text = serde_json::to_string_pretty(&row.response).unwrap();
             std::fs::write(folder.join(format!("{}.json", row.name)), text + "\n").unwrap();
         }
     }
 
     /// The table, as Markdown.
     pub fn table(&self) -> String {
-        let mut table = "| what | client | service | status | answer |\n\
+        let mut table = "| what | who asks | by | status | what it says |\n\
              | --- | --- | --- | --- | --- |\n"
             .to_owned();
         for row in &self.rows {
-            let answer = &row.answer;
-            let says = match (&answer["location"], &answer["body"]) {
-                (Value::String(location), _) => format!("redirect to `{location}`"),
+            let response = &row.response;
+            let says = match (&response["location"], &response["body"]) {
+                (Value::String(location), _) => format!("to `{location}`"),
                 (_, Value::String(text)) => format!("`{}`", text.trim()),
                 (_, Value::Object(body)) if body.contains_key("message") => {
                     format!("`{}`", body["message"].as_str().unwrap_or_default())
@@ -103,18 +103,23 @@ impl Record {
                 (_, Value::Object(body)) if body.contains_key("full_name") => {
                     "the repository".into()
                 }
-                (Value::Null, Value::Null) => "git packets".into(),
+                (Value::Null, Value::Null) => "packets of git".into(),
                 (_, Value::Array(list)) => format!("a list of {}", list.len()),
                 _ => String::new(),
             };
-            let (what, who, by, status) = (row.what, row.who, row.service, &answer["status"]);
-            writeln!(table, "| {what} | {who} | {by} | {status} | {says} |").unwrap();
+            let (case, client, service, status) =
+                (row.case, row.client, row.service, &response["status"]);
+            writeln!(
+                table,
+                "| {case} | {client} | {service} | {status} | {says} |"
+            )
+            .unwrap();
         }
         table
     }
 }
 
-/// Without addresses, ids and dates.
+/// Replaces addresses, ids and dates.
 fn scrub(value: &mut Value, url: &str) {
     match value {
         Value::String(text) => *text = scrubbed(text, url),
@@ -133,7 +138,7 @@ fn scrub(value: &mut Value, url: &str) {
 
 fn scrubbed(text: &str, url: &str) -> String {
     let text = text.replace(url, "http://gitea.example.com");
-    // A date, of this run or of none.
+    // A date, of this run or the zero date.
     let digits = |text: &str| text.bytes().filter(u8::is_ascii_digit).count();
     if text.len() >= 20 && text.as_bytes()[10] == b'T' && digits(&text) >= 14 {
         return "2026-01-01T00:00:00Z".into();
@@ -144,7 +149,7 @@ fn scrubbed(text: &str, url: &str) -> String {
         match c {
             '0'..='9' | 'a'..='f' => word.push(c),
             _ => {
-                // Commits, and hashes of what is in a user's name.
+                // Commit ids and other hashes.
                 let hash = word.len() >= 32;
                 out.push_str(&if hash {
                     "0123456789".repeat(7)[..word.len()].to_owned()

@@ -1,4 +1,4 @@
-//! A real Gitea, started by the script tests/gitea, and what is asked of it.
+//! A real Gitea, started by the script tests/gitea, and requests to it.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -8,17 +8,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-/// Who asks.
+/// The client of a request.
 #[derive(Clone, Debug)]
 pub enum As {
-    Nobody,
+    Anonymous,
     Token(String),
 }
 
-/// A place for servers.
+/// A folder for servers.
 pub struct Place {
     folder: tempfile::TempDir,
-    /// An administrator's.
+    /// The token of an administrator.
     token: String,
 }
 
@@ -40,22 +40,23 @@ pub struct Server<'p> {
     pub token: String,
 }
 
-/// An answer, whatever its status is.
-pub struct Answer {
+/// A response of any status.
+pub struct Response {
     pub status: u16,
     pub content_type: String,
     pub location: String,
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 }
 
 impl<'p> Server<'p> {
-    /// Starts one, with these settings besides (`section:KEY=value`); `{url}` in them is its address.
+    /// Starts a server with these additional settings (`section:KEY=value`), in which `{address}` is replaced
+    /// by its host and port.
     pub fn start(place: &'p Place, name: &'static str, settings: &[&str]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port().to_string();
@@ -77,13 +78,12 @@ impl<'p> Server<'p> {
         }
     }
 
-    /// Its files.
+    /// The folder of its files.
     pub fn folder(&self) -> PathBuf {
         self.place.folder.path().join(self.name)
     }
 
-    /// Has Gitea make `cert.pem`, which signs itself, and `key.pem` in a folder, for this machine's loopback
-    /// address.
+    /// Makes Gitea create a self-signed `cert.pem` and a `key.pem` for 127.0.0.1 in a folder.
     pub fn make_certificate(&self, folder: &Path) {
         let place = path(self.place.folder.path());
         let script = super::support::given("MOL_TEST_GITEA");
@@ -95,11 +95,11 @@ impl<'p> Server<'p> {
         As::Token(self.token.clone())
     }
 
-    /// One request, without following redirects.
-    pub fn ask(&self, method: &str, path: &str, who: &As, body: Option<Value>) -> Answer {
-        let header = match who {
-            As::Nobody => None,
-            // As libmol does.
+    /// Sends one request without following redirects.
+    pub fn request(&self, method: &str, path: &str, client: &As, body: Option<Value>) -> Response {
+        let header = match client {
+            As::Anonymous => None,
+            // As libmol sends it.
             As::Token(token) if path.starts_with("/api/") => Some(format!("token {token}")),
             As::Token(token) => {
                 let pair = STANDARD.encode(format!("x-access-token:{token}"));
@@ -115,7 +115,7 @@ impl<'p> Server<'p> {
         path: &str,
         authorization: Option<String>,
         body: Option<Value>,
-    ) -> Answer {
+    ) -> Response {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -132,32 +132,32 @@ impl<'p> Server<'p> {
         let request = request
             .header("Content-Type", "application/json")
             .body(text);
-        let mut answer = agent.run(request.unwrap()).unwrap();
+        let mut response = agent.run(request.unwrap()).unwrap();
         let header = |name: &str| {
-            let value = answer.headers().get(name);
+            let value = response.headers().get(name);
             value.map_or("", |value| value.to_str().unwrap()).to_owned()
         };
         let (content_type, location) = (header("content-type"), header("location"));
-        Answer {
-            status: answer.status().as_u16(),
+        Response {
+            status: response.status().as_u16(),
             content_type,
             location,
-            body: String::from_utf8_lossy(&answer.body_mut().read_to_vec().unwrap()).into_owned(),
+            body: String::from_utf8_lossy(&response.body_mut().read_to_vec().unwrap()).into_owned(),
         }
     }
 
-    /// As the administrator, by the API, where it must work.
+    /// An API request as administrator that must succeed.
     pub fn change(&self, method: &str, path: &str, body: Value) -> Value {
-        let answer = self.ask(method, &format!("/api/v1{path}"), &self.admin(), Some(body));
-        let (status, body) = (answer.status, &answer.body);
+        let response = self.request(method, &format!("/api/v1{path}"), &self.admin(), Some(body));
+        let (status, body) = (response.status, &response.body);
         assert!(
             (200..300).contains(&status),
             "{method} {path}: {status} {body}"
         );
-        answer.json()
+        response.json()
     }
 
-    /// Makes a user, and a token of this scope for it.
+    /// Creates a user and a token with these scopes.
     pub fn user(&self, name: &str, scopes: &[&str]) -> As {
         const PASSWORD: &str = "a-Password-of-the-tests-1";
         let user = json!({ "username": name, "email": format!("{name}@example.com"),
@@ -173,22 +173,22 @@ impl<'p> Server<'p> {
         As::Token(token.json()["sha1"].as_str().unwrap().to_owned())
     }
 
-    /// Makes a repository of an organization, which is made too.
+    /// Creates a repository, and its organization if it does not exist.
     pub fn repository(&self, name: &str, more: Value) {
         let (organization, name) = name.split_once('/').unwrap();
         let path = format!("/api/v1/orgs/{organization}");
-        if self.ask("GET", &path, &self.admin(), None).status == 404 {
+        if self.request("GET", &path, &self.admin(), None).status == 404 {
             self.change("POST", "/orgs", json!({ "username": organization }));
         }
-        let mut wanted = json!({ "name": name, "default_branch": "main" });
-        wanted
+        let mut settings = json!({ "name": name, "default_branch": "main" });
+        settings
             .as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());
-        self.change("POST", &format!("/orgs/{organization}/repos"), wanted);
+        self.change("POST", &format!("/orgs/{organization}/repos"), settings);
     }
 
-    /// Makes a commit without a parent the head of a branch.
+    /// Creates a root commit and force-pushes it as the head of a branch.
     pub fn push(&self, repository: &str, branch: &str, commit: &Commit) -> String {
         let folder = tempfile::tempdir().unwrap();
         let git = |arguments: &[&str]| git(folder.path(), arguments);
@@ -222,17 +222,17 @@ impl<'p> Server<'p> {
             &format!("HEAD:refs/heads/{branch}"),
         ]);
         let head = git(&["rev-parse", "HEAD"]);
-        // The server's own list of branches comes a moment later.
+        // Gitea updates its own list of branches a little later.
         let id = percent_encoding::utf8_percent_encode(branch, percent_encoding::NON_ALPHANUMERIC);
         let path = format!("/api/v1/repos/{repository}/branches/{id}");
         super::support::until(&path, || {
-            let answer = self.ask("GET", &path, &self.admin(), None);
-            (answer.json()["commit"]["id"] == head.as_str()).then_some(())
+            let response = self.request("GET", &path, &self.admin(), None);
+            (response.json()["commit"]["id"] == head.as_str()).then_some(())
         });
         head
     }
 
-    /// Removes the commits of a repository that no branch leads to, as Gitea's housekeeping does in time.
+    /// Removes the unreachable commits of a repository, as Gitea's cron jobs eventually do.
     pub fn prune(&self, repository: &str) {
         let folder = self.folder().join("data/gitea-repositories");
         let folder = folder.join(format!("{repository}.git"));
@@ -260,7 +260,7 @@ impl Drop for Server<'_> {
     }
 }
 
-/// What is to be pushed.
+/// A commit to push.
 #[derive(Clone, Default)]
 pub struct Commit {
     pub message: String,
