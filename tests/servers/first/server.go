@@ -1,12 +1,12 @@
 // Package first is a small workspace server with the conventions of the first version that built images on the
 // developer's machine. It sets nothing in code; the operator sets the environment.
 //
-//   - The runtimes are the nine of libmol's default list.
+//   - The runtimes are the nine of the default list.
 //   - An image is molecule-local/workspace-template-<runtime>:<sha12>, with :latest beside it, for linux/amd64.
-//   - MOLECULE_IMAGE_REGISTRY, if it is not empty, is where images are pulled from; then nothing is built.
-//   - The text of the error for a name that is not on the list has "unknown runtime" in it.
+//   - If MOLECULE_IMAGE_REGISTRY is not empty, images are pulled from that registry and nothing is built.
+//   - The error for a name that is not on the list contains "unknown runtime".
 //   - The cache folder may be relative.
-//   - What happens is logged through the log package.
+//   - Progress is logged through the log package.
 package first
 
 import (
@@ -16,18 +16,18 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// ensureLocalImageHook is the whole integration. It is a variable so that a test of the server needs neither Gitea nor
-// an engine.
+// ensureLocalImageHook is the whole integration. It is a variable so that tests of the server can replace it and need
+// neither Gitea nor an engine.
 var ensureLocalImageHook = mol.EnsureLocalImage
 
-// An Image is what a workspace is started from.
+// An Image is the image of a workspace.
 type Image struct {
 	Ref string
-	// Pull tells that it comes from a registry. A local image is in none, and must never be pulled.
+	// Pull is true for an image from a registry. A local image must never be pulled.
 	Pull bool
 }
 
-// ImageFor returns the image for a runtime. Where images are built here, the engine has it then.
+// ImageFor returns the image for a runtime. In local mode, the engine has the image when ImageFor returns.
 func ImageFor(ctx context.Context, runtime string) (Image, error) {
 	source := mol.Resolve()
 	if source.Mode == mol.RegistryModeLocal {

@@ -17,10 +17,10 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
 )
 
-// runtime is one whose images without an isolation no other test builds on this engine.
+// runtime is a runtime for which no other test builds images without an isolation on this engine.
 const runtime = "autogen"
 
-func TestTheWholeJob(t *testing.T) {
+func TestBuildHitAndRebuild(t *testing.T) {
 	templates := environment(t)
 	logged := logs(t)
 	first := commit(t, templates, "first")
@@ -30,7 +30,7 @@ func TestTheWholeJob(t *testing.T) {
 		t.Errorf("built %+v from %s", built, first)
 	}
 	if got := docker(t, "image", "inspect", "--format", "{{.Os}}/{{.Architecture}}", built.Ref); got != "linux/amd64" {
-		t.Errorf("it is for %s", got)
+		t.Errorf("the image is for %s", got)
 	}
 	if _, err := os.Stat("cache/autogen/" + first[:12] + "/Dockerfile"); err != nil {
 		t.Errorf("the relative cache folder: %v", err)
@@ -41,8 +41,8 @@ func TestTheWholeJob(t *testing.T) {
 	if hit := image(t, runtime); hit != built {
 		t.Errorf("a hit is %+v, want %+v", hit, built)
 	}
-	if asked := templates.Requests(); len(asked) != 1 {
-		t.Errorf("a hit asks Gitea for the branch alone, not %+v", asked)
+	if requests := templates.Requests(); len(requests) != 1 {
+		t.Errorf("a hit must only request the branch, got %+v", requests)
 	}
 	logged.has(t, built.Ref+" is there")
 
@@ -55,7 +55,7 @@ func TestTheWholeJob(t *testing.T) {
 	}
 }
 
-func TestAnUnknownRuntime(t *testing.T) {
+func TestUnknownRuntimeIsRefused(t *testing.T) {
 	templates := environment(t)
 	for _, registry := range []string{"", "registry.example.com/org"} {
 		t.Setenv("MOLECULE_IMAGE_REGISTRY", registry)
@@ -65,12 +65,12 @@ func TestAnUnknownRuntime(t *testing.T) {
 			}
 		}
 	}
-	if asked := templates.Requests(); len(asked) > 0 {
-		t.Errorf("Gitea was asked: %+v", asked)
+	if requests := templates.Requests(); len(requests) > 0 {
+		t.Errorf("requests to Gitea: %+v", requests)
 	}
 }
 
-func TestARegistryIsPulledFromAndNothingIsBuilt(t *testing.T) {
+func TestRegistryImagesAreNotBuilt(t *testing.T) {
 	t.Setenv("MOLECULE_IMAGE_REGISTRY", "registry.example.com/org")
 	before := ensureLocalImageHook
 	t.Cleanup(func() { ensureLocalImageHook = before })
@@ -83,7 +83,7 @@ func TestARegistryIsPulledFromAndNothingIsBuilt(t *testing.T) {
 	}
 }
 
-// environment is what the operator sets: a Gitea, a cache folder and an engine.
+// environment sets the variables of an operator: Gitea, cache folder and engine.
 func environment(t *testing.T) *server.Server {
 	t.Helper()
 	templates, err := server.Start(server.Options{})
@@ -97,8 +97,8 @@ func environment(t *testing.T) *server.Server {
 	return templates
 }
 
-// TestMain runs the tests in a folder of their own, where the relative cache folder is: libmol takes the working
-// directory of its first call.
+// TestMain runs the tests in a temporary folder, which contains the relative cache folder: libmol resolves it against
+// the working directory of its first call.
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "mol-first-server-")
 	if err == nil {
@@ -115,8 +115,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// commit makes a commit that no other run has made the head of the template, and removes what is built from it when the
-// test ends.
+// commit pushes a unique commit as the head of the template, and removes its images when the test ends.
 func commit(t *testing.T, templates *server.Server, content string) string {
 	t.Helper()
 	sha, err := templates.Commit("molecule-ai/"+server.RepoNamePrefix+runtime, server.Commit{
@@ -150,7 +149,7 @@ func imageID(t *testing.T, ref string) string {
 	return docker(t, "image", "inspect", "--format", "{{.Id}}", ref)
 }
 
-// docker is the docker command on the engine of the tests.
+// docker runs the docker command on the test engine.
 func docker(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.Command(given(t, "MOL_TEST_DOCKER"), append([]string{"--host", given(t, "MOL_TEST_ENGINE")}, args...)...)
@@ -184,12 +183,12 @@ func (b *logBuffer) has(t *testing.T, lines ...string) {
 	t.Helper()
 	for _, line := range lines {
 		if !strings.Contains(b.String(), line) {
-			t.Errorf("it is not logged: %s", line)
+			t.Errorf("not logged: %s", line)
 		}
 	}
 }
 
-// A logBuffer is a log to look at while it is written.
+// A logBuffer is a log that can be read while it is written.
 type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder

@@ -3,12 +3,11 @@
 //
 //   - There are four runtimes, and they change from one version to the next.
 //   - An image is molecule-local/workspace-template-<runtime>:<sha12>-<arch>[--<isolation>], with latest[--<isolation>]
-//     beside it: the architecture is always there, a variant never.
-//   - Images are for the engine's own platform. MOLECULE_IMAGE_PLATFORM sets another one, for the build and for the
-//     container.
-//   - The template's .runtime-version is always the build argument RUNTIME_VERSION.
+//     beside it: always with the architecture, never with a variant.
+//   - Images are for the engine's native platform. MOLECULE_IMAGE_PLATFORM sets another one for build and container.
+//   - The template's .runtime-version is always passed as the build argument RUNTIME_VERSION.
 //   - A manifest pins commits, with their provider and runtime.
-//   - What happens is logged through log/slog.
+//   - Progress is logged through log/slog.
 package newest
 
 import (
@@ -28,12 +27,12 @@ var runtimes = []string{"claude-code", "codex", "hermes", "openclaw"}
 
 // A Pin is an entry of the manifest.
 type Pin struct {
-	Provider string // for people
+	Provider string // informational
 	Runtime  string
 	Commit   string // all 40 digits
 }
 
-// options are the conventions.
+// options returns the options for the conventions above.
 func options(manifest []Pin) mol.Options {
 	o := mol.OptionsFromEnv()
 	o.Runtimes = runtimes
@@ -53,7 +52,7 @@ func options(manifest []Pin) mol.Options {
 // A Server starts workspaces.
 type Server struct{ images *mol.Client }
 
-// New returns a server with the settings of the environment, whose manifest this is.
+// New returns a server with this manifest and the settings of the environment.
 func New(manifest []Pin) (*Server, error) {
 	images, err := mol.New(options(manifest))
 	if err != nil {
@@ -62,19 +61,19 @@ func New(manifest []Pin) (*Server, error) {
 	return &Server{images}, nil
 }
 
-// Close stops what is being built.
+// Close cancels running builds.
 func (s *Server) Close() error { return s.images.Close() }
 
-// A Workspace is a container that was made, and its image.
+// A Workspace is a created container and its image.
 type Workspace struct {
 	ContainerID string
 	Image       mol.Image
 }
 
-// Create makes the container of a workspace for a runtime, from the newest commit of its template or the one in the
-// manifest.
+// Create creates the container of a workspace for a runtime, from the commit in the manifest or else the newest commit
+// of its template.
 func (s *Server) Create(ctx context.Context, runtime string) (Workspace, error) {
-	// One limit for the image and the container.
+	// One time limit for image and container.
 	ctx, cancel := context.WithTimeout(ctx, mol.DefaultProvisionCeiling())
 	defer cancel()
 	image, err := s.images.EnsureLocalImage(ctx, runtime)
@@ -84,7 +83,7 @@ func (s *Server) Create(ctx context.Context, runtime string) (Workspace, error) 
 	return create(ctx, image)
 }
 
-// CreateAt is Create for exactly one commit.
+// CreateAt is Create for the given commit.
 func (s *Server) CreateAt(ctx context.Context, runtime, commit string) (Workspace, error) {
 	ctx, cancel := context.WithTimeout(ctx, mol.DefaultProvisionCeiling())
 	defer cancel()
@@ -95,8 +94,8 @@ func (s *Server) CreateAt(ctx context.Context, runtime, commit string) (Workspac
 	return create(ctx, image)
 }
 
-// create makes the container on the engine that has the image, and for the image's platform. The engine need not be the
-// one of DOCKER_HOST, and the platform is never the word native, which no engine knows.
+// create creates the container on the engine that has the image, for the image's platform. The engine may differ from
+// DOCKER_HOST. image.Platform is always a concrete platform, never the option value "native".
 func create(ctx context.Context, image mol.Image) (Workspace, error) {
 	engine, err := client.New(client.WithHost(image.Endpoint))
 	if err != nil {

@@ -20,8 +20,8 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
 )
 
-func TestTheWholeJob(t *testing.T) {
-	b := newBench(t)
+func TestBuildHitAndRebuild(t *testing.T) {
+	b := newTestEnv(t)
 	first := b.commit("claude-code", "v1.2.3\n")
 	s := b.server()
 
@@ -30,7 +30,7 @@ func TestTheWholeJob(t *testing.T) {
 		t.Errorf("built %+v from %s", built, first)
 	}
 	if o := options(nil); built.Ref != o.LocalImageTag("claude-code", first) || built.LatestRef != o.LocalImageLatestTag("claude-code") {
-		t.Errorf("the server would look for %s, %s", o.LocalImageTag("claude-code", first), o.LocalImageLatestTag("claude-code"))
+		t.Errorf("the options give %s, %s", o.LocalImageTag("claude-code", first), o.LocalImageLatestTag("claude-code"))
 	}
 	if built.Platform != "linux/"+runtime.GOARCH {
 		t.Errorf("the platform for the container is %s", built.Platform)
@@ -45,7 +45,7 @@ func TestTheWholeJob(t *testing.T) {
 	}
 	b.logged("INFO", built.Ref+" is there")
 
-	// An empty .runtime-version pins nothing, and nothing is said.
+	// An empty .runtime-version pins nothing and causes no warning.
 	second := b.commit("claude-code", "\n")
 	next := b.create(s, "claude-code")
 	if next.CommitSHA != second || next.ImageID == built.ImageID {
@@ -62,8 +62,8 @@ func TestTheWholeJob(t *testing.T) {
 	}
 }
 
-func TestAPinnedCommitIsUsedInPlaceOfTheBranch(t *testing.T) {
-	b := newBench(t)
+func TestPinnedCommitReplacesTheBranchHead(t *testing.T) {
+	b := newTestEnv(t)
 	pinned := b.commit("hermes", "1.0")
 	head := b.commit("hermes", "2.0")
 	s := b.server(Pin{Provider: "gitea", Runtime: "hermes", Commit: pinned})
@@ -76,11 +76,11 @@ func TestAPinnedCommitIsUsedInPlaceOfTheBranch(t *testing.T) {
 	if hit := b.create(s, "hermes"); !hit.CacheHit || hit.ImageID != built.ImageID {
 		t.Errorf("a hit is %+v", hit)
 	}
-	if asked := b.templates.Requests(); len(asked) > 0 {
-		t.Errorf("a hit of a pinned commit asks Gitea: %+v", asked)
+	if requests := b.templates.Requests(); len(requests) > 0 {
+		t.Errorf("a hit of a pinned commit sent requests to Gitea: %+v", requests)
 	}
 
-	// One that is asked for goes before the manifest.
+	// A given commit takes precedence over the manifest.
 	made, err := s.CreateAt(t.Context(), "hermes", head)
 	b.remove(made)
 	if err != nil || made.Image.CommitSHA != head {
@@ -95,9 +95,9 @@ func TestAPinnedCommitIsUsedInPlaceOfTheBranch(t *testing.T) {
 	}
 }
 
-// What somebody else has tagged by these rules is the image: a server of before, or one of a colleague.
-func TestAnImageThatSomebodyElseHasTaggedIsAHit(t *testing.T) {
-	b := newBench(t)
+// An image with a tag of these conventions is used as it is: an earlier server or a colleague may have built it.
+func TestImageTaggedByAnotherToolIsAHit(t *testing.T) {
+	b := newTestEnv(t)
 	sha := b.commit("codex", "1.0")
 	ref := b.ref("codex", sha[:12]+"-"+runtime.GOARCH)
 	id := b.importUnrelated(ref)
@@ -115,11 +115,11 @@ func TestAnImageThatSomebodyElseHasTaggedIsAHit(t *testing.T) {
 	}
 }
 
-func TestAnUnknownRuntime(t *testing.T) {
-	b := newBench(t)
+func TestUnknownRuntimeIsRefused(t *testing.T) {
+	b := newTestEnv(t)
 	s := b.server()
 	for name, hint := range map[string]string{
-		"langgraph": "the known runtimes are claude-code, codex, hermes, openclaw", // of the default list
+		"langgraph": "the known runtimes are claude-code, codex, hermes, openclaw", // only in the default list
 		"hermse":    "did you mean hermes? the known runtimes are claude-code, codex, hermes, openclaw",
 	} {
 		_, err := s.Create(t.Context(), name)
@@ -127,13 +127,13 @@ func TestAnUnknownRuntime(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if asked := b.templates.Requests(); len(asked) > 0 {
-		t.Errorf("Gitea was asked: %+v", asked)
+	if requests := b.templates.Requests(); len(requests) > 0 {
+		t.Errorf("requests to Gitea: %+v", requests)
 	}
 }
 
-func TestThePlatformOfTheEnvironmentGoesBeforeTheServersOwn(t *testing.T) {
-	b := newBench(t)
+func TestPlatformVariableOverridesTheServerDefault(t *testing.T) {
+	b := newTestEnv(t)
 	t.Setenv("MOLECULE_IMAGE_PLATFORM", "linux/arm/v7")
 	// The variant is dropped.
 	if ref := options(nil).LocalImageTag("hermes", "0123456789abcdef"); ref != b.ref("hermes", "0123456789ab-arm") {
@@ -141,25 +141,25 @@ func TestThePlatformOfTheEnvironmentGoesBeforeTheServersOwn(t *testing.T) {
 	}
 	t.Setenv("MOLECULE_IMAGE_PLATFORM", "arm")
 	if _, err := New(nil); !errors.Is(err, mol.ErrInvalidOption) || !strings.Contains(err.Error(), "MOLECULE_IMAGE_PLATFORM") {
-		t.Errorf("a platform that is none: %v", err)
+		t.Errorf("an invalid platform: %v", err)
 	}
 }
 
-// A bench is the surroundings of one test: a Gitea, a cache folder, an isolation on the engine of the tests, and the log.
-type bench struct {
+// A testEnv is the environment of one test: Gitea, cache folder, isolation on the test engine, and log.
+type testEnv struct {
 	*testing.T
 	templates *server.Server
 	isolation string
 	log       *logBuffer
 }
 
-func newBench(t *testing.T) *bench {
+func newTestEnv(t *testing.T) *testEnv {
 	t.Helper()
 	templates, err := server.Start(server.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{t, templates, strings.ToLower(rand.Text()), new(logBuffer)}
+	b := &testEnv{t, templates, strings.ToLower(rand.Text()), new(logBuffer)}
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", templates.RepoPrefix())
 	t.Setenv("MOLECULE_LOCAL_BUILD_CACHE", t.TempDir())
 	t.Setenv("MOLECULE_LOCAL_IMAGE_ISOLATION", " "+b.isolation+"\n")
@@ -179,7 +179,7 @@ func newBench(t *testing.T) *bench {
 	return b
 }
 
-func (b *bench) server(manifest ...Pin) *Server {
+func (b *testEnv) server(manifest ...Pin) *Server {
 	b.Helper()
 	s, err := New(manifest)
 	if err != nil {
@@ -189,8 +189,8 @@ func (b *bench) server(manifest ...Pin) *Server {
 	return s
 }
 
-// create makes a workspace, removes its container and returns its image.
-func (b *bench) create(s *Server, runtime string) mol.Image {
+// create creates a workspace, removes its container and returns its image.
+func (b *testEnv) create(s *Server, runtime string) mol.Image {
 	b.Helper()
 	made, err := s.Create(b.Context(), runtime)
 	b.remove(made)
@@ -200,7 +200,7 @@ func (b *bench) create(s *Server, runtime string) mol.Image {
 	return made.Image
 }
 
-func (b *bench) remove(w Workspace) {
+func (b *testEnv) remove(w Workspace) {
 	b.Helper()
 	if w.ContainerID == "" {
 		return
@@ -211,8 +211,8 @@ func (b *bench) remove(w Workspace) {
 	b.docker("container", "rm", w.ContainerID)
 }
 
-// commit makes a commit the head of a runtime's template.
-func (b *bench) commit(runtime, version string) string {
+// commit pushes a commit as the head of a runtime's template.
+func (b *testEnv) commit(runtime, version string) string {
 	b.Helper()
 	sha, err := b.templates.Commit("molecule-ai/"+server.RepoNamePrefix+runtime, server.Commit{
 		Branch: "main", Files: map[string]server.File{
@@ -227,22 +227,22 @@ func (b *bench) commit(runtime, version string) string {
 	return sha
 }
 
-func (b *bench) ref(runtime, tag string) string {
+func (b *testEnv) ref(runtime, tag string) string {
 	return "molecule-local/workspace-template-" + runtime + ":" + tag + "--" + b.isolation
 }
 
-func (b *bench) logged(level string, lines ...string) {
+func (b *testEnv) logged(level string, lines ...string) {
 	b.Helper()
 	all := strings.Split(b.log.String(), "\n")
 	for _, line := range lines {
 		if !slices.ContainsFunc(all, func(l string) bool { return strings.Contains(l, "level="+level) && strings.Contains(l, line) }) {
-			b.Errorf("it is not logged at %s: %s", level, line)
+			b.Errorf("not logged at %s: %s", level, line)
 		}
 	}
 }
 
-// importUnrelated puts an image without labels into the engine, under a name, and returns its id.
-func (b *bench) importUnrelated(ref string) string {
+// importUnrelated imports an image without labels under this reference and returns its id.
+func (b *testEnv) importUnrelated(ref string) string {
 	b.Helper()
 	var archive bytes.Buffer
 	w := tar.NewWriter(&archive)
@@ -260,18 +260,18 @@ func (b *bench) importUnrelated(ref string) string {
 	return b.inspect(ref, "{{.Id}}")
 }
 
-func (b *bench) inspect(ref, format string) string {
+func (b *testEnv) inspect(ref, format string) string {
 	b.Helper()
 	return b.docker("image", "inspect", "--format", format, ref)
 }
 
-// docker is the docker command on the engine of the tests: somebody else.
-func (b *bench) docker(args ...string) string {
+// docker runs the docker command on the test engine, as another tool would.
+func (b *testEnv) docker(args ...string) string {
 	b.Helper()
 	return b.dockerWith(nil, args...)
 }
 
-func (b *bench) dockerWith(stdin io.Reader, args ...string) string {
+func (b *testEnv) dockerWith(stdin io.Reader, args ...string) string {
 	b.Helper()
 	cmd := exec.CommandContext(context.WithoutCancel(b.Context()), b.given("MOL_TEST_DOCKER"),
 		append([]string{"--host", b.given("MOL_TEST_ENGINE")}, args...)...)
@@ -283,7 +283,7 @@ func (b *bench) dockerWith(stdin io.Reader, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-func (b *bench) given(name string) string {
+func (b *testEnv) given(name string) string {
 	b.Helper()
 	value := os.Getenv(name)
 	if value == "" {
@@ -292,7 +292,7 @@ func (b *bench) given(name string) string {
 	return value
 }
 
-// A logBuffer is a log to look at while it is written.
+// A logBuffer is a log that can be read while it is written.
 type logBuffer struct {
 	mu   sync.Mutex
 	text strings.Builder
