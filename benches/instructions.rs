@@ -1,9 +1,8 @@
-//! How many instructions the hot pure functions take, for callgrind to count: tests/instructions compares
-//! the counts with those that are committed.
+//! Instruction counts of the hot pure functions, measured with callgrind. tests/instructions compares the
+//! counts with the committed ones.
 //!
-//! The program does one of them, the one that it is told, with an input of the size that it has in earnest.
-//! What is counted is what happens within [`measured`]. It needs no library for that, and so none whose
-//! features would be in every test.
+//! The program runs the benchmark named by its argument, with an input of realistic size. Only the work within
+//! [`measured`] is counted. It uses no benchmark library, whose features would be enabled in every test too.
 
 use std::hint::black_box;
 
@@ -16,10 +15,10 @@ const TOKEN: &str = "3f9a0c5be1d24876a9b8c7d6e5f40312a1b2c3d4";
 
 const PREFIX: &str = "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-";
 
-/// An answer as Gitea gives it, about a branch.
-const ANSWER: &[u8] = br#"{"name":"main","commit":{"id":"0f1e2d3c4b5a69788796a5b4c3d2e1f001234567","message":"Add the workspace\n","url":"https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-claude-code/commit/0f1e2d3c4b5a69788796a5b4c3d2e1f001234567","author":{"name":"Template Author","email":"templates@example.com","username":"template-author"},"committer":{"name":"Template Author","email":"templates@example.com","username":"template-author"},"verification":{"verified":false,"reason":"gpg.error.not_signed_commit","signature":"","signer":null,"payload":""},"timestamp":"2026-01-05T09:01:00Z","added":null,"removed":null,"modified":null},"protected":false,"required_approvals":0,"enable_status_check":false,"status_check_contexts":[],"user_can_push":false,"user_can_merge":false,"effective_branch_protection_name":""}"#;
+/// A branch response of Gitea.
+const RESPONSE: &[u8] = br#"{"name":"main","commit":{"id":"0f1e2d3c4b5a69788796a5b4c3d2e1f001234567","message":"Add the workspace\n","url":"https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-claude-code/commit/0f1e2d3c4b5a69788796a5b4c3d2e1f001234567","author":{"name":"Template Author","email":"templates@example.com","username":"template-author"},"committer":{"name":"Template Author","email":"templates@example.com","username":"template-author"},"verification":{"verified":false,"reason":"gpg.error.not_signed_commit","signature":"","signer":null,"payload":""},"timestamp":"2026-01-05T09:01:00Z","added":null,"removed":null,"modified":null},"protected":false,"required_approvals":0,"enable_status_check":false,"status_check_contexts":[],"user_can_push":false,"user_can_merge":false,"effective_branch_protection_name":""}"#;
 
-/// What is measured, under the names that stand in tests/instructions.txt.
+/// The benchmarks, by their names in tests/instructions.txt.
 const ALL: [(&str, fn()); 10] = [
     ("branch_url", branch_url),
     ("dockerignore_ignored", || {
@@ -40,7 +39,7 @@ const ALL: [(&str, fn()); 10] = [
 ];
 
 fn main() {
-    // cargo adds an argument of its own.
+    // cargo adds the argument --bench.
     let mut names = std::env::args()
         .skip(1)
         .filter(|name| !name.starts_with("--"));
@@ -48,13 +47,12 @@ fn main() {
         None => ALL.iter().for_each(|(name, _)| println!("{name}")),
         Some(name) => match ALL.iter().find(|(known, _)| *known == name) {
             Some((_, run)) => run(),
-            None => panic!("there is no {name}"),
+            None => panic!("no benchmark {name}"),
         },
     }
 }
 
-/// Does the work twice, and the second time so that it is counted: what is prepared at the first use is not
-/// what it costs.
+/// Runs the work twice and counts only the second run, which excludes one-time initialisation.
 fn measured<T>(mut work: impl FnMut() -> T) {
     black_box(work());
     counted(&mut || {
@@ -62,14 +60,14 @@ fn measured<T>(mut work: impl FnMut() -> T) {
     });
 }
 
-/// callgrind counts from here to the end of it, by its name.
+/// callgrind counts the instructions within this function, which it finds by its name.
 #[inline(never)]
 fn counted(work: &mut dyn FnMut()) {
     work();
     black_box(());
 }
 
-/// One line of a build's output, with a secret in it.
+/// One line of build output with a secret in it.
 fn mask_line(secret: &str) {
     let masker = Masker::new(&Secret::new(TOKEN));
     let line = format!(
@@ -91,12 +89,12 @@ fn branch_url() {
 }
 
 fn json_answer() {
-    measured(|| internals::head_sha(black_box(ANSWER)).is_ok());
+    measured(|| internals::head_sha(black_box(RESPONSE)).is_ok());
 }
 
 fn dockerignore(path: &str) {
     let text = "# what is not sent\n.git\nnode_modules\n**/*.pyc\n**/__pycache__/\n/dist/*.tar.gz\n\
                 docs/**\n!docs/README.md\n*.log\n";
-    let ignores = Ignores::parse(text).expect("it is an ignore file");
+    let ignores = Ignores::parse(text).expect("a valid .dockerignore");
     measured(|| ignores.ignores(black_box(path)));
 }

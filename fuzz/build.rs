@@ -1,4 +1,4 @@
-//! The tape player is the C program of the tests.
+//! Compiles the tape player, a C program of the tests.
 
 fn main() {
     println!("cargo::rerun-if-changed=../tests/c");

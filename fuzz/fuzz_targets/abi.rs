@@ -1,4 +1,4 @@
-//! A tape that says which C function gets which arguments (tests/c/tape.c).
+//! The input is a tape: a sequence of C calls and their arguments (tests/c/tape.c).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -11,7 +11,7 @@ unsafe extern "C" {
 }
 
 fuzz_target!(|tape: &[u8]| {
-    // SAFETY: the tape is as long as it says.
+    // SAFETY: pointer and length are those of one slice.
     unsafe {
         play(tape.as_ptr(), tape.len());
         rewind_all();

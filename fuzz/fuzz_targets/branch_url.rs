@@ -1,4 +1,4 @@
-//! A prefix and a branch, with a NUL byte in between: the address leads to that branch on that server.
+//! A prefix and a branch, separated by a NUL byte. The URL must point to that branch on that server.
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};

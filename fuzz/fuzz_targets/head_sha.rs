@@ -1,4 +1,4 @@
-//! What a server says about a branch: the commit is taken from its place, or there is none.
+//! A branch response. The commit id must be the one in its field, or the response is refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 mod properties;
 
 fuzz_target!(|body: &[u8]| {
-    // Larger answers do not come so far.
+    // Larger responses are refused before they are parsed.
     if body.len() <= 64 * 1024 {
         properties::head_sha::is_the_id_of_the_commit(body);
     }

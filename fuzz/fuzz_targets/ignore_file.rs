@@ -1,4 +1,4 @@
-//! Paths on the first lines, then an empty line, then an ignore file: it is read or refused at once.
+//! Lines of paths, an empty line, then a .dockerignore. It must be parsed or refused quickly.
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};

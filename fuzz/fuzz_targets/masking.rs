@@ -1,4 +1,4 @@
-//! Text, a token and more text, with a NUL byte in between: no spelling of the token survives.
+//! Text, a token and more text, separated by NUL bytes. No spelling of the token may remain after masking.
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};

@@ -1,5 +1,5 @@
-//! A commit's tree, line by line (tests/properties/tree.rs): it is checked out, and sent, from within
-//! its folder.
+//! A commit's tree, one entry per line (tests/properties/tree.rs). Checkout and upload must stay inside its
+//! folder.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
