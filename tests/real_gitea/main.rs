@@ -74,16 +74,16 @@ fn responses(record: &mut Record, place: &Place) {
     }
     open.repository(&template("crewai"), json!({}));
 
-    let mut request = |name, about, path: &str, who: &As, status| {
-        record.request(&open, name, about, (path, who), status)
+    let mut request = |name, about, path: &str, client: &As, status| {
+        record.request(&open, name, about, (path, client), status)
     };
     let public = "a public repository";
     let branch = api("hermes", "/branches/main");
-    let response = request("branch", (public, "nobody"), &branch, &anonymous, 200);
+    let response = request("branch", (public, "anonymous"), &branch, &anonymous, 200);
     let head = response.json()["commit"]["id"].as_str().unwrap().to_owned();
     request(
         "repository",
-        (public, "nobody"),
+        (public, "anonymous"),
         &api("hermes", ""),
         &anonymous,
         200,
@@ -91,7 +91,7 @@ fn responses(record: &mut Record, place: &Place) {
     let references = api("hermes", "/git/refs/heads/main");
     request(
         "references",
-        (public, "nobody"),
+        (public, "anonymous"),
         &references,
         &anonymous,
         200,
@@ -104,13 +104,19 @@ fn responses(record: &mut Record, place: &Place) {
     };
     request(
         "commit",
-        (public, "nobody"),
+        (public, "anonymous"),
         &commit(&head),
         &anonymous,
         200,
     );
-    request("git", (public, "nobody"), &git("hermes"), &anonymous, 200);
-    let expired = (public, "a token that is wrong or has expired");
+    request(
+        "git",
+        (public, "anonymous"),
+        &git("hermes"),
+        &anonymous,
+        200,
+    );
+    let expired = (public, "a wrong or expired token");
     request("bad_token", expired, &branch, &bad, 401);
     request("bad_token_git", expired, &git("hermes"), &bad, 401);
     let scope = (public, "a token without the scope read:repository");
@@ -120,28 +126,28 @@ fn responses(record: &mut Record, place: &Place) {
     let branch = api("codex", "/branches/main");
     request(
         "private_nobody",
-        (private, "nobody"),
+        (private, "anonymous"),
         &branch,
         &anonymous,
         404,
     );
     request(
         "private_nobody_git",
-        (private, "nobody"),
+        (private, "anonymous"),
         &git("codex"),
         &anonymous,
         401,
     );
     request(
         "private_reader",
-        (private, "a token that may read it"),
+        (private, "a token with read access"),
         &branch,
         &reader,
         200,
     );
     request(
         "private_reader_git",
-        (private, "a token that may read it"),
+        (private, "a token with read access"),
         &git("codex"),
         &reader,
         200,
@@ -152,16 +158,16 @@ fn responses(record: &mut Record, place: &Place) {
     let limited = (private, "a token for public repositories only");
     request("public_only", limited, &branch, &public_only, 403);
     request("public_only_git", limited, &git("codex"), &public_only, 403);
-    let no_access = (private, "the token of somebody without access");
+    let no_access = (private, "the token of a user without access");
     request("no_access", no_access, &branch, &stranger, 404);
     request("no_access_git", no_access, &git("codex"), &stranger, 404);
 
-    let missing = "a repository that is not there";
+    let missing = "a missing repository";
     let branch = api("openclaw", "/branches/main");
-    request("missing", (missing, "nobody"), &branch, &anonymous, 404);
+    request("missing", (missing, "anonymous"), &branch, &anonymous, 404);
     request(
         "missing_git",
-        (missing, "nobody"),
+        (missing, "anonymous"),
         &git("openclaw"),
         &anonymous,
         401,
@@ -179,7 +185,7 @@ fn responses(record: &mut Record, place: &Place) {
     let absent = api("hermes", "/branches/no/such");
     request(
         "missing_branch",
-        ("a branch that is not there", "nobody"),
+        ("a missing branch", "anonymous"),
         &absent,
         &anonymous,
         404,
@@ -187,7 +193,7 @@ fn responses(record: &mut Record, place: &Place) {
     let references = api("hermes", "/git/refs/heads/no/such");
     request(
         "missing_reference",
-        ("a branch that is not there", "nobody"),
+        ("a missing branch", "anonymous"),
         &references,
         &anonymous,
         404,
@@ -195,7 +201,7 @@ fn responses(record: &mut Record, place: &Place) {
     let gone = commit("0123456789abcdef0123456789abcdef01234567");
     request(
         "missing_commit",
-        ("a commit that is not there", "nobody"),
+        ("a missing commit", "anonymous"),
         &gone,
         &anonymous,
         404,
@@ -203,14 +209,14 @@ fn responses(record: &mut Record, place: &Place) {
     let empty = "a repository without a commit";
     request(
         "empty",
-        (empty, "nobody"),
+        (empty, "anonymous"),
         &api("crewai", ""),
         &anonymous,
         200,
     );
     request(
         "empty_branch",
-        (empty, "nobody"),
+        (empty, "anonymous"),
         &api("crewai", "/branches/main"),
         &anonymous,
         404,
@@ -224,12 +230,12 @@ fn responses(record: &mut Record, place: &Place) {
         &path,
         json!({ "name": format!("{PREFIX}renamed") }),
     );
-    let renamed = "a repository that was renamed";
+    let renamed = "a renamed repository";
     let branch = api("autogen", "/branches/main");
-    request("renamed", (renamed, "nobody"), &branch, &anonymous, 301);
+    request("renamed", (renamed, "anonymous"), &branch, &anonymous, 301);
     request(
         "renamed_git",
-        (renamed, "nobody"),
+        (renamed, "anonymous"),
         &git("autogen"),
         &anonymous,
         301,
@@ -254,7 +260,7 @@ fn closed(record: &mut Record, place: &Place) {
     let server = Server::start(place, "closed", &["service:REQUIRE_SIGNIN_VIEW=true"]);
     server.repository(&template("hermes"), json!({}));
     server.push(&template("hermes"), "main", &plain("hermes"));
-    let about = ("a server that wants everybody to sign in", "nobody");
+    let about = ("a server that requires a login", "anonymous");
     let branch = api("hermes", "/branches/main");
     record.request(&server, "sign_in", about, (&branch, &As::Anonymous), 403);
     record.request(
@@ -272,7 +278,7 @@ fn without_git(record: &mut Record, place: &Place) {
     let settings = ["repository:DISABLE_HTTP_GIT=true"];
     let server = Server::start(place, "without-git", &settings);
     server.repository(&template("hermes"), json!({ "auto_init": true }));
-    let about = ("a server without git over HTTP", "nobody");
+    let about = ("a server without git over HTTP", "anonymous");
     record.request(
         &server,
         "no_git",
@@ -291,7 +297,7 @@ fn main() {
     type Part = fn(&mut Record, &Place);
     let parts: [(&str, Part); 4] = [
         ("responses, errors and jobs", responses),
-        ("a server that wants everybody to sign in", closed),
+        ("a server that requires a login", closed),
         ("a server without git over HTTP", without_git),
         (
             "a server below a path, with its own certificate",

@@ -87,7 +87,7 @@ impl Record {
 
     /// The table, as Markdown.
     pub fn table(&self) -> String {
-        let mut table = "| what | who asks | by | status | what it says |\n\
+        let mut table = "| case | client | service | status | response |\n\
              | --- | --- | --- | --- | --- |\n"
             .to_owned();
         for row in &self.rows {
