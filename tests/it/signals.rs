@@ -274,7 +274,7 @@ fn read(trace: &str) -> Seen {
         let (thread, rest) = line.split_once(' ').unwrap();
         let rest = rest.trim_start();
         if others.contains(thread) {
-            // strace does not list this process's children as such, so they are skipped here too.
+            // Its own children appear in the trace only by their ids; they are skipped too.
             if let Some(child) = created(rest) {
                 others.insert(child);
             }
