@@ -66,11 +66,11 @@ dist: ## build one archive for each of TARGETS= (default: this machine), and SHA
 .PHONY: lib-failpoints
 lib-failpoints:
 	CARGO_BUILD_BUILD_DIR=target $(CARGO) rustc --release --locked --features failpoints --lib \
-	  --config tests/profile.toml --crate-type staticlib,cdylib --target-dir target/failpoints
+	  --config scripts/profile.toml --crate-type staticlib,cdylib --target-dir target/failpoints
 
 .PHONY: demo
 demo: ## boot a workspace from a template, twice, then from a new commit
-	@tests/demo
+	@scripts/demo
 
 .PHONY: test
 test: ## run all tests (Rust, C, Go) on private engines, and the demo
@@ -86,15 +86,15 @@ memcheck: ## run the C and Go tests under valgrind, AddressSanitizer and the rac
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
-	@tests/fuzz
+	@scripts/fuzz
 
 .PHONY: bench
 bench: ## compare libmol with the docker and git programs, write docs/benchmarks.md; SHORT=1 for a quick trial run
-	@tests/bench $(if $(SHORT),short,all)
+	@scripts/bench $(if $(SHORT),short,all)
 
 .PHONY: check
 check: ## all checks to run before a commit: format, lints, generated files, other systems; QUICK=1 skips other systems
-	@tests/check
+	@scripts/check
 
 .PHONY: generate
 generate: ## regenerate the C header and the Go package's linker flags

@@ -1,4 +1,4 @@
-//! Instruction counts of the hot pure functions, measured with callgrind. tests/instructions compares the
+//! Instruction counts of the hot pure functions, measured with callgrind. scripts/instructions compares the
 //! counts with the committed ones.
 //!
 //! The program runs the benchmark named by its argument, with an input of realistic size. Only the work within
@@ -18,7 +18,7 @@ const PREFIX: &str = "https://git.moleculesai.app/molecule-ai/molecule-ai-worksp
 /// A branch response of Gitea.
 const RESPONSE: &[u8] = br#"{"name":"main","commit":{"id":"0f1e2d3c4b5a69788796a5b4c3d2e1f001234567","message":"Add the workspace\n","url":"https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-claude-code/commit/0f1e2d3c4b5a69788796a5b4c3d2e1f001234567","author":{"name":"Template Author","email":"templates@example.com","username":"template-author"},"committer":{"name":"Template Author","email":"templates@example.com","username":"template-author"},"verification":{"verified":false,"reason":"gpg.error.not_signed_commit","signature":"","signer":null,"payload":""},"timestamp":"2026-01-05T09:01:00Z","added":null,"removed":null,"modified":null},"protected":false,"required_approvals":0,"enable_status_check":false,"status_check_contexts":[],"user_can_push":false,"user_can_merge":false,"effective_branch_protection_name":""}"#;
 
-/// The benchmarks, by their names in tests/instructions.txt.
+/// The benchmarks, by their names in benches/instructions.txt.
 const ALL: [(&str, fn()); 10] = [
     ("branch_url", branch_url),
     ("dockerignore_ignored", || {

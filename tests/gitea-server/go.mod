@@ -1,4 +1,4 @@
-// A real Gitea, for tests/gitea. Nothing of it is in the library.
+// A real Gitea, for scripts/gitea. Nothing of it is in the library.
 module git.moleculesai.app/molecule-ai/libmol/tests/gitea-server
 
 go 1.26

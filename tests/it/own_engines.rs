@@ -12,7 +12,7 @@ fn engines_in_different_networks_use_different_cgroups() {
     let parent = tempfile::tempdir().unwrap();
     let engine = |what: &str, folder: &Path| {
         let mut command = Command::new("unshare");
-        command.arg("--net").arg(source("tests/engine"));
+        command.arg("--net").arg(source("scripts/engine"));
         succeed(command.arg(what).arg(folder));
     };
     let folders = ["one", "two"].map(|name| parent.path().join(name));

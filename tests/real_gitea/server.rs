@@ -1,4 +1,4 @@
-//! A real Gitea, started by the script tests/gitea, and requests to it.
+//! A real Gitea, started by the script scripts/gitea, and requests to it.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::child::{source, succeed};
 
-/// The docker CLI of the distribution's package, which tests/engine installs. Others may be in PATH.
+/// The docker CLI of the distribution's package, which scripts/engine installs. Others may be in PATH.
 pub const DOCKER: &str = "/usr/bin/docker";
 
 /// The paths that are sent, folders with a trailing slash; or the error.

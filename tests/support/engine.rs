@@ -394,7 +394,7 @@ impl OwnEngine {
     }
 
     fn command(what: &str, folder: &Path) -> Command {
-        let mut command = Command::new(source("tests/engine"));
+        let mut command = Command::new(source("scripts/engine"));
         command.arg(what).arg(folder);
         command
     }
@@ -409,7 +409,7 @@ impl OwnEngine {
         let pid = std::fs::read_to_string(self.folder.join("pid")).unwrap();
         let mut command = Command::new("nsenter");
         command.args(["--mount", "--target", pid.trim()]);
-        // The engine of another distribution runs in that distribution's root (tests/enter).
+        // The engine of another distribution runs in that distribution's root (scripts/enter).
         if std::env::var_os("MOL_TEST_ENGINE_ROOT").is_some() {
             command.args(["chroot", "/mnt"]);
         }

@@ -39,7 +39,7 @@ func findEngine(ctx context.Context, out *printer, after *cleanup, root, dir str
 	}
 
 	out.fact("engine", "none in reach; starting a private one, and installing docker.io if need be")
-	script := filepath.Join(root, "tests/engine")
+	script := filepath.Join(root, "scripts/engine")
 	after.add(func(ctx context.Context) error { return call(ctx, script, "stop", dir) })
 	if err := call(ctx, script, "start", dir); err != nil {
 		return nil, err
@@ -111,7 +111,7 @@ func onThisMachine(host string) error {
 // the error.
 func call(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	// Interrupt rather than kill: tests/engine takes back what it began.
+	// Interrupt rather than kill: scripts/engine takes back what it began.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
 	var complaint bytes.Buffer

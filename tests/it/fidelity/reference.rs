@@ -62,7 +62,7 @@ pub fn build(builder: Builder, engine: &str, context: &Path, image: &str, home: 
         // Podman's own CLI. The Dockerfile has the name that docker looks for. The image has the docker
         // format, as through Podman's docker API: the OCI format has no HEALTHCHECK, SHELL and ONBUILD.
         Builder::Podman => {
-            let mut podman = Command::new(source("tests/podman"));
+            let mut podman = Command::new(source("scripts/podman"));
             let folder = engine.strip_prefix("unix://").unwrap();
             podman.arg("run").arg(Path::new(folder).parent().unwrap());
             podman.args(["build", "--format=docker", "--file"]);
