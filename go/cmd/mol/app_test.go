@@ -13,8 +13,8 @@ import (
 	"syscall"
 	"testing"
 
-	"git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner"
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -213,7 +213,7 @@ func TestExitCodes(t *testing.T) {
 		{of(mol.CodeTimeout), 7},
 		{of(mol.CodeDeadlineExceeded), 7},
 		{of(mol.CodeCache), 8},
-		{fmt.Errorf("start: %w", provisioner.ErrNotReady), 9},
+		{fmt.Errorf("start: %w", workspace.ErrNotReady), 9},
 		{of(mol.CodeInternal), 1},
 		{errors.New("something else"), 1},
 	}

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"syscall"
 
-	"git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner"
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
@@ -51,7 +51,7 @@ var exitGroups = []struct {
 	{exitCache, "the cache folder cannot be used, or this process has no thread or file descriptor left",
 		[]error{mol.ErrCache, mol.ErrProcessLimit}},
 	{exitWorkspace, "the image is there, but the workspace did not become ready, or ended by itself",
-		[]error{provisioner.ErrNotReady, errEnded}},
+		[]error{workspace.ErrNotReady, errExited}},
 	{exitProblem, "mol doctor has found a problem",
 		[]error{errProblems}},
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -9,28 +10,28 @@ import (
 	"strings"
 	"time"
 
-	"git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner"
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
-	"github.com/moby/moby/api/types/container"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
 
-// stopTimeout bounds what `mol up` does after ctrl-C.
+// stopTimeout limits the time that `mol up` takes to stop after ctrl-C.
 const stopTimeout = 30 * time.Second
 
 func (a *app) upCommand() *cobra.Command {
 	var (
 		detach bool
-		cfg    provisioner.WorkspaceConfig
+		cfg    workspace.Config
 	)
 	cmd := &cobra.Command{
 		Use:   "up RUNTIME[@SHA]",
-		Short: "Boot a workspace and print its address",
-		Long: "Boot a workspace the way a server does: find or build the image, start a container\n" +
-			"and wait until it answers. Its address goes to standard output; ctrl-C stops and\n" +
-			"removes it. With --detach it is left running. With @SHA the image is the one of exactly\n" +
-			"that commit.",
+		Short: "Start a workspace and print its URL",
+		Long: "Start a workspace as a server does: find or build the image, start a container and\n" +
+			"wait until it answers. The URL is printed to standard output; ctrl-C stops and removes\n" +
+			"the workspace. With --detach it keeps running. With @SHA the image is the one of\n" +
+			"exactly that commit.",
 		Example:           "  mol up claude-code\n  mol up hermes --detach --env MODEL_API_KEY",
 		Args:              a.oneTarget,
 		ValidArgsFunction: a.completeRuntime,
@@ -44,98 +45,111 @@ func (a *app) upCommand() *cobra.Command {
 		},
 	}
 	a.buildFlags(cmd)
-	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "leave the workspace running")
+	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "keep the workspace running")
 	cmd.Flags().StringVar(&cfg.ID, "id", "", "the workspace's `name` (default: the runtime and a random number)")
-	cmd.Flags().Var(envFlag{&cfg.Env}, "env", "`NAME=value` for the workspace, or NAME to hand on this process's; may be repeated")
-	cmd.Flags().Uint16Var(&cfg.Port, "port", 0, "the `port` that the workspace listens on (default: the one its image exposes)")
+	cmd.Flags().Var(envFlag{&cfg.Env}, "env", "`NAME=value` for the workspace, or NAME to pass on this process's value; may be repeated")
+	cmd.Flags().Uint16Var(&cfg.Port, "port", 0, "the `port` that the workspace listens on (default: the one that its image exposes)")
 	return cmd
 }
 
-// up boots a workspace and, unless it is to be left alone, stops it again when
-// ctx ends.
-func (a *app) up(ctx context.Context, cfg provisioner.WorkspaceConfig, commit string, detach bool) error {
+// up starts a workspace and, without detach, stops it when ctx ends.
+func (a *app) up(ctx context.Context, cfg workspace.Config, commit string, detach bool) error {
 	source := mol.Resolve()
 	if source.Mode == mol.RegistryModeSaaS && (commit != "" || a.chosen.pins != nil) {
-		return usageError{errors.New("MOLECULE_IMAGE_REGISTRY is set, so the image is pulled from there, and no commit can be chosen: unset it, or give neither @SHA nor --pins")}
+		return usageError{errors.New("MOLECULE_IMAGE_REGISTRY is set, so the image is pulled from there, and no commit can be chosen: unset it, or omit @SHA and --pins")}
 	}
-	engine, err := provisioner.Connect()
+	engine, err := workspace.Connect()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = engine.Close() }()
 
 	d := a.newDisplay(cfg.Runtime)
-	p := provisioner.New(engine)
-	p.Runtimes = a.chosen.runtimes
-	var img mol.Image
-	p.EnsureLocalImage = func(ctx context.Context, runtime string) (string, error) {
-		var err error
-		if img, err = a.ensure(ctx, runtime, commit, d); err != nil {
-			return "", err
-		}
-		d.phase("start", img.Ref)
-		return img.Ref, nil
-	}
-	if source.Mode == mol.RegistryModeSaaS {
-		d.phase("pull and start", source.Prefix)
-	}
-
 	began := time.Now()
 	starting, cancel := a.withTimeout(ctx)
-	ws, err := p.Start(starting, cfg)
+	built, ws, err := a.start(starting, engine, cfg, commit, d)
 	cancel()
 	if err != nil {
 		d.end("")
-		return err
+		return fmt.Errorf("start workspace %q: %w", cfg.ID, err)
 	}
 	next := "ctrl-C stops it"
 	if detach {
 		next = "docker rm -f " + ws.Name + " removes it"
 	}
 	d.end("up in " + seconds(time.Since(began)) + "; " + next)
-	if err := a.announce(ws, img); err != nil || detach {
+	if err := a.printWorkspace(ws, built); err != nil || detach {
 		return err
 	}
 
-	gone := wait(ctx, engine, ws)
+	err = wait(ctx, engine, ws)
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	return errors.Join(gone, p.Stop(stopping, ws.ContainerID))
+	return errors.Join(err, workspace.Stop(stopping, engine, ws.ContainerID))
 }
 
-// announce prints what is up.
-func (a *app) announce(ws *provisioner.Workspace, img mol.Image) error {
+// start builds the image, or pulls it if MOLECULE_IMAGE_REGISTRY is set, and
+// starts a workspace from it. An image that was pulled is not in built.
+func (a *app) start(ctx context.Context, engine *client.Client, cfg workspace.Config, commit string, d display) (built mol.Image, ws *workspace.Workspace, err error) {
+	var img workspace.Image
+	if source := mol.Resolve(); source.Mode == mol.RegistryModeSaaS {
+		d.phase("pull and start", source.Prefix)
+		img, err = a.pull(ctx, engine, source.Prefix+"/workspace-template-"+cfg.Runtime+":latest")
+	} else {
+		if built, err = a.ensure(ctx, cfg.Runtime, commit, d); err != nil {
+			return built, nil, err
+		}
+		d.phase("start", built.Ref)
+		img, err = workspace.Inspect(ctx, engine, built.Ref)
+		if errdefs.IsNotFound(err) {
+			err = fmt.Errorf("%w: libmol built it in another engine than %s: set DOCKER_HOST, so that both use the same engine", err, engine.DaemonHost())
+		}
+	}
+	if err != nil {
+		return built, nil, err
+	}
+	ws, err = workspace.Start(ctx, engine, img, cfg)
+	return built, ws, err
+}
+
+// pull pulls an image for the platform that local images are built for.
+func (a *app) pull(ctx context.Context, engine *client.Client, ref string) (workspace.Image, error) {
+	platform, err := workspace.ParsePlatform(cmp.Or(a.options().Platform, "linux/amd64"))
+	if err != nil {
+		return workspace.Image{}, fmt.Errorf("%w: MOLECULE_IMAGE_PLATFORM: %w", mol.ErrInvalidOption, err)
+	}
+	return workspace.Pull(ctx, engine, ref, platform)
+}
+
+// printWorkspace prints the workspace's URL or, with --json, the result.
+func (a *app) printWorkspace(ws *workspace.Workspace, built mol.Image) error {
 	if !a.asJSON {
 		return a.println(ws.URL)
 	}
-	up := imageResult(img)
+	up := imageResult(built)
 	up.Ref = ws.Image
 	up.URL, up.HealthURL = ws.URL, ws.HealthURL
 	up.ContainerID, up.ContainerName = ws.ContainerID, ws.Name
 	return a.printJSON(up)
 }
 
-// wait returns nil when ctx ends, which is how a user stops a workspace, and an
-// error when the workspace ends by itself.
-func wait(ctx context.Context, engine *client.Client, ws *provisioner.Workspace) error {
-	ended := engine.ContainerWait(ctx, ws.ContainerID, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
-	select {
-	case <-ctx.Done():
+// wait returns nil when ctx ends, because that is how a user stops a workspace,
+// and an error when the workspace exits by itself.
+func wait(ctx context.Context, engine *client.Client, ws *workspace.Workspace) error {
+	code, err := workspace.Wait(ctx, engine, ws.ContainerID)
+	switch {
+	case ctx.Err() != nil:
 		return nil
-	case state := <-ended.Result:
-		return fmt.Errorf("%w: it ended with exit code %d", errEnded, state.StatusCode)
-	case err := <-ended.Error:
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("wait for container %s: %w", ws.Name, err)
+	case err != nil:
+		return err
 	}
+	return fmt.Errorf("%w with code %d", errExited, code)
 }
 
-// errEnded is what a workspace comes to that was up and ended by itself.
-var errEnded = errors.New("the workspace runs no longer")
+// errExited is the error of a workspace that was up and exited by itself.
+var errExited = errors.New("the workspace exited")
 
-// newID is a name for a workspace, new every time.
+// newID returns a new, random name for a workspace.
 func newID(runtime string) string {
 	var random [3]byte
 	_, _ = rand.Read(random[:]) // documented never to fail

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
-	"git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner"
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
 )
@@ -63,7 +63,7 @@ func findEngine(ctx context.Context, out *printer, after *cleanup, root, dir str
 }
 
 func connect(ctx context.Context, after *cleanup) (*engine, error) {
-	c, err := provisioner.Connect()
+	c, err := workspace.Connect()
 	if err != nil {
 		return nil, err
 	}

@@ -2,16 +2,11 @@ module git.moleculesai.app/molecule-ai/libmol/go/examples/demo
 
 go 1.26.0
 
-replace (
-	git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner => ../provisioner
-	git.moleculesai.app/molecule-ai/libmol/go/mol => ../../mol
-	git.moleculesai.app/molecule-ai/libmol/go/templateserver => ../../templateserver
-)
-
 require (
 	git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner v0.0.0-00010101000000-000000000000
 	git.moleculesai.app/molecule-ai/libmol/go/mol v0.0.0
 	git.moleculesai.app/molecule-ai/libmol/go/templateserver v0.0.0-00010101000000-000000000000
+	git.moleculesai.app/molecule-ai/libmol/go/workspace v0.0.0
 	github.com/containerd/errdefs v1.0.0
 	github.com/moby/moby/client v0.6.2
 	golang.org/x/term v0.47.0
@@ -43,4 +38,11 @@ require (
 	go.opentelemetry.io/otel/metric v1.41.0 // indirect
 	go.opentelemetry.io/otel/trace v1.41.0 // indirect
 	golang.org/x/sys v0.49.0 // indirect
+)
+
+replace (
+	git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner => ../provisioner
+	git.moleculesai.app/molecule-ai/libmol/go/mol => ../../mol
+	git.moleculesai.app/molecule-ai/libmol/go/templateserver => ../../templateserver
+	git.moleculesai.app/molecule-ai/libmol/go/workspace => ../../workspace
 )

@@ -12,6 +12,7 @@ import (
 
 	"git.moleculesai.app/molecule-ai/libmol/go/examples/provisioner"
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 )
 
 const runtime = "claude-code"
@@ -107,7 +108,7 @@ func (d *demonstration) boot(ctx context.Context, details bool) (*boot, error) {
 		return b.image.Ref, err
 	}
 
-	ws, err := p.Start(ctx, provisioner.WorkspaceConfig{Runtime: runtime})
+	ws, err := p.Start(ctx, provisioner.WorkspaceConfig{Config: workspace.Config{Runtime: runtime}})
 	if err != nil {
 		return nil, err
 	}

@@ -7,11 +7,13 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace/workspacetest"
 )
 
 const guide = "../../../docs/integration.md"
 
-// guideFiles takes the Go blocks out of the guide. Each is a whole file: its first line is "package server // name".
+// guideFiles returns the Go blocks of the guide. Each is a whole file that begins with "package server // name".
 func guideFiles(t *testing.T) map[string]string {
 	t.Helper()
 	text, err := os.ReadFile(guide)
@@ -24,20 +26,20 @@ func guideFiles(t *testing.T) map[string]string {
 	for _, found := range block.FindAllStringSubmatch(string(text), -1) {
 		name := first.FindStringSubmatch(found[1])
 		if name == nil {
-			t.Fatalf("a Go block of %s does not begin with its package and its name:\n%s", guide, found[1])
+			t.Fatalf("a Go block of %s does not begin with its package and its file name:\n%s", guide, found[1])
 		}
 		if files[name[1]] != "" {
-			t.Fatalf("%s has two blocks of the name %s", guide, name[1])
+			t.Fatalf("%s has two blocks named %s", guide, name[1])
 		}
 		files[name[1]] = found[1]
 	}
 	if blocks := strings.Count(string(text), "```go\n"); len(files) != blocks || blocks < 5 {
-		t.Fatalf("%s has %d Go blocks, and this test sees %d", guide, blocks, len(files))
+		t.Fatalf("%s has %d Go blocks, but this test found %d", guide, blocks, len(files))
 	}
 	return files
 }
 
-// guideWorkspace is the go.work of the guide.
+// guideWorkspace returns the go.work of the guide.
 func guideWorkspace(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(guide)
@@ -46,16 +48,16 @@ func guideWorkspace(t *testing.T) string {
 	}
 	found := regexp.MustCompile(`(?m)^    go [0-9.]+\n(\n|    .*\n)+`).Find(text)
 	if found == nil {
-		t.Fatalf("%s has no go.work any more", guide)
+		t.Fatalf("%s has no go.work", guide)
 	}
 	return strings.ReplaceAll(string(found), "    ", "")
 }
 
-// TestGuideCompilesAndRuns lays out the folders of the guide: the server, with the package as it stands there and the
-// dependencies of this example, beside libmol, and above both the go.work. It runs the tests of that package, and with
-// them those of testdata/guide against the engine of MOL_TEST_ENGINE.
+// TestGuideCompilesAndRuns creates the folders of the guide: libmol and the server beside it, with the guide's go.work
+// above both. The server has the guide's files, the tests of testdata/guide and this example's dependencies. It runs the
+// tests of the server against the engine of MOL_TEST_ENGINE.
 func TestGuideCompilesAndRuns(t *testing.T) {
-	loadImage(t, testEngine(t), testImage) // for the container that the guide creates
+	workspacetest.LoadImage(t, workspacetest.Engine(t), testImage) // for the container that the guide creates
 	root := t.TempDir()
 	folder := filepath.Join(root, "server")
 	write := func(name, text string) {
@@ -93,11 +95,12 @@ func TestGuideCompilesAndRuns(t *testing.T) {
 		cmd.Env = append(os.Environ(), "GOWORK="+filepath.Join(root, "go.work"), "PWD="+folder, "MOL_TEST_IMAGE="+testImage)
 		output, err := cmd.CombinedOutput()
 		if err != nil {
-			t.Fatalf("%s %s in the package of the guide: %v\n%s", program, strings.Join(args, " "), err, output)
+			t.Fatalf("%s %s in the guide's package: %v\n%s", program, strings.Join(args, " "), err, output)
 		}
 		return string(output)
 	}
-	run("go", "mod", "edit", "-dropreplace", "git.moleculesai.app/molecule-ai/libmol/go/mol")
+	const modules = "git.moleculesai.app/molecule-ai/libmol/go/"
+	run("go", "mod", "edit", "-dropreplace", modules+"mol", "-dropreplace", modules+"workspace", "-droprequire", modules+"workspace")
 	if unformatted := run("gofmt", "-l", "."); unformatted != "" {
 		t.Errorf("gofmt would change in %s: %s", guide, unformatted)
 	}

@@ -7,15 +7,18 @@ import (
 	"testing"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 	"github.com/google/go-cmp/cmp"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// local is the kind of reference that libmol answers with.
+// local is a reference as libmol returns it.
 const local = "molecule-local/workspace-template-hermes:0123456789ab"
 
-// hookAnswers replaces the hook for one test and returns the runtimes it was
-// asked for.
+var hermes = workspace.Config{Runtime: "hermes"}
+
+// hookAnswers replaces the hook for one test and returns the runtimes of its
+// calls.
 func hookAnswers(t *testing.T, ref string, err error) *[]string {
 	t.Helper()
 	var asked []string
@@ -34,29 +37,29 @@ func TestChoose(t *testing.T) {
 		registry string
 		cfg      WorkspaceConfig
 		want     source
-		asked    []string // of the hook
+		asked    []string // runtimes of the hook's calls
 	}{
 		{
 			name:  "local mode builds on this machine",
-			cfg:   WorkspaceConfig{Runtime: "hermes"},
+			cfg:   WorkspaceConfig{Config: hermes},
 			want:  source{local, pullNever},
 			asked: []string{"hermes"},
 		},
 		{
 			name:     "saas mode pulls from the operator's registry",
 			registry: "registry.example.com/molecule",
-			cfg:      WorkspaceConfig{Runtime: "hermes"},
+			cfg:      WorkspaceConfig{Config: hermes},
 			want:     source{"registry.example.com/molecule/workspace-template-hermes:latest", pullAlways},
 		},
 		{
-			name: "an explicit image wins in local mode",
-			cfg:  WorkspaceConfig{Runtime: "hermes", Image: "example.com/mine:1"},
+			name: "an explicit image has priority in local mode",
+			cfg:  WorkspaceConfig{Config: hermes, Image: "example.com/mine:1"},
 			want: source{"example.com/mine:1", pullMissing},
 		},
 		{
-			name:     "an explicit image wins in saas mode",
+			name:     "an explicit image has priority in saas mode",
 			registry: "registry.example.com/molecule",
-			cfg:      WorkspaceConfig{Runtime: "hermes", Image: "example.com/mine:1"},
+			cfg:      WorkspaceConfig{Config: hermes, Image: "example.com/mine:1"},
 			want:     source{"example.com/mine:1", pullMissing},
 		},
 		{
@@ -65,7 +68,7 @@ func TestChoose(t *testing.T) {
 			want: source{"example.com/mine:1", pullMissing},
 		},
 		{
-			name: "an explicit local image is not looked for in a registry",
+			name: "an explicit local image is never pulled",
 			cfg:  WorkspaceConfig{Image: local},
 			want: source{local, pullNever},
 		},
@@ -83,7 +86,7 @@ func TestChoose(t *testing.T) {
 				t.Errorf("choose() = %+v, want %+v", got, tt.want)
 			}
 			if diff := cmp.Diff(tt.asked, *asked); diff != "" {
-				t.Errorf("runtimes the hook was asked for (-want +got):\n%s", diff)
+				t.Errorf("runtimes of the hook's calls (-want +got):\n%s", diff)
 			}
 		})
 	}
@@ -92,52 +95,52 @@ func TestChoose(t *testing.T) {
 func TestChooseFails(t *testing.T) {
 	broken := errors.New("the template's Dockerfile is broken")
 
-	t.Run("a failed build is not followed by a pull", func(t *testing.T) {
+	t.Run("no pull after a failed build", func(t *testing.T) {
 		t.Setenv("MOLECULE_IMAGE_REGISTRY", "")
 		hookAnswers(t, "", broken)
-		got, err := New(nil).choose(t.Context(), WorkspaceConfig{Runtime: "hermes"})
+		got, err := New(nil).choose(t.Context(), WorkspaceConfig{Config: hermes})
 		if !errors.Is(err, broken) || got != (source{}) {
 			t.Errorf("choose() = %+v, %v; want nothing and the hook's error", got, err)
 		}
 	})
-	t.Run("saas mode knows the same runtimes as local mode", func(t *testing.T) {
+	t.Run("saas mode has the same allowlist as local mode", func(t *testing.T) {
 		t.Setenv("MOLECULE_IMAGE_REGISTRY", "registry.example.com/molecule")
 		for _, runtime := range []string{"Hermes", "hermes ", "../hermes", "hermes:1"} {
-			if got, err := New(nil).choose(t.Context(), WorkspaceConfig{Runtime: runtime}); !errors.Is(err, mol.ErrUnknownRuntime) {
+			if got, err := New(nil).choose(t.Context(), WorkspaceConfig{Config: workspace.Config{Runtime: runtime}}); !errors.Is(err, mol.ErrUnknownRuntime) {
 				t.Errorf("choose(%q) = %+v, %v; want ErrUnknownRuntime", runtime, got, err)
 			}
 		}
 	})
-	t.Run("saas mode knows the runtimes of the field, if it is set", func(t *testing.T) {
+	t.Run("saas mode uses the field Runtimes", func(t *testing.T) {
 		t.Setenv("MOLECULE_IMAGE_REGISTRY", "registry.example.com/molecule")
 		p := New(nil)
 		p.Runtimes = []string{"google-adk"}
-		if got, err := p.choose(t.Context(), WorkspaceConfig{Runtime: "google-adk"}); err != nil {
+		if got, err := p.choose(t.Context(), WorkspaceConfig{Config: workspace.Config{Runtime: "google-adk"}}); err != nil {
 			t.Errorf("choose() = %+v, %v", got, err)
 		}
-		_, err := p.choose(t.Context(), WorkspaceConfig{Runtime: "hermes"})
+		_, err := p.choose(t.Context(), WorkspaceConfig{Config: hermes})
 		if !errors.Is(err, mol.ErrUnknownRuntime) || !strings.HasSuffix(err.Error(), `unknown runtime "hermes"; the known runtimes are google-adk`) {
 			t.Errorf("choose() = %v; want ErrUnknownRuntime and the list", err)
 		}
 	})
-	t.Run("neither runtime nor image", func(t *testing.T) {
+	t.Run("without a runtime or an image", func(t *testing.T) {
 		asked := hookAnswers(t, local, nil)
 		if got, err := New(nil).choose(t.Context(), WorkspaceConfig{}); err == nil {
 			t.Errorf("choose() = %+v, want an error", got)
 		}
 		if len(*asked) != 0 {
-			t.Errorf("the hook was asked for %q", *asked)
+			t.Errorf("the hook was called for %q", *asked)
 		}
 	})
 }
 
 func TestEnsureLocalImageFieldReplacesTheHook(t *testing.T) {
 	t.Setenv("MOLECULE_IMAGE_REGISTRY", "")
-	asked := hookAnswers(t, "", errors.New("the hook was asked"))
+	asked := hookAnswers(t, "", errors.New("the hook was called"))
 	p := New(nil)
 	p.EnsureLocalImage = func(context.Context, string) (string, error) { return local, nil }
 
-	got, err := p.choose(t.Context(), WorkspaceConfig{Runtime: "hermes"})
+	got, err := p.choose(t.Context(), WorkspaceConfig{Config: hermes})
 	if err != nil || got.ref != local || len(*asked) != 0 {
 		t.Errorf("choose() = %+v, %v; want %s", got, err, local)
 	}
@@ -165,37 +168,5 @@ func TestImagePlatform(t *testing.T) {
 		if got, err := imagePlatform(); !errors.Is(err, mol.ErrInvalidOption) {
 			t.Errorf("MOLECULE_IMAGE_PLATFORM=%q: %v, %v; want ErrInvalidOption", env, got, err)
 		}
-	}
-}
-
-func TestWorkspacePort(t *testing.T) {
-	exposes := func(ports ...string) image {
-		set := map[string]struct{}{}
-		for _, port := range ports {
-			set[port] = struct{}{}
-		}
-		return image{ref: local, config: &ocispec.ImageConfig{ExposedPorts: set}}
-	}
-	tests := []struct {
-		name string
-		cfg  WorkspaceConfig
-		img  image
-		want string
-	}{
-		{"the port that the image exposes", WorkspaceConfig{}, exposes("8080/tcp"), "8080/tcp"},
-		{"the lowest of several", WorkspaceConfig{}, exposes("9000/tcp", "8080", "80/udp"), "8080/tcp"},
-		{"the configuration wins", WorkspaceConfig{Port: 7000}, exposes("8080/tcp"), "7000/tcp"},
-		{"the configuration suffices", WorkspaceConfig{Port: 7000}, exposes(), "7000/tcp"},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := workspacePort(tt.cfg, tt.img)
-			if err != nil || got.String() != tt.want {
-				t.Errorf("workspacePort() = %v, %v; want %s", got, err, tt.want)
-			}
-		})
-	}
-	if got, err := workspacePort(WorkspaceConfig{}, exposes("53/udp")); err == nil {
-		t.Errorf("an image that exposes no TCP port: %v, want an error", got)
 	}
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// useContext makes the engine of MOL_TEST_ENGINE docker's current context, and nothing else names an engine.
+// useContext makes the engine of MOL_TEST_ENGINE docker's current context, and unsets all other settings of the engine.
 func useContext(t *testing.T) (host string) {
 	t.Helper()
 	host = os.Getenv("MOL_TEST_ENGINE")
@@ -51,14 +51,14 @@ func TestConnectFindsTheEngineOfADockerContext(t *testing.T) {
 		t.Errorf("the engine at %s: %v; want the one at %s", engine.DaemonHost(), err, host)
 	}
 
-	// What the guide warns of.
+	// The guide warns that client.FromEnv ignores docker contexts.
 	plain, err := client.New(client.FromEnv)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = plain.Close() }()
 	if plain.DaemonHost() == host {
-		t.Error("client.FromEnv follows docker contexts, and the guide says that it does not")
+		t.Error("client.FromEnv uses docker contexts, but the guide says that it does not")
 	}
 }
 
@@ -76,10 +76,10 @@ func TestCreateContainerUsesTheEndpointAndThePlatformOfTheImage(t *testing.T) {
 	if _, err := engine.ContainerRemove(t.Context(), id, client.ContainerRemoveOptions{}); err != nil {
 		t.Error(err)
 	}
-	// The engine refuses an image that is for another platform than requested.
+	// The engine rejects an image for another platform than requested.
 	image.Platform = "linux/s390x"
 	if id, err := createContainer(t.Context(), image, ""); err == nil {
-		t.Error("an image was taken for another platform's")
+		t.Error("the engine accepted an image for another platform")
 		_, _ = engine.ContainerRemove(t.Context(), id, client.ContainerRemoveOptions{})
 	}
 }
@@ -93,7 +93,7 @@ func TestPlatform(t *testing.T) {
 	}
 }
 
-// The conventions are settings that the library takes, also where a variable is invalid that they replace.
+// The settings replace the variables, so an invalid variable does no harm.
 func TestNewestConventionsAreValid(t *testing.T) {
 	useContext(t)
 	t.Setenv("MOLECULE_BUILD_CEILING_S", "soon")
@@ -109,7 +109,7 @@ func TestNewestConventionsAreValid(t *testing.T) {
 		_ = client.Close()
 	})
 	if _, err := ensureLocalImageHook(t.Context(), "autogen"); err == nil || !strings.Contains(err.Error(), `unknown runtime "autogen"`) {
-		t.Errorf("a runtime that is not on the list: %v", err)
+		t.Errorf("a runtime that is not on the allowlist: %v", err)
 	}
 	t.Setenv("MOLECULE_IMAGE_PLATFORM", "linux/arm64/v8")
 	options = newestConventions(nil)

@@ -1,19 +1,19 @@
-package provisioner
+package workspace
 
 import (
 	"path/filepath"
 	"testing"
 
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace/workspacetest"
 	"github.com/docker/cli/cli/config"
 	"github.com/docker/cli/cli/context/docker"
 	"github.com/docker/cli/cli/context/store"
 	"github.com/moby/moby/client"
 )
 
-// TestConnectFollowsTheDockerCommand checks the order in which the docker
-// command line looks for its engine.
+// The order of the settings is that of the docker command.
 func TestConnectFollowsTheDockerCommand(t *testing.T) {
-	dir := dockerConfig(t)
+	dir := workspacetest.DockerConfig(t)
 	contexts := store.New(filepath.Join(dir, "contexts"), store.NewConfig(func() any { return &map[string]any{} }))
 	for name, host := range map[string]string{"desktop": "unix:///desktop.sock", "lab": "tcp://lab:2375"} {
 		err := contexts.CreateOrUpdate(store.Metadata{
@@ -31,14 +31,14 @@ func TestConnectFollowsTheDockerCommand(t *testing.T) {
 		want                   string
 	}{
 		{"nothing is set", "", "", "", client.DefaultDockerHost},
-		{"the context in use", "", "", "desktop", "unix:///desktop.sock"},
-		{"DOCKER_CONTEXT before the context in use", "", "lab", "desktop", "tcp://lab:2375"},
+		{"the current context", "", "", "desktop", "unix:///desktop.sock"},
+		{"DOCKER_CONTEXT overrides the current context", "", "lab", "desktop", "tcp://lab:2375"},
 		{"DOCKER_CONTEXT=default", "", "default", "desktop", client.DefaultDockerHost},
-		{"DOCKER_HOST before everything", "unix:///host.sock", "lab", "desktop", "unix:///host.sock"},
+		{"DOCKER_HOST overrides both", "unix:///host.sock", "lab", "desktop", "unix:///host.sock"},
 		{"DOCKER_HOST without a scheme", "lab:2375", "", "", "tcp://lab:2375"},
-		{"DOCKER_HOST with a port alone", ":2375", "", "", "tcp://localhost:2375"},
+		{"DOCKER_HOST with a port only", ":2375", "", "", "tcp://localhost:2375"},
 		{"DOCKER_HOST with a line break", "unix:///host.sock\n", "", "", "unix:///host.sock"},
-		{"ssh goes through the ssh program", "ssh://me@build.example.com", "", "", "http://docker.example.com"},
+		{"ssh uses the ssh program", "ssh://me@build.example.com", "", "", "http://docker.example.com"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -59,7 +59,7 @@ func TestConnectFollowsTheDockerCommand(t *testing.T) {
 			}
 			defer engine.Close()
 			if got := engine.DaemonHost(); got != tt.want {
-				t.Errorf("Connect() goes to %s, want %s", got, tt.want)
+				t.Errorf("Connect() uses %s, want %s", got, tt.want)
 			}
 		})
 	}
@@ -68,17 +68,7 @@ func TestConnectFollowsTheDockerCommand(t *testing.T) {
 		t.Setenv("DOCKER_HOST", "")
 		t.Setenv("DOCKER_CONTEXT", "nowhere")
 		if engine, err := Connect(); err == nil {
-			t.Errorf("Connect() goes to %s, want an error", engine.DaemonHost())
+			t.Errorf("Connect() uses %s, want an error", engine.DaemonHost())
 		}
 	})
-}
-
-// dockerConfig gives the test a docker configuration folder of its own.
-func dockerConfig(t *testing.T) string {
-	t.Helper()
-	before := config.Dir()
-	dir := t.TempDir()
-	config.SetDir(dir)
-	t.Cleanup(func() { config.SetDir(before) })
-	return dir
 }

@@ -1,5 +1,5 @@
-// Command workspace is what the integration tests start: it answers, ends or
-// keeps silent, as the variable BEHAVIOUR tells it to.
+// The workspace of the tests. The variable BEHAVIOUR selects whether it answers,
+// answers with an error, exits, or does not listen.
 package main
 
 import (

@@ -1,4 +1,4 @@
-package provisioner
+package workspace
 
 import (
 	"fmt"
@@ -13,13 +13,13 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// Connect returns a client for the engine that the docker command line would
-// use: DOCKER_HOST if it is set, else the context named by DOCKER_CONTEXT or
-// selected with `docker context use`, else the default socket. Nothing is sent
-// yet; the version of the API is negotiated with the first request.
+// Connect returns a client for the engine that the docker command would use:
+// DOCKER_HOST if it is set, else the context named by DOCKER_CONTEXT or selected
+// with `docker context use`, else the default socket. It sends no request; the
+// first request negotiates the API version.
 //
-// The published ports of an engine on another machine are not reachable from
-// here, so use such an engine only with WorkspaceConfig.Network.
+// The published ports of an engine on another machine cannot be reached from
+// here, so use such an engine only with Config.Network.
 func Connect() (*client.Client, error) {
 	if host := os.Getenv(client.EnvOverrideHost); host != "" {
 		return connectHost(host)
@@ -38,9 +38,9 @@ func Connect() (*client.Client, error) {
 	return connectContext(name)
 }
 
-// connectHost is for the value of DOCKER_HOST, with or without a scheme, as the docker
-// command line reads it. The client knows every scheme but ssh, for which the docker
-// command line has a helper around the ssh program.
+// connectHost connects to the value of DOCKER_HOST, with or without a scheme, which
+// it parses as the docker command does. The client supports all schemes except ssh,
+// for which the docker command has a helper that runs the ssh program.
 func connectHost(host string) (*client.Client, error) {
 	host, err := opts.ParseHost(os.Getenv(client.EnvTLSVerify) != "", strings.TrimSpace(host))
 	if err != nil {
@@ -56,7 +56,7 @@ func connectHost(host string) (*client.Client, error) {
 	return client.New(client.WithHost(helper.Host), client.WithDialContext(helper.Dialer), client.WithAPIVersionFromEnv())
 }
 
-// connectContext is for a docker context, with its TLS material.
+// connectContext connects to the engine of a docker context, with its TLS files.
 func connectContext(name string) (*client.Client, error) {
 	contexts := store.New(config.ContextStoreDir(), store.NewConfig(
 		func() any { return &map[string]any{} },

@@ -1,4 +1,4 @@
-package provisioner
+package workspace
 
 import (
 	"fmt"
@@ -9,8 +9,8 @@ import (
 	"github.com/moby/moby/api/types/registry"
 )
 
-// registryAuth returns what `docker login` stored for the registry of ref, in
-// the engine's encoding, or "" when there is nothing.
+// registryAuth returns the credentials that `docker login` stored for the
+// registry of ref, in the engine's encoding, or "" if there are none.
 func registryAuth(ref string) (string, error) {
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {

@@ -1,4 +1,4 @@
-package provisioner
+package workspace
 
 import (
 	"context"
@@ -16,27 +16,27 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// Labels on every container, for `docker ps --filter label=…` and for a server
-// that looks for what an earlier run of it left behind.
+// Labels of every container, for `docker ps --filter label=…` and for servers
+// that look for containers of an earlier run.
 const (
 	LabelWorkspace = "ai.moleculesai.workspace"
 	LabelRuntime   = "ai.moleculesai.runtime"
 )
 
-// engineGrace bounds the calls that must reach the engine also when the
-// caller's context has ended.
+// engineGrace limits the requests that are also sent when the caller's context
+// has ended.
 const engineGrace = 30 * time.Second
 
-// create makes the container, without starting it.
-func (p *Provisioner) create(ctx context.Context, cfg WorkspaceConfig, img image) (id string, err error) {
-	port, err := workspacePort(cfg, img)
+// create creates the container without starting it.
+func create(ctx context.Context, engine *client.Client, img Image, cfg Config) (id string, err error) {
+	port, err := workspacePort(img, cfg)
 	if err != nil {
 		return "", err
 	}
 	opts := client.ContainerCreateOptions{
-		Platform: img.platform,
+		Platform: img.Platform,
 		Config: &container.Config{
-			Image:        img.ref,
+			Image:        img.Ref,
 			Env:          cfg.Env,
 			ExposedPorts: network.PortSet{port: {}},
 			Labels:       map[string]string{LabelWorkspace: cfg.ID, LabelRuntime: cfg.Runtime},
@@ -53,32 +53,32 @@ func (p *Provisioner) create(ctx context.Context, cfg WorkspaceConfig, img image
 		opts.HostConfig.PortBindings = network.PortMap{port: {loopback}}
 	}
 
-	// A create that is cancelled half-way may still have made a container, and
-	// then nobody would know its ID. So it always runs to its end.
+	// A cancelled request may still create a container, whose ID would be lost. So
+	// the request is not cancelled with ctx.
 	if err := ctx.Err(); err != nil {
 		return "", err
 	}
 	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineGrace)
 	defer cancel()
-	created, err := p.engine.ContainerCreate(detached, opts)
+	created, err := engine.ContainerCreate(detached, opts)
 	if err != nil {
-		return "", fmt.Errorf("create container from %s: %w", img.ref, err)
+		return "", fmt.Errorf("create container from %s: %w", img.Ref, err)
 	}
 	return created.ID, nil
 }
 
-// locate says where the started container is reached.
-func (p *Provisioner) locate(ctx context.Context, cfg WorkspaceConfig, id string, img image) (*Workspace, error) {
-	port, err := workspacePort(cfg, img)
+// locate returns the workspace with the URLs of the started container.
+func locate(ctx context.Context, engine *client.Client, id string, img Image, cfg Config) (*Workspace, error) {
+	port, err := workspacePort(img, cfg)
 	if err != nil {
 		return nil, err
 	}
-	found, err := p.engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	found, err := engine.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
 	if err != nil {
 		return nil, fmt.Errorf("inspect container: %w", err)
 	}
 	ctr := found.Container
-	ws := &Workspace{ContainerID: id, Name: strings.TrimPrefix(ctr.Name, "/"), Image: img.ref}
+	ws := &Workspace{ContainerID: id, Name: strings.TrimPrefix(ctr.Name, "/"), Image: img.Ref}
 
 	var host, hostPort string
 	if cfg.Network != "" {
@@ -89,9 +89,9 @@ func (p *Provisioner) locate(ctx context.Context, cfg WorkspaceConfig, id string
 		host, hostPort = "127.0.0.1", bound[0].HostPort
 	}
 	if host == "" {
-		// A container that ends at once has no addresses any more.
+		// A container that exits at once has no address.
 		if !ctr.State.Running {
-			return nil, p.exited(ctx, ctr.State.ExitCode, id)
+			return nil, exited(ctx, engine, ctr.State.ExitCode, id)
 		}
 		return nil, fmt.Errorf("container %s has no address for port %s", ws.Name, port)
 	}
@@ -104,38 +104,37 @@ func (p *Provisioner) locate(ctx context.Context, cfg WorkspaceConfig, id string
 	return ws, nil
 }
 
-// discard removes a container that Start made and will not hand out. It works
-// on after ctx has ended: that is one of the reasons to come here.
-func (p *Provisioner) discard(ctx context.Context, id string) error {
+// discard removes the container of a failed Start, also after ctx has ended.
+func discard(ctx context.Context, engine *client.Client, id string) error {
 	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineGrace)
 	defer cancel()
-	return p.remove(detached, id)
+	return remove(detached, engine, id)
 }
 
-// remove deletes a container, running or not, and its anonymous volumes.
-func (p *Provisioner) remove(ctx context.Context, id string) error {
-	_, err := p.engine.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
-	// A conflict means that somebody else's removal of it is under way.
+// remove removes a container, running or not, and its anonymous volumes.
+func remove(ctx context.Context, engine *client.Client, id string) error {
+	_, err := engine.ContainerRemove(ctx, id, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	// A conflict means that another client is already removing the container.
 	if err == nil || errdefs.IsNotFound(err) || errdefs.IsConflict(err) {
 		return nil
 	}
 	return fmt.Errorf("remove container %s: %w", id, err)
 }
 
-// workspacePort is the port that the workspace listens on inside its container.
-func workspacePort(cfg WorkspaceConfig, img image) (network.Port, error) {
+// workspacePort returns the port that the workspace listens on inside its container.
+func workspacePort(img Image, cfg Config) (network.Port, error) {
 	if cfg.Port != 0 {
 		port, _ := network.PortFrom(cfg.Port, network.TCP)
 		return port, nil
 	}
 	var ports []network.Port
-	for exposed := range img.config.ExposedPorts {
+	for exposed := range img.Config.ExposedPorts {
 		if port, err := network.ParsePort(exposed); err == nil && port.Proto() == network.TCP {
 			ports = append(ports, port)
 		}
 	}
 	if len(ports) == 0 {
-		return network.Port{}, fmt.Errorf("image %s exposes no TCP port: set Port, or write EXPOSE in its Dockerfile", img.ref)
+		return network.Port{}, fmt.Errorf("image %s exposes no TCP port: set Port, or add EXPOSE to its Dockerfile", img.Ref)
 	}
 	return slices.MinFunc(ports, func(a, b network.Port) int { return int(a.Num()) - int(b.Num()) }), nil
 }

@@ -1,0 +1,260 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace/workspacetest"
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// The tests in this file start real containers on the engine of MOL_TEST_ENGINE.
+
+const testImage = "mol-workspace-test:latest"
+
+// A starter has what Start needs.
+type starter struct {
+	engine *client.Client
+	img    Image
+	cfg    Config
+}
+
+// newStarter loads testImage and returns a configuration with an ID for this test.
+func newStarter(t *testing.T, behaviour string) starter {
+	t.Helper()
+	engine := workspacetest.Engine(t)
+	workspacetest.LoadImage(t, engine, testImage)
+	img, err := Inspect(t.Context(), engine, testImage)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := strings.NewReplacer("/", "-", " ", "-").Replace(strings.ToLower(t.Name()))
+	t.Cleanup(func() {
+		if left := containers(t, engine, id); len(left) > 0 {
+			t.Errorf("containers left behind: %v", left)
+		}
+	})
+	return starter{engine, img, Config{ID: id, Env: []string{"BEHAVIOUR=" + behaviour}}}
+}
+
+// containers lists the containers of a workspace, running or not.
+func containers(t *testing.T, engine *client.Client, id string) []string {
+	t.Helper()
+	list, err := engine.ContainerList(context.WithoutCancel(t.Context()), client.ContainerListOptions{
+		All:     true,
+		Filters: client.Filters{}.Add("label", LabelWorkspace+"="+id),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, c := range list.Items {
+		names = append(names, c.Names...)
+	}
+	return names
+}
+
+func (s starter) start(ctx context.Context) (*Workspace, error) {
+	return Start(ctx, s.engine, s.img, s.cfg)
+}
+
+// mustStart starts a workspace that is stopped when the test ends.
+func (s starter) mustStart(t *testing.T) *Workspace {
+	t.Helper()
+	ws, err := s.start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Stop(context.WithoutCancel(t.Context()), s.engine, ws.ContainerID); err != nil {
+			t.Errorf("Stop: %v", err)
+		}
+	})
+	return ws
+}
+
+func body(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestStartAndStop(t *testing.T) {
+	s := newStarter(t, "well")
+	ws := s.mustStart(t)
+
+	if got := body(t, ws.HealthURL); got != "well" {
+		t.Errorf("%s answers %q, want %q", ws.HealthURL, got, "well")
+	}
+	if !strings.HasPrefix(ws.URL, "http://127.0.0.1:") || ws.HealthURL != ws.URL+"/health" {
+		t.Errorf("URL is %s, HealthURL is %s", ws.URL, ws.HealthURL)
+	}
+	if ws.Name != "workspace-"+s.cfg.ID || ws.Image != testImage {
+		t.Errorf("Name is %s, Image is %s", ws.Name, ws.Image)
+	}
+
+	for range 2 { // the second Stop finds no container
+		if err := Stop(t.Context(), s.engine, ws.ContainerID); err != nil {
+			t.Errorf("Stop: %v", err)
+		}
+	}
+	if left := containers(t, s.engine, s.cfg.ID); len(left) > 0 {
+		t.Errorf("containers after Stop: %v", left)
+	}
+}
+
+func TestWaitReturnsTheExitCode(t *testing.T) {
+	s := newStarter(t, "well")
+	ws := s.mustStart(t)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if code, err := Wait(ctx, s.engine, ws.ContainerID); !errors.Is(err, context.Canceled) {
+		t.Errorf("Wait() with a cancelled context = %d, %v; want context.Canceled", code, err)
+	}
+	if _, err := s.engine.ContainerKill(t.Context(), ws.ContainerID, client.ContainerKillOptions{Signal: "KILL"}); err != nil {
+		t.Fatal(err)
+	}
+	if code, err := Wait(t.Context(), s.engine, ws.ContainerID); code != 137 || err != nil {
+		t.Errorf("Wait() after SIGKILL = %d, %v; want 137", code, err)
+	}
+}
+
+func TestStartPublishesOnLoopbackOnly(t *testing.T) {
+	s := newStarter(t, "well")
+	ws := s.mustStart(t)
+
+	found, err := s.engine.ContainerInspect(t.Context(), ws.ContainerID, client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for port, bindings := range found.Container.NetworkSettings.Ports {
+		for _, b := range bindings {
+			if !b.HostIP.IsLoopback() {
+				t.Errorf("%s is published on %s", port, b.HostIP)
+			}
+		}
+	}
+}
+
+func TestStartOnANetworkPublishesNothing(t *testing.T) {
+	s := newStarter(t, "well")
+	s.cfg.Network = "mol-workspace-test"
+	if _, err := s.engine.NetworkCreate(t.Context(), s.cfg.Network, client.NetworkCreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if _, err := s.engine.NetworkRemove(context.WithoutCancel(t.Context()), s.cfg.Network, client.NetworkRemoveOptions{}); err != nil {
+			t.Errorf("remove network: %v", err)
+		}
+	})
+	ws := s.mustStart(t)
+
+	if got := body(t, ws.HealthURL); got != "well" || strings.Contains(ws.URL, "127.0.0.1") {
+		t.Errorf("%s answers %q, want %q from the network's address", ws.HealthURL, got, "well")
+	}
+	found, err := s.engine.ContainerInspect(t.Context(), ws.ContainerID, client.ContainerInspectOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for port, bindings := range found.Container.NetworkSettings.Ports {
+		if len(bindings) > 0 {
+			t.Errorf("%s is published: %v", port, bindings)
+		}
+	}
+}
+
+func TestStartFailsWhenTheWorkspaceExits(t *testing.T) {
+	_, err := newStarter(t, "exit").start(t.Context())
+	if !errors.Is(err, ErrNotReady) {
+		t.Fatalf("Start() = %v, want ErrNotReady", err)
+	}
+	for _, want := range []string{"exited with code 3", "no model is configured"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("the error does not contain %q: %v", want, err)
+		}
+	}
+}
+
+func TestStartFailsWhenTheWorkspaceDoesNotAnswer(t *testing.T) {
+	for behaviour, want := range map[string]string{"silent": "logged nothing", "unwell": "503"} {
+		t.Run(behaviour, func(t *testing.T) {
+			s := newStarter(t, behaviour)
+			s.cfg.ReadyTimeout = 500 * time.Millisecond
+			_, err := s.start(t.Context())
+			if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), want) {
+				t.Errorf("Start() = %v, want ErrNotReady with %q", err, want)
+			}
+		})
+	}
+}
+
+func TestStartReturnsWhenItsContextEnds(t *testing.T) {
+	s := newStarter(t, "silent")
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for len(containers(t, s.engine, s.cfg.ID)) == 0 && t.Context().Err() == nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+		cancel()
+	}()
+	if _, err := s.start(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Start() = %v, want context.Canceled", err)
+	}
+}
+
+func TestStartKeepsAContainerWithTheSameID(t *testing.T) {
+	s := newStarter(t, "well")
+	ws := s.mustStart(t)
+	if _, err := s.start(t.Context()); !errdefs.IsConflict(err) {
+		t.Errorf("a second Start with the same ID: %v, want a conflict", err)
+	}
+	if got := body(t, ws.HealthURL); got != "well" {
+		t.Errorf("the first workspace now answers %q", got)
+	}
+}
+
+func TestInspectDoesNotPull(t *testing.T) {
+	_, err := Inspect(t.Context(), workspacetest.Engine(t), "molecule-local/workspace-template-hermes:ffffffffffff")
+	if !errdefs.IsNotFound(err) {
+		t.Errorf("Inspect() = %v, want an error about a missing image", err)
+	}
+}
+
+func TestPullUsesTheDockerLogin(t *testing.T) {
+	s := newStarter(t, "well")
+	host := workspacetest.Registry(t, "molecule", "let me in")
+	ref := host + "/org/workspace-template-hermes:latest"
+	platform := &ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
+	dir := workspacetest.DockerConfig(t)
+
+	workspacetest.Login(t, dir, host, "molecule", "wrong")
+	if _, err := Pull(t.Context(), s.engine, ref, platform); err == nil || !strings.Contains(err.Error(), "pull "+ref) {
+		t.Errorf("with a wrong password: %v, want an error that names %s", err, ref)
+	}
+	workspacetest.Login(t, dir, host, "molecule", "let me in")
+	img, err := Pull(t.Context(), s.engine, ref, platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	workspacetest.RemoveImageAfter(t, s.engine, ref)
+	if img.Ref != ref || img.Platform != platform || len(img.Config.ExposedPorts) != 1 {
+		t.Errorf("Pull() = %+v", img)
+	}
+}
