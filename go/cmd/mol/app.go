@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// An app is one run of the command, with everything it touches.
+// An app is one run of the command, with its outputs and flags.
 type app struct {
 	stdout, stderr io.Writer
 	open           func(mol.Options) (library, error)
@@ -22,7 +22,7 @@ type app struct {
 	asJSON  bool
 	timeout time.Duration
 	chosen  choices
-	parsed  bool // the command line was understood: errors from here on are not about usage
+	parsed  bool // the command line is valid, so later errors are not usage errors
 }
 
 // A library is the part of mol.Client that the commands use.
@@ -57,10 +57,10 @@ func (a *app) run(ctx context.Context, args []string) int {
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "mol",
-		Short: "Build workspace images and boot workspaces",
-		Long: "Build workspace images and boot workspaces.\n\n" +
-			"A runtime's template comes from its Gitea repository; its image is built by\n" +
-			"the container engine that the docker command would use.",
+		Short: "Build workspace images and start workspaces",
+		Long: "Build workspace images and start workspaces.\n\n" +
+			"The template of a runtime comes from its Gitea repository. The container engine that\n" +
+			"the docker command would use builds the image.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRun: func(*cobra.Command, []string) {
@@ -73,13 +73,13 @@ func (a *app) rootCommand() *cobra.Command {
 	return root
 }
 
-// ensure builds the image of a runtime, or finds that it is there, and shows how
-// it goes on d. Without a commit that is the head of the template's branch, or the
-// commit of --pins.
+// ensure builds the image of a runtime, unless the engine has it, and shows the
+// progress on d. Without a commit it takes the one of --pins, or the head of the
+// template's branch.
 func (a *app) ensure(ctx context.Context, runtime, commit string, d display) (mol.Image, error) {
 	opts := a.options()
 	opts.OnEvent = func(e mol.Event) {
-		// The warning with an endpoint is for servers that look for the engine in DOCKER_HOST alone.
+		// The warning with an endpoint is for servers that find the engine by DOCKER_HOST only.
 		if e.Kind != mol.EventWarning || e.Endpoint == "" {
 			d.event(e)
 		}
@@ -88,7 +88,7 @@ func (a *app) ensure(ctx context.Context, runtime, commit string, d display) (mo
 	if err != nil {
 		return mol.Image{}, err
 	}
-	// Closing also waits for the events that are still on their way.
+	// Close also waits for the last events.
 	defer func() { _ = c.Close() }()
 	if commit != "" {
 		return c.EnsureCommit(ctx, runtime, commit)
@@ -96,8 +96,8 @@ func (a *app) ensure(ctx context.Context, runtime, commit string, d display) (mo
 	return c.EnsureLocalImage(ctx, runtime)
 }
 
-// with does something with libmol, as the environment and the flags have it, within
-// --timeout.
+// with calls do with a client for the environment and the flags, and a context that
+// ends after --timeout.
 func (a *app) with(ctx context.Context, do func(context.Context, library) error) error {
 	ctx, cancel := a.withTimeout(ctx)
 	defer cancel()
@@ -117,21 +117,20 @@ func (a *app) withTimeout(ctx context.Context) (context.Context, context.CancelF
 	return context.WithTimeout(ctx, a.timeout)
 }
 
-// printJSON writes one JSON object and a line end to standard output.
+// printJSON writes a JSON object as one line to standard output.
 func (a *app) printJSON(v any) error {
 	enc := json.NewEncoder(a.stdout)
 	enc.SetEscapeHTML(false)
 	return enc.Encode(v)
 }
 
-// println writes a line of result to standard output.
+// println writes a line of the result to standard output.
 func (a *app) println(line string) error {
 	_, err := fmt.Fprintln(a.stdout, line)
 	return err
 }
 
-// report says what went wrong, for people on standard error or as the JSON
-// result.
+// report prints an error: to standard error, or as the JSON result.
 func (a *app) report(ctx context.Context, err error) {
 	if a.asJSON {
 		_ = a.printJSON(failure(ctx, err))

@@ -18,13 +18,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the files in testdata anew")
+var update = flag.Bool("update", false, "update the files in testdata")
 
-// A fakeClient stands in for libmol where a test needs an outcome, or events,
-// that the real one does not give on demand.
+// A fakeClient replaces libmol in tests that need a result, or events, that the real
+// library does not produce on demand.
 type fakeClient struct {
 	opts      mol.Options
-	commit    string // that was asked for
+	commit    string // the argument of EnsureCommit
 	events    []mol.Event
 	img       mol.Image
 	inventory mol.Inventory
@@ -63,15 +63,15 @@ func (f *fakeClient) BuildLog(context.Context, string) (mol.BuildLog, error) { r
 
 func (f *fakeClient) Close() error { return nil }
 
-// runFake executes one command line against a fake libmol, in an environment
-// without settings.
+// runFake runs a command line with a fake libmol, in an environment without
+// settings.
 func runFake(t *testing.T, ctx context.Context, f *fakeClient, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	cleanEnv(t)
 	return runHere(ctx, f, args...)
 }
 
-// runHere is runFake in the environment as it is.
+// runHere is runFake with the current environment.
 func runHere(ctx context.Context, f *fakeClient, args ...string) (code int, stdout, stderr string) {
 	var out, err bytes.Buffer
 	a := &app{stdout: &out, stderr: &err, open: func(opts mol.Options) (library, error) {
@@ -82,7 +82,7 @@ func runHere(ctx context.Context, f *fakeClient, args ...string) (code int, stdo
 	return code, out.String(), err.String()
 }
 
-// cleanEnv unsets what the command reads and sets, for the time of the test.
+// cleanEnv unsets the command's variables until the test ends.
 func cleanEnv(t *testing.T) {
 	t.Helper()
 	names := []string{offlineEnv, "MOLECULE_IMAGE_REGISTRY", tokenEnv}
@@ -95,7 +95,7 @@ func cleanEnv(t *testing.T) {
 	}
 }
 
-// golden compares with a file in testdata, or writes it with -update.
+// golden compares got with a file in testdata, or writes the file with -update.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -109,11 +109,11 @@ func golden(t *testing.T, name, got string) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(string(want), got); diff != "" {
-		t.Errorf("%s (-want +got), `go test -update` accepts it:\n%s", path, diff)
+		t.Errorf("%s (-want +got), `go test -update` updates the file:\n%s", path, diff)
 	}
 }
 
-func TestEnsurePrintsTheReferenceAlone(t *testing.T) {
+func TestEnsurePrintsOnlyTheReference(t *testing.T) {
 	code, stdout, stderr := runFake(t, t.Context(), &fakeClient{events: script(), img: scriptImage()}, "ensure", "hermes")
 	if code != 0 || stdout != testRef+"\n" {
 		t.Errorf("exit code %d, standard output %q; want 0 and %q", code, stdout, testRef+"\n")
@@ -123,11 +123,11 @@ func TestEnsurePrintsTheReferenceAlone(t *testing.T) {
 	}
 }
 
-// The command itself follows docker's contexts, as libmol does.
-func TestAWarningForServersIsNotShown(t *testing.T) {
+// The command uses docker's contexts, as libmol does, so the warning does not apply.
+func TestWarningForServersIsNotShown(t *testing.T) {
 	f := &fakeClient{img: scriptImage(), events: []mol.Event{
 		{Kind: mol.EventWarning, Message: "DOCKER_HOST is not set", Endpoint: "unix:///run/user/1000/docker.sock"},
-		{Kind: mol.EventWarning, Message: "the token goes out in plain text"},
+		{Kind: mol.EventWarning, Message: "the token is sent in plain text"},
 	}}
 	_, _, stderr := runFake(t, t.Context(), f, "ensure", "hermes")
 	if strings.Contains(stderr, "DOCKER_HOST") || !strings.Contains(stderr, "plain text") {
@@ -142,7 +142,7 @@ func TestPlainOutput(t *testing.T) {
 		d.event(e)
 	}
 	d.end("")
-	d.event(script()[0]) // too late
+	d.event(script()[0]) // ignored after end
 	golden(t, "ensure.txt", out.String())
 }
 
@@ -154,7 +154,7 @@ func TestJSONOutput(t *testing.T) {
 	}
 }
 
-func TestJSONOutputOfAFailure(t *testing.T) {
+func TestJSONOutputOfFailure(t *testing.T) {
 	failed := &mol.Error{
 		Code: mol.CodeBuildFailed, Runtime: "hermes", URL: testURL, Message: "the build failed",
 		Hint: "look at the step", Step: "[2/3] RUN make", LogTail: "cc: not found\n",
@@ -166,7 +166,7 @@ func TestJSONOutputOfAFailure(t *testing.T) {
 	}
 }
 
-func TestJSONOutputOfAUsageError(t *testing.T) {
+func TestJSONOutputOfUsageError(t *testing.T) {
 	code, stdout, _ := runFake(t, t.Context(), &fakeClient{}, "ensure", "--json", "hermess")
 	var got result
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
@@ -179,7 +179,7 @@ func TestJSONOutputOfAUsageError(t *testing.T) {
 }
 
 func TestFailureOnStandardError(t *testing.T) {
-	log := strings.Repeat("too early to matter\n", 30) + strings.Repeat("make: working\n", 18) + "\x1b[31mcc: not found\x1b[0m\nmake: failed\n"
+	log := strings.Repeat("an early line\n", 30) + strings.Repeat("make: working\n", 18) + "\x1b[31mcc: not found\x1b[0m\nmake: failed\n"
 	failed := &mol.Error{
 		Code: mol.CodeBuildFailed, Runtime: "hermes", Message: "the build of hermes failed",
 		Hint: "look at the step", Step: "[2/3] RUN make", LogTail: log,
@@ -252,8 +252,8 @@ func TestUsageErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"ensrue", "hermes"}, "ensure"},
-		{[]string{"ensure"}, "which runtime? the known runtimes are autogen, claude-code"},
-		{[]string{"ensure", "hermes", "codex"}, "one runtime at a time"},
+		{[]string{"ensure"}, "the runtime is missing: the known runtimes are autogen, claude-code"},
+		{[]string{"ensure", "hermes", "codex"}, "only one runtime is allowed, not 2"},
 		{[]string{"ensure", "hermess"}, "did you mean hermes? the known runtimes are autogen, claude-code"},
 		{[]string{"ensure", "Claude-Code"}, "did you mean claude-code?"},
 		{[]string{"up", "claude"}, "did you mean claude-code?"},
@@ -263,7 +263,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"ensure", "hermes", "--token", "s3cret"}, "unknown flag: --token"},
 		{[]string{"up", "hermes", "--env", "NOT_SET_ANYWHERE"}, "NOT_SET_ANYWHERE is not set"},
 		{[]string{"resolve", "hermes"}, "hermes"},
-		{[]string{"ensure", "hermes@0123456789ab"}, `"0123456789ab" is not a commit: give all 40 or 64 hexadecimal digits`},
+		{[]string{"ensure", "hermes@0123456789ab"}, `"0123456789ab" is not a commit id: use all 40 or 64 hexadecimal digits`},
 		{[]string{"ensure", "hermes@"}, `"" is not a commit`},
 		{[]string{"up", "hermes@main"}, `"main" is not a commit`},
 		{[]string{"ensure", "hermse@" + testSHA}, "unknown runtime \"hermse\"\nhint: did you mean hermes? the known"},
@@ -271,12 +271,12 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"ensure", "hermes", "--tag-arch", "Always"}, `"--tag-arch" flag: use auto or always`},
 		{[]string{"ensure", "hermes", "--runtimes", "codex,google-adk"}, "unknown runtime \"hermes\"\nhint: the known runtimes are codex, google-adk\n"},
 		{[]string{"ensure", "google-adj", "--runtimes", "google-adk"}, "did you mean google-adk?"},
-		{[]string{"ensure", "--runtimes", "google-adk"}, "which runtime? the known runtimes are google-adk\n"},
+		{[]string{"ensure", "--runtimes", "google-adk"}, "the runtime is missing: the known runtimes are google-adk\n"},
 		{[]string{"list", "--runtimes", ""}, `"--runtimes" flag: "" is not a valid name`},
 		{[]string{"list", "--runtimes", "hermes, codex"}, `"--runtimes" flag: " codex" is not a valid name`},
 		{[]string{"list", "--runtimes", "Hermes"}, `"Hermes" is not a valid name`},
 		{[]string{"list", "--runtimes", "hermes-"}, `"hermes-" is not a valid name`},
-		{[]string{"list", "--runtimes", strings.Repeat("a", 65)}, "at most 64 of them"},
+		{[]string{"list", "--runtimes", strings.Repeat("a", 65)}, "use at most 64 lower-case letters"},
 		{[]string{"list", "--runtimes", "codex,hermes,codex"}, `"--runtimes" flag: duplicate name "codex"`},
 	}
 	for _, tt := range tests {
@@ -304,7 +304,7 @@ func TestFlagsMirrorTheEnvironment(t *testing.T) {
 	}
 }
 
-// What a server sets in code reaches libmol from every command that it is for.
+// Every command that uses runtimes passes the list of --runtimes to libmol.
 func TestRuntimesReachEveryCommand(t *testing.T) {
 	for _, command := range []string{"ensure google-adk", "logs google-adk", "list", "prune", "doctor"} {
 		f := &fakeClient{img: scriptImage()}
@@ -316,10 +316,10 @@ func TestRuntimesReachEveryCommand(t *testing.T) {
 			t.Errorf("mol %s (-want +got):\n%s", command, diff)
 		}
 		if code, _, _ := runFake(t, t.Context(), f, strings.Fields(strings.Replace(command, "google-adk", "hermes", 1))...); code != 0 || f.opts.Runtimes != nil {
-			t.Errorf("mol %s without the flag: exit code %d, the list is %q", command, code, f.opts.Runtimes)
+			t.Errorf("mol %s without the flag: exit code %d, runtimes %q", command, code, f.opts.Runtimes)
 		}
 	}
-	// A name that can be one has 64 characters at most.
+	// A valid name has at most 64 characters.
 	longest := strings.Repeat("a", 64)
 	if code, _, stderr := runFake(t, t.Context(), &fakeClient{}, "list", "--runtimes", longest+",0,a-b"); code != 0 {
 		t.Error(stderr)
@@ -336,7 +336,7 @@ func TestTagArchFlag(t *testing.T) {
 	}
 }
 
-func TestEnsureAsksForExactlyThisCommit(t *testing.T) {
+func TestEnsureCommitArgument(t *testing.T) {
 	for arg, want := range map[string]string{
 		"hermes":                               "",
 		"hermes@" + testSHA:                    testSHA,
@@ -394,6 +394,6 @@ func TestEnvFlag(t *testing.T) {
 		t.Error(diff)
 	}
 	if err := (envFlag{&vars}).Set("=1"); err == nil {
-		t.Error("a variable without a name is accepted")
+		t.Error("a variable without a name was accepted")
 	}
 }

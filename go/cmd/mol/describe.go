@@ -7,8 +7,8 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// describe is an event in one line, for people. A kind that is newer than this
-// command speaks for itself.
+// describe returns an event as one line of text. For a kind that this command does
+// not know, that is the event's message.
 func describe(e mol.Event) string {
 	switch e.Kind {
 	case mol.EventLookupStarted:
@@ -20,7 +20,7 @@ func describe(e mol.Event) string {
 	case mol.EventCacheMiss:
 		return join("build "+e.Ref, e.Reason)
 	case mol.EventWaiting:
-		return "wait for " + or(e.Holder, "another call") + ", which is building the same"
+		return "wait for " + or(e.Holder, "another call") + ", which is building the same image"
 	case mol.EventFetchStarted:
 		return "fetch from " + e.URL
 	case mol.EventFetchProgress:
@@ -28,7 +28,7 @@ func describe(e mol.Event) string {
 	case mol.EventFetchDone:
 		return fmt.Sprintf("fetched %s in %s", amount(e), seconds(e.Duration))
 	case mol.EventBuildStarted:
-		return fmt.Sprintf("build with %s on %s", or(e.Builder, "the engine"), or(e.Endpoint, "its own"))
+		return fmt.Sprintf("build with %s on %s", or(e.Builder, "the engine"), or(e.Endpoint, "its default endpoint"))
 	case mol.EventContextProgress:
 		return "sending the build context: " + amount(e)
 	case mol.EventContextDone:
@@ -48,13 +48,14 @@ func describe(e mol.Event) string {
 	case mol.EventWarning:
 		return join("warning: "+e.Message, e.Hint)
 	case mol.EventThinned:
-		return fmt.Sprintf("(%s left out: they came faster than they could be shown)", count(e.Dropped, "line"))
+		return fmt.Sprintf("(%s dropped: the output was too fast to show)", count(e.Dropped, "line"))
 	default:
 		return or(e.Message, string(e.Kind))
 	}
 }
 
-// amount is how much of something: what an event does not know is left out.
+// amount returns the event's numbers of objects, files and bytes. Unknown numbers are
+// omitted.
 func amount(e mol.Event) string {
 	var parts []string
 	switch {
@@ -69,8 +70,8 @@ func amount(e mol.Event) string {
 	return strings.Join(append(parts, size(e.Bytes)), ", ")
 }
 
-// stepName is a build step with its number, which the builder may have put there
-// already.
+// stepName returns the name of a build step with its number, which some builders
+// include in the name.
 func stepName(e mol.Event) string {
 	switch {
 	case strings.HasPrefix(e.StepName, "[") || e.Step == 0:
@@ -98,7 +99,7 @@ func or(text, otherwise string) string {
 	return text
 }
 
-// join puts an explanation behind a text, if there is one.
+// join appends an explanation to a text, if there is one.
 func join(text, why string) string {
 	if why == "" {
 		return text

@@ -6,21 +6,21 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// A display shows one command's progress. Its methods may be called from several
-// goroutines; after end it shows nothing more.
+// A display shows the progress of a command. Its methods are safe for concurrent use.
+// It shows nothing after end.
 type display interface {
-	// event shows what libmol reports.
+	// event shows an event of libmol.
 	event(e mol.Event)
-	// phase shows that the command has come to something that is not libmol's.
+	// phase shows a step of the command that is not part of libmol.
 	phase(name, detail string)
-	// note shows a line that stays.
+	// note shows a permanent line.
 	note(line string)
-	// end takes away what moves and leaves the line last, unless that is empty.
+	// end removes the moving part and prints the line last, unless that is empty.
 	end(last string)
 }
 
-// newDisplay picks the display: JSON lines if they were asked for, a live one if
-// standard error is a terminal that can do it, else plain lines.
+// newDisplay selects the display: JSON lines with --json, a live display if standard
+// error is a terminal with cursor movement, else plain lines.
 func (a *app) newDisplay(runtime string) display {
 	if a.asJSON {
 		return &jsonDisplay{a: a}

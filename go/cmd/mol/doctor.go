@@ -11,34 +11,34 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// errProblems is what mol doctor ends with where it has told all there is to tell.
+// errProblems sets the exit code of mol doctor. The problems have been printed already.
 var errProblems = errors.New("there are problems")
 
 func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look at all that a build depends on",
-		Long: "Look at all that a build depends on: the engine, the disks, the cache, Gitea and the\n" +
-			"template of each runtime, the token, logins, proxy and clock. Each line is ok, a\n" +
-			"warning or a problem, and says how to mend it. There is no secret in it, so it can go\n" +
-			"into a bug report. Nothing is changed.",
+		Short: "Check everything that a build depends on",
+		Long: "Check everything that a build depends on: the engine, the disks, the cache, Gitea and\n" +
+			"the template of each runtime, the token, logins, proxy and clock. Each line is ok, a\n" +
+			"warning or a problem; warnings and problems have a fix. The output contains no secrets,\n" +
+			"so it can be added to a bug report. Nothing is changed.",
 		Example: "  mol doctor\n  mol doctor --json | jq '.checks[] | select(.status != \"ok\")'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			report, err := a.diagnose(cmd.Context())
+			diagnosis, err := a.diagnose(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if a.asJSON {
-				out := diagnosisResult{succeeded, report}
-				if report.Status == mol.CheckProblem {
+				out := diagnosisResult{succeeded, diagnosis}
+				if diagnosis.Status == mol.CheckProblem {
 					out.OK, out.ExitCode = false, exitProblem
 				}
 				err = a.printJSON(out)
 			} else {
-				err = a.printReport(report)
+				err = a.printDiagnosis(diagnosis)
 			}
-			if err == nil && report.Status == mol.CheckProblem {
+			if err == nil && diagnosis.Status == mol.CheckProblem {
 				err = errProblems
 			}
 			return err
@@ -56,13 +56,13 @@ type diagnosisResult struct {
 	mol.Report
 }
 
-// diagnose asks libmol. Where it does not even take the options, that is the
-// diagnosis.
+// diagnose runs the checks of libmol. If an option is invalid, that is the only
+// problem reported.
 func (a *app) diagnose(ctx context.Context) (mol.Report, error) {
-	var report mol.Report
+	var diagnosis mol.Report
 	err := a.with(ctx, func(ctx context.Context, c library) error {
 		var err error
-		report, err = c.Diagnose(ctx)
+		diagnosis, err = c.Diagnose(ctx)
 		return err
 	})
 	var detail *mol.Error
@@ -71,19 +71,20 @@ func (a *app) diagnose(ctx context.Context) (mol.Report, error) {
 			{Name: "options", Status: mol.CheckProblem, Found: detail.Message, Fix: detail.Hint},
 		}}, nil
 	}
-	return report, err
+	return diagnosis, err
 }
 
-// printReport writes a line for each check. On a terminal, what is well is cut
-// to fit, so that all of it is to be seen at once; what is not never is.
-func (a *app) printReport(report mol.Report) error {
+// printDiagnosis prints a line for each check. On a terminal, lines of successful
+// checks are truncated, so that all checks fit on one screen. Warnings and problems
+// are never truncated.
+func (a *app) printDiagnosis(diagnosis mol.Report) error {
 	style, width := newStyle(a.stdout), 0
 	if f, ok := isTerminal(a.stdout); ok {
 		width, _, _ = termSize(f)
 	}
 	var problems, warnings int64
 	var text strings.Builder
-	for _, check := range report.Checks {
+	for _, check := range diagnosis.Checks {
 		mark := style.good
 		switch check.Status {
 		case mol.CheckWarning:
@@ -105,9 +106,9 @@ func (a *app) printReport(report mol.Report) error {
 	}
 	switch {
 	case problems+warnings == 0:
-		text.WriteString("all is well")
+		text.WriteString("no problems")
 	default:
 		text.WriteString(count(problems, "problem") + ", " + count(warnings, "warning"))
 	}
-	return a.println(text.String() + " (libmol " + report.Version + ")")
+	return a.println(text.String() + " (libmol " + diagnosis.Version + ")")
 }

@@ -26,23 +26,23 @@ import (
 	"golang.org/x/term"
 )
 
-// The tests in this file run the real program against a real Gitea-shaped server
-// and the engine of MOL_TEST_ENGINE.
+// The tests in this file run the real program with the template server, which has
+// Gitea's API, and the engine of MOL_TEST_ENGINE.
 
-// A world is what a run of the program sees.
-type world struct {
+// A testEnv is the environment of a run of the program.
+type testEnv struct {
 	env       []string
 	engine    *client.Client
 	templates *server.Server
 }
 
-// newWorld makes one whose images no other test can meet. They are removed when
-// the test ends.
-func newWorld(t *testing.T) *world {
+// newTestEnv creates an environment with its own isolation suffix, so that tests do
+// not share images. The images are removed when the test ends.
+func newTestEnv(t *testing.T) *testEnv {
 	t.Helper()
 	host := os.Getenv("MOL_TEST_ENGINE")
 	if host == "" {
-		t.Fatal("MOL_TEST_ENGINE is not set: run `make test`, which brings a private engine")
+		t.Fatal("MOL_TEST_ENGINE is not set: run `make test`, which starts a private engine")
 	}
 	dir, err := prepareTemplates()
 	if err != nil {
@@ -81,10 +81,10 @@ func newWorld(t *testing.T) *world {
 			env = append(env, v)
 		}
 	}
-	return &world{env, engine, templates}
+	return &testEnv{env, engine, templates}
 }
 
-// prepareTemplates makes the sample templates, once for all tests.
+// prepareTemplates creates the sample templates, once for all tests.
 var prepareTemplates = sync.OnceValues(func() (string, error) {
 	dir := filepath.Join(scratch, "templates")
 	text, err := exec.Command("../../../examples/templates/prepare", dir).CombinedOutput()
@@ -104,7 +104,7 @@ var program = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// scratch outlives the single test.
+// scratch is a temporary folder that all tests share.
 var scratch string
 
 func TestMain(m *testing.M) {
@@ -138,21 +138,21 @@ func removeImages(t *testing.T, engine *client.Client, isolation string) {
 	}
 }
 
-// command is one run of the program.
-func (w *world) command(t *testing.T, args ...string) *exec.Cmd {
+// command returns a run of the program.
+func (e *testEnv) command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := program()
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.CommandContext(t.Context(), path, args...)
-	cmd.Env = w.env
+	cmd.Env = e.env
 	return cmd
 }
 
-func (w *world) run(t *testing.T, args ...string) (code int, stdout, stderr string) {
+func (e *testEnv) run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	cmd := w.command(t, args...)
+	cmd := e.command(t, args...)
 	var out, err bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &err
 	runErr := cmd.Run()
@@ -162,10 +162,10 @@ func (w *world) run(t *testing.T, args ...string) (code int, stdout, stderr stri
 	return cmd.ProcessState.ExitCode(), out.String(), err.String()
 }
 
-func TestEnsureForReal(t *testing.T) {
-	w := newWorld(t)
+func TestEnsureEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
 
-	code, stdout, stderr := w.run(t, "ensure", "claude-code")
+	code, stdout, stderr := e.run(t, "ensure", "claude-code")
 	if code != 0 || !regexp.MustCompile(`^molecule-local/workspace-template-claude-code:[0-9a-f]{12}--\w+\n$`).MatchString(stdout) {
 		t.Fatalf("exit code %d, standard output %q, standard error:\n%s", code, stdout, stderr)
 	}
@@ -173,28 +173,28 @@ func TestEnsureForReal(t *testing.T) {
 		t.Errorf("standard error is not plain progress:\n%q", stderr)
 	}
 
-	code, again, _ := w.run(t, "ensure", "claude-code", "--json")
+	code, again, _ := e.run(t, "ensure", "claude-code", "--json")
 	lines := strings.Split(strings.TrimSpace(again), "\n")
 	var got result
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
 		t.Fatal(err)
 	}
 	if code != 0 || !got.OK || got.CacheHit == nil || !*got.CacheHit || got.Ref != strings.TrimSpace(stdout) {
-		t.Errorf("the second time: exit code %d, %s", code, again)
+		t.Errorf("the second call: exit code %d, %s", code, again)
 	}
 	if strings.Contains(again, `"fetch_started"`) || strings.Contains(again, `"build_started"`) {
-		t.Errorf("the second time it fetched or built:\n%s", again)
+		t.Errorf("the second call fetched or built:\n%s", again)
 	}
 }
 
-func TestFailuresForReal(t *testing.T) {
-	w := newWorld(t)
+func TestFailuresEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
 	tests := []struct {
 		args []string
 		code int
 		want string // on standard error
 	}{
-		{[]string{"ensure", "codex"}, exitRefused, w.templates.RepoPrefix() + "codex"},
+		{[]string{"ensure", "codex"}, exitRefused, e.templates.RepoPrefix() + "codex"},
 		{[]string{"ensure", "claude-code", "--branch", "nowhere"}, exitRefused, "nowhere"},
 		{[]string{"ensure", "claude-code", "--repo-prefix", "http://127.0.0.1:1/org/tpl-"}, exitRepository, "http://127.0.0.1:1/org/tpl-claude-code"},
 		{[]string{"ensure", "claude-code", "--docker-host", "unix:///nowhere/docker.sock"}, exitEngine, "/nowhere/docker.sock"},
@@ -203,7 +203,7 @@ func TestFailuresForReal(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args[1:], " "), func(t *testing.T) {
-			code, stdout, stderr := w.run(t, tt.args...)
+			code, stdout, stderr := e.run(t, tt.args...)
 			if code != tt.code || stdout != "" || !strings.Contains(stderr, tt.want) {
 				t.Errorf("exit code %d, standard output %q, standard error:\n%s\nwant exit code %d and %q", code, stdout, stderr, tt.code, tt.want)
 			}
@@ -211,9 +211,9 @@ func TestFailuresForReal(t *testing.T) {
 	}
 }
 
-func TestUpForReal(t *testing.T) {
-	w := newWorld(t)
-	cmd := w.command(t, "up", "claude-code", "--id", "mol-cmd-test-up")
+func TestUpEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
+	cmd := e.command(t, "up", "claude-code", "--id", "mol-cmd-test-up")
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -237,14 +237,14 @@ func TestUpForReal(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("after ctrl-C: %v\n%s", err, stderr.String())
 	}
-	if _, err := w.engine.ContainerInspect(t.Context(), "workspace-mol-cmd-test-up", client.ContainerInspectOptions{}); err == nil {
-		t.Error("the container is still there")
+	if _, err := e.engine.ContainerInspect(t.Context(), "workspace-mol-cmd-test-up", client.ContainerInspectOptions{}); err == nil {
+		t.Error("the container was not removed")
 	}
 }
 
-func TestUpDetachedForReal(t *testing.T) {
-	w := newWorld(t)
-	code, stdout, stderr := w.run(t, "up", "claude-code", "--detach", "--id", "mol-cmd-test-detached", "--env", "A=1", "--json")
+func TestUpDetachedEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
+	code, stdout, stderr := e.run(t, "up", "claude-code", "--detach", "--id", "mol-cmd-test-detached", "--env", "A=1", "--json")
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s%s", code, stdout, stderr)
 	}
@@ -254,7 +254,7 @@ func TestUpDetachedForReal(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_, err := w.engine.ContainerRemove(context.WithoutCancel(t.Context()), got.ContainerID, client.ContainerRemoveOptions{Force: true})
+		_, err := e.engine.ContainerRemove(context.WithoutCancel(t.Context()), got.ContainerID, client.ContainerRemoveOptions{Force: true})
 		if err != nil {
 			t.Error(err)
 		}
@@ -262,7 +262,7 @@ func TestUpDetachedForReal(t *testing.T) {
 	if health := get(t, got.HealthURL); got.ContainerName != "workspace-mol-cmd-test-detached" || !strings.Contains(health, "claude-code") {
 		t.Errorf("%s answers %s", got.HealthURL, health)
 	}
-	found, err := w.engine.ContainerInspect(t.Context(), got.ContainerID, client.ContainerInspectOptions{})
+	found, err := e.engine.ContainerInspect(t.Context(), got.ContainerID, client.ContainerInspectOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,10 +271,10 @@ func TestUpDetachedForReal(t *testing.T) {
 	}
 }
 
-// TestCtrlCOnATerminal presses ctrl-C while the program waits for Gitea.
-func TestCtrlCOnATerminal(t *testing.T) {
-	w := newWorld(t)
-	if err := w.templates.SetFaults(server.Fault{Match: "/api/v1/", Hang: true}); err != nil {
+// Presses ctrl-C while the program waits for Gitea.
+func TestCtrlCOnTerminal(t *testing.T) {
+	e := newTestEnv(t)
+	if err := e.templates.SetFaults(server.Fault{Match: "/api/v1/", Hang: true}); err != nil {
 		t.Fatal(err)
 	}
 	s := newScreen(t, 100, 24)
@@ -282,19 +282,19 @@ func TestCtrlCOnATerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := w.command(t, "ensure", "claude-code")
+	cmd := e.command(t, "ensure", "claude-code")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s.shows(t, `. look up +\d\.\d\ds\n  `+regexp.QuoteMeta(w.templates.URL()))
+	s.shows(t, `. look up +\d\.\d\ds\n  `+regexp.QuoteMeta(e.templates.URL()))
 
 	pressed := time.Now()
 	s.press(t, '\x03')
 	_ = cmd.Wait()
 	if took := time.Since(pressed); took > 2*time.Second {
-		t.Errorf("it ended %s after ctrl-C", took)
+		t.Errorf("the program exited %s after ctrl-C", took)
 	}
 	if code := cmd.ProcessState.ExitCode(); code != 130 {
 		t.Errorf("exit code %d, want 130", code)
@@ -305,7 +305,7 @@ func TestCtrlCOnATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *before != *after {
-		t.Error("the terminal's settings have changed")
+		t.Error("the terminal's settings changed")
 	}
 }
 
@@ -323,23 +323,23 @@ func get(t *testing.T, url string) string {
 	return string(body)
 }
 
-func TestListAndPruneForReal(t *testing.T) {
-	w := newWorld(t)
-	if code, _, stderr := w.run(t, "ensure", "claude-code"); code != 0 {
+func TestListAndPruneEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
+	if code, _, stderr := e.run(t, "ensure", "claude-code"); code != 0 {
 		t.Fatal(stderr)
 	}
-	code, stdout, stderr := w.run(t, "list")
+	code, stdout, stderr := e.run(t, "list")
 	if code != 0 || !regexp.MustCompile(`(?m)^claude-code +[0-9a-f]{12} +linux/amd64 +.* latest$`).MatchString(stdout) {
 		t.Errorf("mol list: exit code %d\n%s%s", code, stdout, stderr)
 	}
 	if !strings.Contains(stdout, "1 image, and 1 template in the cache (") {
 		t.Errorf("mol list has no last line:\n%s", stdout)
 	}
-	code, stdout, stderr = w.run(t, "prune", "--keep", "0", "--dry-run")
-	if code != 0 || !strings.Contains(stdout, "the tag latest points at it") || !strings.Contains(stdout, "a dry run: nothing was removed; it would free ") {
+	code, stdout, stderr = e.run(t, "prune", "--keep", "0", "--dry-run")
+	if code != 0 || !strings.Contains(stdout, "the tag latest points at it") || !strings.Contains(stdout, "dry run: nothing was removed; this would free ") {
 		t.Errorf("mol prune --dry-run: exit code %d\n%s%s", code, stdout, stderr)
 	}
-	code, stdout, _ = w.run(t, "prune", "--keep", "0", "--keep-recent", "0", "--json")
+	code, stdout, _ = e.run(t, "prune", "--keep", "0", "--keep-recent", "0", "--json")
 	var got struct {
 		OK     bool
 		Images []mol.PrunedImage
@@ -351,27 +351,27 @@ func TestListAndPruneForReal(t *testing.T) {
 	if code != 0 || !got.OK || len(got.Images) != 1 || got.Images[0].Action != mol.PruneKept || len(got.Trees) != 1 || got.Trees[0].Action != mol.PruneRemoved {
 		t.Errorf("mol prune --json: exit code %d, %s", code, stdout)
 	}
-	if code, _, stderr := w.run(t, "prune", "--docker-host", "unix:///nowhere/docker.sock"); code != exitEngine {
+	if code, _, stderr := e.run(t, "prune", "--docker-host", "unix:///nowhere/docker.sock"); code != exitEngine {
 		t.Errorf("without an engine: exit code %d\n%s", code, stderr)
 	}
-	if code, _, stderr := w.run(t, "prune", "--keep", "-1"); code != exitUsage {
+	if code, _, stderr := e.run(t, "prune", "--keep", "-1"); code != exitUsage {
 		t.Errorf("--keep -1: exit code %d\n%s", code, stderr)
 	}
-	if code, _, stderr := w.run(t, "prune", "--keep-recent", "-1s"); code != exitUsage {
+	if code, _, stderr := e.run(t, "prune", "--keep-recent", "-1s"); code != exitUsage {
 		t.Errorf("--keep-recent -1s: exit code %d\n%s", code, stderr)
 	}
 }
 
-func TestDoctorForReal(t *testing.T) {
-	w := newWorld(t)
-	code, stdout, stderr := w.run(t, "doctor")
+func TestDoctorEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
+	code, stdout, stderr := e.run(t, "doctor")
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
 	}
 	for _, want := range []string{
 		`(?m)^ok       engine        unix://\S+ \(DOCKER_HOST\)$`,
 		`(?m)^ok       claude-code   main at [0-9a-f]{12}$`,
-		`(?m)^all is well \(libmol \S+\)$`,
+		`(?m)^no problems \(libmol \S+\)$`,
 	} {
 		if !regexp.MustCompile(want).MatchString(stdout) {
 			t.Errorf("no line %s in\n%s", want, stdout)
@@ -381,7 +381,7 @@ func TestDoctorForReal(t *testing.T) {
 		t.Errorf("%d lines do not fit on a screen", lines)
 	}
 
-	code, stdout, _ = w.run(t, "doctor", "--json", "--docker-host", "unix:///nowhere/docker.sock")
+	code, stdout, _ = e.run(t, "doctor", "--json", "--docker-host", "unix:///nowhere/docker.sock")
 	var got struct {
 		OK       bool
 		ExitCode int `json:"exit_code"`
@@ -394,30 +394,30 @@ func TestDoctorForReal(t *testing.T) {
 		t.Errorf("without an engine: exit code %d, %s", code, stdout)
 	}
 
-	code, stdout, stderr = w.run(t, "doctor", "--platform", "nonsense")
+	code, stdout, stderr = e.run(t, "doctor", "--platform", "nonsense")
 	if code != exitProblem || !strings.Contains(stdout, "problem  options       MOLECULE_IMAGE_PLATFORM") || stderr != "" {
-		t.Errorf("with an option that cannot be used: exit code %d\n%s%s", code, stdout, stderr)
+		t.Errorf("with an invalid option: exit code %d\n%s%s", code, stdout, stderr)
 	}
 }
 
-// TestDoctorFitsOnAScreen runs it on a terminal of the usual size.
-func TestDoctorFitsOnAScreen(t *testing.T) {
-	w := newWorld(t)
+// A terminal of the usual size shows the whole output.
+func TestDoctorFitsOnScreen(t *testing.T) {
+	e := newTestEnv(t)
 	s := newScreen(t, 80, 24)
-	cmd := w.command(t, "doctor")
+	cmd := e.command(t, "doctor")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
 	if err := cmd.Run(); err != nil {
 		t.Error(err)
 	}
-	// The first line is still there, and so is the last.
-	s.shows(t, `(?s)^ok +engine .*\nall is well`)
+	// Both the first and the last line are visible.
+	s.shows(t, `(?s)^ok +engine .*\nno problems`)
 }
 
-// ensured is the result of `mol ensure … --json`, which must work.
-func (w *world) ensured(t *testing.T, args ...string) result {
+// ensured returns the result of `mol ensure … --json`, which must succeed.
+func (e *testEnv) ensured(t *testing.T, args ...string) result {
 	t.Helper()
-	code, stdout, stderr := w.run(t, append([]string{"ensure", "--json"}, args...)...)
+	code, stdout, stderr := e.run(t, append([]string{"ensure", "--json"}, args...)...)
 	lines := strings.Split(strings.TrimSpace(stdout), "\n")
 	var got result
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil || code != 0 || got.CacheHit == nil {
@@ -426,10 +426,10 @@ func (w *world) ensured(t *testing.T, args ...string) result {
 	return got
 }
 
-// commit makes a commit the head of a runtime's template.
-func (w *world) commit(t *testing.T, runtime, content string) string {
+// commit adds a commit to the main branch of a runtime's template.
+func (e *testEnv) commit(t *testing.T, runtime, content string) string {
 	t.Helper()
-	sha, err := w.templates.Commit("molecule-ai/"+server.RepoNamePrefix+runtime, server.Commit{
+	sha, err := e.templates.Commit("molecule-ai/"+server.RepoNamePrefix+runtime, server.Commit{
 		Branch: "main", Files: map[string]server.File{
 			"Dockerfile": {Text: "FROM scratch\nCOPY content /\n"}, "content": {Text: content},
 		},
@@ -440,47 +440,47 @@ func (w *world) commit(t *testing.T, runtime, content string) string {
 	return sha
 }
 
-func TestACommitForReal(t *testing.T) {
-	w := newWorld(t)
-	isolation := w.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
-	old := w.commit(t, "hermes", "old")
-	head := w.commit(t, "hermes", "head")
+func TestEnsureCommitEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
+	isolation := e.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
+	old := e.commit(t, "hermes", "old")
+	head := e.commit(t, "hermes", "head")
 
-	// It is not the branch's head, and is built all the same.
-	built := w.ensured(t, "hermes@"+strings.ToUpper(old))
+	// The commit is not the head of the branch.
+	built := e.ensured(t, "hermes@"+strings.ToUpper(old))
 	if *built.CacheHit || built.CommitSHA != old || built.Ref != "molecule-local/workspace-template-hermes:"+old[:12]+"--"+isolation {
-		t.Errorf("the first time: %+v", built)
+		t.Errorf("the first call: %+v", built)
 	}
-	w.templates.ClearRequests()
-	if again := w.ensured(t, "hermes@"+old); !*again.CacheHit || again.ImageID != built.ImageID {
-		t.Errorf("the second time: %+v", again)
+	e.templates.ClearRequests()
+	if again := e.ensured(t, "hermes@"+old); !*again.CacheHit || again.ImageID != built.ImageID {
+		t.Errorf("the second call: %+v", again)
 	}
 	pins := written(t, `{"templates": [{"provider": "gitea", "runtime": "hermes", "commit": "`+old+`"}]}`)
-	if pinned := w.ensured(t, "hermes", "--pins", pins); !*pinned.CacheHit || pinned.CommitSHA != old {
+	if pinned := e.ensured(t, "hermes", "--pins", pins); !*pinned.CacheHit || pinned.CommitSHA != old {
 		t.Errorf("with --pins: %+v", pinned)
 	}
-	if requests := w.templates.Requests(); len(requests) > 0 {
-		t.Errorf("a hit asks Gitea for %v", requests)
+	if requests := e.templates.Requests(); len(requests) > 0 {
+		t.Errorf("a hit sent requests to Gitea: %v", requests)
 	}
-	if newest := w.ensured(t, "hermes"); newest.CommitSHA != head {
+	if newest := e.ensured(t, "hermes"); newest.CommitSHA != head {
 		t.Errorf("without a commit: %+v, want %s", newest, head)
 	}
-	if pinned := w.ensured(t, "hermes@"+head, "--pins", pins); pinned.CommitSHA != head {
-		t.Errorf("a commit on the command line goes before --pins: %+v", pinned)
+	if pinned := e.ensured(t, "hermes@"+head, "--pins", pins); pinned.CommitSHA != head {
+		t.Errorf("a commit on the command line does not override --pins: %+v", pinned)
 	}
 
-	// A commit that the repository does not have.
-	code, _, stderr := w.run(t, "ensure", "hermes@"+testSHA)
+	// The repository does not have this commit.
+	code, _, stderr := e.run(t, "ensure", "hermes@"+testSHA)
 	if code != exitRepository || !strings.Contains(stderr, testSHA[:12]) {
-		t.Errorf("a commit that is not there: exit code %d\n%s", code, stderr)
+		t.Errorf("a missing commit: exit code %d\n%s", code, stderr)
 	}
 }
 
-func TestUpACommitForReal(t *testing.T) {
-	w := newWorld(t)
-	sha := w.ensured(t, "claude-code").CommitSHA
-	w.commit(t, "claude-code", "a workspace that cannot start")
-	code, stdout, stderr := w.run(t, "up", "claude-code@"+sha, "--detach", "--id", "mol-cmd-test-commit", "--json")
+func TestUpCommitEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
+	sha := e.ensured(t, "claude-code").CommitSHA
+	e.commit(t, "claude-code", "a workspace that cannot start")
+	code, stdout, stderr := e.run(t, "up", "claude-code@"+sha, "--detach", "--id", "mol-cmd-test-commit", "--json")
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s%s", code, stdout, stderr)
 	}
@@ -489,7 +489,7 @@ func TestUpACommitForReal(t *testing.T) {
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.engine.ContainerRemove(t.Context(), got.ContainerID, client.ContainerRemoveOptions{Force: true}); err != nil {
+	if _, err := e.engine.ContainerRemove(t.Context(), got.ContainerID, client.ContainerRemoveOptions{Force: true}); err != nil {
 		t.Error(err)
 	}
 	if got.CommitSHA != sha || !strings.Contains(got.Ref, sha[:12]) {
@@ -497,52 +497,52 @@ func TestUpACommitForReal(t *testing.T) {
 	}
 }
 
-// The list of the command line is the one of everything that lists runtimes.
-func TestRuntimesForReal(t *testing.T) {
-	w := newWorld(t)
-	sha := w.commit(t, "google-adk", "one of today")
+// All commands that list runtimes use the list of --runtimes.
+func TestRuntimesEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
+	sha := e.commit(t, "google-adk", "content")
 	runtimes := []string{"--runtimes", "google-adk,claude-code"}
 	with := func(args ...string) []string { return append(args, runtimes...) }
 
-	built := w.ensured(t, with("google-adk", "--tag-arch", "always")...)
-	isolation := w.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
+	built := e.ensured(t, with("google-adk", "--tag-arch", "always")...)
+	isolation := e.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
 	name := "molecule-local/workspace-template-google-adk:"
 	if built.Ref != name+sha[:12]+"-amd64--"+isolation || built.LatestRef != name+"latest--"+isolation {
 		t.Errorf("built %+v", built)
 	}
 	for _, tt := range []struct {
 		args         []string
-		want, unless string // without the list
+		want, unless string // unless must not match without --runtimes
 	}{
 		{[]string{"list"}, `(?m)^google-adk +` + sha[:12], `google-adk`},
 		{[]string{"prune", "--dry-run", "--keep-recent", "0"}, `(?m)^kept +` + name + sha[:12] + `-amd64--`, `google-adk`},
 		{[]string{"doctor"}, `(?m)^ok +google-adk +main at ` + sha[:12], `google-adk`},
 	} {
-		if code, stdout, stderr := w.run(t, with(tt.args...)...); code != 0 || !regexp.MustCompile(tt.want).MatchString(stdout) {
+		if code, stdout, stderr := e.run(t, with(tt.args...)...); code != 0 || !regexp.MustCompile(tt.want).MatchString(stdout) {
 			t.Errorf("mol %s: exit code %d\n%s%s\nwant %s", tt.args, code, stdout, stderr, tt.want)
 		}
-		if code, stdout, _ := w.run(t, tt.args...); code != 0 || regexp.MustCompile(tt.unless).MatchString(stdout) {
+		if code, stdout, _ := e.run(t, tt.args...); code != 0 || regexp.MustCompile(tt.unless).MatchString(stdout) {
 			t.Errorf("mol %s without the list: exit code %d\n%s", tt.args, code, stdout)
 		}
 	}
-	if _, stdout, _ := w.run(t, with("doctor")...); strings.Contains(stdout, "hermes") {
-		t.Errorf("mol doctor looks at a runtime that is not on the list:\n%s", stdout)
+	if _, stdout, _ := e.run(t, with("doctor")...); strings.Contains(stdout, "hermes") {
+		t.Errorf("mol doctor checks a runtime that is not on the list:\n%s", stdout)
 	}
-	if code, stdout, stderr := w.run(t, with("logs", "google-adk")...); code != 0 || !strings.Contains(stdout, sha[:12]) {
+	if code, stdout, stderr := e.run(t, with("logs", "google-adk")...); code != 0 || !strings.Contains(stdout, sha[:12]) {
 		t.Errorf("mol logs: exit code %d\n%s%s", code, stdout, stderr)
 	}
 }
 
-// What the environment may hold, by the rules of docs/local-development.md.
-func TestVariablesForReal(t *testing.T) {
-	w := newWorld(t)
+// The rules for variables are in docs/local-development.md.
+func TestVariablesEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
 	dir := t.TempDir()
-	isolation := w.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
-	w.env = append(w.env,
+	isolation := e.value("MOLECULE_LOCAL_IMAGE_ISOLATION")
+	e.env = append(e.env,
 		"MOLECULE_LOCAL_BUILD_CACHE=some/cache", "MOLECULE_LOCAL_IMAGE_ISOLATION= "+isolation+"\t",
 		"MOLECULE_BUILD_STALL_GRACE_S=4m", "MOLECULE_BUILD_CEILING_S=1h30m")
 	in := func(args ...string) (string, error) {
-		cmd := w.command(t, args...)
+		cmd := e.command(t, args...)
 		cmd.Dir = dir
 		out, err := cmd.CombinedOutput()
 		return string(out), err
@@ -554,8 +554,8 @@ func TestVariablesForReal(t *testing.T) {
 		t.Errorf("%v\n%s", err, out)
 	}
 	for _, bad := range []string{"4 m", "0", "-1", "4x", "9000h"} {
-		w.env = append(w.env, "MOLECULE_BUILD_STALL_GRACE_S="+bad)
-		if code, _, stderr := w.run(t, "ensure", "claude-code"); code != exitUsage || !strings.Contains(stderr, `MOLECULE_BUILD_STALL_GRACE_S is not a valid duration: "`+bad+`"`) {
+		e.env = append(e.env, "MOLECULE_BUILD_STALL_GRACE_S="+bad)
+		if code, _, stderr := e.run(t, "ensure", "claude-code"); code != exitUsage || !strings.Contains(stderr, `MOLECULE_BUILD_STALL_GRACE_S is not a valid duration: "`+bad+`"`) {
 			t.Errorf("%q: exit code %d\n%s", bad, code, stderr)
 		}
 	}

@@ -11,11 +11,11 @@ import (
 func (a *app) ensureCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ensure RUNTIME[@SHA]",
-		Short: "Build a runtime's image, or find that it is there",
+		Short: "Build a runtime's image, unless the engine has it",
 		Long: "Build the image of a runtime from the head of its template repository, unless the\n" +
 			"engine has it already, and print its reference to standard output.\n\n" +
-			"With @SHA it is the image of exactly that commit, which has all 40 or 64 digits: no\n" +
-			"branch is looked up, and nothing goes over the network if the engine has the image.",
+			"With @SHA it is the image of exactly that commit, given with all 40 or 64 digits. Then\n" +
+			"no branch is looked up, and no network is needed if the engine has the image.",
 		Example: "  mol ensure claude-code\n  docker run $(mol ensure hermes)\n" +
 			"  mol ensure hermes@0123456789abcdef0123456789abcdef01234567\n" +
 			"  mol ensure google-adk --runtimes google-adk,hermes --pins manifest.json",
@@ -28,7 +28,7 @@ func (a *app) ensureCommand() *cobra.Command {
 			runtime, commit, _ := strings.Cut(args[0], "@")
 			d := a.newDisplay(runtime)
 			if source := mol.Resolve(); source.Mode == mol.RegistryModeSaaS {
-				d.note(fmt.Sprintf("MOLECULE_IMAGE_REGISTRY is set, so a server would pull from %s; this builds here all the same", source.Prefix))
+				d.note(fmt.Sprintf("MOLECULE_IMAGE_REGISTRY is set, so a server would pull from %s; this command still builds locally", source.Prefix))
 			}
 			img, err := a.ensure(ctx, runtime, commit, d)
 			if err != nil {
@@ -46,7 +46,7 @@ func (a *app) ensureCommand() *cobra.Command {
 	return cmd
 }
 
-// ready is the last line of a display that went well.
+// ready returns the last line of a successful command.
 func ready(img mol.Image) string {
 	if img.CacheHit {
 		return "ready in " + seconds(img.Timings.Total) + ", nothing to build"

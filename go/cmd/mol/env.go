@@ -10,14 +10,14 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// mirrored are the flags that stand for a variable of the environment. The
-// token has none: flags are for everybody to see, in ps and in /proc.
+// mirrored are the flags that set an environment variable. The token has no flag,
+// because all users can see flags, in ps and in /proc.
 var mirrored = []struct{ flag, env, usage string }{
 	{"repo-prefix", "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "`URL` of the template repositories, up to the runtime's name"},
 	{"branch", "MOLECULE_LOCAL_TEMPLATE_BRANCH", "`branch` of the template to build"},
 	{"platform", "MOLECULE_IMAGE_PLATFORM", "`os/arch` to build for, or native"},
-	{"isolation", "MOLECULE_LOCAL_IMAGE_ISOLATION", "`suffix` that keeps these images apart from others"},
-	{"cache-dir", "MOLECULE_LOCAL_BUILD_CACHE", "`folder` for fetched templates; a relative path begins at the working directory"},
+	{"isolation", "MOLECULE_LOCAL_IMAGE_ISOLATION", "`suffix` of the tags, to separate these images from others"},
+	{"cache-dir", "MOLECULE_LOCAL_BUILD_CACHE", "`folder` for fetched templates; a relative path is relative to the working directory"},
 	{"docker-host", "DOCKER_HOST", "`address` of the container engine"},
 }
 
@@ -26,29 +26,29 @@ const (
 	tokenEnv   = "MOLECULE_GITEA_TOKEN"
 )
 
-// flagless are the variables that no flag stands for.
+// flagless are the variables without a flag.
 var flagless = []struct{ env, usage string }{
-	{tokenEnv, "the token for Gitea; it has no flag, because flags are for everybody to see"},
+	{tokenEnv, "the token for Gitea; it has no flag, because all users can see flags"},
 	{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "1: the template's .runtime-version is the build argument RUNTIME_VERSION"},
-	{"MOLECULE_BUILD_STALL_GRACE_S", "how long a fetch or a build may go on without any output: seconds, or a duration such as 4m (default 240)"},
-	{"MOLECULE_BUILD_CEILING_S", "how long a call may take without --timeout: seconds, or a duration such as 30m (default 1800)"},
-	{"MOLECULE_BUILD_MEMORY_MIB", "the most memory that the library takes, in MiB (default 512)"},
+	{"MOLECULE_BUILD_STALL_GRACE_S", "maximum time of a fetch or a build without any output: seconds, or a duration such as 4m (default 240)"},
+	{"MOLECULE_BUILD_CEILING_S", "maximum time of a call without --timeout: seconds, or a duration such as 30m (default 1800)"},
+	{"MOLECULE_BUILD_MEMORY_MIB", "maximum memory of the library, in MiB (default 512)"},
 }
 
-// choices are flags without a variable: what a server sets in code.
+// choices are the flags without a variable. A server sets these options in code.
 type choices struct {
 	runtimes runtimesFlag
 	tagArch  tagArchFlag
-	pins     map[string]string // read before the command runs
+	pins     map[string]string // from the file of --pins
 }
 
-// allowlist has the runtimes that there are. It is for checking arguments, when
-// the environment is not set yet.
+// allowlist returns options with the known runtimes, to check arguments before the
+// flags have set the environment.
 func (a *app) allowlist() mol.Options {
 	return mol.Options{Runtimes: a.chosen.runtimes, Token: os.Getenv(tokenEnv)}
 }
 
-// options are those of the environment and the flags.
+// options returns the options of the environment and the flags.
 func (a *app) options() mol.Options {
 	options := mol.OptionsFromEnv()
 	options.Runtimes = a.chosen.runtimes
@@ -57,16 +57,16 @@ func (a *app) options() mol.Options {
 	return options
 }
 
-// buildFlags adds the flags of the commands that build. Each sets its variable
-// in this process, so that everything that reads the environment, which is
-// libmol, the provisioner and the Docker client, sees the same.
+// buildFlags adds the flags of the commands that build. Each sets its variable in
+// this process, so that libmol, the package workspace and the Docker client read the
+// same values.
 func (a *app) buildFlags(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
 	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host")
 	cmd.Flags().Bool("offline", false, "no network: the newest local image ("+offlineEnv+"=1)")
 	a.runtimesFlag(cmd)
-	pins := cmd.Flags().String("pins", "", "JSON `file` of commits to build in place of a branch's head; see mol help pins")
-	cmd.Flags().Var(&a.chosen.tagArch, "tag-arch", "the architecture in tags. auto: in both, for all but linux/amd64; always: in the pinned one, for every platform")
+	pins := cmd.Flags().String("pins", "", "JSON `file` of commits to build instead of a branch's head; see mol help pins")
+	cmd.Flags().Var(&a.chosen.tagArch, "tag-arch", "when tags contain the architecture. auto: both tags, except for linux/amd64; always: the pinned tag, for all platforms")
 	complete(cmd, "pins", []string{"json"}, cobra.ShellCompDirectiveFilterFileExt)
 	complete(cmd, "tag-arch", tagArchs, cobra.ShellCompDirectiveNoFileComp)
 	a.timeoutFlag(cmd)
@@ -78,7 +78,7 @@ func (a *app) buildFlags(cmd *cobra.Command) {
 	}
 }
 
-// upkeepFlags adds the flags of the commands that look at what is there.
+// upkeepFlags adds the flags of the commands for existing images and templates.
 func (a *app) upkeepFlags(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
 	a.mirroredFlags(cmd, "isolation", "cache-dir", "docker-host")
@@ -86,18 +86,18 @@ func (a *app) upkeepFlags(cmd *cobra.Command) {
 	a.timeoutFlag(cmd)
 }
 
-// runtimesFlag is for every command that takes or lists runtimes.
+// runtimesFlag adds --runtimes to a command that takes or lists runtimes.
 func (a *app) runtimesFlag(cmd *cobra.Command) {
-	cmd.Flags().Var(&a.chosen.runtimes, "runtimes", "`names` of all runtimes, separated by commas, in place of the default list")
+	cmd.Flags().Var(&a.chosen.runtimes, "runtimes", "`names` of all runtimes, separated by commas, instead of the default list")
 	complete(cmd, "runtimes", nil, cobra.ShellCompDirectiveNoFileComp)
 }
 
-// complete says what the shell offers as the value of a flag.
+// complete sets the values that the shell offers for a flag.
 func complete(cmd *cobra.Command, flag string, values []string, how cobra.ShellCompDirective) {
-	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, how)) // an error only for a flag that is not there
+	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, how)) // fails only for an unknown flag
 }
 
-// A tagArchFlag is the mol.TagArch of --tag-arch; "" where it is not given.
+// A tagArchFlag is the mol.TagArch of --tag-arch, or "" without the flag.
 type tagArchFlag mol.TagArch
 
 var tagArchs = []string{string(mol.TagArchAuto), string(mol.TagArchAlways)}
@@ -112,7 +112,7 @@ func (f *tagArchFlag) Set(value string) error {
 
 func (f *tagArchFlag) String() string { return string(*f) }
 
-// Type is what help calls the value.
+// Type is the name of the value in the help.
 func (f *tagArchFlag) Type() string { return "auto|always" }
 
 func (a *app) mirroredFlags(cmd *cobra.Command, names ...string) {
@@ -126,7 +126,7 @@ func (a *app) mirroredFlags(cmd *cobra.Command, names ...string) {
 }
 
 func (a *app) timeoutFlag(cmd *cobra.Command) {
-	cmd.Flags().DurationVar(&a.timeout, "timeout", 0, "give up after this `duration`, such as 90s or 10m")
+	cmd.Flags().DurationVar(&a.timeout, "timeout", 0, "maximum `duration`, such as 90s or 10m")
 }
 
 func setEnv(flags *pflag.FlagSet) error {

@@ -6,9 +6,9 @@ import (
 	"strings"
 )
 
-// An envFlag collects variables for a workspace. Like docker's --env, a bare
-// name takes the value from this process: that keeps secrets off the command
-// line.
+// An envFlag collects variables for a workspace. As with docker's --env, a name
+// without a value takes the value from this process, which keeps secrets off the
+// command line.
 type envFlag struct{ vars *[]string }
 
 func (f envFlag) Set(s string) error {
@@ -27,8 +27,8 @@ func (f envFlag) Set(s string) error {
 	return nil
 }
 
-// String is empty: help and errors show it, and the values may be secrets.
+// String returns "", because help and errors show it, and the values may be secrets.
 func (f envFlag) String() string { return "" }
 
-// Type is what help calls the value.
+// Type is the name of the value in the help.
 func (f envFlag) Type() string { return "NAME=value" }

@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The exit codes. A script that retries wants to know what may pass by itself
-// (repository, timeout) and what needs somebody (the rest).
+// The exit codes. They tell scripts which failures may be temporary (repository,
+// timeout) and which need a fix (all others).
 const (
 	exitOK         = 0
 	exitInternal   = 1
@@ -27,10 +27,10 @@ const (
 	exitCache      = 8
 	exitWorkspace  = 9
 	exitProblem    = 10
-	exitSignal     = 128 // and the signal's number, as a shell has it
+	exitSignal     = 128 // plus the signal's number, as in a shell
 )
 
-// exitGroups say which failures share an exit code; the first match counts.
+// exitGroups lists the errors of each exit code. The first match counts.
 var exitGroups = []struct {
 	code  int
 	text  string
@@ -48,20 +48,20 @@ var exitGroups = []struct {
 		[]error{mol.ErrNoDockerfile, mol.ErrBuildFailed}},
 	{exitTimeout, "it took too long: --timeout, a limit of libmol, or no progress",
 		[]error{mol.ErrStalled, mol.ErrTimeout, context.DeadlineExceeded}},
-	{exitCache, "the cache folder cannot be used, or this process has no thread or file descriptor left",
+	{exitCache, "the cache folder cannot be used, or this process has reached its limit of threads or file descriptors",
 		[]error{mol.ErrCache, mol.ErrProcessLimit}},
-	{exitWorkspace, "the image is there, but the workspace did not become ready, or ended by itself",
+	{exitWorkspace, "the image is ready, but the workspace did not become ready, or exited by itself",
 		[]error{workspace.ErrNotReady, errExited}},
-	{exitProblem, "mol doctor has found a problem",
+	{exitProblem, "mol doctor found a problem",
 		[]error{errProblems}},
 }
 
-// A usageError is a command line that makes no sense.
+// A usageError is an error of the command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
-// exitCode is the exit code for the outcome of a command.
+// exitCode returns the exit code for the error of a command.
 func exitCode(ctx context.Context, err error) int {
 	if err == nil {
 		return exitOK
@@ -93,21 +93,21 @@ type exitMeaning struct {
 	text string
 }
 
-// exitCodes are all of them, with what they mean.
+// exitCodes returns all exit codes with their meanings.
 func exitCodes() []exitMeaning {
-	codes := []exitMeaning{{exitOK, "success"}, {exitInternal, "a defect, or a failure of no other kind"}}
+	codes := []exitMeaning{{exitOK, "success"}, {exitInternal, "an internal error, or any other failure"}}
 	for _, group := range exitGroups {
 		codes = append(codes, exitMeaning{group.code, group.text})
 	}
 	return append(codes,
-		exitMeaning{exitSignal + int(syscall.SIGINT), "interrupted (ctrl-C); mol up that was up and has stopped in order exits with 0"},
+		exitMeaning{exitSignal + int(syscall.SIGINT), "interrupted (ctrl-C); mol up exits with 0 if the workspace was up and was stopped"},
 		exitMeaning{exitSignal + int(syscall.SIGTERM), "terminated"})
 }
 
 // exitCodesTopic is `mol help exit-codes`.
 func exitCodesTopic() *cobra.Command {
 	var text strings.Builder
-	text.WriteString("The exit code tells kinds of failure apart:\n\n")
+	text.WriteString("The exit code shows the kind of failure:\n\n")
 	for _, code := range exitCodes() {
 		_, _ = fmt.Fprintf(&text, "  %3d  %s\n", code.code, code.text)
 	}

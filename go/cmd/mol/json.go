@@ -9,8 +9,8 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// A result is the last JSON line of a command, told by its kind from the events
-// before it.
+// A result is the last JSON line of a command. Its kind distinguishes it from the
+// events before it.
 type result struct {
 	Kind string `json:"kind"` // "result"
 	OK   bool   `json:"ok"`
@@ -58,7 +58,7 @@ type errorOut struct {
 	LogTail  string `json:"log_tail,omitempty"`
 }
 
-// imageResult is the result of a command that has an image.
+// imageResult returns the result of a command that built or found an image.
 func imageResult(img mol.Image) result {
 	if img.Ref == "" {
 		return result{Kind: "result", OK: true}
@@ -73,7 +73,7 @@ func imageResult(img mol.Image) result {
 	}
 }
 
-// failure is the result of a command that failed.
+// failure returns the result of a command that failed.
 func failure(ctx context.Context, err error) result {
 	out := &errorOut{Message: plain(err.Error())}
 	code := exitCode(ctx, err)
@@ -100,8 +100,8 @@ func failure(ctx context.Context, err error) result {
 	return result{Kind: "result", ExitCode: code, Error: out}
 }
 
-// An eventOut is an event as --json writes it: fields that do not apply to its
-// kind are absent.
+// An eventOut is an event in the form of --json. Fields that do not apply to its kind
+// are absent.
 type eventOut struct {
 	Kind         mol.EventKind `json:"kind"`
 	Time         time.Time     `json:"time"`
@@ -132,7 +132,7 @@ type eventOut struct {
 	DurationMS   int64         `json:"duration_ms,omitempty"`
 }
 
-// A jsonDisplay writes every event as one line.
+// A jsonDisplay writes each event as one line.
 type jsonDisplay struct {
 	a  *app
 	mu sync.Mutex

@@ -18,8 +18,8 @@ const (
 	barWidth   = 40
 )
 
-// A liveDisplay draws on a terminal: lines that stay for what is done, and below
-// them what is going on now, redrawn in place:
+// A liveDisplay draws on a terminal: permanent lines for what is done, and below them
+// the current activity, which is redrawn in place:
 //
 //	✓ main is at 0123456789ab
 //	✓ fetched 40 objects, 1.2 MiB in 0.85s
@@ -27,8 +27,8 @@ const (
 //	  [3/7] RUN pip install -r requirements.txt
 //	  Collecting numpy
 //
-// It moves the cursor but changes no setting of the terminal, so there is
-// nothing to restore, however the program ends.
+// It moves the cursor but changes no setting of the terminal, so nothing needs to be
+// restored when the program ends.
 type liveDisplay struct {
 	w        io.Writer
 	style    style
@@ -40,15 +40,15 @@ type liveDisplay struct {
 	ended bool
 }
 
-// An activity is what the moving part shows.
+// An activity is the content of the moving part.
 type activity struct {
 	name        string
 	since       time.Time
 	done, total int64  // the bar, if total is known
-	cached      int    // steps that the builder had already
-	amount      string // behind the bar
-	detail      string // below it
-	line        string // and the last line of output
+	cached      int    // steps from the builder's cache
+	amount      string // shown after the bar
+	detail      string // shown below the bar
+	line        string // the last line of output, shown below detail
 }
 
 func newLiveDisplay(f *os.File, runtime string) *liveDisplay {
@@ -111,7 +111,7 @@ func (d *liveDisplay) event(e mol.Event) {
 	}
 }
 
-// apply changes the moving part and returns the lines that stay.
+// apply updates the moving part and returns the permanent lines.
 func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 	switch e.Kind {
 	case mol.EventLookupStarted:
@@ -148,13 +148,13 @@ func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 	return kept
 }
 
-// begin starts the clock of another activity.
+// begin starts a new activity with its own clock.
 func (d *liveDisplay) begin(name, detail string) {
 	d.now = activity{name: name, detail: clean(detail), since: time.Now()}
 }
 
-// step shows a build step. Steps may run side by side, so what counts is how
-// many are done.
+// step shows a build step. Steps may run in parallel, so the bar shows how many are
+// done.
 func (d *liveDisplay) step(e mol.Event) {
 	d.now.total = max(d.now.total, int64(e.Steps))
 	if e.Kind == mol.EventStepDone {
@@ -170,7 +170,7 @@ func (d *liveDisplay) step(e mol.Event) {
 	}
 }
 
-// built is what a build came to.
+// built describes a finished build.
 func (d *liveDisplay) built() string {
 	text := count(d.now.done, "step")
 	if d.now.cached > 0 {
@@ -195,15 +195,15 @@ func (d *liveDisplay) end(last string) {
 	if ended {
 		return
 	}
-	d.bar.Abort(true) // true: take it off the screen
+	d.bar.Abort(true) // true: remove it from the screen
 	d.progress.Wait()
 	if last != "" {
 		_, _ = fmt.Fprintln(d.w, d.tick(last))
 	}
 }
 
-// keep prints a line above the moving part, where it stays. A line that is
-// longer than the terminal is wide simply wraps.
+// keep prints a permanent line above the moving part. A line longer than the
+// terminal's width wraps.
 func (d *liveDisplay) keep(line string) {
 	_, _ = io.WriteString(d.progress, line+"\n")
 }

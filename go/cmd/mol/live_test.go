@@ -15,7 +15,7 @@ import (
 	"golang.org/x/term"
 )
 
-// A screen is a terminal: what is written to tty shows up in the emulator.
+// A screen is a pseudo-terminal. The emulator shows what is written to tty.
 type screen struct {
 	tty    *os.File
 	master *os.File
@@ -64,7 +64,7 @@ func (s *screen) press(t *testing.T, key byte) {
 	}
 }
 
-// text is what a person sees, without the space at the end of lines.
+// text returns the visible text, without trailing spaces.
 func (s *screen) text() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -75,7 +75,7 @@ func (s *screen) text() string {
 	return strings.TrimRight(strings.Join(lines, "\n"), "\n")
 }
 
-// written is everything that was written, control sequences included.
+// written returns everything that was written, with control sequences.
 func (s *screen) written() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +91,7 @@ func (s *screen) shows(t *testing.T, pattern string) {
 			return
 		}
 	}
-	t.Fatalf("the screen never shows %s; it is\n%s", pattern, s.text())
+	t.Fatalf("the screen does not match %s:\n%s", pattern, s.text())
 }
 
 func TestLiveDisplay(t *testing.T) {
@@ -133,12 +133,11 @@ func TestLiveDisplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *before != *after {
-		t.Error("the terminal's settings have changed")
+		t.Error("the terminal's settings changed")
 	}
 }
 
-// TestLiveDisplayControlSequences allows the few control sequences that
-// every terminal knows and that leave nothing behind.
+// Only a few control sequences are allowed, which all terminals support.
 func TestLiveDisplayControlSequences(t *testing.T) {
 	for _, noColour := range []string{"", "1"} {
 		t.Run("NO_COLOR="+noColour, func(t *testing.T) {
@@ -176,7 +175,7 @@ func TestLiveDisplayOnNarrowTerminal(t *testing.T) {
 	for _, e := range script()[7:14] {
 		d.event(e)
 	}
-	// One screen line for each: had one wrapped, redrawing would leave a trail.
+	// Each line must fit: redrawing a wrapped line would leave parts of it behind.
 	s.shows(t, `^. build +\[.*\] +1/3  0\.\d\ds\n  \[2/3\] RUN pip install -r re…\n  100% ünïcödé$`)
 	time.Sleep(5 * frameEvery)
 	s.shows(t, `^. build +\[.*\] +1/3  0\.\d\ds\n  \[2/3\] RUN pip install -r re…\n  100% ünïcödé$`)

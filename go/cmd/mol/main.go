@@ -1,11 +1,11 @@
-// Command mol builds workspace images and boots workspaces by hand: what a
-// workspace server does with libmol, for people and for scripts.
+// Command mol builds workspace images and starts workspaces, as a workspace server
+// does with libmol, for people and scripts.
 //
-//	mol ensure claude-code              build the image, or find that it is there
-//	docker run $(mol ensure hermes)     the reference alone goes to standard output
-//	mol up claude-code                  boot a workspace, until ctrl-C
+//	mol ensure claude-code              build the image, unless the engine has it
+//	docker run $(mol ensure hermes)     standard output has the reference only
+//	mol up claude-code                  run a workspace until ctrl-C
 //
-// Progress goes to standard error: a live display on a terminal, plain lines
+// Progress goes to standard error, as a live display on a terminal and as plain lines
 // elsewhere. With --json, events and the result go to standard output instead.
 package main
 
@@ -20,9 +20,8 @@ func main() {
 	os.Exit(runUntilSignal())
 }
 
-// runUntilSignal turns the first interrupt into a cancelled context, which ends
-// what is running in order, also inside the engine. The second one ends the
-// program on the spot.
+// runUntilSignal cancels the context on the first signal, which also cancels a build
+// in the engine. The second signal ends the program immediately.
 func runUntilSignal() int {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	defer cancel(nil)
@@ -38,7 +37,7 @@ func runUntilSignal() int {
 	return a.run(ctx, os.Args[1:])
 }
 
-// A signalError is the cause of a context that a signal has cancelled.
+// A signalError is the cause of a context that a signal cancelled.
 type signalError struct{ os.Signal }
 
 func (e signalError) Error() string { return e.String() }

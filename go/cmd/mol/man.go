@@ -13,8 +13,8 @@ func (a *app) manCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "man",
 		Short: "Write the manual page",
-		Long: "Write the manual page mol(1) to standard output. It is made from the commands and\n" +
-			"flags of this program, so it says what this program does.",
+		Long: "Write the manual page mol(1) to standard output. It is generated from the commands and\n" +
+			"flags of this program, so it matches this version.",
 		Example: "  mol man | man -l -\n  mol man >/usr/local/share/man/man1/mol.1",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -24,7 +24,7 @@ func (a *app) manCommand() *cobra.Command {
 	}
 }
 
-// manual is the manual page, in go-md2man's Markdown.
+// manual returns the manual page in go-md2man's Markdown.
 func manual(root *cobra.Command) string {
 	var b strings.Builder
 	write := func(format string, args ...any) { _, _ = fmt.Fprintf(&b, format, args...) }
@@ -37,8 +37,8 @@ func manual(root *cobra.Command) string {
 	for _, cmd := range documented(root) {
 		text := markdown(cmd.Long)
 		if cmd.Parent() != root {
-			// cobra's own, with the marks of another Markdown in it.
-			text = cmd.Short + ". More is in the text of **" + cmd.CommandPath() + " --help**."
+			// cobra's own commands; their texts use another Markdown dialect.
+			text = cmd.Short + ". For more, see **" + cmd.CommandPath() + " --help**."
 		}
 		write("## %s\n\n%s\n\n", markdown(cmd.UseLine()), text)
 		flags(&b, cmd.NonInheritedFlags())
@@ -46,9 +46,9 @@ func manual(root *cobra.Command) string {
 			write("For example:\n\n```\n%s\n```\n\n", cmd.Example)
 		}
 	}
-	write("# FLAGS OF EVERY COMMAND\n\n")
+	write("# GLOBAL FLAGS\n\n")
 	flags(&b, root.PersistentFlags())
-	write("# ENVIRONMENT\n\nA flag takes the place of its variable.\n\n")
+	write("# ENVIRONMENT\n\nA flag overrides its variable.\n\n")
 	for _, m := range mirrored {
 		name, usage := pflag.UnquoteUsage(&pflag.Flag{Name: m.flag, Usage: m.usage, Value: textValue{}})
 		write("**%s**\n: %s, as **--%s** *%s*\n\n", m.env, markdown(usage), m.flag, name)
@@ -72,7 +72,7 @@ func manual(root *cobra.Command) string {
 	return b.String()
 }
 
-// documented are the commands that do something, in the order of the help.
+// documented returns the runnable commands, in the order of the help.
 func documented(root *cobra.Command) []*cobra.Command {
 	var commands []*cobra.Command
 	for _, cmd := range root.Commands() {
@@ -104,12 +104,12 @@ func flags(b *strings.Builder, set *pflag.FlagSet) {
 	})
 }
 
-// markdown keeps letters that mean something there from meaning it.
+// markdown escapes the special characters of Markdown.
 func markdown(text string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "`", "\\`", "<", `\<`, "[", `\[`, "]", `\]`).Replace(text)
 }
 
-// textValue is the value of a flag that takes a text.
+// textValue is the value of a flag that takes text.
 type textValue struct{}
 
 func (textValue) String() string   { return "" }

@@ -17,43 +17,43 @@ import (
 // maxPins is the largest file of pinned commits, in bytes.
 const maxPins = 1 << 20
 
-// commitKeys are the names that an entry may have for its commit.
+// commitKeys are the names of the field with an entry's commit.
 var commitKeys = []string{"commit", "commit_sha", "sha"}
 
-// refKey has a commit or the name of a branch or tag. It counts where none of commitKeys is there.
+// refKey is the field with a commit, a branch or a tag. It is used if an entry has none of commitKeys.
 const refKey = "ref"
 
-// pinsText describes the file of --pins, for the help and the manual page.
-const pinsText = `--pins FILE reads commits from a JSON file. For a runtime in it that commit is built in
-place of the head of the branch; all others are built from their branch. RUNTIME@SHA takes
-the place of both.
+// pinsText describes the file of --pins in the help and the manual page.
+const pinsText = `--pins FILE reads commits from a JSON file. For a runtime in the file, that commit is built
+instead of the head of the branch. All other runtimes are built from their branch.
+RUNTIME@SHA overrides both.
 
 The file is an object of runtimes and commits:
 
   {"claude-code": "0123456789abcdef0123456789abcdef01234567"}
 
-or a list of entries, or an object with such lists under any names, as the server's manifest
-is one:
+or a list of entries, or an object with such lists under any names, like the server's
+manifest:
 
   {"plugins": [{"name": "browser", "repo": "org/plugin-browser", "ref": "main"}],
    "workspace_templates": [
     {"provider": "gitea", "runtime": "hermes", "commit": "0123456789abcdef0123456789abcdef01234567"}
   ]}
 
-An entry has the name of the runtime in "runtime" and the commit in "commit", "commit_sha" or
-"sha", or else in "ref". All else in it is ignored, and so is a list in which no entry has a
-"runtime".
+An entry has the name of the runtime in "runtime" and the commit in "commit", "commit_sha",
+"sha" or, without these, in "ref". Other fields are ignored, and so is a list in which no
+entry has a "runtime".
 
-A commit has all 40 or 64 hexadecimal digits. These are errors: a branch in place of a commit,
+A commit has all 40 or 64 hexadecimal digits. These are errors: a branch instead of a commit,
 an unknown runtime (see --runtimes), a list in which only some entries have a "runtime", two
-commits for one runtime, a duplicate name in one object, and a file that pins nothing.`
+commits for one runtime, a duplicate name in one object, and a file without a commit.`
 
 // pinsTopic is `mol help pins`.
 func pinsTopic() *cobra.Command {
-	return &cobra.Command{Use: "pins", Short: "The file of pinned commits", Long: pinsText}
+	return &cobra.Command{Use: "pins", Short: "The file with pinned commits", Long: pinsText}
 }
 
-// readPins reads the file of --pins. Every error names it, and the entry that is wrong.
+// readPins reads the file of --pins. Its errors name the file and the invalid entry.
 func readPins(path string, allowlist mol.Options) (map[string]string, error) {
 	pins, err := pinsFrom(path, allowlist)
 	if err != nil {
@@ -73,7 +73,7 @@ func pinsFrom(path string, allowlist mol.Options) (map[string]string, error) {
 	case err != nil:
 		return nil, err
 	case len(data) > maxPins:
-		return nil, fmt.Errorf("%s: it has more than %s", path, size(maxPins))
+		return nil, fmt.Errorf("%s: the file is larger than %s", path, size(maxPins))
 	}
 	if err := validJSON(data); err != nil {
 		return nil, fmt.Errorf("%s:%w", path, err)
@@ -85,7 +85,7 @@ func pinsFrom(path string, allowlist mol.Options) (map[string]string, error) {
 	return pins, nil
 }
 
-// within says where an error was found. An error of libmol's keeps its parts.
+// within adds the place of an error to its text. A mol.Error stays a mol.Error.
 func within(place string, err error) error {
 	var detail *mol.Error
 	if !errors.As(err, &detail) {
@@ -96,7 +96,7 @@ func within(place string, err error) error {
 	return &found
 }
 
-// validJSON checks the syntax. Its error begins with the number of the line.
+// validJSON checks the syntax. Its error begins with the line number.
 func validJSON(data []byte) error {
 	var whole json.RawMessage
 	err := json.Unmarshal(data, &whole)
@@ -107,23 +107,23 @@ func validJSON(data []byte) error {
 	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
 		at = int(syntax.Offset)
 	}
-	return fmt.Errorf("%d: it is not JSON: %w", 1+bytes.Count(data[:at], []byte("\n")), err)
+	return fmt.Errorf("%d: invalid JSON: %w", 1+bytes.Count(data[:at], []byte("\n")), err)
 }
 
 // A pin is one entry of the file.
 type pin struct {
-	entry           string // what errors call it
+	entry           string // its name in errors
 	runtime, commit string
 }
 
-// parsePins reads a file that is valid JSON.
+// parsePins parses a file that is valid JSON.
 func parsePins(data []byte, allowlist mol.Options) (map[string]string, error) {
 	entries, err := pinEntries(data)
 	if err != nil {
 		return nil, err
 	}
 	if len(entries) == 0 {
-		return nil, errors.New("no commit is pinned in it")
+		return nil, errors.New("the file has no commit")
 	}
 	found := map[string]pin{}
 	for _, e := range entries {
@@ -134,7 +134,7 @@ func parsePins(data []byte, allowlist mol.Options) (map[string]string, error) {
 			return nil, fmt.Errorf("%s: %w", e.entry, err)
 		}
 		if first, twice := found[e.runtime]; twice && !strings.EqualFold(first.commit, e.commit) {
-			return nil, fmt.Errorf("%s and %s pin two commits for one runtime", first.entry, e.entry)
+			return nil, fmt.Errorf("%s and %s have different commits for one runtime", first.entry, e.entry)
 		} else if !twice {
 			found[e.runtime] = e
 		}
@@ -146,14 +146,14 @@ func parsePins(data []byte, allowlist mol.Options) (map[string]string, error) {
 	return pins, nil
 }
 
-// pinEntries takes any of the forms apart.
+// pinEntries returns the entries of any form of the file.
 func pinEntries(data []byte) ([]pin, error) {
 	switch kindOf(data) {
 	case "a list":
 		return listedPins(data)
 	case "an object":
 	default:
-		return nil, fmt.Errorf("it is %s, not an object or a list", kindOf(data))
+		return nil, fmt.Errorf("the file is %s, not an object or a list", kindOf(data))
 	}
 	members, err := membersOf(data)
 	if err != nil {
@@ -182,12 +182,12 @@ func pinEntries(data []byte) ([]pin, error) {
 	case lists == 0:
 		return mappedPins(members)
 	case len(pins) == 0:
-		return nil, errors.New(`no commit is pinned in it: no entry of a list has a "runtime"`)
+		return nil, errors.New(`the file has no commit: no entry of a list has a "runtime"`)
 	}
 	return pins, nil
 }
 
-// namesRuntimes tells whether any entry of a list has a runtime. Other lists are about something else, such as plugins.
+// namesRuntimes reports whether any entry of a list has a runtime. Other lists are for something else, such as plugins.
 func namesRuntimes(list []byte) bool {
 	var entries []json.RawMessage
 	if json.Unmarshal(list, &entries) != nil {
@@ -203,7 +203,7 @@ func namesRuntimes(list []byte) bool {
 	})
 }
 
-// mappedPins are those of an object of runtimes and commits.
+// mappedPins returns the entries of an object of runtimes and commits.
 func mappedPins(members []member) ([]pin, error) {
 	var pins []pin
 	for _, m := range members {
@@ -216,7 +216,7 @@ func mappedPins(members []member) ([]pin, error) {
 	return pins, nil
 }
 
-// listedPins are those of a list of entries.
+// listedPins returns the entries of a list.
 func listedPins(data []byte) ([]pin, error) {
 	var list []json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
@@ -246,7 +246,7 @@ func listedPins(data []byte) ([]pin, error) {
 	return pins, nil
 }
 
-// commitOf is the commit of an entry.
+// commitOf returns the commit of an entry.
 func commitOf(members []member) (string, error) {
 	has := func(names ...string) bool {
 		return slices.ContainsFunc(members, func(m member) bool { return slices.Contains(names, m.name) })
@@ -256,7 +256,7 @@ func commitOf(members []member) (string, error) {
 	}
 	ref, err := textOf(members, refKey)
 	if err == nil && !wholeCommit.MatchString(ref) {
-		return "", fmt.Errorf("%q is %s, a branch or a tag: give a commit, with all 40 or 64 hexadecimal digits, there or in %q",
+		return "", fmt.Errorf("%q is %s, a branch or a tag: set it or %q to a commit with all 40 or 64 hexadecimal digits",
 			refKey, quoted(ref), commitKeys[0])
 	}
 	return ref, err
@@ -268,7 +268,7 @@ type member struct {
 	value json.RawMessage
 }
 
-// membersOf takes an object apart, in its order. A name that is there twice is an error: encoding/json would take the
+// membersOf returns the members of an object, in their order. A duplicate name is an error: encoding/json would use the
 // last value, other programs the first.
 func membersOf(object []byte) ([]member, error) {
 	decoder := json.NewDecoder(bytes.NewReader(object))
@@ -293,7 +293,7 @@ func membersOf(object []byte) ([]member, error) {
 	return members, nil
 }
 
-// textOf is the value of the one member that has one of these names.
+// textOf returns the value of the only member with one of these names.
 func textOf(members []member, names ...string) (string, error) {
 	var found []member
 	for _, m := range members {
@@ -307,10 +307,10 @@ func textOf(members []member, names ...string) (string, error) {
 	case 1:
 		return found[0].text()
 	}
-	return "", fmt.Errorf("it has both %q and %q", found[0].name, found[1].name)
+	return "", fmt.Errorf("both %q and %q are set", found[0].name, found[1].name)
 }
 
-// text is the value of a member that must be a string.
+// text returns the value of a member that must be a string.
 func (m member) text() (string, error) {
 	if kind := kindOf(m.value); kind != "a string" {
 		return "", fmt.Errorf("%s is %s, not a string", quoted(m.name), kind)
@@ -320,7 +320,7 @@ func (m member) text() (string, error) {
 	return text, err
 }
 
-// kindOf says what a valid JSON value is.
+// kindOf returns the type of a valid JSON value.
 func kindOf(value []byte) string {
 	value = bytes.TrimLeft(value, " \t\r\n")
 	switch value[0] {

@@ -9,7 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// written is a file with this text.
+// written returns the path of a file with this text.
 func written(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "pins.json")
@@ -21,7 +21,7 @@ func written(t *testing.T, text string) string {
 
 const otherSHA = "fedcba9876543210fedcba9876543210fedcba98"
 
-func TestPinsAreReadFromEachForm(t *testing.T) {
+func TestPinsFileForms(t *testing.T) {
 	both := map[string]string{"hermes": testSHA, "codex": otherSHA}
 	for name, tt := range map[string]struct {
 		text string
@@ -67,10 +67,10 @@ func TestPinsAreReadFromEachForm(t *testing.T) {
 	}
 }
 
-func TestPinsMayBeOfTheRuntimesOfTheCommandLine(t *testing.T) {
+func TestPinsOfRuntimesFlag(t *testing.T) {
 	f := &fakeClient{img: scriptImage()}
 	file := written(t, `{"google-adk": "`+testSHA+`"}`)
-	// In either order.
+	// The order of the flags does not matter.
 	for _, args := range [][]string{
 		{"ensure", "google-adk", "--pins", file, "--runtimes", "google-adk"},
 		{"ensure", "google-adk", "--runtimes", "google-adk", "--pins", file},
@@ -81,31 +81,31 @@ func TestPinsMayBeOfTheRuntimesOfTheCommandLine(t *testing.T) {
 	}
 }
 
-// A pin that is ignored would build another commit than the file says.
-func TestPinsThatCannotBeUsed(t *testing.T) {
+// Invalid pins must fail: ignoring one would build another commit than the file has.
+func TestInvalidPins(t *testing.T) {
 	for text, want := range map[string]string{
-		``:                                       `:1: it is not JSON: unexpected end of JSON input`,
-		"{\n\n,}":                                `:3: it is not JSON: invalid character ','`,
-		`{} {}`:                                  `:1: it is not JSON: invalid character '{' after top-level value`,
-		"\ufeff{}":                               `:1: it is not JSON`,
-		`"hermes"`:                               `: it is a string, not an object or a list`,
-		`null`:                                   `: it is null, not an object or a list`,
-		`{}`:                                     `: no commit is pinned in it`,
-		`[]`:                                     `: no commit is pinned in it`,
-		`{"a": []}`:                              `: no commit is pinned in it`,
+		``:                                       `:1: invalid JSON: unexpected end of JSON input`,
+		"{\n\n,}":                                `:3: invalid JSON: invalid character ','`,
+		`{} {}`:                                  `:1: invalid JSON: invalid character '{' after top-level value`,
+		"\ufeff{}":                               `:1: invalid JSON`,
+		`"hermes"`:                               `: the file is a string, not an object or a list`,
+		`null`:                                   `: the file is null, not an object or a list`,
+		`{}`:                                     `: the file has no commit`,
+		`[]`:                                     `: the file has no commit`,
+		`{"a": []}`:                              `: the file has no commit`,
 		` [true]`:                                `: entry 1 is true or false, not an object`,
 		`[{}, null]`:                             `: entry 1: "runtime" is missing`,
-		`{"a": [], "version": 1, "b": []}`:       `: no commit is pinned in it: no entry of a list has a "runtime"`,
-		`{"hermes": "` + testSHA + `", "a": []}`: `: no commit is pinned in it: no entry of a list has a "runtime"`,
+		`{"a": [], "version": 1, "b": []}`:       `: the file has no commit: no entry of a list has a "runtime"`,
+		`{"hermes": "` + testSHA + `", "a": []}`: `: the file has no commit: no entry of a list has a "runtime"`,
 		`{"a": [{"name": "x"}], "b": [{"runtime": "hermes", "commit": "` + testSHA + `"}, {"name": "y"}]}`:                  `: "b", entry 2: "runtime" is missing`,
 		`{"b": [{"runtime": "hermes", "commit": "` + testSHA + `"}, "y"]}`:                                                  `: "b", entry 2 is a string, not an object`,
-		`{"b": [{"runtime": "hermes", "commit": "main"}]}`:                                                                  `: "b", entry 1 ("hermes"): "main" is not a commit`,
+		`{"b": [{"runtime": "hermes", "commit": "main"}]}`:                                                                  `: "b", entry 1 ("hermes"): "main" is not a commit id`,
 		`{"b": [{"runtime": "hermse", "commit": "` + testSHA + `"}]}`:                                                       ": \"b\", entry 1 (\"hermse\"): unknown runtime \"hermse\"\nhint: did you mean hermes?",
-		`[{"runtime": "hermes", "ref": "main"}]`:                                                                            `: entry 1 ("hermes"): "ref" is "main", a branch or a tag: give a commit, with all 40 or 64 hexadecimal digits, there or in "commit"`,
+		`[{"runtime": "hermes", "ref": "main"}]`:                                                                            `: entry 1 ("hermes"): "ref" is "main", a branch or a tag: set it or "commit" to a commit with all 40 or 64 hexadecimal digits`,
 		`[{"runtime": "hermes", "ref": 7}]`:                                                                                 `: entry 1 ("hermes"): "ref" is a number, not a string`,
-		`{"a": [{"runtime": "hermes", "sha": "` + testSHA + `"}], "b": [{"runtime": "hermes", "ref": "` + otherSHA + `"}]}`: `: "a", entry 1 ("hermes") and "b", entry 1 ("hermes") pin two commits for one runtime`,
+		`{"a": [{"runtime": "hermes", "sha": "` + testSHA + `"}], "b": [{"runtime": "hermes", "ref": "` + otherSHA + `"}]}`: `: "a", entry 1 ("hermes") and "b", entry 1 ("hermes") have different commits for one runtime`,
 		`{"hermes": 7}`:                 `: "hermes" is a number, not a string`,
-		`{"hermes": "main"}`:            `: "hermes": "main" is not a commit: give all 40 or 64 hexadecimal digits`,
+		`{"hermes": "main"}`:            `: "hermes": "main" is not a commit id: use all 40 or 64 hexadecimal digits`,
 		`{"hermse": "` + testSHA + `"}`: ": \"hermse\": unknown runtime \"hermse\"\nhint: did you mean hermes? the known runtimes are autogen",
 		`{"hermes": "` + testSHA + `", "hermes": "` + testSHA + `"}`:                                          `: duplicate name "hermes"`,
 		`[{"runtime": "hermes"}]`:                                                                             `: entry 1 ("hermes"): "commit" is missing`,
@@ -113,9 +113,9 @@ func TestPinsThatCannotBeUsed(t *testing.T) {
 		`[{"runtime": "hermes", "commit": null}]`:                                                             `: entry 1 ("hermes"): "commit" is null, not a string`,
 		`[{"runtime": "hermes", "commit": "` + testSHA[:39] + `"}]`:                                           `: entry 1 ("hermes"): "` + testSHA[:39] + `" is not a commit`,
 		`[{"runtime": "hermes", "runtime": "codex", "commit": "` + testSHA + `"}]`:                            `: entry 1: duplicate name "runtime"`,
-		`[{"runtime": "hermes", "commit": "` + testSHA + `", "sha": "` + otherSHA + `"}]`:                     `: entry 1 ("hermes"): it has both "commit" and "sha"`,
-		`[{"runtime": "hermes", "sha": "` + testSHA + `"}, {"runtime": "hermes", "sha": "` + otherSHA + `"}]`: `: entry 1 ("hermes") and entry 2 ("hermes") pin two commits for one runtime`,
-		`["` + strings.Repeat("a", maxPins) + `"]`:                                                            `: it has more than 1.0 MiB`,
+		`[{"runtime": "hermes", "commit": "` + testSHA + `", "sha": "` + otherSHA + `"}]`:                     `: entry 1 ("hermes"): both "commit" and "sha" are set`,
+		`[{"runtime": "hermes", "sha": "` + testSHA + `"}, {"runtime": "hermes", "sha": "` + otherSHA + `"}]`: `: entry 1 ("hermes") and entry 2 ("hermes") have different commits for one runtime`,
+		`["` + strings.Repeat("a", maxPins) + `"]`:                                                            `: the file is larger than 1.0 MiB`,
 	} {
 		f, path := &fakeClient{}, written(t, text)
 		code, stdout, stderr := runFake(t, t.Context(), f, "ensure", "hermes", "--pins", path)
@@ -131,8 +131,8 @@ func TestPinsThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-// Whoever puts the token into the wrong place does not find it in the log.
-func TestPinsAndCommitsThatAreTheTokenAreMasked(t *testing.T) {
+// A token in the place of a runtime or a commit is masked in errors.
+func TestTokenInArgumentsAndPinsIsMasked(t *testing.T) {
 	const token = "n0t-f0r-l0gs"
 	for _, args := range [][]string{
 		{"ensure", "hermes@" + token},
@@ -150,8 +150,8 @@ func TestPinsAndCommitsThatAreTheTokenAreMasked(t *testing.T) {
 	}
 }
 
-// A pull takes whatever the registry has.
-func TestUpPullsNoCommit(t *testing.T) {
+// A pull cannot choose a commit.
+func TestUpRejectsCommitWithRegistry(t *testing.T) {
 	for _, args := range [][]string{
 		{"up", "hermes@" + testSHA},
 		{"up", "hermes", "--pins", written(t, `{"hermes": "`+testSHA+`"}`)},
@@ -172,10 +172,10 @@ func TestPinsTopic(t *testing.T) {
 	}
 	for line := range strings.Lines(pinsText) {
 		if len(line) > 110 {
-			t.Errorf("too long for a screen: %s", line)
+			t.Errorf("too long for a terminal: %s", line)
 		}
 	}
-	// The examples in it are examples.
+	// The examples in the text must work.
 	for _, example := range strings.Split(pinsText, "\n\n") {
 		if strings.HasPrefix(example, "  ") {
 			f := &fakeClient{img: scriptImage()}

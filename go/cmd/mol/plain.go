@@ -9,11 +9,11 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// progressEvery is how often a plain display repeats how far something is.
+// progressEvery is the interval of progress lines.
 const progressEvery = 2 * time.Second
 
-// A plainDisplay writes a line for every event, behind the time since the start.
-// It is for files, pipes and terminals without cursor movement.
+// A plainDisplay writes a line for each event, with the time since the start. It is
+// for files, pipes and terminals without cursor movement.
 type plainDisplay struct {
 	mu       sync.Mutex
 	w        io.Writer
@@ -60,8 +60,8 @@ func (d *plainDisplay) end(last string) {
 	d.ended = true
 }
 
-// line writes one line. Events carry milliseconds and the start does not, so a
-// difference may come out just below zero.
+// line writes one line. Event times are rounded to milliseconds and the start is not,
+// so the difference may be slightly negative.
 func (d *plainDisplay) line(now time.Time, text string) {
 	if d.ended {
 		return

@@ -8,9 +8,9 @@ import (
 func (a *app) resolveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "resolve",
-		Short: "Say where images come from",
-		Long: "Say where images come from: \"local\" and the prefix of images that are built\n" +
-			"here, or \"saas\" and the registry to pull from (MOLECULE_IMAGE_REGISTRY).",
+		Short: "Show where images come from",
+		Long: "Show where images come from: \"local\" and the prefix of locally built images, or\n" +
+			"\"saas\" and the registry to pull from (MOLECULE_IMAGE_REGISTRY).",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			source := mol.Resolve()

@@ -13,19 +13,19 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// A runtimesFlag is the allowlist that --runtimes gives; nil for the default one.
+// A runtimesFlag is the allowlist of --runtimes, or nil for the default one.
 type runtimesFlag []string
 
-// validRuntime is what the library accepts as a name, see mol.Options.Runtimes.
+// validRuntime matches the names that the library accepts, see mol.Options.Runtimes.
 var validRuntime = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$`)
 
-// Set takes the whole list: one that is given again replaces the first.
+// Set sets the whole list. A second flag replaces the first.
 func (f *runtimesFlag) Set(list string) error {
 	names := strings.Split(list, ",")
 	for i, name := range names {
 		switch {
 		case !validRuntime.MatchString(name):
-			return fmt.Errorf("%s is not a valid name: use lower-case letters, digits and '-', a letter or digit first and last, at most 64 of them", quoted(name))
+			return fmt.Errorf("%s is not a valid name: use at most 64 lower-case letters, digits and '-', with a letter or digit first and last", quoted(name))
 		case slices.Contains(names[:i], name):
 			return fmt.Errorf("duplicate name %q", name)
 		}
@@ -36,7 +36,7 @@ func (f *runtimesFlag) Set(list string) error {
 
 func (f *runtimesFlag) String() string { return strings.Join(*f, ",") }
 
-// Type is what help calls the value.
+// Type is the name of the value in the help.
 func (f *runtimesFlag) Type() string { return "names" }
 
 // oneRuntime accepts exactly one argument, a known runtime.
@@ -62,24 +62,24 @@ func (a *app) oneTarget(_ *cobra.Command, args []string) error {
 func (a *app) oneArgument(args []string) error {
 	switch len(args) {
 	case 0:
-		return fmt.Errorf("which runtime? the known runtimes are %s", strings.Join(a.allowlist().KnownRuntimes(), ", "))
+		return fmt.Errorf("the runtime is missing: the known runtimes are %s", strings.Join(a.allowlist().KnownRuntimes(), ", "))
 	case 1:
 		return nil
 	}
-	return fmt.Errorf("one runtime at a time, not %d: %s", len(args), strings.Join(args, ", "))
+	return fmt.Errorf("only one runtime is allowed, not %d: %s", len(args), strings.Join(args, ", "))
 }
 
-// checkCommit accepts a whole commit id.
+// checkCommit accepts a full commit id.
 func checkCommit(id string) error {
 	if wholeCommit.MatchString(id) {
 		return nil
 	}
-	return errors.New(quoted(id) + " is not a commit: give all 40 or 64 hexadecimal digits, as git rev-parse prints them")
+	return errors.New(quoted(id) + " is not a commit id: use all 40 or 64 hexadecimal digits, as git rev-parse prints them")
 }
 
 var wholeCommit = regexp.MustCompile(`^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$`)
 
-// quoted is the beginning of a text from outside, as an error may show it.
+// quoted returns text for an error message: masked, truncated and quoted.
 func quoted(text string) string {
 	const most = 80
 	text = mol.MaskTokenInString(text, os.Getenv(tokenEnv))

@@ -6,7 +6,7 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// began is when the scripted build starts.
+// began is the start time of the scripted build.
 var began = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 const (
@@ -15,8 +15,8 @@ const (
 	testURL = "https://git.example.com/org/tpl-hermes"
 )
 
-// script is a build as libmol reports it, with the kinds of output that builds
-// have: colours, lines drawn over themselves, very long ones.
+// script returns the events of a build, with colours and control characters in its
+// output.
 func script() []mol.Event {
 	events := []mol.Event{
 		{Kind: mol.EventLookupStarted, URL: testURL},

@@ -5,8 +5,8 @@ import (
 	"os"
 )
 
-// A style colours text, or does not: on what is no terminal, and where NO_COLOR
-// is set (no-color.org).
+// A style colours text, except when the output is not a terminal or NO_COLOR is set
+// (no-color.org).
 type style struct{ colour bool }
 
 func newStyle(w io.Writer) style {

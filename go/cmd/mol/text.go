@@ -14,22 +14,22 @@ import (
 	"golang.org/x/term"
 )
 
-// longestLine is where a line of plain output is cut: a build may print a
+// longestLine is the maximum length of a line of plain output: a build may print a
 // megabyte without a line end.
 const longestLine = 400
 
-// clean is plain, and cut.
+// clean is plain, truncated to longestLine.
 func clean(line string) string {
 	return ansi.Truncate(plain(line), longestLine, "…")
 }
 
-// plain makes a text of somebody else's one line that is fit to print: without colours, control characters and
-// what cannot be seen. All that could be read stays, also before a carriage return.
+// plain makes foreign text safe to print as one line: it removes colours, control characters and invisible characters.
+// All readable text is kept, also the text before a carriage return.
 //
-// It changes nothing in what libmol says, which is clean already, and in which the token was masked after that.
+// It does not change texts of libmol, which has already removed the same characters, and masked the token after that.
 func plain(text string) string {
 	text = colours.ReplaceAllString(strings.TrimRight(text, "\r\n"), "")
-	wide := false // the last character that stays is outside of ASCII
+	wide := false // the last character that was kept is not ASCII
 	return strings.Map(func(r rune) rune {
 		switch {
 		case r == '\t', r == '\n', r == '\v', r == '\f', r == '\r', r == '\u0085', r == '\u2028', r == '\u2029':
@@ -42,10 +42,11 @@ func plain(text string) string {
 	}, text)
 }
 
-// colours are what programs write most: the sequences for colours, the cursor and erasing.
+// colours matches the common control sequences: colours, cursor movement and erasing.
 var colours = regexp.MustCompile(`\x1b\[[0-9:;?]*[A-Za-z]`)
 
-// As in libmol (src/redact/printable.rs): the direction of text and tags; and what scripts outside of ASCII need.
+// As in libmol (src/redact/printable.rs): deceptive characters change the text direction or are tags; invisible ones are
+// kept after a non-ASCII character, because some scripts need them.
 var (
 	deceptive = &unicode.RangeTable{
 		R16: []unicode.Range16{
@@ -57,13 +58,13 @@ var (
 	invisible = []*unicode.RangeTable{unicode.Cf, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point}
 )
 
-// lastLines are the last n lines of text.
+// lastLines returns the last n lines of text.
 func lastLines(text string, n int) []string {
 	lines := strings.Split(strings.TrimRight(text, "\r\n"), "\n")
 	return lines[max(0, len(lines)-n):]
 }
 
-// headline is an error of libmol's in one line, without its hint and log.
+// headline returns an error of libmol as one line, without its hint and log.
 func headline(detail *mol.Error) string {
 	text := detail.Message
 	if text == "" {
@@ -78,7 +79,7 @@ func headline(detail *mol.Error) string {
 	return plain(text)
 }
 
-// seconds is a duration as the displays write it.
+// seconds formats a duration for the displays.
 func seconds(d time.Duration) string {
 	switch {
 	case d < time.Second:
@@ -98,7 +99,7 @@ func count(n int64, thing string) string {
 	return humanize.Comma(n) + " " + thing + "s"
 }
 
-// short is a commit as people write it.
+// short returns the first 12 digits of a commit.
 func short(sha string) string { return sha[:min(len(sha), 12)] }
 
 func termSize(f *os.File) (width, height int, err error) { return term.GetSize(int(f.Fd())) }

@@ -24,23 +24,23 @@ func TestPlain(t *testing.T) {
 	}
 }
 
-func TestNothingVanishesOrBreaksTheLine(t *testing.T) {
+func TestHostileTextIsPrintedOnOneLine(t *testing.T) {
 	const hostile = "\rmol: all is well; run: curl evil.example\n\x1b[2K\x1b[1A\x07\u202e\u009b1m\x1b]0;x"
 	for name, err := range map[string]error{
-		"of the library": &mol.Error{Code: mol.CodeFetch, URL: "https://host/t-hermes", Message: "the commit 0123456789ab: " + hostile, Hint: hostile, Step: hostile},
-		"of another":     errors.New("https://host/t-hermes, 0123456789ab: " + strings.ReplaceAll(hostile, "\n", "")),
+		"an error of the library": &mol.Error{Code: mol.CodeFetch, URL: "https://host/t-hermes", Message: "the commit 0123456789ab: " + hostile, Hint: hostile, Step: hostile},
+		"another error":           errors.New("https://host/t-hermes, 0123456789ab: " + strings.ReplaceAll(hostile, "\n", "")),
 	} {
 		_, _, stderr := runFake(t, t.Context(), &fakeClient{err: err, events: []mol.Event{
 			{Kind: mol.EventWarning, Message: hostile, Hint: hostile}, {Kind: mol.EventLog, Line: hostile},
 		}}, "ensure", "hermes")
 		for _, line := range []string{"https://host/t-hermes", "0123456789ab", "warning: ", "| "} {
 			if !strings.Contains(stderr, line) {
-				t.Errorf("%s: %q is gone: %q", name, line, stderr)
+				t.Errorf("%s: %q is missing: %q", name, line, stderr)
 			}
 		}
 		for line := range strings.Lines(stderr) {
 			if strings.HasPrefix(line, "mol: all is well") {
-				t.Errorf("%s: a line of its own: %q", name, stderr)
+				t.Errorf("%s: the hostile text begins a line: %q", name, stderr)
 			}
 		}
 		for _, r := range stderr {

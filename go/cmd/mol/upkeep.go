@@ -17,9 +17,9 @@ import (
 func (a *app) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List the images that are there",
-		Long: "List the images of every runtime that the engine has, the newest first, and how much\n" +
-			"the fetched templates in the cache take.",
+		Short: "List the local images",
+		Long: "List the engine's images of all runtimes, newest first, and the size of the fetched\n" +
+			"templates in the cache.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
@@ -43,21 +43,21 @@ func (a *app) pruneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove old images and fetched templates",
-		Long: "Remove old images that mol or a server has built, and old templates from the cache.\n" +
-			"The newest of each runtime stay, what was built or used within the last ten minutes,\n" +
-			"and whatever a container uses or the tag latest points at. Nothing of any other tool\n" +
-			"is touched.",
+		Long: "Remove old images that mol or a server built, and old templates from the cache. Kept\n" +
+			"are the newest of each runtime, those built or used within the last ten minutes, and\n" +
+			"images that a container uses or that the tag latest points at. Images of other tools\n" +
+			"are never removed.",
 		Example: "  mol prune --dry-run\n  mol prune --keep 1\n  mol prune --keep 0 --keep-recent 1h",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if keep < 0 {
-				return usageError{fmt.Errorf("--keep is below 0: %d", keep)}
+				return usageError{fmt.Errorf("--keep is negative: %d", keep)}
 			}
 			if recent < 0 {
-				return usageError{fmt.Errorf("--keep-recent is below 0: %s", recent)}
+				return usageError{fmt.Errorf("--keep-recent is negative: %s", recent)}
 			}
 			options := mol.PruneOptions{KeepPerRuntime: keep, KeepRecent: recent, DryRun: dryRun}
-			// To the library, 0 is "not said".
+			// The library takes 0 as the default.
 			if keep == 0 {
 				options.KeepPerRuntime = -1
 			}
@@ -77,9 +77,9 @@ func (a *app) pruneCommand() *cobra.Command {
 		},
 	}
 	a.upkeepFlags(cmd)
-	cmd.Flags().IntVar(&keep, "keep", keep, "how `many` of each runtime stay, the newest")
-	cmd.Flags().DurationVar(&recent, "keep-recent", recent, "how long what was built or used stays in any case; 0: no longer")
-	cmd.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "only say what would be removed")
+	cmd.Flags().IntVar(&keep, "keep", keep, "how `many` of each runtime to keep, the newest")
+	cmd.Flags().DurationVar(&recent, "keep-recent", recent, "keep everything that was built or used within this time; 0 turns this off")
+	cmd.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "only show what would be removed")
 	return cmd
 }
 
@@ -87,8 +87,8 @@ func (a *app) logsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs RUNTIME",
 		Short: "Show the log of a runtime's last build",
-		Long: "Show the log of the last build of a runtime that was made with this cache, by whatever\n" +
-			"program, and however it ended. Of a very long one the beginning and the end are kept.",
+		Long: "Show the log of a runtime's last build that used this cache, by any program, whether it\n" +
+			"succeeded or failed. Of a very long log only the beginning and the end are kept.",
 		Example:           "  mol logs claude-code",
 		Args:              a.oneRuntime,
 		ValidArgsFunction: a.completeRuntime,
@@ -121,8 +121,7 @@ type logResult struct {
 	mol.BuildLog
 }
 
-// An outcome is what the JSON results of these commands have in common with
-// those of all others.
+// An outcome has the fields that all JSON results share.
 type outcome struct {
 	Kind     string `json:"kind"`
 	OK       bool   `json:"ok"`
@@ -193,11 +192,12 @@ func (a *app) printPruned(report mol.PruneReport) error {
 	return a.println(freed(report))
 }
 
-// freed says how much went. Of an image it is an estimate: no engine says what its removal frees.
+// freed describes how much space was freed. For images it is an estimate, because engines do not report what a removal
+// frees.
 func freed(report mol.PruneReport) string {
 	text := "freed "
 	if report.DryRun {
-		text = "a dry run: nothing was removed; it would free "
+		text = "dry run: nothing was removed; this would free "
 	}
 	removed := func(image mol.PrunedImage) bool { return image.Action == mol.PruneRemoved }
 	if slices.ContainsFunc(report.Images, removed) {
@@ -206,8 +206,8 @@ func freed(report mol.PruneReport) string {
 	return text + size(report.FreedBytes)
 }
 
-// printTable writes a table. What comes from elsewhere cannot
-// break its lines.
+// printTable prints a table. Its cells are cleaned, so foreign text cannot break the
+// lines.
 func printTable[T any](out io.Writer, head string, rows []T, cells func(T) []string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, head)

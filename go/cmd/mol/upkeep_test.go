@@ -17,7 +17,7 @@ import (
 	"github.com/prometheus/common/model"
 )
 
-func TestPruneAsksForWhatTheFlagsSay(t *testing.T) {
+func TestPruneFlags(t *testing.T) {
 	for args, want := range map[string]mol.PruneOptions{
 		"prune":                    {KeepPerRuntime: 2, KeepRecent: 10 * time.Minute},
 		"prune --keep 5 --dry-run": {KeepPerRuntime: 5, KeepRecent: 10 * time.Minute, DryRun: true},
@@ -32,7 +32,7 @@ func TestPruneAsksForWhatTheFlagsSay(t *testing.T) {
 	}
 }
 
-func TestListAndPruneInATable(t *testing.T) {
+func TestListAndPruneTables(t *testing.T) {
 	hours := func(n int64) int64 { return time.Now().Unix() - n*3600 - 10 }
 	newest := mol.LocalImage{
 		Ref: testRef, Runtime: "hermes", Platform: "linux/amd64", CommitSHA: testSHA, CreatedUnix: hours(1),
@@ -56,11 +56,11 @@ func TestListAndPruneInATable(t *testing.T) {
 	golden(t, "prune.txt", pruned)
 }
 
-func TestDoctorShowsEachLineWithItsFix(t *testing.T) {
+func TestDoctorShowsFixes(t *testing.T) {
 	f := &fakeClient{diagnosis: mol.Report{Version: "0.1.0", Status: mol.CheckProblem, Checks: []mol.Check{
 		{Name: "engine", Status: mol.CheckOK, Found: "unix:///var/run/docker.sock (the default socket)"},
 		{Name: "cache disk", Status: mol.CheckWarning, Found: "12 MiB free at /home", Fix: "free some space there"},
-		{Name: "token", Status: mol.CheckProblem, Found: "set, and refused", Fix: "set another one"},
+		{Name: "token", Status: mol.CheckProblem, Found: "set, but refused", Fix: "set another one"},
 	}}}
 	code, stdout, stderr := runFake(t, t.Context(), f, "doctor")
 	if code != exitProblem || stderr != "" {
@@ -73,32 +73,31 @@ func TestDoctorShowsEachLineWithItsFix(t *testing.T) {
 	}
 }
 
-func TestLogsForReal(t *testing.T) {
-	w := newWorld(t)
-	if code, stdout, stderr := w.run(t, "logs", "claude-code"); code != exitCache || stdout != "" || !strings.Contains(stderr, "no log of a build of claude-code") {
+func TestLogsEndToEnd(t *testing.T) {
+	e := newTestEnv(t)
+	if code, stdout, stderr := e.run(t, "logs", "claude-code"); code != exitCache || stdout != "" || !strings.Contains(stderr, "no log of a build of claude-code") {
 		t.Errorf("before a build: exit code %d\n%s%s", code, stdout, stderr)
 	}
-	if code, _, stderr := w.run(t, "ensure", "claude-code"); code != 0 {
+	if code, _, stderr := e.run(t, "ensure", "claude-code"); code != 0 {
 		t.Fatal(stderr)
 	}
-	code, stdout, stderr := w.run(t, "logs", "claude-code")
+	code, stdout, stderr := e.run(t, "logs", "claude-code")
 	if code != 0 || !regexp.MustCompile(`(?s)^molecule-local/workspace-template-claude-code:.* building with .* done\n$`).MatchString(stdout) {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
-	code, stdout, _ = w.run(t, "logs", "claude-code", "--json")
+	code, stdout, _ = e.run(t, "logs", "claude-code", "--json")
 	var got mol.BuildLog
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 || got.Runtime != "claude-code" || time.Since(got.Ended()) > time.Hour {
 		t.Errorf("exit code %d, %v: %s", code, err, stdout)
 	}
 }
 
-// TestMetricsForPrometheus reads the text with Prometheus' own parser, and has
-// promtool's own linter look at it.
+// Parses the text with Prometheus' own parser and checks it with promtool's linter.
 func TestMetricsForPrometheus(t *testing.T) {
-	w := newWorld(t)
+	e := newTestEnv(t)
 	client, err := mol.New(mol.Options{
-		RepoPrefix: w.templates.RepoPrefix(), CacheDir: t.TempDir(), Isolation: w.value("MOLECULE_LOCAL_IMAGE_ISOLATION"),
-		DockerHost: w.value("DOCKER_HOST"),
+		RepoPrefix: e.templates.RepoPrefix(), CacheDir: t.TempDir(), Isolation: e.value("MOLECULE_LOCAL_IMAGE_ISOLATION"),
+		DockerHost: e.value("DOCKER_HOST"),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -148,9 +147,9 @@ func TestMetricsForPrometheus(t *testing.T) {
 	}
 }
 
-// value is a variable of the world's environment.
-func (w *world) value(name string) string {
-	for _, v := range w.env {
+// value returns a variable of the environment.
+func (e *testEnv) value(name string) string {
+	for _, v := range e.env {
 		if value, ok := strings.CutPrefix(v, name+"="); ok {
 			return value
 		}
@@ -158,7 +157,7 @@ func (w *world) value(name string) string {
 	return ""
 }
 
-// TestCompletionInBash has a real bash complete command lines.
+// Lets a real bash complete command lines.
 func TestCompletionInBash(t *testing.T) {
 	path, err := program()
 	if err != nil {
@@ -169,7 +168,7 @@ PATH=$1:$PATH
 source <(mol completion bash) || exit 1
 shift
 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)) COMP_LINE="$*" COMP_POINT=${#COMP_LINE}
-compopt() { :; } # only there while readline completes
+compopt() { :; } # only exists while readline completes
 _get_comp_words_by_ref() { words=("${COMP_WORDS[@]}") cword=$COMP_CWORD cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}; }
 __start_mol
 printf '%s\n' "${COMPREPLY[@]}"
@@ -199,7 +198,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 	}
 }
 
-// TestManualPage has the real formatter read the page.
+// Formats the page with groff, which reports errors.
 func TestManualPage(t *testing.T) {
 	_, page, _ := runFake(t, t.Context(), &fakeClient{}, "man")
 	file := filepath.Join(t.TempDir(), "mol.1")
@@ -214,25 +213,25 @@ func TestManualPage(t *testing.T) {
 	}
 	text := regexp.MustCompile(`.\x08`).ReplaceAllString(out.String(), "")
 	for _, want := range []string{
-		"mol - build workspace images and boot workspaces", "mol ensure RUNTIME", "--dry-run", "-n, --dry-run",
-		"MOLECULE_LOCAL_BUILD_CACHE", "MOLECULE_GITEA_TOKEN", "mol doctor has found a problem", "mol completion bash", "--json",
+		"mol - build workspace images and start workspaces", "mol ensure RUNTIME", "--dry-run", "-n, --dry-run",
+		"MOLECULE_LOCAL_BUILD_CACHE", "MOLECULE_GITEA_TOKEN", "mol doctor found a problem", "mol completion bash", "--json",
 		"mol ensure RUNTIME[@SHA]", "--tag-arch auto|always", "MOLECULE_BUILD_CEILING_S", `"workspace_templates": [`,
 	} {
 		if !strings.Contains(text, want) {
-			t.Errorf("the page does not say %q:\n%s", want, text)
+			t.Errorf("the page does not contain %q:\n%s", want, text)
 		}
 	}
 }
 
-// No engine says what the removal of an image frees.
-func TestPruneSaysAboutHowMuchAnImageFreed(t *testing.T) {
+// Engines do not report how much space the removal of an image frees.
+func TestPruneEstimatesFreedSpace(t *testing.T) {
 	image := func(action mol.PruneAction) []mol.PrunedImage {
 		return []mol.PrunedImage{{Action: mol.PruneKept}, {Action: action}}
 	}
 	for want, report := range map[string]mol.PruneReport{
 		"freed about 24 MiB": {FreedBytes: 24 << 20, Images: image(mol.PruneRemoved)},
 		"freed 24 MiB":       {FreedBytes: 24 << 20, Images: image(mol.PruneUntagged)},
-		"a dry run: nothing was removed; it would free about 24 MiB": {
+		"dry run: nothing was removed; this would free about 24 MiB": {
 			DryRun: true, FreedBytes: 24 << 20, Images: image(mol.PruneRemoved),
 		},
 	} {
