@@ -16,29 +16,29 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// job is what a process of its own does: so many callers ask for one image at once.
+// job is the task of a child process: a number of callers request one image at the same time.
 type job struct {
 	Prefix, Engine string
 	Callers        int
 }
 
-// outcome is what it says of it. Growth is against the process before it made its client.
+// outcome is the result of a job. Growth is relative to the process before it created its client.
 type outcome struct {
 	Seconds       float64 // until the last caller had the image
 	Spread        float64 // seconds from the first return to the last
-	MemoryGrowth  float64 // bytes, at the peak, files that are mapped included
-	OwnGrowth     float64 // without those, whose memory the kernel can take back at any time
+	MemoryGrowth  float64 // bytes at the peak, including mapped files
+	OwnGrowth     float64 // bytes at the peak, without mapped files, whose memory the kernel can reclaim at any time
 	ThreadsGrowth int     // at the peak
 }
 
-// inChild does a job in a process that does nothing else.
-func (b *bed) inChild(ctx context.Context, j job) (outcome, error) {
+// inChild runs a job in a new process.
+func (env *testEnv) inChild(ctx context.Context, j job) (outcome, error) {
 	var o outcome
 	input, err := json.Marshal(j)
 	if err != nil {
 		return o, err
 	}
-	command := exec.CommandContext(ctx, b.self, "child")
+	command := exec.CommandContext(ctx, env.self, "child")
 	command.Stdin, command.Stderr = bytes.NewReader(input), os.Stderr
 	output, err := command.Output()
 	if err != nil {
@@ -53,7 +53,7 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 		return err
 	}
 	debug.FreeOSMemory()
-	// From here on the peak counts anew; see proc(5), clear_refs.
+	// Reset the peak; see clear_refs in proc(5).
 	if err := os.WriteFile("/proc/self/clear_refs", []byte("5"), 0); err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 	ended := make([]time.Time, j.Callers)
 	failed := make([]error, j.Callers)
 	var callers sync.WaitGroup
-	begun := time.Now()
+	started := time.Now()
 	for i := range j.Callers {
 		callers.Go(func() {
 			_, failed[i] = client.EnsureLocalImage(ctx, runtime)
@@ -112,7 +112,7 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 		}
 	}
 	return json.NewEncoder(out).Encode(outcome{
-		Seconds:       last.Sub(begun).Seconds(),
+		Seconds:       last.Sub(started).Seconds(),
 		Spread:        last.Sub(first).Seconds(),
 		MemoryGrowth:  float64(peak-memory) * 1024,
 		OwnGrowth:     float64(mostOwn) * 1024,
@@ -120,7 +120,7 @@ func child(ctx context.Context, in io.Reader, out io.Writer) error {
 	})
 }
 
-// status is a number of /proc/self/status: memory in KiB.
+// status returns a number of /proc/self/status; memory is in KiB.
 func status(name string) (int, error) {
 	file, err := os.Open("/proc/self/status")
 	if err != nil {
@@ -130,7 +130,7 @@ func status(name string) (int, error) {
 	return readStatus(file, make([]byte, 4096), name)
 }
 
-// readStatus is the same, with a file and a buffer that can be used again.
+// readStatus is status with an open file and a buffer, which can be reused.
 func readStatus(file *os.File, buffer []byte, name string) (int, error) {
 	n, err := file.ReadAt(buffer, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -138,7 +138,7 @@ func readStatus(file *os.File, buffer []byte, name string) (int, error) {
 	}
 	_, text, found := bytes.Cut(buffer[:n], []byte("\n"+name+":"))
 	if !found {
-		return 0, fmt.Errorf("the kernel does not say %s", name)
+		return 0, fmt.Errorf("/proc/self/status has no %s", name)
 	}
 	number := 0
 	for _, c := range bytes.TrimLeft(text, "\t ") {
@@ -150,8 +150,8 @@ func readStatus(file *os.File, buffer []byte, name string) (int, error) {
 	return number, nil
 }
 
-// watch looks at a number of /proc/self/status until it is asked how much that grew. It makes no garbage, which
-// would count as the library's.
+// watch samples a number of /proc/self/status until growth is called, which returns how much it grew. It allocates no
+// memory, which would be counted as the library's.
 func watch(name string) (growth func() (int, error), err error) {
 	file, err := os.Open("/proc/self/status")
 	if err != nil {

@@ -10,24 +10,24 @@ import (
 	"time"
 )
 
-// cli is the way that libmol replaces: the commit over HTTP, everything else with programs.
+// cli builds images without libmol, the CLI way: it looks the commit up over HTTP and runs docker and git for the rest.
 type cli struct {
 	docker string
 	http   *http.Client
 	t      template
-	engine string // "": the engine of the environment
+	engine string // "" for the engine of the environment
 }
 
-func (b *bed) cli(t template) *cli {
-	return &cli{docker: b.docker, http: &http.Client{Timeout: 30 * time.Second}, t: t}
+func (env *testEnv) cli(t template) *cli {
+	return &cli{docker: env.docker, http: &http.Client{Timeout: 30 * time.Second}, t: t}
 }
 
-// steps is when what began.
+// steps has the start times of steps.
 type steps struct {
 	clone time.Time // git was started
 }
 
-// ensure gives the image for the head of the template, and builds it if the engine has none.
+// ensure returns the image for the head of the template, and builds it if the engine does not have it.
 func (c *cli) ensure(ctx context.Context) (ref string, s steps, err error) {
 	sha, err := c.head(ctx)
 	if err != nil {
@@ -69,7 +69,7 @@ func (c *cli) head(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if len(branch.Commit.ID) < 12 {
-		return "", fmt.Errorf("%s: no commit", response.Status)
+		return "", fmt.Errorf("no commit in the answer: %s", response.Status)
 	}
 	return branch.Commit.ID, nil
 }

@@ -1,10 +1,8 @@
-// Command bench measures libmol against the way that it replaces, and against the floor, side by side on
-// one machine: `make bench`.
+// Command bench compares libmol with the way that it replaces, and with the floor, on one machine: `make bench`.
 //
-// The way that it replaces (cli.go) looks the commit up with net/http and starts the docker and git
-// programs for the rest. The floor is the calls that cannot be saved, made bare. All of them speak to the
-// same engine and the same template server, and take turns: the machine's other work meets all of them
-// alike, so only the ratios count.
+// The way that it replaces (the CLI way, cli.go) looks the commit up with net/http and runs the docker and git commands
+// for the rest. The floor is the minimum of requests, sent directly. All use the same engine and template server and run
+// in turns. Other load on the machine then affects all of them equally, so only the ratios are meaningful.
 package main
 
 import (
@@ -19,17 +17,17 @@ import (
 	"syscall"
 )
 
-// settings are what a run was asked for.
+// settings are the flags of a run.
 type settings struct {
 	engine       string  // address of the engine, unix://…
 	docker       string  // the docker program
-	work         string  // folder for everything that is made, removed by whoever made it
-	library      string  // libmol.so
-	buildSeconds float64 // how long a clean release build took; 0: not measured
-	bloat        string  // file with the output of cargo bloat; "": none
-	docs         string  // folder of benchmarks.md and the plots; "": only print
-	only         string  // name of the one section to run; "": all
-	short        bool    // few runs, small templates: to see that it works
+	work         string  // folder for all temporary data; the caller removes it
+	library      string  // path of libmol.so
+	buildSeconds float64 // duration of a clean release build; 0 if it was not measured
+	bloat        string  // file with the output of cargo bloat, or ""
+	docs         string  // folder of benchmarks.md and the plots; "" to only print the results
+	only         string  // name of the only section to run; "" for all
+	short        bool    // few runs with small templates, to check that the benchmark works
 	plots        bool
 }
 
@@ -45,7 +43,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	// The program starts itself for what needs a process of its own.
+	// The program runs itself for tasks that need a separate process.
 	if len(args) > 0 && args[0] == "serve" {
 		return serve(ctx, args[1:])
 	}
@@ -55,25 +53,25 @@ func run(ctx context.Context, args []string) error {
 
 	var s settings
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	flags.StringVar(&s.engine, "engine", "", "`address` of an engine that may be filled and pruned, unix://… (required)")
+	flags.StringVar(&s.engine, "engine", "", "`address` of an engine whose images and build cache may be deleted, unix://… (required)")
 	flags.StringVar(&s.docker, "docker", "/usr/bin/docker", "the docker `program`")
-	flags.StringVar(&s.work, "work", "", "empty `folder` for what is made (required)")
+	flags.StringVar(&s.work, "work", "", "empty `folder` for temporary data (required)")
 	flags.StringVar(&s.library, "library", "", "`path` of libmol.so")
-	flags.Float64Var(&s.buildSeconds, "build-seconds", 0, "how long a clean release build took")
+	flags.Float64Var(&s.buildSeconds, "build-seconds", 0, "`seconds` of a clean release build")
 	flags.StringVar(&s.bloat, "bloat", "", "`file` with the output of cargo bloat")
-	flags.StringVar(&s.docs, "docs", "", "`folder` of benchmarks.md, to write the figures into it")
-	flags.StringVar(&s.only, "only", "", "run this `section` alone: "+strings.Join(sectionNames(), ", "))
-	flags.BoolVar(&s.short, "short", false, "few runs of small templates")
-	flags.BoolVar(&s.plots, "plots", false, "draw how the cost grows")
+	flags.StringVar(&s.docs, "docs", "", "`folder` of benchmarks.md, to update its figures")
+	flags.StringVar(&s.only, "only", "", "run only this `section`: "+strings.Join(sectionNames(), ", "))
+	flags.BoolVar(&s.short, "short", false, "few runs with small templates")
+	flags.BoolVar(&s.plots, "plots", false, "draw the plots")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	if s.engine == "" || s.work == "" || flags.NArg() > 0 {
 		flags.Usage()
-		return errors.New("-engine and -work are required, and nothing but flags is taken")
+		return errors.New("-engine and -work are required, and arguments are not allowed")
 	}
 	if s.docs != "" && (s.short || s.only != "") {
-		return errors.New("what is written down comes from a whole run: leave -short and -only out, or -docs")
+		return errors.New("-docs needs a full run: omit -short and -only, or -docs")
 	}
 	work, err := filepath.Abs(s.work)
 	if err != nil {
@@ -81,25 +79,25 @@ func run(ctx context.Context, args []string) error {
 	}
 	s.work = work
 
-	b, err := newBed(ctx, s)
+	env, err := newTestEnv(ctx, s)
 	if err != nil {
 		return err
 	}
-	defer b.close()
+	defer env.close()
 
-	report := &report{machine: b.machine()}
+	report := &report{machine: env.machine()}
 	for _, section := range sections {
 		if s.only != "" && s.only != section.name {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "== %s\n", section.name)
-		if err := section.run(ctx, b, report); err != nil {
+		if err := section.run(ctx, env, report); err != nil {
 			return fmt.Errorf("%s: %w", section.name, err)
 		}
 	}
 	var plots []plot
 	if s.plots {
-		if plots, err = drawn(ctx, b); err != nil {
+		if plots, err = measurePlots(ctx, env); err != nil {
 			return err
 		}
 	}

@@ -18,17 +18,17 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// plot is how the cost grows with the work, for both ways.
+// plot shows how the time grows with the workload, for both ways.
 type plot struct {
 	file, title, axis string
 	ours, theirs      plotter.XYs
 }
 
-// drawn measures the plots.
-func drawn(ctx context.Context, b *bed) ([]plot, error) {
+// measurePlots measures the points of the plots.
+func measurePlots(ctx context.Context, env *testEnv) ([]plot, error) {
 	var plots []plot
-	for _, measure := range []func(context.Context, *bed) (plot, error){byWaiters, bySize, byFiles} {
-		p, err := measure(ctx, b)
+	for _, measure := range []func(context.Context, *testEnv) (plot, error){byWaiters, bySize, byFiles} {
+		p, err := measure(ctx, env)
 		if err != nil {
 			return nil, err
 		}
@@ -45,7 +45,7 @@ func (p *plot) point(x int, ours, theirs []float64) {
 	}
 }
 
-func (b *bed) upTo(limit int, points ...int) []int {
+func (env *testEnv) upTo(limit int, points ...int) []int {
 	for i, n := range points {
 		if n > limit {
 			return points[:i]
@@ -54,41 +54,41 @@ func (b *bed) upTo(limit int, points ...int) []int {
 	return points
 }
 
-// byWaiters: so many callers want an image that nobody has yet. The CLI way builds as often as it is
-// called, so it is not asked to do it a thousand times at once.
-func byWaiters(ctx context.Context, b *bed) (plot, error) {
-	p := plot{file: "benchmark-waiters.svg", title: "Until every caller has the image of a new commit", axis: "callers at once"}
-	for _, n := range b.upTo(b.runs(10_000, 10), 1, 10, 100, 1000, 10_000) {
+// byWaiters measures how long a number of callers wait for an image that does not exist yet. The CLI way builds once per
+// caller, so it is measured only up to 100 callers.
+func byWaiters(ctx context.Context, env *testEnv) (plot, error) {
+	p := plot{file: "benchmark-waiters.svg", title: "Time until all callers have the image of a new commit", axis: "concurrent callers"}
+	for _, n := range env.upTo(env.runs(10_000, 10), 1, 10, 100, 1000, 10_000) {
 		var ours, theirs []float64
-		rounds := b.runs(3, 1)
+		rounds := env.runs(3, 1)
 		if n > 10 {
 			rounds = 1
 		}
 		for range rounds {
-			if _, err := b.template.release(ctx); err != nil {
+			if _, err := env.template.release(ctx); err != nil {
 				return p, err
 			}
-			o, err := b.inChild(ctx, job{Prefix: b.template.prefix(), Engine: b.settings.engine, Callers: n})
+			o, err := env.inChild(ctx, job{Prefix: env.template.prefix(), Engine: env.settings.engine, Callers: n})
 			if err != nil {
 				return p, err
 			}
 			ours = append(ours, o.Seconds)
-			if err := b.forget(ctx); err != nil {
+			if err := env.forget(ctx); err != nil {
 				return p, err
 			}
 			if n > 100 {
 				continue
 			}
-			old := b.cli(b.template)
-			begun := time.Now()
+			old := env.cli(env.template)
+			started := time.Now()
 			if _, err := many(ctx, n, n, func(ctx context.Context) error {
 				_, _, err := old.ensure(ctx)
 				return err
 			}); err != nil {
 				return p, err
 			}
-			theirs = append(theirs, time.Since(begun).Seconds())
-			if err := b.forget(ctx); err != nil {
+			theirs = append(theirs, time.Since(started).Seconds())
+			if err := env.forget(ctx); err != nil {
 				return p, err
 			}
 		}
@@ -97,30 +97,30 @@ func byWaiters(ctx context.Context, b *bed) (plot, error) {
 	return p, nil
 }
 
-func bySize(ctx context.Context, b *bed) (plot, error) {
-	p := plot{file: "benchmark-size.svg", title: "Cold path in all, files of 1 MiB", axis: "MiB"}
-	err := b.growing(ctx, &p, 1<<20, b.upTo(b.runs(256, 4), 1, 4, 16, 64, 256))
-	p.point(b.largest.n, b.largest.ours, b.largest.theirs)
+func bySize(ctx context.Context, env *testEnv) (plot, error) {
+	p := plot{file: "benchmark-size.svg", title: "Whole cold path, files of 1 MiB", axis: "MiB"}
+	err := env.growing(ctx, &p, 1<<20, env.upTo(env.runs(256, 4), 1, 4, 16, 64, 256))
+	p.point(env.largest.n, env.largest.ours, env.largest.theirs)
 	return p, err
 }
 
-func byFiles(ctx context.Context, b *bed) (plot, error) {
-	p := plot{file: "benchmark-files.svg", title: "Cold path in all, files of 1 KiB", axis: "files"}
-	err := b.growing(ctx, &p, 1<<10, b.upTo(b.runs(50_000, 100), 10, 100, 1000, 10_000, 50_000))
+func byFiles(ctx context.Context, env *testEnv) (plot, error) {
+	p := plot{file: "benchmark-files.svg", title: "Whole cold path, files of 1 KiB", axis: "files"}
+	err := env.growing(ctx, &p, 1<<10, env.upTo(env.runs(50_000, 100), 10, 100, 1000, 10_000, 50_000))
 	return p, err
 }
 
-func (b *bed) growing(ctx context.Context, p *plot, size int, counts []int) error {
+func (env *testEnv) growing(ctx context.Context, p *plot, size int, counts []int) error {
 	for _, n := range counts {
-		t, err := b.newTemplate(ctx, fmt.Sprintf("grow-%d-%d", size, n), n, size)
+		t, err := env.newTemplate(ctx, fmt.Sprintf("grow-%d-%d", size, n), n, size)
 		if err != nil {
 			return err
 		}
-		rounds := b.runs(3, 1)
+		rounds := env.runs(3, 1)
 		if n*size > 50<<20 || n > 1000 {
 			rounds = 1
 		}
-		ours, theirs, err := b.coldBothWays(ctx, t, rounds)
+		ours, theirs, err := env.coldBothWays(ctx, t, rounds)
 		if err != nil {
 			return err
 		}
@@ -132,26 +132,26 @@ func (b *bed) growing(ctx context.Context, p *plot, size int, counts []int) erro
 	return nil
 }
 
-func (b *bed) coldBothWays(ctx context.Context, t template, rounds int) (ours, theirs []float64, err error) {
-	client, err := mol.New(t.options(b.settings.engine))
+func (env *testEnv) coldBothWays(ctx context.Context, t template, rounds int) (ours, theirs []float64, err error) {
+	client, err := mol.New(t.options(env.settings.engine))
 	if err != nil {
 		return nil, nil, err
 	}
 	defer client.Close()
-	old := b.cli(t)
-	viaMol := &timed{after: b.forget, do: func(ctx context.Context) error {
+	old := env.cli(t)
+	withMol := &timed{after: env.forget, do: func(ctx context.Context) error {
 		_, err := client.EnsureLocalImage(ctx, runtime)
 		return err
 	}}
-	viaCLI := &timed{after: b.forget, do: func(ctx context.Context) error {
+	withCLI := &timed{after: env.forget, do: func(ctx context.Context) error {
 		_, _, err := old.ensure(ctx)
 		return err
 	}}
-	err = inTurns(ctx, rounds, viaMol, viaCLI)
-	return viaMol.took, viaCLI.took, err
+	err = inTurns(ctx, rounds, withMol, withCLI)
+	return withMol.took, withCLI.took, err
 }
 
-// save draws the plot, both axes logarithmic.
+// save draws the plot, with logarithmic axes.
 func (p plot) save(dir string) error {
 	picture := gonum.New()
 	picture.Title.Text, picture.X.Label.Text, picture.Y.Label.Text = p.title, p.axis, "seconds"
@@ -167,7 +167,7 @@ func (p plot) save(dir string) error {
 		shape  draw.GlyphDrawer
 	}{
 		{"libmol", p.ours, color.RGBA{R: 0x1f, G: 0x77, B: 0xb4, A: 0xff}, draw.CircleGlyph{}},
-		{"git and docker programs", p.theirs, color.RGBA{R: 0xd6, G: 0x5f, B: 0x1e, A: 0xff}, draw.TriangleGlyph{}},
+		{"git and docker commands", p.theirs, color.RGBA{R: 0xd6, G: 0x5f, B: 0x1e, A: 0xff}, draw.TriangleGlyph{}},
 	} {
 		line, points, err := plotter.NewLinePoints(series.points)
 		if err != nil {
@@ -185,14 +185,14 @@ func (p plot) save(dir string) error {
 	page := draw.New(canvas)
 	page.SetColor(color.White)
 	page.Fill(page.Rectangle.Path())
-	// The label of an axis' last tick is wider than the tick.
+	// A margin, because the label of the last tick extends beyond the axis.
 	const margin = vg.Centimeter / 2
 	picture.Draw(draw.Crop(page, margin, -margin, margin, -margin))
 	var text bytes.Buffer
 	if _, err := canvas.WriteTo(&text); err != nil {
 		return err
 	}
-	// The same bytes from the same figures, and no white space at the ends of lines.
+	// Remove trailing white space.
 	var lines []string
 	for line := range strings.Lines(text.String()) {
 		lines = append(lines, strings.TrimRight(line, " \t\r\n"))

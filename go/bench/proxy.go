@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// front stands before a server, hands everything on, and sees what a client does: how many connections it
-// opens, when it asks for a build, and when the bytes that it sends are through.
-type front struct {
+// recordingProxy forwards connections to a server and records how many connections a client opens, when it requests
+// builds, and when the bytes that it sends have been forwarded.
+type recordingProxy struct {
 	listener          net.Listener
 	network, upstream string
 	done              sync.WaitGroup
@@ -19,117 +19,117 @@ type front struct {
 	mu          sync.Mutex
 	connections int
 	builds      []time.Time
-	sent        []passed
+	sent        []sentBytes
 	live        map[net.Conn]bool
 }
 
-// passed is how much had been sent at a time.
-type passed struct {
+// sentBytes is the total number of bytes sent until a time.
+type sentBytes struct {
 	at    time.Time
 	bytes int64
 }
 
-func newFront(network, listen, upstream string) (*front, error) {
+func newRecordingProxy(network, listen, upstream string) (*recordingProxy, error) {
 	listener, err := net.Listen(network, listen)
 	if err != nil {
 		return nil, err
 	}
-	f := &front{listener: listener, network: network, upstream: upstream, live: map[net.Conn]bool{}}
-	f.done.Go(f.serve)
-	return f, nil
+	p := &recordingProxy{listener: listener, network: network, upstream: upstream, live: map[net.Conn]bool{}}
+	p.done.Go(p.serve)
+	return p, nil
 }
 
-func (f *front) address() string { return f.listener.Addr().String() }
+func (p *recordingProxy) address() string { return p.listener.Addr().String() }
 
-func (f *front) close() {
-	_ = f.listener.Close()
-	f.mu.Lock()
-	for conn := range f.live {
+func (p *recordingProxy) close() {
+	_ = p.listener.Close()
+	p.mu.Lock()
+	for conn := range p.live {
 		_ = conn.Close()
 	}
-	f.mu.Unlock()
-	f.done.Wait()
+	p.mu.Unlock()
+	p.done.Wait()
 }
 
-// reset forgets what was seen so far.
-func (f *front) reset() {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.connections, f.builds, f.sent = 0, nil, nil
+// reset deletes all records.
+func (p *recordingProxy) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.connections, p.builds, p.sent = 0, nil, nil
 }
 
-// seen is how many connections were opened and how many builds asked for.
-func (f *front) seen() (connections, builds int) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.connections, len(f.builds)
+// seen returns the number of connections and of build requests.
+func (p *recordingProxy) seen() (connections, builds int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.connections, len(p.builds)
 }
 
-// firstBuild is when the first build was asked for.
-func (f *front) firstBuild() (time.Time, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if len(f.builds) == 0 {
-		return time.Time{}, errors.New("no build was asked for")
+// firstBuild returns the time of the first build request.
+func (p *recordingProxy) firstBuild() (time.Time, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.builds) == 0 {
+		return time.Time{}, errors.New("no build was requested")
 	}
-	return f.builds[0], nil
+	return p.builds[0], nil
 }
 
-// contextTime is how long it took from the request for the build until all but a thousandth of what the
-// client sent was through: the rest is what it says while the engine builds.
-func (f *front) contextTime() (time.Duration, error) {
-	begun, err := f.firstBuild()
+// contextTime returns the time from the build request until 99.9 % of the client's bytes were sent. The client sends the
+// rest while the engine builds.
+func (p *recordingProxy) contextTime() (time.Duration, error) {
+	started, err := p.firstBuild()
 	if err != nil {
 		return 0, err
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	all := f.sent[len(f.sent)-1].bytes
-	for _, p := range f.sent {
-		if p.bytes >= all-all/1000 {
-			return p.at.Sub(begun), nil
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	total := p.sent[len(p.sent)-1].bytes
+	for _, sent := range p.sent {
+		if sent.bytes >= total-total/1000 {
+			return sent.at.Sub(started), nil
 		}
 	}
 	return 0, errors.New("nothing was sent")
 }
 
-func (f *front) serve() {
+func (p *recordingProxy) serve() {
 	for {
-		client, err := f.listener.Accept()
+		client, err := p.listener.Accept()
 		if err != nil {
 			return
 		}
-		server, err := net.Dial(f.network, f.upstream)
+		server, err := net.Dial(p.network, p.upstream)
 		if err != nil {
 			_ = client.Close()
 			continue
 		}
-		f.mu.Lock()
-		f.connections++
-		f.live[client], f.live[server] = true, true
-		f.mu.Unlock()
-		f.done.Go(func() {
+		p.mu.Lock()
+		p.connections++
+		p.live[client], p.live[server] = true, true
+		p.mu.Unlock()
+		p.done.Go(func() {
 			var both sync.WaitGroup
-			both.Go(func() { f.pass(server, client, f.note) })
-			both.Go(func() { f.pass(client, server, nil) })
+			both.Go(func() { p.pass(server, client, p.record) })
+			both.Go(func() { p.pass(client, server, nil) })
 			both.Wait()
 			_ = client.Close()
 			_ = server.Close()
-			f.mu.Lock()
-			delete(f.live, client)
-			delete(f.live, server)
-			f.mu.Unlock()
+			p.mu.Lock()
+			delete(p.live, client)
+			delete(p.live, server)
+			p.mu.Unlock()
 		})
 	}
 }
 
-func (f *front) pass(to, from net.Conn, note func([]byte)) {
+func (p *recordingProxy) pass(to, from net.Conn, record func([]byte)) {
 	buffer := make([]byte, 128<<10)
 	for {
 		n, err := from.Read(buffer)
 		if n > 0 {
-			if note != nil {
-				note(buffer[:n])
+			if record != nil {
+				record(buffer[:n])
 			}
 			if _, err := to.Write(buffer[:n]); err != nil {
 				_ = from.Close()
@@ -145,26 +145,26 @@ func (f *front) pass(to, from net.Conn, note func([]byte)) {
 	}
 }
 
-// note is told of every piece that a client sends. A request begins at the beginning of a piece: no client
-// of these sends two at once.
-func (f *front) note(piece []byte) {
+// record records a chunk that a client sent. A request begins at the start of a chunk, because these clients do not
+// pipeline requests.
+func (p *recordingProxy) record(chunk []byte) {
 	now := time.Now()
-	line, _, _ := bytes.Cut(piece[:min(len(piece), 256)], []byte("\n"))
+	line, _, _ := bytes.Cut(chunk[:min(len(chunk), 256)], []byte("\n"))
 	build := bytes.HasPrefix(line, []byte("POST /")) && bytes.Contains(line, []byte("/build?"))
-	f.mu.Lock()
-	defer f.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if build {
-		f.builds = append(f.builds, now)
+		p.builds = append(p.builds, now)
 	}
-	bytes := int64(len(piece))
-	if n := len(f.sent); n > 0 {
-		bytes += f.sent[n-1].bytes
+	bytes := int64(len(chunk))
+	if n := len(p.sent); n > 0 {
+		bytes += p.sent[n-1].bytes
 	}
-	f.sent = append(f.sent, passed{now, bytes})
+	p.sent = append(p.sent, sentBytes{now, bytes})
 }
 
-// unixFront is a front before the engine.
-func unixFront(path, upstream string) (*front, error) {
+// newEngineProxy returns a proxy for the engine's socket.
+func newEngineProxy(path, upstream string) (*recordingProxy, error) {
 	_ = os.Remove(path)
-	return newFront("unix", path, upstream)
+	return newRecordingProxy("unix", path, upstream)
 }

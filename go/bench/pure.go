@@ -12,13 +12,13 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// pure measures what needs neither network nor engine.
-func pure(_ context.Context, b *bed, r *report) error {
+// pure measures functions that need neither a network nor an engine.
+func pure(_ context.Context, env *testEnv, r *report) error {
 	testing.Init()
 	if err := flag.Set("test.benchtime", "100ms"); err != nil {
 		return err
 	}
-	rounds := b.runs(21, 3)
+	rounds := env.runs(21, 3)
 	const registry = "MOLECULE_IMAGE_REGISTRY"
 	defer os.Unsetenv(registry)
 	for _, value := range []string{"", "registry.example.com/workspaces"} {
@@ -37,7 +37,7 @@ func pure(_ context.Context, b *bed, r *report) error {
 	}
 
 	var known bool
-	names := append(mol.KnownRuntimes(), "claude_code", "a-runtime-that-nobody-knows")
+	names := append(mol.KnownRuntimes(), "claude_code", "an-unknown-runtime")
 	i := 0
 	took, allocations := benchmark(rounds, func() {
 		known = mol.IsKnownRuntime(names[i%len(names)])
@@ -66,7 +66,7 @@ func pure(_ context.Context, b *bed, r *report) error {
 			b = append(b, took...)
 		}
 		_ = masked
-		name := "mol.MaskTokenInString, 64 KiB log text with the token in it, against strings.ReplaceAll"
+		name := "mol.MaskTokenInString, 64 KiB log text with the token, against strings.ReplaceAll"
 		if often == 0 {
 			name = "mol.MaskTokenInString, 64 KiB log text, against strings.ReplaceAll"
 		}
@@ -75,7 +75,7 @@ func pure(_ context.Context, b *bed, r *report) error {
 	return nil
 }
 
-// benchmark gives seconds and allocations of one call.
+// benchmark returns the seconds and the allocations of one call.
 func benchmark(rounds int, do func()) (took []float64, allocations float64) {
 	for range rounds {
 		result := testing.Benchmark(func(b *testing.B) {
@@ -90,11 +90,11 @@ func benchmark(rounds int, do func()) (took []float64, allocations float64) {
 	return took, allocations
 }
 
-// token has the form of one of Gitea's.
+// token has the form of a Gitea token.
 const token = "3f9a0c5be1d24876a9b8c7d6e5f40312a1b2c3d4"
 
-// spellings are those that one would know to replace one by one: plain, percent-encoded, and what base64 of
-// user:token has of the token, in both alphabets. Of a token of hex digits, some are the same.
+// spellings returns the spellings of the token that simple code would replace: plain, percent-encoded, and the base64 of
+// user:token in both alphabets. For a token of hex digits some are equal.
 func spellings() []string {
 	list := []string{token, url.QueryEscape(token)}
 	for _, user := range []string{"x:", "ab:", "git:"} {
@@ -105,7 +105,7 @@ func spellings() []string {
 	return list
 }
 
-// logText is what a build prints, with the token in every so many-th part of it.
+// logText returns the output of a build with the token in it about often times.
 func logText(size, often int) string {
 	const line = "#12 4.183 Collecting uvicorn[standard]==0.30.6 (from -r requirements.txt (line 7))\n"
 	var b strings.Builder

@@ -21,7 +21,7 @@ type row struct {
 	runs                                 int
 }
 
-// report is the table, and the machine that it was measured on.
+// report is the table of results, with a description of the machine.
 type report struct {
 	machine []string
 	rows    []row
@@ -35,7 +35,7 @@ func yes(met bool) string {
 	return "**no**"
 }
 
-// faster compares times: libmol is to be so many times faster.
+// faster compares times. The goal is that libmol is at least goal times faster.
 func (r *report) faster(what string, ours, theirs []float64, goal float64) {
 	ratio := ratios(theirs, ours)
 	r.add(row{
@@ -44,7 +44,7 @@ func (r *report) faster(what string, ours, theirs []float64, goal float64) {
 	})
 }
 
-// throughput compares how many were done in a second.
+// throughput compares calls per second. The goal is that libmol does at least goal times as many.
 func (r *report) throughput(what string, ours, theirs []float64, goal float64) {
 	ratio := ratios(ours, theirs)
 	r.add(row{
@@ -53,7 +53,7 @@ func (r *report) throughput(what string, ours, theirs []float64, goal float64) {
 	})
 }
 
-// atMost compares times: libmol is to take no more than this share of the other one's.
+// atMost compares times. The goal is that libmol takes at most goal times as long.
 func (r *report) atMost(what string, ours, theirs []float64, goal float64) {
 	ratio := ratios(ours, theirs)
 	r.add(row{
@@ -62,7 +62,7 @@ func (r *report) atMost(what string, ours, theirs []float64, goal float64) {
 	})
 }
 
-// note compares times of which no goal speaks.
+// note compares times without a goal.
 func (r *report) note(what string, ours, theirs []float64) {
 	r.add(row{
 		what: what, ours: spread(ours, seconds), theirs: spread(theirs, seconds), runs: len(ours),
@@ -70,7 +70,7 @@ func (r *report) note(what string, ours, theirs []float64) {
 	})
 }
 
-// limit is for what is not compared with anything.
+// limit adds figures of libmol alone. The goal is a median of at most goal.
 func (r *report) limit(what string, ours []float64, write unit, goal float64) {
 	r.add(row{
 		what: what, ours: spread(ours, write), runs: len(ours),
@@ -78,7 +78,7 @@ func (r *report) limit(what string, ours []float64, write unit, goal float64) {
 	})
 }
 
-// fact is a figure without a goal.
+// fact adds a figure without a goal.
 func (r *report) fact(what, ours string) { r.add(row{what: what, ours: ours, runs: 1}) }
 
 func (r *report) add(added row) {
@@ -114,13 +114,13 @@ func (r *report) text() string {
 		fmt.Fprintln(table, strings.ReplaceAll(strings.Join(line.cells(), "\t"), "**", ""))
 	}
 	_ = table.Flush()
-	fmt.Fprintln(&out, "\nTimes are medians, with the 5th and the 95th percentile. A ratio is the median of those of each round.")
+	fmt.Fprintln(&out, "\nTimes are medians, with the 5th and 95th percentile. A ratio is the median of the ratios of all rounds.")
 	return out.String()
 }
 
 func (r *report) markdown() string {
 	var out strings.Builder
-	fmt.Fprintln(&out, "Times are medians, with the 5th and the 95th percentile; a ratio is the median of those of each round.")
+	fmt.Fprintln(&out, "Times are medians, with the 5th and 95th percentile. A ratio is the median of the ratios of all rounds.")
 	fmt.Fprintln(&out)
 	for i, line := range append([]row{heading}, r.rows...) {
 		fmt.Fprintln(&out, "| "+strings.Join(line.cells(), " | ")+" |")
@@ -133,7 +133,7 @@ func (r *report) markdown() string {
 		fmt.Fprintln(&out, "- "+line)
 	}
 	if r.bloat != "" {
-		fmt.Fprintf(&out, "\nWhat `libmol.so` consists of, by `cargo bloat --release --crates -n 10`:\n\n```\n%s\n```\n", r.bloat)
+		fmt.Fprintf(&out, "\nThe largest crates in `libmol.so`, by `cargo bloat --release --crates -n 10`:\n\n```\n%s\n```\n", r.bloat)
 	}
 	return out.String()
 }
@@ -143,7 +143,7 @@ const (
 	end   = "<!-- end: written by make bench -->"
 )
 
-// write puts the figures between the two marks in a page; what is around them is written by hand.
+// write replaces the text between the two marks of a page.
 func (r *report) write(path string) error {
 	page, err := os.ReadFile(path)
 	if err != nil {
@@ -152,13 +152,13 @@ func (r *report) write(path string) error {
 	before, rest, found := strings.Cut(string(page), begin)
 	_, after, foundEnd := strings.Cut(rest, end)
 	if !found || !foundEnd {
-		return errors.New(path + " lacks the marks between which the figures belong")
+		return errors.New(path + " does not have the marks for the figures")
 	}
 	return os.WriteFile(path, []byte(before+begin+"\n\n"+r.markdown()+"\n"+end+after), 0o644)
 }
 
-// machine says what it was measured on; neither names nor paths of it.
-func (b *bed) machine() []string {
+// machine describes the machine, the engine and the programs, without names and paths of the machine.
+func (env *testEnv) machine() []string {
 	kernel := "unknown"
 	if text, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		release, _, _ := strings.Cut(strings.TrimSpace(string(text)), "-")
@@ -175,12 +175,12 @@ func (b *bed) machine() []string {
 	var info struct{ Driver string }
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_ = b.call(ctx, "GET", "/version", nil, &engine)
-	_ = b.call(ctx, "GET", "/info", nil, &info)
+	_ = env.call(ctx, "GET", "/version", nil, &engine)
+	_ = env.call(ctx, "GET", "/info", nil, &info)
 	return []string{
 		fmt.Sprintf("Machine: %d cores, %.0f GiB of memory, %s %s/%s", goruntime.NumCPU(), float64(memory)/(1<<20), "Linux "+kernel, goruntime.GOOS, goruntime.GOARCH),
 		fmt.Sprintf("Engine: Docker %s (API %s, %s), BuildKit on both sides", engine.Version, engine.APIVersion, info.Driver),
-		fmt.Sprintf("Programs: %s; %s", version(ctx, b.docker), version(ctx, "git")),
+		fmt.Sprintf("Programs: %s; %s", version(ctx, env.docker), version(ctx, "git")),
 		fmt.Sprintf("libmol %s, %s", mol.LibraryVersion(), goruntime.Version()),
 		"Date: " + time.Now().UTC().Format("2006-01-02"),
 	}

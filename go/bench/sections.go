@@ -20,7 +20,7 @@ import (
 // section is one part of the table.
 type section struct {
 	name string
-	run  func(context.Context, *bed, *report) error
+	run  func(context.Context, *testEnv, *report) error
 }
 
 var sections = []section{
@@ -36,27 +36,27 @@ func sectionNames() []string {
 	return names
 }
 
-// runs is how many, or how many in a short run.
-func (b *bed) runs(long, short int) int {
-	if b.short {
+// runs returns long, or short in a short run.
+func (env *testEnv) runs(long, short int) int {
+	if env.short {
 		return short
 	}
 	return long
 }
 
-// timed is one way to do it, and how long it took each time, in seconds.
+// timed is a measured function, with the seconds of each run.
 type timed struct {
 	do    func(context.Context) error
 	took  []float64
-	after func(context.Context) error // not timed; nil for nothing
+	after func(context.Context) error // called after each run, not measured; may be nil
 }
 
-// fewRounds are of something that takes so long that there is no round for warming up: smaller things have
-// done that.
+// fewRounds is the number of rounds up to which there is no warm-up round. Such runs take long, and earlier sections have
+// warmed up the engine.
 const fewRounds = 2
 
-// inTurns does all ways, one after the other, in every round; each round begins with another one. There is one
-// more in the beginning, which does not count.
+// inTurns runs all ways in each round, one after the other. Each round begins with another way. A first round, for
+// warming up, is not counted.
 func inTurns(ctx context.Context, rounds int, ways ...*timed) error {
 	first := 0
 	if rounds <= fewRounds {
@@ -65,11 +65,11 @@ func inTurns(ctx context.Context, rounds int, ways ...*timed) error {
 	for round := first; round <= rounds; round++ {
 		for i := range ways {
 			way := ways[(i+round)%len(ways)]
-			begun := time.Now()
+			started := time.Now()
 			if err := way.do(ctx); err != nil {
 				return err
 			}
-			if took := time.Since(begun).Seconds(); round > 0 {
+			if took := time.Since(started).Seconds(); round > 0 {
 				way.took = append(way.took, took)
 			}
 			if way.after == nil {
@@ -83,14 +83,14 @@ func inTurns(ctx context.Context, rounds int, ways ...*timed) error {
 	return nil
 }
 
-// hit is the call that this is all about, as a server makes it.
+// hit is the main call of libmol, as a server makes it.
 func hit(ctx context.Context) error {
 	_, err := mol.EnsureLocalImage(ctx, runtime)
 	return err
 }
 
-// floor is the two calls that a hit cannot do without, over connections that are kept alive.
-func (b *bed) floor(ctx context.Context, sha string) func(context.Context) error {
+// floor returns a function that sends the two requests that a hit needs at least, over kept-alive connections.
+func (env *testEnv) floor(ctx context.Context, sha string) func(context.Context) error {
 	api := &http.Client{}
 	get := func(client *http.Client, url string) error {
 		request, err := http.NewRequestWithContext(ctx, "GET", url, nil)
@@ -110,56 +110,56 @@ func (b *bed) floor(ctx context.Context, sha string) func(context.Context) error
 	}
 	inspect := "http://engine/images/" + reference(sha, isolation) + "/json"
 	return func(context.Context) error {
-		return errors.Join(get(api, b.template.branchURL()), get(b.engine, inspect))
+		return errors.Join(get(api, env.template.branchURL()), get(env.engine, inspect))
 	}
 }
 
-func warm(ctx context.Context, b *bed, r *report) error {
-	sha, err := b.template.release(ctx)
+func warm(ctx context.Context, env *testEnv, r *report) error {
+	sha, err := env.template.release(ctx)
 	if err != nil {
 		return err
 	}
-	old := b.cli(b.template)
-	viaCLI := &timed{do: func(ctx context.Context) error {
+	old := env.cli(env.template)
+	withCLI := &timed{do: func(ctx context.Context) error {
 		_, _, err := old.ensure(ctx)
 		return err
 	}}
-	viaMol, floor := &timed{do: hit}, &timed{do: b.floor(ctx, sha)}
-	if err := errors.Join(hit(ctx), viaCLI.do(ctx)); err != nil { // the images
+	withMol, floor := &timed{do: hit}, &timed{do: env.floor(ctx, sha)}
+	if err := errors.Join(hit(ctx), withCLI.do(ctx)); err != nil { // build the images
 		return err
 	}
-	if err := inTurns(ctx, b.runs(200, 20), viaMol, viaCLI); err != nil {
+	if err := inTurns(ctx, env.runs(200, 20), withMol, withCLI); err != nil {
 		return err
 	}
-	r.faster("warm hit against the CLI way", viaMol.took, viaCLI.took, 30)
-	viaMol.took = nil
-	if err := inTurns(ctx, b.runs(3000, 200), viaMol, floor); err != nil {
+	r.faster("warm hit against the CLI way", withMol.took, withCLI.took, 30)
+	withMol.took = nil
+	if err := inTurns(ctx, env.runs(3000, 200), withMol, floor); err != nil {
 		return err
 	}
-	r.atMost("warm hit against the floor", viaMol.took, floor.took, 1.5)
-	return b.forget(ctx)
+	r.atMost("warm hit against the floor", withMol.took, floor.took, 1.5)
+	return env.forget(ctx)
 }
 
-// race builds a template again and again, each time from a new commit, with libmol and the CLI way in
-// turns, and sees from a front before the engine what happens when.
+// race has the seconds of cold builds, with libmol and with the CLI way in turns, each from a new commit. A proxy in front
+// of the engine measures when the steps happen.
 type race struct {
-	total, start, context [2][]float64 // libmol's, the CLI way's
+	total, start, context [2][]float64 // index 0: libmol, index 1: the CLI way
 }
 
-func (b *bed) race(ctx context.Context, t template, rounds int) (race, error) {
+func (env *testEnv) race(ctx context.Context, t template, rounds int) (race, error) {
 	var r race
-	f, err := unixFront(filepath.Join(b.work, "front.sock"), b.socket)
+	p, err := newEngineProxy(filepath.Join(env.work, "proxy.sock"), env.socket)
 	if err != nil {
 		return r, err
 	}
-	defer f.close()
-	engine := "unix://" + f.address()
+	defer p.close()
+	engine := "unix://" + p.address()
 	client, err := mol.New(t.options(engine))
 	if err != nil {
 		return r, err
 	}
 	defer client.Close()
-	old := b.cli(t)
+	old := env.cli(t)
 	old.engine = engine
 
 	first := 0
@@ -172,9 +172,9 @@ func (b *bed) race(ctx context.Context, t template, rounds int) (race, error) {
 		}
 		for i := range 2 {
 			way := (i + round) % 2
-			f.reset()
-			begun := time.Now()
-			from := begun
+			p.reset()
+			started := time.Now()
+			from := started
 			if way == 0 {
 				_, err = client.EnsureLocalImage(ctx, runtime)
 			} else {
@@ -182,15 +182,15 @@ func (b *bed) race(ctx context.Context, t template, rounds int) (race, error) {
 				_, s, err = old.ensure(ctx)
 				from = s.clone
 			}
-			total := time.Since(begun)
+			total := time.Since(started)
 			if err != nil {
 				return r, err
 			}
-			build, err := f.firstBuild()
+			build, err := p.firstBuild()
 			if err != nil {
 				return r, err
 			}
-			sent, err := f.contextTime()
+			sent, err := p.contextTime()
 			if err != nil {
 				return r, err
 			}
@@ -199,7 +199,7 @@ func (b *bed) race(ctx context.Context, t template, rounds int) (race, error) {
 				r.start[way] = append(r.start[way], build.Sub(from).Seconds())
 				r.context[way] = append(r.context[way], sent.Seconds())
 			}
-			if err := b.forget(ctx); err != nil {
+			if err := env.forget(ctx); err != nil {
 				return r, err
 			}
 		}
@@ -207,124 +207,124 @@ func (b *bed) race(ctx context.Context, t template, rounds int) (race, error) {
 	return r, nil
 }
 
-func cold(ctx context.Context, b *bed, r *report) error {
-	found, err := b.race(ctx, b.template, b.runs(20, 3))
+func cold(ctx context.Context, env *testEnv, r *report) error {
+	found, err := env.race(ctx, env.template, env.runs(20, 3))
 	if err != nil {
 		return err
 	}
-	r.atMost("cold path up to the request for the build, against git clone and the start of the docker CLI",
+	r.atMost("cold path up to the build request, against git clone and the start of the docker CLI",
 		found.start[0], found.start[1], 0.5)
-	r.atMost("cold path in all, small template", found.total[0], found.total[1], 1)
+	r.atMost("whole cold path, small template", found.total[0], found.total[1], 1)
 	return nil
 }
 
-func files(ctx context.Context, b *bed, r *report) error {
-	n := b.runs(20_000, 500)
-	t, err := b.newTemplate(ctx, "files", n, 1<<10)
+func files(ctx context.Context, env *testEnv, r *report) error {
+	n := env.runs(20_000, 500)
+	t, err := env.newTemplate(ctx, "files", n, 1<<10)
 	if err != nil {
 		return err
 	}
-	found, err := b.race(ctx, t, b.runs(2, 1))
+	found, err := env.race(ctx, t, env.runs(2, 1))
 	if err != nil {
 		return err
 	}
-	r.atMost(fmt.Sprintf("%d files: the context to the engine", n), found.context[0], found.context[1], 0.7)
-	r.note(fmt.Sprintf("%d files: cold path in all", n), found.total[0], found.total[1])
-	r.note(fmt.Sprintf("%d files: up to the request for the build", n), found.start[0], found.start[1])
+	r.atMost(fmt.Sprintf("%d files: sending the context to the engine", n), found.context[0], found.context[1], 0.7)
+	r.note(fmt.Sprintf("%d files: whole cold path", n), found.total[0], found.total[1])
+	r.note(fmt.Sprintf("%d files: cold path up to the build request", n), found.start[0], found.start[1])
 	return t.remove(ctx)
 }
 
-// large compares the time, and measures libmol's memory in a process of its own.
-func large(ctx context.Context, b *bed, r *report) error {
-	mib := b.runs(1024, 16)
-	t, err := b.newTemplate(ctx, "large", mib, 1<<20)
+// large compares the times and measures libmol's memory in a separate process.
+func large(ctx context.Context, env *testEnv, r *report) error {
+	mib := env.runs(1024, 16)
+	t, err := env.newTemplate(ctx, "large", mib, 1<<20)
 	if err != nil {
 		return err
 	}
 	var ours, theirs, memory, own []float64
-	old := b.cli(t)
-	for round := range b.runs(2, 1) {
+	old := env.cli(t)
+	for round := range env.runs(2, 1) {
 		if _, err := t.release(ctx); err != nil {
 			return err
 		}
 		for i := range 2 {
 			if (i+round)%2 == 0 {
-				o, err := b.inChild(ctx, job{Prefix: t.prefix(), Engine: b.settings.engine, Callers: 1})
+				o, err := env.inChild(ctx, job{Prefix: t.prefix(), Engine: env.settings.engine, Callers: 1})
 				if err != nil {
 					return err
 				}
 				ours, memory, own = append(ours, o.Seconds), append(memory, o.MemoryGrowth), append(own, o.OwnGrowth)
 			} else {
-				begun := time.Now()
+				started := time.Now()
 				if _, _, err := old.ensure(ctx); err != nil {
 					return err
 				}
-				theirs = append(theirs, time.Since(begun).Seconds())
+				theirs = append(theirs, time.Since(started).Seconds())
 			}
-			if err := b.forget(ctx); err != nil {
+			if err := env.forget(ctx); err != nil {
 				return err
 			}
 		}
 	}
-	b.largest = both{mib, ours, theirs}
+	env.largest = measurement{mib, ours, theirs}
 	what := fmt.Sprintf("%d MiB in files of 1 MiB: ", mib)
 	r.atMost(what+"time", ours, theirs, 1)
 	r.limit(what+"peak memory growth", memory, mebibytes, 64<<20)
-	r.fact(what+"the same without mapped files", spread(own, mebibytes))
-	if err := t.remove(ctx); err != nil || b.short {
+	r.fact(what+"peak memory growth without mapped files", spread(own, mebibytes))
+	if err := t.remove(ctx); err != nil || env.short {
 		return err
 	}
-	// What the goal does not ask for, and a reader should know.
+	// No goal, but useful to know.
 	const single = 256
-	if t, err = b.newTemplate(ctx, "single", 1, single<<20); err != nil {
+	if t, err = env.newTemplate(ctx, "single", 1, single<<20); err != nil {
 		return err
 	}
-	o, err := b.inChild(ctx, job{Prefix: t.prefix(), Engine: b.settings.engine, Callers: 1})
+	o, err := env.inChild(ctx, job{Prefix: t.prefix(), Engine: env.settings.engine, Callers: 1})
 	if err != nil {
 		return err
 	}
 	what = fmt.Sprintf("%d MiB in one file: ", single)
 	r.fact(what+"peak memory growth", mebibytes(o.MemoryGrowth))
-	r.fact(what+"the same without mapped files", mebibytes(o.OwnGrowth))
-	return errors.Join(b.forget(ctx), t.remove(ctx))
+	r.fact(what+"peak memory growth without mapped files", mebibytes(o.OwnGrowth))
+	return errors.Join(env.forget(ctx), t.remove(ctx))
 }
 
-// waiters lets ten thousand wait for one build, whose fetch takes long enough for all to arrive.
-func waiters(ctx context.Context, b *bed, r *report) error {
-	n := b.runs(10_000, 200)
-	f, err := unixFront(filepath.Join(b.work, "front.sock"), b.socket)
+// waiters measures 10,000 callers that wait for one build. Its fetch is delayed, so that all callers arrive before it ends.
+func waiters(ctx context.Context, env *testEnv, r *report) error {
+	n := env.runs(10_000, 200)
+	p, err := newEngineProxy(filepath.Join(env.work, "proxy.sock"), env.socket)
 	if err != nil {
 		return err
 	}
-	defer f.close()
-	if _, err := b.template.release(ctx); err != nil {
+	defer p.close()
+	if _, err := env.template.release(ctx); err != nil {
 		return err
 	}
 	faults := []server.Fault{{Match: `git-upload-pack$`, Times: 1, DelayMS: n + 1000}}
-	if err := b.control(ctx, "PUT", "faults", faults, nil); err != nil {
+	if err := env.control(ctx, "PUT", "faults", faults, nil); err != nil {
 		return err
 	}
-	o, err := b.inChild(ctx, job{Prefix: b.template.prefix(), Engine: "unix://" + f.address(), Callers: n})
+	o, err := env.inChild(ctx, job{Prefix: env.template.prefix(), Engine: "unix://" + p.address(), Callers: n})
 	if err != nil {
 		return err
 	}
-	what := fmt.Sprintf("%d goroutines wait for one cold build: ", n)
-	_, builds := f.seen()
+	what := fmt.Sprintf("%d goroutines waiting for one cold build: ", n)
+	_, builds := p.seen()
 	r.limit(what+"builds", []float64{float64(builds)}, count, 1)
-	r.limit(what+"OS threads more", []float64{float64(o.ThreadsGrowth)}, count, 64)
-	r.limit(what+"memory growth at the peak", []float64{o.MemoryGrowth}, mebibytes, 64<<20)
-	r.fact(what+"the same without mapped files", mebibytes(o.OwnGrowth))
+	r.limit(what+"additional OS threads", []float64{float64(o.ThreadsGrowth)}, count, 64)
+	r.limit(what+"peak memory growth", []float64{o.MemoryGrowth}, mebibytes, 64<<20)
+	r.fact(what+"peak memory growth without mapped files", mebibytes(o.OwnGrowth))
 	r.limit(what+"from the first return to the last", []float64{o.Spread}, seconds, 0.1)
-	return errors.Join(b.forget(ctx), b.control(ctx, "DELETE", "faults", nil, nil))
+	return errors.Join(env.forget(ctx), env.control(ctx, "DELETE", "faults", nil, nil))
 }
 
-// many does it so often, so many at a time, and gives how many it did in a second.
+// many calls do times times, with atOnce calls in parallel, and returns the calls per second.
 func many(ctx context.Context, times, atOnce int, do func(context.Context) error) (float64, error) {
 	var left atomic.Int64
 	left.Store(int64(times))
 	var workers sync.WaitGroup
 	errs := make([]error, atOnce)
-	begun := time.Now()
+	started := time.Now()
 	for i := range atOnce {
 		workers.Go(func() {
 			for errs[i] == nil && left.Add(-1) >= 0 {
@@ -333,50 +333,50 @@ func many(ctx context.Context, times, atOnce int, do func(context.Context) error
 		})
 	}
 	workers.Wait()
-	return float64(times) / time.Since(begun).Seconds(), errors.Join(errs...)
+	return float64(times) / time.Since(started).Seconds(), errors.Join(errs...)
 }
 
-func throughput(ctx context.Context, b *bed, r *report) error {
+func throughput(ctx context.Context, env *testEnv, r *report) error {
 	const atOnce = 64
-	if _, err := b.template.release(ctx); err != nil {
+	if _, err := env.template.release(ctx); err != nil {
 		return err
 	}
-	old := b.cli(b.template)
-	viaCLI := func(ctx context.Context) error {
+	old := env.cli(env.template)
+	withCLI := func(ctx context.Context) error {
 		_, _, err := old.ensure(ctx)
 		return err
 	}
-	if err := errors.Join(hit(ctx), viaCLI(ctx)); err != nil { // the images
+	if err := errors.Join(hit(ctx), withCLI(ctx)); err != nil { // build the images
 		return err
 	}
-	hits := b.runs(10_000, 500)
+	hits := env.runs(10_000, 500)
 	var ours, theirs []float64
-	for range b.runs(3, 1) {
+	for range env.runs(3, 1) {
 		n, err := many(ctx, hits, atOnce, hit)
 		if err != nil {
 			return err
 		}
 		ours = append(ours, n)
-		if n, err = many(ctx, b.runs(256, 64), atOnce, viaCLI); err != nil {
+		if n, err = many(ctx, env.runs(256, 64), atOnce, withCLI); err != nil {
 			return err
 		}
 		theirs = append(theirs, n)
 	}
 	r.throughput(fmt.Sprintf("%d warm hits, %d at a time", hits, atOnce), ours, theirs, 20)
 
-	// Once more past fronts, which count the connections.
-	engine, err := unixFront(filepath.Join(b.work, "front.sock"), b.socket)
+	// Again through proxies, which count the connections.
+	engine, err := newEngineProxy(filepath.Join(env.work, "proxy.sock"), env.socket)
 	if err != nil {
 		return err
 	}
 	defer engine.close()
-	api, err := newFront("tcp", "127.0.0.1:0", b.serverURL[len("http://"):])
+	api, err := newRecordingProxy("tcp", "127.0.0.1:0", env.serverURL[len("http://"):])
 	if err != nil {
 		return err
 	}
 	defer api.close()
-	options := b.template.options("unix://" + engine.address())
-	options.RepoPrefix = "http://" + api.address() + "/" + b.template.org + "/molecule-ai-workspace-template-"
+	options := env.template.options("unix://" + engine.address())
+	options.RepoPrefix = "http://" + api.address() + "/" + env.template.org + "/molecule-ai-workspace-template-"
 	client, err := mol.New(options)
 	if err != nil {
 		return err
@@ -389,17 +389,17 @@ func throughput(ctx context.Context, b *bed, r *report) error {
 		return err
 	}
 	what := fmt.Sprintf("%d warm hits, %d at a time: connections to the ", hits, atOnce)
-	for name, f := range map[string]*front{"API": api, "engine": engine} {
-		connections, _ := f.seen()
+	for name, p := range map[string]*recordingProxy{"API": api, "engine": engine} {
+		connections, _ := p.seen()
 		r.limit(what+name, []float64{float64(connections)}, count, atOnce)
 	}
-	return b.forget(ctx)
+	return env.forget(ctx)
 }
 
-func library(ctx context.Context, b *bed, r *report) error {
-	if b.settings.library != "" {
-		stripped := filepath.Join(b.work, "libmol.so")
-		if output, err := exec.CommandContext(ctx, "strip", "-o", stripped, b.settings.library).CombinedOutput(); err != nil {
+func library(ctx context.Context, env *testEnv, r *report) error {
+	if env.settings.library != "" {
+		stripped := filepath.Join(env.work, "libmol.so")
+		if output, err := exec.CommandContext(ctx, "strip", "-o", stripped, env.settings.library).CombinedOutput(); err != nil {
 			return fmt.Errorf("strip: %w: %s", err, output)
 		}
 		info, err := os.Stat(stripped)
@@ -408,8 +408,8 @@ func library(ctx context.Context, b *bed, r *report) error {
 		}
 		r.limit("libmol.so, stripped", []float64{float64(info.Size())}, mebibytes, 12<<20)
 	}
-	if b.buildSeconds > 0 {
-		r.limit("clean release build", []float64{b.buildSeconds}, seconds, 300)
+	if env.buildSeconds > 0 {
+		r.limit("clean release build", []float64{env.buildSeconds}, seconds, 300)
 	}
 	return nil
 }

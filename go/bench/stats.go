@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// quantile of a series that need not be sorted, by linear interpolation between neighbours.
+// quantile returns a quantile of an unsorted series, with linear interpolation.
 func quantile(series []float64, q float64) float64 {
 	if len(series) == 0 {
 		return math.NaN()
@@ -21,7 +21,7 @@ func quantile(series []float64, q float64) float64 {
 
 func median(series []float64) float64 { return quantile(series, 0.5) }
 
-// ratios of two series that were measured in turns: each pair met the same machine.
+// ratios returns the ratio of each pair of two series that were measured in turns, under the same load.
 func ratios(a, b []float64) []float64 {
 	all := make([]float64, min(len(a), len(b)))
 	for i := range all {
@@ -30,10 +30,10 @@ func ratios(a, b []float64) []float64 {
 	return all
 }
 
-// unit says how a number of it is written.
+// unit formats a number with its unit.
 type unit func(float64) string
 
-// seconds writes a time in the unit that suits it.
+// seconds formats a time with a suitable unit.
 func seconds(s float64) string {
 	d := time.Duration(s * float64(time.Second))
 	switch {
@@ -55,7 +55,7 @@ func perSecond(n float64) string { return fmt.Sprintf("%.0f/s", n) }
 
 func count(n float64) string { return fmt.Sprintf("%.0f", n) }
 
-// spread is the median with the 5th and the 95th percentile; of a single number, the number.
+// spread formats the median with the 5th and 95th percentile, or a single number.
 func spread(series []float64, write unit) string {
 	switch len(series) {
 	case 0:

@@ -22,17 +22,16 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
 )
 
-// isolation keeps libmol's images apart from others, and cliIsolation those of the docker program from
-// libmol's.
+// isolation is the tag suffix of libmol's images, cliIsolation that of the images built by the docker command.
 const (
 	isolation    = "bench"
 	cliIsolation = "bench-cli"
 )
 
-// bed is what all measurements stand on: an engine, and a template server in a process of its own.
-type bed struct {
+// testEnv is the environment of all measurements: an engine, and a template server in a separate process.
+type testEnv struct {
 	settings
-	self   string // this program
+	self   string // path of this program
 	socket string // of the engine
 	engine *http.Client
 
@@ -42,69 +41,69 @@ type bed struct {
 
 	template template // the small one
 
-	largest both // what the large template took, for its plot too
+	largest measurement // of the large template, also used in a plot
 }
 
-// both is what so much of something took with libmol, and the CLI way.
-type both struct {
+// measurement has the seconds of libmol and of the CLI way for a workload of size n.
+type measurement struct {
 	n            int
 	ours, theirs []float64
 }
 
-// template is the template of one runtime in an organization of its own.
+// template is a template repository in its own organization.
 type template struct {
-	b   *bed
+	env *testEnv
 	org string
 }
 
-// runtime is the same for all templates: it is the organizations that differ.
+// runtime is the same for all templates; they differ in the organization.
 const runtime = "claude-code"
 
-func newBed(ctx context.Context, s settings) (_ *bed, err error) {
+func newTestEnv(ctx context.Context, s settings) (_ *testEnv, err error) {
 	socket, ok := strings.CutPrefix(s.engine, "unix://")
 	if !ok {
-		return nil, fmt.Errorf("the engine %s is no unix socket", s.engine)
+		return nil, fmt.Errorf("the engine %s is not a unix socket", s.engine)
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	b := &bed{settings: s, self: self, socket: socket, engine: unixClient(socket)}
-	for name, value := range b.environment() {
+	env := &testEnv{settings: s, self: self, socket: socket, engine: unixClient(socket)}
+	for name, value := range env.environment() {
 		if err := os.Setenv(name, value); err != nil {
 			return nil, err
 		}
 	}
-	if err := b.startServer(ctx); err != nil {
+	if err := env.startServer(ctx); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			b.close()
+			env.close()
 		}
 	}()
-	b.template, err = b.newTemplate(ctx, "small", 20, 4<<10)
+	env.template, err = env.newTemplate(ctx, "small", 20, 4<<10)
 	if err != nil {
 		return nil, err
 	}
-	return b, os.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", b.template.prefix())
+	return env, os.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", env.template.prefix())
 }
 
-// environment is what this process and all that it starts live in: nothing of the user's.
-func (b *bed) environment() map[string]string {
+// environment returns the variables of this process and its children, which replace the user's settings.
+func (env *testEnv) environment() map[string]string {
 	return map[string]string{
-		"HOME": filepath.Join(b.work, "home"), "DOCKER_HOST": b.settings.engine, "DOCKER_BUILDKIT": "1",
-		"MOLECULE_LOCAL_BUILD_CACHE": b.cache(), "MOLECULE_LOCAL_IMAGE_ISOLATION": isolation,
+		"HOME": filepath.Join(env.work, "home"), "DOCKER_HOST": env.settings.engine, "DOCKER_BUILDKIT": "1",
+		"MOLECULE_LOCAL_BUILD_CACHE": env.cache(), "MOLECULE_LOCAL_IMAGE_ISOLATION": isolation,
 		"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.DevNull,
 		"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
 	}
 }
 
-func (b *bed) cache() string { return filepath.Join(b.work, "cache") }
+func (env *testEnv) cache() string { return filepath.Join(env.work, "cache") }
 
-func (b *bed) close() {
-	if b.stopServer != nil {
-		b.stopServer()
+func (env *testEnv) close() {
+	if env.stopServer != nil {
+		env.stopServer()
 	}
 }
 
@@ -116,7 +115,7 @@ func unixClient(socket string) *http.Client {
 	}}
 }
 
-// serve is the process of the template server. It ends with its standard input.
+// serve runs the template server in its own process, until its standard input is closed.
 func serve(_ context.Context, args []string) error {
 	s, err := server.Start(server.Options{Root: args[0], Compact: true, Log: os.Stderr})
 	if err != nil {
@@ -127,9 +126,9 @@ func serve(_ context.Context, args []string) error {
 	return s.Close()
 }
 
-func (b *bed) startServer(ctx context.Context) error {
-	b.serverRoot = filepath.Join(b.work, "repositories")
-	process := exec.CommandContext(ctx, b.self, "serve", b.serverRoot)
+func (env *testEnv) startServer(ctx context.Context) error {
+	env.serverRoot = filepath.Join(env.work, "repositories")
+	process := exec.CommandContext(ctx, env.self, "serve", env.serverRoot)
 	process.Stderr = os.Stderr
 	input, err := process.StdinPipe()
 	if err != nil {
@@ -142,25 +141,25 @@ func (b *bed) startServer(ctx context.Context) error {
 	if err := process.Start(); err != nil {
 		return err
 	}
-	b.stopServer = func() {
+	env.stopServer = func() {
 		_ = input.Close()
 		_ = process.Wait()
 	}
 	line, err := bufio.NewReader(output).ReadString('\n')
 	if err != nil {
-		return fmt.Errorf("the template server does not start: %w", err)
+		return fmt.Errorf("the template server did not start: %w", err)
 	}
-	b.serverURL = strings.TrimSpace(line)
+	env.serverURL = strings.TrimSpace(line)
 	return nil
 }
 
-// control asks the template server's control surface.
-func (b *bed) control(ctx context.Context, method, path string, body, answer any) error {
+// control sends a request to the template server's control API.
+func (env *testEnv) control(ctx context.Context, method, path string, body, answer any) error {
 	text, err := json.Marshal(body)
 	if err != nil {
 		return err
 	}
-	request, err := http.NewRequestWithContext(ctx, method, b.serverURL+"/_control/"+path, bytes.NewReader(text))
+	request, err := http.NewRequestWithContext(ctx, method, env.serverURL+"/_control/"+path, bytes.NewReader(text))
 	if err != nil {
 		return err
 	}
@@ -186,16 +185,15 @@ func askJSON(client *http.Client, request *http.Request, answer any) error {
 	return json.Unmarshal(body, answer)
 }
 
-// newTemplate makes a template with so many files of so many bytes besides its Dockerfile. They are text:
-// such as templates are, and such as git can compress.
-func (b *bed) newTemplate(ctx context.Context, org string, files int, size int) (template, error) {
-	t := template{b, org}
-	if err := b.control(ctx, "PUT", "repos/"+t.repository(), server.Repo{}, nil); err != nil {
+// newTemplate creates a template with a Dockerfile and files text files of size bytes, which git can compress.
+func (env *testEnv) newTemplate(ctx context.Context, org string, files int, size int) (template, error) {
+	t := template{env, org}
+	if err := env.control(ctx, "PUT", "repos/"+t.repository(), server.Repo{}, nil); err != nil {
 		return t, err
 	}
-	// Past the control surface, whose bodies are whole in memory.
+	// Not through the control API, which keeps request bodies in memory.
 	command := exec.CommandContext(ctx, "git", "-c", "core.compression=1", "fast-import", "--quiet", "--depth=0", "--done")
-	command.Dir = filepath.Join(b.serverRoot, t.repository()+".git")
+	command.Dir = filepath.Join(env.serverRoot, t.repository()+".git")
 	command.Stderr = os.Stderr
 	input, err := command.StdinPipe()
 	if err != nil {
@@ -214,7 +212,7 @@ func (b *bed) newTemplate(ctx context.Context, org string, files int, size int) 
 	file("Dockerfile", []byte("FROM scratch\nCOPY . /\n"))
 	words := newText(size)
 	for i := range files {
-		// 64 folders, and as many files in each as it takes.
+		// The files are spread over 64 folders.
 		file(fmt.Sprintf("part-%02d/module/file-%06d.txt", i%64, i), words.next())
 	}
 	fmt.Fprint(out, "\ndone\n")
@@ -222,7 +220,7 @@ func (b *bed) newTemplate(ctx context.Context, org string, files int, size int) 
 	return t, errors.Join(err, command.Wait())
 }
 
-// text makes contents of one size that are all different.
+// text generates different contents of the same size.
 type text struct {
 	content []byte
 	number  int
@@ -249,18 +247,18 @@ func (t *text) next() []byte {
 func (t template) repository() string { return t.org + "/molecule-ai-workspace-template-" + runtime }
 
 func (t template) prefix() string {
-	return t.b.serverURL + "/" + t.org + "/molecule-ai-workspace-template-"
+	return t.env.serverURL + "/" + t.org + "/molecule-ai-workspace-template-"
 }
 
 func (t template) branchURL() string {
-	return t.b.serverURL + "/api/v1/repos/" + t.repository() + "/branches/main"
+	return t.env.serverURL + "/api/v1/repos/" + t.repository() + "/branches/main"
 }
 
 func (t template) cloneURL() string { return t.prefix() + runtime }
 
 var releases atomic.Int64
 
-// release makes a commit, so that nobody has an image for it, and gives its id.
+// release creates a new commit, for which no image exists, and returns its id.
 func (t template) release(ctx context.Context) (string, error) {
 	var answer struct {
 		SHA string `json:"sha"`
@@ -268,16 +266,16 @@ func (t template) release(ctx context.Context) (string, error) {
 	commit := server.Commit{Branch: "main", Files: map[string]server.File{
 		"VERSION": {Text: fmt.Sprintln(releases.Add(1))},
 	}}
-	err := t.b.control(ctx, "POST", "repos/"+t.repository()+"/commits", commit, &answer)
+	err := t.env.control(ctx, "POST", "repos/"+t.repository()+"/commits", commit, &answer)
 	return answer.SHA, err
 }
 
-// remove takes the repository away.
+// remove deletes the repository.
 func (t template) remove(ctx context.Context) error {
-	return t.b.control(ctx, "DELETE", "repos/"+t.repository(), nil, nil)
+	return t.env.control(ctx, "DELETE", "repos/"+t.repository(), nil, nil)
 }
 
-// reference of a commit's image, libmol's or the docker program's.
+// reference returns the reference of a commit's image, for the isolation of libmol or of the CLI way.
 func reference(sha, isolation string) string {
 	return mol.LocalImagePrefix() + "/workspace-template-" + runtime + ":" + sha[:12] + "--" + isolation
 }
@@ -286,26 +284,26 @@ func latest(isolation string) string {
 	return mol.LocalImagePrefix() + "/workspace-template-" + runtime + ":latest--" + isolation
 }
 
-// options for a client of one template, at the engine or a front before it.
+// options returns the options of a client for this template, with the engine or a proxy in front of it.
 func (t template) options(engine string) mol.Options {
 	o := mol.OptionsFromEnv()
 	o.RepoPrefix, o.DockerHost = t.prefix(), engine
 	return o
 }
 
-// call asks the engine.
-func (b *bed) call(ctx context.Context, method, path string, query url.Values, answer any) error {
+// call sends a request to the engine.
+func (env *testEnv) call(ctx context.Context, method, path string, query url.Values, answer any) error {
 	request, err := http.NewRequestWithContext(ctx, method, "http://engine"+path+"?"+query.Encode(), nil)
 	if err != nil {
 		return err
 	}
-	return askJSON(b.engine, request, answer)
+	return askJSON(env.engine, request, answer)
 }
 
-// forget takes away what builds have left, in the engine and in the cache: the next one is a first one.
-func (b *bed) forget(ctx context.Context) error {
+// forget removes the images, the engine's build cache and libmol's cache, so that the next build is a cold one.
+func (env *testEnv) forget(ctx context.Context) error {
 	var images []struct{ RepoTags []string }
-	if err := b.call(ctx, "GET", "/images/json", nil, &images); err != nil {
+	if err := env.call(ctx, "GET", "/images/json", nil, &images); err != nil {
 		return err
 	}
 	for _, image := range images {
@@ -313,13 +311,13 @@ func (b *bed) forget(ctx context.Context) error {
 			if !strings.HasSuffix(tag, "--"+isolation) && !strings.HasSuffix(tag, "--"+cliIsolation) {
 				continue
 			}
-			if err := b.call(ctx, "DELETE", "/images/"+tag, url.Values{"force": {"1"}}, nil); err != nil {
+			if err := env.call(ctx, "DELETE", "/images/"+tag, url.Values{"force": {"1"}}, nil); err != nil {
 				return err
 			}
 		}
 	}
-	if err := b.call(ctx, "POST", "/build/prune", url.Values{"all": {"1"}}, nil); err != nil {
+	if err := env.call(ctx, "POST", "/build/prune", url.Values{"all": {"1"}}, nil); err != nil {
 		return err
 	}
-	return os.RemoveAll(b.cache())
+	return os.RemoveAll(env.cache())
 }
