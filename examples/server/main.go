@@ -1,5 +1,5 @@
-// Command server is a workspace server with nothing but the part that libmol takes over: GET /image/RUNTIME
-// answers with the image to start.
+// Command server is a workspace server that has only the part with libmol: GET /image/RUNTIME answers with the
+// image to start.
 package main
 
 import (
@@ -20,7 +20,7 @@ import (
 
 func main() {
 	if err := run(); err != nil {
-		slog.Error("the server stops", "error", err)
+		slog.Error("the server failed", "error", err)
 		os.Exit(1)
 	}
 }
@@ -31,7 +31,7 @@ func run() error {
 
 	options := mol.OptionsFromEnv()
 	options.Logger = slog.Default()
-	client, err := mol.New(options) // fails on an invalid setting, and without the library
+	client, err := mol.New(options) // fails if a setting is invalid or the library is not linked in
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func run() error {
 	if err != nil {
 		return err
 	}
-	slog.Info("the server listens", "address", listener.Addr().String(), "libmol", mol.LibraryVersion(),
+	slog.Info("the server is listening", "address", listener.Addr().String(), "libmol", mol.LibraryVersion(),
 		"mode", mol.Resolve().Mode)
 
 	server := &http.Server{Handler: handler(client.EnsureLocalImage), ReadHeaderTimeout: 10 * time.Second}
@@ -52,20 +52,20 @@ func run() error {
 		return err
 	case <-ctx.Done():
 	}
-	_ = client.Close() // cancels the calls that are running, so that their requests end
+	_ = client.Close() // cancels the running calls, so that their requests end
 	return server.Shutdown(context.Background())
 }
 
-// An answer is the image to start. One with Pull has to be pulled first, and says nothing else.
+// An answer is the image to start. With Pull, the image must be pulled first, and only Ref is set.
 type answer struct {
 	Ref      string `json:"ref"`
 	Pull     bool   `json:"pull"`
 	Platform string `json:"platform,omitempty"`
-	Endpoint string `json:"endpoint,omitempty"` // of the engine that has it
+	Endpoint string `json:"endpoint,omitempty"` // the engine that has the image
 	CacheHit bool   `json:"cache_hit"`
 }
 
-// handler serves GET /image/RUNTIME. Images are built by ensure, which is [mol.Client.EnsureLocalImage] outside of tests.
+// handler serves GET /image/RUNTIME. It builds images with ensure, which is [mol.Client.EnsureLocalImage] except in tests.
 func handler(ensure func(ctx context.Context, runtime string) (mol.Image, error)) http.Handler {
 	choose := func(ctx context.Context, runtime string) (answer, error) {
 		registry := mol.Resolve()
@@ -81,7 +81,7 @@ func handler(ensure func(ctx context.Context, runtime string) (mol.Image, error)
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /image/{runtime}", func(w http.ResponseWriter, r *http.Request) {
-		// The request's context has no deadline. It ends when the client leaves, and the build stops with it.
+		// The request's context has no deadline. It ends when the client disconnects, which also stops the build.
 		found, err := choose(r.Context(), r.PathValue("runtime"))
 		if err != nil {
 			slog.Warn("no image", "runtime", r.PathValue("runtime"), "error", err)

@@ -21,7 +21,7 @@ func get(t *testing.T, handler http.Handler, path string) (status int, body stri
 	return response.Code, strings.TrimSpace(response.Body.String())
 }
 
-func TestServerAnswersWithTheImage(t *testing.T) {
+func TestServerAnswersWithImage(t *testing.T) {
 	t.Setenv("MOLECULE_IMAGE_REGISTRY", "")
 	images := handler(func(_ context.Context, runtime string) (mol.Image, error) {
 		if runtime == "codex" {
@@ -46,7 +46,7 @@ func TestServerAnswersWithTheImage(t *testing.T) {
 	}
 }
 
-func TestServerRefusesAnUnknownRuntime(t *testing.T) {
+func TestServerRejectsUnknownRuntime(t *testing.T) {
 	client, err := mol.New(mol.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func TestServerRefusesAnUnknownRuntime(t *testing.T) {
 	}
 }
 
-// checkout copies this folder to where go.mod expects it, below a folder of its own, beside a link to go/mol.
+// checkout copies this folder into a new folder, with a link to go/mol where go.mod expects it.
 func checkout(t *testing.T) (server, library string) {
 	t.Helper()
 	root := t.TempDir()
@@ -82,7 +82,7 @@ func checkout(t *testing.T) (server, library string) {
 	return server, library
 }
 
-// runIn runs a program in a folder, with these variables besides the ones of the test, and returns all that it says.
+// runIn runs a program in a folder, with additional variables, and returns its output.
 func runIn(t *testing.T, folder string, env []string, program string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
@@ -92,7 +92,7 @@ func runIn(t *testing.T, folder string, env []string, program string, args ...st
 	return string(output), err
 }
 
-// succeed is runIn for what has to succeed.
+// succeed is runIn for programs that must succeed.
 func succeed(t *testing.T, folder string, env []string, program string, args ...string) string {
 	t.Helper()
 	output, err := runIn(t, folder, env, program, args...)
@@ -102,27 +102,27 @@ func succeed(t *testing.T, folder string, env []string, program string, args ...
 	return output
 }
 
-// refusal starts a server that was built, with a setting that only the library can refuse, and returns what it says.
-func refusal(t *testing.T, folder string) string {
+// rejection starts the built server with a setting that only the library rejects, and returns its output.
+func rejection(t *testing.T, folder string) string {
 	t.Helper()
 	output, err := runIn(t, folder, []string{"MOLECULE_LOCAL_IMAGE_ISOLATION=No"}, "./workspace-server")
 	if err == nil {
-		t.Errorf("the server ended without an error: %s", output)
+		t.Errorf("the server exited without an error: %s", output)
 	}
 	return output
 }
 
-func TestServerBuildsInAGoWorkspaceWithoutReplace(t *testing.T) {
+func TestServerBuildsInGoWorkspaceWithoutReplace(t *testing.T) {
 	server, _ := checkout(t)
 	succeed(t, server, nil, "go", "mod", "edit", "-dropreplace", "git.moleculesai.app/molecule-ai/libmol/go/mol")
 	succeed(t, server, []string{"GOWORK=" + filepath.Join(server, "workspace/go.work")}, "go", "build", "-o", "workspace-server", ".")
-	if output := refusal(t, server); !strings.Contains(output, "MOLECULE_LOCAL_IMAGE_ISOLATION") {
+	if output := rejection(t, server); !strings.Contains(output, "MOLECULE_LOCAL_IMAGE_ISOLATION") {
 		t.Errorf("the library is not linked in: %s", output)
 	}
 }
 
-// A build context with only the server has no folder beside it.
-func TestServerBuildsVendoredWhereTheReplacementIsOutOfReach(t *testing.T) {
+// A build context with only the server does not contain the folder of the replace directive.
+func TestServerBuildsVendoredWithoutReplacement(t *testing.T) {
 	server, library := checkout(t)
 	succeed(t, server, nil, "go", "mod", "vendor")
 	if err := os.Remove(library); err != nil {
@@ -133,13 +133,13 @@ func TestServerBuildsVendoredWhereTheReplacementIsOutOfReach(t *testing.T) {
 		t.Errorf("without vendoring: %v: %s", err, output)
 	}
 	succeed(t, server, []string{"GOFLAGS=-mod=vendor"}, "go", "build", "-o", "workspace-server", ".")
-	if output := refusal(t, server); !strings.Contains(output, "MOLECULE_LOCAL_IMAGE_ISOLATION") {
+	if output := rejection(t, server); !strings.Contains(output, "MOLECULE_LOCAL_IMAGE_ISOLATION") {
 		t.Errorf("the library is not linked in: %s", output)
 	}
 }
 
-// systemd takes the program from the unit's own path, so the unit is checked with one that is there.
-func TestServiceIsAValidUnit(t *testing.T) {
+// systemd-analyze requires that the program exists, so the test replaces its path.
+func TestServiceIsValidUnit(t *testing.T) {
 	program, err := exec.LookPath("true")
 	if err != nil {
 		t.Fatal(err)
@@ -161,7 +161,7 @@ func TestServiceIsAValidUnit(t *testing.T) {
 	}
 	wrong := strings.Replace(string(text), "CacheDirectory=", "CacheFolder=", 1)
 	if output, _ := check(wrong); !strings.Contains(output, "CacheFolder") {
-		t.Errorf("systemd-analyze verify does not see a wrong key: %s", output)
+		t.Errorf("systemd-analyze verify does not report an unknown key: %s", output)
 	}
 }
 
@@ -172,7 +172,7 @@ func TestComposeFileIsValid(t *testing.T) {
 			t.Errorf("docker-compose config does not show %s:\n%s", want, output)
 		}
 	}
-	// Without the group the server would start, and be refused by the engine.
+	// Without the group the server would start, but could not access the engine's socket.
 	output, err := runIn(t, ".", []string{"DOCKER_GID="}, "docker-compose", "--file", "compose.yaml", "config")
 	if err == nil || !strings.Contains(output, "DOCKER_GID") && !strings.Contains(output, "group of the engine's socket") {
 		t.Errorf("without DOCKER_GID: %v\n%s", err, output)

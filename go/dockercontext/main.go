@@ -1,9 +1,9 @@
-// Dockercontext tells which files docker would send of a folder: the docker CLI with the classic builder, and
-// buildx with BuildKit. It is a yardstick for the tests of .dockerignore, and nothing else: it runs the code of
-// the current docker CLI (the packages that its own build command calls, in the same order) and of buildx (the
-// file system that its session serves).
+// Dockercontext lists the files of a folder that docker would send as the build context: the docker CLI with the classic
+// builder, and buildx with BuildKit. It is the reference for the tests of .dockerignore: it runs the code of the current
+// docker CLI (the packages that its build command calls, in the same order) and of buildx (the file system that its
+// session serves).
 //
-// It reads the path of a folder per line and answers each with one line of JSON.
+// It reads one folder path per line and answers each with one line of JSON.
 package main
 
 import (
@@ -26,7 +26,7 @@ import (
 	"github.com/tonistiigi/fsutil"
 )
 
-// Answer is what both would do.
+// Answer has the choices of both builders.
 type Answer struct {
 	// Patterns are the lines of the ignore file as BuildKit sends them to buildx.
 	Patterns []string `json:"patterns"`
@@ -34,9 +34,9 @@ type Answer struct {
 	BuildKit Choice   `json:"buildkit"`
 }
 
-// Choice is what one of them would send, or why it would not.
+// Choice has the files that a builder would get, or the error.
 type Choice struct {
-	// Paths are sorted; those of folders end in a slash.
+	// Paths are sorted. The paths of folders end with a slash.
 	Paths []string `json:"paths"`
 	Error string   `json:"error,omitempty"`
 }
@@ -76,7 +76,7 @@ func choice(paths []string, err error) Choice {
 	return Choice{Paths: paths}
 }
 
-// classic does what the docker CLI's build command does for the classic builder.
+// classic selects files like the docker CLI's build command for the classic builder.
 func classic(folder string) ([]string, error) {
 	const dockerfile = "Dockerfile"
 	excludes, err := build.ReadDockerignore(folder)
@@ -113,7 +113,7 @@ func classic(folder string) ([]string, error) {
 	}
 }
 
-// readPatterns does what BuildKit's frontend does with the file.
+// readPatterns reads the file like BuildKit's frontend.
 func readPatterns(folder string) ([]string, error) {
 	file, err := os.Open(filepath.Join(folder, ".dockerignore"))
 	if err != nil {
@@ -123,7 +123,7 @@ func readPatterns(folder string) ([]string, error) {
 	return ignorefile.ReadAll(file)
 }
 
-// buildKit serves the folder to BuildKit without what the patterns exclude, as buildx does.
+// buildKit selects files like buildx, which serves the folder to BuildKit without the excluded files.
 func buildKit(ctx context.Context, folder string, excludes []string) ([]string, error) {
 	root, err := fsutil.NewFS(folder)
 	if err != nil {

@@ -1,8 +1,8 @@
-// Command templateserver serves workspace templates the way a Gitea does, on loopback, for the demo
-// and the tests; see package server.
+// Command templateserver serves workspace templates on loopback with Gitea's API, for the demo and the
+// tests; see package server.
 //
-// It prints one line of JSON when it listens and stops when its standard input ends, so that it
-// never outlives the program that started it, or on SIGINT and SIGTERM.
+// It prints one line of JSON when it listens. It stops on SIGINT and SIGTERM, and when its standard input
+// is closed, so that it does not outlive the program that started it.
 package main
 
 import (
@@ -38,8 +38,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	flags.StringVar(&options.Root, "root", "", "`folder` for the repositories (required)")
 	flags.StringVar(&options.Templates, "templates", "", "`folder` of templates to publish")
 	flags.StringVar(&options.Org, "org", "molecule-ai", "`organization` that owns the templates")
-	flags.StringVar(&options.Token, "token", "", "`token` that every request needs")
-	flags.StringVar(&options.BasePath, "base-path", "", "`path` to serve everything below")
+	flags.StringVar(&options.Token, "token", "", "`token` that every request must have")
+	flags.StringVar(&options.BasePath, "base-path", "", "`path` below which everything is served")
 	flags.BoolVar(&options.Compact, "compact", false, "no white space in API answers")
 	flags.BoolVar(&options.SortedKeys, "sorted-keys", false, "keys in alphabetical order, with other ids before commit.id")
 	if err := flags.Parse(args); err != nil {
@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	if options.Root == "" || flags.NArg() > 0 {
 		flags.Usage()
-		return errors.New("--root is required, and nothing but flags is taken")
+		return errors.New("--root is required, and arguments are not allowed")
 	}
 
 	s, err := server.Start(options)

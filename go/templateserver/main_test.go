@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// The contract of the command: one line of JSON, and it stops with its standard input.
-func TestRunStopsWithItsInput(t *testing.T) {
+// The command prints one line of JSON and stops when its standard input is closed.
+func TestRunStopsWhenStdinCloses(t *testing.T) {
 	stdin, closeStdin := io.Pipe()
 	stdout, output := io.Pipe()
 	var stderr bytes.Buffer
@@ -49,14 +49,14 @@ func TestRunStopsWithItsInput(t *testing.T) {
 			t.Error(err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("it did not stop")
+		t.Fatal("the server did not stop")
 	}
 	if rest, _ := io.ReadAll(lines); len(rest) > 0 {
 		t.Errorf("more output: %q", rest)
 	}
 }
 
-func TestRunStopsWithItsContext(t *testing.T) {
+func TestRunStopsWhenContextEnds(t *testing.T) {
 	stdin, hold := io.Pipe()
 	defer hold.Close()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -66,10 +66,10 @@ func TestRunStopsWithItsContext(t *testing.T) {
 	}
 }
 
-func TestRunRefusesBadFlags(t *testing.T) {
+func TestRunRejectsInvalidFlags(t *testing.T) {
 	for _, args := range [][]string{{}, {"--root", "x", "y"}, {"--nothing"}, {"--root", t.TempDir(), "--templates", "/nothing/here"}, {"--root", t.TempDir(), "--listen", "0.0.0.0:0"}} {
 		if err := run(context.Background(), args, strings.NewReader(""), io.Discard, io.Discard); err == nil {
-			t.Errorf("%q: taken", args)
+			t.Errorf("%q: accepted", args)
 		}
 	}
 }

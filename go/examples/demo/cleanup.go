@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// A cleanup takes back what the demo made, the last thing first.
+// A cleanup removes what the demo created, in reverse order.
 type cleanup struct {
 	steps   []func(context.Context) error
-	names   []string // of what was made, in the order of the first one of each
+	names   []string // what was created, in the order of creation, without duplicates
 	numbers map[string]int
-	note    string // what stays, and why
+	note    string // what is not removed, and why
 }
 
-// add has undo run at the end.
+// add registers a function to run at the end.
 func (c *cleanup) add(undo func(context.Context) error) { c.steps = append(c.steps, undo) }
 
-// made lists one more of what the demo made.
+// made counts something that the demo created.
 func (c *cleanup) made(what string) {
 	if c.numbers == nil {
 		c.numbers = map[string]int{}
@@ -31,8 +31,8 @@ func (c *cleanup) made(what string) {
 	c.numbers[what]++
 }
 
-// run takes everything back, whatever fails on the way, and also after the
-// demo's own context has ended.
+// run removes everything. It continues after an error, and also runs when the demo's
+// context has ended.
 func (c *cleanup) run() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -45,7 +45,7 @@ func (c *cleanup) run() error {
 	return errors.Join(failed...)
 }
 
-// String lists what was made: "3 containers, 2 images, cache".
+// String lists what was created: "3 containers, 2 images, cache".
 func (c *cleanup) String() string {
 	var parts []string
 	for _, name := range slices.Backward(c.names) {

@@ -22,13 +22,13 @@ import (
 // An engine is the container engine that the demo runs on.
 type engine struct {
 	client  *client.Client
-	private bool // made by the demo, and gone with it
+	private bool // started by the demo, which also stops it
 	version string
-	ours    map[string]bool // references that the demo has made
+	ours    map[string]bool // references that the demo created
 }
 
-// findEngine connects to the engine that the docker command would use. With none
-// in reach, root gets a private one in dir.
+// findEngine connects to the engine that the docker command would use. If there is
+// none, root gets a private one in dir.
 func findEngine(ctx context.Context, out *printer, after *cleanup, root, dir string) (*engine, error) {
 	eng, err := connect(ctx, after)
 	if err == nil {
@@ -38,7 +38,7 @@ func findEngine(ctx context.Context, out *printer, after *cleanup, root, dir str
 		return nil, fmt.Errorf("no container engine: %w\nstart or install Docker (https://docs.docker.com/engine/install), or, on Debian and Ubuntu, run this as root", err)
 	}
 
-	out.fact("engine", "none in reach; starting a private one, and installing docker.io if need be")
+	out.fact("engine", "not found; starting a private one, and installing docker.io if it is missing")
 	script := filepath.Join(root, "scripts/engine")
 	after.add(func(ctx context.Context) error { return call(ctx, script, "stop", dir) })
 	if err := call(ctx, script, "start", dir); err != nil {
@@ -81,7 +81,7 @@ func connect(ctx context.Context, after *cleanup) (*engine, error) {
 	}, nil
 }
 
-// String says which engine it is.
+// String describes the engine.
 func (e *engine) String() string {
 	if e.private {
 		return e.version + ", private to this demo"
@@ -89,7 +89,7 @@ func (e *engine) String() string {
 	return e.version + " at " + e.client.DaemonHost()
 }
 
-// onThisMachine refuses an engine whose published ports are on another machine's
+// onThisMachine rejects an engine that publishes ports on another machine's
 // loopback.
 func onThisMachine(host string) error {
 	u, err := url.Parse(host)
@@ -104,39 +104,38 @@ func onThisMachine(host string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("the container engine is %s, and a workspace there cannot be reached from here: set DOCKER_HOST to one on this machine", host)
+	return fmt.Errorf("the container engine is %s, whose workspaces cannot be reached from here: set DOCKER_HOST to an engine on this machine", host)
 }
 
-// call runs a program of this source tree, whose last line of complaint becomes
-// the error.
+// call runs a program of this source tree. Its standard error becomes part of the
+// error.
 func call(ctx context.Context, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
-	// Interrupt rather than kill: scripts/engine takes back what it began.
+	// Interrupt instead of kill, so that scripts/engine cleans up.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 20 * time.Second
-	var complaint bytes.Buffer
-	cmd.Stderr = &complaint
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(complaint.String()))
+		return fmt.Errorf("%s: %w\n%s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(stderr.String()))
 	}
 	return nil
 }
 
-// keepLatest sees to it that the :latest tag of the user's own images is put back
-// at the end.
+// keepLatest restores the :latest tag of the user's own images at the end.
 func (e *engine) keepLatest(ctx context.Context, after *cleanup) error {
 	if e.private {
-		return nil // it goes with all its images
+		return nil // its images are removed with it
 	}
-	// Its entries do not say whose they are.
-	after.note = "the engine's build cache keeps some megabytes, as after any build; docker builder prune empties it"
+	// The entries of the build cache have no owner, so the demo cannot remove its own.
+	after.note = "the engine's build cache keeps some megabytes, as after any build; docker builder prune removes them"
 	latest := mol.LocalImageLatestTag(runtime)
 	before, err := e.client.ImageInspect(ctx, latest)
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
 	}
 	after.add(func(ctx context.Context) error {
-		// Untag first: to move the tag would leave the demo's image, nameless.
+		// Untag first: moving the tag would leave the demo's image without a name.
 		if err := e.untag(ctx, latest); err != nil || before.ID == "" {
 			return err
 		}
@@ -146,8 +145,8 @@ func (e *engine) keepLatest(ctx context.Context, after *cleanup) error {
 	return nil
 }
 
-// removeAfterwards removes an image of the demo at the end. Its commit was made
-// for this run, so it cannot be anybody else's.
+// removeAfterwards removes an image of the demo at the end. Its commit was created
+// in this run, so nothing else uses the image.
 func (e *engine) removeAfterwards(after *cleanup, ref string) {
 	if e.ours[ref] {
 		return
@@ -159,7 +158,7 @@ func (e *engine) removeAfterwards(after *cleanup, ref string) {
 	}
 }
 
-// untag removes a reference, and the image if that was its last one.
+// untag removes a reference, and the image if it was the last reference.
 func (e *engine) untag(ctx context.Context, ref string) error {
 	_, err := e.client.ImageRemove(ctx, ref, client.ImageRemoveOptions{PruneChildren: true})
 	if errdefs.IsNotFound(err) {

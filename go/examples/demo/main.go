@@ -1,7 +1,7 @@
-// Command demo is `make demo`: a workspace boots from a template repository,
-// once with everything to do, once with nothing, and once after a new commit.
-// All of it is real: a git repository behind Gitea's API, a container engine, a
-// container that answers. It checks what it shows, and takes away what it made.
+// Command demo is `make demo`: it starts a workspace from a template repository
+// three times: with a cold build, with a cache hit, and after a new commit. It uses
+// a real git repository behind Gitea's API, a real container engine and a container
+// that answers. It checks what it shows and removes what it created.
 package main
 
 import (
@@ -22,7 +22,7 @@ func main() {
 }
 
 func run(root string) int {
-	// The first signal ends the demo in order, a second one on the spot.
+	// The first signal stops the demo with a clean-up, a second one immediately.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	context.AfterFunc(ctx, stop)
@@ -49,13 +49,13 @@ func run(root string) int {
 	case err == nil:
 		return 0
 	case ctx.Err() != nil:
-		return 130 // as a shell has it for ctrl-C
+		return 130 // as in a shell after ctrl-C
 	}
 	return 1
 }
 
 func demo(ctx context.Context, out *printer, after *cleanup, root string) error {
-	out.heading("a workspace boots from its template repository")
+	out.heading("start a workspace from its template repository")
 
 	dir, err := os.MkdirTemp("", "mol-demo-")
 	if err != nil {
@@ -87,7 +87,7 @@ func demo(ctx context.Context, out *printer, after *cleanup, root string) error 
 	return d.show(ctx)
 }
 
-// settings are the user's own, which have no say in the demo.
+// settings are the user's variables that the demo ignores.
 var settings = []string{
 	"MOLECULE_IMAGE_REGISTRY",
 	"MOLECULE_LOCAL_TEMPLATE_BRANCH",

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/term"
 )
 
-// A printer writes the demo's output: the same lines everywhere, with some
-// emphasis on a terminal.
+// A printer prints the demo's output: the same lines everywhere, with bold and dim
+// text on a terminal.
 type printer struct {
 	w        *os.File
 	emphasis bool
@@ -45,7 +45,7 @@ func (p *printer) failure(err error) {
 	p.line("%s %s", p.paint("31", "mol demo:"), strings.ReplaceAll(err.Error(), "\n", "\n   "))
 }
 
-// event shows the steps that say something about how an image comes about.
+// event shows the main steps of a build.
 func (p *printer) event(e mol.Event, elapsed time.Duration) {
 	var text string
 	switch e.Kind {
@@ -66,7 +66,7 @@ func (p *printer) event(e mol.Event, elapsed time.Duration) {
 	p.line("   %s", p.dim(fmt.Sprintf("%6s  %s", seconds(elapsed), text)))
 }
 
-// compare puts two boots side by side.
+// compare prints the times of two starts side by side.
 func (p *printer) compare(one, two *boot) {
 	p.line("   %-16s %8s %8s", "", "first", "again")
 	row := func(name string, a, b time.Duration) {

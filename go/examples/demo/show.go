@@ -17,7 +17,7 @@ import (
 
 const runtime = "claude-code"
 
-// pinned is what every image reference of the demo looks like.
+// pinned matches all image references of the demo.
 var pinned = regexp.MustCompile(`^molecule-local/workspace-template-claude-code:[0-9a-f]{12}$`)
 
 type demonstration struct {
@@ -27,11 +27,11 @@ type demonstration struct {
 	after     *cleanup
 }
 
-// A boot is one Start, and what is known of it afterwards.
+// A boot is the result of a Start.
 type boot struct {
 	image   mol.Image
 	ready   time.Duration // the whole Start, until the workspace answered
-	health  string        // its answer
+	health  string        // the answer
 	fetched bool
 	built   bool
 }
@@ -41,8 +41,8 @@ func (d *demonstration) show(ctx context.Context) error {
 		return err
 	}
 
-	// Versions and commits that no earlier run has made: the first Start has
-	// everything to do, also on an engine that has seen the demo before.
+	// New versions and commits, so that the first Start is a cold build also on an
+	// engine that ran the demo before.
 	stamp := time.Now().Format("20060102.150405")
 	first := "1.1.0+" + stamp
 	sha, err := d.templates.release(first)
@@ -81,7 +81,7 @@ func (d *demonstration) show(ctx context.Context) error {
 	return three.check(sha, second, true)
 }
 
-// boot starts a workspace, asks it for its health and stops it.
+// boot starts a workspace, requests its health and stops it.
 func (d *demonstration) boot(ctx context.Context, details bool) (*boot, error) {
 	b := &boot{}
 	p := provisioner.New(d.engine.client)
@@ -100,7 +100,7 @@ func (d *demonstration) boot(ctx context.Context, details bool) (*boot, error) {
 			return "", err
 		}
 		b.image, err = c.EnsureLocalImage(ctx, runtime)
-		// Close waits for the last events, so that nothing is printed later.
+		// Close waits for the last events, so that they are printed now.
 		err = errors.Join(err, c.Close())
 		if b.image.Ref != "" {
 			d.engine.removeAfterwards(d.after, b.image.Ref)
@@ -127,7 +127,7 @@ func (d *demonstration) boot(ctx context.Context, details bool) (*boot, error) {
 	return b, nil
 }
 
-// check compares a boot with what it should have been.
+// check compares a boot with the expected result.
 func (b *boot) check(sha, version string, work bool) error {
 	switch {
 	case !pinned.MatchString(b.image.Ref) || !strings.HasSuffix(b.image.Ref, ":"+sha[:12]):

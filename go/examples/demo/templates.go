@@ -10,7 +10,7 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
 )
 
-// templates are the sample templates behind a server that speaks like Gitea.
+// templates is the template server with the sample templates.
 type templates struct{ *server.Server }
 
 func startTemplates(ctx context.Context, after *cleanup, root, dir string) (*templates, error) {
@@ -24,14 +24,14 @@ func startTemplates(ctx context.Context, after *cleanup, root, dir string) (*tem
 	}
 	after.made("template server")
 	after.add(func(context.Context) error { return s.Close() })
-	// It is on this machine's loopback, where no proxy reaches.
+	// The server is on loopback, so no proxy may be used.
 	if err := os.Setenv("NO_PROXY", "127.0.0.1,"+os.Getenv("NO_PROXY")); err != nil {
 		return nil, err
 	}
 	return &templates{s}, os.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", s.RepoPrefix())
 }
 
-// release commits another version of the template to its main branch.
+// release commits a new version of the template to its main branch.
 func (t *templates) release(version string) (sha string, err error) {
 	return t.Commit("molecule-ai/molecule-ai-workspace-template-"+runtime, server.Commit{
 		Branch:  "main",

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// The types below are Gitea's, with its field order; see modules/structs/{user,repo,repo_branch,hook}.go.
+// The types below are Gitea's, in its field order; see modules/structs/{user,repo,repo_branch,hook}.go.
 
 type apiUser struct {
 	ID                int64     `json:"id"`
@@ -109,7 +109,7 @@ type apiRepository struct {
 	MirrorUpdated                 time.Time           `json:"mirror_updated"`
 	Topics                        []string            `json:"topics"`
 	Licenses                      []string            `json:"licenses"`
-	// Of a fork, and of a repository on its way to another owner.
+	// Set for a fork, and for a repository that is being transferred to another owner.
 	Parent       *apiRepository `json:"parent"`
 	RepoTransfer *struct{}      `json:"repo_transfer"`
 }
@@ -170,7 +170,7 @@ type apiReference struct {
 	Object *apiObject `json:"object"`
 }
 
-// apiNotFound has its keys in the order of Gitea's map.
+// apiNotFound has its keys in the order in which Gitea sends them.
 type apiNotFound struct {
 	Errors  []string `json:"errors"`
 	Message string   `json:"message"`
@@ -217,8 +217,8 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, route requestR
 	}
 }
 
-// answerReferences answers with all references whose names begin so. Gitea means to answer with the only one
-// where there is no other, and does not: it compares "heads/main" with "refs/heads/main".
+// answerReferences answers with all references that have this prefix. Gitea's code intends to answer with a
+// single object if only one matches, but never does: it compares "heads/main" with "refs/heads/main".
 func (s *Server) answerReferences(w http.ResponseWriter, repo *repository, prefix string) {
 	references, err := repo.references(prefix)
 	if err != nil {
@@ -240,7 +240,7 @@ func (s *Server) answerReferences(w http.ResponseWriter, repo *repository, prefi
 	s.answer(w, http.StatusOK, list)
 }
 
-// answerCommit tells whether there is such a commit. Of what Gitea says of one, it has the ids.
+// answerCommit answers with a commit if it exists. Of the fields in Gitea's answer it has only the ids.
 func (s *Server) answerCommit(w http.ResponseWriter, repo *repository, sha string) {
 	if !repo.hasCommit(sha) {
 		s.answerNotFound(w, sha)
@@ -310,14 +310,14 @@ func (s *Server) apiError(message string) *apiError {
 	return &apiError{Message: message, URL: s.URL() + "/api/swagger"}
 }
 
-// notFound is what Gitea says of nearly everything that is not there.
+// notFound is Gitea's message for nearly everything that does not exist.
 const notFound = "The target couldn't be found."
 
 func (s *Server) answerNotFound(w http.ResponseWriter, message string, reasons ...string) {
 	s.answer(w, http.StatusNotFound, &apiNotFound{Errors: reasons, Message: message, URL: s.URL() + "/api/swagger"})
 }
 
-// answerInternal is a fault of this server, not a played one: the log has the cause.
+// answerInternal reports an error of this server, not a simulated one. The log has the cause.
 func (s *Server) answerInternal(w http.ResponseWriter, err error) {
 	s.errors.Print(err)
 	s.answer(w, http.StatusInternalServerError, s.apiError(err.Error()))
@@ -362,7 +362,7 @@ func (s *Server) encode(value any) ([]byte, error) {
 	return body.Bytes(), err
 }
 
-// addUserIDs gives every user object an id, as the user objects of other Gitea answers have.
+// addUserIDs adds an id to each user object, as other answers of Gitea have.
 func addUserIDs(value any) {
 	object, _ := value.(map[string]any)
 	for _, inner := range object {
@@ -373,5 +373,5 @@ func addUserIDs(value any) {
 	}
 }
 
-// number is an id that is the same at every run.
+// number returns an id that is the same in every run.
 func number(name string) int64 { return int64(crc32.ChecksumIEEE([]byte(name)) % 100000) }

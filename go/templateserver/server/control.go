@@ -12,19 +12,19 @@ import (
 
 const controlPrefix = "/_control/"
 
-// Repo says how a repository is to be.
+// Repo has the settings of a repository.
 type Repo struct {
-	// DefaultBranch, when set, becomes the default branch; it need not exist.
+	// DefaultBranch, if set, becomes the default branch. It need not exist.
 	DefaultBranch string `json:"default_branch,omitempty"`
 	// Private hides the repository from clients without a token.
 	Private bool `json:"private,omitempty"`
 	// Forbidden answers 403, as Gitea does for a token without the scope read:repository.
 	Forbidden bool `json:"forbidden,omitempty"`
-	// Empty removes all branches. A new repository is empty anyway.
+	// Empty removes all branches. A new repository is always empty.
 	Empty bool `json:"empty,omitempty"`
 }
 
-// PutRepo makes a repository, "org/name", or changes one.
+// PutRepo creates the repository "org/name" or changes its settings.
 func (s *Server) PutRepo(name string, wanted Repo) error {
 	org, repoName, _ := strings.Cut(name, "/")
 	repo, err := s.store.create(org, repoName)
@@ -47,14 +47,14 @@ func (s *Server) PutRepo(name string, wanted Repo) error {
 	return nil
 }
 
-// DeleteRepo removes a repository, "org/name".
+// DeleteRepo removes the repository "org/name".
 func (s *Server) DeleteRepo(name string) error {
 	org, repoName, _ := strings.Cut(name, "/")
 	return s.store.remove(org, repoName)
 }
 
-// Commit makes a commit in a repository, "org/name", and returns its id. The repository is made
-// when it does not exist.
+// Commit creates a commit in the repository "org/name" and returns its id. It creates the repository
+// if it does not exist.
 func (s *Server) Commit(name string, commit Commit) (string, error) {
 	org, repoName, _ := strings.Cut(name, "/")
 	repo, err := s.store.create(org, repoName)
@@ -64,14 +64,14 @@ func (s *Server) Commit(name string, commit Commit) (string, error) {
 	return repo.commit(commit)
 }
 
-// SetFaults replaces the list of faults; the first one that matches a request counts.
+// SetFaults replaces the list of faults. The first one that matches a request is applied.
 func (s *Server) SetFaults(list ...Fault) error { return s.faults.set(list) }
 
-// Requests lists the requests since the start, or since ClearRequests, in the order of arrival;
-// those to the control surface are not in it.
+// Requests returns the requests since the start, or since ClearRequests, in the order of arrival, without
+// those to the control API.
 func (s *Server) Requests() []Request { return s.log.list() }
 
-// ClearRequests forgets them.
+// ClearRequests clears the list of requests.
 func (s *Server) ClearRequests() { s.log.clear() }
 
 func (s *Server) serveControl(w http.ResponseWriter, r *http.Request, path string) {
@@ -88,7 +88,7 @@ func (s *Server) serveControl(w http.ResponseWriter, r *http.Request, path strin
 	}
 }
 
-var errNoSuchControl = errors.New("the control surface has no such call")
+var errNoSuchControl = errors.New("the control API has no such call")
 
 func (s *Server) control(r *http.Request, path string) (any, error) {
 	if name, ok := strings.CutPrefix(path, "repos/"); ok {
@@ -137,8 +137,8 @@ func (s *Server) controlRepo(r *http.Request, path string) (any, error) {
 	return nil, fmt.Errorf("%w: %s %srepos/%s", errNoSuchControl, r.Method, controlPrefix, path)
 }
 
-// decode reads a request's JSON. An unknown field is an error: a misspelled one would make a test
-// that proves nothing.
+// decode reads a request's JSON. An unknown field is an error: a misspelled field would be ignored, and
+// the test would prove nothing.
 func decode(r *http.Request, into any) error {
 	decoder := json.NewDecoder(io.LimitReader(r.Body, maxBody))
 	decoder.DisallowUnknownFields()
@@ -154,14 +154,14 @@ func controlAnswer(w http.ResponseWriter, status int, value any) {
 	json.NewEncoder(w).Encode(value)
 }
 
-// Request is one line of the request log.
+// Request is an entry of the request log.
 type Request struct {
 	Method        string `json:"method"`
-	Path          string `json:"path"` // as it was sent: escaped, with the base path
+	Path          string `json:"path"` // as sent: escaped, with the base path
 	Query         string `json:"query"`
 	Service       string `json:"service"`       // api, git or other
 	Authorization string `json:"authorization"` // the header
-	Status        int    `json:"status"`        // 0: not answered, or not yet
+	Status        int    `json:"status"`        // 0 if there is no answer (yet)
 	UserAgent     string `json:"user_agent"`
 }
 

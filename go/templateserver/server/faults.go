@@ -11,47 +11,47 @@ import (
 	"time"
 )
 
-// Fault is a way to misbehave, for the requests that match it. A fault with a Status, a Body or
-// Endless gives an answer of its own; any other one changes how the real answer is sent.
+// Fault is an error that the server simulates for matching requests. A fault with Status, Body or Endless
+// replaces the answer; any other fault changes how the real answer is sent.
 type Fault struct {
-	// Match is a regular expression, searched in the request's path with its query, as it was sent
+	// Match is a regular expression, searched in the request's path with its query, as sent
 	// ("/molecule-ai/x/info/refs?service=git-upload-pack").
 	Match string `json:"match"`
-	// MatchBody, when set, must be found in the request's body too. It tells the requests of a fetch
-	// apart, which all go to one address: "command=ls-refs", "command=fetch".
+	// MatchBody, if set, must also match in the request's body. It distinguishes the requests of a fetch,
+	// which have the same URL: "command=ls-refs", "command=fetch".
 	MatchBody string `json:"match_body,omitempty"`
-	// Times is for how many requests it stands; 0 means for all.
+	// Times limits the number of requests that the fault applies to; 0 means all.
 	Times int `json:"times,omitempty"`
-	// BeforeCommit is made when the request arrives, before anything is answered.
+	// BeforeCommit is created when the request arrives, before the answer.
 	BeforeCommit *RepoCommit `json:"before_commit,omitempty"`
-	// DelayMS comes before the answer, BeforeCommit included.
+	// DelayMS is a delay before the answer, after BeforeCommit.
 	DelayMS int `json:"delay_ms,omitempty"`
-	// Reset ends the connection with a TCP reset instead of an answer.
+	// Reset closes the connection with a TCP reset instead of an answer.
 	Reset bool `json:"reset,omitempty"`
 
 	Status     int               `json:"status,omitempty"` // 200 for a fault with a body
 	Headers    map[string]string `json:"headers,omitempty"`
 	Body       string            `json:"body,omitempty"`
 	BodyBase64 string            `json:"body_base64,omitempty"`
-	// BodyFirst is sent once, before a body that is sent again and again.
+	// BodyFirst is sent once, before a body that is repeated.
 	BodyFirst string `json:"body_first,omitempty"`
-	// BodyRepeat sends the body that many times.
+	// BodyRepeat is how many times the body is sent.
 	BodyRepeat int `json:"body_repeat,omitempty"`
-	// Endless sends the body (spaces, when there is none) for as long as the client reads.
+	// Endless sends the body (spaces, if there is none) as long as the client reads.
 	Endless bool `json:"endless,omitempty"`
 
-	// TruncateAfter cuts the connection after that many bytes of the body; the headers promise all. The
-	// body must be longer: an answer that is whole is a 500 instead, so that no test takes it for a cut one.
+	// TruncateAfter closes the connection after this many bytes of the body; the headers announce all of
+	// them. If the body is not longer, the answer is 500, because the fault would have no effect.
 	TruncateAfter *int64 `json:"truncate_after,omitempty"`
-	// DripMS is a pause after every DripBytes (1 when not set) of the body.
+	// DripMS is a pause after each DripBytes (default: 1) of the body.
 	DripMS    int `json:"drip_ms,omitempty"`
 	DripBytes int `json:"drip_bytes,omitempty"`
-	// Hang keeps the connection open and silent before the answer has ended: where TruncateAfter cuts
-	// it, else after the fault's own body, else before the first byte of the headers.
+	// Hang keeps the connection open without sending more: at TruncateAfter if it is set, else after the
+	// fault's own body, else before the headers.
 	Hang bool `json:"hang,omitempty"`
 }
 
-// RepoCommit is a commit and the repository, "org/name", that it is for.
+// RepoCommit is a commit and its repository, "org/name".
 type RepoCommit struct {
 	Repo string `json:"repo"`
 	Commit
@@ -70,7 +70,7 @@ type activeFault struct {
 	left      int // requests; negative: no limit
 }
 
-// set replaces the list. Nothing changes when one fault is bad.
+// set replaces the list. If one fault is invalid, nothing changes.
 func (f *faults) set(list []Fault) error {
 	var fresh []*activeFault
 	for i, fault := range list {
@@ -92,7 +92,7 @@ func (f *faults) set(list []Fault) error {
 			}
 		}
 		if fault.Status != 0 && (fault.Status < 200 || fault.Status > 599) {
-			return fmt.Errorf("fault %d: %d is no status to answer with", i, fault.Status)
+			return fmt.Errorf("fault %d: %d is not a valid status", i, fault.Status)
 		}
 		if without := active.ineffective(); without != "" {
 			return fmt.Errorf("fault %d: %s", i, without)
@@ -105,31 +105,31 @@ func (f *faults) set(list []Fault) error {
 	return nil
 }
 
-// ineffective names a field that does nothing beside the others, "" if there is none: a fault that is
-// not played makes a test that proves nothing.
+// ineffective describes a field that has no effect with the others, or returns "". A test with such a fault
+// would prove nothing.
 func (f *activeFault) ineffective() string {
 	changes := f.Endless || f.TruncateAfter != nil || f.DripMS > 0 || f.Hang
 	switch {
 	case f.Reset && (f.answers() || changes || len(f.Headers) > 0):
-		return "reset sends nothing of an answer"
+		return "reset does not send an answer"
 	case f.Endless && f.Hang && f.TruncateAfter == nil:
-		return "an endless body never comes to the hang"
+		return "hang has no effect after an endless body"
 	case f.DripBytes > 0 && f.DripMS <= 0:
 		return "drip_bytes needs drip_ms"
 	case f.BodyRepeat > 0 && (len(f.body) == 0 || f.Endless):
-		return "body_repeat needs a body that ends"
+		return "body_repeat needs a finite body"
 	case f.BodyFirst != "" && f.BodyRepeat <= 1 && !f.Endless:
-		return "body_first needs a body that is sent again"
+		return "body_first needs a body that is repeated"
 	case !f.answers() && !changes && !f.Reset && len(f.Headers) == 0 && f.DelayMS <= 0 && f.BeforeCommit == nil:
-		return "it does nothing"
+		return "the fault has no effect"
 	}
 	return ""
 }
 
-// answers tells whether the fault has an answer of its own.
+// answers reports whether the fault replaces the answer.
 func (f *activeFault) answers() bool { return f.Status != 0 || len(f.body) > 0 || f.Endless }
 
-// take finds the first fault for a request, and counts it.
+// take returns the first fault that matches a request, and decrements its Times.
 func (f *faults) take(target string, body []byte) *activeFault {
 	f.mutex.Lock()
 	defer f.mutex.Unlock()
@@ -159,7 +159,7 @@ func (s *Server) serveFault(w *statusWriter, r *http.Request, route requestRoute
 
 	if fault.Hang && fault.TruncateAfter == nil && !fault.answers() {
 		<-r.Context().Done()
-		panic(http.ErrAbortHandler) // a return would answer 200
+		panic(http.ErrAbortHandler) // returning would send status 200
 	}
 
 	answer := &recorder{header: http.Header{}}
@@ -179,13 +179,13 @@ func (s *Server) serveFault(w *statusWriter, r *http.Request, route requestRoute
 		s.serve(answer, r, route)
 	}
 	if whole := int64(len(fault.BodyFirst) + answer.body.Len()*max(fault.BodyRepeat, 1)); fault.TruncateAfter != nil && !fault.Endless && *fault.TruncateAfter >= whole {
-		s.answerInternal(w, fmt.Errorf("truncate_after %d does not cut an answer of %d bytes: %s", *fault.TruncateAfter, whole, r.URL))
+		s.answerInternal(w, fmt.Errorf("truncate_after %d does not truncate an answer of %d bytes: %s", *fault.TruncateAfter, whole, r.URL))
 		return
 	}
 	fault.send(w, r, answer)
 }
 
-// send sends an answer in the fault's way.
+// send sends an answer with the fault applied.
 func (f *activeFault) send(w *statusWriter, r *http.Request, answer *recorder) {
 	for name, values := range answer.header {
 		w.Header()[name] = values
@@ -198,7 +198,7 @@ func (f *activeFault) send(w *statusWriter, r *http.Request, answer *recorder) {
 			body = bytes.Repeat([]byte(" "), 4096)
 		}
 	} else if !f.Hang || f.TruncateAfter != nil {
-		// Without it the answer ends with its last chunk, which a hang keeps back.
+		// Without Content-Length the answer ends with a last chunk, which a hang does not send.
 		w.Header().Set("Content-Length", fmt.Sprint(len(f.BodyFirst)+len(body)*repeat))
 	}
 	for name, value := range f.Headers {
@@ -248,15 +248,15 @@ func (f *activeFault) send(w *statusWriter, r *http.Request, answer *recorder) {
 	if f.Hang {
 		control.Flush()
 		<-r.Context().Done()
-		panic(http.ErrAbortHandler) // no last chunk either
+		panic(http.ErrAbortHandler) // does not send the last chunk
 	}
 	if left == 0 {
 		control.Flush()
-		panic(http.ErrAbortHandler) // ends the connection where it is
+		panic(http.ErrAbortHandler) // closes the connection without the rest
 	}
 }
 
-// pause waits; false when the client or the server went away.
+// pause waits. It returns false if the client disconnects or the server stops.
 func pause(r *http.Request, ms int) bool {
 	if ms <= 0 {
 		return true
@@ -282,7 +282,7 @@ func resetConnection(w http.ResponseWriter) {
 	conn.Close()
 }
 
-// recorder keeps an answer to be sent in another way.
+// recorder stores an answer, so that it can be sent with a fault.
 type recorder struct {
 	header http.Header
 	status int

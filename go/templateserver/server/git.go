@@ -10,7 +10,7 @@ import (
 	"sync"
 )
 
-// maxBody bounds what is taken of a request's body. What a fetch sends is far below.
+// maxBody limits a request's body, in bytes. Those of a fetch are much smaller.
 const maxBody = 64 << 20
 
 var httpBackend = sync.OnceValues(func() (string, error) {
@@ -20,7 +20,7 @@ var httpBackend = sync.OnceValues(func() (string, error) {
 
 var goodProtocol = regexp.MustCompile(`^[0-9a-zA-Z]+=[0-9a-zA-Z]+(:[0-9a-zA-Z]+=[0-9a-zA-Z]+)*$`)
 
-// serveGit answers git smart HTTP with git's own CGI program. Gitea asks for credentials also where
+// serveGit serves git smart HTTP with git's own CGI program. Like Gitea, it asks for credentials also if
 // the repository does not exist.
 func (s *Server) serveGit(w http.ResponseWriter, r *http.Request, route requestRoute) {
 	repo := s.store.repository(route.org, route.repo)
@@ -49,7 +49,7 @@ func (s *Server) serveGit(w http.ResponseWriter, r *http.Request, route requestR
 		return
 	}
 	request := r.Clone(r.Context())
-	request.Header.Del("Authorization") // no business of a child process
+	request.Header.Del("Authorization") // the child process does not need it
 	request.URL.Path = "/" + repo.org + "/" + repo.name + ".git" + route.rest
 	request.URL.RawPath = ""
 

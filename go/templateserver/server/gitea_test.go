@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// vector is what a real Gitea answered; tests/run gitea records it. Addresses, ids and dates are made up.
+// vector is an answer of a real Gitea, which `tests/run gitea` records. Addresses, ids and dates are replaced.
 type vector struct {
 	Path        string `json:"path"`
 	Status      int    `json:"status"`
@@ -23,27 +23,27 @@ type vector struct {
 
 const (
 	giteaToken = "the-token-of-this-test"
-	// Ids of commits are recorded like this.
+	// The form of commit ids in the recorded answers.
 	anyID = "0123456789012345678901234567890123456789"
 )
 
-// played is how this server comes to give an answer like that.
+// played describes how this server gives the same answer.
 type played struct {
-	token   bool // the server wants one
+	token   bool // the server requires a token
 	send    string
 	private bool
-	// forbidden is a token that may not do this.
+	// forbidden means that the token lacks the permission.
 	forbidden bool
 }
 
-// The answers that this server does not play: it has no users, and nothing is renamed in it.
+// Answers that this server does not have: it has no users and no renamed repositories.
 var notPlayed = []string{
 	"no_access", "no_access_git", "no_git", "public_only", "public_only_git", "renamed", "renamed_git",
-	// With a token that it does not ask for.
+	// The server does not require the token.
 	"missing_token", "wrong_scope_public",
 }
 
-func TestTheAnswersAreThoseOfARealGitea(t *testing.T) {
+func TestAnswersMatchRecordedGitea(t *testing.T) {
 	const right, wrong = giteaToken, "0123456789abcdef"
 	cases := map[string]played{
 		"branch": {}, "repository": {}, "references": {}, "commit": {}, "git": {},
@@ -147,7 +147,7 @@ func compare(t *testing.T, file string, how played) {
 		if string(body) != wanted {
 			t.Errorf("%q, Gitea says %q", body, wanted)
 		}
-	case nil: // a page, or packets
+	case nil: // an HTML page, or git packets
 	default:
 		var got any
 		if err := json.Unmarshal(body, &got); err != nil {
@@ -157,10 +157,10 @@ func compare(t *testing.T, file string, how played) {
 	}
 }
 
-// What a commit has besides is of no use here.
+// Fields of a commit that this server does not have.
 var leftOut = []string{"author", "commit", "committer", "created", "files", "html_url", "parents", "stats"}
 
-// sameShape compares the fields. Of a refusal their values count as well, and of what libmol reads.
+// sameShape compares the fields. It also compares the values of errors and of the fields that libmol reads.
 func sameShape(t *testing.T, path string, got, want any, status int) {
 	t.Helper()
 	switch want := want.(type) {

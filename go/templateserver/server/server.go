@@ -1,21 +1,21 @@
-// Package server is a small Gitea on loopback, for the demo and the tests: the two API calls that
-// libmol makes, and those it makes where something is wrong, git smart HTTP, and a control surface with which a test moves branches and makes
-// the server misbehave.
+// Package server is a small server on loopback with Gitea's API, for the demo and the tests. It has the two
+// API calls that libmol makes, those that it makes after an error, git smart HTTP, and a control API, with
+// which a test moves branches and simulates errors.
 //
-// What it answers has the shape of a real Gitea's (1.23), field for field: a test compares it with
-// tests/vectors/gitea, which `tests/run gitea` records. The git side is git's own
-// git-http-backend over bare repositories, so what is fetched is what git serves.
+// Its answers have the same fields as those of a real Gitea (1.23): a test compares them with
+// tests/vectors/gitea, which `tests/run gitea` records. git's own git-http-backend serves the bare
+// repositories, so fetches get what git serves.
 //
-// The control surface is for tests in any language; each call is also a method of Server. Bodies
-// are JSON, and the types named here are their documentation:
+// The control API is for tests in any language. Each call is also a method of Server. Bodies are JSON; the
+// types named here document them:
 //
-//	PUT    /_control/repos/{org}/{repo}          make or change a repository (Repo)
+//	PUT    /_control/repos/{org}/{repo}          create or change a repository (Repo)
 //	DELETE /_control/repos/{org}/{repo}          remove it
-//	POST   /_control/repos/{org}/{repo}/commits  make a commit (Commit), answered by {"sha":"…"}
-//	GET    /_control/requests                    what was asked so far ([]Request); DELETE clears it
-//	PUT    /_control/faults                      how to misbehave ([]Fault); DELETE clears it
+//	POST   /_control/repos/{org}/{repo}/commits  create a commit (Commit); the answer is {"sha":"…"}
+//	GET    /_control/requests                    the requests so far ([]Request); DELETE clears them
+//	PUT    /_control/faults                      the simulated errors ([]Fault); DELETE clears them
 //
-// The same commits have the same ids at every run: dates count from a fixed day, by the commit.
+// The same commits have the same ids in every run, because dates are counted from a fixed day.
 package server
 
 import (
@@ -36,40 +36,40 @@ import (
 	"time"
 )
 
-// RepoNamePrefix comes before the runtime's name in the name of a template repository.
+// RepoNamePrefix is the part of a template repository's name before the runtime's name.
 const RepoNamePrefix = "molecule-ai-workspace-template-"
 
-// Options say what a server serves. The zero value is an empty server on a free port.
+// Options are the settings of a server. The zero value is an empty server on a free port.
 type Options struct {
-	// Listen is the address, on loopback; "127.0.0.1:0" when empty.
+	// Listen is the address, on loopback. The default is "127.0.0.1:0".
 	Listen string
-	// Root holds the repositories as <org>/<name>.git. When empty, a temporary folder that Close
-	// removes.
+	// Root is the folder of the repositories, <org>/<name>.git. The default is a temporary folder that
+	// Close removes.
 	Root string
 	// Templates is a folder of templates: each folder <runtime> in it is published as the
-	// repository <Org>/molecule-ai-workspace-template-<runtime>. Empty: none.
+	// repository <Org>/molecule-ai-workspace-template-<runtime>.
 	Templates string
-	// Org owns the published templates; "molecule-ai" when empty.
+	// Org owns the published templates. The default is "molecule-ai".
 	Org string
-	// Token, when set, is needed for every API and git request.
+	// Token, if set, is required for every API and git request.
 	Token string
-	// BasePath serves everything below a path, as a Gitea with a ROOT_URL of its own does.
+	// BasePath is the path below which everything is served, as in the ROOT_URL of a Gitea.
 	BasePath string
-	// Compact leaves out the white space in API answers, as Gitea itself does.
+	// Compact omits the white space in API answers, as Gitea does.
 	Compact bool
 	// SortedKeys sends API answers with their keys in alphabetical order and an "id" in every user
 	// object: commit.author and commit.committer, with their ids, then come before commit.id.
 	SortedKeys bool
-	// Log gets what goes wrong inside; nil discards it.
+	// Log receives internal errors; nil discards them.
 	Log io.Writer
 }
 
-// Server is a running template server. Its methods may be called from several goroutines.
+// Server is a running template server. Its methods are safe for concurrent use.
 type Server struct {
 	options  Options
 	origin   string // "http://127.0.0.1:PORT", without the base path
-	base     string // "" or "/path", no slash at the end
-	tempRoot string // removed by Close, when not ""
+	base     string // "" or "/path", without a trailing slash
+	tempRoot string // removed by Close, unless ""
 
 	store  *store
 	faults faults
@@ -81,7 +81,7 @@ type Server struct {
 	served chan struct{}
 	once   sync.Once
 
-	// active is held for reading by every request, and for writing by Close.
+	// active is locked for reading by each request, and for writing by Close.
 	active sync.RWMutex
 	closed bool
 }
@@ -122,7 +122,7 @@ func (s *Server) start() error {
 	if root == "" {
 		dir, err := os.MkdirTemp("", "templateserver-")
 		if err != nil {
-			return fmt.Errorf("cannot make a folder for the repositories: %w", err)
+			return fmt.Errorf("cannot create a folder for the repositories: %w", err)
 		}
 		s.tempRoot, root = dir, dir
 	}
@@ -159,12 +159,11 @@ func (s *Server) start() error {
 	return nil
 }
 
-// checkLoopback refuses an address that another machine could reach: who can reach the control
-// surface can write files.
+// checkLoopback rejects an address that other machines can reach, because the control API can write files.
 func checkLoopback(address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
-		return fmt.Errorf("%q is no address to listen on: %w", address, err)
+		return fmt.Errorf("%q is not a valid address: %w", address, err)
 	}
 	if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 		return fmt.Errorf("%q is not on loopback; listen on 127.0.0.1, [::1] or localhost", address)
@@ -172,27 +171,27 @@ func checkLoopback(address string) error {
 	return nil
 }
 
-// URL is the address of the server, base path included, without a slash at the end.
+// URL returns the address of the server with the base path, without a trailing slash.
 func (s *Server) URL() string { return s.origin + s.base }
 
-// RepoPrefix is what comes before the runtime's name in the URL of a template repository: the
-// value for MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX.
+// RepoPrefix returns the URL of the template repositories up to the runtime's name, the value for
+// MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX.
 func (s *Server) RepoPrefix() string {
 	return s.URL() + "/" + s.options.Org + "/" + RepoNamePrefix
 }
 
-// Root is the folder of the repositories.
+// Root returns the folder of the repositories.
 func (s *Server) Root() string { return s.store.root }
 
-// Close ends all connections and waits until every request's git process is gone. It may be called
-// more than once.
+// Close closes all connections and waits for the git process of each request. It may be called more than
+// once.
 func (s *Server) Close() error {
 	var err error
 	s.once.Do(func() {
 		s.stop()
 		err = s.http.Close()
 		<-s.served
-		s.active.Lock() // waits for the requests under way
+		s.active.Lock() // waits for the running requests
 		s.closed = true
 		s.active.Unlock()
 		if s.tempRoot != "" {
@@ -202,8 +201,7 @@ func (s *Server) Close() error {
 	return err
 }
 
-// ServeHTTP takes a request to the control surface, to a fault that was asked for, or to the
-// service that it is for.
+// ServeHTTP passes a request to the control API, to a matching fault, or to its service.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.active.RLock()
 	defer s.active.RUnlock()
@@ -225,8 +223,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	entry := s.log.begin(r, route.service)
 	defer func() { s.log.end(entry, answer.status) }()
 
-	// Read first: only then does the context end when the client goes away, a fault may depend on it, and CGI
-	// takes no chunked body.
+	// Read the body first: only then does the context end when the client disconnects. A fault may depend on
+	// the body, and CGI does not support chunked bodies.
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		http.Error(answer, err.Error(), http.StatusBadRequest)
@@ -253,7 +251,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, route requestRout
 	}
 }
 
-// stripBase removes the base path. The control surface answers with and without it.
+// stripBase removes the base path. The control API answers with and without it.
 func (s *Server) stripBase(path string) (string, bool) {
 	if s.base == "" {
 		return path, true
@@ -271,24 +269,23 @@ func requestTarget(r *http.Request) string {
 	return r.URL.EscapedPath() + "?" + r.URL.RawQuery
 }
 
-// Services, as the request log names them.
+// The names of the services in the request log.
 const (
 	serviceAPI   = "api"
 	serviceGit   = "git"
 	serviceOther = "other"
 )
 
-// requestRoute is a request's path taken apart.
+// requestRoute is a parsed request path.
 type requestRoute struct {
 	service   string
 	org, repo string
-	rest      string // after the repository: "/branches/main" (decoded) or "/info/refs"
+	rest      string // the path after the repository: "/branches/main" (decoded) or "/info/refs"
 }
 
 var gitPath = regexp.MustCompile(`^/(info/refs|git-upload-pack|git-receive-pack|HEAD|objects/.+)$`)
 
-// parseRoute takes an escaped path apart. A slash within a branch name may arrive as "/" or "%2F";
-// Gitea takes both.
+// parseRoute parses an escaped path. A slash in a branch name may be "/" or "%2F"; Gitea accepts both.
 func parseRoute(escaped string) requestRoute {
 	if api, ok := strings.CutPrefix(escaped, "/api/v1/"); ok {
 		route := requestRoute{service: serviceAPI}
@@ -321,7 +318,7 @@ func unescape(part string) string {
 	return part
 }
 
-// statusWriter remembers the status for the request log.
+// statusWriter records the status for the request log.
 type statusWriter struct {
 	http.ResponseWriter
 	status int
@@ -341,11 +338,11 @@ func (w *statusWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Unwrap lets http.ResponseController reach the connection.
+// Unwrap gives http.ResponseController access to the connection.
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// authorized tells whether a request carries the server's token, in any of the forms that Gitea
-// takes: "token T", "Bearer T", or T as the user name or the password of Basic.
+// authorized reports whether a request has the server's token, in any form that Gitea accepts: "token T",
+// "Bearer T", or T as the user name or the password of Basic.
 func (s *Server) authorized(r *http.Request) bool {
 	if s.options.Token == "" {
 		return true
@@ -358,8 +355,8 @@ func (s *Server) authorized(r *http.Request) bool {
 		token == s.options.Token
 }
 
-// visible tells whether a repository exists for the client: a private one needs a token, which
-// only a server with a token can check.
+// visible reports whether a repository exists for the client. A private one needs a token, which only a
+// server with a token can check.
 func (s *Server) visible(repo *repository) bool {
 	return repo != nil && (!repo.settings().private || s.options.Token != "")
 }

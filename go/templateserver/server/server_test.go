@@ -79,7 +79,7 @@ func runGit(t *testing.T, dir string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// keys lists the keys of a JSON object in the order in which they were sent.
+// keys returns the keys of a JSON object, in their order.
 func keys(t *testing.T, body string) []string {
 	t.Helper()
 	decoder := json.NewDecoder(strings.NewReader(body))
@@ -101,7 +101,7 @@ func keys(t *testing.T, body string) []string {
 	return names
 }
 
-func TestBranchAnswerHasGiteasShape(t *testing.T) {
+func TestBranchAnswerMatchesGitea(t *testing.T) {
 	s := start(t, Options{})
 	sha := commit(t, s, Commit{Message: "Say \"hello\"", Files: map[string]File{"Dockerfile": {Text: "FROM scratch\n"}}})
 
@@ -216,11 +216,11 @@ func TestBranchNames(t *testing.T) {
 		}
 	}
 	if _, err := s.Commit(testRepo, Commit{Branch: "two..dots"}); err == nil {
-		t.Error("a bad branch name was taken")
+		t.Error("an invalid branch name was accepted")
 	}
 }
 
-func TestABranchIsWhereItIsNowHoweverItGotThere(t *testing.T) {
+func TestBranchTipAfterAnyKindOfUpdate(t *testing.T) {
 	s := start(t, Options{})
 	head := func() string {
 		t.Helper()
@@ -276,7 +276,7 @@ func TestNotFoundAndBadNames(t *testing.T) {
 	}
 	for _, name := range []string{"", "org", "org/", "/repo", "../x", "org/..", "org/a b", "org/x/y", "org/x.git"} {
 		if err := s.PutRepo(name, Repo{}); err == nil {
-			t.Errorf("the repository %q was made", name)
+			t.Errorf("the repository %q was created", name)
 		}
 	}
 }
@@ -298,7 +298,7 @@ func TestToken(t *testing.T) {
 	}
 	url := s.URL() + "/" + testRepo
 	if _, err := git(t.TempDir(), nil, "-c", "core.askPass=true", "ls-remote", url); err == nil {
-		t.Error("git came in without the token")
+		t.Error("git was authorized without the token")
 	}
 	for _, user := range []string{"any:s3cret@", "s3cret:x-oauth-basic@"} {
 		if out := runGit(t, t.TempDir(), "ls-remote", strings.Replace(url, "://", "://"+user, 1)); !strings.HasPrefix(out, sha) {
@@ -329,7 +329,7 @@ func TestPrivateRepositoryIsHiddenWithoutToken(t *testing.T) {
 	}
 }
 
-// A commit that no branch points to any more can still be fetched by its id, as from a Gitea.
+// A commit without a branch can still be fetched by its id, as from Gitea.
 func TestFetchOfExactCommitAfterForcePush(t *testing.T) {
 	s := start(t, Options{})
 	first := commit(t, s, Commit{Files: map[string]File{
@@ -395,15 +395,15 @@ func TestCommitChangesATree(t *testing.T) {
 		"both":   {Files: map[string]File{"a": {Base64: "YQ==", Text: "a"}}},
 	} {
 		if _, err := s.Commit(testRepo, bad); err == nil {
-			t.Errorf("%s: taken", name)
+			t.Errorf("%s: accepted", name)
 		}
 	}
 	if got := files(); got != "x y" {
-		t.Errorf("a refused commit changed the branch: %q", got)
+		t.Errorf("a rejected commit changed the branch: %q", got)
 	}
 }
 
-// writeTemplate makes a folder with everything that a tree can hold.
+// writeTemplate creates a folder with all kinds of entries that a tree can have.
 func writeTemplate(t *testing.T, dir string) {
 	t.Helper()
 	for path, text := range map[string]string{
@@ -419,7 +419,7 @@ func writeTemplate(t *testing.T, dir string) {
 	}
 }
 
-func TestTemplatesArePublishedTheSameAtEveryRun(t *testing.T) {
+func TestPublishingIsReproducible(t *testing.T) {
 	templates := t.TempDir()
 	writeTemplate(t, filepath.Join(templates, "hermes"))
 	if err := os.WriteFile(filepath.Join(templates, "README.md"), nil, 0o644); err != nil {
@@ -448,16 +448,16 @@ func TestTemplatesArePublishedTheSameAtEveryRun(t *testing.T) {
 		t.Errorf("history\n%s\nwant\n%s", history, want)
 	}
 	if again, _ := tip(Options{Root: t.TempDir(), Templates: templates}); again != first {
-		t.Errorf("another run made %s, want %s", again, first)
+		t.Errorf("another run created %s, want %s", again, first)
 	}
 	if again, _ := tip(Options{Root: root, Templates: templates}); again != first {
-		t.Errorf("publishing what did not change made %s, want %s", again, first)
+		t.Errorf("publishing without a change created %s, want %s", again, first)
 	}
 	if err := os.WriteFile(filepath.Join(templates, "hermes/run"), []byte("#!/bin/sh\nexit\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	if again, _ := tip(Options{Root: root, Templates: templates}); again == first {
-		t.Error("publishing a change made no commit")
+		t.Error("publishing a change created no commit")
 	}
 	if got := runGit(t, root, "-C", testRepo+".git", "for-each-ref", "--format=%(refname)"); got != "refs/heads/main" {
 		t.Errorf("refs %q", got)
@@ -485,7 +485,7 @@ func TestBasePath(t *testing.T) {
 	}
 	for _, url := range []string{root, s.URL()} {
 		if status, _, _ := get(t, url+"/_control/requests"); status != 200 {
-			t.Errorf("control surface at %s: status %d", url, status)
+			t.Errorf("control API at %s: status %d", url, status)
 		}
 	}
 }
@@ -499,7 +499,7 @@ func TestListensOnLoopbackOnly(t *testing.T) {
 	}
 }
 
-func TestControlSurface(t *testing.T) {
+func TestControlAPI(t *testing.T) {
 	s := start(t, Options{})
 	call := func(method, path, body string) (int, string) {
 		t.Helper()
@@ -559,7 +559,7 @@ func TestRequestLog(t *testing.T) {
 		{"GET", "/" + testRepo + "/info/refs", "service=git-upload-pack", "git", "", 200, "me/1"},
 		{"GET", "/", "", "other", "", 404, "me/1"},
 	}
-	// The client may have its answer before the server has noted that it was sent.
+	// The client may get the answer before the server has recorded the status.
 	deadline := time.Now().Add(5 * time.Second)
 	for !reflect.DeepEqual(s.Requests(), want) {
 		if time.Now().After(deadline) {
@@ -670,7 +670,7 @@ func TestFaults(t *testing.T) {
 			t.Errorf("ended after %d: %v", n, err)
 		}
 	})
-	t.Run("a body after another", func(t *testing.T) {
+	t.Run("body_first before a repeated body", func(t *testing.T) {
 		set(t, s, Fault{Match: `.`, BodyFirst: "abc", Body: "12", BodyRepeat: 2})
 		if _, body, _ := get(t, api); body != "abc1212" {
 			t.Errorf("%q", body)
@@ -720,14 +720,14 @@ func TestFaults(t *testing.T) {
 			t.Errorf("%q %v", body, err)
 		}
 	})
-	t.Run("a cut that leaves the answer whole", func(t *testing.T) {
+	t.Run("a truncation without effect", func(t *testing.T) {
 		whole := int64(len(plainAnswer))
 		set(t, s, Fault{Match: `.`, TruncateAfter: &whole})
-		if status, body, _ := get(t, api); status != 500 || !strings.Contains(body, "does not cut") {
+		if status, body, _ := get(t, api); status != 500 || !strings.Contains(body, "does not truncate") {
 			t.Errorf("%d %q", status, body)
 		}
 	})
-	t.Run("what would not be played is refused", func(t *testing.T) {
+	t.Run("ineffective faults are rejected", func(t *testing.T) {
 		for _, fault := range []Fault{
 			{Match: `.`},
 			{Match: `.`, Times: 1, MatchBody: "x"},
@@ -739,7 +739,7 @@ func TestFaults(t *testing.T) {
 			{Match: `.`, Body: "b", BodyFirst: "a"},
 		} {
 			if err := s.SetFaults(fault); err == nil {
-				t.Errorf("taken: %+v", fault)
+				t.Errorf("accepted: %+v", fault)
 			}
 		}
 	})
@@ -771,7 +771,7 @@ func set(t *testing.T, s *Server, list ...Fault) {
 }
 
 // Close does not wait for clients that never read, and leaves no child process.
-func TestCloseEndsWhatIsUnderWay(t *testing.T) {
+func TestCloseEndsRunningRequests(t *testing.T) {
 	s := start(t, Options{})
 	commit(t, s, oneFile("a", "1"))
 	zero := int64(0)
@@ -790,11 +790,11 @@ func TestCloseEndsWhatIsUnderWay(t *testing.T) {
 		t.Errorf("took %s", took)
 	}
 	if _, err := os.Stat(s.Root()); !os.IsNotExist(err) {
-		t.Errorf("the temporary folder is still there: %v", err)
+		t.Errorf("the temporary folder was not removed: %v", err)
 	}
 }
 
-func TestManyAtOnce(t *testing.T) {
+func TestConcurrentRequests(t *testing.T) {
 	s := start(t, Options{})
 	commit(t, s, oneFile("a", "0"))
 	var group sync.WaitGroup
@@ -825,7 +825,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// A chunked request body is what some HTTP clients send, and what CGI knows nothing of.
+// Some HTTP clients send chunked request bodies, which CGI does not support.
 func TestChunkedFetchRequest(t *testing.T) {
 	s := start(t, Options{})
 	sha := commit(t, s, oneFile("a", "1"))
@@ -847,7 +847,7 @@ func TestChunkedFetchRequest(t *testing.T) {
 	}
 }
 
-func TestPushIsRefused(t *testing.T) {
+func TestPushIsRejected(t *testing.T) {
 	s := start(t, Options{})
 	commit(t, s, oneFile("a", "1"))
 	dir := t.TempDir()

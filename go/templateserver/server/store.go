@@ -19,8 +19,8 @@ import (
 	"time"
 )
 
-// epoch is when the world of the template server begins. The n-th commit of a repository is n
-// minutes later, so that the same commits have the same ids at every run.
+// epoch is the base of all dates. The n-th commit of a repository is n minutes later, so that the same
+// commits have the same ids in every run.
 var epoch = time.Date(2026, time.January, 5, 9, 0, 0, 0, time.UTC)
 
 const (
@@ -40,13 +40,13 @@ type store struct {
 type repository struct {
 	org, name, dir string
 
-	// write is held while the repository changes: the dates count commits.
+	// write is locked while the repository changes, because dates depend on the number of commits.
 	write   sync.Mutex
 	commits int
 
 	mutex sync.Mutex
 	set   settings
-	// tips has what git said of the commits that branches pointed to when they were last asked for, by branch.
+	// tips caches the commit of each branch, as git last reported it.
 	tips map[string]*tip
 }
 
@@ -58,7 +58,7 @@ func openStore(root string) (*store, error) {
 		return nil, err
 	}
 	if err := os.MkdirAll(root, 0o755); err != nil {
-		return nil, fmt.Errorf("cannot make the folder for the repositories: %w", err)
+		return nil, fmt.Errorf("cannot create the folder for the repositories: %w", err)
 	}
 	if _, err := exec.LookPath("git"); err != nil {
 		return nil, fmt.Errorf("the template server needs git: %w", err)
@@ -70,12 +70,12 @@ var goodName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 func checkName(name string) error {
 	if !goodName.MatchString(name) || name == "." || name == ".." || strings.HasSuffix(name, ".git") {
-		return fmt.Errorf("%q is no name for an organization or a repository", name)
+		return fmt.Errorf("%q is not a valid name for an organization or a repository", name)
 	}
 	return nil
 }
 
-// repository finds one that exists, also one that was put into the folder by hand; else nil.
+// repository returns an existing repository, also one that was added to the folder by hand, or nil.
 func (s *store) repository(org, name string) *repository {
 	if checkName(org) != nil || checkName(name) != nil {
 		return nil
@@ -94,7 +94,7 @@ func (s *store) repository(org, name string) *repository {
 	return repo
 }
 
-// create makes a repository, or finds the one that exists.
+// create creates a repository, or returns the existing one.
 func (s *store) create(org, name string) (*repository, error) {
 	if err := errors.Join(checkName(org), checkName(name)); err != nil {
 		return nil, err
@@ -122,8 +122,8 @@ func (s *store) remove(org, name string) error {
 	return os.RemoveAll(repo.dir)
 }
 
-// initRepository makes a bare repository with the settings that a Gitea serves with: any commit
-// may be asked for by its id, and partial clones work.
+// initRepository creates a bare repository with Gitea's settings: any commit can be fetched by its id, and
+// partial clones work.
 func initRepository(dir, branch string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return err
@@ -185,7 +185,7 @@ func (r *repository) info() (repositoryInfo, error) {
 	}, err
 }
 
-// tip is the commit that a branch points to.
+// tip is the commit of a branch.
 type tip struct {
 	sha, tree, message            string
 	authorName, authorEmail       string
@@ -193,8 +193,8 @@ type tip struct {
 	authorDate                    time.Time
 }
 
-// tip reads a branch's commit; nil when there is no such branch. Git is asked once for each commit: what a
-// commit says never changes, and which one it is can be read from the branch's file.
+// tip returns the commit of a branch, or nil if the branch does not exist. git runs only once for each commit:
+// the content of a commit never changes, and the branch's file has the current commit id.
 func (r *repository) tip(branch string) (*tip, error) {
 	sha := r.looseRef(branch)
 	r.mutex.Lock()
@@ -216,7 +216,7 @@ func (r *repository) tip(branch string) (*tip, error) {
 	return found, nil
 }
 
-// looseRef is the commit in a branch's file; "" where git would have to be asked, as for a packed branch.
+// looseRef returns the commit id in a branch's file, or "" if only git can tell, as for a packed branch.
 func (r *repository) looseRef(branch string) string {
 	if !filepath.IsLocal(branch) {
 		return ""
@@ -236,7 +236,7 @@ func (r *repository) readTip(branch string) (*tip, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The pattern also names what is below it: "a" matches the branch "a/b" when there is no "a".
+	// The pattern also matches names below it: "a" matches the branch "a/b" if there is no "a".
 	fields := strings.Split(string(out), "\x00")
 	if len(fields) < 9 || fields[0] != ref {
 		return nil, nil
@@ -252,10 +252,10 @@ func (r *repository) readTip(branch string) (*tip, error) {
 	}, nil
 }
 
-// reference is a name and the commit that it points to.
+// reference is a ref with its commit.
 type reference struct{ name, sha string }
 
-// references lists those whose names begin with a prefix.
+// references returns the refs with a prefix.
 func (r *repository) references(prefix string) ([]reference, error) {
 	out, err := git(r.dir, nil, "for-each-ref", "--format=%(objectname) %(refname)")
 	if err != nil {
@@ -281,35 +281,35 @@ func (r *repository) hasCommit(sha string) bool {
 	return err == nil
 }
 
-// Commit is a change to make to a branch.
+// Commit is a change to a branch.
 type Commit struct {
-	// Branch to move; the repository's default branch when empty. It is made when it does not exist.
+	// Branch is created if it does not exist. The default is the repository's default branch.
 	Branch string `json:"branch,omitempty"`
-	// Message, with a default.
+	// Message is optional.
 	Message string `json:"message,omitempty"`
-	// Files to write, by path.
+	// Files are the files to write, by path.
 	Files map[string]File `json:"files,omitempty"`
 	// Delete are paths to remove, folders included, before Files are written.
 	Delete []string `json:"delete,omitempty"`
 	// Reset starts from an empty tree instead of the branch's.
 	Reset bool `json:"reset,omitempty"`
-	// Orphan makes a commit without a parent, and so force-pushes over the branch's history.
+	// Orphan creates a commit without a parent, as a force-push would.
 	Orphan bool `json:"orphan,omitempty"`
 }
 
-// File is the content of one path: Text, or Base64 for what is no text. For mode 120000 the content
-// is the target of the symbolic link.
+// File is the content of a path: Text, or Base64 for binary content. For mode 120000 the content is the
+// target of the symbolic link.
 type File struct {
 	Text   string `json:"text,omitempty"`
 	Base64 string `json:"base64,omitempty"`
-	Mode   string `json:"mode,omitempty"` // 100644 when empty, 100755 or 120000
+	Mode   string `json:"mode,omitempty"` // 100644 (default), 100755 or 120000
 }
 
-// content is one file on its way into a commit.
+// content is a file of a commit.
 type content struct {
 	path, mode string
 	data       []byte
-	file       string // read from here when data is nil
+	file       string // read from this path if data is nil
 }
 
 func (c Commit) contents() ([]content, error) {
@@ -338,7 +338,7 @@ func (c Commit) contents() ([]content, error) {
 	return list, nil
 }
 
-// commit makes a commit and returns its id.
+// commit creates a commit and returns its id.
 func (r *repository) commit(c Commit) (string, error) {
 	contents, err := c.contents()
 	if err != nil {
@@ -358,12 +358,12 @@ func (r *repository) commitLocked(c Commit, contents []content) (string, error) 
 		c.Branch = info.defaultBranch
 	}
 	if _, err := git(".", nil, "check-ref-format", "refs/heads/"+c.Branch); err != nil {
-		return "", fmt.Errorf("%q is no name for a branch", c.Branch)
+		return "", fmt.Errorf("%q is not a valid branch name", c.Branch)
 	}
 	if c.Message == "" {
 		c.Message = "Change the template"
 	}
-	if r.commits < 0 { // found on disk
+	if r.commits < 0 { // the repository was found on disk
 		out, err := git(r.dir, nil, "rev-list", "--count", "--all")
 		if err != nil {
 			return "", err
@@ -405,7 +405,7 @@ func (r *repository) commitLocked(c Commit, contents []content) (string, error) 
 		fmt.Fprint(out, "\nget-mark :1\ndone\n")
 		write.CloseWithError(errors.Join(err, out.Flush()))
 	}()
-	// --force: a branch may be moved to a commit that does not contain its old one.
+	// --force: the new commit need not contain the old one.
 	sha, err := git(r.dir, read, "fast-import", "--quiet", "--force", "--done")
 	read.CloseWithError(err)
 	if err != nil {
@@ -437,12 +437,12 @@ func writeContent(out *bufio.Writer, entry content) error {
 	return out.WriteByte('\n')
 }
 
-// quotePath writes a path as fast-import reads it.
+// quotePath quotes a path for fast-import.
 func quotePath(path string) string {
 	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(path) + `"`
 }
 
-// publishAll makes a repository of every folder in dir.
+// publishAll publishes each folder in dir as a repository.
 func (s *store) publishAll(org, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -459,8 +459,8 @@ func (s *store) publishAll(org, dir string) error {
 	return nil
 }
 
-// publish gives a folder a history: its Dockerfile first, then the rest. A repository that is there
-// already gets one more commit when the folder differs from its default branch.
+// publish commits a folder: the Dockerfile first, then the rest. An existing repository gets one more commit
+// if the folder differs from its default branch.
 func (s *store) publish(org, name, dir string) error {
 	contents, err := readFolder(dir)
 	if err != nil {
@@ -496,12 +496,12 @@ func (s *store) publish(org, name, dir string) error {
 	if err != nil {
 		return err
 	}
-	// On a branch of its own first: whether the tree differs is for git to say.
+	// Commit to a draft branch first, to compare the trees.
 	const draft = "templateserver-draft"
 	if _, err := repo.commitLocked(Commit{Branch: draft, Orphan: true, Reset: true}, contents); err != nil {
 		return err
 	}
-	repo.commits-- // the draft goes away again
+	repo.commits-- // the draft is removed again
 	fresh, err := repo.tip(draft)
 	if err != nil {
 		return err
@@ -560,7 +560,7 @@ func readFolder(dir string) ([]content, error) {
 	return contents, err
 }
 
-// git runs git with nothing of the user's configuration.
+// git runs git without the user's configuration.
 func git(dir string, stdin io.Reader, args ...string) ([]byte, error) {
 	var stdout, stderr bytes.Buffer
 	cmd := exec.Command("git", args...)

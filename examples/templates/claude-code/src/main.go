@@ -13,8 +13,8 @@ import (
 )
 
 func main() {
-	// The first process of a container gets no default signal handling: without this, every stop
-	// of the container would take the engine's whole grace period.
+	// The first process of a container has no default signal handlers. Without these, stopping the
+	// container would always take the engine's whole grace period.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
@@ -30,7 +30,7 @@ func main() {
 }
 
 func health(w http.ResponseWriter, r *http.Request) {
-	// VERSION is the template's: the answer tells which commit this image was built from.
+	// VERSION is a file of the template. It shows which commit the image was built from.
 	version, err := os.ReadFile("VERSION")
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -1,4 +1,4 @@
-// The sample workspace: a server that answers /health on port 8000 and lists the files it sees.
+// The sample workspace: a server that answers /health on port 8000 with a list of its files.
 package main
 
 import (
@@ -15,8 +15,8 @@ import (
 )
 
 func main() {
-	// The first process of a container gets no default signal handling: without this, every stop
-	// of the container would take the engine's whole grace period.
+	// The first process of a container has no default signal handlers. Without these, stopping the
+	// container would always take the engine's whole grace period.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 
@@ -57,7 +57,7 @@ func health(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// list walks in the order of the names, so that two answers can be compared.
+// list returns the files sorted by name, so that answers can be compared.
 func list(root string) ([]file, error) {
 	var files []file
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
