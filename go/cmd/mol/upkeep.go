@@ -77,7 +77,7 @@ func (a *app) pruneCommand() *cobra.Command {
 		},
 	}
 	a.upkeepFlags(cmd)
-	cmd.Flags().IntVar(&keep, "keep", keep, "how `many` of each runtime to keep, the newest")
+	cmd.Flags().IntVar(&keep, "keep", keep, "`number` of the newest images and templates to keep for each runtime")
 	cmd.Flags().DurationVar(&recent, "keep-recent", recent, "keep everything that was built or used within this time; 0 turns this off")
 	cmd.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "only show what would be removed")
 	return cmd

@@ -1,6 +1,7 @@
 // Package provisioner starts and stops workspaces with images from libmol or
-// from a registry. Copy it into a workspace server. It shows how little of a
-// server is libmol: one variable, ensureLocalImageHook, in image.go.
+// from a registry. Copy it into a workspace server, and import or copy
+// go/workspace too. It shows how little of a server is libmol: one variable,
+// ensureLocalImageHook, in image.go.
 //
 //	engine, err := workspace.Connect()
 //	…
@@ -13,6 +14,6 @@
 //	err = p.Stop(ctx, ws.ContainerID)
 //
 // image.go decides where the image comes from: a local build, a registry, or an
-// image that the caller names. Everything about containers is in the package
-// workspace (go/workspace), which does not use libmol.
+// image that the caller names. Everything about containers is in go/workspace,
+// which does not use libmol.
 package provisioner
