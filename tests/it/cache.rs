@@ -11,7 +11,7 @@ use mol::OptionName;
 use mol::event::Kind;
 
 use crate::support::child::{Link, command, program, text, under_strace};
-use crate::support::server::dockerfile;
+use crate::support::server::{dockerfile, of_service};
 use crate::support::{Bed, Files, file, until};
 
 fn copying(content: &str) -> Files {
@@ -244,9 +244,11 @@ fn a_complete_tree_is_used_without_a_fetch() {
     bed.template("hermes", copying("right"));
     bed.client().ensure("hermes").unwrap();
     bed.engine.remove_all_of(&bed.isolation);
+    bed.server.requests();
     let client = bed.client();
     client.ensure("hermes").unwrap();
     assert_eq!(client.count(Kind::FetchStarted), 0);
+    assert!(of_service(&bed.server.requests(), "git").is_empty());
 }
 
 #[test]

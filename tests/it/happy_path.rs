@@ -9,7 +9,7 @@ use mol::event::Kind;
 use serde_json::json;
 
 use crate::support::child::succeed;
-use crate::support::engine::Entry;
+use crate::support::engine::{BUSYBOX, Entry};
 use crate::support::server::{dockerfile, of_service};
 use crate::support::{Bed, Files, file, noise};
 
@@ -141,9 +141,14 @@ fn a_force_push_between_lookup_and_fetch_keeps_the_commit() {
             "orphan": true, "reset": true, "files": copying("force-pushed"),
         },
     }]));
-    let image = bed.client().ensure("hermes").unwrap();
+    let client = bed.client();
+    let image = client.ensure("hermes").unwrap();
     assert_eq!(image.commit_sha, sha);
     assert_eq!(bed.engine.read(&image.reference, "content"), "looked up");
+
+    let next = client.ensure("hermes").unwrap();
+    assert_ne!(next.commit_sha, sha);
+    assert_eq!(bed.engine.read(&next.reference, "content"), "force-pushed");
 }
 
 #[test]
@@ -433,4 +438,47 @@ fn a_template_may_consist_of_only_a_dockerfile() {
     let files = bed.engine.files(&image.reference);
     let only: BTreeMap<String, Entry> = files;
     assert_eq!(only.keys().collect::<Vec<_>>(), ["as-sent"]);
+}
+
+#[test]
+fn the_classic_builder_reports_every_step_and_its_output_in_order() {
+    let bed = Bed::new();
+    // No engine has run this step before, so its build cache has no result for it.
+    let text = format!("FROM {BUSYBOX}\nRUN echo says {}\n", bed.isolation);
+    let sha = bed.template("hermes", dockerfile(&text));
+    let client = bed.client_with(&[(OptionName::DockerBuildkit, "0")]);
+    let image = client.ensure("hermes").unwrap();
+    // There are no export events: each step of the classic builder is an image already.
+    let mut rest = vec![
+        Kind::LookupStarted,
+        Kind::LookupDone,
+        Kind::CacheMiss,
+        Kind::FetchStarted,
+        Kind::FetchDone,
+        Kind::BuildStarted,
+        Kind::ContextDone,
+        Kind::StepStarted,
+        Kind::Log,
+        Kind::StepDone,
+        Kind::Tagged,
+    ];
+    let events = client.events();
+    for event in &events {
+        let step = event.step_name.as_deref();
+        let other_step = step.is_some_and(|step| !step.contains(&bed.isolation));
+        if rest.first() == Some(&event.kind) && !other_step {
+            rest.remove(0);
+        }
+    }
+    assert!(rest.is_empty(), "{rest:?} missing in {events:#?}");
+    assert_eq!(events.last().unwrap().kind, Kind::Tagged);
+    let miss = client.wait_for(Kind::CacheMiss, |_| true);
+    assert_eq!(miss.r#ref, Some(bed.reference("hermes", &sha)));
+    let begun = client.wait_for(Kind::BuildStarted, |_| true);
+    assert_eq!(begun.builder.as_deref(), Some("classic"));
+    assert_eq!(begun.endpoint.as_deref(), Some(bed.engine.url.as_str()));
+    let said = client.wait_for_line(&format!("says {}", bed.isolation));
+    assert!(said.step_name.unwrap().contains(&bed.isolation));
+    let tagged = client.wait_for(Kind::Tagged, |_| true);
+    assert_eq!(tagged.latest_ref, Some(image.latest_reference));
 }

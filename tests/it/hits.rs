@@ -87,6 +87,10 @@ fn an_image_for_another_platform_is_rebuilt() {
     );
     let reason = client.wait_for(Kind::CacheMiss, |_| true).reason.unwrap();
     assert!(reason.contains("386"), "{reason}");
+    let warning = client.wait_for(Kind::Warning, |_| true);
+    assert!(warning.message.contains("386"), "{warning:?}");
+    assert!(warning.hint.is_some(), "{warning:?}");
+    assert!(client.ensure("hermes").unwrap().cache_hit);
 }
 
 #[test]
@@ -338,7 +342,8 @@ fn a_latest_tag_that_cannot_be_set_is_only_a_warning() {
         assert!(
             warnings
                 .iter()
-                .any(|event| event.message.contains(&image.latest_reference)),
+                .any(|event| event.message.contains(&image.latest_reference)
+                    && event.message.contains("told to fail")),
             "{warnings:?}"
         );
         assert_eq!(

@@ -194,6 +194,7 @@ fn a_read_only_cache_folder_is_named() {
     assert!(text.contains(bed.cache().to_str().unwrap()), "{text}");
     assert!(text.contains("ead-only"), "{text}");
     assert!(text.contains("MOLECULE_LOCAL_BUILD_CACHE"), "{text}");
+    assert!(bed.engine.references_of(&bed.isolation).is_empty());
 }
 
 fn environment(bed: &Bed) -> Vec<String> {
@@ -216,6 +217,10 @@ fn a_cache_folder_that_others_can_write_to_is_refused() {
         error.message.contains("other users") && error.hint.contains("chmod"),
         "{error:?}"
     );
+    assert!(
+        error.message.contains(bed.cache().to_str().unwrap()),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -227,7 +232,16 @@ fn a_cache_folder_of_another_user_is_refused() {
         .expect("the tests run as root, as the engine does");
     let error = bed.client().refused("hermes");
     assert_eq!(error.code, Code::Cache, "{error:?}");
-    assert!(error.message.contains("12345"), "{error:?}");
+    for part in [bed.cache().to_str().unwrap(), "another user", "12345"] {
+        assert!(error.message.contains(part), "{part} in {error:?}");
+    }
+    assert!(
+        error.hint.contains("MOLECULE_LOCAL_BUILD_CACHE"),
+        "{error:?}"
+    );
+    // Nothing was written to it, so it can be used when it is given back.
+    std::os::unix::fs::chown(bed.cache(), Some(0), None).unwrap();
+    bed.client().ensure("hermes").unwrap();
 }
 
 #[test]
@@ -297,6 +311,8 @@ fn without_an_engine_all_tried_endpoints_are_listed() {
             "{socket} in {text}"
         );
     }
+    assert!(text.matches("No such file").count() >= 7, "{text}");
+    assert!(text.contains("start Docker or Podman"), "{text}");
 }
 
 #[test]

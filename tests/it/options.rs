@@ -206,3 +206,19 @@ fn debug_output_of_options_hides_the_values() {
     options.set(OptionName::Token, "s3cr3t-t0ken");
     assert!(!format!("{options:?} {options:#?}").contains("s3cr3t"));
 }
+
+#[test]
+fn the_lookup_and_the_fetch_both_go_through_the_proxy() {
+    let bed = Bed::new();
+    let sha = bed.template("hermes", dockerfile(PLAIN));
+    // The template server answers requests for any host, as a proxy would. The host of the prefix does not exist.
+    let host = bed.server.url.strip_prefix("http://").unwrap();
+    let prefix = bed.server.repo_prefix.replace(host, "gitea.invalid");
+    let client = bed.client_with(&[
+        (OptionName::RepoPrefix, &prefix),
+        (OptionName::HttpProxy, &bed.server.url),
+    ]);
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(image.commit_sha, sha);
+    assert!(!image.cache_hit);
+}

@@ -130,7 +130,12 @@ fn with_a_token_a_fetch_redirect_to_another_origin_is_refused() {
     let error = bed
         .client_with(&[(OptionName::Token, TOKEN)])
         .refused("hermes");
+    assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message.contains(&other.url), "{error:?}");
+    assert!(
+        error.hint.contains("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
+        "{error:?}"
+    );
     assert!(other.requests().is_empty());
 }
 

@@ -178,7 +178,9 @@ fn a_failed_build_fails_all_waiters_and_the_next_call_rebuilds() {
     let client = bed.client();
     let calls = [client.begin("hermes"), client.begin("hermes")];
     for call in calls {
-        assert_eq!(call.end().unwrap_err().code, Code::BuildFailed);
+        let error = call.end().unwrap_err();
+        assert_eq!(error.code, Code::BuildFailed);
+        assert!(error.build.unwrap().step.contains("exit 5"));
     }
     assert_eq!(client.count(Kind::BuildStarted), 1);
     assert_eq!(client.refused("hermes").code, Code::BuildFailed);
@@ -288,4 +290,21 @@ fn a_freed_client_leaves_no_open_cache_file() {
     call.end().unwrap();
     drop(client);
     assert_eq!(open(), 0);
+}
+
+#[test]
+fn a_call_that_waits_for_another_client_can_be_cancelled() {
+    let bed = Bed::new();
+    let word = slow(&bed, "hermes", 3);
+    let (one, two) = (bed.client(), bed.client());
+    let builds = one.begin("hermes");
+    one.wait_for_line(&word);
+    let waits = two.begin("hermes");
+    two.wait_for(Kind::Waiting, |_| true);
+    let since = Instant::now();
+    two.cancel(&waits);
+    assert_eq!(waits.end().unwrap_err().code, Code::Canceled);
+    assert!(since.elapsed() < AT_ONCE);
+    assert!(is_running(&word), "the other client is not disturbed");
+    builds.end().unwrap();
 }

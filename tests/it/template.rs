@@ -20,6 +20,8 @@ fn assert_no_dockerfile(bed: &Bed, says: &str) {
     let error = client.refused("hermes");
     assert_eq!(error.code, Code::NoDockerfile, "{error:?}");
     assert!(error.message.contains(says), "{error:?}");
+    let repository = format!("{}hermes", bed.server.repo_prefix);
+    assert!(error.message.contains(&repository), "{error:?}");
     assert!(error.hint.contains("Dockerfile"), "{error:?}");
     assert_eq!(error.runtime, "hermes");
     assert_eq!(client.count(Kind::BuildStarted), 0);
@@ -62,8 +64,7 @@ fn a_dockerfile_symlink_out_of_the_template_is_refused() {
     for target in ["/etc/passwd", "../../../../../../etc/passwd", "nowhere"] {
         let link = json!({ "text": target, "mode": "120000" });
         bed.template("hermes", Files::from([("Dockerfile".to_owned(), link)]));
-        let error = bed.client().refused("hermes");
-        assert_eq!(error.code, Code::NoDockerfile, "{target}: {error:?}");
+        assert_no_dockerfile(&bed, "Dockerfile");
     }
 }
 
@@ -82,7 +83,8 @@ fn a_failed_step_is_reported_with_the_end_of_its_output() {
     for buildkit in BUILDERS {
         let bed = Bed::new();
         let text = format!(
-            "FROM {BUSYBOX}\nRUN true\nRUN seq 1 200; echo about to fail; echo {}; exit 42\nRUN echo never\n",
+            // The pause keeps standard output and error in order: each comes to the engine through its own pipe.
+            "FROM {BUSYBOX}\nRUN true\nRUN seq 1 200; sleep 0.5; echo about to fail >&2; echo {}; exit 42\nRUN echo never\n",
             bed.isolation
         );
         bed.template("hermes", dockerfile(&text));
@@ -91,6 +93,7 @@ fn a_failed_step_is_reported_with_the_end_of_its_output() {
 
         assert_eq!(error.code, Code::BuildFailed, "{error:?}");
         assert!(error.message.contains("42"), "the exit code: {error:?}");
+        assert!(error.message.contains(&bed.server.repo_prefix), "{error:?}");
         assert!(
             !error.hint.is_empty() && error.runtime == "hermes",
             "{error:?}"
@@ -116,14 +119,16 @@ fn a_failed_step_is_reported_with_the_end_of_its_output() {
 
 #[test]
 fn a_failed_step_is_also_an_event() {
-    let bed = Bed::new();
-    let text = format!("FROM {BUSYBOX}\nRUN echo {}; exit 7\n", bed.isolation);
-    bed.template("hermes", dockerfile(&text));
-    let client = bed.client();
-    client.refused("hermes");
-    let done = client.wait_for(Kind::StepDone, |event| event.error.is_some());
-    assert!(done.error.unwrap().contains('7'));
-    assert!(done.step_name.unwrap().contains("exit 7"));
+    for buildkit in BUILDERS {
+        let bed = Bed::new();
+        let text = format!("FROM {BUSYBOX}\nRUN echo {}; exit 7\n", bed.isolation);
+        bed.template("hermes", dockerfile(&text));
+        let client = with_builder(&bed, buildkit);
+        client.refused("hermes");
+        let done = client.wait_for(Kind::StepDone, |event| event.error.is_some());
+        assert!(done.error.unwrap().contains('7'));
+        assert!(done.step_name.unwrap().contains("exit 7"));
+    }
 }
 
 #[test]
@@ -336,14 +341,16 @@ fn a_template_without_a_version_file_builds_with_the_pin_option() {
 
 #[test]
 fn an_unavailable_base_image_is_a_failed_build_that_names_it() {
-    let bed = Bed::new();
-    bed.template(
-        "hermes",
-        dockerfile("FROM registry.invalid/no/such:image\nRUN true\n"),
-    );
-    let error = bed.client().refused("hermes");
-    assert_eq!(error.code, Code::BuildFailed, "{error:?}");
-    assert!(error.message.contains("registry.invalid"), "{error:?}");
+    for buildkit in BUILDERS {
+        let bed = Bed::new();
+        bed.template(
+            "hermes",
+            dockerfile("FROM registry.invalid/no/such:image\nRUN true\n"),
+        );
+        let error = with_builder(&bed, buildkit).refused("hermes");
+        assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+        assert!(error.message.contains("registry.invalid"), "{error:?}");
+    }
 }
 
 #[test]
