@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let Some((prefix, branch)) = text.split_once('\0') else {
         return Corpus::Reject;
     };
-    properties::branch_url::leads_to_the_branch(prefix, "hermes", branch);
-    properties::branch_url::leads_to_the_branch("https://host/org/tpl-", "hermes", branch);
+    properties::branch_url::url_names_the_branch(prefix, "hermes", branch);
+    properties::branch_url::url_names_the_branch("https://host/org/tpl-", "hermes", branch);
     Corpus::Keep
 });

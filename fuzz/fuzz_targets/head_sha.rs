@@ -10,6 +10,6 @@ mod properties;
 fuzz_target!(|body: &[u8]| {
     // Larger responses are refused before they are parsed.
     if body.len() <= 64 * 1024 {
-        properties::head_sha::is_the_id_of_the_commit(body);
+        properties::head_sha::sha_is_the_commit_id(body);
     }
 });

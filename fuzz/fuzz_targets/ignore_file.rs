@@ -15,6 +15,6 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         return Corpus::Reject;
     };
     let paths: Vec<&str> = paths.lines().take(8).collect();
-    properties::ignore_file::is_read_or_refused(file, &paths);
+    properties::ignore_file::is_parsed_or_refused(file, &paths);
     Corpus::Keep
 });

@@ -43,16 +43,16 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         },
     };
     masking::no_spelling_survives(before, token, spelling, after);
-    masking::the_rest_stays(before, token, spelling, after);
-    masking::what_holds_no_secret_stays(before, token);
+    masking::other_lines_stay(before, token, spelling, after);
+    masking::text_without_secret_stays(before, token);
     if token.is_ascii() {
         let text = format!("{before}{}{after}", spelling.of(token));
-        masking::pieces_do_not_matter(
+        masking::chunking_does_not_matter(
             text.as_bytes(),
             &[usize::from(kind), before.len() + 3],
             token,
         );
-        masking::is_shown_as_one_clean_line(&text, token);
+        masking::is_shown_as_one_printable_line(&text, token);
     }
     Corpus::Keep
 });

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::child::{Link, compiler, program, source, succeed, text};
-use crate::support::given;
 use crate::support::header::{Declaration, Header};
+use crate::support::required_var;
 
 fn library(name: &str) -> PathBuf {
-    Path::new(&given("MOL_TEST_LIB_DIR")).join(name)
+    Path::new(&required_var("MOL_TEST_LIB_DIR")).join(name)
 }
 
 fn read(path: impl AsRef<Path>) -> String {

@@ -14,7 +14,7 @@ use crate::support::git::{
     Object, deflate, deflated_zeros, entry, fetch_answer, pack, packed, packet, ref_delta, size,
 };
 use crate::support::server::dockerfile;
-use crate::support::{AT_ONCE, Bed, Files, block_on, file, until};
+use crate::support::{CANCEL_LIMIT, Files, TestEnv, block_on, file, wait_until};
 
 const MIB: u64 = 1 << 20;
 
@@ -172,34 +172,34 @@ fn blocks_without_content(count: usize) -> Vec<u8> {
     [vec![0x78, 0x01], [0, 0, 0, 0xff, 0xff].repeat(count)].concat()
 }
 
-fn fetch_pack(bed: &Bed, pack: &[u8], commit: &Object) -> (Peak, Duration) {
-    bed.server
-        .answer_with(&bed.server.template("hermes"), commit, pack);
+fn fetch_pack(env: &TestEnv, pack: &[u8], commit: &Object) -> (Peak, Duration) {
+    env.server
+        .answer_with(&env.server.template("hermes"), commit, pack);
     // Only the id, not the whole commit as in Gitea's answer: that could exceed a limit too.
     let branch = json!({ "commit": { "id": commit.hex() } }).to_string();
-    bed.server
+    env.server
         .more_faults(json!([{ "match": "/api/", "status": 200, "body": branch }]));
-    measure_fetch(bed)
+    measure_fetch(env)
 }
 
-fn measure_fetch(bed: &Bed) -> (Peak, Duration) {
+fn measure_fetch(env: &TestEnv) -> (Peak, Duration) {
     let begun = Instant::now();
-    let end = peak(bed, &[], Some(Duration::from_secs(120)));
+    let end = peak(env, &[], Some(Duration::from_secs(120)));
     (end, begun.elapsed())
 }
 
-fn assert_refused(bed: &Bed, what: &str, says: &str, (end, took): (Peak, Duration)) {
+fn assert_refused(env: &TestEnv, what: &str, says: &str, (end, took): (Peak, Duration)) {
     println!("{what}: {} MiB, {took:?}: {}", end.growth_mib, end.message);
     assert_eq!(end.status, "fetch", "{what}: {end:?}");
     assert!(end.message.contains(says), "{what}: {end:?}");
     assert!(end.growth_mib < MAX_GROWTH_MIB, "{what}: {end:?}");
     assert!(took < TIME_LIMIT, "{what}: {took:?}");
-    assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+    assert!(env.is_clean(), "{what}: {:?}", env.fetched());
 }
 
 #[test]
 fn tree_bombs_are_refused_in_little_memory() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let file = Object::blob("spam\n");
     let hundred = tree_of(numbers(100), "100644", &file);
     let hundreds = tree_of(numbers(100), "40000", &hundred);
@@ -351,14 +351,14 @@ fn tree_bombs_are_refused_in_little_memory() {
         ),
     ];
     for (what, says, objects) in rows {
-        let end = fetch_pack(&bed, &packed(&objects), objects.last().unwrap());
-        assert_refused(&bed, what, says, end);
+        let end = fetch_pack(&env, &packed(&objects), objects.last().unwrap());
+        assert_refused(&env, what, says, end);
     }
 }
 
 #[test]
 fn pack_bombs_are_refused_in_little_memory() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let file = Object::blob("spam\n");
     let objects = template(vec![file.clone(), tree_of(numbers(10), "100644", &file)]);
     let commit = objects.last().unwrap();
@@ -401,13 +401,13 @@ fn pack_bombs_are_refused_in_little_memory() {
         ),
     ];
     for (what, says, pack) in rows {
-        assert_refused(&bed, what, says, fetch_pack(&bed, &pack, commit));
+        assert_refused(&env, what, says, fetch_pack(&env, &pack, commit));
     }
 }
 
 #[test]
 fn endless_git_messages_are_refused_in_little_memory() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let objects = template(vec![Object::blob("spam\n"), Object::tree([])]);
     let commit = objects.last().unwrap();
     let shallow = packet(format!("shallow {}", commit.hex()));
@@ -452,9 +452,9 @@ fn endless_git_messages_are_refused_in_little_memory() {
         ),
     ];
     for (what, answer) in rows {
-        bed.server
-            .answer_fetch(&bed.server.template("hermes"), commit, &answer);
-        let (end, took) = measure_fetch(&bed);
+        env.server
+            .answer_fetch(&env.server.template("hermes"), commit, &answer);
+        let (end, took) = measure_fetch(&env);
         println!("{what}: {} MiB, {took:?}: {}", end.growth_mib, end.message);
         // Nothing after the pack is read.
         let expected = if what == "progress messages after the pack" {
@@ -480,7 +480,7 @@ fn endless_git_messages_are_refused_in_little_memory() {
 
 #[test]
 fn a_chain_of_large_deltas_is_resolved_in_little_memory() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let length = 96 * MIB;
     let mut links = chain(length, 4, 1);
     // The second object of the chain is a file of the template.
@@ -491,19 +491,19 @@ fn a_chain_of_large_deltas_is_resolved_in_little_memory() {
     let objects = template(vec![folder]);
     links.extend(objects.iter().map(Object::entry));
     let all = pack(u32::try_from(links.len()).unwrap(), &links);
-    let (end, took) = fetch_pack(&bed, &all, objects.last().unwrap());
+    let (end, took) = fetch_pack(&env, &all, objects.last().unwrap());
     println!("{} MiB, {took:?}", end.growth_mib);
     assert_eq!(end.status, "ok", "{end:?}");
     assert!(end.growth_mib < MAX_GROWTH_MIB, "{end:?}");
     let commit = objects.last().unwrap().hex();
-    let tree = bed.cache().join("hermes").join(&commit[..12]);
+    let tree = env.cache().join("hermes").join(&commit[..12]);
     let found = std::fs::read(tree.join("x/large")).unwrap();
     assert!(found == file.data, "the file has the wrong content");
 }
 
 #[test]
 fn a_chain_of_100000_deltas_is_resolved() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut links = chain(1000, 1, 0);
     for _ in 0..100_000 {
         let delta = [size(1000), size(1000), vec![0xb0, 0xe8, 0x03]].concat();
@@ -514,7 +514,7 @@ fn a_chain_of_100000_deltas_is_resolved() {
     let objects = template(vec![Object::tree([])]);
     links.extend(objects.iter().map(Object::entry));
     let all = pack(u32::try_from(links.len()).unwrap(), &links);
-    let (end, took) = fetch_pack(&bed, &all, objects.last().unwrap());
+    let (end, took) = fetch_pack(&env, &all, objects.last().unwrap());
     println!("{} MiB, {took:?}", end.growth_mib);
     assert_eq!(end.status, "ok", "{end:?}");
     assert!(end.growth_mib < MAX_GROWTH_MIB, "{end:?}");
@@ -522,7 +522,7 @@ fn a_chain_of_100000_deltas_is_resolved() {
 
 #[test]
 fn duplicate_objects_and_deltas_are_resolved_once() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let base = Object::blob("base");
     // The delta produces the base object again.
     let delta = [size(4), size(4), vec![0x90, 4]].concat();
@@ -530,7 +530,7 @@ fn duplicate_objects_and_deltas_are_resolved_once() {
     entries.extend(vec![ref_delta(&base, &delta); 20_000]);
     let objects = template(vec![Object::tree([])]);
     let all = pack_with(&objects, entries);
-    let (end, took) = fetch_pack(&bed, &all, objects.last().unwrap());
+    let (end, took) = fetch_pack(&env, &all, objects.last().unwrap());
     println!("{} MiB, {took:?}", end.growth_mib);
     assert_eq!(end.status, "ok", "{end:?}");
     assert!(end.growth_mib < MAX_GROWTH_MIB, "{end:?}");
@@ -540,16 +540,16 @@ fn duplicate_objects_and_deltas_are_resolved_once() {
 
 #[test]
 fn a_template_at_the_limits_stays_within_the_memory_limit() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let attributes = (0..16_000).map(|n| format!("f{n:05} a{n:05}\n")).collect();
     let objects = template(with_attributes(many_files(490, 64), attributes));
-    bed.server.answer_with(
-        &bed.server.template("hermes"),
+    env.server.answer_with(
+        &env.server.template("hermes"),
         objects.last().unwrap(),
         &packed(&objects),
     );
     // The checkout is too slow to wait for. The lists, which need the memory, exist by then.
-    let end = peak(&bed, &[], Some(Duration::from_secs(20)));
+    let end = peak(&env, &[], Some(Duration::from_secs(20)));
     println!("{} MiB: {}", end.growth_mib, end.message);
     assert_eq!(end.status, "deadline_exceeded", "{end:?}");
     assert!(end.growth_mib < 400, "{end:?}");
@@ -557,15 +557,15 @@ fn a_template_at_the_limits_stays_within_the_memory_limit() {
 
 #[test]
 fn a_template_above_the_memory_option_is_refused() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let objects = template(many_files(490, 100));
-    bed.server.answer_with(
-        &bed.server.template("hermes"),
+    env.server.answer_with(
+        &env.server.template("hermes"),
         objects.last().unwrap(),
         &packed(&objects),
     );
     let least = [(OptionName::Memory, "256")];
-    let end = peak(&bed, &least, Some(Duration::from_secs(60)));
+    let end = peak(&env, &least, Some(Duration::from_secs(60)));
     assert_eq!(end.status, "fetch", "{end:?}");
     assert!(end.message.contains("of the 256.0 MiB"), "{end:?}");
     assert!(end.growth_mib < 64, "{end:?}");
@@ -575,32 +575,32 @@ fn a_template_above_the_memory_option_is_refused() {
 fn announced_object_counts_do_not_block_other_fetches() {
     use base64::Engine as _;
     let calls = [500_000_u32, 170_000].map(|announced| {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let objects = template(vec![Object::tree([])]);
         let commit = objects.last().unwrap();
-        let repository = bed.server.template("hermes");
-        bed.server.plant(&repository, &objects);
+        let repository = env.server.template("hermes");
+        env.server.plant(&repository, &objects);
         // The header of the pack, and then nothing.
         let header = &pack(announced, &[])[..12];
         let whole = fetch_answer(&commit.hex(), header);
-        bed.server.faults(json!([{
+        env.server.faults(json!([{
             "match": "/git-upload-pack$", "match_body": "command=fetch",
             "headers": { "Content-Type": "application/x-git-upload-pack-result" },
             "body_base64": base64::engine::general_purpose::STANDARD.encode(&whole),
             "truncate_after": whole.len() - 4, "hang": true,
         }]));
-        let client = bed.client();
+        let client = env.client();
         let call = client.begin("hermes");
         client.wait_for(Kind::FetchProgress, |event| event.objects_total.is_some());
-        (bed, client, call)
+        (env, client, call)
     });
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let many = (0..2000).map(|number| (format!("f/{number}"), file(&number.to_string())));
     let mut files: Files = many.collect();
     files.extend(dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    bed.template("hermes", files);
+    env.template("hermes", files);
     let begun = Instant::now();
-    bed.client().ensure("hermes").unwrap();
+    env.client().ensure("hermes").unwrap();
     assert!(begun.elapsed() < 3 * TIME_LIMIT, "{:?}", begun.elapsed());
     for (_, client, call) in &calls {
         client.cancel(call);
@@ -609,24 +609,24 @@ fn announced_object_counts_do_not_block_other_fetches() {
 
 #[test]
 fn a_slow_checkout_stops_at_once_when_cancelled() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let patterns = (0..16_000).map(|n| format!("f{n:05}* a\n")).collect();
     let objects = template(with_attributes(many_files(400, 6), patterns));
-    bed.server.answer_with(
-        &bed.server.template("hermes"),
+    env.server.answer_with(
+        &env.server.template("hermes"),
         objects.last().unwrap(),
         &packed(&objects),
     );
     for close in [false, true] {
-        let client = bed.client();
+        let client = env.client();
         let call = client.begin("hermes");
-        let files = || bed.cached_paths().len();
-        until("some files", || (files() > 1000).then_some(()));
+        let files = || env.cached_paths().len();
+        wait_until("some files", || (files() > 1000).then_some(()));
         let since = Instant::now();
         if !close {
             client.cancel(&call);
             assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-            assert!(since.elapsed() < AT_ONCE, "{:?}", since.elapsed());
+            assert!(since.elapsed() < CANCEL_LIMIT, "{:?}", since.elapsed());
         }
         let since = Instant::now();
         block_on(client.inner().close());
@@ -636,6 +636,6 @@ fn a_slow_checkout_stops_at_once_when_cancelled() {
         let before = files();
         std::thread::sleep(Duration::from_millis(300));
         assert!(files() <= before, "{before} files, then {}", files());
-        assert!(bed.is_clean(), "{} files are left", files());
+        assert!(env.is_clean(), "{} files are left", files());
     }
 }

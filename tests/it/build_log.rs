@@ -8,7 +8,7 @@ use mol::{Code, OptionName};
 
 use crate::support::engine::BUSYBOX;
 use crate::support::server::dockerfile;
-use crate::support::{Bed, TestClient, block_on, unique, until};
+use crate::support::{TestClient, TestEnv, block_on, unique, wait_until};
 
 fn log(client: &TestClient) -> BuildLog {
     block_on(client.inner().build_log("hermes", None)).unwrap()
@@ -16,13 +16,13 @@ fn log(client: &TestClient) -> BuildLog {
 
 #[test]
 fn the_log_has_every_line_and_the_result_of_the_last_build() {
-    let bed = Bed::new();
-    let client = bed.client();
-    let sha = bed.template(
+    let env = TestEnv::new();
+    let client = env.client();
+    let sha = env.template(
         "hermes",
         dockerfile(&format!(
             "FROM {BUSYBOX}\nRUN echo well-{}\n",
-            bed.isolation
+            env.isolation
         )),
     );
     client.ensure("hermes").unwrap();
@@ -30,19 +30,19 @@ fn the_log_has_every_line_and_the_result_of_the_last_build() {
     assert_eq!(first.runtime, "hermes");
     assert_eq!(
         first.path,
-        bed.cache().join("hermes/.build.log").to_str().unwrap()
+        env.cache().join("hermes/.build.log").to_str().unwrap()
     );
     let age = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() as i64 - first.ended_unix;
     assert!((0..300).contains(&age), "{age}");
     assert!(
-        first.text.starts_with(&bed.reference("hermes", &sha)),
+        first.text.starts_with(&env.reference("hermes", &sha)),
         "{}",
         first.text
     );
     for part in [
         "fetched ",
         "building with ",
-        &format!("| well-{}", bed.isolation),
+        &format!("| well-{}", env.isolation),
         " is ready",
         "s done\n",
     ] {
@@ -55,17 +55,17 @@ fn the_log_has_every_line_and_the_result_of_the_last_build() {
     client.ensure("hermes").unwrap();
     assert_eq!(log(&client), first);
 
-    bed.template(
+    env.template(
         "hermes",
         dockerfile(&format!(
             "FROM {BUSYBOX}\nRUN echo ill-{}; exit 3\n",
-            bed.isolation
+            env.isolation
         )),
     );
-    client.refused("hermes");
+    client.ensure_err("hermes");
     let second = log(&client).text;
     assert!(
-        second.contains(&format!("| ill-{}", bed.isolation)),
+        second.contains(&format!("| ill-{}", env.isolation)),
         "{second}"
     );
     assert!(second.contains("failed (build_failed)"), "{second}");
@@ -74,10 +74,10 @@ fn the_log_has_every_line_and_the_result_of_the_last_build() {
 
 #[test]
 fn a_cancelled_build_has_a_log() {
-    let bed = Bed::new();
-    let client = bed.client();
+    let env = TestEnv::new();
+    let client = env.client();
     let word = unique();
-    bed.template(
+    env.template(
         "hermes",
         dockerfile(&format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600\n")),
     );
@@ -85,7 +85,7 @@ fn a_cancelled_build_has_a_log() {
     client.wait_for_line(&word);
     client.cancel(&call);
     assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    let text = until("the log", || {
+    let text = wait_until("the log", || {
         let found = block_on(client.inner().build_log("hermes", None));
         Some(found.ok()?.text)
     });
@@ -97,20 +97,20 @@ fn a_cancelled_build_has_a_log() {
 
 #[test]
 fn a_long_log_keeps_its_beginning_and_end() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     // BuildKit itself limits the output of a step to 1 MiB.
-    let client = bed.client_with(&[(OptionName::DockerBuildkit, "0")]);
+    let client = env.client_with(&[(OptionName::DockerBuildkit, "0")]);
     let line = "a-line-that-is-not-very-long-but-long-enough-to-fill-something";
-    bed.template(
+    env.template(
         "hermes",
-        dockerfile(&format!("FROM {BUSYBOX}\nRUN echo first-{0}; seq 1 40000 | while read n; do echo $n-{line}; done; echo last-{0}\n", bed.isolation)),
+        dockerfile(&format!("FROM {BUSYBOX}\nRUN echo first-{0}; seq 1 40000 | while read n; do echo $n-{line}; done; echo last-{0}\n", env.isolation)),
     );
     client.ensure("hermes").unwrap();
     let text = log(&client).text;
     assert!(text.len() < 1_100_000, "{}", text.len());
     for part in [
-        &format!("| first-{}", bed.isolation),
-        &format!("| last-{}", bed.isolation),
+        &format!("| first-{}", env.isolation),
+        &format!("| last-{}", env.isolation),
     ] {
         assert!(text.contains(part.as_str()), "{part}");
     }
@@ -120,15 +120,15 @@ fn a_long_log_keeps_its_beginning_and_end() {
 #[test]
 fn secrets_printed_by_the_build_are_masked_in_the_log() {
     const TOKEN: &str = "t0ken-of-7-nobody";
-    let bed = Bed::with(&["--token", TOKEN]);
-    let client = bed.client_with(&[(OptionName::Token, TOKEN)]);
-    bed.template(
+    let env = TestEnv::with(&["--token", TOKEN]);
+    let client = env.client_with(&[(OptionName::Token, TOKEN)]);
+    env.template(
         "hermes",
         dockerfile(&format!(
             "FROM {BUSYBOX}\nRUN echo says {TOKEN} https://me:hunter2@host/; exit 3\n"
         )),
     );
-    client.refused("hermes");
+    client.ensure_err("hermes");
     let found = log(&client);
     let file = fs::read_to_string(&found.path).unwrap();
     for text in [&found.text, &file] {
@@ -139,8 +139,8 @@ fn secrets_printed_by_the_build_are_masked_in_the_log() {
 
 #[test]
 fn a_missing_or_symlinked_log_is_reported_as_no_log() {
-    let bed = Bed::new();
-    let client = bed.client();
+    let env = TestEnv::new();
+    let client = env.client();
     let assert_no_log = |client: &TestClient| {
         let error = block_on(client.inner().build_log("hermes", None)).unwrap_err();
         assert_eq!(error.code, Code::Cache, "{error:?}");
@@ -151,18 +151,18 @@ fn a_missing_or_symlinked_log_is_reported_as_no_log() {
         assert!(error.hint.contains("mol ensure hermes"), "{error:?}");
     };
     assert_no_log(&client);
-    assert!(!bed.cache().exists(), "reading creates nothing");
-    let folder = bed.cache().join("hermes");
+    assert!(!env.cache().exists(), "reading creates nothing");
+    let folder = env.cache().join("hermes");
     fs::create_dir_all(&folder).unwrap();
-    for folder in [&bed.cache(), &folder] {
+    for folder in [&env.cache(), &folder] {
         fs::set_permissions(folder, PermissionsExt::from_mode(0o700)).unwrap();
     }
-    let secret = bed.scratch().join("secret");
+    let secret = env.scratch().join("secret");
     fs::write(&secret, "precious").unwrap();
     std::os::unix::fs::symlink(&secret, folder.join(".build.log")).unwrap();
     assert_no_log(&client);
     // A build does not follow the link either.
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     client.ensure("hermes").unwrap();
     assert_eq!(fs::read_to_string(&secret).unwrap(), "precious");
     assert!(log(&client).text.contains("done"));

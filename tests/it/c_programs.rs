@@ -14,30 +14,30 @@ use crate::support::daemon::write_program;
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::{dockerfile, of_service, script};
 use crate::support::sshd::Sshd;
-use crate::support::{AT_ONCE, Bed, Files, file, unique, until};
+use crate::support::{CANCEL_LIMIT, Files, TestEnv, file, unique, wait_until};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 #[test]
 fn a_c_program_gets_an_image_with_the_static_and_the_shared_library() {
     for link in BOTH {
-        let bed = Bed::new();
-        let sha = bed.template("hermes", dockerfile(PLAIN));
+        let env = TestEnv::new();
+        let sha = env.template("hermes", dockerfile(PLAIN));
         let ensure = program("ensure", link);
-        let first = succeed(command(&bed, &ensure).arg("hermes"));
+        let first = succeed(command(&env, &ensure).arg("hermes"));
         assert_eq!(field(&first, "mode"), "local");
         assert_eq!(field(&first, "prefix"), "molecule-local");
         assert_eq!(field(&first, "masked"), "https://***@host/?t=***");
-        assert_eq!(field(&first, "reference"), bed.reference("hermes", &sha));
-        assert_eq!(field(&first, "latest"), bed.latest("hermes"));
+        assert_eq!(field(&first, "reference"), env.reference("hermes", &sha));
+        assert_eq!(field(&first, "latest"), env.latest("hermes"));
         assert_eq!(field(&first, "commit"), sha);
         assert_eq!(field(&first, "platform"), "linux/amd64");
         assert_eq!(field(&first, "hit"), "0");
         assert_eq!(
-            bed.engine.id(&field(&first, "reference")),
+            env.engine.id(&field(&first, "reference")),
             Some(field(&first, "id"))
         );
-        let second = succeed(command(&bed, &ensure).arg("hermes"));
+        let second = succeed(command(&env, &ensure).arg("hermes"));
         assert_eq!(field(&second, "hit"), "1");
         assert_eq!(second.stderr, b"", "the library writes nothing");
     }
@@ -45,24 +45,24 @@ fn a_c_program_gets_an_image_with_the_static_and_the_shared_library() {
 
 #[test]
 fn a_c_program_gets_errors_with_every_field() {
-    let bed = Bed::new();
-    let text = format!("FROM {BUSYBOX}\nRUN echo says {}; exit 9\n", bed.isolation);
-    bed.template("hermes", dockerfile(&text));
+    let env = TestEnv::new();
+    let text = format!("FROM {BUSYBOX}\nRUN echo says {}; exit 9\n", env.isolation);
+    env.template("hermes", dockerfile(&text));
     for link in BOTH {
         let ensure = program("ensure", link);
-        let output = command(&bed, &ensure).arg("hermes").output().unwrap();
+        let output = command(&env, &ensure).arg("hermes").output().unwrap();
         assert_eq!(output.status.code(), Some(Code::BuildFailed as i32));
         assert_eq!(field(&output, "error"), "build_failed");
         assert_eq!(field(&output, "runtime"), "hermes");
         assert!(field(&output, "step").contains("exit 9"));
-        assert!(field(&output, "tail").contains(&bed.isolation));
+        assert!(field(&output, "tail").contains(&env.isolation));
         assert!(!field(&output, "hint").is_empty());
 
-        let output = command(&bed, &ensure).arg("codex").output().unwrap();
+        let output = command(&env, &ensure).arg("codex").output().unwrap();
         assert_eq!(output.status.code(), Some(Code::RepoNotFound as i32));
         assert_eq!(
             field(&output, "url"),
-            format!("{}codex", bed.server.repo_prefix)
+            format!("{}codex", env.server.repo_prefix)
         );
         assert_eq!(output.stderr, b"");
     }
@@ -70,11 +70,11 @@ fn a_c_program_gets_errors_with_every_field() {
 
 #[test]
 fn a_timeout_from_c_is_a_deadline() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.server
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
-    let output = command(&bed, &program("ensure", Link::Static))
+    let output = command(&env, &program("ensure", Link::Static))
         .args(["hermes", "300"])
         .output()
         .unwrap();
@@ -84,10 +84,10 @@ fn a_timeout_from_c_is_a_deadline() {
 #[test]
 fn a_c_program_takes_events_and_one_end() {
     for link in BOTH {
-        let bed = Bed::new();
-        let sha = bed.template("hermes", dockerfile(PLAIN));
-        let output = succeed(command(&bed, &program("queue", link)).arg("hermes"));
-        assert_eq!(field(&output, "reference"), bed.reference("hermes", &sha));
+        let env = TestEnv::new();
+        let sha = env.template("hermes", dockerfile(PLAIN));
+        let output = succeed(command(&env, &program("queue", link)).arg("hermes"));
+        assert_eq!(field(&output, "reference"), env.reference("hermes", &sha));
         let text = text(&output);
         let events: Vec<serde_json::Value> = text
             .lines()
@@ -129,41 +129,41 @@ fn a_c_program_takes_events_and_one_end() {
 #[test]
 fn a_c_program_cancels_and_the_build_is_gone() {
     for link in BOTH {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let word = unique();
         let text = format!("FROM {BUSYBOX}\nRUN echo go $((1+1)) {word}; sleep 600; true\n");
-        bed.template("hermes", dockerfile(&text));
-        let output = command(&bed, &program("queue", link))
+        env.template("hermes", dockerfile(&text));
+        let output = command(&env, &program("queue", link))
             .args(["hermes", "go 2"])
             .output()
             .unwrap();
         let since = Instant::now();
         assert_eq!(field(&output, "error"), "canceled");
-        until("the end of the build's process", || {
+        wait_until("the end of the build's process", || {
             (!is_running(&word)).then_some(())
         });
-        assert!(since.elapsed() < AT_ONCE);
+        assert!(since.elapsed() < CANCEL_LIMIT);
     }
 }
 
 #[test]
 fn every_parameter_refuses_what_it_must_not_get() {
     for link in BOTH {
-        let bed = Bed::new();
-        let output = succeed(&mut command(&bed, &program("refusals", link)));
+        let env = TestEnv::new();
+        let output = succeed(&mut command(&env, &program("refusals", link)));
         assert_eq!(text(&output), "all refused\n");
-        assert!(bed.server.requests().is_empty());
+        assert!(env.server.requests().is_empty());
     }
 }
 
 #[test]
 fn a_host_keeps_its_signals_its_children_and_its_output() {
     for link in BOTH {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         // Long enough to be looked at.
-        let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", bed.isolation);
-        bed.template("hermes", dockerfile(&text));
-        let output = succeed(command(&bed, &program("host", link)).arg("hermes"));
+        let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", env.isolation);
+        env.template("hermes", dockerfile(&text));
+        let output = succeed(command(&env, &program("host", link)).arg("hermes"));
         assert_eq!(child::text(&output), "as it was\n");
     }
 }
@@ -171,31 +171,31 @@ fn a_host_keeps_its_signals_its_children_and_its_output() {
 #[test]
 fn a_host_forks_and_executes_while_a_build_runs_and_the_child_is_a_host_again() {
     for link in BOTH {
-        let bed = Bed::new();
-        let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", bed.isolation);
-        bed.template("hermes", dockerfile(&text));
+        let env = TestEnv::new();
+        let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", env.isolation);
+        env.template("hermes", dockerfile(&text));
         let host = program("host", link);
-        let output = succeed(command(&bed, &host).args(["after", "hermes"]));
+        let output = succeed(command(&env, &host).args(["after", "hermes"]));
         assert_eq!(child::text(&output), "as it was\n");
-        let builds = of_service(&bed.server.requests(), "git").len();
+        let builds = of_service(&env.server.requests(), "git").len();
         assert!(builds > 0, "the first made it");
     }
 }
 
 #[test]
 fn a_client_that_is_freed_lets_everyone_go() {
-    let bed = Bed::new();
-    bed.server
+    let env = TestEnv::new();
+    env.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
-    let output = succeed(command(&bed, &program("close", Link::Static)).arg("hermes"));
+    let output = succeed(command(&env, &program("close", Link::Static)).arg("hermes"));
     assert_eq!(text(&output), "closed\n");
 }
 
 #[test]
 fn a_value_in_the_environment_that_is_no_text_is_an_error_that_names_it() {
     use std::os::unix::ffi::OsStrExt;
-    let bed = Bed::new();
-    let output = command(&bed, &program("ensure", Link::Static))
+    let env = TestEnv::new();
+    let output = command(&env, &program("ensure", Link::Static))
         .env(
             "MOLECULE_LOCAL_TEMPLATE_BRANCH",
             std::ffi::OsStr::from_bytes(b"\xff"),
@@ -205,31 +205,31 @@ fn a_value_in_the_environment_that_is_no_text_is_an_error_that_names_it() {
         .unwrap();
     assert_eq!(output.status.code(), Some(Code::InvalidOption as i32));
     assert!(field(&output, "message").contains("MOLECULE_LOCAL_TEMPLATE_BRANCH"));
-    assert!(bed.server.requests().is_empty());
+    assert!(env.server.requests().is_empty());
 }
 
 #[test]
 fn the_job_is_done_with_an_empty_path() {
     for link in BOTH {
-        let bed = Bed::new();
-        let sha = bed.template("hermes", dockerfile(PLAIN));
+        let env = TestEnv::new();
+        let sha = env.template("hermes", dockerfile(PLAIN));
         let output = succeed(
-            command(&bed, &program("ensure", link))
+            command(&env, &program("ensure", link))
                 .env("PATH", "")
                 .arg("hermes"),
         );
-        assert_eq!(field(&output, "reference"), bed.reference("hermes", &sha));
+        assert_eq!(field(&output, "reference"), env.reference("hermes", &sha));
     }
 }
 
 #[test]
 fn a_working_directory_that_is_gone_stops_nothing() {
-    let bed = Bed::new();
-    let sshd = Sshd::start(bed.scratch());
+    let env = TestEnv::new();
+    let sshd = Sshd::start(env.scratch());
     // A helper, which the classic builder needs whether the image is there or not.
-    let base = format!("registry-{}.example/base:1", bed.isolation);
-    bed.engine.tag(BUSYBOX, &base);
-    let (docker, asked) = (bed.scratch().join("docker"), bed.scratch().join("asked"));
+    let base = format!("registry-{}.example/base:1", env.isolation);
+    env.engine.tag(BUSYBOX, &base);
+    let (docker, asked) = (env.scratch().join("docker"), env.scratch().join("asked"));
     std::fs::create_dir(&docker).unwrap();
     std::fs::write(
         docker.join("config.json"),
@@ -237,13 +237,13 @@ fn a_working_directory_that_is_gone_stops_nothing() {
     )
     .unwrap();
     let helper = format!("cat >> {}; echo '{{}}'", asked.display());
-    let programs = bed.scratch().join("programs");
+    let programs = env.scratch().join("programs");
     write_program(&programs, "docker-credential-of-the-test", &helper);
     let gone_script = r#"mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@""#;
     let ssh = sshd.url();
     let engines = [
-        (bed.engine.url.as_str(), "1"),
-        (&bed.engine.url, "0"),
+        (env.engine.url.as_str(), "1"),
+        (&env.engine.url, "0"),
         (&ssh, "1"),
     ];
     for (number, (engine, buildkit)) in engines.into_iter().enumerate() {
@@ -263,9 +263,9 @@ fn a_working_directory_that_is_gone_stops_nothing() {
             ("a/b.w".to_owned(), file("x")),
             ("run".to_owned(), script("#!/bin/sh\n")),
         ]);
-        let sha = bed.template("hermes", files);
-        let mut command = command(&bed, Path::new("/bin/sh"));
-        let gone = bed.scratch().join("gone");
+        let sha = env.template("hermes", files);
+        let mut command = command(&env, Path::new("/bin/sh"));
+        let gone = env.scratch().join("gone");
         command
             .args(["-c", gone_script])
             .arg(gone)
@@ -277,20 +277,20 @@ fn a_working_directory_that_is_gone_stops_nothing() {
             .env("DOCKER_CONFIG", &docker)
             .env("PATH", path);
         let output = succeed(command.arg("hermes"));
-        let reference = bed.reference("hermes", &sha);
+        let reference = env.reference("hermes", &sha);
         assert_eq!(field(&output, "reference"), reference);
-        assert_eq!(bed.engine.read(&reference, "files/a/b.txt"), "x\r\n");
+        assert_eq!(env.engine.read(&reference, "files/a/b.txt"), "x\r\n");
     }
     let asked = std::fs::read_to_string(asked).unwrap();
     assert!(asked.contains(base.split('/').next().unwrap()), "{asked}");
-    bed.engine.remove_all_of(&bed.isolation);
-    bed.engine.untag(&base);
+    env.engine.remove_all_of(&env.isolation);
+    env.engine.untag(&base);
 }
 
 #[test]
 fn no_program_is_started_that_happens_to_be_on_the_path() {
-    let bed = Bed::new();
-    bed.template(
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         Files::from([
             ("Dockerfile".to_owned(), file(PLAIN)),
@@ -300,8 +300,8 @@ fn no_program_is_started_that_happens_to_be_on_the_path() {
             ("run".to_owned(), script("#!/bin/sh\n")),
         ]),
     );
-    let traps = bed.scratch().join("bin");
-    let sprung = bed.scratch().join("sprung");
+    let traps = env.scratch().join("bin");
+    let sprung = env.scratch().join("sprung");
     std::fs::create_dir(&traps).unwrap();
     for name in [
         "git",
@@ -323,9 +323,9 @@ fn no_program_is_started_that_happens_to_be_on_the_path() {
             .unwrap();
     }
     let config = "[filter \"trap\"]\n\tsmudge = trap\n\tclean = trap\n\tprocess = trap\n[core]\n\tfsmonitor = trap\n\tsshCommand = trap\n";
-    std::fs::write(bed.scratch().join(".gitconfig"), config).unwrap();
+    std::fs::write(env.scratch().join(".gitconfig"), config).unwrap();
     succeed(
-        command(&bed, &program("ensure", Link::Static))
+        command(&env, &program("ensure", Link::Static))
             .env("PATH", &traps)
             .arg("hermes"),
     );
@@ -338,18 +338,18 @@ fn no_program_is_started_that_happens_to_be_on_the_path() {
 
 #[test]
 fn the_users_git_configuration_changes_nothing() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
     let nowhere = format!(
         "[url \"http://127.0.0.1:1/\"]\n\tinsteadOf = {}\n[core]\n\tautocrlf = true\n",
-        bed.server.url
+        env.server.url
     );
-    std::fs::write(bed.scratch().join(".gitconfig"), nowhere).unwrap();
-    let output = succeed(command(&bed, &program("ensure", Link::Static)).arg("hermes"));
+    std::fs::write(env.scratch().join(".gitconfig"), nowhere).unwrap();
+    let output = succeed(command(&env, &program("ensure", Link::Static)).arg("hermes"));
     assert_eq!(field(&output, "commit"), sha);
-    let image = bed.engine.read(&field(&output, "reference"), "Dockerfile");
+    let image = env.engine.read(&field(&output, "reference"), "Dockerfile");
     assert_eq!(image, PLAIN);
-    assert!(!of_service(&bed.server.requests(), "git").is_empty());
+    assert!(!of_service(&env.server.requests(), "git").is_empty());
 }
 
 #[test]
@@ -393,9 +393,9 @@ fn the_header_compiles_as_the_next_c_too() {
 
 #[test]
 fn the_saas_mode_is_told_to_c_verbatim() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let output = command(&bed, &program("ensure", Link::Static))
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let output = command(&env, &program("ensure", Link::Static))
         .env("MOLECULE_IMAGE_REGISTRY", " registry.example/x ")
         .arg("hermes")
         .output()

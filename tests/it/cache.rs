@@ -12,7 +12,7 @@ use mol::event::Kind;
 
 use crate::support::child::{Link, command, program, text, under_strace};
 use crate::support::server::{dockerfile, of_service};
-use crate::support::{Bed, Files, file, until};
+use crate::support::{Files, TestEnv, file, wait_until};
 
 fn copying(content: &str) -> Files {
     Files::from([
@@ -21,24 +21,24 @@ fn copying(content: &str) -> Files {
     ])
 }
 
-fn tree(bed: &Bed, sha: &str) -> PathBuf {
-    bed.cache().join("hermes").join(&sha[..12])
+fn tree(env: &TestEnv, sha: &str) -> PathBuf {
+    env.cache().join("hermes").join(&sha[..12])
 }
 
 /// The image contains the commit's files and no stale ones.
-fn assert_right(bed: &Bed) {
-    let image = bed.client().ensure("hermes").unwrap();
-    let files = bed.engine.files(&image.reference);
+fn assert_right(env: &TestEnv) {
+    let image = env.client().ensure("hermes").unwrap();
+    let files = env.engine.files(&image.reference);
     assert_eq!(files["content"].content, "right");
     assert!(!files.contains_key("stale"), "{files:?}");
 }
 
 /// Creates the runtime's cache folder and returns the path of the tree, which does not exist yet.
-fn prepared(bed: &Bed) -> PathBuf {
-    let sha = bed.template("hermes", copying("right"));
-    let tree = tree(bed, &sha);
+fn prepared(env: &TestEnv) -> PathBuf {
+    let sha = env.template("hermes", copying("right"));
+    let tree = tree(env, &sha);
     fs::create_dir_all(tree.parent().unwrap()).unwrap();
-    fs::set_permissions(bed.cache(), PermissionsExt::from_mode(0o700)).unwrap();
+    fs::set_permissions(env.cache(), PermissionsExt::from_mode(0o700)).unwrap();
     fs::set_permissions(tree.parent().unwrap(), PermissionsExt::from_mode(0o700)).unwrap();
     tree
 }
@@ -53,9 +53,9 @@ struct Call {
 }
 
 /// The system calls with these names that a program makes, in order. Descriptors are shown with their path.
-fn traced(bed: &Bed, program: &Command, calls: &str) -> Vec<Call> {
+fn traced(env: &TestEnv, program: &Command, calls: &str) -> Vec<Call> {
     let how = ["-y", "-s", "4096", "-e", "signal=none"];
-    let (output, trace) = under_strace(bed, program, calls, &how);
+    let (output, trace) = under_strace(env, program, calls, &how);
     assert!(output.status.success(), "{}", text(&output));
     let mut made: Vec<Call> = Vec::new();
     let mut unfinished = HashMap::new();
@@ -93,13 +93,13 @@ fn call<'c>(calls: &'c [Call], parts: &[&str]) -> &'c Call {
 
 #[test]
 fn a_tree_is_marked_complete_only_after_it_is_synced_to_disk() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("right"));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("right"));
     let short = &sha[..12];
-    let mut ensure = command(&bed, &program("ensure", Link::Static));
+    let mut ensure = command(&env, &program("ensure", Link::Static));
     ensure.arg("hermes");
     let calls = "syncfs,fsync,fdatasync,rename,renameat,renameat2";
-    let calls = traced(&bed, &ensure, calls);
+    let calls = traced(&env, &ensure, calls);
     let place = format!("hermes/{short}\"");
     let placed = call(&calls, &["rename", "/tree\"", &place]);
     let synced = call(&calls, &["syncfs(", &format!("hermes/{short}>")]);
@@ -130,80 +130,80 @@ const REMOVALS: &str = "unlink,unlinkat,rmdir";
 
 #[test]
 fn pruning_removes_the_marker_before_the_tree() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("right"));
-    bed.client().ensure("hermes").unwrap();
-    bed.engine.remove_all_of(&bed.isolation);
-    let _alone = bed.engine.alone();
-    let mut prune = command(&bed, &program("upkeep", Link::Static));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("right"));
+    env.client().ensure("hermes").unwrap();
+    env.engine.remove_all_of(&env.isolation);
+    let _alone = env.engine.alone();
+    let mut prune = command(&env, &program("upkeep", Link::Static));
     prune.args(["prune", "-1"]);
-    assert_marker_goes_first(&traced(&bed, &prune, REMOVALS), &sha);
-    assert!(!tree(&bed, &sha).exists());
+    assert_marker_goes_first(&traced(&env, &prune, REMOVALS), &sha);
+    assert!(!tree(&env, &sha).exists());
 }
 
 #[test]
 fn a_discarded_tree_loses_its_marker_first() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("right"));
-    bed.client().ensure("hermes").unwrap();
-    bed.engine.remove_all_of(&bed.isolation);
-    let marker = bed.cache().join(format!("hermes/.{}.json", &sha[..12]));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("right"));
+    env.client().ensure("hermes").unwrap();
+    env.engine.remove_all_of(&env.isolation);
+    let marker = env.cache().join(format!("hermes/.{}.json", &sha[..12]));
     let other = format!("{}{}", &sha[..12], "0".repeat(28));
     let text = fs::read_to_string(&marker).unwrap();
     fs::write(&marker, text.replace(&sha, &other)).unwrap();
-    let mut ensure = command(&bed, &program("ensure", Link::Static));
+    let mut ensure = command(&env, &program("ensure", Link::Static));
     ensure.arg("hermes");
-    assert_marker_goes_first(&traced(&bed, &ensure, REMOVALS), &sha);
+    assert_marker_goes_first(&traced(&env, &ensure, REMOVALS), &sha);
 }
 
 #[test]
 fn a_half_written_tree_is_discarded() {
-    let bed = Bed::new();
-    let tree = prepared(&bed);
+    let env = TestEnv::new();
+    let tree = prepared(&env);
     fs::create_dir(&tree).unwrap();
     fs::write(tree.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
     fs::write(tree.join("stale"), "").unwrap();
     fs::write(tree.join("content"), "ri").unwrap();
-    assert_right(&bed);
+    assert_right(&env);
 }
 
 #[test]
 fn an_empty_tree_is_discarded() {
-    let bed = Bed::new();
-    fs::create_dir(prepared(&bed)).unwrap();
-    assert_right(&bed);
+    let env = TestEnv::new();
+    fs::create_dir(prepared(&env)).unwrap();
+    assert_right(&env);
 }
 
 #[test]
 fn a_file_in_place_of_the_tree_is_discarded() {
-    let bed = Bed::new();
-    fs::write(prepared(&bed), "").unwrap();
-    assert_right(&bed);
+    let env = TestEnv::new();
+    fs::write(prepared(&env), "").unwrap();
+    assert_right(&env);
 }
 
 #[test]
 fn a_symlink_in_place_of_the_tree_is_discarded_not_followed() {
-    let bed = Bed::new();
-    let tree = prepared(&bed);
-    let elsewhere = bed.scratch().join("elsewhere");
+    let env = TestEnv::new();
+    let tree = prepared(&env);
+    let elsewhere = env.scratch().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     fs::write(elsewhere.join("stale"), "").unwrap();
     fs::write(elsewhere.join("Dockerfile"), "FROM scratch\nCOPY . /\n").unwrap();
     std::os::unix::fs::symlink(&elsewhere, tree).unwrap();
-    assert_right(&bed);
+    assert_right(&env);
     assert!(elsewhere.join("stale").exists());
 }
 
 #[test]
 fn a_tree_of_another_commit_with_the_same_short_sha_is_discarded() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("right"));
-    bed.client().ensure("hermes").unwrap();
-    bed.engine.remove_all_of(&bed.isolation);
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("right"));
+    env.client().ensure("hermes").unwrap();
+    env.engine.remove_all_of(&env.isolation);
     // The marker names the full commit id: here, a different one.
     let other = format!("{}{}", &sha[..12], "0".repeat(28));
     let mut markers = 0;
-    for entry in fs::read_dir(bed.cache().join("hermes")).unwrap().flatten() {
+    for entry in fs::read_dir(env.cache().join("hermes")).unwrap().flatten() {
         let Ok(text) = fs::read_to_string(entry.path()) else {
             continue;
         };
@@ -213,18 +213,18 @@ fn a_tree_of_another_commit_with_the_same_short_sha_is_discarded() {
         }
     }
     assert_eq!(markers, 1);
-    fs::write(tree(&bed, &sha).join("stale"), "").unwrap();
-    assert_right(&bed);
+    fs::write(tree(&env, &sha).join("stale"), "").unwrap();
+    assert_right(&env);
 }
 
 #[test]
 fn a_truncated_marker_is_ignored() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("right"));
-    bed.client().ensure("hermes").unwrap();
-    bed.engine.remove_all_of(&bed.isolation);
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("right"));
+    env.client().ensure("hermes").unwrap();
+    env.engine.remove_all_of(&env.isolation);
     let mut markers = 0;
-    for entry in fs::read_dir(bed.cache().join("hermes")).unwrap().flatten() {
+    for entry in fs::read_dir(env.cache().join("hermes")).unwrap().flatten() {
         let Ok(text) = fs::read_to_string(entry.path()) else {
             continue;
         };
@@ -234,37 +234,37 @@ fn a_truncated_marker_is_ignored() {
         }
     }
     assert_eq!(markers, 1);
-    fs::write(tree(&bed, &sha).join("stale"), "").unwrap();
-    assert_right(&bed);
+    fs::write(tree(&env, &sha).join("stale"), "").unwrap();
+    assert_right(&env);
 }
 
 #[test]
 fn a_complete_tree_is_used_without_a_fetch() {
-    let bed = Bed::new();
-    bed.template("hermes", copying("right"));
-    bed.client().ensure("hermes").unwrap();
-    bed.engine.remove_all_of(&bed.isolation);
-    bed.server.requests();
-    let client = bed.client();
+    let env = TestEnv::new();
+    env.template("hermes", copying("right"));
+    env.client().ensure("hermes").unwrap();
+    env.engine.remove_all_of(&env.isolation);
+    env.server.requests();
+    let client = env.client();
     client.ensure("hermes").unwrap();
     assert_eq!(client.count(Kind::FetchStarted), 0);
-    assert!(of_service(&bed.server.requests(), "git").is_empty());
+    assert!(of_service(&env.server.requests(), "git").is_empty());
 }
 
 #[test]
 fn the_leftovers_of_a_killed_fetch_are_not_used() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("right"));
-    bed.server.faults(
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("right"));
+    env.server.faults(
         serde_json::json!([{ "match": "/git-upload-pack$", "truncate_after": 60, "hang": true }]),
     );
-    let mut child = command(&bed, &program("ensure", Link::Static))
+    let mut child = command(&env, &program("ensure", Link::Static))
         .arg("hermes")
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
-    until("the fetch", || {
-        bed.server
+    wait_until("the fetch", || {
+        env.server
             .requests()
             .iter()
             .any(|request| request.path.ends_with("git-upload-pack"))
@@ -272,15 +272,15 @@ fn the_leftovers_of_a_killed_fetch_are_not_used() {
     });
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(!tree(&bed, &sha).exists());
-    bed.server.faults(serde_json::json!([]));
-    assert_right(&bed);
+    assert!(!tree(&env, &sha).exists());
+    env.server.faults(serde_json::json!([]));
+    assert_right(&env);
 }
 
 #[test]
 fn old_leftovers_are_removed_and_recent_ones_kept() {
-    let bed = Bed::new();
-    let folder = prepared(&bed).parent().unwrap().to_owned();
+    let env = TestEnv::new();
+    let folder = prepared(&env).parent().unwrap().to_owned();
     let (old, young) = (folder.join(".work-old"), folder.join(".work-young"));
     for leftover in [&old, &young] {
         fs::create_dir(leftover).unwrap();
@@ -290,17 +290,17 @@ fn old_leftovers_are_removed_and_recent_ones_kept() {
         .unwrap()
         .set_modified(last_week)
         .unwrap();
-    assert_right(&bed);
+    assert_right(&env);
     assert!(!old.exists());
     assert!(young.exists(), "another process may be using it");
 }
 
 #[test]
 fn the_cache_is_accessible_only_to_its_owner() {
-    let bed = Bed::new();
-    bed.template("hermes", copying("right"));
-    bed.client().ensure("hermes").unwrap();
-    for folder in [bed.cache(), bed.cache().join("hermes")] {
+    let env = TestEnv::new();
+    env.template("hermes", copying("right"));
+    env.client().ensure("hermes").unwrap();
+    for folder in [env.cache(), env.cache().join("hermes")] {
         let mode = fs::metadata(&folder).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{}: {mode:o}", folder.display());
     }
@@ -308,12 +308,12 @@ fn the_cache_is_accessible_only_to_its_owner() {
 
 #[test]
 fn the_default_cache_path_follows_xdg_home_and_tmpdir() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let (home, xdg, tmp) = (
-        bed.scratch().join("home"),
-        bed.scratch().join("xdg"),
-        bed.scratch().join("tmp"),
+        env.scratch().join("home"),
+        env.scratch().join("xdg"),
+        env.scratch().join("tmp"),
     );
     let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
     let below = "molecule/workspace-template-build/hermes";
@@ -344,10 +344,10 @@ fn the_default_cache_path_follows_xdg_home_and_tmpdir() {
             tmp.join(below),
         ),
     ] {
-        bed.engine.remove_all_of(&bed.isolation);
+        env.engine.remove_all_of(&env.isolation);
         let mut all: Vec<(OptionName, &str)> = vec![(OptionName::CacheDir, "")];
         all.extend(options.iter().map(|(name, value)| (*name, value.as_str())));
-        bed.client_with(&all).ensure("hermes").unwrap();
+        env.client_with(&all).ensure("hermes").unwrap();
         assert!(expected.exists(), "{}", expected.display());
         for folder in [&home, &xdg, &tmp] {
             let _ = fs::remove_dir_all(folder);
@@ -357,12 +357,12 @@ fn the_default_cache_path_follows_xdg_home_and_tmpdir() {
 
 #[test]
 fn the_cache_may_be_a_symlink_to_another_disk() {
-    let bed = Bed::new();
-    bed.template("hermes", copying("right"));
-    let disk = bed.scratch().join("disk");
+    let env = TestEnv::new();
+    env.template("hermes", copying("right"));
+    let disk = env.scratch().join("disk");
     fs::create_dir(&disk).unwrap();
     fs::set_permissions(&disk, PermissionsExt::from_mode(0o700)).unwrap();
-    std::os::unix::fs::symlink(&disk, bed.cache()).unwrap();
-    assert_right(&bed);
+    std::os::unix::fs::symlink(&disk, env.cache()).unwrap();
+    assert_right(&env);
     assert!(disk.join("hermes").exists());
 }

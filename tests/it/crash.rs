@@ -6,8 +6,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 
 use crate::support::child::{Link, command, program, program_with_points, text};
-use crate::support::points::{POINTS, Way, assert_right, in_the_code, prepare, setting, template};
-use crate::support::{Bed, Files, file, side_by_side, soak, until};
+use crate::support::points::{
+    POINTS, Trigger, assert_right, failpoints_in_source, prepare, setting, template,
+};
+use crate::support::{Files, TestEnv, file, in_parallel, soak, wait_until};
 
 const SIGKILL: i32 = 9;
 
@@ -15,22 +17,22 @@ const SIGKILL: i32 = 9;
 fn every_failpoint_in_the_code_is_tested() {
     let tested: BTreeSet<String> = POINTS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(tested.len(), POINTS.len(), "each once");
-    assert_eq!(tested, in_the_code());
+    assert_eq!(tested, failpoints_in_source());
     assert!(tested.len() >= 20);
 }
 
 #[test]
 fn after_a_kill_at_any_point_the_next_call_builds_the_right_tree() {
     program_with_points("crowd", Link::Static);
-    soak(|| side_by_side(POINTS.into_iter(), killed_at));
+    soak(|| in_parallel(POINTS.into_iter(), killed_at));
 }
 
-fn killed_at(point: (&str, Way)) {
-    let (name, way) = point;
-    let bed = Bed::new();
-    let sha = template(&bed);
-    let callers = prepare(&bed, way).to_string();
-    let killed = command(&bed, &program_with_points("crowd", Link::Static))
+fn killed_at(point: (&str, Trigger)) {
+    let (name, trigger) = point;
+    let env = TestEnv::new();
+    let sha = template(&env);
+    let callers = prepare(&env, trigger).to_string();
+    let killed = command(&env, &program_with_points("crowd", Link::Static))
         .env("FAILPOINTS", setting(point, "kill", false))
         .args([callers.as_str(), "0", "1", "hermes"])
         .output()
@@ -41,47 +43,47 @@ fn killed_at(point: (&str, Way)) {
         !said.contains("end 1"),
         "{name}: no image was reported: {said}"
     );
-    if marked_complete(&bed, &sha) {
-        assert_complete(&bed, &sha);
+    if marked_complete(&env, &sha) {
+        assert_complete(&env, &sha);
     }
 
-    let client = bed.client();
+    let client = env.client();
     let image = client
         .ensure("hermes")
         .unwrap_or_else(|error| panic!("{name}: {error:?}"));
     assert_eq!(image.commit_sha, sha, "{name}");
-    let files = bed.engine.files(&image.reference);
+    let files = env.engine.files(&image.reference);
     assert_right(|path| Some(files.get(&format!("tree/{path}"))?.content.clone()));
     assert_eq!(files["tree/run"].mode, 0o755, "{name}");
     assert!(client.ensure("hermes").unwrap().cache_hit, "{name}");
-    let references = [bed.reference("hermes", &sha), bed.latest("hermes")];
+    let references = [env.reference("hermes", &sha), env.latest("hermes")];
     assert_eq!(
-        bed.engine.references_of(&bed.isolation),
+        env.engine.references_of(&env.isolation),
         references,
         "{name}"
     );
     if !image.cache_hit {
-        assert!(marked_complete(&bed, &sha), "{name}");
-        assert_complete(&bed, &sha);
-        let paths = bed.cached_paths();
+        assert!(marked_complete(&env, &sha), "{name}");
+        assert_complete(&env, &sha);
+        let paths = env.cached_paths();
         let leftover = paths.iter().find(|path| path.contains(".work"));
         assert_eq!(leftover, None, "{name}");
     }
 }
 
-fn marked_complete(bed: &Bed, sha: &str) -> bool {
+fn marked_complete(env: &TestEnv, sha: &str) -> bool {
     let marker = format!("hermes/.{}.json", &sha[..12]);
-    bed.cache().join(marker).exists()
+    env.cache().join(marker).exists()
 }
 
-fn assert_complete(bed: &Bed, sha: &str) {
-    let tree = bed.cache().join("hermes").join(&sha[..12]);
+fn assert_complete(env: &TestEnv, sha: &str) {
+    let tree = env.cache().join("hermes").join(&sha[..12]);
     assert_right(|path| std::fs::read_to_string(tree.join(path)).ok());
 }
 
 #[test]
 fn a_checkout_killed_halfway_is_not_used() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut files: Files = (0..500)
         .map(|n| (format!("files/{n}"), file(&n.to_string())))
         .collect();
@@ -89,32 +91,32 @@ fn a_checkout_killed_halfway_is_not_used() {
         "Dockerfile".to_owned(),
         file("FROM scratch\nCOPY files /\n"),
     );
-    let sha = bed.template("hermes", files);
-    let killed = command(&bed, &program_with_points("ensure", Link::Static))
+    let sha = env.template("hermes", files);
+    let killed = command(&env, &program_with_points("ensure", Link::Static))
         .env("FAILPOINTS", "checkout-object=250*off->return(kill)")
         .arg("hermes")
         .output()
         .unwrap();
     assert_eq!(killed.status.signal(), Some(SIGKILL), "{}", text(&killed));
-    let paths = bed.cached_paths();
+    let paths = env.cached_paths();
     let written = paths
         .iter()
         .filter(|path| path.contains("/tree/files/"))
         .count();
     assert!((1..500).contains(&written), "{written} files");
-    assert!(!marked_complete(&bed, &sha));
+    assert!(!marked_complete(&env, &sha));
 
-    let image = bed.client().ensure("hermes").unwrap();
-    assert_eq!(bed.engine.files(&image.reference).len(), 500);
-    assert!(!bed.cached_paths().iter().any(|path| path.contains(".work")));
+    let image = env.client().ensure("hermes").unwrap();
+    assert_eq!(env.engine.files(&image.reference).len(), 500);
+    assert!(!env.cached_paths().iter().any(|path| path.contains(".work")));
 }
 
 #[test]
 fn repeated_kills_leave_at_most_one_fetch_folder() {
-    let bed = Bed::new();
-    let sha = template(&bed);
+    let env = TestEnv::new();
+    let sha = template(&env);
     let leftovers = || {
-        let paths = bed.cached_paths();
+        let paths = env.cached_paths();
         let mut folders: Vec<String> = paths
             .iter()
             .filter_map(|path| path.split('/').find(|part| part.starts_with(".work")))
@@ -124,7 +126,7 @@ fn repeated_kills_leave_at_most_one_fetch_folder() {
         folders
     };
     for _ in 0..3 {
-        let killed = command(&bed, &program_with_points("ensure", Link::Static))
+        let killed = command(&env, &program_with_points("ensure", Link::Static))
             .env("FAILPOINTS", "checkout-done=return(kill)")
             .arg("hermes")
             .output()
@@ -137,23 +139,23 @@ fn repeated_kills_leave_at_most_one_fetch_folder() {
             "{remaining:?}"
         );
     }
-    bed.client().ensure("hermes").unwrap();
+    env.client().ensure("hermes").unwrap();
     assert!(leftovers().is_empty(), "{:?}", leftovers());
 }
 
 #[test]
 fn a_waiter_takes_over_when_the_lock_holder_is_killed() {
-    let bed = Bed::new();
-    let sha = template(&bed);
-    let mut holder = command(&bed, &program_with_points("ensure", Link::Static))
+    let env = TestEnv::new();
+    let sha = template(&env);
+    let mut holder = command(&env, &program_with_points("ensure", Link::Static))
         .env("FAILPOINTS", "tree-renamed=sleep(60000)")
         .arg("hermes")
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let tree = bed.cache().join("hermes").join(&sha[..12]);
-    until("a tree without its marker", || tree.exists().then_some(()));
-    let waiter = command(&bed, &program("crowd", Link::Static))
+    let tree = env.cache().join("hermes").join(&sha[..12]);
+    wait_until("a tree without its marker", || tree.exists().then_some(()));
+    let waiter = command(&env, &program("crowd", Link::Static))
         .args(["2", "0", "1", "hermes"])
         .stdout(Stdio::piped())
         .spawn()
@@ -171,5 +173,5 @@ fn a_waiter_takes_over_when_the_lock_holder_is_killed() {
         "{said}"
     );
     assert_eq!(said.matches("end 1 hermes ok").count(), 2, "{said}");
-    assert_complete(&bed, &sha);
+    assert_complete(&env, &sha);
 }

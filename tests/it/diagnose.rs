@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::child::{BOTH, command, field, program, succeed};
 use crate::support::engine::Engine;
 use crate::support::server::dockerfile;
-use crate::support::{Bed, TestClient, block_on};
+use crate::support::{TestClient, TestEnv, block_on};
 
 /// The names of all checks, in order.
 const NAMES: [&str; 21] = [
@@ -59,8 +59,8 @@ fn diagnose(client: &TestClient) -> Diagnosis {
     found
 }
 
-fn with(bed: &Bed, more: &[(OptionName, &str)]) -> Diagnosis {
-    diagnose(&bed.client_with(more))
+fn with(env: &TestEnv, more: &[(OptionName, &str)]) -> Diagnosis {
+    diagnose(&env.client_with(more))
 }
 
 fn check<'d>(found: &'d Diagnosis, name: &str) -> &'d Check {
@@ -83,15 +83,15 @@ fn assert_check(found: &Diagnosis, name: &str, status: Status, parts: &[&str]) {
 
 #[test]
 fn on_a_healthy_system_every_check_reports_what_it_found() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let client = bed.client();
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let client = env.client();
     let found = diagnose(&client);
     assert_check(
         &found,
         "engine",
         Status::Ok,
-        &[&bed.engine.url, "(DOCKER_HOST)"],
+        &[&env.engine.url, "(DOCKER_HOST)"],
     );
     assert_check(
         &found,
@@ -102,7 +102,7 @@ fn on_a_healthy_system_every_check_reports_what_it_found() {
     assert_check(&found, "builder", Status::Ok, &["buildkit"]);
     assert_check(&found, "platform", Status::Ok, &["linux/amd64"]);
     assert_check(&found, "cache", Status::Ok, &["the first build makes it"]);
-    assert!(!bed.cache().exists(), "the diagnosis creates nothing");
+    assert!(!env.cache().exists(), "the diagnosis creates nothing");
     assert_check(&found, "logins", Status::Ok, &["none"]);
     assert_check(&found, "proxy", Status::Ok, &["none"]);
     assert_check(&found, "gitea", Status::Ok, &["http://127.0.0.1:", " ms"]);
@@ -113,7 +113,7 @@ fn on_a_healthy_system_every_check_reports_what_it_found() {
     assert!(check(&found, "engine disk").found.contains(" free at /"));
 
     client.ensure("hermes").unwrap();
-    let cache = bed.cache();
+    let cache = env.cache();
     assert_check(
         &diagnose(&client),
         "cache",
@@ -131,14 +131,14 @@ fn on_a_healthy_system_every_check_reports_what_it_found() {
 
 #[test]
 fn podman_and_the_classic_builder_are_named() {
-    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
+    let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
     // Podman handles requests one by one. Other tests' requests must not use up the time limit.
     let alone = podman.alone();
-    let found = with(&bed, &[(OptionName::DockerHost, &podman.url)]);
+    let found = with(&env, &[(OptionName::DockerHost, &podman.url)]);
     drop(alone);
     assert_check(&found, "version", Status::Ok, &["Podman "]);
     assert_check(&found, "builder", Status::Ok, &["buildah"]);
-    let found = with(&bed, &[(OptionName::DockerBuildkit, "0")]);
+    let found = with(&env, &[(OptionName::DockerBuildkit, "0")]);
     assert_check(
         &found,
         "builder",
@@ -149,20 +149,20 @@ fn podman_and_the_classic_builder_are_named() {
 
 #[test]
 fn on_a_broken_system_every_check_reports_it_in_time() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     // The cache is a file, the engine accepts connections and never answers, the server refuses them.
-    fs::write(bed.cache(), "").unwrap();
-    let socket = bed.scratch().join("silent.sock");
+    fs::write(env.cache(), "").unwrap();
+    let socket = env.scratch().join("silent.sock");
     let _silent = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let host = format!("unix://{}", socket.display());
-    fs::create_dir(bed.scratch().join("config.json")).unwrap();
+    fs::create_dir(env.scratch().join("config.json")).unwrap();
     let begun = Instant::now();
     let found = with(
-        &bed,
+        &env,
         &[
             (OptionName::DockerHost, &host),
             (OptionName::RepoPrefix, "http://127.0.0.1:1/org/tpl-"),
-            (OptionName::DockerConfig, bed.scratch().to_str().unwrap()),
+            (OptionName::DockerConfig, env.scratch().to_str().unwrap()),
         ],
     );
     let took = begun.elapsed();
@@ -209,11 +209,11 @@ fn on_a_broken_system_every_check_reports_it_in_time() {
 
 #[test]
 fn a_hanging_server_does_not_block_the_diagnosis() {
-    let bed = Bed::new();
-    bed.server
+    let env = TestEnv::new();
+    env.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
     let begun = Instant::now();
-    let found = with(&bed, &[]);
+    let found = with(&env, &[]);
     assert!(
         begun.elapsed() < Duration::from_secs(15),
         "{:?}",
@@ -225,29 +225,29 @@ fn a_hanging_server_does_not_block_the_diagnosis() {
         Status::Problem,
         &["did not answer within 10 seconds"],
     );
-    assert_check(&found, "engine", Status::Ok, &[&bed.engine.url]);
+    assert_check(&found, "engine", Status::Ok, &[&env.engine.url]);
 }
 
 #[test]
 fn a_token_is_reported_as_accepted_or_refused_never_shown() {
     const TOKEN: &str = "t0ken-of-4-nobody";
-    let bed = Bed::with(&["--token", TOKEN]);
-    bed.template("hermes", dockerfile("FROM scratch\n"));
+    let env = TestEnv::with(&["--token", TOKEN]);
+    env.template("hermes", dockerfile("FROM scratch\n"));
     assert_check(
-        &with(&bed, &[]),
+        &with(&env, &[]),
         "token",
         Status::Problem,
         &["not set", "MOLECULE_GITEA_TOKEN"],
     );
-    let wrong = with(&bed, &[(OptionName::Token, "another-t0ken")]);
+    let wrong = with(&env, &[(OptionName::Token, "another-t0ken")]);
     assert_check(&wrong, "token", Status::Problem, &["refused"]);
-    let config = bed.scratch().join("docker");
+    let config = env.scratch().join("docker");
     fs::create_dir(&config).unwrap();
     let login =
         r#"{"auths": {"registry.example": {"auth": "bWU6aHVudGVyMg=="}}, "credsStore": "nowhere"}"#;
     fs::write(config.join("config.json"), login).unwrap();
     let found = with(
-        &bed,
+        &env,
         &[
             (OptionName::Token, TOKEN),
             (
@@ -275,8 +275,8 @@ fn a_token_is_reported_as_accepted_or_refused_never_shown() {
 
 #[test]
 fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
-    let bed = Bed::new();
-    let found = with(&bed, &[]);
+    let env = TestEnv::new();
+    let found = with(&env, &[]);
     assert_check(
         &found,
         "gitea",
@@ -286,13 +286,13 @@ fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
             "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
         ],
     );
-    bed.template("hermes", dockerfile("FROM scratch\n"));
-    bed.server.faults(json!([{
+    env.template("hermes", dockerfile("FROM scratch\n"));
+    env.server.faults(json!([{
         "match": "/api/v1/version$",
         "status": 404,
         "headers": { "Date": "Tue, 15 Nov 1994 08:12:31 GMT" },
     }]));
-    let found = with(&bed, &[]);
+    let found = with(&env, &[]);
     assert_check(
         &found,
         "clock",
@@ -303,10 +303,10 @@ fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
 
 #[test]
 fn an_offline_diagnosis_reports_an_unsafe_cache_without_requests() {
-    let bed = Bed::new();
-    fs::create_dir(bed.cache()).unwrap();
-    fs::set_permissions(bed.cache(), PermissionsExt::from_mode(0o777)).unwrap();
-    let found = with(&bed, &[(OptionName::Offline, "1")]);
+    let env = TestEnv::new();
+    fs::create_dir(env.cache()).unwrap();
+    fs::set_permissions(env.cache(), PermissionsExt::from_mode(0o777)).unwrap();
+    let found = with(&env, &[(OptionName::Offline, "1")]);
     assert_check(
         &found,
         "cache",
@@ -315,14 +315,14 @@ fn an_offline_diagnosis_reports_an_unsafe_cache_without_requests() {
     );
     assert_check(&found, "gitea", Status::Ok, &["not asked"]);
     assert_check(&found, "hermes", Status::Ok, &["not asked"]);
-    assert_eq!(bed.server.requests().len(), 0);
+    assert_eq!(env.server.requests().len(), 0);
 }
 
 #[test]
 fn a_c_program_gets_the_diagnosis() {
     for link in BOTH {
-        let bed = Bed::new();
-        let output = succeed(command(&bed, &program("upkeep", link)).arg("diagnose"));
+        let env = TestEnv::new();
+        let output = succeed(command(&env, &program("upkeep", link)).arg("diagnose"));
         for name in ["diagnosis", "result"] {
             let mut found: serde_json::Value = serde_json::from_str(&field(&output, name)).unwrap();
             if name == "result" {

@@ -8,13 +8,13 @@ use mol::Code;
 use crate::support::child::{Link, field, program, program_with_points, text, with_a_disk};
 use crate::support::engine::{BUSYBOX, OwnEngine};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, Files, file, noise, until};
+use crate::support::{Files, TestEnv, file, noise, wait_until};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// The number of fetches started since the last call.
-fn fetches(bed: &Bed) -> usize {
-    let requests = bed.server.requests();
+fn fetches(env: &TestEnv) -> usize {
+    let requests = env.server.requests();
     requests
         .iter()
         .filter(|request| request.path.ends_with("/info/refs"))
@@ -23,15 +23,15 @@ fn fetches(bed: &Bed) -> usize {
 
 /// Makes a first call on this disk, which must fail because the disk is full and leave nothing. Then runs
 /// `free_space` on the same disk and makes a second call, which must succeed. Returns the first output.
-fn fail_then_succeed(bed: &Bed, options: &str, before: &str, free_space: &str) -> Output {
+fn fail_then_succeed(env: &TestEnv, options: &str, before: &str, free_space: &str) -> Output {
     let script = format!(
         "{before}; \"$@\" >&3 || echo status $? >&3; find . -name '.work*' >&2; \
          {free_space}; exec \"$@\""
     );
-    let first_output = bed.scratch().join("first-output");
+    let first_output = env.scratch().join("first-output");
     let redirected = format!("exec 3>{}; {script}", first_output.display());
     let ensure = program("ensure", Link::Static);
-    let second = with_a_disk(bed, options, &redirected, &ensure)
+    let second = with_a_disk(env, options, &redirected, &ensure)
         .arg("hermes")
         .output()
         .unwrap();
@@ -58,7 +58,7 @@ fn fail_then_succeed(bed: &Bed, options: &str, before: &str, free_space: &str) -
         message.contains("is full") && message.contains(" free"),
         "{message}"
     );
-    assert!(message.contains(bed.cache().to_str().unwrap()), "{message}");
+    assert!(message.contains(env.cache().to_str().unwrap()), "{message}");
     let hint = field(&first, "hint");
     assert!(
         hint.contains("free some space") && hint.contains("MOLECULE_LOCAL_BUILD_CACHE"),
@@ -71,26 +71,26 @@ fn fail_then_succeed(bed: &Bed, options: &str, before: &str, free_space: &str) -
 
 #[test]
 fn a_nearly_full_disk_is_refused_before_the_fetch() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     let fill = "head -c 14m /dev/zero > filler";
-    let first = fail_then_succeed(&bed, "size=16m,mode=700", fill, "rm filler");
+    let first = fail_then_succeed(&env, "size=16m,mode=700", fill, "rm filler");
     let message = field(&first, "message");
     assert!(
         message.contains("2.0 MiB free, and 4.0 MiB needed"),
         "{message}"
     );
-    assert_eq!(fetches(&bed), 1, "only the second call fetched");
+    assert_eq!(fetches(&env), 1, "only the second call fetched");
 }
 
 #[test]
 fn a_disk_that_fills_up_during_the_fetch_is_reported() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut files = dockerfile(PLAIN);
     files.insert("big".to_owned(), file(&noise(12 << 20)));
-    bed.template("hermes", files);
+    env.template("hermes", files);
     let first = fail_then_succeed(
-        &bed,
+        &env,
         "size=6m,mode=700",
         "true",
         "mount -o remount,size=64m .",
@@ -105,13 +105,13 @@ fn a_disk_that_fills_up_during_the_fetch_is_reported() {
 
 #[test]
 fn a_tree_larger_than_the_free_space_is_refused_before_checkout() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut files = dockerfile(PLAIN);
     // Small in the pack, large in the checkout.
     files.insert("big".to_owned(), file(&"0".repeat(30 << 20)));
-    bed.template("hermes", files);
+    env.template("hermes", files);
     let first = fail_then_succeed(
-        &bed,
+        &env,
         "size=16m,mode=700",
         "true",
         "mount -o remount,size=64m .",
@@ -125,14 +125,14 @@ fn a_tree_larger_than_the_free_space_is_refused_before_checkout() {
 
 #[test]
 fn a_disk_that_fills_up_during_the_checkout_is_reported() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut files = dockerfile(PLAIN);
     // Few bytes in total, but each file takes a whole block.
     let small = (0..4000).map(|n| (format!("small/{n}"), file(&n.to_string())));
     files.extend(small.collect::<Files>());
-    bed.template("hermes", files);
+    env.template("hermes", files);
     let first = fail_then_succeed(
-        &bed,
+        &env,
         "size=8m,mode=700",
         "true",
         "mount -o remount,size=64m .",
@@ -147,10 +147,10 @@ fn a_disk_that_fills_up_during_the_checkout_is_reported() {
 
 #[test]
 fn running_out_of_inodes_is_reported() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     let fill = "while echo > filler$((n=n+1)); do :; done 2>/dev/null; rm filler1 filler2 filler3";
-    let first = fail_then_succeed(&bed, "size=64m,nr_inodes=100,mode=700", fill, "rm filler*");
+    let first = fail_then_succeed(&env, "size=64m,nr_inodes=100,mode=700", fill, "rm filler*");
     let message = field(&first, "message");
     assert!(
         message.contains("no more files can be created (inodes)"),
@@ -160,8 +160,8 @@ fn running_out_of_inodes_is_reported() {
 
 #[test]
 fn disk_full_before_commit_keeps_image_drops_tree() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
     let tree = format!("hermes/{}", &sha[..12]);
     // The tree is in its final place. While the library pauses, the script fills the disk.
     let script = format!(
@@ -172,14 +172,14 @@ fn disk_full_before_commit_keeps_image_drops_tree() {
          touch ../filled; until [ -e ../go ]; do sleep 0.05; done; \"$@\""
     );
     let ensure = program_with_points("ensure", Link::Static);
-    let process = with_a_disk(&bed, "size=16m,mode=700", &script, &ensure)
+    let process = with_a_disk(&env, "size=16m,mode=700", &script, &ensure)
         .arg("hermes")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let at = |name| bed.scratch().join(name);
-    until("a full disk", || at("filled").exists().then_some(()));
-    bed.engine.remove_all_of(&bed.isolation);
+    let at = |name| env.scratch().join(name);
+    wait_until("a full disk", || at("filled").exists().then_some(()));
+    env.engine.remove_all_of(&env.isolation);
     std::fs::write(at("go"), "").unwrap();
     let output = process.wait_with_output().unwrap();
     let text = text(&output);
@@ -191,24 +191,24 @@ fn disk_full_before_commit_keeps_image_drops_tree() {
         .filter(|line| line.starts_with("hit "))
         .collect();
     assert_eq!(hits, ["hit 0", "hit 0"]);
-    assert_eq!(fetches(&bed), 2);
+    assert_eq!(fetches(&env), 2);
 }
 
 #[test]
 fn a_full_disk_does_not_matter_for_a_cached_tree() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     let script = "\"$@\"; cat /dev/zero > filler 2>/dev/null || true; \"$@\"; \
                   touch ../filled; until [ -e ../go ]; do sleep 0.05; done; \"$@\"";
     let ensure = program("ensure", Link::Static);
-    let process = with_a_disk(&bed, "size=16m,mode=700", script, &ensure)
+    let process = with_a_disk(&env, "size=16m,mode=700", script, &ensure)
         .arg("hermes")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let at = |name| bed.scratch().join(name);
-    until("a full disk", || at("filled").exists().then_some(()));
-    bed.engine.remove_all_of(&bed.isolation);
+    let at = |name| env.scratch().join(name);
+    wait_until("a full disk", || at("filled").exists().then_some(()));
+    env.engine.remove_all_of(&env.isolation);
     std::fs::write(at("go"), "").unwrap();
     let output = process.wait_with_output().unwrap();
     let text = text(&output);
@@ -218,17 +218,17 @@ fn a_full_disk_does_not_matter_for_a_cached_tree() {
         .filter(|line| line.starts_with("hit "))
         .collect();
     assert_eq!(hits, ["hit 0", "hit 1", "hit 0"]);
-    assert_eq!(fetches(&bed), 1);
+    assert_eq!(fetches(&env), 1);
 }
 
 /// Makes a build that must fail because the engine's disk is full. Returns the message and the hint.
 fn build_error(engine: &OwnEngine, builder: &str, files: Files) -> (String, String) {
-    let bed = Bed::new();
-    bed.template("hermes", files);
+    let env = TestEnv::new();
+    env.template("hermes", files);
     let output = engine
         .beside(&program("ensure", Link::Static))
         .envs(
-            bed.values()
+            env.values()
                 .iter()
                 .map(|(name, value)| (name.name(), value)),
         )
@@ -243,7 +243,7 @@ fn build_error(engine: &OwnEngine, builder: &str, files: Files) -> (String, Stri
         "{}",
         text(&output)
     );
-    assert_eq!(engine.engine.references_of(&bed.isolation), [""; 0]);
+    assert_eq!(engine.engine.references_of(&env.isolation), [""; 0]);
     (field(&output, "message"), field(&output, "hint"))
 }
 

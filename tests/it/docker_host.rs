@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::engine::BUSYBOX;
 use crate::support::server::dockerfile;
-use crate::support::{Bed, Engine, docker_context_id, lock};
+use crate::support::{Engine, TestEnv, docker_context_id, lock};
 
 /// A reverse proxy with virtual hosts in front of an engine. Requests with another Host header are
 /// answered with 421, and the engine is below a path.
@@ -98,28 +98,28 @@ fn serve(
     Some(())
 }
 
-fn template(bed: &Bed) {
+fn template(env: &TestEnv) {
     let text = format!(
         "FROM {BUSYBOX}\nCOPY Dockerfile /\nLABEL only={}\n",
-        bed.isolation
+        env.isolation
     );
-    bed.template("hermes", dockerfile(&text));
+    env.template("hermes", dockerfile(&text));
 }
 
 #[test]
 fn an_engine_behind_a_virtual_host_with_a_path_works() {
     for buildkit in ["1", "0"] {
-        let bed = Bed::new();
-        template(&bed);
-        let proxy = VirtualHost::before(&bed.engine, "/docker/engine-1");
+        let env = TestEnv::new();
+        template(&env);
+        let proxy = VirtualHost::before(&env.engine, "/docker/engine-1");
         // As read from a file: with a line break, and a path that is not normalized.
         let given = format!(" tcp://{}//docker/./x/../engine-1/\n", proxy.host);
-        let client = bed.client_with(&[
+        let client = env.client_with(&[
             (OptionName::DockerHost, &given),
             (OptionName::DockerBuildkit, buildkit),
         ]);
         let image = client.ensure("hermes").unwrap();
-        assert!(bed.engine.inspect(&image.reference).is_some());
+        assert!(env.engine.inspect(&image.reference).is_some());
         assert!(client.ensure("hermes").unwrap().cache_hit);
         let requests = lock(&proxy.requests).join("\n");
         for part in ["GET /version", "/build?", "/images/", "/tag?"] {
@@ -132,24 +132,24 @@ fn an_engine_behind_a_virtual_host_with_a_path_works() {
         assert_eq!(image.endpoint, shown);
         let begun = &client.of_kind(Kind::BuildStarted)[0];
         assert_eq!(begun.endpoint.as_deref(), Some(shown.as_str()));
-        let again = bed.client_with(&[(OptionName::DockerHost, &shown)]);
+        let again = env.client_with(&[(OptionName::DockerHost, &shown)]);
         assert!(again.ensure("hermes").unwrap().cache_hit);
     }
 }
 
 #[test]
 fn an_address_without_a_scheme_means_tcp() {
-    let bed = Bed::new();
-    template(&bed);
-    let proxy = VirtualHost::before(&bed.engine, "");
-    let client = bed.client_with(&[(OptionName::DockerHost, &proxy.host)]);
+    let env = TestEnv::new();
+    template(&env);
+    let proxy = VirtualHost::before(&env.engine, "");
+    let client = env.client_with(&[(OptionName::DockerHost, &proxy.host)]);
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.endpoint, format!("tcp://{}", proxy.host));
 
     // Without a host, it is localhost.
     let port = proxy.host.rsplit(':').next().unwrap();
-    let client = bed.client_with(&[(OptionName::DockerHost, &format!(":{port}"))]);
-    let error = client.refused("hermes");
+    let client = env.client_with(&[(OptionName::DockerHost, &format!(":{port}"))]);
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
         error.message.contains(&format!("tcp://localhost:{port} ")),
@@ -160,10 +160,10 @@ fn an_address_without_a_scheme_means_tcp() {
 
 #[test]
 fn the_host_of_a_docker_context_may_have_a_path() {
-    let bed = Bed::new();
-    template(&bed);
-    let proxy = VirtualHost::before(&bed.engine, "/p");
-    let config = bed.scratch().join("docker");
+    let env = TestEnv::new();
+    template(&env);
+    let proxy = VirtualHost::before(&env.engine, "/p");
+    let config = env.scratch().join("docker");
     let id = docker_context_id("work");
     let meta = config.join("contexts/meta").join(id);
     std::fs::create_dir_all(&meta).unwrap();
@@ -175,7 +175,7 @@ fn the_host_of_a_docker_context_may_have_a_path() {
         r#"{"CurrentContext": "work"} // mine"#,
     )
     .unwrap();
-    let client = bed.client_with(&[
+    let client = env.client_with(&[
         (OptionName::DockerHost, ""),
         (OptionName::DockerConfig, config.to_str().unwrap()),
     ]);
@@ -184,19 +184,19 @@ fn the_host_of_a_docker_context_may_have_a_path() {
 
 #[test]
 fn an_invalid_docker_host_is_refused_without_showing_it() {
-    let bed = Bed::new();
-    template(&bed);
+    let env = TestEnv::new();
+    template(&env);
     for host in [
         "nonsense://me:secret@host",
         "ssh://me:secret@host",
         "fd://",
         "npipe:////./pipe/x",
     ] {
-        let client = bed.client_with(&[
+        let client = env.client_with(&[
             (OptionName::DockerHost, host),
             (OptionName::SearchPath, "/usr/bin"),
         ]);
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
         let shown = format!("{error:?}");
         assert!(!shown.contains("secret"), "{shown}");

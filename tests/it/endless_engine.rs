@@ -9,7 +9,7 @@ use mol::{Code, OptionName};
 
 use crate::support::child::{Peak, peak};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, End, Proxy, Treat, block_on, unique};
+use crate::support::{End, Handling, Proxy, TestEnv, block_on, unique};
 
 /// The library's memory limit, whatever it receives (promise P9).
 const MAX_MIB: u64 = 512;
@@ -28,47 +28,47 @@ fn chunk(text: &str) -> String {
 }
 
 /// An answer that starts with `begin` and repeats `more` forever, in chunks of about 64 KiB.
-fn endless(begin: &str, more: &str) -> Treat {
+fn endless(begin: &str, more: &str) -> Handling {
     let more = more.repeat((64 << 10) / more.len() + 1);
     let head = format!("{HEAD}{}", chunk(begin));
-    Treat::Endless(head.into_bytes(), chunk(&more).into_bytes())
+    Handling::Endless(head.into_bytes(), chunk(&more).into_bytes())
 }
 
 /// An endless answer with chunks of one byte.
-fn endless_bytes(begin: &str) -> Treat {
+fn endless_bytes(begin: &str) -> Handling {
     let head = format!("{HEAD}{}", chunk(begin));
     let more = "1\r\n \r\n".repeat(10_000);
-    Treat::Endless(head.into_bytes(), more.into_bytes())
+    Handling::Endless(head.into_bytes(), more.into_bytes())
 }
 
 /// A complete answer of about `size` bytes: `begin`, `more` repeated, `end`.
-fn complete(begin: &str, more: &str, end: &str, size: usize) -> Treat {
+fn complete(begin: &str, more: &str, end: &str, size: usize) -> Handling {
     let body = format!("{begin}{}{end}", more.repeat(size / more.len()));
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
-    Treat::Answer(
+    Handling::Answer(
         format!("{head} {}\r\n\r\n{body}", body.len()).into_bytes(),
         End::Stay,
     )
 }
 
 /// Makes a call in a separate process against an engine that treats requests to `path` like this.
-fn at(path: &'static str, treat: &Treat, more: &[(OptionName, &str)]) -> (Peak, Duration) {
-    let bed = Bed::new();
-    bed.template(
+fn at(path: &'static str, handling: &Handling, more: &[(OptionName, &str)]) -> (Peak, Duration) {
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         dockerfile(&format!("FROM scratch\nCOPY Dockerfile /{}\n", unique())),
     );
-    let treat = treat.clone();
-    let proxy = Proxy::start(&bed.engine, bed.scratch(), move |line| {
+    let handling = handling.clone();
+    let proxy = Proxy::start(&env.engine, env.scratch(), move |line| {
         match line.contains(path) && !line.contains("/session") {
-            true => treat.clone(),
-            false => Treat::Pass,
+            true => handling.clone(),
+            false => Handling::Pass,
         }
     });
     let mut options = vec![(OptionName::DockerHost, proxy.url.as_str())];
     options.extend_from_slice(more);
     let begun = Instant::now();
-    let peak = peak(&bed, &options, None);
+    let peak = peak(&env, &options, None);
     (peak, begun.elapsed())
 }
 
@@ -79,7 +79,7 @@ fn an_endless_engine_answer_is_refused_in_little_memory() {
     // The numbers must be consecutive: any other line counts as output.
     let step = |number| format!("{{\"stream\":\"Step {number}/5000 : RUN x\\n\"}}\n");
     let steps: String = (1..=5000).map(step).collect();
-    let rows: [(&'static str, Treat, Options<'_>, &str); 13] = [
+    let rows: [(&'static str, Handling, Options<'_>, &str); 13] = [
         ("/version", endless("{", " "), &[], "/version"),
         (
             "/version",
@@ -134,8 +134,8 @@ fn an_endless_engine_answer_is_refused_in_little_memory() {
             "4096 steps",
         ),
     ];
-    for (path, treat, options, named) in rows {
-        let (peak, took) = at(path, &treat, options);
+    for (path, handling, options, named) in rows {
+        let (peak, took) = at(path, &handling, options);
         let what = format!("{path} {named} {took:?} {peak:?}");
         println!("{what}");
         assert_eq!(peak.status, "engine_unreachable", "{what}");
@@ -151,8 +151,8 @@ fn an_endless_engine_error_is_reported_in_little_memory() {
     for path in ["/version", "/images/", "/build?"] {
         let head = HEAD.replace("200 OK", "500 Internal Server Error");
         let more = chunk(&"x".repeat(64 << 10));
-        let treat = Treat::Endless(head.into_bytes(), more.into_bytes());
-        let (peak, took) = at(path, &treat, &[]);
+        let handling = Handling::Endless(head.into_bytes(), more.into_bytes());
+        let (peak, took) = at(path, &handling, &[]);
         println!("{path} {took:?} {peak:?}");
         assert!(
             ["engine_unreachable", "build_failed"].contains(&&*peak.status),
@@ -174,7 +174,7 @@ fn an_expensive_answer_within_the_limits_costs_little_memory() {
     let last = r#"{"Id":"","Created":1,"Size":1}]"#;
     // A StatusResponse of empty vertexes (`0a 00`), logs (`1a 00`) and warnings (`22 00`).
     let empty_parts = ["CgAKAAoA", "GgAaABoA", "IgAiACIA"];
-    let mut rows: Vec<(&'static str, Treat, Options<'_>)> = vec![
+    let mut rows: Vec<(&'static str, Handling, Options<'_>)> = vec![
         (
             "/images/",
             complete("{\"Id\":\"x\",\"RepoTags\":[", "\"\",", "\"\"]}", 4_000_000),
@@ -215,10 +215,10 @@ fn an_expensive_answer_within_the_limits_costs_little_memory() {
         complete("{\"stream\":\"", "a\\n", "\"}\n", 2_000_000),
         classic,
     ));
-    for (path, treat, options) in rows {
-        let (peak, took) = at(path, &treat, options);
-        let start = match &treat {
-            Treat::Answer(bytes, _) => String::from_utf8_lossy(&bytes[70..140]).into_owned(),
+    for (path, handling, options) in rows {
+        let (peak, took) = at(path, &handling, options);
+        let start = match &handling {
+            Handling::Answer(bytes, _) => String::from_utf8_lossy(&bytes[70..140]).into_owned(),
             _ => String::new(),
         };
         let what = format!("{path} {start:?} {took:?} {peak:?}");
@@ -231,26 +231,26 @@ fn an_expensive_answer_within_the_limits_costs_little_memory() {
 
 #[test]
 fn an_endless_list_fails_a_prune_and_is_named() {
-    let bed = Bed::new();
-    bed.template(
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         dockerfile(&format!("FROM scratch\nCOPY Dockerfile /{}\n", unique())),
     );
-    bed.client().ensure("hermes").unwrap();
+    env.client().ensure("hermes").unwrap();
     for path in ["/images/json", "/containers/json"] {
-        let folder = bed.scratch().join(path.replace('/', "-"));
+        let folder = env.scratch().join(path.replace('/', "-"));
         std::fs::create_dir(&folder).unwrap();
-        let treat = endless(
+        let handling = endless(
             "[",
             r#"{"Id":"x","Names":["/x"],"ImageID":"y","Created":1,"Size":1},"#,
         );
-        let proxy = Proxy::start(&bed.engine, &folder, move |line| {
+        let proxy = Proxy::start(&env.engine, &folder, move |line| {
             match line.contains(path) {
-                true => treat.clone(),
-                false => Treat::Pass,
+                true => handling.clone(),
+                false => Handling::Pass,
             }
         });
-        let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+        let client = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
         let begun = Instant::now();
         let error = block_on(client.inner().prune(PruneOptions::default(), None)).unwrap_err();
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");

@@ -11,7 +11,7 @@ use mol::{Code, Error, OptionName};
 
 use crate::support::engine::{BUSYBOX, OwnEngine};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, End, Files, Proxy, Treat, file, noise, side_by_side, unique};
+use crate::support::{End, Files, Handling, Proxy, TestEnv, file, in_parallel, noise, unique};
 
 /// The kinds of requests that the library makes to the engine, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +35,12 @@ fn builders(call: Call) -> &'static [&'static str] {
     if call == Build { &["1", "0"] } else { &["1"] }
 }
 
-/// A proxy rule that applies `treat` to one kind of call while the switch is on.
+/// A proxy rule that applies `handling` to one kind of call while the switch is on.
 fn treating(
     call: Call,
-    treat: Treat,
+    handling: Handling,
     switch: &Arc<AtomicBool>,
-) -> impl Fn(&str) -> Treat + Send + Sync + 'static {
+) -> impl Fn(&str) -> Handling + Send + Sync + 'static {
     let (built, on) = (AtomicBool::new(false), Arc::clone(switch));
     move |line| {
         let found = if line.contains("/build?") {
@@ -57,8 +57,8 @@ fn treating(
             None
         };
         match found == Some(call) && on.load(Ordering::SeqCst) {
-            true => treat.clone(),
-            false => Treat::Pass,
+            true => handling.clone(),
+            false => Handling::Pass,
         }
     }
 }
@@ -69,35 +69,35 @@ const LONG_GRACE: u64 = 240;
 /// Makes a call that fails because of this fault. Checks that the next call succeeds without the fault.
 fn fail_then_recover(
     call: Call,
-    treat: &Treat,
+    handling: &Handling,
     builder: &str,
     deadline: Option<Duration>,
     grace: u64,
 ) -> (Error, Duration) {
-    let bed = Bed::new();
-    bed.template("hermes", template());
+    let env = TestEnv::new();
+    env.template("hermes", template());
     let switch = Arc::new(AtomicBool::new(true));
-    let rule = treating(call, treat.clone(), &switch);
-    let proxy = Proxy::start(&bed.engine, bed.scratch(), rule);
+    let rule = treating(call, handling.clone(), &switch);
+    let proxy = Proxy::start(&env.engine, env.scratch(), rule);
     let options = [
         (OptionName::DockerHost, proxy.url.as_str()),
         (OptionName::DockerBuildkit, builder),
         (OptionName::StallGrace, &grace.to_string()),
     ];
-    let mut client = bed.client_with(&options);
+    let mut client = env.client_with(&options);
     let begun = Instant::now();
     let end = client.begin_within("hermes", deadline).end();
-    let error = end.expect_err(&format!("{call:?} {treat:?} {builder}"));
+    let error = end.expect_err(&format!("{call:?} {handling:?} {builder}"));
     let took = begun.elapsed();
     assert!(!error.hint.is_empty(), "{error:?}");
     let partial = |path: &String| path.contains("/.work-");
-    let cached = bed.cached_paths();
+    let cached = env.cached_paths();
     assert!(!cached.iter().any(partial), "{error:?}: {cached:?}");
 
     switch.store(false, Ordering::SeqCst);
     if grace < LONG_GRACE {
         // On a busy machine a healthy engine may be silent for longer than the short grace.
-        client = bed.client_with(&options[..2]);
+        client = env.client_with(&options[..2]);
     }
     let next = client.ensure("hermes");
     next.unwrap_or_else(|next| panic!("after {error:?}: {next:?}"));
@@ -120,19 +120,19 @@ fn a_dropped_engine_connection_is_reported_at_every_point() {
     for call in ALL {
         for builder in builders(call) {
             for answered in [0, 20, 300] {
-                rows.push((call, Treat::CutAnswer(answered, End::Close), builder));
+                rows.push((call, Handling::CutAnswer(answered, End::Close), builder));
             }
         }
     }
     // The classic builder gets the files in the body of the build request.
     for (call, builder) in [(Session, &"1"), (Build, &"0")] {
         for uploaded in [0, 1000, 100_000, 400_000] {
-            rows.push((call, Treat::CutRequest(uploaded, End::Close), builder));
+            rows.push((call, Handling::CutRequest(uploaded, End::Close), builder));
         }
     }
-    side_by_side(rows.iter(), |(call, treat, builder)| {
-        let (error, took) = fail_then_recover(*call, treat, builder, None, LONG_GRACE);
-        let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
+    in_parallel(rows.iter(), |(call, handling, builder)| {
+        let (error, took) = fail_then_recover(*call, handling, builder, None, LONG_GRACE);
+        let what = format!("{call:?} {handling:?} {builder} {took:?}: {error:?}");
         assert_eq!(error.code, Code::EngineUnreachable, "{what}");
         assert!(error.message.contains("proxy.sock"), "{what}");
         assert!(took < Duration::from_secs(20), "{what}");
@@ -145,8 +145,8 @@ fn a_500_from_the_engine_is_reported_with_its_message() {
     for call in ALL {
         rows.extend(builders(call).iter().map(|builder| (call, builder)));
     }
-    side_by_side(rows.iter(), |(call, builder)| {
-        let (error, _) = fail_then_recover(*call, &Treat::Fail, builder, None, LONG_GRACE);
+    in_parallel(rows.iter(), |(call, builder)| {
+        let (error, _) = fail_then_recover(*call, &Handling::Fail, builder, None, LONG_GRACE);
         // The classic builder also answers an invalid Dockerfile with a 500.
         let code = match call {
             Build => Code::BuildFailed,
@@ -165,7 +165,7 @@ fn a_refused_engine_request_is_reported_with_status_and_hint() {
     let answer = |status: &str, kind: &str, body: &str| {
         let length = body.len();
         let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}");
-        Treat::Answer(format!("{head}\r\n\r\n{body}").into_bytes(), End::Stay)
+        Handling::Answer(format!("{head}\r\n\r\n{body}").into_bytes(), End::Stay)
     };
     let page = "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by rules.\n</body></html>\n";
     let forbidden = answer("403 Forbidden", "text/html; charset=utf-8", page);
@@ -182,7 +182,7 @@ fn a_refused_engine_request_is_reported_with_status_and_hint() {
         (Build, "POST /build"),
         (Built, "GET /images/"),
     ] {
-        for (treat, said) in [
+        for (handling, said) in [
             (&forbidden, "with 403: Forbidden"),
             (&denied, "with 403: authorization denied by plugin opa"),
             (&misdirected, "with 421: Misdirected Request"),
@@ -190,23 +190,23 @@ fn a_refused_engine_request_is_reported_with_status_and_hint() {
             rows.extend(
                 builders(call)
                     .iter()
-                    .map(|builder| (call, request, treat, said, builder)),
+                    .map(|builder| (call, request, handling, said, builder)),
             );
         }
     }
-    for (treat, said) in [
+    for (handling, said) in [
         (
-            &Treat::WithoutUpgrade,
+            &Handling::WithoutUpgrade,
             "with 400: no upgrade proto in request",
         ),
         (&unknown, "with 404: Not Found"),
         (&no_upgrade, "with 200: "),
     ] {
-        rows.push((Session, "POST /session", treat, said, &"1"));
+        rows.push((Session, "POST /session", handling, said, &"1"));
     }
-    side_by_side(rows.iter(), |(call, request, treat, said, builder)| {
-        let (error, took) = fail_then_recover(*call, treat, builder, None, LONG_GRACE);
-        let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
+    in_parallel(rows.iter(), |(call, request, handling, said, builder)| {
+        let (error, took) = fail_then_recover(*call, handling, builder, None, LONG_GRACE);
+        let what = format!("{call:?} {handling:?} {builder} {took:?}: {error:?}");
         assert_eq!(error.code, Code::EngineUnreachable, "{what}");
         assert!(error.message.contains(request), "{what}");
         assert!(error.message.contains(said), "{what}");
@@ -255,20 +255,20 @@ fn a_build_that_lost_a_step_to_a_cancelled_build_is_retried() {
             ),
         ),
     ] {
-        let bed = Bed::new();
-        bed.template("hermes", template());
+        let env = TestEnv::new();
+        env.template("hermes", template());
         let builds = Arc::new(AtomicUsize::new(0));
         let rule = {
             let (builds, answer) = (Arc::clone(&builds), json(&format!("{answer}\n")));
             move |line: &str| match line.contains("/build?") {
                 true if builds.fetch_add(1, Ordering::SeqCst) == 0 => {
-                    Treat::Answer(answer.clone(), End::Stay)
+                    Handling::Answer(answer.clone(), End::Stay)
                 }
-                _ => Treat::Pass,
+                _ => Handling::Pass,
             }
         };
-        let proxy = Proxy::start(&bed.engine, bed.scratch(), rule);
-        let client = bed.client_with(&[
+        let proxy = Proxy::start(&env.engine, env.scratch(), rule);
+        let client = env.client_with(&[
             (OptionName::DockerHost, proxy.url.as_str()),
             (OptionName::DockerBuildkit, builder),
         ]);
@@ -298,19 +298,21 @@ fn an_invalid_engine_answer_is_reported() {
     for call in ALL {
         for builder in builders(call) {
             let answers = invalid_http.clone().into_iter();
-            rows.extend(answers.map(|answer| (call, Treat::Answer(answer, End::Close), builder)));
+            rows.extend(
+                answers.map(|answer| (call, Handling::Answer(answer, End::Close), builder)),
+            );
             if ![Session, Build].contains(&call) {
                 let answers = invalid_json.clone().into_iter();
                 rows.extend(
-                    answers.map(|answer| (call, Treat::Answer(answer, End::Stay), builder)),
+                    answers.map(|answer| (call, Handling::Answer(answer, End::Stay), builder)),
                 );
             }
         }
     }
-    side_by_side(rows.iter(), |(call, treat, builder)| {
-        let (error, took) = fail_then_recover(*call, treat, builder, None, LONG_GRACE);
-        let treat: String = format!("{treat:?}").chars().take(200).collect();
-        let what = format!("{call:?} {treat} {builder} {took:?}: {error:?}");
+    in_parallel(rows.iter(), |(call, handling, builder)| {
+        let (error, took) = fail_then_recover(*call, handling, builder, None, LONG_GRACE);
+        let handling: String = format!("{handling:?}").chars().take(200).collect();
+        let what = format!("{call:?} {handling} {builder} {took:?}: {error:?}");
         assert_eq!(error.code, Code::EngineUnreachable, "{what}");
         assert!(took < Duration::from_secs(20), "{what}");
     });
@@ -321,31 +323,31 @@ fn a_hanging_engine_is_reported_within_the_limits() {
     let mut rows = Vec::new();
     for call in [Version, Inspect, Built] {
         for cut in [
-            Treat::CutAnswer(0, End::Hang),
-            Treat::CutRequest(0, End::Hang),
+            Handling::CutAnswer(0, End::Hang),
+            Handling::CutRequest(0, End::Hang),
         ] {
             rows.push((call, cut, &"1", Some(2), Code::DeadlineExceeded, 2));
         }
     }
     for (call, builder) in [(Session, &"1"), (Build, &"1"), (Build, &"0")] {
         for cut in [
-            Treat::CutRequest(0, End::Hang),
-            Treat::CutAnswer(0, End::Hang),
-            Treat::CutAnswer(300, End::Hang),
+            Handling::CutRequest(0, End::Hang),
+            Handling::CutAnswer(0, End::Hang),
+            Handling::CutAnswer(300, End::Hang),
         ] {
             rows.push((call, cut, builder, None, Code::Stalled, 3));
         }
     }
     for (call, builder) in [(Session, &"1"), (Build, &"0")] {
-        let cut = Treat::CutRequest(100_000, End::Hang);
+        let cut = Handling::CutRequest(100_000, End::Hang);
         rows.push((call, cut, builder, None, Code::Stalled, 3));
     }
-    side_by_side(
+    in_parallel(
         rows.iter(),
-        |(call, treat, builder, deadline, code, limit)| {
+        |(call, handling, builder, deadline, code, limit)| {
             let deadline = deadline.map(Duration::from_secs);
-            let (error, took) = fail_then_recover(*call, treat, builder, deadline, 3);
-            let what = format!("{call:?} {treat:?} {builder} {took:?}: {error:?}");
+            let (error, took) = fail_then_recover(*call, handling, builder, deadline, 3);
+            let what = format!("{call:?} {handling:?} {builder} {took:?}: {error:?}");
             assert_eq!(error.code, *code, "{what}");
             assert!(took >= Duration::from_secs(*limit), "{what}");
             assert!(took < Duration::from_secs(limit + 10), "{what}");
@@ -358,11 +360,11 @@ fn an_engine_restart_fails_the_build_and_the_next_call_works() {
     let own = OwnEngine::start();
     for builder in builders(Build) {
         own.engine.import_busybox();
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let word = unique();
         let text = format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600\n");
-        bed.template("hermes", dockerfile(&text));
-        let client = bed.client_with(&[
+        env.template("hermes", dockerfile(&text));
+        let client = env.client_with(&[
             (OptionName::DockerHost, &own.engine.url),
             (OptionName::DockerBuildkit, builder),
         ]);
@@ -374,10 +376,10 @@ fn an_engine_restart_fails_the_build_and_the_next_call_works() {
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(error.message.contains(&own.engine.url), "{error:?}");
         assert!(begun.elapsed() < Duration::from_secs(10));
-        assert_eq!(client.refused("hermes").code, Code::EngineUnreachable);
+        assert_eq!(client.ensure_err("hermes").code, Code::EngineUnreachable);
 
         own.start_again();
-        bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
         client.ensure("hermes").unwrap();
     }
 }

@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 
 use crate::support::server::dockerfile;
 use crate::support::tls::{EngineTls, Flaw};
-use crate::support::{Bed, docker_context_id};
+use crate::support::{TestEnv, docker_context_id};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// A test environment with a template, and its engine behind TLS.
-fn bed() -> (Bed, EngineTls) {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let engine = EngineTls::before(&bed.engine, &bed.scratch().join("certificates"));
-    (bed, engine)
+fn env() -> (TestEnv, EngineTls) {
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let engine = EngineTls::before(&env.engine, &env.scratch().join("certificates"));
+    (env, engine)
 }
 
 /// The options DOCKER_HOST, DOCKER_TLS_VERIFY and DOCKER_CERT_PATH for this engine.
@@ -31,19 +31,19 @@ fn by_variables<'a>(host: &'a str, certificates: &'a Path) -> [(OptionName, &'a 
 
 #[test]
 fn an_engine_with_certificates_from_docker_cert_path_works() {
-    let (bed, engine) = bed();
-    let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
+    let (env, engine) = env();
+    let client = env.client_with(&by_variables(&engine.host, &engine.certificates));
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.endpoint, engine.host);
     assert!(!image.cache_hit);
-    assert!(bed.engine.inspect(&image.reference).is_some());
+    assert!(env.engine.inspect(&image.reference).is_some());
     assert!(client.ensure("hermes").unwrap().cache_hit);
 }
 
 /// Creates a docker configuration with the context `far away`, with this endpoint and the engine's
 /// certificates. Returns its folder.
-fn context(bed: &Bed, engine: &EngineTls, endpoint: Value) -> PathBuf {
-    let config = bed.scratch().join("docker");
+fn context(env: &TestEnv, engine: &EngineTls, endpoint: Value) -> PathBuf {
+    let config = env.scratch().join("docker");
     let id = docker_context_id("far away");
     let (meta, tls) = (
         config.join("contexts/meta").join(&id),
@@ -69,21 +69,21 @@ fn by_context(config: &Path) -> [(OptionName, &str); 3] {
 
 #[test]
 fn an_engine_with_certificates_from_a_docker_context_works() {
-    let (bed, engine) = bed();
+    let (env, engine) = env();
     let endpoint = json!({ "Host": engine.host, "SkipTLSVerify": false });
-    let config = context(&bed, &engine, endpoint);
-    let client = bed.client_with(&by_context(&config));
+    let config = context(&env, &engine, endpoint);
+    let client = env.client_with(&by_context(&config));
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.endpoint, engine.host);
-    assert!(bed.engine.inspect(&image.reference).is_some());
+    assert!(env.engine.inspect(&image.reference).is_some());
 }
 
 #[test]
 fn a_self_signed_engine_certificate_in_ca_pem_is_trusted() {
-    let (bed, _) = bed();
-    let folder = bed.scratch().join("own");
-    let engine = EngineTls::self_signed(&bed.engine, &folder, Flaw::None);
-    let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
+    let (env, _) = env();
+    let folder = env.scratch().join("own");
+    let engine = EngineTls::self_signed(&env.engine, &folder, Flaw::None);
+    let client = env.client_with(&by_variables(&engine.host, &engine.certificates));
     assert_eq!(client.ensure("hermes").unwrap().endpoint, engine.host);
 }
 
@@ -94,11 +94,11 @@ fn an_invalid_self_signed_engine_certificate_is_refused() {
         (Flaw::OtherHost, "not valid for name"),
         (Flaw::OtherKey, "BadSignature"),
     ] {
-        let (bed, _) = bed();
-        let folder = bed.scratch().join("own");
-        let engine = EngineTls::self_signed(&bed.engine, &folder, flaw);
-        let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
-        let error = client.refused("hermes");
+        let (env, _) = env();
+        let folder = env.scratch().join("own");
+        let engine = EngineTls::self_signed(&env.engine, &folder, flaw);
+        let client = env.client_with(&by_variables(&engine.host, &engine.certificates));
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{flaw:?}: {error:?}");
         assert!(error.message.contains(says), "{flaw:?}: {error:?}");
     }
@@ -106,23 +106,23 @@ fn an_invalid_self_signed_engine_certificate_is_refused() {
 
 #[test]
 fn a_docker_context_with_skip_tls_verify_is_refused() {
-    let (bed, engine) = bed();
+    let (env, engine) = env();
     let endpoint = json!({ "Host": engine.host, "SkipTLSVerify": true });
-    let config = context(&bed, &engine, endpoint);
-    let client = bed.client_with(&by_context(&config));
-    let error = client.refused("hermes");
+    let config = context(&env, &engine, endpoint);
+    let client = env.client_with(&by_context(&config));
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::InvalidOption, "{error:?}");
     assert!(error.message.contains("far away"), "{error:?}");
     assert!(error.hint.contains("ca.pem"), "{error:?}");
-    assert!(bed.is_clean());
+    assert!(env.is_clean());
 }
 
 #[test]
 fn the_default_port_is_2375_or_2376_for_a_context_with_tls() {
-    let (bed, engine) = bed();
+    let (env, engine) = env();
     let bare = "tcp://127.0.0.1";
     let says = |options: &[(OptionName, &str)], port: u16| {
-        let error = bed.client_with(options).refused("hermes");
+        let error = env.client_with(options).ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         let address = format!("{bare}:{port}");
         assert!(error.message.contains(&address), "{port}: {error:?}");
@@ -130,16 +130,16 @@ fn the_default_port_is_2375_or_2376_for_a_context_with_tls() {
     says(&[(OptionName::DockerHost, bare)], 2375);
     // The docker CLI also uses 2375 for DOCKER_HOST with TLS.
     says(&by_variables(bare, &engine.certificates), 2375);
-    let config = context(&bed, &engine, json!({ "Host": bare }));
+    let config = context(&env, &engine, json!({ "Host": bare }));
     says(&by_context(&config), 2376);
 }
 
 #[test]
 fn an_engine_certificate_of_an_unknown_ca_is_refused() {
-    let (bed, engine) = bed();
-    let other = EngineTls::before(&bed.engine, &bed.scratch().join("other"));
-    let client = bed.client_with(&by_variables(&engine.host, &other.certificates));
-    let error = client.refused("hermes");
+    let (env, engine) = env();
+    let other = EngineTls::before(&env.engine, &env.scratch().join("other"));
+    let client = env.client_with(&by_variables(&engine.host, &other.certificates));
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
         error.message.contains("UnknownIssuer") || error.message.contains("BadSignature"),
@@ -150,20 +150,20 @@ fn an_engine_certificate_of_an_unknown_ca_is_refused() {
 
 #[test]
 fn a_missing_client_certificate_is_reported() {
-    let (bed, engine) = bed();
+    let (env, engine) = env();
     fs::remove_file(engine.certificates.join("cert.pem")).unwrap();
     fs::remove_file(engine.certificates.join("key.pem")).unwrap();
-    let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
-    let error = client.refused("hermes");
+    let client = env.client_with(&by_variables(&engine.host, &engine.certificates));
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(error.message.contains("CertificateRequired"), "{error:?}");
 }
 
 #[test]
 fn plain_tcp_to_a_tls_engine_fails_with_a_hint() {
-    let (bed, engine) = bed();
-    let client = bed.client_with(&[(OptionName::DockerHost, &engine.host)]);
-    let error = client.refused("hermes");
+    let (env, engine) = env();
+    let client = env.client_with(&[(OptionName::DockerHost, &engine.host)]);
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(error.message.contains(&engine.host), "{error:?}");
     assert!(error.hint.contains("DOCKER_TLS_VERIFY"), "{error:?}");
@@ -171,7 +171,7 @@ fn plain_tcp_to_a_tls_engine_fails_with_a_hint() {
 
 #[test]
 fn an_invalid_certificate_file_is_named_in_the_error() {
-    let (bed, engine) = bed();
+    let (env, engine) = env();
     // ca.pem is read first, so key.pem must be broken before it.
     for (name, text) in [
         (
@@ -182,8 +182,8 @@ fn an_invalid_certificate_file_is_named_in_the_error() {
     ] {
         let file = engine.certificates.join(name);
         fs::write(&file, text).unwrap();
-        let client = bed.client_with(&by_variables(&engine.host, &engine.certificates));
-        let error = client.refused("hermes");
+        let client = env.client_with(&by_variables(&engine.host, &engine.certificates));
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
         assert!(error.message.contains(file.to_str().unwrap()), "{error:?}");
         assert!(error.message.contains("DOCKER_CERT_PATH"), "{error:?}");

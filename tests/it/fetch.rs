@@ -7,48 +7,48 @@ use mol::{Code, OptionName};
 use serde_json::json;
 
 use crate::support::server::{GIT, dockerfile, of_service};
-use crate::support::{AT_ONCE, Bed, Files, file, noise, side_by_side};
+use crate::support::{CANCEL_LIMIT, Files, TestEnv, file, in_parallel, noise};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-fn has_tree(bed: &Bed, sha: &str) -> bool {
-    bed.cached_paths()
+fn has_tree(env: &TestEnv, sha: &str) -> bool {
+    env.cached_paths()
         .iter()
         .any(|path| path.ends_with(&sha[..12]))
 }
 
 #[test]
 fn a_missing_commit_is_named_in_the_error() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     let gone = "0123456789abcdef0123456789abcdef01234567";
-    bed.server.faults(json!([{ "match": "/api/", "status": 200, "body": json!({ "commit": { "id": gone } }).to_string() }]));
-    let client = bed.client();
-    let error = client.refused("hermes");
+    env.server.faults(json!([{ "match": "/api/", "status": 200, "body": json!({ "commit": { "id": gone } }).to_string() }]));
+    let client = env.client();
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Fetch, "{error:?}");
     assert!(error.message.contains(gone), "{error:?}");
-    assert!(error.message.contains(&bed.server.repo_prefix), "{error:?}");
+    assert!(error.message.contains(&env.server.repo_prefix), "{error:?}");
     assert!(!error.hint.is_empty());
     assert_eq!(client.count(Kind::BuildStarted), 0);
-    assert!(!has_tree(&bed, gone));
+    assert!(!has_tree(&env, gone));
 }
 
 /// Makes the lookup answer with a commit that no longer exists.
-fn gone(bed: &Bed) -> &'static str {
+fn gone(env: &TestEnv) -> &'static str {
     const GONE: &str = "0123456789abcdef0123456789abcdef01234567";
     let body = json!({ "commit": { "id": GONE } }).to_string();
-    bed.server
+    env.server
         .faults(json!([{ "match": "/branches/", "body": body }]));
     GONE
 }
 
 #[test]
 fn a_commit_pruned_after_the_lookup_is_reported_as_gone() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    let commit = gone(&bed);
-    let client = bed.client();
-    let error = client.refused("hermes");
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    let commit = gone(&env);
+    let client = env.client();
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Fetch, "{error:?}");
     let says = format!("the commit {commit} is gone from {}", error.url);
     assert!(error.message.starts_with(&says), "{error:?}");
@@ -59,7 +59,7 @@ fn a_commit_pruned_after_the_lookup_is_reported_as_gone() {
         "{error:?}"
     );
     assert!(error.hint.contains("force-pushed"), "{error:?}");
-    bed.server.faults(json!([]));
+    env.server.faults(json!([]));
     assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
 }
 
@@ -70,18 +70,18 @@ fn an_err_packet_of_git_is_shown_complete_and_masked() {
     let packet = format!("{:04x}ERR {said}", said.len() + 8);
     // In one chunk, and in many.
     for in_pieces in [false, true] {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(PLAIN));
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(PLAIN));
         let mut fault = json!({ "match": "/git-upload-pack$", "body": packet,
             "headers": { "Content-Type": "application/x-git-upload-pack-result" } });
         if in_pieces {
             fault["drip_ms"] = json!(1);
             fault["drip_bytes"] = json!(3);
         }
-        bed.server.faults(json!([fault]));
-        let error = bed
+        env.server.faults(json!([fault]));
+        let error = env
             .client_with(&[(OptionName::Token, TOKEN)])
-            .refused("hermes");
+            .ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{error:?}");
         let says = "cannot be fetched: the server says: upload-pack: no, ***, not this one";
         assert!(error.message.ends_with(says), "{error:?}");
@@ -103,15 +103,15 @@ fn a_repository_deleted_after_the_lookup_is_not_an_auth_error() {
             ("/info/refs", ""),
             ("/git-upload-pack$", "the-token-of-this-test"),
         ] {
-            let bed = Bed::new();
-            bed.template("hermes", dockerfile(PLAIN));
-            bed.server.faults(json!([
+            let env = TestEnv::new();
+            env.template("hermes", dockerfile(PLAIN));
+            env.server.faults(json!([
                 { "match": part, "status": git },
                 { "match": REPOSITORY, "status": api },
             ]));
-            let error = bed
+            let error = env
                 .client_with(&[(OptionName::Token, token)])
-                .refused("hermes");
+                .ensure_err("hermes");
             assert_eq!(error.code, code, "{git} {api}: {error:?}");
             assert!(error.message.contains(says), "{git} {api}: {error:?}");
             assert!(error.message.contains(&error.url), "{error:?}");
@@ -123,12 +123,12 @@ fn a_repository_deleted_after_the_lookup_is_not_an_auth_error() {
 fn the_reason_for_a_403_is_shown_if_it_is_plain_text() {
     let off = "Interacting with repositories by HTTP protocol is not allowed";
     for (kind, shown) in [("text/plain;charset=utf-8", true), ("text/html", false)] {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(PLAIN));
-        bed.server
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(PLAIN));
+        env.server
             .faults(json!([{ "match": "/info/refs", "status": 403, "body": off,
             "headers": { "Content-Type": kind } }]));
-        let error = bed.client().refused("hermes");
+        let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::Auth, "{error:?}");
         assert_eq!(error.message.contains(off), shown, "{error:?}");
         assert!(error.hint.contains("git over HTTP"), "{error:?}");
@@ -137,8 +137,8 @@ fn the_reason_for_a_403_is_shown_if_it_is_plain_text() {
 
 #[test]
 fn a_403_with_an_endless_body_is_still_reported() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     for fault in [
         json!({ "endless": true }),
         json!({ "body": "xx", "truncate_after": 1, "hang": true }),
@@ -146,9 +146,9 @@ fn a_403_with_an_endless_body_is_still_reported() {
         let mut fault = fault;
         fault["match"] = json!("/info/refs");
         fault["status"] = json!(403);
-        bed.server.faults(json!([fault]));
+        env.server.faults(json!([fault]));
         let begun = Instant::now();
-        assert_eq!(bed.client().refused("hermes").code, Code::Auth);
+        assert_eq!(env.client().ensure_err("hermes").code, Code::Auth);
         assert!(begun.elapsed() < Duration::from_secs(10));
     }
 }
@@ -165,31 +165,31 @@ fn git_content_types_are_parsed_as_media_types() {
             "APPLICATION/X-GIT-UPLOAD-PACK-RESULT ; a=\"b;c\"",
         ),
     ] {
-        let bed = Bed::new();
-        let sha = bed.template("hermes", dockerfile(PLAIN));
+        let env = TestEnv::new();
+        let sha = env.template("hermes", dockerfile(PLAIN));
         let typed = |part: &str, kind: &str| {
             json!({ "match": part, "drip_ms": 1, "drip_bytes": 1 << 20,
                 "headers": { "Content-Type": kind } })
         };
-        bed.server.faults(json!([
+        env.server.faults(json!([
             typed("/info/refs", advertisement),
             typed("/git-upload-pack$", result),
         ]));
-        assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
+        assert_eq!(env.client().ensure("hermes").unwrap().commit_sha, sha);
         // Any other content type is refused.
-        bed.server.faults(json!([typed("/info/refs", result)]));
-        bed.template(
+        env.server.faults(json!([typed("/info/refs", result)]));
+        env.template(
             "hermes",
             dockerfile("FROM scratch\nCOPY Dockerfile /other\n"),
         );
-        assert_eq!(bed.client().refused("hermes").code, Code::Fetch);
+        assert_eq!(env.client().ensure_err("hermes").code, Code::Fetch);
     }
 }
 
 #[test]
 fn a_sha_256_repository_is_built() {
-    let bed = Bed::new();
-    let folder = bed.server.bare_repository("hermes");
+    let env = TestEnv::new();
+    let folder = env.server.bare_repository("hermes");
     std::fs::remove_dir_all(&folder).unwrap();
     let git = |arguments: &[&str], input: &str| {
         use std::io::Write as _;
@@ -231,9 +231,9 @@ fn a_sha_256_repository_is_built() {
     let sha = git(&["hash-object", "-t", "commit", "-w", "--stdin"], &commit);
     assert_eq!(sha.len(), 64);
     git(&["update-ref", "refs/heads/main", &sha], "");
-    let image = bed.client().ensure("hermes").unwrap();
+    let image = env.client().ensure("hermes").unwrap();
     assert_eq!(image.commit_sha, sha);
-    assert_eq!(bed.engine.read(&image.reference, "Dockerfile"), PLAIN);
+    assert_eq!(env.engine.read(&image.reference, "Dockerfile"), PLAIN);
 }
 
 #[test]
@@ -246,18 +246,18 @@ fn git_http_errors_map_to_error_codes() {
         (418, Code::Fetch),
     ] {
         for part in ["/info/refs", "/git-upload-pack$"] {
-            let bed = Bed::new();
-            let sha = bed.template("hermes", dockerfile(PLAIN));
-            bed.server
+            let env = TestEnv::new();
+            let sha = env.template("hermes", dockerfile(PLAIN));
+            env.server
                 .faults(json!([{ "match": part, "status": status }]));
-            let error = bed.client().refused("hermes");
+            let error = env.client().ensure_err("hermes");
             assert_eq!(error.code, code, "{part} {status}: {error:?}");
             assert!(error.message.contains(&status.to_string()), "{error:?}");
             assert!(
                 !error.hint.is_empty() && error.url.contains("hermes"),
                 "{error:?}"
             );
-            assert!(!has_tree(&bed, &sha));
+            assert!(!has_tree(&env, &sha));
         }
     }
 }
@@ -273,18 +273,18 @@ fn an_invalid_git_answer_is_a_fetch_error() {
             "ffff",
             "0008NAK\n",
         ] {
-            let bed = Bed::new();
-            let sha = bed.template("hermes", dockerfile(PLAIN));
-            bed.server
+            let env = TestEnv::new();
+            let sha = env.template("hermes", dockerfile(PLAIN));
+            env.server
                 .faults(json!([{ "match": part, "status": 200, "body": body,
                 "headers": { "Content-Type": kind } }]));
-            let error = bed.client().refused("hermes");
+            let error = env.client().ensure_err("hermes");
             assert_eq!(error.code, Code::Fetch, "{part} {body:?}: {error:?}");
             assert!(
                 !error.message.contains("did not answer as git does"),
                 "the content type is right: {error:?}"
             );
-            assert!(!has_tree(&bed, &sha));
+            assert!(!has_tree(&env, &sha));
         }
     }
 }
@@ -304,34 +304,34 @@ fn a_truncated_pack_is_never_used() {
     };
     // In parallel, because most of the time is spent waiting between retries.
     let cuts = [0, 1, 10, 50, 100, 200, 1000, 5000, 10_000];
-    side_by_side(cuts.into_iter(), |cut| {
-        let bed = Bed::new();
-        let sha = bed.template("hermes", template());
+    in_parallel(cuts.into_iter(), |cut| {
+        let env = TestEnv::new();
+        let sha = env.template("hermes", template());
         // Every request is cut, because the fetch is retried.
-        bed.server
+        env.server
             .faults(json!([{ "match": "/git-upload-pack$", "truncate_after": cut }]));
-        let client = bed.client();
-        let error = client.refused("hermes");
+        let client = env.client();
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{cut}: {error:?}");
-        assert!(!has_tree(&bed, &sha), "{cut}");
+        assert!(!has_tree(&env, &sha), "{cut}");
         assert_eq!(client.count(Kind::BuildStarted), 0);
-        bed.server.faults(json!([]));
+        env.server.faults(json!([]));
         let image = client.ensure("hermes").unwrap();
-        assert_eq!(bed.engine.read(&image.reference, "content"), content);
+        assert_eq!(env.engine.read(&image.reference, "content"), content);
     });
 }
 
 #[test]
 fn a_silent_git_server_counts_as_stalled() {
     for part in ["/info/refs", "/git-upload-pack$"] {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(PLAIN));
-        bed.server
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(PLAIN));
+        env.server
             .faults(json!([{ "match": part, "truncate_after": 40, "hang": true }]));
         let begun = Instant::now();
-        let error = bed
+        let error = env
             .client_with(&[(OptionName::StallGrace, "1")])
-            .refused("hermes");
+            .ensure_err("hermes");
         assert_eq!(error.code, Code::Stalled, "{part}: {error:?}");
         assert!(
             error.hint.contains("MOLECULE_BUILD_STALL_GRACE_S"),
@@ -343,13 +343,13 @@ fn a_silent_git_server_counts_as_stalled() {
 
 #[test]
 fn a_slow_git_server_does_not_count_as_stalled() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     // A few bytes at a time: the answer takes longer than the grace. Each pause is a tenth of the grace, so
     // that a busy machine does not turn it into a stall.
-    bed.server
+    env.server
         .faults(json!([{ "match": "/git-upload-pack$", "drip_ms": 300, "drip_bytes": 20 }]));
-    let client = bed.client_with(&[(OptionName::StallGrace, "3")]);
+    let client = env.client_with(&[(OptionName::StallGrace, "3")]);
     client.ensure("hermes").unwrap();
     let took = client.wait_for(Kind::FetchDone, |_| true).duration_ms;
     assert!(took > Some(3000), "{took:?}");
@@ -368,30 +368,34 @@ fn an_endless_git_answer_ends_at_the_deadline() {
         ("000dpackfile\n", "000f\x02resolving\n"),
     ];
     for ((part, kind), (first, packet)) in GIT.into_iter().zip(packets) {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(PLAIN));
-        bed.server.faults(
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(PLAIN));
+        env.server.faults(
             json!([{ "match": part, "endless": true, "body_first": first, "body": packet,
             "drip_ms": 5, "headers": { "Content-Type": kind }, "drip_bytes": 100 }]),
         );
         let limit = Duration::from_secs(2);
         let begun = Instant::now();
-        let error = bed
+        let error = env
             .client()
             .begin_within("hermes", Some(limit))
             .end()
             .unwrap_err();
         assert_eq!(error.code, Code::DeadlineExceeded, "{part}: {error:?}");
-        assert!(begun.elapsed() < limit + AT_ONCE, "{:?}", begun.elapsed());
+        assert!(
+            begun.elapsed() < limit + CANCEL_LIMIT,
+            "{:?}",
+            begun.elapsed()
+        );
     }
 }
 
 #[test]
 fn the_checkout_is_in_the_cache_by_runtime_and_commit() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    bed.client().ensure("hermes").unwrap();
-    let tree = bed.cache().join("hermes").join(&sha[..12]);
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    env.client().ensure("hermes").unwrap();
+    let tree = env.cache().join("hermes").join(&sha[..12]);
     assert_eq!(
         std::fs::read_to_string(tree.join("Dockerfile")).unwrap(),
         PLAIN
@@ -402,10 +406,10 @@ fn the_checkout_is_in_the_cache_by_runtime_and_commit() {
 #[test]
 fn a_symlink_out_of_the_tree_writes_nothing_outside() {
     // Git itself refuses to create most of such paths. The ones that it creates must stay in the folder.
-    let bed = Bed::new();
-    let outside = bed.scratch().join("outside");
+    let env = TestEnv::new();
+    let outside = env.scratch().join("outside");
     std::fs::create_dir(&outside).unwrap();
-    bed.template(
+    env.template(
         "hermes",
         Files::from([
             ("Dockerfile".to_owned(), file(PLAIN)),
@@ -415,17 +419,17 @@ fn a_symlink_out_of_the_tree_writes_nothing_outside() {
             ),
         ]),
     );
-    bed.client().ensure("hermes").unwrap();
+    env.client().ensure("hermes").unwrap();
     let left: Vec<_> = std::fs::read_dir(&outside).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
 fn a_fetch_requests_the_refs_once() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client().ensure("hermes").unwrap();
-    let requests = bed.server.requests();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.client().ensure("hermes").unwrap();
+    let requests = env.server.requests();
     let git = of_service(&requests, "git");
     let asked = git
         .iter()

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::child::succeed;
 use crate::support::engine::{BUSYBOX, Entry};
 use crate::support::server::{dockerfile, of_service};
-use crate::support::{Bed, Files, file, noise};
+use crate::support::{Files, TestEnv, file, noise};
 
 /// A template whose image contains one file of its context.
 fn copying(content: &str) -> Files {
@@ -26,40 +26,40 @@ fn copying(content: &str) -> Files {
 
 #[test]
 fn the_image_is_built_from_the_head_commit_and_named_after_it() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("one"));
-    let client = bed.client();
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("one"));
+    let client = env.client();
     let image = client.ensure("hermes").unwrap();
 
-    assert_eq!(image.reference, bed.reference("hermes", &sha));
-    assert_eq!(image.latest_reference, bed.latest("hermes"));
+    assert_eq!(image.reference, env.reference("hermes", &sha));
+    assert_eq!(image.latest_reference, env.latest("hermes"));
     assert_eq!(image.commit_sha, sha);
     assert_eq!(image.runtime, "hermes");
     assert_eq!(image.platform, "linux/amd64");
-    assert_eq!(image.endpoint, bed.engine.url);
+    assert_eq!(image.endpoint, env.engine.url);
     assert!(!image.cache_hit);
     assert_eq!(
-        bed.engine.id(&image.reference),
+        env.engine.id(&image.reference),
         Some(image.image_id.clone())
     );
-    assert_eq!(bed.engine.id(&image.latest_reference), Some(image.image_id));
-    assert_eq!(bed.engine.read(&image.reference, "content"), "one");
+    assert_eq!(env.engine.id(&image.latest_reference), Some(image.image_id));
+    assert_eq!(env.engine.read(&image.reference, "content"), "one");
 }
 
 #[test]
 fn a_hit_is_one_api_request_without_fetch_or_build() {
-    let bed = Bed::new();
-    bed.template("hermes", copying("one"));
-    let client = bed.client();
+    let env = TestEnv::new();
+    env.template("hermes", copying("one"));
+    let client = env.client();
     let first = client.ensure("hermes").unwrap();
-    bed.server.requests();
-    client.forget();
+    env.server.requests();
+    client.clear_events();
 
     let second = client.ensure("hermes").unwrap();
     assert!(second.cache_hit);
     assert_eq!(second.reference, first.reference);
     assert_eq!(second.image_id, first.image_id);
-    let requests = bed.server.requests();
+    let requests = env.server.requests();
     assert_eq!(requests.len(), 1, "{requests:?}");
     assert_eq!(requests[0].service, "api");
     let kinds: Vec<Kind> = client.events().iter().map(|event| event.kind).collect();
@@ -73,11 +73,11 @@ fn a_hit_is_one_api_request_without_fetch_or_build() {
 
 #[test]
 fn another_client_with_an_empty_cache_hits_the_same_image() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("one"));
-    bed.client().ensure("hermes").unwrap();
-    let elsewhere = bed.scratch().join("elsewhere");
-    let client = bed.client_with(&[(OptionName::CacheDir, elsewhere.to_str().unwrap())]);
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("one"));
+    env.client().ensure("hermes").unwrap();
+    let elsewhere = env.scratch().join("elsewhere");
+    let client = env.client_with(&[(OptionName::CacheDir, elsewhere.to_str().unwrap())]);
     assert!(client.ensure("hermes").unwrap().cache_hit);
     let written: Vec<_> = std::fs::read_dir(elsewhere.join("hermes"))
         .unwrap()
@@ -89,76 +89,76 @@ fn another_client_with_an_empty_cache_hits_the_same_image() {
 
 #[test]
 fn a_new_commit_is_built_and_the_old_image_stays() {
-    let bed = Bed::new();
-    bed.template("hermes", copying("one"));
-    let client = bed.client();
+    let env = TestEnv::new();
+    env.template("hermes", copying("one"));
+    let client = env.client();
     let first = client.ensure("hermes").unwrap();
-    bed.template("hermes", copying("two"));
+    env.template("hermes", copying("two"));
     let second = client.ensure("hermes").unwrap();
 
     assert!(!second.cache_hit);
     assert_ne!(second.reference, first.reference);
-    assert_eq!(bed.engine.read(&first.reference, "content"), "one");
-    assert_eq!(bed.engine.read(&second.reference, "content"), "two");
+    assert_eq!(env.engine.read(&first.reference, "content"), "one");
+    assert_eq!(env.engine.read(&second.reference, "content"), "two");
     assert_eq!(
-        bed.engine.id(&second.latest_reference),
+        env.engine.id(&second.latest_reference),
         Some(second.image_id)
     );
 }
 
 #[test]
 fn a_push_between_lookup_and_fetch_does_not_change_the_commit() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("looked up"));
-    bed.server.faults(json!([{
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("looked up"));
+    env.server.faults(json!([{
         "match": "/info/refs", "times": 1,
         "before_commit": {
-            "repo": bed.server.template("hermes"), "branch": "main",
+            "repo": env.server.template("hermes"), "branch": "main",
             "files": { "content": { "text": "came in between" } },
         },
     }]));
-    let client = bed.client();
+    let client = env.client();
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.commit_sha, sha);
-    assert_eq!(bed.engine.read(&image.reference, "content"), "looked up");
+    assert_eq!(env.engine.read(&image.reference, "content"), "looked up");
 
     let next = client.ensure("hermes").unwrap();
     assert_ne!(next.commit_sha, sha);
     assert_eq!(
-        bed.engine.read(&next.reference, "content"),
+        env.engine.read(&next.reference, "content"),
         "came in between"
     );
 }
 
 #[test]
 fn a_force_push_between_lookup_and_fetch_keeps_the_commit() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("looked up"));
-    bed.server.faults(json!([{
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("looked up"));
+    env.server.faults(json!([{
         "match": "/info/refs", "times": 1,
         "before_commit": {
-            "repo": bed.server.template("hermes"), "branch": "main",
+            "repo": env.server.template("hermes"), "branch": "main",
             "orphan": true, "reset": true, "files": copying("force-pushed"),
         },
     }]));
-    let client = bed.client();
+    let client = env.client();
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.commit_sha, sha);
-    assert_eq!(bed.engine.read(&image.reference, "content"), "looked up");
+    assert_eq!(env.engine.read(&image.reference, "content"), "looked up");
 
     let next = client.ensure("hermes").unwrap();
     assert_ne!(next.commit_sha, sha);
-    assert_eq!(bed.engine.read(&next.reference, "content"), "force-pushed");
+    assert_eq!(env.engine.read(&next.reference, "content"), "force-pushed");
 }
 
 #[test]
 fn only_one_commit_without_history_is_fetched() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     // Incompressible, because the test counts the received bytes.
     let old = noise(1_000_000);
-    bed.template("hermes", copying(&old));
-    bed.template("hermes", copying("small"));
-    let client = bed.client();
+    env.template("hermes", copying(&old));
+    env.template("hermes", copying("small"));
+    let client = env.client();
     client.ensure("hermes").unwrap();
     let done = client.wait_for(Kind::FetchDone, |_| true);
     assert_eq!(done.files, Some(2));
@@ -168,10 +168,10 @@ fn only_one_commit_without_history_is_fetched() {
 
 #[test]
 fn events_are_emitted_in_pipeline_order() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     // Unique content, so that the engine has no cached step.
-    let sha = bed.template("hermes", copying(&bed.isolation));
-    let client = bed.client();
+    let sha = env.template("hermes", copying(&env.isolation));
+    let client = env.client();
     let image = client.ensure("hermes").unwrap();
     let events = client.events();
     let order = [
@@ -216,16 +216,16 @@ fn events_are_emitted_in_pipeline_order() {
 
 #[test]
 fn both_builders_produce_the_same_files() {
-    let bed = Bed::with_samples();
-    let buildkit = bed.client();
+    let env = TestEnv::with_samples();
+    let buildkit = env.client();
     let image = buildkit.ensure("langgraph").unwrap();
-    let of_buildkit = bed.engine.files(&image.reference);
-    bed.engine.untag(&image.reference);
+    let of_buildkit = env.engine.files(&image.reference);
+    env.engine.untag(&image.reference);
 
-    let classic = bed.client_with(&[(OptionName::DockerBuildkit, "0")]);
+    let classic = env.client_with(&[(OptionName::DockerBuildkit, "0")]);
     let image = classic.ensure("langgraph").unwrap();
     assert!(!image.cache_hit);
-    assert_eq!(bed.engine.files(&image.reference), of_buildkit);
+    assert_eq!(env.engine.files(&image.reference), of_buildkit);
 
     let builder =
         |client: &crate::support::TestClient| client.wait_for(Kind::BuildStarted, |_| true).builder;
@@ -235,9 +235,9 @@ fn both_builders_produce_the_same_files() {
 
 #[test]
 fn the_sample_with_links_modes_and_ignores_is_built_right() {
-    let bed = Bed::with_samples();
-    let image = bed.client().ensure("langgraph").unwrap();
-    let files = bed.engine.files(&image.reference);
+    let env = TestEnv::with_samples();
+    let image = env.client().ensure("langgraph").unwrap();
+    let files = env.engine.files(&image.reference);
     let paths: Vec<&str> = files.keys().map(String::as_str).collect();
     assert_eq!(
         paths,
@@ -260,16 +260,16 @@ fn the_sample_with_links_modes_and_ignores_is_built_right() {
         Some("skills/grüße.md")
     );
     let sample = std::fs::read_to_string(
-        crate::support::given("MOL_TEST_TEMPLATES") + "/langgraph/skills/grüße.md",
+        crate::support::required_var("MOL_TEST_TEMPLATES") + "/langgraph/skills/grüße.md",
     );
     assert_eq!(files["workspace/skills/grüße.md"].content, sample.unwrap());
 }
 
 #[test]
 fn every_sample_template_can_be_built() {
-    let bed = Bed::with_samples();
-    let client = bed.client();
-    for entry in std::fs::read_dir(crate::support::given("MOL_TEST_TEMPLATES")).unwrap() {
+    let env = TestEnv::with_samples();
+    let client = env.client();
+    for entry in std::fs::read_dir(crate::support::required_var("MOL_TEST_TEMPLATES")).unwrap() {
         let runtime = entry.unwrap().file_name().into_string().unwrap();
         client.ensure(&runtime).unwrap();
     }
@@ -277,8 +277,8 @@ fn every_sample_template_can_be_built() {
 
 #[test]
 fn the_build_context_equals_a_clean_checkout() {
-    let bed = Bed::new();
-    bed.template(
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         Files::from([
             ("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n")),
@@ -293,8 +293,8 @@ fn the_build_context_equals_a_clean_checkout() {
             ("empty".to_owned(), file("")),
         ]),
     );
-    let image = bed.client().ensure("hermes").unwrap();
-    let files = bed.engine.files(&image.reference);
+    let image = env.client().ensure("hermes").unwrap();
+    let files = env.engine.files(&image.reference);
     assert_eq!(files["windows.txt"].content, "one\r\ntwo\r\n");
     assert_eq!(files["unix.dat"].content, "one\ntwo\n");
     assert_eq!(files["deep/er/file"].content, "deep");
@@ -310,8 +310,8 @@ fn the_build_context_equals_a_clean_checkout() {
 fn gitattributes_with_bom_or_crlf_apply_as_in_a_git_clone() {
     const MARK: &str = "\u{feff}";
     const ALL: &str = "*.txt text eol=crlf\n";
-    let bed = Bed::new();
-    let client = bed.client();
+    let env = TestEnv::new();
+    let client = env.client();
     for attributes in [
         // On checkout git does not skip a byte-order mark: it becomes part of the first line's pattern.
         format!("{MARK}{ALL}"),
@@ -343,7 +343,7 @@ fn gitattributes_with_bom_or_crlf_apply_as_in_a_git_clone() {
         files.insert(".gitattributes".to_owned(), file(&attributes));
         let below = format!("{MARK}{ALL}");
         files.insert("sub/.gitattributes".to_owned(), file(&below));
-        let sha = bed.template("hermes", files);
+        let sha = env.template("hermes", files);
 
         let clone = tempfile::tempdir().unwrap();
         let git = |arguments: &[&str]| {
@@ -356,10 +356,10 @@ fn gitattributes_with_bom_or_crlf_apply_as_in_a_git_clone() {
                     .env("HOME", clone.path()),
             );
         };
-        let url = format!("{}hermes", bed.server.repo_prefix);
+        let url = format!("{}hermes", env.server.repo_prefix);
         git(&["clone", "--quiet", &url, "tree"]);
         client.ensure("hermes").unwrap();
-        let tree = bed.cache().join("hermes").join(&sha[..12]);
+        let tree = env.cache().join("hermes").join(&sha[..12]);
         for name in names
             .into_iter()
             .chain([".gitattributes", "sub/.gitattributes"])
@@ -377,19 +377,19 @@ fn gitattributes_with_bom_or_crlf_apply_as_in_a_git_clone() {
 
 #[test]
 fn image_labels_name_the_source_and_the_commit() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", copying("one"));
-    let image = bed.client().ensure("hermes").unwrap();
+    let env = TestEnv::new();
+    let sha = env.template("hermes", copying("one"));
+    let image = env.client().ensure("hermes").unwrap();
     let expected = BTreeMap::from([
         (
             "org.opencontainers.image.source",
-            format!("{}hermes", bed.server.repo_prefix),
+            format!("{}hermes", env.server.repo_prefix),
         ),
         ("org.opencontainers.image.revision", sha),
         ("ai.moleculesai.libmol.runtime", "hermes".to_owned()),
         ("ai.moleculesai.libmol.platform", "linux/amd64".to_owned()),
     ]);
-    let labels = bed.engine.labels(&image.reference);
+    let labels = env.engine.labels(&image.reference);
     for (name, value) in expected {
         assert_eq!(labels.get(name), Some(&value), "{name}");
     }
@@ -397,11 +397,11 @@ fn image_labels_name_the_source_and_the_commit() {
 
 #[test]
 fn a_gitea_server_below_a_url_path_works() {
-    let bed = Bed::with(&["--base-path", "/git"]);
-    let sha = bed.template("hermes", copying("one"));
-    let image = bed.client().ensure("hermes").unwrap();
+    let env = TestEnv::with(&["--base-path", "/git"]);
+    let sha = env.template("hermes", copying("one"));
+    let image = env.client().ensure("hermes").unwrap();
     assert_eq!(image.commit_sha, sha);
-    let requests = bed.server.requests();
+    let requests = env.server.requests();
     assert!(!of_service(&requests, "git").is_empty());
     assert!(
         requests
@@ -413,14 +413,14 @@ fn a_gitea_server_below_a_url_path_works() {
 
 #[test]
 fn each_runtime_has_its_own_image() {
-    let bed = Bed::new();
-    bed.template("hermes", copying("of hermes"));
-    bed.template("autogen", copying("of autogen"));
-    let client = bed.client();
+    let env = TestEnv::new();
+    env.template("hermes", copying("of hermes"));
+    env.template("autogen", copying("of autogen"));
+    let client = env.client();
     for runtime in ["hermes", "autogen"] {
         let image = client.ensure(runtime).unwrap();
         assert_eq!(
-            bed.engine.read(&image.reference, "content"),
+            env.engine.read(&image.reference, "content"),
             format!("of {runtime}")
         );
         assert_eq!(image.runtime, runtime);
@@ -429,24 +429,24 @@ fn each_runtime_has_its_own_image() {
 
 #[test]
 fn a_template_may_consist_of_only_a_dockerfile() {
-    let bed = Bed::new();
-    bed.template(
+    let env = TestEnv::new();
+    env.template(
         "codex",
         dockerfile("FROM scratch\nCOPY Dockerfile /as-sent\n"),
     );
-    let image = bed.client().ensure("codex").unwrap();
-    let files = bed.engine.files(&image.reference);
+    let image = env.client().ensure("codex").unwrap();
+    let files = env.engine.files(&image.reference);
     let only: BTreeMap<String, Entry> = files;
     assert_eq!(only.keys().collect::<Vec<_>>(), ["as-sent"]);
 }
 
 #[test]
 fn the_classic_builder_reports_every_step_and_its_output_in_order() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     // No engine has run this step before, so its build cache has no result for it.
-    let text = format!("FROM {BUSYBOX}\nRUN echo says {}\n", bed.isolation);
-    let sha = bed.template("hermes", dockerfile(&text));
-    let client = bed.client_with(&[(OptionName::DockerBuildkit, "0")]);
+    let text = format!("FROM {BUSYBOX}\nRUN echo says {}\n", env.isolation);
+    let sha = env.template("hermes", dockerfile(&text));
+    let client = env.client_with(&[(OptionName::DockerBuildkit, "0")]);
     let image = client.ensure("hermes").unwrap();
     // There are no export events: each step of the classic builder is an image already.
     let mut rest = vec![
@@ -465,7 +465,7 @@ fn the_classic_builder_reports_every_step_and_its_output_in_order() {
     let events = client.events();
     for event in &events {
         let step = event.step_name.as_deref();
-        let other_step = step.is_some_and(|step| !step.contains(&bed.isolation));
+        let other_step = step.is_some_and(|step| !step.contains(&env.isolation));
         if rest.first() == Some(&event.kind) && !other_step {
             rest.remove(0);
         }
@@ -473,12 +473,12 @@ fn the_classic_builder_reports_every_step_and_its_output_in_order() {
     assert!(rest.is_empty(), "{rest:?} missing in {events:#?}");
     assert_eq!(events.last().unwrap().kind, Kind::Tagged);
     let miss = client.wait_for(Kind::CacheMiss, |_| true);
-    assert_eq!(miss.r#ref, Some(bed.reference("hermes", &sha)));
+    assert_eq!(miss.r#ref, Some(env.reference("hermes", &sha)));
     let begun = client.wait_for(Kind::BuildStarted, |_| true);
     assert_eq!(begun.builder.as_deref(), Some("classic"));
-    assert_eq!(begun.endpoint.as_deref(), Some(bed.engine.url.as_str()));
-    let said = client.wait_for_line(&format!("says {}", bed.isolation));
-    assert!(said.step_name.unwrap().contains(&bed.isolation));
+    assert_eq!(begun.endpoint.as_deref(), Some(env.engine.url.as_str()));
+    let said = client.wait_for_line(&format!("says {}", env.isolation));
+    assert!(said.step_name.unwrap().contains(&env.isolation));
     let tagged = client.wait_for(Kind::Tagged, |_| true);
     assert_eq!(tagged.latest_ref, Some(image.latest_reference));
 }

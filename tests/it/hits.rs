@@ -5,43 +5,43 @@ use mol::{Code, OptionName};
 
 use crate::support::engine::{BUSYBOX, Engine};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, Proxy, Treat, unique};
+use crate::support::{Handling, Proxy, TestEnv, unique};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// Gives another image the tag of this commit.
-fn tag_as(bed: &Bed, image_of: &str, as_of: &str, sha: &str) {
-    bed.engine.tag(image_of, &bed.reference(as_of, sha));
+fn tag_as(env: &TestEnv, image_of: &str, as_of: &str, sha: &str) {
+    env.engine.tag(image_of, &env.reference(as_of, sha));
 }
 
 #[test]
 fn an_image_without_labels_counts_as_a_hit() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    tag_as(&bed, BUSYBOX, "hermes", &sha);
-    let client = bed.client();
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    tag_as(&env, BUSYBOX, "hermes", &sha);
+    let client = env.client();
     let image = client.ensure("hermes").unwrap();
     assert!(image.cache_hit);
-    assert_eq!(Some(image.image_id), bed.engine.id(BUSYBOX));
+    assert_eq!(Some(image.image_id), env.engine.id(BUSYBOX));
     assert_eq!(client.count(Kind::BuildStarted), 0);
 }
 
 #[test]
 fn an_image_labelled_with_another_commit_is_rebuilt() {
-    let bed = Bed::new();
-    bed.template("autogen", dockerfile(PLAIN));
-    let other = bed.client().ensure("autogen").unwrap();
-    let sha = bed.template(
+    let env = TestEnv::new();
+    env.template("autogen", dockerfile(PLAIN));
+    let other = env.client().ensure("autogen").unwrap();
+    let sha = env.template(
         "hermes",
         dockerfile("FROM scratch\nCOPY Dockerfile /hermes\n"),
     );
-    tag_as(&bed, &other.reference, "hermes", &sha);
+    tag_as(&env, &other.reference, "hermes", &sha);
 
-    let client = bed.client();
+    let client = env.client();
     let image = client.ensure("hermes").unwrap();
     assert!(!image.cache_hit);
     assert_eq!(
-        bed.engine
+        env.engine
             .files(&image.reference)
             .keys()
             .collect::<Vec<_>>(),
@@ -57,28 +57,28 @@ fn an_image_labelled_with_another_commit_is_rebuilt() {
 
 #[test]
 fn an_image_for_another_platform_is_rebuilt() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
     // An engine for amd64 runs this as well.
-    let other = bed
+    let other = env
         .client_with(&[(OptionName::Platform, "linux/386")])
         .ensure("hermes")
         .unwrap();
     assert_eq!(
-        bed.engine
+        env.engine
             .inspect(&other.reference)
             .unwrap()
             .architecture
             .as_deref(),
         Some("386")
     );
-    tag_as(&bed, &other.reference, "hermes", &sha);
+    tag_as(&env, &other.reference, "hermes", &sha);
 
-    let client = bed.client();
+    let client = env.client();
     let image = client.ensure("hermes").unwrap();
     assert!(!image.cache_hit);
     assert_eq!(
-        bed.engine
+        env.engine
             .inspect(&image.reference)
             .unwrap()
             .architecture
@@ -101,10 +101,10 @@ fn a_build_either_fails_or_yields_an_image_that_hits() {
     for (engine, buildkit) in [(&docker, "1"), (&docker, "0"), (&podman, "1")] {
         engine.load_image_for("arm64", ARM64);
         for from in [ARM64.to_owned(), format!("--platform=linux/arm64 {ARM64}")] {
-            let bed = Bed::new();
+            let env = TestEnv::new();
             let text = format!("FROM {from}\nCOPY Dockerfile /{}\n", unique());
-            bed.template("hermes", dockerfile(&text));
-            let client = bed.client_with(&[
+            env.template("hermes", dockerfile(&text));
+            let client = env.client_with(&[
                 (OptionName::DockerHost, &engine.url),
                 (OptionName::DockerBuildkit, buildkit),
             ]);
@@ -117,11 +117,15 @@ fn a_build_either_fails_or_yields_an_image_that_hits() {
                     assert_eq!(error.code, Code::BuildFailed, "{what}: {error:?}");
                     // Podman looks for an amd64 image in a registry and fails in the build.
                     if error.build.is_none() {
-                        let offline = bed.client_with(&[
+                        let offline = env.client_with(&[
                             (OptionName::DockerHost, &engine.url),
                             (OptionName::Offline, "1"),
                         ]);
-                        assert_eq!(offline.refused("hermes").code, Code::NoLocalImage, "{what}");
+                        assert_eq!(
+                            offline.ensure_err("hermes").code,
+                            Code::NoLocalImage,
+                            "{what}"
+                        );
                         assert!(
                             error.message.contains("it is for linux/arm64"),
                             "{what}: {error:?}"
@@ -134,23 +138,23 @@ fn a_build_either_fails_or_yields_an_image_that_hits() {
                 }
             }
             drop(images);
-            engine.remove_all_of(&bed.isolation);
+            engine.remove_all_of(&env.isolation);
         }
     }
 }
 
 #[test]
 fn an_image_that_contradicts_its_tag_causes_a_warning() {
-    let bed = Bed::new();
-    bed.template("autogen", dockerfile(PLAIN));
-    let other = bed.client().ensure("autogen").unwrap();
+    let env = TestEnv::new();
+    env.template("autogen", dockerfile(PLAIN));
+    let other = env.client().ensure("autogen").unwrap();
     // Different content, because the same content would have the same commit id.
-    let sha = bed.template(
+    let sha = env.template(
         "hermes",
         dockerfile("FROM scratch\nCOPY Dockerfile /other\n"),
     );
-    tag_as(&bed, &other.reference, "hermes", &sha);
-    let client = bed.client();
+    tag_as(&env, &other.reference, "hermes", &sha);
+    let client = env.client();
     client.ensure("hermes").unwrap();
     let warnings = client.of_kind(Kind::Warning);
     assert!(
@@ -163,32 +167,32 @@ fn an_image_that_contradicts_its_tag_causes_a_warning() {
 
 #[test]
 fn a_hit_refreshes_the_latest_tag() {
-    let bed = Bed::new();
-    let client = bed.client();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let client = env.client();
+    env.template("hermes", dockerfile(PLAIN));
     let old = client.ensure("hermes").unwrap();
-    bed.engine.untag(&old.latest_reference);
+    env.engine.untag(&old.latest_reference);
     assert!(client.ensure("hermes").unwrap().cache_hit);
     assert_eq!(
-        bed.engine.id(&old.latest_reference),
+        env.engine.id(&old.latest_reference),
         Some(old.image_id.clone())
     );
 
-    bed.engine.tag(BUSYBOX, &old.latest_reference);
+    env.engine.tag(BUSYBOX, &old.latest_reference);
     assert!(client.ensure("hermes").unwrap().cache_hit);
-    assert_eq!(bed.engine.id(&old.latest_reference), Some(old.image_id));
+    assert_eq!(env.engine.id(&old.latest_reference), Some(old.image_id));
 }
 
 #[test]
 fn a_removed_image_is_rebuilt_without_a_fetch() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let client = bed.client();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let client = env.client();
     let first = client.ensure("hermes").unwrap();
     for reference in [&first.reference, &first.latest_reference] {
-        bed.engine.untag(reference);
+        env.engine.untag(reference);
     }
-    client.forget();
+    client.clear_events();
     let again = client.ensure("hermes").unwrap();
     assert!(!again.cache_hit);
     assert_eq!(again.reference, first.reference);
@@ -202,15 +206,15 @@ fn a_removed_image_is_rebuilt_without_a_fetch() {
 
 #[test]
 fn each_platform_has_its_own_tags() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    let isolation = &bed.isolation;
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    let isolation = &env.isolation;
     for (platform, suffix) in [
         ("linux/amd64", ""),
         ("linux/386", "-386"),
         ("linux/amd64/v2", "-amd64-v2"),
     ] {
-        let client = bed.client_with(&[(OptionName::Platform, platform)]);
+        let client = env.client_with(&[(OptionName::Platform, platform)]);
         let image = client.ensure("hermes").unwrap();
         assert!(
             !image.cache_hit,
@@ -223,7 +227,7 @@ fn each_platform_has_its_own_tags() {
         assert_eq!(image.latest_reference, tag("latest"));
         assert_eq!(image.platform, platform);
         assert_eq!(
-            bed.engine.labels(&image.reference)["ai.moleculesai.libmol.platform"],
+            env.engine.labels(&image.reference)["ai.moleculesai.libmol.platform"],
             platform
         );
         assert!(client.ensure("hermes").unwrap().cache_hit, "{platform}");
@@ -232,9 +236,9 @@ fn each_platform_has_its_own_tags() {
 
 #[test]
 fn native_means_the_platform_of_the_engine() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let image = bed
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let image = env
         .client_with(&[(OptionName::Platform, "native")])
         .ensure("hermes")
         .unwrap();
@@ -247,53 +251,53 @@ fn native_means_the_platform_of_the_engine() {
 
 #[test]
 fn isolated_servers_do_not_see_each_others_images() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let mine = bed.client().ensure("hermes").unwrap();
-    let theirs = format!("{}.b", bed.isolation);
-    let client = bed.client_with(&[(OptionName::Isolation, &theirs)]);
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let mine = env.client().ensure("hermes").unwrap();
+    let theirs = format!("{}.b", env.isolation);
+    let client = env.client_with(&[(OptionName::Isolation, &theirs)]);
     let image = client.ensure("hermes").unwrap();
     assert!(!image.cache_hit);
     assert_ne!(image.reference, mine.reference);
     assert!(image.reference.ends_with(&format!("--{theirs}")));
     assert!(image.latest_reference.ends_with(&format!("--{theirs}")));
-    bed.engine.remove_all_of(&theirs);
+    env.engine.remove_all_of(&theirs);
 }
 
 #[test]
 fn offline_uses_the_newest_image_without_network() {
-    let bed = Bed::new();
-    let online = bed.client();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let online = env.client();
+    env.template("hermes", dockerfile(PLAIN));
     online.ensure("hermes").unwrap();
     // The engine reports the creation time of an image in whole seconds.
     std::thread::sleep(std::time::Duration::from_millis(1100));
-    let text = format!("FROM scratch\nCOPY Dockerfile /{}\n", bed.isolation);
-    bed.template("hermes", dockerfile(&text));
+    let text = format!("FROM scratch\nCOPY Dockerfile /{}\n", env.isolation);
+    env.template("hermes", dockerfile(&text));
     let newest = online.ensure("hermes").unwrap();
-    bed.server.requests();
+    env.server.requests();
 
-    let offline = bed.client_with(&[(OptionName::Offline, "1")]);
+    let offline = env.client_with(&[(OptionName::Offline, "1")]);
     let image = offline.ensure("hermes").unwrap();
     assert!(image.cache_hit);
     assert_eq!(image.reference, newest.reference);
     assert_eq!(image.latest_reference, newest.latest_reference);
     assert_eq!(image.image_id, newest.image_id);
     assert_eq!(image.commit_sha, newest.commit_sha);
-    assert!(bed.server.requests().is_empty());
+    assert!(env.server.requests().is_empty());
 }
 
 #[test]
 fn offline_without_an_image_fails_with_no_local_image() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client_with(&[(OptionName::Platform, "linux/386")])
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.client_with(&[(OptionName::Platform, "linux/386")])
         .ensure("hermes")
         .unwrap();
-    bed.server.requests();
-    let error = bed
+    env.server.requests();
+    let error = env
         .client_with(&[(OptionName::Offline, "1")])
-        .refused("hermes");
+        .ensure_err("hermes");
     assert_eq!(
         error.code,
         Code::NoLocalImage,
@@ -303,39 +307,39 @@ fn offline_without_an_image_fails_with_no_local_image() {
         error.message.contains("hermes") && error.hint.contains("MOLECULE_LOCAL_OFFLINE"),
         "{error:?}"
     );
-    assert!(bed.server.requests().is_empty());
+    assert!(env.server.requests().is_empty());
 }
 
 #[test]
 fn an_unreachable_server_does_not_imply_offline_mode() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client().ensure("hermes").unwrap();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.client().ensure("hermes").unwrap();
     let prefix = "http://127.0.0.1:1/o/workspace-template-";
-    let error = bed
+    let error = env
         .client_with(&[(OptionName::RepoPrefix, prefix)])
-        .refused("hermes");
+        .ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable);
 }
 
 /// An engine that fails only requests that set the latest tag.
-fn refusing_latest(bed: &Bed) -> Proxy {
-    Proxy::start(&bed.engine, bed.scratch(), |request| {
+fn refusing_latest(env: &TestEnv) -> Proxy {
+    Proxy::start(&env.engine, env.scratch(), |request| {
         let tags = request.starts_with("POST")
             && request.contains("/tag?")
             && request.contains("tag=latest");
-        if tags { Treat::Fail } else { Treat::Pass }
+        if tags { Handling::Fail } else { Handling::Pass }
     })
 }
 
 #[test]
 fn a_latest_tag_that_cannot_be_set_is_only_a_warning() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let proxy = refusing_latest(&bed);
-    let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let proxy = refusing_latest(&env);
+    let client = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
     for hit in [false, true] {
-        client.forget();
+        client.clear_events();
         let image = client.ensure("hermes").unwrap();
         assert_eq!(image.cache_hit, hit);
         let warnings = client.of_kind(Kind::Warning);
@@ -347,7 +351,7 @@ fn a_latest_tag_that_cannot_be_set_is_only_a_warning() {
             "{warnings:?}"
         );
         assert_eq!(
-            bed.engine.id(&image.latest_reference),
+            env.engine.id(&image.latest_reference),
             None,
             "the engine refused the tag"
         );
@@ -357,41 +361,41 @@ fn a_latest_tag_that_cannot_be_set_is_only_a_warning() {
 #[test]
 fn an_engine_that_disconnects_during_a_build_is_reported() {
     for buildkit in ["1", "0"] {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(PLAIN));
-        let proxy = Proxy::start(&bed.engine, bed.scratch(), |request| {
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(PLAIN));
+        let proxy = Proxy::start(&env.engine, env.scratch(), |request| {
             match request.contains("/build?") {
-                true => Treat::Break,
-                false => Treat::Pass,
+                true => Handling::Break,
+                false => Handling::Pass,
             }
         });
-        let client = bed.client_with(&[
+        let client = env.client_with(&[
             (OptionName::DockerHost, &proxy.url),
             (OptionName::DockerBuildkit, buildkit),
         ]);
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(
             error.message.contains(&proxy.url) && !error.hint.is_empty(),
             "{error:?}"
         );
-        bed.client().ensure("hermes").unwrap();
+        env.client().ensure("hermes").unwrap();
     }
 }
 
 #[test]
 fn an_engine_error_is_reported_with_its_message() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let proxy = Proxy::start(&bed.engine, bed.scratch(), |request| {
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let proxy = Proxy::start(&env.engine, env.scratch(), |request| {
         match request.contains("/images/") {
-            true => Treat::Fail,
-            false => Treat::Pass,
+            true => Handling::Fail,
+            false => Handling::Pass,
         }
     });
-    let error = bed
+    let error = env
         .client_with(&[(OptionName::DockerHost, &proxy.url)])
-        .refused("hermes");
+        .ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
         error.message.contains("injected failure") && error.message.contains("500"),
@@ -401,12 +405,12 @@ fn an_engine_error_is_reported_with_its_message() {
 
 #[test]
 fn a_hit_does_not_retag_a_correct_latest_tag() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client().ensure("hermes").unwrap();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.client().ensure("hermes").unwrap();
     // A request to set the tag would fail and cause a warning, so no request was made.
-    let proxy = refusing_latest(&bed);
-    let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    let proxy = refusing_latest(&env);
+    let client = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
     assert!(client.ensure("hermes").unwrap().cache_hit);
     assert_eq!(client.count(Kind::Warning), 0);
 }

@@ -9,29 +9,29 @@ use mol::{Code, Error, OptionName};
 use rustix::fs::{CWD, FileType, Mode};
 
 use crate::support::server::dockerfile;
-use crate::support::{Bed, Files, file};
+use crate::support::{Files, TestEnv, file};
 
 const OTHER_USER: u32 = 12345;
 
 /// A template, and its cache folders with the permissions that the library gives them.
 struct Cache {
-    bed: Bed,
+    env: TestEnv,
     sha: String,
     folder: PathBuf,
 }
 
 impl Cache {
     fn new() -> Self {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let files = Files::from([
             ("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n")),
             ("content".to_owned(), file("right")),
         ]);
-        let sha = bed.template("hermes", files);
-        let folder = bed.cache().join("hermes");
-        private(&bed.cache());
+        let sha = env.template("hermes", files);
+        let folder = env.cache().join("hermes");
+        private(&env.cache());
         private(&folder);
-        Self { bed, sha, folder }
+        Self { env, sha, folder }
     }
 
     /// The path of a file of this commit, such as its lock.
@@ -41,8 +41,8 @@ impl Cache {
     }
 
     fn assert_right(&self) {
-        let image = self.bed.client().ensure("hermes").unwrap();
-        let files = self.bed.engine.files(&image.reference);
+        let image = self.env.client().ensure("hermes").unwrap();
+        let files = self.env.engine.files(&image.reference);
         assert_eq!(files["content"].content, "right");
         assert_eq!(files.len(), 2, "{files:?}");
     }
@@ -64,8 +64,8 @@ fn link_of_other_user(target: &Path, link: &Path) {
 }
 
 /// A private folder of this user with a file in it.
-fn victim(bed: &Bed) -> PathBuf {
-    let folder = bed.scratch().join("victim");
+fn victim(env: &TestEnv) -> PathBuf {
+    let folder = env.scratch().join("victim");
     private(&folder);
     fs::write(folder.join("precious"), "precious").unwrap();
     folder
@@ -85,10 +85,10 @@ fn assert_untouched(victim: &Path) {
 }
 
 /// The call fails with an error that names `place` and the reason.
-fn refused(bed: &Bed, cache: &Path, place: &Path, why: &str) -> Error {
+fn refused(env: &TestEnv, cache: &Path, place: &Path, why: &str) -> Error {
     let cache = cache.to_str().unwrap();
-    let client = bed.client_with(&[(OptionName::CacheDir, cache)]);
-    let error = client.refused("hermes");
+    let client = env.client_with(&[(OptionName::CacheDir, cache)]);
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Cache, "{error:?}");
     let said = format!("{} {why}", place.display());
     assert!(error.message.contains(&said), "{said} in {error:?}");
@@ -98,48 +98,48 @@ fn refused(bed: &Bed, cache: &Path, place: &Path, why: &str) -> Error {
 
 #[test]
 fn another_users_symlink_in_the_cache_path_is_not_followed() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let victim = victim(&bed);
-    let link = bed.scratch().join("link");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let victim = victim(&env);
+    let link = env.scratch().join("link");
     link_of_other_user(&victim, &link);
     let why = "is a link of another user (uid 12345)";
-    refused(&bed, &link, &link, why);
+    refused(&env, &link, &link, why);
     assert_untouched(&victim);
-    refused(&bed, &link.join("below/it"), &link, why);
+    refused(&env, &link.join("below/it"), &link, why);
     assert_untouched(&victim);
     // A symlink of this user that points to that of the other user.
-    let own = bed.scratch().join("own");
+    let own = env.scratch().join("own");
     symlink("link", &own).unwrap();
-    refused(&bed, &own, &link, why);
+    refused(&env, &own, &link, why);
     assert_untouched(&victim);
 }
 
 #[test]
 fn a_dangling_symlink_in_the_cache_path_is_reported() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let (dangling, circle) = (bed.scratch().join("dangling"), bed.scratch().join("circle"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let (dangling, circle) = (env.scratch().join("dangling"), env.scratch().join("circle"));
     symlink("nowhere", &dangling).unwrap();
     symlink("circle", &circle).unwrap();
     for link in [dangling, circle] {
-        refused(&bed, &link, &link, "cannot be resolved");
-        refused(&bed, &link.join("below"), &link, "cannot be resolved");
+        refused(&env, &link, &link, "cannot be resolved");
+        refused(&env, &link.join("below"), &link, "cannot be resolved");
     }
 }
 
 #[test]
 fn a_parent_folder_that_others_can_write_to_is_refused() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let above = bed.scratch().join("above");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let above = env.scratch().join("above");
     private(&above);
     let cache = above.join("between/cache");
     mode(&above, 0o777);
-    refused(&bed, &cache, &above, "can be written by every user");
+    refused(&env, &cache, &above, "can be written by every user");
     mode(&above, 0o700);
     chown(&above, Some(OTHER_USER), None).unwrap();
-    refused(&bed, &cache, &above, "belongs to another user (uid 12345)");
+    refused(&env, &cache, &above, "belongs to another user (uid 12345)");
     assert_eq!(
         fs::read_dir(&above).unwrap().count(),
         0,
@@ -149,7 +149,7 @@ fn a_parent_folder_that_others_can_write_to_is_refused() {
     // As /tmp: everyone may create files, but only their owner may replace them (sticky bit).
     chown(&above, Some(0), None).unwrap();
     mode(&above, 0o1777);
-    let client = bed.client_with(&[(OptionName::CacheDir, cache.to_str().unwrap())]);
+    let client = env.client_with(&[(OptionName::CacheDir, cache.to_str().unwrap())]);
     client.ensure("hermes").unwrap();
     assert!(cache.join("hermes").exists());
 }
@@ -157,47 +157,47 @@ fn a_parent_folder_that_others_can_write_to_is_refused() {
 #[test]
 fn an_unsafe_runtime_folder_is_refused() {
     let cache = Cache::new();
-    let (bed, folder) = (&cache.bed, &cache.folder);
-    let victim = victim(bed);
+    let (env, folder) = (&cache.env, &cache.folder);
+    let victim = victim(env);
     chown(folder, Some(OTHER_USER), None).unwrap();
     refused(
-        bed,
-        &bed.cache(),
+        env,
+        &env.cache(),
         folder,
         "belongs to another user (uid 12345",
     );
     fs::remove_dir(folder).unwrap();
     link_of_other_user(&victim, folder);
-    refused(bed, &bed.cache(), folder, "is a link of another user");
+    refused(env, &env.cache(), folder, "is a link of another user");
     assert_untouched(&victim);
     fs::remove_file(folder).unwrap();
     private(folder);
     mode(folder, 0o770);
-    refused(bed, &bed.cache(), folder, "can be written by other users");
+    refused(env, &env.cache(), folder, "can be written by other users");
 }
 
 #[test]
 fn an_unsafe_lock_file_is_refused_and_its_target_is_untouched() {
     let cache = Cache::new();
-    let (bed, lock) = (&cache.bed, cache.path(".", ".lock"));
-    let victim = victim(bed);
+    let (env, lock) = (&cache.env, cache.path(".", ".lock"));
+    let victim = victim(env);
     let precious = victim.join("precious");
     symlink(&precious, &lock).unwrap();
-    refused(bed, &bed.cache(), &lock, "cannot be opened");
+    refused(env, &env.cache(), &lock, "cannot be opened");
     fs::remove_file(&lock).unwrap();
     fs::hard_link(&precious, &lock).unwrap();
-    refused(bed, &bed.cache(), &lock, "is not this user's lock file");
+    refused(env, &env.cache(), &lock, "is not this user's lock file");
     assert_untouched(&victim);
     fs::remove_file(&lock).unwrap();
     fs::write(&lock, "").unwrap();
     chown(&lock, Some(OTHER_USER), None).unwrap();
-    refused(bed, &bed.cache(), &lock, "is not this user's lock file");
+    refused(env, &env.cache(), &lock, "is not this user's lock file");
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
-    refused(bed, &bed.cache(), &lock, "cannot be opened");
+    refused(env, &env.cache(), &lock, "cannot be opened");
     fs::remove_dir(&lock).unwrap();
     rustix::fs::mknodat(CWD, &lock, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    refused(bed, &bed.cache(), &lock, "is not this user's lock file");
+    refused(env, &env.cache(), &lock, "is not this user's lock file");
     fs::remove_file(&lock).unwrap();
     cache.assert_right();
 }
@@ -237,7 +237,7 @@ fn a_completion_marker_that_is_not_a_regular_file_is_ignored() {
         let cache = Cache::new();
         let (_, text) = planted_tree(&cache);
         let marker = cache.path(".", ".json");
-        let elsewhere = cache.bed.scratch().join("marker");
+        let elsewhere = cache.env.scratch().join("marker");
         fs::write(&elsewhere, &text).unwrap();
         match kind {
             "link" => symlink(&elsewhere, &marker).unwrap(),
@@ -253,7 +253,7 @@ fn a_completion_marker_that_is_not_a_regular_file_is_ignored() {
 #[test]
 fn a_symlink_in_place_of_a_fetch_folder_is_removed() {
     let cache = Cache::new();
-    let victim = victim(&cache.bed);
+    let victim = victim(&cache.env);
     symlink(&victim, cache.path(".work-", "-abcdef")).unwrap();
     symlink(&victim, cache.folder.join(".work-another")).unwrap();
     cache.assert_right();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use mol::Code;
 use mol::event::Kind;
 
-use crate::support::Bed;
+use crate::support::TestEnv;
 use crate::support::child::peak;
 use crate::support::git::{
     Object, deflate, deflated_zeros, entry, fetch_answer, pack, packed, packet, ref_delta, sha1,
@@ -189,26 +189,26 @@ fn broken_packs() -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn a_corrupt_or_wrong_pack_fails_the_fetch() {
-    let bed = Bed::new();
-    let repository = bed.server.template("hermes");
+    let env = TestEnv::new();
+    let repository = env.server.template("hermes");
     for (what, pack) in broken_packs() {
         let commit = &template(PLAIN)[2];
-        bed.server.answer_with(&repository, commit, &pack);
-        bed.server.requests();
-        let client = bed.client();
+        env.server.answer_with(&repository, commit, &pack);
+        env.server.requests();
+        let client = env.client();
         let begun = Instant::now();
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{what}: {error:?}");
         assert!(error.message.contains(&commit.hex()), "{what}: {error:?}");
         assert!(
-            error.message.contains(&bed.server.repo_prefix),
+            error.message.contains(&env.server.repo_prefix),
             "{what}: {error:?}"
         );
         assert!(!error.hint.is_empty(), "{what}: {error:?}");
         assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
         assert_eq!(client.count(Kind::BuildStarted), 0, "{what}");
-        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
-        let requests = bed.server.requests();
+        assert!(env.is_clean(), "{what}: {:?}", env.fetched());
+        let requests = env.server.requests();
         let asked = of_service(&requests, "git");
         let asked = asked
             .iter()
@@ -219,32 +219,32 @@ fn a_corrupt_or_wrong_pack_fails_the_fetch() {
             "{what}: not retried, the same pack would come again"
         );
     }
-    bed.server.faults(serde_json::json!([]));
-    bed.template("codex", dockerfile(PLAIN));
-    bed.client().ensure("codex").unwrap();
+    env.server.faults(serde_json::json!([]));
+    env.template("codex", dockerfile(PLAIN));
+    env.client().ensure("codex").unwrap();
 }
 
 #[test]
 fn a_commit_id_of_a_blob_or_tree_fails_the_fetch() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let whole = template(PLAIN);
     for object in &whole[..2] {
-        bed.server.plant(&bed.server.template("hermes"), &whole);
-        bed.server
-            .answer_with(&bed.server.template("hermes"), object, &packed(&whole));
+        env.server.plant(&env.server.template("hermes"), &whole);
+        env.server
+            .answer_with(&env.server.template("hermes"), object, &packed(&whole));
         let branch = serde_json::json!({ "commit": { "id": object.hex() } });
-        bed.server.more_faults(
+        env.server.more_faults(
             serde_json::json!([{ "match": "/api/", "status": 200, "body": branch.to_string() }]),
         );
-        let error = bed.client().refused("hermes");
+        let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{error:?}");
-        assert!(bed.is_clean());
+        assert!(env.is_clean());
     }
 }
 
 #[test]
 fn a_server_error_instead_of_a_pack_is_reported() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let commit = &template(PLAIN)[2];
     let said = "upload-pack: the disk of this server is full";
     let band = [b"\x03", said.as_bytes()].concat();
@@ -260,18 +260,18 @@ fn a_server_error_instead_of_a_pack_is_reported() {
         .concat(),
     ];
     for answer in answers {
-        bed.server
-            .answer_fetch(&bed.server.template("hermes"), commit, &answer);
-        let error = bed.client().refused("hermes");
+        env.server
+            .answer_fetch(&env.server.template("hermes"), commit, &answer);
+        let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{error:?}");
         assert!(error.message.contains(said), "{error:?}");
-        assert!(bed.is_clean());
+        assert!(env.is_clean());
     }
 }
 
 #[test]
 fn a_response_that_violates_the_protocol_fails_the_fetch() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let [file, tree, commit] = template(PLAIN);
     let good = packed(&[file, tree, commit.clone()]);
     let whole = fetch_answer(&commit.hex(), &good);
@@ -320,19 +320,19 @@ fn a_response_that_violates_the_protocol_fails_the_fetch() {
         ),
     ];
     for (what, answer) in rows {
-        bed.server
-            .answer_fetch(&bed.server.template("hermes"), &commit, &answer);
-        let client = bed.client();
-        let error = client.refused("hermes");
+        env.server
+            .answer_fetch(&env.server.template("hermes"), &commit, &answer);
+        let client = env.client();
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{what}: {error:?}");
         assert!(!error.hint.is_empty(), "{what}: {error:?}");
-        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+        assert!(env.is_clean(), "{what}: {:?}", env.fetched());
     }
 }
 
 #[test]
 fn pack_bombs_use_little_memory() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let [file, tree, commit] = template(PLAIN);
     let long = file.data.len() as u64;
     let mut many = entries(&[file.clone(), tree, commit.clone()]);
@@ -367,12 +367,12 @@ fn pack_bombs_use_little_memory() {
         ("four billion objects declared", pack(u32::MAX, &many)),
     ];
     for (what, pack) in rows {
-        bed.server
-            .answer_with(&bed.server.template("hermes"), &commit, &pack);
-        let end = peak(&bed, &[], Some(Duration::from_secs(60)));
+        env.server
+            .answer_with(&env.server.template("hermes"), &commit, &pack);
+        let end = peak(&env, &[], Some(Duration::from_secs(60)));
         assert_eq!(end.status, "fetch", "{what}: {end:?}");
         assert!(end.growth_mib < 64, "{what}: {end:?}");
         assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
-        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+        assert!(env.is_clean(), "{what}: {:?}", env.fetched());
     }
 }

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::child::peak;
 use crate::support::git::{Object, entry, packet};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, End, Files, Proxy, Treat, file, noise, side_by_side};
+use crate::support::{End, Files, Handling, Proxy, TestEnv, file, in_parallel, noise};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -30,12 +30,12 @@ use Request::{Capabilities, Head, Objects};
 
 const ALL: [Request; 3] = [Head, Capabilities, Objects];
 
-/// Applies `treat` to the first `times` requests of this kind and passes all others on.
+/// Applies `handling` to the first `times` requests of this kind and passes all others on.
 fn treat_requests(
     request: Request,
     times: usize,
-    treat: Treat,
-) -> impl Fn(&str) -> Treat + Send + Sync + 'static {
+    handling: Handling,
+) -> impl Fn(&str) -> Handling + Send + Sync + 'static {
     let left = AtomicUsize::new(times);
     move |line| {
         let found = if line.contains("/api/") {
@@ -51,9 +51,9 @@ fn treat_requests(
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, take)
                 .is_ok()
         {
-            treat.clone()
+            handling.clone()
         } else {
-            Treat::Pass
+            Handling::Pass
         }
     }
 }
@@ -72,17 +72,22 @@ struct Job {
 /// Runs a job through a proxy. The template has no Dockerfile, so a job whose three requests succeed
 /// ends after the last one with that error, without an engine. In every case, nothing is left in the
 /// cache and no connection stays open after the client is freed.
-fn job(bed: &Bed, proxy: &Proxy, deadline: Option<Duration>, more: &[(OptionName, &str)]) -> Job {
-    let prefix = proxy.repo_prefix(&bed.server);
+fn job(
+    env: &TestEnv,
+    proxy: &Proxy,
+    deadline: Option<Duration>,
+    more: &[(OptionName, &str)],
+) -> Job {
+    let prefix = proxy.repo_prefix(&env.server);
     let mut options = vec![(OptionName::RepoPrefix, prefix.as_str())];
     options.extend_from_slice(more);
-    let client = bed.client_with(&options);
+    let client = env.client_with(&options);
     let begun = Instant::now();
     let error = client.begin_within("hermes", deadline).end().unwrap_err();
     let took = begun.elapsed();
     assert!(!error.hint.is_empty(), "{error:?}");
     if error.code != Code::NoDockerfile {
-        assert!(bed.is_clean(), "{error:?}: {:?}", bed.fetched());
+        assert!(env.is_clean(), "{error:?}: {:?}", env.fetched());
     }
     drop(client);
     proxy.until_closed();
@@ -90,13 +95,13 @@ fn job(bed: &Bed, proxy: &Proxy, deadline: Option<Duration>, more: &[(OptionName
 }
 
 /// A template of some size without a Dockerfile.
-fn bed() -> Bed {
-    let bed = Bed::new();
-    bed.template(
+fn env() -> TestEnv {
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         Files::from([("content".to_owned(), file(&noise(20_000)))]),
     );
-    bed
+    env
 }
 
 #[test]
@@ -106,27 +111,27 @@ fn a_connection_that_breaks_once_is_retried() {
         for end in [End::Close, End::Reset] {
             // Before and within the request, then before the response, within its status line, its
             // headers and its body.
-            rows.push((request, Treat::CutRequest(0, end)));
-            rows.push((request, Treat::CutRequest(30, end)));
+            rows.push((request, Handling::CutRequest(0, end)));
+            rows.push((request, Handling::CutRequest(30, end)));
             for answered in [0, 5, 50, 400] {
-                rows.push((request, Treat::CutAnswer(answered, end)));
+                rows.push((request, Handling::CutAnswer(answered, end)));
             }
         }
     }
     for answered in [500, 1000, 5000, 15_000, 20_000] {
-        rows.push((Objects, Treat::CutAnswer(answered, End::Reset)));
+        rows.push((Objects, Handling::CutAnswer(answered, End::Reset)));
     }
-    side_by_side(rows.iter(), |(request, treat)| {
-        let bed = bed();
-        let proxy = Proxy::before(&bed.server, treat_requests(*request, 1, treat.clone()));
-        let job = job(&bed, &proxy, None, &[]);
+    in_parallel(rows.iter(), |(request, handling)| {
+        let env = env();
+        let proxy = Proxy::before(&env.server, treat_requests(*request, 1, handling.clone()));
+        let job = job(&env, &proxy, None, &[]);
         let error = &job.error;
         assert_eq!(
             error.code,
             Code::NoDockerfile,
-            "{request:?} {treat:?}: {error:?}"
+            "{request:?} {handling:?}: {error:?}"
         );
-        let tree = std::fs::read_dir(bed.cache().join("hermes"))
+        let tree = std::fs::read_dir(env.cache().join("hermes"))
             .unwrap()
             .flatten();
         let content = tree
@@ -144,22 +149,25 @@ fn a_connection_that_always_breaks_is_reported() {
     let mut rows = Vec::new();
     for request in ALL {
         for end in [End::Close, End::Reset] {
-            rows.push((request, Treat::CutAnswer(0, end), Code::GiteaUnreachable));
+            rows.push((request, Handling::CutAnswer(0, end), Code::GiteaUnreachable));
         }
         let code = if request == Head {
             Code::GiteaUnreachable
         } else {
             Code::Fetch
         };
-        rows.push((request, Treat::CutAnswer(BODY, End::Close), code));
+        rows.push((request, Handling::CutAnswer(BODY, End::Close), code));
     }
-    side_by_side(rows.iter(), |(request, treat, code)| {
-        let bed = bed();
-        let proxy = Proxy::before(&bed.server, treat_requests(*request, ALWAYS, treat.clone()));
-        let job = job(&bed, &proxy, None, &[]);
+    in_parallel(rows.iter(), |(request, handling, code)| {
+        let env = env();
+        let proxy = Proxy::before(
+            &env.server,
+            treat_requests(*request, ALWAYS, handling.clone()),
+        );
+        let job = job(&env, &proxy, None, &[]);
         assert_eq!(
             job.error.code, *code,
-            "{request:?} {treat:?}: {:?}",
+            "{request:?} {handling:?}: {:?}",
             job.error
         );
         assert!(job.took < Duration::from_secs(30), "{:?}", job.took);
@@ -167,12 +175,12 @@ fn a_connection_that_always_breaks_is_reported() {
 }
 
 /// One byte per second.
-const DRIP: Treat = Treat::Drip(1, Duration::from_secs(1));
+const DRIP: Handling = Handling::Drip(1, Duration::from_secs(1));
 
 #[test]
 fn a_slow_or_silent_response_ends_at_its_time_limit() {
     let seconds = Duration::from_secs;
-    let endless_continue = Treat::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec());
+    let endless_continue = Handling::Endless(Vec::new(), b"HTTP/1.1 100 Continue\r\n\r\n".to_vec());
     // The API's own timeout of 30 seconds is tested in `lookup`.
     let mut rows = vec![(Head, DRIP, Some(seconds(2)), Code::DeadlineExceeded, 2)];
     for request in [Capabilities, Objects] {
@@ -181,14 +189,14 @@ fn a_slow_or_silent_response_ends_at_its_time_limit() {
         rows.push((request, DRIP, None, Code::Stalled, 3));
         rows.push((
             request,
-            Treat::CutAnswer(0, End::Hang),
+            Handling::CutAnswer(0, End::Hang),
             None,
             Code::Stalled,
             3,
         ));
         rows.push((
             request,
-            Treat::CutAnswer(BODY, End::Hang),
+            Handling::CutAnswer(BODY, End::Hang),
             None,
             Code::Stalled,
             3,
@@ -196,18 +204,21 @@ fn a_slow_or_silent_response_ends_at_its_time_limit() {
         rows.push((request, endless_continue.clone(), None, Code::Stalled, 3));
         rows.push((
             request,
-            Treat::CutAnswer(BODY, End::Hang),
+            Handling::CutAnswer(BODY, End::Hang),
             Some(seconds(2)),
             Code::DeadlineExceeded,
             2,
         ));
     }
-    side_by_side(rows.iter(), |(request, treat, deadline, code, after)| {
-        let bed = bed();
-        let proxy = Proxy::before(&bed.server, treat_requests(*request, ALWAYS, treat.clone()));
-        let job = job(&bed, &proxy, *deadline, &[(OptionName::StallGrace, "3")]);
+    in_parallel(rows.iter(), |(request, handling, deadline, code, after)| {
+        let env = env();
+        let proxy = Proxy::before(
+            &env.server,
+            treat_requests(*request, ALWAYS, handling.clone()),
+        );
+        let job = job(&env, &proxy, *deadline, &[(OptionName::StallGrace, "3")]);
         let what = format!(
-            "{request:?} {treat:?} after {:?}: {:?}",
+            "{request:?} {handling:?} after {:?}: {:?}",
             job.took, job.error
         );
         assert_eq!(job.error.code, *code, "{what}");
@@ -222,19 +233,19 @@ fn a_slow_or_silent_response_ends_at_its_time_limit() {
 #[test]
 fn an_endlessly_slow_body_ends_at_the_ceiling() {
     for (part, body) in [("/info/refs", ""), ("/git-upload-pack$", "fetch")] {
-        let bed = bed();
-        bed.server
+        let env = env();
+        env.server
             .faults(json!([{ "match": part, "match_body": body, "drip_ms": 1000 }]));
-        let client = bed.client_with(&[(OptionName::StallGrace, "3"), (OptionName::Ceiling, "4")]);
+        let client = env.client_with(&[(OptionName::StallGrace, "3"), (OptionName::Ceiling, "4")]);
         let begun = Instant::now();
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::Timeout, "{part} {body}: {error:?}");
         assert!(
             begun.elapsed() < Duration::from_secs(20),
             "{:?}",
             begun.elapsed()
         );
-        assert!(bed.is_clean());
+        assert!(env.is_clean());
     }
 }
 
@@ -262,25 +273,28 @@ fn a_response_that_is_not_http_fails_at_once() {
     ];
     let mut rows = Vec::new();
     for answer in answers {
-        rows.extend(ALL.map(|request| (request, Treat::Answer(answer.clone(), End::Close))));
+        rows.extend(ALL.map(|request| (request, Handling::Answer(answer.clone(), End::Close))));
     }
     for request in ALL {
         let start = b"HTTP/1.1 200 OK\r\n".to_vec();
         rows.push((
             request,
-            Treat::Endless(start.clone(), b"X: y\r\n".repeat(1000)),
+            Handling::Endless(start.clone(), b"X: y\r\n".repeat(1000)),
         ));
-        rows.push((request, Treat::Endless(start, b"x".repeat(10_000))));
-        rows.push((request, Treat::Endless(Vec::new(), vec![0; 10_000])));
-        rows.push((request, Treat::Endless(Vec::new(), b"\r\n".repeat(1000))));
+        rows.push((request, Handling::Endless(start, b"x".repeat(10_000))));
+        rows.push((request, Handling::Endless(Vec::new(), vec![0; 10_000])));
+        rows.push((request, Handling::Endless(Vec::new(), b"\r\n".repeat(1000))));
     }
-    side_by_side(rows.iter(), |(request, treat)| {
-        let bed = bed();
-        let proxy = Proxy::before(&bed.server, treat_requests(*request, ALWAYS, treat.clone()));
-        let job = job(&bed, &proxy, Some(Duration::from_secs(60)), &[]);
+    in_parallel(rows.iter(), |(request, handling)| {
+        let env = env();
+        let proxy = Proxy::before(
+            &env.server,
+            treat_requests(*request, ALWAYS, handling.clone()),
+        );
+        let job = job(&env, &proxy, Some(Duration::from_secs(60)), &[]);
         let what = format!(
             "{request:?} {:.200} after {:?}: {:?}",
-            format!("{treat:?}"),
+            format!("{handling:?}"),
             job.took,
             job.error
         );
@@ -360,26 +374,26 @@ fn an_endless_git_response_uses_little_memory() {
             packets("\x02Counting objects: 7\r"),
         ),
     ];
-    side_by_side(rows.iter(), |(what, request, head, rest)| {
-        let bed = bed();
-        let treat = Treat::Endless(head.clone(), rest.clone());
-        let proxy = Proxy::before(&bed.server, treat_requests(*request, ALWAYS, treat));
-        let prefix = proxy.repo_prefix(&bed.server);
+    in_parallel(rows.iter(), |(what, request, head, rest)| {
+        let env = env();
+        let handling = Handling::Endless(head.clone(), rest.clone());
+        let proxy = Proxy::before(&env.server, treat_requests(*request, ALWAYS, handling));
+        let prefix = proxy.repo_prefix(&env.server);
         let end = peak(
-            &bed,
+            &env,
             &[(OptionName::RepoPrefix, &prefix)],
             Some(Duration::from_secs(60)),
         );
         assert_eq!(end.status, "fetch", "{what}: {end:?}");
         assert!(end.growth_mib < 64, "{what}: {end:?}");
         assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
-        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+        assert!(env.is_clean(), "{what}: {:?}", env.fetched());
     });
 }
 
 /// A response to `command=fetch` whose pack has `count` declared objects, begins with `start` and then repeats `rest`
 /// without end.
-fn endless_pack(count: u32, start: &[u8], rest: &[u8]) -> Treat {
+fn endless_pack(count: u32, start: &[u8], rest: &[u8]) -> Handling {
     let band = |data: &[u8]| {
         let packets = data
             .chunks(60_000)
@@ -388,7 +402,7 @@ fn endless_pack(count: u32, start: &[u8], rest: &[u8]) -> Treat {
     };
     let pack = [&b"PACK\0\0\0\x02"[..], &count.to_be_bytes(), start].concat();
     let head = [git_head("result"), packet("packfile\n"), band(&pack)].concat();
-    Treat::Endless(head, band(rest))
+    Handling::Endless(head, band(rest))
 }
 
 #[test]
@@ -437,26 +451,26 @@ fn an_endless_pack_is_refused_or_ends_at_the_deadline() {
             64,
         ),
     ];
-    for (what, treat, limit, status, most) in rows {
-        let bed = bed();
-        let proxy = Proxy::before(&bed.server, treat_requests(Objects, ALWAYS, treat));
-        let prefix = proxy.repo_prefix(&bed.server);
+    for (what, handling, limit, status, most) in rows {
+        let env = env();
+        let proxy = Proxy::before(&env.server, treat_requests(Objects, ALWAYS, handling));
+        let prefix = proxy.repo_prefix(&env.server);
         let options = [(OptionName::RepoPrefix, prefix.as_str())];
-        let end = peak(&bed, &options, Some(limit));
+        let end = peak(&env, &options, Some(limit));
         assert_eq!(end.status, status, "{what}: {end:?}");
         assert!(end.growth_mib < most, "{what}: {end:?}");
         assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
-        assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+        assert!(env.is_clean(), "{what}: {:?}", env.fetched());
     }
 }
 
 #[test]
 fn an_endless_api_response_uses_little_memory() {
     for status in [200, 404, 500] {
-        let bed = bed();
-        bed.server
+        let env = env();
+        env.server
             .faults(json!([{ "match": "/api/", "status": status, "endless": true }]));
-        let end = peak(&bed, &[], None);
+        let end = peak(&env, &[], None);
         assert_eq!(end.status, "bad_response", "{end:?}");
         assert!(end.growth_mib < 32, "{end:?}");
         assert_eq!(end.sockets, 0);
@@ -492,12 +506,12 @@ fn an_unrequested_compressed_response_is_not_decompressed() {
     ];
     for encoding in ["gzip", "deflate", "br", "identity, gzip"] {
         for (part, body, kind, status) in rows {
-            let bed = bed();
-            bed.server.faults(
+            let env = env();
+            env.server.faults(
                 json!([{ "match": part, "match_body": body, "body_base64": bomb,
                 "headers": { "Content-Type": kind, "Content-Encoding": encoding } }]),
             );
-            let end = peak(&bed, &[], None);
+            let end = peak(&env, &[], None);
             assert_eq!(end.status, status, "{part} {encoding}: {end:?}");
             assert!(
                 end.message.contains("compressed") && end.message.contains(encoding),
@@ -510,9 +524,9 @@ fn an_unrequested_compressed_response_is_not_decompressed() {
 
 #[test]
 fn no_accept_encoding_header_is_sent() {
-    let bed = bed();
-    let proxy = Proxy::before(&bed.server, |_| Treat::Pass);
-    job(&bed, &proxy, None, &[]);
+    let env = env();
+    let proxy = Proxy::before(&env.server, |_| Handling::Pass);
+    job(&env, &proxy, None, &[]);
     let sent = proxy.sent().to_lowercase();
     assert!(
         sent.contains("get /api/") && sent.contains("command=fetch"),
@@ -531,10 +545,10 @@ fn a_git_response_needs_a_git_content_type() {
             "application/x-git-receive-pack-advertisement",
             "application/x-git-upload-pack-result-not",
         ] {
-            let bed = bed();
-            bed.server.faults(json!([{ "match": part, "status": 200, "body": "001e# service=git-upload-pack\n0000",
+            let env = env();
+            env.server.faults(json!([{ "match": part, "status": 200, "body": "001e# service=git-upload-pack\n0000",
                 "headers": { "Content-Type": kind } }]));
-            let error = bed.client().refused("hermes");
+            let error = env.client().ensure_err("hermes");
             assert_eq!(error.code, Code::Fetch, "{part} {kind}: {error:?}");
             assert!(
                 error.message.contains("did not answer as git does"),
@@ -542,30 +556,30 @@ fn a_git_response_needs_a_git_content_type() {
             );
             assert!(error.message.contains(kind), "{error:?}");
             assert!(error.hint.contains("login page"), "{error:?}");
-            assert!(bed.is_clean());
+            assert!(env.is_clean());
         }
     }
 }
 
 #[test]
 fn the_api_response_is_parsed_whatever_its_content_type() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
     let body = json!({ "commit": { "id": sha } }).to_string();
     for kind in ["text/html", "application/octet-stream"] {
-        bed.server.faults(json!([{ "match": "/api/", "status": 200, "body": body, "headers": { "Content-Type": kind } }]));
-        assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
+        env.server.faults(json!([{ "match": "/api/", "status": 200, "body": body, "headers": { "Content-Type": kind } }]));
+        assert_eq!(env.client().ensure("hermes").unwrap().commit_sha, sha);
     }
 }
 
 #[test]
 fn a_repository_with_50000_branches_works() {
-    let bed = bed();
-    let sha = bed.template("hermes", Files::from([("content".to_owned(), file("x"))]));
-    bed.server
-        .branches(&bed.server.template("hermes"), 50_000, &sha);
+    let env = env();
+    let sha = env.template("hermes", Files::from([("content".to_owned(), file("x"))]));
+    env.server
+        .branches(&env.server.template("hermes"), 50_000, &sha);
     let begun = Instant::now();
-    let end = peak(&bed, &[], None);
+    let end = peak(&env, &[], None);
     assert_eq!(end.status, "no_dockerfile", "{end:?}");
     assert!(end.growth_mib < 64, "{end:?}");
     assert!(
@@ -578,8 +592,8 @@ fn a_repository_with_50000_branches_works() {
 #[test]
 fn a_git_server_with_protocol_0_works() {
     // Protocol 0 (gitprotocol-pack(5)) lists all refs first. The fetch then works with the same server.
-    let bed = bed();
-    let sha = bed.template("hermes", Files::from([("content".to_owned(), file("x"))]));
+    let env = env();
+    let sha = env.template("hermes", Files::from([("content".to_owned(), file("x"))]));
     let mut offer = packet("# service=git-upload-pack\n");
     offer.extend_from_slice(b"0000");
     let capabilities = "multi_ack_detailed side-band-64k ofs-delta shallow no-progress allow-tip-sha1-in-want allow-reachable-sha1-in-want agent=git/2.1";
@@ -588,10 +602,10 @@ fn a_git_server_with_protocol_0_works() {
         offer.extend(packet(format!("{sha} refs/heads/branch-{number}\n")));
     }
     offer.extend_from_slice(b"0000");
-    bed.server.faults(
+    env.server.faults(
         json!([{ "match": "/info/refs", "body": String::from_utf8(offer).unwrap(),
         "headers": { "Content-Type": "application/x-git-upload-pack-advertisement" } }]),
     );
-    let error = bed.client().refused("hermes");
+    let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::NoDockerfile, "{error:?}");
 }

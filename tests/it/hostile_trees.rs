@@ -9,7 +9,7 @@ use mol::event::Kind;
 
 use crate::support::git::{Object, packed};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, TestClient};
+use crate::support::{TestClient, TestEnv};
 
 const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
 
@@ -76,21 +76,21 @@ fn tree(
 }
 
 /// The tree is refused with a message containing `says`, before the build, and nothing is left behind.
-fn assert_refused(bed: &Bed, client: &TestClient, what: &str, says: &str) {
+fn assert_refused(env: &TestEnv, client: &TestClient, what: &str, says: &str) {
     let begun = Instant::now();
-    let error = client.refused("hermes");
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Fetch, "{what}: {error:?}");
     assert!(error.message.contains(says), "{what}: {error:?}");
     assert!(!error.hint.is_empty(), "{what}: {error:?}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
     assert_eq!(client.count(Kind::BuildStarted), 0, "{what}");
-    assert!(bed.is_clean(), "{what}: {:?}", bed.fetched());
+    assert!(env.is_clean(), "{what}: {:?}", env.fetched());
 }
 
 #[test]
 fn a_tree_that_git_would_not_check_out_is_refused() {
-    let bed = Bed::new();
-    let outside = bed.scratch().join("outside");
+    let env = TestEnv::new();
+    let outside = env.scratch().join("outside");
     std::fs::create_dir(&outside).unwrap();
     let out = outside.to_str().unwrap();
     let hook = entry("100755", "post-checkout", Node::File);
@@ -222,19 +222,19 @@ fn a_tree_that_git_would_not_check_out_is_refused() {
     ];
     for (what, entries, says) in rows {
         let objects = template(&entries);
-        let client = bed.client();
-        bed.server.plant(&bed.server.template("hermes"), &objects);
-        assert_refused(&bed, &client, what, says);
+        let client = env.client();
+        env.server.plant(&env.server.template("hermes"), &objects);
+        assert_refused(&env, &client, what, says);
         let written: Vec<_> = std::fs::read_dir(&outside).unwrap().collect();
         assert!(written.is_empty(), "{what}: {written:?}");
     }
-    bed.template("hermes", dockerfile(DOCKERFILE));
-    bed.client().ensure("hermes").unwrap();
+    env.template("hermes", dockerfile(DOCKERFILE));
+    env.client().ensure("hermes").unwrap();
 }
 
 #[test]
 fn a_malformed_tree_object_is_refused() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let rows = [
         ("a file without a name", vec![file("")], "no name"),
         (
@@ -265,18 +265,18 @@ fn a_malformed_tree_object_is_refused() {
     ];
     for (what, entries, says) in rows {
         let objects = template(&entries);
-        bed.server.answer_with(
-            &bed.server.template("hermes"),
+        env.server.answer_with(
+            &env.server.template("hermes"),
             objects.last().unwrap(),
             &packed(&objects),
         );
-        assert_refused(&bed, &bed.client(), what, says);
+        assert_refused(&env, &env.client(), what, says);
     }
 }
 
 #[test]
 fn an_unusual_but_valid_tree_is_checked_out_as_git_does() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let all = |names: &[&str]| {
         names
             .iter()
@@ -335,12 +335,12 @@ fn an_unusual_but_valid_tree_is_checked_out_as_git_does() {
         ),
     ];
     for (what, entries, mut want) in rows {
-        bed.engine.remove_all_of(&bed.isolation);
-        bed.server
-            .plant(&bed.server.template("hermes"), &template(&entries));
-        let image = bed.client().ensure("hermes");
+        env.engine.remove_all_of(&env.isolation);
+        env.server
+            .plant(&env.server.template("hermes"), &template(&entries));
+        let image = env.client().ensure("hermes");
         let image = image.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        let files = bed.engine.files(&image.reference);
+        let files = env.engine.files(&image.reference);
         want.insert(0, "Dockerfile".to_owned());
         want.sort();
         assert_eq!(files.keys().cloned().collect::<Vec<_>>(), want, "{what}");
@@ -356,7 +356,7 @@ fn an_unusual_but_valid_tree_is_checked_out_as_git_does() {
 
 #[test]
 fn a_tree_bomb_is_refused_at_once() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut objects = vec![Object::blob("spam\n")];
     let names: Vec<String> = (0..10).map(|number| format!("d{number}")).collect();
     for _ in 0..10 {
@@ -370,31 +370,31 @@ fn a_tree_bomb_is_refused_at_once() {
         objects.push(Object::tree(entries));
     }
     objects.push(Object::commit(objects.last().unwrap()));
-    bed.server.answer_with(
-        &bed.server.template("hermes"),
+    env.server.answer_with(
+        &env.server.template("hermes"),
         objects.last().unwrap(),
         &packed(&objects),
     );
-    assert_refused(&bed, &bed.client(), "a tree bomb", "more than 500000 files");
+    assert_refused(&env, &env.client(), "a tree bomb", "more than 500000 files");
 }
 
 #[test]
 fn excessively_nested_folders_are_refused_at_once() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut objects = vec![Object::tree([])];
     for _ in 0..20_000 {
         let below = objects.last().unwrap().id();
         objects.push(Object::tree([("40000", &b"d"[..], below)]));
     }
     objects.push(Object::commit(objects.last().unwrap()));
-    bed.server.answer_with(
-        &bed.server.template("hermes"),
+    env.server.answer_with(
+        &env.server.template("hermes"),
         objects.last().unwrap(),
         &packed(&objects),
     );
     assert_refused(
-        &bed,
-        &bed.client(),
+        &env,
+        &env.client(),
         "20000 nested folders",
         "nested 128 levels deep",
     );
@@ -402,7 +402,7 @@ fn excessively_nested_folders_are_refused_at_once() {
 
 #[test]
 fn patterns_prone_to_backtracking_match_quickly() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let pattern = format!("{}b", "*a".repeat(60));
     let mut files = dockerfile(DOCKERFILE);
     for name in [".gitattributes", ".dockerignore"] {
@@ -412,9 +412,9 @@ fn patterns_prone_to_backtracking_match_quickly() {
         );
     }
     files.insert("a".repeat(200), crate::support::file("x"));
-    bed.template("hermes", files);
+    env.template("hermes", files);
     let begun = Instant::now();
-    bed.client().ensure("hermes").unwrap();
+    env.client().ensure("hermes").unwrap();
     assert!(
         begun.elapsed() < Duration::from_secs(10),
         "{:?}",

@@ -8,23 +8,23 @@ use serde_json::json;
 
 use crate::support::server::dockerfile;
 use crate::support::tls::{Flaw, Https};
-use crate::support::{Bed, Server, block_on};
+use crate::support::{Server, TestEnv, block_on};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
 
 #[test]
 fn a_certificate_of_an_unknown_issuer_is_refused() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let https = Https::before(&bed.server, bed.scratch());
-    let client = bed.client_with(&[(OptionName::RepoPrefix, &https.repo_prefix)]);
-    let error = client.refused("hermes");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let https = Https::before(&env.server, env.scratch());
+    let client = env.client_with(&[(OptionName::RepoPrefix, &https.repo_prefix)]);
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message.contains("TLS"), "{error:?}");
     assert!(error.message.contains("UnknownIssuer"), "{error:?}");
     assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
-    assert!(bed.server.requests().is_empty());
+    assert!(env.server.requests().is_empty());
 }
 
 #[test]
@@ -38,39 +38,39 @@ fn an_invalid_certificate_is_refused_without_retry() {
         (Flaw::BadSignature, "BadSignature"),
         (Flaw::OtherKey, "BadSignature"),
     ] {
-        let bed = Bed::with(&["--token", TOKEN]);
-        bed.template("hermes", dockerfile(PLAIN));
-        let https = Https::with(&bed.server, bed.scratch(), flaw);
-        let client = bed.client_with(&[
+        let env = TestEnv::with(&["--token", TOKEN]);
+        env.template("hermes", dockerfile(PLAIN));
+        let https = Https::with(&env.server, env.scratch(), flaw);
+        let client = env.client_with(&[
             (OptionName::RepoPrefix, &https.repo_prefix),
             (OptionName::SslCertFile, https.ca.to_str().unwrap()),
             (OptionName::Token, TOKEN),
         ]);
         let begun = Instant::now();
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::GiteaUnreachable, "{flaw:?}: {error:?}");
         assert!(error.message.contains("TLS"), "{flaw:?}: {error:?}");
         assert!(error.message.contains(says), "{flaw:?}: {error:?}");
         assert!(error.hint.contains("clock"), "{flaw:?}: {error:?}");
         assert!(begun.elapsed() < Duration::from_secs(5), "not retried");
-        assert!(bed.server.requests().is_empty(), "the token is not sent");
+        assert!(env.server.requests().is_empty(), "the token is not sent");
     }
 }
 
 /// A whole job succeeds with the certificate in SSL_CERT_FILE, and in SSL_CERT_DIR under this name.
-fn trusted_in_a_file_and_in_a_folder(https: impl Fn(&Bed) -> Https, name_in_folder: &str) {
-    let bed = Bed::with(&["--token", TOKEN]);
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    let https = https(&bed);
-    let folder = bed.scratch().join("certificates");
+fn trusted_in_a_file_and_in_a_folder(https: impl Fn(&TestEnv) -> Https, name_in_folder: &str) {
+    let env = TestEnv::with(&["--token", TOKEN]);
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    let https = https(&env);
+    let folder = env.scratch().join("certificates");
     std::fs::create_dir(&folder).unwrap();
     std::fs::copy(&https.ca, folder.join(name_in_folder)).unwrap();
     for (name, path) in [
         (OptionName::SslCertFile, &https.ca),
         (OptionName::SslCertDir, &folder),
     ] {
-        bed.engine.remove_all_of(&bed.isolation);
-        let client = bed.client_with(&[
+        env.engine.remove_all_of(&env.isolation);
+        let client = env.client_with(&[
             (OptionName::RepoPrefix, &https.repo_prefix),
             (OptionName::Token, TOKEN),
             (name, path.to_str().unwrap()),
@@ -83,7 +83,7 @@ fn trusted_in_a_file_and_in_a_folder(https: impl Fn(&Bed) -> Https, name_in_fold
 fn a_ca_in_a_file_or_a_folder_is_trusted() {
     // Certificate folders name files by a hash of the subject; any name works here.
     trusted_in_a_file_and_in_a_folder(
-        |bed| Https::before(&bed.server, bed.scratch()),
+        |env| Https::before(&env.server, env.scratch()),
         "12345678.0",
     );
 }
@@ -91,7 +91,7 @@ fn a_ca_in_a_file_or_a_folder_is_trusted() {
 #[test]
 fn a_self_signed_certificate_in_a_file_or_a_folder_is_trusted() {
     trusted_in_a_file_and_in_a_folder(
-        |bed| Https::self_signed(&bed.server, bed.scratch(), Flaw::None),
+        |env| Https::self_signed(&env.server, env.scratch(), Flaw::None),
         "gitea.crt",
     );
 }
@@ -105,51 +105,51 @@ fn an_invalid_self_signed_certificate_is_refused_even_if_trusted() {
         (Flaw::ClientOnly, "invalid peer certificate"),
         (Flaw::OtherKey, "BadSignature"),
     ] {
-        let bed = Bed::with(&["--token", TOKEN]);
-        bed.template("hermes", dockerfile(PLAIN));
-        let https = Https::self_signed(&bed.server, bed.scratch(), flaw);
-        let client = bed.client_with(&[
+        let env = TestEnv::with(&["--token", TOKEN]);
+        env.template("hermes", dockerfile(PLAIN));
+        let https = Https::self_signed(&env.server, env.scratch(), flaw);
+        let client = env.client_with(&[
             (OptionName::RepoPrefix, &https.repo_prefix),
             (OptionName::SslCertFile, https.ca.to_str().unwrap()),
             (OptionName::Token, TOKEN),
         ]);
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::GiteaUnreachable, "{flaw:?}: {error:?}");
         assert!(error.message.contains(says), "{flaw:?}: {error:?}");
-        assert!(bed.server.requests().is_empty(), "the token is not sent");
+        assert!(env.server.requests().is_empty(), "the token is not sent");
     }
 }
 
 #[test]
 fn an_untrusted_self_signed_certificate_of_the_same_name_is_refused() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    bed.template("hermes", dockerfile(PLAIN));
-    let https = Https::self_signed(&bed.server, bed.scratch(), Flaw::None);
-    let other = Https::self_signed(&bed.server, bed.scratch(), Flaw::None);
-    let client = bed.client_with(&[
+    let env = TestEnv::with(&["--token", TOKEN]);
+    env.template("hermes", dockerfile(PLAIN));
+    let https = Https::self_signed(&env.server, env.scratch(), Flaw::None);
+    let other = Https::self_signed(&env.server, env.scratch(), Flaw::None);
+    let client = env.client_with(&[
         (OptionName::RepoPrefix, &https.repo_prefix),
         (OptionName::SslCertFile, other.ca.to_str().unwrap()),
         (OptionName::Token, TOKEN),
     ]);
-    let error = client.refused("hermes");
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message.contains("CaUsedAsEndEntity"), "{error:?}");
     assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
-    assert!(bed.server.requests().is_empty(), "the token is not sent");
+    assert!(env.server.requests().is_empty(), "the token is not sent");
 }
 
 #[test]
 fn a_redirect_from_https_to_http_is_refused() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let other = Server::start(&[]);
-    let https = Https::before(&bed.server, bed.scratch());
-    bed.server.faults(json!([{ "match": "/api/", "status": 302,
+    let https = Https::before(&env.server, env.scratch());
+    env.server.faults(json!([{ "match": "/api/", "status": 302,
         "headers": { "Location": format!("{}/api/v1/repos/x/y/branches/main", other.url) } }]));
-    let client = bed.client_with(&[
+    let client = env.client_with(&[
         (OptionName::RepoPrefix, &https.repo_prefix),
         (OptionName::SslCertFile, https.ca.to_str().unwrap()),
     ]);
-    let error = client.refused("hermes");
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message.contains(&other.url), "{error:?}");
     assert!(other.requests().is_empty());
@@ -157,17 +157,17 @@ fn a_redirect_from_https_to_http_is_refused() {
 
 #[test]
 fn sending_the_token_in_plain_text_warns_once() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::with(&["--token", TOKEN]);
+    let sha = env.template("hermes", dockerfile(PLAIN));
     // A remote server, reached through a proxy on this machine.
-    let away = bed
+    let away = env
         .server
         .repo_prefix
-        .replace(&bed.server.url, "http://git.example.com");
+        .replace(&env.server.url, "http://git.example.com");
     let warnings = |prefix: &str, token: &str| {
-        let client = bed.client_with(&[
+        let client = env.client_with(&[
             (OptionName::RepoPrefix, prefix),
-            (OptionName::HttpProxy, &bed.server.url),
+            (OptionName::HttpProxy, &env.server.url),
             (OptionName::NoProxy, "127.0.0.1"),
             (OptionName::Token, token),
         ]);
@@ -175,14 +175,14 @@ fn sending_the_token_in_plain_text_warns_once() {
             if !token.is_empty() {
                 assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
             } else {
-                client.refused("hermes");
+                client.ensure_err("hermes");
             }
         }
         client.of_kind(Kind::Warning)
     };
-    let by_commit = bed.client_with(&[
+    let by_commit = env.client_with(&[
         (OptionName::RepoPrefix, &away),
-        (OptionName::HttpProxy, &bed.server.url),
+        (OptionName::HttpProxy, &env.server.url),
         (OptionName::NoProxy, "127.0.0.1"),
         (OptionName::Token, TOKEN),
     ]);
@@ -203,7 +203,7 @@ fn sending_the_token_in_plain_text_warns_once() {
 
     assert!(warnings(&away, "").is_empty(), "no token, no warning");
     assert!(
-        warnings(&bed.server.repo_prefix, TOKEN).is_empty(),
+        warnings(&env.server.repo_prefix, TOKEN).is_empty(),
         "no warning on loopback"
     );
 }

@@ -7,15 +7,15 @@ use mol::{Client, Code, OptionName, Options};
 
 use crate::support::child::{self, Link};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, unique};
+use crate::support::{TestEnv, unique};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 #[test]
 fn an_unknown_runtime_is_refused_before_any_io() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     // A missing socket: contacting the engine would give another error code.
-    let client = bed.client_with(&[(OptionName::DockerHost, "unix:///nowhere/docker.sock")]);
+    let client = env.client_with(&[(OptionName::DockerHost, "unix:///nowhere/docker.sock")]);
     for name in [
         "",
         "unknown",
@@ -39,13 +39,13 @@ fn an_unknown_runtime_is_refused_before_any_io() {
         );
         assert!(error.hint.contains("claude-code"), "{error:?}");
     }
-    assert!(bed.server.requests().is_empty());
+    assert!(env.server.requests().is_empty());
     assert!(client.events().is_empty());
-    assert!(!bed.cache().exists());
+    assert!(!env.cache().exists());
 }
 
-fn refused(bed: &Bed, name: OptionName, value: &str) -> mol::Error {
-    let mut options = bed.options();
+fn refused(env: &TestEnv, name: OptionName, value: &str) -> mol::Error {
+    let mut options = env.options();
     options.set(name, value);
     let error = Client::new(&options, None).expect_err(value);
     assert_eq!(error.code, Code::InvalidOption, "{value}: {error:?}");
@@ -59,7 +59,7 @@ fn refused(bed: &Bed, name: OptionName, value: &str) -> mol::Error {
 
 #[test]
 fn an_invalid_option_is_refused_by_name_at_client_creation() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for (name, values) in [
         (
             OptionName::RepoPrefix,
@@ -110,21 +110,21 @@ fn an_invalid_option_is_refused_by_name_at_client_creation() {
         ),
     ] {
         for value in values {
-            refused(&bed, name, value);
+            refused(&env, name, value);
         }
     }
-    refused(&bed, OptionName::Isolation, &"a".repeat(49));
-    assert!(bed.server.requests().is_empty() && !bed.cache().exists());
+    refused(&env, OptionName::Isolation, &"a".repeat(49));
+    assert!(env.server.requests().is_empty() && !env.cache().exists());
 }
 
 #[test]
 fn a_prefix_with_a_password_is_refused_without_showing_it() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for prefix in [
         "https://me:hunter2@host/org/tpl-",
         "https://hunter2@host/org/tpl-",
     ] {
-        let error = refused(&bed, OptionName::RepoPrefix, prefix);
+        let error = refused(&env, OptionName::RepoPrefix, prefix);
         assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
         assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
     }
@@ -132,8 +132,8 @@ fn a_prefix_with_a_password_is_refused_without_showing_it() {
 
 #[test]
 fn an_invalid_docker_host_is_refused_before_the_fetch() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     for host in [
         "unix://relative",
         "tcp://host:port",
@@ -142,23 +142,23 @@ fn an_invalid_docker_host_is_refused_before_the_fetch() {
         "nonsense://host",
         "ftp://host",
     ] {
-        let error = bed
+        let error = env
             .client_with(&[(OptionName::DockerHost, host)])
-            .refused("hermes");
+            .ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{host}: {error:?}");
         assert!(
             error.message.contains("DOCKER_HOST") && !error.hint.is_empty(),
             "{error:?}"
         );
     }
-    assert!(!bed.cache().exists());
+    assert!(!env.cache().exists());
 }
 
 #[test]
 fn a_cache_folder_that_cannot_be_created_is_named() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let blocked = bed.scratch().join("a-file");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let blocked = env.scratch().join("a-file");
     std::fs::write(&blocked, "").unwrap();
     for folder in [
         blocked.join("below"),
@@ -166,9 +166,9 @@ fn a_cache_folder_that_cannot_be_created_is_named() {
         "/proc/nowhere".into(),
     ] {
         let folder = folder.to_str().unwrap();
-        let error = bed
+        let error = env
             .client_with(&[(OptionName::CacheDir, folder)])
-            .refused("hermes");
+            .ensure_err("hermes");
         assert_eq!(error.code, Code::Cache, "{error:?}");
         assert!(error.message.contains(folder), "{error:?}");
         assert!(
@@ -176,29 +176,29 @@ fn a_cache_folder_that_cannot_be_created_is_named() {
             "{error:?}"
         );
     }
-    assert!(bed.engine.references_of(&bed.isolation).is_empty());
+    assert!(env.engine.references_of(&env.isolation).is_empty());
 }
 
 #[test]
 fn a_read_only_cache_folder_is_named() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     // Not even root can write to a read-only mount.
     let ensure = child::program("ensure", Link::Static);
-    let output = child::with_a_disk(&bed, "ro,mode=700", "exec \"$@\"", &ensure)
+    let output = child::with_a_disk(&env, "ro,mode=700", "exec \"$@\"", &ensure)
         .arg("hermes")
         .output()
         .unwrap();
     let text = child::text(&output);
     assert_eq!(output.status.code(), Some(Code::Cache as i32), "{text}");
-    assert!(text.contains(bed.cache().to_str().unwrap()), "{text}");
+    assert!(text.contains(env.cache().to_str().unwrap()), "{text}");
     assert!(text.contains("ead-only"), "{text}");
     assert!(text.contains("MOLECULE_LOCAL_BUILD_CACHE"), "{text}");
-    assert!(bed.engine.references_of(&bed.isolation).is_empty());
+    assert!(env.engine.references_of(&env.isolation).is_empty());
 }
 
-fn environment(bed: &Bed) -> Vec<String> {
-    let values = bed.values();
+fn environment(env: &TestEnv) -> Vec<String> {
+    let values = env.values();
     values
         .iter()
         .map(|(name, value)| format!("{}={value}", name.name()))
@@ -207,32 +207,32 @@ fn environment(bed: &Bed) -> Vec<String> {
 
 #[test]
 fn a_cache_folder_that_others_can_write_to_is_refused() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    std::fs::create_dir(bed.cache()).unwrap();
-    std::fs::set_permissions(bed.cache(), PermissionsExt::from_mode(0o777)).unwrap();
-    let error = bed.client().refused("hermes");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    std::fs::create_dir(env.cache()).unwrap();
+    std::fs::set_permissions(env.cache(), PermissionsExt::from_mode(0o777)).unwrap();
+    let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::Cache, "{error:?}");
     assert!(
         error.message.contains("other users") && error.hint.contains("chmod"),
         "{error:?}"
     );
     assert!(
-        error.message.contains(bed.cache().to_str().unwrap()),
+        error.message.contains(env.cache().to_str().unwrap()),
         "{error:?}"
     );
 }
 
 #[test]
 fn a_cache_folder_of_another_user_is_refused() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    std::fs::create_dir(bed.cache()).unwrap();
-    std::os::unix::fs::chown(bed.cache(), Some(12345), None)
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    std::fs::create_dir(env.cache()).unwrap();
+    std::os::unix::fs::chown(env.cache(), Some(12345), None)
         .expect("the tests run as root, as the engine does");
-    let error = bed.client().refused("hermes");
+    let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::Cache, "{error:?}");
-    for part in [bed.cache().to_str().unwrap(), "another user", "12345"] {
+    for part in [env.cache().to_str().unwrap(), "another user", "12345"] {
         assert!(error.message.contains(part), "{part} in {error:?}");
     }
     assert!(
@@ -240,16 +240,16 @@ fn a_cache_folder_of_another_user_is_refused() {
         "{error:?}"
     );
     // Nothing was written to it, so it can be used when it is given back.
-    std::os::unix::fs::chown(bed.cache(), Some(0), None).unwrap();
-    bed.client().ensure("hermes").unwrap();
+    std::os::unix::fs::chown(env.cache(), Some(0), None).unwrap();
+    env.client().ensure("hermes").unwrap();
 }
 
 #[test]
 fn an_unreachable_engine_is_reported_with_the_reason() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let missing = format!("unix://{}/no.sock", bed.scratch().display());
-    let dead = bed.scratch().join("dead.sock");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let missing = format!("unix://{}/no.sock", env.scratch().display());
+    let dead = env.scratch().join("dead.sock");
     drop(std::os::unix::net::UnixListener::bind(&dead).unwrap());
     let dead = format!("unix://{}", dead.display());
     for (host, reason) in [
@@ -257,9 +257,9 @@ fn an_unreachable_engine_is_reported_with_the_reason() {
         (&dead, "refused"),
         ("tcp://127.0.0.1:1", "refused"),
     ] {
-        let error = bed
+        let error = env
             .client_with(&[(OptionName::DockerHost, host)])
-            .refused("hermes");
+            .ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         for part in [host, "DOCKER_HOST", reason] {
             assert!(error.message.contains(part), "{part} in {error:?}");
@@ -267,22 +267,22 @@ fn an_unreachable_engine_is_reported_with_the_reason() {
         assert!(error.hint.contains("start Docker"), "{error:?}");
     }
     assert!(
-        !bed.cache().exists(),
+        !env.cache().exists(),
         "nothing is fetched without an engine to build with"
     );
 }
 
 #[test]
 fn without_an_engine_all_tried_endpoints_are_listed() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     // /run is hidden so that this machine's engine is neither found nor used.
-    let home = bed.scratch().join("home");
-    let run = bed.scratch().join("run");
+    let home = env.scratch().join("home");
+    let run = env.scratch().join("run");
     let output = Command::new("unshare")
         .args(["--mount", "--", "sh", "-ec", "mount -t tmpfs none /run; [ -L /var/run ] || mount -t tmpfs none /var/run; exec \"$@\"", "sh"])
         .args(["env", "-u", "DOCKER_CONTEXT", "-u", "DOCKER_CONFIG"])
-        .args(environment(&bed))
+        .args(environment(&env))
         .arg("DOCKER_HOST=")
         .arg(format!("HOME={}", home.display()))
         .arg(format!("XDG_RUNTIME_DIR={}", run.display()))
@@ -317,22 +317,22 @@ fn without_an_engine_all_tried_endpoints_are_listed() {
 
 #[test]
 fn an_engine_started_later_is_found_by_the_next_call() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let socket = bed.scratch().join("late.sock");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let socket = env.scratch().join("late.sock");
     let host = format!("unix://{}", socket.display());
-    let client = bed.client_with(&[(OptionName::DockerHost, &host)]);
-    assert_eq!(client.refused("hermes").code, Code::EngineUnreachable);
-    let real = bed.engine.url.strip_prefix("unix://").unwrap().to_owned();
+    let client = env.client_with(&[(OptionName::DockerHost, &host)]);
+    assert_eq!(client.ensure_err("hermes").code, Code::EngineUnreachable);
+    let real = env.engine.url.strip_prefix("unix://").unwrap().to_owned();
     std::os::unix::fs::symlink(real, socket).unwrap();
     client.ensure("hermes").unwrap();
 }
 
 #[test]
 fn set_all_from_reads_each_option_from_the_given_lookup() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let values = bed.values();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let values = env.values();
     let mark = unique();
     let mut options = Options::default();
     options.set_all_from(|variable| match variable {
@@ -342,7 +342,7 @@ fn set_all_from_reads_each_option_from_the_given_lookup() {
             .find(|(name, _)| name.name() == variable)
             .map(|(_, value)| value.clone()),
     });
-    let error = crate::support::TestClient::new(&options).refused("hermes");
+    let error = crate::support::TestClient::new(&options).ensure_err("hermes");
     assert_eq!(error.code, Code::RepoNotFound);
     assert!(error.message.contains(&mark), "{error:?}");
 }

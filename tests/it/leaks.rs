@@ -12,7 +12,7 @@ use crate::support::child::{self, Link, command, program};
 use crate::support::daemon::write_program;
 use crate::support::engine::BUSYBOX;
 use crate::support::server::{GIT, dockerfile};
-use crate::support::{Bed, Files, Proxy, TestClient, Treat, file, script};
+use crate::support::{Files, Handling, Proxy, TestClient, TestEnv, file, script};
 
 /// Has characters that each encoding changes.
 const TOKEN: &str = "tk_7f3c/0b5e+9d2a~4f61=88c1&e0b7";
@@ -79,16 +79,16 @@ fn shown(client: &TestClient, error: &Error) -> String {
     text
 }
 
-fn client(bed: &Bed, more: &[(OptionName, &str)]) -> TestClient {
+fn client(env: &TestEnv, more: &[(OptionName, &str)]) -> TestClient {
     let mut all = vec![(OptionName::Token, TOKEN)];
     all.extend_from_slice(more);
-    bed.client_with(&all)
+    env.client_with(&all)
 }
 
 /// The call fails with this code, shows no token, and masked something, which proves that the token
 /// reached the output.
-fn assert_masked(bed: &Bed, what: &str, client: &TestClient, code: Code) {
-    let error = client.refused("hermes");
+fn assert_masked(env: &TestEnv, what: &str, client: &TestClient, code: Code) {
+    let error = client.ensure_err("hermes");
     let text = shown(client, &error);
     assert_eq!(error.code, code, "{what}: {text}");
     assert_clean(what, &text);
@@ -96,14 +96,14 @@ fn assert_masked(bed: &Bed, what: &str, client: &TestClient, code: Code) {
         text.contains("***"),
         "{what}: nothing was masked in\n{text}"
     );
-    for path in bed.cached_paths() {
+    for path in env.cached_paths() {
         assert_clean("the name of a file in the cache", &path);
     }
 }
 
 /// The same where the output need not contain the planted text.
 fn assert_hidden(what: &str, client: &TestClient, code: Code) {
-    let error = client.refused("hermes");
+    let error = client.ensure_err("hermes");
     let text = shown(client, &error);
     assert_eq!(error.code, code, "{what}: {text}");
     assert_clean(what, &text);
@@ -121,8 +121,8 @@ fn the_leak_check_finds_every_spelling() {
 
 #[test]
 fn a_token_in_an_api_response_is_masked() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\n"));
     let all = spellings().join(" ");
     let url = format!("http://me:{PASSWORD}@127.0.0.1:1/{TOKEN}");
     for (status, code) in [
@@ -132,11 +132,11 @@ fn a_token_in_an_api_response_is_masked() {
         (500, Code::GiteaUnreachable),
         (503, Code::GiteaUnreachable),
     ] {
-        bed.server.faults(json!([{
+        env.server.faults(json!([{
             "match": "/api/", "status": status, "body": all,
             "headers": { "X-Echo": all, "Retry-After": "3600", "WWW-Authenticate": format!("Basic realm=\"{TOKEN}\"") },
         }]));
-        assert_hidden(&format!("a {status}"), &client(&bed, &[]), code);
+        assert_hidden(&format!("a {status}"), &client(&env, &[]), code);
     }
     for body in [
         json!(TOKEN),
@@ -145,30 +145,30 @@ fn a_token_in_an_api_response_is_masked() {
         json!({ "commit": { "id": [TOKEN] } }),
         json!({ TOKEN: TOKEN }),
     ] {
-        bed.server
+        env.server
             .faults(json!([{ "match": "/api/", "status": 200, "body": body.to_string() }]));
-        assert_hidden(&body.to_string(), &client(&bed, &[]), Code::BadResponse);
+        assert_hidden(&body.to_string(), &client(&env, &[]), Code::BadResponse);
     }
-    bed.server
+    env.server
         .faults(json!([{ "match": "/api/", "status": 302, "headers": { "Location": url } }]));
-    assert_hidden("a redirect", &client(&bed, &[]), Code::GiteaUnreachable);
+    assert_hidden("a redirect", &client(&env, &[]), Code::GiteaUnreachable);
 
-    bed.server.faults(json!([
+    env.server.faults(json!([
         { "match": "/branches/", "status": 404 },
         { "match": "/api/", "status": 200, "body": json!({ "default_branch": TOKEN, "empty": false }).to_string() },
     ]));
     assert_masked(
-        &bed,
+        &env,
         "a default branch",
-        &client(&bed, &[]),
+        &client(&env, &[]),
         Code::RepoNotFound,
     );
 }
 
 #[test]
 fn a_token_in_a_git_response_is_masked() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\n"));
     let all = spellings().join(" ");
     let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
     for (part, kind) in GIT {
@@ -188,12 +188,12 @@ fn a_token_in_a_git_response_is_masked() {
         ] {
             let mut fault = answer;
             fault["match"] = json!(part);
-            bed.server.faults(json!([fault]));
-            assert_hidden(&format!("git: {fault}"), &client(&bed, &[]), code);
+            env.server.faults(json!([fault]));
+            assert_hidden(&format!("git: {fault}"), &client(&env, &[]), code);
         }
         // An error packet of git. Its text is shown only for the fetch of the objects.
         let said = line(&format!("ERR {TOKEN} {all}"));
-        let (begin, check): (_, fn(&Bed, &str, &TestClient, Code)) = match part {
+        let (begin, check): (_, fn(&TestEnv, &str, &TestClient, Code)) = match part {
             "/info/refs" => (
                 "001e# service=git-upload-pack\n0000",
                 |_, what, client, code| {
@@ -202,16 +202,16 @@ fn a_token_in_a_git_response_is_masked() {
             ),
             _ => ("", assert_masked),
         };
-        bed.server
+        env.server
             .faults(json!([{ "match": part, "body": format!("{begin}{said}"), "headers": git }]));
-        check(&bed, part, &client(&bed, &[]), Code::Fetch);
+        check(&env, part, &client(&env, &[]), Code::Fetch);
     }
 }
 
 #[test]
 fn a_token_in_build_output_is_masked() {
     for buildkit in ["1", "0"] {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let quoted: Vec<String> = spellings()
             .iter()
             .map(|spelling| format!("'{spelling}'"))
@@ -226,48 +226,48 @@ fn a_token_in_build_output_is_masked() {
             format!("FROM {BUSYBOX}\nCOPY \"/no/{TOKEN}\" /\n"),
             format!("FROM scratch\n{TOKEN} is no instruction\n"),
         ] {
-            bed.template("hermes", dockerfile(&text));
-            let client = client(&bed, &[(OptionName::DockerBuildkit, buildkit)]);
-            assert_masked(&bed, &text, &client, Code::BuildFailed);
+            env.template("hermes", dockerfile(&text));
+            let client = client(&env, &[(OptionName::DockerBuildkit, buildkit)]);
+            assert_masked(&env, &text, &client, Code::BuildFailed);
         }
     }
 }
 
 #[test]
 fn a_truncated_line_shows_no_part_of_the_token() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut text = format!("FROM {BUSYBOX}\nRUN ");
     // At each length limit, one of these tokens lies across the cut.
     for before in (60..70).chain(4070..4100).chain(1000..1030) {
         text += &format!("head -c {before} /dev/zero | tr '\\0' x; echo '{TOKEN}'; ");
     }
     text += "exit 3\n";
-    bed.template("hermes", dockerfile(&text));
-    assert_masked(&bed, "a long line", &client(&bed, &[]), Code::BuildFailed);
+    env.template("hermes", dockerfile(&text));
+    assert_masked(&env, "a long line", &client(&env, &[]), Code::BuildFailed);
 }
 
 #[test]
 fn a_token_printed_by_a_template_script_is_masked() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let mut lines = String::from("#!/bin/sh\n");
     for spelling in spellings() {
         lines += &format!("echo 'says {spelling}' >&2\n");
     }
-    bed.template(
+    env.template(
         "hermes",
         Files::from([
             (
                 "Dockerfile".to_owned(),
                 file(&format!(
                     "FROM {BUSYBOX}\nCOPY . /t\nRUN sh /t/talk; echo {}; exit 1\n",
-                    bed.isolation
+                    env.isolation
                 )),
             ),
             ("talk".to_owned(), script(&lines)),
         ]),
     );
-    let client = client(&bed, &[]);
-    assert_masked(&bed, "a script", &client, Code::BuildFailed);
+    let client = client(&env, &[]);
+    assert_masked(&env, "a script", &client, Code::BuildFailed);
     let said = client.of_kind(Kind::Log);
     assert_eq!(
         said.iter()
@@ -282,8 +282,8 @@ fn a_token_printed_by_a_template_script_is_masked() {
 
 #[test]
 fn a_token_in_the_runtime_version_file_is_masked() {
-    let bed = Bed::new();
-    bed.template(
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         Files::from([
             ("Dockerfile".to_owned(), file("FROM nothing/at:all AS\n")),
@@ -293,7 +293,7 @@ fn a_token_in_the_runtime_version_file_is_masked() {
             ),
         ]),
     );
-    let client = client(&bed, &[(OptionName::RuntimeVersionPin, "1")]);
+    let client = client(&env, &[(OptionName::RuntimeVersionPin, "1")]);
     assert_hidden("a pin", &client, Code::BuildFailed);
     let warning = client.wait_for(Kind::Warning, |_| true);
     assert!(warning.message.contains(".runtime-version"), "{warning:?}");
@@ -301,9 +301,9 @@ fn a_token_in_the_runtime_version_file_is_masked() {
 
 #[test]
 fn a_token_in_an_option_is_masked() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let file = bed.scratch().join("file");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let file = env.scratch().join("file");
     std::fs::write(&file, "").unwrap();
     let below_a_file = format!("{}/{TOKEN}", file.display());
     let with_a_password = format!("tcp://me:{PASSWORD}@127.0.0.1:1");
@@ -333,11 +333,11 @@ fn a_token_in_an_option_is_masked() {
             Code::GiteaUnreachable,
         ),
     ] {
-        assert_hidden(&format!("{options:?}"), &client(&bed, &options), code);
+        assert_hidden(&format!("{options:?}"), &client(&env, &options), code);
     }
 
     // Error messages show parts of the address, in which a truncated token would not be recognised.
-    let mut options = bed.options();
+    let mut options = env.options();
     options.set(OptionName::Token, TOKEN);
     options.set(OptionName::DockerHost, TOKEN);
     let error = Client::new(&options, None).unwrap_err();
@@ -346,16 +346,16 @@ fn a_token_in_an_option_is_masked() {
 
     // TOKEN has characters that a branch name cannot have, so another token is used.
     let plain = "tk-0123456789abcdef";
-    let client = bed.client_with(&[(OptionName::Token, plain), (OptionName::Branch, plain)]);
-    let error = client.refused("hermes");
+    let client = env.client_with(&[(OptionName::Token, plain), (OptionName::Branch, plain)]);
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::RepoNotFound);
     assert!(!shown(&client, &error).contains(plain), "{error:?}");
 
     // Every error and every image names the repository, so its URL must not contain the token.
     for token in [TOKEN, plain] {
-        let mut options = bed.options();
+        let mut options = env.options();
         options.set(OptionName::Token, token);
-        let prefix = format!("{}/{token}/t-", bed.server.url);
+        let prefix = format!("{}/{token}/t-", env.server.url);
         options.set(OptionName::RepoPrefix, &prefix);
         let error = Client::new(&options, None).unwrap_err();
         assert_eq!(error.code, Code::InvalidOption);
@@ -363,7 +363,7 @@ fn a_token_in_an_option_is_masked() {
         assert!(!format!("{error:?}").contains(token), "{error:?}");
     }
 
-    let error = self::client(&bed, &[])
+    let error = self::client(&env, &[])
         .inner()
         .start(TOKEN, None, |_, _| {})
         .unwrap_err();
@@ -372,7 +372,7 @@ fn a_token_in_an_option_is_masked() {
 
 #[test]
 fn an_invalid_option_error_does_not_show_the_token() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for (name, value) in [
         (OptionName::Platform, TOKEN.to_owned()),
         (OptionName::Isolation, TOKEN.to_owned()),
@@ -391,7 +391,7 @@ fn an_invalid_option_error_does_not_show_the_token() {
         ),
         (OptionName::SslCertFile, format!("/{TOKEN}")),
     ] {
-        let mut options = bed.options();
+        let mut options = env.options();
         options.set(OptionName::Token, TOKEN);
         options.set(name, &value);
         let error = Client::new(&options, None).expect_err(&value);
@@ -402,8 +402,8 @@ fn an_invalid_option_error_does_not_show_the_token() {
 
 #[test]
 fn a_token_invalid_in_a_header_is_refused_without_showing_it() {
-    let bed = Bed::new();
-    let mut options = bed.options();
+    let env = TestEnv::new();
+    let mut options = env.options();
     options.set(OptionName::Token, &format!("{TOKEN} {PASSWORD}\n"));
     let error = Client::new(&options, None).unwrap_err();
     assert_eq!(error.code, Code::InvalidOption);
@@ -413,11 +413,11 @@ fn a_token_invalid_in_a_header_is_refused_without_showing_it() {
 #[test]
 fn image_engine_and_cache_never_receive_the_token() {
     for buildkit in ["1", "0"] {
-        let bed = Bed::with(&["--token", TOKEN]);
-        bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-        let proxy = Proxy::start(&bed.engine, bed.scratch(), |_| Treat::Pass);
+        let env = TestEnv::with(&["--token", TOKEN]);
+        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        let proxy = Proxy::start(&env.engine, env.scratch(), |_| Handling::Pass);
         let client = client(
-            &bed,
+            &env,
             &[
                 (OptionName::DockerHost, &proxy.url),
                 (OptionName::DockerBuildkit, buildkit),
@@ -431,9 +431,9 @@ fn image_engine_and_cache_never_receive_the_token() {
         assert_clean("the image", &format!("{image:?}"));
         assert_clean(
             "the image's configuration",
-            &format!("{:?}", bed.engine.inspect(&image.reference)),
+            &format!("{:?}", env.engine.inspect(&image.reference)),
         );
-        assert_clean("the image's history", &bed.engine.history(&image.reference));
+        assert_clean("the image's history", &env.engine.history(&image.reference));
         for event in client.events() {
             assert_clean("an event", &serde_json::to_string(&event).unwrap());
         }
@@ -445,9 +445,9 @@ fn image_engine_and_cache_never_receive_the_token() {
                 assert_clean("a command line", &line);
             }
         }
-        for path in bed.cached_paths() {
+        for path in env.cached_paths() {
             assert_clean("a name in the cache", &path);
-            if let Ok(content) = std::fs::read(bed.cache().join(&path)) {
+            if let Ok(content) = std::fs::read(env.cache().join(&path)) {
                 assert_clean("a file in the cache", &String::from_utf8_lossy(&content));
             }
         }
@@ -456,12 +456,12 @@ fn image_engine_and_cache_never_receive_the_token() {
 
 #[test]
 fn a_c_program_does_not_print_the_token() {
-    let bed = Bed::with(&["--token", TOKEN]);
+    let env = TestEnv::with(&["--token", TOKEN]);
     let text =
         format!("FROM {BUSYBOX}\nRUN echo 'says {TOKEN}'; cat /proc/*/cmdline; env; exit 3\n");
-    bed.template("hermes", dockerfile(&text));
+    env.template("hermes", dockerfile(&text));
     for name in ["ensure", "queue"] {
-        let output = command(&bed, &program(name, Link::Static))
+        let output = command(&env, &program(name, Link::Static))
             .env("MOLECULE_GITEA_TOKEN", TOKEN)
             .arg("hermes")
             .output()
@@ -481,10 +481,10 @@ fn a_c_program_does_not_print_the_token() {
 
 #[test]
 fn child_processes_do_not_inherit_the_token() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    bed.template("hermes", dockerfile("FROM registry.invalid/base\n"));
-    let (programs, config) = (bed.scratch().join("programs"), bed.scratch().join("docker"));
-    let seen = |program: &str| bed.scratch().join(format!("environment-of-{program}"));
+    let env = TestEnv::with(&["--token", TOKEN]);
+    env.template("hermes", dockerfile("FROM registry.invalid/base\n"));
+    let (programs, config) = (env.scratch().join("programs"), env.scratch().join("docker"));
+    let seen = |program: &str| env.scratch().join(format!("environment-of-{program}"));
     for program in ["ssh", "docker-credential-of-the-test"] {
         let script = format!("env > {}; exit 1", seen(program).display());
         write_program(&programs, program, &script);
@@ -494,9 +494,9 @@ fn child_processes_do_not_inherit_the_token() {
     std::fs::write(config.join("config.json"), text.to_string()).unwrap();
 
     let remote = ("DOCKER_HOST", "ssh://nowhere.invalid");
-    let local = ("DOCKER_HOST", bed.engine.url.as_str());
+    let local = ("DOCKER_HOST", env.engine.url.as_str());
     for (started, host) in [("ssh", remote), ("docker-credential-of-the-test", local)] {
-        let output = command(&bed, &program("ensure", Link::Static))
+        let output = command(&env, &program("ensure", Link::Static))
             .env("MOLECULE_GITEA_TOKEN", TOKEN)
             .env("DOCKER_CONFIG", &config)
             .env("PATH", format!("{}:/usr/bin:/bin", programs.display()))
@@ -525,10 +525,10 @@ fn child_processes_do_not_inherit_the_token() {
 /// Servers and proxies log URLs.
 #[test]
 fn the_token_is_never_in_a_url() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    client(&bed, &[]).ensure("hermes").unwrap();
-    for request in bed.server.requests() {
+    let env = TestEnv::with(&["--token", TOKEN]);
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    client(&env, &[]).ensure("hermes").unwrap();
+    for request in env.server.requests() {
         let seen: Value = json!([
             request.method,
             request.path,

@@ -10,12 +10,12 @@ use mol::{Code, Error, OptionName};
 use serde_json::{Value, json};
 
 use crate::support::server::{dockerfile, of_service};
-use crate::support::{Bed, side_by_side};
+use crate::support::{TestEnv, in_parallel};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// Checks what all lookup errors have in common.
-fn assert_reported(bed: &Bed, error: &Error) {
+fn assert_reported(env: &TestEnv, error: &Error) {
     assert_eq!(error.runtime, "hermes");
     assert!(
         error.message.contains("hermes"),
@@ -27,22 +27,22 @@ fn assert_reported(bed: &Bed, error: &Error) {
     for registry in ["ghcr", "ecr.", " ecr", "registry", "pull"] {
         assert!(!said.contains(registry), "{registry} in {error:?}");
     }
-    assert!(bed.engine.references_of(&bed.isolation).is_empty());
-    assert!(!bed.cache().exists(), "nothing is written to the cache");
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+    assert!(!env.cache().exists(), "nothing is written to the cache");
 }
 
 /// The error when the branch request gets this response.
-fn lookup_error(bed: &Bed, fault: Value) -> Error {
+fn lookup_error(env: &TestEnv, fault: Value) -> Error {
     let mut fault = fault;
     fault["match"] = json!("/api/");
-    bed.server.faults(json!([fault]));
-    let client = bed.client();
-    let error = client.refused("hermes");
-    assert_reported(bed, &error);
-    let repository = format!("{}hermes", bed.server.repo_prefix);
+    env.server.faults(json!([fault]));
+    let client = env.client();
+    let error = client.ensure_err("hermes");
+    assert_reported(env, &error);
+    let repository = format!("{}hermes", env.server.repo_prefix);
     assert!(error.message.contains(&repository), "{error:?}");
     assert_eq!(client.count(Kind::LookupDone), 0);
-    let requests = bed.server.requests();
+    let requests = env.server.requests();
     assert!(
         of_service(&requests, "git").is_empty(),
         "nothing is fetched: {requests:?}"
@@ -50,45 +50,45 @@ fn lookup_error(bed: &Bed, fault: Value) -> Error {
     error
 }
 
-fn unreachable(bed: &Bed, prefix: &str) -> Error {
-    let error = bed
+fn unreachable(env: &TestEnv, prefix: &str) -> Error {
+    let error = env
         .client_with(&[(OptionName::RepoPrefix, prefix)])
-        .refused("hermes");
+        .ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
-    assert_reported(bed, &error);
+    assert_reported(env, &error);
     error
 }
 
 #[test]
 fn a_refused_connection_is_reported() {
-    let bed = Bed::new();
-    let error = unreachable(&bed, "http://127.0.0.1:1/o/workspace-template-");
+    let env = TestEnv::new();
+    let error = unreachable(&env, "http://127.0.0.1:1/o/workspace-template-");
     assert!(error.message.contains("refused"), "{error:?}");
 }
 
 #[test]
 fn an_unresolvable_host_is_reported() {
-    let bed = Bed::new();
-    let error = unreachable(&bed, "https://no-such-host.invalid/o/workspace-template-");
+    let env = TestEnv::new();
+    let error = unreachable(&env, "https://no-such-host.invalid/o/workspace-template-");
     assert!(error.message.contains("resolve"), "{error:?}");
 }
 
 #[test]
 fn a_server_without_tls_is_reported() {
-    let bed = Bed::new();
-    let prefix = bed.server.repo_prefix.replace("http://", "https://");
-    let error = unreachable(&bed, &prefix);
+    let env = TestEnv::new();
+    let prefix = env.server.repo_prefix.replace("http://", "https://");
+    let error = unreachable(&env, &prefix);
     assert!(error.message.contains("TLS"), "{error:?}");
     assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
 }
 
 #[test]
 fn a_lookup_on_a_hanging_server_ends_at_the_deadline() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.server
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
-    let client = bed.client();
+    let client = env.client();
     let begun = Instant::now();
     let limit = Duration::from_millis(700);
     let error = client
@@ -109,8 +109,8 @@ fn a_lookup_times_out_after_30_seconds() {
         ("HTTP/1.1 200 OK\r\nX: ", "x"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n{", " "),
     ];
-    side_by_side(answers.into_iter(), |(begin, more)| {
-        let bed = Bed::new();
+    in_parallel(answers.into_iter(), |(begin, more)| {
+        let env = TestEnv::new();
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let prefix = format!(
             "http://{}/o/workspace-template-",
@@ -129,7 +129,7 @@ fn a_lookup_times_out_after_30_seconds() {
             }
         });
         let begun = Instant::now();
-        let error = unreachable(&bed, &prefix);
+        let error = unreachable(&env, &prefix);
         assert!(
             error.message.contains("30 seconds") || error.message.contains("timed out"),
             "{error:?}"
@@ -140,7 +140,7 @@ fn a_lookup_times_out_after_30_seconds() {
 
 #[test]
 fn a_server_that_does_not_speak_http_is_reported() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let other = TcpListener::bind("127.0.0.1:0").unwrap();
     let prefix = format!(
         "http://{}/o/workspace-template-",
@@ -151,20 +151,20 @@ fn a_server_that_does_not_speak_http_is_reported() {
             let _ = stream.unwrap().write_all(b"SSH-2.0-OpenSSH_9.2\r\n");
         }
     });
-    unreachable(&bed, &prefix);
+    unreachable(&env, &prefix);
 }
 
 #[test]
 fn only_the_missing_repository_is_named() {
-    let bed = Bed::new();
-    bed.template("codex", dockerfile(PLAIN));
-    let error = bed.client().refused("hermes");
+    let env = TestEnv::new();
+    env.template("codex", dockerfile(PLAIN));
+    let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::RepoNotFound);
-    assert_reported(&bed, &error);
+    assert_reported(&env, &error);
     assert!(
         error
             .message
-            .contains(&format!("{}hermes", bed.server.repo_prefix)),
+            .contains(&format!("{}hermes", env.server.repo_prefix)),
         "{error:?}"
     );
     for other in mol::names::runtimes::DEFAULT_RUNTIMES {
@@ -196,10 +196,10 @@ fn the_hint_depends_on_the_status_and_on_a_token_being_set() {
         ),
     ] {
         for branch in ["", "main"] {
-            let bed = Bed::new();
+            let env = TestEnv::new();
             // The hint does not depend on the server's text.
             let body = json!({ "message": "expired scope; sign in; set MOLECULE_GITEA_TOKEN" });
-            bed.server
+            env.server
                 .faults(json!([{ "match": "/api/", "status": status,
                 "headers": { "Content-Type": "application/json" }, "body": body.to_string() }]));
             let token = if has_token {
@@ -207,9 +207,9 @@ fn the_hint_depends_on_the_status_and_on_a_token_being_set() {
             } else {
                 ""
             };
-            let error = bed
+            let error = env
                 .client_with(&[(OptionName::Token, token), (OptionName::Branch, branch)])
-                .refused("hermes");
+                .ensure_err("hermes");
             assert!(error.hint.contains(says), "{status} {has_token}: {error:?}");
             let says_to_set = error.hint.contains("set MOLECULE_GITEA_TOKEN");
             assert_eq!(says_to_set, !has_token, "{status}: {error:?}");
@@ -222,12 +222,12 @@ fn the_server_message_is_shown_truncated_printable_and_masked() {
     const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
     let json = "application/json;charset=utf-8";
     let said = |status: u16, kind: &str, body: String| {
-        let bed = Bed::new();
-        bed.server
+        let env = TestEnv::new();
+        env.server
             .faults(json!([{ "match": "/api/", "status": status,
             "headers": { "Content-Type": kind }, "body": body }]));
-        let client = bed.client_with(&[(OptionName::Token, TOKEN)]);
-        client.refused("hermes").message
+        let client = env.client_with(&[(OptionName::Token, TOKEN)]);
+        client.ensure_err("hermes").message
     };
     let message = |text: &str| json!({ "message": text, "url": "x" }).to_string();
     for status in [400, 401, 403, 500] {
@@ -272,43 +272,43 @@ fn the_server_message_is_shown_truncated_printable_and_masked() {
 fn a_long_commit_message_does_not_fail_the_lookup() {
     // Also if other branches share its prefix, or if it has a slash.
     for branch in ["main", "feature/größe#1"] {
-        let bed = Bed::new();
-        let repository = bed.server.template("hermes");
+        let env = TestEnv::new();
+        let repository = env.server.template("hermes");
         let commit = |branch: &str, message: String| {
             let files = dockerfile(PLAIN);
             let commit =
                 json!({ "branch": branch, "message": message, "files": files, "orphan": true });
-            bed.server.commit_as(&repository, commit)
+            env.server.commit_as(&repository, commit)
         };
         let sha = commit(branch, "A long message.\n".repeat(10_000));
         for more in ["-2", "-3", "line"] {
             commit(&format!("{branch}{more}"), "short".into());
         }
-        let client = bed.client_with(&[(OptionName::Branch, branch)]);
+        let client = env.client_with(&[(OptionName::Branch, branch)]);
         assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
-        let requests = bed.server.requests();
+        let requests = env.server.requests();
         assert_eq!(of_service(&requests, "api").len(), 2, "{requests:?}");
     }
 }
 
 #[test]
 fn a_branch_with_only_the_same_prefix_is_not_built() {
-    let bed = Bed::new();
-    let repository = bed.server.template("hermes");
-    bed.server.commit(&repository, "main-2", dockerfile(PLAIN));
-    bed.server
+    let env = TestEnv::new();
+    let repository = env.server.template("hermes");
+    env.server.commit(&repository, "main-2", dockerfile(PLAIN));
+    env.server
         .repository(&repository, json!({ "default_branch": "main-2" }));
-    bed.server
+    env.server
         .faults(json!([{ "match": "/branches/main$", "body": " ", "body_repeat": 70_000 }]));
-    let client = bed.client_with(&[(OptionName::Branch, "main")]);
-    let error = client.refused("hermes");
+    let client = env.client_with(&[(OptionName::Branch, "main")]);
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
 }
 
 #[test]
 fn a_single_ref_is_read_like_a_list_of_one() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
     let reference = |name: &str, sha: &str| json!({ "ref": name, "url": "", "object": { "type": "commit", "sha": sha, "url": "" } });
     let right = reference("refs/heads/main", &sha);
     for (body, code) in [
@@ -327,11 +327,11 @@ fn a_single_ref_is_read_like_a_list_of_one() {
         ),
         (json!("x"), Some(Code::BadResponse)),
     ] {
-        bed.server.faults(json!([
+        env.server.faults(json!([
             { "match": "/branches/", "body": " ", "body_repeat": 70_000 },
             { "match": "/git/refs/heads/main$", "body": body.to_string() },
         ]));
-        let client = bed.client_with(&[(OptionName::Branch, "main")]);
+        let client = env.client_with(&[(OptionName::Branch, "main")]);
         let result = client.ensure("hermes");
         assert_eq!(result.err().map(|error| error.code), code, "{body}");
     }
@@ -339,10 +339,10 @@ fn a_single_ref_is_read_like_a_list_of_one() {
 
 #[test]
 fn a_401_or_403_names_the_token_variable() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for status in [401, 403] {
         let error = lookup_error(
-            &bed,
+            &env,
             json!({ "status": status, "body": "{\"message\":\"token is required\"}" }),
         );
         assert_eq!(error.code, Code::Auth, "{error:?}");
@@ -353,28 +353,28 @@ fn a_401_or_403_names_the_token_variable() {
 
 #[test]
 fn a_missing_or_wrong_token_is_an_auth_error() {
-    let bed = Bed::with(&["--token", "the-right-token"]);
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::with(&["--token", "the-right-token"]);
+    env.template("hermes", dockerfile(PLAIN));
     for token in ["", "a-wrong-token"] {
-        let error = bed
+        let error = env
             .client_with(&[(OptionName::Token, token)])
-            .refused("hermes");
+            .ensure_err("hermes");
         assert_eq!(error.code, Code::Auth, "{error:?}");
-        assert_reported(&bed, &error);
+        assert_reported(&env, &error);
     }
-    let client = bed.client_with(&[(OptionName::Token, "the-right-token")]);
+    let client = env.client_with(&[(OptionName::Token, "the-right-token")]);
     client.ensure("hermes").unwrap();
 
-    bed.server
-        .repository(&bed.server.template("hermes"), json!({ "forbidden": true }));
-    assert_eq!(client.refused("hermes").code, Code::Auth);
+    env.server
+        .repository(&env.server.template("hermes"), json!({ "forbidden": true }));
+    assert_eq!(client.ensure_err("hermes").code, Code::Auth);
 }
 
 #[test]
 fn a_server_error_is_unreachable_and_names_the_status() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for status in [408, 500, 501, 505] {
-        let error = lookup_error(&bed, json!({ "status": status, "body": "trouble" }));
+        let error = lookup_error(&env, json!({ "status": status, "body": "trouble" }));
         assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
         assert!(error.message.contains(&status.to_string()), "{error:?}");
     }
@@ -382,9 +382,9 @@ fn a_server_error_is_unreachable_and_names_the_status() {
 
 #[test]
 fn any_other_status_is_a_bad_response() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for status in [201, 204, 304, 400, 405, 410, 418] {
-        let error = lookup_error(&bed, json!({ "status": status, "body": "{}" }));
+        let error = lookup_error(&env, json!({ "status": status, "body": "{}" }));
         assert_eq!(error.code, Code::BadResponse, "{error:?}");
         assert!(error.message.contains(&status.to_string()), "{error:?}");
     }
@@ -392,7 +392,7 @@ fn any_other_status_is_a_bad_response() {
 
 #[test]
 fn a_body_that_is_not_a_branch_is_a_bad_response() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for body in [
         "",
         "null",
@@ -403,14 +403,14 @@ fn a_body_that_is_not_a_branch_is_a_bad_response() {
         "{\"commit\":{\"id\":7}}",
         "\"x\"",
     ] {
-        let error = lookup_error(&bed, json!({ "status": 200, "body": body }));
+        let error = lookup_error(&env, json!({ "status": 200, "body": body }));
         assert_eq!(error.code, Code::BadResponse, "{body}: {error:?}");
     }
 }
 
 #[test]
 fn an_invalid_commit_id_is_a_bad_response() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let full = "0123456789abcdef0123456789abcdef01234567";
     for id in [
         &full[..12],
@@ -423,7 +423,7 @@ fn an_invalid_commit_id_is_a_bad_response() {
         "",
     ] {
         let error = lookup_error(
-            &bed,
+            &env,
             json!({ "status": 200, "body": json!({ "commit": { "id": id } }).to_string() }),
         );
         assert_eq!(error.code, Code::BadResponse, "{id}: {error:?}");
@@ -432,11 +432,11 @@ fn an_invalid_commit_id_is_a_bad_response() {
 
 #[test]
 fn a_sha256_commit_id_is_accepted() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let id = "0123456789abcdef".repeat(4);
-    bed.server.faults(json!([{ "match": "/branches/", "status": 200, "body": json!({ "commit": { "id": id } }).to_string() }]));
-    let client = bed.client();
-    let error = client.refused("hermes");
+    env.server.faults(json!([{ "match": "/branches/", "status": 200, "body": json!({ "commit": { "id": id } }).to_string() }]));
+    let client = env.client();
+    let error = client.ensure_err("hermes");
     assert_ne!(error.code, Code::BadResponse, "{error:?}");
     assert_eq!(
         client.wait_for(Kind::LookupDone, |_| true).commit_sha,
@@ -444,54 +444,54 @@ fn a_sha256_commit_id_is_accepted() {
     );
     assert_eq!(
         client.wait_for(Kind::CacheMiss, |_| true).r#ref,
-        Some(bed.reference("hermes", &id))
+        Some(env.reference("hermes", &id))
     );
 }
 
 #[test]
 fn a_response_of_64_kib_is_read_and_a_longer_one_is_refused() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
     let body = |length: usize| {
         let answer = json!({ "commit": { "id": sha } }).to_string();
         let padding = " ".repeat(length - answer.len());
         answer + &padding
     };
-    let error = lookup_error(&bed, json!({ "status": 200, "body": body(64 * 1024 + 1) }));
+    let error = lookup_error(&env, json!({ "status": 200, "body": body(64 * 1024 + 1) }));
     assert_eq!(error.code, Code::BadResponse, "{error:?}");
     assert!(
         error.message.contains("65536"),
         "the limit is missing: {error:?}"
     );
 
-    bed.server
+    env.server
         .faults(json!([{ "match": "/api/", "status": 200, "body": body(64 * 1024) }]));
-    assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
+    assert_eq!(env.client().ensure("hermes").unwrap().commit_sha, sha);
 }
 
 #[test]
 fn an_endless_response_is_refused() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let begun = Instant::now();
-    let error = lookup_error(&bed, json!({ "endless": true }));
+    let error = lookup_error(&env, json!({ "endless": true }));
     assert_eq!(error.code, Code::BadResponse, "{error:?}");
     assert!(begun.elapsed() < Duration::from_secs(10));
 }
 
 #[test]
 fn an_endless_error_response_is_refused() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for status in [401, 404, 500] {
-        let error = lookup_error(&bed, json!({ "status": status, "endless": true }));
+        let error = lookup_error(&env, json!({ "status": status, "endless": true }));
         assert_eq!(error.code, Code::BadResponse, "{status}: {error:?}");
     }
 }
 
 #[test]
 fn a_truncated_response_is_reported() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let error = lookup_error(&bed, json!({ "truncate_after": 100 }));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let error = lookup_error(&env, json!({ "truncate_after": 100 }));
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
 }
 
@@ -503,10 +503,10 @@ fn the_gitea_response_is_read_in_any_json_layout() {
         &["--sorted-keys"],
         &["--sorted-keys", "--compact"],
     ] {
-        let bed = Bed::with(flags);
-        let sha = bed.template("hermes", dockerfile(PLAIN));
+        let env = TestEnv::with(flags);
+        let sha = env.template("hermes", dockerfile(PLAIN));
         assert_eq!(
-            bed.client().ensure("hermes").unwrap().commit_sha,
+            env.client().ensure("hermes").unwrap().commit_sha,
             sha,
             "{flags:?}"
         );
@@ -515,10 +515,10 @@ fn the_gitea_response_is_read_in_any_json_layout() {
 
 #[test]
 fn api_requests_carry_the_user_agent() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client().ensure("hermes").unwrap();
-    for request in of_service(&bed.server.requests(), "api") {
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.client().ensure("hermes").unwrap();
+    for request in of_service(&env.server.requests(), "api") {
         assert!(request.user_agent.contains("libmol/"), "{request:?}");
     }
 }

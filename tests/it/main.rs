@@ -1,7 +1,7 @@
 //! The specification of libmol, against a real engine, a real git server and real processes.
 //!
 //! One test binary, because each binary links the whole library. `make test` runs it and sets the
-//! variables that `support::given` reads.
+//! variables that `support::required_var` reads.
 
 #[path = "../support/mod.rs"]
 mod support;

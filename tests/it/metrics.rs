@@ -3,28 +3,28 @@
 use mol::event::Kind;
 use serde_json::json;
 
-use crate::support::Bed;
+use crate::support::TestEnv;
 use crate::support::child::{BOTH, command, field, program, succeed};
 use crate::support::engine::BUSYBOX;
 use crate::support::server::dockerfile;
 
 #[test]
 fn calls_hits_misses_builds_and_failures_add_up() {
-    let bed = Bed::new();
-    let client = bed.client();
+    let env = TestEnv::new();
+    let client = env.client();
     let before = client.inner().metrics();
     assert_eq!(before.calls["ok"], 0);
     assert_eq!(before.call_durations.count, 0);
 
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     client.ensure("hermes").unwrap();
     client.ensure("hermes").unwrap();
-    client.refused("codex");
-    bed.template(
+    client.ensure_err("codex");
+    env.template(
         "hermes",
         dockerfile(&format!("FROM {BUSYBOX}\nRUN exit 3\n")),
     );
-    client.refused("hermes");
+    client.ensure_err("hermes");
 
     let found = client.inner().metrics();
     assert_eq!(
@@ -58,17 +58,17 @@ fn calls_hits_misses_builds_and_failures_add_up() {
 
 #[test]
 fn a_shared_build_counts_once_and_its_waiters_are_counted() {
-    let bed = Bed::new();
-    let client = bed.client();
-    bed.template(
+    let env = TestEnv::new();
+    let client = env.client();
+    env.template(
         "hermes",
         dockerfile(&format!(
             "FROM {BUSYBOX}\nRUN echo {}; sleep 2\n",
-            bed.isolation
+            env.isolation
         )),
     );
     let calls: Vec<_> = (0..10).map(|_| client.begin("hermes")).collect();
-    client.wait_for_line(&bed.isolation);
+    client.wait_for_line(&env.isolation);
     assert_eq!(client.inner().metrics().in_progress, 10);
     for call in calls {
         call.end().unwrap();
@@ -84,9 +84,9 @@ fn a_shared_build_counts_once_and_its_waiters_are_counted() {
 
 #[test]
 fn events_name_documented_spans() {
-    let bed = Bed::new();
-    let client = bed.client();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let env = TestEnv::new();
+    let client = env.client();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     client.ensure("hermes").unwrap();
     let mut spans: Vec<&str> = client
         .events()
@@ -116,9 +116,9 @@ fn events_name_documented_spans() {
 #[test]
 fn a_c_program_reads_metrics_and_build_log() {
     for link in BOTH {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-        let output = succeed(command(&bed, &program("upkeep", link)).arg("numbers"));
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        let output = succeed(command(&env, &program("upkeep", link)).arg("numbers"));
         let json_field = |name: &str| -> serde_json::Value {
             serde_json::from_str(&field(&output, name)).unwrap()
         };

@@ -6,7 +6,7 @@ use mol::{Code, OptionName};
 
 use crate::support::engine::{BUSYBOX, Engine};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, Proxy, TestClient, Treat, side_by_side, unique};
+use crate::support::{Handling, Proxy, TestClient, TestEnv, in_parallel, unique};
 
 /// Docker's two builders and Podman's: the engine, and the value of `DOCKER_BUILDKIT`.
 fn builders() -> [(Engine, &'static str); 3] {
@@ -19,9 +19,9 @@ fn builders() -> [(Engine, &'static str); 3] {
 }
 
 /// A client, and the proxy that records its requests to the engine.
-fn client(bed: &Bed, engine: &Engine, buildkit: &str) -> (TestClient, Proxy) {
-    let proxy = Proxy::start(engine, bed.scratch(), |_| Treat::Pass);
-    let client = bed.client_with(&[
+fn client(env: &TestEnv, engine: &Engine, buildkit: &str) -> (TestClient, Proxy) {
+    let proxy = Proxy::start(engine, env.scratch(), |_| Handling::Pass);
+    let client = env.client_with(&[
         (OptionName::DockerHost, &proxy.url),
         (OptionName::DockerBuildkit, buildkit),
     ]);
@@ -52,14 +52,14 @@ fn a_failed_command_is_build_failed_whatever_it_prints() {
         .iter()
         .flat_map(|builder| commands.iter().map(move |command| (builder, command)))
         .collect();
-    side_by_side(rows.iter(), |((engine, buildkit), (words, exit_code))| {
-        let bed = Bed::new();
+    in_parallel(rows.iter(), |((engine, buildkit), (words, exit_code))| {
+        let env = TestEnv::new();
         let word = unique();
         let text = format!("FROM {BUSYBOX}\nRUN echo \"{words}\"; : {word}; exit {exit_code}\n");
-        bed.template("hermes", dockerfile(&text));
-        let (client, proxy) = client(&bed, engine, buildkit);
+        env.template("hermes", dockerfile(&text));
+        let (client, proxy) = client(&env, engine, buildkit);
         let _images = engine.keep_images();
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         let what = format!("{} {buildkit} {words}: {error:?}", engine.url);
         assert_eq!(error.code, Code::BuildFailed, "{what}");
         assert!(!error.message.contains("there is no room left"), "{what}");
@@ -84,12 +84,12 @@ fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
         .iter()
         .flat_map(|builder| dockerfiles.iter().map(move |text| (builder, *text)))
         .collect();
-    side_by_side(rows.iter(), |((engine, buildkit), text)| {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(text));
-        let (client, proxy) = client(&bed, engine, buildkit);
+    in_parallel(rows.iter(), |((engine, buildkit), text)| {
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(text));
+        let (client, proxy) = client(&env, engine, buildkit);
         let _images = engine.keep_images();
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         let what = format!("{} {buildkit} {text}: {error:?}", engine.url);
         assert_eq!(error.code, Code::BuildFailed, "{what}");
         assert!(!error.message.contains("there is no room left"), "{what}");
@@ -100,7 +100,7 @@ fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
 #[test]
 fn output_that_looks_like_a_step_is_logged_as_output() {
     for (engine, buildkit) in builders() {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let lines = [
             "Step 4/4 : RUN fake",
             "STEP 9/9: RUN fake",
@@ -120,8 +120,8 @@ fn output_that_looks_like_a_step_is_logged_as_output() {
             "FROM {BUSYBOX}\nENV A=b\nRUN {echo}: {}\nRUN echo last line\n",
             unique()
         );
-        bed.template("hermes", dockerfile(&text));
-        let (client, _proxy) = client(&bed, &engine, buildkit);
+        env.template("hermes", dockerfile(&text));
+        let (client, _proxy) = client(&env, &engine, buildkit);
         {
             let _images = engine.keep_images();
             client.ensure("hermes").unwrap();
@@ -149,6 +149,6 @@ fn output_that_looks_like_a_step_is_logged_as_output() {
                 .any(|step| step.contains("] RUN echo last line")),
             "{steps:?}"
         );
-        engine.remove_all_of(&bed.isolation);
+        engine.remove_all_of(&env.isolation);
     }
 }

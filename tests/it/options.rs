@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use mol::{Client, OptionName, Options};
 
 use crate::support::server::dockerfile;
-use crate::support::{Bed, TestClient, write_docker_context};
+use crate::support::{TestClient, TestEnv, write_docker_context};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -49,11 +49,11 @@ fn every_documented_variable_is_an_option() {
 
 #[test]
 fn an_empty_variable_counts_as_unset() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    let mut options = bed.options();
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    let mut options = env.options();
     for name in OptionName::ALL {
-        if !bed.values().iter().any(|(set, _)| set == name) {
+        if !env.values().iter().any(|(set, _)| set == name) {
             options.set(*name, "");
         }
     }
@@ -68,14 +68,14 @@ fn an_empty_variable_counts_as_unset() {
 
 #[test]
 fn the_current_docker_context_is_used() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let config = bed.scratch().join("docker");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let config = env.scratch().join("docker");
     let name = "the tests";
-    write_docker_context(&config, name, &bed.engine.url);
+    write_docker_context(&config, name, &env.engine.url);
     let config = config.to_str().unwrap().to_owned();
 
-    let client = bed.client_with(&[
+    let client = env.client_with(&[
         (OptionName::DockerHost, ""),
         (OptionName::DockerConfig, &config),
         (OptionName::DockerContext, name),
@@ -87,20 +87,20 @@ fn the_current_docker_context_is_used() {
         format!("{{\"currentContext\":\"{name}\"}}"),
     )
     .unwrap();
-    let client = bed.client_with(&[
+    let client = env.client_with(&[
         (OptionName::DockerHost, ""),
         (OptionName::DockerConfig, &config),
     ]);
     client.ensure("hermes").unwrap();
 
-    let client = bed.client_with(&[
+    let client = env.client_with(&[
         (OptionName::DockerHost, "tcp://127.0.0.1:1"),
         (OptionName::DockerConfig, &config),
         (OptionName::DockerContext, name),
     ]);
     assert!(
         client
-            .refused("hermes")
+            .ensure_err("hermes")
             .message
             .contains("tcp://127.0.0.1:1"),
         "DOCKER_HOST takes precedence"
@@ -128,7 +128,7 @@ fn proxy() -> (String, std::thread::JoinHandle<String>) {
 
 #[test]
 fn proxy_variables_work_in_upper_and_lower_case() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for (variable, prefix, expected) in [
         (
             "http_proxy",
@@ -152,14 +152,14 @@ fn proxy_variables_work_in_upper_and_lower_case() {
         ),
     ] {
         let (address, request_line) = proxy();
-        let cache = bed.cache();
+        let cache = env.cache();
         let options = from_env(&[
             (variable, &address),
             ("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", prefix),
             ("MOLECULE_LOCAL_BUILD_CACHE", cache.to_str().unwrap()),
-            ("DOCKER_HOST", &bed.engine.url),
+            ("DOCKER_HOST", &env.engine.url),
         ]);
-        TestClient::new(&options).refused("hermes");
+        TestClient::new(&options).ensure_err("hermes");
         let request_line = request_line.join().unwrap();
         assert!(
             request_line.starts_with(expected),
@@ -170,9 +170,9 @@ fn proxy_variables_work_in_upper_and_lower_case() {
 
 #[test]
 fn a_host_in_no_proxy_is_dialed_directly() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let client = bed.client_with(&[
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let client = env.client_with(&[
         (OptionName::HttpProxy, "http://127.0.0.1:1"),
         (OptionName::NoProxy, "example.com,127.0.0.1"),
     ]);
@@ -181,9 +181,9 @@ fn a_host_in_no_proxy_is_dialed_directly() {
 
 #[test]
 fn an_unreachable_proxy_is_reported() {
-    let bed = Bed::new();
-    let client = bed.client_with(&[(OptionName::HttpProxy, "http://me:hunter2@127.0.0.1:1")]);
-    let error = client.refused("hermes");
+    let env = TestEnv::new();
+    let client = env.client_with(&[(OptionName::HttpProxy, "http://me:hunter2@127.0.0.1:1")]);
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, mol::Code::GiteaUnreachable);
     assert!(error.hint.contains("proxy"), "{error:?}");
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
@@ -191,8 +191,8 @@ fn an_unreachable_proxy_is_reported() {
 
 #[test]
 fn an_unreadable_certificate_file_is_reported() {
-    let bed = Bed::new();
-    let mut options = bed.options();
+    let env = TestEnv::new();
+    let mut options = env.options();
     options.set(OptionName::SslCertFile, "/nowhere/ca.pem");
     options.set(OptionName::RepoPrefix, "https://gitea.invalid/o/t-");
     let error = Client::new(&options, None).unwrap_err();
@@ -209,14 +209,14 @@ fn debug_output_of_options_hides_the_values() {
 
 #[test]
 fn the_lookup_and_the_fetch_both_go_through_the_proxy() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
     // The template server answers requests for any host, as a proxy would. The host of the prefix does not exist.
-    let host = bed.server.url.strip_prefix("http://").unwrap();
-    let prefix = bed.server.repo_prefix.replace(host, "gitea.invalid");
-    let client = bed.client_with(&[
+    let host = env.server.url.strip_prefix("http://").unwrap();
+    let prefix = env.server.repo_prefix.replace(host, "gitea.invalid");
+    let client = env.client_with(&[
         (OptionName::RepoPrefix, &prefix),
-        (OptionName::HttpProxy, &bed.server.url),
+        (OptionName::HttpProxy, &env.server.url),
     ]);
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.commit_sha, sha);

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::support::child::{Link, command, compiler, program, source, succeed, text};
 use crate::support::server::dockerfile;
 use crate::support::tls::EngineTls;
-use crate::support::{Bed, Engine, Files, block_on, docker_context_id, file, unique};
+use crate::support::{Engine, Files, TestEnv, block_on, docker_context_id, file, unique};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -86,11 +86,11 @@ fn by_config(folder: &Path) -> [(OptionName, &str); 2] {
 
 #[test]
 fn an_irregular_config_json_is_an_error_of_its_own_client_only() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let healthy = bed.client();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let healthy = env.client();
     healthy.ensure("hermes").unwrap();
-    let folder = bed.scratch().join("docker");
+    let folder = env.scratch().join("docker");
     fs::create_dir(&folder).unwrap();
     let config = folder.join("config.json");
     for (name, make, says) in IRREGULAR
@@ -100,8 +100,8 @@ fn an_irregular_config_json_is_an_error_of_its_own_client_only() {
         let _ = fs::remove_file(&config);
         make(&config);
         let others = [
-            bed.client_with(&by_config(&folder)),
-            bed.client_with(&by_config(&folder)),
+            env.client_with(&by_config(&folder)),
+            env.client_with(&by_config(&folder)),
         ];
         let calls: Vec<_> = others.iter().map(|client| client.begin("hermes")).collect();
         let begun = Instant::now();
@@ -121,26 +121,26 @@ fn an_irregular_config_json_is_an_error_of_its_own_client_only() {
 
 #[test]
 fn irregular_docker_context_and_tls_files_are_reported() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let folder = bed.scratch().join("docker");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let folder = env.scratch().join("docker");
     let id = docker_context_id("work");
     let meta = folder.join("contexts/meta").join(&id).join("meta.json");
     fs::create_dir_all(meta.parent().unwrap()).unwrap();
-    let by_context = bed.client_with(&[
+    let by_context = env.client_with(&[
         by_config(&folder)[0],
         by_config(&folder)[1],
         (OptionName::DockerContext, "work"),
     ]);
     each_irregular(&meta, |name, says| {
-        let error = by_context.refused("hermes");
+        let error = by_context.ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{name}: {error:?}");
         assert!(error.message.contains("meta.json"), "{name}: {error:?}");
         assert!(error.message.contains(says), "{name}: {error:?}");
     });
 
-    let engine = EngineTls::before(&bed.engine, &bed.scratch().join("certificates"));
-    let by_variables = bed.client_with(&[
+    let engine = EngineTls::before(&env.engine, &env.scratch().join("certificates"));
+    let by_variables = env.client_with(&[
         (OptionName::DockerHost, &engine.host),
         (OptionName::DockerTlsVerify, "1"),
         (
@@ -152,7 +152,7 @@ fn irregular_docker_context_and_tls_files_are_reported() {
         let path = engine.certificates.join(part);
         let good = fs::read(&path).unwrap();
         each_irregular(&path, |name, says| {
-            let error = by_variables.refused("hermes");
+            let error = by_variables.ensure_err("hermes");
             assert_eq!(error.code, Code::InvalidOption, "{part} {name}: {error:?}");
             assert!(error.message.contains(part), "{name}: {error:?}");
             assert!(error.message.contains(says), "{part} {name}: {error:?}");
@@ -164,14 +164,14 @@ fn irregular_docker_context_and_tls_files_are_reported() {
 
 #[test]
 fn irregular_ca_files_fail_client_creation() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let (file, folder) = (
-        bed.scratch().join("bundle.pem"),
-        bed.scratch().join("certificates"),
+        env.scratch().join("bundle.pem"),
+        env.scratch().join("certificates"),
     );
     fs::create_dir(&folder).unwrap();
     let refused = |name: OptionName, path: &Path| {
-        let mut options = bed.options();
+        let mut options = env.options();
         options.set(name, path.to_str().unwrap());
         let error = Client::new(&options, None).unwrap_err();
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
@@ -199,9 +199,9 @@ fn irregular_ca_files_fail_client_creation() {
 
 #[test]
 fn a_hung_disk_delays_no_other_client_and_no_deadline() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client().ensure("hermes").unwrap();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.client().ensure("hermes").unwrap();
     let hang = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hang.so");
     succeed(
         compiler(false)
@@ -218,9 +218,9 @@ fn a_hung_disk_delays_no_other_client_and_no_deadline() {
             .arg(source("tests/c/hang.c"))
             .arg("-ldl"),
     );
-    let folder = bed.scratch().join("hangs");
+    let folder = env.scratch().join("hangs");
     fs::create_dir(&folder).unwrap();
-    let mut command = command(&bed, &program("hung_disk", Link::Shared));
+    let mut command = command(&env, &program("hung_disk", Link::Shared));
     command.env("LD_PRELOAD", &hang).arg("hermes").arg(&folder);
     let begun = Instant::now();
     let output = text(&succeed(&mut command));
@@ -270,13 +270,13 @@ fn a_hung_disk_delays_no_other_client_and_no_deadline() {
 
 #[test]
 fn diagnose_returns_before_its_deadline_if_a_server_hangs() {
-    let bed = Bed::new();
-    bed.server
+    let env = TestEnv::new();
+    env.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
-    let socket = bed.scratch().join("silent.sock");
+    let socket = env.scratch().join("silent.sock");
     let _silent = UnixListener::bind(&socket).unwrap();
     let host = format!("unix://{}", socket.display());
-    let client = bed.client_with(&[(OptionName::DockerHost, &host)]);
+    let client = env.client_with(&[(OptionName::DockerHost, &host)]);
     for deadline in [Duration::from_millis(800), DEADLINE] {
         let begun = Instant::now();
         let found = block_on(client.inner().diagnose(Some(deadline))).unwrap();
@@ -338,14 +338,14 @@ fn an_oversized_dockerignore_or_dockerfile_is_refused_by_name() {
         ),
     ];
     for (buildkit, engine) in builders() {
-        let bed = Bed::new();
-        let client = bed.client_with(&[
+        let env = TestEnv::new();
+        let client = env.client_with(&[
             (OptionName::DockerHost, &engine.url),
             (OptionName::DockerBuildkit, buildkit),
         ]);
         for (name, text, says) in &rows {
-            bed.template("hermes", with(name, text));
-            let error = client.refused("hermes");
+            env.template("hermes", with(name, text));
+            let error = client.ensure_err("hermes");
             assert_eq!(error.code, Code::BuildFailed, "{error:?}");
             let says = format!("the template's {name} cannot be used: {says}");
             assert!(error.message.contains(&says), "{error:?}");
@@ -372,12 +372,12 @@ fn a_dockerignore_of_200_kib_works_with_every_builder() {
         text.len()
     );
     for (buildkit, engine) in builders() {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let mut files = with(".dockerignore", &text);
         files.insert("secret-key".to_owned(), file("s"));
         files.insert("kept".to_owned(), file("k"));
-        bed.template("hermes", files);
-        let client = bed.client_with(&[
+        env.template("hermes", files);
+        let client = env.client_with(&[
             (OptionName::DockerHost, &engine.url),
             (OptionName::DockerBuildkit, buildkit),
         ]);
@@ -392,6 +392,6 @@ fn a_dockerignore_of_200_kib_works_with_every_builder() {
             !paths.iter().any(|path| path.ends_with("secret-key")),
             "{paths:?}"
         );
-        engine.remove_all_of(&bed.isolation);
+        engine.remove_all_of(&env.isolation);
     }
 }

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use crate::support::child::{command, compiler, soname, source, succeed, text};
 use crate::support::header::Header;
 use crate::support::server::dockerfile;
-use crate::support::{Bed, given};
+use crate::support::{TestEnv, required_var};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -48,7 +48,7 @@ fn host() -> String {
 /// A folder with the libraries, as packaging/install expects it.
 fn libraries(folder: &Path) -> &Path {
     std::fs::create_dir_all(folder).unwrap();
-    let built = PathBuf::from(given("MOL_TEST_LIB_DIR"));
+    let built = PathBuf::from(required_var("MOL_TEST_LIB_DIR"));
     for library in ["libmol.a", "libmol.so"] {
         let _ = std::fs::remove_file(folder.join(library));
         symlink(built.join(library), folder.join(library)).unwrap();
@@ -90,7 +90,7 @@ fn install(settings: &[(&str, &Path)], argument: impl AsRef<OsStr>) -> String {
 
 /// Installs the library under test below `prefix` and returns the folder for PKG_CONFIG_PATH.
 fn installed(prefix: &Path) -> PathBuf {
-    install(&[("PREFIX", prefix)], given("MOL_TEST_LIB_DIR"));
+    install(&[("PREFIX", prefix)], required_var("MOL_TEST_LIB_DIR"));
     prefix.join("lib/pkgconfig")
 }
 
@@ -120,19 +120,19 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 /// Builds the C program of the README with pkg-config, linked dynamically and statically, and runs it.
-fn the_readme_works(bed: &Bed, prefix: &Path) {
-    let sha = bed.template("claude-code", dockerfile(PLAIN));
+fn the_readme_works(env: &TestEnv, prefix: &Path) {
+    let sha = env.template("claude-code", dockerfile(PLAIN));
     let readme = std::fs::read_to_string(source("README.md")).unwrap();
     let program = readme.split("```c\n").nth(1).unwrap();
     let program = program.split("```").next().unwrap();
-    let boot = bed.scratch().join("boot.c");
+    let boot = env.scratch().join("boot.c");
     std::fs::write(&boot, program).unwrap();
 
     for (link_flag, options) in [
         (None, &["--cflags", "--libs"][..]),
         (Some("-static"), &["--cflags", "--libs", "--static"]),
     ] {
-        let built = bed.scratch().join("boot");
+        let built = env.scratch().join("boot");
         let mut compile = compiler(false);
         succeed(
             compile
@@ -142,11 +142,11 @@ fn the_readme_works(bed: &Bed, prefix: &Path) {
                 .arg(&built)
                 .args(pkg_config(&prefix.join("lib/pkgconfig"), options)),
         );
-        let mut boot = command(bed, &built);
+        let mut boot = command(env, &built);
         // For the dynamic linker: the prefix is not a system folder.
         boot.env("LD_LIBRARY_PATH", prefix.join("lib"));
         let output = succeed(&mut boot);
-        let reference = bed.reference("claude-code", &sha);
+        let reference = env.reference("claude-code", &sha);
         assert_eq!(text(&output), format!("{reference}\n"));
         let needs = succeed(Command::new("readelf").arg("-d").arg(&built));
         let is_shared = text(&needs).contains(&format!("[{}]", soname()));
@@ -156,16 +156,16 @@ fn the_readme_works(bed: &Bed, prefix: &Path) {
 
 #[test]
 fn the_readme_c_program_builds_with_pkg_config_alone() {
-    let bed = Bed::new();
-    let prefix = bed.scratch().join("prefix");
+    let env = TestEnv::new();
+    let prefix = env.scratch().join("prefix");
     installed(&prefix);
-    the_readme_works(&bed, &prefix);
+    the_readme_works(&env, &prefix);
 }
 
 #[test]
 fn install_is_complete_and_uninstall_removes_it() {
-    let bed = Bed::new();
-    let (stage, prefix) = (bed.scratch().join("stage"), Path::new("/opt/mol & co"));
+    let env = TestEnv::new();
+    let (stage, prefix) = (env.scratch().join("stage"), Path::new("/opt/mol & co"));
     let settings = [
         ("DESTDIR", &*stage),
         ("PREFIX", prefix),
@@ -266,9 +266,9 @@ fn install_is_complete_and_uninstall_removes_it() {
 
 #[test]
 fn without_go_install_skips_the_command_and_says_so() {
-    let bed = Bed::new();
-    let prefix = bed.scratch().join("prefix");
-    let built = bed.scratch().join("built");
+    let env = TestEnv::new();
+    let prefix = env.scratch().join("prefix");
+    let built = env.scratch().join("built");
     let said = install(&[("PREFIX", &*prefix)], libraries(&built));
     assert!(said.contains("without the command mol"), "{said}");
     let files = files(&prefix);
@@ -279,8 +279,8 @@ fn without_go_install_skips_the_command_and_says_so() {
 #[test]
 fn the_dist_archive_verifies_relocates_and_has_an_sbom() {
     const DATE: &str = "2023-11-14 22:13:20";
-    let bed = Bed::new();
-    let out = bed.scratch().join("out");
+    let env = TestEnv::new();
+    let out = env.scratch().join("out");
     let mut pack = Command::new(source("packaging/dist"));
     pack.arg("--built").arg(with_command()).arg(host());
     succeed(pack.arg(&out).env("SOURCE_DATE_EPOCH", "1700000000"));
@@ -303,7 +303,7 @@ fn the_dist_archive_verifies_relocates_and_has_an_sbom() {
         let is_ours = line.contains(&format!(" {DATE} {name}/"));
         assert!(is_ours && line.contains(" 0/0 "), "{line}");
     }
-    let elsewhere = bed.scratch().join("elsewhere");
+    let elsewhere = env.scratch().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     let mut unpack = Command::new("tar");
     succeed(
@@ -314,7 +314,7 @@ fn the_dist_archive_verifies_relocates_and_has_an_sbom() {
             .arg(&elsewhere)
             .arg("--no-same-owner"),
     );
-    the_readme_works(&bed, &elsewhere.join(&name));
+    the_readme_works(&env, &elsewhere.join(&name));
     let version = succeed(Command::new(elsewhere.join(&name).join("bin/mol")).arg("version"));
     assert!(text(&version).contains(env!("CARGO_PKG_VERSION")));
 
@@ -355,8 +355,8 @@ fn the_dist_archive_verifies_relocates_and_has_an_sbom() {
 }
 
 /// A server in its own Go module, created with the commands of docs/integration.md.
-fn server(bed: &Bed) -> PathBuf {
-    let folder = bed.scratch().join("server");
+fn server(env: &TestEnv) -> PathBuf {
+    let folder = env.scratch().join("server");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("main.go"), SERVER).unwrap();
     let package = "git.moleculesai.app/molecule-ai/libmol/go/mol";
@@ -388,9 +388,9 @@ fn go(folder: &Path, arguments: &[&str]) -> Command {
 
 #[test]
 fn a_go_server_builds_from_the_module_and_vendored() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    let server = server(&bed);
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    let server = server(&env);
     for (prepare, build) in [
         (None, &["build", "-o", "server"][..]),
         (
@@ -403,20 +403,20 @@ fn a_go_server_builds_from_the_module_and_vendored() {
         }
         let _ = std::fs::remove_file(server.join("server"));
         succeed(&mut go(&server, build));
-        let output = text(&succeed(&mut command(&bed, &server.join("server"))));
+        let output = text(&succeed(&mut command(&env, &server.join("server"))));
         let library = concat!("library ", env!("CARGO_PKG_VERSION"), "+");
         assert!(output.starts_with(library), "{output}");
-        let reference = format!("reference {}\n", bed.reference("hermes", &sha));
+        let reference = format!("reference {}\n", env.reference("hermes", &sha));
         assert!(output.ends_with(&reference), "{output}");
     }
 }
 
 #[test]
 fn a_go_server_rejects_a_shared_library_of_another_abi() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile(PLAIN));
-    let server = server(&bed);
-    let pkg_config_path = installed(&bed.scratch().join("prefix"));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    let server = server(&env);
+    let pkg_config_path = installed(&env.scratch().join("prefix"));
     let mut build = go(&server, &["build", "-tags", "mol_shared", "-o", "server"]);
     // Go's build cache keys on the flags given, not on the output of pkg-config, so this path is put into the flags.
     let flags = format!("-O2 -g -DFOUND_BY={}", pkg_config_path.display());
@@ -426,16 +426,16 @@ fn a_go_server_rejects_a_shared_library_of_another_abi() {
             .env("CGO_CFLAGS", flags),
     );
     let run = |libraries: &Path| {
-        let mut command = command(&bed, &server.join("server"));
+        let mut command = command(&env, &server.join("server"));
         command.env("LD_LIBRARY_PATH", libraries).output().unwrap()
     };
-    let output = run(&bed.scratch().join("prefix/lib"));
+    let output = run(&env.scratch().join("prefix/lib"));
     assert!(output.status.success(), "{}", text(&output));
-    let reference = format!("reference {}\n", bed.reference("hermes", &sha));
+    let reference = format!("reference {}\n", env.reference("hermes", &sha));
     assert!(text(&output).ends_with(&reference), "{}", text(&output));
 
     // A library of another ABI under the same name. Calling anything but the two version functions aborts.
-    let other = bed.scratch().join("other");
+    let other = env.scratch().join("other");
     std::fs::create_dir(&other).unwrap();
     let mut code = String::from("#include <stdlib.h>\n");
     for (name, _) in Header::read().functions() {
@@ -457,7 +457,7 @@ fn a_go_server_rejects_a_shared_library_of_another_abi() {
     );
     let output = run(&other);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output));
-    let ours = mol::ffi::pure::MOL_ABI_VERSION.to_string();
+    let ours = mol::ffi::basics::MOL_ABI_VERSION.to_string();
     for number in ["4711", &ours] {
         assert!(text(&output).contains(number), "{}", text(&output));
     }
@@ -465,10 +465,10 @@ fn a_go_server_rejects_a_shared_library_of_another_abi() {
 
 #[test]
 fn without_cgo_a_go_server_builds_and_reports_what_is_missing() {
-    let bed = Bed::new();
-    let server = server(&bed);
+    let env = TestEnv::new();
+    let server = server(&env);
     succeed(go(&server, &["build", "-o", "server"]).env("CGO_ENABLED", "0"));
-    let output = command(&bed, &server.join("server")).output().unwrap();
+    let output = command(&env, &server.join("server")).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let output = text(&output);
     assert!(output.contains("CGO_ENABLED=1"), "{output}");

@@ -10,8 +10,8 @@ use crate::abi::declared_functions;
 use crate::support::child::{
     BOTH, Link, command, installed, program_with_points, source, succeed, text,
 };
-use crate::support::points::{POINTS, Way, prepare, setting, template};
-use crate::support::{Bed, given, side_by_side};
+use crate::support::points::{POINTS, Trigger, prepare, setting, template};
+use crate::support::{TestEnv, in_parallel, required_var};
 
 /// The output lines of a program that must succeed with an empty standard error.
 fn lines(output: &Output) -> Vec<String> {
@@ -71,15 +71,15 @@ fn a_panic_anywhere_in_a_call_fails_that_call_only() {
     // "entry" also fails the creation of the client.
     let points = POINTS.into_iter().filter(|(name, _)| *name != "entry");
     let cases = points.zip(BOTH.into_iter().cycle());
-    side_by_side(cases, |(point, link)| panics_at(point, link));
+    in_parallel(cases, |(point, link)| panics_at(point, link));
 }
 
-fn panics_at(point: (&str, Way), link: Link) {
-    let (name, way) = point;
-    let bed = Bed::new();
-    template(&bed);
-    let callers = prepare(&bed, way).to_string();
-    let output = command(&bed, &program_with_points("crowd", link))
+fn panics_at(point: (&str, Trigger), link: Link) {
+    let (name, trigger) = point;
+    let env = TestEnv::new();
+    template(&env);
+    let callers = prepare(&env, trigger).to_string();
+    let output = command(&env, &program_with_points("crowd", link))
         .env("FAILPOINTS", setting(point, "boom", true))
         .args([callers.as_str(), "0", "2", "hermes"])
         .output()
@@ -102,7 +102,7 @@ fn panics_at(point: (&str, Way), link: Link) {
         callers,
         "{name}: {lines:#?}"
     );
-    let paths = bed.cached_paths();
+    let paths = env.cached_paths();
     assert!(
         !paths.iter().any(|path| path.contains(".work")),
         "{name}: {paths:?}"
@@ -111,9 +111,9 @@ fn panics_at(point: (&str, Way), link: Link) {
 
 #[test]
 fn a_panic_in_a_shared_build_fails_all_its_callers() {
-    let bed = Bed::new();
-    template(&bed);
-    let output = command(&bed, &program_with_points("crowd", Link::Shared))
+    let env = TestEnv::new();
+    template(&env);
+    let output = command(&env, &program_with_points("crowd", Link::Shared))
         .env(
             "FAILPOINTS",
             "lock-taken=sleep(1000);tree-ready=1*return(boom)",
@@ -129,10 +129,10 @@ fn a_panic_in_a_shared_build_fails_all_its_callers() {
 
 #[test]
 fn a_token_in_a_panic_message_is_masked() {
-    let bed = Bed::new();
-    template(&bed);
+    let env = TestEnv::new();
+    template(&env);
     let token = "t0ken-0f-the-panic";
-    let output = command(&bed, &program_with_points("crowd", Link::Static))
+    let output = command(&env, &program_with_points("crowd", Link::Static))
         .env(OptionName::Token.name(), token)
         .env("FAILPOINTS", format!("tree-ready=1*return({token})"))
         .args(["1", "0", "1", "hermes"])
@@ -149,7 +149,7 @@ fn a_token_in_a_panic_message_is_masked() {
 #[test]
 fn the_shipped_library_has_no_failpoints() {
     let has_points = |folder: &str| {
-        let library = std::fs::read(Path::new(&given(folder)).join("libmol.so")).unwrap();
+        let library = std::fs::read(Path::new(&required_var(folder)).join("libmol.so")).unwrap();
         let name = b"FAILPOINTS";
         library.windows(name.len()).any(|window| window == name)
     };
@@ -159,7 +159,7 @@ fn the_shipped_library_has_no_failpoints() {
 
 #[test]
 fn a_rust_host_keeps_its_panic_hook() {
-    let folder = given("MOL_TEST_FAILPOINTS_LIB_DIR");
+    let folder = required_var("MOL_TEST_FAILPOINTS_LIB_DIR");
     let host = Path::new(env!("CARGO_TARGET_TMPDIR")).join("host");
     let installed = installed(Path::new(&folder), &host.with_extension("lib"));
     succeed(

@@ -14,7 +14,7 @@ use crate::support::child::succeed;
 use crate::support::emulation::{self, Emulation};
 use crate::support::engine::Engine;
 use crate::support::server::{dockerfile, of_service};
-use crate::support::{Bed, Files, file, until};
+use crate::support::{Files, TestEnv, file, wait_until};
 
 /// A platform that this machine can neither run nor emulate, with its ELF machine number.
 fn impossible() -> (&'static str, u16) {
@@ -79,14 +79,14 @@ func main() {
 fn an_unsupported_platform_is_refused_before_the_fetch() {
     let (arch, _) = impossible();
     for buildkit in ["1", "0"] {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
         let platform = format!("linux/{arch}");
-        let client = bed.client_with(&[
+        let client = env.client_with(&[
             (OptionName::Platform, &platform),
             (OptionName::DockerBuildkit, buildkit),
         ]);
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
         assert!(error.message.contains(&platform), "{error:?}");
         assert!(error.message.contains("linux/amd64"), "{error:?}");
@@ -98,43 +98,43 @@ fn an_unsupported_platform_is_refused_before_the_fetch() {
         assert!(error.hint.contains("MOLECULE_IMAGE_PLATFORM"), "{error:?}");
         assert_eq!(client.count(Kind::FetchStarted), 0);
         assert_eq!(client.count(Kind::BuildStarted), 0);
-        let fetches = of_service(&bed.server.requests(), "git").len();
+        let fetches = of_service(&env.server.requests(), "git").len();
         assert_eq!(fetches, 0, "the template must not be fetched");
     }
 }
 
 #[test]
 fn windows_images_need_a_windows_engine() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let error = bed
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let error = env
         .client_with(&[(OptionName::Platform, "windows/amd64")])
-        .refused("hermes");
+        .ensure_err("hermes");
     assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
     assert!(error.hint.contains("windows containers"), "{error:?}");
 }
 
 #[test]
 fn an_emulated_platform_builds_with_a_slowness_warning() {
-    let bed = Bed::new();
-    bed.template("hermes", with_program(&arm64_program(bed.scratch())));
+    let env = TestEnv::new();
+    env.template("hermes", with_program(&arm64_program(env.scratch())));
     let _emulation = Emulation::of_arm64();
     for (buildkit, isolation) in [
-        ("1", bed.isolation.clone()),
-        ("0", bed.isolation.clone() + "c"),
+        ("1", env.isolation.clone()),
+        ("0", env.isolation.clone() + "c"),
     ] {
-        let client = bed.client_with(&[
+        let client = env.client_with(&[
             (OptionName::Platform, "linux/arm64"),
             (OptionName::DockerBuildkit, buildkit),
             (OptionName::Isolation, &isolation),
         ]);
         // Since BuildKit 0.14 (Docker 27), its list of platforms may be 20 seconds old.
-        let image = until("the engine to see the emulation", || {
-            client.forget();
+        let image = wait_until("the engine to see the emulation", || {
+            client.clear_events();
             match client.ensure("hermes") {
                 Err(error)
                     if error.code == Code::PlatformUnsupported
-                        && bed.engine.version() >= [27, 0, 0] =>
+                        && env.engine.version() >= [27, 0, 0] =>
                 {
                     None
                 }
@@ -142,9 +142,9 @@ fn an_emulated_platform_builds_with_a_slowness_warning() {
             }
         });
         assert_eq!(image.platform, "linux/arm64");
-        let written = bed.engine.read(&image.reference, "written");
+        let written = env.engine.read(&image.reference, "written");
         assert_eq!(written, "by a program for arm64");
-        let architecture = bed.engine.inspect(&image.reference).unwrap().architecture;
+        let architecture = env.engine.inspect(&image.reference).unwrap().architecture;
         assert_eq!(architecture.as_deref(), Some("arm64"));
 
         let warnings = client.of_kind(Kind::Warning);
@@ -161,48 +161,48 @@ fn an_emulated_platform_builds_with_a_slowness_warning() {
             "{warning:?}"
         );
 
-        client.forget();
+        client.clear_events();
         assert!(client.ensure("hermes").unwrap().cache_hit);
         assert_eq!(
             client.count(Kind::Warning),
             0,
             "a cache hit runs nothing and needs no warning"
         );
-        bed.engine.remove_all_of(&isolation);
+        env.engine.remove_all_of(&isolation);
     }
 }
 
 #[test]
 fn amd64_runs_386_natively() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let client = bed.client_with(&[(OptionName::Platform, "linux/386")]);
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let client = env.client_with(&[(OptionName::Platform, "linux/386")]);
     client.ensure("hermes").unwrap();
     assert_eq!(client.count(Kind::Warning), 0);
 }
 
 #[test]
 fn an_exec_format_error_is_platform_unsupported() {
-    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
+    let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
     let (arch, machine) = impossible();
     // The offset of e_machine (System V ABI, "ELF Header").
-    let mut program = arm64_program(bed.scratch());
+    let mut program = arm64_program(env.scratch());
     program[18..20].copy_from_slice(&machine.to_le_bytes());
-    bed.template("hermes", with_program(&program));
+    env.template("hermes", with_program(&program));
 
     let platform = format!("linux/{arch}");
-    for host in [&podman.url, &bed.engine.url] {
+    for host in [&podman.url, &env.engine.url] {
         // Docker lists its platforms and would refuse this one, so it gets a supported platform with a foreign program.
         let requested = match host == &podman.url {
             true => platform.as_str(),
             false => "linux/amd64",
         };
         let _images = podman.keep_images();
-        let client = bed.client_with(&[
+        let client = env.client_with(&[
             (OptionName::DockerHost, host),
             (OptionName::Platform, requested),
         ]);
-        let error = client.refused("hermes");
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
         let (message, build) = (
             error.message,

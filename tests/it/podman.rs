@@ -8,7 +8,9 @@ use mol::{Code, Image, OptionName};
 
 use crate::support::engine::{BUSYBOX, Engine, is_running};
 use crate::support::server::{Files, dockerfile, file};
-use crate::support::{AT_ONCE, Bed, Proxy, TestClient, Treat, block_on, unique, until};
+use crate::support::{
+    CANCEL_LIMIT, Handling, Proxy, TestClient, TestEnv, block_on, unique, wait_until,
+};
 
 fn copying(content: &str) -> Files {
     Files::from([
@@ -26,18 +28,18 @@ fn ensure(client: &TestClient, podman: &Engine) -> mol::Result<Image> {
     client.ensure("hermes")
 }
 
-fn client(bed: &Bed, podman: &Engine) -> TestClient {
-    bed.client_with(&[(OptionName::DockerHost, &podman.url)])
+fn client(env: &TestEnv, podman: &Engine) -> TestClient {
+    env.client_with(&[(OptionName::DockerHost, &podman.url)])
 }
 
 #[test]
 fn an_image_is_built_reused_and_rebuilt_for_a_new_commit() {
-    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
-    let client = client(&bed, &podman);
+    let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
+    let client = client(&env, &podman);
 
-    let sha = bed.template("hermes", copying("one"));
+    let sha = env.template("hermes", copying("one"));
     let first = ensure(&client, &podman).unwrap();
-    assert_eq!(first.reference, bed.reference("hermes", &sha));
+    assert_eq!(first.reference, env.reference("hermes", &sha));
     assert_eq!(first.endpoint, podman.url);
     assert_eq!(podman.read(&first.reference, "content"), "one");
     let labels = podman.labels(&first.reference);
@@ -48,22 +50,22 @@ fn an_image_is_built_reused_and_rebuilt_for_a_new_commit() {
     assert_eq!(again.image_id, first.image_id);
     assert_eq!(client.count(Kind::BuildStarted), 1);
 
-    bed.template("hermes", copying("two"));
+    env.template("hermes", copying("two"));
     let second = ensure(&client, &podman).unwrap();
     assert_eq!(podman.read(&second.reference, "content"), "two");
     assert_eq!(
         podman.id(&second.latest_reference),
         Some(second.image_id.clone())
     );
-    podman.remove_all_of(&bed.isolation);
+    podman.remove_all_of(&env.isolation);
 }
 
 #[test]
 fn offline_finds_the_newest_image_under_its_podman_name() {
-    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
-    bed.template("hermes", copying("one"));
-    let online = ensure(&client(&bed, &podman), &podman).unwrap();
-    let offline = bed.client_with(&[
+    let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
+    env.template("hermes", copying("one"));
+    let online = ensure(&client(&env, &podman), &podman).unwrap();
+    let offline = env.client_with(&[
         (OptionName::DockerHost, &podman.url),
         (OptionName::Offline, "1"),
     ]);
@@ -71,18 +73,18 @@ fn offline_finds_the_newest_image_under_its_podman_name() {
         ensure(&offline, &podman).unwrap().reference,
         online.reference
     );
-    podman.remove_all_of(&bed.isolation);
+    podman.remove_all_of(&env.isolation);
 }
 
 #[test]
 fn a_canceled_build_starts_no_further_step() {
-    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
+    let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
     let (first, second) = (unique(), unique());
     let text = format!(
         "FROM {BUSYBOX}\nRUN echo {first}; sleep 4; true\nRUN echo {second}; sleep 600; true\n"
     );
-    let sha = bed.template("hermes", dockerfile(&text));
-    let client = client(&bed, &podman);
+    let sha = env.template("hermes", dockerfile(&text));
+    let client = client(&env, &podman);
     {
         let _images = podman.keep_images();
         let call = client.begin("hermes");
@@ -90,45 +92,49 @@ fn a_canceled_build_starts_no_further_step() {
         let since = Instant::now();
         client.cancel(&call);
         assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-        assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+        assert!(
+            since.elapsed() < CANCEL_LIMIT,
+            "it took {:?}",
+            since.elapsed()
+        );
         // Podman's API cannot stop a running step.
-        until("the end of the step", || {
+        wait_until("the end of the step", || {
             (!is_running(&first)).then_some(())
         });
         std::thread::sleep(Duration::from_secs(2));
         assert!(!is_running(&second));
-        assert!(podman.inspect(&bed.reference("hermes", &sha)).is_none());
+        assert!(podman.inspect(&env.reference("hermes", &sha)).is_none());
     }
 
-    bed.template("hermes", copying("after"));
+    env.template("hermes", copying("after"));
     ensure(&client, &podman).unwrap();
-    podman.remove_all_of(&bed.isolation);
+    podman.remove_all_of(&env.isolation);
 }
 
 #[test]
 fn a_failed_step_is_named() {
-    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
-    bed.template(
+    let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
+    env.template(
         "hermes",
         Files::from([(
             "Dockerfile".to_owned(),
             file("FROM scratch\nCOPY nothing /\n"),
         )]),
     );
-    let error = ensure(&client(&bed, &podman), &podman).unwrap_err();
+    let error = ensure(&client(&env, &podman), &podman).unwrap_err();
     assert_eq!(error.code, mol::Code::BuildFailed, "{error:?}");
     let build = error.build.unwrap();
     assert!(build.step.contains("COPY nothing"), "{build:?}");
 }
 
 /// A proxy in front of an engine. It answers 500 to the first `times` requests for each of these lists.
-fn failing_lists(bed: &Bed, engine: &Engine, paths: [&'static str; 2], times: u32) -> Proxy {
+fn failing_lists(env: &TestEnv, engine: &Engine, paths: [&'static str; 2], times: u32) -> Proxy {
     let counts = paths.map(|path| (path, AtomicU32::new(0)));
-    Proxy::start(engine, bed.scratch(), move |line| {
+    Proxy::start(engine, env.scratch(), move |line| {
         let found = counts.iter().find(|(path, _)| line.contains(path));
         match found.map(|(_, count)| count.fetch_add(1, Ordering::SeqCst)) {
-            Some(before) if before < times => Treat::Fail,
-            _ => Treat::Pass,
+            Some(before) if before < times => Handling::Fail,
+            _ => Handling::Pass,
         }
     })
 }
@@ -137,12 +143,12 @@ fn failing_lists(bed: &Bed, engine: &Engine, paths: [&'static str; 2], times: u3
 #[test]
 fn a_list_that_fails_for_a_moment_is_retried() {
     const LISTS: [&str; 2] = ["/images/json", "/containers/json"];
-    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
-    bed.template("hermes", copying("one"));
-    let made = ensure(&client(&bed, &podman), &podman).unwrap();
+    let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
+    env.template("hermes", copying("one"));
+    let made = ensure(&client(&env, &podman), &podman).unwrap();
 
-    let proxy = failing_lists(&bed, &podman, LISTS, 3);
-    let through = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    let proxy = failing_lists(&env, &podman, LISTS, 3);
+    let through = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
     let images = podman.keep_images();
     let found = block_on(through.inner().list(None)).unwrap();
     assert!(
@@ -155,7 +161,7 @@ fn a_list_that_fails_for_a_moment_is_retried() {
         assert_eq!(proxy.sent().matches(list).count(), 4, "{list}");
     }
     drop(images);
-    podman.remove_all_of(&bed.isolation);
+    podman.remove_all_of(&env.isolation);
 }
 
 #[test]
@@ -165,9 +171,9 @@ fn a_list_that_keeps_failing_is_reported_and_only_podman_retries() {
         (Engine::podman_of_the_tests(), 20),
         (Engine::of_the_tests(), 1),
     ] {
-        let bed = Bed::new();
-        let proxy = failing_lists(&bed, &engine, LISTS, u32::MAX);
-        let through = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+        let env = TestEnv::new();
+        let proxy = failing_lists(&env, &engine, LISTS, u32::MAX);
+        let through = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
         let error = block_on(through.inner().list(None)).unwrap_err();
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(

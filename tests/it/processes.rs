@@ -12,7 +12,7 @@ use crate::support::child::{Link, command, program, program_with_points};
 use crate::support::engine::BUSYBOX;
 use crate::support::proxy::End;
 use crate::support::server::dockerfile;
-use crate::support::{AT_ONCE, Bed, Proxy, Treat, soak, unique, until};
+use crate::support::{CANCEL_LIMIT, Handling, Proxy, TestEnv, soak, unique, wait_until};
 
 const RUNTIMES: [&str; 3] = ["autogen", "claude-code", "hermes"];
 const PROCESSES: usize = 8;
@@ -20,7 +20,7 @@ const CALLERS: usize = 50;
 
 /// What all processes share, and an engine whose requests are counted.
 struct Shared {
-    bed: Bed,
+    env: TestEnv,
     engine: Proxy,
     /// For each runtime, the reference that every caller must get.
     references: Vec<String>,
@@ -37,18 +37,18 @@ struct Crowd {
 
 impl Shared {
     fn new() -> Self {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let text = |word| format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 1\n");
-        let commits = RUNTIMES.map(|runtime| bed.template(runtime, dockerfile(&text(unique()))));
+        let commits = RUNTIMES.map(|runtime| env.template(runtime, dockerfile(&text(unique()))));
         let each = || RUNTIMES.iter().zip(&commits);
-        let references = each().map(|(runtime, sha)| bed.reference(runtime, sha));
+        let references = each().map(|(runtime, sha)| env.reference(runtime, sha));
         let marker = |(runtime, sha): (&&str, &String)| format!("{runtime}/.{}.json", &sha[..12]);
-        let fetched = each().map(|of| bed.cache().join(marker(of)));
+        let fetched = each().map(|of| env.cache().join(marker(of)));
         let (references, fetched) = (references.collect(), fetched.collect());
-        let engine = Proxy::start(&bed.engine, bed.scratch(), |_| Treat::Pass);
+        let engine = Proxy::start(&env.engine, env.scratch(), |_| Handling::Pass);
         program("crowd", Link::Static); // compiled before all start together
         Self {
-            bed,
+            env,
             engine,
             references,
             fetched,
@@ -67,7 +67,7 @@ impl Shared {
             None,
             points,
         );
-        until("all fetches", || {
+        wait_until("all fetches", || {
             self.fetched.iter().all(|path| path.exists()).then_some(())
         });
         holder
@@ -75,12 +75,12 @@ impl Shared {
 
     /// The same engine behind a proxy on which build requests hang.
     fn idle_engine(&self) -> Proxy {
-        let folder = self.bed.scratch().join(unique());
+        let folder = self.env.scratch().join(unique());
         std::fs::create_dir(&folder).unwrap();
-        Proxy::start(&self.bed.engine, &folder, |request| {
+        Proxy::start(&self.env.engine, &folder, |request| {
             match request.contains("/build?") {
-                true => Treat::CutRequest(0, End::Hang),
-                false => Treat::Pass,
+                true => Handling::CutRequest(0, End::Hang),
+                false => Handling::Pass,
             }
         })
     }
@@ -92,9 +92,9 @@ impl Shared {
         deadline: Option<Duration>,
         points: &str,
     ) -> Crowd {
-        let output = self.bed.scratch().join(unique());
+        let output = self.env.scratch().join(unique());
         let deadline = deadline.map_or(0, |deadline| deadline.as_millis());
-        let process = command(&self.bed, program)
+        let process = command(&self.env, program)
             .env("DOCKER_HOST", &engine.url)
             .env("FAILPOINTS", points)
             .args([&CALLERS.to_string(), &deadline.to_string(), "1"])
@@ -111,7 +111,7 @@ impl Shared {
 
     /// The number of fetches and builds, as the servers saw them.
     fn work(&self) -> (usize, usize) {
-        let requests = self.bed.server.requests();
+        let requests = self.env.server.requests();
         let fetches = requests.iter().filter(|r| r.path.ends_with("/info/refs"));
         (
             fetches.count(),
@@ -139,7 +139,7 @@ impl Crowd {
     /// Waits until it reports, for every runtime, that it waits for this process.
     fn wait_until_it_waits_for(&self, process: u32) {
         let holder = format!("\"holder\":\"process {process}\"");
-        until("the crowd to wait", || {
+        wait_until("the crowd to wait", || {
             (self.output().matches(&holder).count() == RUNTIMES.len()).then_some(())
         });
     }
@@ -205,7 +205,7 @@ fn when_the_lock_holder_is_killed_another_process_takes_over() {
 fn when_the_lock_holder_is_stopped_waiters_meet_their_deadlines() {
     soak(|| {
         let shared = Shared::new();
-        let pause = format!("cache-synced=sleep({})", AT_ONCE.as_millis());
+        let pause = format!("cache-synced=sleep({})", CANCEL_LIMIT.as_millis());
         let holder = shared.holder(&shared.engine, &pause);
         holder.signal(Signal::STOP);
         let deadline = Duration::from_secs(4);
@@ -215,7 +215,7 @@ fn when_the_lock_holder_is_stopped_waiters_meet_their_deadlines() {
         for crowd in crowds {
             let id = crowd.process.id();
             let (output, took) = crowd.ends();
-            assert!(took < deadline + 2 * AT_ONCE, "{id}: {took:?}");
+            assert!(took < deadline + 2 * CANCEL_LIMIT, "{id}: {took:?}");
             let ends = output.lines().filter(|line| line.starts_with("end 1 "));
             let (late, other): (Vec<&str>, Vec<&str>) =
                 ends.partition(|end| end.contains(" deadline_exceeded "));

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::support::child::{Link, process, program, succeed, text};
 use crate::support::for_all;
-use crate::support::yardstick::Yardstick;
+use crate::support::go_oracle::GoOracle;
 
 #[path = "../properties/mod.rs"]
 mod invariants;
@@ -104,8 +104,8 @@ fn no_spelling_of_a_token_survives_in_any_text() {
     let values = (surroundings(), token(), spelling(), surroundings());
     for_all(3000, &values, |(before, token, spelling, after)| {
         masking::no_spelling_survives(&before, &token, spelling, &after);
-        masking::the_rest_stays(&before, &token, spelling, &after);
-        masking::what_holds_no_secret_stays(&before, &token);
+        masking::other_lines_stay(&before, &token, spelling, &after);
+        masking::text_without_secret_stays(&before, &token);
         Ok(())
     });
 }
@@ -120,13 +120,13 @@ fn no_spelling_of_a_token_survives_in_build_output_in_any_chunks() {
         let output = output
             .iter()
             .map(|(text, spelling)| format!("{text}{}\r\n", spelling.of(&token)));
-        masking::pieces_do_not_matter(output.collect::<String>().as_bytes(), &cuts, &token);
+        masking::chunking_does_not_matter(output.collect::<String>().as_bytes(), &cuts, &token);
         Ok(())
     });
     let bytes = prop::collection::vec(any::<u8>(), 0..300);
     let cuts = prop::collection::vec(any::<usize>(), 0..8);
     for_all(500, &(bytes, cuts), |(bytes, cuts)| {
-        masking::pieces_do_not_matter(&bytes, &cuts, "s3cr3t-t0ken");
+        masking::chunking_does_not_matter(&bytes, &cuts, "s3cr3t-t0ken");
         Ok(())
     });
 }
@@ -177,7 +177,7 @@ fn any_text_is_shown_as_one_printable_line_without_the_token() {
             if !matches!(spelling, Spelling::Base64 { .. }) {
                 spelled.insert_str(at % spelled.len(), &inside);
             }
-            masking::is_shown_as_one_clean_line(
+            masking::is_shown_as_one_printable_line(
                 &format!("{noise}{before}{spelled}{noise}"),
                 &token,
             );
@@ -188,7 +188,7 @@ fn any_text_is_shown_as_one_printable_line_without_the_token() {
 
 #[test]
 fn go_and_rust_mask_alike() {
-    let go = RefCell::new(Yardstick::start());
+    let go = RefCell::new(GoOracle::start());
     let values = (surroundings(), token(), spelling(), surroundings());
     for_all(1000, &values, |(before, token, spelling, after)| {
         // Only the core also masks the user information of URLs here; Go has a separate function for that.
@@ -260,11 +260,11 @@ fn branch() -> impl Strategy<Value = String> {
 
 #[test]
 fn any_branch_gives_a_url_for_it_on_the_configured_server() {
-    let go = RefCell::new(Yardstick::start());
+    let go = RefCell::new(GoOracle::start());
     let runtime = select(mol::names::runtimes::DEFAULT_RUNTIMES.to_vec());
     let values = (select(PREFIXES), runtime, branch());
     for_all(3000, &values, |(prefix, runtime, branch)| {
-        branch_url::leads_to_the_branch(prefix, runtime, &branch);
+        branch_url::url_names_the_branch(prefix, runtime, &branch);
         if branch.is_empty() {
             return Ok(());
         }
@@ -311,7 +311,7 @@ fn any_prefix_is_refused_or_gives_a_url_on_its_server() {
         select(PREFIXES).prop_map(str::to_owned)
     ];
     for_all(3000, &(prefix, branch()), |(prefix, branch)| {
-        branch_url::leads_to_the_branch(&prefix, "hermes", &branch);
+        branch_url::url_names_the_branch(&prefix, "hermes", &branch);
         Ok(())
     });
 }
@@ -380,10 +380,10 @@ fn body() -> impl Strategy<Value = Vec<u8>> {
 
 #[test]
 fn the_commit_id_is_the_one_in_the_response_or_none() {
-    let go = RefCell::new(Yardstick::start());
+    let go = RefCell::new(GoOracle::start());
     let found = RefCell::new(0);
     for_all(4000, &body(), |body| {
-        head_sha::is_the_id_of_the_commit(&body);
+        head_sha::sha_is_the_commit_id(&body);
         let core = internals::head_sha(&body).map_err(|error| error.code.name().to_owned());
         *found.borrow_mut() += u32::from(core.is_ok());
         prop_assert_eq!(go.borrow_mut().head_sha(&body), core);
@@ -435,7 +435,7 @@ fn any_dockerignore_is_parsed_or_refused_quickly() {
     let paths = prop::collection::vec("[ab*é]{1,3}(/[ab]{1,2}){0,3}", 1..5);
     for_all(2000, &(file, paths), |(file, paths)| {
         let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
-        ignore_file::is_read_or_refused(&file, &paths);
+        ignore_file::is_parsed_or_refused(&file, &paths);
         Ok(())
     });
 }
@@ -456,7 +456,7 @@ fn a_hostile_dockerignore_is_not_slow() {
         lines("!**/a/**/b/**/c/**/d"),
         lines("a{1000}*"),
     ] {
-        ignore_file::is_read_or_refused(&file, &[&deep]);
+        ignore_file::is_parsed_or_refused(&file, &[&deep]);
     }
 }
 

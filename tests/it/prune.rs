@@ -13,7 +13,8 @@ use mol::{Code, OptionName};
 use crate::support::child::{BOTH, Link, command, field, program, program_with_points, succeed};
 use crate::support::engine::{BUSYBOX, Engine};
 use crate::support::{
-    Bed, End, Files, Proxy, TestClient, Treat, block_on, chance, file, side_by_side, unique, until,
+    End, Files, Handling, Proxy, TestClient, TestEnv, block_on, file, in_parallel, random_below,
+    unique, wait_until,
 };
 
 const KEEP_NONE: PruneOptions = PruneOptions {
@@ -43,11 +44,17 @@ fn both_engines() -> impl Iterator<Item = Engine> + Send {
 }
 
 /// Builds `n` commits of a runtime and returns them, oldest first.
-fn built(bed: &Bed, client: &TestClient, engine: &Engine, runtime: &str, n: usize) -> Vec<String> {
+fn built(
+    env: &TestEnv,
+    client: &TestClient,
+    engine: &Engine,
+    runtime: &str,
+    n: usize,
+) -> Vec<String> {
     let commits = (0..n).map(|number| {
         // Unique content, so that no other test's image shares its layers.
-        let content = format!("{runtime} {number} of {}", bed.isolation);
-        let sha = bed.template(runtime, copying(&content));
+        let content = format!("{runtime} {number} of {}", env.isolation);
+        let sha = env.template(runtime, copying(&content));
         let _images = engine.keep_images();
         client.ensure(runtime).unwrap();
         if *engine.url == Engine::podman_of_the_tests().url {
@@ -60,8 +67,8 @@ fn built(bed: &Bed, client: &TestClient, engine: &Engine, runtime: &str, n: usiz
 }
 
 /// Resets the branch to an older commit of the template.
-fn go_back(bed: &Bed, runtime: &str, sha: &str) {
-    let repository = bed.server.bare_repository(runtime);
+fn go_back(env: &TestEnv, runtime: &str, sha: &str) {
+    let repository = env.server.bare_repository(runtime);
     fs::write(repository.join("refs/heads/main"), sha).unwrap();
 }
 
@@ -78,8 +85,8 @@ fn of<'r>(report: &'r PruneReport, reference: &str) -> &'r PrunedImage {
     found.unwrap_or_else(|| panic!("no {reference} in {report:#?}"))
 }
 
-fn trees(bed: &Bed, runtime: &str) -> Vec<String> {
-    let mut names: Vec<String> = fs::read_dir(bed.cache().join(runtime))
+fn trees(env: &TestEnv, runtime: &str) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(env.cache().join(runtime))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .filter(|name| !name.starts_with('.'))
@@ -89,18 +96,18 @@ fn trees(bed: &Bed, runtime: &str) -> Vec<String> {
 }
 
 /// A dry run, a prune and a second prune on one engine.
-fn keeps_the_newest_two(bed: &Bed, client: &TestClient, engine: &Engine) {
-    let hermes = built(bed, client, engine, "hermes", 4);
-    let autogen = built(bed, client, engine, "autogen", 1);
-    let reference = |sha: &str| bed.reference("hermes", sha);
-    let before = (engine.references_of(&bed.isolation), bed.cached_paths());
+fn keeps_the_newest_two(env: &TestEnv, client: &TestClient, engine: &Engine) {
+    let hermes = built(env, client, engine, "hermes", 4);
+    let autogen = built(env, client, engine, "autogen", 1);
+    let reference = |sha: &str| env.reference("hermes", sha);
+    let before = (engine.references_of(&env.isolation), env.cached_paths());
 
     let dry = PruneOptions {
         dry_run: true,
         ..KEEP_TWO
     };
     let would = prune(client, engine, dry);
-    let after = (engine.references_of(&bed.isolation), bed.cached_paths());
+    let after = (engine.references_of(&env.isolation), env.cached_paths());
     assert_eq!(before, after, "a dry run changes nothing");
 
     let did = prune(client, engine, KEEP_TWO);
@@ -113,7 +120,7 @@ fn keeps_the_newest_two(bed: &Bed, client: &TestClient, engine: &Engine) {
         assert_eq!(removed.reason, "older than the newest 2");
         assert_eq!(removed.image.commit_sha, *sha);
         assert!(engine.inspect(&reference(sha)).is_none());
-        assert!(!bed.cache().join("hermes").join(&sha[..12]).exists());
+        assert!(!env.cache().join("hermes").join(&sha[..12]).exists());
     }
     for sha in &hermes[2..] {
         assert_eq!(of(&did, &reference(sha)).action, Action::Kept);
@@ -124,12 +131,12 @@ fn keeps_the_newest_two(bed: &Bed, client: &TestClient, engine: &Engine) {
         newest.image.latest && newest.reason.contains("latest"),
         "{newest:?}"
     );
-    let alone = of(&did, &bed.reference("autogen", &autogen[0]));
+    let alone = of(&did, &env.reference("autogen", &autogen[0]));
     assert_eq!(alone.action, Action::Kept);
     let mut left: Vec<String> = hermes[2..].iter().map(|sha| sha[..12].to_owned()).collect();
     left.sort();
-    assert_eq!(trees(bed, "hermes"), left);
-    assert_eq!(trees(bed, "autogen"), [&autogen[0][..12]]);
+    assert_eq!(trees(env, "hermes"), left);
+    assert_eq!(trees(env, "autogen"), [&autogen[0][..12]]);
 
     let again = prune(client, engine, KEEP_TWO);
     assert_eq!(again.freed_bytes, 0);
@@ -146,25 +153,25 @@ fn keeps_the_newest_two(bed: &Bed, client: &TestClient, engine: &Engine) {
 
 #[test]
 fn prune_keeps_the_newest_two_and_a_dry_run_reports_the_same() {
-    let bed = Bed::new();
-    keeps_the_newest_two(&bed, &bed.client(), &bed.engine);
+    let env = TestEnv::new();
+    keeps_the_newest_two(&env, &env.client(), &env.engine);
 }
 
 #[test]
 fn prune_keeps_the_newest_two_on_podman() {
-    let (bed, podman) = (Bed::new(), Engine::podman_of_the_tests());
-    let client = bed.client_with(&[(OptionName::DockerHost, &podman.url)]);
-    keeps_the_newest_two(&bed, &client, &podman);
-    podman.remove_all_of(&bed.isolation);
+    let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
+    let client = env.client_with(&[(OptionName::DockerHost, &podman.url)]);
+    keeps_the_newest_two(&env, &client, &podman);
+    podman.remove_all_of(&env.isolation);
 }
 
 #[test]
 fn an_image_used_by_a_stopped_or_running_container_is_kept() {
     for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
-        let bed = Bed::new();
-        let client = bed.client_with(&[(OptionName::DockerHost, &engine.url)]);
-        let hermes = built(&bed, &client, &engine, "hermes", 2);
-        let old = bed.reference("hermes", &hermes[0]);
+        let env = TestEnv::new();
+        let client = env.client_with(&[(OptionName::DockerHost, &engine.url)]);
+        let hermes = built(&env, &client, &engine, "hermes", 2);
+        let old = env.reference("hermes", &hermes[0]);
         let name = format!("libmol-test-{}", unique());
         engine.create_container(&name, &old);
         let report = prune(&client, &engine, KEEP_NONE);
@@ -177,10 +184,10 @@ fn an_image_used_by_a_stopped_or_running_container_is_kept() {
         let report = prune(&client, &engine, KEEP_NONE);
         assert_eq!(of(&report, &old).action, Action::Removed);
         // The image of the moving tag is kept nevertheless.
-        let newest = of(&report, &bed.reference("hermes", &hermes[1]));
+        let newest = of(&report, &env.reference("hermes", &hermes[1]));
         assert_eq!(newest.action, Action::Kept);
-        assert_eq!(trees(&bed, "hermes"), [""; 0]);
-        engine.remove_all_of(&bed.isolation);
+        assert_eq!(trees(&env, "hermes"), [""; 0]);
+        engine.remove_all_of(&env.isolation);
     }
 }
 
@@ -188,18 +195,18 @@ fn an_image_used_by_a_stopped_or_running_container_is_kept() {
 fn an_image_that_the_engine_refuses_to_remove_is_kept() {
     // The proxy answers with an empty list of containers, as if the container had been created after the listing.
     for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let head =
             "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]";
-        let proxy = Proxy::start(&engine, bed.scratch(), move |line| {
+        let proxy = Proxy::start(&engine, env.scratch(), move |line| {
             match line.contains("/containers/json") {
-                true => Treat::Answer(head.as_bytes().to_vec(), End::Stay),
-                false => Treat::Pass,
+                true => Handling::Answer(head.as_bytes().to_vec(), End::Stay),
+                false => Handling::Pass,
             }
         });
-        let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
-        let hermes = built(&bed, &client, &engine, "hermes", 2);
-        let old = bed.reference("hermes", &hermes[0]);
+        let client = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+        let hermes = built(&env, &client, &engine, "hermes", 2);
+        let old = env.reference("hermes", &hermes[0]);
         let name = format!("libmol-test-{}", unique());
         engine.create_container(&name, &old);
         let id = engine.id(&old);
@@ -212,39 +219,39 @@ fn an_image_that_the_engine_refuses_to_remove_is_kept() {
         let delete = delete.expect("the removal was requested");
         assert!(!delete.contains("force"), "{delete}");
         engine.remove_container(&name);
-        engine.remove_all_of(&bed.isolation);
+        engine.remove_all_of(&env.isolation);
     }
 }
 
 #[test]
 fn images_not_built_here_or_of_another_isolation_are_kept() {
-    let bed = Bed::new();
-    let client = bed.client();
-    let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
-    let old = bed.reference("hermes", &hermes[0]);
+    let env = TestEnv::new();
+    let client = env.client();
+    let hermes = built(&env, &client, &env.engine, "hermes", 2);
+    let old = env.reference("hermes", &hermes[0]);
     // Another tool's image under a libmol name, and a libmol image under a name that is only similar.
-    let foreign = bed.reference("hermes", &"f".repeat(40));
-    bed.engine.tag(BUSYBOX, &foreign);
+    let foreign = env.reference("hermes", &"f".repeat(40));
+    env.engine.tag(BUSYBOX, &foreign);
     let similar = old.replace("template-hermes", "template-hermes2");
-    bed.engine.tag(&old, &similar);
+    env.engine.tag(&old, &similar);
     // The image of a server with another isolation.
-    let other = format!("{}-2", bed.isolation);
-    let neighbour = bed.client_with(&[(OptionName::Isolation, &other)]);
-    bed.template("hermes", copying("of both"));
+    let other = format!("{}-2", env.isolation);
+    let neighbour = env.client_with(&[(OptionName::Isolation, &other)]);
+    env.template("hermes", copying("of both"));
     let theirs = neighbour.ensure("hermes").unwrap().reference;
-    bed.template("hermes", copying("of the neighbour"));
+    env.template("hermes", copying("of the neighbour"));
     neighbour.ensure("hermes").unwrap();
 
-    let report = prune(&client, &bed.engine, KEEP_NONE);
+    let report = prune(&client, &env.engine, KEEP_NONE);
     let kept = of(&report, &foreign);
     assert_eq!(kept.action, Action::Kept);
     assert!(kept.reason.contains("labels"), "{kept:?}");
     let untagged = of(&report, &old);
     assert_eq!(untagged.action, Action::Untagged, "{untagged:?}");
     assert_eq!(untagged.image.other_refs.join(" "), similar);
-    assert!(bed.engine.inspect(&old).is_none());
+    assert!(env.engine.inspect(&old).is_none());
     for left in [&foreign, &similar, &theirs] {
-        assert!(bed.engine.inspect(left).is_some(), "{left}");
+        assert!(env.engine.inspect(left).is_some(), "{left}");
     }
     assert!(
         report
@@ -252,42 +259,42 @@ fn images_not_built_here_or_of_another_isolation_are_kept() {
             .iter()
             .all(|image| image.image.r#ref != theirs)
     );
-    bed.engine.remove_all_of(&other);
+    env.engine.remove_all_of(&other);
 }
 
 #[test]
 fn foreign_images_and_incomplete_trees_do_not_count_as_newest() {
-    let bed = Bed::new();
-    let client = bed.client();
-    let hermes = built(&bed, &client, &bed.engine, "hermes", 3);
+    let env = TestEnv::new();
+    let client = env.client();
+    let hermes = built(&env, &client, &env.engine, "hermes", 3);
     // A foreign image and an incomplete tree, both newer than the three commits.
-    bed.engine
-        .tag(BUSYBOX, &bed.reference("hermes", &"f".repeat(40)));
-    fs::create_dir(bed.cache().join("hermes/ba9876543210")).unwrap();
-    let report = prune(&client, &bed.engine, KEEP_TWO);
-    let action = |sha: &str| of(&report, &bed.reference("hermes", sha)).action;
+    env.engine
+        .tag(BUSYBOX, &env.reference("hermes", &"f".repeat(40)));
+    fs::create_dir(env.cache().join("hermes/ba9876543210")).unwrap();
+    let report = prune(&client, &env.engine, KEEP_TWO);
+    let action = |sha: &str| of(&report, &env.reference("hermes", sha)).action;
     let actions = [&hermes[0], &hermes[1], &hermes[2]].map(|sha| action(sha));
     assert_eq!(actions, [Action::Removed, Action::Kept, Action::Kept]);
     let mut left = [&hermes[1][..12], &hermes[2][..12]];
     left.sort_unstable();
-    assert_eq!(trees(&bed, "hermes"), left);
+    assert_eq!(trees(&env, "hermes"), left);
 }
 
 #[test]
 fn an_image_removed_by_another_client_is_not_counted_as_freed() {
-    let bed = Bed::new();
-    let hermes = built(&bed, &bed.client(), &bed.engine, "hermes", 2);
+    let env = TestEnv::new();
+    let hermes = built(&env, &env.client(), &env.engine, "hermes", 2);
     let not_found =
         "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-    let proxy = Proxy::start(&bed.engine, bed.scratch(), move |line| {
+    let proxy = Proxy::start(&env.engine, env.scratch(), move |line| {
         match line.starts_with("DELETE ") {
-            true => Treat::Answer(not_found.as_bytes().to_vec(), End::Stay),
-            false => Treat::Pass,
+            true => Handling::Answer(not_found.as_bytes().to_vec(), End::Stay),
+            false => Handling::Pass,
         }
     });
-    let client = bed.client_with(&[(OptionName::DockerHost, &proxy.url)]);
-    let report = prune(&client, &bed.engine, KEEP_NONE);
-    let old = of(&report, &bed.reference("hermes", &hermes[0]));
+    let client = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
+    let report = prune(&client, &env.engine, KEEP_NONE);
+    let old = of(&report, &env.reference("hermes", &hermes[0]));
     assert_eq!(old.reason, "somebody else has removed it meanwhile");
     assert!(old.image.own_bytes > 0);
     let trees: u64 = report.trees.iter().map(|tree| tree.tree.bytes).sum();
@@ -296,23 +303,23 @@ fn an_image_removed_by_another_client_is_not_counted_as_freed() {
 
 #[test]
 fn the_tree_and_image_of_a_locked_commit_are_kept() {
-    let bed = Bed::new();
-    let client = bed.client();
-    let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
-    let folder = bed.cache().join("hermes");
+    let env = TestEnv::new();
+    let client = env.client();
+    let hermes = built(&env, &client, &env.engine, "hermes", 2);
+    let folder = env.cache().join("hermes");
     let lock = folder.join(format!(".{}.lock", &hermes[0][..12]));
     let lock = fs::OpenOptions::new().write(true).open(lock).unwrap();
     lock.lock().unwrap();
     for dry_run in [true, false] {
         let report = prune(
             &client,
-            &bed.engine,
+            &env.engine,
             PruneOptions {
                 dry_run,
                 ..KEEP_NONE
             },
         );
-        let image = of(&report, &bed.reference("hermes", &hermes[0]));
+        let image = of(&report, &env.reference("hermes", &hermes[0]));
         assert_eq!(image.action, Action::Kept, "{image:?}");
         let tree = report
             .trees
@@ -323,7 +330,7 @@ fn the_tree_and_image_of_a_locked_commit_are_kept() {
         assert!(tree.reason.contains("at this commit"), "{tree:?}");
     }
     drop(lock);
-    let report = prune(&client, &bed.engine, KEEP_NONE);
+    let report = prune(&client, &env.engine, KEEP_NONE);
     assert!(
         report
             .trees
@@ -334,22 +341,22 @@ fn the_tree_and_image_of_a_locked_commit_are_kept() {
 
 #[test]
 fn leftovers_are_removed_and_foreign_files_in_the_cache_are_kept() {
-    let bed = Bed::new();
-    let client = bed.client();
-    let hermes = built(&bed, &client, &bed.engine, "hermes", 1);
-    let folder = bed.cache().join("hermes");
+    let env = TestEnv::new();
+    let client = env.client();
+    let hermes = built(&env, &client, &env.engine, "hermes", 1);
+    let folder = env.cache().join("hermes");
     let half = folder.join(".work-0123456789ab-Xy12Zw");
     fs::create_dir_all(half.join("tree")).unwrap();
     fs::write(half.join("tree/file"), "x".repeat(100_000)).unwrap();
     let incomplete = folder.join("ba9876543210");
     fs::create_dir(&incomplete).unwrap();
     // Symlinks with names that libmol uses, to a folder that must not be lost.
-    let elsewhere = bed.scratch().join("elsewhere");
+    let elsewhere = env.scratch().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
     fs::write(elsewhere.join("precious"), "").unwrap();
     std::os::unix::fs::symlink(&elsewhere, folder.join("aaaaaaaaaaaa")).unwrap();
     std::os::unix::fs::symlink(&elsewhere, half.join("link")).unwrap();
-    std::os::unix::fs::symlink(&elsewhere, bed.cache().join("codex")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, env.cache().join("codex")).unwrap();
     fs::create_dir(elsewhere.join("bbbbbbbbbbbb")).unwrap();
     for name in [
         "hermes/notes",
@@ -357,10 +364,10 @@ fn leftovers_are_removed_and_foreign_files_in_the_cache_are_kept() {
         "other",
         ".work-0123456789ab-x",
     ] {
-        fs::create_dir(bed.cache().join(name)).unwrap();
+        fs::create_dir(env.cache().join(name)).unwrap();
     }
 
-    let report = prune(&client, &bed.engine, PruneOptions::default());
+    let report = prune(&client, &env.engine, PruneOptions::default());
     let gone: Vec<&str> = report
         .trees
         .iter()
@@ -381,42 +388,42 @@ fn leftovers_are_removed_and_foreign_files_in_the_cache_are_kept() {
         "codex/bbbbbbbbbbbb",
         "hermes/aaaaaaaaaaaa/precious",
     ] {
-        assert!(bed.cache().join(left).exists(), "{left}");
+        assert!(env.cache().join(left).exists(), "{left}");
     }
 }
 
 #[test]
 fn parallel_prunes_and_builds_do_not_conflict() {
-    let bed = Bed::new();
-    built(&bed, &bed.client(), &bed.engine, "hermes", 3);
-    bed.template("hermes", copying("the newest"));
-    let _alone = bed.engine.alone();
+    let env = TestEnv::new();
+    built(&env, &env.client(), &env.engine, "hermes", 3);
+    env.template("hermes", copying("the newest"));
+    let _alone = env.engine.alone();
     std::thread::scope(|scope| {
         let prune = || {
-            let client = bed.client();
+            let client = env.client();
             block_on(client.inner().prune(KEEP_NONE, None)).unwrap()
         };
         let prunes: Vec<_> = (0..4).map(|_| scope.spawn(prune)).collect();
-        let image = bed.client().ensure("hermes").unwrap();
+        let image = env.client().ensure("hermes").unwrap();
         for prune in prunes {
             prune.join().unwrap();
         }
-        assert!(bed.engine.inspect(&image.reference).is_some());
+        assert!(env.engine.inspect(&image.reference).is_some());
     });
 }
 
 #[test]
 fn list_reports_images_and_trees() {
-    let bed = Bed::new();
-    let client = bed.client();
+    let env = TestEnv::new();
+    let client = env.client();
     assert!(
         block_on(client.inner().list(None))
             .unwrap()
             .images
             .is_empty()
     );
-    assert!(!bed.cache().exists(), "listing creates no cache folder");
-    let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
+    assert!(!env.cache().exists(), "listing creates no cache folder");
+    let hermes = built(&env, &client, &env.engine, "hermes", 2);
     let found = block_on(client.inner().list(None)).unwrap();
     let commits: Vec<&str> = found
         .images
@@ -429,30 +436,30 @@ fn list_reports_images_and_trees() {
     assert_eq!(newest.platform, "linux/amd64");
     assert!(newest.latest && !found.images[1].latest);
     assert!(newest.bytes > 0 && newest.own_bytes > 0 && newest.own_bytes <= newest.bytes);
-    assert_eq!(Some(newest.image_id.clone()), bed.engine.id(&newest.r#ref));
+    assert_eq!(Some(newest.image_id.clone()), env.engine.id(&newest.r#ref));
     assert_eq!(found.trees.len(), 2);
     assert!(found.trees.iter().all(|tree| tree.whole && tree.bytes > 0));
 }
 
 #[test]
 fn prune_without_an_engine_leaves_the_cache_unchanged() {
-    let bed = Bed::new();
-    built(&bed, &bed.client(), &bed.engine, "hermes", 1);
-    let before = bed.cached_paths();
-    let client = bed.client_with(&[(OptionName::DockerHost, "unix:///nowhere/docker.sock")]);
+    let env = TestEnv::new();
+    built(&env, &env.client(), &env.engine, "hermes", 1);
+    let before = env.cached_paths();
+    let client = env.client_with(&[(OptionName::DockerHost, "unix:///nowhere/docker.sock")]);
     let error = block_on(client.inner().prune(KEEP_NONE, None)).unwrap_err();
     assert_eq!(error.code, Code::EngineUnreachable);
     assert_eq!((error.runtime.as_str(), error.url.as_str()), ("", ""));
-    assert_eq!(bed.cached_paths(), before);
+    assert_eq!(env.cached_paths(), before);
 }
 
 #[test]
 fn a_c_program_lists_and_prunes_directly_and_by_the_queue() {
     for link in BOTH {
-        let bed = Bed::new();
-        let hermes = built(&bed, &bed.client(), &bed.engine, "hermes", 2);
-        let _alone = bed.engine.alone();
-        let output = succeed(&mut command(&bed, &program("upkeep", link)));
+        let env = TestEnv::new();
+        let hermes = built(&env, &env.client(), &env.engine, "hermes", 2);
+        let _alone = env.engine.alone();
+        let output = succeed(&mut command(&env, &program("upkeep", link)));
         let report = |name: &str| -> serde_json::Value {
             serde_json::from_str(&field(&output, name)).unwrap()
         };
@@ -470,8 +477,8 @@ fn a_c_program_lists_and_prunes_directly_and_by_the_queue() {
         let listed = &report("listed")["result"];
         assert_eq!(listed["images"].as_array().unwrap().len(), 1);
         assert!(
-            bed.engine
-                .inspect(&bed.reference("hermes", &hermes[0]))
+            env.engine
+                .inspect(&env.reference("hermes", &hermes[0]))
                 .is_none()
         );
     }
@@ -489,8 +496,8 @@ fn wait_until_unused() {
 }
 
 /// A process that prunes with the options of [`BRIEF`] and this cache folder.
-fn brief_prune(bed: &Bed, engine: &Engine, cache: &Path, program: &Path) -> Command {
-    let mut prune = command(bed, program);
+fn brief_prune(env: &TestEnv, engine: &Engine, cache: &Path, program: &Path) -> Command {
+    let mut prune = command(env, program);
     prune
         .args(["prune", "2000"])
         .env("DOCKER_HOST", &*engine.url)
@@ -511,9 +518,9 @@ fn of_process(report: &serde_json::Value, list: &str, commit: &str) -> (String, 
 fn recently_built_or_returned_images_are_kept() {
     // Not in parallel: a prune must come before the lease of the hit ends.
     for engine in both_engines() {
-        let bed = Bed::new();
-        let client = bed.client_with(&[(OptionName::DockerHost, &engine.url)]);
-        let hermes = built(&bed, &client, &engine, "hermes", 3);
+        let env = TestEnv::new();
+        let client = env.client_with(&[(OptionName::DockerHost, &engine.url)]);
+        let hermes = built(&env, &client, &engine, "hermes", 3);
         let ten_minutes = PruneOptions {
             keep_per_runtime: 0,
             ..PruneOptions::default()
@@ -521,7 +528,7 @@ fn recently_built_or_returned_images_are_kept() {
         let report = prune(&client, &engine, ten_minutes);
         let why = "used or built within the last 10 minutes";
         for sha in &hermes[..2] {
-            let image = of(&report, &bed.reference("hermes", sha));
+            let image = of(&report, &env.reference("hermes", sha));
             assert_eq!((image.action, &*image.reason), (Action::Kept, why));
         }
         assert!(report.trees.iter().all(|tree| tree.reason == why));
@@ -534,12 +541,12 @@ fn recently_built_or_returned_images_are_kept() {
         // seconds pass quickly on a busy machine.
         let hit = || {
             for sha in [&hermes[0], &hermes[2]] {
-                go_back(&bed, "hermes", sha);
+                go_back(&env, "hermes", sha);
                 assert!(client.ensure("hermes").unwrap().cache_hit);
             }
         };
-        let elsewhere = bed.scratch().join("elsewhere");
-        let other = bed.client_with(&[
+        let elsewhere = env.scratch().join("elsewhere");
+        let other = env.client_with(&[
             (OptionName::DockerHost, &engine.url),
             (OptionName::CacheDir, elsewhere.to_str().unwrap()),
         ]);
@@ -551,50 +558,50 @@ fn recently_built_or_returned_images_are_kept() {
         for (client, options) in [(&client, dry), (&other, dry), (&client, BRIEF)] {
             hit();
             let report = block_on(client.inner().prune(options, None)).unwrap();
-            let used = of(&report, &bed.reference("hermes", &hermes[0]));
+            let used = of(&report, &env.reference("hermes", &hermes[0]));
             assert_eq!(
                 (used.action, &*used.reason),
                 (Action::Kept, why),
                 "{options:?}"
             );
-            let unused = of(&report, &bed.reference("hermes", &hermes[1]));
+            let unused = of(&report, &env.reference("hermes", &hermes[1]));
             assert_eq!(unused.action, Action::Removed, "{unused:?}");
         }
         let mut left = [&hermes[0][..12], &hermes[2][..12]];
         left.sort_unstable();
-        assert_eq!(trees(&bed, "hermes"), left);
+        assert_eq!(trees(&env, "hermes"), left);
 
         // Another process sees the use in the cache folder.
         let program = program("upkeep", Link::Static);
         hit();
-        let output = succeed(&mut brief_prune(&bed, &engine, &bed.cache(), &program));
+        let output = succeed(&mut brief_prune(&env, &engine, &env.cache(), &program));
         let report = serde_json::from_str(&field(&output, "pruned")).unwrap();
         for list in ["images", "trees"] {
             let kept = ("kept".to_owned(), why.to_owned());
             assert_eq!(of_process(&report, list, &hermes[0]), kept);
         }
         wait_until_unused();
-        succeed(&mut brief_prune(&bed, &engine, &bed.cache(), &program));
+        succeed(&mut brief_prune(&env, &engine, &env.cache(), &program));
         assert!(
             engine
-                .inspect(&bed.reference("hermes", &hermes[0]))
+                .inspect(&env.reference("hermes", &hermes[0]))
                 .is_none()
         );
-        assert_eq!(trees(&bed, "hermes"), [""; 0]);
+        assert_eq!(trees(&env, "hermes"), [""; 0]);
         drop(alone);
-        engine.remove_all_of(&bed.isolation);
+        engine.remove_all_of(&env.isolation);
     }
 }
 
 /// Requests an image that has long been unused while three other clients or processes prune it.
 fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
     const ROUNDS: usize = 3;
-    let bed = Bed::new();
+    let env = TestEnv::new();
     // An isolation for each round, so that no round prunes the images of the next.
-    let isolation = |round: usize| format!("{}-{round}", bed.isolation);
-    let elsewhere = bed.scratch().join("elsewhere");
+    let isolation = |round: usize| format!("{}-{round}", env.isolation);
+    let elsewhere = env.scratch().join("elsewhere");
     let client = |round: usize, cache: &Path| {
-        bed.client_with(&[
+        env.client_with(&[
             (OptionName::DockerHost, &engine.url),
             (OptionName::Isolation, &isolation(round)),
             (OptionName::CacheDir, cache.to_str().unwrap()),
@@ -603,10 +610,10 @@ fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
     let content = |round: usize, which: &str| copying(&format!("{which} {}", isolation(round)));
     let built: Vec<[(String, String); 2]> = (0..ROUNDS)
         .map(|round| {
-            let client = client(round, &bed.cache());
+            let client = client(round, &env.cache());
             let _images = engine.keep_images();
             ["older", "newer"].map(|which| {
-                let sha = bed.template("hermes", content(round, which));
+                let sha = env.template("hermes", content(round, which));
                 (sha, client.ensure("hermes").unwrap().reference)
             })
         })
@@ -617,22 +624,22 @@ fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
     let pruning = if other_cache {
         &elsewhere
     } else {
-        &bed.cache()
+        &env.cache()
     };
     let alone = engine.alone();
     let mut hits = 0;
     for (round, [(older, _), _]) in built.iter().enumerate() {
-        go_back(&bed, "hermes", older);
+        go_back(&env, "hermes", older);
         let begin = Barrier::new(4);
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
                     let client = client(round, pruning);
                     begin.wait();
-                    std::thread::sleep(Duration::from_millis(chance(200)));
+                    std::thread::sleep(Duration::from_millis(random_below(200)));
                     for _ in 0..2 {
                         if processes {
-                            let mut prune = brief_prune(&bed, engine, pruning, &program);
+                            let mut prune = brief_prune(&env, engine, pruning, &program);
                             succeed(prune.env("MOLECULE_LOCAL_IMAGE_ISOLATION", isolation(round)));
                         } else {
                             block_on(client.inner().prune(BRIEF, None)).unwrap();
@@ -640,9 +647,9 @@ fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
                     }
                 });
             }
-            let client = client(round, &bed.cache());
+            let client = client(round, &env.cache());
             begin.wait();
-            std::thread::sleep(Duration::from_millis(chance(40)));
+            std::thread::sleep(Duration::from_millis(random_below(40)));
             let image = client.ensure("hermes").unwrap();
             let id = engine.id(&image.reference);
             assert_eq!(id, Some(image.image_id), "{round}: {}", image.reference);
@@ -672,7 +679,7 @@ fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
 #[test]
 fn a_returned_image_exists_while_clients_prune() {
     let engine = Engine::of_the_tests();
-    side_by_side([false, true].into_iter(), |other_cache| {
+    in_parallel([false, true].into_iter(), |other_cache| {
         returned_image_exists(&engine, other_cache, false);
     });
 }
@@ -680,40 +687,40 @@ fn a_returned_image_exists_while_clients_prune() {
 #[test]
 fn a_returned_image_exists_while_clients_prune_podman() {
     let engine = Engine::podman_of_the_tests();
-    side_by_side([false, true].into_iter(), |other_cache| {
+    in_parallel([false, true].into_iter(), |other_cache| {
         returned_image_exists(&engine, other_cache, false);
     });
 }
 
 #[test]
 fn a_returned_image_exists_while_processes_prune() {
-    side_by_side(both_engines(), |engine| {
+    in_parallel(both_engines(), |engine| {
         returned_image_exists(&engine, false, true);
     });
 }
 
 #[test]
 fn a_call_waits_while_another_process_prunes_its_image() {
-    let bed = Bed::new();
-    let client = bed.client();
-    let hermes = built(&bed, &client, &bed.engine, "hermes", 2);
+    let env = TestEnv::new();
+    let client = env.client();
+    let hermes = built(&env, &client, &env.engine, "hermes", 2);
     wait_until_unused();
-    let _alone = bed.engine.alone();
+    let _alone = env.engine.alone();
     let program = program_with_points("upkeep", Link::Static);
-    go_back(&bed, "hermes", &hermes[0]);
-    let mut prune = brief_prune(&bed, &bed.engine, &bed.cache(), &program)
+    go_back(&env, "hermes", &hermes[0]);
+    let mut prune = brief_prune(&env, &env.engine, &env.cache(), &program)
         .env("FAILPOINTS", "image-judged=1*sleep(4000)")
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let used = bed
+    let used = env
         .cache()
         .join(format!("hermes/.{}.used", &hermes[0][..12]));
-    until("the prune", || {
+    wait_until("the prune", || {
         let used = fs::File::open(&used).ok()?;
         used.try_lock_shared().is_err().then_some(())
     });
-    client.forget();
+    client.clear_events();
     let image = client.ensure("hermes").unwrap();
     let waited = client.of_kind(Kind::Waiting);
     assert!(
@@ -722,39 +729,39 @@ fn a_call_waits_while_another_process_prunes_its_image() {
     );
     assert!(!image.cache_hit, "the image was removed and rebuilt");
     assert!(prune.wait().unwrap().success());
-    assert_eq!(bed.engine.id(&image.reference), Some(image.image_id));
+    assert_eq!(env.engine.id(&image.reference), Some(image.image_id));
 }
 
 #[test]
 fn prune_rechecks_each_image_before_removing_it() {
-    let bed = Bed::new();
-    let client = bed.client();
-    let hermes = built(&bed, &client, &bed.engine, "hermes", 6);
-    let reference = |number: usize| bed.reference("hermes", &hermes[number]);
+    let env = TestEnv::new();
+    let client = env.client();
+    let hermes = built(&env, &client, &env.engine, "hermes", 6);
+    let reference = |number: usize| env.reference("hermes", &hermes[number]);
     wait_until_unused();
-    let _alone = bed.engine.alone();
+    let _alone = env.engine.alone();
     let program = program_with_points("upkeep", Link::Static);
-    let prune = brief_prune(&bed, &bed.engine, &bed.cache(), &program)
+    let prune = brief_prune(&env, &env.engine, &env.cache(), &program)
         .env("FAILPOINTS", "image-claimed=1*sleep(3000)")
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     // Prune goes from the newest to the oldest: 5 is the latest, 4 is the first to be removed.
-    let used = bed
+    let used = env
         .cache()
         .join(format!("hermes/.{}.used", &hermes[4][..12]));
-    until("the prune", || {
+    wait_until("the prune", || {
         let used = fs::File::open(&used).ok()?;
         used.try_lock_shared().is_err().then_some(())
     });
     let container = format!("libmol-test-{}", unique());
-    bed.engine.create_container(&container, &reference(3));
-    bed.engine.tag(BUSYBOX, &reference(2));
-    bed.engine.tag(&reference(1), &reference(1));
-    bed.engine.tag(&reference(0), &bed.latest("hermes"));
+    env.engine.create_container(&container, &reference(3));
+    env.engine.tag(BUSYBOX, &reference(2));
+    env.engine.tag(&reference(1), &reference(1));
+    env.engine.tag(&reference(0), &env.latest("hermes"));
     let output = prune.wait_with_output().unwrap();
     assert!(output.status.success());
-    bed.engine.remove_container(&container);
+    env.engine.remove_container(&container);
     let report = serde_json::from_str(&field(&output, "pruned")).unwrap();
     let done = |number: usize| of_process(&report, "images", &hermes[number]);
     assert_eq!(done(4).0, "removed");
@@ -768,27 +775,27 @@ fn prune_rechecks_each_image_before_removing_it() {
             ("kept".to_owned(), why.to_owned()),
             "{number}"
         );
-        assert!(bed.engine.inspect(&reference(number)).is_some());
+        assert!(env.engine.inspect(&reference(number)).is_some());
     }
     assert_eq!(done(2).1, "somebody else has removed it meanwhile");
-    assert_eq!(bed.engine.id(&reference(2)), bed.engine.id(BUSYBOX));
+    assert_eq!(env.engine.id(&reference(2)), env.engine.id(BUSYBOX));
 }
 
 #[test]
 fn a_hit_protects_an_image_from_prune_with_another_cache() {
-    let bed = Bed::new();
-    let client = bed.client();
-    let hermes = built(&bed, &client, &bed.engine, "hermes", 1);
+    let env = TestEnv::new();
+    let client = env.client();
+    let hermes = built(&env, &client, &env.engine, "hermes", 1);
     wait_until_unused();
     // The image is already the latest, so the hit does not move the tag.
     assert!(client.ensure("hermes").unwrap().cache_hit);
-    bed.engine.untag(&bed.latest("hermes"));
-    let _alone = bed.engine.alone();
+    env.engine.untag(&env.latest("hermes"));
+    let _alone = env.engine.alone();
     let (program, elsewhere) = (
         program("upkeep", Link::Static),
-        bed.scratch().join("elsewhere"),
+        env.scratch().join("elsewhere"),
     );
-    let output = succeed(&mut brief_prune(&bed, &bed.engine, &elsewhere, &program));
+    let output = succeed(&mut brief_prune(&env, &env.engine, &elsewhere, &program));
     let report = serde_json::from_str(&field(&output, "pruned")).unwrap();
     let why = "used or built within the last 2 seconds".to_owned();
     assert_eq!(
@@ -799,12 +806,12 @@ fn a_hit_protects_an_image_from_prune_with_another_cache() {
 
 #[test]
 fn an_unusable_cache_folder_does_not_prevent_a_hit() {
-    let bed = Bed::new();
-    let client = bed.client();
-    built(&bed, &client, &bed.engine, "hermes", 1);
-    let not_a_folder = bed.scratch().join("file");
+    let env = TestEnv::new();
+    let client = env.client();
+    built(&env, &client, &env.engine, "hermes", 1);
+    let not_a_folder = env.scratch().join("file");
     fs::write(&not_a_folder, "").unwrap();
-    let client = bed.client_with(&[(OptionName::CacheDir, not_a_folder.to_str().unwrap())]);
+    let client = env.client_with(&[(OptionName::CacheDir, not_a_folder.to_str().unwrap())]);
     assert!(client.ensure("hermes").unwrap().cache_hit);
     assert_eq!(client.count(Kind::Warning), 0, "{:?}", client.events());
 }

@@ -6,7 +6,7 @@ use mol::{Code, OptionName};
 use serde_json::json;
 
 use crate::support::server::{Request, dockerfile, of_service};
-use crate::support::{Bed, Server};
+use crate::support::{Server, TestEnv};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const TOKEN: &str = "7f3c0b5e9d2a4f6188c1e0b7a6d5943210fedcba";
@@ -22,12 +22,12 @@ fn has_token(request: &Request) -> bool {
 
 #[test]
 fn the_token_is_sent_as_api_header_and_as_git_credentials() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client_with(&[(OptionName::Token, TOKEN)])
+    let env = TestEnv::with(&["--token", TOKEN]);
+    env.template("hermes", dockerfile(PLAIN));
+    env.client_with(&[(OptionName::Token, TOKEN)])
         .ensure("hermes")
         .unwrap();
-    let requests = bed.server.requests();
+    let requests = env.server.requests();
     for request in of_service(&requests, "api") {
         assert_eq!(request.authorization, format!("token {TOKEN}"));
     }
@@ -49,11 +49,11 @@ fn the_token_is_sent_as_api_header_and_as_git_credentials() {
 
 #[test]
 fn without_a_token_no_credentials_are_sent() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client().ensure("hermes").unwrap();
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.client().ensure("hermes").unwrap();
     assert!(
-        bed.server
+        env.server
             .requests()
             .iter()
             .all(|request| request.authorization.is_empty())
@@ -61,10 +61,10 @@ fn without_a_token_no_credentials_are_sent() {
 }
 
 /// `hermes` was renamed to `codex`, so Gitea answers with redirects, here to this server.
-fn renamed(bed: &Bed, server: &Server) {
+fn renamed(env: &TestEnv, server: &Server) {
     let to = |rest: &str| format!("{}/{rest}", server.url);
     let new = server.template("codex");
-    bed.server.faults(json!([
+    env.server.faults(json!([
         { "match": "/api/v1/repos/[^/]*/[^/]*hermes/branches/main$", "status": 307,
           "headers": { "Location": to(&format!("api/v1/repos/{new}/branches/main")) } },
         { "match": "hermes/info/refs\\?service=git-upload-pack", "status": 301,
@@ -80,25 +80,25 @@ fn a_redirect_of_a_renamed_repository_is_followed() {
         } else {
             &["--token", token]
         };
-        let bed = Bed::with(flags);
-        let sha = bed.template("codex", dockerfile(PLAIN));
-        renamed(&bed, &bed.server);
-        let client = bed.client_with(&[(OptionName::Token, token)]);
+        let env = TestEnv::with(flags);
+        let sha = env.template("codex", dockerfile(PLAIN));
+        renamed(&env, &env.server);
+        let client = env.client_with(&[(OptionName::Token, token)]);
         let image = client.ensure("hermes").unwrap();
         assert_eq!(image.commit_sha, sha);
-        assert_eq!(image.reference, bed.reference("hermes", &sha));
+        assert_eq!(image.reference, env.reference("hermes", &sha));
     }
 }
 
 #[test]
 fn with_a_token_a_redirect_to_another_origin_is_refused() {
-    let bed = Bed::with(&["--token", TOKEN]);
+    let env = TestEnv::with(&["--token", TOKEN]);
     let other = Server::start(&[]);
     other.commit(&other.template("codex"), "main", dockerfile(PLAIN));
-    renamed(&bed, &other);
-    let error = bed
+    renamed(&env, &other);
+    let error = env
         .client_with(&[(OptionName::Token, TOKEN)])
-        .refused("hermes");
+        .ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(
         error.message.contains(&other.url),
@@ -116,20 +116,20 @@ fn with_a_token_a_redirect_to_another_origin_is_refused() {
 
 #[test]
 fn with_a_token_a_fetch_redirect_to_another_origin_is_refused() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::with(&["--token", TOKEN]);
+    env.template("hermes", dockerfile(PLAIN));
     let other = Server::start(&[]);
     let target = format!(
         "{}/{}/info/refs?service=git-upload-pack",
         other.url,
         other.template("hermes")
     );
-    bed.server.faults(
+    env.server.faults(
         json!([{ "match": "/info/refs", "status": 302, "headers": { "Location": target } }]),
     );
-    let error = bed
+    let error = env
         .client_with(&[(OptionName::Token, TOKEN)])
-        .refused("hermes");
+        .ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message.contains(&other.url), "{error:?}");
     assert!(
@@ -141,21 +141,21 @@ fn with_a_token_a_fetch_redirect_to_another_origin_is_refused() {
 
 #[test]
 fn without_a_token_a_redirect_to_another_origin_is_followed() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let other = Server::start(&[]);
     let sha = other.commit(&other.template("codex"), "main", dockerfile(PLAIN));
-    renamed(&bed, &other);
-    assert_eq!(bed.client().ensure("hermes").unwrap().commit_sha, sha);
+    renamed(&env, &other);
+    assert_eq!(env.client().ensure("hermes").unwrap().commit_sha, sha);
 }
 
 #[test]
 fn a_password_in_a_redirect_is_not_shown() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    bed.server.faults(json!([{ "match": "/api/", "status": 302,
+    let env = TestEnv::with(&["--token", TOKEN]);
+    env.server.faults(json!([{ "match": "/api/", "status": 302,
         "headers": { "Location": format!("http://me:hunter2@127.0.0.1:1/{TOKEN}") } }]));
-    let error = bed
+    let error = env
         .client_with(&[(OptionName::Token, TOKEN)])
-        .refused("hermes");
+        .ensure_err("hermes");
     let said = format!("{error:?}");
     assert!(!said.contains("hunter2") && !said.contains(TOKEN), "{said}");
     assert!(
@@ -166,14 +166,14 @@ fn a_password_in_a_redirect_is_not_shown() {
 
 #[test]
 fn a_redirect_loop_ends() {
-    let bed = Bed::new();
-    bed.server.faults(
+    let env = TestEnv::new();
+    env.server.faults(
         json!([{ "match": "/api/", "status": 302, "headers": { "Location": "/api/v1/again" } }]),
     );
-    let error = bed.client().refused("hermes");
+    let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message.contains("redirects"), "{error:?}");
-    assert!(bed.server.requests().len() < 20);
+    assert!(env.server.requests().len() < 20);
 }
 
 #[test]
@@ -185,25 +185,25 @@ fn a_redirect_loop_ends_in_each_git_request() {
             } else {
                 &["--token", token]
             };
-            let bed = Bed::with(flags);
-            bed.template("hermes", dockerfile(PLAIN));
+            let env = TestEnv::with(flags);
+            env.template("hermes", dockerfile(PLAIN));
             for status in [301, 302, 307, 308] {
-                bed.server.faults(json!([
+                env.server.faults(json!([
                     { "match": part, "match_body": body, "status": status, "headers": { "Location": "?again" } },
                     { "match": "\\?again$", "status": status, "headers": { "Location": "?again" } },
                 ]));
-                bed.server.requests();
-                let error = bed
+                env.server.requests();
+                let error = env
                     .client_with(&[(OptionName::Token, token)])
-                    .refused("hermes");
+                    .ensure_err("hermes");
                 assert_eq!(
                     error.code,
                     Code::GiteaUnreachable,
                     "{part} {body} {status}: {error:?}"
                 );
                 assert!(error.message.contains("redirects"), "{error:?}");
-                assert!(bed.server.requests().len() < 30);
-                assert!(bed.is_clean(), "{:?}", bed.fetched());
+                assert!(env.server.requests().len() < 30);
+                assert!(env.is_clean(), "{:?}", env.fetched());
             }
         }
     }
@@ -213,17 +213,17 @@ fn a_redirect_loop_ends_in_each_git_request() {
 fn with_a_token_no_post_is_redirected_to_another_origin() {
     for body in ["command=fetch"] {
         for status in [301, 307, 308] {
-            let bed = Bed::with(&["--token", TOKEN]);
-            bed.template("hermes", dockerfile(PLAIN));
+            let env = TestEnv::with(&["--token", TOKEN]);
+            env.template("hermes", dockerfile(PLAIN));
             let other = Server::start(&[]);
             let target = format!("{}/{}/git-upload-pack", other.url, other.template("hermes"));
-            bed.server.faults(
+            env.server.faults(
                 json!([{ "match": "/git-upload-pack$", "match_body": body, "status": status,
                 "headers": { "Location": target } }]),
             );
-            let error = bed
+            let error = env
                 .client_with(&[(OptionName::Token, TOKEN)])
-                .refused("hermes");
+                .ensure_err("hermes");
             assert_eq!(
                 error.code,
                 Code::GiteaUnreachable,
@@ -231,7 +231,7 @@ fn with_a_token_no_post_is_redirected_to_another_origin() {
             );
             assert!(error.message.contains(&other.url), "{error:?}");
             assert!(other.requests().is_empty());
-            assert!(bed.is_clean());
+            assert!(env.is_clean());
         }
     }
 }
@@ -253,18 +253,18 @@ fn a_redirect_to_an_invalid_or_non_http_url_is_refused() {
                 } else {
                     &["--token", token]
                 };
-                let bed = Bed::with(flags);
-                bed.template("hermes", dockerfile(PLAIN));
-                bed.server.faults(
+                let env = TestEnv::with(flags);
+                env.template("hermes", dockerfile(PLAIN));
+                env.server.faults(
                     json!([{ "match": part, "status": 307, "headers": { "Location": target } }]),
                 );
-                let error = bed
+                let error = env
                     .client_with(&[(OptionName::Token, token)])
-                    .refused("hermes");
+                    .ensure_err("hermes");
                 let codes = [Code::GiteaUnreachable, Code::BadResponse, Code::Fetch];
                 assert!(codes.contains(&error.code), "{part} {target}: {error:?}");
                 assert!(!error.hint.is_empty(), "{part} {target}: {error:?}");
-                assert!(bed.is_clean());
+                assert!(env.is_clean());
             }
         }
     }
@@ -272,8 +272,8 @@ fn a_redirect_to_an_invalid_or_non_http_url_is_refused() {
 
 #[test]
 fn a_redirect_without_a_location_is_a_bad_response() {
-    let bed = Bed::new();
-    bed.server
+    let env = TestEnv::new();
+    env.server
         .faults(json!([{ "match": "/api/", "status": 302 }]));
-    assert_eq!(bed.client().refused("hermes").code, Code::BadResponse);
+    assert_eq!(env.client().ensure_err("hermes").code, Code::BadResponse);
 }

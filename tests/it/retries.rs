@@ -6,7 +6,7 @@ use mol::Code;
 use mol::event::Kind;
 use serde_json::{Value, json};
 
-use crate::support::Bed;
+use crate::support::TestEnv;
 use crate::support::server::{dockerfile, of_service};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
@@ -27,14 +27,14 @@ fn a_temporary_lookup_failure_is_retried() {
         json!({ "status": 429 }),
         json!({ "reset": true }),
     ] {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(PLAIN));
-        bed.server.faults(temporary("/api/", 2, fault.clone()));
-        let client = bed.client();
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(PLAIN));
+        env.server.faults(temporary("/api/", 2, fault.clone()));
+        let client = env.client();
         client
             .ensure("hermes")
             .unwrap_or_else(|error| panic!("{fault}: {error:?}"));
-        let requests = bed.server.requests();
+        let requests = env.server.requests();
         assert_eq!(of_service(&requests, "api").len(), 3, "{fault}");
         assert_eq!(client.count(Kind::Warning), 2, "one warning per retry");
     }
@@ -44,10 +44,10 @@ fn a_temporary_lookup_failure_is_retried() {
 fn a_temporary_fetch_failure_is_retried() {
     for part in ["/info/refs", "/git-upload-pack$"] {
         for fault in [json!({ "status": 503 }), json!({ "reset": true })] {
-            let bed = Bed::new();
-            let sha = bed.template("hermes", dockerfile(PLAIN));
-            bed.server.faults(temporary(part, 1, fault.clone()));
-            let image = bed.client().ensure("hermes");
+            let env = TestEnv::new();
+            let sha = env.template("hermes", dockerfile(PLAIN));
+            env.server.faults(temporary(part, 1, fault.clone()));
+            let image = env.client().ensure("hermes");
             let image = image.unwrap_or_else(|error| panic!("{part} {fault}: {error:?}"));
             assert_eq!(image.commit_sha, sha);
         }
@@ -56,39 +56,39 @@ fn a_temporary_fetch_failure_is_retried() {
 
 #[test]
 fn a_truncated_fetch_is_retried() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.server.faults(temporary(
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.server.faults(temporary(
         "/git-upload-pack$",
         1,
         json!({ "truncate_after": 20 }),
     ));
-    bed.client().ensure("hermes").unwrap();
+    env.client().ensure("hermes").unwrap();
 }
 
 #[test]
 fn a_permanent_failure_is_not_retried() {
     for status in [400, 401, 403, 410, 500, 501] {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(PLAIN));
-        bed.server
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(PLAIN));
+        env.server
             .faults(json!([{ "match": "/api/", "status": status }]));
-        bed.client().refused("hermes");
-        assert_eq!(bed.server.requests().len(), 1, "{status}");
+        env.client().ensure_err("hermes");
+        assert_eq!(env.server.requests().len(), 1, "{status}");
     }
 }
 
 #[test]
 fn retry_after_in_seconds_is_respected() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.server.faults(temporary(
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.server.faults(temporary(
         "/api/",
         1,
         json!({ "status": 429, "headers": { "Retry-After": "2" } }),
     ));
     let begun = Instant::now();
-    bed.client().ensure("hermes").unwrap();
+    env.client().ensure("hermes").unwrap();
     assert!(
         begun.elapsed() >= Duration::from_secs(2),
         "{:?}",
@@ -103,12 +103,12 @@ fn date(from_now: u64) -> String {
 
 #[test]
 fn retry_after_as_a_date_is_respected() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     let fault = json!({ "status": 503, "headers": { "Retry-After": date(4) } });
-    bed.server.faults(temporary("/api/", 1, fault));
+    env.server.faults(temporary("/api/", 1, fault));
     let begun = Instant::now();
-    bed.client().ensure("hermes").unwrap();
+    env.client().ensure("hermes").unwrap();
     // The date and the remaining time are both rounded down to seconds. Without the header the pause is at most 0.5 s.
     assert!(
         begun.elapsed() >= Duration::from_millis(1500),
@@ -120,11 +120,11 @@ fn retry_after_as_a_date_is_respected() {
 #[test]
 fn a_past_or_invalid_retry_after_is_ignored() {
     for value in ["Tue, 15 Nov 1994 08:12:31 GMT", "soon", "-5", ""] {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(PLAIN));
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(PLAIN));
         let fault = json!({ "status": 503, "headers": { "Retry-After": value } });
-        bed.server.faults(temporary("/api/", 1, fault));
-        let client = bed.client();
+        env.server.faults(temporary("/api/", 1, fault));
+        let client = env.client();
         client.ensure("hermes").unwrap();
         assert_eq!(client.count(Kind::Warning), 1, "{value:?}");
     }
@@ -133,16 +133,16 @@ fn a_past_or_invalid_retry_after_is_ignored() {
 #[test]
 fn a_retry_after_of_an_hour_fails_at_once() {
     for after in ["3600".to_owned(), date(3600)] {
-        let bed = Bed::new();
-        bed.server.faults(
+        let env = TestEnv::new();
+        env.server.faults(
             json!([{ "match": "/api/", "status": 503, "headers": { "Retry-After": after } }]),
         );
         let begun = Instant::now();
-        let error = bed.client().refused("hermes");
+        let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::GiteaUnreachable);
         assert!(error.message.contains("503"), "{error:?}");
         assert!(begun.elapsed() < Duration::from_secs(2));
-        assert_eq!(bed.server.requests().len(), 1, "{after}");
+        assert_eq!(env.server.requests().len(), 1, "{after}");
     }
 }
 
@@ -157,12 +157,12 @@ fn a_retry_after_that_is_too_long_is_reported() {
         (429, &"99999999999999999999".to_owned(), "hours"),
     ] {
         for part in ["/api/", "/info/refs"] {
-            let bed = Bed::new();
-            bed.template("hermes", dockerfile(PLAIN));
-            bed.server.faults(json!([{ "match": part, "status": status,
+            let env = TestEnv::new();
+            env.template("hermes", dockerfile(PLAIN));
+            env.server.faults(json!([{ "match": part, "status": status,
                 "headers": { "Retry-After": value } }]));
             let begun = Instant::now();
-            let error = bed.client().refused("hermes");
+            let error = env.client().ensure_err("hermes");
             assert!(error.message.contains(&status.to_string()), "{error:?}");
             assert!(error.message.contains(says), "{error:?}");
             assert!(begun.elapsed() < Duration::from_secs(5), "{value}");
@@ -172,22 +172,22 @@ fn a_retry_after_that_is_too_long_is_reported() {
 
 #[test]
 fn a_lasting_failure_is_reported_after_some_retries() {
-    let bed = Bed::new();
-    bed.server
+    let env = TestEnv::new();
+    env.server
         .faults(json!([{ "match": "/api/", "status": 503 }]));
-    let error = bed.client().refused("hermes");
+    let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable);
     assert!(error.message.contains("503"), "{error:?}");
-    let tries = bed.server.requests().len();
+    let tries = env.server.requests().len();
     assert!((3..10).contains(&tries), "{tries}");
 }
 
 #[test]
 fn the_deadline_ends_the_retries() {
-    let bed = Bed::new();
-    bed.server
+    let env = TestEnv::new();
+    env.server
         .faults(json!([{ "match": "/api/", "status": 503, "headers": { "Retry-After": "30" } }]));
-    let client = bed.client();
+    let client = env.client();
     let begun = Instant::now();
     let error = client
         .begin_within("hermes", Some(Duration::from_millis(500)))

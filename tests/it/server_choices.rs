@@ -11,7 +11,7 @@ use crate::support::child::{Link, command, field, program, succeed, text};
 use crate::support::engine::BUSYBOX;
 use crate::support::git::{Object, packed};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, TestClient, block_on, given, write_docker_context};
+use crate::support::{TestClient, TestEnv, block_on, required_var, write_docker_context};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -30,16 +30,16 @@ fn kinds(events: &[Event]) -> Vec<Kind> {
 
 #[test]
 fn a_given_commit_is_built_without_lookup_and_hit_without_network() {
-    let bed = Bed::new();
-    let old = bed.template("hermes", dockerfile(PLAIN));
-    bed.template("hermes", dockerfile("FROM nothing\n"));
-    let client = bed.client();
+    let env = TestEnv::new();
+    let old = env.template("hermes", dockerfile(PLAIN));
+    env.template("hermes", dockerfile("FROM nothing\n"));
+    let client = env.client();
     let image = at(&client, "hermes", &old.to_uppercase()).unwrap();
     assert!(!image.cache_hit);
     assert_eq!(image.commit_sha, old);
-    assert_eq!(image.reference, bed.reference("hermes", &old));
-    assert_eq!(bed.engine.id(&bed.latest("hermes")), Some(image.image_id));
-    let requests = bed.server.requests();
+    assert_eq!(image.reference, env.reference("hermes", &old));
+    assert_eq!(env.engine.id(&env.latest("hermes")), Some(image.image_id));
+    let requests = env.server.requests();
     assert!(
         requests.iter().all(|request| request.service != "api"),
         "{requests:?}"
@@ -49,7 +49,7 @@ fn a_given_commit_is_built_without_lookup_and_hit_without_network() {
         0
     );
 
-    let client = bed.client_with(&[(OptionName::RepoPrefix, NOWHERE)]);
+    let client = env.client_with(&[(OptionName::RepoPrefix, NOWHERE)]);
     let again = at(&client, "hermes", &old).unwrap();
     assert!(again.cache_hit);
     assert_eq!(again.reference, image.reference);
@@ -58,12 +58,12 @@ fn a_given_commit_is_built_without_lookup_and_hit_without_network() {
 
 #[test]
 fn calls_by_commit_and_by_branch_share_a_build() {
-    let bed = Bed::new();
-    let sha = bed.template(
+    let env = TestEnv::new();
+    let sha = env.template(
         "hermes",
         dockerfile(&format!("FROM {BUSYBOX}\nRUN sleep 2\n")),
     );
-    let client = bed.client();
+    let client = env.client();
     let head = client.begin("hermes");
     client.wait_for(Kind::BuildStarted, |_| true);
     let given = at(&client, "hermes", &sha).unwrap();
@@ -73,20 +73,20 @@ fn calls_by_commit_and_by_branch_share_a_build() {
 
 #[test]
 fn a_missing_commit_or_repository_is_named() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     let commit = "0123456789abcdef0123456789abcdef01234567";
-    let error = at(&bed.client(), "hermes", commit).unwrap_err();
+    let error = at(&env.client(), "hermes", commit).unwrap_err();
     assert_eq!(error.code, Code::Fetch, "{error:?}");
-    let repository = format!("{}hermes", bed.server.repo_prefix);
+    let repository = format!("{}hermes", env.server.repo_prefix);
     let message = format!("{repository} does not have the commit {commit}");
     assert!(error.message.starts_with(&message), "{error:?}");
     assert!(error.hint.starts_with("check the commit"), "{error:?}");
-    assert!(bed.is_clean());
+    assert!(env.is_clean());
 
-    let error = at(&bed.client(), "codex", commit).unwrap_err();
+    let error = at(&env.client(), "codex", commit).unwrap_err();
     assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
-    let message = format!("{}codex is not there: ", bed.server.repo_prefix);
+    let message = format!("{}codex is not there: ", env.server.repo_prefix);
     assert!(error.message.starts_with(&message), "{error:?}");
     assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
 }
@@ -94,15 +94,15 @@ fn a_missing_commit_or_repository_is_named() {
 /// `git rev-parse v1` prints the id of an annotated tag, not that of its commit.
 #[test]
 fn the_id_of_an_annotated_tag_is_reported_as_a_tag() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let file = Object::blob(PLAIN);
     let tree = Object::tree([("100644", &b"Dockerfile"[..], file.id())]);
     let commit = Object::commit(&tree);
     let tag = Object::tag(&commit);
     let pack = packed(&[file, tree, commit, tag.clone()]);
-    bed.server
-        .answer_with(&bed.server.template("hermes"), &tag, &pack);
-    let error = at(&bed.client(), "hermes", &tag.hex()).unwrap_err();
+    env.server
+        .answer_with(&env.server.template("hermes"), &tag, &pack);
+    let error = at(&env.client(), "hermes", &tag.hex()).unwrap_err();
     assert_eq!(error.code, Code::Fetch, "{error:?}");
     assert!(
         error.message.ends_with("is a tag, not a commit"),
@@ -113,9 +113,9 @@ fn the_id_of_an_annotated_tag_is_reported_as_a_tag() {
 
 #[test]
 fn an_invalid_commit_id_is_refused_without_showing_the_token() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let token = "0123456789abcdef0123456789abcdef01234567";
-    let client = bed.client_with(&[(OptionName::Token, token)]);
+    let client = env.client_with(&[(OptionName::Token, token)]);
     for commit in ["", "main", "0123456789ab", " 0123", token, &"g".repeat(40)] {
         let error = at(&client, "hermes", commit).unwrap_err();
         assert_eq!(error.code, Code::InvalidArgument, "{commit}: {error:?}");
@@ -124,18 +124,18 @@ fn an_invalid_commit_id_is_refused_without_showing_the_token() {
     }
     let error = at(&client, "hermse", &"a".repeat(40)).unwrap_err();
     assert_eq!(error.code, Code::UnknownRuntime, "{error:?}");
-    assert!(bed.server.requests().is_empty());
+    assert!(env.server.requests().is_empty());
 }
 
 #[test]
 fn offline_a_given_commit_is_found_or_reported_missing() {
-    let bed = Bed::new();
-    let old = bed.template("hermes", dockerfile(PLAIN));
-    at(&bed.client(), "hermes", &old).unwrap();
-    let new = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /new\n"));
-    at(&bed.client(), "hermes", &new).unwrap();
+    let env = TestEnv::new();
+    let old = env.template("hermes", dockerfile(PLAIN));
+    at(&env.client(), "hermes", &old).unwrap();
+    let new = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /new\n"));
+    at(&env.client(), "hermes", &new).unwrap();
 
-    let client = bed.client_with(&[
+    let client = env.client_with(&[
         (OptionName::Offline, "1"),
         (OptionName::RepoPrefix, NOWHERE),
     ]);
@@ -148,12 +148,12 @@ fn offline_a_given_commit_is_found_or_reported_missing() {
 
 #[test]
 fn a_pinned_runtime_uses_its_commit_and_others_their_head() {
-    let bed = Bed::new();
-    let old = bed.template("hermes", dockerfile(PLAIN));
-    bed.template("hermes", dockerfile("FROM nothing\n"));
-    let head = bed.template("codex", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    let old = env.template("hermes", dockerfile(PLAIN));
+    env.template("hermes", dockerfile("FROM nothing\n"));
+    let head = env.template("codex", dockerfile(PLAIN));
     let pins = format!("hermes={old}");
-    let client = bed.client_with(&[(OptionName::Pins, &pins)]);
+    let client = env.client_with(&[(OptionName::Pins, &pins)]);
     assert_eq!(client.ensure("hermes").unwrap().commit_sha, old);
     assert_eq!(client.count(Kind::LookupStarted), 0);
     assert_eq!(client.ensure("codex").unwrap().commit_sha, head);
@@ -164,11 +164,11 @@ fn a_pinned_runtime_uses_its_commit_and_others_their_head() {
 
 #[test]
 fn a_custom_allowlist_replaces_the_default_everywhere() {
-    let bed = Bed::new();
-    bed.template("google-adk", dockerfile(PLAIN));
-    bed.template("hermes", dockerfile(PLAIN));
-    bed.client().ensure("hermes").unwrap();
-    let client = bed.client_with(&[(OptionName::Runtimes, "google-adk,codex")]);
+    let env = TestEnv::new();
+    env.template("google-adk", dockerfile(PLAIN));
+    env.template("hermes", dockerfile(PLAIN));
+    env.client().ensure("hermes").unwrap();
+    let client = env.client_with(&[(OptionName::Runtimes, "google-adk,codex")]);
     let image = client.ensure("google-adk").unwrap();
     let name = "molecule-local/workspace-template-google-adk:";
     assert!(image.reference.starts_with(name), "{image:?}");
@@ -202,37 +202,37 @@ fn a_custom_allowlist_replaces_the_default_everywhere() {
 
 #[test]
 fn an_image_tagged_with_the_architecture_by_another_tool_is_a_hit() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile("FROM nothing\n"));
-    let (isolation, short) = (&bed.isolation, &sha[..12]);
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile("FROM nothing\n"));
+    let (isolation, short) = (&env.isolation, &sha[..12]);
     let tagged = format!("molecule-local/workspace-template-hermes:{short}-amd64--{isolation}");
-    bed.engine.tag(BUSYBOX, &tagged);
+    env.engine.tag(BUSYBOX, &tagged);
     let always = [(OptionName::TagArch, "always")];
-    let image = bed.client_with(&always).ensure("hermes").unwrap();
+    let image = env.client_with(&always).ensure("hermes").unwrap();
     assert!(image.cache_hit);
     assert_eq!(image.reference, tagged);
-    assert_eq!(image.latest_reference, bed.latest("hermes"));
-    assert_eq!(bed.engine.id(&bed.latest("hermes")), bed.engine.id(BUSYBOX));
+    assert_eq!(image.latest_reference, env.latest("hermes"));
+    assert_eq!(env.engine.id(&env.latest("hermes")), env.engine.id(BUSYBOX));
 }
 
 /// An image inherits the labels of its base image, and many base images have a revision label.
 #[test]
 fn a_revision_label_of_a_foreign_image_is_ignored() {
-    let bed = Bed::new();
-    let sha = bed.template("hermes", dockerfile("FROM nothing\n"));
-    let tagged = bed.reference("hermes", &sha);
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile("FROM nothing\n"));
+    let tagged = env.reference("hermes", &sha);
     let dockerfile =
         format!("FROM {BUSYBOX}\nLABEL org.opencontainers.image.revision=0123456789abcdef\n");
-    let folder = bed.scratch().join("foreign");
+    let folder = env.scratch().join("foreign");
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
-    let mut docker = std::process::Command::new(given("MOL_TEST_DOCKER"));
+    let mut docker = std::process::Command::new(required_var("MOL_TEST_DOCKER"));
     docker
-        .env("DOCKER_CONFIG", bed.scratch())
+        .env("DOCKER_CONFIG", env.scratch())
         .arg("--host")
-        .arg(&bed.engine.url);
+        .arg(&env.engine.url);
     succeed(docker.args(["build", "--tag", &tagged]).arg(&folder));
-    let image = bed.client().ensure("hermes").unwrap();
+    let image = env.client().ensure("hermes").unwrap();
     assert!(image.cache_hit);
     assert_eq!(image.commit_sha, sha);
 }
@@ -240,14 +240,14 @@ fn a_revision_label_of_a_foreign_image_is_ignored() {
 /// Both variants have the same tag; only the label differs.
 #[test]
 fn an_image_for_another_variant_with_the_same_tag_is_rebuilt() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     let of = |platform: &str| {
         let options = [
             (OptionName::TagArch, "always"),
             (OptionName::Platform, platform),
         ];
-        let client = bed.client_with(&options);
+        let client = env.client_with(&options);
         let image = client.ensure("hermes").unwrap();
         let reason = client
             .of_kind(Kind::CacheMiss)
@@ -264,7 +264,7 @@ fn an_image_for_another_variant_with_the_same_tag_is_rebuilt() {
     assert!(of("linux/amd64/v2").0.cache_hit);
 
     let offline = |platform: &str| {
-        let client = bed.client_with(&[
+        let client = env.client_with(&[
             (OptionName::TagArch, "always"),
             (OptionName::Platform, platform),
             (OptionName::Offline, "1"),
@@ -278,14 +278,14 @@ fn an_image_for_another_variant_with_the_same_tag_is_rebuilt() {
 /// As in containerd. Otherwise two servers that use different spellings would rebuild in turn.
 #[test]
 fn amd64_and_amd64_v1_are_the_same_platform() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
     let of = |platform: &str| {
         let options = [
             (OptionName::TagArch, "always"),
             (OptionName::Platform, platform),
         ];
-        bed.client_with(&options)
+        env.client_with(&options)
             .ensure("hermes")
             .unwrap()
             .cache_hit
@@ -296,12 +296,12 @@ fn amd64_and_amd64_v1_are_the_same_platform() {
 
 #[test]
 fn prune_and_offline_recognise_tags_with_the_architecture() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /old\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /old\n"));
     let always = [(OptionName::TagArch, "always")];
-    let client = bed.client_with(&always);
+    let client = env.client_with(&always);
     let old = client.ensure("hermes").unwrap();
-    bed.template("hermes", dockerfile(PLAIN));
+    env.template("hermes", dockerfile(PLAIN));
     let image = client.ensure("hermes").unwrap();
     let all = PruneOptions {
         keep_per_runtime: 1,
@@ -309,7 +309,7 @@ fn prune_and_offline_recognise_tags_with_the_architecture() {
         dry_run: false,
     };
     // A client with another allowlist ignores hermes.
-    let others = bed.client_with(&[(OptionName::Runtimes, "codex")]);
+    let others = env.client_with(&[(OptionName::Runtimes, "codex")]);
     let report = block_on(others.inner().prune(all, None)).unwrap();
     assert!(
         report.images.is_empty() && report.trees.is_empty(),
@@ -329,9 +329,9 @@ fn prune_and_offline_recognise_tags_with_the_architecture() {
         ]
     );
     let offline = [(OptionName::TagArch, "always"), (OptionName::Offline, "1")];
-    let found = bed.client_with(&offline).ensure("hermes").unwrap();
+    let found = env.client_with(&offline).ensure("hermes").unwrap();
     assert_eq!(found.reference, image.reference);
-    assert_eq!(found.latest_reference, bed.latest("hermes"));
+    assert_eq!(found.latest_reference, env.latest("hermes"));
 }
 
 // --- the engine ---------------------------------------------------------------------------------
@@ -339,12 +339,12 @@ fn prune_and_offline_recognise_tags_with_the_architecture() {
 /// For other clients of the engine, which read `DOCKER_HOST` and do not support docker contexts.
 #[test]
 fn the_engine_of_a_docker_context_is_reported_as_docker_host() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile(PLAIN));
-    let host = bed.engine.url.clone();
-    let docker = bed.scratch().join("docker");
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let host = env.engine.url.clone();
+    let docker = env.scratch().join("docker");
     write_docker_context(&docker, "lab", &host);
-    let client = bed.client_with(&[
+    let client = env.client_with(&[
         (OptionName::DockerHost, ""),
         (OptionName::DockerContext, "lab"),
         (OptionName::DockerConfig, docker.to_str().unwrap()),
@@ -363,7 +363,7 @@ fn the_engine_of_a_docker_context_is_reported_as_docker_host() {
         "{warnings:?}"
     );
 
-    let client = bed.client();
+    let client = env.client();
     assert_eq!(
         block_on(client.inner().engine_host(None))
             .unwrap()
@@ -378,10 +378,10 @@ fn the_engine_of_a_docker_context_is_reported_as_docker_host() {
 
 #[test]
 fn a_c_program_has_the_same_options() {
-    let bed = Bed::new();
-    let sha = bed.template("google-adk", dockerfile(PLAIN));
-    bed.template("google-adk", dockerfile("FROM nothing\n"));
-    let mut choices = command(&bed, &program("choices", Link::Static));
+    let env = TestEnv::new();
+    let sha = env.template("google-adk", dockerfile(PLAIN));
+    env.template("google-adk", dockerfile("FROM nothing\n"));
+    let mut choices = command(&env, &program("choices", Link::Static));
     let output = succeed(choices.args(["google-adk", &sha]));
     let reference = field(&output, "submitted");
     assert!(
@@ -389,6 +389,6 @@ fn a_c_program_has_the_same_options() {
         "{reference}"
     );
     assert_eq!(field(&output, "pinned"), reference);
-    let engine = format!("\"result\":{{\"docker_host\":\"{}\"}}}}", bed.engine.url);
+    let engine = format!("\"result\":{{\"docker_host\":\"{}\"}}}}", env.engine.url);
     assert!(text(&output).contains(&engine), "{}", text(&output));
 }

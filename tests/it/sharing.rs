@@ -11,24 +11,24 @@ use serde_json::json;
 use crate::support::child::{Link, command, program};
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::{dockerfile, of_service};
-use crate::support::{AT_ONCE, Bed, unique, until};
+use crate::support::{CANCEL_LIMIT, TestEnv, unique, wait_until};
 
 /// A template with a slow build that stores a random number in the image, so that two builds differ.
 /// Returns a word that its RUN step prints.
-fn slow(bed: &Bed, runtime: &str, seconds: u32) -> String {
+fn slow(env: &TestEnv, runtime: &str, seconds: u32) -> String {
     let word = unique();
     let text = format!(
         "FROM {BUSYBOX}\nRUN echo {word}; sleep {seconds}; cat /proc/sys/kernel/random/uuid > /number\n"
     );
-    bed.template(runtime, dockerfile(&text));
+    env.template(runtime, dockerfile(&text));
     word
 }
 
 #[test]
 fn many_callers_for_one_runtime_share_one_fetch_and_one_build() {
-    let bed = Bed::new();
-    slow(&bed, "hermes", 2);
-    let client = bed.client();
+    let env = TestEnv::new();
+    slow(&env, "hermes", 2);
+    let client = env.client();
     let calls: Vec<_> = (0..50).map(|_| client.begin("hermes")).collect();
     let images: Vec<_> = calls.into_iter().map(|call| call.end().unwrap()).collect();
     assert!(
@@ -39,7 +39,7 @@ fn many_callers_for_one_runtime_share_one_fetch_and_one_build() {
     assert_eq!(client.count(Kind::FetchStarted), 1);
     assert_eq!(client.count(Kind::BuildStarted), 1);
     assert_eq!(client.count(Kind::Waiting), 49);
-    let requests = bed.server.requests();
+    let requests = env.server.requests();
     let fetches = of_service(&requests, "git");
     assert_eq!(
         fetches
@@ -52,9 +52,9 @@ fn many_callers_for_one_runtime_share_one_fetch_and_one_build() {
 
 #[test]
 fn two_clients_of_one_process_share_one_build() {
-    let bed = Bed::new();
-    let word = slow(&bed, "hermes", 2);
-    let (one, two) = (bed.client(), bed.client());
+    let env = TestEnv::new();
+    let word = slow(&env, "hermes", 2);
+    let (one, two) = (env.client(), env.client());
     let first = one.begin("hermes");
     one.wait_for_line(&word);
     let second = two.begin("hermes");
@@ -71,17 +71,17 @@ fn two_clients_of_one_process_share_one_build() {
 
 #[test]
 fn different_runtimes_build_in_parallel() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let words = [
-        slow(&bed, "hermes", 600),
-        slow(&bed, "codex", 600),
-        slow(&bed, "autogen", 600),
+        slow(&env, "hermes", 600),
+        slow(&env, "codex", 600),
+        slow(&env, "autogen", 600),
     ];
-    let client = bed.client();
+    let client = env.client();
     let calls: Vec<_> = ["hermes", "codex", "autogen"]
         .map(|runtime| client.begin(runtime))
         .into();
-    until("all builds at the same time", || {
+    wait_until("all builds at the same time", || {
         words.iter().all(|word| is_running(word)).then_some(())
     });
     for call in calls {
@@ -90,8 +90,8 @@ fn different_runtimes_build_in_parallel() {
     }
 }
 
-fn spawn(bed: &Bed, program_name: &'static str) -> Child {
-    command(bed, &program(program_name, Link::Static))
+fn spawn(env: &TestEnv, program_name: &'static str) -> Child {
+    command(env, &program(program_name, Link::Static))
         .arg("hermes")
         .stdout(Stdio::piped())
         .spawn()
@@ -112,10 +112,10 @@ fn output_of(mut child: Child) -> String {
 
 #[test]
 fn two_processes_share_one_fetch_and_one_build() {
-    let bed = Bed::new();
-    slow(&bed, "hermes", 2);
+    let env = TestEnv::new();
+    slow(&env, "hermes", 2);
     program("queue", Link::Static); // compiled before the two start together
-    let children = [spawn(&bed, "queue"), spawn(&bed, "queue")];
+    let children = [spawn(&env, "queue"), spawn(&env, "queue")];
     let outputs = children.map(output_of);
     let all = outputs.concat();
     let count = |kind: &str| all.matches(&format!("\"kind\":\"{kind}\"")).count();
@@ -126,7 +126,7 @@ fn two_processes_share_one_fetch_and_one_build() {
         all.contains("\"holder\":\"process "),
         "the holder is missing: {all}"
     );
-    let requests = bed.server.requests();
+    let requests = env.server.requests();
     let fetches = of_service(&requests, "git");
     assert_eq!(
         fetches
@@ -139,11 +139,11 @@ fn two_processes_share_one_fetch_and_one_build() {
 
 #[test]
 fn a_killed_lock_holder_is_replaced_by_the_waiter() {
-    let bed = Bed::new();
-    let word = slow(&bed, "hermes", 3);
-    let mut holder = spawn(&bed, "queue");
-    until("the build", || is_running(&word).then_some(()));
-    let client = bed.client();
+    let env = TestEnv::new();
+    let word = slow(&env, "hermes", 3);
+    let mut holder = spawn(&env, "queue");
+    wait_until("the build", || is_running(&word).then_some(()));
+    let client = env.client();
     let call = client.begin("hermes");
     let waiting = client.wait_for(Kind::Waiting, |_| true);
     assert_eq!(waiting.holder, Some(format!("process {}", holder.id())));
@@ -155,27 +155,27 @@ fn a_killed_lock_holder_is_replaced_by_the_waiter() {
 
 #[test]
 fn a_call_that_waits_for_another_process_can_be_canceled() {
-    let bed = Bed::new();
-    let word = slow(&bed, "hermes", 5);
-    let holder = spawn(&bed, "queue");
-    until("the build", || is_running(&word).then_some(()));
-    let client = bed.client();
+    let env = TestEnv::new();
+    let word = slow(&env, "hermes", 5);
+    let holder = spawn(&env, "queue");
+    wait_until("the build", || is_running(&word).then_some(()));
+    let client = env.client();
     let call = client.begin("hermes");
     client.wait_for(Kind::Waiting, |_| true);
     let since = Instant::now();
     client.cancel(&call);
     assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    assert!(since.elapsed() < AT_ONCE);
+    assert!(since.elapsed() < CANCEL_LIMIT);
     assert!(is_running(&word), "the other process is not disturbed");
     output_of(holder);
 }
 
 #[test]
 fn a_failed_build_fails_all_waiters_and_the_next_call_rebuilds() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1; exit 5\n", unique());
-    bed.template("hermes", dockerfile(&text));
-    let client = bed.client();
+    env.template("hermes", dockerfile(&text));
+    let client = env.client();
     let calls = [client.begin("hermes"), client.begin("hermes")];
     for call in calls {
         let error = call.end().unwrap_err();
@@ -183,18 +183,18 @@ fn a_failed_build_fails_all_waiters_and_the_next_call_rebuilds() {
         assert!(error.build.unwrap().step.contains("exit 5"));
     }
     assert_eq!(client.count(Kind::BuildStarted), 1);
-    assert_eq!(client.refused("hermes").code, Code::BuildFailed);
+    assert_eq!(client.ensure_err("hermes").code, Code::BuildFailed);
     assert_eq!(client.count(Kind::BuildStarted), 2);
 }
 
 #[test]
 fn a_push_during_a_build_gives_later_calls_the_new_commit() {
-    let bed = Bed::new();
-    let word = slow(&bed, "hermes", 2);
-    let client = bed.client();
+    let env = TestEnv::new();
+    let word = slow(&env, "hermes", 2);
+    let client = env.client();
     let first = client.begin("hermes");
     client.wait_for_line(&word);
-    let sha = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let second = client.begin("hermes").end().unwrap();
     assert_eq!(second.commit_sha, sha);
     assert_ne!(first.end().unwrap().commit_sha, sha);
@@ -202,40 +202,40 @@ fn a_push_during_a_build_gives_later_calls_the_new_commit() {
 
 #[test]
 fn calls_during_a_lookup_share_the_next_one_and_see_new_pushes() {
-    let bed = Bed::new();
-    let old = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /old\n"));
+    let env = TestEnv::new();
+    let old = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /old\n"));
     // The response to the first lookup is delayed by two seconds.
     let response = json!({ "commit": { "id": old } }).to_string();
-    bed.server.faults(
+    env.server.faults(
         json!([{ "match": "/api/", "times": 1, "delay_ms": 2000, "status": 200, "body": response }]),
     );
-    let client = bed.client();
+    let client = env.client();
     let first = client.begin("hermes");
     client.wait_for(Kind::LookupStarted, |_| true);
-    until("the first lookup", || {
-        (!of_service(&bed.server.requests(), "api").is_empty()).then_some(())
+    wait_until("the first lookup", || {
+        (!of_service(&env.server.requests(), "api").is_empty()).then_some(())
     });
-    let new = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /new\n"));
+    let new = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /new\n"));
     let later: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
     for call in later {
         assert_eq!(call.end().unwrap().commit_sha, new);
     }
     assert_eq!(first.end().unwrap().commit_sha, old);
-    let lookups = of_service(&bed.server.requests(), "api").len();
+    let lookups = of_service(&env.server.requests(), "api").len();
     assert_eq!(lookups, 1, "one further lookup for all later calls");
     assert_eq!(client.count(Kind::LookupDone), 101, "one event per call");
 }
 
 #[test]
 fn a_canceled_lookup_passes_to_the_next_waiter() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    bed.server
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.server
         .faults(json!([{ "match": "/api/", "times": 1, "hang": true }]));
-    let client = bed.client();
+    let client = env.client();
     let first = client.begin("hermes");
-    until("the first lookup", || {
-        (!of_service(&bed.server.requests(), "api").is_empty()).then_some(())
+    wait_until("the first lookup", || {
+        (!of_service(&env.server.requests(), "api").is_empty()).then_some(())
     });
     let second = client.begin("hermes");
     client.cancel(&first);
@@ -245,13 +245,13 @@ fn a_canceled_lookup_passes_to_the_next_waiter() {
 
 #[test]
 fn waiting_calls_do_not_hold_threads() {
-    let bed = Bed::new();
-    let word = slow(&bed, "hermes", 600);
-    let client = bed.client();
+    let env = TestEnv::new();
+    let word = slow(&env, "hermes", 600);
+    let client = env.client();
     let first = client.begin("hermes");
     client.wait_for_line(&word);
     let calls: Vec<_> = (0..300).map(|_| client.begin("hermes")).collect();
-    until("all to wait", || {
+    wait_until("all to wait", || {
         (client.count(Kind::Waiting) >= 300).then_some(())
     });
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
@@ -270,10 +270,10 @@ fn waiting_calls_do_not_hold_threads() {
 
 #[test]
 fn a_freed_client_leaves_no_open_cache_file() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let open = || {
-        let cache = bed.cache();
+        let cache = env.cache();
         std::fs::read_dir("/proc/self/fd")
             .unwrap()
             .flatten()
@@ -282,8 +282,8 @@ fn a_freed_client_leaves_no_open_cache_file() {
             .count()
     };
     let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", unique());
-    bed.template("hermes", dockerfile(&text));
-    let client = bed.client();
+    env.template("hermes", dockerfile(&text));
+    let client = env.client();
     let call = client.begin("hermes");
     client.wait_for(Kind::BuildStarted, |_| true);
     assert!(open() > 0, "the lock file must be open during the build");
@@ -294,9 +294,9 @@ fn a_freed_client_leaves_no_open_cache_file() {
 
 #[test]
 fn a_call_that_waits_for_another_client_can_be_cancelled() {
-    let bed = Bed::new();
-    let word = slow(&bed, "hermes", 3);
-    let (one, two) = (bed.client(), bed.client());
+    let env = TestEnv::new();
+    let word = slow(&env, "hermes", 3);
+    let (one, two) = (env.client(), env.client());
     let builds = one.begin("hermes");
     one.wait_for_line(&word);
     let waits = two.begin("hermes");
@@ -304,7 +304,7 @@ fn a_call_that_waits_for_another_client_can_be_cancelled() {
     let since = Instant::now();
     two.cancel(&waits);
     assert_eq!(waits.end().unwrap_err().code, Code::Canceled);
-    assert!(since.elapsed() < AT_ONCE);
+    assert!(since.elapsed() < CANCEL_LIMIT);
     assert!(is_running(&word), "the other client is not disturbed");
     builds.end().unwrap();
 }

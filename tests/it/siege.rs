@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::support::child::{Link, process, program, text};
 use crate::support::daemon::write_program;
 use crate::support::server::{Server, dockerfile};
-use crate::support::{Bed, Files, Proxy, Treat, file, given, noise};
+use crate::support::{Files, Handling, Proxy, TestEnv, file, noise, required_var};
 
 /// The user that runs the host. Not root, because RLIMIT_NPROC does not apply to root.
 const USER: &str = "65534";
@@ -62,24 +62,24 @@ fn servers() -> Vec<Server> {
 
 #[test]
 fn a_limited_c_host_does_not_crash_hang_or_leak() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let servers = servers();
-    let programs = bed.scratch().join("programs");
-    let docker = given("MOL_TEST_DOCKER");
-    let engine = &bed.engine.url;
+    let programs = env.scratch().join("programs");
+    let docker = required_var("MOL_TEST_DOCKER");
+    let engine = &env.engine.url;
     let dies = format!(
         "(dd bs=64k count=30 2>/dev/null; kill -9 0) | {docker} --host {engine} system dial-stdio"
     );
     write_program(&programs, "ssh", &format!("PATH=/usr/bin:/bin\n{dies}\n"));
     // The host runs as another user.
-    for folder in [bed.scratch(), &bed.scratch().join("cache")] {
+    for folder in [env.scratch(), &env.scratch().join("cache")] {
         std::fs::create_dir_all(folder).unwrap();
         std::os::unix::fs::chown(folder, Some(USER.parse().unwrap()), None).unwrap();
     }
 
     // That user may have no access to the folder of the engine's socket.
-    let open_engine = Proxy::over_tcp(&bed.engine, |_| Treat::Pass);
+    let open_engine = Proxy::over_tcp(&env.engine, |_| Handling::Pass);
     let mut command = process(Path::new("setpriv"));
     command
         .args([format!("--reuid={USER}"), format!("--regid={USER}")])
@@ -100,7 +100,7 @@ fn a_limited_c_host_does_not_crash_hang_or_leak() {
             "ssh://host",
             "unix:///nowhere.sock",
         ]);
-    for (name, value) in bed.values() {
+    for (name, value) in env.values() {
         command.env(name.name(), value);
     }
     command.env("PATH", format!("{}:/usr/bin:/bin", programs.display()));

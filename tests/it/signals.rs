@@ -10,13 +10,15 @@ use serde_json::json;
 
 use crate::support::child::{Link, command, program, text, under_strace};
 use crate::support::daemon::write_program;
-use crate::support::{Bed, End, Files, Proxy, Treat, file, given, noise, write_docker_context};
+use crate::support::{
+    End, Files, Handling, Proxy, TestEnv, file, noise, required_var, write_docker_context,
+};
 
 /// A template larger than the buffers of the pipes and sockets between host and engine.
-fn large(bed: &Bed) -> Files {
+fn large(env: &TestEnv) -> Files {
     let text = format!(
         "FROM scratch\nCOPY content /\nLABEL bed={}\n",
-        bed.isolation
+        env.isolation
     );
     Files::from([
         ("Dockerfile".to_owned(), file(&text)),
@@ -25,9 +27,9 @@ fn large(bed: &Bed) -> Files {
 }
 
 /// Options for an `ssh` that is this script, in which `$dial` is the command that connects to the engine.
-fn ssh(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
-    let folder = bed.scratch().join("programs");
-    let (docker, engine) = (given("MOL_TEST_DOCKER"), &bed.engine.url);
+fn ssh(env: &TestEnv, script: &str) -> Vec<(OptionName, String)> {
+    let folder = env.scratch().join("programs");
+    let (docker, engine) = (required_var("MOL_TEST_DOCKER"), &env.engine.url);
     let dial = format!("PATH=/usr/bin:/bin\ndial='{docker} --host {engine} system dial-stdio'\n");
     write_program(&folder, "ssh", &(dial + script));
     vec![
@@ -40,15 +42,15 @@ fn ssh(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
 const DIES_LATER: &str = "(dd bs=64k count=46 2>/dev/null; kill -9 0) | $dial";
 
 /// Options for a credential helper that is this script, for the registry of the template.
-fn helper(bed: &Bed, script: &str) -> Vec<(OptionName, String)> {
-    let folder = bed.scratch().join("programs");
+fn helper(env: &TestEnv, script: &str) -> Vec<(OptionName, String)> {
+    let folder = env.scratch().join("programs");
     write_program(&folder, "docker-credential-test", script);
     let config = json!({ "credHelpers": { "127.0.0.1:1": "test" } });
-    std::fs::write(bed.scratch().join("config.json"), config.to_string()).unwrap();
+    std::fs::write(env.scratch().join("config.json"), config.to_string()).unwrap();
     let path = |path: &Path| path.to_str().unwrap().to_owned();
     vec![
         (OptionName::SearchPath, path(&folder)),
-        (OptionName::DockerConfig, path(bed.scratch())),
+        (OptionName::DockerConfig, path(env.scratch())),
         // The classic builder gets the credentials first.
         (OptionName::DockerBuildkit, "0".to_owned()),
     ]
@@ -59,8 +61,8 @@ fn with_private_base() -> Files {
 }
 
 /// A C host with this many callers in this many rounds.
-fn host(bed: &Bed, options: &[(OptionName, String)], callers: u32, rounds: u32) -> Command {
-    let mut command = command(bed, &program("crowd", Link::Static));
+fn host(env: &TestEnv, options: &[(OptionName, String)], callers: u32, rounds: u32) -> Command {
+    let mut command = command(env, &program("crowd", Link::Static));
     for (name, value) in options {
         command.env(name.name(), value);
     }
@@ -101,8 +103,8 @@ const BROKEN_OFF: [&str; 2] = ["engine_unreachable", "build_failed"];
 
 #[test]
 fn a_host_survives_an_ssh_that_dies_at_any_time() {
-    let bed = Bed::new();
-    bed.template("hermes", large(&bed));
+    let env = TestEnv::new();
+    env.template("hermes", large(&env));
     for (script, buildkit, rounds) in [
         (DIES_LATER, "0", 6),
         (DIES_LATER, "1", 6),
@@ -111,60 +113,60 @@ fn a_host_survives_an_ssh_that_dies_at_any_time() {
         ("exec <&-; sleep 0.02", "0", 20),
         ("exec <&- >&-; sleep 0.02", "0", 20),
     ] {
-        let mut options = ssh(&bed, script);
+        let mut options = ssh(&env, script);
         options.push((OptionName::DockerBuildkit, buildkit.to_owned()));
-        let host = host(&bed, &options, 2, rounds);
+        let host = host(&env, &options, 2, rounds);
         assert_ends(script, host, 2 * rounds as usize, &BROKEN_OFF);
     }
 }
 
 #[test]
 fn a_host_survives_a_credential_helper_that_does_not_read() {
-    let bed = Bed::new();
-    bed.template("hermes", with_private_base());
+    let env = TestEnv::new();
+    env.template("hermes", with_private_base());
     for script in ["exit 0", "exec <&-; exit 0", "exec <&-; sleep 0.02"] {
-        let options = helper(&bed, script);
-        assert_ends(script, host(&bed, &options, 1, 30), 30, &["build_failed"]);
+        let options = helper(&env, script);
+        assert_ends(script, host(&env, &options, 1, 30), 30, &["build_failed"]);
     }
 }
 
 #[test]
 fn a_host_survives_a_template_server_that_resets() {
-    let bed = Bed::new();
-    bed.template("hermes", large(&bed));
+    let env = TestEnv::new();
+    env.template("hermes", large(&env));
     for path in ["/api/", "git-upload-pack HTTP"] {
-        let proxy = Proxy::before(&bed.server, move |line| match line.contains(path) {
-            true => Treat::CutRequest(60, End::Reset),
-            false => Treat::Pass,
+        let proxy = Proxy::before(&env.server, move |line| match line.contains(path) {
+            true => Handling::CutRequest(60, End::Reset),
+            false => Handling::Pass,
         });
-        let prefix = (OptionName::RepoPrefix, proxy.repo_prefix(&bed.server));
-        let host = host(&bed, &[prefix], 20, 1);
+        let prefix = (OptionName::RepoPrefix, proxy.repo_prefix(&env.server));
+        let host = host(&env, &[prefix], 20, 1);
         assert_ends(path, host, 20, &["gitea_unreachable", "fetch"]);
     }
 }
 
 #[test]
 fn a_host_survives_an_engine_that_resets_during_the_upload() {
-    let bed = Bed::new();
-    bed.template("hermes", large(&bed));
+    let env = TestEnv::new();
+    env.template("hermes", large(&env));
     for (number, end) in [End::Close, End::Reset].into_iter().enumerate() {
         for buildkit in ["0", "1"] {
             let rule = move |line: &str| match line.contains("/build?") || line.contains("/session")
             {
-                true => Treat::CutRequest(1_000_000, end),
-                false => Treat::Pass,
+                true => Handling::CutRequest(1_000_000, end),
+                false => Handling::Pass,
             };
-            let folder = bed.scratch().join(format!("{number}{buildkit}"));
+            let folder = env.scratch().join(format!("{number}{buildkit}"));
             std::fs::create_dir(&folder).unwrap();
             let proxy = match end {
-                End::Reset => Proxy::over_tcp(&bed.engine, rule),
-                _ => Proxy::start(&bed.engine, &folder, rule),
+                End::Reset => Proxy::over_tcp(&env.engine, rule),
+                _ => Proxy::start(&env.engine, &folder, rule),
             };
             let options = [
                 (OptionName::DockerHost, proxy.url.clone()),
                 (OptionName::DockerBuildkit, buildkit.to_owned()),
             ];
-            let host = host(&bed, &options, 2, 4);
+            let host = host(&env, &options, 2, 4);
             assert_ends(&proxy.url, host, 8, &BROKEN_OFF);
         }
     }
@@ -172,16 +174,16 @@ fn a_host_survives_an_engine_that_resets_during_the_upload() {
 
 #[test]
 fn a_host_survives_its_file_size_limit() {
-    let bed = Bed::new();
-    bed.template("hermes", large(&bed));
+    let env = TestEnv::new();
+    env.template("hermes", large(&env));
     let mut host = Command::new("prlimit");
-    let limited = self::host(&bed, &[], 1, 1);
+    let limited = self::host(&env, &[], 1, 1);
     host.args(["--fsize=1048576", "--core=0"])
         .arg(limited.get_program())
         .args(limited.get_args())
         .env_clear()
-        .current_dir(bed.scratch());
-    for (name, value) in bed.values() {
+        .current_dir(env.scratch());
+    for (name, value) in env.values() {
         host.env(name.name(), value);
     }
     assert_ends("a limit of 1 MiB", host, 1, &["cache"]);
@@ -189,14 +191,14 @@ fn a_host_survives_its_file_size_limit() {
 
 #[test]
 fn a_child_process_has_the_signal_mask_of_the_host() {
-    let bed = Bed::new();
-    bed.template("hermes", large(&bed));
-    let log = bed.scratch().join("log");
+    let env = TestEnv::new();
+    env.template("hermes", large(&env));
+    let log = env.scratch().join("log");
     let script = format!(
         "exec 9>>{}\ngrep SigBlk /proc/self/status >&9\n(yes; echo yes $? >&9) | head -n 1 >/dev/null",
         log.display()
     );
-    let host = host(&bed, &ssh(&bed, &script), 1, 1);
+    let host = host(&env, &ssh(&env, &script), 1, 1);
     assert_ends("ssh", host, 1, &["engine_unreachable"]);
     let said = std::fs::read_to_string(log).unwrap();
     let mut lines = said.lines();
@@ -221,32 +223,32 @@ struct Seen {
 
 #[test]
 fn no_write_can_raise_sigpipe_in_the_host() {
-    let bed = Bed::new();
-    bed.template("hermes", large(&bed));
-    let mut options = ssh(&bed, DIES_LATER);
+    let env = TestEnv::new();
+    env.template("hermes", large(&env));
+    let mut options = ssh(&env, DIES_LATER);
     // The classic builder writes until EPIPE; BuildKit may notice the end earlier.
     options.push((OptionName::DockerBuildkit, "0".to_owned()));
-    let mut seen = traced(&bed, host(&bed, &options, 2, 3));
+    let mut seen = traced(&env, host(&env, &options, 2, 3));
     assert!(seen.unsafe_writes.is_empty(), "{:#?}", seen.unsafe_writes);
     assert!(seen.broken_pipes > 0 && seen.safe_writes > 20, "{seen:?}");
     assert_eq!(seen.delivered, 0);
 
     options[2].1 = "1".to_owned();
-    seen = traced(&bed, host(&bed, &options, 2, 3));
+    seen = traced(&env, host(&env, &options, 2, 3));
     assert!(
         seen.unsafe_writes.is_empty() && seen.delivered == 0,
         "{seen:#?}"
     );
 
-    options = ssh(&bed, "exit 1");
-    seen = traced(&bed, host(&bed, &options, 2, 10));
+    options = ssh(&env, "exit 1");
+    seen = traced(&env, host(&env, &options, 2, 10));
     assert!(
         seen.unsafe_writes.is_empty() && seen.delivered == 0,
         "{seen:#?}"
     );
 
-    bed.template("hermes", with_private_base());
-    seen = traced(&bed, host(&bed, &helper(&bed, "exec <&-; exit 0"), 1, 10));
+    env.template("hermes", with_private_base());
+    seen = traced(&env, host(&env, &helper(&env, "exec <&-; exit 0"), 1, 10));
     assert!(
         seen.unsafe_writes.is_empty() && seen.delivered == 0,
         "{seen:#?}"
@@ -257,9 +259,9 @@ fn no_write_can_raise_sigpipe_in_the_host() {
 const TRACED: &str = "write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,sendfile,splice,\
      vmsplice,tee,rt_sigprocmask,clone,clone3,fork,vfork";
 
-fn traced(bed: &Bed, host: Command) -> Seen {
+fn traced(env: &TestEnv, host: Command) -> Seen {
     let options = ["-yy", "-s", "0", "-e", "signal=SIGPIPE"];
-    let (output, trace) = under_strace(bed, &host, TRACED, &options);
+    let (output, trace) = under_strace(env, &host, TRACED, &options);
     ends(&output);
     read(&trace)
 }
@@ -414,9 +416,9 @@ fn as_unused_user(program: &Path) -> Command {
 /// Runs tests/c/limits.c, which limits a resource. Each of its calls must succeed or fail with this message and
 /// hint. The template has every kind of file that a build reads, and the engine comes from a docker context.
 fn with_limit(what: &str, message: &str, hint: &str) {
-    let bed = Bed::new();
-    let text = format!("FROM scratch\nCOPY . /\nLABEL bed={}\n", bed.isolation);
-    bed.template(
+    let env = TestEnv::new();
+    let text = format!("FROM scratch\nCOPY . /\nLABEL bed={}\n", env.isolation);
+    env.template(
         "hermes",
         Files::from([
             ("Dockerfile".to_owned(), file(&text)),
@@ -427,13 +429,13 @@ fn with_limit(what: &str, message: &str, hint: &str) {
         ]),
     );
     let docker = tempfile::tempdir().unwrap();
-    write_docker_context(docker.path(), "here", &bed.engine.url);
+    write_docker_context(docker.path(), "here", &env.engine.url);
     let config = r#"{"currentContext": "here"}"#;
     std::fs::write(docker.path().join("config.json"), config).unwrap();
     let program: PathBuf = program("limits", Link::Static);
     let mut command = as_unused_user(&program);
     command.env_clear().args([what, "hermes"]).current_dir("/");
-    for (name, value) in bed.values() {
+    for (name, value) in env.values() {
         command.env(name.name(), value);
     }
     // The cache folder must belong to that user.

@@ -10,14 +10,14 @@ use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::{dockerfile, file};
 use crate::support::sshd::Sshd;
 use crate::support::{
-    AT_ONCE, Bed, Files, TestClient, block_on, unique, until, write_docker_context,
+    CANCEL_LIMIT, Files, TestClient, TestEnv, block_on, unique, wait_until, write_docker_context,
 };
 
 /// A template whose image has this word in the file `/out`.
-fn template(bed: &Bed, word: &str) -> Files {
+fn template(env: &TestEnv, word: &str) -> Files {
     let text = format!(
         "FROM {BUSYBOX}\nCOPY content /\nRUN cat /content > /out # {}\n",
-        bed.isolation
+        env.isolation
     );
     Files::from([
         ("Dockerfile".to_owned(), file(&text)),
@@ -25,36 +25,40 @@ fn template(bed: &Bed, word: &str) -> Files {
     ])
 }
 
-fn client(bed: &Bed, sshd: &Sshd, more: &[(OptionName, &str)]) -> TestClient {
+fn client(env: &TestEnv, sshd: &Sshd, more: &[(OptionName, &str)]) -> TestClient {
     let (url, programs) = (sshd.url(), sshd.client());
     let mut all = vec![
         (OptionName::DockerHost, url.as_str()),
         (OptionName::SearchPath, &programs),
     ];
     all.extend_from_slice(more);
-    bed.client_with(&all)
+    env.client_with(&all)
 }
 
 /// Every ssh has exited and was reaped within the promised time.
 fn assert_no_ssh(sshd: &Sshd, since: Instant) {
-    until("the end of every ssh", || {
+    wait_until("the end of every ssh", || {
         sshd.clients().is_empty().then_some(())
     });
-    assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+    assert!(
+        since.elapsed() < CANCEL_LIMIT,
+        "it took {:?}",
+        since.elapsed()
+    );
 }
 
 #[test]
 fn an_image_is_built_and_reused_over_ssh() {
     for buildkit in ["1", "0"] {
-        let bed = Bed::new();
-        let sshd = Sshd::start(bed.scratch());
-        let client = client(&bed, &sshd, &[(OptionName::DockerBuildkit, buildkit)]);
+        let env = TestEnv::new();
+        let sshd = Sshd::start(env.scratch());
+        let client = client(&env, &sshd, &[(OptionName::DockerBuildkit, buildkit)]);
 
-        bed.template("hermes", template(&bed, "one"));
+        env.template("hermes", template(&env, "one"));
         let first = client.ensure("hermes").unwrap();
         assert!(!first.cache_hit);
         assert_eq!(first.endpoint, sshd.url());
-        assert_eq!(bed.engine.read(&first.reference, "out"), "one");
+        assert_eq!(env.engine.read(&first.reference, "out"), "one");
         let again = client.ensure("hermes").unwrap();
         assert!(again.cache_hit);
         assert_eq!(again.image_id, first.image_id);
@@ -64,18 +68,18 @@ fn an_image_is_built_and_reused_over_ssh() {
 
 #[test]
 fn the_path_of_the_ssh_url_is_the_remote_engine_socket() {
-    let bed = Bed::new();
-    let sshd = Sshd::start(bed.scratch());
-    bed.template("hermes", template(&bed, "one"));
-    let socket = bed.engine.url.strip_prefix("unix://").unwrap().to_owned();
+    let env = TestEnv::new();
+    let sshd = Sshd::start(env.scratch());
+    env.template("hermes", template(&env, "one"));
+    let socket = env.engine.url.strip_prefix("unix://").unwrap().to_owned();
     let right = sshd.url() + &socket;
-    let image = client(&bed, &sshd, &[(OptionName::DockerHost, &right)])
+    let image = client(&env, &sshd, &[(OptionName::DockerHost, &right)])
         .ensure("hermes")
         .unwrap();
     assert_eq!(image.endpoint, right);
 
     let wrong = format!("{}{socket}.not", sshd.url());
-    let error = client(&bed, &sshd, &[(OptionName::DockerHost, &wrong)]).refused("hermes");
+    let error = client(&env, &sshd, &[(OptionName::DockerHost, &wrong)]).ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
         error.message.contains(&format!("{socket}.not")),
@@ -87,14 +91,14 @@ fn the_path_of_the_ssh_url_is_the_remote_engine_socket() {
 
 #[test]
 fn a_docker_context_may_use_ssh() {
-    let bed = Bed::new();
-    let sshd = Sshd::start(bed.scratch());
-    let config = bed.scratch().join("docker");
+    let env = TestEnv::new();
+    let sshd = Sshd::start(env.scratch());
+    let config = env.scratch().join("docker");
     write_docker_context(&config, "remote", &sshd.url());
 
-    bed.template("hermes", template(&bed, "one"));
+    env.template("hermes", template(&env, "one"));
     let client = client(
-        &bed,
+        &env,
         &sshd,
         &[
             (OptionName::DockerHost, ""),
@@ -104,14 +108,14 @@ fn a_docker_context_may_use_ssh() {
     );
     let image = client.ensure("hermes").unwrap();
     assert_eq!(image.endpoint, sshd.url());
-    assert_eq!(bed.engine.read(&image.reference, "out"), "one");
+    assert_eq!(env.engine.read(&image.reference, "out"), "one");
 }
 
 #[test]
 fn an_unreachable_engine_is_reported_with_the_ssh_error() {
-    let bed = Bed::new();
-    let sshd = Sshd::start(bed.scratch());
-    bed.template("hermes", template(&bed, "one"));
+    let env = TestEnv::new();
+    let sshd = Sshd::start(env.scratch());
+    env.template("hermes", template(&env, "one"));
     let wrong_key = sshd.client_with_the_wrong_key();
     let no_listener = "ssh://root@127.0.0.1:1";
     let unknown_host = "ssh://root@localhost:1";
@@ -125,7 +129,7 @@ fn an_unreachable_engine_is_reported_with_the_ssh_error() {
         (OptionName::DockerHost, unknown_host, "Connection refused"),
     ] {
         let since = Instant::now();
-        let error = client(&bed, &sshd, &[(option, value)]).refused("hermes");
+        let error = client(&env, &sshd, &[(option, value)]).ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(error.message.contains(says), "{error:?}");
         assert!(error.hint.contains("ssh HOST docker version"), "{error:?}");
@@ -136,9 +140,9 @@ fn an_unreachable_engine_is_reported_with_the_ssh_error() {
 
 #[test]
 fn an_ssh_that_exits_at_once_is_reported_with_its_stderr() {
-    let bed = Bed::new();
-    let sshd = Sshd::start(bed.scratch());
-    bed.template("hermes", template(&bed, "one"));
+    let env = TestEnv::new();
+    let sshd = Sshd::start(env.scratch());
+    env.template("hermes", template(&env, "one"));
     for (script, says) in [
         (
             "echo 'no route to there' >&2; exit 255",
@@ -155,10 +159,10 @@ fn an_ssh_that_exits_at_once_is_reported_with_its_stderr() {
             "a long story",
         ),
     ] {
-        let programs = bed.scratch().join(unique());
+        let programs = env.scratch().join(unique());
         write_program(&programs, "ssh", script);
         let path = programs.to_str().unwrap();
-        let error = client(&bed, &sshd, &[(OptionName::SearchPath, path)]).refused("hermes");
+        let error = client(&env, &sshd, &[(OptionName::SearchPath, path)]).ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(error.message.contains(says), "{error:?}");
         assert!(error.message.len() < 6000, "{}", error.message.len());
@@ -167,15 +171,15 @@ fn an_ssh_that_exits_at_once_is_reported_with_its_stderr() {
 
 #[test]
 fn a_missing_ssh_program_is_reported() {
-    let bed = Bed::new();
-    bed.template("hermes", template(&bed, "one"));
-    for path in ["", "/nowhere", bed.scratch().to_str().unwrap()] {
-        let error = bed
+    let env = TestEnv::new();
+    env.template("hermes", template(&env, "one"));
+    for path in ["", "/nowhere", env.scratch().to_str().unwrap()] {
+        let error = env
             .client_with(&[
                 (OptionName::DockerHost, "ssh://host"),
                 (OptionName::SearchPath, path),
             ])
-            .refused("hermes");
+            .ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
         assert!(error.message.contains("no ssh in PATH"), "{error:?}");
         assert!(error.hint.contains("install an ssh client"), "{error:?}");
@@ -185,12 +189,12 @@ fn a_missing_ssh_program_is_reported() {
 #[test]
 fn a_canceled_build_stops_remotely_and_leaves_no_ssh() {
     for buildkit in ["1", "0"] {
-        let bed = Bed::new();
-        let sshd = Sshd::start(bed.scratch());
+        let env = TestEnv::new();
+        let sshd = Sshd::start(env.scratch());
         let word = unique();
         let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 600; true\n");
-        bed.template("hermes", dockerfile(&text));
-        let client = client(&bed, &sshd, &[(OptionName::DockerBuildkit, buildkit)]);
+        env.template("hermes", dockerfile(&text));
+        let client = client(&env, &sshd, &[(OptionName::DockerBuildkit, buildkit)]);
         let call = client.begin("hermes");
         client.wait_for_line(&word);
         assert!(is_running(&word) && !sshd.clients().is_empty());
@@ -198,11 +202,19 @@ fn a_canceled_build_stops_remotely_and_leaves_no_ssh() {
         let since = Instant::now();
         client.cancel(&call);
         assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-        assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
-        until("the end of the build's process", || {
+        assert!(
+            since.elapsed() < CANCEL_LIMIT,
+            "it took {:?}",
+            since.elapsed()
+        );
+        wait_until("the end of the build's process", || {
             (!is_running(&word)).then_some(())
         });
-        assert!(since.elapsed() < AT_ONCE, "it took {:?}", since.elapsed());
+        assert!(
+            since.elapsed() < CANCEL_LIMIT,
+            "it took {:?}",
+            since.elapsed()
+        );
 
         let since = Instant::now();
         drop(client);
@@ -212,15 +224,15 @@ fn a_canceled_build_stops_remotely_and_leaves_no_ssh() {
 
 #[test]
 fn a_call_canceled_while_ssh_connects_leaves_no_ssh() {
-    let bed = Bed::new();
-    let sshd = Sshd::start(bed.scratch());
-    bed.template("hermes", template(&bed, "one"));
+    let env = TestEnv::new();
+    let sshd = Sshd::start(env.scratch());
+    env.template("hermes", template(&env, "one"));
     // ssh connects, and the server then sends nothing.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("ssh://root@{}", silent.local_addr().unwrap());
-    let client = client(&bed, &sshd, &[(OptionName::DockerHost, &url)]);
+    let client = client(&env, &sshd, &[(OptionName::DockerHost, &url)]);
     let call = client.begin("hermes");
-    until("an ssh", || (!sshd.clients().is_empty()).then_some(()));
+    wait_until("an ssh", || (!sshd.clients().is_empty()).then_some(()));
     let since = Instant::now();
     client.cancel(&call);
     assert_eq!(call.end().unwrap_err().code, Code::Canceled);
@@ -229,10 +241,10 @@ fn a_call_canceled_while_ssh_connects_leaves_no_ssh() {
 
 #[test]
 fn ssh_connections_are_reused_and_end_with_the_client() {
-    let bed = Bed::new();
-    let sshd = Sshd::start(bed.scratch());
-    bed.template("hermes", template(&bed, "one"));
-    let client = client(&bed, &sshd, &[]);
+    let env = TestEnv::new();
+    let sshd = Sshd::start(env.scratch());
+    env.template("hermes", template(&env, "one"));
+    let client = client(&env, &sshd, &[]);
     client.ensure("hermes").unwrap();
     for _ in 0..3 {
         let open = sshd.connections();

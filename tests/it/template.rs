@@ -6,94 +6,94 @@ use serde_json::json;
 
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::server::dockerfile;
-use crate::support::{Bed, Files, TestClient, file, script, unique};
+use crate::support::{Files, TestClient, TestEnv, file, script, unique};
 
 const BUILDERS: [&str; 2] = ["1", "0"];
 
-fn with_builder(bed: &Bed, buildkit: &str) -> TestClient {
-    bed.client_with(&[(OptionName::DockerBuildkit, buildkit)])
+fn with_builder(env: &TestEnv, buildkit: &str) -> TestClient {
+    env.client_with(&[(OptionName::DockerBuildkit, buildkit)])
 }
 
 /// The call fails with this message before the build.
-fn assert_no_dockerfile(bed: &Bed, says: &str) {
-    let client = bed.client();
-    let error = client.refused("hermes");
+fn assert_no_dockerfile(env: &TestEnv, says: &str) {
+    let client = env.client();
+    let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::NoDockerfile, "{error:?}");
     assert!(error.message.contains(says), "{error:?}");
-    let repository = format!("{}hermes", bed.server.repo_prefix);
+    let repository = format!("{}hermes", env.server.repo_prefix);
     assert!(error.message.contains(&repository), "{error:?}");
     assert!(error.hint.contains("Dockerfile"), "{error:?}");
     assert_eq!(error.runtime, "hermes");
     assert_eq!(client.count(Kind::BuildStarted), 0);
-    assert!(bed.engine.references_of(&bed.isolation).is_empty());
+    assert!(env.engine.references_of(&env.isolation).is_empty());
 }
 
 #[test]
 fn a_template_without_a_dockerfile_is_refused() {
-    let bed = Bed::new();
-    bed.template("hermes", Files::from([("README".to_owned(), file("none"))]));
-    assert_no_dockerfile(&bed, "no Dockerfile at its root");
+    let env = TestEnv::new();
+    env.template("hermes", Files::from([("README".to_owned(), file("none"))]));
+    assert_no_dockerfile(&env, "no Dockerfile at its root");
 }
 
 #[test]
 fn a_dockerfile_in_a_subfolder_or_in_lower_case_does_not_count() {
-    let bed = Bed::new();
-    bed.template(
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         Files::from([
             ("docker/Dockerfile".to_owned(), file("FROM scratch\n")),
             ("dockerfile".to_owned(), file("FROM scratch\n")),
         ]),
     );
-    assert_no_dockerfile(&bed, "no Dockerfile at its root");
+    assert_no_dockerfile(&env, "no Dockerfile at its root");
 }
 
 #[test]
 fn a_dockerfile_that_is_a_folder_is_refused() {
-    let bed = Bed::new();
-    bed.template(
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         Files::from([("Dockerfile/x".to_owned(), file("FROM scratch\n"))]),
     );
-    assert_no_dockerfile(&bed, "folder");
+    assert_no_dockerfile(&env, "folder");
 }
 
 #[test]
 fn a_dockerfile_symlink_out_of_the_template_is_refused() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for target in ["/etc/passwd", "../../../../../../etc/passwd", "nowhere"] {
         let link = json!({ "text": target, "mode": "120000" });
-        bed.template("hermes", Files::from([("Dockerfile".to_owned(), link)]));
-        assert_no_dockerfile(&bed, "Dockerfile");
+        env.template("hermes", Files::from([("Dockerfile".to_owned(), link)]));
+        assert_no_dockerfile(&env, "Dockerfile");
     }
 }
 
 #[test]
 fn a_template_with_a_fixed_dockerfile_is_built() {
-    let bed = Bed::new();
-    bed.template("hermes", Files::from([("README".to_owned(), file("none"))]));
-    let client = bed.client();
-    client.refused("hermes");
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let env = TestEnv::new();
+    env.template("hermes", Files::from([("README".to_owned(), file("none"))]));
+    let client = env.client();
+    client.ensure_err("hermes");
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     client.ensure("hermes").unwrap();
 }
 
 #[test]
 fn a_failed_step_is_reported_with_the_end_of_its_output() {
     for buildkit in BUILDERS {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let text = format!(
             // The pause keeps standard output and error in order: each comes to the engine through its own pipe.
             "FROM {BUSYBOX}\nRUN true\nRUN seq 1 200; sleep 0.5; echo about to fail >&2; echo {}; exit 42\nRUN echo never\n",
-            bed.isolation
+            env.isolation
         );
-        bed.template("hermes", dockerfile(&text));
-        let client = with_builder(&bed, buildkit);
-        let error = client.refused("hermes");
+        env.template("hermes", dockerfile(&text));
+        let client = with_builder(&env, buildkit);
+        let error = client.ensure_err("hermes");
 
         assert_eq!(error.code, Code::BuildFailed, "{error:?}");
         assert!(error.message.contains("42"), "the exit code: {error:?}");
-        assert!(error.message.contains(&bed.server.repo_prefix), "{error:?}");
+        assert!(error.message.contains(&env.server.repo_prefix), "{error:?}");
         assert!(
             !error.hint.is_empty() && error.runtime == "hermes",
             "{error:?}"
@@ -113,18 +113,18 @@ fn a_failed_step_is_reported_with_the_end_of_its_output() {
         );
         assert!(tail.len() <= 50, "{build:?}");
         assert!(client.count(Kind::Log) >= 201, "one event per line");
-        assert!(bed.engine.references_of(&bed.isolation).is_empty());
+        assert!(env.engine.references_of(&env.isolation).is_empty());
     }
 }
 
 #[test]
 fn a_failed_step_is_also_an_event() {
     for buildkit in BUILDERS {
-        let bed = Bed::new();
-        let text = format!("FROM {BUSYBOX}\nRUN echo {}; exit 7\n", bed.isolation);
-        bed.template("hermes", dockerfile(&text));
-        let client = with_builder(&bed, buildkit);
-        client.refused("hermes");
+        let env = TestEnv::new();
+        let text = format!("FROM {BUSYBOX}\nRUN echo {}; exit 7\n", env.isolation);
+        env.template("hermes", dockerfile(&text));
+        let client = with_builder(&env, buildkit);
+        client.ensure_err("hermes");
         let done = client.wait_for(Kind::StepDone, |event| event.error.is_some());
         assert!(done.error.unwrap().contains('7'));
         assert!(done.step_name.unwrap().contains("exit 7"));
@@ -139,9 +139,9 @@ fn an_invalid_dockerfile_is_a_failed_build() {
             ("RUN true\n", ""),
             ("FROM scratch\nCOPY missing-file /\n", "missing-file"),
         ] {
-            let bed = Bed::new();
-            bed.template("hermes", dockerfile(text));
-            let error = with_builder(&bed, buildkit).refused("hermes");
+            let env = TestEnv::new();
+            env.template("hermes", dockerfile(text));
+            let error = with_builder(&env, buildkit).ensure_err("hermes");
             assert_eq!(error.code, Code::BuildFailed, "{error:?}");
             assert!(
                 error.message.to_uppercase().contains(&says.to_uppercase()),
@@ -154,9 +154,9 @@ fn an_invalid_dockerfile_is_a_failed_build() {
 #[test]
 fn an_empty_dockerfile_is_a_failed_build() {
     for buildkit in BUILDERS {
-        let bed = Bed::new();
-        bed.template("hermes", dockerfile(""));
-        let error = with_builder(&bed, buildkit).refused("hermes");
+        let env = TestEnv::new();
+        env.template("hermes", dockerfile(""));
+        let error = with_builder(&env, buildkit).ensure_err("hermes");
         assert_eq!(error.code, Code::BuildFailed, "{error:?}");
     }
 }
@@ -164,14 +164,14 @@ fn an_empty_dockerfile_is_a_failed_build() {
 #[test]
 fn build_output_arrives_line_by_line_during_the_build() {
     for buildkit in BUILDERS {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let word = unique();
         let text = format!(
             "FROM {BUSYBOX}\nRUN echo begun {word}; sleep 3; printf '\\033[31mred\\033[0m\\n'\n"
         )
         .replace("printf", "echo -e");
-        bed.template("hermes", dockerfile(&text));
-        let client = with_builder(&bed, buildkit);
+        env.template("hermes", dockerfile(&text));
+        let client = with_builder(&env, buildkit);
         let call = client.begin("hermes");
         client.wait_for(Kind::Log, |event| {
             event.line.as_deref() == Some(&format!("begun {word}"))
@@ -189,13 +189,13 @@ fn build_output_arrives_line_by_line_during_the_build() {
 #[test]
 fn a_very_long_output_line_is_accepted_and_truncated() {
     for buildkit in BUILDERS {
-        let bed = Bed::new();
+        let env = TestEnv::new();
         let text = format!(
             "FROM {BUSYBOX}\nRUN head -c 8000000 /dev/zero | tr '\\0' x; echo; echo after {}; exit 3\n",
-            bed.isolation
+            env.isolation
         );
-        bed.template("hermes", dockerfile(&text));
-        let error = with_builder(&bed, buildkit).refused("hermes");
+        env.template("hermes", dockerfile(&text));
+        let error = with_builder(&env, buildkit).ensure_err("hermes");
         let build = error.build.expect("the error has build details");
         assert!(
             build.log_tail.contains("after "),
@@ -210,16 +210,16 @@ fn a_very_long_output_line_is_accepted_and_truncated() {
 #[test]
 fn an_image_is_not_tagged_before_its_build_succeeds() {
     for buildkit in ["1", "0"] {
-        let bed = Bed::new();
-        let client = bed.client_with(&[(OptionName::DockerBuildkit, buildkit)]);
-        let references = || bed.engine.references_of(&bed.isolation);
+        let env = TestEnv::new();
+        let client = env.client_with(&[(OptionName::DockerBuildkit, buildkit)]);
+        let references = || env.engine.references_of(&env.isolation);
         for (end, left) in [("exit 1", 0), ("true", 2)] {
             let word = unique();
             // One layer already exists while the last step runs.
             let text = format!(
                 "FROM {BUSYBOX}\nCOPY Dockerfile /\nRUN echo running {word}; sleep 2; {end}\n"
             );
-            bed.template("hermes", dockerfile(&text));
+            env.template("hermes", dockerfile(&text));
             let call = client.begin("hermes");
             client.wait_for_line(&word);
             let early = references();
@@ -232,41 +232,41 @@ fn an_image_is_not_tagged_before_its_build_succeeds() {
 
 #[test]
 fn a_build_silent_for_the_stall_grace_is_stopped() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let word = unique();
     let text = format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600; true\n");
-    bed.template("hermes", dockerfile(&text));
-    let error = bed
+    env.template("hermes", dockerfile(&text));
+    let error = env
         .client_with(&[(OptionName::StallGrace, "2")])
-        .refused("hermes");
+        .ensure_err("hermes");
     assert_eq!(error.code, Code::Stalled, "{error:?}");
     assert!(
         error.hint.contains("MOLECULE_BUILD_STALL_GRACE_S"),
         "{error:?}"
     );
     assert!(error.build.unwrap().step.contains(&word));
-    crate::support::until("the end of the build's process", || {
+    crate::support::wait_until("the end of the build's process", || {
         (!is_running(&word)).then_some(())
     });
 }
 
 #[test]
 fn a_slow_build_with_output_is_not_stopped() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let text = format!(
         "FROM {BUSYBOX}\nRUN for i in 1 2 3 4 5 6 7 8 9; do echo {} $i; sleep 0.5; done\n",
-        bed.isolation
+        env.isolation
     );
-    bed.template("hermes", dockerfile(&text));
-    bed.client_with(&[(OptionName::StallGrace, "2")])
+    env.template("hermes", dockerfile(&text));
+    env.client_with(&[(OptionName::StallGrace, "2")])
         .ensure("hermes")
         .unwrap();
 }
 
 #[test]
 fn the_executable_bit_is_kept() {
-    let bed = Bed::new();
-    bed.template(
+    let env = TestEnv::new();
+    env.template(
         "hermes",
         Files::from([
             (
@@ -276,31 +276,31 @@ fn the_executable_bit_is_kept() {
             ("go".to_owned(), script("#!/bin/sh\necho ran\n")),
         ]),
     );
-    let image = bed.client().ensure("hermes").unwrap();
-    assert_eq!(bed.engine.read(&image.reference, "out"), "ran\n");
+    let image = env.client().ensure("hermes").unwrap();
+    assert_eq!(env.engine.read(&image.reference, "out"), "ran\n");
 }
 
 #[test]
 fn buildkit_specific_syntax_works() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let text = format!(
         "FROM {BUSYBOX} AS base\nRUN --mount=type=cache,target=/cache echo {} > /cache/x && cat /cache/x > /out\nFROM scratch\nCOPY --from=base --chmod=600 /out /\n",
-        bed.isolation
+        env.isolation
     );
-    bed.template("hermes", dockerfile(&text));
-    let image = bed.client().ensure("hermes").unwrap();
-    let files = bed.engine.files(&image.reference);
-    assert_eq!(files["out"].content.trim(), bed.isolation);
+    env.template("hermes", dockerfile(&text));
+    let image = env.client().ensure("hermes").unwrap();
+    let files = env.engine.files(&image.reference);
+    assert_eq!(files["out"].content.trim(), env.isolation);
     assert_eq!(files["out"].mode, 0o600);
 }
 
 #[test]
 fn runtime_version_is_sent_only_if_the_pin_option_is_set() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     let files = |pin: &str| {
         let text = format!(
             "FROM {BUSYBOX}\nARG RUNTIME_VERSION=none\nRUN echo \"$RUNTIME_VERSION\" > /version # {}\n",
-            bed.isolation
+            env.isolation
         );
         Files::from([
             ("Dockerfile".to_owned(), file(&text)),
@@ -308,11 +308,11 @@ fn runtime_version_is_sent_only_if_the_pin_option_is_set() {
         ])
     };
     let pinned = |pin: &str, on: &str| {
-        bed.template("hermes", files(pin));
-        let client = bed.client_with(&[(OptionName::RuntimeVersionPin, on)]);
+        env.template("hermes", files(pin));
+        let client = env.client_with(&[(OptionName::RuntimeVersionPin, on)]);
         let image = client.ensure("hermes").unwrap();
         (
-            bed.engine
+            env.engine
                 .read(&image.reference, "version")
                 .trim()
                 .to_owned(),
@@ -332,9 +332,9 @@ fn runtime_version_is_sent_only_if_the_pin_option_is_set() {
 
 #[test]
 fn a_template_without_a_version_file_builds_with_the_pin_option() {
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let client = bed.client_with(&[(OptionName::RuntimeVersionPin, "1")]);
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let client = env.client_with(&[(OptionName::RuntimeVersionPin, "1")]);
     client.ensure("hermes").unwrap();
     assert_eq!(client.count(Kind::Warning), 0);
 }
@@ -342,12 +342,12 @@ fn a_template_without_a_version_file_builds_with_the_pin_option() {
 #[test]
 fn an_unavailable_base_image_is_a_failed_build_that_names_it() {
     for buildkit in BUILDERS {
-        let bed = Bed::new();
-        bed.template(
+        let env = TestEnv::new();
+        env.template(
             "hermes",
             dockerfile("FROM registry.invalid/no/such:image\nRUN true\n"),
         );
-        let error = with_builder(&bed, buildkit).refused("hermes");
+        let error = with_builder(&env, buildkit).ensure_err("hermes");
         assert_eq!(error.code, Code::BuildFailed, "{error:?}");
         assert!(error.message.contains("registry.invalid"), "{error:?}");
     }
@@ -355,13 +355,13 @@ fn an_unavailable_base_image_is_a_failed_build_that_names_it() {
 
 #[test]
 fn two_commits_with_the_same_tree_get_two_references() {
-    let bed = Bed::new();
-    let first = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let second = bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let env = TestEnv::new();
+    let first = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let second = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     assert_ne!(first, second);
-    let client = bed.client();
+    let client = env.client();
     let image = client.ensure("hermes").unwrap();
-    assert_eq!(image.reference, bed.reference("hermes", &second));
-    let label = bed.engine.labels(&image.reference)["org.opencontainers.image.revision"].clone();
+    assert_eq!(image.reference, env.reference("hermes", &second));
+    let label = env.engine.labels(&image.reference)["org.opencontainers.image.revision"].clone();
     assert_eq!(label, second);
 }

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use mol::OptionName;
 
-use crate::support::Bed;
+use crate::support::TestEnv;
 use crate::support::child::{Link, command, program, text};
 use crate::support::server::dockerfile;
 
@@ -24,7 +24,7 @@ struct Found {
 }
 
 /// Runs a program that creates a client, runs a job, frees the client and searches its own memory.
-fn search(bed: &Bed, more: &[(OptionName, &str)]) -> (String, Vec<Found>) {
+fn search(env: &TestEnv, more: &[(OptionName, &str)]) -> (String, Vec<Found>) {
     // The part of the base64 in the git header that depends only on the token.
     let basic = STANDARD.encode(format!("x-access-token:{TOKEN}"));
     let spellings = [
@@ -40,7 +40,7 @@ fn search(bed: &Bed, more: &[(OptionName, &str)]) -> (String, Vec<Found>) {
         input.extend(spelling.bytes().map(|byte| format!("{:02x}", byte ^ 0x5a)));
         input.push('\n');
     }
-    let mut command = command(bed, &program("wiped", Link::Shared));
+    let mut command = command(env, &program("wiped", Link::Shared));
     for (name, value) in more {
         command.env(name.name(), value);
     }
@@ -75,10 +75,10 @@ fn search(bed: &Bed, more: &[(OptionName, &str)]) -> (String, Vec<Found>) {
 
 #[test]
 fn a_freed_client_wipes_the_token_from_memory() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     // The client builds every header but cannot send it.
     let no_listener = "http://127.0.0.1:1/o/workspace-template-";
-    let (status, found) = search(&bed, &[(OptionName::RepoPrefix, no_listener)]);
+    let (status, found) = search(&env, &[(OptionName::RepoPrefix, no_listener)]);
     assert_eq!(status, "gitea_unreachable");
     assert!(
         found[0].before_free > 0,
@@ -91,9 +91,9 @@ fn a_freed_client_wipes_the_token_from_memory() {
 
 #[test]
 fn after_a_job_at_most_one_http_buffer_holds_the_token() {
-    let bed = Bed::with(&["--token", TOKEN]);
-    bed.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let (status, found) = search(&bed, &[]);
+    let env = TestEnv::with(&["--token", TOKEN]);
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let (status, found) = search(&env, &[]);
     assert_eq!(status, "ok");
     // The headers of the last request of its connection, which the HTTP stack frees without wiping.
     let left: u32 = found[..4].iter().map(|found| found.after_free).sum();

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use url::Url;
 
-use crate::support::Bed;
+use crate::support::TestEnv;
 use crate::support::child::source;
 use crate::support::server::dockerfile;
 
@@ -176,14 +176,14 @@ fn the_branch_url_matches_the_gitea_api() {
         #[serde(default)]
         not_shown: Vec<String>,
     }
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for case in cases::<Case>("branch_url.json") {
         // An empty option counts as unset, and an unknown runtime is refused earlier.
         if case.repo_prefix.is_empty() || case.branch.is_empty() || !is_known_runtime(&case.runtime)
         {
             continue;
         }
-        let mut options = bed.options();
+        let mut options = env.options();
         options.set(OptionName::Branch, &case.branch);
         if case.error.is_some() {
             options.set(OptionName::RepoPrefix, &case.repo_prefix);
@@ -205,10 +205,10 @@ fn the_branch_url_matches_the_gitea_api() {
         }
         // The same path on the test's own server, which records its requests.
         let path = Url::parse(&case.repo_prefix).unwrap().path().to_owned();
-        options.set(OptionName::RepoPrefix, &format!("{}{path}", bed.server.url));
-        let error = crate::support::TestClient::new(&options).refused(&case.runtime);
+        options.set(OptionName::RepoPrefix, &format!("{}{path}", env.server.url));
+        let error = crate::support::TestClient::new(&options).ensure_err(&case.runtime);
         let wanted = Url::parse(&case.want).unwrap();
-        let requested = &bed.server.requests()[0].path;
+        let requested = &env.server.requests()[0].path;
         assert_eq!(requested, wanted.path(), "{}: {error:?}", case.name);
     }
 }
@@ -224,18 +224,18 @@ fn the_commit_id_is_read_from_the_branch_response_only() {
         error: Option<String>,
         padded_to: Option<usize>,
     }
-    let bed = Bed::new();
-    bed.template("hermes", dockerfile("FROM scratch\n"));
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\n"));
     for case in cases::<Case>("head_sha.json") {
         let body = match case.padded_to {
             Some(length) => case.body.clone() + &" ".repeat(length - case.body.len()),
             None => case.body,
         };
         // If the branch response is too large, the ref request that follows gets the same large body.
-        bed.server
+        env.server
             .faults(json!([{ "match": "/api/", "status": 200, "body": body }]));
-        let client = bed.client();
-        let error = client.refused("hermes");
+        let client = env.client();
+        let error = client.ensure_err("hermes");
         match &case.error {
             Some(code) => assert_eq!(error.code.name(), code, "{}: {error:?}", case.name),
             None => {

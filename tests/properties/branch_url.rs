@@ -5,7 +5,7 @@ use mol::testing::internals::branch_url;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-pub fn leads_to_the_branch(prefix: &str, runtime: &str, branch: &str) {
+pub fn url_names_the_branch(prefix: &str, runtime: &str, branch: &str) {
     // An empty option counts as not set.
     if prefix.is_empty() || branch.is_empty() {
         return;

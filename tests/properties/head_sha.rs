@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-pub fn is_the_id_of_the_commit(body: &[u8]) {
+pub fn sha_is_the_commit_id(body: &[u8]) {
     // The simplest parser as the reference. It fails on numbers that are too large.
     let reference = serde_json::from_slice::<Value>(body);
     match head_sha(body) {

@@ -8,7 +8,7 @@ use mol::testing::internals::Ignores;
 /// Longer than the worst case for one file takes with a sanitizer on a busy machine.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 
-pub fn is_read_or_refused(file: &str, paths: &[&str]) {
+pub fn is_parsed_or_refused(file: &str, paths: &[&str]) {
     let is_name = |name: &str| !matches!(name, "" | "." | "..");
     let paths: Vec<&str> = paths
         .iter()

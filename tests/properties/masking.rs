@@ -212,7 +212,7 @@ pub fn no_spelling_survives(before: &str, token: &str, spelling: Spelling, after
 }
 
 /// The token on a separate line: the other lines are the same as without it.
-pub fn the_rest_stays(before: &str, token: &str, spelling: Spelling, after: &str) {
+pub fn other_lines_stay(before: &str, token: &str, spelling: Spelling, after: &str) {
     let alone = |text: &str| mask_token(text, token);
     let text = format!("{before}\n{}\n{after}", spelling.of(token));
     let expected = format!("{}\n{MASK}\n{}", alone(before), alone(after));
@@ -220,7 +220,7 @@ pub fn the_rest_stays(before: &str, token: &str, spelling: Spelling, after: &str
 }
 
 /// A text with no URL and without four consecutive bytes of the token, in any case, does not change.
-pub fn what_holds_no_secret_stays(text: &str, token: &str) {
+pub fn text_without_secret_stays(text: &str, token: &str) {
     let cases = [
         token.to_owned(),
         token.to_ascii_uppercase(),
@@ -236,7 +236,7 @@ pub fn what_holds_no_secret_stays(text: &str, token: &str) {
 
 /// Any text, with a token in the middle, is shown as one printable line. The token cannot be decoded from
 /// it, and showing it again does not change it.
-pub fn is_shown_as_one_clean_line(text: &str, token: &str) {
+pub fn is_shown_as_one_printable_line(text: &str, token: &str) {
     let once = shown_line(text, token);
     let harmful = |c: char| {
         c.is_control()
@@ -248,7 +248,7 @@ pub fn is_shown_as_one_clean_line(text: &str, token: &str) {
 }
 
 /// The lines of a build's output are the same however it is chunked, and none contains the token.
-pub fn pieces_do_not_matter(output: &[u8], cuts: &[usize], token: &str) {
+pub fn chunking_does_not_matter(output: &[u8], cuts: &[usize], token: &str) {
     let whole = log_lines(&[output], token);
     for line in &whole {
         assert!(!reveals(line, token), "{token:?}: {line:?}");

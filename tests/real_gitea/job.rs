@@ -8,7 +8,7 @@ use mol::{Client, Code, Error, Image, OptionName};
 use serde_json::json;
 
 use super::server::{As, Place, Server, git, path};
-use super::support::{Bed, PATIENCE, block_on};
+use super::support::{TestEnv, WAIT_LIMIT, block_on};
 use super::{ORGANIZATION, PREFIX, plain, template};
 
 /// Clients with a token.
@@ -22,7 +22,7 @@ pub struct Users {
 
 /// A client with its own cache and isolation, for one server.
 struct Job {
-    bed: Bed,
+    env: TestEnv,
     options: Vec<(OptionName, String)>,
 }
 
@@ -34,7 +34,7 @@ impl Job {
             options.push((OptionName::Token, token.clone()));
         }
         Self {
-            bed: Bed::new(),
+            env: TestEnv::new(),
             options,
         }
     }
@@ -46,7 +46,7 @@ impl Job {
 
     /// Runs the whole job. `between` runs after the lookup and before the fetch.
     fn run(&self, runtime: &str, between: impl Fn() + Send + Sync + 'static) -> mol::Result<Image> {
-        let mut options = self.bed.options();
+        let mut options = self.env.options();
         for (name, value) in &self.options {
             options.set(*name, value);
         }
@@ -59,7 +59,7 @@ impl Job {
         let (sender, end) = mpsc::channel();
         let done = move |_, result| sender.send(result).unwrap_or(());
         client.start(runtime, None, done).unwrap();
-        let result = end.recv_timeout(PATIENCE).expect("the call must end");
+        let result = end.recv_timeout(WAIT_LIMIT).expect("the call must end");
         block_on(client.close());
         result
     }
@@ -70,7 +70,7 @@ impl Job {
     }
 
     #[track_caller]
-    fn refused(&self, runtime: &str, code: Code, says: &str) -> Error {
+    fn ensure_err(&self, runtime: &str, code: Code, says: &str) -> Error {
         expect_error(self.run(runtime, || {}), code, says)
     }
 }
@@ -100,7 +100,7 @@ fn assert_hint(error: &Error, has_token: bool) {
 /// Each refusal is reported with Gitea's reason.
 pub fn errors(server: &Server<'_>, users: &Users) {
     let private =
-        |client: &As, code, says: &str| Job::new(server, client).refused("codex", code, says);
+        |client: &As, code, says: &str| Job::new(server, client).ensure_err("codex", code, says);
     assert_hint(
         &private(&As::Anonymous, Code::RepoNotFound, "is not there"),
         false,
@@ -113,19 +113,19 @@ pub fn errors(server: &Server<'_>, users: &Users) {
     assert_hint(&private(&users.narrow, Code::Auth, scope), true);
     let limited = "token scope is limited to public repos";
     assert_hint(&private(&users.public_only, Code::Auth, limited), true);
-    let public = Job::new(server, &users.bad).refused("hermes", Code::Auth, "401");
+    let public = Job::new(server, &users.bad).ensure_err("hermes", Code::Auth, "401");
     assert_hint(&public, true);
 
     let anonymous = Job::new(server, &As::Anonymous);
-    let error = anonymous.refused("openclaw", Code::RepoNotFound, &template("openclaw"));
+    let error = anonymous.ensure_err("openclaw", Code::RepoNotFound, &template("openclaw"));
     assert!(!error.hint.contains("hermes"), "{error:?}");
-    anonymous.refused("crewai", Code::RepoNotFound, "is empty");
+    anonymous.ensure_err("crewai", Code::RepoNotFound, "is empty");
     let branch = Job::new(server, &As::Anonymous).with(OptionName::Branch, "no/such");
-    branch.refused("hermes", Code::RepoNotFound, "no/such");
+    branch.ensure_err("hermes", Code::RepoNotFound, "no/such");
 
     let reader = Job::new(server, &users.reader);
     let image = reader.ensure("codex");
-    assert_eq!(reader.bed.engine.read(&image.reference, "content"), "codex");
+    assert_eq!(reader.env.engine.read(&image.reference, "content"), "codex");
     assert!(reader.ensure("codex").cache_hit);
 }
 
@@ -141,12 +141,12 @@ pub fn changes_after_lookup(server: &Server<'_>) {
             let running = scope.spawn(move || {
                 let between = move || {
                     begun.send(()).unwrap();
-                    go_on.lock().unwrap().recv_timeout(PATIENCE).unwrap();
+                    go_on.lock().unwrap().recv_timeout(WAIT_LIMIT).unwrap();
                 };
                 let result = job.run(runtime, between);
                 (job, result)
             });
-            wait.recv_timeout(PATIENCE).expect("the fetch must start");
+            wait.recv_timeout(WAIT_LIMIT).expect("the fetch must start");
             change(server);
             done.send(()).unwrap();
             running.join().unwrap()
@@ -165,7 +165,7 @@ pub fn changes_after_lookup(server: &Server<'_>) {
         let (job, result) = during("deepagents", As::Anonymous, &force);
         let image = result.unwrap();
         assert_eq!(image.commit_sha, old);
-        assert_eq!(job.bed.engine.read(&image.reference, "content"), "old");
+        assert_eq!(job.env.engine.read(&image.reference, "content"), "old");
 
         // Force-pushed, and the commit pruned.
         let prune = |server: &Server<'_>| {
@@ -178,7 +178,7 @@ pub fn changes_after_lookup(server: &Server<'_>) {
         assert!(error.message.contains("not our ref"), "{error:?}");
         assert!(error.hint.contains("force-pushed"), "{error:?}");
         let image = job.ensure("deepagents");
-        assert_eq!(job.bed.engine.read(&image.reference, "content"), "newer");
+        assert_eq!(job.env.engine.read(&image.reference, "content"), "newer");
 
         // Renamed: the redirect is followed.
         let rename = |server: &Server<'_>| {
@@ -228,7 +228,7 @@ pub fn successes(server: &Server<'_>) {
     let image = anonymous.ensure("hermes");
     assert!(!image.cache_hit);
     assert_eq!(
-        anonymous.bed.engine.read(&image.reference, "content"),
+        anonymous.env.engine.read(&image.reference, "content"),
         "hermes"
     );
     assert!(anonymous.ensure("hermes").cache_hit);
@@ -236,7 +236,7 @@ pub fn successes(server: &Server<'_>) {
     // Renamed before the lookup.
     let image = anonymous.ensure("autogen");
     assert_eq!(
-        anonymous.bed.engine.read(&image.reference, "content"),
+        anonymous.env.engine.read(&image.reference, "content"),
         "autogen"
     );
 
@@ -255,7 +255,7 @@ pub fn successes(server: &Server<'_>) {
     for branch in ["mainline", "feature/größe%2F#1"] {
         let job = Job::new(server, &As::Anonymous).with(OptionName::Branch, branch);
         let image = job.ensure("langgraph");
-        assert_eq!(job.bed.engine.read(&image.reference, "content"), branch);
+        assert_eq!(job.env.engine.read(&image.reference, "content"), branch);
     }
 
     // LFS pointers and .gitmodules are checked out unchanged.
@@ -273,12 +273,12 @@ pub fn successes(server: &Server<'_>) {
     server.push(&template("hermes"), "main", &special);
     let image = anonymous.ensure("hermes");
     assert_eq!(
-        anonymous.bed.engine.read(&image.reference, "all/content"),
+        anonymous.env.engine.read(&image.reference, "all/content"),
         pointer
     );
     assert_eq!(
         anonymous
-            .bed
+            .env
             .engine
             .read(&image.reference, "all/.gitmodules"),
         modules
@@ -301,14 +301,14 @@ pub fn successes(server: &Server<'_>) {
         created.body
     );
     if supported {
-        anonymous.refused("claude-code", Code::NoDockerfile, "Dockerfile");
+        anonymous.ensure_err("claude-code", Code::NoDockerfile, "Dockerfile");
     }
 }
 
 /// The server requires a login.
 pub fn sign_in(server: &Server<'_>) {
     let says = "signed in user";
-    let error = Job::new(server, &As::Anonymous).refused("hermes", Code::Auth, says);
+    let error = Job::new(server, &As::Anonymous).ensure_err("hermes", Code::Auth, says);
     assert_hint(&error, false);
     Job::new(server, &server.admin()).ensure("hermes");
 }
@@ -316,7 +316,7 @@ pub fn sign_in(server: &Server<'_>) {
 /// The server has git over HTTP switched off.
 pub fn no_git(server: &Server<'_>) {
     let says = "Interacting with repositories by HTTP protocol is not allowed";
-    let error = Job::new(server, &As::Anonymous).refused("hermes", Code::Auth, says);
+    let error = Job::new(server, &As::Anonymous).ensure_err("hermes", Code::Auth, says);
     assert!(error.hint.contains("git over HTTP"), "{error:?}");
 }
 
@@ -348,5 +348,5 @@ pub fn path_and_certificate(place: &Place) {
     let job = Job::new(&server, &As::Anonymous).with(OptionName::SslCertFile, path(&certificate));
     assert_eq!(job.ensure("hermes").commit_sha, sha);
     let job = Job::new(&server, &As::Anonymous);
-    job.refused("hermes", Code::GiteaUnreachable, "TLS");
+    job.ensure_err("hermes", Code::GiteaUnreachable, "TLS");
 }

@@ -86,7 +86,7 @@ impl<'p> Server<'p> {
     /// Makes Gitea create a self-signed `cert.pem` and a `key.pem` for 127.0.0.1 in a folder.
     pub fn make_certificate(&self, folder: &Path) {
         let place = path(self.place.folder.path());
-        let script = super::support::given("MOL_TEST_GITEA");
+        let script = super::support::required_var("MOL_TEST_GITEA");
         let arguments = ["cli", place, "cert", "--ca", "--host", "127.0.0.1"];
         run(Command::new(script).current_dir(folder).args(arguments));
     }
@@ -225,7 +225,7 @@ impl<'p> Server<'p> {
         // Gitea updates its own list of branches a little later.
         let id = percent_encoding::utf8_percent_encode(branch, percent_encoding::NON_ALPHANUMERIC);
         let path = format!("/api/v1/repos/{repository}/branches/{id}");
-        super::support::until(&path, || {
+        super::support::wait_until(&path, || {
             let response = self.request("GET", &path, &self.admin(), None);
             (response.json()["commit"]["id"] == head.as_str()).then_some(())
         });
@@ -274,7 +274,7 @@ pub fn path(path: &Path) -> &str {
 }
 
 fn script(arguments: &[&str]) -> String {
-    let script = super::support::given("MOL_TEST_GITEA");
+    let script = super::support::required_var("MOL_TEST_GITEA");
     run(Command::new(script).args(arguments))
 }
 

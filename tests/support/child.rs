@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use mol::OptionName;
 
-use super::{Bed, given, lock};
+use super::{TestEnv, lock, required_var};
 
 /// How a program is linked with the library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,7 +81,7 @@ fn compiled(name: &'static str, link: Link, libraries: &'static str) -> PathBuf 
 fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
     let program =
         Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{link:?}-{libraries}"));
-    let libraries = PathBuf::from(given(libraries));
+    let libraries = PathBuf::from(required_var(libraries));
     let mut command = compiler(false);
     command
         .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
@@ -157,17 +157,17 @@ pub fn field(output: &Output, name: &str) -> String {
 /// A shell script in a mount namespace where the cache is a separate disk: a tmpfs with these options, which
 /// disappears with the process, however that ends. In the script `"$@"` is the program, and the working
 /// directory is the cache.
-pub fn with_a_disk(bed: &Bed, options: &str, script: &str, program: &Path) -> Command {
+pub fn with_a_disk(env: &TestEnv, options: &str, script: &str, program: &Path) -> Command {
     let mount = "mkdir -p \"$1\"; mount -t tmpfs -o \"$0\" none \"$1\"; cd \"$1\"; shift";
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "private", "--", "sh", "-ec"])
         .args([&format!("{mount}; {script}"), options])
-        .arg(bed.cache())
+        .arg(env.cache())
         .arg(program)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    for (name, value) in bed.values() {
+    for (name, value) in env.values() {
         command.env(name.name(), value);
     }
     command
@@ -198,10 +198,10 @@ pub fn process(program: &Path) -> Command {
 }
 
 /// A process whose environment contains only the options of the test environment.
-pub fn command(bed: &Bed, program: &Path) -> Command {
+pub fn command(env: &TestEnv, program: &Path) -> Command {
     let mut command = process(program);
-    command.current_dir(bed.scratch());
-    for (name, value) in bed.values() {
+    command.current_dir(env.scratch());
+    for (name, value) in env.values() {
         command.env(name.name(), value);
     }
     command
@@ -209,8 +209,13 @@ pub fn command(bed: &Bed, program: &Path) -> Command {
 
 /// Runs a program under strace. Returns its output, and the trace of these system calls of all its threads
 /// and children.
-pub fn under_strace(bed: &Bed, program: &Command, calls: &str, how: &[&str]) -> (Output, String) {
-    let log = bed.scratch().join("trace");
+pub fn under_strace(
+    env: &TestEnv,
+    program: &Command,
+    calls: &str,
+    how: &[&str],
+) -> (Output, String) {
+    let log = env.scratch().join("trace");
     let output = Command::new("/usr/bin/strace")
         .args(["-f", "--seccomp-bpf"])
         .args(how)
@@ -224,7 +229,7 @@ pub fn under_strace(bed: &Bed, program: &Command, calls: &str, how: &[&str]) -> 
                 .get_envs()
                 .filter_map(|(name, value)| Some((name, value?))),
         )
-        .current_dir(bed.scratch())
+        .current_dir(env.scratch())
         .output()
         .expect("strace is missing: run `make test`");
     (output, std::fs::read_to_string(log).unwrap())
@@ -243,8 +248,8 @@ pub struct Peak {
 }
 
 /// Builds the image of `hermes` in a separate process and measures it.
-pub fn peak(bed: &Bed, more: &[(OptionName, &str)], timeout: Option<Duration>) -> Peak {
-    let mut command = command(bed, &program("peak", Link::Shared));
+pub fn peak(env: &TestEnv, more: &[(OptionName, &str)], timeout: Option<Duration>) -> Peak {
+    let mut command = command(env, &program("peak", Link::Shared));
     for (name, value) in more {
         command.env(name.name(), value);
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
-use super::until;
+use super::wait_until;
 
 /// A server program that ends with the test, also if the test is killed.
 pub struct Daemon {
@@ -48,7 +48,7 @@ impl Daemon {
     /// Waits until the output contains `before`, and returns the text after it up to the next white space or
     /// quote.
     pub fn wait_for(&self, before: &str) -> String {
-        until(&format!("{before:?} in {}", self.log.display()), || {
+        wait_until(&format!("{before:?} in {}", self.log.display()), || {
             let log = self.log();
             let (_, rest) = log.split_once(before)?;
             let end = rest.find(|c: char| c.is_whitespace() || c == '"')?;

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::child::{source, succeed};
-use super::{block_on, given, unique};
+use super::{block_on, required_var, unique};
 
 /// An image with a shell and the usual small programs, for templates with a RUN instruction.
 pub const BUSYBOX: &str = "libmol-test/busybox:latest";
@@ -57,7 +57,7 @@ impl Engine {
     }
 
     fn at(variable: &str) -> Self {
-        Self::of(given(variable))
+        Self::of(required_var(variable))
     }
 
     fn of(url: String) -> Self {

@@ -7,6 +7,7 @@ pub mod docker_context;
 pub mod emulation;
 pub mod engine;
 pub mod git;
+pub mod go_oracle;
 pub mod header;
 pub mod points;
 pub mod proxy;
@@ -14,7 +15,6 @@ pub mod registry;
 pub mod server;
 pub mod sshd;
 pub mod tls;
-pub mod yardstick;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -30,18 +30,18 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 pub use engine::Engine;
-pub use proxy::{End, Proxy, Treat};
+pub use proxy::{End, Handling, Proxy};
 pub use server::{Files, Server, file, script};
 
 /// The limit for waiting: longer than anything in the tests takes, on a slow machine too. A test that waits
 /// longer fails.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+pub const WAIT_LIMIT: Duration = Duration::from_secs(90);
 
 /// The limit for a cancelled call to end, in the process and in the engine (promise P4).
-pub const AT_ONCE: Duration = Duration::from_secs(1);
+pub const CANCEL_LIMIT: Duration = Duration::from_secs(1);
 
 /// An environment variable that tests/run sets for every test.
-pub fn given(name: &str) -> String {
+pub fn required_var(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| {
         panic!("{name} is not set: these tests need a private engine and more; run `make test`")
     })
@@ -59,13 +59,13 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Polls until `ready` returns a value, and returns that.
-pub fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+pub fn wait_until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
         if let Some(found) = ready() {
             return found;
         }
-        assert!(begun.elapsed() < PATIENCE, "timed out waiting for {what}");
+        assert!(begun.elapsed() < WAIT_LIMIT, "timed out waiting for {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -86,7 +86,7 @@ pub fn soak(body: impl Fn()) {
 }
 
 /// Does the work for all items, four in parallel: most of the time is spent waiting for the engine.
-pub fn side_by_side<T: Send>(items: impl Iterator<Item = T> + Send, work: impl Fn(T) + Sync) {
+pub fn in_parallel<T: Send>(items: impl Iterator<Item = T> + Send, work: impl Fn(T) + Sync) {
     let items = Mutex::new(items);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -100,7 +100,7 @@ pub fn side_by_side<T: Send>(items: impl Iterator<Item = T> + Send, work: impl F
 }
 
 /// A random number below `limit`.
-pub fn chance(limit: u64) -> u64 {
+pub fn random_below(limit: u64) -> u64 {
     std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ()) % limit
 }
 
@@ -145,14 +145,14 @@ pub fn write_docker_context(config: &Path, name: &str, host: &str) {
 }
 
 /// The environment of one test. Its images are removed from the engine when it is dropped.
-pub struct Bed {
+pub struct TestEnv {
     pub server: Server,
     pub engine: Engine,
     pub isolation: String,
     folder: TempDir,
 }
 
-impl Bed {
+impl TestEnv {
     /// An environment with an empty template server.
     pub fn new() -> Self {
         Self::with(&[])
@@ -160,7 +160,7 @@ impl Bed {
 
     /// An environment with the sample templates of examples/templates.
     pub fn with_samples() -> Self {
-        Self::with(&["--templates", &given("MOL_TEST_TEMPLATES")])
+        Self::with(&["--templates", &required_var("MOL_TEST_TEMPLATES")])
     }
 
     /// An environment whose template server is started with these flags.
@@ -280,7 +280,7 @@ impl Bed {
     }
 }
 
-impl Drop for Bed {
+impl Drop for TestEnv {
     fn drop(&mut self) {
         self.engine.remove_all_of(&self.isolation);
     }
@@ -302,7 +302,7 @@ impl Call {
     /// Waits for the result.
     pub fn end(self) -> mol::Result<Image> {
         self.end
-            .recv_timeout(PATIENCE)
+            .recv_timeout(WAIT_LIMIT)
             .expect("every call must end")
     }
 }
@@ -340,7 +340,7 @@ impl TestClient {
     }
 
     /// Makes a call that must fail. No error may refer to a registry (promise P1).
-    pub fn refused(&self, runtime: &str) -> Error {
+    pub fn ensure_err(&self, runtime: &str) -> Error {
         let error = self.ensure(runtime).expect_err("the call must fail");
         let said = format!("{error:?}").to_lowercase();
         let mut words = said.split(|letter: char| !letter.is_alphanumeric());
@@ -362,7 +362,7 @@ impl TestClient {
     }
 
     /// Clears the recorded events.
-    pub fn forget(&self) {
+    pub fn clear_events(&self) {
         lock(&self.events.0).clear();
     }
 
@@ -384,7 +384,7 @@ impl TestClient {
             if let Some(event) = events.iter().find(|e| e.kind == kind && matches(e)) {
                 return event.clone();
             }
-            let left = PATIENCE.saturating_sub(begun.elapsed());
+            let left = WAIT_LIMIT.saturating_sub(begun.elapsed());
             assert!(!left.is_zero(), "no {kind:?} event in {events:#?}");
             events = self.events.1.wait_timeout(events, left).unwrap().0;
         }

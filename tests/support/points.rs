@@ -7,11 +7,11 @@ use mol::event::Kind;
 use serde_json::json;
 
 use super::child::source;
-use super::{Bed, Files, file, noise, script, unique};
+use super::{Files, TestEnv, file, noise, script, unique};
 
 /// The condition for a call to reach a failpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Trigger {
     /// Any first call reaches it.
     First,
     /// It is reached after being passed this many times.
@@ -27,56 +27,56 @@ pub enum Way {
 }
 
 /// In the order in which a call reaches them.
-pub const POINTS: [(&str, Way); 42] = [
-    ("entry", Way::First),
-    ("event-LookupStarted", Way::First),
-    ("event-LookupDone", Way::First),
-    ("lookup-done", Way::First),
-    ("event-CacheHit", Way::Hit),
-    ("event-CacheMiss", Way::First),
-    ("image-inspected", Way::First),
-    ("event-Waiting", Way::Crowd),
-    ("cache-opened", Way::First),
-    ("holder-written", Way::First),
-    ("lock-taken", Way::First),
-    ("event-FetchStarted", Way::First),
-    ("work-made", Way::First),
-    ("git-answered", Way::First),
-    ("git-received", Way::Later(3)),
-    ("event-FetchProgress", Way::Slow("git-received")),
-    ("event-Warning", Way::Trouble),
-    ("pack-written", Way::First),
-    ("checkout-begun", Way::First),
-    ("checkout-object", Way::Later(2)),
-    ("checkout-done", Way::First),
-    ("tree-fetched", Way::First),
-    ("tree-synced", Way::First),
-    ("tree-renamed", Way::First),
-    ("marker-written", Way::First),
-    ("marker-renamed", Way::First),
-    ("cache-synced", Way::First),
-    ("event-FetchDone", Way::First),
-    ("tree-ready", Way::First),
-    ("event-BuildStarted", Way::First),
-    ("context-file", Way::Later(1)),
-    ("event-ContextProgress", Way::Slow("context-file")),
-    ("event-ContextDone", Way::First),
-    ("event-StepStarted", Way::First),
-    ("event-Log", Way::First),
-    ("event-StepDone", Way::First),
-    ("event-ExportStarted", Way::First),
-    ("event-ExportDone", Way::First),
-    ("image-built", Way::First),
-    ("latest-tagged", Way::First),
-    ("event-Tagged", Way::First),
-    ("call-ended", Way::First),
+pub const POINTS: [(&str, Trigger); 42] = [
+    ("entry", Trigger::First),
+    ("event-LookupStarted", Trigger::First),
+    ("event-LookupDone", Trigger::First),
+    ("lookup-done", Trigger::First),
+    ("event-CacheHit", Trigger::Hit),
+    ("event-CacheMiss", Trigger::First),
+    ("image-inspected", Trigger::First),
+    ("event-Waiting", Trigger::Crowd),
+    ("cache-opened", Trigger::First),
+    ("holder-written", Trigger::First),
+    ("lock-taken", Trigger::First),
+    ("event-FetchStarted", Trigger::First),
+    ("work-made", Trigger::First),
+    ("git-answered", Trigger::First),
+    ("git-received", Trigger::Later(3)),
+    ("event-FetchProgress", Trigger::Slow("git-received")),
+    ("event-Warning", Trigger::Trouble),
+    ("pack-written", Trigger::First),
+    ("checkout-begun", Trigger::First),
+    ("checkout-object", Trigger::Later(2)),
+    ("checkout-done", Trigger::First),
+    ("tree-fetched", Trigger::First),
+    ("tree-synced", Trigger::First),
+    ("tree-renamed", Trigger::First),
+    ("marker-written", Trigger::First),
+    ("marker-renamed", Trigger::First),
+    ("cache-synced", Trigger::First),
+    ("event-FetchDone", Trigger::First),
+    ("tree-ready", Trigger::First),
+    ("event-BuildStarted", Trigger::First),
+    ("context-file", Trigger::Later(1)),
+    ("event-ContextProgress", Trigger::Slow("context-file")),
+    ("event-ContextDone", Trigger::First),
+    ("event-StepStarted", Trigger::First),
+    ("event-Log", Trigger::First),
+    ("event-StepDone", Trigger::First),
+    ("event-ExportStarted", Trigger::First),
+    ("event-ExportDone", Trigger::First),
+    ("image-built", Trigger::First),
+    ("latest-tagged", Trigger::First),
+    ("event-Tagged", Trigger::First),
+    ("call-ended", Trigger::First),
 ];
 
 /// Only pruning reaches these; tests/it/prune.rs tests them.
 const OF_PRUNING: [&str; 2] = ["image-claimed", "image-judged"];
 
 /// The names of the failpoints in the source code, except those of pruning.
-pub fn in_the_code() -> BTreeSet<String> {
+pub fn failpoints_in_source() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     collect(&source("src"), &mut names);
     assert!(
@@ -105,19 +105,19 @@ fn collect(folder: &Path, names: &mut BTreeSet<String>) {
 }
 
 /// The value of `FAILPOINTS` for this action at a failpoint, `once` or every time it is reached.
-pub fn setting((name, way): (&str, Way), action: &str, once: bool) -> String {
+pub fn setting((name, trigger): (&str, Trigger), action: &str, once: bool) -> String {
     let count = if once { "1*" } else { "" };
-    match way {
-        Way::Later(passed) => format!("{name}={passed}*off->{count}return({action})"),
-        Way::Slow(other) => format!("{other}=sleep(700);{name}={count}return({action})"),
+    match trigger {
+        Trigger::Later(passed) => format!("{name}={passed}*off->{count}return({action})"),
+        Trigger::Slow(other) => format!("{other}=sleep(700);{name}={count}return({action})"),
         _ => format!("{name}={count}return({action})"),
     }
 }
 
 /// A template with which a call reaches every failpoint: several files, one of several chunks, and a step
 /// with output.
-pub fn template(bed: &Bed) -> String {
-    bed.template("hermes", files())
+pub fn template(env: &TestEnv) -> String {
+    env.template("hermes", files())
 }
 
 fn files() -> Files {
@@ -142,15 +142,15 @@ pub fn assert_right(mut read: impl FnMut(&str) -> Option<String>) {
 }
 
 /// Prepares the environment so that the next call reaches the failpoint. Returns the number of callers.
-pub fn prepare(bed: &Bed, way: Way) -> u32 {
-    match way {
-        Way::Hit => {
-            bed.client().ensure("hermes").unwrap();
+pub fn prepare(env: &TestEnv, trigger: Trigger) -> u32 {
+    match trigger {
+        Trigger::Hit => {
+            env.client().ensure("hermes").unwrap();
         }
-        Way::Trouble => bed
+        Trigger::Trouble => env
             .server
             .faults(json!([{ "match": "/git-upload-pack$", "truncate_after": 20, "times": 1 }])),
         _ => {}
     }
-    if way == Way::Crowd { 2 } else { 1 }
+    if trigger == Trigger::Crowd { 2 } else { 1 }
 }

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
-use super::{Engine, Server, block_on, lock, until};
+use super::{Engine, Server, block_on, lock, wait_until};
 
 /// What to do with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Treat {
+pub enum Handling {
     /// Pass the request and the answer.
     Pass,
     /// Answer with a 500.
@@ -48,7 +48,7 @@ pub enum End {
 }
 
 /// Chooses the treatment of a request by its first line. It may keep state.
-type Rule = Arc<dyn Fn(&str) -> Treat + Send + Sync>;
+type Rule = Arc<dyn Fn(&str) -> Handling + Send + Sync>;
 
 pub struct Proxy {
     /// The value for `DOCKER_HOST`, or the URL of the template server through the proxy.
@@ -82,11 +82,11 @@ impl Proxy {
     pub fn start(
         engine: &Engine,
         folder: &Path,
-        treat: impl Fn(&str) -> Treat + Send + Sync + 'static,
+        handling: impl Fn(&str) -> Handling + Send + Sync + 'static,
     ) -> Self {
         let socket = folder.join("proxy.sock");
         let peer = Peer::Unix(engine.url.strip_prefix("unix://").unwrap().into());
-        let (proxy, rule) = Self::new(format!("unix://{}", socket.display()), treat);
+        let (proxy, rule) = Self::new(format!("unix://{}", socket.display()), handling);
         let open = Arc::clone(&proxy.open);
         let sent = Arc::clone(&proxy.sent);
         block_on(async {
@@ -103,27 +103,30 @@ impl Proxy {
     /// A proxy in front of an engine with a TCP address, because a TCP connection can be reset.
     pub fn over_tcp(
         engine: &Engine,
-        treat: impl Fn(&str) -> Treat + Send + Sync + 'static,
+        handling: impl Fn(&str) -> Handling + Send + Sync + 'static,
     ) -> Self {
         let peer = Peer::Unix(engine.url.strip_prefix("unix://").unwrap().into());
-        Self::listening("tcp", peer, treat)
+        Self::listening("tcp", peer, handling)
     }
 
     /// A proxy in front of a template server.
-    pub fn before(server: &Server, treat: impl Fn(&str) -> Treat + Send + Sync + 'static) -> Self {
+    pub fn before(
+        server: &Server,
+        handling: impl Fn(&str) -> Handling + Send + Sync + 'static,
+    ) -> Self {
         let address = server.url.strip_prefix("http://").unwrap();
         let peer = Peer::Tcp(address.parse().unwrap());
-        Self::listening("http", peer, treat)
+        Self::listening("http", peer, handling)
     }
 
     fn listening(
         scheme: &str,
         peer: Peer,
-        treat: impl Fn(&str) -> Treat + Send + Sync + 'static,
+        handling: impl Fn(&str) -> Handling + Send + Sync + 'static,
     ) -> Self {
         let listener = block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
-        let (proxy, rule) = Self::new(url, treat);
+        let (proxy, rule) = Self::new(url, handling);
         let open = Arc::clone(&proxy.open);
         let sent = Arc::clone(&proxy.sent);
         block_on(async {
@@ -136,9 +139,12 @@ impl Proxy {
         proxy
     }
 
-    fn new(url: String, treat: impl Fn(&str) -> Treat + Send + Sync + 'static) -> (Self, Rule) {
+    fn new(
+        url: String,
+        handling: impl Fn(&str) -> Handling + Send + Sync + 'static,
+    ) -> (Self, Rule) {
         let (sent, open) = (Arc::default(), Arc::default());
-        (Self { url, sent, open }, Arc::new(treat))
+        (Self { url, sent, open }, Arc::new(handling))
     }
 
     /// The repository prefix of a template server through this proxy.
@@ -158,7 +164,7 @@ impl Proxy {
 
     /// Waits until the library has closed all its connections.
     pub fn until_closed(&self) {
-        until("all connections to be closed", || {
+        wait_until("all connections to be closed", || {
             (self.open() == 0).then_some(())
         });
     }
@@ -199,7 +205,7 @@ fn begin(
 
 /// The current request on a connection, which may carry several in sequence.
 struct Exchange {
-    treat: Treat,
+    handling: Handling,
     asked: usize,
     answered: usize,
 }
@@ -212,7 +218,7 @@ async fn serve<C: Line>(client: C, peer: impl Line, sent: &Mutex<Vec<u8>>, rule:
     let (mut from_peer, mut to_peer) = split(peer);
     let to_client = ToClient::new(to_client);
     let exchange = Mutex::new(Exchange {
-        treat: Treat::Pass,
+        handling: Handling::Pass,
         asked: 0,
         answered: 0,
     });
@@ -245,46 +251,46 @@ async fn requests<C: Line>(
         lock(sent).extend_from_slice(data);
         if let Some(line) = first_line(data) {
             *lock(exchange) = Exchange {
-                treat: rule(&line),
+                handling: rule(&line),
                 asked: 0,
                 answered: 0,
             };
         }
-        let (treat, asked) = {
+        let (handling, asked) = {
             let mut exchange = lock(exchange);
             exchange.asked += length;
-            (exchange.treat.clone(), exchange.asked - length)
+            (exchange.handling.clone(), exchange.asked - length)
         };
         let without_upgrade;
-        let data = match treat {
-            Treat::WithoutUpgrade if asked == 0 => {
+        let data = match handling {
+            Handling::WithoutUpgrade if asked == 0 => {
                 without_upgrade = drop_upgrade(data);
                 &without_upgrade
             }
             _ => data,
         };
-        match treat {
+        match handling {
             // Answer only once: this data is the rest of the same request.
-            Treat::Fail | Treat::Answer(..) | Treat::Endless(..) if asked > 0 => {}
-            Treat::Fail => {
+            Handling::Fail | Handling::Answer(..) | Handling::Endless(..) if asked > 0 => {}
+            Handling::Fail => {
                 let body = r#"{"message":"injected failure"}"#;
                 let head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json";
                 let answer = format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
                 let _ = to_client.lock().await.write_all(answer.as_bytes()).await;
             }
-            Treat::Answer(bytes, end) => {
+            Handling::Answer(bytes, end) => {
                 let _ = to_client.lock().await.write_all(&bytes).await;
                 if end != End::Stay {
                     return end;
                 }
             }
-            Treat::Endless(head, rest) => {
+            Handling::Endless(head, rest) => {
                 let mut to_client = to_client.lock().await;
                 let _ = to_client.write_all(&head).await;
                 while to_client.write_all(&rest).await.is_ok() {}
                 return End::Close;
             }
-            Treat::CutRequest(limit, end) if asked + length >= limit => {
+            Handling::CutRequest(limit, end) if asked + length >= limit => {
                 let _ = to_peer
                     .write_all(&data[..limit.saturating_sub(asked)])
                     .await;
@@ -308,19 +314,19 @@ async fn answers<C: Line>(
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(length @ 1..) = from_peer.read(&mut buffer).await {
         let mut data = &buffer[..length];
-        let (treat, answered) = {
+        let (handling, answered) = {
             let mut exchange = lock(exchange);
             exchange.answered += length;
-            (exchange.treat.clone(), exchange.answered - length)
+            (exchange.handling.clone(), exchange.answered - length)
         };
         let mut end = None;
-        match treat {
-            Treat::Break => return End::Close,
-            Treat::CutAnswer(limit, how) if answered + length >= limit => {
+        match handling {
+            Handling::Break => return End::Close,
+            Handling::CutAnswer(limit, how) if answered + length >= limit => {
                 data = &data[..limit.saturating_sub(answered)];
                 end = Some(how);
             }
-            Treat::Drip(bytes, pause) => {
+            Handling::Drip(bytes, pause) => {
                 for piece in data.chunks(bytes) {
                     if to_client.lock().await.write_all(piece).await.is_err() {
                         return End::Close;

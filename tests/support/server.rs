@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::git::{Object, fetch_answer};
-use super::{given, lock};
+use super::{lock, required_var};
 
 /// The files of a commit, by path.
 pub type Files = BTreeMap<String, Value>;
@@ -74,7 +74,7 @@ impl Server {
             repo_prefix: String,
         }
         let root = tempfile::tempdir().unwrap();
-        let mut process = Command::new(given("MOL_TEST_TEMPLATESERVER"))
+        let mut process = Command::new(required_var("MOL_TEST_TEMPLATESERVER"))
             .arg("--root")
             .arg(root.path())
             .args(flags)

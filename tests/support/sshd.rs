@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::child::succeed;
 use super::daemon::{Daemon, write_program};
-use super::{given, until};
+use super::{required_var, wait_until};
 
 pub struct Sshd {
     pub port: u16,
@@ -43,7 +43,7 @@ impl Sshd {
                      PasswordAuthentication no\n\
                      KbdInteractiveAuthentication no\n\
                      SetEnv DOCKER_HOST={} PATH=/usr/bin:/bin\n",
-                    given("MOL_TEST_ENGINE")
+                    required_var("MOL_TEST_ENGINE")
                 );
                 std::fs::write(&config, text).unwrap();
                 let daemon = Daemon::start(
@@ -51,7 +51,7 @@ impl Sshd {
                     &["-D", "-e", "-f", config.to_str().unwrap()],
                     &folder.join("sshd.log"),
                 );
-                let listens = until("sshd", || {
+                let listens = wait_until("sshd", || {
                     let log = daemon.log();
                     // Another process may have taken the port meanwhile.
                     let taken = log.contains("Cannot bind");

@@ -3,7 +3,7 @@
 use super::Builder::{BuildKit, Classic, Podman};
 use super::template::{Outcome, template};
 use super::{assert_same, assert_same_in};
-use crate::support::Bed;
+use crate::support::TestEnv;
 
 const COPY_ALL: &str = "FROM scratch\nCOPY . /\n";
 
@@ -137,8 +137,8 @@ fn git_configuration_files_are_kept() {
 /// A builder could reuse a cached file, because the size and the time are the same.
 #[test]
 fn two_commits_in_the_same_second() {
-    let bed = Bed::new();
+    let env = TestEnv::new();
     for content in ["one", "two"] {
-        assert_same_in(&bed, &template(COPY_ALL).file("file", content));
+        assert_same_in(&env, &template(COPY_ALL).file("file", content));
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use mol::{Code, OptionName};
 
 use crate::support::child::text;
-use crate::support::{Bed, Engine, unique};
+use crate::support::{Engine, TestEnv, unique};
 use image::SavedImage;
 use template::{Outcome, Template};
 
@@ -51,27 +51,27 @@ fn builders() -> Vec<Builder> {
 
 /// Every builder makes the same image of the template through libmol and without it.
 fn assert_same(template: &Template) {
-    assert_same_in(&Bed::new(), template);
+    assert_same_in(&TestEnv::new(), template);
 }
 
-fn assert_same_in(bed: &Bed, template: &Template) {
-    let checkout = commit(bed, template);
-    assert_same_as(bed, template, &checkout);
+fn assert_same_in(env: &TestEnv, template: &Template) {
+    let checkout = commit(env, template);
+    assert_same_as(env, template, &checkout);
 }
 
 /// Commits the template to the test runtime's repository, and returns git's own checkout of it.
-fn commit(bed: &Bed, template: &Template) -> PathBuf {
-    let repository = bed.server.bare_repository(RUNTIME);
-    template.commit(&repository, &bed.isolation);
-    let checkout = bed.scratch().join(unique());
+fn commit(env: &TestEnv, template: &Template) -> PathBuf {
+    let repository = env.server.bare_repository(RUNTIME);
+    template.commit(&repository, &env.isolation);
+    let checkout = env.scratch().join(unique());
     reference::check_out(&repository, &checkout);
     checkout
 }
 
-fn assert_same_as(bed: &Bed, template: &Template, checkout: &Path) {
+fn assert_same_as(env: &TestEnv, template: &Template, checkout: &Path) {
     let mut found = Vec::new();
     for builder in builders() {
-        for difference in differences(bed, template, builder, checkout) {
+        for difference in differences(env, template, builder, checkout) {
             found.push(format!("{builder:?}: {difference}"));
         }
     }
@@ -82,12 +82,17 @@ fn assert_same_as(bed: &Bed, template: &Template, checkout: &Path) {
     );
 }
 
-fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path) -> Vec<String> {
+fn differences(
+    env: &TestEnv,
+    template: &Template,
+    builder: Builder,
+    checkout: &Path,
+) -> Vec<String> {
     let engine = match builder {
         Builder::Podman => Engine::podman_of_the_tests(),
         Builder::BuildKit | Builder::Classic => Engine::of_the_tests(),
     };
-    let isolation = format!("{}-{}", bed.isolation, builder as u8);
+    let isolation = format!("{}-{}", env.isolation, builder as u8);
     let reference = format!("libmol-test/reference:of--{isolation}");
     let buildkit = if builder == Builder::Classic {
         "0"
@@ -96,7 +101,7 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
     };
     let mut cleanup = Cleanup::in_engine(&engine);
 
-    let client = bed.client_with(&[
+    let client = env.client_with(&[
         (OptionName::DockerHost, &engine.url),
         (OptionName::Isolation, &isolation),
         (OptionName::DockerBuildkit, buildkit),
@@ -108,7 +113,7 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
         cleanup.add(&image.reference);
         cleanup.add(&image.latest_reference);
     }
-    let there = reference::build(builder, &engine.url, checkout, &reference, bed.scratch());
+    let there = reference::build(builder, &engine.url, checkout, &reference, env.scratch());
     let said = text(&there);
     if there.status.success() {
         cleanup.add(&reference);
@@ -117,7 +122,7 @@ fn differences(bed: &Bed, template: &Template, builder: Builder, checkout: &Path
     let found = match (&here, there.status.success()) {
         (Ok(image), true) => {
             let saved = |reference: &str| {
-                let archive = bed.scratch().join("image.tar");
+                let archive = env.scratch().join("image.tar");
                 engine.save(reference, &archive);
                 SavedImage::read(&archive)
             };

@@ -8,7 +8,7 @@ use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::Builder;
 use crate::support::child::{source, succeed};
-use crate::support::given;
+use crate::support::required_var;
 
 /// The time of every file in the checkout, in seconds since 1970. No other file on the machine has it.
 pub const CHECKOUT_TIME: u64 = 1_100_000_000;
@@ -53,7 +53,7 @@ fn set_times(path: PathBuf) {
 pub fn build(builder: Builder, engine: &str, context: &Path, image: &str, home: &Path) -> Output {
     let mut command = match builder {
         Builder::BuildKit | Builder::Classic => {
-            let mut docker = Command::new(given("MOL_TEST_DOCKER"));
+            let mut docker = Command::new(required_var("MOL_TEST_DOCKER"));
             let buildkit = builder == Builder::BuildKit;
             docker.args(["--host", engine, "build"]);
             docker.env("DOCKER_BUILDKIT", if buildkit { "1" } else { "0" });

@@ -12,13 +12,13 @@ use serde_json::json;
 
 use super::child::{source, succeed};
 
-pub struct Yardstick {
+pub struct GoOracle {
     process: Child,
     questions: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
-impl Yardstick {
+impl GoOracle {
     pub fn start() -> Self {
         static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
         let program = PROGRAM.get_or_init(|| {
@@ -79,7 +79,7 @@ impl Yardstick {
     }
 }
 
-impl Drop for Yardstick {
+impl Drop for GoOracle {
     fn drop(&mut self) {
         self.questions = None;
         let _ = self.process.wait();
