@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-// The functions without a Client, as a server's Start hook uses them: what they return and log, and which folders they use.
+// The functions without a Client, as a server's Start hook uses them: results, logs and folders.
 
 // logToBuffer makes the hook log to a buffer until the end of the test, from level Info, without times.
 func logToBuffer(t *testing.T) *bytes.Buffer {

@@ -151,7 +151,7 @@ func TestRuntimesPinsAndTagArchReachTheLibrary(t *testing.T) {
 		image.LatestRef != env.latest("google-adk") {
 		t.Errorf("got %+v", image)
 	}
-	// codex is not pinned. Its image is one that somebody else has tagged.
+	// codex is not pinned. Its image was tagged without the library.
 	env.engine.tag(t, busybox, o.LocalImageTag("codex", head))
 	if image := c.ensure("codex"); !image.CacheHit || image.CommitSHA != head {
 		t.Errorf("got %+v", image)

@@ -73,7 +73,7 @@ func TestPruneAndListAreGoTypes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(inventory.Images) != 1 || len(inventory.Trees) != 1 || !inventory.Images[0].Latest || inventory.Images[0].CommitSHA != commits[1] {
-		t.Errorf("what is left: %+v", inventory)
+		t.Errorf("the inventory after Prune: %+v", inventory)
 	}
 }
 

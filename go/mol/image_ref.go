@@ -73,8 +73,8 @@ func LocalImageLatestTag(runtime string) string {
 	return tagRules{platform: os.Getenv(envPlatform), isolation: os.Getenv(envIsolation)}.latest(runtime)
 }
 
-// IsLocalBuildImage reports whether a reference is that of a locally built image, which cannot be pulled: whether it begins
-// with "molecule-local/".
+// IsLocalBuildImage reports whether a reference is that of a locally built image, which cannot be pulled: it begins with
+// "molecule-local/".
 func IsLocalBuildImage(ref string) bool {
 	rest, found := strings.CutPrefix(ref, localImagePrefix+"/")
 	return found && rest != ""

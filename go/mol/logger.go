@@ -5,9 +5,9 @@ import (
 	"sync/atomic"
 )
 
-// SetLogger sets the logger of [EnsureLocalImage]. Lookup, hit or miss, fetch, build, result, and calls cancelled by their
-// caller are logged at level Info, warnings and failures at Warn, and each line of a build's output at Debug. The default
-// is [slog.Default]; nil switches logging off. The logger applies to all calls, including running ones.
+// SetLogger sets the logger of [EnsureLocalImage]. Lookup, hit or miss, fetch, build, result, and calls cancelled by
+// their caller are logged at level Info, warnings and failures at Warn, and each line of a build's output at Debug. The
+// default is [slog.Default]; nil switches logging off. The logger applies to all calls, including running ones.
 //
 // The handler is called from goroutines of this package. A call waits for it for a fifth of a second at most, and a panic
 // in it is caught.

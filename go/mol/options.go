@@ -22,7 +22,8 @@ type Options struct {
 	// "": https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-.
 	// Environment: MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX.
 	RepoPrefix string
-	// Branch is the branch whose head is built. "": main, or the repository's default branch if there is no main. Environment: MOLECULE_LOCAL_TEMPLATE_BRANCH.
+	// Branch is the branch whose head is built. "": main, or the repository's default branch if there is no main.
+	// Environment: MOLECULE_LOCAL_TEMPLATE_BRANCH.
 	Branch string
 	// Token is a Gitea access token for private templates. It is sent only to the origin of RepoPrefix. It has 8 to
 	// 1024 visible ASCII characters. Environment: MOLECULE_GITEA_TOKEN.
@@ -44,8 +45,9 @@ type Options struct {
 	// Offline returns the newest local image of the runtime, without any network access.
 	// Environment: MOLECULE_LOCAL_OFFLINE.
 	Offline bool
-	// Runtimes replaces the default allowlist ([KnownRuntimes]) in everything that takes or lists runtimes. A name matches [a-z0-9][a-z0-9-]*, has at most 64 characters and no hyphen at the end. nil: the
-	// default list. It is not read from the environment.
+	// Runtimes replaces the default allowlist ([KnownRuntimes]) in everything that takes or lists runtimes. A name
+	// matches [a-z0-9][a-z0-9-]*, has at most 64 characters and no hyphen at the end. nil: the default list. It is not
+	// read from the environment.
 	Runtimes []string
 	// Pins maps runtimes to commits to use instead of a branch's head, each with all 40 or 64 hexadecimal digits. For
 	// such a runtime [Client.EnsureLocalImage] does what [Client.EnsureCommit] does. It is not read from the environment.
