@@ -185,11 +185,11 @@ func (c *cgoClient) nextEvent() (Event, uint64, *Error) {
 	}
 	defer C.mol_event_free(event)
 	number := uint64(event.number)
-	var w wireEvent
-	if err := json.Unmarshal([]byte(C.GoString(event.json)), &w); err != nil {
+	e, err := decodeEvent([]byte(C.GoString(event.json)))
+	if err != nil {
 		return Event{}, number, &Error{Code: CodeInternal, Message: "libmol sent an event that is not valid JSON: " + err.Error()}
 	}
-	return w.event(), number, nil
+	return e, number, nil
 }
 
 func (c *cgoClient) metrics() ([]byte, *Error) {

@@ -208,6 +208,11 @@ func (c *client) call(ctx context.Context, t task) (*ended, error) {
 	if t.kind.takesRuntime() && !slices.Contains(c.runtimes, t.runtime) {
 		return nil, unknownRuntime(t.runtime, c.runtimes, c.mask)
 	}
+	return c.run(ctx, t)
+}
+
+// run is call for a task whose runtime was checked.
+func (c *client) run(ctx context.Context, t task) (*ended, error) {
 	if ctx.Err() != nil {
 		return nil, contextError(ctx, t.runtime, nil)
 	}

@@ -38,7 +38,11 @@ func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 		return Image{}, err
 	}
 	defer sharedClients.release(shared)
-	return shared.EnsureLocalImage(ctx, runtime)
+	result, err := shared.inner.run(ctx, task{kind: taskEnsure, runtime: runtime})
+	if err != nil {
+		return Image{}, err
+	}
+	return *result.image, nil
 }
 
 // EngineHost is [Client.EngineHost] with the options of the environment: the engine that [EnsureLocalImage] uses. A

@@ -1,6 +1,13 @@
 package mol
 
-import "time"
+import (
+	"bytes"
+	"encoding/json"
+	"log/slog"
+	"reflect"
+	"strings"
+	"time"
+)
 
 // EventKind is the kind of an [Event].
 type EventKind string
@@ -35,97 +42,110 @@ const (
 // A build that several calls of one client share is reported once, with the id of the first call.
 type Event struct {
 	// Kind is the kind of event. A newer library may send kinds that this package has no constant for.
-	Kind EventKind
+	Kind EventKind `json:"kind"`
 	// Call is the id of the call, unique in the process; 0 if the event belongs to no call.
-	Call uint64
-	// Runtime is the runtime name of that call.
-	Runtime string
+	Call uint64 `json:"call,omitempty"`
 	// Time is the time of the event, to the millisecond.
-	Time time.Time
+	Time time.Time `json:"time"`
+	// Runtime is the runtime name of that call.
+	Runtime string `json:"runtime,omitempty"`
 	// Message describes the event in one line.
-	Message string
+	Message string `json:"message,omitempty"`
 	// Span is the name of the event's span for OpenTelemetry, such as "mol.fetch": of low cardinality, without data of
 	// the call. "" for EventWarning and EventThinned.
-	Span string
+	Span string `json:"span,omitempty"`
 
 	// URL is the address of the lookup or the fetch.
-	URL string
+	URL string `json:"url,omitempty"`
 	// Ref is the image reference with the commit, LatestRef the one with :latest.
-	Ref, LatestRef string
+	Ref       string `json:"ref,omitempty"`
+	LatestRef string `json:"latest_ref,omitempty"`
 	// CommitSHA is the full commit id, 40 or 64 hex digits. It is the head of Branch.
-	CommitSHA, Branch string
+	CommitSHA string `json:"commit_sha,omitempty"`
+	Branch    string `json:"branch,omitempty"`
 	// Reason says why an existing image or cache entry was not used.
-	Reason string
+	Reason string `json:"reason,omitempty"`
 	// Holder is what the call waits for: a process id or another call.
-	Holder string
+	Holder string `json:"holder,omitempty"`
 	// Builder is the engine's builder: "buildkit", "classic" or, on Podman, "buildah". Endpoint is the
 	// engine's address.
-	Builder, Endpoint string
+	Builder  string `json:"builder,omitempty"`
+	Endpoint string `json:"endpoint,omitempty"`
 	// Hint says what to do about a warning.
-	Hint string
+	Hint string `json:"hint,omitempty"`
 	// Step is the number of a build step, from 1, and Steps the number of steps; 0 if unknown.
-	Step, Steps int
+	Step  int `json:"step,omitempty"`
+	Steps int `json:"steps,omitempty"`
 	// StepName is the builder's name of the step.
-	StepName string
+	StepName string `json:"step_name,omitempty"`
 	// Cached reports whether the builder took the step from its cache.
-	Cached bool
+	Cached bool `json:"cached,omitempty"`
 	// Line is one line of the build's output, without its line end and possibly truncated.
-	Line string
+	Line string `json:"line,omitempty"`
 	// StepError says why the step failed, "" if it did not.
-	StepError string
+	StepError string `json:"error,omitempty"`
 	// Files, Objects and ObjectsTotal are counts; ObjectsTotal is 0 while unknown.
-	Files, Objects, ObjectsTotal int64
+	Files        int64 `json:"files,omitempty"`
+	Objects      int64 `json:"objects,omitempty"`
+	ObjectsTotal int64 `json:"objects_total,omitempty"`
 	// Bytes is a number of bytes.
-	Bytes int64
+	Bytes int64 `json:"bytes,omitempty"`
 	// Dropped is the number of events that were left out because the receiver was too slow.
-	Dropped int64
+	Dropped int64 `json:"dropped,omitempty"`
 	// Duration is the duration of the step, to the millisecond.
-	Duration time.Duration
+	Duration time.Duration `json:"-"`
 }
 
-// wireEvent is an event as the library sends it: one flat JSON object.
-type wireEvent struct {
-	Kind         EventKind `json:"kind"`
-	Call         uint64    `json:"call"`
-	Runtime      string    `json:"runtime"`
-	TimeUnixMS   int64     `json:"time_unix_ms"`
-	Message      string    `json:"message"`
-	Span         string    `json:"span"`
-	URL          string    `json:"url"`
-	Ref          string    `json:"ref"`
-	LatestRef    string    `json:"latest_ref"`
-	CommitSHA    string    `json:"commit_sha"`
-	Branch       string    `json:"branch"`
-	Reason       string    `json:"reason"`
-	Holder       string    `json:"holder"`
-	Builder      string    `json:"builder"`
-	Endpoint     string    `json:"endpoint"`
-	Hint         string    `json:"hint"`
-	Step         int       `json:"step"`
-	Steps        int       `json:"steps"`
-	StepName     string    `json:"step_name"`
-	Cached       bool      `json:"cached"`
-	Line         string    `json:"line"`
-	Error        string    `json:"error"`
-	Files        int64     `json:"files"`
-	Objects      int64     `json:"objects"`
-	ObjectsTotal int64     `json:"objects_total"`
-	Bytes        int64     `json:"bytes"`
-	Dropped      int64     `json:"dropped"`
-	DurationMS   int64     `json:"duration_ms"`
+// event is an Event without its methods, so that it is encoded field by field.
+type event Event
+
+// MarshalJSON returns the event in the library's JSON form (docs/events.md): fields that do not apply are absent, the
+// duration is duration_ms. The time is in RFC 3339 form.
+func (e Event) MarshalJSON() ([]byte, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false) // left to the caller's encoder
+	err := encoder.Encode(struct {
+		event
+		DurationMS int64 `json:"duration_ms,omitempty"`
+	}{event(e), e.Duration.Milliseconds()})
+	return text.Bytes(), err
 }
 
-func (w *wireEvent) event() Event {
-	e := Event{
-		Kind: w.Kind, Call: w.Call, Runtime: w.Runtime, Message: w.Message, Span: w.Span,
-		URL: w.URL, Ref: w.Ref, LatestRef: w.LatestRef, CommitSHA: w.CommitSHA, Branch: w.Branch,
-		Reason: w.Reason, Holder: w.Holder, Builder: w.Builder, Endpoint: w.Endpoint, Hint: w.Hint,
-		Step: w.Step, Steps: w.Steps, StepName: w.StepName, Cached: w.Cached, Line: w.Line, StepError: w.Error,
-		Files: w.Files, Objects: w.Objects, ObjectsTotal: w.ObjectsTotal, Bytes: w.Bytes, Dropped: w.Dropped,
-		Duration: time.Duration(w.DurationMS) * time.Millisecond,
+// decodeEvent decodes an event of the library.
+func decodeEvent(data []byte) (Event, error) {
+	var wire struct {
+		event
+		TimeUnixMS int64 `json:"time_unix_ms"`
+		DurationMS int64 `json:"duration_ms"`
 	}
-	if w.TimeUnixMS != 0 {
-		e.Time = time.UnixMilli(w.TimeUnixMS)
+	if err := json.Unmarshal(data, &wire); err != nil {
+		return Event{}, err
 	}
-	return e
+	e := Event(wire.event)
+	e.Duration = time.Duration(wire.DurationMS) * time.Millisecond
+	if wire.TimeUnixMS != 0 {
+		e.Time = time.UnixMilli(wire.TimeUnixMS)
+	}
+	return e, nil
+}
+
+// attrs returns the fields that are set, under their names in JSON, without the time and the message.
+func (e *Event) attrs() []slog.Attr {
+	var attrs []slog.Attr
+	value := reflect.ValueOf(*e)
+	for i := range value.NumField() {
+		name, _, _ := strings.Cut(value.Type().Field(i).Tag.Get("json"), ",")
+		if field := value.Field(i); name != "-" && name != "time" && name != "message" && !field.IsZero() {
+			if field.Kind() == reflect.String {
+				attrs = append(attrs, slog.String(name, field.String()))
+			} else {
+				attrs = append(attrs, slog.Any(name, field.Interface()))
+			}
+		}
+	}
+	if e.Duration != 0 {
+		attrs = append(attrs, slog.Duration("duration", e.Duration))
+	}
+	return attrs
 }

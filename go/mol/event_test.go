@@ -21,15 +21,14 @@ func TestEveryFieldOfALibraryEventIsCopied(t *testing.T) {
 		Line: "li", StepError: "er", Files: 1, Objects: 2, ObjectsTotal: 3, Bytes: 4, Dropped: 5,
 		Duration: 1500 * time.Millisecond,
 	}
-	var w wireEvent
-	if err := json.Unmarshal([]byte(wire), &w); err != nil {
+	got, err := decodeEvent([]byte(wire))
+	if err != nil {
 		t.Fatal(err)
 	}
-	got := w.event()
 	if got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	// Each field is set above, so a zero field was not copied by event().
+	// Each field is set above, so a zero field was not decoded.
 	for i := range reflect.TypeFor[Event]().NumField() {
 		if reflect.ValueOf(got).Field(i).IsZero() {
 			t.Errorf("%s is zero", reflect.TypeFor[Event]().Field(i).Name)
@@ -49,7 +48,16 @@ func TestEveryFieldOfALibraryEventIsCopied(t *testing.T) {
 }
 
 func TestAnEventWithoutATimeHasTheZeroTime(t *testing.T) {
-	if e := (&wireEvent{Kind: EventLog}).event(); !e.Time.IsZero() {
-		t.Errorf("got %v", e.Time)
+	if e, err := decodeEvent([]byte(`{"kind":"log"}`)); err != nil || !e.Time.IsZero() {
+		t.Errorf("got %v, %v", e.Time, err)
+	}
+}
+
+func TestAnEventIsEncodedWithTheFieldsThatApply(t *testing.T) {
+	e := Event{Kind: EventStepDone, Time: time.UnixMilli(1700000000123).UTC(), StepName: "RUN true", Duration: 1500 * time.Millisecond}
+	text, err := json.Marshal(e)
+	const want = `{"kind":"step_done","time":"2023-11-14T22:13:20.123Z","step_name":"RUN true","duration_ms":1500}`
+	if err != nil || string(text) != want {
+		t.Errorf("got %s, %v, want %s", text, err, want)
 	}
 }

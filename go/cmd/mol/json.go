@@ -100,38 +100,6 @@ func failure(ctx context.Context, err error) result {
 	return result{Kind: "result", ExitCode: code, Error: out}
 }
 
-// An eventOut is an event in the form of --json. Fields that do not apply to its kind
-// are absent.
-type eventOut struct {
-	Kind         mol.EventKind `json:"kind"`
-	Time         time.Time     `json:"time"`
-	Runtime      string        `json:"runtime,omitempty"`
-	Message      string        `json:"message,omitempty"`
-	Span         string        `json:"span,omitempty"`
-	URL          string        `json:"url,omitempty"`
-	Ref          string        `json:"ref,omitempty"`
-	LatestRef    string        `json:"latest_ref,omitempty"`
-	CommitSHA    string        `json:"commit_sha,omitempty"`
-	Branch       string        `json:"branch,omitempty"`
-	Reason       string        `json:"reason,omitempty"`
-	Holder       string        `json:"holder,omitempty"`
-	Builder      string        `json:"builder,omitempty"`
-	Endpoint     string        `json:"endpoint,omitempty"`
-	Hint         string        `json:"hint,omitempty"`
-	Step         int           `json:"step,omitempty"`
-	Steps        int           `json:"steps,omitempty"`
-	StepName     string        `json:"step_name,omitempty"`
-	Cached       bool          `json:"cached,omitempty"`
-	Line         string        `json:"line,omitempty"`
-	Error        string        `json:"error,omitempty"`
-	Files        int64         `json:"files,omitempty"`
-	Objects      int64         `json:"objects,omitempty"`
-	ObjectsTotal int64         `json:"objects_total,omitempty"`
-	Bytes        int64         `json:"bytes,omitempty"`
-	Dropped      int64         `json:"dropped,omitempty"`
-	DurationMS   int64         `json:"duration_ms,omitempty"`
-}
-
 // A jsonDisplay writes each event as one line.
 type jsonDisplay struct {
 	a  *app
@@ -141,14 +109,8 @@ type jsonDisplay struct {
 func (d *jsonDisplay) event(e mol.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	_ = d.a.printJSON(eventOut{
-		Kind: e.Kind, Time: e.Time.UTC(), Runtime: e.Runtime, Message: e.Message, Span: e.Span, URL: e.URL,
-		Ref: e.Ref, LatestRef: e.LatestRef, CommitSHA: e.CommitSHA, Branch: e.Branch,
-		Reason: e.Reason, Holder: e.Holder, Builder: e.Builder, Endpoint: e.Endpoint, Hint: e.Hint,
-		Step: e.Step, Steps: e.Steps, StepName: e.StepName,
-		Cached: e.Cached, Line: e.Line, Error: e.StepError, Files: e.Files, Objects: e.Objects,
-		ObjectsTotal: e.ObjectsTotal, Bytes: e.Bytes, Dropped: e.Dropped, DurationMS: e.Duration.Milliseconds(),
-	})
+	e.Time = e.Time.UTC()
+	_ = d.a.printJSON(e)
 }
 
 func (d *jsonDisplay) phase(string, string) {}
