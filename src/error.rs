@@ -1,8 +1,7 @@
 //! The one error type: what failed, where, and what to do next.
 //!
-//! Messages are written for the person who reads them at two in the morning: lower case, no full
-//! stop, the place (URL, path, step) named. They may hold anything a peer said, so nothing here is
-//! fit to be shown before it has gone through [`Masker::error`](crate::redact::Masker::error).
+//! Messages are one line, in lower case and without a full stop, and name the place (URL, path, step). They may quote a
+//! peer, so they must go through [`Masker::error`](crate::redact::Masker::error) before anyone sees them.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -13,27 +12,27 @@ use crate::redact::printable;
 
 /// What kind of failure it is.
 ///
-/// The numbers are part of the C ABI: they are never changed and never used again for something else.
+/// The numbers are part of the C ABI. They are stable and never reused; 21 was in use before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
 pub enum Code {
-    /// The runtime is not on the allowlist. Nothing was asked of the network, the disk or the engine.
+    /// The runtime is not on the allowlist. No network, disk or engine was used.
     UnknownRuntime = 1,
-    /// An option, or the environment variable behind it, holds a value that cannot be used.
+    /// An option, or the environment variable behind it, has an invalid value.
     InvalidOption = 2,
-    /// The template server gave no answer: refused, no such host, no route, time-out, TLS.
+    /// The template server did not answer: refused, unknown host, no route, time-out, TLS.
     GiteaUnreachable = 3,
-    /// The template repository, or the branch asked for, is not there.
+    /// The template repository, or the branch, does not exist.
     RepoNotFound = 4,
-    /// The template server wants a token, or refuses the one it got.
+    /// The template server requires a token, or refuses the one it got.
     Auth = 5,
-    /// The template server answered something that is not the answer its API documents.
+    /// The template server's answer is not the one that its API documents.
     BadResponse = 6,
     /// The commit could not be fetched or checked out.
     Fetch = 7,
     /// The commit has no file called `Dockerfile` at its root.
     NoDockerfile = 8,
-    /// No container engine answered, or the one that did answered an error.
+    /// No container engine answered, or it answered an error.
     EngineUnreachable = 9,
     /// The engine cannot build or run the platform.
     PlatformUnsupported = 10,
@@ -41,11 +40,11 @@ pub enum Code {
     BuildFailed = 11,
     /// A fetch or a build made no progress for the stall grace.
     Stalled = 12,
-    /// The ceiling passed.
+    /// The call reached the ceiling.
     Timeout = 13,
     /// The cache folder cannot be used.
     Cache = 14,
-    /// A defect in the library: please report it.
+    /// A bug in the library: please report it.
     Internal = 15,
     /// The caller cancelled the call.
     Canceled = 16,
@@ -53,18 +52,18 @@ pub enum Code {
     DeadlineExceeded = 17,
     /// An argument of a C call is NULL where it must not be, is not UTF-8, or is out of range.
     InvalidArgument = 18,
-    /// The id names no object: freed already, of another kind, or never made.
+    /// No object has this id: it was freed, or never created.
     NoSuchHandle = 19,
-    /// The client is being freed.
+    /// The client is closed.
     Closed = 20,
-    /// The network is not to be used, and there is no image to fall back on.
+    /// `MOLECULE_LOCAL_OFFLINE` is set, and the engine has no image of the runtime.
     NoLocalImage = 22,
-    /// This process, or the machine, has no thread or file descriptor left.
+    /// The process, or the machine, has no thread or file descriptor left.
     ProcessLimit = 23,
 }
 
 impl Code {
-    /// Every code, in the order of the numbers.
+    /// Every code, by number.
     pub const ALL: [Code; 22] = [
         Code::UnknownRuntime,
         Code::InvalidOption,
@@ -90,12 +89,12 @@ impl Code {
         Code::ProcessLimit,
     ];
 
-    /// The name that logs, metrics and documents use, such as `repo_not_found`.
+    /// The name in logs, metrics and documents, such as `repo_not_found`.
     pub fn name(self) -> &'static str {
         self.c_name().to_str().unwrap_or_default()
     }
 
-    /// The name, as C wants it.
+    /// The name, for C.
     pub(crate) const fn c_name(self) -> &'static CStr {
         match self {
             Code::UnknownRuntime => c"unknown_runtime",
@@ -133,7 +132,7 @@ impl fmt::Display for Code {
 /// The result of everything in this crate that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// A failure, with what a person needs to act on it. Fields that do not apply are empty.
+/// A failure: what, where, and what to do next. Fields that do not apply are empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Error {
@@ -145,22 +144,22 @@ pub struct Error {
     pub url: String,
     /// What failed, and where.
     pub message: String,
-    /// What to do next. A `&'static str` is the library's own words, and is shown as it is.
+    /// What to do next. A `&'static str` is this library's own text, and is not masked.
     pub hint: Cow<'static, str>,
-    /// Where in the build, if it failed there.
+    /// Where the build failed, if it did.
     pub build: Option<Box<FailedBuild>>,
     pub(crate) retry: Retry,
 }
 
-/// Whether the failed work may be tried once more.
+/// Whether a retry makes sense.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Retry {
     /// It would fail again.
     #[default]
     Never,
-    /// After a pause of our choice.
+    /// After a pause that we choose.
     Soon,
-    /// After so many seconds, because the server says so (RFC 9110, section 10.2.3, `Retry-After`).
+    /// After this number of seconds, as the server asks (RFC 9110, section 10.2.3, `Retry-After`).
     After(u32),
 }
 
@@ -191,28 +190,28 @@ impl Error {
         }
     }
 
-    /// Says what to do next.
+    /// Adds what to do next.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
         self.hint = hint.into();
         self
     }
 
-    /// Says where: "place: message". The one place where a message is put together from parts.
+    /// Puts the place in front of the message: "place: message".
     #[must_use]
     pub(crate) fn context(mut self, place: impl fmt::Display) -> Self {
         self.message = format!("{place}: {}", self.message);
         self
     }
 
-    /// Says where in the build.
+    /// Adds where the build failed.
     #[must_use]
     pub fn in_build(mut self, build: FailedBuild) -> Self {
         self.build = Some(Box::new(build));
         self
     }
 
-    /// Says whether it may be tried once more.
+    /// Adds whether a retry makes sense.
     #[must_use]
     pub(crate) fn retryable(mut self, retry: Retry) -> Self {
         self.retry = retry;
@@ -225,12 +224,12 @@ impl Error {
     }
 }
 
-/// An error and what caused it, outermost first.
+/// An error and its causes, outermost first.
 pub(crate) fn causes<'e>(
     error: &'e (dyn std::error::Error + 'static),
 ) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
     std::iter::successors(Some(error), |error| {
-        // `source` of an io::Error skips the error that it was made from.
+        // `source` of an io::Error skips the error that it wraps.
         let inner = error
             .downcast_ref::<io::Error>()
             .and_then(io::Error::get_ref)
@@ -239,11 +238,10 @@ pub(crate) fn causes<'e>(
     })
 }
 
-/// An error's text with the texts of what caused it, outermost first, without repeating what an
-/// outer text already quotes.
+/// The texts of an error and its causes, outermost first, without those that an outer text already quotes.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    // Some libraries end their errors like sentences; in the middle of ours that reads badly.
-    // Each is cleaned by itself, so that none can begin what another ends, with our words in between.
+    // Some libraries end messages with a full stop. Each text is cleaned by itself, so that an escape sequence cannot
+    // span two of them.
     let said = |error: &dyn std::error::Error| {
         let text = error.to_string();
         printable::line(text.trim_end_matches('.')).into_owned()
@@ -266,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_runbook_has_a_row_for_every_code_and_no_other() {
+    fn the_runbook_has_a_row_for_every_code() {
         let runbook = include_str!("../docs/local-development.md");
         let (_, errors) = runbook.split_once("\n## Errors\n").unwrap();
         let rows: Vec<&str> = errors
@@ -279,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_numbers_grow_and_the_retired_one_is_not_reused() {
+    fn numbers_grow_and_retired_ones_are_not_reused() {
         let numbers: Vec<i32> = Code::ALL.iter().map(|code| *code as i32).collect();
         let expected: Vec<i32> = (1..=23).filter(|number| *number != 21).collect();
         assert_eq!(numbers, expected);

@@ -1,4 +1,4 @@
-//! What a caller sees while a call runs.
+//! Events: what a caller sees while a call runs.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,25 +8,23 @@ use url::Url;
 
 use crate::names::image::{CommitSha, References};
 
-/// One thing that happened, as one flat JSON object. Fields that do not apply are absent.
+/// Something that happened during a call: one flat JSON object. Fields that do not apply are absent.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Event {
     /// What happened.
     pub kind: Kind,
-    /// The call it happened for. A step that serves several calls of one client is told once, with
-    /// the id of the call that began it.
+    /// The call. A step that serves several calls of one client is reported once, with the call that started it.
     pub call: u64,
     /// The runtime the call is for.
     pub runtime: String,
-    /// When, in milliseconds since 1970-01-01T00:00:00Z.
+    /// The time, in milliseconds since 1970-01-01T00:00:00Z.
     pub time_unix_ms: u64,
     /// One line for people.
     pub message: String,
-    /// The name of the span that it is in, as OpenTelemetry would have it: of few values, and with
-    /// nothing of the call in it.
+    /// The name of the span that it is in, as in OpenTelemetry: one of few values, without any part of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub span: Option<&'static str>,
-    /// The address that is asked.
+    /// The URL that is requested.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// The image reference that is pinned to the commit.
@@ -44,7 +42,7 @@ pub struct Event {
     /// Why it is a miss.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Who is waited for.
+    /// What the call waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub holder: Option<String>,
     /// `buildkit`, `classic` or, on Podman, `buildah`.
@@ -62,10 +60,10 @@ pub struct Event {
     /// How many build steps are known so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u32>,
-    /// The build step, as the Dockerfile has it.
+    /// The build step, as in the Dockerfile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step_name: Option<String>,
-    /// True if the builder had the step's result already.
+    /// True if the builder had the result of the step in its cache.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cached: Option<bool>,
     /// Why the build step failed.
@@ -80,7 +78,7 @@ pub struct Event {
     /// Git objects so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objects: Option<u64>,
-    /// Git objects in all, once the server has said.
+    /// Git objects in total, once known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objects_total: Option<u64>,
     /// Bytes so far.
@@ -175,14 +173,14 @@ impl Kind {
     }
 }
 
-/// How far a fetch is.
+/// Progress of a fetch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
     /// Bytes received.
     pub(crate) bytes: u64,
     /// Git objects received.
     pub(crate) objects: u64,
-    /// Git objects in all, once known.
+    /// Git objects in total, once known.
     pub(crate) objects_total: Option<u64>,
 }
 
@@ -329,7 +327,7 @@ impl Event {
         }
     }
 
-    /// The one warning that has an endpoint.
+    /// The only warning with an endpoint.
     pub(crate) fn engine_elsewhere(endpoint: &str, tls: bool) -> Self {
         let message = format!(
             "the engine in use is at {endpoint}, and DOCKER_HOST is not set: a client that reads only the \
@@ -348,14 +346,14 @@ impl Event {
         }
     }
 
-    /// What an engine or git takes as it is: references and the commit.
+    /// Names for an engine or git: references and the commit. They are never masked.
     pub(crate) fn names_mut(&mut self) -> impl Iterator<Item = &mut String> {
         [&mut self.r#ref, &mut self.latest_ref, &mut self.commit_sha]
             .into_iter()
             .flatten()
     }
 
-    /// Every other text in it that may have come from outside.
+    /// Every other text that may come from outside.
     pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
         let optional = [
             &mut self.url,
@@ -374,12 +372,12 @@ impl Event {
     }
 }
 
-/// A number of files for people.
+/// A number of files, for people.
 pub(crate) fn human_files(files: u64) -> String {
     format!("{files} {}", if files == 1 { "file" } else { "files" })
 }
 
-/// A limit that was reached, as a person writes it.
+/// A duration, for people.
 pub(crate) fn human_duration(limit: Duration) -> String {
     match (limit.as_secs(), limit.subsec_nanos()) {
         (1, 0) => "1 second".to_owned(),
@@ -388,7 +386,7 @@ pub(crate) fn human_duration(limit: Duration) -> String {
     }
 }
 
-/// A number of bytes for people, in units of 1024 (IEC 80000-13).
+/// A number of bytes, for people, in units of 1024 (IEC 80000-13).
 pub(crate) fn human_bytes(bytes: u64) -> String {
     #[allow(clippy::cast_precision_loss)]
     let (mut size, mut unit) = (bytes as f64, "B");
@@ -408,7 +406,7 @@ fn millis(took: Duration) -> u64 {
     u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Takes events, from any thread, and never blocks.
+/// Takes events from any thread. It never blocks.
 pub(crate) type Sink = std::sync::Arc<dyn Fn(Event) + Send + Sync>;
 
 #[cfg(test)]
@@ -416,7 +414,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_document_of_events_has_a_chapter_for_every_kind_and_no_other() {
+    fn events_md_has_a_chapter_for_every_kind() {
         let document = include_str!("../docs/events.md");
         let chapters: Vec<&str> = document
             .lines()
@@ -427,8 +425,8 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_one_flat_object_without_what_does_not_apply() {
-        let event = Event::warning("careful", "mend it");
+    fn an_event_is_a_flat_object_of_the_fields_that_apply() {
+        let event = Event::warning("careful", "fix it");
         let json = serde_json::to_value(&event).unwrap();
         let mut names: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
         names.sort();
@@ -440,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_counts_are_for_people() {
+    fn sizes_and_counts_are_readable() {
         assert_eq!(human_bytes(1023), "1023 B");
         assert_eq!(human_bytes(5 << 20), "5.0 MiB");
         assert_eq!(human_files(1), "1 file");

@@ -7,21 +7,21 @@
 //! it and tags it. It never falls back to a registry, lets only known runtimes through, and never
 //! shows a token.
 //!
-//! # The way through the code
+//! # Modules
 //!
-//! | module | what it holds |
+//! | module | content |
 //! | --- | --- |
-//! | `pipeline` | the job, from top to bottom; `offline` is the way without a network |
-//! | [`runtimes`], [`registry`], [`image`], [`options`] | names, and what may be set |
-//! | `outside_file`, `certificates` | files whose paths come from outside |
-//! | `gitea`, `http`, `retry` | step 2: which commit? |
-//! | `fetch`, `cache`, `ownership`, `disk`, `version_pin` | steps 4 and 5: its tree on disk |
-//! | `engine`, `context` | steps 3, 6 and 7: the image |
-//! | [`prune`], [`diagnose`], [`build_log`], [`metrics`] | what is here, and what may go; what is well, and what is not; what was built, and how often |
-//! | [`client`], `coalesce`, `flight`, `executor`, `signals`, `queue` | many callers, one lookup, one build |
-//! | [`error`], [`event`], [`mask`], `printable`, `limits`, `panics` | what is told, and what is not |
+//! | `job` | the job, from top to bottom: which commit, is there an image, fetch, build, tag |
+//! | [`client`] | calls: start, time limit, cancel, end |
+//! | [`names`], [`options`] | runtimes, registries, images and their tags; what can be set |
+//! | `net` | HTTP to the template server |
+//! | `fetch`, `cache` | the tree of a commit, and where it is kept |
+//! | `engine`, `context` | the container engine, and what its builder gets |
+//! | [`upkeep`] | list, prune, diagnose, build log, metrics |
+//! | [`error`], [`event`], [`redact`] | what leaves the library, and the masking in front of it |
+//! | `process` | threads, panics, signals and limits of the host process |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
-//! | `point` | places where a test stops the process; not in what ships |
+//! | `testing` | what only tests use; not in the library that ships |
 
 #[macro_use]
 #[doc(hidden)]
