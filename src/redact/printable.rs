@@ -1,22 +1,22 @@
-//! Text that came from outside, made fit to be shown: one line of printable characters.
+//! Makes text from outside printable: one line without control characters.
 //!
-//! A server's words reach a terminal and log files. A control character in them could move the cursor,
-//! change the window's title, begin a line of its own, or hide what stands before it; an invisible
-//! character could split a token so that it is not found. So they are taken out, before the token is
-//! looked for ([`crate::redact`]); nothing is taken out afterwards.
+//! Text from a server reaches terminals and log files. A control character in it could move the cursor,
+//! change the window's title, start a new line, or hide the text before it. An invisible character could
+//! split a token so that it is not recognised. So they are removed before the token is masked
+//! ([`crate::redact`]), and nothing is removed afterwards.
 //!
-//! What could be read never goes with them: a sequence without an end loses only its beginning.
+//! Readable text is never removed: of an unterminated sequence, only the introducer is.
 
 use std::borrow::Cow;
 
 /// The text as one line:
 ///
-/// - line breaks and tabs are a space each;
-/// - escape sequences (ECMA-48, xterm's OSC) are left out whole, in their 8-bit form too;
-/// - all other control characters are left out, and so is what changes the direction of text, marks it
-///   (tags) or begins a file (U+FEFF);
-/// - what is invisible (Unicode's default ignorable code points) stays only after a character outside of
-///   ASCII, where scripts and emoji need it.
+/// - a line break or a tab becomes a space;
+/// - escape sequences (ECMA-48, xterm's OSC) are removed whole, also in their 8-bit form;
+/// - all other control characters are removed, and so are the characters that change the direction of
+///   text, tag characters, and the byte order mark (U+FEFF);
+/// - invisible characters (Unicode's default ignorable code points) are kept only after a non-ASCII
+///   character, where scripts and emoji need them.
 ///
 /// A second pass changes nothing.
 pub(crate) fn line(text: &str) -> Cow<'_, str> {
@@ -26,8 +26,7 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     let (plain, mut rest) = text.split_at(first);
     let mut shown = String::with_capacity(text.len());
     shown.push_str(plain);
-    // Is the last character that was kept outside of ASCII?
-    let mut wide = false;
+    let mut after_non_ascii = false;
     while let Some(next) = rest.chars().next() {
         let mut length = next.len_utf8();
         let kept = match next {
@@ -37,11 +36,11 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
                 length = sequence(rest).max(length);
                 None
             }
-            _ if is_deceptive(next) || (is_invisible(next) && !wide) => None,
+            _ if is_deceptive(next) || (is_invisible(next) && !after_non_ascii) => None,
             _ => Some(next),
         };
         if let Some(kept) = kept {
-            wide = !kept.is_ascii();
+            after_non_ascii = !kept.is_ascii();
             shown.push(kept);
         }
         rest = &rest[length..];
@@ -49,8 +48,8 @@ pub(crate) fn line(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The text in quotation marks, cleaned first: the marks for what is not printable would stand in the
-/// middle of a token.
+/// The text in quotation marks, made printable first: an escape such as `\u{7f}` in the middle of a token
+/// would keep it from being recognised.
 pub(crate) fn quoted(text: &str) -> String {
     format!("{:?}", line(text))
 }
@@ -59,13 +58,13 @@ fn is_plain(byte: u8) -> bool {
     matches!(byte, b' '..=b'~')
 }
 
-/// How long the escape sequence is that the text begins with, in bytes; of one that is malformed or has
-/// no end, only its introducer. 0 if it begins with none.
+/// The length in bytes of the escape sequence at the beginning of `text`, or only of its introducer if the
+/// sequence is malformed or unterminated. 0 if there is none.
 fn sequence(text: &str) -> usize {
     let bytes = text.as_bytes();
     let at = |index: usize| bytes.get(index).copied().unwrap_or_default();
-    // The 8-bit forms, U+0080 to U+009F, are `ESC @` to `ESC _` (ECMA-48, section 5.3). In UTF-8 they
-    // have two bytes as well.
+    // U+0080 to U+009F are the 8-bit forms of `ESC @` to `ESC _` (ECMA-48, section 5.3). In UTF-8 they
+    // have two bytes, too.
     let kind = match (at(0), at(1)) {
         (0x1b, kind) => kind,
         (0xc2, second @ 0x80..=0x9f) => second - 0x40,
@@ -74,15 +73,15 @@ fn sequence(text: &str) -> usize {
     match kind {
         b'[' => control_sequence(bytes),
         b'P' | b'X' | b']' | b'^' | b'_' => control_string(text),
-        // A character set, or the like (ECMA-35, "nF").
+        // Type nF, such as the choice of a character set (ECMA-35).
         b'#' | b'%' | b'('..=b'/' if matches!(at(2), b'0'..=b'~') => 3,
         b'0'..=b'9' | b'<'..=b'>' | b'@'..=b'~' => 2,
         _ => 1,
     }
 }
 
-/// `CSI … final` (ECMA-48, section 5.4). The limits are beyond all that is in use: what follows a
-/// malformed one must not vanish.
+/// The length of `CSI … final` (ECMA-48, section 5.4). The limits are higher than any sequence in use
+/// needs. They keep a malformed sequence from removing the text that follows it.
 fn control_sequence(bytes: &[u8]) -> usize {
     const PARAMETERS: usize = 64;
     const INTRODUCER: usize = 2;
@@ -99,8 +98,8 @@ fn control_sequence(bytes: &[u8]) -> usize {
     }
 }
 
-/// `OSC … BEL`, or any other string with `ESC \` at its end (ECMA-48, section 5.6; xterm). There is no
-/// control character in it.
+/// The length of `OSC … BEL`, or of any control string that ends with `ESC \` (ECMA-48, section 5.6; xterm).
+/// It has no control character inside.
 fn control_string(text: &str) -> usize {
     const INTRODUCER: usize = 2;
     let inside = &text[INTRODUCER..];
@@ -116,15 +115,15 @@ fn control_string(text: &str) -> usize {
     INTRODUCER + end + terminator
 }
 
-/// What makes text look like another one, and nothing else: direction (UAX 9), its deprecated kin,
-/// annotations, tags, the mark at the beginning of a file.
+/// Characters that only change how other text looks: direction marks (UAX 9) and the deprecated format
+/// characters beside them, annotations, tags, the byte order mark.
 fn is_deceptive(c: char) -> bool {
     matches!(c,
         '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
         | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
-/// `Default_Ignorable_Code_Point` of Unicode 16, without the above.
+/// `Default_Ignorable_Code_Point` of Unicode 16, except those that [`is_deceptive`] has.
 fn is_invisible(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
@@ -139,7 +138,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn harmless_text_of_any_script_stays_as_it_is() {
+    fn printable_text_of_any_script_stays() {
         for text in [
             "",
             "main is at 0123456789ab",
@@ -153,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn line_breaks_and_tabs_are_a_space() {
+    fn line_breaks_and_tabs_become_a_space() {
         assert_eq!(
             line("a\nb\rc\r\nd\te\x0bf\x0cg\u{85}h\u{2028}i\u{2029}j"),
             "a b c  d e f g h i j"
@@ -161,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn escape_sequences_are_left_out_whole() {
+    fn escape_sequences_are_removed_whole() {
         for sequence in [
             "\x1b[31m",
             "\x1b[38;5;196;1m",
@@ -192,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn controls_and_what_is_not_seen_are_left_out() {
+    fn control_and_invisible_characters_are_removed() {
         let controls = (0..=0x1f).chain(0x7f..=0x9f);
         let others = [
             0xad, 0x34f, 0x61c, 0x115f, 0x180e, 0x200b, 0x200c, 0x200d, 0x200e, 0x200f, 0x202a,
@@ -202,7 +201,7 @@ mod tests {
         for code in controls.chain(others) {
             let c = char::from_u32(code).unwrap();
             let shown = line(&format!("to{c}~ken")).replace("to ~", "to~");
-            // A tilde ends a sequence.
+            // `~` terminates the sequence that ESC or CSI begins.
             let wanted = match c {
                 '\x1b' | '\u{9b}' => "token",
                 _ => "to~ken",
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_without_an_end_hides_nothing() {
+    fn an_unterminated_sequence_hides_no_text() {
         for begun in [
             "\x1b",
             "\x1b[",
@@ -241,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn millions_of_beginnings_take_no_time_to_speak_of() {
+    fn millions_of_unterminated_sequences_are_fast() {
         for begun in [
             "\x1b[",
             "\x1b]",
@@ -259,7 +258,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_becomes_one_line_that_stays_as_it_is(
+        fn any_text_becomes_one_line_and_a_second_pass_changes_nothing(
             text in "([\\x00-\\x20\u{7f}-\u{9f}\\\\\\[\\]m0;é\u{ad}\u{200b}-\u{200f}\u{2028}-\u{202e}\u{2066}\u{feff}\u{e0041}a~-]|\x1b\\[|\x1b\\]|\\PC){0,40}"
         ) {
             let once = line(&text).into_owned();
