@@ -50,7 +50,7 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 //   - the token itself, in upper case (BuildKit quotes an unknown instruction so) and in lower case (as in a host
 //     name),
 //   - each of these with any of its bytes percent-encoded (%2F, and encoded again: %252F), escaped as in a string
-//     of JSON, C or Python and in file names that git quotes (\u002F, \x2F, \057, \/, \"), or as a character
+//     of JSON, C or Python and in file names that git quotes (\u002F, \x2F, \057, \/, \", \n), or as a character
 //     reference of HTML (&#47;, &#x2F;, &amp;, and &amp;#47;), and with + for a space,
 //   - the first three in hexadecimal, in upper-case or in lower-case digits,
 //   - base64, in the standard or the URL alphabet, of any text that contains the token, such as the user:token of

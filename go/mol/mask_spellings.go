@@ -262,6 +262,9 @@ func letterEscape(letter byte) (byte, bool) {
 	if strings.IndexByte(`"'/\`, letter) >= 0 {
 		return letter, true
 	}
+	if i := strings.IndexByte("abtnvfr", letter); i >= 0 {
+		return "\a\b\t\n\v\f\r"[i], true
+	}
 	return 0, false
 }
 

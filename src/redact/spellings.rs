@@ -270,6 +270,13 @@ fn forms(text: &[u8], byte: u8, mut report: impl FnMut(usize)) {
 fn letter_escape(letter: u8) -> Option<u8> {
     Some(match letter {
         b'"' | b'\'' | b'/' | b'\\' => letter,
+        b'a' => 0x07,
+        b'b' => 0x08,
+        b't' => b'\t',
+        b'n' => b'\n',
+        b'v' => 0x0b,
+        b'f' => 0x0c,
+        b'r' => b'\r',
         _ => return None,
     })
 }
@@ -300,7 +307,7 @@ mod tests {
     use crate::redact::mask_token;
     use base64::engine::general_purpose::STANDARD;
 
-    const TOKEN: &str = "s3cr3t/töken+with spaces&more";
+    const TOKEN: &str = "s3cr3t/töken+with spaces&\tmore";
 
     #[test]
     fn every_spelling_of_the_token_is_masked() {
@@ -329,6 +336,8 @@ mod tests {
                 .replace(' ', "&amp;#X0020;"),
             TOKEN.replace('&', "\\u0026").replace('+', "\\\\u002B"),
             TOKEN.replace('&', "\\046").replace("ö", "\\303\\266"),
+            TOKEN.replace('\t', "\\t"),
+            TOKEN.replace('\t', "\\\\t"),
         ];
         for user in ["", "a", "git", "x-access-token", "oauth2"] {
             spellings.push(STANDARD.encode(format!("{user}:{TOKEN}")));
