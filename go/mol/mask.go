@@ -3,6 +3,7 @@ package mol
 import (
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // mask replaces a secret.
@@ -44,8 +45,8 @@ func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// MaskTokenInString replaces every spelling of a token in a text by ***. An empty token changes nothing. The
-// spellings are
+// MaskTokenInString replaces every spelling of a token in a text by ***, and then the userinfo of every URL in it. An
+// empty token leaves only the URLs. The spellings are
 //
 //   - the token itself, in upper case (BuildKit quotes an unknown instruction so) and in lower case (as in a host
 //     name),
@@ -60,10 +61,60 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // client refuses tokens of less than eight bytes; this function masks a token of any length.
 //
 // Spellings that overlap become one ***, and adjacent ones one *** each. A text without anything to mask comes back
-// without a copy. The text and the token are taken as bytes:
-// where they are not valid UTF-8, the same rules hold, and other bytes stay as they are.
+// without a copy. The result is that of the library's mol_mask_token. The text and the token are taken as bytes:
+// where they are not valid UTF-8, which the library refuses, the same rules hold, and other bytes stay as they are.
 func MaskTokenInString(s, token string) string {
-	return replaceSpans(s, tokenSpans(s, token))
+	s = replaceSpans(s, tokenSpans(s, token))
+	return replaceSpans(s, userinfoSpans(s))
+}
+
+// userinfoSpans finds the userinfo of the URLs in s: what stands between a scheme with :// and the last @ before the
+// path (RFC 3986, section 3.2.1), a white space, or a character that does not occur in a URL.
+func userinfoSpans(s string) []span {
+	if strings.IndexByte(s, '@') < 0 {
+		return nil
+	}
+	var spans []span
+	for at := 0; ; {
+		i := strings.Index(s[at:], "://")
+		if i < 0 {
+			return spans
+		}
+		scheme := s[at : at+i]
+		at += i + len("://")
+		if !endsInScheme(scheme) {
+			continue
+		}
+		length := -1
+		for i, r := range s[at:] {
+			if r == '@' {
+				length = i
+			} else if endsUserinfo(r) {
+				break
+			}
+		}
+		if length >= 0 {
+			spans = append(spans, span{at, at + length})
+		}
+	}
+}
+
+// endsInScheme tells whether a scheme stands at the end of s. It may have other characters of a scheme before it.
+func endsInScheme(s string) bool {
+	for i := len(s) - 1; i >= 0 && isSchemeChar(s[i]); i-- {
+		if isLetter(s[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+func endsUserinfo(r rune) bool {
+	switch r {
+	case '/', '?', '#', '\\', '"', '\'', '<', '>':
+		return true
+	}
+	return unicode.IsSpace(r)
 }
 
 // span is the part [start, end) of a text.
