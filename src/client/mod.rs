@@ -258,7 +258,7 @@ impl Client {
     /// Checks a commit of the caller. It becomes part of the names of images and folders, which are never masked.
     fn commit(&self, id: &str) -> Result<CommitSha> {
         let invalid = |what: String| Error::new(Code::InvalidArgument, what);
-        if self.masker.is_in(id) {
+        if self.masker.finds_token_in(id) {
             return Err(invalid("the commit holds the token".to_owned()).hint("give a commit id"));
         }
         CommitSha::given(id).ok_or_else(|| {

@@ -131,7 +131,7 @@ impl Http {
 
     /// Is the token in this text, in any spelling?
     pub(crate) fn token_is_in(&self, text: &str) -> bool {
-        Masker::new(&self.token).is_in(text)
+        Masker::new(&self.token).finds_token_in(text)
     }
 
     /// Where the token goes so that everybody on the way can read it: to another machine, without TLS.

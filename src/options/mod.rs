@@ -355,7 +355,7 @@ impl Options {
 
     /// For what is in the name of an image or in every error: that is never masked.
     fn without_token(&self, name: OptionName, value: &str) -> Result<()> {
-        if !self.masker().is_in(value) {
+        if !self.masker().finds_token_in(value) {
             return Ok(());
         }
         Err(invalid(name, "holds the token").hint("take it out: MOLECULE_GITEA_TOKEN is enough"))

@@ -147,7 +147,7 @@ impl Masker {
     }
 
     /// Whether `text` contains the token in any spelling.
-    pub(crate) fn is_in(&self, text: &str) -> bool {
+    pub(crate) fn finds_token_in(&self, text: &str) -> bool {
         !self.token.find(text.as_bytes()).is_empty()
     }
 
@@ -182,7 +182,7 @@ impl Masker {
     }
 
     /// Redacts `text` in place, unless it was written in this library.
-    pub(crate) fn outside(&self, text: &mut Cow<'static, str>) {
+    pub(crate) fn in_place_unless_static(&self, text: &mut Cow<'static, str>) {
         if let Cow::Owned(text) = text {
             self.in_place(text);
         }
@@ -193,7 +193,7 @@ impl Masker {
         for text in [&mut error.runtime, &mut error.url, &mut error.message] {
             self.in_place(text);
         }
-        self.outside(&mut error.hint);
+        self.in_place_unless_static(&mut error.hint);
         if let Some(build) = &mut error.build {
             self.in_place(&mut build.step);
             build.log_tail = self.log(&build.log_tail);
@@ -206,7 +206,7 @@ impl Masker {
         event.texts_mut().for_each(|text| self.in_place(text));
         event.names_mut().for_each(clean);
         if let Some(hint) = &mut event.hint {
-            self.outside(hint);
+            self.in_place_unless_static(hint);
         }
         event
     }

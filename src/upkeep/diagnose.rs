@@ -109,7 +109,7 @@ impl Redact for Diagnosis {
     fn masked(mut self, masker: &Masker) -> Self {
         for check in &mut self.checks {
             check.found = masker.shown(&check.found, MAX_TEXT);
-            masker.outside(&mut check.fix);
+            masker.in_place_unless_static(&mut check.fix);
         }
         self
     }
