@@ -4,27 +4,29 @@
 //! so over `/grpc`, also where another builder is used. Podman does not say, so there it shows when the
 //! first program is started.
 
-use bollard_stubs::moby::buildkit::v1::{ListWorkersRequest, ListWorkersResponse};
-use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::Full;
-use hyper::header::{CONTENT_TYPE, TE};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
+use bollard_buildkit_proto::moby::buildkit::v1::{ListWorkersRequest, ListWorkersResponse};
+use hyper::body::Incoming;
+use hyper::client::conn::http2::SendRequest;
+use hyper::{Request, Response, Uri};
 use hyper_util::rt::TokioExecutor;
-use prost::Message;
 use tokio_util::task::AbortOnDropHandle;
+use tonic::body::Body;
 
 use super::{BUILDKIT_API, Builder, CALL_TIMEOUT, Engine};
-use crate::engine::connect::request::{Failure, post, upgrade, whole};
+use crate::engine::connect::request::{post, upgrade};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::names::image::Platform;
 
-const LIST_WORKERS: &str = "/moby.buildkit.v1.Control/ListWorkers";
-
-/// A gRPC message begins with a flag (0: not compressed) and its length in four bytes.
-const PREFIX: usize = 5;
-
-/// The longest answer that is read.
+/// The largest answer that is decoded. It has some ten platforms for each worker.
 const MAX_ANSWER: usize = 1024 * 1024;
+
+/// The origin of the gRPC requests. Nothing resolves it: the connection is already open.
+const ORIGIN: &str = "http://buildkit";
 
 impl Engine {
     /// Warns if the platform is emulated.
@@ -78,7 +80,7 @@ impl Engine {
             return None;
         }
         let workers = tokio::time::timeout(CALL_TIMEOUT, self.list_workers());
-        let workers = workers.await.ok()?.ok()?;
+        let workers = workers.await.ok()??;
         let platforms = workers
             .record
             .into_iter()
@@ -87,30 +89,39 @@ impl Engine {
         (!pairs.is_empty()).then_some(pairs)
     }
 
-    async fn list_workers(&self) -> std::result::Result<ListWorkersResponse, Failure> {
-        let broken = |error: &(dyn std::error::Error + 'static)| Failure::broken(error);
-        let connection = upgrade(&self.address, post(self.api.version, "/grpc")).await?;
-        let (mut sender, connection) =
+    /// `moby.buildkit.v1.Control/ListWorkers`. `None` on any error: the check is then skipped.
+    async fn list_workers(&self) -> Option<ListWorkersResponse> {
+        let request = post(self.api.version, "/grpc");
+        let connection = upgrade(&self.address, request).await.ok()?;
+        let (sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), connection)
                 .await
-                .map_err(|error| broken(&error))?;
+                .ok()?;
         let _connection = AbortOnDropHandle::new(tokio::spawn(async move {
             let _ = connection.await;
         }));
+        let mut client = ControlClient::with_origin(Channel(sender), Uri::from_static(ORIGIN))
+            .max_decoding_message_size(MAX_ANSWER);
+        let answer = client.list_workers(ListWorkersRequest::default()).await;
+        Some(answer.ok()?.into_inner())
+    }
+}
 
-        let request = hyper::Request::post(format!("http://buildkit{LIST_WORKERS}"))
-            .header(CONTENT_TYPE, "application/grpc")
-            .header(TE, "trailers")
-            .body(Full::new(framed(&ListWorkersRequest::default())))
-            .map_err(|error| broken(&error))?;
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(|error| broken(&error))?;
-        let body = whole(response.into_body(), MAX_ANSWER).await;
-        let body = body.map_err(|error| broken(&error))?;
-        let message = body.get(PREFIX..).unwrap_or_default();
-        ListWorkersResponse::decode(message).map_err(|error| broken(&error))
+/// An open HTTP/2 connection, as tonic's clients take one. tonic's own `Channel` dials and reconnects, which
+/// does not fit a connection that was upgraded.
+struct Channel(SendRequest<Body>);
+
+impl tower_service::Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = hyper::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
     }
 }
 
@@ -132,12 +143,4 @@ pub(super) fn unsupported_hint(platform: &Platform) -> String {
 /// (with the containerd image store), as containerd's `platforms.Only` has it.
 fn runs_by_itself(larger: &str, smaller: &str) -> bool {
     matches!((larger, smaller), ("amd64", "386") | ("arm64", "arm"))
-}
-
-fn framed(message: &impl Message) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(PREFIX + message.encoded_len());
-    bytes.put_u8(0);
-    bytes.put_u32(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX));
-    bytes.extend_from_slice(&message.encode_to_vec());
-    bytes.freeze()
 }

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bollard_buildkit_proto::google::protobuf::Timestamp;
+use bollard_buildkit_proto::moby::buildkit::v1::VertexLog;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
 
@@ -27,12 +29,13 @@ const MAX_BYTES: usize = 8 << 20;
 /// The most parts of a message. BuildKit splits it long before that.
 const MAX_PARTS: usize = 100_000;
 
-// The messages of BuildKit, as far as they matter here (github.com/moby/buildkit,
-// `api/services/control/control.proto`), and the numbers of the fields of a `StatusResponse`.
+// The numbers of the fields of a `StatusResponse` (github.com/moby/buildkit,
+// `api/services/control/control.proto`).
 const VERTEX: u32 = 1;
 const LOG: u32 = 3;
 const WARNING: u32 = 4;
 
+/// Not the generated `Vertex`: that has a list of inputs, in which two bytes of a message take 24 in memory.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Vertex {
     #[prost(string, tag = "1")]
@@ -47,22 +50,6 @@ struct Vertex {
     completed: Option<Timestamp>,
     #[prost(string, tag = "7")]
     error: String,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
-struct Timestamp {
-    #[prost(int64, tag = "1")]
-    seconds: i64,
-    #[prost(int32, tag = "2")]
-    nanos: i32,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Log {
-    #[prost(string, tag = "1")]
-    vertex: String,
-    #[prost(bytes = "vec", tag = "4")]
-    msg: Vec<u8>,
 }
 
 /// Why a message cannot be read.
@@ -189,7 +176,7 @@ impl Graph {
         for part in parts(status) {
             let (tag, part) = part?;
             match tag {
-                LOG => self.log(&Log::decode(part)?, watch).await,
+                LOG => self.log(&VertexLog::decode(part)?, watch).await,
                 WARNING => warning(part, watch)?,
                 _ => {}
             }
@@ -221,7 +208,7 @@ impl Graph {
         }
     }
 
-    async fn log(&mut self, log: &Log, watch: &mut Watch<'_>) {
+    async fn log(&mut self, log: &VertexLog, watch: &mut Watch<'_>) {
         let Some(seen) = self.vertexes.get_mut(&log.vertex) else {
             return;
         };
@@ -346,9 +333,10 @@ mod tests {
     }
 
     fn log(number: usize, text: &str) -> (u8, Vec<u8>) {
-        let log = Log {
+        let log = VertexLog {
             vertex: number.to_string(),
             msg: text.into(),
+            ..VertexLog::default()
         };
         (3, log.encode_to_vec())
     }

@@ -13,6 +13,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as Polled, Poll};
 
+use bollard_buildkit_proto::health::health_check_response::ServingStatus;
+use bollard_buildkit_proto::health::{HealthCheckRequest, HealthCheckResponse};
+use bollard_buildkit_proto::moby::filesync::v1::{CredentialsRequest, CredentialsResponse};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
@@ -28,7 +31,6 @@ use crate::engine::api::Version;
 use crate::engine::build::credentials::Credentials;
 use crate::engine::connect::endpoint::Address;
 use crate::engine::connect::request::{Failure, post, upgrade};
-use wire::{CredentialsRequest, CredentialsResponse, HealthCheckRequest, HealthCheckResponse};
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
@@ -141,7 +143,9 @@ async fn route(
         }
         HEALTH => {
             let serve = Method(|_: Request<HealthCheckRequest>| async {
-                Ok(Response::new(HealthCheckResponse { status: 1 }))
+                Ok(Response::new(HealthCheckResponse {
+                    status: ServingStatus::Serving.into(),
+                }))
             });
             Grpc::new(ProstCodec::default()).unary(serve, request).await
         }

@@ -1,16 +1,19 @@
-//! The messages of a session: `fsutil.types` (github.com/tonistiigi/fsutil), `moby.filesync.v1`
-//! (github.com/moby/buildkit) and `grpc.health.v1`.
+//! The messages of `FileSync/DiffCopy`: `fsutil.types` (github.com/tonistiigi/fsutil).
+//!
+//! All other messages of a session come from `bollard-buildkit-proto`. Its `Packet` does not fit: there a
+//! path is a `String`, but git's paths need not be UTF-8; and a chunk of a file is a `Vec`, which is copied
+//! once more than `Bytes`. No other crate serves these files: bollard's session sends an archive instead.
 
 use bytes::Bytes;
 
-/// One message of fsutil's `DiffCopy`, both ways.
+/// One message of `DiffCopy`, in both directions.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Packet {
     #[prost(enumeration = "PacketType", tag = "1")]
     pub(super) kind: i32,
     #[prost(message, optional, tag = "2")]
     pub(super) stat: Option<Stat>,
-    /// Which file, counted from 0 in the order of the `Stat`s.
+    /// The file's number, from 0 in the order of the `Stat`s.
     #[prost(uint32, tag = "3")]
     pub(super) id: u32,
     #[prost(bytes = "bytes", tag = "4")]
@@ -20,19 +23,19 @@ pub(super) struct Packet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
 #[repr(i32)]
 pub(super) enum PacketType {
-    /// A file, a folder or a link; without a [`Stat`], the end of them.
+    /// A file, a folder or a link. Without a [`Stat`]: the end of the list.
     Stat = 0,
-    /// The other side wants this file.
+    /// The receiver requests this file.
     Req = 1,
-    /// A piece of a file; an empty one is its end.
+    /// A chunk of a file. An empty chunk ends the file.
     Data = 2,
-    /// All is done.
+    /// The transfer is complete.
     Fin = 3,
-    /// It cannot be done, and why.
+    /// The transfer failed; `data` has the reason.
     Err = 4,
 }
 
-/// What a file is. Paths are bytes here, because git's are; on the wire that is the same as a string.
+/// The metadata of an entry. Paths are bytes, which on the wire are the same as a string.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct Stat {
     #[prost(bytes = "vec", tag = "1")]
@@ -56,27 +59,3 @@ pub(super) struct Stat {
 /// Go's `fs.ModeDir` and `fs.ModeSymlink`.
 pub(super) const MODE_DIR: u32 = 1 << 31;
 pub(super) const MODE_SYMLINK: u32 = 1 << 27;
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct CredentialsRequest {
-    #[prost(string, tag = "1")]
-    pub(super) host: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct CredentialsResponse {
-    #[prost(string, tag = "1")]
-    pub(super) username: String,
-    #[prost(string, tag = "2")]
-    pub(super) secret: String,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct HealthCheckRequest {}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct HealthCheckResponse {
-    /// 1: serving.
-    #[prost(int32, tag = "1")]
-    pub(super) status: i32,
-}
