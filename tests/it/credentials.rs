@@ -309,15 +309,12 @@ fn a_failing_helper_or_invalid_login_is_only_a_warning() {
         assert!(!warning.contains(PASSWORD), "{says}: {warning}");
     };
     for (config, says) in [
-        (
-            helper("absent"),
-            "docker-credential-absent is in no folder of PATH",
-        ),
-        (helper("../angry"), "is in no folder of PATH"),
+        (helper("absent"), "docker-credential-absent is not in PATH"),
+        (helper("../angry"), "is not in PATH"),
         (helper("angry"), "the keychain is locked"),
         (helper("silent"), "exit status: 3"),
-        (helper("odd"), "answers something that is not a login"),
-        (helper("half"), "answers something that is not a login"),
+        (helper("odd"), "returned something that is not a login"),
+        (helper("half"), "returned something that is not a login"),
         (helper("endless"), "its answer is too long"),
         (helper("failing"), "exit status: 1"),
         (auths(json!({ "auth": "%" })), "is not base64"),
