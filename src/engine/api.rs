@@ -1,8 +1,7 @@
-//! The ordinary calls of the engine's API: short ones, over connections that are kept alive.
+//! Ordinary requests of the engine's API: short ones, over connections that are kept alive.
 //!
-//! Every answer has a limit, and only the fields that are needed are taken out of it: whatever an engine
-//! sends, it costs no more memory than that. bollard reads each answer to its end, and makes objects of
-//! all of it.
+//! Every answer has a size limit, and only the needed fields are decoded, so that no engine can use up the
+//! memory. Not through bollard, which reads each answer without a limit and decodes all of it.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -26,7 +25,7 @@ use crate::event::human_bytes;
 use crate::job::gitea::Object;
 use crate::process::limits;
 
-/// What stands in a path as it is: an image's name has a `/` and a `:`.
+/// The characters that are not escaped in a path. An image's name has a `/` and a `:`.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -36,13 +35,13 @@ const PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// The newest version that is spoken here.
+/// The newest API version that this library supports.
 const NEWEST: Version = Version {
     major: 1,
     minor: 53,
 };
 
-/// The largest answer about the version: an engine sends some KiB.
+/// The largest answer of `/version`, in bytes. Engines send some KiB.
 const MAX_VERSION: usize = 256 << 10;
 
 /// A version of the API.
@@ -68,19 +67,19 @@ impl Version {
     }
 }
 
-/// What went wrong with a call.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The engine, or a proxy in front of it, answered with an error.
     #[error("it {0}")]
     Refused(Refusal),
-    /// It sent more than this.
+    /// The answer is larger than the limit.
     #[error("it sent more than {} in answer to {what}", human_bytes(*max as u64))]
     TooLarge { what: String, max: usize },
-    /// The answer is not what the API documents.
+    /// The answer is not what the API specifies.
     #[error("its answer to {what} cannot be read: {why}")]
     Unreadable { what: String, why: String },
-    /// There is no whole answer.
+    /// The connection failed before the end of the answer.
     #[error("{0}")]
     Broken(String),
     /// This process has no thread or file descriptor left.
@@ -90,7 +89,7 @@ pub(super) enum Failure {
 
 type Result<T> = std::result::Result<T, Failure>;
 
-/// What an engine says of itself.
+/// The answer of `/version`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub(super) struct About {
@@ -114,13 +113,13 @@ pub(super) struct Api {
     pool: Pool,
     /// The `Host` header.
     host: String,
-    /// What goes before every path.
+    /// The prefix of every path.
     base_path: String,
     pub(super) version: Version,
 }
 
 impl Api {
-    /// Asks an engine what it is, and speaks the newest version that both know from then on.
+    /// Requests the engine's version, and selects the newest API version that both support.
     pub(super) async fn open(address: &Address) -> Result<(Self, About)> {
         let mut api = Self {
             pool: connect::pool(address),
@@ -134,19 +133,19 @@ impl Api {
         let theirs = about.api_version.as_deref().and_then(Version::parse);
         let theirs = theirs.ok_or_else(|| Failure::Unreadable {
             what: WHAT.to_owned(),
-            why: "it names no version of the API".to_owned(),
+            why: "it has no valid ApiVersion".to_owned(),
         })?;
         api.version = api.version.min(theirs);
         Ok((api, about))
     }
 
-    /// Asks for what is at `path`, which gets the version in front. At most `max` bytes are read.
+    /// Sends a GET request to `path`, without the API version, and decodes at most `max` bytes.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, max: usize) -> Result<T> {
         let body = self.call(&Method::GET, path, max).await?;
         parse(path, &body)
     }
 
-    /// The same, with what is made of the answer left to the caller.
+    /// Sends a request to `path` and returns the body of at most `max` bytes.
     pub(super) async fn call(&self, method: &Method, path: &str, max: usize) -> Result<Vec<u8>> {
         let versioned = format!("/v{}{path}", self.version);
         self.send(method, &versioned, path, max).await
@@ -186,15 +185,15 @@ impl Api {
     }
 }
 
-/// The limit for an answer that nobody looks at.
+/// The size limit of an answer that is ignored.
 pub(super) const MAX_IGNORED: usize = MAX_REFUSAL;
 
-/// A name as a part of a path.
+/// Escapes a name for a path.
 pub(super) fn in_path(name: &str) -> impl fmt::Display {
     utf8_percent_encode(name, PATH)
 }
 
-/// Reads the object that an answer is.
+/// Decodes an answer, which must be an object.
 fn parse<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T> {
     match serde_json::from_slice(body) {
         Ok(Object(found)) => Ok(found),
@@ -220,7 +219,7 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
     }
 }
 
-/// The innermost cause says it best: "permission denied", "connection refused".
+/// The innermost cause is the clearest: "permission denied", "connection refused".
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
@@ -229,7 +228,8 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     error.to_string()
 }
 
-/// A list of so many at most, which may be null. Two bytes of an answer can be an entry of hundreds.
+/// A list of at most `MAX` entries, or null. The size of the answer is no limit: an entry of two bytes can decode
+/// to hundreds.
 #[derive(Clone, Debug)]
 pub(super) struct Capped<T, const MAX: usize>(pub(super) Vec<T>);
 
@@ -272,11 +272,11 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, 
     }
 }
 
-/// The labels of an image that somebody looks at: those of this library, and the commit.
+/// The labels of an image that are used: those of this library, and the commit.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Labels(pub(super) Vec<(String, String)>);
 
-/// More labels than this library has ever given.
+/// More labels than this library sets.
 const MAX_LABELS: usize = 16;
 
 impl<'de> Deserialize<'de> for Labels {
@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_two_numbers_and_compared_as_such() {
+    fn versions_are_compared_as_numbers() {
         assert!(Version::parse("1.9") < Version::parse("1.41"));
         for text in ["", "1", "1.x", "1.2.3", "-1.2"] {
             assert_eq!(Version::parse(text), None, "{text:?}");
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_more_than_its_limit_is_refused_and_null_is_empty() {
+    fn lists_over_the_limit_are_refused_and_null_is_empty() {
         let read = serde_json::from_str::<Capped<String, 2>>;
         assert_eq!(read(r#"["a", "b"]"#).unwrap().0, ["a", "b"]);
         assert_eq!(read("null").unwrap().0.len(), 0);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_labels_that_somebody_looks_at_are_kept() {
+    fn only_used_labels_are_kept() {
         let mut text = String::from("{");
         for number in 0..100_000 {
             text += &format!(r#""{}x{number}": "", "#, super::super::LABEL_PREFIX);

@@ -1,8 +1,8 @@
-//! Can the engine build for a platform that is not its own?
+//! Checks whether the engine can build for a platform that is not its own.
 //!
-//! Only BuildKit knows what its machine can run: it tries out which emulations the kernel has. It says
-//! so over `/grpc`, also where another builder is used. Podman does not say, so there it shows when the
-//! first program is started.
+//! Only BuildKit knows what its machine can run: it tests which emulations the kernel has. It reports them over
+//! `/grpc`, also if another builder is used. Podman does not report them: there the first program of the build
+//! fails.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -42,8 +42,10 @@ impl Engine {
         {
             return Ok(());
         }
-        let native =
-            native.map_or_else(|_| "something else".to_owned(), |native| native.to_string());
+        let native = native.map_or_else(
+            |_| "an unknown platform".to_owned(),
+            |native| native.to_string(),
+        );
         let Some(platforms) = self.platforms().await else {
             return Ok(());
         };
@@ -51,7 +53,7 @@ impl Engine {
         let (os, arch) = platform.os_arch();
         if !platforms
             .iter()
-            .any(|(o, a)| o == os && (a == arch || runs_by_itself(a, arch)))
+            .any(|(o, a)| o == os && (a == arch || runs_natively(a, arch)))
         {
             return Err(Error::new(
                 Code::PlatformUnsupported,
@@ -62,7 +64,7 @@ impl Engine {
             )
             .hint(unsupported_hint(platform)));
         }
-        if !runs_by_itself(native.split('/').nth(1).unwrap_or_default(), arch) {
+        if !runs_natively(native.split('/').nth(1).unwrap_or_default(), arch) {
             emit(Event::warning(
                 format!(
                     "the engine at {endpoint} runs {native} and emulates {platform}: this will be slow"
@@ -74,7 +76,7 @@ impl Engine {
         Ok(())
     }
 
-    /// What the engine's machine can run, as pairs of system and processor; `None` if it does not say.
+    /// What the engine's machine can run, as pairs of operating system and architecture. `None` if unknown.
     async fn platforms(&self) -> Option<Vec<(String, String)>> {
         if self.api.version < BUILDKIT_API || self.builder == Builder::Buildah {
             return None;
@@ -125,7 +127,8 @@ impl tower_service::Service<Request<Body>> for Channel {
     }
 }
 
-/// What to do where the platform cannot be run. BuildKit's list may be 20 seconds old (since 0.14, in Docker 27).
+/// The hint for a platform that the engine cannot run. BuildKit's list may be 20 seconds old (since 0.14, in Docker
+/// 27).
 pub(super) fn unsupported_hint(platform: &Platform) -> String {
     match platform.os_arch() {
         ("linux", arch) => format!(
@@ -139,8 +142,8 @@ pub(super) fn unsupported_hint(platform: &Platform) -> String {
     }
 }
 
-/// Does an architecture run the programs of the other, 32-bit one? BuildKit may leave that one out of its list
-/// (with the containerd image store), as containerd's `platforms.Only` has it.
-fn runs_by_itself(larger: &str, smaller: &str) -> bool {
-    matches!((larger, smaller), ("amd64", "386") | ("arm64", "arm"))
+/// Whether an architecture natively runs a 32-bit one. BuildKit may omit the 32-bit one from its list (with the
+/// containerd image store), as containerd's `platforms.Only` implies it.
+fn runs_natively(arch: &str, arch_32_bit: &str) -> bool {
+    matches!((arch, arch_32_bit), ("amd64", "386") | ("arm64", "arm"))
 }

@@ -1,4 +1,4 @@
-//! A request that was refused: by the engine, or by what stands between (a socket proxy, an authorization
+//! A request that was refused: by the engine, or by something in between (a socket proxy, an authorization
 //! plugin, a reverse proxy).
 
 use std::fmt;
@@ -17,12 +17,12 @@ pub(super) struct Refusal {
     /// The HTTP status.
     pub(super) status: u16,
     pub(super) message: String,
-    /// The request wanted the connection for itself.
+    /// The request was to upgrade the connection.
     pub(super) upgrade: bool,
 }
 
 impl Refusal {
-    /// Reads the reason of a refusal.
+    /// Reads the reason from the response.
     pub(super) async fn read(
         request: String,
         upgrade: bool,
@@ -37,21 +37,21 @@ impl Refusal {
         })
     }
 
-    /// What to do about it.
+    /// What to do next.
     pub(super) fn hint(&self) -> String {
         let request = &self.request;
-        // The engine has its own meaning for 400, 404 and 500, but it upgrades a connection if it can.
+        // The engine itself answers 400, 404 and 500, but never refuses an upgrade.
         let in_between = self.upgrade || matches!(self.status, 401 | 403 | 405 | 407 | 421 | 501);
         if !in_between {
-            return "see the engine's own log".to_owned();
+            return "read the engine's log".to_owned();
         }
         let headers = match self.upgrade {
-            true => ", and pass its headers Connection and Upgrade on",
+            true => ", and forward its headers Connection and Upgrade",
             false => "",
         };
         format!(
             "if a proxy or an authorization plugin limits access to the engine, allow {request} there{headers}; \
-             else see the engine's own log"
+             else read the engine's log"
         )
     }
 }
@@ -68,7 +68,7 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// A request's name in messages: the version would be noise there, and the query may be long.
+/// A request's name in messages, without the API version and the query, which may be long.
 pub(super) fn name(method: &Method, path: &str) -> String {
     let path = path.split('?').next().unwrap_or_default();
     let rest = path.strip_prefix("/v").and_then(|rest| {
@@ -81,7 +81,7 @@ pub(super) fn name(method: &Method, path: &str) -> String {
     format!("{method} {}", rest.unwrap_or(path))
 }
 
-/// The engine's words, from `{"message": "…"}`; those of a proxy, if they are plain text.
+/// The engine's message, from `{"message": "…"}`; a proxy's, if it is plain text.
 async fn reason(
     status: StatusCode,
     headers: &HeaderMap,
@@ -99,20 +99,21 @@ async fn reason(
     let kind = headers
         .get(CONTENT_TYPE)
         .map_or(&b""[..], |value| value.as_bytes());
-    let said = match serde_json::from_slice::<Reason>(&body) {
+    let text = match serde_json::from_slice::<Reason>(&body) {
         Ok(reason) => reason.message,
-        // A page for a browser. The status says as much.
+        // A page for a browser: the status is enough.
         Err(_) if kind.to_ascii_lowercase().starts_with(b"text/html") => String::new(),
         Err(_) => String::from_utf8_lossy(&body).into_owned(),
     };
-    Ok(match (said.trim(), status) {
-        ("", StatusCode::SWITCHING_PROTOCOLS) => "it hands over no connection".to_owned(),
-        ("", status) if status.is_success() => "it keeps the connection".to_owned(),
+    Ok(match (text.trim(), status) {
+        ("", status) if status == StatusCode::SWITCHING_PROTOCOLS || status.is_success() => {
+            "the connection was not upgraded".to_owned()
+        }
         ("", status) => status
             .canonical_reason()
             .unwrap_or("no reason given")
             .to_owned(),
-        (said, _) => said.to_owned(),
+        (text, _) => text.to_owned(),
     })
 }
 
@@ -133,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_says_what_to_allow_where_something_stands_between() {
+    fn the_hint_for_a_proxy_names_the_request_to_allow() {
         let hint = |status, upgrade| {
             let refusal = Refusal {
                 request: "POST /session".to_owned(),

@@ -1,4 +1,4 @@
-//! The engine's store of images: what is there, who uses it, and taking a name away.
+//! The engine's image store: lists images and their users, and removes references.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,34 +13,35 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::task::TaskTracker;
 
 use super::api::{Capped, Failure, Labels, in_path, unreadable};
-use super::{Builder, Engine, MAX_REFERENCES, REVISION_LABEL};
+use super::image::{MAX_REFERENCES, unix};
+use super::{Builder, Engine, REVISION_LABEL};
 use crate::engine::build::full::MAX_INFO;
 use crate::error::{Error, Result};
 use crate::names::image::as_given;
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 use crate::process::executor::blocking;
 
-/// What images share is a courtesy to know; an engine with many takes its time to count it.
+/// The time limit of the disk usage, which is optional. An engine with many images takes long to compute it.
 const USAGE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How often it is asked again, and the pause before.
-const SETTLE_TRIES: u32 = 10;
-const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+/// The number of retries after a concurrent removal, and the pause before each.
+const REMOVAL_RETRIES: u32 = 10;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// The longest list that is read. Ten thousand images or containers are some ten MiB, forty where their
+/// The largest answer with a list, in bytes. Ten thousand images or containers are some ten MiB, forty where their
 /// labels are long.
 const MAX_LIST: usize = 64 << 20;
 
-/// The longest answer about disk usage that is read.
+/// The largest answer about disk usage, in bytes.
 const MAX_USAGE: usize = 16 << 20;
 
-/// The most entries that are kept of a list.
+/// The most entries of a list that are kept.
 const MAX_KEPT: usize = 100_000;
 
-/// The longest answer to a removal: an image has some hundred layers at most.
+/// The largest answer to a removal, in bytes. An image has some hundred layers at most.
 const MAX_REMOVED: usize = 1 << 20;
 
-/// An image that the engine lists.
+/// An image in a list.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) id: String,
@@ -49,7 +50,7 @@ pub(crate) struct Stored {
     pub(crate) labels: HashMap<String, String>,
     /// Seconds since 1970.
     pub(crate) created: i64,
-    /// With what it shares with other images.
+    /// The size, including layers shared with other images.
     pub(crate) bytes: u64,
 }
 
@@ -59,21 +60,21 @@ impl Stored {
     }
 }
 
-/// What has come of taking a name away from an image.
+/// The result of removing a reference.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Removal {
-    /// It was the last one: the image is gone.
+    /// It was the last reference: the image was deleted.
     Deleted,
-    /// The image has others, or is needed by another image.
+    /// The image has other references, or another image needs it.
     Untagged,
-    /// Somebody else was quicker.
+    /// The reference does not exist any more.
     Absent,
-    /// The engine does not want to, and says why: a container uses it.
+    /// The engine refused, for this reason: a container uses the image.
     Refused(String),
 }
 
 impl Engine {
-    /// All images that have a name of this library's.
+    /// All images with a reference of this library.
     pub(crate) async fn images(&self) -> Result<Vec<Stored>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -107,8 +108,8 @@ impl Engine {
         .await
     }
 
-    /// A list of the engine's: what `keep` makes of its entries, one by one, so that what is not kept
-    /// costs nothing. `weight` says for how many an entry counts.
+    /// Requests a list and decodes it entry by entry, so that entries which `keep` drops use no memory. An entry
+    /// counts `weight` times towards [`MAX_KEPT`].
     async fn list<T: DeserializeOwned, K: Send + 'static>(
         &self,
         path: &'static str,
@@ -116,11 +117,11 @@ impl Engine {
         keep: impl Fn(T) -> Option<K> + Send + 'static,
     ) -> Result<Vec<K>> {
         // One at a time: each may be large. Never closed, so this cannot fail.
-        let _turn = self.lists.acquire().await;
+        let _permit = self.lists.acquire().await;
         let read = async {
             let ask = || self.api.call(&Method::GET, path, MAX_LIST);
-            let body = self.settled(&[404, 500], ask).await?;
-            // It takes a while, which the runtime's own threads do not have.
+            let body = self.retry_concurrent_removal(&[404, 500], ask).await?;
+            // Decoding takes too long for the runtime's own threads.
             let parse = move || Ok(parse_list(path, &body, weight, keep));
             blocking(&TaskTracker::new(), parse)
                 .await
@@ -129,10 +130,10 @@ impl Engine {
         self.call(|| read).await
     }
 
-    /// Asks for images, again where another one is removed meanwhile: a list is then answered by Podman with 500, "image
-    /// not known" (seen with 4.3), and by Docker's containerd store with 404, "content digest not found" (seen with
-    /// 28.5). `statuses` are those that mean nothing else.
-    pub(super) async fn settled<T, W>(
+    /// Retries a request about images that fails because another image is being removed. Podman then answers 500,
+    /// "image not known" (seen with 4.3), and Docker's containerd store 404, "content digest not found" (seen with
+    /// 28.5). `statuses` are those that have no other meaning for this request.
+    pub(super) async fn retry_concurrent_removal<T, W>(
         &self,
         statuses: &[u16],
         mut ask: impl FnMut() -> W,
@@ -140,24 +141,24 @@ impl Engine {
     where
         W: Future<Output = std::result::Result<T, Failure>>,
     {
-        let passing = |status| match self.builder {
+        let is_transient = |status| match self.builder {
             Builder::Buildah => statuses.contains(&status),
             _ => status != 500 && statuses.contains(&status),
         };
-        let mut again = SETTLE_TRIES;
+        let mut retries = REMOVAL_RETRIES;
         loop {
             match ask().await {
-                Err(Failure::Refused(refusal)) if passing(refusal.status) && again > 0 => {
-                    again -= 1
+                Err(Failure::Refused(refusal)) if is_transient(refusal.status) && retries > 0 => {
+                    retries -= 1
                 }
                 result => return result,
             }
-            tokio::time::sleep(SETTLE_PAUSE).await;
+            tokio::time::sleep(REMOVAL_PAUSE).await;
         }
     }
 
-    /// What the engine's clock says, in seconds since 1970: that of another machine, or of a virtual one, may differ
-    /// from this one's.
+    /// The engine's clock, in seconds since 1970. It may differ from this machine's if the engine runs on another
+    /// one, or in a VM.
     pub(crate) async fn now(&self) -> Option<i64> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -165,20 +166,20 @@ impl Engine {
             system_time: Option<String>,
         }
         let info = self.api.get::<Info>("/info", MAX_INFO);
-        super::unix(&self.call(|| info).await.ok()?.system_time?)
+        unix(&self.call(|| info).await.ok()?.system_time?)
     }
 
-    /// Until when an image was the newest of its name, as far as the engine knows: in seconds since
-    /// 1970, and nanoseconds. An image whose steps were all cached says that it is as old as they are.
+    /// When an image was last tagged, if the engine records it: seconds since 1970, and nanoseconds. The creation
+    /// time does not help here: an image whose steps were all cached has that of the cached result.
     pub(crate) async fn last_tagged(&self, image: &str) -> Option<(i64, u32)> {
-        let found = self.settled(&[500], || self.inspect(image));
+        let found = self.retry_concurrent_removal(&[500], || self.inspect(image));
         let found = self.call(|| found).await.ok()??;
         let tagged = found.metadata.last_tag_time?;
         let tagged = OffsetDateTime::parse(&tagged, &Rfc3339).ok()?;
         Some((tagged.unix_timestamp(), tagged.nanosecond()))
     }
 
-    /// The names of the containers, running or not, by the id of the image they were made from.
+    /// The names of all containers, running or not, by the id of their image.
     pub(crate) async fn users(&self) -> Result<HashMap<String, Vec<String>>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -205,14 +206,14 @@ impl Engine {
         Ok(users)
     }
 
-    /// How many bytes of each image others have too, by its id; nothing if the engine does not say.
+    /// The bytes of each image that are shared with others, by its id. Empty if the engine does not report them.
     pub(crate) async fn shared_bytes(&self) -> HashMap<String, u64> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
         struct Usage {
             #[serde(rename = "Images")]
             images: Option<Capped<Image, MAX_KEPT>>,
-            /// Its place from version 1.52 of the API on.
+            /// Used instead of `Images` since API version 1.52.
             #[serde(rename = "ImageUsage")]
             image_usage: Option<ImageUsage>,
         }
@@ -229,7 +230,7 @@ impl Engine {
             #[serde(rename = "SharedSize")]
             shared: i64,
         }
-        // Older engines count everything, whatever they are asked.
+        // Older engines ignore the parameters, and compute everything.
         let ask = self
             .api
             .get::<Usage>("/system/df?type=image&verbose=true", MAX_USAGE);
@@ -244,7 +245,7 @@ impl Engine {
         known.collect()
     }
 
-    /// Takes a name away from an image, and with the last one the image. Never by force.
+    /// Removes a reference, and with the last one the image. Never with force.
     pub(crate) async fn remove(&self, reference: &str) -> Result<Removal> {
         #[derive(Deserialize)]
         struct Item {
@@ -273,7 +274,7 @@ impl Engine {
     }
 }
 
-/// Reads a list entry by entry.
+/// Decodes a list entry by entry.
 fn parse_list<T: DeserializeOwned, K>(
     path: &str,
     body: &[u8],
@@ -319,7 +320,7 @@ fn parse_list<T: DeserializeOwned, K>(
     found.map_err(|error| unreadable(path, &error))
 }
 
-/// An id without its algorithm, which Podman leaves out here and there.
+/// An id without its algorithm, which Podman omits in some answers.
 pub(crate) fn bare(id: &str) -> &str {
     id.strip_prefix("sha256:").unwrap_or(id)
 }

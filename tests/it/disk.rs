@@ -255,7 +255,7 @@ fn a_full_engine_disk_is_reported_with_its_free_space() {
         files.insert("big".to_owned(), file(&noise(24 << 20)));
         let (message, hint) = build_error(&engine, builder, files);
         let place = format!(
-            "there is no room left on the disk of the engine at {}, at {} (",
+            "the disk of the engine at {} is full: {} (",
             engine.engine.url,
             engine.data().display()
         );
@@ -279,7 +279,7 @@ fn a_build_step_that_fills_the_engine_disk_is_reported() {
             "{message}"
         );
         assert!(
-            message.contains("there is no room left on the disk of the engine"),
+            message.contains("; the disk of the engine at "),
             "{message}"
         );
         assert!(hint.contains("docker system df"), "{hint}");

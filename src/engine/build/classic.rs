@@ -1,35 +1,37 @@
-//! What Docker's classic builder and Podman's tell of a build: a text, in which `Step 2/5 : RUN make` begins a
+//! The progress of Docker's classic builder and of Podman's: a text in which `Step 2/5 : RUN make` starts a
 //! step.
 //!
-//! The output of the commands is in the same text, and may look like it. Docker says when a command begins and
-//! ends, with the id of its container, which no template knows beforehand. Podman does not; there only the
-//! step that is next can begin.
+//! The API has no other form of it, so the text is parsed. The output of the commands is part of the same text,
+//! and may look like a builder's line. Docker writes when a command starts and ends, with the id of its
+//! container, which a template cannot know beforehand. Podman does not; there a line counts as a step only if
+//! its number is the next one.
 
 use std::time::Instant;
 
 use crate::engine::build::Builder;
 use crate::engine::build::lines::Lines;
-use crate::engine::build::watch::{AT_ONCE, MAX_STEPS, Outcome, Step, Watch};
+use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, Step, YIELD_AFTER};
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 
-/// The text so far.
+/// The state of the parser.
 pub(super) struct Transcript {
     builder: Builder,
     lines: Lines,
     current: Option<Current>,
-    /// The container in which the step's command runs, if the builder says so: the text is its output.
+    /// The container of the step's command while it runs, if the builder names it: the text is then the
+    /// command's output.
     container: Option<String>,
-    /// How many steps have begun.
-    begun: usize,
+    /// How many steps have started.
+    started: usize,
 }
 
-/// The step that is under way.
+/// The running step.
 struct Current {
-    place: Place,
+    position: Position,
     step: Step,
-    begun: Instant,
+    started: Instant,
     cached: bool,
-    /// Nothing was said of it yet.
+    /// No line has followed yet.
     is_new: bool,
 }
 
@@ -40,62 +42,66 @@ impl Transcript {
             lines: Lines::default(),
             current: None,
             container: None,
-            begun: 0,
+            started: 0,
         }
     }
 
     /// # Errors
     ///
-    /// What there is too much of.
-    pub(super) async fn take(&mut self, text: &str, watch: &mut Watch<'_>) -> Result<(), String> {
+    /// A description of what exceeds its limit.
+    pub(super) async fn update(
+        &mut self,
+        text: &str,
+        monitor: &mut BuildMonitor<'_>,
+    ) -> Result<(), String> {
         let mut lines = std::mem::take(&mut self.lines);
-        for piece in text.as_bytes().chunks(AT_ONCE) {
-            lines.each(piece, |line| self.line(line, watch));
+        for piece in text.as_bytes().chunks(YIELD_AFTER) {
+            lines.each(piece, |line| self.line(line, monitor));
             tokio::task::yield_now().await;
         }
         self.lines = lines;
-        match self.begun {
+        match self.started {
             ..=MAX_STEPS => Ok(()),
             _ => Err(format!("more than {MAX_STEPS} steps")),
         }
     }
 
-    /// The build has ended, well or for this reason.
-    pub(super) fn end(mut self, error: Option<String>, watch: &mut Watch<'_>) {
+    /// The build has ended, with this error if it failed.
+    pub(super) fn end(mut self, error: Option<String>, monitor: &mut BuildMonitor<'_>) {
         if let Some(line) = self.lines.rest() {
-            self.line(line, watch);
+            self.line(line, monitor);
         }
-        self.step_done(error, watch);
+        self.step_done(error, monitor);
     }
 
-    fn line(&mut self, line: String, watch: &mut Watch<'_>) {
-        match self.remark(&line) {
-            Remark::Step(place, step) => {
-                self.step_done(None, watch);
-                watch.context_done();
-                self.begun += 1;
-                if self.begun > MAX_STEPS {
+    fn line(&mut self, line: String, monitor: &mut BuildMonitor<'_>) {
+        match self.parse(&line) {
+            Line::Step(position, step) => {
+                self.step_done(None, monitor);
+                monitor.context_done();
+                self.started += 1;
+                if self.started > MAX_STEPS {
                     return;
                 }
-                watch.step_started(&step);
+                monitor.step_started(&step);
                 self.current = Some(Current {
-                    place,
+                    position,
                     step,
-                    begun: Instant::now(),
+                    started: Instant::now(),
                     cached: false,
                     is_new: true,
                 });
             }
-            remark => {
+            parsed => {
                 if let Some(current) = &mut self.current {
-                    current.cached |= matches!(remark, Remark::Cached) && current.is_new;
+                    current.cached |= matches!(parsed, Line::Cached) && current.is_new;
                     current.is_new = false;
                 }
-                match remark {
-                    Remark::Runs(container) => self.container = Some(container),
-                    Remark::Ran => self.container = None,
-                    Remark::None => {
-                        watch.log(line, self.current.as_ref().map(|current| &current.step));
+                match parsed {
+                    Line::CommandStarted(container) => self.container = Some(container),
+                    Line::CommandEnded => self.container = None,
+                    Line::Output => {
+                        monitor.log(line, self.current.as_ref().map(|current| &current.step));
                     }
                     _ => {}
                 }
@@ -103,101 +109,101 @@ impl Transcript {
         }
     }
 
-    /// What a line is, by what came before it.
-    fn remark(&self, line: &str) -> Remark {
+    /// Classifies a line, given the lines before it.
+    fn parse(&self, line: &str) -> Line {
         let text = line.trim();
         if let Some(container) = &self.container {
-            let ends = [
+            let prefixes = [
                 "Removing intermediate container ",
                 "---> Removed intermediate container ",
             ];
-            let ends = ends.iter().filter_map(|words| text.strip_prefix(words));
-            return match ends
-                .into_iter()
-                .any(|rest| rest.starts_with(container.as_str()))
-            {
-                true => Remark::Ran,
-                false => Remark::None,
+            let mut removed = prefixes
+                .iter()
+                .filter_map(|prefix| text.strip_prefix(prefix));
+            return match removed.any(|id| id.starts_with(container.as_str())) {
+                true => Line::CommandEnded,
+                false => Line::Output,
             };
         }
-        if let Some((place, step)) = step(line).filter(|(place, _)| self.is_next(*place)) {
-            return Remark::Step(place, step);
+        if let Some((position, step)) = step(line).filter(|(position, _)| self.is_next(*position)) {
+            return Line::Step(position, step);
         }
         let docker = self.builder == Builder::Classic;
-        let words = if docker { "--->" } else { "--> " };
-        let Some(remark) = text.strip_prefix(words) else {
+        let arrow = if docker { "--->" } else { "--> " };
+        let Some(rest) = text.strip_prefix(arrow) else {
             return match text.strip_prefix("Successfully ") {
-                Some(rest) if docker || is_result(rest) => Remark::Other,
-                _ => Remark::None,
+                Some(result) if docker || is_result(result) => Line::Noise,
+                _ => Line::Output,
             };
         };
-        let remark = remark.trim_start();
-        match remark.strip_prefix("Using cache") {
-            Some(id) if docker || is_id(id.trim()) => return Remark::Cached,
+        let rest = rest.trim_start();
+        match rest.strip_prefix("Using cache") {
+            Some(id) if docker || is_id(id.trim()) => return Line::Cached,
             _ => {}
         }
-        match remark.strip_prefix("Running in ") {
-            Some(container) if docker => Remark::Runs(container.to_owned()),
-            _ if docker || is_id(remark) => Remark::Other,
-            _ => Remark::None,
+        match rest.strip_prefix("Running in ") {
+            Some(container) if docker => Line::CommandStarted(container.to_owned()),
+            _ if docker || is_id(rest) => Line::Noise,
+            _ => Line::Output,
         }
     }
 
-    /// The first step of a stage, or the one after this. Docker counts on through all stages.
-    fn is_next(&self, place: Place) -> bool {
+    /// Whether it is the step after the current one, or the first of a later stage. Docker numbers the steps
+    /// through all stages.
+    fn is_next(&self, position: Position) -> bool {
         let Some(current) = &self.current else {
-            return place.number == 1;
+            return position.number == 1;
         };
-        let before = current.place;
-        if place.stage == before.stage {
-            (place.number, place.of) == (before.number + 1, before.of)
+        let before = current.position;
+        if position.stage == before.stage {
+            (position.number, position.total) == (before.number + 1, before.total)
         } else {
-            place.number == 1 && place.stage > before.stage
+            position.number == 1 && position.stage > before.stage
         }
     }
 
-    fn step_done(&mut self, error: Option<String>, watch: &mut Watch<'_>) {
+    fn step_done(&mut self, error: Option<String>, monitor: &mut BuildMonitor<'_>) {
         if let Some(current) = self.current.take() {
             let outcome = Outcome {
                 cached: current.cached,
-                took: current.begun.elapsed(),
+                duration: current.started.elapsed(),
                 error,
             };
-            watch.step_done(&current.step, outcome);
+            monitor.step_done(&current.step, outcome);
         }
     }
 }
 
-/// What a line says of the build.
-enum Remark {
-    Step(Place, Step),
+/// The meaning of a line.
+enum Line {
+    /// A step starts.
+    Step(Position, Step),
     /// The step's result is in the build cache.
     Cached,
-    /// The command of the step begins, in this container.
-    Runs(String),
-    /// It has ended.
-    Ran,
-    /// Names of containers and layers, which help nobody.
-    Other,
-    /// Nothing: it is output.
-    None,
+    /// The step's command starts in this container.
+    CommandStarted(String),
+    CommandEnded,
+    /// The id of a container or layer, or the name of the result. It is not shown.
+    Noise,
+    /// Output of a command.
+    Output,
 }
 
-/// Where a step stands: its stage, from 1 (0 where there is only one, or they are not numbered), and its number
-/// of so many.
+/// The position of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Place {
+struct Position {
+    /// From 1; 0 if there is only one stage, or stages are not numbered.
     stage: u32,
     number: u32,
-    of: u32,
+    total: u32,
 }
 
-/// The id of an image, or the beginning of one.
+/// Whether it is the id of an image, or the start of one.
 fn is_id(text: &str) -> bool {
     (8..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// What comes after `Successfully` at the end of a build. Programs like to say the same.
+/// Whether it follows `Successfully` at the end of a build. Programs often write that word too.
 fn is_result(rest: &str) -> bool {
     let image = rest.strip_prefix("built ").is_some_and(is_id);
     image || rest.starts_with("tagged ") && rest.contains(LOCAL_IMAGE_PREFIX)
@@ -205,7 +211,7 @@ fn is_result(rest: &str) -> bool {
 
 /// Docker writes `Step 2/5 : RUN make`, Podman `STEP 2/5: RUN make`, and `[1/2] STEP 2/5: RUN make`
 /// where there are two stages.
-fn step(line: &str) -> Option<(Place, Step)> {
+fn step(line: &str) -> Option<(Position, Step)> {
     let (stage, rest) = match line
         .strip_prefix('[')
         .and_then(|rest| rest.split_once("] STEP "))
@@ -216,23 +222,28 @@ fn step(line: &str) -> Option<(Place, Step)> {
             line.strip_prefix("Step ").or(line.strip_prefix("STEP "))?,
         ),
     };
-    let (position, name) = rest.split_once(": ")?;
-    let (number, of) = fraction(position.trim_end())?;
+    let (count, name) = rest.split_once(": ")?;
+    let (number, total) = fraction(count.trim_end())?;
     let name = match stage {
-        Some((stage, stages)) => format!("[{stage}/{stages} {number}/{of}] {name}"),
-        None => format!("[{number}/{of}] {name}"),
+        Some((stage, stages)) => format!("[{stage}/{stages} {number}/{total}] {name}"),
+        None => format!("[{number}/{total}] {name}"),
     };
-    let place = Place {
+    let position = Position {
         stage: stage.map_or(0, |(stage, _)| stage),
         number,
-        of,
+        total,
     };
-    Some((place, Step { number, of, name }))
+    let step = Step {
+        number,
+        total,
+        name,
+    };
+    Some((position, step))
 }
 
 fn fraction(text: &str) -> Option<(u32, u32)> {
-    let (number, of) = text.split_once('/')?;
-    Some((number.parse().ok()?, of.parse().ok()?))
+    let (number, total) = text.split_once('/')?;
+    Some((number.parse().ok()?, total.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -244,11 +255,11 @@ mod tests {
     use crate::event::{Event, Kind};
 
     #[test]
-    fn a_step_is_told_from_output_that_looks_like_it() {
+    fn steps_are_parsed_and_similar_output_is_not() {
         let name = |line| step(line).unwrap().1.name;
-        let (place, found) = step("Step 2/5 : RUN make").unwrap();
-        assert_eq!((found.number, found.of), (2, 5));
-        assert_eq!((place.number, place.of), (2, 5));
+        let (position, found) = step("Step 2/5 : RUN make").unwrap();
+        assert_eq!((found.number, found.total), (2, 5));
+        assert_eq!((position.number, position.total), (2, 5));
         assert_eq!(found.name, "[2/5] RUN make");
         assert_eq!(name("STEP 1/2: FROM scratch"), "[1/2] FROM scratch");
         assert_eq!(
@@ -267,9 +278,9 @@ mod tests {
         }
     }
 
-    /// The steps with `cached` in front of those that were, and the output, in the order in which they are told.
-    fn told(builder: Builder, text: &str) -> Vec<String> {
-        let told = std::sync::Mutex::new(Vec::new());
+    /// The steps and the output in the order of their events, with `cached` before the steps that were.
+    fn events(builder: Builder, text: &str) -> Vec<String> {
+        let events = std::sync::Mutex::new(Vec::new());
         let emit = |event: Event| {
             let line = match event.kind {
                 Kind::StepDone if event.cached == Some(true) => {
@@ -279,21 +290,21 @@ mod tests {
                 Kind::Log => format!("{}: {}", event.step.unwrap_or(0), event.message),
                 _ => return,
             };
-            told.lock().unwrap().push(line);
+            events.lock().unwrap().push(line);
         };
-        let mut watch = Watch::new(Arc::default(), Duration::from_secs(240), &emit);
+        let mut monitor = BuildMonitor::new(Arc::default(), Duration::from_secs(240), &emit);
         let mut transcript = Transcript::new(builder);
-        let take = transcript.take(text, &mut watch);
+        let update = transcript.update(text, &mut monitor);
         crate::process::executor::runtime()
             .unwrap()
-            .block_on(take)
+            .block_on(update)
             .unwrap();
-        transcript.end(None, &mut watch);
-        told.into_inner().unwrap()
+        transcript.end(None, &mut monitor);
+        events.into_inner().unwrap()
     }
 
     #[test]
-    fn output_cannot_pass_for_the_builders_own_words() {
+    fn command_output_is_not_taken_for_builder_lines() {
         let docker = "Step 1/4 : FROM scratch\n ---> \nStep 2/4 : ENV a=b\n ---> Using cache\n ---> 05dff5d12d65\n\
              Step 3/4 : RUN x\n ---> Running in 224863e7c8ee\nStep 4/4 : RUN fake\n ---> Using cache\n\
              Successfully installed pip\n ---> Running in 000000000000\nRemoving intermediate container 000000000000\n\
@@ -316,7 +327,7 @@ mod tests {
                 "3: Removing intermediate container 000000000000",
                 "[4/4] COPY x /y",
             ];
-            assert_eq!(told(Builder::Classic, text), expected);
+            assert_eq!(events(Builder::Classic, text), expected);
         }
         let podman = "STEP 1/3: FROM scratch\nSTEP 2/3: RUN x\nSTEP 2/3: RUN fake\nSTEP 1/1: FROM fake\n\
              Successfully installed pip\nSuccessfully built x\n--> done\n--> Using cache of pip\n\
@@ -338,11 +349,11 @@ mod tests {
             "3: COMMIT molecule-local/x:y",
             "cached [3/3] COPY x /y",
         ];
-        assert_eq!(told(Builder::Buildah, podman), expected);
+        assert_eq!(events(Builder::Buildah, podman), expected);
     }
 
     #[test]
-    fn stages_of_podman_are_counted_anew() {
+    fn podman_numbers_the_steps_of_each_stage_from_one() {
         let text = "[1/3] STEP 1/2: FROM a\n[1/3] STEP 2/2: RUN x\n[1/3] STEP 1/2: FROM fake\n[3/3] STEP 1/1: FROM b\n";
         let expected = [
             "[1/3 1/2] FROM a",
@@ -350,6 +361,6 @@ mod tests {
             "2: [1/3] STEP 1/2: FROM fake",
             "[3/3 1/1] FROM b",
         ];
-        assert_eq!(told(Builder::Buildah, text), expected);
+        assert_eq!(events(Builder::Buildah, text), expected);
     }
 }

@@ -1,13 +1,13 @@
-//! A build's output, line by line.
+//! Splits a build's output into lines.
 
 use crate::redact::printable;
 use crate::redact::{MAX_KEPT, whole_words};
 
-/// A longer line is cut: a build may print megabytes without a line break. Twice of what is kept of it,
-/// because escape sequences are in it that are not kept.
+/// The most bytes of a raw line: a build may print megabytes without a line break. Twice what is kept of it,
+/// because its escape sequences are not kept.
 const MAX_RAW: usize = 2 * MAX_KEPT;
 
-/// Cuts output into lines, whatever the pieces in which it comes: printable, and of a bounded length.
+/// Splits chunks of output into printable lines of a bounded length.
 #[derive(Default)]
 pub(crate) struct Lines {
     partial: Vec<u8>,
@@ -22,7 +22,8 @@ impl Lines {
         lines
     }
 
-    /// The same, line by line: millions of short ones take more memory than the output.
+    /// Adds a chunk, and passes each complete line to `take`. One by one, because millions of short lines take
+    /// more memory than the output.
     pub(crate) fn each(&mut self, output: &[u8], mut take: impl FnMut(String)) {
         for piece in output.split_inclusive(|byte| *byte == b'\n') {
             self.keep(piece);
@@ -35,11 +36,12 @@ impl Lines {
         }
     }
 
-    /// How many bytes of a line wait for its end.
-    pub(crate) fn waiting(&self) -> usize {
+    /// The size of the unfinished line in bytes.
+    pub(crate) fn unfinished(&self) -> usize {
         self.partial.len()
     }
 
+    /// The unfinished line, at the end of the output.
     pub(crate) fn rest(&mut self) -> Option<String> {
         let line = self.finish();
         (!line.is_empty()).then_some(line)
@@ -48,7 +50,7 @@ impl Lines {
     fn keep(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() && !self.cut {
             if self.partial.len() == MAX_RAW {
-                // Of a line that is drawn over itself, the last state counts.
+                // Of a line that is redrawn, only the last state counts.
                 match self.partial.iter().rposition(|byte| *byte == b'\r') {
                     Some(last @ 1..) => drop(self.partial.drain(..last)),
                     _ => self.cut = true,
@@ -71,15 +73,15 @@ impl Lines {
         if shown.len() > MAX_KEPT {
             shown.truncate(shown.floor_char_boundary(MAX_KEPT));
         } else if cut {
-            // The end may be a part of a token, and what is shorter is shown to its end.
+            // The cut may have left a fragment of a token, which masking would not recognise.
             shown.truncate(whole_words(&shown).len());
         }
         shown
     }
 }
 
-/// What a terminal would show of a line in the end: what was drawn last, after a carriage return. Blanks
-/// are how a line is wiped: what was there before says more.
+/// What a terminal finally shows of a line: the text after the last carriage return. If that is blank, the line
+/// was erased, and the text before it is shown.
 fn last_state(line: &str) -> String {
     let states = line.rsplit('\r').map(printable::line);
     let shown = states
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_come_whole_whatever_the_pieces() {
+    fn lines_are_joined_across_chunks() {
         let mut lines = Lines::default();
         assert!(lines.push(b"one").is_empty());
         assert_eq!(lines.push(b" two\nthree\n\nfo"), ["one two", "three"]);
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_what_a_terminal_would_show() {
+    fn a_line_is_shown_as_a_terminal_shows_it() {
         let mut lines = Lines::default();
         assert_eq!(
             lines.push(b"\x1b[31mred\x1b[0m\n 10%\r 100%\nbad \xff byte\n"),
@@ -111,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_wiped_shows_what_was_there() {
+    fn an_erased_line_shows_its_last_text() {
         let mut lines = Lines::default();
         assert_eq!(
             lines.push(b"error: no\r   \r\x1b[K\r\n 1%\r 2%\r\r\n\r\x1b[2K\r\n"),
@@ -120,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_of_megabytes_is_cut_and_costs_no_memory() {
+    fn a_huge_line_is_cut_and_uses_little_memory() {
         let mut lines = Lines::default();
         for _ in 0..5000 {
             lines.push(&[b'x'; 1024]);
@@ -130,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_bar_that_is_drawn_for_megabytes_the_last_state_is_shown() {
+    fn a_huge_progress_bar_shows_its_last_state() {
         let mut lines = Lines::default();
         for done in 0..100_000 {
             lines.push(format!("\r\x1b[32m{done:>6} of 100000\x1b[0m").as_bytes());
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_cut_and_is_mostly_colours_ends_with_a_whole_word() {
+    fn a_cut_line_with_many_escapes_ends_with_a_whole_word() {
         let mut lines = Lines::default();
         lines.push("\x1b[0;31;42m".repeat(MAX_RAW / 10 - 1).as_bytes());
         assert_eq!(lines.push(b"a token s3cr3t-t0ken\n"), ["a token"]);

@@ -1,8 +1,8 @@
-//! `moby.filesync.v1.FileSync/DiffCopy`: BuildKit asks for the files of the template, and gets those
-//! that it does not have.
+//! `moby.filesync.v1.FileSync/DiffCopy`: sends BuildKit those files of the template that it does not have.
 //!
-//! The sender's side of fsutil's protocol. We tell of every entry, in order; the other side asks for
-//! the files it wants by their numbers, while we are still telling; and says when it has them all.
+//! This is the sender of fsutil's protocol. It lists every entry in order; the receiver requests files by their
+//! numbers, also while the list is being sent, and confirms when it has all of them. By hand, because fsutil
+//! (github.com/tonistiigi/fsutil) is a Go package, and no Rust crate implements its sender.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -23,34 +23,34 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::context::{Context, Filter, Includes, Kind, Patterns, walk};
 use crate::engine::build::session::wire::{MODE_DIR, MODE_SYMLINK, Packet, PacketType, Stat};
 
-/// What BuildKit calls the folder with the Dockerfile, and the one with everything else. Both are the
+/// BuildKit's names for the folder with the Dockerfile, and for the one with the other files. Both are the
 /// template.
 const DOCKERFILE_DIR: &str = "dockerfile";
 const CONTEXT_DIR: &str = "context";
 
-/// How much of a file goes into one message. The other side refuses more than 16 MiB.
-const PIECE: usize = 128 * 1024;
+/// The bytes of a file in one message. The receiver refuses messages over 16 MiB.
+const CHUNK: usize = 128 * 1024;
 
-/// How many messages may wait for the engine to read them.
-const AHEAD: usize = 64;
+/// How many messages are queued for the engine.
+const QUEUE: usize = 64;
 
 type Out = mpsc::Sender<Result<Packet, Status>>;
 
-/// Answers one request for files.
+/// Serves one `DiffCopy` request.
 pub(super) async fn diff_copy(
     context: Arc<Context>,
     tasks: TaskTracker,
-    turn: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     request: Request<Streaming<Packet>>,
 ) -> Result<Response<impl Stream<Item = Result<Packet, Status>>>, Status> {
-    let asked = Asked::read(request.metadata())?;
+    let sync = SyncRequest::read(request.metadata())?;
     let requests = request.into_inner();
-    let (out, receiver) = mpsc::channel(AHEAD);
+    let (out, receiver) = mpsc::channel(QUEUE);
     let spawner = tasks.clone();
     tasks.spawn(async move {
-        let _turn = turn;
-        if let Err(status) = copy(context, asked, requests, &out, &spawner).await {
-            // Nobody listens any more if the build has ended.
+        let _permit = permit;
+        if let Err(status) = copy(context, sync, requests, &out, &spawner).await {
+            // Fails if the build has ended.
             let _ = out.send(Err(status)).await;
         }
     });
@@ -60,38 +60,38 @@ pub(super) async fn diff_copy(
     Ok(Response::new(packets))
 }
 
-/// What a request asks for.
-struct Asked {
+/// The metadata of a request.
+struct SyncRequest {
     dir: String,
     includes: Vec<String>,
     excludes: Patterns,
     follow: Vec<String>,
 }
 
-impl Asked {
-    /// Is it for the template's files? The ignore file, which is read before them, is asked for under the
-    /// same name of a folder, and is all that is asked for then.
+impl SyncRequest {
+    /// Whether it is for the template's files. Before them, BuildKit requests the ignore file alone, with the
+    /// same folder name.
     fn is_context(&self) -> bool {
         let mut names = self.includes.iter().chain(&self.follow).peekable();
         let has_names = names.peek().is_some();
-        let only_that = has_names && names.all(|name| name.ends_with(".dockerignore"));
-        self.dir == CONTEXT_DIR && !only_that
+        let only_ignore_file = has_names && names.all(|name| name.ends_with(".dockerignore"));
+        self.dir == CONTEXT_DIR && !only_ignore_file
     }
 
     fn read(metadata: &MetadataMap) -> Result<Self, Status> {
-        let asked = Self {
+        let sync = Self {
             dir: values(metadata, "dir-name").pop().unwrap_or_default(),
             includes: values(metadata, "include-patterns"),
             excludes: Patterns::new(values(metadata, "exclude-patterns"))
                 .map_err(Status::invalid_argument)?,
             follow: values(metadata, "followpaths"),
         };
-        if asked.dir != DOCKERFILE_DIR && asked.dir != CONTEXT_DIR {
-            let name: String = asked.dir.chars().take(100).collect();
-            let message = format!("there is no folder {name:?} to be read");
+        if sync.dir != DOCKERFILE_DIR && sync.dir != CONTEXT_DIR {
+            let name: String = sync.dir.chars().take(100).collect();
+            let message = format!("the session has no folder {name:?}");
             return Err(Status::not_found(message));
         }
-        Ok(asked)
+        Ok(sync)
     }
 
     fn filter(self, context: &Context) -> io::Result<Filter> {
@@ -104,11 +104,11 @@ impl Asked {
     }
 }
 
-/// The values of a key. What is not ASCII is encoded as in a query, and marked so.
+/// The values of a key. If the key `{key}-encoded` is 1, they are encoded like a query string.
 fn values(metadata: &MetadataMap, key: &str) -> Vec<String> {
     let encoded = metadata
         .get(format!("{key}-encoded"))
-        .is_some_and(|mark| mark == "1");
+        .is_some_and(|flag| flag == "1");
     let value = |value: &tonic::metadata::AsciiMetadataValue| {
         let bytes = value.as_encoded_bytes();
         let text = String::from_utf8_lossy(bytes).into_owned();
@@ -124,23 +124,23 @@ fn values(metadata: &MetadataMap, key: &str) -> Vec<String> {
 
 async fn copy(
     context: Arc<Context>,
-    asked: Asked,
+    sync: SyncRequest,
     mut requests: Streaming<Packet>,
     out: &Out,
     tasks: &TaskTracker,
 ) -> Result<(), Status> {
     let files = Arc::new(Files::default());
-    // As many as there are files at most: a request for one is taken once.
-    let (wanted, queue) = mpsc::unbounded_channel();
+    // Bounded by the number of files: each can be requested once.
+    let (requested, queue) = mpsc::unbounded_channel();
 
-    let is_context = asked.is_context();
-    let told = context.send(tasks, {
+    let is_context = sync.is_context();
+    let list = context.send(tasks, {
         let (files, out) = (Arc::clone(&files), out.clone());
-        move |context| tell(context, asked, &files, &out)
+        move |context| send_list(context, sync, &files, &out)
     });
-    let sent = context.send(tasks, {
+    let contents = context.send(tasks, {
         let (files, out) = (Arc::clone(&files), out.clone());
-        move |context| send(context, queue, &files, &out)
+        move |context| send_contents(context, queue, &files, &out)
     });
 
     let serve = async {
@@ -148,9 +148,9 @@ async fn copy(
             let packet = packet?;
             match packet.kind() {
                 PacketType::Req => {
-                    files.take(packet.id)?;
-                    // Whoever reads the queue has failed, and says so below.
-                    let _ = wanted.send(packet.id);
+                    files.request(packet.id)?;
+                    // Fails if `contents` has failed, which is reported below.
+                    let _ = requested.send(packet.id);
                 }
                 PacketType::Fin => {
                     if is_context {
@@ -165,61 +165,62 @@ async fn copy(
                     return Err(Status::aborted(why));
                 }
                 PacketType::Stat | PacketType::Data => {
-                    return Err(Status::invalid_argument("a file was sent to its sender"));
+                    return Err(Status::invalid_argument(
+                        "unexpected packet from the receiver",
+                    ));
                 }
             }
         }
-        drop(wanted);
+        drop(requested);
         Ok(())
     };
     let done = async {
-        ended(told.await)?;
-        ended(sent.await)
+        status(list.await)?;
+        status(contents.await)
     };
     futures_util::future::try_join(serve, done).await.map(drop)
 }
 
-fn ended(result: io::Result<()>) -> Result<(), Status> {
+fn status(result: io::Result<()>) -> Result<(), Status> {
     match result {
-        // The engine hung up.
+        // The engine closed the stream.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(error) => Err(Status::internal(error.to_string())),
         Ok(()) => Ok(()),
     }
 }
 
-/// What was told of, by its number, and whether it may still be asked for.
+/// The listed entries by their numbers, and which of them may still be requested.
 ///
-/// A tree may have 500,000 files, with paths of kilobytes. So the path of a folder is here once, and
-/// of a file only its name.
+/// A tree may have 500,000 files, with paths of kilobytes. So each entry has only its name and its folder.
 #[derive(Default)]
-struct Files(Mutex<Told>);
+struct Files(Mutex<List>);
 
 #[derive(Default)]
-struct Told {
+struct List {
     entries: Vec<Entry>,
-    /// The names, one behind the other.
+    /// The names, concatenated.
     names: Vec<u8>,
-    /// The folder in which the last one was, with those above it: how long its path is up to each, and
-    /// its number.
+    /// The folder of the last entry and its ancestors, outermost first: depth and number of each.
     folders: Vec<(usize, u32)>,
-    /// The path of that folder.
+    /// The path of the last entry's folder.
     path: PathBuf,
 }
 
 struct Entry {
-    /// The folder it is in, by its number; none at the root.
+    /// The number of its folder; `None` at the root.
     folder: Option<u32>,
-    /// Where its name ends. It begins where that of the one before ends.
+    /// The end of its name in [`List::names`]. The name starts at the end of the previous one.
     end: usize,
-    is_wanted: bool,
+    /// It is a file, and was not requested yet.
+    can_request: bool,
 }
 
-impl Told {
+impl List {
     fn add(&mut self, path: &Path, is_file: bool) {
         let parent = path.parent().unwrap_or(Path::new(""));
         if parent != self.path {
-            // Up to the folder that both are in, and then it is the entry right before this one.
+            // Go up to the common folder. If the entry is in a new folder, that is the previous entry.
             let depth = parent.components().count();
             self.folders.truncate(depth);
             if self.folders.len() < depth {
@@ -233,7 +234,7 @@ impl Told {
         self.entries.push(Entry {
             folder: self.folders.last().map(|(_, number)| *number),
             end: self.names.len(),
-            is_wanted: is_file,
+            can_request: is_file,
         });
     }
 
@@ -258,36 +259,40 @@ impl Told {
 
 impl Files {
     fn add(&self, path: &Path, is_file: bool) {
-        self.told().add(path, is_file);
+        self.list().add(path, is_file);
     }
 
-    /// Each file can be asked for once.
-    fn take(&self, id: u32) -> Result<(), Status> {
-        let mut told = self.told();
-        match told.entries.get_mut(id as usize) {
-            Some(entry) if entry.is_wanted => {
-                entry.is_wanted = false;
+    /// Marks a file as requested.
+    ///
+    /// # Errors
+    ///
+    /// If the number is not that of a file, or was requested before.
+    fn request(&self, id: u32) -> Result<(), Status> {
+        let mut list = self.list();
+        match list.entries.get_mut(id as usize) {
+            Some(entry) if entry.can_request => {
+                entry.can_request = false;
                 Ok(())
             }
             _ => Err(Status::invalid_argument(format!(
-                "there is no file {id} to be read"
+                "{id} is not a file that can be requested"
             ))),
         }
     }
 
     fn path(&self, id: u32) -> PathBuf {
-        self.told().path(id)
+        self.list().path(id)
     }
 
-    fn told(&self) -> MutexGuard<'_, Told> {
+    fn list(&self) -> MutexGuard<'_, List> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Tells of every entry.
-fn tell(context: &Context, asked: Asked, files: &Files, out: &Out) -> io::Result<()> {
-    let counts = asked.is_context();
-    let filter = asked.filter(context)?;
+/// Lists every entry.
+fn send_list(context: &Context, sync: SyncRequest, files: &Files, out: &Out) -> io::Result<()> {
+    let is_context = sync.is_context();
+    let filter = sync.filter(context)?;
     let mod_time = i64::try_from(context.time.saturating_mul(1_000_000_000)).unwrap_or_default();
     walk(&context.tree, &filter, &mut |entry| {
         let mut stat = Stat {
@@ -308,7 +313,7 @@ fn tell(context: &Context, asked: Asked, files: &Files, out: &Out) -> io::Result
                 stat.size = i64::try_from(*size).unwrap_or_default();
             }
         }
-        if counts && !matches!(entry.kind, Kind::Folder) {
+        if is_context && !matches!(entry.kind, Kind::Folder) {
             context.sent.files.fetch_add(1, Ordering::Relaxed);
         }
         push(
@@ -322,15 +327,15 @@ fn tell(context: &Context, asked: Asked, files: &Files, out: &Out) -> io::Result
     push(out, message(PacketType::Stat))
 }
 
-/// Sends what is asked for, in the order in which it is asked for.
-fn send(
+/// Sends the requested files, in the order of the requests.
+fn send_contents(
     context: &Context,
     mut queue: mpsc::UnboundedReceiver<u32>,
     files: &Files,
     out: &Out,
 ) -> io::Result<()> {
-    // One for all files: most are much smaller than it, and to make it costs more than to copy them out of it.
-    let mut buffer = vec![0; PIECE];
+    // One buffer for all files: most are much smaller, and copying them costs less than a new buffer each.
+    let mut buffer = vec![0; CHUNK];
     while let Some(id) = queue.blocking_recv() {
         point!("context-file");
         let mut file = fs::File::open(context.tree.join(files.path(id)))?;
@@ -373,7 +378,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_is_found_by_its_number_wherever_it_lies_and_once() {
+    fn files_are_found_by_number_and_requested_once() {
         let entries = [
             ("a", false),
             ("a/b", false),
@@ -394,10 +399,10 @@ mod tests {
         }
         for (id, (path, is_file)) in (0..).zip(entries) {
             assert_eq!(files.path(id), Path::new(path));
-            assert_eq!(files.take(id).is_ok(), is_file, "{path}");
-            assert!(files.take(id).is_err(), "{path} is asked for once");
+            assert_eq!(files.request(id).is_ok(), is_file, "{path}");
+            assert!(files.request(id).is_err(), "{path} is requested once");
         }
-        assert!(files.take(12).is_err());
+        assert!(files.request(12).is_err());
     }
 
     #[test]
@@ -409,9 +414,9 @@ mod tests {
         for number in 0..1_000_000 {
             files.add(Path::new(&format!("{folder}/{number}")), true);
         }
-        let told = files.told();
-        let bytes = told.names.capacity() + told.entries.capacity() * size_of::<Entry>();
+        let list = files.list();
+        let bytes = list.names.capacity() + list.entries.capacity() * size_of::<Entry>();
         assert!(bytes < 64 << 20, "{bytes}");
-        assert_eq!(told.path(1_000_001), Path::new(&format!("{folder}/999999")));
+        assert_eq!(list.path(1_000_001), Path::new(&format!("{folder}/999999")));
     }
 }

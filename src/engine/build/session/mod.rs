@@ -1,8 +1,12 @@
-//! A session of BuildKit: while a build runs, the engine calls us for what only the client has.
+//! A session of BuildKit: while a build runs, the engine requests what only the client has.
 //!
-//! `POST /session` turns a connection round. From then on we serve gRPC on it, and the engine is the
-//! client: it asks for the files of the template, for credentials of registries, and now and then
-//! whether we are still there. Every build has a session of its own, which ends with it.
+//! `POST /session` upgrades the connection to HTTP/2 with the roles reversed: this library serves gRPC on it,
+//! and the engine is the client. It requests the files of the template and credentials of registries, and
+//! sends health checks. Each build has its own session, which ends with the build.
+//!
+//! bollard has a session too, but it serves neither files nor logins. The services of `bollard-buildkit-proto`
+//! are not used, only their messages: each requires all methods of BuildKit's interface, also those that no
+//! template may call, and `FileSync` has messages that do not fit (see `wire`).
 
 mod filesync;
 mod wire;
@@ -11,7 +15,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context as Polled, Poll};
+use std::task::{Context as TaskContext, Poll};
 
 use bollard_buildkit_proto::health::health_check_response::ServingStatus;
 use bollard_buildkit_proto::health::{HealthCheckRequest, HealthCheckResponse};
@@ -36,68 +40,67 @@ const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
-/// What the engine is told that it may call.
-const EXPOSED: [&str; 3] = [DIFF_COPY, CREDENTIALS, HEALTH];
+/// The methods that the session announces to the engine.
+const METHODS: [&str; 3] = [DIFF_COPY, CREDENTIALS, HEALTH];
 
-/// The largest header of a request, as HTTP/2 counts it (RFC 9113, section 6.5.2: 32 bytes for each line on
-/// top). BuildKit sends the patterns of `.dockerignore` in it, each in a line of its own, in which what is
-/// not ASCII takes three times its size. So a file of the largest size fits: MAX_IGNORE_FILE three times,
-/// and MAX_PATTERNS times 48.
+/// The largest header of a request in bytes, as HTTP/2 counts it (RFC 9113, section 6.5.2: each field counts 32
+/// bytes more). BuildKit sends each pattern of `.dockerignore` in a field of its own, in which a byte that is
+/// not ASCII takes three. The largest ignore file fits: three times MAX_IGNORE_FILE, and 48 times
+/// MAX_PATTERNS.
 const MAX_HEADER: u32 = 2 << 20;
 
-/// How many requests may be under way in a session. BuildKit has one or two at a time.
+/// The most concurrent requests of a session. BuildKit has one or two.
 const MAX_STREAMS: u32 = 32;
 
-/// How many requests for files are answered at the same time. Each takes two threads and some MiB; others
-/// wait.
+/// The most concurrent file transfers. Each takes two threads and some MiB. Further requests wait.
 const MAX_COPIES: usize = 3;
 
-/// What the engine may ask for.
+/// What the session serves.
 #[derive(Clone)]
-pub(super) struct Offer {
+pub(super) struct SessionServices {
     pub(super) context: Arc<Context>,
     pub(super) credentials: Credentials,
     pub(super) tasks: TaskTracker,
 }
 
-/// An open session. It ends when it is dropped.
+/// An open session. Dropping it ends it.
 pub(super) struct Session {
     _serving: AbortOnDropHandle<()>,
 }
 
 impl Session {
-    /// Opens the session `id`. What the engine gets over it is kept under `shared_key`, for the next
-    /// session with the same key. When the engine hangs up, `ended` is cancelled.
+    /// Opens the session `id`. The engine keeps its files under `shared_key`, for later sessions with the same
+    /// key. `ended` is cancelled when the engine closes the session.
     pub(super) async fn open(
         address: &Address,
         version: Version,
         id: &str,
         shared_key: &str,
-        offer: Offer,
+        services: SessionServices,
         ended: CancellationToken,
     ) -> Result<Self, Failure> {
         let mut request = post(version, "/session")
             .header("X-Docker-Expose-Session-Uuid", id)
             .header("X-Docker-Expose-Session-Name", "libmol")
             .header("X-Docker-Expose-Session-Sharedkey", shared_key);
-        for method in EXPOSED {
+        for method in METHODS {
             request = request.header("X-Docker-Expose-Session-Grpc-Method", method);
         }
         let connection = upgrade(address, request).await?;
 
-        let credentials = offer.credentials.clone();
-        let offer = Arc::new(offer);
+        let credentials = services.credentials.clone();
+        let services = Arc::new(services);
         let copies = Arc::new(Semaphore::new(MAX_COPIES));
         let serve = service_fn(move |request| {
-            let (offer, copies) = (Arc::clone(&offer), Arc::clone(&copies));
-            async move { Ok::<_, Infallible>(route(&offer, &copies, request).await) }
+            let (services, copies) = (Arc::clone(&services), Arc::clone(&copies));
+            async move { Ok::<_, Infallible>(route(&services, &copies, request).await) }
         });
         let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .max_header_list_size(MAX_HEADER)
             .max_concurrent_streams(MAX_STREAMS)
             .serve_connection(connection, serve);
         let serving = tokio::spawn(async move {
-            // The engine hangs up when it has what it wants; if it was too early, the build says so.
+            // The engine closes the session after the build. If it closes earlier, the build fails.
             let serving = async {
                 let _ = serving.await;
                 ended.cancel();
@@ -110,23 +113,24 @@ impl Session {
     }
 }
 
-/// One call of the engine.
+/// Serves one request of the engine.
 async fn route(
-    offer: &Arc<Offer>,
+    services: &Arc<SessionServices>,
     copies: &Arc<Semaphore>,
     request: hyper::Request<Incoming>,
 ) -> hyper::Response<tonic::body::Body> {
     match request.uri().path() {
         DIFF_COPY => {
-            let offer = Arc::clone(offer);
+            let services = Arc::clone(services);
             let copies = Arc::clone(copies);
             let serve = Method(move |request| {
-                let (context, tasks) = (Arc::clone(&offer.context), offer.tasks.clone());
+                let (context, tasks) = (Arc::clone(&services.context), services.tasks.clone());
                 let copies = Arc::clone(&copies);
                 async move {
-                    let turn = copies.acquire_owned().await;
-                    let turn = turn.map_err(|_| Status::unavailable("the session has ended"))?;
-                    filesync::diff_copy(context, tasks, turn, request).await
+                    let permit = copies.acquire_owned().await;
+                    let permit =
+                        permit.map_err(|_| Status::unavailable("the session has ended"))?;
+                    filesync::diff_copy(context, tasks, permit, request).await
                 }
             });
             Grpc::new(ProstCodec::default())
@@ -134,10 +138,10 @@ async fn route(
                 .await
         }
         CREDENTIALS => {
-            let offer = Arc::clone(offer);
+            let services = Arc::clone(services);
             let serve = Method(move |request: Request<CredentialsRequest>| {
-                let offer = Arc::clone(&offer);
-                async move { Ok(credentials(&offer, &request.get_ref().host).await) }
+                let services = Arc::clone(&services);
+                async move { Ok(credentials(&services, &request.get_ref().host).await) }
             });
             Grpc::new(ProstCodec::default()).unary(serve, request).await
         }
@@ -149,20 +153,20 @@ async fn route(
             });
             Grpc::new(ProstCodec::default()).unary(serve, request).await
         }
-        _ => Status::unimplemented("libmol does not offer this").into_http(),
+        _ => Status::unimplemented("libmol does not serve this method").into_http(),
     }
 }
 
-async fn credentials(offer: &Offer, host: &str) -> Response<CredentialsResponse> {
-    // Without any, the engine asks the registry as nobody in particular.
-    let login = offer.credentials.login(host).await.unwrap_or_default();
+async fn credentials(services: &SessionServices, host: &str) -> Response<CredentialsResponse> {
+    // With an empty login, the engine pulls anonymously.
+    let login = services.credentials.login(host).await.unwrap_or_default();
     Response::new(CredentialsResponse {
         username: login.username,
         secret: login.secret.to_string(),
     })
 }
 
-/// A function, as tonic wants a method of a service.
+/// Makes a function a method of a tonic service.
 struct Method<F>(F);
 
 impl<F, R, A, W> tower_service::Service<Request<R>> for Method<F>
@@ -174,7 +178,7 @@ where
     type Error = Status;
     type Future = Pin<Box<dyn Future<Output = Result<Response<A>, Status>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Polled<'_>) -> Poll<Result<(), Status>> {
+    fn poll_ready(&mut self, _: &mut TaskContext<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
     }
 
@@ -200,7 +204,7 @@ mod tests {
     /// A body that never ends.
     type Silent = StreamBody<futures_util::stream::Pending<Result<Frame<Bytes>, Infallible>>>;
 
-    /// An engine that turns a connection round, and asks for what it likes.
+    /// An engine that upgrades the connection, and returns a client for its requests.
     async fn engine(listener: UnixListener) -> hyper::client::conn::http2::SendRequest<Silent> {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut request = Vec::new();
@@ -230,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_gets_large_headers_through_and_few_answers_at_a_time() {
+    fn large_headers_are_accepted_and_transfers_are_limited() {
         let tree = tempfile::tempdir().unwrap();
         std::fs::write(tree.path().join("Dockerfile"), "FROM scratch\n").unwrap();
         let beside = tempfile::tempdir().unwrap();
@@ -254,7 +258,7 @@ mod tests {
                 };
                 let emit: crate::event::Sink = Arc::new(|_| {});
                 let registries = std::collections::BTreeSet::new();
-                let offer = Offer {
+                let services = SessionServices {
                     context: Arc::new(
                         Context::open(tree.path(), 0, CancellationToken::new()).unwrap(),
                     ),
@@ -267,13 +271,13 @@ mod tests {
                 };
                 let address = Address::Unix(socket);
                 let ended = CancellationToken::new();
-                let _session = Session::open(&address, version, "id", "key", offer, ended)
+                let _session = Session::open(&address, version, "id", "key", services, ended)
                     .await
                     .unwrap();
                 let sender = engine.await.unwrap();
                 let asked: Vec<_> = (0..10)
                     .map(|number| {
-                        // The largest header is that of the largest ignore file.
+                        // One request has the header of the largest ignore file.
                         let patterns = if number == 0 {
                             crate::context::MAX_PATTERNS
                         } else {

@@ -1,5 +1,4 @@
-//! Watches a build: tells what happens, keeps the end of the output, and knows when there was none for
-//! too long.
+//! Monitors a build: emits its events, keeps the last lines of its output, and detects a stall.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,27 +9,26 @@ use crate::context::Sent;
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, human_bytes, human_duration, human_files};
 
-/// How much of a build's output is kept for the error of a failed build.
+/// How many lines of output are kept for the error of a failed build.
 const TAIL_LINES: usize = 50;
 
-/// The most steps of a build. A Dockerfile of the largest size may have more lines, but no image so many
+/// The most steps of a build. The largest Dockerfile may have more lines, but an image cannot have so many
 /// layers.
 pub(super) const MAX_STEPS: usize = 4096;
 
-/// How many bytes of output are taken before others have their turn on the thread: they may be as many
-/// lines.
-pub(super) const AT_ONCE: usize = 16 << 10;
+/// How many bytes of output are handled before yielding the thread: each byte may be a line.
+pub(super) const YIELD_AFTER: usize = 16 << 10;
 
-/// The most warnings that are passed on.
+/// The most warnings of a builder that are emitted.
 const MAX_WARNINGS: u32 = 1000;
 
 /// A step of the build.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Step {
-    /// From 1, in the order in which they begin.
+    /// From 1, in the order in which the steps begin.
     pub(super) number: u32,
-    /// How many are known.
-    pub(super) of: u32,
+    /// The number of steps known so far.
+    pub(super) total: u32,
     pub(super) name: String,
 }
 
@@ -38,11 +36,11 @@ pub(super) struct Step {
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) cached: bool,
-    pub(super) took: Duration,
+    pub(super) duration: Duration,
     pub(super) error: Option<String>,
 }
 
-/// What a step has written.
+/// Statistics of a step's output.
 #[derive(Debug, Default)]
 struct Output {
     lines: u64,
@@ -50,7 +48,7 @@ struct Output {
 }
 
 impl Output {
-    fn note(&mut self, line: &str) {
+    fn add(&mut self, line: &str) {
         self.lines += 1;
         if self.lines == 1 {
             line.clone_into(&mut self.first_line);
@@ -58,53 +56,54 @@ impl Output {
     }
 }
 
-/// A step that runs.
-struct Running {
+struct RunningStep {
     step: Step,
     output: Output,
 }
 
-/// What failed: a step of the Dockerfile, or something that the builder does for itself.
+/// The step that failed: of the Dockerfile, or an internal one of the builder.
 #[derive(Debug, Default)]
-pub(super) struct Failed {
-    pub(super) step: String,
-    /// The step's number; 0 for what is no step of the Dockerfile.
+pub(super) struct FailedStep {
+    pub(super) name: String,
+    /// 0 for an internal step.
     number: u32,
-    /// What the builder says of it.
+    /// The builder's error for this step.
     pub(super) error: String,
     output: Output,
 }
 
-impl Failed {
-    /// The line that was all that the step has written.
+impl FailedStep {
+    /// The step's output, if it is a single line.
     pub(super) fn only_line(&self) -> Option<&str> {
         (self.output.lines == 1).then_some(&self.output.first_line)
     }
 }
 
-/// What is known of a build that has ended.
+/// The state of a build when it ended.
 #[derive(Debug)]
 pub(super) struct End {
-    pub(super) failed: Failed,
+    pub(super) failed: FailedStep,
     /// The last lines of the output.
     pub(super) log_tail: String,
 }
 
-pub(super) struct Watch<'a> {
+pub(super) struct BuildMonitor<'a> {
     emit: &'a (dyn Fn(Event) + Send + Sync),
     tail: VecDeque<String>,
-    running: Vec<Running>,
-    failed: Option<Failed>,
+    running: Vec<RunningStep>,
+    failed: Option<FailedStep>,
     warnings: u32,
     sent: Arc<Sent>,
+    /// The bytes sent at the last tick.
     sent_before: u64,
     context_done: bool,
+    /// When the export started, while it runs.
     exporting: Option<Instant>,
     stall_grace: Duration,
-    last_sign: Instant,
+    last_activity: Instant,
 }
 
-impl<'a> Watch<'a> {
+impl<'a> BuildMonitor<'a> {
     pub(super) fn new(
         sent: Arc<Sent>,
         stall_grace: Duration,
@@ -121,32 +120,32 @@ impl<'a> Watch<'a> {
             context_done: false,
             exporting: None,
             stall_grace,
-            last_sign: Instant::now(),
+            last_activity: Instant::now(),
         }
     }
 
-    /// The engine has said something, whatever it was.
-    pub(super) fn sign_of_life(&mut self) {
-        self.last_sign = Instant::now();
+    /// Restarts the stall timer. To be called for every message of the engine.
+    pub(super) fn note_activity(&mut self) {
+        self.last_activity = Instant::now();
     }
 
     pub(super) fn step_started(&mut self, step: &Step) {
-        self.running.push(Running {
+        self.running.push(RunningStep {
             step: step.clone(),
             output: Output::default(),
         });
-        (self.emit)(about(step, Kind::StepStarted, step.name.clone()));
+        (self.emit)(step_event(step, Kind::StepStarted, step.name.clone()));
     }
 
     pub(super) fn step_done(&mut self, step: &Step, outcome: Outcome) {
-        let place = self
+        let index = self
             .running
             .iter()
             .position(|other| other.step.number == step.number);
-        let running = place.map(|place| self.running.remove(place));
+        let running = index.map(|index| self.running.remove(index));
         if let Some(error) = &outcome.error {
-            self.fail(Failed {
-                step: step.name.clone(),
+            self.record_failure(FailedStep {
+                name: step.name.clone(),
                 number: step.number,
                 error: error.clone(),
                 output: running.map_or_else(Output::default, |running| running.output),
@@ -159,26 +158,27 @@ impl<'a> Watch<'a> {
         };
         (self.emit)(Event {
             cached: Some(outcome.cached),
-            duration_ms: Some(millis(outcome.took)),
+            duration_ms: Some(millis(outcome.duration)),
             error: outcome.error,
-            ..about(step, Kind::StepDone, format!("{}: {how}", step.name))
+            ..step_event(step, Kind::StepDone, format!("{}: {how}", step.name))
         });
     }
 
-    /// Something failed that is no step of the Dockerfile.
-    pub(super) fn failed(&mut self, name: String, error: String) {
-        self.fail(Failed {
-            step: name,
+    /// An internal step of the builder failed.
+    pub(super) fn internal_step_failed(&mut self, name: String, error: String) {
+        self.record_failure(FailedStep {
+            name,
             error,
-            ..Failed::default()
+            ..FailedStep::default()
         });
     }
 
-    /// The first failure counts. BuildKit ends the steps beside it, and calls those failed as well.
-    fn fail(&mut self, failed: Failed) {
-        const ENDED: &str = "context canceled";
+    /// Keeps the first failure. BuildKit then cancels the parallel steps and reports them as failed too. Only
+    /// the text tells these apart; a command's error ends with its exit code, so a template cannot write it.
+    fn record_failure(&mut self, failed: FailedStep) {
+        const CANCELED: &str = "context canceled";
         let known = self.failed.as_ref();
-        if known.is_none_or(|known| known.error.ends_with(ENDED)) {
+        if known.is_none_or(|known| known.error.ends_with(CANCELED)) {
             self.failed = Some(failed);
         }
     }
@@ -189,7 +189,7 @@ impl<'a> Watch<'a> {
         }
         self.tail.push_back(line.clone());
         if let Some(step) = step {
-            self.note(step.number, &line);
+            self.add_output(step.number, &line);
         }
         (self.emit)(Event {
             step: step.map(|step| step.number),
@@ -199,15 +199,15 @@ impl<'a> Watch<'a> {
         });
     }
 
-    fn note(&mut self, number: u32, line: &str) {
+    fn add_output(&mut self, number: u32, line: &str) {
         let running = self
             .running
             .iter_mut()
             .find(|running| running.step.number == number);
         match (running, &mut self.failed) {
-            (Some(running), _) => running.output.note(line),
-            // BuildKit tells of the end before the last lines.
-            (None, Some(failed)) if failed.number == number => failed.output.note(line),
+            (Some(running), _) => running.output.add(line),
+            // BuildKit may report the end of a step before its last lines.
+            (None, Some(failed)) if failed.number == number => failed.output.add(line),
             _ => {}
         }
     }
@@ -220,7 +220,7 @@ impl<'a> Watch<'a> {
         (self.emit)(Event::warning(message, hint));
     }
 
-    /// Writing the image takes long and says nothing, and is no stall.
+    /// Exporting the image is silent and may be slow: the stall timer is paused meanwhile.
     pub(super) fn export_started(&mut self) {
         if self.exporting.is_none() {
             self.exporting = Some(Instant::now());
@@ -238,21 +238,21 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Has the engine said that it has what it wants of the template?
-    pub(super) fn all_is_sent(&self) -> bool {
+    /// Whether the engine has confirmed the end of the upload.
+    pub(super) fn upload_is_complete(&self) -> bool {
         self.sent.done.is_cancelled()
     }
 
-    /// The engine has what it wants of the template.
+    /// The engine has all the files that it needs.
     pub(super) fn context_done(&mut self) {
         if !self.context_done {
             self.context_done = true;
             self.sent.done.cancel();
-            self.context(Kind::ContextDone, "the build context is sent");
+            self.emit_context(Kind::ContextDone, "the build context is sent");
         }
     }
 
-    fn context(&self, kind: Kind, message: &str) {
+    fn emit_context(&self, kind: Kind, message: &str) {
         let files = self.sent.files.load(Ordering::Relaxed);
         let bytes = self.sent.bytes.load(Ordering::Relaxed);
         (self.emit)(Event {
@@ -265,27 +265,25 @@ impl<'a> Watch<'a> {
         });
     }
 
-    /// Looks at the clock.
+    /// Emits upload progress and detects a stall. To be called at regular intervals.
     ///
     /// # Errors
     ///
-    /// [`Code::Stalled`] if there was no sign of life for the stall grace.
+    /// [`Code::Stalled`] if there was no activity for the stall grace.
     pub(super) fn tick(&mut self) -> Result<()> {
         let sent = self.sent.bytes.load(Ordering::Relaxed);
         if sent != self.sent_before {
             self.sent_before = sent;
-            self.sign_of_life();
+            self.note_activity();
             if !self.context_done {
-                self.context(Kind::ContextProgress, "sending the build context");
+                self.emit_context(Kind::ContextProgress, "sending the build context");
             }
         }
-        if self.exporting.is_some() || self.last_sign.elapsed() < self.stall_grace {
+        if self.exporting.is_some() || self.last_activity.elapsed() < self.stall_grace {
             return Ok(());
         }
-        let End {
-            failed: Failed { step, .. },
-            log_tail,
-        } = self.end();
+        let End { failed, log_tail } = self.end();
+        let step = failed.name;
         let place = match step.as_str() {
             "" => "before its first step".to_owned(),
             step => format!("in the step {step}"),
@@ -293,7 +291,7 @@ impl<'a> Watch<'a> {
         Err(Error::new(
             Code::Stalled,
             format!(
-                "the build was stopped {place}, because it said nothing for {}",
+                "the build was stopped {place}: no output for {}",
                 human_duration(self.stall_grace)
             ),
         )
@@ -305,12 +303,12 @@ impl<'a> Watch<'a> {
         }))
     }
 
-    /// What failed, or ran last, and the last lines of the output.
+    /// The step that failed, or else the one that started last, and the last lines of the output.
     pub(super) fn end(&mut self) -> End {
         let failed = self.failed.take().or_else(|| {
-            let Running { step, output } = self.running.pop()?;
-            Some(Failed {
-                step: step.name,
+            let RunningStep { step, output } = self.running.pop()?;
+            Some(FailedStep {
+                name: step.name,
                 number: step.number,
                 error: String::new(),
                 output,
@@ -323,17 +321,17 @@ impl<'a> Watch<'a> {
     }
 }
 
-fn about(step: &Step, kind: Kind, message: String) -> Event {
+fn step_event(step: &Step, kind: Kind, message: String) -> Event {
     Event {
         step: Some(step.number),
-        steps: Some(step.of),
+        steps: Some(step.total),
         step_name: Some(step.name.clone()),
         ..Event::new(kind, message)
     }
 }
 
-fn millis(took: Duration) -> u64 {
-    u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -345,29 +343,29 @@ mod tests {
     const GRACE: Duration = Duration::from_millis(20);
 
     #[test]
-    fn silence_is_a_stall_only_outside_of_an_export() {
+    fn silence_is_a_stall_except_during_an_export() {
         let emit = |_| {};
-        let mut watch = Watch::new(Arc::default(), GRACE, &emit);
-        watch.export_started();
+        let mut monitor = BuildMonitor::new(Arc::default(), GRACE, &emit);
+        monitor.export_started();
         sleep(2 * GRACE);
-        watch.tick().unwrap();
-        // As the end of the export is read: it is a sign of life.
-        watch.sign_of_life();
-        watch.export_done();
-        watch.tick().unwrap();
+        monitor.tick().unwrap();
+        // The message that ends the export counts as activity.
+        monitor.note_activity();
+        monitor.export_done();
+        monitor.tick().unwrap();
         sleep(2 * GRACE);
-        assert_eq!(watch.tick().unwrap_err().code, Code::Stalled);
+        assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
     }
 
     #[test]
-    fn a_context_that_moves_is_a_sign_of_life() {
+    fn a_context_that_moves_is_a_note_activity() {
         let emit = |_| {};
         let sent = Arc::<Sent>::default();
-        let mut watch = Watch::new(Arc::clone(&sent), GRACE, &emit);
+        let mut monitor = BuildMonitor::new(Arc::clone(&sent), GRACE, &emit);
         sleep(2 * GRACE);
         sent.bytes.fetch_add(1, Ordering::Relaxed);
-        watch.tick().unwrap();
+        monitor.tick().unwrap();
         sleep(2 * GRACE);
-        assert_eq!(watch.tick().unwrap_err().code, Code::Stalled);
+        assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
     }
 }

@@ -1,0 +1,367 @@
+//! Turns a failed build into an error.
+//!
+//! The builders' APIs have no error codes, so some decisions depend on a builder's text. Each looks only at a
+//! place that the template cannot write to, and says which.
+
+use std::path::Path;
+
+use crate::cache::disk;
+use crate::context::Dockerfile;
+use crate::engine::Engine;
+use crate::engine::build::Builder;
+use crate::engine::build::full::FullDisk;
+use crate::engine::build::monitor::{End, FailedStep};
+use crate::engine::connect::request::Failure;
+use crate::engine::platforms::unsupported_hint;
+use crate::engine::refusal::Refusal;
+use crate::error::{Code, Error, FailedBuild, Result};
+use crate::names::image::Platform;
+
+/// The builder's reason for a failed build.
+pub(super) struct Reason {
+    pub(super) message: String,
+    /// The exit code of the failed command, if the builder has a field for it.
+    exit_code: Option<i32>,
+}
+
+/// The cause of a failed build.
+enum Cause {
+    /// The build is for the engine's own platform, but starts a program for another one.
+    ForeignProgram,
+    /// The engine cannot run programs of the build's platform.
+    UnsupportedPlatform,
+    FullDisk(FullDisk),
+    /// Everything else.
+    Template,
+}
+
+impl Engine {
+    /// Extracts the builder's reason from the failure of a request.
+    ///
+    /// # Errors
+    ///
+    /// If the reason is not the builder's: the connection, a proxy, or this library failed.
+    pub(super) fn reason(&self, failure: Failure) -> Result<Reason> {
+        let endpoint = &self.endpoint;
+        let unreachable = |text: String| Error::new(Code::EngineUnreachable, text);
+        Err(match failure {
+            Failure::Reported { message, exit_code } => return Ok(Reason { message, exit_code }),
+            // The classic builder's response to an invalid Dockerfile.
+            Failure::Refused(Refusal {
+                status: 400 | 500,
+                upgrade: false,
+                message,
+                ..
+            }) => {
+                return Ok(Reason {
+                    message,
+                    exit_code: None,
+                });
+            }
+            Failure::Refused(refusal) => {
+                unreachable(format!("the engine at {endpoint} {refusal}")).hint(refusal.hint())
+            }
+            Failure::Broken(why) => self.connection_lost(&why),
+            Failure::TooMuch(what) => unreachable(format!(
+                "the build was stopped: the engine at {endpoint} sent {what}"
+            ))
+            .hint(
+                "fix the template if its build has thousands of steps; else read the engine's log",
+            ),
+            Failure::Ours(error) => error,
+        })
+    }
+
+    pub(super) fn connection_lost(&self, why: &str) -> Error {
+        let text = format!(
+            "the connection to the engine at {} was lost during the build: {why}",
+            self.endpoint
+        );
+        Error::new(Code::EngineUnreachable, text)
+            .hint("check whether the engine was restarted, and try again")
+    }
+
+    /// The error of a failed build.
+    pub(super) async fn build_error(
+        &self,
+        platform: &Platform,
+        reason: &Reason,
+        dockerfile: &Dockerfile,
+        end: End,
+    ) -> Error {
+        let exit_code = reason
+            .exit_code
+            .or_else(|| exit_code(self.builder, &reason.message));
+        let cause = self.cause(platform, reason, &end, exit_code).await;
+        let End { failed, log_tail } = end;
+        let step = failed.name;
+        let line = dockerfile.line_of(&step);
+        let place = match (step.as_str(), line) {
+            ("", _) => String::new(),
+            (step, None) => format!(" in the step {step}"),
+            (step, Some(line)) => format!(" in the step {step} (line {line} of the Dockerfile)"),
+        };
+        // The builders' texts repeat the command, which is in the place already.
+        let short = exit_code
+            .filter(|_| !step.is_empty())
+            .map(|code| format!("exit code {code}"));
+        let why = short.as_deref().unwrap_or_else(|| reason.message.trim());
+        self.describe(cause, platform, &place, why)
+            .in_build(FailedBuild {
+                exit_code: exit_code.unwrap_or(0),
+                line: line.unwrap_or(0),
+                step,
+                log_tail,
+            })
+    }
+
+    async fn cause(
+        &self,
+        platform: &Platform,
+        reason: &Reason,
+        end: &End,
+        exit_code: Option<i32>,
+    ) -> Cause {
+        let native = self.native_platform().ok();
+        let native = native.as_ref().map(Platform::os_arch);
+        let foreign_program = is_foreign_program(&end.failed, exit_code);
+        let foreign_os = native.is_some_and(|(os, _)| os != platform.os_arch().0);
+        if foreign_program && native == Some(platform.os_arch()) {
+            Cause::ForeignProgram
+        } else if foreign_program || foreign_os {
+            Cause::UnsupportedPlatform
+        } else {
+            let full = self.full_disk(&reason.message, &end.log_tail).await;
+            full.map_or(Cause::Template, Cause::FullDisk)
+        }
+    }
+
+    fn describe(&self, cause: Cause, platform: &Platform, place: &str, why: &str) -> Error {
+        const HINT_TEMPLATE: &str =
+            "fix the template's Dockerfile, or what it needs, and try again";
+        let endpoint = &self.endpoint;
+        let failed = format!("the build failed{place}: {why}");
+        match cause {
+            Cause::ForeignProgram => Error::new(
+                Code::PlatformUnsupported,
+                format!(
+                    "the engine at {endpoint} runs {platform} and cannot run a program for another \
+                     architecture{place}: {why}"
+                ),
+            )
+            .hint(format!(
+                "use a base image and programs for {platform} in the Dockerfile"
+            )),
+            Cause::UnsupportedPlatform => Error::new(
+                Code::PlatformUnsupported,
+                format!("the engine at {endpoint} cannot build for {platform}{place}: {why}"),
+            )
+            .hint(unsupported_hint(platform)),
+            Cause::FullDisk(FullDisk::Engine { folder, free }) => Error::new(
+                Code::BuildFailed,
+                format!(
+                    "{failed}; the disk of the engine at {endpoint} is full{}",
+                    folder_and_free(folder.as_deref(), free)
+                ),
+            )
+            .hint(
+                "free some space there and try again: docker system df shows the disk usage, \
+                 docker builder prune and docker image prune free space",
+            ),
+            Cause::FullDisk(FullDisk::Unknown) => Error::new(Code::BuildFailed, failed).hint(format!(
+                "{HINT_TEMPLATE}; if the disk of the engine is full (docker system df), free some space there"
+            )),
+            Cause::Template => Error::new(Code::BuildFailed, failed).hint(HINT_TEMPLATE),
+        }
+    }
+}
+
+fn folder_and_free(folder: Option<&Path>, free: Option<disk::Free>) -> String {
+    let free = free.map_or_else(String::new, |free| format!(" ({free})"));
+    folder.map_or_else(String::new, |folder| {
+        format!(": {}{free}", folder.display())
+    })
+}
+
+/// Whether the build used a result of another build that was cancelled at that moment. A second attempt works.
+///
+/// The builders have no code for it. The whole text is compared; the error of a failed command has another
+/// form, so a template cannot cause a match.
+pub(super) fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool {
+    match builder {
+        Builder::BuildKit => {
+            let error = end.failed.error.as_str();
+            // For a step that copies files or makes a folder (moby/buildkit issue 3748).
+            let output = error.strip_prefix("duplicate output ");
+            // For any step, with the containerd image store (seen with Docker 28.5).
+            let commit = error.strip_prefix("failed to commit ");
+            output.is_some_and(|output| output.parse::<u32>().is_ok())
+                || commit.is_some_and(|rest| rest.ends_with(" does not exist: not found"))
+        }
+        // The result of the previous step was removed after it was found in the build cache.
+        Builder::Classic => {
+            let id = reason
+                .message
+                .strip_prefix("unable to find image \"sha256:");
+            let id = id.and_then(|id| id.strip_suffix('"'));
+            id.is_some_and(|id| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        }
+        Builder::Buildah => false,
+    }
+}
+
+/// Whether the command could not be started because it is for another architecture (execve, ENOEXEC).
+///
+/// No builder has a code for it. The OCI runtime (runc up to 1.0, runc, crun) writes it instead of the command's
+/// output, as the only line, and exits with its own exit code.
+fn is_foreign_program(failed: &FailedStep, exit_code: Option<i32>) -> bool {
+    let line = failed.only_line().unwrap_or_default().to_ascii_lowercase();
+    let runtime = line.starts_with("exec ") || line.contains("exec user process caused: ");
+    runtime && line.ends_with(": exec format error") && matches!(exit_code, Some(1 | 255))
+}
+
+/// The exit code of the failed command, for builders that report it only in the text: the builder writes it at
+/// the end, after the command.
+fn exit_code(builder: Builder, reason: &str) -> Option<i32> {
+    let label = match builder {
+        Builder::BuildKit => "exit code: ",
+        Builder::Classic => "non-zero code: ",
+        Builder::Buildah => "exit status ",
+    };
+    reason.trim_end().rsplit_once(label)?.1.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::engine::build::monitor::{BuildMonitor, Outcome, Step};
+
+    #[test]
+    fn the_exit_code_is_read_from_the_end_of_the_reason() {
+        use Builder::{BuildKit, Buildah, Classic};
+        for (builder, reason, expected) in [
+            (
+                BuildKit,
+                "executor failed running [/bin/sh -c exit 3]: exit code: 3",
+                Some(3),
+            ),
+            (
+                BuildKit,
+                r#"process "/bin/sh -c echo exit code: 7; exit 3" did not complete successfully: exit code: 3"#,
+                Some(3),
+            ),
+            (
+                BuildKit,
+                r#"executor failed running [/bin/sh -c echo "exit code: 7"]: runc died"#,
+                None,
+            ),
+            (BuildKit, "failed to solve: alpine: not found", None),
+            (
+                Classic,
+                "The command '/bin/sh -c echo exit code: 7; exit 3' returned a non-zero code: 3",
+                Some(3),
+            ),
+            (
+                Buildah,
+                "building at STEP \"RUN echo exit status 7; exit 3\": while running runtime: exit status 3\n",
+                Some(3),
+            ),
+            (
+                Buildah,
+                "building at STEP \"RUN echo exit status 7\": no such file",
+                None,
+            ),
+        ] {
+            assert_eq!(exit_code(builder, reason), expected, "{reason}");
+        }
+    }
+
+    fn end_of_step(error: &str, lines: &[&str]) -> End {
+        let emit = |_| {};
+        let mut monitor = BuildMonitor::new(Arc::default(), Duration::from_secs(240), &emit);
+        let step = Step {
+            number: 1,
+            ..Step::default()
+        };
+        monitor.step_started(&step);
+        for line in lines {
+            monitor.log((*line).to_owned(), Some(&step));
+        }
+        let outcome = Outcome {
+            error: Some(error.to_owned()),
+            ..Outcome::default()
+        };
+        monitor.step_done(&step, outcome);
+        monitor.end()
+    }
+
+    #[test]
+    fn a_lost_race_matches_the_whole_builder_message() {
+        let id = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
+        let lost = |builder, error: &str| {
+            let reason = Reason {
+                message: error.to_owned(),
+                exit_code: None,
+            };
+            is_lost_race(builder, &end_of_step(error, &[]), &reason)
+        };
+        use Builder::{BuildKit, Buildah, Classic};
+        assert!(lost(BuildKit, "duplicate output 0"));
+        assert!(lost(
+            BuildKit,
+            "failed to commit rew3 to xp99 during finalize: failed to stat active key during commit: \
+             snapshot rew3 does not exist: not found"
+        ));
+        assert!(lost(
+            Classic,
+            &format!("unable to find image \"sha256:{id}\"")
+        ));
+        for (builder, error) in [
+            (
+                BuildKit,
+                "process \"/bin/sh -c echo duplicate output 0\" did not complete: exit code: 1",
+            ),
+            (BuildKit, "duplicate output files"),
+            (
+                BuildKit,
+                "process \"/bin/sh -c failed to commit x: x does not exist: not found\" did not complete \
+                 successfully: exit code: 1",
+            ),
+            (BuildKit, "no duplicate output 0"),
+            (Classic, "unable to find image \"sha256:x\""),
+            (
+                Classic,
+                "The command 'unable to find image \"sha256:\"' returned a non-zero code: 1",
+            ),
+            (Buildah, "duplicate output 0"),
+        ] {
+            assert!(!lost(builder, error), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_foreign_program_matches_the_only_output_line() {
+        let foreign =
+            |lines: &[&str], code| is_foreign_program(&end_of_step("no", lines).failed, Some(code));
+        for line in [
+            "exec /bin/sh: exec format error",
+            "exec container process `/prog`: Exec format error",
+            "standard_init_linux.go:228: exec user process caused: exec format error",
+        ] {
+            assert!(foreign(&[line], 1) && foreign(&[line], 255), "{line}");
+            assert!(!foreign(&[line], 3), "{line}");
+            assert!(!foreign(&["before", line], 1), "{line}");
+            assert!(!foreign(&[line, "after"], 1), "{line}");
+        }
+        for line in [
+            "exec format error",
+            "exec /bin/sh: exec format error?",
+            "sh: exec format error",
+        ] {
+            assert!(!foreign(&[line], 1), "{line}");
+        }
+    }
+}
