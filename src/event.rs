@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use url::Url;
 
-use crate::names::image::{CommitSha, References};
+use crate::names::reference::{CommitSha, References};
 
 /// Something that happened during a call: one flat JSON object. Fields that do not apply are absent.
 #[derive(Clone, Debug, Default, Serialize)]

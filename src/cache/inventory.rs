@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use crate::cache::files::{read_own, remove};
 use crate::cache::{Cache, TEMP_PREFIX, ownership};
 use crate::error::Result;
-use crate::names::image::{CommitSha, is_short};
+use crate::names::reference::{CommitSha, is_short};
 
 /// A tree in the cache, complete or not.
 #[derive(Debug)]

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::{Cache, lock_file};
 use crate::error::Result;
-use crate::names::image::CommitSha;
+use crate::names::reference::CommitSha;
 use crate::process::executor::blocking;
 
 /// The pause between two attempts, and the shorter one after the first attempt. It doubles from one to the other.

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use crate::cache::files::open_own;
 use crate::cache::{Cache, Lock};
-use crate::names::image::CommitSha;
+use crate::names::reference::CommitSha;
 
 const LOG: &str = ".build.log";
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::cache::files::remove;
 use crate::cache::{Cache, TEMP_PREFIX, lock_file, usage};
-use crate::names::image::is_short;
+use crate::names::reference::is_short;
 
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 

@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use super::api::{Capped, Failure, Labels, MAX_IGNORED, in_path};
 use super::{Engine, PLATFORM_LABEL, REVISION_LABEL, RUNTIME_LABEL};
 use crate::error::Result;
-use crate::names::image::{CommitSha, Platform, as_given};
+use crate::names::reference::{CommitSha, Platform, as_given};
 
 /// The largest answer about one image, in bytes. Most of it is the configuration, which registries limit to some
 /// MiB.

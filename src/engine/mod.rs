@@ -26,7 +26,7 @@ pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
-use crate::names::image::Platform;
+use crate::names::reference::Platform;
 use crate::options::EngineSettings;
 use api::{About, Api, Failure, Version};
 use connect::endpoint::{self, Address, DEFAULT_SOCKET, Endpoint};

@@ -20,7 +20,7 @@ use super::{BUILDKIT_API, Builder, CALL_TIMEOUT, Engine};
 use crate::engine::connect::request::{post, upgrade};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::names::image::Platform;
+use crate::names::reference::Platform;
 
 /// The largest answer that is decoded. It has some ten platforms for each worker.
 const MAX_ANSWER: usize = 1024 * 1024;

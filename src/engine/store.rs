@@ -17,7 +17,7 @@ use super::image::{MAX_REFERENCES, unix};
 use super::{Builder, Engine, REVISION_LABEL};
 use crate::engine::build::full::MAX_INFO;
 use crate::error::{Error, Result};
-use crate::names::image::as_given;
+use crate::names::reference::as_given;
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 use crate::process::executor::blocking;
 

@@ -50,7 +50,7 @@ use crate::error::Result;
 use crate::event::Progress;
 use crate::fetch::task::FetchTask;
 use crate::job::gitea;
-use crate::names::image::CommitSha;
+use crate::names::reference::CommitSha;
 use crate::net::http::Http;
 use crate::options::Repository;
 use crate::process::executor;

@@ -15,7 +15,7 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use url::Url;
 
 use crate::error::{Code, Error, Result};
-use crate::names::image::CommitSha;
+use crate::names::reference::CommitSha;
 use crate::names::runtimes::Runtime;
 use crate::net::http::{Answer, Http, MAX_ANSWER};
 use crate::net::retry;

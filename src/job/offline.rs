@@ -10,7 +10,8 @@ use crate::event::{Event, Sink};
 use crate::job::recent;
 use crate::job::shared::Shared;
 use crate::job::target::Request;
-use crate::names::image::{Image, References, Timings, full_id};
+use crate::names::image::{Image, Timings};
+use crate::names::reference::{References, full_id};
 
 /// The newest image of the runtime for the platform and the tag rules that are set; or the one of the commit that the
 /// caller has named.

@@ -24,7 +24,7 @@ use crate::engine::{Engine, Found};
 use crate::error::Result;
 use crate::event::{Event, Sink};
 use crate::job::shared::Shared;
-use crate::names::image::References;
+use crate::names::reference::References;
 use crate::names::runtimes::Runtime;
 use crate::process::executor::blocking;
 use crate::process::panics;

@@ -15,7 +15,7 @@ use crate::job::recent::Leases;
 use crate::job::shared_build::SharedBuilds;
 use crate::job::target::Request;
 use crate::job::{BuildOutput, LookupResult};
-use crate::names::image::{LocalName, Platform};
+use crate::names::reference::{LocalName, Platform};
 use crate::net::http::Http;
 use crate::options::{PlatformChoice, Settings};
 use crate::process::executor::blocking;

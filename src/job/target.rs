@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use crate::engine::{PLATFORM_LABEL, REVISION_LABEL, RUNTIME_LABEL};
 use crate::error::Error;
-use crate::names::image::{CommitSha, Platform, References};
+use crate::names::reference::{CommitSha, Platform, References};
 use crate::names::runtimes::Runtime;
 use crate::options::Repository;
 

@@ -1,5 +1,6 @@
-//! What things are called: runtimes, images and their tags, registries.
+//! The names of runtimes, of images and of their registry.
 
 pub mod image;
+pub mod reference;
 pub mod registry;
 pub mod runtimes;

@@ -12,7 +12,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
-use crate::names::image::{CommitSha, Isolation, Platform, TagArch, TagRules};
+use crate::names::reference::{CommitSha, Isolation, Platform, TagArch, TagRules};
 use crate::names::runtimes::{self, Runtime, Runtimes};
 use crate::process::memory;
 use crate::redact::{MAX_TOKEN, MIN_TOKEN, Masker, Secret};

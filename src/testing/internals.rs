@@ -17,7 +17,7 @@ use crate::engine::Lines;
 use crate::error::{Code, Error, Result, Retry};
 use crate::fetch;
 use crate::job::gitea;
-use crate::names::image::CommitSha;
+use crate::names::reference::CommitSha;
 use crate::names::runtimes::Runtimes;
 use crate::net::http::Answer;
 use crate::options::{OptionName, Options};

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::cache::{Cache, Lock};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
-use crate::names::image::CommitSha;
+use crate::names::reference::CommitSha;
 use crate::names::runtimes::Runtime;
 use crate::process::executor;
 use crate::redact::{MAX_LINE, Masker, Redact};

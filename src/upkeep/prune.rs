@@ -19,7 +19,7 @@ use crate::engine::{Engine, PLATFORM_LABEL, RUNTIME_LABEL, Removal, Stored, bare
 use crate::error::Result;
 use crate::job::recent::{self, Removing};
 use crate::job::shared::Shared;
-use crate::names::image::{LocalName, full_id};
+use crate::names::reference::{LocalName, full_id};
 use crate::names::runtimes::Runtime;
 use crate::process::executor::blocking;
 use crate::redact::{self, Masker, Redact};
@@ -356,7 +356,7 @@ impl Candidate {
         };
         Some(Self {
             image: LocalImage {
-                r#ref: crate::names::image::as_given(first).to_owned(),
+                r#ref: crate::names::reference::as_given(first).to_owned(),
                 runtime: runtime.to_string(),
                 platform: label(PLATFORM_LABEL),
                 commit_sha: full_id(stored.revision()),
@@ -519,7 +519,7 @@ impl Claim {
             Ok(claim) => claim,
             Err(reason) => return Ok(Err(reason)),
         };
-        let pinned = crate::names::image::as_given(reference);
+        let pinned = crate::names::reference::as_given(reference);
         let removing = match options.dry_run {
             true if Removing::would_not(pinned, window) => None,
             true => return Ok(Ok(claim)),
@@ -717,7 +717,7 @@ impl CachedTree {
 mod tests {
     use super::*;
 
-    use crate::names::image::Isolation;
+    use crate::names::reference::Isolation;
     use crate::names::runtimes::{Runtimes, known};
 
     const NOW: i64 = 1_800_000_000;

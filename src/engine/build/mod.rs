@@ -33,7 +33,7 @@ use crate::context::{Context, DOCKERFILE, Dockerfile};
 use crate::engine::connect::request::{Failure, Info, post, send};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
-use crate::names::image::{Platform, hex};
+use crate::names::reference::{Platform, hex};
 use crate::process::outside_file::within;
 use buildkit::{Graph, is_internal};
 use classic::Transcript;

@@ -18,7 +18,7 @@ use crate::engine::connect::config::{self, Config, is_absent};
 use crate::engine::connect::ssh;
 use crate::engine::go_json::{self, Json, WrongType};
 use crate::error::{Code, Error, Result, chain};
-use crate::names::image::hex;
+use crate::names::reference::hex;
 use crate::net::certificates;
 use crate::options::EngineSettings;
 use crate::process::limits;

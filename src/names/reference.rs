@@ -1,0 +1,511 @@
+//! The references of an image, and the parts of their tags: commit, platform, isolation.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{Code, Error, Result};
+use crate::names::registry::LOCAL_IMAGE_PREFIX;
+use crate::names::runtimes::{Runtime, Runtimes};
+
+/// A full commit id: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CommitSha(String);
+
+impl CommitSha {
+    /// Checks the form of `id`.
+    pub fn parse(id: &str) -> Option<Self> {
+        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        (matches!(id.len(), 40 | 64) && id.bytes().all(hex)).then(|| Self(id.to_owned()))
+    }
+
+    /// The same for an id that a person or a file gives: upper-case digits count too.
+    pub fn given(id: &str) -> Option<Self> {
+        Self::parse(&id.to_ascii_lowercase())
+    }
+
+    /// The whole id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first twelve digits: what stands in a tag and in a cache folder's name.
+    pub fn short(&self) -> &str {
+        &self.0[..12]
+    }
+}
+
+/// What a label says is the commit, if it can be one; else the empty text.
+pub(crate) fn full_id(label: Option<&str>) -> String {
+    label
+        .and_then(CommitSha::parse)
+        .map_or_else(String::new, |commit| commit.0)
+}
+
+impl fmt::Display for CommitSha {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What an image is built for: `os/arch[/variant]`, as in the OCI image index specification.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Platform {
+    text: String,
+}
+
+impl Platform {
+    /// The platform of the platform's own images.
+    pub const DEFAULT: &'static str = "linux/amd64";
+
+    /// Checks `os/arch[/variant]`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let part = |p: &str| {
+            !p.is_empty()
+                && p.len() <= 32
+                && p.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        let parts: Vec<&str> = text.split('/').collect();
+        (matches!(parts.len(), 2 | 3) && parts.iter().all(|p| part(p))).then(|| Self {
+            text: text.to_owned(),
+        })
+    }
+
+    /// `os/arch[/variant]`.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Engines take these for one and the same, as containerd's `platforms.Normalize` has it: a processor without its
+    /// variant, and with the least one that there is.
+    pub(crate) fn is_the_same_as(&self, other: &str) -> bool {
+        let plain = |platform: &str| match platform.split_once('/') {
+            Some((os, "amd64/v1")) => format!("{os}/amd64"),
+            Some((os, "arm64/v8")) => format!("{os}/arm64"),
+            Some((os, "arm/v7")) => format!("{os}/arm"),
+            _ => platform.to_owned(),
+        };
+        plain(&self.text) == plain(other)
+    }
+
+    /// `os` and `arch`, which is what an engine tells of an image.
+    pub(crate) fn os_arch(&self) -> (&str, &str) {
+        let mut parts = self.text.split('/');
+        (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+        )
+    }
+}
+
+/// Which tags have the architecture in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum TagArch {
+    /// Both tags of every platform but the default one: `-arch[-variant]`. So a switch of platforms can never hit an
+    /// image made for another.
+    #[default]
+    Auto,
+    /// Every pinned tag, without the variant; the moving tag never. This is how the workspace server of 2026 tags. A
+    /// platform of the same architecture but another variant has the same tags; the image's label tells them apart.
+    Always,
+}
+
+impl TagArch {
+    /// What follows the commit in the pinned tag.
+    fn pinned_suffix(self, platform: &Platform) -> String {
+        match self {
+            Self::Auto if platform.text == Platform::DEFAULT => String::new(),
+            Self::Auto => platform
+                .text
+                .split('/')
+                .skip(1)
+                .map(|part| format!("-{part}"))
+                .collect(),
+            Self::Always => format!("-{}", platform.os_arch().1),
+        }
+    }
+
+    /// What follows `latest` in the moving tag.
+    fn latest_suffix(self, platform: &Platform) -> String {
+        match self {
+            Self::Auto => self.pinned_suffix(platform),
+            Self::Always => String::new(),
+        }
+    }
+}
+
+impl Default for Platform {
+    fn default() -> Self {
+        Self {
+            text: Self::DEFAULT.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A suffix that keeps the images of one server apart from those of another on the same engine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Isolation(String);
+
+impl Isolation {
+    /// At most this many bytes, so that the tag stays within the 128 that the OCI distribution
+    /// specification allows.
+    const MAX_LEN: usize = 48;
+
+    /// Checks `[a-z0-9][a-z0-9_.-]*`; white space around it is dropped. The empty text means "no isolation".
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidOption`]: a wrong value is never taken for "no isolation".
+    pub fn parse(text: &str) -> Result<Self> {
+        let text = text.trim();
+        let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let rest = |b: u8| first(b) || matches!(b, b'_' | b'.' | b'-');
+        let ok = text.is_empty()
+            || (text.len() <= Self::MAX_LEN
+                && text.bytes().take(1).all(first)
+                && text.bytes().all(rest));
+        if ok {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(Error::new(
+            Code::InvalidOption,
+            "the image isolation (MOLECULE_LOCAL_IMAGE_ISOLATION) cannot be part of an image tag",
+        )
+        .hint(format!(
+            "use lower-case letters, digits, '_', '.' and '-', a letter or digit first, at most {} of them",
+            Self::MAX_LEN
+        )))
+    }
+
+    /// The last part of both tags.
+    fn tag_suffix(&self) -> String {
+        match self.0.as_str() {
+            "" => String::new(),
+            token => format!("--{token}"),
+        }
+    }
+}
+
+/// How the tags of a client's images are made.
+#[derive(Clone, Debug, Default)]
+pub struct TagRules {
+    /// Which of them have the architecture.
+    pub arch: TagArch,
+    /// What keeps them apart from those of other servers.
+    pub isolation: Isolation,
+}
+
+/// The two references of one image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct References {
+    /// Pinned to the commit: `molecule-local/workspace-template-<runtime>:<sha12>…`.
+    pub pinned: String,
+    /// Moves with the branch: `molecule-local/workspace-template-<runtime>:latest…`.
+    pub latest: String,
+}
+
+impl References {
+    /// The references for a commit of a runtime's template.
+    pub fn new(
+        runtime: &Runtime,
+        commit: &CommitSha,
+        platform: &Platform,
+        rules: &TagRules,
+    ) -> Self {
+        Self::of_short(runtime, commit.short(), platform, rules)
+    }
+
+    fn of_short(runtime: &Runtime, short: &str, platform: &Platform, rules: &TagRules) -> Self {
+        let repository = repository(runtime);
+        let isolation = rules.isolation.tag_suffix();
+        let pinned = rules.arch.pinned_suffix(platform);
+        let latest = rules.arch.latest_suffix(platform);
+        Self {
+            pinned: format!("{repository}:{short}{pinned}{isolation}"),
+            latest: format!("{repository}:latest{latest}{isolation}"),
+        }
+    }
+
+    /// The first twelve digits of the commit.
+    pub(crate) fn short(&self) -> &str {
+        let tag = self.pinned.rsplit_once(':').map_or("", |(_, tag)| tag);
+        tag.get(..12).unwrap_or(tag)
+    }
+
+    /// The references of an image that the engine lists under its pinned one; `None` if that is not of the runtime,
+    /// the platform and the rules.
+    pub(crate) fn of_pinned(
+        listed: &str,
+        runtime: &Runtime,
+        platform: &Platform,
+        rules: &TagRules,
+    ) -> Option<Self> {
+        let listed = as_given(listed);
+        let tag = listed
+            .strip_prefix(&repository(runtime))?
+            .strip_prefix(':')?;
+        let short = tag.get(..12).filter(|short| is_short(short))?;
+        let references = Self::of_short(runtime, short, platform, rules);
+        (references.pinned == listed).then_some(references)
+    }
+}
+
+/// A reference of ours, taken apart again: of any runtime and platform, but of one isolation only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LocalName {
+    pub(crate) runtime: Runtime,
+    /// The first twelve digits of the commit; `None` for the reference that moves with the branch.
+    pub(crate) commit: Option<String>,
+    /// `-arch[-variant]`; empty for the default platform.
+    pub(crate) platform: String,
+}
+
+impl LocalName {
+    /// `None` for every name that [`References::new`] would not have given for one of these runtimes under this
+    /// isolation, whatever the platform and [`TagArch`].
+    pub(crate) fn parse(listed: &str, runtimes: &Runtimes, isolation: &Isolation) -> Option<Self> {
+        let (repository, tag) = as_given(listed).rsplit_once(':')?;
+        let runtime = repository
+            .strip_prefix(LOCAL_IMAGE_PREFIX)?
+            .strip_prefix("/workspace-template-")?;
+        let runtime = runtimes.find(runtime)?.clone();
+        // No part of a platform is empty, so the first "--" is where an isolation begins.
+        let (tag, token) = match tag.split_once("--") {
+            Some((tag, token)) if !token.is_empty() => (tag, token),
+            Some(_) => return None,
+            None => (tag, ""),
+        };
+        if token != isolation.0 {
+            return None;
+        }
+        let (which, platform) = tag.split_at(tag.find('-').unwrap_or(tag.len()));
+        let commit = match which {
+            "latest" => None,
+            short if is_short(short) => Some(short.to_owned()),
+            _ => return None,
+        };
+        let plain = |part: &str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        };
+        let mut parts = platform.split('-').skip(1);
+        (platform.split('-').count() <= 3 && parts.all(plain)).then(|| Self {
+            runtime,
+            commit,
+            platform: platform.to_owned(),
+        })
+    }
+}
+
+/// Is it what [`CommitSha::short`] gives?
+pub(crate) fn is_short(text: &str) -> bool {
+    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    text.len() == 12 && text.bytes().all(hex)
+}
+
+/// A reference that an engine lists, as it was given: Podman puts a host in front of those that have
+/// none (containers-registries.conf, short names). Any other host makes it another image.
+pub(crate) fn as_given(listed: &str) -> &str {
+    ["docker.io/", "localhost/"]
+        .iter()
+        .find_map(|host| listed.strip_prefix(host))
+        .unwrap_or(listed)
+}
+
+/// A runtime's image repository, without a tag.
+fn repository(runtime: &Runtime) -> String {
+    format!("{LOCAL_IMAGE_PREFIX}/workspace-template-{runtime}")
+}
+
+/// A short name for a commit of a repository: the first eight bytes of
+/// `sha256("<runtime>|<sha>|<repository prefix>")`, in hexadecimal.
+pub fn cache_key(runtime: &str, sha: &str, repo_prefix: &str) -> String {
+    let digest = Sha256::digest(format!("{runtime}|{sha}|{repo_prefix}"));
+    hex(&digest[..8])
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::names::runtimes::known;
+
+    fn sha() -> CommitSha {
+        CommitSha::parse("0123456789abcdef0123456789abcdef01234567").unwrap()
+    }
+
+    fn rules(arch: TagArch, isolation: &str) -> TagRules {
+        let isolation = Isolation::parse(isolation).unwrap();
+        TagRules { arch, isolation }
+    }
+
+    fn refs_with(arch: TagArch, platform: &str, isolation: &str) -> References {
+        let platform = Platform::parse(platform).unwrap();
+        References::new(&known("hermes"), &sha(), &platform, &rules(arch, isolation))
+    }
+
+    fn refs(platform: &str, isolation: &str) -> References {
+        refs_with(TagArch::Auto, platform, isolation)
+    }
+
+    #[test]
+    fn the_tag_is_the_first_twelve_digits() {
+        let refs = refs("linux/amd64", "");
+        assert_eq!(
+            refs.pinned,
+            "molecule-local/workspace-template-hermes:0123456789ab"
+        );
+        assert_eq!(
+            refs.latest,
+            "molecule-local/workspace-template-hermes:latest"
+        );
+    }
+
+    #[test]
+    fn another_platform_and_an_isolation_show_in_both_tags() {
+        let refs = refs("linux/arm/v7", "ci-1");
+        assert!(refs.pinned.ends_with(":0123456789ab-arm-v7--ci-1"));
+        assert!(refs.latest.ends_with(":latest-arm-v7--ci-1"));
+    }
+
+    #[test]
+    fn the_architecture_can_be_in_every_pinned_tag() {
+        for (platform, pinned, latest) in [
+            ("linux/amd64", ":0123456789ab-amd64--ci-1", ":latest--ci-1"),
+            ("linux/arm/v7", ":0123456789ab-arm--ci-1", ":latest--ci-1"),
+        ] {
+            let refs = refs_with(TagArch::Always, platform, "ci-1");
+            assert!(refs.pinned.ends_with(pinned), "{}", refs.pinned);
+            assert!(refs.latest.ends_with(latest), "{}", refs.latest);
+        }
+        let refs = refs_with(TagArch::Always, "linux/arm64", "");
+        assert!(refs.pinned.ends_with(":0123456789ab-arm64"));
+        assert!(refs.latest.ends_with(":latest"));
+    }
+
+    #[test]
+    fn a_listed_name_is_taken_back_apart() {
+        let of = |name: &str| {
+            let rules = rules(TagArch::Auto, "ci");
+            References::of_pinned(name, &known("hermes"), &Platform::default(), &rules)
+        };
+        let name = "molecule-local/workspace-template-hermes:0123456789ab--ci";
+        for listed in [
+            name,
+            &format!("docker.io/{name}"),
+            &format!("localhost/{name}"),
+        ] {
+            assert_eq!(of(listed).unwrap().pinned, name);
+        }
+        for other in [
+            "molecule-local/workspace-template-hermes:latest--ci",
+            "molecule-local/workspace-template-hermes:0123456789ab",
+            "molecule-local/workspace-template-hermes-2:0123456789ab--ci",
+            "molecule-local/workspace-template-hermes:0123456789ab-arm64--ci",
+            "evil.example/molecule-local/workspace-template-hermes:0123456789ab--ci",
+        ] {
+            assert_eq!(of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_name_of_ours_is_told_from_every_other() {
+        let parse = |name: &str, isolation: &str| {
+            let isolation = Isolation::parse(isolation).unwrap();
+            LocalName::parse(name, &Runtimes::default(), &isolation)
+        };
+        for platform in ["linux/amd64", "linux/arm64", "linux/arm/v7"] {
+            for isolation in ["", "ci", "a--b", "arm64"] {
+                for arch in [TagArch::Auto, TagArch::Always] {
+                    let refs = refs_with(arch, platform, isolation);
+                    let pinned = parse(&format!("localhost/{}", refs.pinned), isolation).unwrap();
+                    let latest = parse(&refs.latest, isolation).unwrap();
+                    assert_eq!(pinned.commit.as_deref(), Some("0123456789ab"));
+                    assert_eq!(latest.commit, None);
+                    assert_eq!(parse(&refs.pinned, "another"), None);
+                }
+            }
+        }
+        let ours = "molecule-local/workspace-template-hermes";
+        for other in [
+            format!("{ours}:0123456789ab--b"),
+            format!("{ours}:0123456789a"),
+            format!("{ours}:0123456789ab-"),
+            format!("{ours}:0123456789ab--"),
+            format!("{ours}:0123456789ab-arm-v7-x"),
+            format!("{ours}:mine"),
+            format!("{ours}-2:latest"),
+            format!("evil.example/{ours}:latest"),
+            ours.to_owned(),
+            "<none>:<none>".to_owned(),
+        ] {
+            assert_eq!(parse(&other, ""), None, "{other}");
+        }
+        assert_eq!(parse(&format!("{ours}:0123456789ab--a--b"), "b"), None);
+    }
+
+    #[test]
+    fn an_isolation_that_no_tag_can_hold_is_an_error() {
+        for text in ["-a", "A", "a b", "ä", ".x", "a\0", &"a".repeat(49)] {
+            assert_eq!(
+                Isolation::parse(text).unwrap_err().code,
+                Code::InvalidOption,
+                "{text:?}"
+            );
+        }
+        Isolation::parse(&"a".repeat(48)).unwrap();
+    }
+
+    #[test]
+    fn commit_ids_are_whole_and_lower_case() {
+        assert!(CommitSha::parse(&"a".repeat(64)).is_some());
+        for id in [
+            "abc",
+            &"A".repeat(40),
+            &"g".repeat(40),
+            &"a".repeat(41),
+            &"a".repeat(12),
+        ] {
+            assert!(CommitSha::parse(id).is_none(), "{id}");
+        }
+    }
+
+    #[test]
+    fn platforms_have_two_or_three_plain_parts() {
+        for text in ["linux/amd64", "linux/arm/v7"] {
+            assert_eq!(Platform::parse(text).unwrap().as_str(), text);
+        }
+        for text in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "linux/amd64/",
+            "Linux/amd64",
+            "a/b/c/d",
+            "linux/amd64,linux/arm64",
+        ] {
+            assert!(Platform::parse(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_cache_key_is_stable() {
+        assert_eq!(cache_key("a", "b", "c").len(), 16);
+        assert_eq!(cache_key("a", "b", "c"), hex(&Sha256::digest("a|b|c")[..8]));
+    }
+}
