@@ -1,4 +1,4 @@
-//! When a commit's image was last used, for pruning in other processes (see `job/recent.rs`).
+//! When a commit's image was last used, for pruning in other processes (see `job/lease.rs`).
 //!
 //! The record is the time of a file. A call writes it and then tries the lock; pruning takes the lock and then
 //! reads it. So at least one of the two sees the other.

@@ -7,8 +7,8 @@
 mod checkout;
 pub(crate) mod coalesce;
 pub(crate) mod gitea;
+pub(crate) mod lease;
 pub(crate) mod offline;
-pub(crate) mod recent;
 pub(crate) mod shared;
 pub(crate) mod shared_build;
 pub(crate) mod target;
@@ -165,7 +165,7 @@ async fn usable(
     target: &Target,
     emit: &Sink,
 ) -> Result<std::result::Result<Found, MissReason>> {
-    let found = recent::find(shared, &target.runtime, &target.references, emit).await?;
+    let found = lease::find(shared, &target.runtime, &target.references, emit).await?;
     let Some(found) = found else {
         return Ok(Err(MissReason::Absent));
     };
@@ -294,7 +294,7 @@ async fn build(
 /// Checks the image that the build has given the pinned tag, and refreshes the moving tag.
 async fn tag(shared: &Shared, target: &Target, emit: &Sink) -> Result<String> {
     let (engine, pinned) = (shared.engine().await?, &target.references.pinned);
-    let image = recent::find(shared, &target.runtime, &target.references, emit).await?;
+    let image = lease::find(shared, &target.runtime, &target.references, emit).await?;
     let image = image.ok_or_else(|| {
         Error::new(
             Code::BuildFailed,

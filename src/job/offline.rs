@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::job::recent;
+use crate::job::lease;
 use crate::job::shared::Shared;
 use crate::job::target::Request;
 use crate::names::image::{Image, Timings};
@@ -35,7 +35,7 @@ pub(crate) async fn find(shared: &Shared, request: &Request, emit: &Sink) -> Res
     };
     for references in candidates {
         // It may have been removed since.
-        let Some(found) = recent::find(shared, runtime, &references, emit).await? else {
+        let Some(found) = lease::find(shared, runtime, &references, emit).await? else {
             continue;
         };
         if found

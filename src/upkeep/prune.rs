@@ -5,7 +5,7 @@
 //! the image stays, and the report says why.
 //!
 //! Other calls go on meanwhile. So what is to go is claimed first, which keeps calls from taking it up, and looked
-//! at again; `recent.rs` has the order.
+//! at again; `job/lease.rs` has the order.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::cache::{Cache, CacheEntry, Lock, UnusedLock};
 use crate::engine::{Engine, PLATFORM_LABEL, RUNTIME_LABEL, Removal, Stored, bare};
 use crate::error::Result;
-use crate::job::recent::{self, Removing};
+use crate::job::lease::{self, Removing};
 use crate::job::shared::Shared;
 use crate::names::reference::{LocalName, full_id};
 use crate::names::runtimes::Runtime;
@@ -457,7 +457,7 @@ fn why_kept(found: &Candidate, newest: bool, options: PruneOptions, now: i64) ->
     if newest {
         return Some(newest_of(options.keep_per_runtime, &image.runtime));
     }
-    is_within(recent::window(options.recent), image.created_unix, now)
+    is_within(lease::window(options.recent), image.created_unix, now)
         .then(|| used_lately(options.recent))
 }
 
@@ -483,7 +483,7 @@ impl Claim {
             runtime.clone(),
             short.to_owned(),
         );
-        let window = recent::window(options.recent);
+        let window = lease::window(options.recent);
         let claim = blocking(&shared.tasks, move || {
             let cache = match Cache::existing(&root, &runtime)? {
                 Some(cache) => cache,
@@ -648,7 +648,7 @@ fn drop_tree(found: &Tree, options: PruneOptions) -> Result<(Action, String)> {
             lock => lock,
         },
     };
-    let window = recent::window(options.recent);
+    let window = lease::window(options.recent);
     let made = seconds(cache.made(kept).unwrap_or(kept.made));
     let lately =
         cache.is_used(short, window) || is_within(window, made, seconds(SystemTime::now()));

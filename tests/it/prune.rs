@@ -29,7 +29,7 @@ const KEEP_TWO: PruneOptions = PruneOptions {
     ..KEEP_NONE
 };
 
-/// A used image is kept this much longer than `recent`: one lease (src/job/recent.rs).
+/// A used image is kept this much longer than `recent`: one lease (src/job/lease.rs).
 const LEASE: Duration = Duration::from_secs(5);
 
 fn copying(content: &str) -> Files {
