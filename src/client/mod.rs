@@ -302,7 +302,7 @@ impl Client {
                 None => error,
                 Some(runtime) => Error {
                     runtime: runtime.to_string(),
-                    url: shared.settings.repo_prefix.url(runtime),
+                    url: shared.settings.repo_prefix.repository(runtime).url.into(),
                     ..error
                 },
             };

@@ -142,7 +142,9 @@ pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, dir: &FetchDir) -> Re
     let settings = crate::options::Options::default().settings()?;
     let request = Request {
         http: &Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,
-        repository: &settings.repo_prefix.any_repository()?,
+        repository: &settings
+            .repo_prefix
+            .repository(&settings.runtimes.parse("hermes")?),
         commit,
         looked_up: false,
         stall_grace: settings.stall_grace,

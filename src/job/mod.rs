@@ -62,7 +62,7 @@ pub(crate) struct BuildOutput {
 /// Finds or builds the image of a request.
 pub(crate) async fn ensure(shared: &Arc<Shared>, request: Request, emit: &Sink) -> Result<Image> {
     let begun = Instant::now();
-    let repository = shared.settings.repo_prefix.repository(&request.runtime)?;
+    let repository = shared.settings.repo_prefix.repository(&request.runtime);
     if request.commit.is_none() {
         emit(Event::lookup_started(&repository.url));
     }

@@ -87,8 +87,8 @@ impl Http {
         token: &Secret,
         network: &NetworkSettings,
     ) -> Result<Self> {
-        let server = prefix.any_repository()?.url;
-        let tls = tls_config_in_time(&server, network)?;
+        let server = prefix.server();
+        let tls = tls_config_in_time(server, network)?;
         let has_token = !token.is_empty();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("libmol/", env!("CARGO_PKG_VERSION")))

@@ -54,7 +54,7 @@ pub fn branch_url(prefix: &str, runtime: &str, branch: &str) -> Result<String> {
     let settings = options.settings()?;
     let repository = settings
         .repo_prefix
-        .repository(&settings.runtimes.parse(runtime)?)?;
+        .repository(&settings.runtimes.parse(runtime)?);
     Ok(gitea::branch_url(&repository, branch).into())
 }
 

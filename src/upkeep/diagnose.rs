@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
-use url::Url;
 
 use crate::cache::Cache;
 use crate::cache::disk;
@@ -452,18 +451,16 @@ async fn template_server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
         return checks;
     }
     let heads = runtimes.map(|runtime| async move {
-        let repository = shared.settings.repo_prefix.repository(runtime)?;
+        let repository = shared.settings.repo_prefix.repository(runtime);
         let branch = shared.settings.branch.as_deref();
         let head = gitea::head(&shared.http, runtime, &repository, branch);
         let head = deadline.limited(repository.url.as_str(), head).await;
-        Ok((runtime, head))
+        (runtime, head)
     });
-    let (greeting, heads) = tokio::join!(
+    let (greeting, heads): (_, Vec<(&Runtime, Result<gitea::Head>)>) = tokio::join!(
         greet(shared, deadline),
         futures_util::future::join_all(heads)
     );
-    let heads: Vec<(&Runtime, Result<gitea::Head>)> =
-        heads.into_iter().filter_map(Result::ok).collect();
     let failed = |code: Code| {
         heads
             .iter()
@@ -540,10 +537,7 @@ async fn greet(shared: &Shared, deadline: Deadline) -> Result<Greeting> {
     struct Version {
         version: String,
     }
-    let mut url: Url = shared.settings.repo_prefix.any_repository()?.api;
-    let base = url.path().split_once("/api/v1/").map(|(base, _)| base);
-    let path = format!("{}/api/v1/version", base.unwrap_or_default());
-    url.set_path(&path);
+    let url = shared.settings.repo_prefix.api("version");
     let begun = Instant::now();
     let answer = deadline
         .limited(url.as_str(), shared.http.get_api(&url))

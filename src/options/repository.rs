@@ -1,0 +1,222 @@
+//! The template repositories: their common URL prefix, and the URLs of each.
+
+use url::Url;
+
+use crate::error::Result;
+use crate::names::runtimes::Runtime;
+use crate::options::{OptionName, invalid};
+
+/// Stands for a runtime when the prefix is checked.
+const SAMPLE: &str = "runtime";
+
+/// The URL prefix of the template repositories: the runtime's name is appended to it.
+///
+/// It is parsed once, here. The URLs of a repository are put together from its parts and need no check of their
+/// own: a [`Runtime`] has only characters that a URL path takes as they are, and the prefix ends in no character
+/// that could combine with them.
+#[derive(Clone, Debug)]
+pub(crate) struct RepoPrefix {
+    given: String,
+    /// A repository on the server, for its origin and its host.
+    server: Url,
+    /// `/<sub-path>`, or nothing.
+    sub_path: String,
+    owner: String,
+    /// The first part of a repository's name.
+    name: String,
+}
+
+impl RepoPrefix {
+    pub(super) const DEFAULT: &'static str =
+        "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-";
+
+    pub(super) fn parse(given: &str) -> Result<Self> {
+        let refuse = |what: &str| {
+            invalid(OptionName::RepoPrefix, what).hint(format!(
+                "give the URL of a template repository without the runtime's name, as in {}",
+                Self::DEFAULT
+            ))
+        };
+        if given
+            .chars()
+            .any(|c| c.is_whitespace() || c.is_control() || c == '\\')
+        {
+            return Err(refuse(
+                "contains white space, a control character or a backslash",
+            ));
+        }
+        let prefix = Self::split(given)
+            .ok_or_else(|| refuse("is not a valid URL of an organisation and a repository"))?;
+        let url = &prefix.server;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(refuse("is neither an http:// nor an https:// address"));
+        }
+        if !url.username().is_empty() || url.password().is_some() || given.contains('@') {
+            return Err(refuse("contains a user name or a password")
+                .hint("remove it, and set MOLECULE_GITEA_TOKEN instead"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(refuse("contains a query or a fragment"));
+        }
+        Ok(prefix)
+    }
+
+    /// The parts of a prefix; `None` if it does not name an organisation and a repository.
+    fn split(given: &str) -> Option<Self> {
+        // A name could complete a percent escape, as in `%2` and `e`.
+        let incomplete = given.bytes().rev().take(2).any(|byte| byte == b'%');
+        let server = Url::parse(&format!("{given}{SAMPLE}")).ok()?;
+        server.host_str()?;
+        let mut segments: Vec<&str> = server.path_segments()?.collect();
+        let name = segments.pop()?.strip_suffix(SAMPLE)?.to_owned();
+        let owner = segments.pop()?.to_owned();
+        if incomplete || owner.is_empty() || segments.contains(&"") {
+            return None;
+        }
+        let sub_path = segments.iter().map(|segment| format!("/{segment}"));
+        Some(Self {
+            given: given.to_owned(),
+            sub_path: sub_path.collect(),
+            owner,
+            name,
+            server,
+        })
+    }
+
+    /// The template repository of `runtime`.
+    pub(crate) fn repository(&self, runtime: &Runtime) -> Repository {
+        let Self { owner, name, .. } = self;
+        Repository {
+            url: self.url(&format!("/{owner}/{name}{runtime}")),
+            api: self.api(&format!("repos/{owner}/{name}{runtime}")),
+        }
+    }
+
+    /// An endpoint of Gitea's API: `<server>[/<sub-path>]/api/v1/<endpoint>`.
+    pub(crate) fn api(&self, endpoint: &str) -> Url {
+        self.url(&format!("/api/v1/{endpoint}"))
+    }
+
+    fn url(&self, path: &str) -> Url {
+        let mut url = self.server.clone();
+        url.set_path(&format!("{}{path}", self.sub_path));
+        url
+    }
+
+    /// A URL on the template server. Only its origin means something.
+    pub(crate) fn server(&self) -> &Url {
+        &self.server
+    }
+
+    /// The prefix as it was given.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.given
+    }
+
+    /// Whether the host is a loopback address: what is sent there does not leave the machine.
+    pub(crate) fn is_on_this_machine(&self) -> bool {
+        match self.server.host() {
+            Some(url::Host::Domain(name)) => name == "localhost",
+            Some(url::Host::Ipv4(address)) => address.is_loopback(),
+            Some(url::Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+    }
+}
+
+/// The URLs of one template repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Repository {
+    /// What git fetches from, and what errors name.
+    pub(crate) url: Url,
+    /// The repository in Gitea's API: `<server>[/<sub-path>]/api/v1/repos/<owner>/<name>`.
+    pub(crate) api: Url,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use crate::names::runtimes;
+
+    #[test]
+    fn a_repository_has_a_url_for_git_and_one_for_the_api() {
+        for (prefix, url, api) in [
+            (
+                "https://host/org/tpl-",
+                "https://host/org/tpl-hermes",
+                "https://host/api/v1/repos/org/tpl-hermes",
+            ),
+            (
+                "https://host/org/",
+                "https://host/org/hermes",
+                "https://host/api/v1/repos/org/hermes",
+            ),
+            (
+                "https://host:8443/git/org/tpl-",
+                "https://host:8443/git/org/tpl-hermes",
+                "https://host:8443/git/api/v1/repos/org/tpl-hermes",
+            ),
+            (
+                "http://Host:80/a/b/./x/../or%20g/t\u{e9}.",
+                "http://host/a/b/or%20g/t%C3%A9.hermes",
+                "http://host/a/b/api/v1/repos/or%20g/t%C3%A9.hermes",
+            ),
+            (
+                "https://host/org/.",
+                "https://host/org/.hermes",
+                "https://host/api/v1/repos/org/.hermes",
+            ),
+        ] {
+            let repository = RepoPrefix::parse(prefix)
+                .unwrap()
+                .repository(&runtimes::known("hermes"));
+            assert_eq!(repository.url.as_str(), url);
+            assert_eq!(repository.api.as_str(), api);
+            // The same as parsing the whole text.
+            let whole = format!("{prefix}hermes");
+            assert_eq!(repository.url, Url::parse(&whole).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_prefix_that_names_no_repository_is_refused() {
+        for prefix in [
+            "https://host/",
+            "https://host/tpl-",
+            "https://host",
+            "https://host//tpl-",
+            "https://host//org/tpl-",
+            "org/tpl-",
+            "ftp://host/org/tpl-",
+            "file:///org/tpl-",
+            "https://host/org/tpl-?x=",
+            "https://host/org/tpl-#",
+            "https://host/org/ tpl-",
+            "https://host/org/%2",
+            "https://host/org/%",
+            "https://user@host/org/tpl-",
+        ] {
+            let error = RepoPrefix::parse(prefix).unwrap_err();
+            assert_eq!(error.code, Code::InvalidOption, "{prefix}");
+            let variable = OptionName::RepoPrefix.name();
+            assert!(error.message.contains(variable), "{error:?}");
+        }
+        let error = RepoPrefix::parse("https://u:hunter2@host/org/tpl-").unwrap_err();
+        assert!(!format!("{error:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn only_loopback_hosts_are_on_this_machine() {
+        for (host, expected) in [
+            ("localhost", true),
+            ("127.0.0.2:3000", true),
+            ("[::1]:3000", true),
+            ("localhost.example", false),
+            ("10.0.0.1", false),
+        ] {
+            let prefix = RepoPrefix::parse(&format!("http://{host}/org/tpl-")).unwrap();
+            assert_eq!(prefix.is_on_this_machine(), expected, "{host}");
+        }
+    }
+}

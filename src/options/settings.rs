@@ -1,0 +1,490 @@
+//! The settings of a client: its [`Options`], checked, with the defaults filled in.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::Result;
+use crate::names::reference::{CommitSha, Isolation, Platform, TagArch, TagRules};
+use crate::names::runtimes::{self, Runtime, Runtimes};
+use crate::options::{OptionName, Options, RepoPrefix, invalid};
+use crate::process::memory;
+use crate::redact::{MAX_TOKEN, MIN_TOKEN, Secret};
+
+/// The checked options.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub(crate) repo_prefix: RepoPrefix,
+    pub(crate) branch: Option<String>,
+    pub(crate) token: Secret,
+    pub(crate) cache_dir: PathBuf,
+    pub(crate) platform: PlatformChoice,
+    pub(crate) tags: TagRules,
+    pub(crate) runtimes: Runtimes,
+    pub(crate) pins: HashMap<Runtime, CommitSha>,
+    pub(crate) offline: bool,
+    pub(crate) runtime_version_pin: bool,
+    pub(crate) stall_grace: Duration,
+    pub(crate) ceiling: Duration,
+    /// In bytes.
+    pub(crate) memory: u64,
+    pub(crate) engine: EngineSettings,
+    pub(crate) network: NetworkSettings,
+}
+
+/// The platform of the images.
+#[derive(Clone, Debug)]
+pub(crate) enum PlatformChoice {
+    Fixed(Platform),
+    /// The platform of the engine.
+    Native,
+}
+
+/// The options that select the engine, as for the docker CLI.
+#[derive(Clone, Debug)]
+pub(crate) struct EngineSettings {
+    pub(crate) host: Option<String>,
+    pub(crate) context: Option<String>,
+    pub(crate) config_dir: Option<PathBuf>,
+    pub(crate) tls_verify: bool,
+    pub(crate) cert_path: Option<PathBuf>,
+    pub(crate) classic_builder: bool,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) runtime_dir: Option<PathBuf>,
+    pub(crate) search_path: Option<String>,
+}
+
+/// Proxies and trusted certificates for the template server.
+#[derive(Clone, Debug)]
+pub(crate) struct NetworkSettings {
+    pub(crate) https_proxy: Option<String>,
+    pub(crate) http_proxy: Option<String>,
+    pub(crate) no_proxy: Option<String>,
+    pub(crate) cert_file: Option<PathBuf>,
+    pub(crate) cert_dir: Option<PathBuf>,
+}
+
+impl Options {
+    /// Checks every value and fills in the defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidOption`](crate::error::Code::InvalidOption), with the name of the option. An invalid value
+    /// is never treated as unset.
+    pub fn settings(&self) -> Result<Settings> {
+        let text = |name| self.get(name).map(str::to_owned);
+        let path = |name| self.get(name).map(PathBuf::from);
+        // First, because the other errors quote values with the token masked.
+        let token = self.token()?;
+        let runtimes = self.runtimes()?;
+        Ok(Settings {
+            token,
+            pins: self.pins(&runtimes)?,
+            runtimes,
+            repo_prefix: self.repo_prefix()?,
+            branch: self
+                .get(OptionName::Branch)
+                .map(|branch| self.branch(branch))
+                .transpose()?,
+            cache_dir: self.cache_dir()?,
+            platform: self.platform()?,
+            tags: TagRules {
+                arch: self.tag_arch()?,
+                isolation: self.isolation()?,
+            },
+            offline: self.flag(OptionName::Offline)?,
+            runtime_version_pin: self.flag(OptionName::RuntimeVersionPin)?,
+            stall_grace: self.duration(OptionName::StallGrace, 240)?,
+            ceiling: self.duration(OptionName::Ceiling, 1800)?,
+            memory: self.memory()?,
+            engine: EngineSettings {
+                host: self.engine_host()?,
+                context: text(OptionName::DockerContext),
+                config_dir: path(OptionName::DockerConfig)
+                    .or_else(|| Some(path(OptionName::Home)?.join(".docker"))),
+                tls_verify: self.get(OptionName::DockerTlsVerify).is_some(),
+                cert_path: path(OptionName::DockerCertPath),
+                classic_builder: self.get(OptionName::DockerBuildkit) == Some("0"),
+                home: path(OptionName::Home),
+                runtime_dir: path(OptionName::XdgRuntimeDir),
+                search_path: text(OptionName::SearchPath),
+            },
+            network: NetworkSettings {
+                https_proxy: text(OptionName::HttpsProxy),
+                http_proxy: text(OptionName::HttpProxy),
+                no_proxy: text(OptionName::NoProxy),
+                cert_file: path(OptionName::SslCertFile),
+                cert_dir: path(OptionName::SslCertDir),
+            },
+        })
+    }
+
+    fn repo_prefix(&self) -> Result<RepoPrefix> {
+        let prefix = self
+            .get(OptionName::RepoPrefix)
+            .unwrap_or(RepoPrefix::DEFAULT);
+        let parsed = RepoPrefix::parse(prefix)?;
+        // Every error and every image contains the URL of the repository.
+        self.without_token(OptionName::RepoPrefix, prefix)?;
+        Ok(parsed)
+    }
+
+    fn runtimes(&self) -> Result<Runtimes> {
+        let Some(list) = self.get(OptionName::Runtimes) else {
+            return Ok(Runtimes::default());
+        };
+        let mut names = Vec::new();
+        for name in list.split(',') {
+            let hint = format!(
+                "use at most {} lower-case letters, digits and '-', with a letter or digit at both ends",
+                runtimes::MAX_NAME
+            );
+            if !runtimes::is_valid_name(name) {
+                let what = format!("has an invalid name: {:?}", self.printable(name));
+                return Err(invalid(OptionName::Runtimes, &what).hint(hint));
+            }
+            if names.contains(&name) {
+                let what = format!("has a duplicate name: {name:?}");
+                return Err(invalid(OptionName::Runtimes, &what).hint("remove one of them"));
+            }
+            self.without_token(OptionName::Runtimes, name)?;
+            names.push(name);
+        }
+        Ok(Runtimes::new(names))
+    }
+
+    /// The commits to build instead of the head of the branch. An unknown runtime is an error: it may be a typo,
+    /// and ignoring its pin would build another commit.
+    fn pins(&self, runtimes: &Runtimes) -> Result<HashMap<Runtime, CommitSha>> {
+        let list = self.get(OptionName::Pins).unwrap_or_default();
+        let mut pins = HashMap::new();
+        for pin in list.split(',').filter(|_| !list.is_empty()) {
+            let invalid = |what: &str| {
+                let what = format!("has {what}: {:?}", self.printable(pin));
+                invalid(OptionName::Pins, &what)
+            };
+            let Some((name, commit)) = pin.split_once('=') else {
+                return Err(invalid("an entry without \"=\"").hint("use runtime=commit"));
+            };
+            let Some(runtime) = runtimes.find(name) else {
+                let hint = runtimes.unknown(&self.printable(name)).hint;
+                return Err(invalid("an unknown runtime").hint(hint));
+            };
+            let commit = CommitSha::given(commit).ok_or_else(|| {
+                invalid("an invalid commit")
+                    .hint("give all 40 or 64 hexadecimal digits of the commit")
+            })?;
+            self.without_token(OptionName::Pins, commit.as_str())?;
+            if pins.insert(runtime.clone(), commit).is_some() {
+                let hint = "remove one of them";
+                return Err(invalid("two commits for one runtime").hint(hint));
+            }
+        }
+        Ok(pins)
+    }
+
+    fn tag_arch(&self) -> Result<TagArch> {
+        match self.get(OptionName::TagArch) {
+            None | Some("auto") => Ok(TagArch::Auto),
+            Some("always") => Ok(TagArch::Always),
+            Some(other) => {
+                let what = format!("is neither auto nor always: {:?}", self.printable(other));
+                Err(invalid(OptionName::TagArch, &what).hint("leave it unset for auto"))
+            }
+        }
+    }
+
+    /// The folder in the option, or one below the user's cache folder, or one below the folder for temporary files
+    /// (XDG base directory specification: a relative `XDG_CACHE_HOME` is ignored).
+    fn cache_dir(&self) -> Result<PathBuf> {
+        if let Some(dir) = self.get(OptionName::CacheDir) {
+            if dir.starts_with('~') {
+                let hint = "write out the path of the home folder: only a shell expands ~";
+                return Err(invalid(OptionName::CacheDir, "starts with ~").hint(hint));
+            }
+            return std::path::absolute(dir).map_err(|error| {
+                let what = format!("is relative, and the working directory is unknown: {error}");
+                invalid(OptionName::CacheDir, &what)
+                    .hint("give an absolute path, for example /var/cache/molecule")
+            });
+        }
+        let absolute = |name| {
+            self.get(name)
+                .map(Path::new)
+                .filter(|dir| dir.is_absolute())
+        };
+        let base = absolute(OptionName::XdgCacheHome)
+            .map(Path::to_path_buf)
+            .or_else(|| Some(absolute(OptionName::Home)?.join(".cache")))
+            .or_else(|| absolute(OptionName::Tmpdir).map(Path::to_path_buf))
+            .unwrap_or_else(|| PathBuf::from("/tmp"));
+        Ok(base.join("molecule/workspace-template-build"))
+    }
+
+    fn platform(&self) -> Result<PlatformChoice> {
+        match self.get(OptionName::Platform) {
+            None => Ok(PlatformChoice::Fixed(Platform::default())),
+            Some("native") => Ok(PlatformChoice::Native),
+            Some(text) => {
+                let platform = Platform::parse(text).ok_or_else(|| {
+                    invalid(
+                        OptionName::Platform,
+                        &format!("is not a valid platform: {:?}", self.printable(text)),
+                    )
+                    .hint("use os/arch or os/arch/variant, for example linux/arm64, or native")
+                })?;
+                self.without_token(OptionName::Platform, text)?;
+                Ok(PlatformChoice::Fixed(platform))
+            }
+        }
+    }
+
+    fn isolation(&self) -> Result<Isolation> {
+        let text = self.get(OptionName::Isolation).unwrap_or_default();
+        let isolation = Isolation::parse(text)?;
+        self.without_token(OptionName::Isolation, text)?;
+        Ok(isolation)
+    }
+
+    /// The address of the engine. Messages show a socket path as it was given, with the token masked. Other
+    /// addresses are shown in parts, in which the token would not be recognised, so they must not contain it.
+    fn engine_host(&self) -> Result<Option<String>> {
+        let host = self.get(OptionName::DockerHost);
+        if let Some(host) = host.filter(|host| !host.trim().starts_with("unix://")) {
+            self.without_token(OptionName::DockerHost, host)?;
+        }
+        Ok(host.map(str::to_owned))
+    }
+
+    /// Refuses a value with the token in it. For values that are part of image names or of every error, which are
+    /// not masked.
+    fn without_token(&self, name: OptionName, value: &str) -> Result<()> {
+        if !self.masker().finds_token_in(value) {
+            return Ok(());
+        }
+        Err(invalid(name, "holds the token").hint("remove it: MOLECULE_GITEA_TOKEN is enough"))
+    }
+
+    /// A branch name that git allows (git-check-ref-format) and that is not too long for Gitea.
+    fn branch(&self, branch: &str) -> Result<String> {
+        let bad_part =
+            |part: &str| part.is_empty() || part.starts_with('.') || part.ends_with(".lock");
+        let refused = branch.len() > 255
+            || branch == "@"
+            || branch.starts_with('-')
+            || branch.ends_with('.')
+            || branch.contains("..")
+            || branch.contains("@{")
+            || branch
+                .chars()
+                .any(|c| c.is_ascii_control() || " ~^:?*[\\".contains(c))
+            || branch.split('/').any(bad_part);
+        if refused {
+            let what = format!("is not a valid branch name: {:?}", self.printable(branch));
+            return Err(invalid(OptionName::Branch, &what)
+                .hint("give the branch as git shows it, for example feature/x"));
+        }
+        Ok(branch.to_owned())
+    }
+
+    /// A value as it is quoted in messages: masked and shortened.
+    fn printable(&self, text: &str) -> String {
+        self.masker().shown(text, 64)
+    }
+
+    /// The token is sent in a header, which can only contain visible ASCII.
+    fn token(&self) -> Result<Secret> {
+        let token = self.get(OptionName::Token).unwrap_or_default();
+        if (1..MIN_TOKEN).contains(&token.len()) {
+            let what = format!("is shorter than {MIN_TOKEN} characters");
+            return Err(invalid(OptionName::Token, &what).hint(
+                "copy the whole token from the template server, or unset it for public repositories",
+            ));
+        }
+        if token.len() > MAX_TOKEN {
+            let what = format!("is longer than {MAX_TOKEN} characters");
+            return Err(invalid(OptionName::Token, &what).hint("check that the value is a token"));
+        }
+        if token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(Secret::new(token));
+        }
+        Err(invalid(
+            OptionName::Token,
+            "contains an invalid character (a space, a line break or a character outside ASCII)",
+        )
+        .hint("copy the token from the template server again, without white space around it"))
+    }
+
+    fn flag(&self, name: OptionName) -> Result<bool> {
+        match self.get(name) {
+            None | Some("0" | "false") => Ok(false),
+            Some("1" | "true") => Ok(true),
+            Some(other) => Err(invalid(
+                name,
+                &format!("is neither 1 nor 0: {:?}", self.printable(other)),
+            )
+            .hint("set it to 1, or leave it unset")),
+        }
+    }
+
+    /// Seconds, or a duration that Go's `time.ParseDuration` and humantime both accept; see
+    /// `tests/vectors/durations.json`.
+    fn duration(&self, name: OptionName, default_seconds: u64) -> Result<Duration> {
+        /// A year. Longer values are typos, and could overflow a clock.
+        const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+        const SHORTEST: Duration = Duration::from_millis(1);
+        let Some(text) = self.get(name) else {
+            return Ok(Duration::from_secs(default_seconds));
+        };
+        let digit = |b: u8| b.is_ascii_digit();
+        let duration = if text.bytes().all(digit) {
+            text.parse().ok().map(Duration::from_secs)
+        } else if text.bytes().all(|b| digit(b) || b".hms".contains(&b)) {
+            humantime::parse_duration(text).ok()
+        } else {
+            None
+        };
+        duration
+            .filter(|duration| (SHORTEST..=LONGEST).contains(duration))
+            .ok_or_else(|| {
+                let what = format!("is not a valid duration: {:?}", self.printable(text));
+                invalid(name, &what)
+                    .hint("use seconds or a duration, for example 600 or 10m, of at most a year")
+            })
+    }
+
+    /// The memory limit, in bytes.
+    fn memory(&self) -> Result<u64> {
+        const MOST_MIB: u64 = 1 << 20;
+        let name = OptionName::Memory;
+        let Some(text) = self.get(name) else {
+            return Ok(memory::DEFAULT_MIB << 20);
+        };
+        match text.parse() {
+            Ok(mib @ memory::LEAST_MIB..=MOST_MIB) => Ok(mib << 20),
+            _ => Err(invalid(
+                name,
+                &format!(
+                    "is not a number of MiB from {} to {MOST_MIB}: {:?}",
+                    memory::LEAST_MIB,
+                    self.printable(text)
+                ),
+            )
+            .hint("use a whole number, for example 1024")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    fn with(name: OptionName, value: &str) -> Result<Settings> {
+        let mut options = Options::default();
+        options.set(OptionName::Home, "/home/u");
+        options.set(name, value);
+        options.settings()
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let settings = with(OptionName::Home, "/home/u").unwrap();
+        assert_eq!(
+            settings.cache_dir,
+            Path::new("/home/u/.cache/molecule/workspace-template-build")
+        );
+        assert_eq!(settings.stall_grace.as_secs(), 240);
+        assert_eq!(settings.ceiling.as_secs(), 1800);
+        assert!(settings.token.is_empty() && !settings.offline);
+    }
+
+    #[test]
+    fn an_invalid_value_is_an_error_and_not_treated_as_unset() {
+        for (name, value) in [
+            (OptionName::StallGrace, "soon"),
+            (OptionName::StallGrace, "0"),
+            (OptionName::Ceiling, "-1"),
+            (OptionName::Ceiling, "99999999999999999999"),
+            (OptionName::Memory, "255"),
+            (OptionName::Memory, "1 GiB"),
+            (OptionName::Offline, "yes"),
+            (OptionName::Platform, "amd64"),
+            (OptionName::Isolation, "Not A Tag"),
+            (OptionName::CacheDir, "~/cache"),
+            (OptionName::Ceiling, "9000h"),
+            (OptionName::Runtimes, "hermes,"),
+            (OptionName::Runtimes, "hermes, codex"),
+            (OptionName::Runtimes, "hermes,codex,hermes"),
+            (OptionName::Runtimes, "Hermes"),
+            (OptionName::Runtimes, "hermes-"),
+            (OptionName::TagArch, "Always"),
+            (OptionName::Pins, "hermes"),
+            (OptionName::Pins, "hermes=0123456789ab"),
+            (
+                OptionName::Pins,
+                "hermse=0123456789abcdef0123456789abcdef01234567",
+            ),
+            (
+                OptionName::Pins,
+                "hermes=0123456789abcdef0123456789abcdef01234567,hermes=0123456789abcdef0123456789abcdef01234567",
+            ),
+            (OptionName::Token, "two words"),
+            (OptionName::Token, "seven77"),
+            (OptionName::Branch, "a..b"),
+        ] {
+            let error = with(name, value).unwrap_err();
+            assert_eq!(error.code, Code::InvalidOption, "{value}");
+            assert!(error.message.contains(name.name()), "{error}");
+            assert!(!error.hint.is_empty());
+        }
+    }
+
+    #[test]
+    fn durations_are_parsed_as_in_the_vectors() {
+        let vectors = include_str!("../../tests/vectors/durations.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        for case in vectors["cases"].as_array().unwrap() {
+            let settings = with(OptionName::StallGrace, case["text"].as_str().unwrap());
+            let ms = settings.map(|settings| settings.stall_grace.as_millis());
+            match case["ms"].as_u64() {
+                Some(want) => assert_eq!(ms.unwrap(), u128::from(want), "{case}"),
+                None => assert_eq!(ms.unwrap_err().code, Code::InvalidOption, "{case}"),
+            }
+        }
+    }
+
+    #[test]
+    fn white_space_around_the_isolation_is_ignored() {
+        let isolation = |text| with(OptionName::Isolation, text).unwrap().tags.isolation;
+        assert_eq!(isolation(" ci-1\n"), Isolation::parse("ci-1").unwrap());
+        assert_eq!(isolation(" \t"), Isolation::default());
+    }
+
+    #[test]
+    fn a_relative_cache_folder_starts_at_the_working_directory() {
+        let settings = with(OptionName::CacheDir, "some/cache").unwrap();
+        let expected = std::env::current_dir().unwrap().join("some/cache");
+        assert_eq!(settings.cache_dir, expected);
+    }
+
+    #[test]
+    fn a_custom_allowlist_replaces_the_default_and_can_be_pinned() {
+        let mut options = Options::default();
+        options.set(OptionName::Runtimes, "zeta,google-adk");
+        options.set(OptionName::Pins, &format!("zeta={}", "A".repeat(40)));
+        let settings = options.settings().unwrap();
+        let zeta = settings.runtimes.parse("zeta").unwrap();
+        assert_eq!(settings.pins[&zeta].as_str(), "a".repeat(40));
+        assert_eq!(settings.pins.len(), 1);
+        let error = settings.runtimes.parse("hermes").unwrap_err();
+        assert_eq!(error.code, Code::UnknownRuntime);
+    }
+
+    #[test]
+    fn branch_names_may_have_slashes_and_non_ascii_letters() {
+        for branch in ["main", "feature/x", "größe", "日本/語"] {
+            with(OptionName::Branch, branch).unwrap();
+        }
+    }
+}
