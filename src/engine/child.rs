@@ -1,6 +1,7 @@
-//! Programs that are started where there is no other way: credential helpers, and `ssh`.
+//! Child processes: credential helpers and `ssh`.
 //!
-//! Through the standard library, because tokio's way installs a signal handler that Go cannot bear.
+//! They are started with the standard library. `tokio::process` would install a SIGCHLD handler without SA_ONSTACK,
+//! which a Go host does not survive.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -18,22 +19,22 @@ use tokio_util::task::TaskTracker;
 use crate::options::OptionName;
 use crate::process::{executor, limits};
 
-/// A child process that does not outlive its handle, and with it those that it has started.
+/// A child process. Dropping it kills the process and those that it has started.
 #[derive(Debug)]
 pub(super) struct Reaped {
     pub(super) child: Child,
-    /// Counts it until its end.
+    /// Counts the process until it has ended.
     tasks: TaskTracker,
 }
 
 impl Reaped {
-    /// Starts a program in a process group of its own. Helpers, and what stands in for `ssh`, are often
-    /// shell scripts: ending the shell alone would leave the rest behind.
+    /// Starts a program in its own process group. Helpers and wrappers of `ssh` are often shell scripts: killing
+    /// only the shell would leave its children running.
     ///
-    /// It has the host's environment but for the token, which is none of its business: an ssh whose
-    /// configuration says so (`SendEnv`) would carry it to another machine.
+    /// The program gets the host's environment without the token: an ssh that is configured to (`SendEnv`) would
+    /// send it to another machine.
     ///
-    /// Do it where it may block: a program may lie on a disk that does not answer.
+    /// Call it on a blocking thread: the program may be on a disk that hangs.
     pub(super) fn spawn(command: &mut Command, tasks: &TaskTracker) -> io::Result<Self> {
         collect_late();
         let command = command
@@ -47,14 +48,14 @@ impl Reaped {
     }
 }
 
-/// What a child reads, and the end of it that is written to. It is a socket, because that can be
-/// written to without a signal when the child has gone (MSG_NOSIGNAL, which the standard library sets).
+/// A pair of sockets: one to write to, and one as the child's standard input. A write to a socket raises no SIGPIPE
+/// when the child has exited (MSG_NOSIGNAL, which the standard library sets).
 pub(super) fn input() -> io::Result<(UnixStream, std::process::Stdio)> {
     let (ours, theirs) = UnixStream::pair()?;
     Ok((ours, std::os::fd::OwnedFd::from(theirs).into()))
 }
 
-/// The child has gone, or has closed its input. With unread data there it is a reset.
+/// Whether a write failed because the child has exited or closed its input (a reset, if it left data unread).
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -64,7 +65,7 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 
 impl Drop for Reaped {
     fn drop(&mut self) {
-        // Until it is waited for, no other process or group can have its id.
+        // The id cannot be reused before the process is waited for.
         if let Ok(None) = self.child.try_wait() {
             let child = Pid::from_child(&self.child);
             let _ = kill_process_group(child, Signal::KILL);
@@ -73,14 +74,14 @@ impl Drop for Reaped {
     }
 }
 
-/// Children that were ended when no thread could be had to wait for them.
+/// Killed children that could not be waited for, because no thread could be started.
 static LATE: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
-/// How long a thread that should not wait does so all the same, where no other can be had. A killed
-/// process ends within a millisecond, unless the kernel holds it.
-const PATIENCE: Duration = Duration::from_millis(50);
+/// How long the current thread waits if no other thread can be started. A killed process normally ends within a
+/// millisecond.
+const WAIT_LIMIT: Duration = Duration::from_millis(50);
 
-/// Waits for a child that was killed, and not here: one that waits for a disk ends when that answers.
+/// Waits for a killed child on another thread: if it is blocked on a disk, it ends only when the disk responds.
 fn collect(child: Pid, tasks: &TaskTracker) {
     let counted = tasks.token();
     let wait = move || {
@@ -91,7 +92,7 @@ fn collect(child: Pid, tasks: &TaskTracker) {
         return;
     }
     let begun = std::time::Instant::now();
-    while begun.elapsed() < PATIENCE {
+    while begun.elapsed() < WAIT_LIMIT {
         if has_ended(child) {
             return;
         }
@@ -101,12 +102,13 @@ fn collect(child: Pid, tasks: &TaskTracker) {
     late.push(child);
 }
 
+/// Reaps the children of [`LATE`] that have ended.
 fn collect_late() {
     let mut late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
     late.retain(|child| !has_ended(*child));
 }
 
-/// It has ended, and is collected with that.
+/// Whether a child has ended. If it has, it is reaped.
 fn has_ended(child: Pid) -> bool {
     !matches!(
         waitpid(Some(child), WaitOptions::NOHANG),
@@ -114,7 +116,7 @@ fn has_ended(child: Pid) -> bool {
     )
 }
 
-/// Finds a program. The path is the one among the options: the environment is not read here.
+/// Finds a program in `path`, which comes from the options: the environment is not read here.
 pub(super) fn find(name: &str, path: Option<&str>) -> Option<PathBuf> {
     if name.contains('/') {
         return None;
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_child_has_started_ends_with_it() {
+    fn dropping_a_child_kills_its_own_children() {
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", "sleep 30 & echo $!; wait"])
@@ -148,21 +150,21 @@ mod tests {
         let mut output = BufReader::new(child.child.stdout.take().unwrap());
         let mut grandchild = String::new();
         output.read_line(&mut grandchild).unwrap();
-        assert!(is_there(&grandchild));
+        assert!(is_running(&grandchild));
 
         let since = Instant::now();
         drop(child);
-        // It holds the pipe until it has ended.
+        // The pipe is open until the grandchild has ended.
         assert_eq!(output.read_line(&mut String::new()).unwrap(), 0);
         assert!(since.elapsed() < Duration::from_secs(10));
     }
 
-    fn is_there(pid: &str) -> bool {
+    fn is_running(pid: &str) -> bool {
         std::path::Path::new("/proc").join(pid.trim()).exists()
     }
 
     #[test]
-    fn only_programs_in_folders_of_the_path_are_found() {
+    fn only_executables_in_the_path_are_found() {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str, mode| {
             let path = dir.path().join(name);

@@ -1,8 +1,11 @@
-//! JSON as Go's `encoding/json` reads it, for files and answers that docker and its helpers write.
+//! JSON with the rules of Go's `encoding/json`, for the files of docker and the output of its helpers.
 //!
-//! A decoder of Go takes the first value and ignores what follows it. Keys are compared with the names of
-//! fields without regard to case, of two equal keys the last one counts, and null leaves a field as it is.
-//! What is not UTF-8 becomes U+FFFD. tests/vectors/go_json.json has what Go makes of examples.
+//! Go's decoder reads the first value and ignores the text after it. Keys match field names regardless of case, the
+//! last of several equal keys counts, and null leaves a field unchanged. Invalid UTF-8 becomes U+FFFD.
+//! tests/vectors/go_json.json has examples with Go's results.
+//!
+//! Libraries looked at: serde_json parses the text. serde's derive is not used, because it matches keys exactly
+//! (serde-rs/serde#586) and rejects a field that occurs twice; no crate was found that reads JSON as Go does.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,28 +14,28 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use zeroize::Zeroizing;
 
-/// A value, as far as docker's files need one: nothing reads a number or a list.
+/// A JSON value. Numbers and arrays are never needed, and become [`Json::Other`].
 #[derive(Debug)]
 pub(super) enum Json {
     Null,
     Bool(bool),
-    /// It may be a secret.
+    /// Wiped on drop: it may be a secret.
     Text(Zeroizing<String>),
-    /// In the order of the text, with keys that come twice.
+    /// All entries in the order of the text, with duplicate keys.
     Object(Vec<(String, Json)>),
     Other,
 }
 
-/// Where a text stops being JSON. What is in it is not quoted: it may be a secret.
+/// A syntax error. The message does not quote the text, which may contain secrets.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
-    #[error("it begins with a byte-order mark")]
+    #[error("it starts with a byte-order mark")]
     ByteOrderMark,
-    #[error("it is wrong at line {0}, column {1}")]
+    #[error("it is not valid JSON at line {0}, column {1}")]
     At(usize, usize),
 }
 
-/// A value of another type than the field's.
+/// A value that does not have the type of its field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is not {0}")]
 pub(super) struct WrongType(&'static str);
@@ -41,7 +44,7 @@ const TEXT: WrongType = WrongType("a string");
 const FLAG: WrongType = WrongType("true or false");
 const OBJECT: WrongType = WrongType("an object");
 
-/// The first value of a text; `None` if there is only white space.
+/// Parses the first value of a text; `None` if there is only white space.
 pub(super) fn first(text: &[u8]) -> Result<Option<Json>, Malformed> {
     if text.iter().all(|byte| b" \t\r\n".contains(byte)) {
         return Ok(None);
@@ -56,7 +59,7 @@ pub(super) fn first(text: &[u8]) -> Result<Option<Json>, Malformed> {
 }
 
 impl Json {
-    /// The values of a field of the struct that this is, in order. Null is a struct without any.
+    /// The values of a field, in order. Null has no fields.
     fn field(&self, name: &str) -> Result<impl Iterator<Item = &Json>, WrongType> {
         let fields = match self {
             Json::Object(fields) => fields.as_slice(),
@@ -67,7 +70,7 @@ impl Json {
         Ok(named.map(|(_, value)| value))
     }
 
-    /// A field that is a string, empty if it is not set.
+    /// A string field; empty if it is not set.
     pub(super) fn text(&self, name: &str) -> Result<&str, WrongType> {
         let mut text = "";
         for value in self.field(name)? {
@@ -76,7 +79,7 @@ impl Json {
         Ok(text)
     }
 
-    /// A field that is a flag.
+    /// A boolean field; false if it is not set.
     pub(super) fn flag(&self, name: &str) -> Result<bool, WrongType> {
         let mut flag = false;
         for value in self.field(name)? {
@@ -89,7 +92,7 @@ impl Json {
         Ok(flag)
     }
 
-    /// A field that is a map. Its keys are what they are. Two fields of this name become one map.
+    /// A map field; empty if it is not set. Its keys are case-sensitive. Several fields with this name are merged.
     pub(super) fn map(&self, name: &str) -> Result<BTreeMap<&str, &Json>, WrongType> {
         let mut map = BTreeMap::new();
         for value in self.field(name)? {
@@ -104,7 +107,7 @@ impl Json {
         Ok(map)
     }
 
-    /// A value that is a string; `None` for null.
+    /// The value as a string; `None` for null.
     pub(super) fn as_text(&self) -> Result<Option<&str>, WrongType> {
         match self {
             Json::Text(text) => Ok(Some(text)),
@@ -113,7 +116,7 @@ impl Json {
         }
     }
 
-    /// That it is an object, or null.
+    /// The value itself, if it is an object or null.
     pub(super) fn as_object(&self) -> Result<&Self, WrongType> {
         match self {
             Json::Object(_) | Json::Null => Ok(self),
@@ -122,8 +125,8 @@ impl Json {
     }
 }
 
-/// Is a key the name of a field, which is ASCII? Two letters beyond ASCII fold to one of it (Unicode's
-/// CaseFolding.txt, as Go's `foldName` has it).
+/// Whether a key matches the name of a field, regardless of case. The name is ASCII; two letters outside of ASCII
+/// fold to an ASCII letter (Unicode's CaseFolding.txt, as in Go's `foldName`).
 fn folds_to(key: &str, name: &str) -> bool {
     let folded = key.chars().map(|letter| match letter {
         '\u{17f}' => 's',
@@ -133,8 +136,7 @@ fn folds_to(key: &str, name: &str) -> bool {
     folded.eq(name.chars().map(|letter| letter.to_ascii_lowercase()))
 }
 
-/// The text with U+FFFD for each byte that is not UTF-8, and for each half of a surrogate pair that stands
-/// alone as an escape, as Go has it.
+/// The text with U+FFFD in place of each byte that is not UTF-8 and of each escaped lone surrogate, as in Go.
 fn replaced(text: &[u8]) -> Cow<'_, str> {
     let text = match std::str::from_utf8(text) {
         Ok(text) => Cow::Borrowed(text),
@@ -163,7 +165,7 @@ fn replaced(text: &[u8]) -> Cow<'_, str> {
 /// The length of `\ud800`.
 const ESCAPE: usize = 6;
 
-/// Where escapes of a lone half of a surrogate pair are.
+/// The offsets of escaped lone surrogates.
 fn lone_surrogates(text: &str) -> Vec<usize> {
     let unit = |at: usize| -> Option<u16> {
         let escape = text.get(at..at + ESCAPE)?.strip_prefix("\\u")?;
@@ -181,7 +183,7 @@ fn lone_surrogates(text: &str) -> Vec<usize> {
                 alone.push(at);
                 at += ESCAPE;
             }
-            // The character after it, which may be a backslash too.
+            // Skips the escaped character, which may be a backslash too.
             _ => at += 1 + text[at + 1..].chars().next().map_or(0, char::len_utf8),
         }
     }
@@ -263,7 +265,7 @@ mod tests {
 
     type Fields = (String, bool, BTreeMap<String, String>);
 
-    /// The three fields of the vectors; or what is wrong with the text, in their words.
+    /// The three fields of the vectors, or the name that they give to the error.
     fn fields(text: &[u8]) -> Result<Fields, &'static str> {
         let json = first(text).map_err(|_| "syntax")?.ok_or("empty")?;
         let fields = || -> Result<Fields, WrongType> {
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_means_what_it_means_to_go() {
+    fn texts_are_read_as_in_go() {
         #[derive(serde::Deserialize)]
         struct Vectors {
             cases: Vec<Case>,
@@ -307,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_json_is_told_by_its_place_alone() {
+    fn a_syntax_error_names_the_place_and_quotes_nothing() {
         for (text, place) in [
             ("{\n \"a\": hunter2}", "line 2, column 7"),
             ("\u{feff}{}", "byte-order mark"),
@@ -320,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deep_or_long_text_costs_what_it_has_bytes() {
+    fn deep_and_long_texts_cost_no_more_than_their_size() {
         assert!(first("[".repeat(1 << 20).as_bytes()).is_err());
         assert!(first(r"\ud800".repeat(1 << 17).as_bytes()).is_err());
         let many = format!("{{{}\"z\":0}}", r#""a":0,"#.repeat(100_000));

@@ -1,4 +1,4 @@
-//! The docker CLI's `config.json`, as far as it matters here.
+//! The fields of the docker CLI's `config.json` that matter here: the current context and the logins.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,30 +12,30 @@ use crate::options::EngineSettings;
 use crate::process::limits;
 use crate::process::outside_file;
 
-/// The largest file. With hundreds of logins it has some ten KiB.
+/// The largest file. With hundreds of logins, it has a few ten KiB.
 const MAX_SIZE: usize = 1 << 20;
 
-/// How to end the complaints of a file that cannot be read.
-pub(in crate::engine) const HINT: &str = "fix the file: the docker command complains about it too";
+/// The hint for a file that cannot be read.
+pub(in crate::engine) const HINT: &str = "fix the file: the docker CLI reports this error too";
 
-/// The file's content, as far as it can be read. What is not there is empty.
+/// The fields that can be read. Missing ones are empty.
 #[derive(Default)]
 pub(in crate::engine) struct Config {
     pub(in crate::engine) current_context: String,
     /// By registry.
     pub(in crate::engine) auths: BTreeMap<String, Entry<Auth>>,
-    /// The helper for every registry that has none of its own.
+    /// The helper for registries that are not in `cred_helpers`.
     pub(in crate::engine) creds_store: String,
     /// By registry.
     pub(in crate::engine) cred_helpers: BTreeMap<String, Entry<String>>,
-    /// What could not be read, and is taken for not set: nothing fails for that, as with the docker CLI.
+    /// The fields that could not be read. They count as not set, which is no error, as in the docker CLI.
     pub(in crate::engine) complaints: Vec<String>,
 }
 
-/// An entry of a registry. One that cannot be read is told when somebody wants it.
+/// The entry of a registry. One that cannot be read is reported when it is needed.
 pub(in crate::engine) type Entry<T> = std::result::Result<T, WrongType>;
 
-/// A login that stands in the file itself.
+/// A login in the file itself.
 #[derive(Default)]
 pub(in crate::engine) struct Auth {
     /// `user:password`, in base64.
@@ -61,17 +61,17 @@ impl Auth {
 }
 
 impl Config {
-    /// Reads the file; without one, everything is empty. So it is with one that may not be read, which
-    /// the docker CLI only complains of.
+    /// Reads the file. If it does not exist, or must not be read, everything is empty: the docker CLI only warns
+    /// about missing permissions.
     ///
     /// # Errors
     ///
-    /// [`Code::InvalidOption`] if something is there that is no file of a usable size;
+    /// [`Code::InvalidOption`] if the path is not a regular file, or the file is too large;
     /// [`Code::ProcessLimit`].
     pub(in crate::engine) fn load(settings: &EngineSettings) -> Result<Self> {
         match read(settings) {
-            // The docker CLI would wait for this for ever.
-            Some(Err(error)) if is_no_file(&error) || limits::reached(&error).is_some() => {
+            // The docker CLI would wait forever.
+            Some(Err(error)) if is_unusable_file(&error) || limits::reached(&error).is_some() => {
                 Err(invalid(settings, &error))
             }
             Some(Ok(text)) => Ok(Self::parse(settings, &text)),
@@ -79,11 +79,11 @@ impl Config {
         }
     }
 
-    /// The same, for someone who needs what is in it.
+    /// Like [`Config::load`], for callers that need the content.
     ///
     /// # Errors
     ///
-    /// Also if it may not be read.
+    /// Also [`Code::InvalidOption`] if the file must not be read.
     pub(in crate::engine) fn load_or_complain(settings: &EngineSettings) -> Result<Self> {
         match read(settings) {
             Some(Err(error)) if !is_absent(&error) => Err(invalid(settings, &error)),
@@ -108,10 +108,10 @@ impl Config {
         config
     }
 
-    /// Takes over what has the type that it should have.
+    /// Copies the fields that have the right type.
     fn take(&mut self, json: &Json, complaint: impl Fn(&str, WrongType) -> String) {
         if let Err(wrong) = json.as_object() {
-            self.complaints.push(complaint("what is", wrong));
+            self.complaints.push(complaint("the JSON value", wrong));
             return;
         }
         for (name, field) in [
@@ -152,14 +152,15 @@ fn read(settings: &EngineSettings) -> Option<io::Result<Zeroizing<Vec<u8>>>> {
     Some(content.map(Zeroizing::new))
 }
 
-/// Is there something that is no file, or no file that anybody has written?
-fn is_no_file(error: &io::Error) -> bool {
+/// Whether the path is not a regular file, or the file is too large.
+fn is_unusable_file(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge
     )
 }
 
+/// Whether the file does not exist.
 pub(in crate::engine) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -175,7 +176,7 @@ fn invalid(settings: &EngineSettings, why: &io::Error) -> Error {
     })
 }
 
-/// What is read, for an error.
+/// A description of the configuration, for an error.
 pub(in crate::engine) fn described(settings: &EngineSettings) -> String {
     match &settings.config_dir {
         Some(dir) => format!("docker's configuration ({})", dir.display()),
@@ -183,7 +184,7 @@ pub(in crate::engine) fn described(settings: &EngineSettings) -> String {
     }
 }
 
-/// Where the file is.
+/// The path of the file.
 fn path(settings: &EngineSettings) -> Option<PathBuf> {
     let dir = settings.config_dir.as_ref()?;
     Some(dir.join("config.json"))

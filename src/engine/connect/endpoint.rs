@@ -1,7 +1,7 @@
-//! Which engine? The docker CLI's order, and then the places where the others are found.
+//! Resolves the engine's endpoint, in the order of the docker CLI, and then in the well-known places of other engines.
 //!
-//! An option, `DOCKER_HOST`, `DOCKER_CONTEXT` and the CLI's current context each decide alone: who
-//! has named an engine does not want another one. Only where nothing is named are several tried.
+//! An option, `DOCKER_HOST`, `DOCKER_CONTEXT` or the CLI's current context names one endpoint, and no other is
+//! tried. Several are tried only if no endpoint is named.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -9,32 +9,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
-use sha2::{Digest, Sha256};
 use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::engine::child;
-use crate::engine::connect::config::{self, Config, is_absent};
-use crate::engine::connect::ssh;
-use crate::engine::go_json::{self, Json, WrongType};
-use crate::error::{Code, Error, Result, chain};
-use crate::names::reference::hex;
-use crate::net::certificates;
+use crate::engine::connect::config::{self, Config};
+use crate::engine::connect::{docker_context, ssh, tls};
+use crate::error::{Code, Error, Result};
 use crate::options::EngineSettings;
-use crate::process::limits;
 use crate::process::outside_file;
 
-/// The docker CLI's default.
+/// The default socket of the docker CLI.
 pub(in crate::engine) const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
-/// The ports of an engine, without TLS and with it.
-const PLAIN_PORT: u16 = 2375;
-const TLS_PORT: u16 = 2376;
+/// The default ports of an engine, without and with TLS.
+pub(super) const PLAIN_PORT: u16 = 2375;
+pub(super) const TLS_PORT: u16 = 2376;
 
-/// No address in it has user information: masked once more, by whoever shows it, it would be spoilt.
+/// The addresses have no user information, so that masking the hint does not change it.
 const HINT_ADDRESS: &str = "use unix:///path, tcp://host:port, ssh://host, or unset it";
 
-/// What Go escapes in a path (`net/url`, `encodePath`).
+/// The characters that Go escapes in a path (`net/url`, `encodePath`).
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -49,17 +44,11 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'=')
     .remove(b'@');
 
-/// The docker CLI's name for "no context".
-const NO_CONTEXT: &str = "default";
-
-/// The largest `meta.json` of a context. The docker CLI writes some hundred bytes.
-const MAX_META: usize = 1 << 20;
-
-/// An engine's address, and who named it.
+/// The address of an engine, and where it comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: Address,
-    /// `DOCKER_HOST`, a context, a well-known place.
+    /// `DOCKER_HOST`, a context or a well-known place.
     pub(crate) named_by: String,
 }
 
@@ -69,7 +58,7 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// How to connect.
+/// How to connect to an engine.
 #[derive(Clone)]
 pub(crate) enum Address {
     Unix(PathBuf),
@@ -78,15 +67,15 @@ pub(crate) enum Address {
         /// Without brackets.
         host: String,
         port: u16,
-        /// What goes before every request: nothing, or `/a/path` as it stands in a URL.
+        /// The prefix of every request's path: empty, or `/a/path`, percent-encoded.
         path: String,
         tls: Option<Arc<rustls::ClientConfig>>,
     },
 }
 
 impl Address {
-    /// The `Host` header of every request: the address, because a proxy may have many hosts. For what has
-    /// none, it is what the docker CLI sends (moby's `client.DummyHost`, docker/cli's `connhelper`).
+    /// The `Host` header of every request. For TCP it is the address, because a proxy may serve several hosts.
+    /// Otherwise it is what the docker CLI sends (moby's `client.DummyHost`, docker/cli's `connhelper`).
     pub(in crate::engine) fn host_header(&self) -> String {
         match self {
             Address::Unix(_) => "api.moby.localhost".to_owned(),
@@ -96,7 +85,7 @@ impl Address {
         }
     }
 
-    /// The path that goes before that of every request.
+    /// The prefix of every request's path.
     pub(in crate::engine) fn base_path(&self) -> &str {
         match self {
             Address::Tcp { path, .. } => path,
@@ -121,7 +110,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// The endpoints to try, in order. Docker's files are read on a thread that may wait.
+/// The endpoints to try, in order. Docker's files are read on a blocking thread, with a time limit.
 pub(crate) async fn in_time(
     settings: &EngineSettings,
     tasks: &TaskTracker,
@@ -132,7 +121,7 @@ pub(crate) async fn in_time(
     outside_file::within(tasks, Code::InvalidOption, &what, read).await
 }
 
-/// What [`candidates`] reads.
+/// What [`candidates`] reads, for an error.
 fn described(settings: &EngineSettings) -> String {
     let certificates = settings.cert_path.as_ref();
     match certificates.filter(|_| settings.host.is_some() && settings.tls_verify) {
@@ -151,12 +140,12 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
                     .cert_path
                     .as_deref()
                     .or(settings.config_dir.as_deref());
-                tls(dir.unwrap_or(Path::new("/")), "DOCKER_CERT_PATH")
+                tls::from_folder(dir.unwrap_or(Path::new("/")), "DOCKER_CERT_PATH")
             })
             .transpose()?;
         return Ok(vec![Endpoint {
-            // The docker CLI has this port with TLS too.
-            address: address(host, tls, PLAIN_PORT, "DOCKER_HOST", settings)?,
+            // The docker CLI uses this port with TLS too.
+            address: parse_address(host, tls, PLAIN_PORT, "DOCKER_HOST", settings)?,
             named_by: "DOCKER_HOST".to_owned(),
         }]);
     }
@@ -172,11 +161,11 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
             )
         }
     };
-    if !name.is_empty() && name != NO_CONTEXT {
-        return Ok(vec![context(settings, &name, named_by)?]);
+    if !name.is_empty() && name != docker_context::NO_CONTEXT {
+        return Ok(vec![docker_context::load(settings, &name, named_by)?]);
     }
     let mut places = well_known(settings);
-    // Else nobody would know why a current context does not count.
+    // It explains why the current context is not used.
     if let Some(why) = complaint {
         for place in &mut places {
             place.named_by = format!("{}; {why}", place.named_by);
@@ -185,8 +174,7 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
     Ok(places)
 }
 
-/// Where engines put their sockets: Docker, then rootless Docker, Docker Desktop, Colima and Podman,
-/// as their documents say.
+/// The documented sockets of Docker, rootless Docker, Docker Desktop, Colima and Podman, in this order.
 fn well_known(settings: &EngineSettings) -> Vec<Endpoint> {
     let mut places = vec![(PathBuf::from(DEFAULT_SOCKET), "the default socket")];
     if let Some(runtime) = &settings.runtime_dir {
@@ -210,13 +198,14 @@ fn well_known(settings: &EngineSettings) -> Vec<Endpoint> {
         .collect()
 }
 
-fn invalid(named_by: &str, what: &str) -> Error {
+/// The error for an endpoint that cannot be used. `what` completes the sentence that starts with `named_by`.
+pub(super) fn invalid(named_by: &str, what: &str) -> Error {
     Error::new(Code::InvalidOption, format!("{named_by} {what}"))
 }
 
-/// Reads an address as the docker CLI does (github.com/docker/cli, `opts/hosts.go`, and
-/// `client.ParseHostURL`): without white space at its ends, with the defaults for what is left out.
-fn address(
+/// Parses an address as the docker CLI does (github.com/docker/cli, `opts/hosts.go`, and
+/// `client.ParseHostURL`): white space at both ends is ignored, and missing parts have defaults.
+pub(super) fn parse_address(
     value: &str,
     tls: Option<Arc<rustls::ClientConfig>>,
     default_port: u16,
@@ -234,17 +223,15 @@ fn address(
     match scheme {
         "unix" if rest.is_empty() => Ok(Address::Unix(PathBuf::from(DEFAULT_SOCKET))),
         "unix" if rest.starts_with('/') => Ok(Address::Unix(PathBuf::from(rest))),
-        "unix" => Err(
-            invalid(named_by, "names a socket without a path from the root")
-                .hint("use unix:///var/run/docker.sock, with three slashes"),
-        ),
+        "unix" => Err(invalid(named_by, "has a socket path that is not absolute")
+            .hint("use unix:///var/run/docker.sock, with three slashes")),
         "https" if tls.is_none() => Err(invalid(
             named_by,
             "is an https:// address without TLS files",
         )
         .hint("use tcp://host:2376 with DOCKER_TLS_VERIFY=1, or a docker context with its ca.pem")),
         "tcp" | "http" | "https" => {
-            let (host, port, path) = tcp(rest, default_port).map_err(|why| {
+            let (host, port, path) = parse_tcp(rest, default_port).map_err(|why| {
                 invalid(named_by, why).hint("use tcp://host:2375, or tcp://host:2376 with TLS")
             })?;
             Ok(Address::Tcp {
@@ -258,7 +245,7 @@ fn address(
             let program = child::find("ssh", settings.search_path.as_deref()).ok_or_else(|| {
                 invalid(
                     named_by,
-                    "is an ssh:// address, and there is no ssh in PATH",
+                    "is an ssh:// address, but there is no ssh in PATH",
                 )
                 .hint("install an ssh client, or forward the socket yourself and use unix://")
             })?;
@@ -267,24 +254,28 @@ fn address(
                 .map(Address::Ssh)
                 .map_err(|why| invalid(named_by, why).hint("use ssh://host, or with a user"))
         }
-        "fd" => Err(invalid(
+        "fd" => Err(
+            invalid(named_by, "is an fd:// address, which only a daemon can use")
+                .hint(HINT_ADDRESS),
+        ),
+        "npipe" => Err(invalid(
             named_by,
-            "is an fd:// address, at which only a daemon can listen",
+            "is an npipe:// address, which exists only on Windows",
         )
         .hint(HINT_ADDRESS)),
-        "npipe" => Err(
-            invalid(named_by, "is an npipe:// address, which only Windows has").hint(HINT_ADDRESS),
-        ),
-        _ => Err(invalid(named_by, "is not a valid address of an engine").hint(HINT_ADDRESS)),
+        _ => Err(invalid(named_by, "is not a valid engine address").hint(HINT_ADDRESS)),
     }
 }
 
-/// Reads what follows `tcp://`: the host, the port, and the path in front of every request, encoded.
-/// User information, a query and a fragment are ignored, as the docker CLI does. The error completes the
-/// sentence "DOCKER_HOST …".
-fn tcp(rest: &str, default_port: u16) -> std::result::Result<(String, u16, String), &'static str> {
+/// Parses the part after `tcp://`: the host, the port, and the percent-encoded prefix of every request's path.
+/// User information, a query and a fragment are ignored, as in the docker CLI. The error completes the sentence
+/// "DOCKER_HOST …".
+fn parse_tcp(
+    rest: &str,
+    default_port: u16,
+) -> std::result::Result<(String, u16, String), &'static str> {
     if rest.chars().any(|c| c.is_ascii_control()) {
-        return Err("has a control character");
+        return Err("contains a control character");
     }
     let rest = rest.split(['?', '#']).next().unwrap_or_default();
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
@@ -295,7 +286,7 @@ fn tcp(rest: &str, default_port: u16) -> std::result::Result<(String, u16, Strin
             Some((host, port)) if is_ipv6(host) && (port.is_empty() || port.starts_with(':')) => {
                 (host, port.trim_start_matches(':'))
             }
-            _ => return Err("has an IPv6 address that is not valid"),
+            _ => return Err("has an invalid IPv6 address"),
         },
         None if is_ipv6(authority) => (authority, ""),
         None => authority.split_once(':').unwrap_or((authority, "")),
@@ -305,25 +296,25 @@ fn tcp(rest: &str, default_port: u16) -> std::result::Result<(String, u16, Strin
         host if host.is_ascii() => host.to_owned(),
         host => match url::Host::parse(host) {
             Ok(host) => host.to_string(),
-            Err(_) => return Err("has a host that is not valid"),
+            Err(_) => return Err("has an invalid host"),
         },
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._~:".contains(c);
     if !host.chars().all(plain) {
-        return Err("has a host that is not valid");
+        return Err("has an invalid host");
     }
     let port = match port {
         "" => default_port,
         port if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            port.parse().map_err(|_| "has a port that is not valid")?
+            port.parse().map_err(|_| "has an invalid port")?
         }
-        _ => return Err("has a port that is not valid"),
+        _ => return Err("has an invalid port"),
     };
-    Ok((host, port, cleaned(path)))
+    Ok((host, port, clean_path(path)))
 }
 
-/// A path without empty parts, `.` and `..`, as Go's `path.Join` makes it, and encoded as Go does it.
-fn cleaned(path: &str) -> String {
+/// The path without empty parts, `.` and `..` (Go's `path.Join`), percent-encoded like in Go.
+fn clean_path(path: &str) -> String {
     let decoded: Vec<u8> = percent_decode_str(path).collect();
     let mut parts: Vec<&[u8]> = Vec::new();
     for part in decoded.split(|&byte| byte == b'/') {
@@ -337,111 +328,13 @@ fn cleaned(path: &str) -> String {
     parts.into_iter().map(encode).collect()
 }
 
-/// A context as the docker CLI stores it: `contexts/meta/<sha256 of the name>/meta.json`, with the
-/// TLS files in `contexts/tls/<sha256 of the name>/docker`.
-fn context(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endpoint> {
-    let named_by = format!("{named_by} {name:?}");
-    let store = settings
-        .config_dir
-        .as_ref()
-        .ok_or_else(|| {
-            invalid(
-                &named_by,
-                "cannot be looked up: HOME and DOCKER_CONFIG are unset",
-            )
-        })?
-        .join("contexts");
-    let id = hex(&Sha256::digest(name));
-    let file = store.join("meta").join(&id).join("meta.json");
-    let hint = "see docker context ls, or set DOCKER_HOST";
-    let text = outside_file::read(&file, MAX_META).map_err(|error| {
-        if let Some(limit) = limits::reached(&error) {
-            return limit;
-        }
-        let what = match is_absent(&error) {
-            true => "is not there",
-            false => "cannot be read",
-        };
-        let why = format!("{what}: {}: {error}", file.display());
-        invalid(&named_by, &why).hint(hint)
-    })?;
-    let wrong = |why: &dyn fmt::Display| {
-        invalid(&named_by, &format!("{why}: {}", file.display())).hint(hint)
-    };
-    let meta = go_json::first(&text).map_err(|why| wrong(&format!("cannot be read ({why})")))?;
-    let docker = meta.as_ref().map(docker_endpoint).transpose();
-    let docker = docker.map_err(|why| wrong(&format!("has an endpoint that {why}")))?;
-    let Some((host, skip_tls_verify)) = docker.flatten() else {
-        return Err(wrong(&"names no engine"));
-    };
-    if skip_tls_verify {
-        return Err(invalid(
-            &named_by,
-            "skips TLS verification, which this version refuses",
-        )
-        .hint("add the engine's ca.pem to the context"));
-    }
-    let certificates = store.join("tls").join(&id).join("docker");
-    let tls = certificates
-        .exists()
-        .then(|| tls(&certificates, &named_by))
-        .transpose()?;
-    let default_port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT };
-    Ok(Endpoint {
-        address: address(&host, tls, default_port, &named_by, settings)?,
-        named_by,
-    })
-}
-
-/// The engine of a context's `meta.json`, and whether its certificate is not to be looked at.
-fn docker_endpoint(meta: &Json) -> std::result::Result<Option<(String, bool)>, WrongType> {
-    let endpoints = meta.map("Endpoints")?;
-    let Some(docker) = endpoints.get("docker") else {
-        return Ok(None);
-    };
-    Ok(Some((
-        docker.text("Host")?.to_owned(),
-        docker.flag("SkipTLSVerify")?,
-    )))
-}
-
-/// TLS with the files that the docker CLI uses: `ca.pem`, and `cert.pem` with `key.pem` if the
-/// engine wants to know its client.
-fn tls(dir: &Path, named_by: &str) -> Result<Arc<rustls::ClientConfig>> {
-    let wrong = |file: &Path, why: String| {
-        invalid(
-            named_by,
-            &format!("has no usable TLS file {}: {why}", file.display()),
-        )
-        .hint("put ca.pem, cert.pem and key.pem there")
-    };
-    let certificates = |file: &Path| certificates::of_file(file).map_err(|why| wrong(file, why));
-    let ca = dir.join("ca.pem");
-    let mut roots = rustls::RootCertStore::empty();
-    let trusted = certificates(&ca)?;
-    for certificate in &trusted {
-        roots
-            .add(certificate.clone())
-            .map_err(|error| wrong(&ca, error.to_string()))?;
-    }
-    let builder = crate::net::tls::client(roots, trusted)?;
-    let (cert, key) = (dir.join("cert.pem"), dir.join("key.pem"));
-    let config = if cert.exists() || key.exists() {
-        let private = certificates::key_of_file(&key).map_err(|why| wrong(&key, why))?;
-        builder
-            .with_client_auth_cert(certificates(&cert)?, private)
-            .map_err(|error| wrong(&key, chain(&error)))?
-    } else {
-        builder.with_no_client_auth()
-    };
-    Ok(Arc::new(config))
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
+    use sha2::{Digest, Sha256};
 
     use super::*;
+    use crate::names::reference::hex;
     use crate::redact::mask_token;
 
     fn settings(config_dir: &Path) -> EngineSettings {
@@ -458,7 +351,7 @@ mod tests {
         }
     }
 
-    fn names(settings: &EngineSettings) -> Vec<String> {
+    fn addresses(settings: &EngineSettings) -> Vec<String> {
         candidates(settings)
             .unwrap()
             .iter()
@@ -475,8 +368,8 @@ mod tests {
         std::fs::write(dir.join("meta.json"), meta).unwrap();
     }
 
-    /// The address of this DOCKER_HOST.
-    fn read(value: &str, tls: bool) -> Result<Address> {
+    /// The address that DOCKER_HOST means.
+    fn parse(value: &str, tls: bool) -> Result<Address> {
         let tls = tls.then(|| {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let config = rustls::ClientConfig::builder_with_provider(provider)
@@ -486,11 +379,11 @@ mod tests {
             Arc::new(config.with_no_client_auth())
         });
         let settings = settings(Path::new("/nowhere"));
-        address(value, tls, PLAIN_PORT, "DOCKER_HOST", &settings)
+        parse_address(value, tls, PLAIN_PORT, "DOCKER_HOST", &settings)
     }
 
     #[test]
-    fn docker_host_is_read_as_the_docker_cli_reads_it() {
+    fn docker_host_is_parsed_as_in_the_docker_cli() {
         #[derive(Deserialize)]
         struct Vectors {
             cases: Vec<Case>,
@@ -509,7 +402,7 @@ mod tests {
         let vectors: Vectors = serde_json::from_str(text).unwrap();
         for case in vectors.cases {
             let what = format!("{:?}, TLS: {}", case.value, case.tls);
-            let address = read(&case.value, case.tls);
+            let address = parse(&case.value, case.tls);
             assert_eq!(address.is_err(), case.error, "{what}");
             let Ok(address) = address else { continue };
             if let Some(socket) = case.socket {
@@ -518,15 +411,15 @@ mod tests {
             assert_eq!(Some(address.host_header()), case.header, "{what}");
             let path = format!("{}/v1.41/version", address.base_path());
             assert_eq!(Some(path), case.path, "{what}");
-            // What is shown can be set again, and is the same engine.
+            // The displayed address, used as DOCKER_HOST, means the same engine.
             let shown = address.to_string();
-            let again = read(&shown, case.tls).unwrap();
+            let again = parse(&shown, case.tls).unwrap();
             assert_eq!(again.to_string(), shown, "{what}");
         }
     }
 
     #[test]
-    fn what_newer_docker_takes_and_what_can_mean_one_thing_only_is_taken() {
+    fn addresses_that_only_newer_docker_accepts_are_accepted() {
         for (value, shown) in [
             ("/run/engine.sock", "unix:///run/engine.sock"),
             ("[::1]", "tcp://[::1]:2375"),
@@ -534,7 +427,7 @@ mod tests {
             ("http://host", "tcp://host:2375"),
             ("tcp://h\u{f6}st:1/\u{fc}", "tcp://xn--hst-sna:1/%C3%BC"),
         ] {
-            assert_eq!(read(value, false).unwrap().to_string(), shown, "{value}");
+            assert_eq!(parse(value, false).unwrap().to_string(), shown, "{value}");
         }
     }
 
@@ -549,79 +442,15 @@ mod tests {
         )
         .unwrap();
         let mut settings = settings(dir.path());
-        assert_eq!(names(&settings), ["unix:///play.sock"]);
+        assert_eq!(addresses(&settings), ["unix:///play.sock"]);
         settings.context = Some("work".into());
-        assert_eq!(names(&settings), ["tcp://work:1234"]);
+        assert_eq!(addresses(&settings), ["tcp://work:1234"]);
         settings.host = Some("unix:///host.sock".into());
-        assert_eq!(names(&settings), ["unix:///host.sock"]);
+        assert_eq!(addresses(&settings), ["unix:///host.sock"]);
     }
 
     #[test]
-    fn a_context_is_read_as_docker_reads_it() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut settings = settings(dir.path());
-        settings.context = Some("work".into());
-        let folder = dir
-            .path()
-            .join("contexts/meta")
-            .join(hex(&Sha256::digest("work")));
-        std::fs::create_dir_all(&folder).unwrap();
-        for (meta, expected) in [
-            (
-                r#"{"Endpoints":{"docker":{"Host":" h:1/p\n"}}}"#,
-                "tcp://h:1/p",
-            ),
-            (
-                r#"{"endpoints":{"docker":{"host":"tcp://h","skipTlsVerify":null}}}"#,
-                "tcp://h:2375",
-            ),
-            (
-                r#"{"Endpoints":{"docker":{"Host":"a","Host":"b"}},"Name":null} x"#,
-                "tcp://b:2375",
-            ),
-            // What docker takes for the engine of this machine.
-            (
-                r#"{"Endpoints":{"docker":null}}"#,
-                "unix:///var/run/docker.sock",
-            ),
-            (
-                r#"{"Endpoints":{"docker":{"Host":null}}}"#,
-                "unix:///var/run/docker.sock",
-            ),
-        ] {
-            std::fs::write(folder.join("meta.json"), meta).unwrap();
-            assert_eq!(names(&settings), [expected], "{meta}");
-        }
-        for (meta, why) in [
-            ("", "names no engine"),
-            ("null", "names no engine"),
-            (r#"{"Endpoints":{"Docker":{}}}"#, "names no engine"),
-            (r#"{"Endpoints":{"docker":{"Host":5}}}"#, "not a string"),
-            (r#"{"Endpoints":[]}"#, "not an object"),
-            ("\u{feff}{}", "byte-order mark"),
-            (
-                r#"{"Endpoints":{"docker":{"Host":"h"}},}"#,
-                "line 1, column 38",
-            ),
-            (
-                r#"{"Endpoints":{"docker":{"HOST":"h","SKIPTLSVERIFY":true}}}"#,
-                "skips TLS",
-            ),
-            (
-                r#"{"Endpoints":{"docker":{"Host":"fd://"}}}"#,
-                "fd:// address",
-            ),
-        ] {
-            std::fs::write(folder.join("meta.json"), meta).unwrap();
-            let error = candidates(&settings).unwrap_err();
-            assert_eq!(error.code, Code::InvalidOption, "{meta}");
-            assert!(error.message.contains(why), "{meta}: {error:?}");
-            assert!(error.message.contains("work"), "{meta}: {error:?}");
-        }
-    }
-
-    #[test]
-    fn a_broken_configuration_names_no_context_and_is_told() {
+    fn a_broken_configuration_is_reported_with_each_endpoint() {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
         std::fs::write(
@@ -636,19 +465,19 @@ mod tests {
     }
 
     #[test]
-    fn without_a_name_the_well_known_places_are_tried_in_order() {
+    fn the_well_known_sockets_are_tried_in_order() {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = settings(dir.path());
-        let places = names(&settings);
+        let places = addresses(&settings);
         assert_eq!(places[0], "unix:///var/run/docker.sock");
         assert_eq!(places.last().unwrap(), "unix:///run/podman/podman.sock");
         assert!(places.contains(&"unix:///home/u/.docker/run/docker.sock".to_owned()));
         settings.context = Some("default".into());
-        assert_eq!(names(&settings), places);
+        assert_eq!(addresses(&settings), places);
     }
 
     #[test]
-    fn what_is_no_address_is_an_error_that_says_so() {
+    fn an_invalid_address_is_an_error_with_a_hint() {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = settings(dir.path());
         for host in [
@@ -671,7 +500,7 @@ mod tests {
             assert!(error.message.contains("DOCKER_HOST"));
             assert!(!error.message.contains("secret"));
             assert!(!error.hint.is_empty());
-            // Whoever masks the whole error once more does not spoil it.
+            // Masking the hint does not change it.
             assert_eq!(mask_token(&error.hint, ""), error.hint, "{host}");
         }
         settings.host = None;

@@ -1,9 +1,11 @@
-//! Connections to an engine, kept alive and used again, whatever kind of address it has.
+//! Connections to an engine over any kind of address, kept alive and reused.
 
 pub(super) mod config;
+mod docker_context;
 pub(super) mod endpoint;
 pub(super) mod request;
 mod ssh;
+mod tls;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,20 +31,20 @@ use crate::process::executor;
 use crate::process::outside_file::within;
 use endpoint::Address;
 
-/// Time to reach an engine. It is on this machine, or on the network of its owner.
+/// The time limit for connecting. An engine is on this machine or on a nearby network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Unused connections are closed before an engine or a tunnel in between would do it.
+/// Idle connections are closed after this time, before an engine or a tunnel in between closes them.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The host in the URI of a request. Nobody looks it up or sees it: the address says where to go, and what
-/// the `Host` header is.
+/// A placeholder for the host in the URI of a request. It is not resolved or sent: the connection and the `Host`
+/// header depend on the address only.
 pub(super) const HOST: &str = "engine";
 
 /// Connections to one engine, kept alive.
 pub(super) type Pool = Client<Connector, Empty<Bytes>>;
 
-/// Connections to the engine at `address`. The first call opens one.
+/// A pool of connections to the engine at `address`. The first request opens one.
 pub(super) fn pool(address: &Address) -> Pool {
     Client::builder(TokioExecutor::new())
         .pool_timer(TokioTimer::new())
@@ -50,7 +52,7 @@ pub(super) fn pool(address: &Address) -> Pool {
         .build(Connector(Arc::new(address.clone())))
 }
 
-/// A connection of one's own, for what takes long.
+/// Opens a connection outside of the pool, for a long request.
 pub(super) async fn dial(address: &Address) -> io::Result<Stream> {
     let io = tokio::time::timeout(CONNECT_TIMEOUT, open(address))
         .await
@@ -58,7 +60,7 @@ pub(super) async fn dial(address: &Address) -> io::Result<Stream> {
     Ok(Stream(TokioIo::new(io)))
 }
 
-/// Opens connections to one address, whatever the URI says.
+/// Opens connections to one address, and ignores the URI.
 #[derive(Clone)]
 pub(super) struct Connector(Arc<Address>);
 
@@ -77,12 +79,12 @@ impl tower_service::Service<Uri> for Connector {
     }
 }
 
-/// Does what looks a path up on a thread that may wait.
-async fn waiting<T: Send + 'static>(
+/// Runs file system calls that may hang on a blocking thread, with a time limit.
+async fn limited<T: Send + 'static>(
     what: &str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    // Nobody has to wait for the thread: it holds nothing.
+    // The thread holds no resources, so it does not have to be awaited when the client closes.
     let tasks = TaskTracker::new();
     within(&tasks, Code::EngineUnreachable, what, || Ok(work()))
         .await
@@ -92,10 +94,10 @@ async fn waiting<T: Send + 'static>(
 async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
     Ok(match address {
         Address::Unix(path) => {
-            // To connect looks the path up, on this thread. A home folder that hangs would stop it.
+            // connect() resolves the path on this thread, and would block it if a network file system hangs.
             let socket = path.clone();
             let what = format!("the socket {}", path.display());
-            waiting(&what, move || std::fs::metadata(socket).map(drop)).await?;
+            limited(&what, move || std::fs::metadata(socket).map(drop)).await?;
             Box::new(UnixStream::connect(path).await?)
         }
         Address::Ssh(destination) => Box::new(destination.open().await?),
@@ -116,7 +118,7 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
     })
 }
 
-/// The first of the addresses that answers; what the last one says if none does.
+/// Connects to the first address that accepts; otherwise returns the error of the last one.
 async fn connect_to_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the host has no address");
     for address in addresses {
@@ -128,12 +130,12 @@ async fn connect_to_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Anything that carries bytes both ways.
+/// A byte stream in both directions.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// One connection, as hyper wants it.
+/// A connection with hyper's traits.
 pub(super) struct Stream(TokioIo<Box<dyn Duplex>>);
 
 impl Connection for Stream {

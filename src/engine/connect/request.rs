@@ -1,7 +1,6 @@
-//! Requests that hold a connection of their own for as long as they last: a build, and the session of
-//! one.
+//! Requests with a connection of their own: builds and their sessions.
 //!
-//! [`api`](crate::engine::api) makes all the others.
+//! [`api`](crate::engine::api) makes all other requests.
 
 use std::{fmt, io};
 
@@ -31,35 +30,35 @@ use crate::error::chain;
 use crate::job::gitea::Object;
 use crate::process::limits;
 
-/// The longest line of an answer. BuildKit sends what a step has written in messages of about 1 MiB, and
-/// drops more than 2 MiB of one step; base64 makes that a third longer.
+/// The longest line of a response. BuildKit sends the output of a step in messages of about 1 MiB, and drops what
+/// exceeds 2 MiB for one step. Base64 makes that a third longer.
 const MAX_LINE: usize = 8 << 20;
 
-/// The longest refusal that is read.
+/// The most bytes of an error response that are read.
 pub(in crate::engine) const MAX_REFUSAL: usize = 64 * 1024;
 
-/// A request's body.
+/// The body of a request.
 pub(in crate::engine) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
-/// Why there is no image.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::engine) enum Failure {
-    /// The engine, or a proxy in front of it, said no.
+    /// The engine, or a proxy in front of it, refused the request.
     #[error("it {0}")]
     Refused(Refusal),
-    /// The builder says why. The classic one adds the exit code of the command, if that is the reason.
+    /// The builder reported an error. The classic builder adds the exit code if a command failed.
     #[error("{message}")]
     Reported {
         message: String,
         exit_code: Option<i32>,
     },
-    /// The connection, or what came over it, is broken.
+    /// The connection failed, or the response is invalid.
     #[error("{0}")]
     Broken(String),
-    /// It says more than any build has to say.
+    /// The response exceeds a limit.
     #[error("it sent {0}")]
     TooMuch(String),
-    /// It was never asked.
+    /// The request was not sent, because of an error on this side.
     #[error("{0}")]
     Ours(crate::error::Error),
 }
@@ -73,19 +72,19 @@ impl Failure {
     }
 }
 
-/// An answer, and the connection over which it comes.
+/// A response, and the connection that it arrives on.
 pub(in crate::engine) struct Answer {
     pub(in crate::engine) response: Response<Incoming>,
     connection: AbortOnDropHandle<()>,
 }
 
-/// The beginning of a request to `path` of the API.
+/// Starts a POST request to `path` of the API.
 pub(in crate::engine) fn post(version: Version, path: &str) -> Builder {
     Request::post(format!("/v{version}{path}"))
 }
 
-/// Directs a request to the engine at `address`: its `Host` header, and the path before its own.
-fn directed(address: &Address, mut request: Request<Body>) -> Result<Request<Body>, Failure> {
+/// Sets the `Host` header and the path prefix for the engine at `address`.
+fn addressed(address: &Address, mut request: Request<Body>) -> Result<Request<Body>, Failure> {
     let host = HeaderValue::try_from(address.host_header()).map_err(|e| Failure::broken(&e))?;
     let uri = format!("{}{}", address.base_path(), request.uri());
     *request.uri_mut() = uri.parse().map_err(|e: InvalidUri| Failure::broken(&e))?;
@@ -93,7 +92,7 @@ fn directed(address: &Address, mut request: Request<Body>) -> Result<Request<Bod
     Ok(request)
 }
 
-/// Sends a request over a connection of its own, and waits for the beginning of the answer.
+/// Sends a request over a new connection, and waits for the head of the response.
 pub(in crate::engine) async fn send(
     address: &Address,
     request: Request<Body>,
@@ -101,7 +100,7 @@ pub(in crate::engine) async fn send(
     exchange(address, request, false).await
 }
 
-/// Sends a request that takes the connection over: what follows on it is HTTP/2.
+/// Sends a request that upgrades the connection to HTTP/2.
 pub(in crate::engine) async fn upgrade(
     address: &Address,
     request: Builder,
@@ -123,7 +122,7 @@ async fn exchange(
     upgrade: bool,
 ) -> Result<Answer, Failure> {
     let name = refusal::name(request.method(), request.uri().path());
-    let request = directed(address, request)?;
+    let request = addressed(address, request)?;
     let stream = connect::dial(address)
         .await
         .map_err(|e| Failure::broken(&e))?;
@@ -131,7 +130,7 @@ async fn exchange(
         .await
         .map_err(|error| Failure::broken(&error))?;
     let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-        // What goes wrong here goes wrong for the answer too, and is told there.
+        // An error here also fails the response, which reports it.
         let _ = connection.with_upgrades().await;
     }));
     let response = sender
@@ -166,13 +165,13 @@ pub(in crate::engine) enum Unread {
     Broken(#[from] hyper::Error),
 }
 
-/// An engine sends some KiB at once. One that sends a byte at a time makes thousands of times the work.
+/// Engines send a few KiB at a time. Pieces of a single byte would cost thousands of times the work.
 const FEW_PIECES: usize = 10_000;
 const SMALL_PIECE: usize = 64;
 
-/// A whole body of at most `max` bytes.
+/// Reads a whole body of at most `max` bytes.
 ///
-/// Its pieces are copied into one: what a piece costs in memory is more than what is in it.
+/// The pieces are copied into one buffer, because a small piece needs more memory than its content.
 pub(in crate::engine) async fn whole(mut body: Incoming, max: usize) -> Result<Vec<u8>, Unread> {
     let (mut content, mut pieces) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
@@ -192,13 +191,13 @@ pub(in crate::engine) async fn whole(mut body: Incoming, max: usize) -> Result<V
 }
 
 impl Answer {
-    /// The lines of a build's answer, to its end or to the error in it.
+    /// The lines of a build's response, up to its end or to the first error in it.
     pub(in crate::engine) fn build_info(self) -> impl Stream<Item = Result<Info, Failure>> {
         let connection = self.connection;
         let body = self.response.into_body().into_data_stream();
         let reader = StreamReader::new(body.map_err(io::Error::other));
         FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE)).filter_map(move |line| {
-            // It lives as long as the stream.
+            // Moved in here, so that the connection lives as long as the stream.
             let _ = &connection;
             std::future::ready(match line {
                 Ok(line) if line.trim().is_empty() => None,
@@ -209,7 +208,7 @@ impl Answer {
     }
 }
 
-/// Why there is no line. The error of the connection is no source of its error.
+/// Why a line cannot be read. (`LinesCodecError` does not return the connection's error as its source.)
 fn unread(error: LinesCodecError) -> Failure {
     match error {
         LinesCodecError::MaxLineLengthExceeded => {
@@ -220,14 +219,14 @@ fn unread(error: LinesCodecError) -> Failure {
     }
 }
 
-/// What a line says.
+/// The content of a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::engine) enum Info {
-    /// A part of the text of the builders that write one.
+    /// A piece of output, from the builders that send plain text.
     Text(String),
-    /// A message of BuildKit (`moby.buildkit.v1.StatusResponse`), as it is encoded.
+    /// An encoded message of BuildKit (`moby.buildkit.v1.StatusResponse`).
     Status(Vec<u8>),
-    /// Something else.
+    /// Anything else.
     Other,
 }
 
@@ -268,7 +267,7 @@ fn parse(line: &str) -> Result<Info, Failure> {
     Ok(line.stream.map_or(Info::Other, Info::Text))
 }
 
-/// BuildKit's message in base64, in the place where other builders have objects.
+/// The field `aux`: BuildKit's message in base64. Other builders send objects in it, which are ignored.
 #[derive(Default)]
 struct Aux<'a>(Option<&'a str>);
 
@@ -305,7 +304,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_of_this_process_is_told_wherever_a_request_meets_it() {
+    fn a_process_limit_is_recognised_in_every_failure() {
         let limit = || io::Error::from_raw_os_error(libc::EMFILE);
         for failure in [
             Failure::broken(&limit()),
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_a_text_a_message_or_the_reason_of_a_failure() {
+    fn a_line_is_output_a_status_or_an_error() {
         let text = |text: &str| Info::Text(text.to_owned());
         for (line, expected) in [
             (

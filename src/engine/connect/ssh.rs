@@ -1,8 +1,12 @@
-//! Engines behind `ssh://`: every connection is an `ssh` that runs `docker system dial-stdio` on the
-//! other machine, as the docker CLI does it.
+//! Engines behind `ssh://`: each connection is an `ssh` process that runs `docker system dial-stdio` on the remote
+//! machine, as in the docker CLI.
 //!
-//! Keys, known hosts and jumps are those of the user's own ssh. It is never asked for a password: there
-//! is nobody to answer.
+//! The user's ssh configuration provides keys, known hosts and jump hosts. ssh never asks for a password, because
+//! there is no terminal.
+//!
+//! Libraries looked at: bollard's `ssh` feature uses the openssh crate, which starts ssh with `tokio::process`. That
+//! installs a SIGCHLD handler without SA_ONSTACK, which a Go host does not survive. russh is a client of its own,
+//! and russh-config reads only a part of `~/.ssh/config`.
 
 use std::io;
 use std::os::unix::net;
@@ -22,19 +26,19 @@ use crate::engine::child::{self, Reaped};
 use crate::process::executor::blocking_step;
 use crate::redact::whole_words;
 
-/// How much of what ssh complains about is kept.
-const MAX_COMPLAINT: usize = 4096;
+/// The most bytes of ssh's standard error that are kept.
+const MAX_STDERR: usize = 4096;
 
-/// Where to go, and with which program.
+/// A remote engine, and the ssh program to reach it.
 #[derive(Clone, Debug)]
 pub(crate) struct Destination {
     program: PathBuf,
     user: Option<String>,
     host: String,
     port: Option<u16>,
-    /// The engine's socket over there; the default one without.
+    /// The engine's socket on the remote machine, if it is not the default one.
     socket: Option<String>,
-    /// Counts every ssh until its end.
+    /// Counts every ssh process until it ends.
     tasks: TaskTracker,
 }
 
@@ -56,31 +60,31 @@ impl std::fmt::Display for Destination {
 }
 
 impl Destination {
-    /// Reads `ssh://user@host:port/socket`. The error completes the sentence "DOCKER_HOST …".
+    /// Parses `ssh://user@host:port/socket`. The error completes the sentence "DOCKER_HOST …".
     pub(super) fn parse(url: &Url, program: PathBuf) -> Result<Self, &'static str> {
         let host = url.host_str().unwrap_or_default();
-        // ssh wants an IPv6 address without them.
+        // ssh expects an IPv6 address without brackets.
         let host = host.trim_matches(['[', ']']);
         if host.is_empty() {
             return Err("has no host");
         }
         if url.password().is_some() {
-            return Err("has a password, which ssh does not take this way");
+            return Err("has a password, which ssh does not accept in an address");
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err("has something behind the path");
+            return Err("has a query or a fragment");
         }
         let decoded = |text| percent_decode_str(text).decode_utf8();
         let (Ok(user), Ok(path)) = (decoded(url.username()), decoded(url.path())) else {
             return Err("is not UTF-8");
         };
-        // ssh and the shell over there would take it for something else.
+        // ssh or the remote shell would interpret other characters.
         let plain = |text: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+".contains(c);
             !text.starts_with('-') && text.chars().all(allowed)
         };
         if !plain(host) || !plain(&user) || !plain(&path) {
-            return Err("has a character that has no place in a user, a host or a path");
+            return Err("has a character that is not allowed in a user, a host or a path");
         }
         Ok(Self {
             program,
@@ -92,7 +96,7 @@ impl Destination {
         })
     }
 
-    /// Has these count every ssh until its end.
+    /// Counts every ssh process in `tasks` until it ends.
     pub(in crate::engine) fn count(&mut self, tasks: &TaskTracker) {
         self.tasks = tasks.clone();
     }
@@ -114,8 +118,8 @@ impl Destination {
         command
     }
 
-    /// Opens a connection. Whether the other side answers shows when it is read from. An ssh that has
-    /// started when nobody waits for it any more is ended.
+    /// Opens a connection. Whether the remote engine responds shows only on the first read. If the future is
+    /// dropped while ssh starts, ssh is killed.
     pub(super) async fn open(&self) -> io::Result<Connection> {
         let destination = self.clone();
         let started = blocking_step(&self.tasks, move || Ok(destination.start())).await;
@@ -144,7 +148,7 @@ impl Destination {
     }
 }
 
-/// An ssh that was started, and what leads to it.
+/// A started ssh process and its pipes.
 struct Started {
     input: net::UnixStream,
     output: ChildStdout,
@@ -158,57 +162,56 @@ impl Started {
             reader: pipe::Receiver::from_owned_fd(self.output.into())?,
             writer: Some(UnixStream::from_std(self.input)?),
             stderr: pipe::Receiver::from_owned_fd(self.stderr.into())?,
-            complaint: Vec::new(),
+            errors: Vec::new(),
             silent: true,
             _child: self.child,
         })
     }
 }
 
-/// A connection through a program's standard input and output.
+/// A connection through the standard input and output of ssh.
 #[derive(Debug)]
 pub(super) struct Connection {
     reader: pipe::Receiver,
     writer: Option<UnixStream>,
     stderr: pipe::Receiver,
-    /// The beginning of what it has written there.
-    complaint: Vec<u8>,
-    /// Nothing was read yet.
+    /// The beginning of the standard error.
+    errors: Vec<u8>,
+    /// Whether nothing was read yet.
     silent: bool,
     _child: Reaped,
 }
 
 impl Connection {
-    /// Reads what ssh complains about, to the end. All of it is taken, so that ssh never waits for a
-    /// reader.
-    fn poll_complaint(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Reads the standard error to its end. All of it is read, so that ssh never blocks on the pipe.
+    fn poll_stderr(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let mut piece = [0; 512];
         loop {
             let mut buffer = ReadBuf::new(&mut piece);
             match ready!(Pin::new(&mut self.stderr).poll_read(context, &mut buffer)) {
                 Ok(()) if !buffer.filled().is_empty() => {
-                    let room = MAX_COMPLAINT - self.complaint.len();
-                    let said = buffer.filled();
-                    self.complaint
-                        .extend_from_slice(&said[..said.len().min(room)]);
+                    let room = MAX_STDERR - self.errors.len();
+                    let piece = buffer.filled();
+                    self.errors
+                        .extend_from_slice(&piece[..piece.len().min(room)]);
                 }
                 _ => return Poll::Ready(()),
             }
         }
     }
 
-    /// It has ended before it began, and ssh has said why.
-    fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
-        ready!(self.poll_complaint(context));
-        let said = String::from_utf8_lossy(&self.complaint);
-        let said = match self.complaint.len() {
-            MAX_COMPLAINT => whole_words(&said),
-            _ => &said,
+    /// The error of a connection that ended before its first byte: the standard error of ssh.
+    fn poll_failure(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        ready!(self.poll_stderr(context));
+        let text = String::from_utf8_lossy(&self.errors);
+        let text = match self.errors.len() {
+            MAX_STDERR => whole_words(&text),
+            _ => &text,
         };
-        let lines: Vec<&str> = said.lines().map(str::trim_end).collect();
+        let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         Poll::Ready(io::Error::other(match lines.join("; ").trim() {
             "" => "ssh ended without an answer".to_owned(),
-            complaint => format!("ssh says: {complaint}"),
+            errors => format!("ssh says: {errors}"),
         }))
     }
 }
@@ -219,13 +222,13 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let _ = self.poll_complaint(context);
+        let _ = self.poll_stderr(context);
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.reader).poll_read(context, buffer))?;
         if buffer.filled().len() > before {
             self.silent = false;
         } else if self.silent {
-            return self.poll_refusal(context).map(Err);
+            return self.poll_failure(context).map(Err);
         }
         Poll::Ready(Ok(()))
     }
@@ -241,9 +244,9 @@ impl AsyncWrite for Connection {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         match ready!(Pin::new(writer).poll_write(context, data)) {
-            // It was quicker to fail than we to write.
+            // ssh exited before this write: report its standard error instead of EPIPE.
             Err(error) if child::is_gone(&error) && self.silent => {
-                self.poll_refusal(context).map(Err)
+                self.poll_failure(context).map(Err)
             }
             result => Poll::Ready(result),
         }
@@ -254,7 +257,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nothing is read from it, so all of it is closed.
+        // Nothing is read from this socket, so it is closed completely.
         self.writer = None;
         Poll::Ready(Ok(()))
     }
@@ -275,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn ssh_is_called_as_the_docker_cli_calls_it() {
+    fn ssh_is_called_as_in_the_docker_cli() {
         for (url, expected) in [
             ("ssh://host", "-- host docker system dial-stdio"),
             ("ssh://host/", "-- host docker system dial-stdio"),
@@ -294,14 +297,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_shown_as_docker_host_has_it() {
+    fn a_destination_is_displayed_as_in_docker_host() {
         for url in ["ssh://me@host:2222/run/docker.sock", "ssh://[::1]:22"] {
             assert_eq!(destination(url).unwrap().to_string(), url);
         }
     }
 
     #[test]
-    fn an_address_that_ssh_would_misread_is_refused() {
+    fn an_address_that_ssh_would_misread_is_rejected() {
         for url in [
             "ssh://-oProxyCommand=x",
             "ssh://me:secret@host",

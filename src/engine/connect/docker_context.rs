@@ -1,0 +1,182 @@
+//! Docker contexts: named engines in the docker CLI's store.
+//!
+//! Libraries looked at: bollard 0.21 reads `DOCKER_HOST` but no contexts. xray-docker 0.1 finds the address of the
+//! current context, but not its TLS files, and does not follow Go's rules for JSON.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+use crate::engine::connect::config::is_absent;
+use crate::engine::connect::endpoint::{Endpoint, PLAIN_PORT, TLS_PORT, invalid, parse_address};
+use crate::engine::connect::tls;
+use crate::engine::go_json::{self, Json, WrongType};
+use crate::error::Result;
+use crate::names::reference::hex;
+use crate::options::EngineSettings;
+use crate::process::{limits, outside_file};
+
+/// The docker CLI's name for "no context".
+pub(super) const NO_CONTEXT: &str = "default";
+
+/// The largest `meta.json` of a context. The docker CLI writes a few hundred bytes.
+const MAX_META: usize = 1 << 20;
+
+const HINT: &str = "see docker context ls, or set DOCKER_HOST";
+
+/// The endpoint of a context, from where the docker CLI stores it: `contexts/meta/<sha256 of the name>/meta.json`,
+/// with the TLS files in `contexts/tls/<sha256 of the name>/docker`. `named_by` says where the name of the context
+/// comes from.
+///
+/// # Errors
+///
+/// [`Code::InvalidOption`](crate::error::Code::InvalidOption) if the context does not exist, cannot be read, or
+/// skips TLS verification; [`Code::ProcessLimit`](crate::error::Code::ProcessLimit).
+pub(super) fn load(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endpoint> {
+    let named_by = format!("{named_by} {name:?}");
+    let store = settings
+        .config_dir
+        .as_ref()
+        .ok_or_else(|| {
+            invalid(
+                &named_by,
+                "cannot be looked up: HOME and DOCKER_CONFIG are unset",
+            )
+        })?
+        .join("contexts");
+    let id = hex(&Sha256::digest(name));
+    let file = store.join("meta").join(&id).join("meta.json");
+    let text = outside_file::read(&file, MAX_META).map_err(|error| {
+        if let Some(limit) = limits::reached(&error) {
+            return limit;
+        }
+        let what = match is_absent(&error) {
+            true => "does not exist",
+            false => "cannot be read",
+        };
+        let why = format!("{what}: {}: {error}", file.display());
+        invalid(&named_by, &why).hint(HINT)
+    })?;
+    let unusable = |why: &dyn fmt::Display| {
+        invalid(&named_by, &format!("{why}: {}", file.display())).hint(HINT)
+    };
+    let meta = go_json::first(&text).map_err(|why| unusable(&format!("cannot be read ({why})")))?;
+    let docker = meta.as_ref().map(docker_endpoint).transpose();
+    let docker = docker.map_err(|why| unusable(&format!("has an endpoint that {why}")))?;
+    let Some((host, skip_tls_verify)) = docker.flatten() else {
+        return Err(unusable(&"has no docker endpoint"));
+    };
+    if skip_tls_verify {
+        return Err(
+            invalid(&named_by, "skips TLS verification, which libmol rejects")
+                .hint("add the engine's ca.pem to the context"),
+        );
+    }
+    let folder = store.join("tls").join(&id).join("docker");
+    let tls = folder
+        .exists()
+        .then(|| tls::from_folder(&folder, &named_by))
+        .transpose()?;
+    let default_port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT };
+    Ok(Endpoint {
+        address: parse_address(&host, tls, default_port, &named_by, settings)?,
+        named_by,
+    })
+}
+
+/// The address in a context's `meta.json`, and whether TLS verification is skipped.
+fn docker_endpoint(meta: &Json) -> std::result::Result<Option<(String, bool)>, WrongType> {
+    let endpoints = meta.map("Endpoints")?;
+    let Some(docker) = endpoints.get("docker") else {
+        return Ok(None);
+    };
+    Ok(Some((
+        docker.text("Host")?.to_owned(),
+        docker.flag("SkipTLSVerify")?,
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::error::Code;
+
+    fn settings(config_dir: &Path) -> EngineSettings {
+        EngineSettings {
+            host: None,
+            context: None,
+            config_dir: Some(config_dir.to_owned()),
+            tls_verify: false,
+            cert_path: None,
+            classic_builder: false,
+            home: None,
+            runtime_dir: None,
+            search_path: None,
+        }
+    }
+
+    #[test]
+    fn a_context_is_read_as_the_docker_cli_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = || load(&settings(dir.path()), "work", "DOCKER_CONTEXT");
+        let folder = dir
+            .path()
+            .join("contexts/meta")
+            .join(hex(&Sha256::digest("work")));
+        std::fs::create_dir_all(&folder).unwrap();
+        for (meta, expected) in [
+            (
+                r#"{"Endpoints":{"docker":{"Host":" h:1/p\n"}}}"#,
+                "tcp://h:1/p",
+            ),
+            (
+                r#"{"endpoints":{"docker":{"host":"tcp://h","skipTlsVerify":null}}}"#,
+                "tcp://h:2375",
+            ),
+            (
+                r#"{"Endpoints":{"docker":{"Host":"a","Host":"b"}},"Name":null} x"#,
+                "tcp://b:2375",
+            ),
+            // Docker uses the default socket.
+            (
+                r#"{"Endpoints":{"docker":null}}"#,
+                "unix:///var/run/docker.sock",
+            ),
+            (
+                r#"{"Endpoints":{"docker":{"Host":null}}}"#,
+                "unix:///var/run/docker.sock",
+            ),
+        ] {
+            std::fs::write(folder.join("meta.json"), meta).unwrap();
+            assert_eq!(load().unwrap().address.to_string(), expected, "{meta}");
+        }
+        for (meta, why) in [
+            ("", "has no docker endpoint"),
+            ("null", "has no docker endpoint"),
+            (r#"{"Endpoints":{"Docker":{}}}"#, "has no docker endpoint"),
+            (r#"{"Endpoints":{"docker":{"Host":5}}}"#, "not a string"),
+            (r#"{"Endpoints":[]}"#, "not an object"),
+            ("\u{feff}{}", "byte-order mark"),
+            (
+                r#"{"Endpoints":{"docker":{"Host":"h"}},}"#,
+                "line 1, column 38",
+            ),
+            (
+                r#"{"Endpoints":{"docker":{"HOST":"h","SKIPTLSVERIFY":true}}}"#,
+                "skips TLS",
+            ),
+            (
+                r#"{"Endpoints":{"docker":{"Host":"fd://"}}}"#,
+                "fd:// address",
+            ),
+        ] {
+            std::fs::write(folder.join("meta.json"), meta).unwrap();
+            let error = load().unwrap_err();
+            assert_eq!(error.code, Code::InvalidOption, "{meta}");
+            assert!(error.message.contains(why), "{meta}: {error:?}");
+            assert!(error.message.contains("work"), "{meta}: {error:?}");
+        }
+    }
+}
