@@ -1,17 +1,17 @@
-//! What was used a moment ago, which pruning must leave alone.
+//! Leases: pruning does not remove an image that a call has used recently.
 //!
-//! A call takes a lease on an image before it asks the engine for it; pruning looks for leases right before it
-//! removes the image. Neither can miss the other, because each announces itself before it looks:
+//! A call takes a lease on an image before it asks the engine for it. Pruning checks the leases right before it
+//! removes the image. Neither can miss the other, because each writes its own record before it reads the other's:
 //!
 //! ```text
-//! a call    1. notes the time of the lease   2. waits while the image is being removed   3. asks the engine
-//! pruning   1. says that it is removing      2. looks for leases                         3. looks again, and removes
+//! a call    1. records the lease         2. waits while the image is being removed   3. asks the engine
+//! pruning   1. records that it removes   2. checks the leases                        3. inspects again, removes
 //! ```
 //!
-//! It is kept in two places. Processes that share a cache see each other through the file `.<sha12>.used` in it
-//! ([`Cache::mark_used`]). Clients of one process see each other here, whatever cache each of them has. Two
-//! processes that share an engine and no cache have only the engine's own time of the last tag, which
-//! [`find`] renews where the engine keeps one.
+//! The records are in two places. Processes that share a cache use the file `.<sha12>.used` in it
+//! ([`Cache::mark_used`]). Clients of one process use a table in memory, also if their caches differ. Two processes
+//! that share an engine but no cache have only the engine's time of the last tag, which [`find`] renews if the
+//! engine has one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -29,38 +29,38 @@ use crate::names::runtimes::Runtime;
 use crate::process::executor::blocking;
 use crate::process::panics;
 
-/// How long a lease lasts. A call under a lease that still lasts notes nothing, so that a hit stays cheap; pruning
-/// adds this to the time for which it leaves an image alone.
+/// How long a lease is valid. A call under a valid lease writes nothing, so that a hit stays cheap. Therefore pruning
+/// keeps an image for this much longer than the caller asked for.
 const LEASE: Duration = Duration::from_secs(5);
 
-/// How long a call waits for whoever removes its image. Removing takes moments; a process that was stopped in the
-/// middle of it must not stop others.
+/// How long a call waits for the removal of its image. A removal is short, but the process that removes the image
+/// can be suspended.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a call waits for the cache's disk. The note is worth less than the call.
+/// How long a call waits for the cache's disk. A call continues without a record rather than hang.
 const MARK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Upper bound of threads that a disk that hangs can take from the others.
+/// Upper bound of threads that a hanging disk can block.
 const MARKS_AT_ONCE: usize = 4;
 
-/// How often an image is looked up again because its lease ended, or it went, while the engine answered.
-const LOOKS: u32 = 3;
+/// How often an image is looked up, if its lease ends or the image is removed while the engine answers.
+const ATTEMPTS: u32 = 3;
 
-/// Entries of the process's ledger from which on those that are older than [`LEDGER_AGE`] are dropped.
+/// When the ledger has this many entries, those older than [`LEDGER_AGE`] are dropped.
 const LEDGER_ENTRIES: usize = 1024;
 const LEDGER_AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// What this process has used and is removing, by pinned reference.
+/// The images that this process has used or is removing, by pinned reference.
 static LEDGER: LazyLock<Mutex<Ledger>> = LazyLock::new(Mutex::default);
 
 #[derive(Debug, Default)]
 struct Ledger {
     used: HashMap<String, Instant>,
-    /// How many are at it.
+    /// How many prune calls are removing the image.
     removing: HashMap<String, u32>,
 }
 
-/// The leases of one client, by pinned reference, with their ends.
+/// The leases of one client: when each ends, by pinned reference.
 #[derive(Debug)]
 pub(crate) struct Leases {
     ends: Mutex<HashMap<String, Instant>>,
@@ -77,7 +77,7 @@ impl Default for Leases {
 }
 
 impl Leases {
-    fn lasts(&self, pinned: &str) -> bool {
+    fn is_valid(&self, pinned: &str) -> bool {
         lock(&self.ends)
             .get(pinned)
             .is_some_and(|end| Instant::now() < *end)
@@ -91,12 +91,13 @@ impl Leases {
     }
 }
 
-/// What pruning leaves alone: everything that was used within this time. `None` where nothing is asked for.
+/// Pruning keeps everything that was used within this time. `None` if recent use does not matter.
 pub(crate) fn window(recent: Duration) -> Option<Duration> {
     (!recent.is_zero()).then(|| recent.saturating_add(LEASE))
 }
 
-/// Looks an image up to return it: from here on pruning leaves it alone. `None` if there is none of that name.
+/// Looks up an image in the engine, under a lease: from now on pruning keeps it. `None` if the engine has no image of
+/// that name.
 pub(crate) async fn find(
     shared: &Shared,
     runtime: &Runtime,
@@ -104,58 +105,58 @@ pub(crate) async fn find(
     emit: &Sink,
 ) -> Result<Option<Found>> {
     let engine = shared.engine().await?;
-    let mut looks = 1;
+    let mut attempt = 1;
     loop {
-        let begun = lease(shared, runtime, references, emit).await;
+        let new = acquire(shared, runtime, references, emit).await;
         let found = engine.find(&references.pinned).await?;
         let Some(image) = &found else {
             return Ok(None);
         };
-        let stays = !begun || renew(shared, engine, image, references).await;
-        if (stays && shared.leases.lasts(&references.pinned)) || looks == LOOKS {
+        let exists = !new || renew(shared, engine, image, references).await;
+        if (exists && shared.leases.is_valid(&references.pinned)) || attempt == ATTEMPTS {
             return Ok(found);
         }
-        looks += 1;
+        attempt += 1;
     }
 }
 
-/// Takes a lease, unless one still lasts. It never fails: without a cache that can be written only the other
-/// processes are not told.
-async fn lease(shared: &Shared, runtime: &Runtime, references: &References, emit: &Sink) -> bool {
+/// Takes a lease; false if the client has a valid one. It never fails: if the cache is not writable, only the other
+/// processes do not see the lease.
+async fn acquire(shared: &Shared, runtime: &Runtime, references: &References, emit: &Sink) -> bool {
     let pinned = &references.pinned;
-    if shared.leases.lasts(pinned) {
+    if shared.leases.is_valid(pinned) {
         return false;
     }
-    let begun = Instant::now();
-    let (mut told, mut pause) = (false, Duration::from_millis(5));
+    let started = Instant::now();
+    let (mut reported, mut pause) = (false, Duration::from_millis(5));
     loop {
-        let noted = Instant::now();
-        let here = mark(pinned);
-        let elsewhere = mark_in_cache(shared, runtime, references.short()).await;
-        if (here && elsewhere) || begun.elapsed() > REMOVAL_TIMEOUT {
-            shared.leases.add(pinned, noted + LEASE);
+        let marked = Instant::now();
+        let in_process = mark(pinned);
+        let in_cache = mark_in_cache(shared, runtime, references.short()).await;
+        if (in_process && in_cache) || started.elapsed() > REMOVAL_TIMEOUT {
+            shared.leases.add(pinned, marked + LEASE);
             return true;
         }
-        if !told {
+        if !reported {
             emit(Event::waiting_for_prune(pinned));
-            told = true;
+            reported = true;
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(100));
     }
 }
 
-/// Has the engine keep the image's last use too, as the time of its last tag, where it keeps that: Docker does,
-/// but for the containerd image store; Podman does not. False if the image has gone.
+/// Tags the image again, so that the engine's time of its last tag is the time of its last use. Docker keeps that
+/// time, except with the containerd image store; Podman does not. False if the image no longer exists.
 ///
-/// The caller moves `:latest` to an image that does not have it, which has the same effect.
+/// An image that does not have `:latest` is skipped: the caller tags it, with the same effect.
 async fn renew(shared: &Shared, engine: &Engine, image: &Found, references: &References) -> bool {
     let References { pinned, latest } = references;
-    let tagged_anyway = !shared.settings.offline && !image.is_known_as(latest);
-    tagged_anyway || image.tagged.is_none() || engine.tag(pinned, pinned).await.is_ok()
+    let tagged_by_caller = !shared.settings.offline && !image.is_known_as(latest);
+    tagged_by_caller || image.tagged.is_none() || engine.tag(pinned, pinned).await.is_ok()
 }
 
-/// Notes it in the cache. False while another process, or another client, removes the image.
+/// Records the use in the cache. False while another process, or another client, removes the image.
 async fn mark_in_cache(shared: &Shared, runtime: &Runtime, short: &str) -> bool {
     let (root, runtime, short) = (
         shared.settings.cache_dir.clone(),
@@ -165,20 +166,20 @@ async fn mark_in_cache(shared: &Shared, runtime: &Runtime, short: &str) -> bool 
     let turn = Arc::clone(&shared.leases.marking).acquire_owned();
     let marked = async {
         let turn = turn.await;
-        // Without a free thread this panics, and then there is no note.
-        let begun = panics::catch(|| {
+        // This panics if no thread can be started. Then there is no record.
+        let write = panics::catch(|| {
             Ok(blocking(&shared.tasks, move || {
                 let _turn = turn;
                 Cache::mark_used(&root, &runtime, &short)
             }))
         });
-        begun?.await
+        write?.await
     };
     let marked = tokio::time::timeout(MARK_TIMEOUT, marked).await;
     !matches!(marked, Ok(Ok(false)))
 }
 
-/// Notes it for this process. False while the image is being removed.
+/// Records the use in this process. False while the image is being removed.
 fn mark(pinned: &str) -> bool {
     let mut ledger = lock(&LEDGER);
     if ledger.used.len() >= LEDGER_ENTRIES {
@@ -188,7 +189,7 @@ fn mark(pinned: &str) -> bool {
     !ledger.removing.contains_key(pinned)
 }
 
-/// While it is there, no client of this process takes a lease on the image.
+/// While this value exists, no client of this process gets a lease on the image.
 #[derive(Debug)]
 pub(crate) struct Removing {
     pinned: String,
@@ -198,7 +199,7 @@ impl Removing {
     /// `None` if this process has used the image within the window.
     pub(crate) fn begin(pinned: &str, window: Option<Duration>) -> Option<Self> {
         let mut ledger = lock(&LEDGER);
-        if used_here(&ledger, pinned, window) {
+        if is_used(&ledger, pinned, window) {
             return None;
         }
         *ledger.removing.entry(pinned.to_owned()).or_default() += 1;
@@ -207,9 +208,9 @@ impl Removing {
         })
     }
 
-    /// Would [`Removing::begin`] refuse?
-    pub(crate) fn would_not(pinned: &str, window: Option<Duration>) -> bool {
-        used_here(&lock(&LEDGER), pinned, window)
+    /// Whether this process has used the image within the window, so that [`Removing::begin`] would refuse.
+    pub(crate) fn is_used(pinned: &str, window: Option<Duration>) -> bool {
+        is_used(&lock(&LEDGER), pinned, window)
     }
 }
 
@@ -225,7 +226,7 @@ impl Drop for Removing {
     }
 }
 
-fn used_here(ledger: &Ledger, pinned: &str, window: Option<Duration>) -> bool {
+fn is_used(ledger: &Ledger, pinned: &str, window: Option<Duration>) -> bool {
     let used = ledger.used.get(pinned);
     used.zip(window)
         .is_some_and(|(used, window)| used.elapsed() < window)
@@ -245,16 +246,16 @@ mod tests {
         assert!(Removing::begin(pinned, Some(Duration::MAX)).is_some());
         assert!(mark(pinned));
         assert!(Removing::begin(pinned, Some(Duration::MAX)).is_none());
-        assert!(Removing::would_not(pinned, Some(Duration::MAX)));
+        assert!(Removing::is_used(pinned, Some(Duration::MAX)));
         assert!(Removing::begin(pinned, Some(Duration::ZERO)).is_some());
         assert!(
             Removing::begin(pinned, None).is_some(),
-            "nothing is asked for"
+            "recent use does not matter"
         );
     }
 
     #[test]
-    fn no_lease_begins_while_the_image_is_being_removed() {
+    fn no_lease_is_granted_while_the_image_is_being_removed() {
         let pinned = "being removed";
         let (first, second) = (
             Removing::begin(pinned, None).unwrap(),
@@ -262,15 +263,15 @@ mod tests {
         );
         assert!(!mark(pinned));
         drop(first);
-        assert!(!mark(pinned), "the other one is still at it");
+        assert!(!mark(pinned), "the other removal continues");
         drop(second);
         assert!(mark(pinned));
-        // What was noted meanwhile counts for the next prune.
+        // The use that was recorded meanwhile counts for the next prune.
         assert!(Removing::begin(pinned, Some(Duration::MAX)).is_none());
     }
 
     #[test]
-    fn the_window_is_longer_than_asked_by_one_lease() {
+    fn the_window_is_one_lease_longer_than_the_option() {
         assert_eq!(window(Duration::ZERO), None);
         assert_eq!(
             window(Duration::from_secs(600)),
@@ -280,11 +281,11 @@ mod tests {
     }
 
     #[test]
-    fn leases_that_have_ended_are_dropped() {
+    fn expired_leases_are_dropped() {
         let leases = Leases::default();
         leases.add("old", Instant::now());
         leases.add("new", Instant::now() + LEASE);
-        assert!(!leases.lasts("old") && leases.lasts("new"));
+        assert!(!leases.is_valid("old") && leases.is_valid("new"));
         assert_eq!(lock(&leases.ends).len(), 1);
     }
 }

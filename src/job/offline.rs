@@ -1,7 +1,6 @@
-//! Without a network there is no commit to look up: the newest image of the runtime will do, unless the caller has
-//! named a commit.
+//! Offline mode: the newest image of the runtime in the engine, or that of a named commit, without a lookup.
 //!
-//! Only `MOLECULE_LOCAL_OFFLINE` leads here, never a failure.
+//! Only `MOLECULE_LOCAL_OFFLINE` switches it on. A failed lookup never does.
 
 use std::time::Instant;
 
@@ -13,14 +12,14 @@ use crate::job::target::Request;
 use crate::names::image::{Image, Timings};
 use crate::names::reference::{References, full_id};
 
-/// The newest image of the runtime for the platform and the tag rules that are set; or the one of the commit that the
-/// caller has named.
+/// Finds the newest image of the runtime for the configured platform and tag rules, or the image of the commit that
+/// the caller has named.
 ///
 /// # Errors
 ///
 /// [`Code::NoLocalImage`] if the engine has none.
 pub(crate) async fn find(shared: &Shared, request: &Request, emit: &Sink) -> Result<Image> {
-    let begun = Instant::now();
+    let started = Instant::now();
     let (runtime, rules) = (&request.runtime, &shared.settings.tags);
     let engine = shared.engine().await?;
     shared.warn_of_unusual_engine(engine, emit).await;
@@ -29,12 +28,12 @@ pub(crate) async fn find(shared: &Shared, request: &Request, emit: &Sink) -> Res
         Some(commit) => vec![References::new(runtime, commit, &platform, rules)],
         None => {
             let listed = engine.references().await?;
-            let ours = |name: &String| References::of_pinned(name, runtime, &platform, rules);
-            listed.iter().filter_map(ours).collect()
+            let parse = |name: &String| References::of_pinned(name, runtime, &platform, rules);
+            listed.iter().filter_map(parse).collect()
         }
     };
     for references in candidates {
-        // It may have been removed since.
+        // It may have been removed since it was listed.
         let Some(found) = lease::find(shared, runtime, &references, emit).await? else {
             continue;
         };
@@ -56,8 +55,8 @@ pub(crate) async fn find(shared: &Shared, request: &Request, emit: &Sink) -> Res
             endpoint: engine.endpoint().to_owned(),
             cache_hit: true,
             timings: Timings {
-                inspect: begun.elapsed(),
-                total: begun.elapsed(),
+                inspect: started.elapsed(),
+                total: started.elapsed(),
                 ..Timings::default()
             },
         });

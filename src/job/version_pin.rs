@@ -1,4 +1,4 @@
-//! The template's `.runtime-version`, as a build argument, if the caller asks for it.
+//! Passes the version in the template's `.runtime-version` as a build argument, if `MOLECULE_LOCAL_RUNTIME_VERSION_PIN` is set.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,40 +9,40 @@ use crate::event::{Event, Sink};
 use crate::process::limits;
 use crate::process::outside_file;
 
-/// The file, at the root of the template.
+/// The name of the file, at the root of the template.
 const FILE: &str = ".runtime-version";
 
-/// The largest file. A version has a few bytes, and some add a comment below it.
+/// Upper bound of the file's size. A version has a few bytes; some templates add a comment below it.
 const MAX_FILE: usize = 64 << 10;
 
 /// The build argument that a template's Dockerfile may declare.
 const BUILD_ARG: &str = "RUNTIME_VERSION";
 
-/// What a template pins.
+/// The content of the file.
 #[derive(Debug, PartialEq, Eq)]
 enum Pin {
-    /// There is no such file, or nothing in it.
+    /// The file is missing or empty.
     None,
-    /// This version.
     Version(String),
-    /// Something that is no version, and is not passed on.
-    Refused,
+    /// Not a valid version: it is ignored.
+    Invalid,
 }
 
-/// The build arguments that the template at `tree` asks for. What is no version is told, and is not
-/// passed on.
+/// The build arguments for the template at `tree`. An invalid version is ignored with a warning.
 ///
 /// # Errors
 ///
-/// [`Code::ProcessLimit`](crate::Code::ProcessLimit): what is there must not be taken for something else, and
-/// an image be built without it.
+/// [`Code::ProcessLimit`](crate::Code::ProcessLimit), so that a lack of file descriptors does not lead to an image
+/// without the pin.
 pub(crate) fn build_args(tree: &Path, emit: &Sink) -> Result<HashMap<String, String>> {
     Ok(match read(tree)? {
         Pin::None => HashMap::new(),
         Pin::Version(version) => HashMap::from([(BUILD_ARG.to_owned(), version)]),
-        Pin::Refused => {
+        Pin::Invalid => {
             emit(Event::warning(
-                format!("the first line of the template's {FILE} is no version and is ignored"),
+                format!(
+                    "the first line of the template's {FILE} is not a valid version and is ignored"
+                ),
                 "put a version such as 1.2.3 on its first line",
             ));
             HashMap::new()
@@ -50,8 +50,8 @@ pub(crate) fn build_args(tree: &Path, emit: &Sink) -> Result<HashMap<String, Str
     })
 }
 
-/// Reads the pin of the template at `tree`. The file is not followed if it is a link: what it leads
-/// to need not be the template's.
+/// Reads the pin of the template at `tree`. A symbolic link is not followed, because its target may be outside the
+/// template.
 fn read(tree: &Path) -> Result<Pin> {
     let path = tree.join(FILE);
     if !fs::symlink_metadata(&path).is_ok_and(|found| found.is_file()) {
@@ -59,12 +59,12 @@ fn read(tree: &Path) -> Result<Pin> {
     }
     match outside_file::read(&path, MAX_FILE) {
         Ok(text) => Ok(parse(&String::from_utf8_lossy(&text))),
-        Err(error) => limits::reached(&error).map_or(Ok(Pin::Refused), Err),
+        Err(error) => limits::reached(&error).map_or(Ok(Pin::Invalid), Err),
     }
 }
 
-/// The first line, without white space, without anything up to the last `@` (as in `package@1.2`)
-/// and without one leading `v` or `V`. A file with nothing but white space pins nothing.
+/// Takes the first line, and removes white space, everything up to the last `@` (as in `package@1.2`) and one leading
+/// `v` or `V`. A file with only white space pins nothing.
 fn parse(text: &str) -> Pin {
     if text.trim().is_empty() {
         return Pin::None;
@@ -85,7 +85,7 @@ fn parse(text: &str) -> Pin {
     if ok {
         Pin::Version(version.to_owned())
     } else {
-        Pin::Refused
+        Pin::Invalid
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_is_taken_out_of_its_wrapping() {
+    fn a_version_is_stripped_of_package_and_prefix() {
         for text in [
             "1.2.3",
             "v1.2.3",
@@ -116,12 +116,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_version_is_refused() {
+    fn an_invalid_version_is_ignored() {
         let long = "1".repeat(65);
         for text in [
             "\n1.2", "latest", "1.2;rm", "$(id)", "1.2/3", "vv1", "vV1", "v", &long,
         ] {
-            assert_eq!(parse(text), Pin::Refused, "{text:?}");
+            assert_eq!(parse(text), Pin::Invalid, "{text:?}");
         }
     }
 }

@@ -521,7 +521,7 @@ impl Claim {
         };
         let pinned = crate::names::reference::as_given(reference);
         let removing = match options.dry_run {
-            true if Removing::would_not(pinned, window) => None,
+            true if Removing::is_used(pinned, window) => None,
             true => return Ok(Ok(claim)),
             false => Removing::begin(pinned, window),
         };
