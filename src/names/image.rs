@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// How long each step of a call took. A step that was not needed took no time.
+/// The duration of each step of a call. It is zero for a step that was not needed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timings {
     /// Asking the template server for the commit.
     pub lookup: Duration,
     /// Asking the engine for the image.
     pub inspect: Duration,
-    /// Waiting for a build that another caller or process had begun, before ours could start.
+    /// Waiting for a build of another caller or process.
     pub wait: Duration,
     /// Fetching the commit and checking it out.
     pub fetch: Duration,
-    /// Building, the upload of the context included.
+    /// Building, including the upload of the context.
     pub build: Duration,
     /// Tagging.
     pub tag: Duration,
@@ -26,29 +26,29 @@ pub struct Timings {
 /// An image that is ready to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// What to give to the engine: the reference that is pinned to the commit.
+    /// The reference that is pinned to the commit: use this one to create a container.
     pub reference: String,
     /// The reference that moves with the branch.
     pub latest_reference: String,
-    /// The runtime it was asked for.
+    /// The runtime that was requested.
     pub runtime: String,
-    /// The full id of the commit whose tree is in the image.
+    /// The full id of the commit that the image was built from.
     pub commit_sha: String,
     /// The engine's id of the image.
     pub image_id: String,
-    /// What it was built for.
+    /// The platform that it was built for.
     pub platform: String,
-    /// The address of the engine that has it: the one to create the container with.
+    /// The address of the engine that has the image: create the container there.
     pub endpoint: String,
-    /// True if it was there already: nothing was fetched and nothing built.
+    /// True if the engine had the image already: nothing was fetched or built.
     pub cache_hit: bool,
-    /// How long it took.
+    /// The durations.
     pub timings: Timings,
 }
 
-/// The engine in use.
+/// The engine that a client uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EngineHost {
-    /// Its address, as `DOCKER_HOST` has it.
+    /// Its address, in the form of `DOCKER_HOST`.
     pub docker_host: String,
 }

@@ -13,13 +13,13 @@ use crate::names::runtimes::{Runtime, Runtimes};
 pub struct CommitSha(String);
 
 impl CommitSha {
-    /// Checks the form of `id`.
+    /// Accepts exactly this form.
     pub fn parse(id: &str) -> Option<Self> {
         let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
         (matches!(id.len(), 40 | 64) && id.bytes().all(hex)).then(|| Self(id.to_owned()))
     }
 
-    /// The same for an id that a person or a file gives: upper-case digits count too.
+    /// Accepts upper-case digits too, for an id that was typed or configured.
     pub fn given(id: &str) -> Option<Self> {
         Self::parse(&id.to_ascii_lowercase())
     }
@@ -29,13 +29,13 @@ impl CommitSha {
         &self.0
     }
 
-    /// The first twelve digits: what stands in a tag and in a cache folder's name.
+    /// The first twelve digits, as used in tags and in the names of cache folders.
     pub fn short(&self) -> &str {
         &self.0[..12]
     }
 }
 
-/// What a label says is the commit, if it can be one; else the empty text.
+/// The commit id in a label; empty if it is not a valid one.
 pub(crate) fn full_id(label: Option<&str>) -> String {
     label
         .and_then(CommitSha::parse)
@@ -48,17 +48,17 @@ impl fmt::Display for CommitSha {
     }
 }
 
-/// What an image is built for: `os/arch[/variant]`, as in the OCI image index specification.
+/// A platform: `os/arch[/variant]`, as in the OCI image index specification.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Platform {
     text: String,
 }
 
 impl Platform {
-    /// The platform of the platform's own images.
+    /// The platform of the images that the registry serves.
     pub const DEFAULT: &'static str = "linux/amd64";
 
-    /// Checks `os/arch[/variant]`.
+    /// Accepts `os/arch[/variant]` in lower case.
     pub fn parse(text: &str) -> Option<Self> {
         let part = |p: &str| {
             !p.is_empty()
@@ -77,19 +77,19 @@ impl Platform {
         &self.text
     }
 
-    /// Engines take these for one and the same, as containerd's `platforms.Normalize` has it: a processor without its
-    /// variant, and with the least one that there is.
+    /// Whether engines treat the two as equal: an architecture without a variant means its lowest one (containerd,
+    /// `platforms.Normalize`).
     pub(crate) fn is_the_same_as(&self, other: &str) -> bool {
-        let plain = |platform: &str| match platform.split_once('/') {
+        let normalized = |platform: &str| match platform.split_once('/') {
             Some((os, "amd64/v1")) => format!("{os}/amd64"),
             Some((os, "arm64/v8")) => format!("{os}/arm64"),
             Some((os, "arm/v7")) => format!("{os}/arm"),
             _ => platform.to_owned(),
         };
-        plain(&self.text) == plain(other)
+        normalized(&self.text) == normalized(other)
     }
 
-    /// `os` and `arch`, which is what an engine tells of an image.
+    /// `os` and `arch`, which is all that an engine reports for an image.
     pub(crate) fn os_arch(&self) -> (&str, &str) {
         let mut parts = self.text.split('/');
         (
@@ -99,20 +99,20 @@ impl Platform {
     }
 }
 
-/// Which tags have the architecture in them.
+/// Which tags contain the architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum TagArch {
-    /// Both tags of every platform but the default one: `-arch[-variant]`. So a switch of platforms can never hit an
-    /// image made for another.
+    /// Both tags of each platform except the default one: `-arch[-variant]`. So a call never hits an image for another
+    /// platform.
     #[default]
     Auto,
-    /// Every pinned tag, without the variant; the moving tag never. This is how the workspace server of 2026 tags. A
-    /// platform of the same architecture but another variant has the same tags; the image's label tells them apart.
+    /// All pinned tags, without the variant; never the moving tag. The workspace server of 2026 tags like this.
+    /// Platforms that differ only in the variant have the same tags; the image's label distinguishes them.
     Always,
 }
 
 impl TagArch {
-    /// What follows the commit in the pinned tag.
+    /// The part after the commit in the pinned tag.
     fn pinned_suffix(self, platform: &Platform) -> String {
         match self {
             Self::Auto if platform.text == Platform::DEFAULT => String::new(),
@@ -126,7 +126,7 @@ impl TagArch {
         }
     }
 
-    /// What follows `latest` in the moving tag.
+    /// The part after `latest` in the moving tag.
     fn latest_suffix(self, platform: &Platform) -> String {
         match self {
             Self::Auto => self.pinned_suffix(platform),
@@ -149,20 +149,19 @@ impl fmt::Display for Platform {
     }
 }
 
-/// A suffix that keeps the images of one server apart from those of another on the same engine.
+/// A tag suffix that separates the images of several servers on one engine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub struct Isolation(String);
 
 impl Isolation {
-    /// At most this many bytes, so that the tag stays within the 128 that the OCI distribution
-    /// specification allows.
+    /// Upper bound in bytes. With it the tag stays within the 128 bytes of the OCI distribution specification.
     const MAX_LEN: usize = 48;
 
-    /// Checks `[a-z0-9][a-z0-9_.-]*`; white space around it is dropped. The empty text means "no isolation".
+    /// Accepts `[a-z0-9][a-z0-9_.-]*` and trims white space. The empty text means "no isolation".
     ///
     /// # Errors
     ///
-    /// [`Code::InvalidOption`]: a wrong value is never taken for "no isolation".
+    /// [`Code::InvalidOption`] for any other value.
     pub fn parse(text: &str) -> Result<Self> {
         let text = text.trim();
         let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -193,12 +192,12 @@ impl Isolation {
     }
 }
 
-/// How the tags of a client's images are made.
+/// How a client tags its images.
 #[derive(Clone, Debug, Default)]
 pub struct TagRules {
-    /// Which of them have the architecture.
+    /// Which tags contain the architecture.
     pub arch: TagArch,
-    /// What keeps them apart from those of other servers.
+    /// The suffix that separates them from the tags of other servers.
     pub isolation: Isolation,
 }
 
@@ -239,8 +238,8 @@ impl References {
         tag.get(..12).unwrap_or(tag)
     }
 
-    /// The references of an image that the engine lists under its pinned one; `None` if that is not of the runtime,
-    /// the platform and the rules.
+    /// The references of an image that the engine lists under its pinned reference; `None` if that does not belong to
+    /// the runtime, the platform and the rules.
     pub(crate) fn of_pinned(
         listed: &str,
         runtime: &Runtime,
@@ -257,7 +256,7 @@ impl References {
     }
 }
 
-/// A reference of ours, taken apart again: of any runtime and platform, but of one isolation only.
+/// A parsed reference of this library, of any runtime and platform, within one isolation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LocalName {
     pub(crate) runtime: Runtime,
@@ -268,15 +267,15 @@ pub(crate) struct LocalName {
 }
 
 impl LocalName {
-    /// `None` for every name that [`References::new`] would not have given for one of these runtimes under this
-    /// isolation, whatever the platform and [`TagArch`].
+    /// `None` for a reference that [`References::new`] never makes for these runtimes and this isolation, with any
+    /// platform and [`TagArch`].
     pub(crate) fn parse(listed: &str, runtimes: &Runtimes, isolation: &Isolation) -> Option<Self> {
         let (repository, tag) = as_given(listed).rsplit_once(':')?;
         let runtime = repository
             .strip_prefix(LOCAL_IMAGE_PREFIX)?
             .strip_prefix("/workspace-template-")?;
         let runtime = runtimes.find(runtime)?.clone();
-        // No part of a platform is empty, so the first "--" is where an isolation begins.
+        // No part of a platform is empty, so the isolation starts at the first "--".
         let (tag, token) = match tag.split_once("--") {
             Some((tag, token)) if !token.is_empty() => (tag, token),
             Some(_) => return None,
@@ -285,20 +284,20 @@ impl LocalName {
         if token != isolation.0 {
             return None;
         }
-        let (which, platform) = tag.split_at(tag.find('-').unwrap_or(tag.len()));
-        let commit = match which {
+        let (version, platform) = tag.split_at(tag.find('-').unwrap_or(tag.len()));
+        let commit = match version {
             "latest" => None,
             short if is_short(short) => Some(short.to_owned()),
             _ => return None,
         };
-        let plain = |part: &str| {
+        let is_plain = |part: &str| {
             !part.is_empty()
                 && part
                     .bytes()
                     .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
         };
         let mut parts = platform.split('-').skip(1);
-        (platform.split('-').count() <= 3 && parts.all(plain)).then(|| Self {
+        (platform.split('-').count() <= 3 && parts.all(is_plain)).then(|| Self {
             runtime,
             commit,
             platform: platform.to_owned(),
@@ -306,14 +305,14 @@ impl LocalName {
     }
 }
 
-/// Is it what [`CommitSha::short`] gives?
+/// Whether the text has the form of [`CommitSha::short`].
 pub(crate) fn is_short(text: &str) -> bool {
     let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     text.len() == 12 && text.bytes().all(hex)
 }
 
-/// A reference that an engine lists, as it was given: Podman puts a host in front of those that have
-/// none (containers-registries.conf, short names). Any other host makes it another image.
+/// Removes the host that Podman adds to a reference without one (containers-registries.conf, short names). A reference
+/// with any other host names another image.
 pub(crate) fn as_given(listed: &str) -> &str {
     ["docker.io/", "localhost/"]
         .iter()
@@ -326,8 +325,8 @@ fn repository(runtime: &Runtime) -> String {
     format!("{LOCAL_IMAGE_PREFIX}/workspace-template-{runtime}")
 }
 
-/// A short name for a commit of a repository: the first eight bytes of
-/// `sha256("<runtime>|<sha>|<repository prefix>")`, in hexadecimal.
+/// A short key for a commit of a repository: the first eight bytes of `sha256("<runtime>|<sha>|<repository prefix>")`,
+/// in hexadecimal.
 pub fn cache_key(runtime: &str, sha: &str, repo_prefix: &str) -> String {
     let digest = Sha256::digest(format!("{runtime}|{sha}|{repo_prefix}"));
     hex(&digest[..8])
@@ -376,14 +375,14 @@ mod tests {
     }
 
     #[test]
-    fn another_platform_and_an_isolation_show_in_both_tags() {
+    fn both_tags_contain_another_platform_and_the_isolation() {
         let refs = refs("linux/arm/v7", "ci-1");
         assert!(refs.pinned.ends_with(":0123456789ab-arm-v7--ci-1"));
         assert!(refs.latest.ends_with(":latest-arm-v7--ci-1"));
     }
 
     #[test]
-    fn the_architecture_can_be_in_every_pinned_tag() {
+    fn tag_arch_always_adds_the_architecture_to_each_pinned_tag() {
         for (platform, pinned, latest) in [
             ("linux/amd64", ":0123456789ab-amd64--ci-1", ":latest--ci-1"),
             ("linux/arm/v7", ":0123456789ab-arm--ci-1", ":latest--ci-1"),
@@ -398,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listed_name_is_taken_back_apart() {
+    fn a_listed_reference_is_parsed_back() {
         let of = |name: &str| {
             let rules = rules(TagArch::Auto, "ci");
             References::of_pinned(name, &known("hermes"), &Platform::default(), &rules)
@@ -423,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_ours_is_told_from_every_other() {
+    fn only_references_of_this_library_are_parsed() {
         let parse = |name: &str, isolation: &str| {
             let isolation = Isolation::parse(isolation).unwrap();
             LocalName::parse(name, &Runtimes::default(), &isolation)
@@ -459,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn an_isolation_that_no_tag_can_hold_is_an_error() {
+    fn an_isolation_that_does_not_fit_into_a_tag_is_an_error() {
         for text in ["-a", "A", "a b", "ä", ".x", "a\0", &"a".repeat(49)] {
             assert_eq!(
                 Isolation::parse(text).unwrap_err().code,
@@ -471,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn commit_ids_are_whole_and_lower_case() {
+    fn commit_ids_are_full_and_lower_case() {
         assert!(CommitSha::parse(&"a".repeat(64)).is_some());
         for id in [
             "abc",
@@ -485,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn platforms_have_two_or_three_plain_parts() {
+    fn platforms_have_two_or_three_lower_case_parts() {
         for text in ["linux/amd64", "linux/arm/v7"] {
             assert_eq!(Platform::parse(text).unwrap().as_str(), text);
         }

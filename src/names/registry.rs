@@ -1,33 +1,32 @@
 //! Where images come from: pulled from a registry, or built here.
 
-/// How the server gets its images.
+/// Where the server gets its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistryMode {
     /// No registry is set: images are built on this machine.
     Local,
-    /// A registry is set: the engine pulls from it, and this library has nothing to do.
+    /// A registry is set: the engine pulls from it, and this library does nothing.
     Saas,
 }
 
 /// The prefix of the references of images that are built here.
 ///
-/// It has no dot and no port, so an engine can never take it for the name of a registry host.
+/// It has no dot and no port, so that an engine never parses it as a registry host.
 pub const LOCAL_IMAGE_PREFIX: &str = "molecule-local";
 
 /// Where images come from, and what their references begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegistrySource<'a> {
-    /// Pull or build.
+    /// Whether images are pulled or built.
     pub mode: RegistryMode,
-    /// What every image reference begins with.
+    /// The prefix of all image references.
     pub prefix: &'a str,
 }
 
 /// Reads the value of `MOLECULE_IMAGE_REGISTRY`.
 ///
-/// Any value but the empty one means [`RegistryMode::Saas`], with that value as the prefix,
-/// verbatim: the operator is trusted, and a wrong value fails loudly at the pull. To take it for
-/// "unset" instead would make a typing error in production build images from source.
+/// Every non-empty value selects [`RegistryMode::Saas`] and is the prefix, verbatim. An invalid value fails at the pull.
+/// If it counted as unset, a typing error in production would build images from source.
 pub fn resolve(image_registry: Option<&str>) -> RegistrySource<'_> {
     match image_registry {
         Some(prefix) if !prefix.is_empty() => RegistrySource {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::error::{Code, Error, Result};
 
-/// The allowlist of a client that was given none, alphabetical.
+/// The default allowlist, sorted.
 pub const DEFAULT_RUNTIMES: [&str; 9] = [
     "autogen",
     "claude-code",
@@ -18,10 +18,10 @@ pub const DEFAULT_RUNTIMES: [&str; 9] = [
     "openclaw",
 ];
 
-/// The longest name.
+/// The maximum length of a name, in bytes.
 pub(crate) const MAX_NAME: usize = 64;
 
-/// A name from an allowlist. Having one is the proof that it was checked.
+/// A name from an allowlist. A value of this type is always checked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Runtime(Arc<str>);
 
@@ -38,12 +38,12 @@ impl fmt::Display for Runtime {
     }
 }
 
-/// An allowlist, alphabetical.
+/// A sorted allowlist.
 #[derive(Clone, Debug)]
 pub struct Runtimes(Arc<[Runtime]>);
 
 impl Runtimes {
-    /// Takes names that [`is_valid_name`] accepts.
+    /// The names must satisfy [`is_valid_name`].
     pub(crate) fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         let mut runtimes: Vec<Runtime> =
             names.into_iter().map(|name| Runtime(name.into())).collect();
@@ -51,17 +51,17 @@ impl Runtimes {
         Self(runtimes.into())
     }
 
-    /// Looks `name` up. The match is exact: no trimming, no case folding.
+    /// Looks up `name`. The match is exact: no trimming, no case folding.
     pub fn find(&self, name: &str) -> Option<&Runtime> {
         self.iter().find(|known| known.as_str() == name)
     }
 
-    /// Every runtime.
+    /// All runtimes.
     pub fn iter(&self) -> impl Iterator<Item = &Runtime> {
         self.0.iter()
     }
 
-    /// Looks `name` up.
+    /// Looks up `name`.
     ///
     /// # Errors
     ///
@@ -80,21 +80,21 @@ impl Runtimes {
         };
         let mut error = Error::new(
             Code::UnknownRuntime,
-            format!("unknown runtime {:?}", shorten(name)),
+            format!("unknown runtime {:?}", truncated(name)),
         )
         .hint(hint);
-        error.runtime = shorten(name);
+        error.runtime = truncated(name);
         error
     }
 
-    /// The runtime that was probably meant: people leave out separators, confuse cases, give only the first
-    /// part, or mistype a letter or two.
+    /// The runtime that was probably meant. It tolerates missing separators, the wrong case, a prefix only, and one or
+    /// two wrong letters.
     fn nearest(&self, name: &str) -> Option<&Runtime> {
         let asked = letters_and_digits(name);
         let distance = |known: &Runtime| {
             let known = letters_and_digits(known.as_str());
-            let one_is_the_beginning = known.starts_with(&asked) || asked.starts_with(&known);
-            if one_is_the_beginning && asked.len() >= 3 {
+            let is_prefix = known.starts_with(&asked) || asked.starts_with(&known);
+            if is_prefix && asked.len() >= 3 {
                 return usize::from(known != asked);
             }
             strsim::osa_distance(&known, &asked)
@@ -113,8 +113,9 @@ impl Default for Runtimes {
     }
 }
 
-/// Can it be the name of a runtime? `[a-z0-9][a-z0-9-]*` of at most 64 bytes; and no hyphen at the end, because the
-/// name ends the path of an image reference (distribution specification, "Pulling manifests").
+/// Whether the text may be the name of a runtime: `[a-z0-9][a-z0-9-]*`, at most 64 bytes, no hyphen at the end. The name
+/// ends the path of an image reference, which must not end with a hyphen (distribution specification, "Pulling
+/// manifests").
 pub(crate) fn is_valid_name(name: &str) -> bool {
     let letter_or_digit = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     (1..=MAX_NAME).contains(&name.len())
@@ -123,7 +124,7 @@ pub(crate) fn is_valid_name(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-/// Is `name` on the default allowlist? The match is exact.
+/// Whether `name` is on the default allowlist. The match is exact.
 pub fn is_known_runtime(name: &str) -> bool {
     DEFAULT_RUNTIMES.contains(&name)
 }
@@ -136,8 +137,8 @@ fn letters_and_digits(name: &str) -> String {
         .collect()
 }
 
-/// A name as it may be shown: whoever sent a megabyte does not get it back.
-fn shorten(name: &str) -> String {
+/// A name for an error message: a very long one is truncated.
+fn truncated(name: &str) -> String {
     match name.char_indices().nth(MAX_NAME) {
         Some((end, _)) => format!("{}…", &name[..end]),
         None => name.to_owned(),
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_name_is_refused_and_quoted_safely() {
+    fn an_unknown_name_is_refused_and_quoted_safely() {
         for name in [
             "",
             "unknown",
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hint_begins_with_the_nearest_known_name() {
+    fn the_hint_starts_with_the_nearest_known_name() {
         let vectors = include_str!("../../tests/vectors/unknown_runtimes.json");
         let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
         for case in vectors["cases"].as_array().unwrap() {
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_ones_own_replaces_the_default() {
+    fn a_custom_list_replaces_the_default() {
         let runtimes = Runtimes::new(["zeta", "google-adk"]);
         assert_eq!(runtimes.parse("google-adk").unwrap().as_str(), "google-adk");
         let error = runtimes.parse("hermes").unwrap_err();
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn names_fit_into_urls_paths_and_image_references() {
+    fn valid_names_fit_into_urls_paths_and_image_references() {
         for name in ["a", "9", "google-adk", "a--b", &"a".repeat(64)] {
             assert!(is_valid_name(name), "{name}");
         }
