@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 use super::api::{Capped, Failure, Labels, MAX_IGNORED, in_path};
 use super::{Engine, PLATFORM_LABEL, REVISION_LABEL, RUNTIME_LABEL};
 use crate::error::Result;
-use crate::names::reference::{CommitSha, Platform, as_given};
+use crate::names::reference::{CommitSha, Platform, without_default_host};
 
 /// The largest answer about one image, in bytes. Most of it is the configuration, which registries limit to some
 /// MiB.
@@ -39,7 +39,7 @@ impl Found {
     pub(crate) fn is_known_as(&self, reference: &str) -> bool {
         self.references
             .iter()
-            .any(|listed| as_given(listed) == reference)
+            .any(|listed| without_default_host(listed) == reference)
     }
 
     /// Why the image does not match the platform or, if given, the commit.
@@ -58,7 +58,7 @@ impl Found {
         }
         // Variants of one architecture may share a tag, see `TagArch`.
         let built_for = self.platform.as_deref();
-        let other = built_for.filter(|other| !platform.is_the_same_as(other))?;
+        let other = built_for.filter(|other| !platform.is_same_as(other))?;
         Some(format!("its label says it was built for {other}"))
     }
 

@@ -17,7 +17,7 @@ use super::image::{MAX_REFERENCES, unix};
 use super::{Builder, Engine, REVISION_LABEL};
 use crate::engine::build::full::MAX_INFO;
 use crate::error::{Error, Result};
-use crate::names::reference::as_given;
+use crate::names::reference::without_default_host;
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 use crate::process::executor::blocking;
 
@@ -89,7 +89,7 @@ impl Engine {
         }
         let ours = |image: Image| {
             let named = |listed: &String| {
-                let rest = as_given(listed).strip_prefix(LOCAL_IMAGE_PREFIX);
+                let rest = without_default_host(listed).strip_prefix(LOCAL_IMAGE_PREFIX);
                 rest.is_some_and(|rest| rest.starts_with('/'))
             };
             image.repo_tags.0.iter().any(named).then(|| Stored {

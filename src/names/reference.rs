@@ -79,7 +79,7 @@ impl Platform {
 
     /// Whether engines treat the two as equal: an architecture without a variant means its lowest one (containerd,
     /// `platforms.Normalize`).
-    pub(crate) fn is_the_same_as(&self, other: &str) -> bool {
+    pub(crate) fn is_same_as(&self, other: &str) -> bool {
         let normalized = |platform: &str| match platform.split_once('/') {
             Some((os, "amd64/v1")) => format!("{os}/amd64"),
             Some((os, "arm64/v8")) => format!("{os}/arm64"),
@@ -246,7 +246,7 @@ impl References {
         platform: &Platform,
         rules: &TagRules,
     ) -> Option<Self> {
-        let listed = as_given(listed);
+        let listed = without_default_host(listed);
         let tag = listed
             .strip_prefix(&repository(runtime))?
             .strip_prefix(':')?;
@@ -270,7 +270,7 @@ impl LocalName {
     /// `None` for a reference that [`References::new`] never makes for these runtimes and this isolation, with any
     /// platform and [`TagArch`].
     pub(crate) fn parse(listed: &str, runtimes: &Runtimes, isolation: &Isolation) -> Option<Self> {
-        let (repository, tag) = as_given(listed).rsplit_once(':')?;
+        let (repository, tag) = without_default_host(listed).rsplit_once(':')?;
         let runtime = repository
             .strip_prefix(LOCAL_IMAGE_PREFIX)?
             .strip_prefix("/workspace-template-")?;
@@ -313,7 +313,7 @@ pub(crate) fn is_short(text: &str) -> bool {
 
 /// Removes the host that Podman adds to a reference without one (containers-registries.conf, short names). A reference
 /// with any other host names another image.
-pub(crate) fn as_given(listed: &str) -> &str {
+pub(crate) fn without_default_host(listed: &str) -> &str {
     ["docker.io/", "localhost/"]
         .iter()
         .find_map(|host| listed.strip_prefix(host))

@@ -356,7 +356,7 @@ impl Candidate {
         };
         Some(Self {
             image: LocalImage {
-                r#ref: crate::names::reference::as_given(first).to_owned(),
+                r#ref: crate::names::reference::without_default_host(first).to_owned(),
                 runtime: runtime.to_string(),
                 platform: label(PLATFORM_LABEL),
                 commit_sha: full_id(stored.revision()),
@@ -519,7 +519,7 @@ impl Claim {
             Ok(claim) => claim,
             Err(reason) => return Ok(Err(reason)),
         };
-        let pinned = crate::names::reference::as_given(reference);
+        let pinned = crate::names::reference::without_default_host(reference);
         let removing = match options.dry_run {
             true if Removing::is_used(pinned, window) => None,
             true => return Ok(Ok(claim)),
