@@ -138,9 +138,12 @@ impl Inbox {
     ///
     /// # Errors
     ///
-    /// [`Code::ProcessLimit`] if the process has no file descriptor left.
+    /// [`Code::ProcessLimit`] if the process has no file descriptor left, [`Code::Closed`] after the close.
     pub(crate) fn descriptor(&self) -> Result<RawFd> {
         let mut state = self.lock();
+        if state.closed {
+            return Err(Error::new(Code::Closed, "the client was freed"));
+        }
         if state.readiness.is_none() {
             state.readiness = Some(Readiness::new().map_err(no_descriptor)?);
             state.show();
@@ -149,15 +152,19 @@ impl Inbox {
         descriptor.ok_or_else(Error::canceled)
     }
 
-    /// Wakes every reader, and drops what waits.
+    /// Wakes every reader, drops what waits, and closes the descriptor.
     pub(crate) fn close(&self) {
-        self.change(|state| {
-            *state = State {
-                closed: true,
-                readiness: state.readiness.take(),
-                ..State::default()
-            };
-        });
+        let mut state = self.lock();
+        state.closed = true;
+        // Wakes a thread that polls the descriptor. It is closed here and not when the inbox is dropped, because
+        // readers that have not returned yet still hold the inbox.
+        state.show();
+        *state = State {
+            closed: true,
+            ..State::default()
+        };
+        drop(state);
+        self.changed.notify_all();
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -402,6 +409,15 @@ mod tests {
         });
         canceled(&inbox);
         assert!(matches!(inbox.wait(None, None), Ok(Taken::Closed)));
+    }
+
+    #[test]
+    fn the_close_closes_the_descriptor() {
+        let inbox = Inbox::default();
+        inbox.descriptor().unwrap();
+        inbox.close();
+        assert!(inbox.lock().readiness.is_none());
+        assert_eq!(inbox.descriptor().unwrap_err().code, Code::Closed);
     }
 
     #[test]
