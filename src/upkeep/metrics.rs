@@ -43,13 +43,14 @@ pub(crate) struct Metrics {
     steps: [Histogram; STEPS.len()],
 }
 
-/// Successes, and failures by the number of their code.
+/// Successes, and failures in the order of [`Code::ALL`].
 #[derive(Debug, Default)]
 struct Results([AtomicU64; Code::ALL.len() + 1]);
 
 impl Results {
     fn count(&self, error: Option<&Error>) {
-        let index = error.map_or(0, |error| error.code as usize);
+        let failure = |error: &Error| Code::ALL.iter().position(|code| *code == error.code);
+        let index = error.and_then(failure).map_or(0, |failure| failure + 1);
         if let Some(counter) = self.0.get(index) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
