@@ -1,8 +1,8 @@
-//! Certificates from PEM files, for the two TLS clients: towards the template server and the engine.
+//! Reads trusted certificates and keys from PEM files, for both TLS clients: to the template server and to an engine.
 //!
-//! In place of `rustls-native-certs`, which opens whatever a path leads to and reads it to its end. What
-//! counts is the same: of a folder every regular file, through links too, and of a file every
-//! certificate. What is none is skipped, and told of where none is left.
+//! `rustls-native-certs` is not used on Linux, because it opens any kind of file and reads it without a limit. The
+//! rules are the same: all regular files of a folder, also through links, and all certificates of a file. Invalid ones
+//! are skipped; they are reported only if there is no valid one.
 
 use std::collections::HashSet;
 use std::fs;
@@ -15,27 +15,29 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
+#[cfg(any(windows, target_vendor = "apple"))]
+use crate::error::chain;
 use crate::process::limits;
 use crate::process::outside_file::read;
 
-/// The largest file. The bundles of the distributions have about 250 KiB.
+/// Upper bound of a file's size. The bundles of the distributions have about 250 KiB.
 const MAX_FILE: usize = 4 << 20;
 
-/// The largest sum of all files of a folder, and the most entries that are looked at. The folders of
-/// the distributions have about 500 entries and 500 KiB.
+/// Upper bounds of the total size of a folder's files, and of its entries. The folders of the distributions have about
+/// 500 entries and 500 KiB.
 const MAX_FOLDER: usize = 16 << 20;
 const MAX_ENTRIES: usize = 10_000;
 
-/// What was found, and what went wrong on the way, with the path.
+/// The certificates, and the errors with the paths of the files.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     pub(crate) certificates: Vec<CertificateDer<'static>>,
     pub(crate) errors: Vec<String>,
-    /// This process has no file descriptor left to read them.
+    /// Set if the process has no file descriptor left to read them.
     pub(crate) limit: Option<Error>,
 }
 
-/// The certificates of a file, and of the files of a folder. None counts twice.
+/// The certificates of a file and of the files of a folder, without duplicates.
 pub(crate) fn find(file: Option<&Path>, folder: Option<&Path>) -> Found {
     let mut found = Found::default();
     let mut seen = HashSet::new();
@@ -55,8 +57,37 @@ pub(crate) fn find(file: Option<&Path>, folder: Option<&Path>) -> Found {
     found
 }
 
+/// The certificate bundles of the distributions, in the order in which Go's `crypto/x509` tries them.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+const BUNDLES: [&str; 6] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/cacert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The certificates that the machine trusts: those of the first bundle that exists.
+#[cfg(not(any(windows, target_vendor = "apple")))]
+pub(crate) fn of_machine() -> Found {
+    let bundle = BUNDLES.iter().map(Path::new).find(|file| file.exists());
+    find(bundle, None)
+}
+
+/// The certificates that the machine trusts.
+#[cfg(any(windows, target_vendor = "apple"))]
+pub(crate) fn of_machine() -> Found {
+    let found = rustls_native_certs::load_native_certs();
+    Found {
+        certificates: found.certs,
+        errors: found.errors.iter().map(|error| chain(error)).collect(),
+        limit: None,
+    }
+}
+
 impl Found {
-    /// What is above this is more of the same.
+    /// Upper bound of kept errors; more would be of the same kind.
     const MAX_ERRORS: usize = 10;
 
     fn failed(&mut self, path: &Path, why: &(dyn std::error::Error + 'static)) {
@@ -89,11 +120,11 @@ impl Found {
         let mut bytes = 0;
         for (number, entry) in fs::read_dir(folder)?.enumerate() {
             if number >= MAX_ENTRIES {
-                let why = format!("there are more than {MAX_ENTRIES} entries in it");
+                let why = format!("it has more than {MAX_ENTRIES} entries");
                 return Err(io::Error::other(why));
             }
             let path = entry?.path();
-            // Through the links that `openssl rehash` makes.
+            // Follows the links that `openssl rehash` makes.
             let there = match fs::metadata(&path) {
                 Ok(there) => there,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
@@ -114,13 +145,13 @@ impl Found {
     }
 }
 
-/// All certificates of a file that is there for nothing else. The error completes "… cannot be used:".
+/// All certificates of a file, of which each must be valid. The error completes "… cannot be used:".
 pub(crate) fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let text = read(file, MAX_FILE).map_err(|error| error.to_string())?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let certificates = certificates.map_err(|error| error.to_string())?;
     match certificates.is_empty() {
-        true => Err("it holds no certificate".to_owned()),
+        true => Err("it contains no certificate".to_owned()),
         false => Ok(certificates),
     }
 }

@@ -1,5 +1,5 @@
-//! The one HTTP client towards the template server: the API and the fetch share its connections,
-//! its proxies, its certificates and its rules for the token.
+//! The HTTP client for the template server. The API and the fetch share its connections, proxies, certificates and
+//! token rules.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -14,70 +14,57 @@ use url::{Host, Origin, Url};
 use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result, Retry, causes, chain};
-use crate::net::certificates::{self, Found};
 use crate::net::tls;
 use crate::options::{NetworkSettings, RepoPrefix};
 use crate::process::executor;
 use crate::process::limits;
-use crate::process::outside_file;
 use crate::redact::{Masker, Secret};
 
-/// The largest answer of the API that is read (promise P9). A branch is about 2 KiB.
+/// Upper bound of an API answer, in bytes (promise P9). A branch has about 2 KiB.
 pub(crate) const MAX_ANSWER: usize = 64 * 1024;
 
-/// Time to reach the server.
+/// Time limit of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Time for a whole answer of the API.
+/// Time limit of a complete API answer.
 const API_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Time for the reason of a refusal. It is of use, and nothing depends on it.
+/// Time limit for reading the reason of a refusal, which is only shown.
 const REASON_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How much of a server's reason is shown, in bytes. Gitea's have about 120.
+/// Upper bound of the shown part of a server's reason, in bytes. Gitea's reasons have about 120.
 const MAX_REASON: usize = 400;
 
-/// Ten thousand callers are not to open ten thousand connections: a process has about a thousand
-/// file descriptors, and a server its own limits.
-const API_CALLS: usize = 32;
+/// Upper bound of API requests at once. Ten thousand callers must not open ten thousand connections: a process has
+/// about a thousand file descriptors, and servers have limits too.
+const API_REQUESTS: usize = 32;
 
-/// As many redirects as browsers and curl's users are used to; a loop ends here.
+/// Upper bound of redirects, so that a loop ends.
 const MAX_REDIRECTS: usize = 10;
-
-/// The certificate bundles of the distributions, in the order in which Go's `crypto/x509` tries them.
-#[cfg(not(any(windows, target_vendor = "apple")))]
-const CERT_FILES: [&str; 6] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/pki/tls/cacert.pem",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// A client for one template server.
 #[derive(Clone, Debug)]
 pub(crate) struct Http {
     client: reqwest::Client,
-    /// Where the token may go: scheme, host and port of the repository prefix.
+    /// The only origin that gets the token: scheme, host and port of the repository prefix.
     origin: Origin,
     token: Arc<Secret>,
-    /// Whether it was told that the token goes out in plain text.
+    /// Whether the warning about a token in plain text was given.
     warned: Arc<AtomicBool>,
-    /// How many questions may be under way to the API at once.
-    turns: Arc<Semaphore>,
+    /// Limits concurrent API requests.
+    slots: Arc<Semaphore>,
 }
 
-/// A bounded answer.
+/// An answer of the API.
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
-    /// Whether the status means that it may be asked once more.
+    /// Whether the status allows another attempt.
     pub(crate) retry: Retry,
     /// The server's time (RFC 9110, section 6.6.1).
     pub(crate) date: Option<SystemTime>,
     /// The body; `None` if it is larger than [`MAX_ANSWER`].
     pub(crate) body: Option<Bytes>,
-    /// Why the server refuses, in its own words, fit to be shown; empty if it does not say.
+    /// The server's reason for a refusal, masked and truncated; empty if it gives none.
     pub(crate) reason: String,
 }
 
@@ -88,14 +75,14 @@ impl Http {
         network: &NetworkSettings,
     ) -> Result<Self> {
         let server = prefix.server();
-        let tls = tls_config_in_time(server, network)?;
+        let tls = tls::config(server, network)?;
         let has_token = !token.is_empty();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("libmol/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
             .referer(false)
             .dns_resolver(Resolver)
-            // Without this, reqwest would read the proxies from the environment.
+            // Otherwise reqwest reads the proxies from the environment.
             .no_proxy()
             .redirect(redirect::Policy::custom(move |attempt| {
                 follow(attempt, has_token)
@@ -120,41 +107,41 @@ impl Http {
             origin: server.origin(),
             token: Arc::new(token.clone()),
             warned: Arc::default(),
-            turns: Arc::new(Semaphore::new(API_CALLS)),
+            slots: Arc::new(Semaphore::new(API_REQUESTS)),
         })
     }
 
-    /// Is there a token for this address? It goes to the origin it was given for, and to nobody else.
+    /// The token, if it may be sent to this address: only to the origin of the repository prefix.
     fn token_for(&self, url: &Url) -> Option<&str> {
         (!self.token.is_empty() && url.origin() == self.origin).then(|| self.token.expose())
     }
 
-    /// Is the token in this text, in any spelling?
+    /// Whether the text contains the token, in any spelling.
     pub(crate) fn token_is_in(&self, text: &str) -> bool {
         Masker::new(&self.token).finds_token_in(text)
     }
 
-    /// Where the token goes so that everybody on the way can read it: to another machine, without TLS.
-    /// It is told of the first time only.
+    /// The server, if the token is sent to another machine without TLS. Only the first call returns it, so that there is
+    /// one warning.
     pub(crate) fn plain_text(&self) -> Option<String> {
         let Origin::Tuple(scheme, host, _) = &self.origin else {
             return None;
         };
-        let here = match host {
+        let is_local = match host {
             Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
             Host::Ipv4(address) => address.is_loopback(),
             Host::Ipv6(address) => address.is_loopback(),
         };
-        let plain = scheme == "http" && !here && !self.token.is_empty();
+        let plain = scheme == "http" && !is_local && !self.token.is_empty();
         (plain && !self.warned.swap(true, Ordering::Relaxed))
             .then(|| self.origin.ascii_serialization())
     }
 
-    /// Asks the API, and reads the whole answer.
+    /// Sends a request to the API, and reads the whole answer.
     pub(crate) async fn get_api(&self, url: &Url) -> Result<Answer> {
         // Never closed, so this cannot fail.
-        let _turn = self.turns.acquire().await;
-        // On the heap, and from here on only: those who wait for their turn are many.
+        let _slot = self.slots.acquire().await;
+        // Boxed after acquiring, so that waiting futures stay small.
         Box::pin(self.get(url)).await
     }
 
@@ -219,14 +206,14 @@ impl Http {
         Ok(Some(body.freeze()))
     }
 
-    /// Why a request was refused, in the server's own words: the `message` of Gitea's API, or plain text, as
-    /// its git answers. No page is for people who read errors. No decision hangs on it.
+    /// The server's reason for a refusal: the `message` of Gitea's API, or plain text, as its git sends. A page of HTML
+    /// is not shown. The text is only shown; no decision depends on it.
     fn reason(&self, response: &reqwest::Response, body: &[u8]) -> String {
         #[derive(serde::Deserialize)]
         struct Refusal {
             message: String,
         }
-        let said = match media_type(response.headers()) {
+        let reason = match media_type(response.headers()) {
             Some(kind) if kind.eq_ignore_ascii_case(b"application/json") => {
                 let refusal = serde_json::from_slice(body).ok();
                 refusal.map_or_else(String::new, |Refusal { message }| message)
@@ -236,19 +223,20 @@ impl Http {
             }
             _ => return String::new(),
         };
-        let said = self.quoted(&said);
+        let reason = self.quoted(&reason);
         match response.status().canonical_reason() {
-            Some(status) if said.eq_ignore_ascii_case(status) => String::new(),
-            _ => said,
+            // It repeats the status.
+            Some(status) if reason.eq_ignore_ascii_case(status) => String::new(),
+            _ => reason,
         }
     }
 
-    /// A server's words, fit to be part of an error.
-    pub(crate) fn quoted(&self, said: &str) -> String {
-        Masker::new(&self.token).shown(said.trim(), MAX_REASON)
+    /// A server's text for an error message: masked and truncated.
+    pub(crate) fn quoted(&self, text: &str) -> String {
+        Masker::new(&self.token).shown(text.trim(), MAX_REASON)
     }
 
-    /// Why git's request was refused, where that comes at once.
+    /// The server's reason for refusing a git request; empty if it does not arrive at once.
     pub(crate) async fn git_reason(&self, response: &mut reqwest::Response) -> String {
         let body = tokio::time::timeout(REASON_TIMEOUT, self.body(response, MAX_ANSWER)).await;
         match body {
@@ -257,12 +245,12 @@ impl Http {
         }
     }
 
-    /// Is there a token?
+    /// Whether a token is set.
     pub(crate) fn has_token(&self) -> bool {
         !self.token.is_empty()
     }
 
-    /// One exchange of git's smart HTTP protocol. The body of the answer is still to be read.
+    /// Sends one request of git's smart HTTP protocol. The caller reads the body of the answer.
     pub(crate) async fn git(
         &self,
         url: Url,
@@ -273,7 +261,7 @@ impl Http {
         use base64::engine::general_purpose::STANDARD;
         const USER: &[u8] = b"x-access-token:";
         if let Some(token) = self.token_for(&url) {
-            // Gitea takes a token as the user name or as the password of Basic.
+            // Gitea accepts a token as the user name or as the password of Basic.
             let mut pair = Zeroizing::new(Vec::with_capacity(USER.len() + token.len()));
             pair.extend_from_slice(USER);
             pair.extend_from_slice(token.as_bytes());
@@ -292,13 +280,13 @@ impl Http {
     }
 }
 
-/// Looks host names up on the library's own threads.
+/// Resolves host names on the library's own threads.
 struct Resolver;
 
 impl dns::Resolve for Resolver {
     fn resolve(&self, name: dns::Name) -> dns::Resolving {
         Box::pin(async move {
-            // reqwest puts the port in.
+            // reqwest sets the port.
             let found = executor::resolve(name.as_str(), 0).await?;
             Ok(Box::new(found.into_iter()) as dns::Addrs)
         })
@@ -311,8 +299,8 @@ const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or se
 const HINT_NO_GITEA: &str =
     "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea";
 
-/// The library asks for no compression (it sends no `Accept-Encoding`): a few bytes that unpack to
-/// gigabytes are not unpacked. An answer that is compressed all the same is told of.
+/// Refuses a compressed answer. The library requests none (it sends no `Accept-Encoding`), so that a few bytes cannot
+/// unpack to gigabytes.
 pub(crate) fn uncompressed(response: &reqwest::Response) -> std::result::Result<(), String> {
     let header = response.headers().get(CONTENT_ENCODING);
     match header.map(HeaderValue::as_bytes) {
@@ -324,14 +312,14 @@ pub(crate) fn uncompressed(response: &reqwest::Response) -> std::result::Result<
     }
 }
 
-/// The type of a body, without its parameters (RFC 9110, section 8.3.1). It is to be compared without case.
+/// The media type of a body, without its parameters (RFC 9110, section 8.3.1). Its case does not matter.
 pub(crate) fn media_type(headers: &HeaderMap) -> Option<&[u8]> {
     let header = headers.get(CONTENT_TYPE)?.as_bytes();
     let kind = header.split(|byte| *byte == b';').next()?;
     Some(kind.trim_ascii())
 }
 
-/// What a status says about trying again, and when.
+/// Whether the status allows another attempt, and when.
 pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
     if !matches!(response.status().as_u16(), 429 | 502 | 503 | 504) {
         return Retry::Never;
@@ -343,10 +331,10 @@ pub(crate) fn retry_after(response: &reqwest::Response) -> Retry {
         .map_or(Retry::Soon, Retry::After)
 }
 
-/// The seconds of a `Retry-After`: a number, or a date that is still to come (RFC 9110, section 10.2.3).
+/// The seconds of a `Retry-After`: a number, or a date in the future (RFC 9110, section 10.2.3).
 fn pause(value: &str, now: SystemTime) -> Option<u32> {
     let seconds = match value.bytes().all(|byte| byte.is_ascii_digit()) {
-        // What no number holds is long enough.
+        // A number that overflows counts as the longest pause.
         true if !value.is_empty() => value.parse().unwrap_or(u64::MAX),
         _ => {
             let pause = httpdate::parse_http_date(value)
@@ -359,8 +347,8 @@ fn pause(value: &str, now: SystemTime) -> Option<u32> {
     Some(u32::try_from(seconds).unwrap_or(u32::MAX))
 }
 
-/// A header that no log of the HTTP stack shows, and whose memory is wiped after its last use. The
-/// HTTP stack copies it into the buffer of its connection, and TLS into its own, which nobody wipes.
+/// A header that logs of the HTTP stack do not show, and whose memory is wiped after its last use. The HTTP stack and
+/// TLS copy it into buffers of their own, which are not wiped.
 fn authorization(scheme: &str, credentials: &[u8]) -> Result<HeaderValue> {
     let mut value = Zeroizing::new(Vec::with_capacity(scheme.len() + credentials.len()));
     value.extend_from_slice(scheme.as_bytes());
@@ -369,16 +357,16 @@ fn authorization(scheme: &str, credentials: &[u8]) -> Result<HeaderValue> {
     let mut header = HeaderValue::from_maybe_shared(value).map_err(|_| {
         Error::new(
             Code::InvalidOption,
-            "MOLECULE_GITEA_TOKEN holds a character that no header can carry",
+            "MOLECULE_GITEA_TOKEN has a character that an HTTP header cannot contain",
         )
     })?;
     header.set_sensitive(true);
     Ok(header)
 }
 
-/// Redirects on one origin are followed: a renamed repository answers so. With a token, no other
-/// origin is: not the token alone is kept back, the caller learns that the address is wrong. Without
-/// one they are, but never from TLS to plain text.
+/// Follows redirects within one origin, which Gitea sends for a renamed repository. With a token, a redirect to another
+/// origin is an error, so that the caller learns that the address is wrong. Without a token it is followed, but never
+/// from https to http.
 fn follow(attempt: redirect::Attempt<'_>, has_token: bool) -> redirect::Action {
     let Some(first) = attempt.previous().first() else {
         return attempt.stop();
@@ -407,11 +395,11 @@ fn proxy(
         "https" => reqwest::Proxy::https(address),
         _ => reqwest::Proxy::http(address),
     };
-    // The address may hold a password, so the error does not repeat it.
+    // The address may contain a password, so the error does not repeat it.
     let proxy = made.map_err(|_| {
         Error::new(
             Code::InvalidOption,
-            format!("{name} is no address of a proxy"),
+            format!("{name} is not a valid proxy address"),
         )
         .hint("use http://host:port")
     })?;
@@ -423,72 +411,7 @@ fn proxy(
     ))
 }
 
-/// The same as [`tls_config`], for the host's thread, which must not hang with a disk.
-fn tls_config_in_time(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientConfig> {
-    let set = [
-        ("SSL_CERT_FILE", &network.cert_file),
-        ("SSL_CERT_DIR", &network.cert_dir),
-    ];
-    let set: Vec<String> = set
-        .into_iter()
-        .filter_map(|(name, path)| Some(format!("{name} ({})", path.as_ref()?.display())))
-        .collect();
-    let what = match set.is_empty() {
-        true => "the machine's bundle of certificates".to_owned(),
-        false => set.join(" or "),
-    };
-    let (server, network) = (server.clone(), network.clone());
-    outside_file::wait(Code::InvalidOption, &what, move || {
-        tls_config(&server, &network)
-    })
-}
-
-/// TLS with the one crypto provider and the machine's trusted certificates.
-fn tls_config(server: &Url, network: &NetworkSettings) -> Result<rustls::ClientConfig> {
-    let mut roots = rustls::RootCertStore::empty();
-    let explicit = network.cert_file.is_some() || network.cert_dir.is_some();
-    // A redirect may lead from http to https, so the certificates are wanted in any case, but only
-    // what was asked for by name may fail the set-up.
-    let found = match explicit {
-        true => certificates::find(network.cert_file.as_deref(), network.cert_dir.as_deref()),
-        false => machine_certificates(),
-    };
-    if let Some(limit) = found.limit {
-        return Err(limit);
-    }
-    let (added, _) = roots.add_parsable_certificates(found.certificates.iter().cloned());
-    if added == 0 && (explicit || server.scheme() == "https") {
-        let why = found.errors.into_iter().next();
-        let why = why.unwrap_or_else(|| "none was found".to_owned());
-        return Err(Error::new(
-            Code::InvalidOption,
-            format!("no trusted certificate for {server}: {why}"),
-        )
-        .hint("install the package ca-certificates, or point SSL_CERT_FILE at a bundle"));
-    }
-    Ok(tls::client(roots, found.certificates)?.with_no_client_auth())
-}
-
-#[cfg(not(any(windows, target_vendor = "apple")))]
-fn machine_certificates() -> Found {
-    let bundle = CERT_FILES
-        .iter()
-        .map(std::path::Path::new)
-        .find(|file| file.exists());
-    certificates::find(bundle, None)
-}
-
-#[cfg(any(windows, target_vendor = "apple"))]
-fn machine_certificates() -> Found {
-    let found = rustls_native_certs::load_native_certs();
-    Found {
-        certificates: found.certs,
-        errors: found.errors.iter().map(|error| chain(error)).collect(),
-        limit: None,
-    }
-}
-
-/// Says why there was no answer: each kind of failure has a different next step.
+/// The error for a missing or incomplete answer. Each kind of failure has its own hint.
 fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     if let Some(limit) = limits::reached(error) {
         return limit;
@@ -503,12 +426,12 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     let tls = causes
         .iter()
         .find_map(|cause| cause.downcast_ref::<rustls::Error>());
-    // The server has closed the connection instead of answering.
+    // The server closed the connection without an answer.
     let closed = causes
         .iter()
         .filter_map(|cause| cause.downcast_ref::<hyper::Error>())
         .any(hyper::Error::is_incomplete_message);
-    let passing = matches!(
+    let transient = matches!(
         io,
         Some(
             ErrorKind::ConnectionReset
@@ -517,7 +440,7 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
                 | ErrorKind::UnexpectedEof
         )
     ) || closed;
-    let begun = error.is_body() || error.is_decode();
+    let answer_started = error.is_body() || error.is_decode();
     let (what, hint) = if let Some(tls) = tls {
         (
             format!("TLS failed: {tls}"),
@@ -541,13 +464,13 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     } else {
         (innermost, HINT_UNREACHABLE)
     };
-    let how = match begun {
-        true => "broke off its answer",
+    let how = match answer_started {
+        true => "did not complete its answer",
         false => "cannot be reached",
     };
     Error::new(Code::GiteaUnreachable, format!("{url} {how}: {what}"))
         .hint(hint)
-        .retryable(if passing { Retry::Soon } else { Retry::Never })
+        .retryable(if transient { Retry::Soon } else { Retry::Never })
 }
 
 #[cfg(test)]
@@ -556,7 +479,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     #[test]
-    fn retry_after_is_a_number_or_a_date_that_is_still_to_come() {
+    fn retry_after_is_a_number_or_a_date_in_the_future() {
         let now = UNIX_EPOCH + Duration::from_millis(784_111_777_500);
         for (value, seconds) in [
             ("0", Some(0)),

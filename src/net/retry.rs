@@ -1,7 +1,7 @@
-//! Once more: what fails for a moment only is tried again, with growing, jittered pauses.
+//! Retries transient failures, with exponential backoff and jitter.
 //!
-//! Whoever finds a failure says whether it is of that kind (`Error::retryable`): a reset connection,
-//! 429, 502, 503 and 504. All others are told at once. The caller's deadline goes on meanwhile.
+//! The code that detects a failure marks it as transient (`Error::retryable`): a reset connection, and the statuses 429,
+//! 502, 503 and 504. All other errors are returned at once. The caller's deadline also limits the pauses.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use backon::{ExponentialBuilder, Retryable};
 use crate::error::{Error, Result, Retry};
 use crate::event::{Event, Sink};
 
-/// How often, after the first time.
-const TIMES: usize = 4;
+/// Upper bound of retries, after the first attempt.
+const RETRIES: usize = 4;
 
-/// The first pause; each one after it is twice as long, and up to twice that by chance.
+/// The first pause. Each further pause is twice as long; jitter adds up to the same length again.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 
-/// A server that asks for a longer pause than this is told of instead of waited for.
+/// If a server asks for a longer pause, the call does not wait and returns the error.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The pause that a server asks for, for an error that says so; empty if it asks for none.
+/// The pause that a server asks for, as text to append to an error; empty if it asks for none.
 pub(crate) fn asked(retry: Retry) -> String {
     match retry {
         Retry::After(seconds @ ..120) => format!("; it asks for a pause of {seconds} seconds"),
@@ -33,7 +33,7 @@ pub(crate) fn asked(retry: Retry) -> String {
     }
 }
 
-/// Does the work, and does it again after a failure that may pass.
+/// Does the work, and repeats it after a transient failure.
 pub(crate) async fn transient<T, W>(emit: &Sink, work: impl FnMut() -> W) -> Result<T>
 where
     W: Future<Output = Result<T>>,
@@ -42,7 +42,7 @@ where
         ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(FIRST_PAUSE)
-            .with_max_times(TIMES),
+            .with_max_times(RETRIES),
     )
     .sleep(tokio::time::sleep)
     .when(|error: &Error| error.retry != Retry::Never)
@@ -88,18 +88,18 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_tried_until_it_has_passed() {
+    fn a_transient_failure_is_retried_until_it_succeeds() {
         assert_eq!(tries(2, Retry::Soon), (Ok(()), 3));
     }
 
     #[test]
-    fn what_stays_is_told_at_once() {
+    fn a_permanent_failure_is_returned_at_once() {
         let (result, made) = tries(1, Retry::Never);
         assert_eq!((result.is_err(), made), (true, 1));
     }
 
     #[test]
-    fn the_pause_that_a_server_asks_for_is_told_in_a_unit_that_fits() {
+    fn a_requested_pause_is_shown_in_a_suitable_unit() {
         for (seconds, says) in [
             (0, "; it asks for a pause of 0 seconds"),
             (119, "; it asks for a pause of 119 seconds"),
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_wants_an_hour_is_not_waited_for() {
+    fn a_requested_pause_of_an_hour_is_not_waited_for() {
         let (result, made) = tries(1, Retry::After(3600));
         assert_eq!((result.is_err(), made), (true, 1));
     }
