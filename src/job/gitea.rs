@@ -335,7 +335,7 @@ fn expect_ok(url: &Url, answer: Answer, has_token: bool) -> Result<bytes::Bytes>
             Code::GiteaUnreachable,
             format!(
                 "{url} has a problem ({status}){}{says}",
-                retry::asked(retry)
+                retry::requested_pause(retry)
             ),
         )
         .hint("try again in a while")

@@ -20,7 +20,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The pause that a server asks for, as text to append to an error; empty if it asks for none.
-pub(crate) fn asked(retry: Retry) -> String {
+pub(crate) fn requested_pause(retry: Retry) -> String {
     match retry {
         Retry::After(seconds @ ..120) => format!("; it asks for a pause of {seconds} seconds"),
         Retry::After(seconds @ ..7200) => {
@@ -107,9 +107,9 @@ mod tests {
             (3600, "; it asks for a pause of 60 minutes"),
             (7201, "; it asks for a pause of 3 hours"),
         ] {
-            assert_eq!(asked(Retry::After(seconds)), says);
+            assert_eq!(requested_pause(Retry::After(seconds)), says);
         }
-        assert_eq!(asked(Retry::Soon), "");
+        assert_eq!(requested_pause(Retry::Soon), "");
     }
 
     #[test]

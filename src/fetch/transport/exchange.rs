@@ -133,7 +133,7 @@ impl Wire {
             return Ok(());
         }
         let retry = retry_after(response);
-        let pause = retry::asked(retry);
+        let pause = retry::requested_pause(retry);
         let says = gitea::says(&self.http.git_reason(response).await);
         let error = |code| Error::new(code, format!("{url} answered {status}{pause}{says}"));
         let refused = matches!(status.as_u16(), 401 | 403 | 404);
