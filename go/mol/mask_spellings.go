@@ -9,7 +9,7 @@ import (
 )
 
 // The ways in which a text can spell a token, and the search for them. The rules are those of the Rust library,
-// src/redact/spellings.rs.
+// src/redact/spellings.rs; TestMaskingAgreesWithTheLibrary compares the results of both.
 
 // tokenPattern is a text to search for.
 type tokenPattern struct {
