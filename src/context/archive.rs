@@ -1,4 +1,4 @@
-//! The context as one archive, which the classic builder reads from the request.
+//! The context as one tar archive, for the classic builder and Buildah.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -11,18 +11,18 @@ use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::walk::{Entry, Filter, Kind, walk};
-use super::{Context, Sent};
+use crate::context::walk::{Entry, Filter, Kind, walk};
+use crate::context::{Context, Sent};
 
-/// How much goes to the engine at once.
+/// The size of the chunks that are sent to the engine.
 const CHUNK: usize = 256 * 1024;
 
-/// How many chunks may wait for the engine to read them.
+/// The most chunks that are buffered until the engine reads them.
 const CHUNKS_AHEAD: usize = 4;
 
 impl Context {
-    /// The archive of what `filter` lets through. It is made on a blocking thread, which ends when the
-    /// stream is dropped; `tasks` counts it until then.
+    /// The archive of the files that pass `filter`. It is written on a blocking thread, which ends when the stream is
+    /// dropped; `tasks` counts the thread until then.
     pub(crate) fn archive(
         self: Arc<Self>,
         filter: Filter,
@@ -37,7 +37,7 @@ impl Context {
         let written = self.send(tasks, move |context| context.write(&filter, out));
         tasks.spawn(async move {
             if let Err(error) = written.await {
-                // Nobody listens any more if the build has ended; then nothing is lost.
+                // If the build has ended, the error has no receiver, and does not matter.
                 let _ = sender.send(Err(error)).await;
             }
         });
@@ -69,7 +69,7 @@ impl Context {
             }
             Kind::Link { target } => {
                 header.set_entry_type(tar::EntryType::Symlink);
-                // As it is: the other way writes `/` as `//`, but can do long ones.
+                // The literal target. `append_link` writes `/` as `//`, but supports long targets.
                 match header.set_link_name_literal(target.as_os_str().as_bytes()) {
                     Ok(()) => archive.append_data(&mut header, entry.path, io::empty())?,
                     Err(_) => archive.append_link(&mut header, entry.path, target)?,
@@ -87,7 +87,7 @@ impl Context {
     }
 }
 
-/// Cuts what the archive writes into chunks for the engine, and waits when the engine is slow.
+/// Splits the archive into chunks for the engine, and blocks while the engine is slow.
 struct ChunkWriter {
     sender: mpsc::Sender<io::Result<Bytes>>,
     buffer: BytesMut,

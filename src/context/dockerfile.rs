@@ -1,36 +1,35 @@
-//! What is to be known of a Dockerfile before and after its build. The builder reads it for itself;
-//! nothing here decides how an image is made.
+//! The registries and the line numbers of a Dockerfile, for logins before a build and errors after it. The builder
+//! parses the Dockerfile itself: nothing here affects the image.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use parse_dockerfile::{Flag, Instruction, Span};
 
-/// The registry of an image whose name has none.
+/// The registry of image names without a registry.
 pub(crate) const DOCKER_HUB: &str = "docker.io";
 
-/// A Dockerfile, as far as it can be read. What comes after an instruction that is not understood is
-/// missing.
+/// A parsed Dockerfile. The part after an invalid instruction is missing.
 #[derive(Debug, Default)]
 pub(crate) struct Dockerfile {
     registries: BTreeSet<String>,
-    /// The names of the stages, in order; empty where there is none.
+    /// The names of the stages, in order; empty for a stage without a name.
     stages: Vec<String>,
     steps: Vec<Step>,
 }
 
-/// An instruction.
+/// An instruction of the Dockerfile.
 #[derive(Clone, Copy, Debug)]
 struct Step {
-    /// The index of the stage it is in. Arguments before the first stage are in none.
+    /// The index of its stage; `None` before the first `FROM`.
     stage: Option<usize>,
-    /// `RUN`, in capitals.
+    /// In upper case, such as `RUN`.
     keyword: &'static str,
-    /// From 1.
+    /// Counted from 1.
     line: u32,
 }
 
 impl Dockerfile {
-    /// Reads a Dockerfile. `build_args` are the build arguments that are sent.
+    /// Parses a Dockerfile. `build_args` are the arguments of the build.
     pub(crate) fn parse(text: &str, build_args: &HashMap<String, String>) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let mut reader = Reader {
@@ -67,8 +66,8 @@ impl Dockerfile {
         &self.registries
     }
 
-    /// The line of a step that a builder has named: `[2/5] RUN make`, `[build 2/3] COPY . .`. `None`
-    /// if it cannot be told for certain.
+    /// The line of a step, from the builder's name for it: `[2/5] RUN make`, `[build 2/3] COPY . .`. `None` if it is
+    /// ambiguous.
     pub(crate) fn line_of(&self, step: &str) -> Option<u32> {
         let (place, instruction) = step.strip_prefix('[')?.split_once("] ")?;
         let keyword = instruction.split_whitespace().next()?;
@@ -79,8 +78,8 @@ impl Dockerfile {
             None => None,
         };
 
-        // The builders do not count the same things. Only one count has the right length, and the
-        // right instruction in that place.
+        // Builders differ in which instructions they count. The right count has the right length, and the right
+        // instruction at the index.
         let counted = |counts: &dyn Fn(&Step) -> bool| {
             let steps = self.steps.iter().filter(|step| counts(step)).copied();
             steps.collect::<Vec<Step>>()
@@ -100,7 +99,7 @@ impl Dockerfile {
         let buildah = counted(&here);
         let classic = counted(&|_| stage.is_none());
         let exactly = buildkit.iter().filter(|steps| steps.len() == of);
-        // Here the labels that are not the Dockerfile's are steps too, at the end.
+        // These builders add steps at the end for labels that are not in the Dockerfile.
         let at_most = [&buildah, &classic]
             .into_iter()
             .filter(|steps| steps.len() <= of);
@@ -112,7 +111,7 @@ impl Dockerfile {
             .map(|step| step.line)
     }
 
-    /// The index of a stage. BuildKit calls it by its name or `stage-0`, Podman `1/2`.
+    /// The index of a stage. BuildKit uses the stage's name or `stage-0`, Podman `1/2`.
     fn stage(&self, name: &str) -> Option<usize> {
         let named = |stage: &String| stage.eq_ignore_ascii_case(name);
         let numbered = || match name.strip_prefix("stage-") {
@@ -123,7 +122,7 @@ impl Dockerfile {
     }
 }
 
-/// `2/5`
+/// Parses `2/5`.
 fn fraction(text: &str) -> Option<(usize, usize)> {
     let (number, of) = text.split_once('/')?;
     Some((number.parse().ok()?, of.parse().ok()?))
@@ -132,17 +131,17 @@ fn fraction(text: &str) -> Option<(usize, usize)> {
 struct Reader<'a> {
     text: &'a str,
     build_args: &'a HashMap<String, String>,
-    /// The arguments before the first stage: the only ones that the name of an image can hold.
+    /// The arguments before the first stage. Image names can contain only these.
     args: HashMap<String, String>,
     file: Dockerfile,
-    /// The names of the stages in small letters: there may be a hundred thousand, and as many images.
+    /// The lower-case names of the stages, in a set: there may be a hundred thousand of them, and as many images.
     names: HashSet<String>,
     lines: Lines,
-    /// How many bytes may still be made of variables.
+    /// How many more bytes variables may expand to.
     budget: usize,
 }
 
-/// Counts line breaks from instruction to instruction, and not each time from the beginning.
+/// Counts line breaks incrementally, from instruction to instruction.
 #[derive(Default)]
 struct Lines {
     end: usize,
@@ -161,15 +160,15 @@ impl Lines {
     }
 }
 
-/// Variables can be made of variables, so that a few lines become gigabytes. No name of an image is that
-/// long.
+/// The most bytes that all variables together may expand to. Nested variables can turn a few lines into gigabytes;
+/// image names are short.
 const MAX_EXPANDED: usize = 1 << 20;
 
-/// The longest value of a variable, and how deep `${A:-${B:-…}}` goes.
+/// The longest value of a variable, and the deepest nesting of `${A:-${B:-…}}`.
 const MAX_VALUE: usize = 4096;
 const MAX_DEPTH: usize = 16;
 
-/// The most registries. A login is looked up for each.
+/// The most registries, because a login is looked up for each.
 const MAX_REGISTRIES: usize = 100;
 
 impl Reader<'_> {
@@ -215,7 +214,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `RUN --mount=type=bind,from=image`
+    /// The images in `RUN --mount=type=bind,from=image`.
     fn mounts(&mut self, flags: &[Flag<'_>]) {
         for flag in flags.iter().filter(|flag| flag.name.value == "mount") {
             for option in flag.value.iter().flat_map(|value| value.value.split(',')) {
@@ -226,7 +225,7 @@ impl Reader<'_> {
         }
     }
 
-    /// The text with the values of its variables, within the limits. What is above them is left out.
+    /// Expands the variables in a text. The part that exceeds the limits is dropped.
     fn expand(&mut self, text: &str) -> String {
         let mut expanded = String::new();
         expand(text, &self.args, MAX_DEPTH, &mut expanded);
@@ -240,7 +239,7 @@ impl Reader<'_> {
         expanded
     }
 
-    /// An image, unless the name is that of a stage.
+    /// Adds the registry of an image, unless the name is that of a stage.
     fn image(&mut self, name: &str) {
         let name = self.expand(name);
         let is_stage =
@@ -252,8 +251,8 @@ impl Reader<'_> {
     }
 }
 
-/// The registry of an image, by the rule of github.com/distribution/reference: what stands before the
-/// first `/`, if it looks like a host.
+/// The registry of an image, by the rule of github.com/distribution/reference: the part before the first `/`, if it
+/// looks like a host.
 fn registry(image: &str) -> &str {
     match image.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => match host {
@@ -264,8 +263,8 @@ fn registry(image: &str) -> &str {
     }
 }
 
-/// `$NAME`, `${NAME}`, `${NAME:-otherwise}` and `${NAME:+instead}`, up to [`MAX_VALUE`] and for `depth`
-/// expressions within expressions.
+/// Expands `$NAME`, `${NAME}`, `${NAME:-otherwise}` and `${NAME:+instead}`, up to [`MAX_VALUE`] bytes and `depth` levels
+/// of nesting.
 fn expand(text: &str, args: &HashMap<String, String>, depth: usize, expanded: &mut String) {
     let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let mut rest = text;
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dockerfile_that_is_made_to_be_expensive_is_read_in_no_time() {
+    fn a_dockerfile_made_to_be_expensive_is_parsed_fast() {
         let size = 1 << 20;
         let repeat = |line: &str| line.repeat(size / line.len());
         let numbered = |line: &dyn Fn(usize) -> String| {
@@ -397,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_registries_are_those_of_the_images_that_are_named() {
+    fn the_registries_of_all_named_images_are_found() {
         for (text, expected) in [
             ("FROM scratch", &[][..]),
             ("FROM alpine", &["docker.io"]),
@@ -451,7 +450,7 @@ mod tests {
     }
 
     #[test]
-    fn a_build_argument_goes_before_its_default() {
+    fn a_build_argument_overrides_its_default() {
         let args = HashMap::from([("BASE".to_owned(), "given.example/x".to_owned())]);
         let file = Dockerfile::parse("ARG BASE=default.example/x\nFROM $BASE", &args);
         assert!(file.registries().contains("given.example"));
@@ -459,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn the_line_of_a_step_is_found_however_a_builder_counts() {
+    fn the_line_of_a_step_is_found_for_each_builder() {
         let one = "# comment\nFROM alpine\nENV A=1\nWORKDIR /w\n\nRUN a \\\n  b\nCOPY . .\nRUN c\n";
         let two = "ARG V=1\nFROM alpine AS build\nRUN make\nFROM scratch\nCOPY --from=build /a /a\nADD b /b\n";
         for (text, step, line) in [
@@ -480,7 +479,7 @@ mod tests {
             // Podman.
             (one, "[6/6] RUN c", Some(9)),
             (two, "[2/2 3/3] ADD b /b", Some(6)),
-            // What cannot be told.
+            // Unknown or ambiguous steps.
             (one, "[2/5] COPY . .", None),
             (one, "[2/9] RUN a", None),
             (one, "[7/9] LABEL a=b", None),

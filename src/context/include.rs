@@ -1,8 +1,8 @@
-//! Which part of a template a builder asks for.
+//! The part of a template that a builder requests.
 //!
-//! BuildKit reads the Dockerfile first and then asks for the paths that its `COPY` and `ADD` name. A
-//! link on such a path leads to more of the tree, and that is asked for too. The rules are those of
-//! fsutil, through which the docker CLI answers (`FollowLinks`, and the include patterns of its walk).
+//! BuildKit reads the Dockerfile first, and then requests the paths that its `COPY` and `ADD` instructions name. The
+//! targets of links on these paths are included. The rules are those of fsutil, which the docker CLI uses
+//! (`FollowLinks`, and the include patterns of its walk).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,58 +10,58 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::dockerignore::{Budget, Glob};
-use super::walk::Stop;
+use crate::context::dockerignore::{Budget, Glob};
+use crate::context::walk::Stop;
 
-/// What is asked for.
+/// The requested paths, as patterns.
 #[derive(Debug)]
 pub(crate) struct Includes {
     patterns: Vec<Vec<Part>>,
 }
 
-/// How a path stands to what is asked for.
+/// How a path relates to the requested ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// It is asked for, by itself or with the folder that it is in.
+    /// The path, or a folder that contains it, is requested.
     Within,
-    /// Something in it may be.
+    /// An entry below the path may be requested.
     Towards,
     Outside,
 }
 
-/// One name of a pattern.
+/// One path element of a pattern.
 #[derive(Debug)]
 enum Part {
     Glob(Glob),
-    /// `**`, or what cannot be understood. It lets through more rather than less: the builder picks
-    /// what it needs out of what it gets.
+    /// `**`, or an invalid pattern. It matches everything: the builder selects the files that it needs from those
+    /// that it gets.
     Anything,
 }
 
 impl Includes {
-    /// Everything that `patterns` match, and what the paths `follow` lead to within `tree`. `None`
-    /// stands for the whole tree.
+    /// The paths that match `patterns`, and the paths `follow` with the targets of their links within `tree`. `None`
+    /// means the whole tree.
     pub(crate) fn new(
         tree: &Path,
         patterns: &[String],
         follow: &[String],
         stop: &Stop,
     ) -> io::Result<Option<Self>> {
-        if patterns.len() > MAX_ASKED {
+        if patterns.len() > MAX_PATHS {
             return Ok(None);
         }
         let mut links = Links::new(tree, stop);
         for path in follow {
             links.follow(Path::new(path))?;
         }
-        if links.are_too_many() {
+        if links.is_over_limit() {
             return Ok(None);
         }
         let mut paths: Vec<PathBuf> = patterns.iter().map(PathBuf::from).collect();
         paths.extend(links.found);
         let mut budget = Budget::default();
         let patterns = paths.iter().map(|path| parts(path, &mut budget));
-        // What is too much to be compared with is asked for as a whole.
+        // If matching would be too expensive, the whole tree is requested.
         let Some(patterns) = patterns.collect::<Option<Vec<Vec<Part>>>>() else {
             return Ok(None);
         };
@@ -71,7 +71,7 @@ impl Includes {
 
     pub(crate) fn reach(&self, path: &Path) -> Reach {
         let reaches = self.patterns.iter().map(|pattern| reach(pattern, path));
-        // In the order of `Reach`, the first is the farthest.
+        // The variants of `Reach` are ordered: the first one includes most.
         reaches
             .min_by_key(|reach| *reach as u8)
             .unwrap_or(Reach::Outside)
@@ -93,7 +93,7 @@ fn reach(pattern: &[Part], path: &Path) -> Reach {
     Reach::Within
 }
 
-/// `None` if there is too much of it.
+/// The elements of a pattern; `None` if they exceed the budget.
 fn parts(path: &Path, budget: &mut Budget) -> Option<Vec<Part>> {
     let mut part = |name: &std::ffi::OsStr| match name.to_str() {
         Some(name) if name != "**" => match Glob::within(name, budget) {
@@ -106,7 +106,7 @@ fn parts(path: &Path, budget: &mut Budget) -> Option<Vec<Part>> {
     cleaned(path).iter().map(&mut part).collect()
 }
 
-/// The path below the root of the tree: `..` never leads out of it, as in a container.
+/// The path relative to the root of the tree. As in a container, `..` does not leave the root.
 fn cleaned(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in path.components() {
@@ -121,18 +121,18 @@ fn cleaned(path: &Path) -> PathBuf {
     clean
 }
 
-/// Links can be laid so that following them has no end, and a pattern can match very many of them.
-const MAX_ASKED: usize = 10_000;
-const MAX_TARGETS: usize = 4 << 20;
+/// Limits for following links: they can form endless chains, and a pattern can match very many of them.
+const MAX_PATHS: usize = 10_000;
+const MAX_TARGET_BYTES: usize = 4 << 20;
 
-/// Paths, and what the links on them lead to.
+/// Follows the links on paths.
 struct Links<'a> {
     tree: &'a Path,
     stop: &'a Stop,
     found: BTreeSet<PathBuf>,
-    asked: BTreeSet<PathBuf>,
-    /// The bytes of all paths that links have led to.
-    targets: usize,
+    visited: BTreeSet<PathBuf>,
+    /// The total length of all link targets.
+    target_bytes: usize,
 }
 
 impl<'a> Links<'a> {
@@ -141,8 +141,8 @@ impl<'a> Links<'a> {
             tree,
             stop,
             found: BTreeSet::new(),
-            asked: BTreeSet::new(),
-            targets: 0,
+            visited: BTreeSet::new(),
+            target_bytes: 0,
         }
     }
 
@@ -150,22 +150,22 @@ impl<'a> Links<'a> {
         let mut open = vec![path.to_owned()];
         while let Some(path) = open.pop() {
             self.stop.check()?;
-            if self.are_too_many() {
+            if self.is_over_limit() {
                 break;
             }
             let path = cleaned(&path);
-            if self.asked.insert(path.clone()) {
+            if self.visited.insert(path.clone()) {
                 open.extend(self.step(path)?);
             }
         }
         Ok(())
     }
 
-    fn are_too_many(&self) -> bool {
-        self.asked.len() > MAX_ASKED || self.targets > MAX_TARGETS
+    fn is_over_limit(&self) -> bool {
+        self.visited.len() > MAX_PATHS || self.target_bytes > MAX_TARGET_BYTES
     }
 
-    /// Goes along a path to its end, or to the first links on it.
+    /// Follows a path to its end, or to the first links on it. Returns the paths that the links lead to.
     fn step(&mut self, path: PathBuf) -> io::Result<Vec<PathBuf>> {
         let mut current = PathBuf::new();
         let mut rest = path.iter();
@@ -183,7 +183,7 @@ impl<'a> Links<'a> {
         Ok(Vec::new())
     }
 
-    /// Where the links lead that have this path, whose last name may be a pattern. `rest` comes after each.
+    /// The targets of the links at this path, whose last element may be a pattern. `rest` is the path after the link.
     fn targets(&mut self, path: &Path, rest: &Path) -> io::Result<Vec<PathBuf>> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let Some(name) = path.file_name() else {
@@ -203,9 +203,9 @@ impl<'a> Links<'a> {
                 if glob.matches(&name.to_string_lossy())
                     && let Some(target) = self.target(folder, Path::new(&name))?
                 {
-                    self.targets += target.as_os_str().len() + rest.as_os_str().len();
+                    self.target_bytes += target.as_os_str().len() + rest.as_os_str().len();
                     targets.push(target);
-                    if self.are_too_many() {
+                    if self.is_over_limit() {
                         break;
                     }
                 }
@@ -222,12 +222,12 @@ impl<'a> Links<'a> {
         if !is_link {
             return Ok(None);
         }
-        // An absolute target is one from the root of the tree, as in a container.
+        // As in a container, an absolute target starts at the root of the tree.
         Ok(Some(folder.join(fs::read_link(&full)?)))
     }
 }
 
-/// What is not there is not an error.
+/// `None` if the file does not exist.
 fn found<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_asked_for_is_within_reach() {
+    fn only_requested_paths_are_within_reach() {
         let tree = tempfile::tempdir().unwrap();
         let includes = includes(tree.path(), &["a/b", "*.py", "/rooted", "x/../y"]).unwrap();
         for (path, expected) in [
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn the_root_of_the_tree_is_all_of_it() {
+    fn a_request_for_the_root_means_the_whole_tree() {
         let tree = tempfile::tempdir().unwrap();
         for all in [&[][..], &["."], &["/"], &["a", "."]] {
             assert!(includes(tree.path(), all).is_none(), "{all:?}");
@@ -284,14 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn links_without_an_end_are_not_followed_for_ever() {
+    fn endless_links_mean_the_whole_tree() {
         let tree = tempfile::tempdir().unwrap();
         symlink("endless/more", tree.path().join("endless")).unwrap();
         assert!(includes(tree.path(), &["endless"]).is_none());
     }
 
     #[test]
-    fn more_links_than_can_be_kept_stand_for_the_whole_tree() {
+    fn too_many_links_mean_the_whole_tree() {
         let tree = tempfile::tempdir().unwrap();
         for number in 0..1200 {
             let target = format!("{}{number}", "d/".repeat(1990));
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_links_lead_to_is_asked_for_too() {
+    fn link_targets_are_requested_too() {
         let tree = tempfile::tempdir().unwrap();
         let link = |target: &str, name: &str| symlink(target, tree.path().join(name)).unwrap();
         fs::create_dir_all(tree.path().join("real/inner")).unwrap();
@@ -314,7 +314,7 @@ mod tests {
         link("loop", "round");
         link("real", "star.d");
 
-        for (asked, found) in [
+        for (requested, found) in [
             ("folder/inner", &["folder", "real/inner"][..]),
             ("folder/deep", &["folder", "real/deep", "real/inner/file"]),
             ("rooted", &["absolute", "rooted"]),
@@ -325,9 +325,9 @@ mod tests {
         ] {
             let stop = Stop::default();
             let mut links = Links::new(tree.path(), &stop);
-            links.follow(Path::new(asked)).unwrap();
+            links.follow(Path::new(requested)).unwrap();
             let found: BTreeSet<PathBuf> = found.iter().map(PathBuf::from).collect();
-            assert_eq!(links.found, found, "{asked}");
+            assert_eq!(links.found, found, "{requested}");
         }
     }
 }

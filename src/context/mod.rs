@@ -1,11 +1,11 @@
-//! Step six, first half: the build context, as the builder reads it.
+//! The build context: the files of a template that a builder gets.
 //!
-//! It is what the docker CLI would send of a clean checkout: owner 0:0, git's two modes, links as
-//! links, no empty folder that git would not keep. It is read while it is sent: what is in memory at
-//! any time is a few chunks, whatever the size of the template's files (promise P9).
+//! It is the same as what the docker CLI sends for a clean checkout: owner 0:0, git's two modes, symbolic links as
+//! links, and only folders that git keeps. Files are read while they are sent: only a few chunks are in memory,
+//! whatever the size of the template (promise P9).
 //!
-//! The classic builder gets one [`archive`]. BuildKit asks for what it needs over a session, and says
-//! itself what is to be left out; that is in [`engine`](crate::engine).
+//! The classic builder and Buildah get one [`archive`]. BuildKit asks for files over a session, and says which ones to
+//! leave out; the engine's build session answers it.
 
 mod archive;
 mod dockerfile;
@@ -33,16 +33,15 @@ use crate::process::executor::blocking;
 use crate::process::limits;
 use crate::process::outside_file;
 
-/// The file with the build's instructions, at the root of the tree.
+/// The Dockerfile, at the root of the tree.
 pub(crate) const DOCKERFILE: &str = "Dockerfile";
 
-/// The file that says what is not sent, and the one that is looked for first where a Dockerfile can
-/// have one of its own.
+/// The ignore file, and the one for this Dockerfile, which takes precedence where a builder supports it.
 const IGNORE_FILE: &str = ".dockerignore";
 const OWN_IGNORE_FILE: &str = "Dockerfile.dockerignore";
 
-/// All that Buildah takes for an ignore file. Podman 4.3 looks for the Dockerfile's own first, 5.4 and 5.8 look
-/// for it last.
+/// All names that Buildah accepts for an ignore file. Podman 4.3 looks for the Dockerfile's own one first, 5.4 and
+/// 5.8 look for it last.
 const BUILDAH_IGNORE_FILES: [&str; 4] = [
     OWN_IGNORE_FILE,
     "Dockerfile.containerignore",
@@ -50,42 +49,46 @@ const BUILDAH_IGNORE_FILES: [&str; 4] = [
     IGNORE_FILE,
 ];
 
-/// The largest Dockerfile. The longest ones by hand have some ten KiB, generated ones some hundred. It is
-/// read as a whole, and so it is by BuildKit, which refuses a line of 64 KiB.
+/// The largest Dockerfile. Long ones written by hand have a few ten KiB, generated ones a few hundred. It is read as
+/// a whole, as in BuildKit, which rejects a line of 64 KiB.
 const MAX_DOCKERFILE: usize = 1 << 20;
 
-/// The largest ignore file, and the most patterns in it. Long ones have some hundred patterns and some
-/// ten KiB. Each path of the template is compared with each pattern, and BuildKit sends all of them back
-/// in the header of a request, of which it and gRPC allow only so much.
+/// The largest ignore file, and the most patterns in it. Long ones have a few hundred patterns and a few ten KiB.
+/// Each path of the template is matched against each pattern, and BuildKit sends all patterns back in the headers of
+/// a request, whose size it and gRPC limit.
 const MAX_IGNORE_FILE: usize = 256 << 10;
 pub(crate) const MAX_PATTERNS: usize = 10_000;
 
-/// A checked-out tree, ready to be sent.
+/// A checked-out tree that is ready to be sent.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub(crate) tree: PathBuf,
-    /// The time of every entry, in seconds since 1970.
+    /// The modification time of every entry, in seconds since 1970.
     pub(crate) time: u64,
     pub(crate) sent: Arc<Sent>,
-    /// Why it could not be sent. What the engine makes of that is not worth telling.
+    /// Why the context could not be sent. It is reported instead of the error that the engine derives from it.
     pub(crate) failure: OnceLock<Error>,
-    /// Set when the build has ended, however it has: what is still being sent stops.
+    /// Set when the build has ended in any way, to stop the threads that still send.
     pub(crate) stop: Stop,
 }
 
-/// How much was sent so far, to be looked at meanwhile.
+/// Counts what was sent so far, for progress.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     pub(crate) files: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    /// Set off when the engine says that it has all it wants.
+    /// Cancelled when the engine has received everything that it needs.
     pub(crate) done: CancellationToken,
 }
 
 impl Context {
-    /// Checks that the tree can be built: there is a Dockerfile, and neither that nor an ignore file is too
-    /// large. `sent` is set off when the engine has all it wants of it. It reads files, so it is not for
-    /// the runtime's own threads.
+    /// Checks that the tree can be built: it has a Dockerfile, and neither that nor an ignore file is too large.
+    /// `sent` is cancelled when the engine has received everything that it needs. Call it on a blocking thread: it
+    /// reads files.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::NoDockerfile`]; [`Code::BuildFailed`] if one of the files cannot be used; [`Code::ProcessLimit`].
     pub(crate) fn open(tree: &Path, commit_time: i64, sent: CancellationToken) -> Result<Self> {
         match look(tree, DOCKERFILE) {
             Found::File(file) => {
@@ -93,7 +96,7 @@ impl Context {
             }
             Found::Outside => {
                 return Err(no_dockerfile(
-                    "its Dockerfile is a link that leads out of it",
+                    "its Dockerfile is a link to a path outside of it",
                 ));
             }
             Found::Other => return Err(no_dockerfile("its Dockerfile is a folder, not a file")),
@@ -116,8 +119,8 @@ impl Context {
         })
     }
 
-    /// Does a part of the sending, on a thread for what blocks, from now on. What goes wrong, a panic
-    /// too, is kept as the failure, and told to whoever waits for that part.
+    /// Starts to send a part of the context on a blocking thread. An error or a panic is stored as the failure, and
+    /// returned by the future.
     pub(crate) fn send<P>(
         self: &Arc<Self>,
         tasks: &TaskTracker,
@@ -131,17 +134,17 @@ impl Context {
         async move {
             let error = match sent.await {
                 Ok(Ok(())) => return Ok(()),
-                // The engine has hung up, which has a reason of its own.
+                // The engine has closed the connection, and reports the reason itself.
                 Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
                     return Err(error);
                 }
                 Ok(Err(error)) => context.cannot_be_read(&error),
                 Err(error) => error,
             };
-            let told = io::Error::other(error.clone());
-            // Only the first is the cause.
+            let returned = io::Error::other(error.clone());
+            // Only the first error is the cause.
             let _ = context.failure.set(error);
-            Err(told)
+            Err(returned)
         }
     }
 
@@ -152,12 +155,12 @@ impl Context {
                 Code::Cache,
                 format!("the template cannot be read from {tree}: {error}"),
             )
-            .hint("see whether something removes files from the cache, and try again")
+            .hint("check whether something removes files from the cache, and try again")
         })
     }
 
-    /// What the Dockerfile says. A limit of this process is kept as the failure: nobody would know otherwise
-    /// why there is no login.
+    /// The parsed Dockerfile; empty if it cannot be read. A process limit is stored as the failure, because it would
+    /// otherwise show only as a missing login.
     pub(crate) fn dockerfile(&self, build_args: &HashMap<String, String>) -> Dockerfile {
         let text = match look(&self.tree, DOCKERFILE) {
             Found::File(file) => read(&file, MAX_DOCKERFILE).unwrap_or_else(|error| {
@@ -171,23 +174,23 @@ impl Context {
         Dockerfile::parse(&text, build_args)
     }
 
-    /// What the docker CLI sends to the classic builder, which does not know an ignore file that is the
-    /// Dockerfile's own. The Dockerfile and the ignore file are in it even if they are ignored: the builder
-    /// reads them, and leaves them out then.
+    /// The files that the docker CLI sends to the classic builder, which does not support `Dockerfile.dockerignore`.
+    /// The Dockerfile and the ignore file are sent even if they are ignored: the builder reads them, and then leaves
+    /// them out of the context itself.
     pub(crate) fn classic_filter(&self) -> Result<Filter> {
         self.filter(&[DOCKERFILE, IGNORE_FILE], &[IGNORE_FILE])
     }
 
-    /// What is sent to Buildah, and what it is told to leave out of that: its parameter `excludes`, in JSON,
-    /// with which it reads no ignore file. `None` where it would find none.
+    /// The files that are sent to Buildah, and its parameter `excludes` in JSON: the patterns to leave out of them.
+    /// With that parameter, Buildah reads no ignore file. It is `None` if the tree has no ignore file.
     pub(crate) fn buildah_filter(&self) -> Result<(Filter, Option<String>)> {
         let filter = self.filter(&[DOCKERFILE], &[OWN_IGNORE_FILE, IGNORE_FILE])?;
-        // A folder of that name is an error, and Buildah tells it.
-        let there = |name: &str| matches!(look(&self.tree, name), Found::File(_) | Found::Outside);
-        if !BUILDAH_IGNORE_FILES.iter().any(|name| there(name)) {
+        // A folder with such a name is an error, which Buildah reports.
+        let exists = |name: &str| matches!(look(&self.tree, name), Found::File(_) | Found::Outside);
+        if !BUILDAH_IGNORE_FILES.iter().any(|name| exists(name)) {
             return Ok((filter, None));
         }
-        // An empty list counts as none. Nothing is below a file, so this matches nothing.
+        // Buildah ignores an empty list. This pattern matches nothing, because a file has no entries.
         let mut excludes = vec![format!("{DOCKERFILE}/{DOCKERFILE}")];
         let top = dockerignore::Inherited::default();
         if filter.excludes.ignores(DOCKERFILE, &top).0 {
@@ -197,20 +200,20 @@ impl Context {
         Ok((filter, Some(excludes)))
     }
 
-    /// Leaves out what the first of the ignore files says that is there, but never what is `always` sent.
+    /// A filter with the patterns of the first ignore file that exists. The files in `always` are sent in any case.
     fn filter(&self, always: &'static [&str], ignore_files: &[&str]) -> Result<Filter> {
         let mut filter = Filter {
             always,
             stop: self.stop.clone(),
             ..Filter::default()
         };
-        let there = ignore_files
+        let found = ignore_files
             .iter()
             .find_map(|name| match look(&self.tree, name) {
                 Found::File(file) => Some((name, file)),
                 _ => None,
             });
-        if let Some((name, file)) = there {
+        if let Some((name, file)) = found {
             let text = read_patterns(&file).map_err(|error| unreadable(name, &error))?;
             filter.excludes = Patterns::parse(&text).map_err(|why| unusable(name, &why))?;
         }
@@ -218,17 +221,17 @@ impl Context {
     }
 }
 
-/// What stands under a name at the root of a tree.
+/// What a name at the root of a tree refers to.
 enum Found {
-    /// A file within the tree, with its own path if a link led to it.
+    /// A file in the tree. If the name is a link, the path is that of its target.
     File(PathBuf),
-    /// A link that leads out of the tree: what it leads to is not the commit's.
+    /// A link to a path outside of the tree, which is not part of the commit.
     Outside,
     Other,
     Nothing,
 }
 
-/// Links within the tree are followed, as the docker CLI follows them.
+/// Looks up a name at the root of a tree. Links within the tree are followed, as in the docker CLI.
 fn look(tree: &Path, name: &str) -> Found {
     let found = fs::canonicalize(tree.join(name)).and_then(|path| {
         let inside = path.starts_with(fs::canonicalize(tree)?);
@@ -243,13 +246,13 @@ fn look(tree: &Path, name: &str) -> Found {
     }
 }
 
-/// The text of a file of at most so many bytes.
+/// The text of a file of at most `max` bytes.
 fn read(file: &Path, max: usize) -> io::Result<String> {
     let text = outside_file::read(file, max)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
-/// The text of an ignore file that is within its limits.
+/// The text of an ignore file, within the limits.
 fn read_patterns(file: &Path) -> io::Result<String> {
     let text = read(file, MAX_IGNORE_FILE)?;
     let patterns = text.lines().filter(|line| {
@@ -273,7 +276,7 @@ fn unusable(name: &str, why: &str) -> Error {
         Code::BuildFailed,
         format!("the template's {name} cannot be used: {why}"),
     )
-    .hint("mend it in the template repository")
+    .hint("fix it in the template repository")
 }
 
 fn no_dockerfile(what: &str) -> Error {
@@ -286,11 +289,11 @@ fn no_dockerfile(what: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::dockerignore::Inherited;
     use super::*;
+    use crate::context::dockerignore::Inherited;
 
     #[test]
-    fn an_ignore_file_is_read_through_a_link_but_not_out_of_the_tree() {
+    fn an_ignore_file_link_is_followed_only_within_the_tree() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         fs::create_dir(&tree).unwrap();
@@ -312,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ignore_file_of_the_dockerfile_comes_first_where_it_is_known() {
+    fn dockerfile_dockerignore_takes_precedence_where_supported() {
         let tree = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| fs::write(tree.path().join(name), text).unwrap();
         write(DOCKERFILE, "FROM scratch\n");
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn buildah_is_told_what_to_leave_out_where_it_would_read_an_ignore_file() {
+    fn buildah_gets_excludes_when_the_tree_has_an_ignore_file() {
         let excludes = |name: &str, text: &str| {
             let tree = tempfile::tempdir().unwrap();
             for (name, text) in [(DOCKERFILE, "FROM scratch\n"), (name, text)] {
@@ -339,11 +342,11 @@ mod tests {
         };
         assert_eq!(excludes("file", ""), None);
         for name in BUILDAH_IGNORE_FILES {
-            let told = Some(r#"["Dockerfile/Dockerfile"]"#.to_owned());
-            assert_eq!(excludes(name, "file\n"), told, "{name}");
+            let expected = Some(r#"["Dockerfile/Dockerfile"]"#.to_owned());
+            assert_eq!(excludes(name, "file\n"), expected, "{name}");
         }
-        let told = Some(r#"["Dockerfile/Dockerfile","Dockerfile"]"#.to_owned());
-        assert_eq!(excludes(IGNORE_FILE, "Docker*\n"), told);
-        assert_eq!(excludes(OWN_IGNORE_FILE, "Dockerfile\n"), told);
+        let expected = Some(r#"["Dockerfile/Dockerfile","Dockerfile"]"#.to_owned());
+        assert_eq!(excludes(IGNORE_FILE, "Docker*\n"), expected);
+        assert_eq!(excludes(OWN_IGNORE_FILE, "Dockerfile\n"), expected);
     }
 }

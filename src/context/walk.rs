@@ -1,4 +1,4 @@
-//! The files of a template that belong to a build, in the order in which both builders want them.
+//! Walks the files of a template that belong to a build, in the order that the builders expect.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,28 +9,28 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::vec;
 
-use super::dockerignore::{Inherited, Patterns};
-use super::include::{Includes, Reach};
+use crate::context::dockerignore::{Inherited, Patterns};
+use crate::context::include::{Includes, Reach};
 
-/// What is sent of a tree.
+/// Selects the files of a tree that are sent.
 #[derive(Debug, Default)]
 pub(crate) struct Filter {
-    /// Only these; all if there is none.
+    /// The files to send; all if it is `None`.
     pub(crate) includes: Option<Includes>,
-    /// But not these.
+    /// The files to leave out.
     pub(crate) excludes: Patterns,
-    /// Files at the root that are sent whatever `excludes` says.
+    /// Files at the root that are sent even if `excludes` matches them.
     pub(crate) always: &'static [&'static str],
-    /// Ends the walk when it is set, also one that sends nothing.
+    /// Ends the walk when it is set, even if no file passes the filter.
     pub(crate) stop: Stop,
 }
 
-/// Tells the threads that read a template that nobody wants it any more.
+/// Stops the threads that read a template when the build has ended.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// Set when this is dropped.
+    /// Returns a guard that sets this flag when it is dropped.
     pub(crate) fn on_drop(&self) -> impl Drop + Send + use<> {
         struct Guard(Stop);
         impl Drop for Guard {
@@ -47,7 +47,7 @@ impl Stop {
 
     /// # Errors
     ///
-    /// [`io::ErrorKind::BrokenPipe`], as when the engine has hung up, once it is set.
+    /// [`io::ErrorKind::BrokenPipe`] if it is set, as if the engine had closed the connection.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self.is_set() {
             true => Err(io::ErrorKind::BrokenPipe.into()),
@@ -72,8 +72,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The permission bits. Git knows two modes; what the umask of this process made of them must not
-    /// show.
+    /// The permission bits: git's two modes, independent of the umask of this process.
     pub(crate) fn mode(&self) -> u32 {
         match self {
             Kind::Folder
@@ -86,10 +85,9 @@ impl Kind {
     }
 }
 
-/// Visits what `filter` lets through: every folder before what is in it, and the entries of a folder
-/// in the order of their names' bytes, so that the same tree is always sent in the same way. Links
-/// are never followed. A folder that is filtered out is visited all the same if something in it is
-/// not.
+/// Visits the entries that pass `filter`: a folder before its entries, and the entries sorted by the bytes of their
+/// names, so that the order is always the same. Links are never followed. An excluded folder is visited if one of its
+/// entries is not excluded.
 pub(crate) fn walk(
     tree: &Path,
     filter: &Filter,
@@ -108,7 +106,7 @@ struct Walk<'a> {
     tree: &'a Path,
     filter: &'a Filter,
     visit: &'a mut dyn FnMut(Entry<'_>) -> io::Result<()>,
-    /// Folders on the way down that are visited only if something in them is.
+    /// Parent folders that are visited only if one of their entries is.
     pending: Vec<PathBuf>,
 }
 
@@ -116,13 +114,13 @@ struct Walk<'a> {
 struct Folder {
     path: PathBuf,
     inherited: Inherited,
-    /// What is still to be visited: names, and whether they are those of folders. They are not the
-    /// entries of the system, which hold the folder open.
+    /// The entries that are not visited yet: the name, and whether it is a folder. `fs::DirEntry` would keep the folder
+    /// open.
     entries: vec::IntoIter<(OsString, bool)>,
 }
 
 impl Walk<'_> {
-    /// Folders are on a stack of their own: that of a thread does not suffice for two thousand of them.
+    /// Uses an explicit stack of folders: recursion into two thousand levels would overflow a thread's stack.
     fn all(mut self) -> io::Result<()> {
         let mut folders = vec![self.folder(PathBuf::new(), Inherited::default())?];
         while let Some(folder) = folders.last_mut() {
@@ -224,14 +222,14 @@ mod tests {
 
     use super::*;
 
-    /// A file of patterns that takes milliseconds for each path.
+    /// Patterns that take milliseconds for each path.
     fn slow(first: &str) -> Patterns {
         let lines: String = (0..5000).map(|n| format!("!**/a?b{n}*c\n")).collect();
         Patterns::parse(&format!("{first}{lines}")).unwrap()
     }
 
     #[test]
-    fn a_walk_that_sends_nothing_stops_when_it_is_told_to() {
+    fn a_walk_that_sends_nothing_stops_on_request() {
         let tree = tempfile::tempdir().unwrap();
         for number in 0..5000 {
             fs::write(tree.path().join(format!("{number}{}", "x".repeat(200))), "").unwrap();
@@ -241,21 +239,21 @@ mod tests {
             ..Filter::default()
         };
         let stop = filter.stop.clone();
-        let told = std::thread::spawn(move || {
+        let stopped = std::thread::spawn(move || {
             let guard = stop.on_drop();
             std::thread::sleep(Duration::from_millis(200));
             drop(guard);
             Instant::now()
         });
         let end = walk(tree.path(), &filter, &mut |_| panic!("nothing is sent"));
-        let late = told.join().unwrap().elapsed();
+        let late = stopped.join().unwrap().elapsed();
         assert_eq!(end.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
-        // 50 ms is what is promised; a busy machine may add to it.
+        // The promise is 50 ms; a busy machine may take longer.
         assert!(late < Duration::from_millis(500), "{late:?}");
     }
 
     #[test]
-    fn one_long_path_and_many_patterns_stop_too() {
+    fn matching_a_long_path_against_many_patterns_stops() {
         let patterns = slow("*\n");
         let stop = Stop::default();
         drop(stop.on_drop());
@@ -267,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_as_deep_as_a_path_can_be_are_walked() {
+    fn folders_nested_up_to_the_path_limit_are_walked() {
         let tree = tempfile::tempdir().unwrap();
         let depth = (4000 - tree.path().as_os_str().len()) / 2;
         let deepest = tree.path().join("a/".repeat(depth));

@@ -1,19 +1,18 @@
-//! Go's regular expressions, as far as a pattern can become one.
+//! Translates Go's regular expressions, as they occur in patterns, to Rust's.
 //!
-//! `patternmatcher` hands what it does not understand itself on to Go's `regexp` package, so a few
-//! things mean there what nobody has planned: `\d` is a digit, `[[:alpha:]]` a letter, `^` the
-//! beginning of the path; and of the characters that it would escape, three slip through: `|`, `{`
-//! and `}` (their bits do not fit into its table). Templates are built with that, so it is taken over.
+//! `patternmatcher` passes syntax that it does not handle on to Go's `regexp` package, so undocumented Go syntax works
+//! in `.dockerignore`: `\d` is a digit, `[[:alpha:]]` a letter, `^` the start of the path. `|`, `{` and `}` are not
+//! escaped, although they should be (their bits do not fit into its table). This is reproduced for fidelity.
 //!
-//! The syntax is that of Go's `regexp/syntax` at Go 1.26. What Go and Rust write alike may still differ
-//! in meaning (`[a&&b]`, `\s`, `\<`), so every single piece is written anew.
+//! The syntax is that of Go's `regexp/syntax` at Go 1.26. Syntax that Go and Rust share can differ in meaning
+//! (`[a&&b]`, `\s`, `\<`), so each element is translated.
 
 use std::fmt::Write as _;
 
 use regex::bytes::{Regex, RegexBuilder};
 
-/// What is left for the patterns of one file, so that a file made for it takes neither minutes nor
-/// gigabytes. The unit is what one character costs, about a hundred bytes, repetitions written out.
+/// The remaining budget for the patterns of one file, which limits time and memory. The unit is the cost of one
+/// character, about a hundred bytes; repetitions count each time.
 #[derive(Debug)]
 pub(in crate::context) struct Budget(u32);
 
@@ -24,30 +23,30 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// Was there a pattern for which it did not suffice?
+    /// Whether a pattern exceeded it.
     pub(in crate::context) fn is_used_up(&self) -> bool {
         self.0 == 0
     }
 }
 
-/// A class costs so many characters: it is a small automaton over the bytes of UTF-8.
+/// The cost of a class, which is a small automaton over the bytes of UTF-8.
 const CLASS: u32 = 16;
 
-/// What a pattern costs, however short.
+/// The base cost of a pattern.
 const PATTERN: u32 = 16;
 
-/// The largest program that one pattern may become, should the estimate be wrong.
+/// The largest compiled program of a pattern, in case the estimate is wrong.
 const MOST_BYTES: usize = 1 << 26;
 
-/// A range of characters, both ends included.
+/// An inclusive range of characters.
 type Range = (char, char);
 
-/// Go's `\d`, `\s` and `\w`, which know ASCII only.
+/// Go's `\d`, `\s` and `\w`, which are ASCII only.
 const DIGIT: &[Range] = &[('0', '9')];
 const SPACE: &[Range] = &[('\t', '\n'), ('\x0c', '\r'), (' ', ' ')];
 const WORD: &[Range] = &[('0', '9'), ('A', 'Z'), ('_', '_'), ('a', 'z')];
 
-/// The POSIX classes, which are ASCII too.
+/// The POSIX classes, also ASCII only.
 const NAMED: [(&str, &[Range]); 14] = [
     ("alnum", &[('0', '9'), ('A', 'Z'), ('a', 'z')]),
     ("alpha", &[('A', 'Z'), ('a', 'z')]),
@@ -65,20 +64,21 @@ const NAMED: [(&str, &[Range]); 14] = [
     ("xdigit", &[('0', '9'), ('A', 'F'), ('a', 'f')]),
 ];
 
-/// The same as a regular expression of ours.
+/// Compiles a regular expression in Go's syntax.
 ///
 /// # Errors
 ///
-/// What Go refuses too, and `\p`, whose tables are not worth their size here; and what is too large.
+/// If Go rejects the expression, if it contains `\p` (whose tables would make the library larger), or if it is too
+/// large.
 pub(super) fn compile(expression: &str, budget: &mut Budget) -> Result<Regex, &'static str> {
-    const TOO_LARGE: &str = "is too large, or there are too many before it";
+    const TOO_LARGE: &str = "is too large, or too many patterns come before it";
     let mut parser = Parser {
         rest: expression,
         repeated: false,
         cost: PATTERN,
         regex: String::with_capacity(4 * expression.len()),
     };
-    parser.all().ok_or("is no valid one")?;
+    parser.all().ok_or("is not valid")?;
     let Some(left) = budget.0.checked_sub(parser.cost) else {
         budget.0 = 0;
         return Err(TOO_LARGE);
@@ -92,9 +92,9 @@ pub(super) fn compile(expression: &str, budget: &mut Budget) -> Result<Regex, &'
 
 struct Parser<'a> {
     rest: &'a str,
-    /// The last piece was a repetition, which cannot be repeated.
+    /// Whether the last element was a repetition, which cannot be repeated.
     repeated: bool,
-    /// What it takes of the budget.
+    /// What the expression takes from the budget.
     cost: u32,
     regex: String,
 }
@@ -103,10 +103,10 @@ impl Parser<'_> {
     fn all(&mut self) -> Option<()> {
         let mut before = self.cost;
         loop {
-            // What a repetition repeats.
+            // The cost of the element that a repetition repeats.
             let last = self.cost - std::mem::replace(&mut before, self.cost);
-            // By far the most frequent pieces. As bytes they make small programs, and the path is
-            // UTF-8, so that what comes next still begins where a character begins.
+            // The most frequent elements are matched as bytes, which compiles to small programs. The path is UTF-8,
+            // so the next element still starts at a character boundary.
             if self.take("[^/]*") {
                 self.regex.push_str("(?-u:[^/]*)");
                 self.cost += 1;
@@ -152,14 +152,14 @@ impl Parser<'_> {
         }
     }
 
-    /// `{2}`, `{2,}` or `{2,3}`, after its brace; the inner `None` is a brace that means itself.
+    /// Parses `{2}`, `{2,}` or `{2,3}` after the brace; the inner `None` means a literal brace.
     fn times(&mut self) -> Option<Option<(u32, Option<u32>)>> {
         const MOST: u32 = 1000;
         fn number(text: &str) -> Option<(u32, &str)> {
             let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
             let (number, rest) = text.split_at(digits);
             let zeros = digits > 1 && number.starts_with('0');
-            // A number that does not fit is too large in any case.
+            // A number that overflows is too large in any case.
             (digits > 0 && !zeros).then(|| (number.parse().unwrap_or(u32::MAX), rest))
         }
         fn all(text: &str) -> Option<(u32, Option<u32>, &str)> {
@@ -183,7 +183,7 @@ impl Parser<'_> {
         Some(Some((least, most)))
     }
 
-    /// What a backslash outside of a class means.
+    /// Translates an escape outside of a class, after the backslash.
     fn escape(&mut self) -> Option<()> {
         if let Some((members, negated)) = self.perl_class() {
             self.write_class(&ranges(members, negated), false);
@@ -211,7 +211,7 @@ impl Parser<'_> {
         Some(())
     }
 
-    /// A class, after its `[`.
+    /// Translates a class, after the `[`.
     fn class(&mut self) -> Option<()> {
         let negated = self.take("^");
         let mut members: Vec<Range> = Vec::new();
@@ -247,7 +247,7 @@ impl Parser<'_> {
         Some(())
     }
 
-    /// `[:alpha:]` and the like; the outer `None` is one that does not exist.
+    /// Parses a named class such as `[:alpha:]`; the outer `None` means an unknown name.
     fn named_class(&mut self) -> Option<Option<Vec<Range>>> {
         let Some((name, rest)) = self
             .rest
@@ -265,7 +265,7 @@ impl Parser<'_> {
         Some(Some(ranges(of, negated)))
     }
 
-    /// `\d` and the like, after the backslash: its members, or all others.
+    /// Parses `\d`, `\s`, `\w` or their negations, after the backslash: the members, and whether it is negated.
     fn perl_class(&mut self) -> Option<(&'static [Range], bool)> {
         let c = self.rest.chars().next()?;
         let members = match c.to_ascii_lowercase() {
@@ -285,7 +285,7 @@ impl Parser<'_> {
         }
     }
 
-    /// The one character that is meant by a backslash and what follows, after the backslash.
+    /// Parses an escape that means one character, after the backslash.
     fn escaped(&mut self) -> Option<char> {
         match self.next()? {
             // A single digit would be a back-reference.
@@ -304,7 +304,7 @@ impl Parser<'_> {
             'x' if self.take("{") => {
                 let (digits, rest) = self.rest.split_once('}')?;
                 self.rest = rest;
-                // No sign, which the conversion would take.
+                // `from_str_radix` would also accept a sign.
                 let all = digits.chars().all(|c| c.is_ascii_hexdigit());
                 char::from_u32(u32::from_str_radix(digits, 16).ok().filter(|_| all)?)
             }
@@ -357,7 +357,7 @@ impl Parser<'_> {
     }
 }
 
-/// The ranges of a class of ASCII characters, or those of all other characters.
+/// The ranges of a class of ASCII characters, or of all characters outside of it.
 fn ranges(members: &[Range], negated: bool) -> Vec<Range> {
     if !negated {
         return members.to_vec();

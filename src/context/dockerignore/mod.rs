@@ -1,13 +1,16 @@
 //! `.dockerignore`, with the rules of moby/patternmatcher.
 //!
-//! Neither builder applies the file to a context that is uploaded as an archive: the docker CLI does
-//! it before it sends, and so must we. The rules are those of `patternmatcher` and its `ignorefile`
-//! package at v0.6: one pattern a line, cleaned and anchored at the root of the context, `*` and `?`
-//! never across a `/`, `**` across any number of folders, a folder's match is its content's match,
-//! and of all patterns that apply the last one decides.
+//! No builder applies the file to a context that is uploaded as an archive: the docker CLI applies it before it
+//! sends, and so does libmol. The rules are those of `patternmatcher` and its `ignorefile` package at v0.6: one
+//! pattern per line, cleaned and anchored at the root of the context; `*` and `?` do not match a `/`; `**` matches any
+//! number of folders; a pattern that matches a folder matches its entries; the last pattern that matches decides.
 //!
-//! In one thing it is stricter than docker. A pattern that is no valid one is always an error here;
-//! docker finds out only if some path gets as far as that pattern.
+//! One rule is stricter than in docker: an invalid pattern is always an error. Docker reports it only if a path is
+//! matched against that pattern.
+//!
+//! Libraries looked at: `ignore` and `globset` have the rules of `.gitignore` and of the shell, in which a pattern
+//! without `/` matches at any depth, or `*` may match a `/`. use-dockerignore only classifies lines. microvms-core 1.3
+//! has a matcher for its own use, which tests whole paths: nothing is inherited from a folder, and it cannot stop.
 
 mod go_regexp;
 
@@ -17,16 +20,17 @@ use std::str::Chars;
 
 use regex::bytes::Regex;
 
-use super::walk::Stop;
 pub(super) use go_regexp::Budget;
 
-/// Where docker's own reader gives up (Go's `bufio.MaxScanTokenSize`).
+use crate::context::walk::Stop;
+
+/// The longest line that docker accepts (Go's `bufio.MaxScanTokenSize`).
 const LONGEST_LINE: usize = 64 * 1024 - 1;
 
-/// How many patterns are tried on a path before a look at whether to stop.
-const PATTERNS_AT_ONCE: usize = 64;
+/// How many patterns are matched between two checks of the stop flag.
+const PATTERNS_PER_CHECK: usize = 64;
 
-/// The patterns of one file.
+/// The patterns of an ignore file.
 #[derive(Debug, Default)]
 pub(crate) struct Patterns {
     patterns: Vec<Pattern>,
@@ -36,28 +40,28 @@ pub(crate) struct Patterns {
 #[derive(Debug)]
 struct Pattern {
     text: String,
-    /// Begins with `!`: what it matches is kept after all.
-    keeps: bool,
+    /// Whether it starts with `!`: the paths that it matches are not ignored.
+    is_exception: bool,
     matcher: Matcher,
 }
 
-/// A pattern for one name, in the same notation.
+/// A pattern for a single path element, with the same syntax.
 #[derive(Debug)]
 pub(super) struct Glob(Matcher);
 
 impl Glob {
     /// # Errors
     ///
-    /// Why it cannot be understood.
+    /// Why the pattern is invalid.
     pub(super) fn new(pattern: &str) -> Result<Self, &'static str> {
         Self::within(pattern, &mut Budget::default())
     }
 
-    /// The same, for one of many.
+    /// Like [`Glob::new`], for one of several patterns that share a budget.
     ///
     /// # Errors
     ///
-    /// The same, and that it takes more than what is left of the budget.
+    /// Also if the pattern exceeds the rest of the budget.
     pub(super) fn within(pattern: &str, budget: &mut Budget) -> Result<Self, &'static str> {
         compile(pattern, budget).map(Self)
     }
@@ -77,10 +81,10 @@ enum Matcher {
     Regex(Regex),
 }
 
-/// Which ignored folders are looked into, because something in them may be kept.
+/// Which ignored folders are searched for exceptions.
 #[derive(Debug)]
 enum Descent {
-    /// Those above these paths, and the paths themselves.
+    /// These paths, and the folders that contain them.
     To(Vec<String>),
     Everywhere,
 }
@@ -91,30 +95,30 @@ impl Default for Descent {
     }
 }
 
-/// What is known of a folder, to be handed down to what is in it.
+/// The match results of a folder, which its entries inherit.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inherited {
-    /// For each pattern, whether it matches the folder.
+    /// Whether each pattern matches the folder.
     matches: Vec<bool>,
-    /// Nothing in it can be kept.
+    /// Whether everything in the folder is ignored.
     closed: bool,
 }
 
 impl Inherited {
-    /// Is all that is in the folder ignored?
+    /// Whether everything in the folder is ignored.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
     }
 }
 
 impl Patterns {
-    /// Reads the text of a `.dockerignore` as the docker CLI does for a context that it sends as an
-    /// archive (`ignorefile.ReadAll`, then `archive.TarWithOptions`). There an exception is looked for
-    /// only where its text says: for `!a/b` in `a`, for `!**/b` in no ignored folder.
+    /// Parses the text of a `.dockerignore` as the docker CLI does for a context that it sends as an archive
+    /// (`ignorefile.ReadAll`, then `archive.TarWithOptions`). Exceptions are searched for only in the folders that
+    /// they name literally: for `!a/b` in `a`, for `!**/b` in no ignored folder.
     ///
     /// # Errors
     ///
-    /// What cannot be understood, and why.
+    /// Which pattern is invalid, and why.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         if text.split('\n').any(|line| line.len() > LONGEST_LINE) {
@@ -136,13 +140,13 @@ impl Patterns {
         })
     }
 
-    /// Takes patterns one by one (`patternmatcher.New`): BuildKit asks in this form for a folder
-    /// without what they match. There `!**/b` is looked for everywhere (`fsutil.NewFilterFS`, which
-    /// serves the folder in buildx), as is every other exception once one has a wildcard.
+    /// Compiles a list of patterns (`patternmatcher.New`), in which BuildKit names the files to leave out. Here
+    /// `!**/b` is searched for in every folder, and so are all other exceptions if one has a wildcard
+    /// (`fsutil.NewFilterFS`, with which buildx sends the folder).
     ///
     /// # Errors
     ///
-    /// The pattern that cannot be understood, and why.
+    /// Which pattern is invalid, and why.
     pub(crate) fn new(patterns: impl IntoIterator<Item: AsRef<str>>) -> Result<Self, String> {
         let mut compiled = Vec::new();
         let mut budget = Budget::default();
@@ -151,15 +155,15 @@ impl Patterns {
             if pattern.is_empty() {
                 continue;
             }
-            // The ! is no more than a letter of the first name at this point.
+            // patternmatcher cleans the pattern before it strips `!`, so `!` is still part of the first element here.
             let cleaned = clean(pattern);
-            let (keeps, text) = match cleaned.strip_prefix('!') {
-                Some("") => return Err("the pattern \"!\" names nothing to keep".to_owned()),
+            let (is_exception, text) = match cleaned.strip_prefix('!') {
+                Some("") => return Err("the pattern \"!\" is empty after the \"!\"".to_owned()),
                 Some(rest) => (true, rest),
                 None => (false, &*cleaned),
             };
             compiled.push(Pattern {
-                keeps,
+                is_exception,
                 matcher: compile(text, &mut budget)
                     .map_err(|why| format!("the pattern {cleaned:?} {why}"))?,
                 text: text.to_owned(),
@@ -182,19 +186,19 @@ impl Patterns {
     }
 
     fn exceptions(&self) -> impl Iterator<Item = &Pattern> {
-        self.patterns.iter().filter(|pattern| pattern.keeps)
+        self.patterns.iter().filter(|pattern| pattern.is_exception)
     }
 
-    /// Is `path` (relative, with `/`) ignored, given what is known of the folder it is in?
+    /// Whether `path` (relative, with `/`) is ignored, given the results of its folder.
     pub(crate) fn ignores(&self, path: &str, folder: &Inherited) -> (bool, Inherited) {
         self.verdict(path, folder, || Ok(())).unwrap_or_default()
     }
 
-    /// The same, until it is to stop: thousands of patterns take their time with a long path.
+    /// Like [`Patterns::ignores`], and stops when `stop` is set: a long path with thousands of patterns takes long.
     ///
     /// # Errors
     ///
-    /// That of [`Stop::check`].
+    /// The error of [`Stop::check`].
     pub(super) fn ignores_unless(
         &self,
         stop: &Stop,
@@ -208,7 +212,7 @@ impl Patterns {
         &self,
         path: &str,
         folder: &Inherited,
-        go_on: impl Fn() -> io::Result<()>,
+        check_stop: impl Fn() -> io::Result<()>,
     ) -> io::Result<(bool, Inherited)> {
         if folder.closed {
             return Ok((true, folder.clone()));
@@ -216,23 +220,25 @@ impl Patterns {
         let mut ignored = false;
         let mut matches = vec![false; self.patterns.len()];
         for (index, pattern) in self.patterns.iter().enumerate() {
-            if index % PATTERNS_AT_ONCE == 0 {
-                go_on()?;
+            if index % PATTERNS_PER_CHECK == 0 {
+                check_stop()?;
             }
             let inherited = folder.matches.get(index).copied().unwrap_or(false);
-            // A pattern that could not change the verdict is not asked, and so does not count as one
-            // that matches the folder either. That shows: `a/b` and then `!a` do not keep `a/b`.
-            let matched = inherited || (pattern.keeps == ignored && pattern.matcher.matches(path));
+            // Like in patternmatcher, a pattern that cannot change the result is not matched, and does not count as
+            // a match of the folder. This is visible: with `a/b` and then `!a`, `a/b` stays ignored.
+            let matched =
+                inherited || (pattern.is_exception == ignored && pattern.matcher.matches(path));
             matches[index] = matched;
             if matched {
-                ignored = !pattern.keeps;
+                ignored = !pattern.is_exception;
             }
         }
-        let closed = ignored && !self.looks_into(path);
+        let closed = ignored && !self.descends_into(path);
         Ok((ignored, Inherited { matches, closed }))
     }
 
-    fn looks_into(&self, folder: &str) -> bool {
+    /// Whether exceptions are searched for in an ignored folder.
+    fn descends_into(&self, folder: &str) -> bool {
         match &self.descent {
             Descent::Everywhere => true,
             Descent::To(named) => named.iter().any(|path| {
@@ -257,7 +263,7 @@ impl Matcher {
     }
 }
 
-/// A line of the file as a path from the root of the context. The empty one stays empty.
+/// A line of the file as a path relative to the root of the context. An empty line stays empty.
 fn anchored(line: &str) -> String {
     if line.is_empty() {
         return String::new();
@@ -269,7 +275,7 @@ fn anchored(line: &str) -> String {
     path
 }
 
-/// Go's `path.Clean`: no `.`, no doubled `/`, `..` taken back where there is something to take back.
+/// Go's `path.Clean`: removes `.`, double `/`, and `..` with the element before it.
 fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut parts: Vec<&str> = Vec::new();
@@ -290,7 +296,7 @@ fn clean(path: &str) -> String {
     }
 }
 
-/// What a pattern needs to be matched; the cheap forms first.
+/// How a pattern is matched, cheapest first.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
     Exact,
@@ -299,16 +305,16 @@ enum Form {
     Regex,
 }
 
-/// Any number of folders.
+/// Matches any number of folders.
 const FOLDERS: &str = "(.*/)?";
 
-/// Translates a pattern the way `patternmatcher` does, into a regular expression of Go where plain
-/// text will not do.
+/// Compiles a pattern as `patternmatcher` does: to a plain text comparison if possible, otherwise to a regular
+/// expression in Go's syntax.
 fn compile(pattern: &str, budget: &mut Budget) -> Result<Matcher, &'static str> {
     check(pattern)?;
     let mut regexp = String::from("^");
     let mut form = Form::Exact;
-    // Go's text/scanner, which reads the pattern there, takes a byte order mark for none of its own.
+    // patternmatcher reads the pattern with Go's text/scanner, which skips a byte-order mark.
     let mut chars = pattern
         .strip_prefix('\u{feff}')
         .unwrap_or(pattern)
@@ -318,7 +324,7 @@ fn compile(pattern: &str, budget: &mut Budget) -> Result<Matcher, &'static str> 
     while let Some(c) = chars.next() {
         match c {
             '*' if chars.next_if_eq(&'*').is_some() => {
-                // `**/` means the same as `**`.
+                // `**/` is equivalent to `**`.
                 chars.next_if_eq(&'/');
                 form = match chars.peek() {
                     None if form == Form::Exact => Form::Prefix,
@@ -327,7 +333,7 @@ fn compile(pattern: &str, budget: &mut Budget) -> Result<Matcher, &'static str> 
                         Form::Regex
                     }
                     Some(_) => {
-                        // Twice in a row is no more than once, and would be much more work.
+                        // A repetition would match the same, and cost much more.
                         if !regexp.ends_with(FOLDERS) {
                             regexp.push_str(FOLDERS);
                         }
@@ -369,8 +375,8 @@ fn compile(pattern: &str, budget: &mut Budget) -> Result<Matcher, &'static str> 
     })
 }
 
-/// `patternmatcher` asks Go's `filepath.Match` for an opinion first, on the name `.`. That looks at a
-/// pattern in pieces from star to star, and no further than at the first piece which does not match.
+/// `patternmatcher` first validates a pattern with Go's `filepath.Match`, on the name `.`. That function checks the
+/// pieces between stars, up to the first piece that does not match.
 fn check(pattern: &str) -> Result<(), &'static str> {
     let mut rest = pattern.trim_start_matches('*').chars().peekable();
     if piece(&mut rest)? {
@@ -380,16 +386,15 @@ fn check(pattern: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Checks a pattern up to its next star outside of a class. A class is a `[`, an optional `^`, then at
-/// least one character or range, each character plain or after a `\`, and a `]`. Returns whether the
-/// piece matches a single `.`.
+/// Checks a pattern up to the next star outside of a class. A class is a `[`, an optional `^`, at least one character
+/// or range (characters may be escaped with `\`), and a `]`. Returns whether the piece matches a single `.`.
 fn piece(chars: &mut Peekable<Chars<'_>>) -> Result<bool, &'static str> {
     const OPEN: &str = "has a [ without its ]";
     const BACKSLASH: &str = "ends in a backslash";
     fn member(chars: &mut Peekable<Chars<'_>>) -> Result<char, &'static str> {
         match chars.next().ok_or(OPEN)? {
             '\\' => chars.next().ok_or(BACKSLASH),
-            '-' | ']' => Err("has a class with a - or a ] where a character should be"),
+            '-' | ']' => Err("has a - or a ] in a class where a character is expected"),
             c => Ok(c),
         }
     }
@@ -423,7 +428,7 @@ fn piece(chars: &mut Peekable<Chars<'_>>) -> Result<bool, &'static str> {
 mod tests {
     use super::*;
 
-    /// Walks down to `path` as the context does, folder by folder.
+    /// Matches `path` as the walk does, folder by folder.
     fn ignored(patterns: &str, path: &str) -> bool {
         let patterns = Patterns::parse(patterns).unwrap();
         let mut folder = Inherited::default();
@@ -435,7 +440,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_pattern_that_applies_decides() {
+    fn the_last_matching_pattern_decides() {
         for (patterns, path, expected) in [
             ("*\n!keep", "keep/inner", false),
             ("*\n!keep", "drop", true),
@@ -451,9 +456,9 @@ mod tests {
     }
 
     #[test]
-    fn what_go_s_regular_expressions_make_of_a_pattern_holds_here_too() {
+    fn patterns_can_use_the_syntax_of_go_regular_expressions() {
         for (pattern, path, expected) in [
-            // Classes of Go, and what Rust alone would make of their text.
+            // Go's classes, and text that Rust would read differently.
             (r"\d*", "1x", true),
             (r"\d*", "d", false),
             (r"\w?", "é1", false),
@@ -467,7 +472,7 @@ mod tests {
             (r"a\x{62}*", "abc", true),
             (r"\141?", "ab", true),
             (r"\Qa*", "a[^/]*$", true),
-            // A star or a question mark ends a class and begins another.
+            // A star or a question mark in a class ends it, and its translation starts another.
             ("[*]", "/]", true),
             ("[*]", "*", false),
             ("[?]", "^]", true),
@@ -484,13 +489,13 @@ mod tests {
     }
 
     #[test]
-    fn exceptions_are_looked_for_where_each_builder_s_client_looks() {
+    fn exceptions_are_searched_for_as_by_each_builders_client() {
         let wild = "*\n!**/keep";
         assert!(ignored(wild, "folder/keep"));
         let session = Patterns::new(wild.lines()).unwrap();
         let (_, folder) = session.ignores("folder", &Inherited::default());
         assert!(!session.ignores("folder/keep", &folder).0);
-        // What ends in a wildcard only counts as none there.
+        // There, a wildcard at the end does not count.
         let session = Patterns::new(["*", "!folder/*/**"]).unwrap();
         let (_, folder) = session.ignores("folder", &Inherited::default());
         let (ignored, inner) = session.ignores("folder/inner", &folder);
@@ -498,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_made_to_be_expensive_is_refused() {
+    fn a_file_made_to_be_expensive_is_rejected() {
         let long = "?".repeat(64 * 1024);
         let lines = "?{1000}\n".repeat(1000);
         for text in [&long, &long[1..], &lines, &"[^a]{1000}".repeat(5000)] {
@@ -508,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_come_one_by_one_too() {
+    fn a_list_of_patterns_has_no_comments() {
         let patterns = Patterns::new(["*", "", " !keep ", "keep/drop"]).unwrap();
         let root = Inherited::default();
         let (ignored, keep) = patterns.ignores("keep", &root);
@@ -526,7 +531,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_an_error() {
+    fn an_invalid_pattern_is_an_error() {
         for text in [
             "!", "!/", "[", "[]", "[a", "[a-", "[-a]", "a\\", "[z-a]", "\\8", "\\m", "a*{2}",
             "*[z-a]", "|{2}*", "a{1001}*", "a{2,1}*", "[[:x:]]", "a*[b",
