@@ -1,16 +1,53 @@
-/* What every program here begins with: the header under test comes first, so that it must stand on
- * its own feet. */
+/* Included first by each program here, so that mol.h is compiled with nothing before it. */
 #include "mol.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Ends the program, and says where, unless it holds. */
-#define CHECK(condition)                                                        \
-    do {                                                                        \
-        if (!(condition)) {                                                     \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            exit(1);                                                            \
-        }                                                                       \
+/* Prints the place and ends the program if the condition is false. */
+#define CHECK(condition)                                                             \
+    do {                                                                             \
+        if (!(condition)) {                                                          \
+            fprintf(stderr, "%s:%d: check failed: %s\n", __FILE__, __LINE__, #condition); \
+            exit(1);                                                                 \
+        }                                                                            \
     } while (0)
+
+/* Longer than any call of a test takes. */
+#define LONG_MS 120000
+
+/* A client with the options from the environment. */
+static inline mol_client client_from_env(bool events)
+{
+    mol_options options = {0};
+    mol_client client = {0};
+
+    CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
+    CHECK(mol_client_new(options, events, &client, NULL) == MOL_OK);
+    mol_options_free(options);
+    return client;
+}
+
+/* Starts a call. */
+static inline mol_call start(mol_client client, mol_request request, int64_t timeout_ms)
+{
+    mol_call call = {0};
+
+    request.size = sizeof request;
+    CHECK(mol_call_start(client, &request, timeout_ms, &call, NULL) == MOL_OK);
+    CHECK(call.id != 0);
+    return call;
+}
+
+/* Waits for the result of a call. The caller frees it. */
+static inline mol_result *result_of(mol_client client, mol_call call)
+{
+    mol_result *result = NULL;
+
+    CHECK(mol_call_wait(client, call, LONG_MS, &result, NULL) == MOL_OK);
+    CHECK(result != NULL && result->call.id == call.id && result->size == sizeof *result);
+    CHECK((result->status == MOL_OK) == (result->error == NULL));
+    CHECK((result->image != NULL) + (result->report != NULL) + (result->error != NULL) == 1);
+    return result;
+}

@@ -1,64 +1,112 @@
-/* A client is freed while one thread waits for its next event and another for an image.
+/* Frees a client while threads wait in every function that waits.
  *
- *     close RUNTIME
+ *     close RUNTIME     with the options in the environment, and a template server that does not answer
  *
- * Both come back: the first with MOL_ERR_CLOSED, the second with MOL_ERR_CANCELED. */
+ * The wait for an event returns MOL_ERR_CLOSED, a wait for a result that or the result of the cancelled call, and the
+ * call for an image MOL_ERR_CANCELED. */
 #include "check.h"
 
 #include <pthread.h>
 
-struct work {
+struct waiter {
+    pthread_t thread;
     mol_client client;
+    mol_call call;
     const char *runtime;
     mol_status status;
+    int results;
 };
 
 static void *wait_for_event(void *arg)
 {
-    struct work *work = arg;
+    struct waiter *waiter = arg;
     mol_event *event = NULL;
 
-    work->status = mol_client_next_event(work->client, -1, &event, NULL);
-    mol_event_free(event);
+    do {
+        mol_event_free(event);
+        event = NULL;
+        waiter->status = mol_client_next_event(waiter->client, MOL_TIMEOUT_NONE, &event, NULL);
+    } while (waiter->status == MOL_OK);
+    CHECK(event == NULL);
+    return NULL;
+}
+
+static void *wait_for_result(void *arg)
+{
+    struct waiter *waiter = arg;
+    mol_result *result = NULL;
+
+    waiter->status = mol_call_wait(waiter->client, waiter->call, MOL_TIMEOUT_NONE, &result, NULL);
+    CHECK((waiter->status == MOL_OK) == (result != NULL));
+    if (result != NULL) {
+        CHECK(result->status == MOL_ERR_CANCELED && result->image == NULL);
+        waiter->results++;
+        mol_result_free(result);
+    }
     return NULL;
 }
 
 static void *wait_for_image(void *arg)
 {
-    struct work *work = arg;
+    struct waiter *waiter = arg;
     mol_image *image = NULL;
 
-    work->status = mol_ensure_local_image(work->client, work->runtime, 0, &image, NULL);
-    mol_image_free(image);
+    waiter->status = mol_ensure_local_image(waiter->client, waiter->runtime, MOL_TIMEOUT_NONE, &image, NULL);
+    CHECK(image == NULL);
     return NULL;
 }
 
 int main(int argc, char **argv)
 {
-    mol_options options = 0;
-    mol_client client = 0;
+    static void *(*const waits[])(void *) = {wait_for_event, wait_for_result, wait_for_result, wait_for_image};
+    enum { EVENT, ANY_CALL, ONE_CALL, IMAGE, WAITERS };
+    struct waiter waiters[WAITERS];
+    mol_client client;
+    mol_call call, none = {0};
     mol_image *image = NULL;
-    pthread_t one, two;
-    struct work event, job;
+    mol_result *result = NULL;
+    mol_event *event = NULL;
+    int fd = -1, i;
 
     CHECK(argc == 2);
-    CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
-    CHECK(mol_client_new(options, false, &client, NULL) == MOL_OK);
-    mol_options_free(options);
-    event = (struct work){client, argv[1], MOL_OK};
-    job = event;
-    CHECK(pthread_create(&one, NULL, wait_for_event, &event) == 0);
-    CHECK(pthread_create(&two, NULL, wait_for_image, &job) == 0);
+    client = client_from_env(true);
+    call = start(client, (mol_request){.kind = MOL_REQUEST_IMAGE, .runtime = argv[1]}, MOL_TIMEOUT_NONE);
+    for (i = 0; i < WAITERS; i++) {
+        waiters[i].client = client;
+        waiters[i].call.id = i == ONE_CALL ? call.id : 0;
+        waiters[i].runtime = argv[1];
+        waiters[i].status = MOL_OK;
+        waiters[i].results = 0;
+        CHECK(pthread_create(&waiters[i].thread, NULL, waits[i], &waiters[i]) == 0);
+    }
 
-    /* A call that has no time: it ends with the time-out, and by then the others wait. */
+    /* This call ends at its deadline. By then the threads above wait. */
     CHECK(mol_ensure_local_image(client, argv[1], 1000, &image, NULL) == MOL_ERR_DEADLINE_EXCEEDED);
     CHECK(image == NULL);
 
     mol_client_free(client);
-    CHECK(pthread_join(one, NULL) == 0);
-    CHECK(pthread_join(two, NULL) == 0);
-    CHECK(event.status == MOL_ERR_CLOSED);
-    CHECK(job.status == MOL_ERR_CANCELED);
+    for (i = 0; i < WAITERS; i++)
+        CHECK(pthread_join(waiters[i].thread, NULL) == 0);
+    CHECK(waiters[EVENT].status == MOL_ERR_CLOSED);
+    CHECK(waiters[ANY_CALL].results + waiters[ONE_CALL].results <= 1);
+    for (i = ANY_CALL; i <= ONE_CALL; i++)
+        CHECK(waiters[i].status == MOL_ERR_CLOSED || waiters[i].results == 1 ||
+              (i == ONE_CALL && waiters[i].status == MOL_ERR_NO_SUCH_HANDLE));
+    CHECK(waiters[IMAGE].status == MOL_ERR_CANCELED);
+
+    CHECK(mol_call_wait(client, call, 0, &result, NULL) == MOL_ERR_NO_SUCH_HANDLE);
+    CHECK(mol_client_next_event(client, 0, &event, NULL) == MOL_ERR_NO_SUCH_HANDLE);
+    CHECK(mol_client_fd(client, &fd, NULL) == MOL_ERR_NO_SUCH_HANDLE);
+    CHECK(result == NULL && event == NULL && fd == -1);
+
+    /* A client without calls: nothing but the end comes. */
+    client = client_from_env(false);
+    waiters[ANY_CALL] = (struct waiter){.client = client};
+    CHECK(pthread_create(&waiters[ANY_CALL].thread, NULL, wait_for_result, &waiters[ANY_CALL]) == 0);
+    CHECK(mol_call_wait(client, none, 200, &result, NULL) == MOL_OK && result == NULL);
+    mol_client_free(client);
+    CHECK(pthread_join(waiters[ANY_CALL].thread, NULL) == 0);
+    CHECK(waiters[ANY_CALL].status == MOL_ERR_CLOSED || waiters[ANY_CALL].status == MOL_ERR_NO_SUCH_HANDLE);
     puts("closed");
     return 0;
 }

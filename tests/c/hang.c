@@ -1,5 +1,5 @@
-/* A disk that hangs, for a test: loaded in front of the C library (LD_PRELOAD), it lets no call come back
- * that looks up a path with the folder "hangs" in it. A network disk whose server is gone does so. */
+/* Simulates a disk that hangs, such as a network disk whose server is gone. Loaded with LD_PRELOAD: calls that
+ * look up a path with a folder "hangs" in it never return. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

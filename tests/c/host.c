@@ -1,10 +1,8 @@
-/* A host stays as it was: its signals, its children, its output, its file descriptors.
+/* The library changes nothing of its host: signals, child processes, output, file descriptors.
  *
- *     host RUNTIME        makes an image while it looks after all of that
- *     host after RUNTIME  forks, when the library is at work, and the child, by exec, is a host again
- *     host descriptors    what the child of a host sees: says if it has got more than its three
- *
- * The library's own threads are at work all the time. */
+ *     host RUNTIME        builds an image, and compares all of them before, during and after the build
+ *     host after RUNTIME  forks and executes during a build, and then executes this program as a host again
+ *     host descriptors    what a child process runs: fails if it inherited more than its three descriptors */
 #define _GNU_SOURCE /* mkostemp */
 #include "check.h"
 
@@ -22,7 +20,7 @@
 
 #define SIGNALS 64
 
-/* The host's own handler, with the flags that Go's have. */
+/* The host's own handler. Go's handlers have the same flags. */
 static void handler(int signal)
 {
     (void)signal;
@@ -33,7 +31,7 @@ static void take_signals(struct sigaction dispositions[SIGNALS + 1])
     int signal;
 
     for (signal = 1; signal <= SIGNALS; signal++) {
-        /* The C library keeps two or three to itself, and says so. */
+        /* EINVAL: the C library reserves two or three signals. */
         memset(&dispositions[signal], 0, sizeof dispositions[signal]);
         CHECK(sigaction(signal, NULL, &dispositions[signal]) == 0 || errno == EINVAL);
     }
@@ -53,7 +51,7 @@ static void same_signals(const struct sigaction *before, const struct sigaction 
 
 #define SETS 256
 
-/* The kernel's own view of which signals are blocked, ignored and handled, all 64 of them. */
+/* Which of all 64 signals are blocked, ignored and handled, as the kernel reports it. */
 static void take_sets(char sets[SETS])
 {
     FILE *status = fopen("/proc/self/status", "r");
@@ -68,7 +66,7 @@ static void take_sets(char sets[SETS])
     fclose(status);
 }
 
-/* Some signals are the host's: handled, ignored, blocked. */
+/* Handles and ignores some signals. */
 static void have_signals(void)
 {
     struct sigaction action;
@@ -84,7 +82,7 @@ static void have_signals(void)
     CHECK(signal(SIGHUP, SIG_IGN) != SIG_ERR);
 }
 
-/* The children of every thread of this process, those that have ended and are not yet collected too. */
+/* The number of child processes of all threads, zombies included. */
 static int children(void)
 {
     DIR *tasks = opendir("/proc/self/task");
@@ -100,7 +98,7 @@ static int children(void)
         snprintf(path, sizeof path, "/proc/self/task/%s/children", task->d_name);
         file = task->d_name[0] == '.' ? NULL : fopen(path, "r");
         if (file == NULL)
-            continue; /* a thread that has ended meanwhile */
+            continue; /* the thread has ended */
         while (fscanf(file, "%ld", &child) == 1)
             count++;
         fclose(file);
@@ -123,8 +121,8 @@ static int descriptors(int open[], int most)
     return count;
 }
 
-/* What is written to standard output and standard error meanwhile goes into a file, to be counted; and
- * from there to where it belongs, should this program end before its time. */
+/* During the build, standard output and standard error are a file, whose size is checked. If the program fails,
+ * its content is copied to the real output. */
 static int captured = -1, output = -1;
 
 static void release(void)
@@ -168,14 +166,12 @@ struct job {
 static void *make_image(void *arg)
 {
     struct job *job = arg;
-    mol_options options = 0;
-    mol_client client = 0;
+    mol_client client = client_from_env(true);
     mol_image *image = NULL;
+    int fd = -1;
 
-    CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
-    CHECK(mol_client_new(options, true, &client, NULL) == MOL_OK);
-    mol_options_free(options);
-    job->status = mol_ensure_local_image(client, job->runtime, 0, &image, NULL);
+    CHECK(mol_client_fd(client, &fd, NULL) == MOL_OK);
+    job->status = mol_ensure_local_image(client, job->runtime, MOL_TIMEOUT_CEILING, &image, NULL);
     mol_image_free(image);
     mol_client_free(client);
     atomic_store(&job->done, true);
@@ -189,8 +185,8 @@ static void rest(void)
     nanosleep(&moment, NULL);
 }
 
-/* Runs this program again, in a child, and returns its exit status. The link is read here, because under
-   valgrind it leads to valgrind for whoever follows it. */
+/* Runs this program again in a child process, and returns its exit status. /proc/self/exe is read and not executed,
+   because under valgrind the kernel's link points to valgrind. */
 static int run(char *const argv[])
 {
     char self[PATH_MAX] = "";
@@ -209,7 +205,7 @@ static int run(char *const argv[])
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-/* Makes an image on a thread, and calls `meanwhile` over and over until it is made. */
+/* Builds an image on a thread, and calls `meanwhile` repeatedly until the build ends. */
 static void watch(const char *runtime, void (*meanwhile)(void))
 {
     struct job job = {runtime, MOL_OK, false};
@@ -234,7 +230,7 @@ static void no_children(void)
     CHECK(children() == 0);
 }
 
-static void descriptors_stay_at_home(void)
+static void descriptors_are_not_inherited(void)
 {
     static char *const argv[] = {"host", "descriptors", NULL};
 
@@ -255,7 +251,7 @@ static void be_host(const char *runtime)
     pthread_t first;
     int signal;
 
-    /* The C library takes a signal of its own with a process's first thread. */
+    /* The C library installs a signal handler when a process starts its first thread. */
     CHECK(pthread_create(&first, NULL, nothing, NULL) == 0 && pthread_join(first, NULL) == 0);
     have_signals();
     take_signals(before);
@@ -299,7 +295,7 @@ int main(int argc, char **argv)
             length = readlink(path, target, sizeof target - 1);
             target[length > 0 ? length : 0] = '\0';
             if (open[i] > STDERR_FILENO) {
-                printf("got %s\n", target);
+                printf("inherited %s\n", target);
                 return 1;
             }
         }
@@ -309,11 +305,11 @@ int main(int argc, char **argv)
         char *again[] = {"host", NULL, NULL};
 
         CHECK(argc == 3);
-        /* What this program has got itself does not count. */
+        /* Descriptors that this program inherited itself do not count. */
         count = descriptors(open, 64);
         for (i = 0; i < count; i++)
             CHECK(open[i] <= STDERR_FILENO || fcntl(open[i], F_SETFD, FD_CLOEXEC) == 0);
-        watch(argv[2], descriptors_stay_at_home);
+        watch(argv[2], descriptors_are_not_inherited);
         again[1] = argv[2];
         return run(again);
     }

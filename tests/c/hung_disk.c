@@ -1,9 +1,9 @@
-/* What a disk that hangs does to a process, whose calls to it never come back (tests/c/hang.c).
+/* A disk that hangs (tests/c/hang.c) blocks no other client.
  *
  *     hung_disk RUNTIME FOLDER      with the options of a healthy client in the environment
  *
- * Two clients have their docker configuration in FOLDER, which hangs. Prints how their calls end, and how
- * those of a third one whose disk is well. All have a deadline of 3 seconds. */
+ * Two clients have their docker configuration in FOLDER, which hangs. Prints the status and the duration of their
+ * calls, and of a call of a third client on a healthy disk. All have a deadline of 3 seconds. */
 #define _DEFAULT_SOURCE
 #include "check.h"
 
@@ -24,12 +24,13 @@ static long now_ms(void)
 
 static mol_client client_in(const char *folder)
 {
-    mol_options options = 0;
-    mol_client client = 0;
+    mol_options options = {0};
+    mol_client client = {0};
+
     CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
     if (folder != NULL) {
-        CHECK(mol_options_set(options, MOL_OPTION_DOCKER_HOST, "", NULL) == MOL_OK);
-        CHECK(mol_options_set(options, MOL_OPTION_DOCKER_CONFIG, folder, NULL) == MOL_OK);
+        CHECK(mol_options_set(options, "DOCKER_HOST", "", NULL) == MOL_OK);
+        CHECK(mol_options_set(options, "DOCKER_CONFIG", folder, NULL) == MOL_OK);
     }
     CHECK(mol_client_new(options, false, &client, NULL) == MOL_OK);
     mol_options_free(options);
@@ -41,6 +42,7 @@ static void *hung_call(void *client)
     long begun = now_ms();
     mol_image *image = NULL;
     mol_status status = mol_ensure_local_image(*(mol_client *)client, runtime, DEADLINE_MS, &image, NULL);
+
     printf("hung %s %ld\n", mol_status_name(status), now_ms() - begun);
     return NULL;
 }
@@ -48,9 +50,12 @@ static void *hung_call(void *client)
 static void *hung_diagnosis(void *client)
 {
     long begun = now_ms();
-    char *diagnosis = NULL;
-    mol_status status = mol_diagnose(*(mol_client *)client, DEADLINE_MS, &diagnosis, NULL);
-    printf("doctor %s %ld %s\n", mol_status_name(status), now_ms() - begun, diagnosis == NULL ? "" : diagnosis);
+    mol_client of = *(mol_client *)client;
+    mol_result *result = result_of(of, start(of, (mol_request){.kind = MOL_REQUEST_DIAGNOSE}, DEADLINE_MS));
+
+    printf("doctor %s %ld %s\n", mol_status_name(result->status), now_ms() - begun,
+           result->report == NULL ? "" : result->report);
+    mol_result_free(result);
     return NULL;
 }
 
@@ -59,8 +64,8 @@ int main(int argc, char **argv)
     enum { CALLS = 40 };
     static mol_client hung[2];
     pthread_t threads[CALLS];
-    mol_client healthy, other = 0;
-    mol_options options = 0;
+    mol_client healthy, other = {0};
+    mol_options options = {0};
     mol_error *error = NULL;
     mol_image *image = NULL;
     mol_status status;
@@ -88,11 +93,11 @@ int main(int argc, char **argv)
 
     CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
     snprintf(file, sizeof file, "%s/bundle.pem", argv[2]);
-    CHECK(mol_options_set(options, MOL_OPTION_SSL_CERT_FILE, file, NULL) == MOL_OK);
+    CHECK(mol_options_set(options, "SSL_CERT_FILE", file, NULL) == MOL_OK);
     begun = now_ms();
     status = mol_client_new(options, false, &other, &error);
     printf("new %s %ld %s\n", mol_status_name(status), now_ms() - begun, error == NULL ? "" : error->message);
-    /* What hangs is left to the end of the process. */
+    /* The calls that hang end with the process. */
     fflush(stdout);
     _exit(0);
 }

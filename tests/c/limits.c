@@ -1,13 +1,14 @@
-/* A host that may have only so many more threads, or file descriptors, than it has.
+/* A host that may start only a few more threads, or open only a few more file descriptors.
  *
  *     limits threads|descriptors RUNTIME     with the options in the environment
  *
- * Makes an image with none to spare, with one, and so on until it is made twice in a row. Each time in a
- * process of its own, where the library begins anew: first with the limit set before there is a client,
- * then after. Each time the call is made again without the limit, and has to work. Prints how each call
- * ended: "end SPARE before|after STATUS MESSAGE", and "hint HINT".
+ * Builds an image with no spare thread or descriptor, then with one, and so on until it works twice in a row. Each
+ * attempt runs in a process of its own, because the library keeps its threads: once with the limit set before the
+ * client is created, and once after. Then the limit is lifted, and the same call must work. Prints the result of
+ * each call: "end SPARE before|after|lifted STATUS MESSAGE", and "hint HINT" after a failure. With descriptors, the
+ * first line is for mol_client_fd without a spare one: "end 0 fd STATUS MESSAGE".
  *
- * Whatever hangs is ended by an alarm, and this program with it. */
+ * An alarm ends an attempt that hangs, and the program then fails. */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -19,14 +20,14 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Nobody needs more than this. */
+/* More spare threads or descriptors than any call needs. */
 #define MOST 100
 
 /* Longer than any call here takes on a slow machine, in seconds. */
-#define PATIENCE 60
+#define ALARM 60
 
-/* The longest time that it may take to free a client, in seconds. */
-#define AT_ONCE 5
+/* The longest time that mol_client_free may take, in seconds. */
+#define FREED_WITHIN 5
 
 static bool threads;
 static const char *runtime;
@@ -44,7 +45,7 @@ static int entries(const char *folder)
     return count;
 }
 
-/* What this process has now. The one that it was forked from has a thread too, and the same user. */
+/* What this process uses now. Its parent has one thread of the same user. */
 static int used(void)
 {
     int lowest = open("/dev/null", O_RDONLY);
@@ -76,7 +77,7 @@ static mol_status report(int spare, const char *when, mol_status status, mol_err
 static mol_status ensure(mol_client client, mol_error **error)
 {
     mol_image *image = NULL;
-    mol_status status = mol_ensure_local_image(client, runtime, 0, &image, error);
+    mol_status status = mol_ensure_local_image(client, runtime, MOL_TIMEOUT_CEILING, &image, error);
 
     mol_image_free(image);
     return status;
@@ -87,13 +88,13 @@ static void free_client(mol_client client)
     time_t begun = time(NULL);
 
     mol_client_free(client);
-    CHECK(time(NULL) - begun <= AT_ONCE);
+    CHECK(time(NULL) - begun <= FREED_WITHIN);
 }
 
-/* Another image for each number: one that is there already needs less. */
+/* Each attempt builds an image of its own: an existing image needs fewer threads and descriptors. */
 static mol_options options_for(int spare, const char *when)
 {
-    mol_options options = 0;
+    mol_options options = {0};
     char isolation[200];
 
     snprintf(isolation, sizeof isolation, "%s%d--%s", when, spare, getenv("MOLECULE_LOCAL_IMAGE_ISOLATION"));
@@ -107,11 +108,11 @@ static int child(int spare, bool before)
     const char *when = before ? "before" : "after";
     mol_options options = options_for(spare, when);
     mol_error *error = NULL;
-    mol_client client = 0;
+    mol_client client = {0};
     mol_status status;
     bool made;
 
-    alarm(PATIENCE);
+    alarm(ALARM);
     if (before)
         set_limit((rlim_t)(used() + spare));
     status = mol_client_new(options, true, &client, &error);
@@ -125,12 +126,12 @@ static int child(int spare, bool before)
     report(spare, when, status, error);
     if (before || !made) {
         free_client(client);
-        client = 0;
+        client.id = 0;
     }
 
-    /* The limit is gone, and nothing of it stays. */
+    /* Without the limit, everything works again. */
     set_limit(RLIM_INFINITY);
-    if (client == 0)
+    if (client.id == 0)
         CHECK(mol_client_new(options, false, &client, NULL) == MOL_OK);
     error = NULL;
     status = ensure(client, &error);
@@ -141,7 +142,29 @@ static int child(int spare, bool before)
     return made ? 0 : 10;
 }
 
-static bool makes_it(int spare, bool before)
+/* Asks for a descriptor to poll when there is none left. */
+static int child_without_descriptor(int spare, bool before)
+{
+    mol_options options = options_for(spare, "fd");
+    mol_error *error = NULL;
+    mol_client client = {0};
+    int fd = -1;
+
+    (void)before;
+    CHECK(mol_client_new(options, true, &client, NULL) == MOL_OK);
+    mol_options_free(options);
+    set_limit((rlim_t)(used() + spare));
+    CHECK(report(spare, "fd", mol_client_fd(client, &fd, &error), error) == MOL_ERR_PROCESS_LIMIT);
+    CHECK(fd == -1);
+    set_limit(RLIM_INFINITY);
+    CHECK(mol_client_fd(client, &fd, NULL) == MOL_OK && fd >= 0);
+    free_client(client);
+    fflush(stdout);
+    return 0;
+}
+
+/* Runs an attempt in a child process. True if the image was built. */
+static bool works(int (*attempt)(int, bool), int spare, bool before)
 {
     pid_t process;
     int status;
@@ -150,7 +173,7 @@ static bool makes_it(int spare, bool before)
     process = fork();
     CHECK(process >= 0);
     if (process == 0)
-        _exit(child(spare, before));
+        _exit(attempt(spare, before));
     CHECK(waitpid(process, &status, 0) == process);
     if (WIFSIGNALED(status))
         fprintf(stderr, "%d %s: signal %d\n", spare, before ? "before" : "after", WTERMSIG(status));
@@ -165,8 +188,10 @@ int main(int argc, char **argv)
     CHECK(argc == 3);
     threads = strcmp(argv[1], "threads") == 0;
     runtime = argv[2];
+    if (!threads)
+        CHECK(works(child_without_descriptor, 0, false));
     for (spare = 0; made < 2; spare++) {
-        bool before = makes_it(spare, true), after = makes_it(spare, false);
+        bool before = works(child, spare, true), after = works(child, spare, false);
 
         CHECK(spare < MOST);
         made = before && after ? made + 1 : 0;

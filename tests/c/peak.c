@@ -1,16 +1,16 @@
-/* What one call costs its process: how much memory, and what is open when it is over.
+/* The memory that one call uses, and the descriptors that it leaves open.
  *
  *     peak RUNTIME [TIMEOUT_MS]     with the options in the environment
  *
- * Prints the status, the message of an error, by how many KiB the peak of the resident memory grew during
- * the call, and how many sockets and how many files below the cache are still open once the client is freed. */
+ * Prints the status, the message of an error, the growth of the peak of the resident memory during the call in KiB,
+ * and the numbers of sockets, and of files below the cache, that are open after the client was freed. */
 #define _DEFAULT_SOURCE
 #include "check.h"
 
 #include <dirent.h>
 #include <unistd.h>
 
-/* VmHWM and not ru_maxrss, which a process takes over from the one that has started it. */
+/* Reads VmHWM: ru_maxrss includes the peak of the process that executed this one. */
 static long peak_kib(void)
 {
     char line[256];
@@ -25,7 +25,7 @@ static long peak_kib(void)
     return kib;
 }
 
-/* The open files whose name, as the kernel tells it, begins so. */
+/* The number of open files whose name in /proc starts with `start`. */
 static int open_files(const char *start)
 {
     char path[300], target[4096];
@@ -49,27 +49,23 @@ static int open_files(const char *start)
 int main(int argc, char **argv)
 {
     mol_error *error = NULL;
-    mol_options options = 0;
-    mol_client client = 0;
+    mol_client client;
     mol_image *image = NULL;
     mol_status status;
     long before;
     int tries;
 
     CHECK(argc >= 2);
-    CHECK(mol_options_from_env(&options, &error) == MOL_OK);
-    CHECK(mol_client_new(options, false, &client, &error) == MOL_OK);
-    mol_options_free(options);
-
+    client = client_from_env(false);
     before = peak_kib();
-    status = mol_ensure_local_image(client, argv[1], argc > 2 ? atoll(argv[2]) : 0, &image, &error);
+    status = mol_ensure_local_image(client, argv[1], argc > 2 ? atoll(argv[2]) : MOL_TIMEOUT_CEILING, &image, &error);
     printf("status %s\nmessage %s\n", mol_status_name(status), error == NULL ? "" : error->message);
     printf("growth %ld\n", peak_kib() - before);
     mol_error_free(error);
     mol_image_free(image);
     mol_client_free(client);
 
-    /* A connection is closed by a task of its own, moments after the client is gone. */
+    /* Background tasks close the connections shortly after the client was freed. */
     for (tries = 0; tries < 100 && open_files("socket:") > 0; tries++)
         usleep(10000);
     printf("sockets %d\nfiles %d\n", open_files("socket:"), open_files(getenv("MOLECULE_LOCAL_BUILD_CACHE")));

@@ -1,26 +1,31 @@
-/* Every parameter of every function gets what it must not get: the answer is a status, and nothing
- * is written where nothing was asked for.
+/* Passes invalid values to every parameter of every function: each returns a status, and writes no result.
  *
- *     refusals            tries all
- *     refusals --list     says which, as "function parameter"; a test compares that with the header */
+ *     refusals            runs all cases
+ *     refusals --list     prints them as "function parameter", which a test compares with the header
+ *
+ * No call reaches a server or an engine. */
 #define _POSIX_C_SOURCE 200809L /* setenv */
 #include "check.h"
 
-/* Not UTF-8, whichever way it is cut: a lone byte, an overlong form, a surrogate, a cut character. */
-static const char *const BAD[] = {"\xff", "\xc0\xaf", "\xed\xa0\x80", "text \xe6\x97", "\x80text"};
-#define BADS (sizeof BAD / sizeof *BAD)
+#include <limits.h>
 
-/* An out-parameter that must stay as it is. */
+/* Invalid UTF-8: single bytes, an overlong form, a surrogate, a truncated character. */
+static const char *const BAD[] = {"\xff", "\xc0\xaf", "\xed\xa0\x80", "text \xe6\x97", "\x80text"};
+
+#define COUNT(array) (sizeof(array) / sizeof *(array))
+
+/* The content of an out-parameter that must not be written. */
 #define UNTOUCHED ((uint64_t)0x5afe5afe5afe5afe)
 static void *const untouched = (void *)(uintptr_t)UNTOUCHED;
 
-/* The call fails with this status, and says why in words; or not, if nobody wants to know. */
+/* The call fails with this status and an error, and also if the caller does not want the error. */
 #define REFUSES(wanted, call)                                              \
     do {                                                                   \
         mol_error *failure = NULL;                                         \
         mol_error **error = &failure;                                      \
         CHECK((call) == (wanted));                                         \
         CHECK(failure != NULL && failure->code == (wanted));               \
+        CHECK(failure->size == sizeof *failure);                           \
         CHECK(failure->message[0] != '\0');                                \
         CHECK(failure->hint && failure->runtime && failure->url);          \
         CHECK(failure->step && failure->log_tail);                         \
@@ -29,7 +34,7 @@ static void *const untouched = (void *)(uintptr_t)UNTOUCHED;
         CHECK((call) == (wanted));                                         \
     } while (0)
 
-/* The call works, and leaves the place for an error alone; there may be none. */
+/* The call works, with and without a place for an error, and writes no error. */
 #define WORKS(call)                                                        \
     do {                                                                   \
         mol_error *failure = untouched;                                    \
@@ -39,30 +44,39 @@ static void *const untouched = (void *)(uintptr_t)UNTOUCHED;
         CHECK((call) == MOL_OK);                                           \
     } while (0)
 
-/* Ids that are none: never made, freed already (twice), of another kind. */
-static mol_options options, stale_options;
-static mol_client client, closed_client;
+static mol_options options, freed_options;
+static mol_client client, freed_client;
 
-#define NO_OPTIONS {0, UINT64_MAX, UNTOUCHED, stale_options, client, closed_client}
-#define NO_CLIENT {0, UINT64_MAX, UNTOUCHED, options, stale_options, closed_client}
-#define EACH(id, ids) for (id = (ids); id < (ids) + sizeof(ids) / sizeof *(ids); id++)
+/* Ids without an object: never created, freed (twice), or of another type. */
+#define NO_OPTIONS {0, UINT64_MAX, UNTOUCHED, freed_options.id, client.id, freed_client.id}
+#define NO_CLIENT {0, UINT64_MAX, UNTOUCHED, options.id, freed_options.id, freed_client.id}
+#define EACH(id, ids) for (id = (ids); id < (ids) + COUNT(ids); id++)
 
 static void set_up(void)
 {
     int i;
 
-    /* Nothing listens on this port, so whatever gets past the arguments fails there. */
-    CHECK(mol_options_new(&options, NULL) == MOL_OK && options != 0);
-    CHECK(mol_options_set(options, MOL_OPTION_REPO_PREFIX, "http://127.0.0.1:1/o/t-", NULL) == MOL_OK);
-    CHECK(mol_options_set(options, MOL_OPTION_DOCKER_HOST, "unix:///nowhere/engine", NULL) == MOL_OK);
-    CHECK(mol_options_set(options, MOL_OPTION_CACHE_DIR, "/proc/nowhere/cache", NULL) == MOL_OK);
-    CHECK(mol_options_new(&stale_options, NULL) == MOL_OK && stale_options != options);
-    CHECK(mol_client_new(options, true, &client, NULL) == MOL_OK && client != 0);
-    CHECK(mol_client_new(options, true, &closed_client, NULL) == MOL_OK && closed_client != client);
+    /* Port 1 refuses connections, and the engine's socket does not exist. */
+    CHECK(mol_options_new(&options, NULL) == MOL_OK && options.id != 0);
+    CHECK(mol_options_set(options, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "http://127.0.0.1:1/o/t-", NULL) == MOL_OK);
+    CHECK(mol_options_set(options, "DOCKER_HOST", "unix:///nowhere/engine", NULL) == MOL_OK);
+    CHECK(mol_options_set(options, "MOLECULE_LOCAL_BUILD_CACHE", "/proc/nowhere/cache", NULL) == MOL_OK);
+    CHECK(mol_options_new(&freed_options, NULL) == MOL_OK && freed_options.id != options.id);
+    CHECK(mol_client_new(options, true, &client, NULL) == MOL_OK && client.id != 0);
+    CHECK(mol_client_new(options, true, &freed_client, NULL) == MOL_OK && freed_client.id != client.id);
     for (i = 0; i < 2; i++) {
-        mol_options_free(stale_options);
-        mol_client_free(closed_client);
+        mol_options_free(freed_options);
+        mol_client_free(freed_client);
     }
+}
+
+/* A client of one test, with no calls but the test's. */
+static mol_client new_client(bool events)
+{
+    mol_client made = {0};
+
+    CHECK(mol_client_new(options, events, &made, NULL) == MOL_OK && made.id != 0);
+    return made;
 }
 
 static void mol_abi_version__nothing(void)
@@ -72,21 +86,25 @@ static void mol_abi_version__nothing(void)
 
 static void mol_version__nothing(void)
 {
-    CHECK(mol_version()[0] != '\0');
+    char version[64];
+
+    snprintf(version, sizeof version, "%d.%d.%d", MOL_VERSION_MAJOR, MOL_VERSION_MINOR, MOL_VERSION_PATCH);
+    CHECK(strcmp(version, MOL_VERSION) == 0);
+    CHECK(strcmp(mol_version(), MOL_VERSION) == 0);
 }
 
 static void mol_status_name__status(void)
 {
-    int32_t status;
+    static const int none[] = {-1, 21, MOL_ERR_PROCESS_LIMIT + 1, INT_MAX, INT_MIN};
+    int status;
+    size_t i;
 
     CHECK(strcmp(mol_status_name(MOL_OK), "ok") == 0);
     CHECK(strcmp(mol_status_name(MOL_ERR_REPO_NOT_FOUND), "repo_not_found") == 0);
     for (status = MOL_OK; status <= MOL_ERR_PROCESS_LIMIT; status++)
-        CHECK(strcmp(mol_status_name(status), "unknown_status") != 0);
-    CHECK(strcmp(mol_status_name(status), "unknown_status") == 0);
-    CHECK(strcmp(mol_status_name(-1), "unknown_status") == 0);
-    CHECK(strcmp(mol_status_name(INT32_MAX), "unknown_status") == 0);
-    CHECK(strcmp(mol_status_name(INT32_MIN), "unknown_status") == 0);
+        CHECK(status == 21 || strcmp(mol_status_name(status), "unknown_status") != 0);
+    for (i = 0; i < COUNT(none); i++)
+        CHECK(strcmp(mol_status_name(none[i]), "unknown_status") == 0);
 }
 
 static void mol_is_known_runtime__runtime(void)
@@ -95,24 +113,25 @@ static void mol_is_known_runtime__runtime(void)
 
     CHECK(mol_is_known_runtime("hermes"));
     CHECK(!mol_is_known_runtime(NULL) && !mol_is_known_runtime("") && !mol_is_known_runtime("Hermes"));
-    for (i = 0; i < BADS; i++)
+    for (i = 0; i < COUNT(BAD); i++)
         CHECK(!mol_is_known_runtime(BAD[i]));
 }
 
 static void mol_resolve__image_registry(void)
 {
-    mol_registry *registry = untouched;
+    static const char spaces[] = "   ";
+    mol_registry registry = {MOL_REGISTRY_MODE_SAAS, untouched};
     size_t i;
 
-    for (i = 0; i < BADS; i++)
+    for (i = 0; i < COUNT(BAD); i++)
         REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_resolve(BAD[i], &registry, error));
-    CHECK(registry == untouched);
+    CHECK(registry.prefix == untouched);
     CHECK(mol_resolve(NULL, &registry, NULL) == MOL_OK);
-    CHECK(registry->mode == MOL_REGISTRY_MODE_LOCAL && strcmp(registry->prefix, "molecule-local") == 0);
-    mol_registry_free(registry);
-    CHECK(mol_resolve("   ", &registry, NULL) == MOL_OK);
-    CHECK(registry->mode == MOL_REGISTRY_MODE_SAAS && strcmp(registry->prefix, "   ") == 0);
-    mol_registry_free(registry);
+    CHECK(registry.mode == MOL_REGISTRY_MODE_LOCAL && strcmp(registry.prefix, "molecule-local") == 0);
+    CHECK(mol_resolve(spaces, &registry, NULL) == MOL_OK);
+    CHECK(registry.mode == MOL_REGISTRY_MODE_SAAS && registry.prefix == spaces);
+    CHECK(mol_resolve("", &registry, NULL) == MOL_OK);
+    CHECK(registry.mode == MOL_REGISTRY_MODE_LOCAL && strcmp(registry.prefix, "molecule-local") == 0);
 }
 
 static void mol_resolve__registry(void)
@@ -122,13 +141,9 @@ static void mol_resolve__registry(void)
 
 static void mol_resolve__error(void)
 {
-    mol_registry *registry = NULL;
-    mol_error *error = untouched;
+    mol_registry registry;
 
-    CHECK(mol_resolve("x", &registry, &error) == MOL_OK && error == untouched);
-    mol_registry_free(registry);
-    CHECK(mol_resolve("x", &registry, NULL) == MOL_OK);
-    mol_registry_free(registry);
+    WORKS(mol_resolve("x", &registry, error));
 }
 
 static void mol_mask_token__text(void)
@@ -137,7 +152,7 @@ static void mol_mask_token__text(void)
     size_t i;
 
     REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_mask_token(NULL, "t", &masked, error));
-    for (i = 0; i < BADS; i++)
+    for (i = 0; i < COUNT(BAD); i++)
         REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_mask_token(BAD[i], "t", &masked, error));
     CHECK(masked == untouched);
 }
@@ -147,11 +162,14 @@ static void mol_mask_token__token(void)
     char *masked = untouched;
     size_t i;
 
-    for (i = 0; i < BADS; i++)
+    for (i = 0; i < COUNT(BAD); i++)
         REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_mask_token("text", BAD[i], &masked, error));
     CHECK(masked == untouched);
     CHECK(mol_mask_token("https://u@h a", NULL, &masked, NULL) == MOL_OK);
     CHECK(strcmp(masked, "https://***@h a") == 0);
+    mol_string_free(masked);
+    CHECK(mol_mask_token("https://u:s3cr3t@host/?t=s3cr3t", "s3cr3t", &masked, NULL) == MOL_OK);
+    CHECK(strcmp(masked, "https://***@host/?t=***") == 0);
     mol_string_free(masked);
 }
 
@@ -176,7 +194,7 @@ static void mol_options_new__options(void)
 
 static void mol_options_new__error(void)
 {
-    mol_options made = 0;
+    mol_options made = {0};
     mol_error *error = untouched;
 
     CHECK(mol_options_new(&made, &error) == MOL_OK && error == untouched);
@@ -185,21 +203,21 @@ static void mol_options_new__error(void)
 
 static void mol_options_from_env__options(void)
 {
-    mol_options made = UNTOUCHED;
+    mol_options made = {UNTOUCHED};
     size_t i;
 
     REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_from_env(NULL, error));
-    for (i = 0; i < BADS; i++) {
+    for (i = 0; i < COUNT(BAD); i++) {
         CHECK(setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", BAD[i], 1) == 0);
         REFUSES(MOL_ERR_INVALID_OPTION, mol_options_from_env(&made, error));
     }
     CHECK(unsetenv("MOLECULE_LOCAL_TEMPLATE_BRANCH") == 0);
-    CHECK(made == UNTOUCHED);
+    CHECK(made.id == UNTOUCHED);
 }
 
 static void mol_options_from_env__error(void)
 {
-    mol_options made = 0;
+    mol_options made = {0};
     mol_error *error = untouched;
 
     CHECK(mol_options_from_env(&made, &error) == MOL_OK && error == untouched);
@@ -211,31 +229,35 @@ static void mol_options_set__options(void)
     uint64_t none[] = NO_OPTIONS, *id;
 
     EACH(id, none)
-        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_options_set(*id, MOL_OPTION_BRANCH, "x", error));
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE,
+                mol_options_set((mol_options){*id}, "MOLECULE_LOCAL_TEMPLATE_BRANCH", "x", error));
 }
 
-static void mol_options_set__option(void)
+static void mol_options_set__name(void)
 {
-    static const int32_t none[] = {0, -1, MOL_OPTION_PINS + 1, INT32_MAX, INT32_MIN};
+    static const char *const none[] = {NULL, "", "LANG", "molecule_gitea_token", "MOLECULE_GITEA_TOKEN ", "runtime"};
     size_t i;
 
-    for (i = 0; i < sizeof none / sizeof *none; i++)
+    for (i = 0; i < COUNT(none); i++)
         REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(options, none[i], "x", error));
+    for (i = 0; i < COUNT(BAD); i++)
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(options, BAD[i], "x", error));
 }
 
 static void mol_options_set__value(void)
 {
+    static const char branch[] = "MOLECULE_LOCAL_TEMPLATE_BRANCH";
     size_t i;
 
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(options, MOL_OPTION_BRANCH, NULL, error));
-    for (i = 0; i < BADS; i++)
-        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(options, MOL_OPTION_BRANCH, BAD[i], error));
-    WORKS(mol_options_set(options, MOL_OPTION_BRANCH, "", error));
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(options, branch, NULL, error));
+    for (i = 0; i < COUNT(BAD); i++)
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_options_set(options, branch, BAD[i], error));
+    WORKS(mol_options_set(options, branch, "", error));
 }
 
 static void mol_options_set__error(void)
 {
-    WORKS(mol_options_set(options, MOL_OPTION_BRANCH, "", error));
+    WORKS(mol_options_set(options, "pins", "", error));
 }
 
 static void mol_options_free__options(void)
@@ -243,34 +265,32 @@ static void mol_options_free__options(void)
     uint64_t none[] = NO_OPTIONS, *id;
 
     EACH(id, none)
-        mol_options_free(*id);
-    WORKS(mol_options_set(options, MOL_OPTION_BRANCH, "", error));
+        mol_options_free((mol_options){*id});
+    WORKS(mol_options_set(options, "pins", "", error));
 }
 
 static void mol_client_new__options(void)
 {
     uint64_t none[] = NO_OPTIONS, *id;
-    mol_options wrong = 0;
-    mol_client made = UNTOUCHED;
+    mol_options wrong = {0};
+    mol_client made = {UNTOUCHED};
 
     EACH(id, none)
-        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_new(*id, false, &made, error));
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_new((mol_options){*id}, false, &made, error));
     CHECK(mol_options_new(&wrong, NULL) == MOL_OK);
-    CHECK(mol_options_set(wrong, MOL_OPTION_REPO_PREFIX, "https://host/", NULL) == MOL_OK);
+    CHECK(mol_options_set(wrong, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "https://host/", NULL) == MOL_OK);
     REFUSES(MOL_ERR_INVALID_OPTION, mol_client_new(wrong, false, &made, error));
-    CHECK(made == UNTOUCHED);
+    CHECK(made.id == UNTOUCHED);
     mol_options_free(wrong);
 }
 
 static void mol_client_new__events(void)
 {
-    mol_client one = 0, two = 0;
+    mol_client one = new_client(true), other = new_client(false);
 
-    CHECK(mol_client_new(options, true, &one, NULL) == MOL_OK);
-    CHECK(mol_client_new(options, false, &two, NULL) == MOL_OK);
-    CHECK(one != two);
+    CHECK(one.id != other.id);
     mol_client_free(one);
-    mol_client_free(two);
+    mol_client_free(other);
 }
 
 static void mol_client_new__client(void)
@@ -280,7 +300,7 @@ static void mol_client_new__client(void)
 
 static void mol_client_new__error(void)
 {
-    mol_client made = 0;
+    mol_client made = {0};
     mol_error *error = untouched;
 
     CHECK(mol_client_new(options, false, &made, &error) == MOL_OK && error == untouched);
@@ -292,309 +312,88 @@ static void mol_client_free__client(void)
     uint64_t none[] = NO_CLIENT, *id;
 
     EACH(id, none)
-        mol_client_free(*id);
-    WORKS(mol_client_cancel(client, 1, error));
+        mol_client_free((mol_client){*id});
+    WORKS(mol_call_cancel(client, (mol_call){1}, error));
 }
 
-static void mol_ensure_local_image__client(void)
+static void mol_client_next_event__client(void)
 {
     uint64_t none[] = NO_CLIENT, *id;
-    mol_image *image = untouched;
+    mol_client without_events = new_client(false);
+    mol_event *event = untouched;
 
     EACH(id, none)
-        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_ensure_local_image(*id, "hermes", 0, &image, error));
-    CHECK(image == untouched);
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE,
+                mol_client_next_event((mol_client){*id}, MOL_TIMEOUT_NONE, &event, error));
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_next_event(without_events, MOL_TIMEOUT_NONE, &event, error));
+    CHECK(event == untouched);
+    mol_client_free(without_events);
 }
 
-static void mol_ensure_local_image__runtime(void)
+static void mol_client_next_event__timeout_ms(void)
 {
-    size_t i;
-    mol_image *image = untouched;
-
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_ensure_local_image(client, NULL, 0, &image, error));
-    for (i = 0; i < BADS; i++)
-        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_ensure_local_image(client, BAD[i], 0, &image, error));
-    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_ensure_local_image(client, "HERMES", 0, &image, error));
-    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_ensure_local_image(client, "", 0, &image, error));
-    CHECK(image == untouched);
-}
-
-static void mol_ensure_local_image__image(void)
-{
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_ensure_local_image(client, "hermes", 0, NULL, error));
-}
-
-static void mol_client_submit__client(void)
-{
-    uint64_t none[] = NO_CLIENT, *id;
-    mol_call call = UNTOUCHED;
-
-    EACH(id, none)
-        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_submit(*id, "hermes", 0, &call, error));
-    CHECK(call == UNTOUCHED);
-}
-
-static void mol_client_submit__runtime(void)
-{
-    size_t i;
-    mol_call call = UNTOUCHED;
-
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit(client, NULL, 0, &call, error));
-    for (i = 0; i < BADS; i++)
-        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit(client, BAD[i], 0, &call, error));
-    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_client_submit(client, "HERMES", 0, &call, error));
-    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_client_submit(client, "", 0, &call, error));
-    CHECK(call == UNTOUCHED);
-}
-
-static void mol_client_submit__call(void)
-{
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit(client, "hermes", 0, NULL, error));
-}
-
-static void mol_ensure_local_image__timeout_ms(void)
-{
-    /* Below 0 means what 0 means: the ceiling, which nobody waits for here, for the port refuses. */
-    static const int64_t some[] = {1, INT64_MAX};
-    size_t i;
-    mol_image *image = untouched;
-
-    for (i = 0; i < sizeof some / sizeof *some; i++) {
-        mol_status status = mol_ensure_local_image(client, "hermes", some[i], &image, NULL);
-
-        CHECK(status == MOL_ERR_GITEA_UNREACHABLE || status == MOL_ERR_DEADLINE_EXCEEDED);
-    }
-    CHECK(image == untouched);
-}
-
-static void mol_ensure_local_image__error(void)
-{
-    CHECK(mol_ensure_local_image(client, NULL, 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);
-}
-
-static void mol_client_submit__timeout_ms(void)
-{
+    /* Waits without a limit are in close.c. */
     static const int64_t some[] = {INT64_MIN, -1, 0, 1, INT64_MAX};
+    mol_request request = {.kind = MOL_REQUEST_IMAGE, .runtime = "hermes"};
+    mol_client own = new_client(true);
+    mol_event *event = untouched;
     size_t i;
-    mol_client own = 0;
 
-    CHECK(mol_client_new(options, false, &own, NULL) == MOL_OK);
-    for (i = 0; i < sizeof some / sizeof *some; i++) {
-        mol_call call = 0;
-        mol_event *event = NULL;
+    WORKS(mol_client_next_event(own, 0, &event, error));
+    CHECK(event == NULL);
+    event = untouched;
+    WORKS(mol_client_next_event(own, 1, &event, error));
+    CHECK(event == NULL);
+    for (i = 0; i < COUNT(some); i++) {
+        mol_call call = start(own, request, MOL_TIMEOUT_CEILING);
+        mol_result *result = result_of(own, call);
 
-        CHECK(mol_client_submit(own, "hermes", some[i], &call, NULL) == MOL_OK && call != 0);
-        CHECK(mol_client_cancel(own, call, NULL) == MOL_OK);
-        CHECK(mol_client_next_event(own, 60000, &event, NULL) == MOL_OK);
-        CHECK(event->call == call && event->error != NULL);
-        mol_event_free(event);
+        CHECK(result->last_event > 0);
+        do {
+            CHECK(mol_client_next_event(own, some[i], &event, NULL) == MOL_OK && event != NULL);
+            CHECK(event->call.id == call.id && event->number > 0 && event->number <= result->last_event);
+            if (event->number == result->last_event) {
+                mol_event_free(event);
+                break;
+            }
+            mol_event_free(event);
+        } while (true);
+        mol_result_free(result);
     }
     mol_client_free(own);
 }
 
-static void mol_client_submit__error(void)
+static void mol_client_next_event__event(void)
 {
-    CHECK(mol_client_submit(client, NULL, 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_next_event(client, 0, NULL, error));
 }
 
-/* The calls that wait for a report. What comes between the client and the time is last. */
-#define WAITS(waits, out, ...)                                                                  \
-    static void waits##__client(void)                                                           \
-    {                                                                                           \
-        uint64_t none[] = NO_CLIENT, *id;                                                       \
-        char *report = untouched;                                                               \
-                                                                                                \
-        EACH(id, none)                                                                          \
-            REFUSES(MOL_ERR_NO_SUCH_HANDLE, waits(*id, __VA_ARGS__ 0, &report, error));         \
-        CHECK(report == untouched);                                                             \
-    }                                                                                           \
-                                                                                                \
-    static void waits##__timeout_ms(void)                                                       \
-    {                                                                                           \
-        size_t i;                                                                               \
-                                                                                                \
-        for (i = 0; i < TIMES; i++) {                                                           \
-            char *report = untouched;                                                           \
-            mol_status status = waits(client, __VA_ARGS__ SOME_TIMES[i], &report, NULL);        \
-                                                                                                \
-            CHECK((status == MOL_OK) == (report != untouched));                                 \
-            if (status == MOL_OK)                                                               \
-                mol_string_free(report);                                                        \
-        }                                                                                       \
-    }                                                                                           \
-                                                                                                \
-    static void waits##__##out(void)                                                            \
-    {                                                                                           \
-        REFUSES(MOL_ERR_INVALID_ARGUMENT, waits(client, __VA_ARGS__ 0, NULL, error));           \
-    }                                                                                           \
-                                                                                                \
-    static void waits##__error(void)                                                            \
-    {                                                                                           \
-        CHECK(waits(client, __VA_ARGS__ 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);            \
-    }                                                                                           \
-
-/* The calls that do not wait, in the same way. */
-#define SUBMITS(submits, ...)                                                                   \
-    static void submits##__client(void)                                                         \
-    {                                                                                           \
-        uint64_t none[] = NO_CLIENT, *id;                                                       \
-        mol_call call = UNTOUCHED;                                                              \
-                                                                                                \
-        EACH(id, none)                                                                          \
-            REFUSES(MOL_ERR_NO_SUCH_HANDLE, submits(*id, __VA_ARGS__ 0, &call, error));         \
-        CHECK(call == UNTOUCHED);                                                               \
-    }                                                                                           \
-                                                                                                \
-    static void submits##__timeout_ms(void)                                                     \
-    {                                                                                           \
-        size_t i;                                                                               \
-        mol_client own = 0;                                                                     \
-                                                                                                \
-        CHECK(mol_client_new(options, false, &own, NULL) == MOL_OK);                            \
-        for (i = 0; i < TIMES; i++) {                                                           \
-            mol_call call = 0;                                                                  \
-            mol_event *event = NULL;                                                            \
-                                                                                                \
-            CHECK(submits(own, __VA_ARGS__ SOME_TIMES[i], &call, NULL) == MOL_OK && call != 0); \
-            CHECK(mol_client_cancel(own, call, NULL) == MOL_OK);                                \
-            CHECK(mol_client_next_event(own, 60000, &event, NULL) == MOL_OK);                   \
-            CHECK(event->call == call && (event->error != NULL) + (event->json != NULL) == 1);  \
-            mol_event_free(event);                                                              \
-        }                                                                                       \
-        mol_client_free(own);                                                                   \
-    }                                                                                           \
-                                                                                                \
-    static void submits##__call(void)                                                           \
-    {                                                                                           \
-        REFUSES(MOL_ERR_INVALID_ARGUMENT, submits(client, __VA_ARGS__ 0, NULL, error));         \
-    }                                                                                           \
-                                                                                                \
-    static void submits##__error(void)                                                          \
-    {                                                                                           \
-        CHECK(submits(client, __VA_ARGS__ 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);          \
-    }
-
-#define COMMIT "0123456789abcdef0123456789abcdef01234567"
-static const int64_t SOME_TIMES[] = {1, 60000, INT64_MAX};
-#define TIMES (sizeof SOME_TIMES / sizeof *SOME_TIMES)
-
-WAITS(mol_list, inventory, )
-WAITS(mol_prune, report, 2, 0, true, )
-WAITS(mol_diagnose, diagnosis, )
-WAITS(mol_build_log, log, "hermes", )
-SUBMITS(mol_client_submit_list, )
-SUBMITS(mol_client_submit_prune, 2, 0, true, )
-SUBMITS(mol_client_submit_diagnose, )
-SUBMITS(mol_client_submit_engine_host, )
-SUBMITS(mol_client_submit_build_log, "hermes", )
-SUBMITS(mol_client_submit_commit, "hermes", COMMIT, )
-
-static void mol_client_submit_commit__runtime(void)
+static void mol_client_next_event__error(void)
 {
-    size_t i;
-    mol_call call = UNTOUCHED;
-
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit_commit(client, NULL, COMMIT, 0, &call, error));
-    for (i = 0; i < BADS; i++)
-        REFUSES(MOL_ERR_INVALID_ARGUMENT,
-                mol_client_submit_commit(client, BAD[i], COMMIT, 0, &call, error));
-    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_client_submit_commit(client, "HERMES", COMMIT, 0, &call, error));
-    CHECK(call == UNTOUCHED);
+    CHECK(mol_client_next_event((mol_client){0}, 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);
 }
 
-static void mol_client_submit_commit__commit(void)
+static void mol_client_fd__client(void)
 {
-    static const char *const no_commit[] = {"", "main", "0123456789ab", COMMIT "0", " " COMMIT};
-    size_t i;
-    mol_call call = UNTOUCHED;
+    uint64_t none[] = NO_CLIENT, *id;
+    int fd = -1;
 
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit_commit(client, "hermes", NULL, 0, &call, error));
-    for (i = 0; i < BADS; i++)
-        REFUSES(MOL_ERR_INVALID_ARGUMENT,
-                mol_client_submit_commit(client, "hermes", BAD[i], 0, &call, error));
-    for (i = 0; i < sizeof no_commit / sizeof *no_commit; i++)
-        REFUSES(MOL_ERR_INVALID_ARGUMENT,
-                mol_client_submit_commit(client, "hermes", no_commit[i], 0, &call, error));
-    CHECK(call == UNTOUCHED);
+    EACH(id, none)
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_fd((mol_client){*id}, &fd, error));
+    CHECK(fd == -1);
 }
 
-/* Any numbers and both truths are fine. There is no engine and no cache here, so nothing goes. */
-static void mol_prune__keep_per_runtime(void)
+static void mol_client_fd__fd(void)
 {
-    static const uint32_t some[] = {0, 1, UINT32_MAX};
-    static const int64_t times[] = {0, INT64_MIN, INT64_MAX};
-    size_t i;
-
-    for (i = 0; i < sizeof some / sizeof *some; i++) {
-        char *report = untouched;
-
-        REFUSES(MOL_ERR_ENGINE_UNREACHABLE, mol_prune(client, some[i], times[i], i % 2, 0, &report, error));
-        CHECK(report == untouched);
-    }
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_fd(client, NULL, error));
 }
 
-static void mol_prune__keep_recent_ms(void)
+static void mol_client_fd__error(void)
 {
-    mol_prune__keep_per_runtime();
-}
+    int fd = -1;
 
-static void mol_prune__dry_run(void)
-{
-    mol_prune__keep_per_runtime();
-}
-
-static void mol_client_submit_prune__keep_per_runtime(void)
-{
-    static const uint32_t some[] = {0, 1, UINT32_MAX};
-    static const int64_t times[] = {0, INT64_MIN, INT64_MAX};
-    size_t i;
-    mol_client own = 0;
-
-    CHECK(mol_client_new(options, false, &own, NULL) == MOL_OK);
-    for (i = 0; i < sizeof some / sizeof *some; i++) {
-        mol_call call = 0;
-        mol_event *event = NULL;
-
-        CHECK(mol_client_submit_prune(own, some[i], times[i], i % 2, 0, &call, NULL) == MOL_OK);
-        CHECK(mol_client_next_event(own, 60000, &event, NULL) == MOL_OK);
-        CHECK(event->call == call && event->error->code == MOL_ERR_ENGINE_UNREACHABLE);
-        mol_event_free(event);
-    }
-    mol_client_free(own);
-}
-
-static void mol_client_submit_prune__keep_recent_ms(void)
-{
-    mol_client_submit_prune__keep_per_runtime();
-}
-
-static void mol_client_submit_prune__dry_run(void)
-{
-    mol_client_submit_prune__keep_per_runtime();
-}
-
-static void mol_build_log__runtime(void)
-{
-    size_t i;
-    char *log = untouched;
-
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_build_log(client, NULL, 0, &log, error));
-    for (i = 0; i < BADS; i++)
-        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_build_log(client, BAD[i], 0, &log, error));
-    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_build_log(client, "HERMES", 0, &log, error));
-    CHECK(log == untouched);
-}
-
-static void mol_client_submit_build_log__runtime(void)
-{
-    size_t i;
-    mol_call call = UNTOUCHED;
-
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit_build_log(client, NULL, 0, &call, error));
-    for (i = 0; i < BADS; i++)
-        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_submit_build_log(client, BAD[i], 0, &call, error));
-    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_client_submit_build_log(client, "HERMES", 0, &call, error));
-    CHECK(call == UNTOUCHED);
+    WORKS(mol_client_fd(client, &fd, error));
+    CHECK(fd > 2);
 }
 
 static void mol_client_metrics__client(void)
@@ -603,7 +402,7 @@ static void mol_client_metrics__client(void)
     char *metrics = untouched;
 
     EACH(id, none)
-        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_metrics(*id, &metrics, error));
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_metrics((mol_client){*id}, &metrics, error));
     CHECK(metrics == untouched);
 }
 
@@ -614,65 +413,368 @@ static void mol_client_metrics__metrics(void)
 
 static void mol_client_metrics__error(void)
 {
+    mol_error *error = untouched;
     char *metrics = NULL;
 
-    CHECK(mol_client_metrics(client, &metrics, NULL) == MOL_OK && metrics[0] == '{');
+    CHECK(mol_client_metrics(client, &metrics, &error) == MOL_OK && error == untouched && metrics[0] == '{');
     mol_string_free(metrics);
 }
 
-static void mol_client_cancel__client(void)
+static void mol_ensure_local_image__client(void)
+{
+    uint64_t none[] = NO_CLIENT, *id;
+    mol_image *image = untouched;
+
+    EACH(id, none)
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_ensure_local_image((mol_client){*id}, "hermes", 0, &image, error));
+    CHECK(image == untouched);
+}
+
+static void mol_ensure_local_image__runtime(void)
+{
+    size_t i;
+    mol_image *image = untouched;
+
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_ensure_local_image(client, NULL, 0, &image, error));
+    for (i = 0; i < COUNT(BAD); i++)
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_ensure_local_image(client, BAD[i], 0, &image, error));
+    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_ensure_local_image(client, "HERMES", 0, &image, error));
+    REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_ensure_local_image(client, "", 0, &image, error));
+    CHECK(image == untouched);
+}
+
+/* With 0 or 1, the call may end at its deadline or because the port refuses, whichever is first. In all other cases it
+ * has the time to find out that the port refuses. Calls that run into their deadline are in waits.c. */
+static const int64_t TIMEOUTS[] = {INT64_MIN, MOL_TIMEOUT_NONE, 0, 1, INT64_MAX - 1, MOL_TIMEOUT_CEILING};
+
+static bool is_expected(mol_status status, int64_t timeout_ms)
+{
+    bool is_short = timeout_ms == 0 || timeout_ms == 1;
+
+    return status == MOL_ERR_GITEA_UNREACHABLE || (is_short && status == MOL_ERR_DEADLINE_EXCEEDED);
+}
+
+static void mol_ensure_local_image__timeout_ms(void)
+{
+    size_t i;
+    mol_image *image = untouched;
+
+    for (i = 0; i < COUNT(TIMEOUTS); i++)
+        CHECK(is_expected(mol_ensure_local_image(client, "hermes", TIMEOUTS[i], &image, NULL), TIMEOUTS[i]));
+    CHECK(image == untouched);
+}
+
+static void mol_ensure_local_image__image(void)
+{
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_ensure_local_image(client, "hermes", 0, NULL, error));
+}
+
+static void mol_ensure_local_image__error(void)
+{
+    CHECK(mol_ensure_local_image(client, NULL, 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);
+}
+
+#define COMMIT "0123456789abcdef0123456789abcdef01234567"
+
+static const mol_request list = {.size = sizeof(mol_request), .kind = MOL_REQUEST_LIST};
+
+static void mol_call_start__client(void)
+{
+    uint64_t none[] = NO_CLIENT, *id;
+    mol_call call = {UNTOUCHED};
+
+    EACH(id, none)
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_call_start((mol_client){*id}, &list, 0, &call, error));
+    CHECK(call.id == UNTOUCHED);
+}
+
+/* Starts a call with this request, and returns the status of its result. */
+static mol_status end_of(const mol_request *request)
+{
+    mol_client own = new_client(false);
+    mol_call call = {0};
+    mol_result *result;
+    mol_status status;
+
+    CHECK(mol_call_start(own, request, MOL_TIMEOUT_CEILING, &call, NULL) == MOL_OK && call.id != 0);
+    result = result_of(own, call);
+    status = result->status;
+    mol_result_free(result);
+    mol_client_free(own);
+    return status;
+}
+
+/* A request in memory of exactly `size` bytes, so that valgrind and AddressSanitizer find a read beyond it. The
+ * bytes beyond mol_request are 0xff. */
+static mol_request *sized(mol_request request, size_t size)
+{
+    /* The library reads the size in any case. */
+    unsigned char *memory = malloc(size < sizeof size ? sizeof size : size);
+
+    CHECK(memory != NULL);
+    memset(memory, 0xff, size);
+    request.size = size;
+    memcpy(memory, &request, size < sizeof size ? sizeof size : size < sizeof request ? size : sizeof request);
+    return (mol_request *)(void *)memory;
+}
+
+static void request_sizes(void)
+{
+    static const size_t wrong[] = {0, 1, sizeof(size_t), offsetof(mol_request, keep_per_runtime) - 1, 4097};
+    mol_request image = {.kind = MOL_REQUEST_IMAGE, .runtime = "hermes", .commit = untouched};
+    mol_call call = {UNTOUCHED};
+    mol_request *request;
+    size_t i, size;
+
+    for (i = 0; i < COUNT(wrong); i++) {
+        request = sized(list, wrong[i]);
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, request, 0, &call, error));
+        free(request);
+    }
+    request = sized(list, sizeof *request);
+    request->size = SIZE_MAX;
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, request, 0, &call, error));
+    free(request);
+
+    /* A program with an older header: the fields beyond the size are 0. */
+    request = sized(image, offsetof(mol_request, runtime));
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, request, 0, &call, error));
+    free(request);
+    CHECK(call.id == UNTOUCHED);
+    request = sized(image, offsetof(mol_request, commit));
+    CHECK(end_of(request) == MOL_ERR_GITEA_UNREACHABLE);
+    free(request);
+    request = sized(list, offsetof(mol_request, keep_per_runtime));
+    CHECK(end_of(request) == MOL_ERR_ENGINE_UNREACHABLE);
+    free(request);
+
+    /* A program with a newer header: the fields that this library does not know are ignored. */
+    for (size = sizeof *request; size <= 4096; size *= 2) {
+        request = sized(list, size);
+        CHECK(end_of(request) == MOL_ERR_ENGINE_UNREACHABLE);
+        free(request);
+    }
+    request = sized(list, 4096);
+    CHECK(end_of(request) == MOL_ERR_ENGINE_UNREACHABLE);
+    free(request);
+}
+
+static void request_kinds(void)
+{
+    static const int none[] = {0, -1, MOL_REQUEST_ENGINE_HOST + 1, INT_MAX, INT_MIN};
+    mol_request request = {.size = sizeof request, .runtime = "hermes"};
+    mol_call call = {UNTOUCHED};
+    size_t i;
+
+    CHECK(sizeof request.kind == sizeof *none);
+    for (i = 0; i < COUNT(none); i++) {
+        memcpy(&request.kind, &none[i], sizeof *none);
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, &request, 0, &call, error));
+    }
+    CHECK(call.id == UNTOUCHED);
+}
+
+static void request_runtimes(void)
+{
+    static const mol_request_kind kinds[] = {MOL_REQUEST_IMAGE, MOL_REQUEST_BUILD_LOG};
+    mol_request request = {.size = sizeof request};
+    mol_call call = {UNTOUCHED};
+    size_t i, kind;
+
+    for (kind = 0; kind < COUNT(kinds); kind++) {
+        request.kind = kinds[kind];
+        request.runtime = NULL;
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, &request, 0, &call, error));
+        for (i = 0; i < COUNT(BAD); i++) {
+            request.runtime = BAD[i];
+            REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, &request, 0, &call, error));
+        }
+        request.runtime = "HERMES";
+        REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_call_start(client, &request, 0, &call, error));
+        request.runtime = "";
+        REFUSES(MOL_ERR_UNKNOWN_RUNTIME, mol_call_start(client, &request, 0, &call, error));
+    }
+    CHECK(call.id == UNTOUCHED);
+}
+
+static void request_commits(void)
+{
+    static const char *const none[] = {"", "main", "0123456789ab", COMMIT "0", " " COMMIT};
+    mol_request request = {.size = sizeof request, .kind = MOL_REQUEST_IMAGE, .runtime = "hermes"};
+    mol_call call = {UNTOUCHED};
+    size_t i;
+
+    for (i = 0; i < COUNT(BAD); i++) {
+        request.commit = BAD[i];
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, &request, 0, &call, error));
+    }
+    for (i = 0; i < COUNT(none); i++) {
+        request.commit = none[i];
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, &request, 0, &call, error));
+    }
+    CHECK(call.id == UNTOUCHED);
+    request.commit = COMMIT;
+    CHECK(end_of(&request) == MOL_ERR_ENGINE_UNREACHABLE);
+}
+
+/* Every number is valid for the options of a prune, and any byte for a bool. */
+static void request_numbers(void)
+{
+    static const uint32_t keep[] = {0, 1, UINT32_MAX};
+    static const int64_t recent[] = {0, INT64_MIN, INT64_MAX};
+    static const unsigned char bytes[] = {0, 1, 0xff};
+    mol_request request = {.size = sizeof request, .kind = MOL_REQUEST_PRUNE};
+    size_t i;
+
+    for (i = 0; i < COUNT(keep); i++) {
+        request.keep_per_runtime = keep[i];
+        request.keep_recent_ms = recent[i];
+        memcpy(&request.dry_run, &bytes[i], 1);
+        CHECK(end_of(&request) == MOL_ERR_ENGINE_UNREACHABLE);
+    }
+}
+
+static void mol_call_start__request(void)
+{
+    mol_call call = {UNTOUCHED};
+
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, NULL, 0, &call, error));
+    CHECK(call.id == UNTOUCHED);
+    request_sizes();
+    request_kinds();
+    request_runtimes();
+    request_commits();
+    request_numbers();
+}
+
+static void mol_call_start__timeout_ms(void)
+{
+    mol_request request = {.runtime = "hermes"};
+    mol_client own = new_client(false);
+    mol_result *result;
+    size_t i;
+    int kind;
+
+    for (i = 0; i < COUNT(TIMEOUTS); i++) {
+        request.kind = MOL_REQUEST_IMAGE;
+        result = result_of(own, start(own, request, TIMEOUTS[i]));
+        CHECK(is_expected(result->status, TIMEOUTS[i]));
+        mol_result_free(result);
+        for (kind = MOL_REQUEST_IMAGE; kind <= MOL_REQUEST_ENGINE_HOST; kind++) {
+            mol_call call;
+
+            request.kind = (mol_request_kind)kind;
+            call = start(own, request, TIMEOUTS[i]);
+            CHECK(mol_call_cancel(own, call, NULL) == MOL_OK);
+            result = result_of(own, call);
+            CHECK(result->status != MOL_OK || kind == MOL_REQUEST_DIAGNOSE);
+            mol_result_free(result);
+        }
+    }
+    mol_client_free(own);
+}
+
+static void mol_call_start__call(void)
+{
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, &list, 0, NULL, error));
+}
+
+static void mol_call_start__error(void)
+{
+    mol_error *error = untouched;
+    mol_call call = {0};
+
+    CHECK(mol_call_start(client, NULL, 0, NULL, NULL) == MOL_ERR_INVALID_ARGUMENT);
+    CHECK(mol_call_start(client, &list, 0, &call, &error) == MOL_OK && error == untouched);
+    mol_result_free(result_of(client, call));
+}
+
+static void mol_call_wait__client(void)
+{
+    uint64_t none[] = NO_CLIENT, *id;
+    mol_result *result = untouched;
+
+    EACH(id, none)
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE,
+                mol_call_wait((mol_client){*id}, (mol_call){0}, MOL_TIMEOUT_NONE, &result, error));
+    CHECK(result == untouched);
+}
+
+static void mol_call_wait__call(void)
+{
+    mol_client own = new_client(false);
+    mol_call taken = start(own, list, MOL_TIMEOUT_CEILING), foreign = start(client, list, MOL_TIMEOUT_CEILING);
+    uint64_t none[] = {UINT64_MAX, UNTOUCHED, taken.id, foreign.id}, *id;
+    mol_result *result = untouched;
+
+    mol_result_free(result_of(own, taken));
+    EACH(id, none)
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_call_wait(own, (mol_call){*id}, MOL_TIMEOUT_NONE, &result, error));
+    CHECK(result == untouched);
+    mol_result_free(result_of(client, foreign));
+    mol_client_free(own);
+}
+
+static void mol_call_wait__timeout_ms(void)
+{
+    static const int64_t some[] = {INT64_MIN, -1, 1000, INT64_MAX};
+    mol_client own = new_client(false);
+    mol_result *result = untouched;
+    size_t i;
+
+    WORKS(mol_call_wait(own, (mol_call){0}, 0, &result, error));
+    CHECK(result == NULL);
+    result = untouched;
+    WORKS(mol_call_wait(own, (mol_call){0}, 1, &result, error));
+    CHECK(result == NULL);
+    for (i = 0; i < COUNT(some); i++) {
+        mol_call call = start(own, list, MOL_TIMEOUT_CEILING);
+
+        result = NULL;
+        CHECK(mol_call_wait(own, i % 2 == 0 ? call : (mol_call){0}, some[i], &result, NULL) == MOL_OK);
+        CHECK(result != NULL && result->call.id == call.id && result->status == MOL_ERR_ENGINE_UNREACHABLE);
+        mol_result_free(result);
+    }
+    mol_client_free(own);
+}
+
+static void mol_call_wait__result(void)
+{
+    mol_call call = start(client, list, MOL_TIMEOUT_CEILING);
+
+    /* The result is still there afterwards. */
+    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_wait(client, call, LONG_MS, NULL, error));
+    mol_result_free(result_of(client, call));
+}
+
+static void mol_call_wait__error(void)
+{
+    mol_result *result = NULL;
+
+    WORKS(mol_call_wait(client, (mol_call){0}, 0, &result, error));
+    CHECK(result == NULL);
+}
+
+static void mol_call_cancel__client(void)
 {
     uint64_t none[] = NO_CLIENT, *id;
 
     EACH(id, none)
-        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_cancel(*id, 1, error));
+        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_call_cancel((mol_client){*id}, (mol_call){1}, error));
 }
 
-static void mol_client_cancel__call(void)
+static void mol_call_cancel__call(void)
 {
-    /* A call that has ended is fine, and the library does not remember which have. */
-    uint64_t none[] = {0, 1, UINT64_MAX, UNTOUCHED, options, client}, *id;
+    /* The library does not remember which calls have ended, and so ignores every id. */
+    uint64_t none[] = {0, 1, UINT64_MAX, UNTOUCHED, options.id, client.id}, *id;
 
     EACH(id, none)
-        WORKS(mol_client_cancel(client, *id, error));
+        WORKS(mol_call_cancel(client, (mol_call){*id}, error));
 }
 
-static void mol_client_cancel__error(void)
+static void mol_call_cancel__error(void)
 {
-    WORKS(mol_client_cancel(client, 1, error));
-}
-
-static void mol_client_next_event__client(void)
-{
-    uint64_t none[] = NO_CLIENT, *id;
-    mol_event *event = untouched;
-
-    EACH(id, none)
-        REFUSES(MOL_ERR_NO_SUCH_HANDLE, mol_client_next_event(*id, -1, &event, error));
-    CHECK(event == untouched);
-}
-
-static void mol_client_next_event__timeout_ms(void)
-{
-    /* For ever, which is below 0, is in close.c. */
-    mol_event *event = untouched;
-    mol_client quiet = 0;
-
-    CHECK(mol_client_new(options, true, &quiet, NULL) == MOL_OK);
-    REFUSES(MOL_ERR_NO_EVENT, mol_client_next_event(quiet, 0, &event, error));
-    REFUSES(MOL_ERR_NO_EVENT, mol_client_next_event(quiet, 1, &event, error));
-    CHECK(event == untouched);
-    mol_client_free(quiet);
-}
-
-static void mol_client_next_event__event(void)
-{
-    REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_client_next_event(client, 0, NULL, error));
-}
-
-static void mol_client_next_event__error(void)
-{
-    CHECK(mol_client_next_event(0, 0, NULL, NULL) != MOL_OK);
+    WORKS(mol_call_cancel(client, (mol_call){1}, error));
 }
 
 static void mol_string_free__text(void)
@@ -690,9 +792,9 @@ static void mol_image_free__image(void)
     mol_image_free(NULL);
 }
 
-static void mol_registry_free__registry(void)
+static void mol_result_free__result(void)
 {
-    mol_registry_free(NULL);
+    mol_result_free(NULL);
 }
 
 static void mol_event_free__event(void)
@@ -700,7 +802,6 @@ static void mol_event_free__event(void)
     mol_event_free(NULL);
 }
 
-/* A function or a parameter that is missing here is found by the test that reads the list. */
 #define TESTS(X) \
     X(mol_abi_version, nothing) \
     X(mol_version, nothing) \
@@ -718,7 +819,7 @@ static void mol_event_free__event(void)
     X(mol_options_from_env, options) \
     X(mol_options_from_env, error) \
     X(mol_options_set, options) \
-    X(mol_options_set, option) \
+    X(mol_options_set, name) \
     X(mol_options_set, value) \
     X(mol_options_set, error) \
     X(mol_options_free, options) \
@@ -727,80 +828,38 @@ static void mol_event_free__event(void)
     X(mol_client_new, client) \
     X(mol_client_new, error) \
     X(mol_client_free, client) \
-    X(mol_ensure_local_image, client) \
-    X(mol_ensure_local_image, runtime) \
-    X(mol_ensure_local_image, image) \
-    X(mol_client_submit, client) \
-    X(mol_client_submit, runtime) \
-    X(mol_client_submit, call) \
-    X(mol_ensure_local_image, timeout_ms) \
-    X(mol_ensure_local_image, error) \
-    X(mol_client_submit, timeout_ms) \
-    X(mol_client_submit, error) \
-    X(mol_client_submit_commit, client) \
-    X(mol_client_submit_commit, runtime) \
-    X(mol_client_submit_commit, commit) \
-    X(mol_client_submit_commit, timeout_ms) \
-    X(mol_client_submit_commit, call) \
-    X(mol_client_submit_commit, error) \
-    X(mol_list, client) \
-    X(mol_list, timeout_ms) \
-    X(mol_list, inventory) \
-    X(mol_list, error) \
-    X(mol_client_submit_list, client) \
-    X(mol_client_submit_list, timeout_ms) \
-    X(mol_client_submit_list, call) \
-    X(mol_client_submit_list, error) \
-    X(mol_prune, client) \
-    X(mol_prune, keep_per_runtime) \
-    X(mol_prune, keep_recent_ms) \
-    X(mol_prune, dry_run) \
-    X(mol_prune, timeout_ms) \
-    X(mol_prune, report) \
-    X(mol_prune, error) \
-    X(mol_client_submit_prune, client) \
-    X(mol_client_submit_prune, keep_per_runtime) \
-    X(mol_client_submit_prune, keep_recent_ms) \
-    X(mol_client_submit_prune, dry_run) \
-    X(mol_client_submit_prune, timeout_ms) \
-    X(mol_client_submit_prune, call) \
-    X(mol_client_submit_prune, error) \
-    X(mol_diagnose, client) \
-    X(mol_diagnose, timeout_ms) \
-    X(mol_diagnose, diagnosis) \
-    X(mol_diagnose, error) \
-    X(mol_client_submit_diagnose, client) \
-    X(mol_client_submit_diagnose, timeout_ms) \
-    X(mol_client_submit_diagnose, call) \
-    X(mol_client_submit_diagnose, error) \
-    X(mol_client_submit_engine_host, client) \
-    X(mol_client_submit_engine_host, timeout_ms) \
-    X(mol_client_submit_engine_host, call) \
-    X(mol_client_submit_engine_host, error) \
-    X(mol_build_log, client) \
-    X(mol_build_log, runtime) \
-    X(mol_build_log, timeout_ms) \
-    X(mol_build_log, log) \
-    X(mol_build_log, error) \
-    X(mol_client_submit_build_log, client) \
-    X(mol_client_submit_build_log, runtime) \
-    X(mol_client_submit_build_log, timeout_ms) \
-    X(mol_client_submit_build_log, call) \
-    X(mol_client_submit_build_log, error) \
-    X(mol_client_metrics, client) \
-    X(mol_client_metrics, metrics) \
-    X(mol_client_metrics, error) \
-    X(mol_client_cancel, client) \
-    X(mol_client_cancel, call) \
-    X(mol_client_cancel, error) \
     X(mol_client_next_event, client) \
     X(mol_client_next_event, timeout_ms) \
     X(mol_client_next_event, event) \
     X(mol_client_next_event, error) \
+    X(mol_client_fd, client) \
+    X(mol_client_fd, fd) \
+    X(mol_client_fd, error) \
+    X(mol_client_metrics, client) \
+    X(mol_client_metrics, metrics) \
+    X(mol_client_metrics, error) \
+    X(mol_ensure_local_image, client) \
+    X(mol_ensure_local_image, runtime) \
+    X(mol_ensure_local_image, timeout_ms) \
+    X(mol_ensure_local_image, image) \
+    X(mol_ensure_local_image, error) \
+    X(mol_call_start, client) \
+    X(mol_call_start, request) \
+    X(mol_call_start, timeout_ms) \
+    X(mol_call_start, call) \
+    X(mol_call_start, error) \
+    X(mol_call_wait, client) \
+    X(mol_call_wait, call) \
+    X(mol_call_wait, timeout_ms) \
+    X(mol_call_wait, result) \
+    X(mol_call_wait, error) \
+    X(mol_call_cancel, client) \
+    X(mol_call_cancel, call) \
+    X(mol_call_cancel, error) \
     X(mol_string_free, text) \
     X(mol_error_free, error) \
     X(mol_image_free, image) \
-    X(mol_registry_free, registry) \
+    X(mol_result_free, result) \
     X(mol_event_free, event)
 
 #define ROW(function, parameter) {#function " " #parameter, function##__##parameter},
@@ -811,18 +870,18 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    bool list = argc > 1 && strcmp(argv[1], "--list") == 0;
+    bool only_list = argc > 1 && strcmp(argv[1], "--list") == 0;
     size_t i;
 
-    if (!list)
+    if (!only_list)
         set_up();
-    for (i = 0; i < sizeof tests / sizeof *tests; i++) {
-        if (list)
+    for (i = 0; i < COUNT(tests); i++) {
+        if (only_list)
             puts(tests[i].name);
         else
             tests[i].test();
     }
-    if (!list) {
+    if (!only_list) {
         mol_options_free(options);
         mol_client_free(client);
         puts("all refused");

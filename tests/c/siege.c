@@ -1,10 +1,10 @@
-/* A host under siege: eight threads that make clients, call, cancel and free, at random, for a while.
+/* Load with many failures: eight threads create clients, call, cancel and free at random.
  *
  *     siege SECONDS PREFIX... -- HOST...     with the other options in the environment
  *
- * Each client has one of the prefixes and one of the engines. Prints what the process has in the middle
- * and in the end, when no client is left: "middle THREADS FILES KIB" and "end THREADS FILES KIB"; how often
- * each status came: "status NAME COUNT"; and how long the slowest mol_client_free took: "free MS". */
+ * Each client has one of the prefixes and one of the engines. Prints the resources of the process in the middle and
+ * at the end, when there is no client: "middle THREADS FILES KIB" and "end THREADS FILES KIB"; the number of results
+ * with each status: "status NAME COUNT"; and the duration of the slowest mol_client_free: "free MS". */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -32,7 +32,7 @@ static double now(void)
 
 static void count(mol_status status)
 {
-    CHECK(status >= 0 && status < STATUSES);
+    CHECK((int)status >= 0 && status < STATUSES);
     CHECK(pthread_mutex_lock(&lock) == 0);
     counts[status]++;
     CHECK(pthread_mutex_unlock(&lock) == 0);
@@ -58,12 +58,13 @@ static void report(const char *when)
     printf("%s %ld %d %ld\n", when, threads, files, kib);
 }
 
-/* A call that is waited for, or one that is cancelled after a while. */
-static void call(mol_client client, const char *runtime, unsigned *seed)
+/* Makes a blocking call, or starts a call and cancels it after a while. */
+static void make_call(mol_client client, const char *runtime, unsigned *seed)
 {
     mol_image *image = NULL;
-    mol_event *event = NULL;
-    mol_call id = 0;
+    mol_request request = {.size = sizeof request, .kind = MOL_REQUEST_IMAGE, .runtime = runtime};
+    mol_result *result;
+    mol_call id = {0};
     mol_status status;
 
     if (rand_r(seed) % 2 == 0) {
@@ -71,20 +72,16 @@ static void call(mol_client client, const char *runtime, unsigned *seed)
         mol_image_free(image);
         return;
     }
-    status = mol_client_submit(client, runtime, 3000, &id, NULL);
+    status = mol_call_start(client, &request, 3000, &id, NULL);
     if (status != MOL_OK) {
         count(status);
         return;
     }
     usleep((unsigned)(rand_r(seed) % 300000));
-    CHECK(mol_client_cancel(client, id, NULL) == MOL_OK);
-    do {
-        mol_event_free(event);
-        event = NULL;
-        CHECK(mol_client_next_event(client, 60000, &event, NULL) == MOL_OK);
-    } while (event->image == NULL && event->error == NULL);
-    count(event->error == NULL ? MOL_OK : event->error->code);
-    mol_event_free(event);
+    CHECK(mol_call_cancel(client, id, NULL) == MOL_OK);
+    result = result_of(client, id);
+    count(result->status);
+    mol_result_free(result);
 }
 
 static void *attack(void *number)
@@ -93,15 +90,15 @@ static void *attack(void *number)
     unsigned seed = (unsigned)(size_t)number + 1;
 
     while (now() < end_of_round) {
-        mol_options options = 0;
-        mol_client client = 0;
+        mol_options options = {0};
+        mol_client client = {0};
         mol_status status;
         int calls = 1 + rand_r(&seed) % 3;
         double begun;
 
         CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
-        CHECK(mol_options_set(options, MOL_OPTION_REPO_PREFIX, prefixes[rand_r(&seed) % prefix_count], NULL) == MOL_OK);
-        CHECK(mol_options_set(options, MOL_OPTION_DOCKER_HOST, hosts[rand_r(&seed) % host_count], NULL) == MOL_OK);
+        CHECK(mol_options_set(options, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", prefixes[rand_r(&seed) % prefix_count], NULL) == MOL_OK);
+        CHECK(mol_options_set(options, "DOCKER_HOST", hosts[rand_r(&seed) % host_count], NULL) == MOL_OK);
         status = mol_client_new(options, rand_r(&seed) % 2 == 0, &client, NULL);
         mol_options_free(options);
         if (status != MOL_OK) {
@@ -110,7 +107,7 @@ static void *attack(void *number)
             continue;
         }
         while (calls-- > 0)
-            call(client, runtimes[rand_r(&seed) % 3], &seed);
+            make_call(client, runtimes[rand_r(&seed) % 3], &seed);
         begun = now();
         mol_client_free(client);
         CHECK(pthread_mutex_lock(&lock) == 0);
@@ -131,7 +128,7 @@ static void round_of(double seconds)
         CHECK(pthread_create(&threads[i], NULL, attack, (void *)i) == 0);
     for (i = 0; i < THREADS; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
-    /* What a client left to the library's threads ends moments later. */
+    /* Background tasks of freed clients end shortly after. */
     sleep(2);
 }
 

@@ -1,17 +1,17 @@
-/* Any function, any arguments: a status, never a crash.
+/* Calls any function with any arguments: the result is a status, never a crash.
  *
- *     tape --list                        the functions, one a line
- *     tape SEED TAPES LENGTH THREADS     random tapes, on so many threads at once
+ *     tape --list                        prints the functions, one per line
+ *     tape SEED TAPES LENGTH THREADS     plays random tapes, on THREADS threads at once
  *
- * Compiled with MOL_TAPE_ONLY it is the fuzz target's, and has no main. No call leaves the machine: the
- * template server is a port where nobody listens, and the engine a socket that is not there. */
+ * With MOL_TAPE_ONLY it has no main: the fuzz target has one. No call reaches another machine: the template server is
+ * a port that refuses connections, and the engine's socket does not exist. */
 #include "check.h"
 #include "tape.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
 
-/* Ids of all kinds, living and dead, shared by all threads. */
+/* Ids of all types, freed ones too, shared by all threads. */
 #define IDS 16
 static _Atomic uint64_t ids[IDS];
 
@@ -35,7 +35,7 @@ static uint64_t number(struct tape *tape)
     return value;
 }
 
-/* An id from one of the places where they are kept, or none at all. */
+/* One of the kept ids, or an arbitrary number. */
 static uint64_t id(struct tape *tape)
 {
     uint8_t choice = byte(tape);
@@ -49,16 +49,21 @@ static uint64_t id(struct tape *tape)
     return number(tape);
 }
 
-/* Keeps an id, and frees what was in its place, whatever it is. */
+static void free_object(uint64_t old)
+{
+    mol_client_free((mol_client){old});
+    mol_options_free((mol_options){old});
+}
+
+/* Keeps an id, and frees the object of the id that it replaces, whatever its type. */
 static void keep(struct tape *tape, uint64_t made)
 {
     uint64_t old = atomic_exchange(&ids[byte(tape) % IDS], made);
 
-    mol_client_free(old);
-    mol_options_free(old);
+    free_object(old);
 }
 
-/* A string in memory of its own, with nothing around it; or NULL. The caller frees it. */
+/* A string in an allocation of exactly its size, or NULL. The caller frees it. */
 static char *text(struct tape *tape)
 {
     static const char *const usual[] = {"hermes", "langgraph", "", "\xff\xfe\xc3", "1", "native", "s3cr3t-t0ken"};
@@ -85,23 +90,34 @@ static char *text(struct tape *tape)
     return copy;
 }
 
-static int32_t option(struct tape *tape)
+/* The name of an option, or any text. The caller frees it. */
+static char *option(struct tape *tape)
 {
+    static const char *const names[] = {
+        "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "MOLECULE_LOCAL_TEMPLATE_BRANCH", "MOLECULE_GITEA_TOKEN", "pins",
+        "MOLECULE_BUILD_CEILING_S", "MOLECULE_IMAGE_PLATFORM", "DOCKER_HOST", "HTTP_PROXY", "runtimes", "tag_arch",
+    };
     uint8_t choice = byte(tape);
+    char *copy;
 
-    return choice < 0xf0 ? choice % 32 : (int32_t)number(tape);
+    if (choice >= 0xf0)
+        return text(tape);
+    copy = malloc(64);
+    CHECK(copy != NULL);
+    return strcpy(copy, names[choice % (sizeof names / sizeof *names)]);
 }
 
-/* Where an answer goes, or NULL; and what must still be there if there is none. */
+/* The content of an out-parameter that must not be written. */
 #define UNTOUCHED ((uint64_t)0x5afe5afe5afe5afe)
 static void *const untouched = (void *)(uintptr_t)UNTOUCHED;
 
+/* Whether an out-parameter is passed, or NULL. */
 static bool given(struct tape *tape)
 {
     return byte(tape) >= 0x10;
 }
 
-/* What a failure must look like. */
+/* Checks a failure, and frees the error. */
 static void failed(mol_status status, mol_error *error, bool wanted)
 {
     CHECK(status > 0 && strcmp(mol_status_name(status), "unknown_status") != 0);
@@ -112,7 +128,7 @@ static void failed(mol_status status, mol_error *error, bool wanted)
     mol_error_free(error);
 }
 
-/* Calls a function that can fail. `call` may use `error`; the result is whether it worked. */
+/* Calls a function that can fail. `call` uses `error`; `worked` receives whether it returned MOL_OK. */
 #define WORKS(worked, call)                                       \
     do {                                                          \
         mol_error *failure = untouched;                           \
@@ -140,7 +156,7 @@ static void play_mol_version(struct tape *tape)
 
 static void play_mol_status_name(struct tape *tape)
 {
-    CHECK(mol_status_name((int32_t)number(tape))[0] != '\0');
+    CHECK(mol_status_name((int)number(tape))[0] != '\0');
 }
 
 static void play_mol_is_known_runtime(struct tape *tape)
@@ -154,17 +170,16 @@ static void play_mol_is_known_runtime(struct tape *tape)
 static void play_mol_resolve(struct tape *tape)
 {
     char *value = text(tape);
-    mol_registry *registry = untouched;
+    mol_registry registry = {MOL_REGISTRY_MODE_LOCAL, untouched};
     bool out = given(tape), worked;
 
     WORKS(worked, mol_resolve(value, out ? &registry : NULL, error));
-    CHECK(worked ? out : registry == untouched);
+    CHECK(worked ? out : registry.prefix == untouched);
     if (worked) {
         bool local = value == NULL || value[0] == '\0';
 
-        CHECK(registry->mode == (local ? MOL_REGISTRY_MODE_LOCAL : MOL_REGISTRY_MODE_SAAS));
-        CHECK(local || strcmp(registry->prefix, value) == 0);
-        mol_registry_free(registry);
+        CHECK(registry.mode == (local ? MOL_REGISTRY_MODE_LOCAL : MOL_REGISTRY_MODE_SAAS));
+        CHECK(local ? strcmp(registry.prefix, "molecule-local") == 0 : registry.prefix == value);
     }
     free(value);
 }
@@ -186,169 +201,115 @@ static void play_mol_mask_token(struct tape *tape)
 
 static void play_mol_options_new(struct tape *tape)
 {
-    mol_options options = UNTOUCHED;
+    mol_options options = {UNTOUCHED};
     bool out = given(tape), worked;
 
     WORKS(worked, mol_options_new(out ? &options : NULL, error));
-    CHECK(worked ? out && options != 0 : options == UNTOUCHED);
+    CHECK(worked ? out && options.id != 0 : options.id == UNTOUCHED);
     if (worked)
-        keep(tape, options);
+        keep(tape, options.id);
 }
 
 static void play_mol_options_from_env(struct tape *tape)
 {
-    mol_options options = UNTOUCHED;
+    mol_options options = {UNTOUCHED};
     bool out = given(tape), worked;
 
     WORKS(worked, mol_options_from_env(out ? &options : NULL, error));
-    CHECK(worked ? out && options != 0 : options == UNTOUCHED);
+    CHECK(worked ? out && options.id != 0 : options.id == UNTOUCHED);
     if (worked)
-        keep(tape, options);
+        keep(tape, options.id);
 }
 
 static void play_mol_options_set(struct tape *tape)
 {
-    uint64_t options = id(tape);
-    int32_t which = option(tape);
-    char *value = text(tape);
+    mol_options options = {id(tape)};
+    char *name = option(tape), *value = text(tape);
     bool worked;
 
-    WORKS(worked, mol_options_set(options, which, value, error));
-    CHECK(!worked || (value != NULL && which > 0));
+    WORKS(worked, mol_options_set(options, name, value, error));
+    CHECK(!worked || (name != NULL && value != NULL));
+    free(name);
     free(value);
 }
 
 static void play_mol_options_free(struct tape *tape)
 {
-    mol_options_free(id(tape));
+    mol_options_free((mol_options){id(tape)});
 }
 
-/* Whatever the tape has set, calls of this client go nowhere. */
-static void stay_at_home(uint64_t options)
+static void ignore(mol_status status)
+{
+    (void)status;
+}
+
+/* Overrides the options of the tape with which calls could leave this machine. */
+static void stay_local(mol_options options)
 {
     static const struct {
-        int32_t option;
+        const char *name;
         const char *value;
-    } home[] = {
-        {MOL_OPTION_REPO_PREFIX, "http://127.0.0.1:1/o/t-"}, {MOL_OPTION_DOCKER_HOST, "unix:///nowhere/engine"},
-        {MOL_OPTION_CACHE_DIR, "/proc/nowhere/cache"},            {MOL_OPTION_HTTP_PROXY, ""},
-        {MOL_OPTION_HTTPS_PROXY, ""},                             {MOL_OPTION_RUNTIMES, ""},
+    } local[] = {
+        {"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "http://127.0.0.1:1/o/t-"},
+        {"DOCKER_HOST", "unix:///nowhere/engine"},
+        {"MOLECULE_LOCAL_BUILD_CACHE", "/proc/nowhere/cache"},
+        {"HTTP_PROXY", ""},
+        {"HTTPS_PROXY", ""},
+        {"runtimes", ""},
     };
     size_t i;
 
-    for (i = 0; i < sizeof home / sizeof *home; i++)
-        mol_options_set(options, home[i].option, home[i].value, NULL);
+    for (i = 0; i < sizeof local / sizeof *local; i++)
+        ignore(mol_options_set(options, local[i].name, local[i].value, NULL));
 }
 
 static void play_mol_client_new(struct tape *tape)
 {
-    uint64_t options = id(tape);
-    mol_client client = UNTOUCHED;
+    mol_options options = {id(tape)};
+    mol_client client = {UNTOUCHED};
     bool events = byte(tape) & 1, out = given(tape), worked;
 
-    stay_at_home(options);
+    stay_local(options);
     WORKS(worked, mol_client_new(options, events, out ? &client : NULL, error));
-    CHECK(worked ? out && client != 0 : client == UNTOUCHED);
+    CHECK(worked ? out && client.id != 0 : client.id == UNTOUCHED);
     if (worked)
-        keep(tape, client);
+        keep(tape, client.id);
 }
 
 static void play_mol_client_free(struct tape *tape)
 {
-    mol_client_free(id(tape));
+    mol_client_free((mol_client){id(tape)});
 }
 
-static void play_mol_ensure_local_image(struct tape *tape)
+static void play_mol_client_next_event(struct tape *tape)
 {
-    uint64_t client = id(tape);
-    char *runtime = text(tape);
-    int64_t timeout = 1 + byte(tape) % 8;
-    mol_image *image = untouched;
+    mol_client client = {id(tape)};
+    int64_t timeout = byte(tape) % 4;
+    mol_event *event = untouched;
     bool out = given(tape), worked;
 
-    WORKS(worked, mol_ensure_local_image(client, runtime, timeout, out ? &image : NULL, error));
-    CHECK(!worked && image == untouched);
-    free(runtime);
-}
-
-static void play_mol_client_submit(struct tape *tape)
-{
-    uint64_t client = id(tape);
-    char *runtime = text(tape);
-    int64_t timeout = (int64_t)number(tape);
-    mol_call call = UNTOUCHED;
-    bool out = given(tape), worked;
-
-    WORKS(worked, mol_client_submit(client, runtime, timeout, out ? &call : NULL, error));
-    CHECK(worked ? out && mol_is_known_runtime(runtime) : call == UNTOUCHED);
-    if (worked)
-        keep(tape, call);
-    free(runtime);
-}
-
-/* The calls that wait for a report. What comes between the client and the time is last. Nothing is ever pruned: the
- * options may be another thread's. */
-#define PLAY_WAITS(waits, ...)                                                                  \
-    static void play_##waits(struct tape *tape)                                                 \
-    {                                                                                           \
-        uint64_t client = id(tape);                                                             \
-        char *runtime = text(tape), *report = untouched;                                        \
-        int64_t timeout = 1 + byte(tape) % 8;                                                   \
-        bool out = given(tape), worked;                                                         \
-                                                                                                \
-        WORKS(worked, waits(client, __VA_ARGS__ timeout, out ? &report : NULL, error));         \
-        CHECK(worked ? out : report == untouched);                                              \
-        if (worked)                                                                             \
-            mol_string_free(report);                                                            \
-        free(runtime);                                                                          \
-    }                                                                                           \
-
-/* The calls that do not wait, in the same way. */
-#define PLAY_SUBMITS(submits, ...)                                                              \
-    static void play_##submits(struct tape *tape)                                               \
-    {                                                                                           \
-        uint64_t client = id(tape);                                                             \
-        char *runtime = text(tape);                                                             \
-        int64_t timeout = (int64_t)number(tape);                                                \
-        mol_call call = UNTOUCHED;                                                              \
-        bool out = given(tape), worked;                                                         \
-                                                                                                \
-        WORKS(worked, submits(client, __VA_ARGS__ timeout, out ? &call : NULL, error));         \
-        CHECK(worked ? out : call == UNTOUCHED);                                                \
-        if (worked)                                                                             \
-            keep(tape, call);                                                                   \
-        free(runtime);                                                                          \
+    WORKS(worked, mol_client_next_event(client, timeout, out ? &event : NULL, error));
+    CHECK(worked ? out : event == untouched);
+    if (worked && event != NULL) {
+        CHECK(event->size == sizeof *event && event->number > 0);
+        CHECK(event->kind[0] != '\0' && event->message != NULL && event->json[0] == '{');
+        mol_event_free(event);
     }
+}
 
-PLAY_WAITS(mol_list, )
-PLAY_WAITS(mol_prune, byte(tape), (int64_t)number(tape), true, )
-PLAY_WAITS(mol_diagnose, )
-PLAY_WAITS(mol_build_log, runtime, )
-PLAY_SUBMITS(mol_client_submit_list, )
-PLAY_SUBMITS(mol_client_submit_prune, byte(tape), (int64_t)number(tape), true, )
-PLAY_SUBMITS(mol_client_submit_diagnose, )
-PLAY_SUBMITS(mol_client_submit_engine_host, )
-PLAY_SUBMITS(mol_client_submit_build_log, runtime, )
-
-static void play_mol_client_submit_commit(struct tape *tape)
+static void play_mol_client_fd(struct tape *tape)
 {
-    uint64_t client = id(tape);
-    char *runtime = text(tape), *commit = text(tape);
-    mol_call call = UNTOUCHED;
-    int64_t timeout = (int64_t)number(tape);
+    mol_client client = {id(tape)};
     bool out = given(tape), worked;
+    int fd = -1;
 
-    WORKS(worked, mol_client_submit_commit(client, runtime, commit, timeout, out ? &call : NULL, error));
-    CHECK(worked ? out && mol_is_known_runtime(runtime) : call == UNTOUCHED);
-    if (worked)
-        keep(tape, call);
-    free(runtime);
-    free(commit);
+    WORKS(worked, mol_client_fd(client, out ? &fd : NULL, error));
+    CHECK(worked ? out && fd >= 0 : fd == -1);
 }
 
 static void play_mol_client_metrics(struct tape *tape)
 {
-    uint64_t client = id(tape);
+    mol_client client = {id(tape)};
     char *metrics = untouched;
     bool out = given(tape), worked;
 
@@ -358,31 +319,94 @@ static void play_mol_client_metrics(struct tape *tape)
         mol_string_free(metrics);
 }
 
-static void play_mol_client_cancel(struct tape *tape)
+static void play_mol_ensure_local_image(struct tape *tape)
 {
-    uint64_t client = id(tape), call = id(tape);
-    bool worked;
-
-    WORKS(worked, mol_client_cancel(client, call, error));
-}
-
-static void play_mol_client_next_event(struct tape *tape)
-{
-    uint64_t client = id(tape);
-    int64_t timeout = byte(tape) % 4;
-    mol_event *event = untouched;
+    mol_client client = {id(tape)};
+    char *runtime = text(tape);
+    int64_t timeout = byte(tape) % 8;
+    mol_image *image = untouched;
     bool out = given(tape), worked;
 
-    WORKS(worked, mol_client_next_event(client, timeout, out ? &event : NULL, error));
-    CHECK(worked ? out : event == untouched);
-    if (worked) {
-        CHECK((event->json != NULL) + (event->image != NULL) + (event->error != NULL) == 1);
-        CHECK(event->call != 0 && event->image == NULL);
-        mol_event_free(event);
+    WORKS(worked, mol_ensure_local_image(client, runtime, timeout, out ? &image : NULL, error));
+    CHECK(!worked && image == untouched);
+    free(runtime);
+}
+
+/* A request in an allocation of exactly its size, or NULL. The caller frees it. Nothing is ever pruned, because
+ * another thread may have changed the options: a prune is a dry run, and has a size that says so. */
+static mol_request *request(struct tape *tape, char *runtime, char *commit)
+{
+    static const size_t sizes[] = {0, 8, 12, 16, 24, 32, 40, 48, 64, 4096, 4097, SIZE_MAX};
+    mol_request fields = {.runtime = runtime, .commit = commit, .dry_run = true};
+    uint8_t kind = byte(tape), choice = byte(tape);
+    size_t room;
+    unsigned char *memory;
+    int number_of_kind = kind < 0xf0 ? kind % 8 : (int)number(tape);
+
+    if (choice < 0x08)
+        return NULL;
+    memcpy(&fields.kind, &number_of_kind, sizeof fields.kind);
+    fields.keep_per_runtime = byte(tape);
+    fields.keep_recent_ms = (int64_t)number(tape);
+    fields.size = choice < 0xc0 ? sizeof fields : sizes[choice % (sizeof sizes / sizeof *sizes)];
+    if (number_of_kind == MOL_REQUEST_PRUNE && fields.size < sizeof fields)
+        fields.size = sizeof fields;
+    /* The size itself is read in any case. A size that is refused is all that is read. */
+    room = fields.size < sizeof(size_t) || fields.size > 4096 ? sizeof(size_t) : fields.size;
+    memory = malloc(room);
+    CHECK(memory != NULL);
+    memset(memory, 0xff, room);
+    memcpy(memory, &fields, room < sizeof fields ? room : sizeof fields);
+    return (mol_request *)(void *)memory;
+}
+
+static void play_mol_call_start(struct tape *tape)
+{
+    mol_client client = {id(tape)};
+    char *runtime = text(tape), *commit = text(tape);
+    mol_request *what = request(tape, runtime, commit);
+    mol_call call = {UNTOUCHED};
+    int64_t timeout = (int64_t)number(tape);
+    bool out = given(tape), worked;
+
+    WORKS(worked, mol_call_start(client, what, timeout, out ? &call : NULL, error));
+    CHECK(worked ? out && what != NULL && call.id != 0 : call.id == UNTOUCHED);
+    if (worked)
+        keep(tape, call.id);
+    free(what);
+    free(runtime);
+    free(commit);
+}
+
+static void play_mol_call_wait(struct tape *tape)
+{
+    mol_client client = {id(tape)};
+    mol_call call = {id(tape)};
+    int64_t timeout = byte(tape) % 4;
+    mol_result *result = untouched;
+    bool out = given(tape), worked;
+
+    WORKS(worked, mol_call_wait(client, call, timeout, out ? &result : NULL, error));
+    CHECK(worked ? out : result == untouched);
+    if (worked && result != NULL) {
+        CHECK(result->size == sizeof *result && result->image == NULL);
+        CHECK(call.id == 0 || result->call.id == call.id);
+        CHECK((result->report != NULL) + (result->error != NULL) == 1);
+        CHECK(result->error == NULL ? result->status == MOL_OK : result->error->code == result->status);
+        mol_result_free(result);
     }
 }
 
-/* What was handed out is freed where it came from; here there is nothing. */
+static void play_mol_call_cancel(struct tape *tape)
+{
+    mol_client client = {id(tape)};
+    mol_call call = {id(tape)};
+    bool worked;
+
+    WORKS(worked, mol_call_cancel(client, call, error));
+}
+
+/* The functions above free what they received. */
 static void play_mol_string_free(struct tape *tape)
 {
     (void)tape;
@@ -401,10 +425,10 @@ static void play_mol_image_free(struct tape *tape)
     mol_image_free(NULL);
 }
 
-static void play_mol_registry_free(struct tape *tape)
+static void play_mol_result_free(struct tape *tape)
 {
     (void)tape;
-    mol_registry_free(NULL);
+    mol_result_free(NULL);
 }
 
 static void play_mol_event_free(struct tape *tape)
@@ -413,39 +437,31 @@ static void play_mol_event_free(struct tape *tape)
     mol_event_free(NULL);
 }
 
-/* The frequent ones come first: they are what the small bytes stand for. */
-#define FUNCTIONS(X)        \
-    X(mol_options_new)      \
-    X(mol_client_new)       \
-    X(mol_client_submit)    \
-    X(mol_client_submit_commit) \
-    X(mol_client_next_event) \
-    X(mol_options_set)      \
-    X(mol_client_cancel)    \
-    X(mol_client_free)      \
+/* A byte modulo the number of functions selects one, so the first ones are a little more frequent. */
+#define FUNCTIONS(X)          \
+    X(mol_options_new)        \
+    X(mol_client_new)         \
+    X(mol_call_start)         \
+    X(mol_call_wait)          \
+    X(mol_client_next_event)  \
+    X(mol_options_set)        \
+    X(mol_call_cancel)        \
+    X(mol_client_fd)          \
+    X(mol_client_free)        \
     X(mol_ensure_local_image) \
-    X(mol_mask_token)       \
-    X(mol_resolve)          \
-    X(mol_list)             \
-    X(mol_client_submit_list) \
-    X(mol_prune)            \
-    X(mol_client_submit_prune) \
-    X(mol_diagnose)         \
-    X(mol_client_submit_diagnose) \
-    X(mol_client_submit_engine_host) \
-    X(mol_build_log)        \
-    X(mol_client_submit_build_log) \
-    X(mol_client_metrics)   \
-    X(mol_options_from_env) \
-    X(mol_options_free)     \
-    X(mol_is_known_runtime) \
-    X(mol_status_name)      \
-    X(mol_version)          \
-    X(mol_abi_version)      \
-    X(mol_string_free)      \
-    X(mol_error_free)       \
-    X(mol_image_free)       \
-    X(mol_registry_free)    \
+    X(mol_mask_token)         \
+    X(mol_resolve)            \
+    X(mol_client_metrics)     \
+    X(mol_options_from_env)   \
+    X(mol_options_free)       \
+    X(mol_is_known_runtime)   \
+    X(mol_status_name)        \
+    X(mol_version)            \
+    X(mol_abi_version)        \
+    X(mol_string_free)        \
+    X(mol_error_free)         \
+    X(mol_image_free)         \
+    X(mol_result_free)        \
     X(mol_event_free)
 
 #define ROW(function) {#function, play_##function},
@@ -470,8 +486,7 @@ void rewind_all(void)
     for (i = 0; i < IDS; i++) {
         uint64_t made = atomic_exchange(&ids[i], 0);
 
-        mol_client_free(made);
-        mol_options_free(made);
+        free_object(made);
     }
 }
 
@@ -483,7 +498,7 @@ struct player {
     size_t length;
 };
 
-/* The generator of Knuth's MMIX; its low bits are no good. */
+/* The generator of Knuth's MMIX. Its low bits are not random enough. */
 static uint8_t noise(struct player *player)
 {
     player->state = player->state * 6364136223846793005u + 1442695040888963407u;

@@ -1,10 +1,10 @@
-/* What is left of a token in the memory of a process once the library is done with it.
+/* Searches the memory of the process for a token after the library has used it.
  *
- *     wiped RUNTIME     with the options in the environment, all but the token
+ *     wiped RUNTIME     with the options in the environment, except the token
  *
- * Standard input is the token in one line, and then what is searched for, a line each, as hexadecimal digits
- * of bytes that are all changed by XOR 0x5a: so nothing but the library has it in memory as it is. Prints, for
- * each, in how many places it was while the client was alive, and when it was gone: "found LINE ALIVE GONE". */
+ * Standard input has the token in its first line. Each further line is a byte string to search for, in hexadecimal
+ * digits, each byte XOR 0x5a, so that only the library has the original bytes in memory. Prints the number of places
+ * for each string, before and after the client was freed: "found LINE ALIVE GONE". */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -24,7 +24,7 @@ struct needle {
 static struct needle needles[MOST];
 static int count;
 
-/* Everything that comes, by the system call: stdio would keep a copy. */
+/* Reads standard input with the system call, because stdio would keep a copy. */
 static size_t read_all(unsigned char *into, size_t room)
 {
     size_t length = 0;
@@ -58,7 +58,7 @@ static int places(const unsigned char *memory, size_t size, const struct needle 
     return found;
 }
 
-/* Searches all memory that can be written. What is read is not kept, and so not found again. */
+/* Searches all writable memory. The buffer is wiped after each piece, so that it does not contain a copy. */
 static void search(int gone)
 {
     static unsigned char piece[1 << 20];
@@ -84,7 +84,7 @@ static void search(int gone)
             for (i = 0; i < count; i++)
                 *(gone ? &needles[i].gone : &needles[i].alive) += places(piece, (size_t)got, &needles[i]);
             wipe(piece, sizeof piece);
-            /* What lies across the border of two pieces is seen in the second. */
+            /* Two pieces overlap, so that a string at their border is found. */
             start += (size_t)got == sizeof piece ? (size_t)got - LENGTH : (size_t)got;
         }
     }
@@ -96,8 +96,8 @@ int main(int argc, char **argv)
 {
     static unsigned char input[MOST * LENGTH];
     mol_error *error = NULL;
-    mol_options options = 0;
-    mol_client client = 0;
+    mol_options options = {0};
+    mol_client client = {0};
     mol_image *image = NULL;
     mol_status status;
     size_t length, at, end;
@@ -109,7 +109,7 @@ int main(int argc, char **argv)
         ;
     input[at] = 0;
     CHECK(mol_options_from_env(&options, &error) == MOL_OK);
-    CHECK(mol_options_set(options, MOL_OPTION_TOKEN, (const char *)input, &error) == MOL_OK);
+    CHECK(mol_options_set(options, "MOLECULE_GITEA_TOKEN", (const char *)input, &error) == MOL_OK);
     wipe(input, at);
     for (at++; at < length && count < MOST; at = end + 1, count++) {
         for (end = at; input[end] != '\n'; end += 2)
@@ -118,13 +118,13 @@ int main(int argc, char **argv)
 
     CHECK(mol_client_new(options, false, &client, &error) == MOL_OK);
     mol_options_free(options);
-    status = mol_ensure_local_image(client, argv[1], 0, &image, &error);
+    status = mol_ensure_local_image(client, argv[1], MOL_TIMEOUT_CEILING, &image, &error);
     printf("status %s\n", mol_status_name(status));
     mol_error_free(error);
     mol_image_free(image);
     search(0);
     mol_client_free(client);
-    /* The last of its tasks ends moments later. */
+    /* Background tasks of the client end shortly after. */
     usleep(500000);
     search(1);
     for (i = 0; i < count; i++)

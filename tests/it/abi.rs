@@ -1,4 +1,4 @@
-//! The surface: the header, the symbols, and what must not be in the build.
+//! The ABI: the header, the symbols of the libraries, and what must not be in the build.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -41,11 +41,11 @@ fn the_shared_library_exports_nothing_but_mol_functions() {
     assert_eq!(
         exported,
         declared_functions(),
-        "the header has what the library has"
+        "the header declares what the library exports"
     );
 }
 
-/// The functions in the header, in the order of the alphabet.
+/// The functions in the header, sorted.
 pub fn declared_functions() -> Vec<String> {
     let header = Header::read();
     let functions = header.functions().map(|(name, _)| name.to_owned());
@@ -55,7 +55,7 @@ pub fn declared_functions() -> Vec<String> {
 }
 
 #[test]
-fn the_surface_is_the_one_that_was_agreed_on() {
+fn the_abi_is_the_recorded_one() {
     let header = Header::read();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let (code, layout) = (folder.join("layout.c"), folder.join("layout"));
@@ -86,8 +86,8 @@ fn the_surface_is_the_one_that_was_agreed_on() {
             .output()
             .unwrap();
         panic!(
-            "the ABI has changed. If that is meant, and programs that were built before still work \
-             (else MOL_ABI_VERSION changes too): cp {} {}\n{}",
+            "the ABI has changed. If this is intended, and programs that were built with the old header still \
+             work (otherwise increase MOL_ABI_VERSION): cp {} {}\n{}",
             copy.display(),
             agreed.display(),
             text(&difference)
@@ -95,12 +95,14 @@ fn the_surface_is_the_one_that_was_agreed_on() {
     }
 }
 
-/// A C program that says what the compiler makes of the header.
+/// A C program that prints the declarations of the header, with sizes and offsets.
 fn layout_program(header: &Header) -> String {
     let mut code = String::from(
         "#include \"mol.h\"\n#include <stddef.h>\n#include <stdio.h>\nint main(void)\n{\n    \
-         puts(\"# What include/mol.h declares, as a C compiler with 64-bit pointers lays it out.\");\n    \
-         printf(\"MOL_ABI_VERSION %d\\n\", MOL_ABI_VERSION);\n",
+         puts(\"# The declarations of include/mol.h, with the layout for 64-bit pointers.\");\n    \
+         printf(\"MOL_ABI_VERSION %d\\n\", MOL_ABI_VERSION);\n    \
+         printf(\"MOL_TIMEOUT_NONE %d\\n\", MOL_TIMEOUT_NONE);\n    \
+         printf(\"MOL_TIMEOUT_CEILING %lld\\n\", (long long)MOL_TIMEOUT_CEILING);\n",
     );
     let mut say = |format: String, values: &str| {
         let _ = writeln!(code, "    printf(\"{format}\\n\"{values});");
@@ -108,16 +110,10 @@ fn layout_program(header: &Header) -> String {
     for declaration in &header.declarations {
         match declaration {
             Declaration::Function { text, .. } => say(text.clone(), ""),
-            Declaration::Alias { name, text } => {
-                say(
-                    format!("{text} /* size %zu */"),
-                    &format!(", sizeof({name})"),
-                );
-            }
             Declaration::Enum { name, constants } => {
                 say(
                     format!("enum {name} /* size %zu */"),
-                    &format!(", sizeof({name})"),
+                    &format!(", sizeof(enum {name})"),
                 );
                 for constant in constants {
                     say(
@@ -127,7 +123,7 @@ fn layout_program(header: &Header) -> String {
                 }
             }
             Declaration::Struct { name, fields } => {
-                let sizes = format!(", sizeof({name}), _Alignof({name})");
+                let sizes = format!(", sizeof(struct {name}), _Alignof(struct {name})");
                 say(
                     format!("struct {name} /* size %zu, alignment %zu */"),
                     &sizes,
@@ -144,7 +140,7 @@ fn layout_program(header: &Header) -> String {
 }
 
 #[test]
-fn every_parameter_of_every_function_has_a_test_of_what_it_refuses() {
+fn every_parameter_of_every_function_has_a_refusal_test() {
     let header = Header::read();
     let declared: BTreeSet<String> = header
         .functions()
@@ -161,16 +157,16 @@ fn every_parameter_of_every_function_has_a_test_of_what_it_refuses() {
     assert_eq!(
         list("refusals"),
         declared,
-        "tests/c/refusals.c has all of them"
+        "tests/c/refusals.c has a case for each"
     );
     let functions: BTreeSet<String> = header
         .functions()
         .map(|(name, _)| name.to_owned())
         .collect();
-    assert_eq!(list("tape"), functions, "tests/c/tape.c has all of them");
+    assert_eq!(list("tape"), functions, "tests/c/tape.c calls each");
 }
 
-/// What a C program says it tries.
+/// The list that a C program prints.
 fn list(name: &'static str) -> BTreeSet<String> {
     let output = succeed(Command::new(program(name, Link::Static)).arg("--list"));
     text(&output).lines().map(str::to_owned).collect()
@@ -178,8 +174,8 @@ fn list(name: &'static str) -> BTreeSet<String> {
 
 #[test]
 fn the_static_library_has_no_global_c_name_but_mol_functions() {
-    // A host that links another Rust library, or a C library of the same name, must not clash. What
-    // Rust itself names is mangled or begins with an underscore.
+    // The names must not clash with those of other libraries in a host. Rust's own names are mangled or start
+    // with an underscore.
     let output = Command::new("nm")
         .args(["--extern-only", "--defined-only"])
         .arg(library("libmol.a"))
@@ -196,7 +192,7 @@ fn the_static_library_has_no_global_c_name_but_mol_functions() {
     }
 }
 
-/// What the shipped build is made of: no dev-dependencies.
+/// The features of a package in the shipped build, which has no dev-dependencies.
 fn features(of: &str) -> String {
     let manifest = source("Cargo.toml");
     let output = succeed(
@@ -221,7 +217,7 @@ fn tokio_starts_no_process_and_handles_no_signal() {
     let tokio = features("tokio");
     assert!(
         tokio.contains("tokio feature \"net\""),
-        "the test sees features: {tokio}"
+        "the list has features: {tokio}"
     );
     for feature in ["process", "signal"] {
         assert!(
@@ -288,6 +284,6 @@ fn a_panic_unwinds_in_every_profile() {
         profiles += usize::from(section.contains("panic = \"unwind\""));
         assert!(!section.contains("panic = \"abort\""), "{section}");
     }
-    assert!(profiles >= 2, "release and dev say so");
+    assert!(profiles >= 2, "in release and dev");
     const { assert!(cfg!(panic = "unwind")) }
 }

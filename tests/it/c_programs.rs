@@ -1,10 +1,13 @@
-//! The C ABI, as a C program sees it: compiled without a warning, linked in both ways, run as a
-//! process of its own.
+//! The C interface: the programs of tests/c and examples/c, compiled without a warning, linked with both
+//! libraries, and run as processes.
 
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::Instant;
 
 use mol::Code;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::support::child::{
@@ -25,9 +28,6 @@ fn a_c_program_gets_an_image_with_the_static_and_the_shared_library() {
         let sha = env.template("hermes", dockerfile(PLAIN));
         let ensure = program("ensure", link);
         let first = succeed(command(&env, &ensure).arg("hermes"));
-        assert_eq!(field(&first, "mode"), "local");
-        assert_eq!(field(&first, "prefix"), "molecule-local");
-        assert_eq!(field(&first, "masked"), "https://***@host/?t=***");
         assert_eq!(field(&first, "reference"), env.reference("hermes", &sha));
         assert_eq!(field(&first, "latest"), env.latest("hermes"));
         assert_eq!(field(&first, "commit"), sha);
@@ -39,7 +39,7 @@ fn a_c_program_gets_an_image_with_the_static_and_the_shared_library() {
         );
         let second = succeed(command(&env, &ensure).arg("hermes"));
         assert_eq!(field(&second, "hit"), "1");
-        assert_eq!(second.stderr, b"", "the library writes nothing");
+        assert!(first.stderr.is_empty() && second.stderr.is_empty());
     }
 }
 
@@ -53,10 +53,13 @@ fn a_c_program_gets_errors_with_every_field() {
         let output = command(&env, &ensure).arg("hermes").output().unwrap();
         assert_eq!(output.status.code(), Some(Code::BuildFailed as i32));
         assert_eq!(field(&output, "error"), "build_failed");
-        assert_eq!(field(&output, "runtime"), "hermes");
         assert!(field(&output, "step").contains("exit 9"));
-        assert!(field(&output, "tail").contains(&env.isolation));
+        assert_eq!(field(&output, "line"), "2");
+        assert_eq!(field(&output, "exit"), "9");
+        let log = field(&output, "log");
+        assert!(log.contains(&format!("says {}", env.isolation)), "{log}");
         assert!(!field(&output, "hint").is_empty());
+        assert!(output.stdout.is_empty());
 
         let output = command(&env, &ensure).arg("codex").output().unwrap();
         assert_eq!(output.status.code(), Some(Code::RepoNotFound as i32));
@@ -64,7 +67,7 @@ fn a_c_program_gets_errors_with_every_field() {
             field(&output, "url"),
             format!("{}codex", env.server.repo_prefix)
         );
-        assert_eq!(output.stderr, b"");
+        assert!(!child::text(&output).contains("step "), "there was no step");
     }
 }
 
@@ -82,11 +85,11 @@ fn a_timeout_from_c_is_a_deadline() {
 }
 
 #[test]
-fn a_c_program_takes_events_and_one_end() {
+fn a_c_program_takes_events_and_one_result() {
     for link in BOTH {
         let env = TestEnv::new();
         let sha = env.template("hermes", dockerfile(PLAIN));
-        let output = succeed(command(&env, &program("queue", link)).arg("hermes"));
+        let output = succeed(command(&env, &program("events", link)).arg("hermes"));
         assert_eq!(field(&output, "reference"), env.reference("hermes", &sha));
         let text = text(&output);
         let events: Vec<serde_json::Value> = text
@@ -133,7 +136,7 @@ fn a_c_program_cancels_and_the_build_is_gone() {
         let word = unique();
         let text = format!("FROM {BUSYBOX}\nRUN echo go $((1+1)) {word}; sleep 600; true\n");
         env.template("hermes", dockerfile(&text));
-        let output = command(&env, &program("queue", link))
+        let output = command(&env, &program("events", link))
             .args(["hermes", "go 2"])
             .output()
             .unwrap();
@@ -146,8 +149,116 @@ fn a_c_program_cancels_and_the_build_is_gone() {
     }
 }
 
+/// A running examples/c/progress.c.
+struct Progress {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Progress {
+    fn start(env: &TestEnv, link: Link) -> Self {
+        let mut process = command(env, &program("progress", link))
+            .arg("hermes")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines }
+    }
+}
+
 #[test]
-fn every_parameter_refuses_what_it_must_not_get() {
+fn the_progress_example_prints_the_events_in_order_and_the_image() {
+    for link in BOTH {
+        let env = TestEnv::new();
+        let sha = env.template("hermes", dockerfile(PLAIN));
+        let output = succeed(command(&env, &program("progress", link)).arg("hermes"));
+        assert!(output.stderr.is_empty());
+        let text = text(&output);
+        let mut lines = text.lines();
+        for kind in [
+            "lookup_started: looking up ",
+            "lookup_done: main is at ",
+            "cache_miss: ",
+            "fetch_started: ",
+            "fetch_done: ",
+            "build_started: ",
+            "step_done: ",
+            "tagged: ",
+        ] {
+            let found = lines.any(|line| line.starts_with(kind));
+            assert!(found, "{kind} in this place of:\n{text}");
+        }
+        let reference = env.reference("hermes", &sha);
+        assert_eq!(lines.next_back(), Some(&*format!("image: {reference}")));
+    }
+}
+
+#[test]
+fn the_progress_example_prints_the_step_and_the_log_of_a_failure() {
+    let env = TestEnv::new();
+    let text = format!("FROM {BUSYBOX}\nRUN echo says {}; exit 9\n", env.isolation);
+    env.template("hermes", dockerfile(&text));
+    for link in BOTH {
+        let output = command(&env, &program("progress", link))
+            .arg("hermes")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(Code::BuildFailed as i32));
+        let errors = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = errors.lines().collect();
+        assert!(lines[0].starts_with("build_failed: "), "{errors}");
+        assert!(lines[1].contains("exit 9"), "{errors}");
+        let log = lines[2..].join("\n");
+        assert!(log.contains(&format!("says {}", env.isolation)), "{errors}");
+    }
+}
+
+#[test]
+fn ctrl_c_cancels_the_progress_example_and_its_build() {
+    for link in BOTH {
+        let env = TestEnv::new();
+        let word = unique();
+        let text = format!("FROM {BUSYBOX}\nRUN echo go $((1+1)) {word}; sleep 600; true\n");
+        env.template("hermes", dockerfile(&text));
+        let mut progress = Progress::start(&env, link);
+        let mut lines = progress.lines.by_ref().map_while(Result::ok);
+        assert!(lines.any(|line| line.starts_with("log: ") && line.contains("go 2")));
+        let since = Instant::now();
+        kill_process(Pid::from_child(&progress.process), Signal::INT).unwrap();
+        let output = progress.process.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(Code::Canceled as i32));
+        assert!(String::from_utf8_lossy(&output.stderr).starts_with("canceled: "));
+        wait_until("the end of the build's process", || {
+            (!is_running(&word)).then_some(())
+        });
+        assert!(since.elapsed() < CANCEL_LIMIT);
+    }
+}
+
+#[test]
+fn each_result_goes_to_one_of_the_threads_that_wait() {
+    for link in BOTH {
+        let env = TestEnv::new();
+        env.server
+            .faults(json!([{ "match": "/api/", "hang": true }]));
+        let output = succeed(command(&env, &program("waits", link)).arg("hermes"));
+        assert_eq!(text(&output), "waited\n");
+    }
+}
+
+#[test]
+fn the_descriptor_is_readable_while_something_waits() {
+    for link in BOTH {
+        let env = TestEnv::new();
+        let output = succeed(&mut command(&env, &program("descriptor", link)));
+        assert_eq!(text(&output), "polled\n");
+    }
+}
+
+#[test]
+fn every_parameter_rejects_invalid_values() {
     for link in BOTH {
         let env = TestEnv::new();
         let output = succeed(&mut command(&env, &program("refusals", link)));
@@ -157,7 +268,7 @@ fn every_parameter_refuses_what_it_must_not_get() {
 }
 
 #[test]
-fn a_host_keeps_its_signals_its_children_and_its_output() {
+fn the_library_changes_no_signal_child_or_output_of_its_host() {
     for link in BOTH {
         let env = TestEnv::new();
         // Long enough to be looked at.
@@ -169,7 +280,7 @@ fn a_host_keeps_its_signals_its_children_and_its_output() {
 }
 
 #[test]
-fn a_host_forks_and_executes_while_a_build_runs_and_the_child_is_a_host_again() {
+fn a_host_forks_and_executes_during_a_build() {
     for link in BOTH {
         let env = TestEnv::new();
         let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", env.isolation);
@@ -183,16 +294,18 @@ fn a_host_forks_and_executes_while_a_build_runs_and_the_child_is_a_host_again() 
 }
 
 #[test]
-fn a_client_that_is_freed_lets_everyone_go() {
-    let env = TestEnv::new();
-    env.server
-        .faults(json!([{ "match": "/api/", "hang": true }]));
-    let output = succeed(command(&env, &program("close", Link::Static)).arg("hermes"));
-    assert_eq!(text(&output), "closed\n");
+fn freeing_a_client_wakes_every_thread_that_waits() {
+    for link in BOTH {
+        let env = TestEnv::new();
+        env.server
+            .faults(json!([{ "match": "/api/", "hang": true }]));
+        let output = succeed(command(&env, &program("close", link)).arg("hermes"));
+        assert_eq!(text(&output), "closed\n");
+    }
 }
 
 #[test]
-fn a_value_in_the_environment_that_is_no_text_is_an_error_that_names_it() {
+fn invalid_utf8_in_the_environment_is_an_error_that_names_it() {
     use std::os::unix::ffi::OsStrExt;
     let env = TestEnv::new();
     let output = command(&env, &program("ensure", Link::Static))
@@ -209,7 +322,7 @@ fn a_value_in_the_environment_that_is_no_text_is_an_error_that_names_it() {
 }
 
 #[test]
-fn the_job_is_done_with_an_empty_path() {
+fn an_image_is_built_with_an_empty_path() {
     for link in BOTH {
         let env = TestEnv::new();
         let sha = env.template("hermes", dockerfile(PLAIN));
@@ -223,7 +336,7 @@ fn the_job_is_done_with_an_empty_path() {
 }
 
 #[test]
-fn a_working_directory_that_is_gone_stops_nothing() {
+fn calls_work_in_a_deleted_working_directory() {
     let env = TestEnv::new();
     let sshd = Sshd::start(env.scratch());
     // A helper, which the classic builder needs whether the image is there or not.
@@ -288,7 +401,7 @@ fn a_working_directory_that_is_gone_stops_nothing() {
 }
 
 #[test]
-fn no_program_is_started_that_happens_to_be_on_the_path() {
+fn no_program_on_the_path_is_started() {
     let env = TestEnv::new();
     env.template(
         "hermes",
@@ -337,7 +450,7 @@ fn no_program_is_started_that_happens_to_be_on_the_path() {
 }
 
 #[test]
-fn the_users_git_configuration_changes_nothing() {
+fn the_users_git_configuration_has_no_effect() {
     let env = TestEnv::new();
     let sha = env.template("hermes", dockerfile(PLAIN));
     let nowhere = format!(
@@ -352,55 +465,135 @@ fn the_users_git_configuration_changes_nothing() {
     assert!(!of_service(&env.server.requests(), "git").is_empty());
 }
 
-#[test]
-fn the_header_compiles_as_cpp17() {
-    succeed(
-        compiler(true)
-            .args([
-                "-std=c++17",
-                "-Wall",
-                "-Wextra",
-                "-Wpedantic",
-                "-Werror",
-                "-fsyntax-only",
-                "-I",
-            ])
-            .arg(source("include"))
-            .arg(source("tests/c/header.cc")),
-    );
+/// Compiles code against the header, and returns the messages of the compiler if it rejects the code.
+fn compile(code: &str, cpp: bool, standard: &str) -> Result<(), String> {
+    let mut file = tempfile::Builder::new()
+        .suffix(if cpp { ".cc" } else { ".c" })
+        .tempfile()
+        .unwrap();
+    file.write_all(code.as_bytes()).unwrap();
+    compile_file(file.path(), cpp, standard)
 }
 
+fn compile_file(file: &Path, cpp: bool, standard: &str) -> Result<(), String> {
+    let output = compiler(cpp)
+        .arg(format!("-std={standard}"))
+        .args([
+            "-Wall",
+            "-Wextra",
+            "-Wpedantic",
+            "-Werror",
+            "-c",
+            "-o",
+            "/dev/null",
+            "-I",
+        ])
+        .arg(source("include"))
+        .arg(file)
+        .output()
+        .unwrap();
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(text(&output)),
+    }
+}
+
+const C: [&str; 4] = ["c99", "c11", "c17", "c2x"];
+const CPP: [&str; 4] = ["c++11", "c++14", "c++17", "c++20"];
+
 #[test]
-fn the_header_compiles_as_the_next_c_too() {
-    let header = source("include/mol.h");
-    for standard in ["-std=c99", "-std=c11", "-std=c17", "-std=c2x"] {
-        succeed(
-            compiler(false)
-                .args([
-                    standard,
-                    "-Wall",
-                    "-Wextra",
-                    "-Wpedantic",
-                    "-Werror",
-                    "-fsyntax-only",
-                    "-x",
-                    "c",
-                ])
-                .arg(&header),
-        );
+fn the_header_compiles_in_every_standard() {
+    for standard in C {
+        compile("#include <mol.h>\nint x;\n", false, standard).unwrap();
+        for file in [
+            "tests/c/header.c",
+            "examples/c/ensure.c",
+            "examples/c/progress.c",
+        ] {
+            compile_file(&source(file), false, standard).unwrap();
+        }
+    }
+    for standard in CPP {
+        compile_file(&source("tests/c/header.cc"), true, standard).unwrap();
+    }
+}
+
+/// Compiles a statement in a function that has an object of each type.
+fn compile_statement(statement: &str, cpp: bool, standard: &str) -> Result<(), String> {
+    let code = format!(
+        "#include \"mol.h\"\n\
+         int f(mol_options options, mol_client client, mol_call call, mol_result *result);\n\
+         int f(mol_options options, mol_client client, mol_call call, mol_result *result)\n\
+         {{\n\
+         (void)options, (void)client, (void)call, (void)result;\n\
+         {statement}\n\
+         return 0;\n\
+         }}\n"
+    );
+    compile(&code, cpp, standard)
+}
+
+/// In every standard, this statement compiles, and that one is rejected with these words.
+fn accepts_and_rejects(accepted: &str, rejected: &str, words: &str) {
+    let standards = C
+        .map(|c| (false, c))
+        .into_iter()
+        .chain(CPP.map(|cpp| (true, cpp)));
+    for (cpp, standard) in standards {
+        compile_statement(accepted, cpp, standard).unwrap();
+        let messages = compile_statement(rejected, cpp, standard);
+        let messages = messages.expect_err(&format!("{rejected} compiles as {standard}"));
+        assert!(messages.contains(words), "{standard}: {messages}");
     }
 }
 
 #[test]
-fn the_saas_mode_is_told_to_c_verbatim() {
+fn an_id_of_another_type_does_not_compile() {
+    // GCC and clang name the type that the function has, or the one that it was given.
+    accepts_and_rejects(
+        "mol_client_free(client);",
+        "mol_client_free(options);",
+        "mol_",
+    );
+    accepts_and_rejects(
+        "mol_options_free(options);",
+        "mol_options_free(client);",
+        "mol_",
+    );
+    accepts_and_rejects(
+        "return mol_call_wait(client, call, 0, &result, 0);",
+        "return mol_call_wait(call, client, 0, &result, 0);",
+        "mol_",
+    );
+    accepts_and_rejects("client.id = 1;", "client = 1;", "client");
+}
+
+#[test]
+fn a_status_that_is_ignored_is_a_warning() {
+    for call in [
+        "mol_options_set(options, \"pins\", \"\", 0)",
+        "mol_call_wait(client, call, 0, &result, 0)",
+        "mol_ensure_local_image(client, \"hermes\", 0, 0, 0)",
+    ] {
+        accepts_and_rejects(
+            &format!("return {call};"),
+            &format!("{call};"),
+            "[-Werror=unused-result]",
+        );
+    }
+    for (cpp, standard) in [(false, "c11"), (true, "c++17")] {
+        compile_statement("mol_call_cancel(client, call, 0);", cpp, standard).unwrap();
+    }
+}
+
+#[test]
+fn a_c_program_gets_the_registry_verbatim() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile(PLAIN));
     let output = command(&env, &program("ensure", Link::Static))
         .env("MOLECULE_IMAGE_REGISTRY", " registry.example/x ")
         .arg("hermes")
         .output()
         .unwrap();
-    assert_eq!(field(&output, "mode"), "saas");
-    assert_eq!(field(&output, "prefix"), " registry.example/x ");
-    child::text(&output);
+    assert_eq!(text(&output), "registry  registry.example/x \n");
+    assert!(env.server.requests().is_empty());
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
+use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
-use crate::support::child::source;
+use crate::support::child::{compiler, source, text};
 
 /// The documents that name tests.
 const DOCUMENTS: [&str; 3] = [
@@ -184,4 +184,83 @@ fn architecture_md_lists_every_source_file() {
         missing.is_empty(),
         "docs/architecture.md has no row for {missing:#?}"
     );
+}
+
+/// The C code in a document: its blocks that are marked as C.
+fn c_blocks(text: &str) -> Vec<String> {
+    let (mut blocks, mut block) = (Vec::new(), None::<String>);
+    for event in markdown(text) {
+        match event {
+            Event::Start(Tag::CodeBlock(CodeBlockKind::Fenced(language))) if &*language == "c" => {
+                block = Some(String::new());
+            }
+            Event::End(TagEnd::CodeBlock) => blocks.extend(block.take()),
+            Event::Text(text) => {
+                if let Some(block) = &mut block {
+                    block.push_str(&text);
+                }
+            }
+            _ => {}
+        }
+    }
+    blocks
+}
+
+/// The example at the head of include/mol.h.
+fn example_of_the_header() -> String {
+    let header = std::fs::read_to_string(source("include/mol.h")).unwrap();
+    let is_code = |line: &&str| line.starts_with(" *     ");
+    let lines = header.lines().skip_while(|line| !is_code(line));
+    let code = lines.take_while(|line| is_code(line) || *line == " *");
+    let code: Vec<&str> = code.map(|line| &line[2..]).collect();
+    code.join("\n")
+}
+
+/// A block without `int main(` is a fragment: the body of a function that has these variables, and in which the
+/// standard headers of this list are included.
+fn c_program(block: &str) -> String {
+    if block.contains("int main(") {
+        return block.to_owned();
+    }
+    format!(
+        "#include <mol.h>\n\
+         #include <stdio.h>\n\
+         #include <stdlib.h>\n\
+         mol_status fragment(mol_options options, mol_client client, mol_call call);\n\
+         mol_status fragment(mol_options options, mol_client client, mol_call call)\n\
+         {{\n\
+         mol_status status = MOL_OK;\n\
+         mol_error *error = NULL;\n\
+         (void)options, (void)client, (void)call, (void)error;\n\
+         {{\n\
+         {block}\n\
+         }}\n\
+         return status;\n\
+         }}\n"
+    )
+}
+
+#[test]
+fn every_c_block_of_a_document_compiles() {
+    let mut blocks = vec![("include/mol.h".into(), example_of_the_header())];
+    for (document, text) in documents() {
+        let of_document = c_blocks(&text).into_iter();
+        blocks.extend(of_document.map(|block| (document.clone(), block)));
+    }
+    assert!(blocks.len() > 3, "documents have C, and this test sees it");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("block.c");
+    for (document, block) in blocks {
+        std::fs::write(&file, c_program(&block)).unwrap();
+        let output = compiler(false)
+            .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
+            .args(["-fsyntax-only", "-I"])
+            .arg(source("include"))
+            .arg(&file)
+            .output()
+            .unwrap();
+        let messages = text(&output);
+        let document = document.display();
+        assert!(output.status.success(), "{document}:\n{block}\n{messages}");
+    }
 }

@@ -460,7 +460,7 @@ fn a_c_program_does_not_print_the_token() {
     let text =
         format!("FROM {BUSYBOX}\nRUN echo 'says {TOKEN}'; cat /proc/*/cmdline; env; exit 3\n");
     env.template("hermes", dockerfile(&text));
-    for name in ["ensure", "queue"] {
+    for name in ["ensure", "events"] {
         let output = command(&env, &program(name, Link::Static))
             .env("MOLECULE_GITEA_TOKEN", TOKEN)
             .arg("hermes")
@@ -475,7 +475,6 @@ fn a_c_program_does_not_print_the_token() {
         let text = child::text(&output);
         assert_clean(name, &text);
         assert!(text.contains("says ***"), "{text}");
-        assert!(output.stderr.is_empty(), "{text}");
     }
 }
 

@@ -114,8 +114,8 @@ fn output_of(mut child: Child) -> String {
 fn two_processes_share_one_fetch_and_one_build() {
     let env = TestEnv::new();
     slow(&env, "hermes", 2);
-    program("queue", Link::Static); // compiled before the two start together
-    let children = [spawn(&env, "queue"), spawn(&env, "queue")];
+    program("events", Link::Static); // compiled before the two start together
+    let children = [spawn(&env, "events"), spawn(&env, "queue")];
     let outputs = children.map(output_of);
     let all = outputs.concat();
     let count = |kind: &str| all.matches(&format!("\"kind\":\"{kind}\"")).count();
@@ -141,7 +141,7 @@ fn two_processes_share_one_fetch_and_one_build() {
 fn a_killed_lock_holder_is_replaced_by_the_waiter() {
     let env = TestEnv::new();
     let word = slow(&env, "hermes", 3);
-    let mut holder = spawn(&env, "queue");
+    let mut holder = spawn(&env, "events");
     wait_until("the build", || is_running(&word).then_some(()));
     let client = env.client();
     let call = client.begin("hermes");
@@ -157,7 +157,7 @@ fn a_killed_lock_holder_is_replaced_by_the_waiter() {
 fn a_call_that_waits_for_another_process_can_be_canceled() {
     let env = TestEnv::new();
     let word = slow(&env, "hermes", 5);
-    let holder = spawn(&env, "queue");
+    let holder = spawn(&env, "events");
     wait_until("the build", || is_running(&word).then_some(()));
     let client = env.client();
     let call = client.begin("hermes");

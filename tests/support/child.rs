@@ -58,7 +58,7 @@ pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(out).into_owned() + &String::from_utf8_lossy(err)
 }
 
-/// The program tests/c/NAME.c, linked with the release library, compiled once.
+/// The program NAME.c of tests/c or examples/c, linked with the release library, compiled once.
 pub fn program(name: &'static str, link: Link) -> PathBuf {
     compiled(name, link, "MOL_TEST_LIB_DIR")
 }
@@ -88,7 +88,7 @@ fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
         .args(words("MOL_TEST_CFLAGS"))
         .arg("-I")
         .arg(source("include"))
-        .arg(source(&format!("tests/c/{name}.c")))
+        .arg(code_of(name))
         .arg("-o")
         .arg(&program);
     match link {
@@ -104,6 +104,14 @@ fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
     };
     succeed(&mut command);
     program
+}
+
+fn code_of(name: &str) -> PathBuf {
+    let example = source(&format!("examples/c/{name}.c"));
+    match example.exists() {
+        true => example,
+        false => source(&format!("tests/c/{name}.c")),
+    }
 }
 
 /// Links the shared library of `libraries` into `folder` under its soname, as `make install` does.

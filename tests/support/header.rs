@@ -15,8 +15,6 @@ pub enum Declaration {
         parameters: Vec<String>,
         text: String,
     },
-    /// A typedef of another type.
-    Alias { name: String, text: String },
     Enum {
         name: String,
         constants: Vec<String>,
@@ -36,10 +34,12 @@ impl Header {
         let mut code: String = code
             .lines()
             .map(|line| line.split("//").next().unwrap())
-            .filter(|line| !line.starts_with('#') && !line.trim_start().starts_with(": int32_t"))
+            .filter(|line| !line.starts_with('#'))
             .flat_map(|line| [line, " "])
             .collect();
-        code = code.replace("extern \"C\" {", "");
+        code = code
+            .replace("extern \"C\" {", "")
+            .replace("MOL_NODISCARD", "");
         let mut declarations = Vec::new();
         while let Some((piece, rest)) = piece(&code) {
             declarations.extend(declaration(&piece));
@@ -87,30 +87,28 @@ fn declaration(text: &str) -> Option<Declaration> {
     let last_word = |text: &str| text.rsplit([' ', '*']).next().unwrap().to_owned();
     if let Some((head, body)) = text.split_once('{') {
         let (body, tail) = body.rsplit_once('}').unwrap();
-        if let Some(name) = head.strip_prefix("enum ") {
-            let constants = body.split(',').map(str::trim).filter(|c| !c.is_empty());
-            let constants = constants.map(|c| c.split(' ').next().unwrap().to_owned());
-            let (name, constants) = (name.trim().to_owned(), constants.collect());
-            return Some(Declaration::Enum { name, constants });
-        }
-        assert_eq!(head.trim(), "typedef struct", "{text}");
-        let fields = body
-            .split(';')
-            .map(str::trim)
-            .filter(|field| !field.is_empty());
-        let fields = fields
-            .map(|field| (last_word(field), field.to_owned()))
-            .collect();
-        return Some(Declaration::Struct {
-            name: tail.trim().to_owned(),
-            fields,
+        let head = head.strip_prefix("typedef ").unwrap().trim();
+        let (keyword, tag) = head.split_once(' ').unwrap();
+        let name = tail.trim().to_owned();
+        assert_eq!(tag, name, "the tag is the name of the type");
+        let separator = if keyword == "enum" { ',' } else { ';' };
+        let parts = body.split(separator).map(str::trim);
+        let parts = parts.filter(|part| !part.is_empty());
+        return Some(match keyword {
+            "enum" => Declaration::Enum {
+                name,
+                constants: parts
+                    .map(|c| c.split(' ').next().unwrap().to_owned())
+                    .collect(),
+            },
+            "struct" => Declaration::Struct {
+                name,
+                fields: parts
+                    .map(|field| (last_word(field), field.to_owned()))
+                    .collect(),
+            },
+            _ => panic!("{text}"),
         });
-    }
-    if let Some(alias) = text.strip_prefix("typedef ") {
-        // The header declares the type of an enum twice, for two C standards.
-        let is_enum = alias.starts_with("enum ") || alias.starts_with("int32_t ");
-        let (name, text) = (last_word(alias), text.to_owned());
-        return (!is_enum).then_some(Declaration::Alias { name, text });
     }
     let (head, parameters) = text.split_once('(')?;
     let parameters = parameters.strip_suffix(')').unwrap();
