@@ -1,7 +1,7 @@
 //! Turns a failed build into an error.
 //!
-//! The builders' APIs have no error codes, so some decisions depend on a builder's text. Each looks only at a
-//! place that the template cannot write to, and says which.
+//! The builders' APIs have no error codes, so some decisions depend on a builder's text. Each function that
+//! compares text says why a template cannot imitate it, or what happens then.
 
 use std::path::Path;
 
@@ -213,7 +213,8 @@ pub(super) fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool
 /// Whether the command could not be started because it is for another architecture (execve, ENOEXEC).
 ///
 /// No builder has a code for it. The OCI runtime (runc up to 1.0, runc, crun) writes it instead of the command's
-/// output, as the only line, and exits with its own exit code.
+/// output, as the only line, and exits with its own exit code. A step that only imitates that line fails anyway,
+/// but with the wrong error code.
 fn is_foreign_program(failed: &FailedStep, exit_code: Option<i32>) -> bool {
     let line = failed.only_line().unwrap_or_default().to_ascii_lowercase();
     let runtime = line.starts_with("exec ") || line.contains("exec user process caused: ");

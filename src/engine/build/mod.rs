@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use bollard_stubs::query_parameters::{
     BuildImageOptions, BuildImageOptionsBuilder, BuilderVersion,
 };
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
@@ -85,6 +86,55 @@ pub(crate) struct Build<'a> {
 enum Progress {
     Graph(Graph),
     Transcript(Transcript),
+}
+
+impl Progress {
+    /// # Errors
+    ///
+    /// A description of what is invalid or exceeds its limit.
+    async fn update(
+        &mut self,
+        info: Info,
+        monitor: &mut BuildMonitor<'_>,
+    ) -> std::result::Result<(), String> {
+        match (self, info) {
+            (Progress::Graph(graph), Info::Status(status)) => graph.update(&status, monitor).await,
+            (Progress::Transcript(transcript), Info::Text(text)) => {
+                transcript.update(&text, monitor).await
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads the builder's answer to its end, or to the first failure, which is the inner error.
+///
+/// # Errors
+///
+/// [`Code::Stalled`]
+async fn follow(
+    answer: &mut BoxStream<'_, std::result::Result<Info, Failure>>,
+    progress: &mut Progress,
+    monitor: &mut BuildMonitor<'_>,
+) -> Result<std::result::Result<(), Failure>> {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            biased;
+            item = answer.next() => {
+                let info = match item {
+                    Some(Ok(info)) => info,
+                    Some(Err(failure)) => return Ok(Err(failure)),
+                    None => return Ok(Ok(())),
+                };
+                monitor.note_activity();
+                if let Err(what) = progress.update(info, monitor).await {
+                    return Ok(Err(Failure::TooMuch(what)));
+                }
+            }
+            _ = ticks.tick() => monitor.tick()?,
+        }
+    }
 }
 
 impl Engine {
@@ -155,34 +205,8 @@ impl Engine {
                 Progress::Transcript(Transcript::new(self.builder)),
             ),
         };
-        let mut ticks = tokio::time::interval(TICK);
-        let end = loop {
-            let info = tokio::select! {
-                biased;
-                item = answer.next() => match item {
-                    Some(Ok(info)) => info,
-                    Some(Err(failure)) => break Err(failure),
-                    None => break Ok(()),
-                },
-                _ = ticks.tick() => {
-                    monitor.tick()?;
-                    continue;
-                }
-            };
-            monitor.note_activity();
-            let updated = match (&mut progress, info) {
-                (Progress::Graph(graph), Info::Status(status)) => {
-                    graph.update(&status, &mut monitor).await
-                }
-                (Progress::Transcript(transcript), Info::Text(text)) => {
-                    transcript.update(&text, &mut monitor).await
-                }
-                _ => Ok(()),
-            };
-            if let Err(what) = updated {
-                break Err(Failure::TooMuch(what));
-            }
-        };
+        // Only borrowed: the session, which lives as long as the answer, is still needed below.
+        let end = follow(&mut answer, &mut progress, &mut monitor).await?;
         if let Some(error) = context.failure.get() {
             return Err(error.clone().into());
         }

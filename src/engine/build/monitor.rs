@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_that_moves_is_a_note_activity() {
+    fn upload_progress_counts_as_activity() {
         let emit = |_| {};
         let sent = Arc::<Sent>::default();
         let mut monitor = BuildMonitor::new(Arc::clone(&sent), GRACE, &emit);

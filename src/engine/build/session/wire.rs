@@ -1,8 +1,7 @@
 //! The messages of `FileSync/DiffCopy`: `fsutil.types` (github.com/tonistiigi/fsutil).
 //!
-//! All other messages of a session come from `bollard-buildkit-proto`. Its `Packet` does not fit: there a
-//! path is a `String`, but git's paths need not be UTF-8; and a chunk of a file is a `Vec`, which is copied
-//! once more than `Bytes`. No other crate serves these files: bollard's session sends an archive instead.
+//! All other messages of a session come from `bollard-buildkit-proto`. Its `Packet` does not fit: it has paths
+//! as `String`, but git's paths need not be UTF-8.
 
 use bytes::Bytes;
 
