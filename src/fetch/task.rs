@@ -78,7 +78,7 @@ impl FetchTask {
 
     pub(super) fn run(self, dir: FetchDir) -> Result<Fetched> {
         // gix panics if it cannot start a thread.
-        executor::reserve(workers())?;
+        executor::check_threads(workers())?;
         let pack = self.receive(&dir)?;
         point!("pack-written");
         // Only now: others that wait for memory must not have to wait for a server.

@@ -1,8 +1,8 @@
-//! The one runtime, for the life of the process, and the threads for what blocks.
+//! The tokio runtime, one for the life of the process, and threads for blocking work.
 //!
-//! Each of these threads does one piece of work and ends. tokio has a pool for that, but where the
-//! operating system gives no thread, the pool panics and keeps the work, which then begins at any time
-//! later or never; here that is an error, and the work is dropped.
+//! Each of these threads does one job and ends. tokio's own pool is not used: if the operating system refuses a
+//! thread, it panics and keeps the job, which then starts at any later time or never. Here that is an error, and the
+//! job is dropped.
 
 use std::fs::File;
 use std::io;
@@ -22,23 +22,24 @@ use crate::process::{limits, panics, signals};
 
 static RUNTIME: OnceCell<Runtime> = OnceCell::new();
 
-/// The name of every thread of the library.
+/// The name of all threads of the library.
 const NAME: &str = "libmol";
 
-/// The work here waits for networks and engines; two threads carry thousands of calls.
+/// The async work only waits for networks and engines, so two threads are enough for thousands of calls.
 const WORKERS: usize = 2;
 
-/// Fetches, archives and the disk. Each build uses two of them for a part of its time.
+/// Limits the threads for fetches, archives and the disk. A build sometimes uses two at once.
 static WORK: Semaphore = Semaphore::const_new(64);
 
-/// Host names and the starts of programs. A fetch waits for the first, so they are counted apart.
+/// Limits the threads for name lookups and process starts. A fetch waits for a name lookup while it holds a slot of
+/// [`WORK`], so these have a limit of their own.
 static STEPS: Semaphore = Semaphore::const_new(64);
 
-/// The runtime; it is started by the first call.
+/// The runtime. The first call starts it.
 ///
 /// # Errors
 ///
-/// [`Code::ProcessLimit`] if the operating system gives no thread or no file descriptor. The next call
+/// [`Code::ProcessLimit`] if the operating system refuses a thread or a file descriptor. The next call
 /// tries again.
 pub(crate) fn runtime() -> Result<&'static Runtime> {
     RUNTIME.get_or_try_init(start)
@@ -46,19 +47,19 @@ pub(crate) fn runtime() -> Result<&'static Runtime> {
 
 fn start() -> Result<Runtime> {
     signals::remember_host();
-    reserve(WORKERS + 1)?;
-    // The kernel counts a thread for a moment longer than it is seen.
+    check_threads(WORKERS + 1)?;
+    // The kernel counts a thread for a short time after it has been joined.
     thread::sleep(Duration::from_millis(2));
-    let gate = Arc::new(Gate::new(GATE_PATIENCE));
-    let passed = Arc::clone(&gate);
+    let gate = Arc::new(Gate::new(GATE_TIMEOUT));
+    let worker_gate = Arc::clone(&gate);
     let built = panic::catch_unwind(move || {
         Builder::new_multi_thread()
-            // Set, so that tokio does not look for its number in the environment.
+            // Otherwise tokio reads the number from the environment.
             .worker_threads(WORKERS)
             .thread_name(NAME)
             .on_thread_start(move || {
                 signals::block_writes();
-                passed.pass();
+                worker_gate.pass();
             })
             .enable_io()
             .enable_time()
@@ -67,13 +68,15 @@ fn start() -> Result<Runtime> {
     match built {
         Ok(Ok(runtime)) if gate.open() => Ok(runtime),
         Ok(Ok(runtime)) => {
-            // Not by dropping it, which waits.
+            // Dropping it would wait for its threads.
             runtime.shutdown_background();
             Err(Error::new(
                 Code::ProcessLimit,
                 "the threads of the library did not start in time",
             )
-            .hint("try again; see whether this process was stopped or the machine is overloaded"))
+            .hint(
+                "try again; check whether this process was suspended or the machine is overloaded",
+            ))
         }
         Ok(Err(error)) => Err(limits::reached(&error).unwrap_or_else(|| {
             Error::new(
@@ -81,22 +84,21 @@ fn start() -> Result<Runtime> {
                 format!("the runtime cannot be started: {error}"),
             )
         })),
-        // tokio panics for one reason here: it cannot start a thread.
-        Err(_) => Err(limits::no_thread("one of the library's own was refused")),
+        // tokio panics here only if it cannot start a thread.
+        Err(_) => Err(limits::no_thread("a thread of the library was refused")),
     }
 }
 
-/// Looks whether so many threads can be had, before a dependency takes them that panics where it cannot
-/// have one. tokio does not even get to its panic: where it has the first worker and not the second, it
-/// waits for the first without an end.
+/// Checks that this many threads can be started now. It precedes the start of threads by a dependency that panics if it
+/// gets none. tokio can even hang: if the second worker cannot be started, it waits forever for the first one.
 ///
 /// # Errors
 ///
 /// [`Code::ProcessLimit`]
-pub(crate) fn reserve(threads: usize) -> Result<()> {
+pub(crate) fn check_threads(threads: usize) -> Result<()> {
     let held = Mutex::new(());
     thread::scope(|scope| {
-        // They end when this does, whether all of them are there or not.
+        // The threads end when this guard is dropped, also after an error.
         let _hold = held.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..threads {
             let wait = || {
@@ -115,52 +117,53 @@ fn named() -> thread::Builder {
     thread::Builder::new().name(NAME.to_owned())
 }
 
-/// What each worker passes before it works. Somebody else may have taken the thread that
-/// [`reserve`] has seen; then the runtime waits, before it says so, for the end of the workers that it
-/// has got. They end here. What such a half of a runtime has opened (three file descriptors) stays open.
+/// Each worker waits here until the runtime is complete. Despite [`check_threads`] a thread may be refused, if another
+/// part of the process has started one meanwhile. Then tokio waits for the workers that it has started before it
+/// reports the error; the gate ends them after a timeout. The three file descriptors of such an incomplete runtime
+/// stay open.
 struct Gate {
     state: Mutex<GateState>,
     changed: Condvar,
-    patience: Duration,
+    timeout: Duration,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum GateState {
     Waiting,
     Open,
-    Shut,
+    Closed,
 }
 
-/// A runtime is built within milliseconds, on a slow machine under valgrind too within seconds.
-const GATE_PATIENCE: Duration = Duration::from_secs(5);
+/// A runtime starts within milliseconds; on a slow machine under valgrind, within seconds.
+const GATE_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Gate {
-    fn new(patience: Duration) -> Self {
+    fn new(timeout: Duration) -> Self {
         Self {
             state: Mutex::new(GateState::Waiting),
             changed: Condvar::new(),
-            patience,
+            timeout,
         }
     }
 
-    /// Waits until the runtime is whole; ends this thread if that does not come.
+    /// Waits until the runtime is complete. After the timeout it ends this thread.
     fn pass(&self) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut state, _) = self
             .changed
-            .wait_timeout_while(state, self.patience, |state| *state == GateState::Waiting)
+            .wait_timeout_while(state, self.timeout, |state| *state == GateState::Waiting)
             .unwrap_or_else(PoisonError::into_inner);
         if *state == GateState::Open {
             return;
         }
-        *state = GateState::Shut;
+        *state = GateState::Closed;
         drop(state);
         self.changed.notify_all();
-        // Not a panic that anybody is told of.
-        panic::resume_unwind(Box::new("the runtime is not whole"));
+        // Unlike `panic!`, this does not call the panic hook.
+        panic::resume_unwind(Box::new("the runtime is incomplete"));
     }
 
-    /// The runtime is whole. False if a worker has given up before.
+    /// Lets the workers start, because the runtime is complete. False if a worker has timed out before.
     fn open(&self) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *state == GateState::Waiting {
@@ -171,13 +174,12 @@ impl Gate {
     }
 }
 
-/// Does what waits for the disk on a thread that may wait. It begins at once unless too many do
-/// already, and goes on to its end when the future is dropped, so it owns what it needs, and `tasks`
-/// counts it until then.
+/// Runs blocking work on a thread of its own. It starts at once, unless the limit of threads is reached; then it waits
+/// for a slot. If the future is dropped, started work continues, so it owns its data. `tasks` counts it until it ends.
 ///
 /// # Errors
 ///
-/// [`Code::ProcessLimit`] if the operating system gives no thread; those of the work.
+/// [`Code::ProcessLimit`] if the operating system refuses a thread; the errors of the work.
 pub(crate) fn blocking<T, W>(
     tasks: &TaskTracker,
     work: W,
@@ -186,10 +188,10 @@ where
     T: Send + 'static,
     W: FnOnce() -> Result<T> + Send + 'static,
 {
-    on_a_thread(&WORK, tasks, work)
+    on_thread(&WORK, tasks, work)
 }
 
-/// The same, for a short step that other such work may wait for.
+/// Like [`blocking`], for a short step that other blocking work waits for.
 pub(crate) fn blocking_step<T, W>(
     tasks: &TaskTracker,
     work: W,
@@ -198,11 +200,11 @@ where
     T: Send + 'static,
     W: FnOnce() -> Result<T> + Send + 'static,
 {
-    on_a_thread(&STEPS, tasks, work)
+    on_thread(&STEPS, tasks, work)
 }
 
-fn on_a_thread<T, W>(
-    turns: &'static Semaphore,
+fn on_thread<T, W>(
+    slots: &'static Semaphore,
     tasks: &TaskTracker,
     work: W,
 ) -> impl Future<Output = Result<T>> + Send + use<T, W>
@@ -212,52 +214,52 @@ where
 {
     let counted = tasks.token();
     let (sender, receiver) = oneshot::channel();
-    let work = move |turn: SemaphorePermit<'static>| {
-        // Nobody waits any more if the future was dropped.
+    let work = move |slot: SemaphorePermit<'static>| {
+        // The receiver is gone if the future was dropped.
         let _ = sender.send(panics::catch(work).map_err(or_limit));
-        drop(turn);
+        drop(slot);
         drop(counted);
     };
-    let begun = match turns.try_acquire() {
-        Ok(turn) => Ok(detach(|| work(turn))),
+    let started = match slots.try_acquire() {
+        Ok(slot) => Ok(detach(|| work(slot))),
         Err(_) => Err(work),
     };
     async move {
-        match begun {
-            Ok(begun) => begun?,
+        match started {
+            Ok(started) => started?,
             Err(work) => {
                 // Never closed, so this does not fail.
-                let turn = turns.acquire().await.map_err(|_| Error::canceled())?;
-                detach(|| work(turn))?;
+                let slot = slots.acquire().await.map_err(|_| Error::canceled())?;
+                detach(|| work(slot))?;
             }
         }
         receiver.await.unwrap_or_else(|_| Err(Error::canceled()))
     }
 }
 
-/// A dependency that can start no thread for its own use panics. That is no defect.
+/// A dependency panics if it cannot start a thread. That is a limit of the process, not a defect.
 fn or_limit(error: Error) -> Error {
     match error.code {
-        Code::Internal => reserve(1).err().unwrap_or(error),
+        Code::Internal => check_threads(1).err().unwrap_or(error),
         _ => error,
     }
 }
 
-/// Does the work on a thread of its own, which nobody waits for.
+/// Runs the work on a thread of its own, and does not wait for it.
 pub(crate) fn detach(work: impl FnOnce() + Send + 'static) -> Result<()> {
     let runtime = runtime()?;
-    let begin = move || {
+    let start = move || {
         signals::block_writes();
         let _entered = runtime.enter();
         work();
     };
-    match named().spawn(begin) {
+    match named().spawn(start) {
         Ok(_) => Ok(()),
         Err(error) => Err(limits::no_thread(&error.to_string())),
     }
 }
 
-/// Starts something on a thread with the host's signals, and waits until it has started.
+/// Runs `start`, which starts a program, on a thread with the host's signal mask, and waits until it returns.
 ///
 /// # Errors
 ///
@@ -273,24 +275,24 @@ pub(crate) fn as_host<T: Send>(start: impl FnOnce() -> io::Result<T> + Send) -> 
             .map_err(limits::starting)?;
         thread
             .join()
-            .unwrap_or_else(|_| Err(io::Error::other("its start has panicked")))
+            .unwrap_or_else(|_| Err(io::Error::other("its start panicked")))
     })
 }
 
-/// The addresses of a host. The port is that of each address.
+/// Resolves a host name. Each address gets the port.
 pub(crate) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let host = host.to_owned();
-    let look = move || Ok(look_up(&host, port));
-    // Nobody waits for the end of it: it may take as long as the resolver's own limits.
-    let found = blocking_step(&TaskTracker::new(), look).await;
+    let lookup = move || Ok(look_up(&host, port));
+    // Not counted by a client, because it may take as long as the limits of the system's resolver.
+    let found = blocking_step(&TaskTracker::new(), lookup).await;
     found.map_err(io::Error::other)?
 }
 
 fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let found = (host, port).to_socket_addrs();
     found.map(Iterator::collect).map_err(|error| {
-        // The resolver reads files and opens sockets, and says of a failure there that there is no
-        // such host.
+        // The resolver reads files and opens sockets. If it has no file descriptor for them, it reports that the host
+        // does not exist.
         match File::open("/") {
             Err(refused) if limits::reached(&refused).is_some() => refused,
             _ => error,
@@ -304,28 +306,28 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn a_runtime_that_does_not_become_whole_lets_its_workers_go() {
-        let patience = Duration::from_millis(100);
-        let gate = Arc::new(Gate::new(patience));
-        let begun = Instant::now();
+    fn the_workers_of_an_incomplete_runtime_end() {
+        let timeout = Duration::from_millis(100);
+        let gate = Arc::new(Gate::new(timeout));
+        let started = Instant::now();
         let workers = [0; 2].map(|_| {
             let gate = Arc::clone(&gate);
             thread::spawn(move || gate.pass())
         });
         assert!(workers.into_iter().all(|worker| worker.join().is_err()));
-        assert!(begun.elapsed() >= patience);
+        assert!(started.elapsed() >= timeout);
         assert!(!gate.open());
 
         let gate = Arc::new(Gate::new(Duration::from_secs(60)));
-        let passed = Arc::clone(&gate);
-        let worker = thread::spawn(move || passed.pass());
+        let worker_gate = Arc::clone(&gate);
+        let worker = thread::spawn(move || worker_gate.pass());
         assert!(gate.open());
         worker.join().unwrap();
         gate.pass();
     }
 
     #[test]
-    fn more_work_than_threads_is_done_in_turns() {
+    fn work_beyond_the_thread_limit_waits_for_a_slot() {
         let tasks = TaskTracker::new();
         let work = (0..200).map(|number| {
             blocking(&tasks, move || {
@@ -342,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn work_that_nobody_waits_for_goes_on_and_is_counted() {
+    fn work_continues_and_is_counted_after_its_future_is_dropped() {
         let tasks = TaskTracker::new();
         let (sender, done) = std::sync::mpsc::channel();
         drop(blocking(&tasks, move || {

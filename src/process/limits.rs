@@ -1,7 +1,7 @@
-//! What this process, or this machine, can have no more of: threads and file descriptors.
+//! Detects that the process, or the machine, has no threads or file descriptors left.
 //!
-//! Whatever was to be done at that moment fails, and its own error would send people to the network or
-//! to the engine. So this comes first wherever an error of the operating system is told.
+//! Any operation can fail because of that, and its own error would blame the network or the engine. So each error of
+//! the operating system is checked for a limit before it is reported.
 
 use std::error::Error as StdError;
 use std::io;
@@ -11,13 +11,13 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::error::{Code, Error, causes};
 
-/// No thread or process could be started. It has a type of its own because the number of it, EAGAIN,
-/// means something else everywhere else.
+/// No thread or process could be started. It has its own type because its error number, EAGAIN, has another meaning for
+/// all other operations.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct NotStarted(io::Error);
 
-/// The same error, marked as that of a thread or a process that was to be started.
+/// Marks the error of a failed start of a thread or a process.
 pub(crate) fn starting(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         Some(Errno::AGAIN | Errno::NOMEM) => io::Error::other(NotStarted(error)),
@@ -25,7 +25,7 @@ pub(crate) fn starting(error: io::Error) -> io::Error {
     }
 }
 
-/// What to say if a limit is why it has failed; `None` if it is not.
+/// The error to report if a limit caused this failure; else `None`.
 pub(crate) fn reached(error: &(dyn StdError + 'static)) -> Option<Error> {
     causes(error).find_map(|cause| {
         if let Some(error) = cause.downcast_ref::<Error>() {
@@ -42,18 +42,17 @@ pub(crate) fn reached(error: &(dyn StdError + 'static)) -> Option<Error> {
     })
 }
 
-/// No thread can be started.
+/// The error for a thread or a process that cannot be started.
 pub(crate) fn no_thread(why: &str) -> Error {
     let limit = limit(Resource::Nproc);
     Error::new(
         Code::ProcessLimit,
         format!(
-            "this process can start no more threads or programs: {why} (this user may have {limit})"
+            "this process cannot start more threads or programs: {why} (the limit of this user is {limit})"
         ),
     )
     .hint(
-        "raise the limit (ulimit -u, in a container the one of its processes), or look for what \
-         starts so many: ps -eLf",
+        "raise the limit (ulimit -u, or the pids limit of a container), or find what starts so many: ps -eLf",
     )
 }
 
@@ -61,10 +60,10 @@ fn no_descriptor() -> Error {
     let limit = limit(Resource::Nofile);
     Error::new(
         Code::ProcessLimit,
-        format!("this process has no file descriptors left (it may have {limit})"),
+        format!("this process has no file descriptors left (the limit is {limit})"),
     )
     .hint(format!(
-        "raise the limit (ulimit -n), or look for what keeps them open: ls -l /proc/{}/fd",
+        "raise the limit (ulimit -n), or find what keeps them open: ls -l /proc/{}/fd",
         std::process::id()
     ))
 }
@@ -74,20 +73,20 @@ fn no_descriptor_anywhere() -> Error {
         Code::ProcessLimit,
         "this machine has no file descriptors left (ENFILE)",
     )
-    .hint("raise the limit (sysctl fs.file-max), or look for what keeps them open: lsof")
+    .hint("raise the limit (sysctl fs.file-max), or find what keeps them open: lsof")
 }
 
 fn limit(resource: Resource) -> String {
     getrlimit(resource)
         .current
-        .map_or_else(|| "any number".to_owned(), |limit| limit.to_string())
+        .map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn told(error: &(dyn StdError + 'static)) -> String {
+    fn message(error: &(dyn StdError + 'static)) -> String {
         reached(error).map_or_else(String::new, |error| {
             assert_eq!(error.code, Code::ProcessLimit);
             error.message
@@ -95,29 +94,29 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_found_wherever_it_is_wrapped() {
+    fn a_limit_is_found_in_any_wrapper() {
         let raw = io::Error::from_raw_os_error;
-        assert!(told(&raw(libc::EMFILE)).contains("this process has no file descriptors left"));
-        assert!(told(&raw(libc::ENFILE)).contains("this machine"));
+        assert!(message(&raw(libc::EMFILE)).contains("this process has no file descriptors left"));
+        assert!(message(&raw(libc::ENFILE)).contains("this machine"));
         let wrapped = io::Error::other(io::Error::other(raw(libc::EMFILE)));
-        assert!(told(&wrapped).contains("file descriptors"));
-        assert!(told(&starting(raw(libc::EAGAIN))).contains("threads"));
+        assert!(message(&wrapped).contains("file descriptors"));
+        assert!(message(&starting(raw(libc::EAGAIN))).contains("threads"));
         let again = io::Error::other(reached(&starting(raw(libc::EAGAIN))).unwrap());
-        assert!(told(&again).contains("threads"));
+        assert!(message(&again).contains("threads"));
     }
 
     #[test]
-    fn a_limit_is_no_matter_of_words_and_no_other_error_is_one() {
+    fn a_limit_is_detected_by_kind_not_text() {
         let raw = io::Error::from_raw_os_error;
         for other in [
-            // Of a socket it means "not now".
+            // For a socket it means "would block".
             raw(libc::EAGAIN),
             raw(libc::ENOENT),
             starting(raw(libc::ENOENT)),
             io::Error::other("Too many open files (os error 24)"),
             io::Error::other(Error::canceled()),
         ] {
-            assert_eq!(told(&other), "", "{other}");
+            assert_eq!(message(&other), "", "{other}");
         }
     }
 }

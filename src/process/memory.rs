@@ -1,8 +1,8 @@
-//! How much memory all fetches of the process take together (promise P9).
+//! Limits the memory that all fetches of the process use together (promise P9).
 //!
-//! A fetch says what it is going to need before it takes it, from sizes that were checked. Where that is not
-//! free, it waits for the others; where it is more than there may ever be, it fails. There are two pools, and
-//! a fetch takes from the first one first. So no two fetches wait for each other.
+//! A fetch reserves memory before it uses it, computed from checked sizes. If that much is not free, it waits for other
+//! fetches; if it exceeds the pool, it fails. There are two pools, and each fetch reserves from the first one first. So
+//! two fetches cannot wait for each other.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -11,22 +11,23 @@ use tokio::sync::Notify;
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
 
-/// What the library takes of memory at most, in MiB, unless it is set.
+/// The default limit of the library's memory, in MiB.
 pub(crate) const DEFAULT_MIB: u64 = 512;
 
-/// Less is not enough for the largest file that is converted: see `checkout::memory`.
+/// The lowest allowed limit, in MiB. Less is not enough for the largest file that is converted: see
+/// `checkout::memory`.
 pub(crate) const LEAST_MIB: u64 = 256;
 
-/// What a fetch needs memory for.
+/// What the memory is used for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pool {
-    /// The table of its objects, for as long as it takes.
+    /// The table of objects, for the whole fetch.
     Objects,
-    /// One step of it: resolving deltas, or writing files.
+    /// One step of the fetch: resolving deltas, or writing files.
     Step,
 }
 
-/// The shares of the limit, in sixteenths. The rest is for everything else.
+/// The pools' shares of the limit, in sixteenths. The remaining three are for everything else.
 const SHARES: [u64; 2] = [4, 9];
 
 #[derive(Debug, Default)]
@@ -35,33 +36,33 @@ struct Ledger {
     freed: Notify,
 }
 
-/// One for the process, as the memory is.
 static LEDGER: LazyLock<Ledger> = LazyLock::new(Ledger::default);
 
-/// Memory that was set aside; dropping it gives it back.
+/// Reserved memory. Dropping it releases the memory.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     pool: Pool,
     bytes: u64,
 }
 
-/// How large a pool is, under `limit` bytes for the library.
+/// The size of a pool in bytes, if the library's limit is `limit` bytes.
 pub(crate) fn size(pool: Pool, limit: u64) -> u64 {
     limit / 16 * SHARES[pool as usize]
 }
 
-/// Sets `bytes` aside, under `limit` bytes for the library. Waits until they are free.
+/// Reserves `bytes` of a pool, if the library's limit is `limit` bytes. Waits until they are free. `what` names the use
+/// in an error.
 ///
 /// # Errors
 ///
-/// [`Code::Fetch`] if the pool is smaller than that; `what` is what the memory is for.
+/// [`Code::Fetch`] if the pool is smaller.
 pub(crate) async fn reserve(pool: Pool, bytes: u64, limit: u64, what: &str) -> Result<Reserved> {
     let size = size(pool, limit);
     if bytes > size {
         return Err(Error::new(
             Code::Fetch,
             format!(
-                "{what} would take {} of memory, and {} of the {} for the library are for that",
+                "{what} needs {} of memory, but the limit for it is {} (of {} for the library)",
                 human_bytes(bytes),
                 human_bytes(size),
                 human_bytes(limit)
@@ -103,13 +104,13 @@ mod tests {
 
     const LIMIT: u64 = 16 << 40;
 
-    /// A part of the pool for steps, which is larger than what any test takes.
+    /// A fraction of the pool for steps. With this limit the pool is larger than all other tests need.
     fn step(part: u64) -> impl Future<Output = Result<Reserved>> {
         reserve(Pool::Step, 9 * (LIMIT / 16) / part, LIMIT, "a test")
     }
 
     #[test]
-    fn memory_that_is_not_free_is_waited_for() {
+    fn a_reservation_waits_until_the_memory_is_free() {
         crate::process::executor::runtime()
             .unwrap()
             .block_on(async {
@@ -118,7 +119,7 @@ mod tests {
                     .unwrap();
                 let mut waits = Box::pin(step(2));
                 assert!((&mut waits).now_or_never().is_none());
-                // The other pool is another matter.
+                // The other pool is not affected.
                 let other = reserve(Pool::Objects, 1, LIMIT, "a test").now_or_never();
                 assert!(other.unwrap().is_ok());
                 drop(most);
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_there_may_ever_be_is_an_error_with_the_figures() {
+    fn a_reservation_larger_than_the_pool_is_an_error() {
         let error = reserve(Pool::Objects, 129 << 20, 512 << 20, "the list of objects");
         let error = error.now_or_never().unwrap().unwrap_err();
         assert_eq!(error.code, Code::Fetch);

@@ -1,4 +1,4 @@
-//! What a library must take care of inside a host process: threads, panics, signals, limits and memory.
+//! The shared resources of the host process: threads, panics, signals, limits, memory, and files of the host.
 
 pub(crate) mod executor;
 pub(crate) mod limits;

@@ -1,10 +1,9 @@
-//! Files whose paths come from outside: the environment, docker's configuration, the machine's
+//! Reads files whose paths come from outside the library: the environment, docker's configuration, the machine's
 //! certificates, a template.
 //!
-//! Such a path may lead to anything: a FIFO that nobody writes to, a device without end, a home folder
-//! on a network disk that hangs. [`read`] takes regular files only, and no more than a limit. A disk
-//! that hangs blocks `open` and even `stat`, and nothing can interrupt that. So [`within`] does the
-//! work on a thread that may wait, and stops waiting after [`LIMIT`].
+//! Such a path may lead to a FIFO without a writer, an endless device, or a hanging network disk. [`read`] accepts only
+//! regular files up to a size limit. A hanging disk blocks `open` and even `stat`, and nothing can interrupt these. So
+//! [`within`] does the work on a separate thread, and stops waiting after [`LIMIT`].
 
 use std::collections::HashMap;
 use std::fs::{self, FileType, OpenOptions};
@@ -14,33 +13,32 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as Turn, Semaphore};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
 use crate::process::executor::{self, blocking};
 
-/// How long to wait for a disk. A network home that is only slow answers within a second or two.
+/// How long to wait for a disk. A slow network home answers within one or two seconds.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
 
-/// How many threads may wait for such files at once. A thread that hangs cannot be ended: with this
-/// limit, hanging disks leave most of the runtime's blocking threads to other work.
+/// Limits the threads that read such files at once. A hanging thread cannot be ended; with this limit, hanging disks
+/// leave most of the blocking threads to other work.
 static THREADS: Semaphore = Semaphore::const_new(16);
 
 /// Reads a regular file of at most `max` bytes. Links are followed.
 ///
 /// # Errors
 ///
-/// Those of the operating system; [`ErrorKind::IsADirectory`], [`ErrorKind::InvalidInput`] for what else
-/// is no regular file, and [`ErrorKind::FileTooLarge`].
+/// Those of the operating system; [`ErrorKind::IsADirectory`], [`ErrorKind::InvalidInput`] for any other kind of file,
+/// and [`ErrorKind::FileTooLarge`].
 pub(crate) fn read(path: &Path, max: usize) -> io::Result<Vec<u8>> {
-    // Before it is opened: to open a FIFO wakes whoever writes to it, and to open a device may do
-    // anything.
+    // Checked before opening: opening a FIFO wakes up its writer, and opening a device can have any effect.
     regular(fs::metadata(path)?.file_type())?;
     let file = OpenOptions::new()
         .read(true)
-        // Something else may stand there by now.
+        // The path may have been replaced meanwhile.
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
         .open(path)?;
     let found = file.metadata()?;
@@ -56,7 +54,7 @@ pub(crate) fn read(path: &Path, max: usize) -> io::Result<Vec<u8>> {
     if size > max {
         return Err(too_large());
     }
-    // With room for all of it: a vector that grows leaves its content behind, which may be a secret.
+    // With enough capacity: a growing vector leaves copies of its content in memory, which may be a secret.
     let mut content = Vec::with_capacity(size + 1);
     file.take(max as u64 + 1).read_to_end(&mut content)?;
     match content.len() > max {
@@ -82,14 +80,13 @@ fn regular(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::InvalidInput, why))
 }
 
-/// Does `work`, which reads such files, on a thread that may wait, and waits for it at most for
-/// [`LIMIT`]. `what` is what is read, with its path. After a timeout the thread goes on until the disk
-/// answers. Until then nobody else starts to read the same: one path that hangs costs one thread,
-/// however many callers want it.
+/// Runs `work`, which reads such files, on a separate thread, and waits for it up to [`LIMIT`]. `what` names the file,
+/// with its path. After a timeout the thread continues until the disk answers. Until then no other caller starts to
+/// read the same file, so that a hanging path blocks one thread, not one for each caller.
 ///
 /// # Errors
 ///
-/// Those of `work`; after the limit an error with the code `code` that names `what`.
+/// Those of `work`; after the timeout, an error with `code` that names `what`.
 pub(crate) async fn within<T: Send + 'static>(
     tasks: &TaskTracker,
     code: Code,
@@ -97,11 +94,11 @@ pub(crate) async fn within<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let read = async {
-        let turn = turn(what).lock_owned().await;
+        let turn = read_lock(what).lock_owned().await;
         // Never closed, so this cannot fail.
         let thread = THREADS.acquire().await;
         let work = move || {
-            let _until_done = (turn, thread);
+            let _guards = (turn, thread);
             work()
         };
         blocking(tasks, work).await
@@ -110,12 +107,12 @@ pub(crate) async fn within<T: Send + 'static>(
         let limit = LIMIT.as_secs();
         Err(
             Error::new(code, format!("{what} cannot be read within {limit} seconds"))
-                .hint("see whether its disk hangs (a network home, a FUSE mount), or use a path on a local disk"),
+                .hint("check whether its disk hangs (a network home, a FUSE mount), or use a path on a local disk"),
         )
     })
 }
 
-/// The same for a caller that is no task of the runtime. Its thread waits.
+/// Like [`within`], for a caller outside the runtime. The caller's thread waits.
 pub(crate) fn wait<T: Send + 'static>(
     code: Code,
     what: &str,
@@ -125,24 +122,24 @@ pub(crate) fn wait<T: Send + 'static>(
     let what = what.to_owned();
     executor::runtime()?.spawn(async move {
         let done = within(&TaskTracker::new(), code, &what, work).await;
-        // Somebody waits for it below.
+        // The receiver waits below.
         let _ = sender.send(done);
     });
     receiver.recv().unwrap_or_else(|_| Err(Error::canceled()))
 }
 
-/// Whose turn it is to read this.
-fn turn(what: &str) -> Arc<Turn<()>> {
-    static TURNS: Mutex<Option<HashMap<String, Weak<Turn<()>>>>> = Mutex::new(None);
-    let mut turns = TURNS.lock().unwrap_or_else(PoisonError::into_inner);
-    let turns = turns.get_or_insert_default();
-    if let Some(turn) = turns.get(what).and_then(Weak::upgrade) {
-        return turn;
+/// The lock of the callers that read the same file.
+fn read_lock(what: &str) -> Arc<AsyncMutex<()>> {
+    static LOCKS: Mutex<Option<HashMap<String, Weak<AsyncMutex<()>>>>> = Mutex::new(None);
+    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let locks = locks.get_or_insert_default();
+    if let Some(lock) = locks.get(what).and_then(Weak::upgrade) {
+        return lock;
     }
-    turns.retain(|_, turn| turn.strong_count() > 0);
-    let turn = Arc::new(Turn::new(()));
-    turns.insert(what.to_owned(), Arc::downgrade(&turn));
-    turn
+    locks.retain(|_, lock| lock.strong_count() > 0);
+    let lock = Arc::new(AsyncMutex::new(()));
+    locks.insert(what.to_owned(), Arc::downgrade(&lock));
+    lock
 }
 
 #[cfg(test)]
@@ -172,7 +169,7 @@ mod tests {
         for name in ["file", "link"] {
             assert_eq!(read(&at(name), MAX).unwrap().len(), MAX, "{name}");
         }
-        // What has no size of its own, as in /proc, is read as far as it goes.
+        // A file in /proc reports the size 0 and is read to its end.
         let status = Path::new("/proc/self/status");
         assert!(read(status, 64 * 1024).unwrap().starts_with(b"Name:"));
 
@@ -205,13 +202,13 @@ mod tests {
             let error = refused(&at(name)).to_string();
             assert!(error.contains(why), "{name}: {error}");
         }
-        // A size that is only found out by reading.
+        // Its size is only known after reading.
         let long = refused(Path::new("/proc/self/smaps"));
         assert_eq!(long.kind(), ErrorKind::FileTooLarge, "{long}");
     }
 
     #[test]
-    fn a_path_that_hangs_is_waited_for_by_one_thread_and_for_the_limit() {
+    fn a_hanging_path_blocks_one_thread_and_callers_until_the_limit() {
         let runtime = executor::runtime().unwrap();
         let (release, hung) = std::sync::mpsc::channel::<()>();
         let hung = Mutex::new(Some(hung));
@@ -224,7 +221,7 @@ mod tests {
                 let started = Arc::clone(&started);
                 within(&tasks, Code::InvalidOption, "/hangs", move || {
                     started.fetch_add(1, Ordering::SeqCst);
-                    // The first one hangs, as a disk would.
+                    // The first caller hangs like a disk.
                     hung.map(|hung| hung.recv());
                     Ok(())
                 })
@@ -233,7 +230,7 @@ mod tests {
                 Ok(begun.elapsed())
             });
             let (calls, other) = tokio::join!(futures_util::future::join_all(calls), other);
-            assert!(other.unwrap() < Duration::from_secs(5), "it is not held up");
+            assert!(other.unwrap() < Duration::from_secs(5), "it is not delayed");
             for call in calls {
                 let error = call.unwrap_err();
                 assert!(error.message.contains("/hangs"), "{error:?}");
@@ -248,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn disks_that_hang_leave_threads_for_other_work() {
+    fn hanging_disks_leave_threads_for_other_work() {
         let runtime = executor::runtime().unwrap();
         let tasks = TaskTracker::new();
         let (release, hung) = std::sync::mpsc::channel::<()>();
@@ -260,7 +257,7 @@ mod tests {
                 let tasks = tasks.clone();
                 tokio::spawn(async move {
                     let hang = move || {
-                        // In a row: the lock hangs as the receiver does.
+                        // All others hang on the lock.
                         let _ = hung.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         Ok(())
                     };

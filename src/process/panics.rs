@@ -1,4 +1,4 @@
-//! Panics: each one becomes an error of the call it happened in, with its place in the code.
+//! Turns each panic into an error of its call, with its place in the code.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -9,32 +9,31 @@ use futures_util::FutureExt;
 
 use crate::error::{Code, Error, Result};
 
-/// What `std::thread::scope` panics with when it has thrown away the panic of one of its threads. gix
-/// has such threads.
+/// The message of `std::thread::scope` when it replaces the panic of one of its threads. gix uses scoped threads.
 const IN_ANOTHER_THREAD: &str = "a scoped thread panicked";
 
 thread_local! {
-    /// Where this thread's last panic was.
+    /// The place of this thread's last panic.
     static PLACE: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// What the last panic of any thread said, and where.
+/// The message and the place of the last panic of any thread.
 static LAST: Mutex<Option<String>> = Mutex::new(None);
 
-/// Does the work; a panic in it is an error.
+/// Runs the work. A panic in it becomes an error.
 pub(crate) fn catch<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(from_panic(&*panic)))
 }
 
-/// The same, for work that waits.
+/// Like [`catch`], for async work.
 pub(crate) async fn catch_future<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     let work = AssertUnwindSafe(work).catch_unwind();
     work.await.unwrap_or_else(|panic| Err(from_panic(&*panic)))
 }
 
-/// An error for a panic of this thread: its message and its place in the code.
+/// The error for a panic of this thread.
 fn from_panic(payload: &(dyn Any + Send)) -> Error {
-    let said = payload
+    let message = payload
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
@@ -43,37 +42,35 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
     let place = place.map_or_else(String::new, |place| format!(" ({place})"));
     Error::new(
         Code::Internal,
-        format!("a defect in libmol stopped this call: {said}{place}"),
+        format!("a defect in libmol stopped this call: {message}{place}"),
     )
-    .hint("please report it, with what was being done")
+    .hint("please report it, and describe what the call was doing")
 }
 
-/// From now on panics write nothing to standard error, which is the host's, and their places are kept
-/// for their errors.
+/// Installs a panic hook that writes nothing to the host's standard error and records the place for the error.
 ///
-/// This is for every panic of this copy of the standard library, so only the C ABI does it: a host
-/// that is a Rust program, and has its own hook, has its own copy too. One that uses this crate
-/// directly hears of its panics through its hook, and the errors do without the place.
+/// The hook is global to this copy of std, so only the C ABI installs it: a Rust host that links the C library has its
+/// own copy. A Rust program that uses the crate keeps its own hook, and errors then have no place.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| panic::set_hook(Box::new(note)));
+    ONCE.call_once(|| panic::set_hook(Box::new(record)));
 }
 
-fn note(panic: &PanicHookInfo<'_>) {
+fn record(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(place).unwrap_or_default();
-    let said = panic.payload_as_str().unwrap_or("no message");
+    let message = panic.payload_as_str().unwrap_or("no message");
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    let place = if said == IN_ANOTHER_THREAD {
+    let place = if message == IN_ANOTHER_THREAD {
         last.take().unwrap_or(place)
     } else {
-        *last = Some(format!("{said}, {place}"));
+        *last = Some(format!("{message}, {place}"));
         place
     };
-    // A panic while the thread ends has nowhere to be kept, and nobody to be told to.
-    let _ = PLACE.try_with(|kept| kept.replace(Some(place)));
+    // Fails during thread-local destruction; the place is then not needed.
+    let _ = PLACE.try_with(|last| last.replace(Some(place)));
 }
 
-/// File and line, without the folders of the machine that the library was compiled on.
+/// The file within its package, and the line: without folders of the build machine.
 fn place(location: &Location<'_>) -> String {
     let (file, line) = (location.file(), location.line());
     let package = file
@@ -87,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_an_error_with_its_message() {
+    fn a_panic_becomes_an_error_with_its_message() {
         let error = catch::<()>(|| panic!("number {}", 7)).unwrap_err();
         assert_eq!(error.code, Code::Internal);
         assert!(error.message.contains("number 7"), "{error:?}");
@@ -96,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn its_place_names_the_file_within_the_package() {
+    fn the_place_of_a_panic_is_a_file_within_the_package() {
         let here = Location::caller();
         assert_eq!(
             place(here),

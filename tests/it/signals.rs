@@ -470,7 +470,7 @@ fn with_limit(what: &str, message: &str, hint: &str) {
 fn without_threads_a_call_fails_and_the_client_is_freed() {
     with_limit(
         "threads",
-        "can start no more threads or programs",
+        "cannot start more threads or programs",
         "ulimit -u",
     );
 }
