@@ -1,5 +1,5 @@
-//! The inside of the library, for its property tests, its fuzz targets and its benchmarks: each function
-//! here is one step of the job by itself. It is no part of the API and changes without notice.
+//! Single steps of the job, for property tests, fuzz targets and benchmarks. They are not part of the API and change
+//! without notice.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -24,7 +24,7 @@ use crate::options::{OptionName, Options};
 use crate::process::executor;
 use crate::redact::{MAX_LINE, Masker, Secret};
 
-/// A build's output, in the pieces in which it comes, as the lines that are shown.
+/// The shown lines of a build's output, which arrives in these pieces.
 pub fn log_lines(pieces: &[&[u8]], token: &str) -> Vec<String> {
     let mut options = Options::default();
     options.set(OptionName::Token, token);
@@ -41,12 +41,12 @@ pub fn log_lines(pieces: &[&[u8]], token: &str) -> Vec<String> {
         .collect()
 }
 
-/// A text as it is shown in a message.
+/// A text in the form in which messages show it.
 pub fn shown_line(text: &str, token: &str) -> String {
     Masker::new(&Secret::new(token)).shown(text, MAX_LINE)
 }
 
-/// Where Gitea describes a branch.
+/// The URL of a branch in Gitea's API.
 pub fn branch_url(prefix: &str, runtime: &str, branch: &str) -> Result<String> {
     let mut options = Options::default();
     options.set(OptionName::RepoPrefix, prefix);
@@ -58,7 +58,7 @@ pub fn branch_url(prefix: &str, runtime: &str, branch: &str) -> Result<String> {
     Ok(gitea::branch_url(&repository, branch).into())
 }
 
-/// The commit in what Gitea says about a branch.
+/// The commit in Gitea's answer about a branch.
 pub fn head_sha(body: &[u8]) -> Result<String> {
     let url = "https://host/".parse().map_err(|_| Error::canceled())?;
     let answer = Answer {
@@ -72,16 +72,16 @@ pub fn head_sha(body: &[u8]) -> Result<String> {
     Ok(head.commit.to_string())
 }
 
-/// What an ignore file says.
+/// The patterns of an ignore file.
 pub struct Ignores(Patterns);
 
 impl Ignores {
-    /// Reads an ignore file.
+    /// Parses an ignore file.
     pub fn parse(text: &str) -> std::result::Result<Self, String> {
         Patterns::parse(text).map(Self)
     }
 
-    /// Does it ignore the path? That of the folder it is in counts as well, and so on up to the root.
+    /// Whether the path is ignored. All its parent folders count too.
     pub fn ignores(&self, path: &str) -> bool {
         let (mut verdict, mut folder) = Default::default();
         let ends = path.match_indices('/').map(|(end, _)| end);
@@ -92,12 +92,12 @@ impl Ignores {
     }
 }
 
-/// Objects, as a server would send them.
+/// Git objects, in the form in which a server sends them.
 #[derive(Default)]
 pub struct Repository(std::sync::Mutex<Vec<(gix::objs::Kind, Vec<u8>)>>);
 
 impl Repository {
-    /// Adds a blob, a tree or a commit, whatever is in it, and returns its id.
+    /// Adds a blob, a tree or a commit with any content, and returns its id.
     pub fn write(&self, kind: &str, data: &[u8]) -> String {
         let kind = gix::objs::Kind::from_bytes(kind.as_bytes()).expect("a kind of git's");
         let id = gix::objs::compute_hash(gix::hash::Kind::Sha1, kind, data);
@@ -106,7 +106,7 @@ impl Repository {
         id.expect("no collision").to_string()
     }
 
-    /// Writes the tree of a commit into a cache, as a fetch does.
+    /// Writes the tree of a commit into a cache, like a fetch.
     pub fn check_out(&self, commit: &str, cache: &Path) -> Result<Checkout> {
         let commit = CommitSha::parse(commit).ok_or_else(Error::canceled)?;
         let runtime = Runtimes::default().parse("hermes")?;
@@ -145,28 +145,28 @@ impl Repository {
     }
 }
 
-/// A checked-out tree, for as long as this is there.
+/// A checked-out tree. Dropping it removes the tree.
 pub struct Checkout {
     work: FetchDir,
-    /// How many files it has; or why it is not one.
+    /// The number of its files, or why the checkout failed.
     pub result: Result<u64>,
 }
 
 impl Checkout {
-    /// Where it is.
+    /// The tree's folder.
     pub fn tree(&self) -> PathBuf {
         self.work.path().join("tree")
     }
 }
 
-/// The build context of a checked-out tree, as the classic builder gets it: an archive.
+/// The build context of a checked-out tree as an archive, as sent to the classic builder.
 pub fn archive(tree: &Path) -> Result<Vec<u8>> {
     let context = Context::open(tree, 0, CancellationToken::new())?;
     let filter = context.classic_filter()?;
     read(context, filter)
 }
 
-/// The same without what `patterns` match instead of what the ignore file says, as BuildKit asks for it.
+/// Like [`archive`], with `patterns` instead of the ignore file, as BuildKit requests it.
 pub fn archive_without(tree: &Path, patterns: &[String]) -> Result<Vec<u8>> {
     let excludes = Patterns::new(patterns).map_err(|why| Error::new(Code::BuildFailed, why))?;
     let filter = Filter {

@@ -1,4 +1,4 @@
-//! Code that only tests use. Nothing here is in the library that ships.
+//! Code that only tests use. The released library contains none of it.
 
 #[macro_use]
 pub(crate) mod point;

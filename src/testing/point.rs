@@ -1,21 +1,21 @@
-//! Named points in the code, at which a test kills the process or has it panic.
+//! Failpoints: named points in the code, at which a test kills the process or makes it panic.
 //!
-//! They are there only with the cargo feature `failpoints`, which what ships is built without. Then
-//! the environment variable `FAILPOINTS` says what happens where, in the syntax of the crate `fail`:
+//! They exist only with the cargo feature `failpoints`, which a release does not have. The environment variable
+//! `FAILPOINTS` sets what happens at each, in the syntax of the crate `fail`:
 //!
 //! ```text
-//! FAILPOINTS='tree-renamed=return(kill)'              killed there, with no time to clean up
-//! FAILPOINTS='pack-chunk=2*off->return(panic)'        a panic the third time
-//! FAILPOINTS='tree-renamed=sleep(2000)'               two seconds' pause
+//! FAILPOINTS='tree-renamed=return(kill)'              killed there, without cleanup
+//! FAILPOINTS='pack-chunk=2*off->return(panic)'        a panic at the third pass
+//! FAILPOINTS='tree-renamed=sleep(2000)'               a pause of two seconds
 //! ```
 
-/// A point; its name is a format string with its arguments.
+/// A failpoint. Its name is a format string with arguments.
 #[cfg(not(feature = "failpoints"))]
 macro_rules! point {
     ($($name:tt)+) => {};
 }
 
-/// A point; its name is a format string with its arguments.
+/// A failpoint. Its name is a format string with arguments.
 #[cfg(feature = "failpoints")]
 macro_rules! point {
     ($($name:tt)+) => {
@@ -23,7 +23,7 @@ macro_rules! point {
     };
 }
 
-/// Does what the environment wants done at this point.
+/// Does what `FAILPOINTS` sets for this point.
 #[cfg(feature = "failpoints")]
 #[track_caller]
 pub(crate) fn reached(name: &str) {
@@ -37,6 +37,6 @@ pub(crate) fn reached(name: &str) {
             let me = rustix::process::getpid();
             let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);
         }
-        Some(said) => panic!("{said} at the point {name}"),
+        Some(text) => panic!("{text} at the point {name}"),
     }
 }
