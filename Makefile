@@ -88,6 +88,10 @@ memcheck: ## run the C and Go tests under valgrind, AddressSanitizer and the rac
 fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	@scripts/fuzz
 
+.PHONY: mutants
+mutants: ## mutation tests of masking, names, options, lookup, cache and context, for MINUTES (60)
+	@scripts/mutants
+
 .PHONY: bench
 bench: ## compare libmol with the docker and git programs, write docs/benchmarks.md; SHORT=1 for a quick trial run
 	@scripts/bench $(if $(SHORT),short,all)
