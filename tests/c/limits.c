@@ -148,13 +148,15 @@ static int child_without_descriptor(int spare, bool before)
     mol_options options = options_for(spare, "fd");
     mol_error *error = NULL;
     mol_client client = {0};
+    mol_status status;
     int fd = -1;
 
     (void)before;
     CHECK(mol_client_new(options, true, &client, NULL) == MOL_OK);
     mol_options_free(options);
     set_limit((rlim_t)(used() + spare));
-    CHECK(report(spare, "fd", mol_client_fd(client, &fd, &error), error) == MOL_ERR_PROCESS_LIMIT);
+    status = mol_client_fd(client, &fd, &error);
+    CHECK(report(spare, "fd", status, error) == MOL_ERR_PROCESS_LIMIT);
     CHECK(fd == -1);
     set_limit(RLIM_INFINITY);
     CHECK(mol_client_fd(client, &fd, NULL) == MOL_OK && fd >= 0);

@@ -115,7 +115,7 @@ fn two_processes_share_one_fetch_and_one_build() {
     let env = TestEnv::new();
     slow(&env, "hermes", 2);
     program("events", Link::Static); // compiled before the two start together
-    let children = [spawn(&env, "events"), spawn(&env, "queue")];
+    let children = [spawn(&env, "events"), spawn(&env, "events")];
     let outputs = children.map(output_of);
     let all = outputs.concat();
     let count = |kind: &str| all.matches(&format!("\"kind\":\"{kind}\"")).count();
