@@ -30,8 +30,9 @@ use crate::process::panics;
 use crate::redact::{MAX_LINE, Masker, Redact};
 use crate::upkeep::build_log::{self, BuildLog};
 use crate::upkeep::diagnose::{self, Diagnosis};
+use crate::upkeep::list::{self, Inventory};
 use crate::upkeep::metrics::{Metrics, Snapshot};
-use crate::upkeep::prune::{self, Inventory, PruneOptions, PruneReport};
+use crate::upkeep::prune::{self, PruneOptions, PruneReport};
 
 /// How long closing a client waits for its calls.
 const CLOSING: Duration = Duration::from_secs(2);
@@ -189,7 +190,7 @@ impl Client {
         timeout: Option<Duration>,
         done: impl FnOnce(u64, Result<Inventory>) + Send + 'static,
     ) -> Result<u64> {
-        let work = move |shared: Arc<Shared>, _| async move { prune::list(&shared).await };
+        let work = move |shared: Arc<Shared>, _| async move { list::inventory(&shared).await };
         self.begin(None, timeout, work, done)
     }
 

@@ -1,6 +1,7 @@
-//! What an operator asks for beside images: what exists, what may go, what is wrong, and what was built.
+//! Maintenance functions: list, prune, diagnose, build log, metrics.
 
 pub mod build_log;
 pub mod diagnose;
+pub mod list;
 pub mod metrics;
 pub mod prune;
