@@ -567,7 +567,10 @@ fn a_template_above_the_memory_option_is_refused() {
     let least = [(OptionName::Memory, "256")];
     let end = peak(&env, &least, Some(Duration::from_secs(60)));
     assert_eq!(end.status, "fetch", "{end:?}");
-    assert!(end.message.contains("of 256.0 MiB for the library"), "{end:?}");
+    assert!(
+        end.message.contains("of 256.0 MiB for the library"),
+        "{end:?}"
+    );
     assert!(end.growth_mib < 64, "{end:?}");
 }
 

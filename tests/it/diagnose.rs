@@ -101,13 +101,13 @@ fn on_a_healthy_system_every_check_reports_what_it_found() {
     );
     assert_check(&found, "builder", Status::Ok, &["buildkit"]);
     assert_check(&found, "platform", Status::Ok, &["linux/amd64"]);
-    assert_check(&found, "cache", Status::Ok, &["the first build makes it"]);
+    assert_check(&found, "cache", Status::Ok, &["the first build creates it"]);
     assert!(!env.cache().exists(), "the diagnosis creates nothing");
     assert_check(&found, "logins", Status::Ok, &["none"]);
     assert_check(&found, "proxy", Status::Ok, &["none"]);
     assert_check(&found, "gitea", Status::Ok, &["http://127.0.0.1:", " ms"]);
     assert_check(&found, "token", Status::Ok, &["not set"]);
-    assert_check(&found, "clock", Status::Ok, &["as the server's"]);
+    assert_check(&found, "clock", Status::Ok, &["same as the server's"]);
     assert_check(&found, "hermes", Status::Ok, &["main at", &sha[..12]]);
     assert_check(&found, "codex", Status::Ok, &["no repository"]);
     assert!(check(&found, "engine disk").found.contains(" free at /"));
@@ -118,14 +118,14 @@ fn on_a_healthy_system_every_check_reports_what_it_found() {
         &diagnose(&client),
         "cache",
         Status::Ok,
-        &[cache.to_str().unwrap(), ": 1 whole, "],
+        &[cache.to_str().unwrap(), ": 1 complete, "],
     );
     fs::create_dir(cache.join("hermes/.work-0123456789ab-Xy")).unwrap();
     assert_check(
         &diagnose(&client),
         "cache",
         Status::Warning,
-        &["1 half-written", "mol prune"],
+        &["1 incomplete", "mol prune"],
     );
 }
 
@@ -178,7 +178,7 @@ fn on_a_broken_system_every_check_reports_it_in_time() {
         &found,
         "version",
         Status::Warning,
-        &["not known", "see engine"],
+        &["unknown", "see engine"],
     );
     assert_check(
         &found,
@@ -204,7 +204,7 @@ fn on_a_broken_system_every_check_reports_it_in_time() {
         Status::Problem,
         &["http://127.0.0.1:1/org/tpl-hermes"],
     );
-    assert_check(&found, "clock", Status::Warning, &["not known"]);
+    assert_check(&found, "clock", Status::Warning, &["unknown"]);
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
         "gitea",
         Status::Problem,
         &[
-            "no template repository is there",
+            "no template repository exists",
             "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
         ],
     );
@@ -313,8 +313,8 @@ fn an_offline_diagnosis_reports_an_unsafe_cache_without_requests() {
         Status::Problem,
         &["written by other users", "chmod go-w"],
     );
-    assert_check(&found, "gitea", Status::Ok, &["not asked"]);
-    assert_check(&found, "hermes", Status::Ok, &["not asked"]);
+    assert_check(&found, "gitea", Status::Ok, &["not checked"]);
+    assert_check(&found, "hermes", Status::Ok, &["not checked"]);
     assert_eq!(env.server.requests().len(), 0);
 }
 

@@ -550,7 +550,7 @@ func TestVariablesEndToEnd(t *testing.T) {
 	if out, err := in("ensure", "claude-code"); err != nil || !strings.HasSuffix(strings.TrimSpace(out), "--"+isolation) {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := in("doctor"); err != nil || !strings.Contains(out, filepath.Join(dir, "some/cache")+": 1 whole") {
+	if out, err := in("doctor"); err != nil || !strings.Contains(out, filepath.Join(dir, "some/cache")+": 1 complete") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	for _, bad := range []string{"4 m", "0", "-1", "4x", "9000h"} {

@@ -1,0 +1,82 @@
+//! The cache, and its disk.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::cache::{Cache, disk, ownership};
+use crate::error::Result;
+use crate::event::human_bytes;
+use crate::job::shared::Shared;
+use crate::names::runtimes::Runtimes;
+use crate::process::executor::blocking;
+use crate::upkeep::diagnose::{Check, Deadline, free_space};
+
+/// With less free space, in bytes, the next trees may not fit: a tree takes some megabytes.
+const LOW_SPACE: u64 = 256 << 20;
+
+pub(super) async fn cache(shared: &Arc<Shared>, deadline: Deadline) -> Vec<Check> {
+    let settings = &shared.settings;
+    let (root, runtimes) = (settings.cache_dir.clone(), settings.runtimes.clone());
+    let work = blocking(&shared.tasks, move || Ok(cache_at(&root, &runtimes)));
+    let checks = deadline.limited("the disk of the cache", work).await;
+    checks.unwrap_or_else(|error| vec![Check::failed("cache", error)])
+}
+
+fn cache_at(root: &Path, runtimes: &Runtimes) -> Vec<Check> {
+    let free = disk::free(root);
+    let disk = match free {
+        Some(free) => free_space(
+            "cache disk",
+            root,
+            free,
+            LOW_SPACE,
+            "free some space there, or set MOLECULE_LOCAL_BUILD_CACHE to a folder on another disk",
+        ),
+        None => Check::ok("cache disk", "the free space is unknown"),
+    };
+    vec![
+        contents(root, runtimes).unwrap_or_else(|error| Check::failed("cache", error)),
+        disk,
+    ]
+}
+
+fn contents(root: &Path, runtimes: &Runtimes) -> Result<Check> {
+    ownership::check(root)?;
+    let path = root.display();
+    if let Err(error) = ownership::may_write(root) {
+        return Ok(Check::problem(
+            "cache",
+            format!("{path} cannot be written: {error}"),
+            "check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder",
+        ));
+    }
+    if !root.exists() {
+        return Ok(Check::ok(
+            "cache",
+            format!("{path}; the first build creates it"),
+        ));
+    }
+    let (mut complete, mut incomplete, mut bytes) = (0u64, 0u64, 0);
+    for runtime in runtimes.iter() {
+        let Some(cache) = Cache::existing(root, runtime)? else {
+            continue;
+        };
+        for entry in cache.entries() {
+            bytes += entry.bytes;
+            match entry.commit {
+                Some(_) => complete += 1,
+                None if cache.is_locked(&entry.short) => {}
+                None => incomplete += 1,
+            }
+        }
+    }
+    let found = format!("{path}: {complete} complete, {}", human_bytes(bytes));
+    Ok(match incomplete {
+        0 => Check::ok("cache", found),
+        incomplete => Check::warning(
+            "cache",
+            format!("{found}; {incomplete} incomplete, from processes that were stopped"),
+            "mol prune removes them",
+        ),
+    })
+}

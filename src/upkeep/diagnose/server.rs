@@ -1,0 +1,200 @@
+//! The template server: its repositories, the token, and the clock.
+
+use std::fmt;
+use std::time::{Duration, Instant, SystemTime};
+
+use url::Url;
+
+use crate::error::{Code, Result};
+use crate::job::gitea;
+use crate::job::shared::Shared;
+use crate::names::runtimes::Runtime;
+use crate::upkeep::diagnose::{Check, Deadline};
+
+/// The tolerated clock difference. Certificates and tokens depend on the clock; their issuers allow for about this much.
+const SKEW: Duration = Duration::from_secs(60);
+
+/// The checks that need the template server.
+pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
+    let runtimes = shared.settings.runtimes.iter();
+    if shared.settings.offline {
+        let found = "not checked: MOLECULE_LOCAL_OFFLINE is set";
+        let mut checks: Vec<Check> = ["gitea", "token", "clock"]
+            .into_iter()
+            .map(|name| Check::ok(name, found))
+            .collect();
+        checks.extend(runtimes.map(|runtime| Check::ok(runtime.as_str(), found)));
+        return checks;
+    }
+    let heads = runtimes.map(|runtime| async move {
+        let repository = shared.settings.repo_prefix.repository(runtime);
+        let branch = shared.settings.branch.as_deref();
+        let head = gitea::head(&shared.http, runtime, &repository, branch);
+        let head = deadline.limited(repository.url.as_str(), head).await;
+        (runtime, head)
+    });
+    let (greeting, heads): (_, Vec<(&Runtime, Result<gitea::Head>)>) = tokio::join!(
+        greet(shared, deadline),
+        futures_util::future::join_all(heads)
+    );
+    let failed = |code: Code| {
+        heads
+            .iter()
+            .filter(|(_, head)| head.as_ref().is_err_and(|error| error.code == code))
+            .count()
+    };
+    let found = heads.iter().filter(|(_, head)| head.is_ok()).count();
+    let any_answer = found + failed(Code::RepoNotFound) + failed(Code::Auth) > 0;
+
+    let (gitea, clock) = match greeting {
+        Err(error) if !any_answer => (
+            Check::failed("gitea", error),
+            Check::warning("clock", "unknown without an answer", "see gitea"),
+        ),
+        Err(error) => (
+            Check::warning("gitea", error.message, error.hint),
+            Check::warning("clock", "unknown without an answer", "see gitea"),
+        ),
+        Ok(_) if found + failed(Code::Auth) == 0 && failed(Code::RepoNotFound) > 0 => (
+            Check::problem(
+                "gitea",
+                format!(
+                    "no template repository exists: {}…",
+                    shared.settings.repo_prefix.as_str()
+                ),
+                match shared.http.has_token() {
+                    true => {
+                        "check MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX, and whether the token in \
+                         MOLECULE_GITEA_TOKEN may read the repositories"
+                    }
+                    false => {
+                        "check MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX; for private repositories, set \
+                         MOLECULE_GITEA_TOKEN"
+                    }
+                },
+            ),
+            Check::ok("clock", "not compared"),
+        ),
+        Ok(greeting) => (
+            Check::ok("gitea", greeting.to_string()),
+            clock(greeting.date, greeting.took),
+        ),
+    };
+    let mut checks = vec![gitea, token(shared, found, failed(Code::Auth)), clock];
+    checks.extend(
+        heads
+            .into_iter()
+            .map(|(runtime, head)| repository(runtime, head)),
+    );
+    checks
+}
+
+/// What a server reports about itself.
+struct Greeting {
+    server: String,
+    version: String,
+    date: Option<SystemTime>,
+    took: Duration,
+}
+
+impl fmt::Display for Greeting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.server)?;
+        if !self.version.is_empty() {
+            write!(f, ", Gitea {}", self.version)?;
+        }
+        write!(f, ", {} ms", self.took.as_millis())
+    }
+}
+
+/// Asks for the server's version. Any answer proves that the server can be reached.
+async fn greet(shared: &Shared, deadline: Deadline) -> Result<Greeting> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: String,
+    }
+    let url = shared.settings.repo_prefix.api("version");
+    let started = Instant::now();
+    let answer = deadline
+        .limited(url.as_str(), shared.http.get_api(&url))
+        .await?;
+    let version: Option<Version> =
+        serde_json::from_slice(answer.body.as_deref().unwrap_or_default()).ok();
+    Ok(Greeting {
+        server: url.origin().ascii_serialization(),
+        version: version.map(|answer| answer.version).unwrap_or_default(),
+        date: answer.date,
+        took: started.elapsed(),
+    })
+}
+
+fn clock(server: Option<SystemTime>, took: Duration) -> Check {
+    const NAME: &str = "clock";
+    let Some(server) = server else {
+        return Check::ok(NAME, "not compared: the server does not report its time");
+    };
+    let now = SystemTime::now();
+    let (skew, direction) = match now.duration_since(server) {
+        Ok(ahead) => (ahead, "ahead of"),
+        Err(behind) => (behind.duration(), "behind"),
+    };
+    // The server's time is in whole seconds, and as old as the answer.
+    if skew <= Duration::from_secs(2) + took {
+        return Check::ok(NAME, "same as the server's");
+    }
+    let found = format!("{} s {direction} the server's", skew.as_secs());
+    match skew > SKEW {
+        true => Check::warning(
+            NAME,
+            found,
+            "set the machine's clock (timedatectl): certificates and tokens depend on it",
+        ),
+        false => Check::ok(NAME, found),
+    }
+}
+
+fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
+    const NAME: &str = "token";
+    let set = !shared.settings.token.is_empty();
+    let plain = shared.settings.repo_prefix.as_str().starts_with("http://");
+    match (set, accepted, refused) {
+        (true, 0, 1..) => Check::problem(
+            NAME,
+            "set, but refused",
+            "set MOLECULE_GITEA_TOKEN to one that may read the template repositories, or unset it \
+             if they are public",
+        ),
+        (true, 0, 0) => Check::warning(NAME, "set, but not checked by the server", "see gitea"),
+        (true, _, _) if plain && !shared.settings.repo_prefix.is_on_this_machine() => {
+            Check::warning(
+                NAME,
+                "set and accepted, but sent over plain http",
+                "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
+            )
+        }
+        (true, _, 0) => Check::ok(NAME, "set, and accepted"),
+        (true, _, refused) => Check::warning(
+            NAME,
+            format!("set, but refused for {refused} of the repositories"),
+            "give the token access to them as well",
+        ),
+        (false, 0, 1..) => Check::problem(
+            NAME,
+            "not set, but the server requires one",
+            "set MOLECULE_GITEA_TOKEN to a token that may read the template repositories",
+        ),
+        (false, _, _) => Check::ok(NAME, "not set; public repositories need none"),
+    }
+}
+
+fn repository(runtime: &Runtime, head: Result<gitea::Head>) -> Check {
+    let name = runtime.as_str();
+    match head {
+        Ok(head) => Check::ok(name, format!("{} at {}", head.branch, head.commit.short())),
+        // A missing repository is expected. If all are missing, the check of the server reports it.
+        Err(error) if error.code == Code::RepoNotFound => {
+            Check::ok(name, "no repository: cannot be built here")
+        }
+        Err(error) => Check::failed(name, error),
+    }
+}
