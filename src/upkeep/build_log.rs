@@ -1,7 +1,7 @@
 //! The log of a runtime's last build, kept in the cache: `mol logs`.
 //!
-//! It is collected in memory, masked line by line, and written in one step when the build ends, however
-//! it ends. Of a build that prints without end the beginning and the end are kept.
+//! It is collected in memory, masked line by line, and written in one step when the build ends, also after a failure or
+//! a cancellation. Of very long output only the start and the end are kept.
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
@@ -20,10 +20,10 @@ use crate::names::runtimes::Runtime;
 use crate::process::executor;
 use crate::redact::{MAX_LINE, Masker, Redact};
 
-/// What is kept of the beginning: the steps, and the base image.
+/// Upper bound of the kept start, in bytes: it has the first steps and the base image.
 const HEAD: usize = 256 * 1024;
 
-/// What is kept of the end: why it failed.
+/// Upper bound of the kept end, in bytes: it has the cause of a failure.
 const TAIL: usize = 768 * 1024;
 
 /// The log of a runtime's last build.
@@ -31,17 +31,17 @@ const TAIL: usize = 768 * 1024;
 pub struct BuildLog {
     /// The runtime.
     pub runtime: String,
-    /// The file.
+    /// The path of the log file.
     pub path: String,
     /// When the build ended, in seconds since 1970.
     pub ended_unix: i64,
-    /// Its lines. At most about a mebibyte; where lines were left out, a line says so.
+    /// Its lines, at most about 1 MiB. A line with their number replaces lines that were left out.
     pub text: String,
 }
 
 impl Redact for BuildLog {
     fn masked(mut self, masker: &Masker) -> Self {
-        // It was masked when it was written, but perhaps for another token.
+        // It was masked when it was written, but maybe for another token.
         let end = if self.text.ends_with('\n') { "\n" } else { "" };
         self.text = masker.log(&self.text) + end;
         masker.in_place(&mut self.path);
@@ -49,15 +49,15 @@ impl Redact for BuildLog {
     }
 }
 
-/// The log of the last build of `runtime` that was made with this cache.
+/// The log of the last build of `runtime` with this cache.
 ///
 /// # Errors
 ///
 /// [`Code::Cache`] if there is none.
 pub(crate) fn last(root: &std::path::Path, runtime: &Runtime) -> Result<BuildLog> {
     let cache = Cache::existing(root, runtime)?;
-    let kept = cache.as_ref().and_then(|cache| cache.log(HEAD + 2 * TAIL));
-    let (path, ended, text) = kept.ok_or_else(|| {
+    let log = cache.as_ref().and_then(|cache| cache.log(HEAD + 2 * TAIL));
+    let (path, ended, text) = log.ok_or_else(|| {
         Error::new(
             Code::Cache,
             format!(
@@ -66,7 +66,7 @@ pub(crate) fn last(root: &std::path::Path, runtime: &Runtime) -> Result<BuildLog
             ),
         )
         .hint(format!(
-            "a log is kept when a build ends: mol ensure {runtime} builds, unless the engine has the image"
+            "a log is written when a build ends: mol ensure {runtime} builds unless the engine has the image"
         ))
     })?;
     let ended = ended
@@ -82,32 +82,33 @@ pub(crate) fn last(root: &std::path::Path, runtime: &Runtime) -> Result<BuildLog
 
 /// Collects the log of one build.
 pub(crate) struct Recorder {
-    pages: Arc<Mutex<Pages>>,
+    lines: Arc<Mutex<Lines>>,
     masker: Masker,
-    begun: Instant,
-    place: Option<Place>,
+    started: Instant,
+    /// `None` after the log was written.
+    target: Option<Target>,
 }
 
-/// Where it goes.
-struct Place {
+/// Where the log is written.
+struct Target {
     cache: Cache,
     commit: CommitSha,
     lock: Lock,
     tasks: TaskTracker,
 }
 
-/// The beginning and the end of a text.
+/// The lines of a log, of which only the start and the end are kept.
 #[derive(Default)]
-struct Pages {
+struct Lines {
     head: String,
     tail: VecDeque<String>,
     tail_bytes: usize,
     left_out: u64,
-    /// The engine was asked to build: before that there is nothing worth keeping.
+    /// Whether the engine has started to build. Before that there is no output worth keeping.
     building: bool,
 }
 
-impl Pages {
+impl Lines {
     fn push(&mut self, mut line: String) {
         line.push('\n');
         if self.tail.is_empty() && self.head.len() + line.len() <= HEAD {
@@ -136,7 +137,7 @@ impl Pages {
 }
 
 impl Recorder {
-    /// For a build of this commit, by whoever holds its lock.
+    /// A recorder for a build of this commit. The caller holds its lock.
     pub(crate) fn new(
         cache: &Cache,
         commit: &CommitSha,
@@ -146,10 +147,10 @@ impl Recorder {
         title: &str,
     ) -> Self {
         let recorder = Self {
-            pages: Arc::default(),
+            lines: Arc::default(),
             masker: masker.clone(),
-            begun: Instant::now(),
-            place: Some(Place {
+            started: Instant::now(),
+            target: Some(Target {
                 cache: cache.clone(),
                 commit: commit.clone(),
                 lock: lock.clone(),
@@ -157,30 +158,30 @@ impl Recorder {
             }),
         };
         let now = httpdate::fmt_http_date(SystemTime::now());
-        locked(&recorder.pages).push(masker.shown(&format!("{title}, {now}"), MAX_LINE));
+        locked(&recorder.lines).push(masker.shown(&format!("{title}, {now}"), MAX_LINE));
         recorder
     }
 
-    /// Passes events on, and keeps what they say.
+    /// A sink that records the events and passes them on to `emit`.
     pub(crate) fn sink(&self, emit: &Sink) -> Sink {
-        let (pages, masker, emit) = (
-            Arc::clone(&self.pages),
+        let (lines, masker, emit) = (
+            Arc::clone(&self.lines),
             self.masker.clone(),
             Arc::clone(emit),
         );
-        let begun = self.begun;
+        let started = self.started;
         Arc::new(move |event: Event| {
-            if let Some(line) = line(&event, begun.elapsed()) {
+            if let Some(line) = line_of(&event, started.elapsed()) {
                 let line = masker.shown(&line, MAX_LINE);
-                let mut pages = locked(&pages);
-                pages.building |= event.kind == Kind::BuildStarted;
-                pages.push(line);
+                let mut lines = locked(&lines);
+                lines.building |= event.kind == Kind::BuildStarted;
+                lines.push(line);
             }
             emit(event);
         })
     }
 
-    /// Writes it, with the build's end. A failure is told of nowhere: it is only a log.
+    /// Writes the log, with the build's result as its last line. Errors are ignored: the log must not fail a build.
     pub(crate) async fn end(mut self, error: Option<&Error>) {
         let last = match error {
             None => "done".to_owned(),
@@ -192,45 +193,45 @@ impl Recorder {
     }
 
     fn write(&mut self, last: &str) -> Option<tokio::task::JoinHandle<()>> {
-        let place = self.place.take()?;
+        let target = self.target.take()?;
         let text = {
-            let mut pages = locked(&self.pages);
-            if !pages.building {
+            let mut lines = locked(&self.lines);
+            if !lines.building {
                 return None;
             }
-            let last = format!("{} {last}", at(self.begun.elapsed()));
-            pages.push(self.masker.shown(&last, MAX_LINE));
-            pages.text()
+            let last = format!("{} {last}", timestamp(self.started.elapsed()));
+            lines.push(self.masker.shown(&last, MAX_LINE));
+            lines.text()
         };
-        let tasks = place.tasks.clone();
+        let tasks = target.tasks.clone();
         let write = move || {
-            let _ = place.cache.write_log(&place.commit, &place.lock, &text);
+            let _ = target.cache.write_log(&target.commit, &target.lock, &text);
             Ok(())
         };
         let written = executor::blocking(&tasks, write);
         let runtime = executor::runtime().ok()?;
-        // A task, because it may have to wait for its turn, and nobody may wait for it.
+        // A task of its own, because the write may have to wait for a thread, and the caller may not await it.
         Some(tasks.spawn_on(written.map(drop), runtime.handle()))
     }
 }
 
 impl Drop for Recorder {
-    /// Nobody wants the build any more.
+    /// Without a call of [`Recorder::end`], the build was cancelled or has panicked.
     fn drop(&mut self) {
-        self.write("stopped before its end");
+        self.write("stopped before the build ended");
     }
 }
 
-fn locked(pages: &Mutex<Pages>) -> MutexGuard<'_, Pages> {
-    pages.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
+    lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn at(since: Duration) -> String {
+fn timestamp(since: Duration) -> String {
     format!("{:>7.1}s", since.as_secs_f32())
 }
 
-/// What an event adds to a log.
-fn line(event: &Event, since: Duration) -> Option<String> {
+/// The line that an event adds to a log, if any.
+fn line_of(event: &Event, since: Duration) -> Option<String> {
     match event.kind {
         Kind::FetchProgress | Kind::ContextProgress => None,
         Kind::Log => Some(format!(
@@ -244,7 +245,7 @@ fn line(event: &Event, since: Duration) -> Option<String> {
         _ => {
             let hint = event.hint.as_deref().filter(|hint| !hint.is_empty());
             let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));
-            Some(format!("{} {}{hint}", at(since), event.message))
+            Some(format!("{} {}{hint}", timestamp(since), event.message))
         }
     }
 }
@@ -254,25 +255,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_log_without_end_the_beginning_and_the_end_are_kept() {
-        let mut pages = Pages::default();
+    fn the_start_and_the_end_of_a_long_log_are_kept() {
+        let mut lines = Lines::default();
         for number in 0..100_000 {
-            pages.push(format!("line {number} {}", "x".repeat(20)));
+            lines.push(format!("line {number} {}", "x".repeat(20)));
         }
-        let text = pages.text();
+        let text = lines.text();
         assert!(text.len() < HEAD + TAIL + 100);
         assert!(text.starts_with("line 0 ") && text.contains("line 99999 "));
         let numbers: Vec<u64> = text
             .lines()
             .filter_map(|line| line.split(' ').nth(1)?.parse().ok())
             .collect();
-        let (kept, left_out) = (numbers.len() as u64 - 1, pages.left_out);
+        let (kept, left_out) = (numbers.len() as u64 - 1, lines.left_out);
         assert!(
             numbers.contains(&left_out),
-            "the line that says how many is there"
+            "a line has the number of lines left out"
         );
         assert_eq!(kept + left_out, 100_000);
-        let last = Pages::default();
+        let last = Lines::default();
         assert_eq!(last.text(), "");
     }
 }

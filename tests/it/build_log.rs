@@ -90,7 +90,7 @@ fn a_cancelled_build_has_a_log() {
         Some(found.ok()?.text)
     });
     assert!(
-        text.contains(&word) && text.contains("stopped before its end"),
+        text.contains(&word) && text.contains("stopped before the build ended"),
         "{text}"
     );
 }
