@@ -144,7 +144,7 @@ impl Client {
         done: impl FnOnce(u64, Result<Image>) + Send + 'static,
     ) -> Result<u64> {
         let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
-        self.shared.metrics.begun();
+        self.shared.metrics.started();
         let done = move |id, result: Result<Image>| {
             let hit = result.as_ref().is_ok_and(|image| image.cache_hit);
             shared
@@ -457,7 +457,7 @@ impl Client {
         let (observer, masker) = (self.observer.clone(), Arc::clone(&self.masker));
         let shared = Arc::clone(&self.shared);
         Arc::new(move |mut event: Event| {
-            shared.metrics.happened(event.kind);
+            shared.metrics.event(event.kind);
             point!("event-{:?}", event.kind);
             if !event.kind.is_minor() {
                 *latest.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -1,4 +1,4 @@
-//! What a client has done, in numbers: counters and histograms, for a server to show.
+//! The metrics of one client: counters and histograms that a server can export.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -9,14 +9,13 @@ use serde::Serialize;
 use crate::error::{Code, Error};
 use crate::event::Kind;
 
-/// The upper bounds of the histograms' buckets, in seconds: from an engine that answers at once to a
-/// build under emulation.
+/// The upper bounds of the histograms' buckets, in seconds: from a fast answer of the engine to a build under emulation.
 pub const BUCKETS: [f64; 16] = [
     0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0,
     1800.0,
 ];
 
-/// A step whose time is measured. A build that many wait for is measured once.
+/// A measured step. A build that many callers wait for is measured once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Lookup,
@@ -27,10 +26,10 @@ pub(crate) enum Step {
     Tag,
 }
 
-/// In the order of their numbers.
+/// The names, in the order of [`Step`].
 const STEPS: [&str; 6] = ["lookup", "inspect", "wait", "fetch", "build", "tag"];
 
-/// The numbers of one client.
+/// The counters of one client.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
     calls: Results,
@@ -56,7 +55,7 @@ impl Results {
         }
     }
 
-    /// By name; what has never been is left out, but for success.
+    /// The counts by name, without zeros, except for success.
     fn snapshot(&self) -> BTreeMap<String, u64> {
         let names = std::iter::once("ok").chain(Code::ALL.iter().map(|code| code.name()));
         names
@@ -69,7 +68,7 @@ impl Results {
 
 #[derive(Debug, Default)]
 struct Histogram {
-    /// By bucket; the last is for what is above all bounds.
+    /// One count for each bucket; the last is for values above all bounds.
     counts: [AtomicU64; BUCKETS.len() + 1],
     sum_us: AtomicU64,
 }
@@ -105,11 +104,11 @@ impl Histogram {
 }
 
 impl Metrics {
-    pub(crate) fn begun(&self) {
+    pub(crate) fn started(&self) {
         self.in_progress.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A call for an image has ended.
+    /// Counts the end of a call for an image.
     pub(crate) fn ended(&self, error: Option<&Error>, hit: bool, took: Duration) {
         self.in_progress.fetch_sub(1, Ordering::Relaxed);
         self.calls.count(error);
@@ -117,8 +116,8 @@ impl Metrics {
         self.call.observe(took);
     }
 
-    /// Something happened in a call.
-    pub(crate) fn happened(&self, kind: Kind) {
+    /// Counts an event of a call.
+    pub(crate) fn event(&self, kind: Kind) {
         let counter = match kind {
             Kind::CacheMiss => &self.misses,
             Kind::Waiting => &self.waits,
@@ -127,7 +126,7 @@ impl Metrics {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A fetch with its build has ended by itself.
+    /// Counts a fetch and build that was not cancelled.
     pub(crate) fn built(&self, error: Option<&Error>) {
         self.builds.count(error);
     }
@@ -154,48 +153,48 @@ impl Metrics {
     }
 }
 
-/// The numbers of one client, since it was made. The counters only grow.
+/// The metrics of one client since its creation. All but `in_progress` only grow.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Snapshot {
     /// The library's version.
     pub version: String,
-    /// Calls for an image that have ended: `ok`, or the name of the error's code.
+    /// Calls for an image that have ended, by result: `ok` or the name of the error's code.
     pub calls: BTreeMap<String, u64>,
-    /// Calls for an image that are under way.
+    /// Calls for an image that are running.
     pub in_progress: i64,
-    /// Calls that have ended with an image that was there already.
+    /// Calls that returned an image that the engine had already.
     pub hits: u64,
-    /// Calls whose image was not there, or could not be used.
+    /// Calls whose image was missing or could not be used.
     pub misses: u64,
-    /// How often a call has begun to wait for another one, of this process or of another.
+    /// How often a call has started to wait for another one, of this process or of another.
     pub waits: u64,
-    /// Fetches with their builds that have ended by themselves, whoever waited for them: `ok`, or the
-    /// name of the error's code.
+    /// Fetches with their builds that were not cancelled, by result: `ok` or the name of the error's code. A build that
+    /// many callers wait for counts once.
     pub builds: BTreeMap<String, u64>,
-    /// How long calls took.
+    /// The durations of calls.
     pub call_durations: Durations,
-    /// How long the steps took: `lookup`, `inspect`, `wait`, `fetch`, `build`, `tag`. A build that many
-    /// wait for counts once.
+    /// The durations of the steps: `lookup`, `inspect`, `wait`, `fetch`, `build`, `tag`. A build that many callers wait
+    /// for counts once.
     pub step_durations: BTreeMap<String, Durations>,
 }
 
 /// A histogram.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Durations {
-    /// How many.
+    /// The number of observations.
     pub count: u64,
-    /// All of them together.
+    /// Their sum in seconds.
     pub sum_seconds: f64,
-    /// How many took at most so long; each has those before it in it.
+    /// Cumulative counts for each upper bound.
     pub buckets: Vec<Bucket>,
 }
 
-/// How many took at most so long.
+/// A bucket of a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Bucket {
-    /// So long.
+    /// Upper bound in seconds.
     pub le_seconds: f64,
-    /// So many.
+    /// Cumulative count: observations of at most the upper bound.
     pub count: u64,
 }
 
@@ -204,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_is_cumulative_and_its_bounds_belong_to_it() {
+    fn buckets_are_cumulative_and_include_their_upper_bounds() {
         let histogram = Histogram::default();
         for ms in [5, 6, 25, 3_600_000] {
             histogram.observe(Duration::from_millis(ms));
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_has_a_counter_and_what_has_never_been_is_left_out() {
+    fn each_code_has_a_counter_and_zeros_are_left_out() {
         let results = Results::default();
         assert_eq!(results.snapshot().len(), 1);
         for code in Code::ALL {

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
-use url::Url;
-
 use crate::error::{Code, Result};
 use crate::job::gitea;
 use crate::job::shared::Shared;
