@@ -69,10 +69,11 @@ pub extern "C" fn mol_client_free(client: mol_client) {
         let Some(object) = CLIENTS.remove(client.id) else {
             return;
         };
+        // First, so that a waiter gets no result of a call that is cancelled here.
+        object.inbox.close();
         if let Ok(runtime) = executor::runtime() {
             runtime.block_on(object.client.close());
         }
-        object.inbox.close();
     });
 }
 

@@ -279,6 +279,7 @@ pub enum mol_request_kind {
     MOL_REQUEST_ENGINE_HOST = 6,
 }
 
+// A later field starts behind the padding after `dry_run` (offset 48): older programs do not set the padding.
 /// What a call does, for mol_call_start. The fields that its kind does not use are 0:
 /// mol_request request = {.size = sizeof request, .kind = MOL_REQUEST_LIST};
 #[repr(C)]
