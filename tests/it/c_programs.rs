@@ -88,7 +88,9 @@ fn a_timeout_from_c_is_a_deadline() {
 fn a_c_program_takes_events_and_one_result() {
     for link in BOTH {
         let env = TestEnv::new();
-        let sha = env.template("hermes", dockerfile(PLAIN));
+        // BuildKit reports no steps for a build that another one with the same files is just doing.
+        let text = format!("{PLAIN}# {}\n", env.isolation);
+        let sha = env.template("hermes", dockerfile(&text));
         let output = succeed(command(&env, &program("events", link)).arg("hermes"));
         assert_eq!(field(&output, "reference"), env.reference("hermes", &sha));
         let text = text(&output);

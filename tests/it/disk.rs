@@ -25,7 +25,7 @@ fn fetches(env: &TestEnv) -> usize {
 /// `free_space` on the same disk and makes a second call, which must succeed. Returns the first output.
 fn fail_then_succeed(env: &TestEnv, options: &str, before: &str, free_space: &str) -> Output {
     let script = format!(
-        "{before}; \"$@\" >&3 || echo status $? >&3; find . -name '.work*' >&2; \
+        "{before}; \"$@\" >&3 2>&3 || echo status $? >&3; find . -name '.work*' >&2; \
          {free_space}; exec \"$@\""
     );
     let first_output = env.scratch().join("first-output");
