@@ -76,7 +76,7 @@ fn the_registry_variable_sets_mode_and_prefix() {
             RegistryMode::Saas => "saas",
         };
         assert_eq!(
-            (mode, &*source.prefix),
+            (mode, source.prefix),
             (&*case.mode, &*case.prefix),
             "{}",
             case.name
