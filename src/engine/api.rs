@@ -19,7 +19,7 @@ use serde::de::{
 use super::connect::{self, Pool};
 use super::refusal::{self, Refusal};
 use crate::engine::connect::endpoint::Address;
-use crate::engine::connect::request::{MAX_REFUSAL, Unread, whole};
+use crate::engine::connect::request::{BodyError, MAX_REFUSAL, read_body};
 use crate::error::{Error, chain};
 use crate::event::human_bytes;
 use crate::job::gitea::Object;
@@ -169,18 +169,18 @@ impl Api {
                 Err(error) => broken(&error),
             });
         }
-        whole(response.into_body(), max)
+        read_body(response.into_body(), max)
             .await
             .map_err(|error| match error {
-                Unread::TooLarge => Failure::TooLarge {
+                BodyError::TooLarge => Failure::TooLarge {
                     what: without_query(what),
                     max,
                 },
-                Unread::Crumbs => Failure::Unreadable {
+                BodyError::TinyPieces => Failure::Unreadable {
                     what: without_query(what),
                     why: error.to_string(),
                 },
-                Unread::Broken(error) => broken(&error),
+                BodyError::Broken(error) => broken(&error),
             })
     }
 }

@@ -36,7 +36,7 @@ impl Reaped {
     ///
     /// Call it on a blocking thread: the program may be on a disk that hangs.
     pub(super) fn spawn(command: &mut Command, tasks: &TaskTracker) -> io::Result<Self> {
-        collect_late();
+        reap_late();
         let command = command
             .env_remove(OptionName::Token.name())
             .process_group(0);
@@ -50,7 +50,7 @@ impl Reaped {
 
 /// A pair of sockets: one to write to, and one as the child's standard input. A write to a socket raises no SIGPIPE
 /// when the child has exited (MSG_NOSIGNAL, which the standard library sets).
-pub(super) fn input() -> io::Result<(UnixStream, std::process::Stdio)> {
+pub(super) fn stdin_socket() -> io::Result<(UnixStream, std::process::Stdio)> {
     let (ours, theirs) = UnixStream::pair()?;
     Ok((ours, std::os::fd::OwnedFd::from(theirs).into()))
 }
@@ -69,7 +69,7 @@ impl Drop for Reaped {
         if let Ok(None) = self.child.try_wait() {
             let child = Pid::from_child(&self.child);
             let _ = kill_process_group(child, Signal::KILL);
-            collect(child, &self.tasks);
+            reap(child, &self.tasks);
         }
     }
 }
@@ -82,7 +82,7 @@ static LATE: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 const WAIT_LIMIT: Duration = Duration::from_millis(50);
 
 /// Waits for a killed child on another thread: if it is blocked on a disk, it ends only when the disk responds.
-fn collect(child: Pid, tasks: &TaskTracker) {
+fn reap(child: Pid, tasks: &TaskTracker) {
     let counted = tasks.token();
     let wait = move || {
         while matches!(waitpid(Some(child), WaitOptions::empty()), Err(Errno::INTR)) {}
@@ -103,7 +103,7 @@ fn collect(child: Pid, tasks: &TaskTracker) {
 }
 
 /// Reaps the children of [`LATE`] that have ended.
-fn collect_late() {
+fn reap_late() {
     let mut late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
     late.retain(|child| !has_ended(*child));
 }

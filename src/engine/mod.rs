@@ -88,7 +88,7 @@ impl Engine {
     /// [`Code::ProcessLimit`].
     pub(crate) async fn connect(settings: &EngineSettings, tasks: &TaskTracker) -> Result<Self> {
         let (mut tried, mut hint) = (Vec::new(), Cow::Borrowed(HINT_START));
-        for mut endpoint in endpoint::in_time(settings, tasks).await? {
+        for mut endpoint in endpoint::resolve(settings, tasks).await? {
             if let Address::Ssh(destination) = &mut endpoint.address {
                 destination.count(tasks);
             }

@@ -7,7 +7,7 @@ use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Method, Response, StatusCode};
 
-use crate::engine::connect::request::{MAX_REFUSAL, Unread, whole};
+use crate::engine::connect::request::{BodyError, MAX_REFUSAL, read_body};
 
 /// Which request was refused, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,9 +91,9 @@ async fn reason(
     struct Reason {
         message: String,
     }
-    let body = match whole(body, MAX_REFUSAL).await {
+    let body = match read_body(body, MAX_REFUSAL).await {
         Ok(body) => body,
-        Err(Unread::Broken(error)) => return Err(error),
+        Err(BodyError::Broken(error)) => return Err(error),
         Err(_) => Vec::new(),
     };
     let kind = headers

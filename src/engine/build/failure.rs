@@ -62,13 +62,13 @@ impl Engine {
                 unreachable(format!("the engine at {endpoint} {refusal}")).hint(refusal.hint())
             }
             Failure::Broken(why) => self.connection_lost(&why),
-            Failure::TooMuch(what) => unreachable(format!(
+            Failure::LimitExceeded(what) => unreachable(format!(
                 "the build was stopped: the engine at {endpoint} sent {what}"
             ))
             .hint(
                 "fix the template if its build has thousands of steps; else read the engine's log",
             ),
-            Failure::Ours(error) => error,
+            Failure::Local(error) => error,
         })
     }
 

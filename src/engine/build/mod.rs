@@ -129,7 +129,7 @@ async fn follow(
                 };
                 monitor.note_activity();
                 if let Err(what) = progress.update(info, monitor).await {
-                    return Ok(Err(Failure::TooMuch(what)));
+                    return Ok(Err(Failure::LimitExceeded(what)));
                 }
             }
             _ = ticks.tick() => monitor.tick()?,
@@ -286,7 +286,7 @@ impl Engine {
             }
         };
         let read = within(&tasks, Code::Cache, &described(&context), read).await;
-        let (filter, excludes) = read.map_err(Failure::Ours)?;
+        let (filter, excludes) = read.map_err(Failure::Local)?;
         let options = build.options().version(BuilderVersion::BuilderV1);
         let mut request = self
             .build_request(&options.build(), excludes.as_deref())?

@@ -29,7 +29,7 @@ pub(in crate::engine) struct Config {
     /// By registry.
     pub(in crate::engine) cred_helpers: BTreeMap<String, Entry<String>>,
     /// The fields that could not be read. They count as not set, which is no error, as in the docker CLI.
-    pub(in crate::engine) complaints: Vec<String>,
+    pub(in crate::engine) warnings: Vec<String>,
 }
 
 /// The entry of a registry. One that cannot be read is reported when it is needed.
@@ -84,7 +84,7 @@ impl Config {
     /// # Errors
     ///
     /// Also [`Code::InvalidOption`] if the file must not be read.
-    pub(in crate::engine) fn load_or_complain(settings: &EngineSettings) -> Result<Self> {
+    pub(in crate::engine) fn load_readable(settings: &EngineSettings) -> Result<Self> {
         match read(settings) {
             Some(Err(error)) if !is_absent(&error) => Err(invalid(settings, &error)),
             Some(Ok(text)) => Ok(Self::parse(settings, &text)),
@@ -100,7 +100,7 @@ impl Config {
             Ok(Some(json)) => config.take(&json, |field, wrong| {
                 format!("{field} in {} {wrong}, and is ignored", file.display())
             }),
-            Err(why) => config.complaints.push(format!(
+            Err(why) => config.warnings.push(format!(
                 "{} cannot be read: {why}, so all of it is ignored",
                 file.display()
             )),
@@ -109,9 +109,9 @@ impl Config {
     }
 
     /// Copies the fields that have the right type.
-    fn take(&mut self, json: &Json, complaint: impl Fn(&str, WrongType) -> String) {
+    fn take(&mut self, json: &Json, warning: impl Fn(&str, WrongType) -> String) {
         if let Err(wrong) = json.as_object() {
-            self.complaints.push(complaint("the JSON value", wrong));
+            self.warnings.push(warning("the JSON value", wrong));
             return;
         }
         for (name, field) in [
@@ -120,12 +120,12 @@ impl Config {
         ] {
             match json.text(name) {
                 Ok(text) => text.clone_into(field),
-                Err(wrong) => self.complaints.push(complaint(name, wrong)),
+                Err(wrong) => self.warnings.push(warning(name, wrong)),
             }
         }
         match json.map("auths") {
             Ok(auths) => self.auths = entries(auths, Auth::of),
-            Err(wrong) => self.complaints.push(complaint("auths", wrong)),
+            Err(wrong) => self.warnings.push(warning("auths", wrong)),
         }
         match json.map("credHelpers") {
             Ok(helpers) => {
@@ -133,7 +133,7 @@ impl Config {
                     Ok(name.as_text()?.unwrap_or_default().to_owned())
                 });
             }
-            Err(wrong) => self.complaints.push(complaint("credHelpers", wrong)),
+            Err(wrong) => self.warnings.push(warning("credHelpers", wrong)),
         }
     }
 }

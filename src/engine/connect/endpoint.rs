@@ -111,7 +111,7 @@ impl fmt::Debug for Address {
 }
 
 /// The endpoints to try, in order. Docker's files are read on a blocking thread, with a time limit.
-pub(crate) async fn in_time(
+pub(crate) async fn resolve(
     settings: &EngineSettings,
     tasks: &TaskTracker,
 ) -> Result<Vec<Endpoint>> {
@@ -149,15 +149,15 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
             named_by: "DOCKER_HOST".to_owned(),
         }]);
     }
-    let (name, named_by, complaint) = match &settings.context {
+    let (name, named_by, warning) = match &settings.context {
         Some(name) => (name.clone(), "DOCKER_CONTEXT", None),
         None => {
             let config = Config::load(settings)?;
-            let complaint = config.complaints.into_iter().next();
+            let warning = config.warnings.into_iter().next();
             (
                 config.current_context,
                 "the current docker context",
-                complaint,
+                warning,
             )
         }
     };
@@ -166,7 +166,7 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
     }
     let mut places = well_known(settings);
     // It explains why the current context is not used.
-    if let Some(why) = complaint {
+    if let Some(why) = warning {
         for place in &mut places {
             place.named_by = format!("{}; {why}", place.named_by);
         }

@@ -57,16 +57,16 @@ pub(in crate::engine) enum Failure {
     Broken(String),
     /// The response exceeds a limit.
     #[error("it sent {0}")]
-    TooMuch(String),
+    LimitExceeded(String),
     /// The request was not sent, because of an error on this side.
     #[error("{0}")]
-    Ours(crate::error::Error),
+    Local(crate::error::Error),
 }
 
 impl Failure {
     pub(in crate::engine) fn broken(error: &(dyn std::error::Error + 'static)) -> Self {
         match limits::reached(error) {
-            Some(limit) => Failure::Ours(limit),
+            Some(limit) => Failure::Local(limit),
             None => Failure::Broken(chain(error)),
         }
     }
@@ -156,35 +156,39 @@ async fn exchange(
 
 /// Why a body was not read to its end.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::engine) enum Unread {
+pub(in crate::engine) enum BodyError {
     #[error("it is too large")]
     TooLarge,
     #[error("it comes in pieces of a few bytes")]
-    Crumbs,
+    TinyPieces,
     #[error(transparent)]
     Broken(#[from] hyper::Error),
 }
 
-/// Engines send a few KiB at a time. Pieces of a single byte would cost thousands of times the work.
-const FEW_PIECES: usize = 10_000;
-const SMALL_PIECE: usize = 64;
+/// A body of more than this many pieces is rejected if they are smaller on average. Engines send a few KiB at a time;
+/// pieces of a single byte would cost thousands of times the work.
+const MIN_PIECES: usize = 10_000;
+const MIN_AVERAGE_PIECE: usize = 64;
 
 /// Reads a whole body of at most `max` bytes.
 ///
 /// The pieces are copied into one buffer, because a small piece needs more memory than its content.
-pub(in crate::engine) async fn whole(mut body: Incoming, max: usize) -> Result<Vec<u8>, Unread> {
+pub(in crate::engine) async fn read_body(
+    mut body: Incoming,
+    max: usize,
+) -> Result<Vec<u8>, BodyError> {
     let (mut content, mut pieces) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame?.into_data() else {
             continue;
         };
         if content.len() + data.len() > max {
-            return Err(Unread::TooLarge);
+            return Err(BodyError::TooLarge);
         }
         content.extend_from_slice(&data);
         pieces += 1;
-        if pieces > FEW_PIECES && content.len() / pieces < SMALL_PIECE {
-            return Err(Unread::Crumbs);
+        if pieces > MIN_PIECES && content.len() / pieces < MIN_AVERAGE_PIECE {
+            return Err(BodyError::TinyPieces);
         }
     }
     Ok(content)
@@ -213,7 +217,7 @@ fn unread(error: LinesCodecError) -> Failure {
     match error {
         LinesCodecError::MaxLineLengthExceeded => {
             let limit = MAX_LINE >> 20;
-            Failure::TooMuch(format!("a message of more than {limit} MiB"))
+            Failure::LimitExceeded(format!("a message of more than {limit} MiB"))
         }
         LinesCodecError::Io(error) => Failure::broken(&error),
     }
@@ -312,7 +316,7 @@ mod tests {
             unread(LinesCodecError::Io(limit())),
             unread(LinesCodecError::Io(io::Error::other(limit()))),
         ] {
-            let Failure::Ours(error) = failure else {
+            let Failure::Local(error) = failure else {
                 panic!("{failure:?}");
             };
             assert_eq!(error.code, crate::Code::ProcessLimit);

@@ -127,7 +127,7 @@ impl Destination {
     }
 
     fn start(&self) -> io::Result<Started> {
-        let (input, theirs) = child::input()?;
+        let (input, theirs) = child::stdin_socket()?;
         input.set_nonblocking(true)?;
         let mut child = Reaped::spawn(
             self.command()

@@ -31,7 +31,7 @@ pub(super) async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {
     if !missing.is_empty() {
         let missing = names(missing);
         found.push(format!("not in PATH: {missing}"));
-        found.extend(logins.complaints);
+        found.extend(logins.warnings);
         return Check::warning(
             NAME,
             found.join("; "),
@@ -40,8 +40,8 @@ pub(super) async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {
             ),
         );
     }
-    if !logins.complaints.is_empty() {
-        found.extend(logins.complaints);
+    if !logins.warnings.is_empty() {
+        found.extend(logins.warnings);
         return Check::warning(NAME, found.join("; "), "fix docker's config.json");
     }
     match found.is_empty() {

@@ -111,7 +111,7 @@ fn run(
     canceled: &CancellationToken,
     tasks: &TaskTracker,
 ) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
-    let (mut stdin, theirs) = child::input()?;
+    let (mut stdin, theirs) = child::stdin_socket()?;
     let mut child = Reaped::spawn(
         Command::new(program)
             .arg(argument)

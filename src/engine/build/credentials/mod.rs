@@ -167,10 +167,10 @@ async fn read_config(
     emit: Sink,
 ) -> Result<Arc<Config>> {
     let what = config::described(&settings);
-    let read = move || Config::load_or_complain(&settings);
+    let read = move || Config::load_readable(&settings);
     let config = within(&tasks, Code::InvalidOption, &what, read).await?;
-    for complaint in &config.complaints {
-        emit(Event::warning(complaint.as_str(), config::HINT));
+    for warning in &config.warnings {
+        emit(Event::warning(warning.as_str(), config::HINT));
     }
     Ok(Arc::new(config))
 }
@@ -391,11 +391,7 @@ mod tests {
             assert!(warning.contains("bad.example"), "{warning}");
             assert!(!warning.contains("hunter2"), "{warning}");
             let logins = Logins::of(&settings).unwrap();
-            assert_eq!(
-                (logins.stored, logins.complaints.len()),
-                (1, 1),
-                "{logins:?}"
-            );
+            assert_eq!((logins.stored, logins.warnings.len()), (1, 1), "{logins:?}");
             assert!(!format!("{logins:?}").contains("hunter2"));
             assert_eq!(Config::load(&settings).unwrap().current_context, "x");
             drop(dir);
@@ -440,13 +436,13 @@ mod tests {
             }
             assert!(!warning.contains("hunter2"), "{warning}");
             let logins = Logins::of(&settings).unwrap();
-            assert_eq!(logins.complaints, *warnings);
+            assert_eq!(logins.warnings, *warnings);
 
             // An unreadable file is an error, unlike a missing one.
             std::fs::remove_file(&file).unwrap();
-            assert!(Config::load_or_complain(&settings).is_ok());
+            assert!(Config::load_readable(&settings).is_ok());
             std::fs::create_dir(&file).unwrap();
-            assert!(Config::load_or_complain(&settings).is_err());
+            assert!(Config::load_readable(&settings).is_err());
             assert!(Config::load(&settings).is_ok());
         }
     }

@@ -29,18 +29,18 @@ pub(crate) struct Logins {
     /// The helper programs, and whether each is in `PATH`.
     pub(crate) helpers: Vec<(String, bool)>,
     /// Which parts of the file are invalid.
-    pub(crate) complaints: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Logins {
     pub(crate) fn of(settings: &EngineSettings) -> Result<Self> {
-        let config = Config::load_or_complain(settings)?;
-        let mut complaints = config.complaints;
+        let config = Config::load_readable(settings)?;
+        let mut warnings = config.warnings;
         let mut helpers = BTreeSet::from([config.creds_store]);
         for (registry, helper) in config.cred_helpers {
             match helper {
                 Ok(helper) => drop(helpers.insert(helper)),
-                Err(wrong) => complaints.push(wrong_entry("credHelpers", &registry, wrong).message),
+                Err(wrong) => warnings.push(wrong_entry("credHelpers", &registry, wrong).message),
             }
         }
         let mut stored = 0;
@@ -48,7 +48,7 @@ impl Logins {
             match stored_login(auth, registry) {
                 // With a credsStore, the docker CLI leaves empty entries there.
                 Ok(_) => stored += usize::from(auth.as_ref().is_ok_and(Auth::is_set)),
-                Err(error) => complaints.push(error.message),
+                Err(error) => warnings.push(error.message),
             }
         }
         Ok(Self {
@@ -62,7 +62,7 @@ impl Logins {
                     (program, found)
                 })
                 .collect(),
-            complaints,
+            warnings,
         })
     }
 }
