@@ -89,8 +89,8 @@ fn a_c_program_takes_events_and_one_result() {
     for link in BOTH {
         let env = TestEnv::new();
         // BuildKit reports no steps for a build that another one with the same files is just doing.
-        let text = format!("{PLAIN}# {}\n", env.isolation);
-        let sha = env.template("hermes", dockerfile(&text));
+        let unique = format!("{PLAIN}# {}\n", env.isolation);
+        let sha = env.template("hermes", dockerfile(&unique));
         let output = succeed(command(&env, &program("events", link)).arg("hermes"));
         assert_eq!(field(&output, "reference"), env.reference("hermes", &sha));
         let text = text(&output);
