@@ -307,14 +307,14 @@ impl Client {
                     ..error
                 },
             };
-            let told = panics::catch(|| {
+            let masked = panics::catch(|| {
                 point!("call-ended");
                 Ok(result
-                    .map(|told| told.masked(&masker))
+                    .map(|result| result.masked(&masker))
                     .map_err(|error| masker.error(named(error))))
             });
             let defective = |defect| Err(Masker::default().error(named(defect)));
-            done(id, told.unwrap_or_else(defective));
+            done(id, masked.unwrap_or_else(defective));
         };
         self.shared
             .tasks

@@ -109,7 +109,7 @@ type jsonDisplay struct {
 func (d *jsonDisplay) event(e mol.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	e.Time = e.Time.UTC()
+	e.Time, e.Call = e.Time.UTC(), 0 // there is only one call
 	_ = d.a.printJSON(e)
 }
 
