@@ -347,7 +347,7 @@ fn a_latest_tag_that_cannot_be_set_is_only_a_warning() {
             warnings
                 .iter()
                 .any(|event| event.message.contains(&image.latest_reference)
-                    && event.message.contains("told to fail")),
+                    && event.message.contains("injected failure")),
             "{warnings:?}"
         );
         assert_eq!(
