@@ -1,4 +1,4 @@
-//! The Go package's pure functions (go/mol/internal/yardstick), which must return the same as the core.
+//! The Go package's pure functions (go/mol/internal/vectororacle), which must return the same as the core.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -22,10 +22,10 @@ impl GoOracle {
     pub fn start() -> Self {
         static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
         let program = PROGRAM.get_or_init(|| {
-            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("yardstick");
+            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vectororacle");
             let mut build = Command::new("go");
             build.args(["build", "-o"]).arg(&program);
-            build.arg("./internal/yardstick").env("CGO_ENABLED", "0");
+            build.arg("./internal/vectororacle").env("CGO_ENABLED", "0");
             succeed(build.current_dir(source("go/mol")));
             program
         });
