@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use url::Url;
 
 use crate::names::reference::{CommitSha, References};
@@ -92,12 +92,11 @@ pub struct Event {
     pub duration_ms: Option<u64>,
 }
 
-/// Declares the kinds once: what happened, and the name of the span that it is in, empty for none.
+/// Declares the kinds once: what happened, the name in JSON, and the name of the span that it is in, empty for none.
 macro_rules! kinds {
-    ($($(#[doc = $doc:literal])+ $kind:ident = $span:literal;)+) => {
+    ($($(#[doc = $doc:literal])+ $kind:ident = $name:literal in $span:literal;)+) => {
         /// What happened.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
-        #[serde(rename_all = "snake_case")]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
         pub enum Kind {
             #[default]
             $($(#[doc = $doc])+ $kind,)+
@@ -106,6 +105,11 @@ macro_rules! kinds {
         impl Kind {
             /// Every kind, in the order in which a call meets them.
             pub const ALL: &'static [Kind] = &[$(Kind::$kind),+];
+
+            /// The name in JSON.
+            pub const fn name(self) -> &'static str {
+                match self { $(Kind::$kind => $name),+ }
+            }
 
             /// The name of the span that it is in; the whole call is `mol.ensure`.
             pub fn span(self) -> Option<&'static str> {
@@ -118,43 +122,49 @@ macro_rules! kinds {
 
 kinds! {
     /// The template server is asked for the head of the branch.
-    LookupStarted = "mol.lookup";
+    LookupStarted = "lookup_started" in "mol.lookup";
     /// The template server has answered.
-    LookupDone = "mol.lookup";
+    LookupDone = "lookup_done" in "mol.lookup";
     /// The engine has the image.
-    CacheHit = "mol.inspect";
+    CacheHit = "cache_hit" in "mol.inspect";
     /// The engine does not have the image, or it cannot be used.
-    CacheMiss = "mol.inspect";
+    CacheMiss = "cache_miss" in "mol.inspect";
     /// Another process or caller works on the same image.
-    Waiting = "mol.wait";
+    Waiting = "waiting" in "mol.wait";
     /// The fetch of the commit starts.
-    FetchStarted = "mol.fetch";
+    FetchStarted = "fetch_started" in "mol.fetch";
     /// Progress of the fetch.
-    FetchProgress = "mol.fetch";
+    FetchProgress = "fetch_progress" in "mol.fetch";
     /// The commit's tree is checked out.
-    FetchDone = "mol.fetch";
+    FetchDone = "fetch_done" in "mol.fetch";
     /// The build starts.
-    BuildStarted = "mol.build";
+    BuildStarted = "build_started" in "mol.build";
     /// Progress of the upload of the build context.
-    ContextProgress = "mol.build.context";
+    ContextProgress = "context_progress" in "mol.build.context";
     /// The whole build context was sent.
-    ContextDone = "mol.build.context";
+    ContextDone = "context_done" in "mol.build.context";
     /// A build step started.
-    StepStarted = "mol.build.step";
+    StepStarted = "step_started" in "mol.build.step";
     /// A build step ended.
-    StepDone = "mol.build.step";
+    StepDone = "step_done" in "mol.build.step";
     /// A line of the build's output.
-    Log = "mol.build.step";
+    Log = "log" in "mol.build.step";
     /// The engine writes the image. It is silent meanwhile, which is not a stall.
-    ExportStarted = "mol.build.export";
+    ExportStarted = "export_started" in "mol.build.export";
     /// The engine has written the image.
-    ExportDone = "mol.build.export";
+    ExportDone = "export_done" in "mol.build.export";
     /// The image has its tags.
-    Tagged = "mol.tag";
+    Tagged = "tagged" in "mol.tag";
     /// Something is wrong; the call goes on.
-    Warning = "";
+    Warning = "warning" in "";
     /// Events were dropped because the reader was slow.
-    Thinned = "";
+    Thinned = "thinned" in "";
+}
+
+impl Serialize for Kind {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
 }
 
 impl Kind {
@@ -164,12 +174,6 @@ impl Kind {
             self,
             Kind::Log | Kind::FetchProgress | Kind::ContextProgress
         )
-    }
-
-    /// The name in JSON, such as `lookup_started`.
-    pub fn name(self) -> String {
-        let json = serde_json::to_value(self).unwrap_or_default();
-        json.as_str().unwrap_or_default().to_owned()
     }
 }
 
@@ -420,7 +424,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("### "))
             .collect();
-        let kinds: Vec<String> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        let kinds: Vec<&str> = Kind::ALL.iter().map(|kind| kind.name()).collect();
         assert_eq!(chapters, kinds);
     }
 

@@ -183,6 +183,10 @@ const (
 	eventGrace = 100 * time.Millisecond
 	// closeGrace is how long Close waits for that.
 	closeGrace = time.Second
+
+	// A library that fails so often in a row, with a pause after each failure, has broken down.
+	maxFailures  = 10
+	failurePause = 10 * time.Millisecond
 )
 
 func startClient(core coreClient, l *listener, options Options) *client {
@@ -323,26 +327,28 @@ func (c *client) abandon(id uint64, results <-chan *ended) *Error {
 // dispatch hands each result to its call, until the client is freed. Nothing in here may wait for a caller.
 func (c *client) dispatch() {
 	defer close(c.dead)
-	const tries = 10
-	for failed := 0; failed < tries; {
+	for failed := 0; ; {
 		e, err := c.core.wait()
 		switch {
 		case err == nil:
 			failed = 0
 			c.deliver(&e)
-		case err.Code == CodeClosed, err.Code == CodeNoSuchHandle:
-			// Freed while it waited, or between two waits.
+		case err.isFreed():
 			c.fail(closedError("", nil))
 			return
 		default:
-			// A library that keeps failing will not deliver results any more.
-			if failed++; failed == tries {
+			if failed++; failed == maxFailures {
 				c.fail(err)
 				return
 			}
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(failurePause)
 		}
 	}
+}
+
+// isFreed tells whether the client was freed, during a wait or between two.
+func (e *Error) isFreed() bool {
+	return e != nil && (e.Code == CodeClosed || e.Code == CodeNoSuchHandle)
 }
 
 func (c *client) deliver(e *ended) {

@@ -62,20 +62,20 @@ func (l *listener) run() {
 			go l.run()
 		}
 	}()
-	for failed := 0; failed < 10; {
+	for failed := 0; failed < maxFailures; {
 		var event Event
 		var err *Error
 		event, number, err = l.core.nextEvent()
-		switch {
-		case err == nil:
+		if err.isFreed() {
+			break
+		}
+		if err == nil {
 			failed = 0
 			l.deliver(event)
-		case err.Code == CodeClosed, err.Code == CodeNoSuchHandle:
-			failed = 10
-		default:
-			// An event that cannot be read is skipped. A library that keeps failing sends no more.
+		} else {
+			// An event that cannot be read is skipped.
 			failed++
-			time.Sleep(10 * time.Millisecond)
+			time.Sleep(failurePause)
 		}
 		l.advance(number)
 	}
@@ -100,8 +100,7 @@ func (l *listener) settle(number uint64, limit time.Duration) {
 	if l == nil {
 		return
 	}
-	timer := time.NewTimer(limit)
-	defer timer.Stop()
+	var timeout <-chan time.Time // started only if there is something to wait for
 	for {
 		l.mu.Lock()
 		reached, changed := l.delivered >= number, l.changed
@@ -109,11 +108,14 @@ func (l *listener) settle(number uint64, limit time.Duration) {
 		if reached {
 			return
 		}
+		if timeout == nil {
+			timeout = time.After(limit)
+		}
 		select {
 		case <-changed:
 		case <-l.done:
 			return
-		case <-timer.C:
+		case <-timeout:
 			return
 		}
 	}

@@ -61,7 +61,8 @@ pub(crate) enum Taken<T> {
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     state: Mutex<State>,
-    changed: Condvar,
+    call_ended: Condvar,
+    event_came: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +89,7 @@ impl Inbox {
 
     /// Keeps the result of a call until it is taken.
     pub(crate) fn end(&self, call: u64, result: Result<Outcome>) {
-        self.change(|state| {
+        self.change(&self.call_ended, |state| {
             state.open.remove(&call);
             let last_event = state.last_event;
             let ended = Ended {
@@ -102,7 +103,7 @@ impl Inbox {
 
     /// Adds an event, or drops it if too many wait. Never blocks.
     pub(crate) fn push(&self, event: Event) {
-        self.change(|state| state.push(event));
+        self.change(&self.event_came, |state| state.push(event));
     }
 
     /// Waits for the end of one call, or of any call; without a `timeout` as long as it takes.
@@ -115,7 +116,7 @@ impl Inbox {
         call: Option<u64>,
         timeout: Option<Duration>,
     ) -> Result<Taken<Ended>> {
-        let taken = self.take(timeout, |state| match call {
+        let taken = self.take(&self.call_ended, timeout, |state| match call {
             None => state.ended.pop_first().map(|(_, ended)| Ok(ended)),
             Some(call) => match state.ended.remove(&call) {
                 Some(ended) => Some(Ok(ended)),
@@ -131,7 +132,7 @@ impl Inbox {
 
     /// Takes the oldest event; without a `timeout` it waits as long as it takes.
     pub(crate) fn next_event(&self, timeout: Option<Duration>) -> Taken<Numbered> {
-        self.take(timeout, |state| state.events.pop_front())
+        self.take(&self.event_came, timeout, |state| state.events.pop_front())
     }
 
     /// A file descriptor that is readable while a result or an event waits. It is closed with the inbox.
@@ -164,10 +165,11 @@ impl Inbox {
             ..State::default()
         };
         drop(state);
-        self.changed.notify_all();
+        self.call_ended.notify_all();
+        self.event_came.notify_all();
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, condition: &Condvar, change: impl FnOnce(&mut State)) {
         let mut state = self.lock();
         if state.closed {
             return;
@@ -175,11 +177,12 @@ impl Inbox {
         change(&mut state);
         state.show();
         drop(state);
-        self.changed.notify_all();
+        condition.notify_all();
     }
 
     fn take<T>(
         &self,
+        condition: &Condvar,
         timeout: Option<Duration>,
         mut pick: impl FnMut(&mut State) -> Option<T>,
     ) -> Taken<T> {
@@ -194,8 +197,7 @@ impl Inbox {
                 return Taken::Item(item);
             }
             state = match deadline {
-                None => self
-                    .changed
+                None => condition
                     .wait(state)
                     .unwrap_or_else(PoisonError::into_inner),
                 Some(deadline) => {
@@ -203,7 +205,7 @@ impl Inbox {
                     if left.is_zero() {
                         return Taken::Nothing;
                     }
-                    self.changed
+                    condition
                         .wait_timeout(state, left)
                         .unwrap_or_else(PoisonError::into_inner)
                         .0

@@ -41,7 +41,7 @@ pub(crate) enum PlatformChoice {
 }
 
 /// The options that select the engine, as for the docker CLI.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct EngineSettings {
     pub(crate) host: Option<String>,
     pub(crate) context: Option<String>,

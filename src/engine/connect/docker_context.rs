@@ -105,15 +105,8 @@ mod tests {
 
     fn settings(config_dir: &Path) -> EngineSettings {
         EngineSettings {
-            host: None,
-            context: None,
             config_dir: Some(config_dir.to_owned()),
-            tls_verify: false,
-            cert_path: None,
-            classic_builder: false,
-            home: None,
-            runtime_dir: None,
-            search_path: None,
+            ..EngineSettings::default()
         }
     }
 

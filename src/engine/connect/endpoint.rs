@@ -339,15 +339,10 @@ mod tests {
 
     fn settings(config_dir: &Path) -> EngineSettings {
         EngineSettings {
-            host: None,
-            context: None,
             config_dir: Some(config_dir.to_owned()),
-            tls_verify: false,
-            cert_path: None,
-            classic_builder: false,
             home: Some("/home/u".into()),
             runtime_dir: Some("/run/user/1".into()),
-            search_path: None,
+            ..EngineSettings::default()
         }
     }
 

@@ -227,15 +227,9 @@ mod tests {
         std::fs::write(&program, script).unwrap();
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
         let settings = EngineSettings {
-            host: None,
-            context: None,
             config_dir: Some(dir.path().to_owned()),
-            tls_verify: false,
-            cert_path: None,
-            classic_builder: false,
-            home: None,
-            runtime_dir: None,
             search_path: Some(format!("{}:/usr/bin:/bin", dir.path().display())),
+            ..EngineSettings::default()
         };
         (dir, settings)
     }

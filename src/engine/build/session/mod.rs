@@ -245,17 +245,7 @@ mod tests {
                 let listener = UnixListener::bind(&socket).unwrap();
                 let engine = tokio::spawn(engine(listener));
                 let tasks = TaskTracker::new();
-                let settings = crate::options::EngineSettings {
-                    host: None,
-                    context: None,
-                    config_dir: None,
-                    tls_verify: false,
-                    cert_path: None,
-                    classic_builder: false,
-                    home: None,
-                    runtime_dir: None,
-                    search_path: None,
-                };
+                let settings = crate::options::EngineSettings::default();
                 let emit: crate::event::Sink = Arc::new(|_| {});
                 let registries = std::collections::BTreeSet::new();
                 let services = SessionServices {
