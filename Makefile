@@ -61,13 +61,6 @@ TARGETS := $(TARGET)
 dist: ## build one archive for each of TARGETS= (default: this machine), and SHA256SUMS, in target/dist
 	packaging/dist $(TARGETS)
 
-# Like lib, but with points where tests can kill it or make it panic (src/testing/point.rs), and with a fast profile.
-# Both share the compiled dependencies. The result goes to a separate folder, so it never replaces that of lib.
-.PHONY: lib-failpoints
-lib-failpoints:
-	CARGO_BUILD_BUILD_DIR=target $(CARGO) rustc --release --locked --features failpoints --lib \
-	  --config scripts/profile.toml --crate-type staticlib,cdylib --target-dir target/failpoints
-
 .PHONY: demo
 demo: ## boot a workspace from a template, twice, then from a new commit
 	@scripts/demo

@@ -527,7 +527,9 @@ fn the_token_is_never_in_a_url() {
     let env = TestEnv::with(&["--token", TOKEN]);
     env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     client(&env, &[]).ensure("hermes").unwrap();
-    for request in env.server.requests() {
+    let requests = env.server.requests();
+    assert!(requests.len() >= 3, "one lookup and a fetch: {requests:?}");
+    for request in requests {
         let seen: Value = json!([
             request.method,
             request.path,

@@ -28,9 +28,9 @@ fn the_token_is_sent_as_api_header_and_as_git_credentials() {
         .ensure("hermes")
         .unwrap();
     let requests = env.server.requests();
-    for request in of_service(&requests, "api") {
-        assert_eq!(request.authorization, format!("token {TOKEN}"));
-    }
+    let api = of_service(&requests, "api");
+    assert_eq!(api.len(), 1);
+    assert_eq!(api[0].authorization, format!("token {TOKEN}"));
     let git = of_service(&requests, "git");
     assert!(git.len() >= 2);
     for request in git {

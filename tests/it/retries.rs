@@ -126,7 +126,11 @@ fn a_past_or_invalid_retry_after_is_ignored() {
         env.server.faults(temporary("/api/", 1, fault));
         let client = env.client();
         client.ensure("hermes").unwrap();
-        assert_eq!(client.count(Kind::Warning), 1, "{value:?}");
+        let warnings = client.of_kind(Kind::Warning);
+        assert_eq!(warnings.len(), 1, "{value:?}: {warnings:?}");
+        let pause = warnings[0].message.split_once("again in ").unwrap().1;
+        let pause: f64 = pause.split(' ').next().unwrap().parse().unwrap();
+        assert!((0.1..=1.0).contains(&pause), "{value:?}: {warnings:?}");
     }
 }
 

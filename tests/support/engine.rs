@@ -244,9 +244,16 @@ impl Engine {
     }
 
     pub fn untag(&self, reference: &str) {
-        let _alone = self.alone();
-        let options = RemoveImageOptionsBuilder::new().force(true).build();
-        let _ = block_on(self.docker.remove_image(reference, Some(options), None));
+        self.untag_all(&[reference.to_owned()]);
+    }
+
+    /// Waits only once for the builds of other tests.
+    pub fn untag_all(&self, references: &[String]) {
+        let _alone = (!references.is_empty()).then(|| self.alone());
+        for reference in references {
+            let options = RemoveImageOptionsBuilder::new().force(true).build();
+            let _ = block_on(self.docker.remove_image(reference, Some(options), None));
+        }
     }
 
     /// All references that end with a test's isolation suffix.
@@ -271,9 +278,7 @@ impl Engine {
     }
 
     pub fn remove_all_of(&self, isolation: &str) {
-        for reference in self.references_of(isolation) {
-            self.untag(&reference);
-        }
+        self.untag_all(&self.references_of(isolation));
     }
 
     /// Writes an image to an archive, as `docker save` does.

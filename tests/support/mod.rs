@@ -16,6 +16,7 @@ pub mod server;
 pub mod sshd;
 pub mod tls;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
@@ -24,7 +25,7 @@ use std::time::{Duration, Instant};
 use mol::event::Kind;
 use mol::{Client, Error, Event, Image, OptionName, Options};
 use proptest::strategy::Strategy;
-use proptest::test_runner::{Config, TestCaseResult, TestRng, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestCaseResult, TestRunner};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -407,16 +408,19 @@ impl Drop for TestClient {
     }
 }
 
-/// Checks a property with random values. They are the same in every run, so that a failure can be
-/// reproduced; a failing value is minimized and shown. `make fuzz` tries more values.
+/// Checks a property with random values: `holds` returns an error or panics where it does not hold. The values
+/// are the same in every run, so that a failure can be reproduced; a failing value is minimized and shown.
+/// `make fuzz` tries more values.
 pub fn for_all<S: Strategy>(cases: u32, values: &S, holds: impl Fn(S::Value) -> TestCaseResult) {
     let config = Config {
         cases,
-        failure_persistence: None,
         ..Config::default()
     };
-    let random = TestRng::deterministic_rng(config.rng_algorithm);
-    if let Err(error) = TestRunner::new_with_rng(config, random).run(values, holds) {
+    let holds = |value| {
+        catch_unwind(AssertUnwindSafe(|| holds(value)))
+            .unwrap_or_else(|_| Err(TestCaseError::fail("it panicked, see above")))
+    };
+    if let Err(error) = TestRunner::new(config).run(values, holds) {
         panic!("{error}");
     }
 }

@@ -174,8 +174,6 @@ impl<'a> Cleanup<'a> {
 
 impl Drop for Cleanup<'_> {
     fn drop(&mut self) {
-        for reference in &self.references {
-            self.engine.untag(reference);
-        }
+        self.engine.untag_all(&self.references);
     }
 }
