@@ -21,7 +21,8 @@ BUILT      := $(TARGET_DIR)/$(TARGET)/release
 BUILD      := rustup target add $(TARGET) && packaging/with-zig $(CARGO) zigbuild --target $(TARGET)
 RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuild rustc --target $(TARGET)
 endif
-COPY       := $(if $(findstring -musl,$(TARGET)),packaging/add-unwind $(TARGET),cp)
+# What is installed: libmol.a, libmol.so where the target has one, and the folder command.
+PACKAGE    := $(BUILT)/package
 
 export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM
 
@@ -30,15 +31,17 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 .PHONY: lib
-lib: ## build libmol.a and libmol.so, and copy the archive to where the Go package links it; TARGET= to cross-compile
+lib: ## build libmol.a and libmol.so, and copy the first to where the Go package links it; TARGET= to cross-compile
 	$(BUILD) --release --locked --target-dir $(TARGET_DIR)
-	$(COPY) $(BUILT)/libmol.a $(ARCHIVE).new
+	packaging/prelink $(TARGET) $(BUILT)/libmol.a $(PACKAGE)/libmol.a
+	$(if $(findstring linux-gnu,$(TARGET)),cp $(BUILT)/libmol.so $(PACKAGE)/)
+	cp $(PACKAGE)/libmol.a $(ARCHIVE).new
 	mv $(ARCHIVE).new $(ARCHIVE)
 	packaging/link-id $(PLATFORM) $(ARCHIVE) > $(ARCHIVE:.a=.go)
 
 .PHONY: command
 command: lib ## build mol, its manual page and completions, in the folder command beside libmol.a; TARGET= to cross-compile
-	packaging/command $(TARGET) $(BUILT)/command
+	packaging/command $(TARGET) $(PACKAGE)/command
 
 .PHONY: musl
 musl: MUSL := $(firstword $(subst -, ,$(TARGET)))-unknown-linux-musl
@@ -49,8 +52,8 @@ musl: ## for Alpine and other musl systems: the archive for the Go build tag mus
 GO := $(shell command -v go)
 .PHONY: install
 install: $(if $(GO),command,lib) ## install the library, header, mol.pc and command; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
-	$(if $(GO),,rm -rf $(BUILT)/command)
-	packaging/install $(BUILT)
+	$(if $(GO),,rm -rf $(PACKAGE)/command)
+	packaging/install $(PACKAGE)
 
 .PHONY: uninstall
 uninstall: ## remove what install has installed, with the same settings

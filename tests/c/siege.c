@@ -2,9 +2,13 @@
  *
  *     siege SECONDS PREFIX... -- HOST...     with the other options in the environment
  *
- * Each client has one of the prefixes and one of the engines. Prints the resources of the process in the middle and
- * at the end, when there is no client: "middle THREADS FILES KIB" and "end THREADS FILES KIB"; the number of results
- * with each status: "status NAME COUNT"; and the duration of the slowest mol_client_free: "free MS". */
+ * Each client has one of the prefixes and one of the engines; the first of both are healthy. Prints:
+ *
+ *     middle THREADS FILES KIB    the resources of the process in the middle, when there is no client
+ *     end THREADS FILES KIB       the same at the end
+ *     status NAME COUNT           how many results had this status
+ *     free MS                     the duration of the slowest mol_client_free
+ *     at last NAME                the status of a last call without a hurry, to what is healthy */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -84,23 +88,32 @@ static void make_call(mol_client client, const char *runtime, unsigned *seed)
     mol_result_free(result);
 }
 
+static mol_status new_client(const char *prefix, const char *host, bool events, mol_client *client)
+{
+    mol_options options = {0};
+    mol_status status;
+
+    CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
+    CHECK(mol_options_set(options, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", prefix, NULL) == MOL_OK);
+    CHECK(mol_options_set(options, "DOCKER_HOST", host, NULL) == MOL_OK);
+    status = mol_client_new(options, events, client, NULL);
+    mol_options_free(options);
+    return status;
+}
+
 static void *attack(void *number)
 {
     static const char *const runtimes[] = {"hermes", "codex", "claude-code"};
     unsigned seed = (unsigned)(size_t)number + 1;
 
     while (now() < end_of_round) {
-        mol_options options = {0};
         mol_client client = {0};
-        mol_status status;
+        const char *prefix = prefixes[rand_r(&seed) % prefix_count];
+        const char *host = hosts[rand_r(&seed) % host_count];
+        mol_status status = new_client(prefix, host, rand_r(&seed) % 2 == 0, &client);
         int calls = 1 + rand_r(&seed) % 3;
         double begun;
 
-        CHECK(mol_options_from_env(&options, NULL) == MOL_OK);
-        CHECK(mol_options_set(options, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", prefixes[rand_r(&seed) % prefix_count], NULL) == MOL_OK);
-        CHECK(mol_options_set(options, "DOCKER_HOST", hosts[rand_r(&seed) % host_count], NULL) == MOL_OK);
-        status = mol_client_new(options, rand_r(&seed) % 2 == 0, &client, NULL);
-        mol_options_free(options);
         if (status != MOL_OK) {
             count(status);
             usleep(10000);
@@ -132,6 +145,18 @@ static void round_of(double seconds)
     sleep(2);
 }
 
+/* After all that, a call without a hurry to the healthy server and engine succeeds. */
+static void recover(void)
+{
+    mol_client client = {0};
+    mol_image *image = NULL;
+
+    CHECK(new_client(prefixes[0], hosts[0], false, &client) == MOL_OK);
+    printf("at last %s\n", mol_status_name(mol_ensure_local_image(client, "hermes", -1, &image, NULL)));
+    mol_image_free(image);
+    mol_client_free(client);
+}
+
 int main(int argc, char **argv)
 {
     double seconds;
@@ -154,5 +179,6 @@ int main(int argc, char **argv)
         if (counts[i] > 0)
             printf("status %s %ld\n", mol_status_name((mol_status)i), counts[i]);
     printf("free %ld\n", slowest_free_ms);
+    recover();
     return 0;
 }

@@ -173,22 +173,36 @@ fn list(name: &'static str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_static_library_has_no_global_c_name_but_mol_functions() {
-    // The names must not clash with those of other libraries in a host. Rust's own names are mangled or start
-    // with an underscore.
-    let output = Command::new("nm")
-        .args(["--extern-only", "--defined-only"])
-        .arg(library("libmol.a"))
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let names: Vec<&str> = text
+fn the_static_library_shows_the_linker_exactly_the_functions_of_the_header() {
+    let mut readelf = Command::new("readelf");
+    readelf
+        .args(["--symbols", "--wide"])
+        .arg(library("libmol.a"));
+    let names: BTreeSet<String> = text(&succeed(&mut readelf))
         .lines()
-        .filter_map(|line| line.split_whitespace().nth(2))
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|symbol| symbol.len() == 8 && symbol[4] != "LOCAL" && symbol[6] != "UND")
+        .filter(|symbol| symbol[4] == "GLOBAL" || symbol[4] == "WEAK")
+        .map(|symbol| symbol[7].to_owned())
         .collect();
-    assert!(names.contains(&"mol_ensure_local_image"));
-    for name in names.iter().filter(|name| name.starts_with("mol")) {
-        assert!(name.starts_with("mol_"), "{name}");
+    let functions: Vec<String> = names.into_iter().collect();
+    assert_eq!(functions, declared_functions());
+}
+
+#[test]
+fn the_static_library_is_one_small_object_without_debug_information() {
+    let library = library("libmol.a");
+    let size = std::fs::metadata(&library).unwrap().len();
+    assert!(size <= 19_000_000, "{size} bytes");
+    let members = succeed(Command::new("ar").arg("t").arg(&library));
+    assert_eq!(text(&members), "libmol.o\n");
+    let sections = succeed(
+        Command::new("readelf")
+            .args(["--sections", "--wide"])
+            .arg(&library),
+    );
+    for unwanted in [".debug_", ".llvm", ".comment"] {
+        assert!(!text(&sections).contains(unwanted), "{unwanted}");
     }
 }
 

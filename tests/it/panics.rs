@@ -8,7 +8,8 @@ use mol::{Code, OptionName};
 
 use crate::abi::declared_functions;
 use crate::support::child::{
-    BOTH, Link, command, installed, program_with_points, source, succeed, text,
+    BOTH, Link, command, compiler, installed, native_libraries, program_with_points, source,
+    succeed, text,
 };
 use crate::support::points::{POINTS, Trigger, prepare, setting, template};
 use crate::support::{TestEnv, in_parallel, required_var};
@@ -155,6 +156,65 @@ fn the_shipped_library_has_no_failpoints() {
     };
     assert!(has_points("MOL_TEST_FAILPOINTS_LIB_DIR"));
     assert!(!has_points("MOL_TEST_LIB_DIR"));
+}
+
+/// The Rust compilers for the other library: that of the PATH, and those of `MOL_TEST_RUST_VERSIONS` ("1.85.0 beta").
+fn rust_compilers() -> Vec<Command> {
+    let versions = std::env::var("MOL_TEST_RUST_VERSIONS").unwrap_or_default();
+    let others = versions.split_whitespace().map(|version| {
+        let mut rustup = Command::new("rustup");
+        rustup.args(["run", version, "rustc"]);
+        rustup
+    });
+    std::iter::once(Command::new("rustc"))
+        .chain(others)
+        .collect()
+}
+
+#[test]
+fn another_rust_static_library_can_be_in_the_same_program() {
+    let profiles: [&[&str]; 3] = [
+        &["-Copt-level=0"],
+        &["-Copt-level=3", "-Clto=fat"],
+        &["-Copt-level=s", "-Clto=thin", "-Ccodegen-units=1"],
+    ];
+    let libmol = Path::new(&required_var("MOL_TEST_FAILPOINTS_LIB_DIR")).join("libmol.a");
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("libother.a");
+    for profile in profiles {
+        for mut rustc in rust_compilers() {
+            rustc
+                .args(["--edition=2024", "--crate-type=staticlib", "-o"])
+                .arg(&other)
+                .args(profile)
+                .arg(source("tests/rust/other.rs"));
+            succeed(&mut rustc);
+            // The linker takes the first definition of a name that it finds, so both orders are tested.
+            for libraries in [[&libmol, &other], [&other, &libmol]] {
+                let program = folder.path().join("beside");
+                let mut cc = compiler(false);
+                cc.arg("-I")
+                    .arg(source("include"))
+                    .arg(source("tests/c/beside.c"));
+                cc.args(libraries)
+                    .args(native_libraries())
+                    .arg("-o")
+                    .arg(&program);
+                succeed(&mut cc);
+                for panics in [false, true] {
+                    let status = if panics { "internal" } else { "ok" };
+                    let mut beside = Command::new(&program);
+                    beside.env_clear();
+                    if panics {
+                        beside.env("FAILPOINTS", "entry=return(boom)");
+                    }
+                    let round = format!("other 2\nmol_resolve {status}\n");
+                    let output = beside.output().unwrap();
+                    assert_eq!(text(&output), round.repeat(2), "{rustc:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -126,5 +126,5 @@ fn a_limited_c_host_does_not_crash_hang_or_leak() {
     assert!(numbers("free")[0] <= FREED, "{said}");
     let defects = said.lines().any(|line| line.starts_with("status internal"));
     assert!(!defects, "{said}");
-    assert!(said.contains("status ok"), "some calls must work: {said}");
+    assert!(said.contains("at last ok"), "{said}");
 }

@@ -133,7 +133,7 @@ pub fn soname() -> String {
 }
 
 /// The linker flags for libmol.a: the list that `make generate` took from the Rust compiler.
-fn native_libraries() -> Vec<String> {
+pub fn native_libraries() -> Vec<String> {
     let file = match std::env::consts::ARCH {
         "x86_64" => "go/mol/link_linux_amd64.go",
         _ => "go/mol/link_linux_arm64.go",
