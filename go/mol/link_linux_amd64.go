@@ -7,4 +7,8 @@ package mol
 // The libraries are those that the Rust compiler reports for libmol.a (--print native-static-libs).
 
 // #cgo LDFLAGS: ${SRCDIR}/libmol_linux_amd64.a -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
+//
+// #if !__has_include("libmol_linux_amd64.a")
+// #error there is no libmol_linux_amd64.a: run "make lib" in the root of libmol
+// #endif
 import "C"

@@ -7,4 +7,8 @@ package mol
 // The libraries are those that the Rust compiler reports for libmol.a (--print native-static-libs).
 
 // #cgo LDFLAGS: ${SRCDIR}/libmol_musl_linux_amd64.a -lc
+//
+// #if !__has_include("libmol_musl_linux_amd64.a")
+// #error there is no libmol_musl_linux_amd64.a: run "make musl" in the root of libmol
+// #endif
 import "C"

@@ -375,6 +375,29 @@ fn server(env: &TestEnv) -> PathBuf {
     folder
 }
 
+#[test]
+fn without_the_archive_go_build_names_the_command_that_builds_it() {
+    let package = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(source("go/mol")).unwrap() {
+        let from = entry.unwrap().path();
+        let name = from.file_name().unwrap().to_str().unwrap().to_owned();
+        if from.is_file() && !name.starts_with("libmol_") {
+            std::fs::copy(from, package.path().join(name)).unwrap();
+        }
+    }
+    for (arguments, goal) in [
+        (&["build", "."][..], "lib"),
+        (&["build", "-tags", "musl", "."], "musl"),
+    ] {
+        let output = go(package.path(), arguments).output().unwrap();
+        assert!(!output.status.success());
+        let advice = format!("run \"make {goal}\" in the root of libmol");
+        let output = text(&output);
+        assert_eq!(output.matches("error:").count(), 1, "{output}");
+        assert!(output.contains(&advice), "{output}");
+    }
+}
+
 /// The go command with default settings.
 fn go(folder: &Path, arguments: &[&str]) -> Command {
     let mut go = Command::new("go");
