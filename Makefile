@@ -5,7 +5,9 @@ SHELL       := /bin/bash
 .DELETE_ON_ERROR:
 
 # The Rust target to build for. Targets other than this machine's are compiled with packaging/with-zig.
-HOST       := $(shell rustc --version --verbose | sed -n 's/^host: //p')
+HOST       := $(shell rustc --version --verbose 2>/dev/null | sed -n 's/^host: //p')
+# `sudo make install` needs no Rust, which root may not have.
+HOST       := $(or $(HOST),$(shell uname -m)-unknown-linux-gnu)
 TARGET     := $(HOST)
 PLATFORM   := $(shell packaging/platform $(TARGET))
 GO_PACKAGE := go/mol
@@ -51,8 +53,7 @@ musl: ## for Alpine and other musl systems: the archive for the Go build tag mus
 # The C library can be installed without Go.
 GO := $(shell command -v go)
 .PHONY: install
-install: $(if $(GO),command,lib) ## install the library, header, mol.pc and command; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
-	$(if $(GO),,rm -rf $(PACKAGE)/command)
+install: $(if $(wildcard $(PACKAGE)/libmol.a),,$(if $(GO),command,lib)) ## install what was built, or build it first; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
 	packaging/install $(PACKAGE)
 
 .PHONY: uninstall

@@ -163,6 +163,34 @@ fn the_readme_c_program_builds_with_pkg_config_alone() {
 }
 
 #[test]
+fn make_install_needs_no_rust_and_the_dynamic_linker_finds_the_library() {
+    let built = tempfile::tempdir().unwrap();
+    libraries(&built.path().join("release/package"));
+    let program = built.path().join("program.c");
+    std::fs::write(
+        &program,
+        "#include <mol.h>\nint main(void) { return mol_abi_version() != MOL_ABI_VERSION; }\n",
+    )
+    .unwrap();
+    // In a mount namespace, so that neither /usr/local nor the linker's cache of this machine change.
+    let script = r#"
+        cp -a /etc "$built/etc" && mount --bind "$built/etc" /etc && mount -t tmpfs tmpfs /usr/local
+        make -C "$root" install CARGO=false TARGET_DIR="$built" >/dev/null
+        cc "$built/program.c" -lmol -o "$built/program" && "$built/program"
+        make -C "$root" uninstall >/dev/null
+        find /usr/local -not -type d
+    "#;
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "sh", "-e", "-c", script]);
+    shell
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
+    shell.env("built", built.path()).env("root", source(""));
+    let left = succeed(&mut shell).stdout;
+    assert_eq!(String::from_utf8_lossy(&left), "");
+}
+
+#[test]
 fn install_is_complete_and_uninstall_removes_it() {
     let env = TestEnv::new();
     let (stage, prefix) = (env.scratch().join("stage"), Path::new("/opt/mol & co"));
