@@ -86,8 +86,8 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	@scripts/fuzz
 
 .PHONY: mutants
-mutants: ## mutation tests of masking, names, options, lookup, cache and context, for MINUTES (60)
-	@scripts/mutants
+mutants: ## mutation tests of masking, names, options, lookup, sharing, cache and context, for MINUTES (60)
+	@tests/run mutants
 
 .PHONY: bench
 bench: ## compare libmol with the docker and git programs, write docs/benchmarks.md; SHORT=1 for a quick trial run

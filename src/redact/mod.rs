@@ -331,6 +331,13 @@ mod tests {
     }
 
     #[test]
+    fn only_a_text_above_the_limit_is_truncated() {
+        let masker = Masker::new(&Secret::new(TOKEN));
+        assert_eq!(masker.shown("eight...", 8), "eight...");
+        assert_eq!(masker.shown("nine.....", 8), "nine....…");
+    }
+
+    #[test]
     fn truncated_input_shows_no_part_of_the_token() {
         const LONG: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
         let masker = Masker::new(&Secret::new(LONG));
@@ -346,6 +353,16 @@ mod tests {
                 assert!(!rest.contains('0') && !rest.contains("me"), "{rest}");
             }
         }
+    }
+
+    #[test]
+    fn the_longest_token_in_its_longest_form_is_not_shown_when_truncated() {
+        let token: String = ('a'..='z').cycle().take(MAX_TOKEN).collect();
+        let spelled: String = token.bytes().map(|b| format!("&amp;#x{b:04x};")).collect();
+        assert_eq!(spelled.len(), LONGEST_FORM * MAX_TOKEN);
+        let text = format!("a {spelled} b {spelled}");
+        let masker = Masker::new(&Secret::new(token));
+        assert_eq!(masker.shown(&text[..MAX_KEPT], MAX_LINE), "a ***…");
     }
 
     #[test]

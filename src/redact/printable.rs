@@ -155,6 +155,11 @@ mod tests {
     }
 
     #[test]
+    fn a_quoted_text_is_printable_first() {
+        assert_eq!(quoted("feature\u{7f}/\"x\"\n"), r#""feature/\"x\" ""#);
+    }
+
+    #[test]
     fn line_breaks_and_tabs_become_a_space() {
         assert_eq!(
             line("a\nb\rc\r\nd\te\x0bf\x0cg\u{85}h\u{2028}i\u{2029}j"),
