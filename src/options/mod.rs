@@ -196,6 +196,15 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_too_short_is_not_masked() {
+        for (token, shown) in [("1234567", "1234567"), ("12345678", "***")] {
+            let mut options = Options::default();
+            options.set(OptionName::Token, token);
+            assert_eq!(options.masker().text(token), shown);
+        }
+    }
+
+    #[test]
     fn runtimes_tag_form_and_pins_are_not_read_from_the_environment() {
         let mut options = Options::default();
         options.set_all_from(|_| Some("hermes=".into()));

@@ -787,14 +787,15 @@ fn a_hit_protects_an_image_from_prune_with_another_cache() {
     let client = env.client();
     let hermes = built(&env, &client, &env.engine, "hermes", 1);
     wait_until_unused();
-    // The image is already the latest, so the hit does not move the tag.
-    assert!(client.ensure("hermes").unwrap().cache_hit);
-    env.engine.untag(&env.latest("hermes"));
-    let _alone = env.engine.alone();
     let (program, elsewhere) = (
         program("upkeep", Link::Static),
         env.scratch().join("elsewhere"),
     );
+    // Taken before the hit, so that waiting for other tests does not make it old.
+    let _alone = env.engine.alone();
+    // The image is already the latest, so the hit does not move the tag.
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+    env.engine.untag_at_once(&[env.latest("hermes")]);
     let output = succeed(&mut brief_prune(&env, &env.engine, &elsewhere, &program));
     let report = serde_json::from_str(&field(&output, "pruned")).unwrap();
     let why = "used or built within the last 2 seconds".to_owned();

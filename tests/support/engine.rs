@@ -250,6 +250,11 @@ impl Engine {
     /// Waits only once for the builds of other tests.
     pub fn untag_all(&self, references: &[String]) {
         let _alone = (!references.is_empty()).then(|| self.alone());
+        self.untag_at_once(references);
+    }
+
+    /// For a test that holds the lock of [`Self::alone`].
+    pub fn untag_at_once(&self, references: &[String]) {
         for reference in references {
             let options = RemoveImageOptionsBuilder::new().force(true).build();
             let _ = block_on(self.docker.remove_image(reference, Some(options), None));
