@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, FailedBuild, Result};
-use crate::event::{Event, Sink, human_duration};
+use crate::event::{Event, Kind, Sink, human_duration};
 use crate::job;
 use crate::job::coalesce::Coalesced;
 use crate::job::lease::Leases;
@@ -51,8 +51,37 @@ pub struct Client {
 /// Called with the id and the result when a call ends.
 type Done<T> = Box<dyn FnOnce(u64, Result<T>) + Send>;
 
-/// The last message of a call and its last build step, for the error of one that takes too long.
-type Latest = Arc<Mutex<Option<(String, Option<String>)>>>;
+/// Where a call is, for the error of one that takes too long.
+type Latest = Arc<Mutex<Progress>>;
+
+#[derive(Default)]
+struct Progress {
+    /// The last message.
+    message: String,
+    /// The build steps that have begun and not ended, in the order in which they began.
+    running: Vec<String>,
+}
+
+impl Progress {
+    fn note(&mut self, event: &Event) {
+        if event.kind.is_minor() {
+            return;
+        }
+        self.message.clone_from(&event.message);
+        let step = event.step_name.as_ref();
+        match event.kind {
+            Kind::BuildStarted => self.running.clear(),
+            Kind::StepStarted => self.running.extend(step.cloned()),
+            Kind::StepDone => self.running.retain(|running| Some(running) != step),
+            _ => {}
+        }
+    }
+
+    /// A step that is running, although another one may have ended later than it began, or else the last message.
+    fn point(&self) -> &str {
+        self.running.last().unwrap_or(&self.message)
+    }
+}
 
 /// The calls under way, by id.
 type Calls = Arc<Mutex<HashMap<u64, CancellationToken>>>;
@@ -459,10 +488,9 @@ impl Client {
         Arc::new(move |mut event: Event| {
             shared.metrics.event(event.kind);
             point!("event-{:?}", event.kind);
-            if !event.kind.is_minor() {
-                *latest.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Some((event.message.clone(), event.step_name.clone()));
-            }
+            let mut progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.note(&event);
+            drop(progress);
             let Some(observer) = &observer else {
                 return;
             };
@@ -494,10 +522,11 @@ fn next_id() -> u64 {
 
 /// The error of a call that reached the caller's deadline, or the ceiling.
 fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Error {
-    let latest = latest.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let at = latest.as_ref().map_or(String::new(), |(message, _)| {
-        format!(", at this point: {message}")
-    });
+    let progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
+    let at = match progress.point() {
+        "" => String::new(),
+        point => format!(", at this point: {point}"),
+    };
     let error = match timeout {
         Some(_) => Error::new(
             Code::DeadlineExceeded,
@@ -510,9 +539,9 @@ fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Erro
         )
         .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
     };
-    match latest.and_then(|(_, step)| step) {
+    match progress.running.last() {
         Some(step) => error.in_build(FailedBuild {
-            step,
+            step: step.clone(),
             ..FailedBuild::default()
         }),
         None => error,
@@ -524,6 +553,24 @@ mod tests {
     use super::*;
 
     use crate::options::OptionName;
+
+    #[test]
+    fn a_call_is_in_the_step_that_runs_when_an_earlier_one_ends_later() {
+        let event = |kind, step: &str, message: &str| Event {
+            step_name: Some(step.to_owned()),
+            ..Event::new(kind, message)
+        };
+        let mut progress = Progress::default();
+        for (event, point) in [
+            (event(Kind::StepStarted, "FROM", "FROM"), "FROM"),
+            (event(Kind::StepStarted, "RUN", "RUN"), "RUN"),
+            (event(Kind::StepDone, "FROM", "FROM: was cached"), "RUN"),
+            (event(Kind::StepDone, "RUN", "RUN: done"), "RUN: done"),
+        ] {
+            progress.note(&event);
+            assert_eq!(progress.point(), point);
+        }
+    }
 
     #[test]
     fn a_call_that_has_ended_is_dropped() {
