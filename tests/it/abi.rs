@@ -181,8 +181,8 @@ fn the_static_library_shows_the_linker_exactly_the_functions_of_the_header() {
     let names: BTreeSet<String> = text(&succeed(&mut readelf))
         .lines()
         .map(|line| line.split_whitespace().collect::<Vec<_>>())
-        .filter(|symbol| symbol.len() == 8 && symbol[4] != "LOCAL" && symbol[6] != "UND")
-        .filter(|symbol| symbol[4] == "GLOBAL" || symbol[4] == "WEAK")
+        .filter(|symbol| symbol.len() == 8 && symbol[6] != "UND")
+        .filter(|symbol| ["GLOBAL", "WEAK"].contains(&symbol[4]))
         .map(|symbol| symbol[7].to_owned())
         .collect();
     let functions: Vec<String> = names.into_iter().collect();

@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use mol::event::Kind;
 use mol::{Client, Error, Event, Image, OptionName, Options};
 use proptest::strategy::Strategy;
-use proptest::test_runner::{Config, TestCaseError, TestCaseResult, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestCaseResult, TestRng, TestRunner};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -420,7 +420,8 @@ pub fn for_all<S: Strategy>(cases: u32, values: &S, holds: impl Fn(S::Value) -> 
         catch_unwind(AssertUnwindSafe(|| holds(value)))
             .unwrap_or_else(|_| Err(TestCaseError::fail("it panicked, see above")))
     };
-    if let Err(error) = TestRunner::new(config).run(values, holds) {
+    let random = TestRng::deterministic_rng(config.rng_algorithm);
+    if let Err(error) = TestRunner::new_with_rng(config, random).run(values, holds) {
         panic!("{error}");
     }
 }
