@@ -64,9 +64,6 @@ struct Progress {
 
 impl Progress {
     fn note(&mut self, event: &Event) {
-        if event.kind.is_minor() {
-            return;
-        }
         self.message.clone_from(&event.message);
         let step = event.step_name.as_ref();
         match event.kind {
@@ -77,7 +74,8 @@ impl Progress {
         }
     }
 
-    /// A step that is running, although another one may have ended later than it began, or else the last message.
+    /// The step that began last of those that are running, or else the last message. BuildKit can report the end of a
+    /// step after the next one has begun.
     fn point(&self) -> &str {
         self.running.last().unwrap_or(&self.message)
     }
@@ -488,9 +486,10 @@ impl Client {
         Arc::new(move |mut event: Event| {
             shared.metrics.event(event.kind);
             point!("event-{:?}", event.kind);
-            let mut progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
-            progress.note(&event);
-            drop(progress);
+            if !event.kind.is_minor() {
+                let mut progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
+                progress.note(&event);
+            }
             let Some(observer) = &observer else {
                 return;
             };
@@ -566,6 +565,9 @@ mod tests {
             (event(Kind::StepStarted, "RUN", "RUN"), "RUN"),
             (event(Kind::StepDone, "FROM", "FROM: was cached"), "RUN"),
             (event(Kind::StepDone, "RUN", "RUN: done"), "RUN: done"),
+            (event(Kind::StepStarted, "COPY", "COPY"), "COPY"),
+            // A build that broke off is repeated.
+            (Event::new(Kind::BuildStarted, "build"), "build"),
         ] {
             progress.note(&event);
             assert_eq!(progress.point(), point);
