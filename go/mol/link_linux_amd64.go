@@ -9,6 +9,6 @@ package mol
 // #cgo LDFLAGS: ${SRCDIR}/libmol_linux_amd64.a -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 //
 // #if !__has_include("libmol_linux_amd64.a")
-// #error there is no libmol_linux_amd64.a: run "make lib" in the root of libmol
+// #error libmol_linux_amd64.a is missing: run "make lib" in the root of libmol
 // #endif
 import "C"

@@ -9,6 +9,6 @@ package mol
 // #cgo LDFLAGS: ${SRCDIR}/libmol_musl_linux_arm64.a -lc
 //
 // #if !__has_include("libmol_musl_linux_arm64.a")
-// #error there is no libmol_musl_linux_arm64.a: run "make musl" in the root of libmol
+// #error libmol_musl_linux_arm64.a is missing: run "make musl" in the root of libmol
 // #endif
 import "C"
