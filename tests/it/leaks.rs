@@ -437,14 +437,6 @@ fn image_engine_and_cache_never_receive_the_token() {
         for event in client.events() {
             assert_clean("an event", &serde_json::to_string(&event).unwrap());
         }
-        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            // The template servers of the tests get their token as an argument.
-            if !line.contains("templateserver") {
-                assert_clean("a command line", &line);
-            }
-        }
         for path in env.cached_paths() {
             assert_clean("a name in the cache", &path);
             if let Ok(content) = std::fs::read(env.cache().join(&path)) {
@@ -479,13 +471,16 @@ fn a_c_program_does_not_print_the_token() {
 }
 
 #[test]
-fn child_processes_do_not_inherit_the_token() {
+fn child_processes_do_not_receive_the_token() {
     let env = TestEnv::with(&["--token", TOKEN]);
     env.template("hermes", dockerfile("FROM registry.invalid/base\n"));
     let (programs, config) = (env.scratch().join("programs"), env.scratch().join("docker"));
-    let seen = |program: &str| env.scratch().join(format!("environment-of-{program}"));
+    let seen = |program: &str| env.scratch().join(format!("seen-by-{program}"));
     for program in ["ssh", "docker-credential-of-the-test"] {
-        let script = format!("env > {}; exit 1", seen(program).display());
+        let script = format!(
+            "{{ env; echo arguments: \"$@\"; }} > {}; exit 1",
+            seen(program).display()
+        );
         write_program(&programs, program, &script);
     }
     std::fs::create_dir(&config).unwrap();
@@ -507,17 +502,12 @@ fn child_processes_do_not_inherit_the_token() {
             .output()
             .unwrap();
         assert!(!output.status.success(), "{}", child::text(&output));
-        let environment = std::fs::read_to_string(seen(started));
-        let environment = environment.unwrap_or_else(|_| panic!("{}", child::text(&output)));
-        assert_clean(started, &environment);
-        assert!(
-            !environment.contains("MOLECULE_GITEA_TOKEN"),
-            "{environment}"
-        );
-        assert!(
-            environment.contains("OF_THE_HOST=as it is"),
-            "{environment}"
-        );
+        let seen = std::fs::read_to_string(seen(started));
+        let seen = seen.unwrap_or_else(|_| panic!("{}", child::text(&output)));
+        assert_clean(started, &seen);
+        assert!(!seen.contains("MOLECULE_GITEA_TOKEN"), "{seen}");
+        assert!(seen.contains("OF_THE_HOST=as it is"), "{seen}");
+        assert!(seen.contains("arguments: "), "{seen}");
     }
 }
 
