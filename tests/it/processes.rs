@@ -208,7 +208,8 @@ fn when_the_lock_holder_is_stopped_waiters_meet_their_deadlines() {
         let pause = format!("cache-synced=sleep({})", CANCEL_LIMIT.as_millis());
         let holder = shared.holder(&shared.engine, &pause);
         holder.signal(Signal::STOP);
-        let deadline = Duration::from_secs(4);
+        // Long enough for the lookups of all callers on a busy machine.
+        let deadline = Duration::from_secs(8);
         let crowds: Vec<Crowd> = (1..PROCESSES)
             .map(|_| shared.crowd(Some(deadline)))
             .collect();
