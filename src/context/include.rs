@@ -131,7 +131,7 @@ struct Links<'a> {
     stop: &'a Stop,
     found: BTreeSet<PathBuf>,
     visited: BTreeSet<PathBuf>,
-    /// The total length of all link targets.
+    /// The total length of all paths that links lead to.
     target_bytes: usize,
 }
 
@@ -177,13 +177,14 @@ impl<'a> Links<'a> {
                 continue;
             }
             self.found.insert(current);
-            return Ok(targets.iter().map(|target| target.join(rest)).collect());
+            return Ok(targets);
         }
         self.found.insert(path);
         Ok(Vec::new())
     }
 
-    /// The targets of the links at this path, whose last element may be a pattern. `rest` is the path after the link.
+    /// Where the links at this path lead to, each with `rest`, the path after the link. The last element of the path may
+    /// be a pattern.
     fn targets(&mut self, path: &Path, rest: &Path) -> io::Result<Vec<PathBuf>> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let Some(name) = path.file_name() else {
@@ -200,30 +201,29 @@ impl<'a> Links<'a> {
             {
                 self.stop.check()?;
                 let name = entry?.file_name();
-                if glob.matches(&name.to_string_lossy())
-                    && let Some(target) = self.target(folder, Path::new(&name))?
-                {
-                    self.target_bytes += target.as_os_str().len() + rest.as_os_str().len();
-                    targets.push(target);
+                if glob.matches(&name.to_string_lossy()) {
+                    targets.extend(self.target(folder, Path::new(&name), rest)?);
                     if self.is_over_limit() {
                         break;
                     }
                 }
             }
         } else {
-            targets.extend(self.target(folder, Path::new(name))?);
+            targets.extend(self.target(folder, Path::new(name), rest)?);
         }
         Ok(targets)
     }
 
-    fn target(&self, folder: &Path, name: &Path) -> io::Result<Option<PathBuf>> {
+    fn target(&mut self, folder: &Path, name: &Path, rest: &Path) -> io::Result<Option<PathBuf>> {
         let full = self.tree.join(folder).join(name);
         let is_link = found(fs::symlink_metadata(&full))?.is_some_and(|found| found.is_symlink());
         if !is_link {
             return Ok(None);
         }
         // As in a container, an absolute target starts at the root of the tree.
-        Ok(Some(folder.join(fs::read_link(&full)?)))
+        let target = folder.join(fs::read_link(&full)?).join(rest);
+        self.target_bytes += target.as_os_str().len();
+        Ok(Some(target))
     }
 }
 
@@ -288,6 +288,13 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         symlink("endless/more", tree.path().join("endless")).unwrap();
         assert!(includes(tree.path(), &["endless"]).is_none());
+
+        // Each path is longer than the one before.
+        let stop = Stop::default();
+        let mut links = Links::new(tree.path(), &stop);
+        links.follow(Path::new("endless")).unwrap();
+        let bytes = links.visited.iter().map(|path| path.as_os_str().len());
+        assert!(bytes.sum::<usize>() < 2 * MAX_TARGET_BYTES);
     }
 
     #[test]
