@@ -33,7 +33,7 @@ func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 	if ctx.Err() != nil {
 		return Image{}, contextError(ctx, runtime, nil)
 	}
-	shared, err := sharedClients.acquire(hookOptions())
+	shared, err := acquireShared()
 	if err != nil {
 		return Image{}, err
 	}
@@ -51,7 +51,7 @@ func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 //
 //	client.NewClientWithOpts(client.WithHost(host), …)
 func EngineHost(ctx context.Context) (string, error) {
-	shared, err := sharedClients.acquire(hookOptions())
+	shared, err := acquireShared()
 	if err != nil {
 		return "", err
 	}
@@ -59,8 +59,11 @@ func EngineHost(ctx context.Context) (string, error) {
 	return shared.EngineHost(ctx)
 }
 
-// hookOptions are the options of [EnsureLocalImage] and [EngineHost].
-func hookOptions() Options {
+// acquireShared returns the client of all functions of this package that read the environment. Each of them may be the
+// first one, so all of them open it with the same options.
+func acquireShared() (*sharedClient, error) { return sharedClients.acquire(sharedOptions()) }
+
+func sharedOptions() Options {
 	o := OptionsFromEnv()
 	o.logger = packageLogger
 	// The library refuses a path that begins with ~.

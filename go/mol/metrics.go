@@ -70,7 +70,7 @@ func (c *Client) Metrics() (MetricsSnapshot, error) {
 // Metrics is [Client.Metrics] of the client that [EnsureLocalImage] uses. When the environment changes, a new client
 // begins at 0.
 func Metrics() (MetricsSnapshot, error) {
-	shared, err := sharedClients.acquire(OptionsFromEnv())
+	shared, err := acquireShared()
 	if err != nil {
 		return MetricsSnapshot{}, err
 	}

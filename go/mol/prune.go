@@ -181,7 +181,7 @@ func (t CachedTree) Created() time.Time { return time.Unix(t.CreatedUnix, 0) }
 
 // withShared calls do with the shared client for the options of the environment.
 func withShared[T any](ctx context.Context, do func(*Client, context.Context) (T, error)) (T, error) {
-	shared, err := sharedClients.acquire(OptionsFromEnv())
+	shared, err := acquireShared()
 	if err != nil {
 		var none T
 		return none, err
