@@ -28,9 +28,9 @@ type Check struct {
 	Fix string `json:"fix"`
 }
 
-// Report is a diagnosis: the checks of everything that a build depends on, always in the same order. It is safe to
+// Diagnosis is the checks of everything that a build depends on, always in the same order. It is safe to
 // publish: it contains no token, no password and no userinfo of a URL.
-type Report struct {
+type Diagnosis struct {
 	// Version is the version of the library.
 	Version string `json:"version"`
 	// Status is the worst status of all checks.
@@ -40,20 +40,20 @@ type Report struct {
 
 // Diagnose checks everything that a build depends on: which engine is used and why, its version, builder, platform and
 // disk, the cache and its disk, logins for registries, the proxy, Gitea, the token, the clock, and the template of each
-// runtime. It changes nothing. Problems are in the report and are no error of the call. Each check has its own time
+// runtime. It changes nothing. Problems are in the diagnosis and are no error of the call. Each check has its own time
 // limit, so Diagnose returns within half a minute even if nothing answers. The context is as for
 // [Client.EnsureLocalImage].
-func (c *Client) Diagnose(ctx context.Context) (Report, error) {
-	var report Report
-	err := c.inner.report(ctx, task{kind: taskDiagnose}, &report)
+func (c *Client) Diagnose(ctx context.Context) (Diagnosis, error) {
+	var diagnosis Diagnosis
+	err := c.inner.report(ctx, task{kind: taskDiagnose}, &diagnosis)
 	goruntime.KeepAlive(c)
 	if err != nil {
-		return Report{}, err
+		return Diagnosis{}, err
 	}
-	return report, nil
+	return diagnosis, nil
 }
 
 // Diagnose is [Client.Diagnose] with the options of the environment. Invalid options are an error.
-func Diagnose(ctx context.Context) (Report, error) {
+func Diagnose(ctx context.Context) (Diagnosis, error) {
 	return withShared(ctx, (*Client).Diagnose)
 }

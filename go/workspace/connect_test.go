@@ -64,6 +64,26 @@ func TestConnectFollowsTheDockerCommand(t *testing.T) {
 		})
 	}
 
+	for _, tt := range []struct{ host, context, want string }{
+		{"", "", "unix:///podman.sock"},
+		{"", "default", "unix:///podman.sock"},
+		{"", "lab", "tcp://lab:2375"},
+		{"unix:///host.sock", "", "unix:///host.sock"},
+	} {
+		t.Run("another default than the socket, "+tt.want, func(t *testing.T) {
+			t.Setenv("DOCKER_HOST", tt.host)
+			t.Setenv("DOCKER_CONTEXT", tt.context)
+			engine, err := ConnectOr("unix:///podman.sock")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer engine.Close()
+			if got := engine.DaemonHost(); got != tt.want {
+				t.Errorf("ConnectOr() uses %s, want %s", got, tt.want)
+			}
+		})
+	}
+
 	t.Run("a context that does not exist", func(t *testing.T) {
 		t.Setenv("DOCKER_HOST", "")
 		t.Setenv("DOCKER_CONTEXT", "nowhere")

@@ -20,7 +20,12 @@ import (
 //
 // The published ports of an engine on another machine cannot be reached from
 // here, so use such an engine only with Config.Network.
-func Connect() (*client.Client, error) {
+func Connect() (*client.Client, error) { return ConnectOr("") }
+
+// ConnectOr is Connect with another engine in place of the one at the default
+// socket: fallback, in the form of DOCKER_HOST, unless it is "". With the Endpoint of
+// an image of libmol, it connects to the engine that has this image.
+func ConnectOr(fallback string) (*client.Client, error) {
 	if host := os.Getenv(client.EnvOverrideHost); host != "" {
 		return connectHost(host)
 	}
@@ -32,10 +37,13 @@ func Connect() (*client.Client, error) {
 		}
 		name = file.CurrentContext
 	}
-	if name == "" || name == "default" {
-		return client.New(client.FromEnv)
+	switch {
+	case name != "" && name != "default":
+		return connectContext(name)
+	case fallback != "":
+		return connectHost(fallback)
 	}
-	return connectContext(name)
+	return client.New(client.FromEnv)
 }
 
 // connectHost connects to the value of DOCKER_HOST, with or without a scheme, which

@@ -31,7 +31,7 @@ type library interface {
 	EnsureCommit(ctx context.Context, runtime, sha string) (mol.Image, error)
 	List(ctx context.Context) (mol.Inventory, error)
 	Prune(ctx context.Context, o mol.PruneOptions) (mol.PruneReport, error)
-	Diagnose(ctx context.Context) (mol.Report, error)
+	Diagnose(ctx context.Context) (mol.Diagnosis, error)
 	BuildLog(ctx context.Context, runtime string) (mol.BuildLog, error)
 	Close() error
 }

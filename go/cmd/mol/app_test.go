@@ -30,7 +30,7 @@ type fakeClient struct {
 	inventory mol.Inventory
 	pruned    mol.PruneOptions
 	report    mol.PruneReport
-	diagnosis mol.Report
+	diagnosis mol.Diagnosis
 	log       mol.BuildLog
 	err       error
 }
@@ -57,7 +57,7 @@ func (f *fakeClient) Prune(_ context.Context, o mol.PruneOptions) (mol.PruneRepo
 	return f.report, f.err
 }
 
-func (f *fakeClient) Diagnose(context.Context) (mol.Report, error) { return f.diagnosis, f.err }
+func (f *fakeClient) Diagnose(context.Context) (mol.Diagnosis, error) { return f.diagnosis, f.err }
 
 func (f *fakeClient) BuildLog(context.Context, string) (mol.BuildLog, error) { return f.log, f.err }
 
@@ -132,6 +132,18 @@ func TestWarningForServersIsNotShown(t *testing.T) {
 	_, _, stderr := runFake(t, t.Context(), f, "ensure", "hermes")
 	if strings.Contains(stderr, "DOCKER_HOST") || !strings.Contains(stderr, "plain text") {
 		t.Errorf("standard error:\n%s", stderr)
+	}
+}
+
+// libmol finds rootless engines too, which the docker command finds only by a context.
+func TestUpUsesTheEngineThatHasTheImage(t *testing.T) {
+	t.Setenv("DOCKER_HOST", "")
+	t.Setenv("DOCKER_CONTEXT", "default")
+	image := scriptImage()
+	image.Endpoint = "unix:///nowhere/podman.sock"
+	code, _, stderr := runFake(t, t.Context(), &fakeClient{img: image}, "up", "hermes")
+	if code != exitEngine || !strings.Contains(stderr, image.Endpoint) {
+		t.Errorf("exit code %d, standard error:\n%s", code, stderr)
 	}
 }
 

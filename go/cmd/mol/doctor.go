@@ -53,13 +53,13 @@ func (a *app) doctorCommand() *cobra.Command {
 
 type diagnosisResult struct {
 	outcome
-	mol.Report
+	mol.Diagnosis
 }
 
 // diagnose runs the checks of libmol. If an option is invalid, that is the only
 // problem reported.
-func (a *app) diagnose(ctx context.Context) (mol.Report, error) {
-	var diagnosis mol.Report
+func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
+	var diagnosis mol.Diagnosis
 	err := a.with(ctx, func(ctx context.Context, c library) error {
 		var err error
 		diagnosis, err = c.Diagnose(ctx)
@@ -67,7 +67,7 @@ func (a *app) diagnose(ctx context.Context) (mol.Report, error) {
 	})
 	var detail *mol.Error
 	if errors.Is(err, mol.ErrInvalidOption) && errors.As(err, &detail) {
-		return mol.Report{Version: mol.LibraryVersion(), Status: mol.CheckProblem, Checks: []mol.Check{
+		return mol.Diagnosis{Version: mol.LibraryVersion(), Status: mol.CheckProblem, Checks: []mol.Check{
 			{Name: "options", Status: mol.CheckProblem, Found: detail.Message, Fix: detail.Hint},
 		}}, nil
 	}
@@ -77,7 +77,7 @@ func (a *app) diagnose(ctx context.Context) (mol.Report, error) {
 // printDiagnosis prints a line for each check. On a terminal, lines of successful
 // checks are truncated, so that all checks fit on one screen. Warnings and problems
 // are never truncated.
-func (a *app) printDiagnosis(diagnosis mol.Report) error {
+func (a *app) printDiagnosis(diagnosis mol.Diagnosis) error {
 	style, width := newStyle(a.stdout), 0
 	if f, ok := isTerminal(a.stdout); ok {
 		width, _, _ = termSize(f)

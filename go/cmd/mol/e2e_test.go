@@ -385,7 +385,7 @@ func TestDoctorEndToEnd(t *testing.T) {
 	var got struct {
 		OK       bool
 		ExitCode int `json:"exit_code"`
-		mol.Report
+		mol.Diagnosis
 	}
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil {
 		t.Fatal(err)

@@ -12,7 +12,6 @@ import (
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
-	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
@@ -58,31 +57,29 @@ func (a *app) up(ctx context.Context, cfg workspace.Config, commit string, detac
 	if source.Mode == mol.RegistryModeSaaS && (commit != "" || a.chosen.pins != nil) {
 		return usageError{errors.New("MOLECULE_IMAGE_REGISTRY is set, so the image is pulled from there, and no commit can be chosen: unset it, or omit @SHA and --pins")}
 	}
-	engine, err := workspace.Connect()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = engine.Close() }()
 
 	d := a.newDisplay(cfg.Runtime)
 	began := time.Now()
 	starting, cancel := a.withTimeout(ctx)
-	built, ws, err := a.start(starting, engine, cfg, commit, d)
+	engine, built, ws, err := a.start(starting, cfg, commit, d)
 	cancel()
 	if err != nil {
 		d.end("")
 		return fmt.Errorf("start workspace %q: %w", cfg.ID, err)
 	}
+	defer func() { _ = engine.Close() }()
 	next := "ctrl-C stops it"
 	if detach {
 		next = "docker rm -f " + ws.Name + " removes it"
 	}
 	d.end("up in " + seconds(time.Since(began)) + "; " + next)
-	if err := a.printWorkspace(ws, built); err != nil || detach {
+	err = a.printWorkspace(ws, built)
+	if detach {
 		return err
 	}
-
-	err = wait(ctx, engine, ws)
+	if err == nil {
+		err = wait(ctx, engine, ws)
+	}
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	return errors.Join(err, workspace.Stop(stopping, engine, ws.ContainerID))
@@ -90,26 +87,31 @@ func (a *app) up(ctx context.Context, cfg workspace.Config, commit string, detac
 
 // start builds the image, or pulls it if MOLECULE_IMAGE_REGISTRY is set, and
 // starts a workspace from it. An image that was pulled is not in built.
-func (a *app) start(ctx context.Context, engine *client.Client, cfg workspace.Config, commit string, d display) (built mol.Image, ws *workspace.Workspace, err error) {
+func (a *app) start(ctx context.Context, cfg workspace.Config, commit string, d display) (engine *client.Client, built mol.Image, ws *workspace.Workspace, err error) {
+	source := mol.Resolve()
+	if source.Mode != mol.RegistryModeSaaS {
+		if built, err = a.ensure(ctx, cfg.Runtime, commit, d); err != nil {
+			return nil, built, nil, err
+		}
+	}
+	if engine, err = workspace.ConnectOr(built.Endpoint); err != nil {
+		return nil, built, nil, err
+	}
 	var img workspace.Image
-	if source := mol.Resolve(); source.Mode == mol.RegistryModeSaaS {
+	if source.Mode == mol.RegistryModeSaaS {
 		d.phase("pull and start", source.Prefix)
 		img, err = a.pull(ctx, engine, source.Prefix+"/workspace-template-"+cfg.Runtime+":latest")
 	} else {
-		if built, err = a.ensure(ctx, cfg.Runtime, commit, d); err != nil {
-			return built, nil, err
-		}
 		d.phase("start", built.Ref)
 		img, err = workspace.Inspect(ctx, engine, built.Ref)
-		if errdefs.IsNotFound(err) {
-			err = fmt.Errorf("%w: libmol built it in another engine than %s: set DOCKER_HOST, so that both use the same engine", err, engine.DaemonHost())
-		}
+	}
+	if err == nil {
+		ws, err = workspace.Start(ctx, engine, img, cfg)
 	}
 	if err != nil {
-		return built, nil, err
+		_ = engine.Close()
 	}
-	ws, err = workspace.Start(ctx, engine, img, cfg)
-	return built, ws, err
+	return engine, built, ws, err
 }
 
 // pull pulls an image for the platform that local images are built for.
