@@ -104,7 +104,8 @@ generate: ## regenerate the C header and the Go package's linker flags
 	  | cut -d ' ' -f 2- | xargs -I % cp % include/mol.h
 	cp include/mol.h $(GO_PACKAGE)/mol.h
 	$(RUSTC) --release --locked --lib --crate-type staticlib -- --print native-static-libs 2>&1 \
-	  | sed -n 's/^note: native-static-libs: //p' | packaging/link-file $(PLATFORM) > $(GO_PACKAGE)/link_$(PLATFORM).go
+	  | sed -n 's/^note: native-static-libs: //p' | packaging/link-file $(PLATFORM) > target/link.go
+	mv target/link.go $(GO_PACKAGE)/link_$(PLATFORM).go
 
 .PHONY: docs
 docs: ## build the HTML references: the Rust crate in target/doc/mol, the C header in target/doc/c

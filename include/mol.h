@@ -46,9 +46,9 @@
  *
  * Secrets  No token, and no user information of a URL, is in anything that the library hands out.
  *
- * Growth   New fields are added at the end of a struct. Its `size` says how much of it is there: a program
- *          with a newer header looks whether a field lies within it before it reads the field from an
- *          older library of the same MOL_ABI_VERSION.
+ * Growth   New fields are added at the end of a struct that begins with `size`; the others never change.
+ *          `size` says how much of it is there: a program with a newer header looks whether a field lies
+ *          within it before it reads the field from an older library of the same MOL_ABI_VERSION.
  *
  * This file is generated from src/ffi; change it there.
  */
@@ -75,7 +75,7 @@
 #define MOL_NODISCARD
 #endif
 
-// No limit, as every negative value.
+// No limit. Every negative value means the same.
 #define MOL_TIMEOUT_NONE -1
 
 // The ceiling of the client's options, after which a call ends with MOL_ERR_TIMEOUT.
@@ -105,7 +105,7 @@ typedef enum mol_status {
   MOL_ERR_FETCH = 7,
   // The commit has no file called Dockerfile at its root.
   MOL_ERR_NO_DOCKERFILE = 8,
-  // No container engine answered, or it answered an error.
+  // No container engine answered, or it answered with an error.
   MOL_ERR_ENGINE_UNREACHABLE = 9,
   // The engine cannot build or run the platform.
   MOL_ERR_PLATFORM_UNSUPPORTED = 10,
@@ -149,7 +149,7 @@ typedef enum mol_request_kind {
   MOL_REQUEST_IMAGE = 1,
   // Lists this library's images in the engine and trees in the cache: {"images": ...}
   MOL_REQUEST_LIST = 2,
-  // Removes old images and trees of this library, and nothing else: {"items": ...}
+  // Removes old images and trees of this library, and nothing else: {"images": ..., "trees": ...}
   MOL_REQUEST_PRUNE = 3,
   // Checks everything that a build depends on. Problems are in the report, not an error.
   MOL_REQUEST_DIAGNOSE = 4,
@@ -247,7 +247,7 @@ typedef struct mol_image {
   // What to start: molecule-local/workspace-template-hermes:0123456789ab, for example, with the
   // first 12 digits of the commit.
   const char *reference;
-  // The reference that moves with the branch.
+  // The moving reference, …:latest, which the last call for this runtime has set.
   const char *latest_reference;
   // The runtime of the call.
   const char *runtime;
@@ -272,7 +272,7 @@ typedef struct mol_request {
   size_t size;
   // What the call does.
   mol_request_kind kind;
-  // Prune: how many of the newest images of each runtime stay.
+  // Prune: how many of the newest images and trees of each runtime stay. 0: none for this reason.
   uint32_t keep_per_runtime;
   // Prune: images that were built or returned within this time stay, in milliseconds. 0: ten
   // minutes; negative: none stays for this reason.
@@ -364,12 +364,13 @@ void mol_options_free(mol_options options);
 // client   receives the client, for mol_client_free
 MOL_NODISCARD mol_status mol_client_new(mol_options options, bool events, mol_client *client, mol_error **error);
 
-// Cancels every call of a client, waits until they have stopped, and frees the client. Functions that
+// Cancels every call of a client, waits up to two seconds for them, and frees the client. Functions that
 // wait for it return MOL_ERR_CLOSED. An id of 0, and one that was freed already, are ignored.
 void mol_client_free(mol_client client);
 
 // Takes the oldest event of a client that was created with events. All events of a call come before
-// its result. When the program is slow, events are dropped, and a "thinned" event has their number.
+// its result, except those of a build that goes on for others after the call was cancelled. When the
+// program is slow, events are dropped, and a "thinned" event has their number.
 //
 // timeout_ms  how long to wait for an event
 // event       receives the event, for mol_event_free; NULL if none came in time

@@ -32,7 +32,7 @@ pub enum Code {
     Fetch = 7,
     /// The commit has no file called `Dockerfile` at its root.
     NoDockerfile = 8,
-    /// No container engine answered, or it answered an error.
+    /// No container engine answered, or it answered with an error.
     EngineUnreachable = 9,
     /// The engine cannot build or run the platform.
     PlatformUnsupported = 10,

@@ -21,7 +21,8 @@ pub struct Event {
     pub time_unix_ms: u64,
     /// One line for people.
     pub message: String,
-    /// The name of the span that it is in, as in OpenTelemetry: one of few values, without any part of the call.
+    /// The OpenTelemetry span that the event belongs to. Its cardinality is low: it never contains a runtime, URL or
+    /// commit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub span: Option<&'static str>,
     /// The URL that is requested.
@@ -92,7 +93,7 @@ pub struct Event {
     pub duration_ms: Option<u64>,
 }
 
-/// Declares the kinds once: what happened, the name in JSON, and the name of the span that it is in, empty for none.
+/// Declares each kind once: its doc, its name in JSON, and the name of its span, which is empty if it has none.
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $kind:ident = $name:literal in $span:literal;)+) => {
         /// What happened.
@@ -224,7 +225,7 @@ impl Event {
     pub(crate) fn cache_hit(reference: &str) -> Self {
         Self {
             r#ref: Some(reference.to_owned()),
-            ..Self::new(Kind::CacheHit, format!("{reference} is there"))
+            ..Self::new(Kind::CacheHit, format!("{reference} exists"))
         }
     }
 
@@ -234,7 +235,7 @@ impl Event {
             reason: Some(reason.to_owned()),
             ..Self::new(
                 Kind::CacheMiss,
-                format!("{reference} is to be built: {reason}"),
+                format!("{reference} must be built: {reason}"),
             )
         }
     }
@@ -244,7 +245,7 @@ impl Event {
             holder: Some(holder.to_owned()),
             ..Self::new(
                 Kind::Waiting,
-                format!("waiting for {holder}, which makes the same image"),
+                format!("waiting for {holder}, which is building the same image"),
             )
         }
     }
@@ -255,7 +256,7 @@ impl Event {
             holder: Some(holder.to_owned()),
             ..Self::new(
                 Kind::Waiting,
-                format!("waiting for {holder}, which removes {reference}"),
+                format!("waiting for {holder}, which is removing {reference}"),
             )
         }
     }
@@ -309,7 +310,8 @@ impl Event {
         }
     }
 
-    /// Stands where `dropped` events are missing, the last of them of `call`.
+    /// The placeholder for `dropped` events, the last of which is `before`. If they belong to other calls than `call`
+    /// too, it has call 0 and no runtime.
     pub(crate) fn thinned(before: &Self, call: u64, dropped: u64) -> Self {
         let (call, runtime) = match before.call == call {
             true => (call, before.runtime.clone()),

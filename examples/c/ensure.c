@@ -5,7 +5,7 @@
  *     ./ensure claude-code [TIMEOUT_MS]
  *
  * docs/local-development.md lists the environment variables with the options. The exit status is 0 or the mol_status,
- * and 64 after a wrong command line.
+ * and 64 after a wrong command line, or with a library that does not fit the header.
  */
 #include <mol.h>
 #include <stdio.h>
@@ -50,7 +50,7 @@ int main(int argc, char **argv)
         return 64;
     }
     if (mol_abi_version() != MOL_ABI_VERSION) {
-        fprintf(stderr, "libmol %s does not fit the header, which is of version %s\n", mol_version(), MOL_VERSION);
+        fprintf(stderr, "libmol has ABI version %u, the header has %u\n", (unsigned)mol_abi_version(), (unsigned)MOL_ABI_VERSION);
         return 64;
     }
 

@@ -4,7 +4,8 @@
  *     cc -o progress progress.c $(pkg-config --cflags --libs mol)
  *     ./progress claude-code
  *
- * docs/local-development.md lists the environment variables with the options. The exit status is 0 or the mol_status.
+ * docs/local-development.md lists the environment variables with the options. The exit status is 0 or the mol_status,
+ * and 64 after a wrong command line, or with a library that does not fit the header.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
@@ -84,9 +85,18 @@ int main(int argc, char **argv)
     mol_result *result;
     int status;
 
-    if (argc != 2 || pipe(interrupt_pipe) != 0 || sigaction(SIGINT, &interrupt, NULL) != 0) {
+    if (argc != 2) {
         fprintf(stderr, "usage: progress RUNTIME\n");
         return 64;
+    }
+    if (mol_abi_version() != MOL_ABI_VERSION) {
+        fprintf(stderr, "libmol has ABI version %u, the header has %u\n", (unsigned)mol_abi_version(),
+                (unsigned)MOL_ABI_VERSION);
+        return 64;
+    }
+    if (pipe(interrupt_pipe) != 0 || sigaction(SIGINT, &interrupt, NULL) != 0) {
+        perror("progress");
+        return MOL_ERR_INTERNAL;
     }
     setvbuf(stdout, NULL, _IOLBF, 0); /* each line at once, also into a pipe */
     request.runtime = argv[1];

@@ -14,51 +14,52 @@ type Code int32
 // The codes. Most have a sentinel of the same name ([ErrUnknownRuntime] and so on) for [errors.Is]. For CodeCanceled and
 // CodeDeadlineExceeded it is [context.Canceled] and [context.DeadlineExceeded], for CodeNoSuchHandle [ErrInternal].
 const (
-	// CodeOK is success. No Error has it.
+	// CodeOK means success. No Error has it.
 	CodeOK Code = 0
-	// CodeUnknownRuntime is a runtime name that is not on the allowlist.
+	// CodeUnknownRuntime means that the runtime name is not on the allowlist.
 	CodeUnknownRuntime Code = 1
-	// CodeInvalidOption is an invalid option or environment variable.
+	// CodeInvalidOption means that an option or an environment variable is invalid.
 	CodeInvalidOption Code = 2
-	// CodeGiteaUnreachable is a Gitea that refused the connection, whose host did not resolve, or that did not answer.
+	// CodeGiteaUnreachable means that the connection to Gitea failed, or that Gitea did not answer in time or answered 429
+	// or 5xx.
 	CodeGiteaUnreachable Code = 3
-	// CodeRepoNotFound is a template repository, or a branch of it, that does not exist there.
+	// CodeRepoNotFound means that the template repository, or the branch, does not exist.
 	CodeRepoNotFound Code = 4
-	// CodeAuth is a response 401 or 403.
+	// CodeAuth means that Gitea answered 401 or 403.
 	CodeAuth Code = 5
-	// CodeBadResponse is a response that is invalid or too large.
+	// CodeBadResponse means that Gitea's response is invalid or too large.
 	CodeBadResponse Code = 6
-	// CodeFetch is a failure while the commit was fetched or checked out.
+	// CodeFetch means that the commit could not be fetched or checked out.
 	CodeFetch Code = 7
-	// CodeNoDockerfile is a template without a Dockerfile at its root.
+	// CodeNoDockerfile means that the template has no Dockerfile at its root.
 	CodeNoDockerfile Code = 8
-	// CodeEngineUnreachable is a container engine that was not found or did not answer.
+	// CodeEngineUnreachable means that no container engine was found, or that it did not answer.
 	CodeEngineUnreachable Code = 9
-	// CodePlatformUnsupported is a platform that the engine cannot build for.
+	// CodePlatformUnsupported means that the engine cannot build for the platform.
 	CodePlatformUnsupported Code = 10
-	// CodeBuildFailed is a build that the engine ended with an error.
+	// CodeBuildFailed means that the engine ended the build with an error.
 	CodeBuildFailed Code = 11
-	// CodeStalled is a fetch or a build without any progress for the stall grace.
+	// CodeStalled means that a fetch or a build made no progress for [Options.StallGrace].
 	CodeStalled Code = 12
-	// CodeTimeout is a network step, or a whole call whose context has no deadline, that took too long.
+	// CodeTimeout means that a call without a deadline reached [Options.Ceiling].
 	CodeTimeout Code = 13
-	// CodeCache is a cache folder that cannot be read, written or trusted.
+	// CodeCache means that the cache folder cannot be read, written or trusted.
 	CodeCache Code = 14
-	// CodeInternal is a bug in libmol, or a package that was built without it.
+	// CodeInternal means a bug in libmol, or that this package was built without the library.
 	CodeInternal Code = 15
-	// CodeCanceled is a call that was cancelled.
+	// CodeCanceled means that the call was cancelled.
 	CodeCanceled Code = 16
-	// CodeDeadlineExceeded is a call whose deadline passed.
+	// CodeDeadlineExceeded means that the deadline of the call passed.
 	CodeDeadlineExceeded Code = 17
-	// CodeInvalidArgument is a call with an invalid argument, such as an invalid commit id.
+	// CodeInvalidArgument means that an argument is invalid, such as a commit id.
 	CodeInvalidArgument Code = 18
-	// CodeNoSuchHandle is an id that the library does not know, or no longer knows.
+	// CodeNoSuchHandle means that the library does not know an id, or no longer knows it.
 	CodeNoSuchHandle Code = 19
-	// CodeClosed is a call on a client that was closed.
+	// CodeClosed means that the client was closed.
 	CodeClosed Code = 20
-	// CodeNoLocalImage is an engine without an image of the runtime while [Options.Offline] is set.
+	// CodeNoLocalImage means that [Options.Offline] is set and the engine has no image of the runtime.
 	CodeNoLocalImage Code = 22
-	// CodeProcessLimit is a process, or a machine, without a free thread or file descriptor.
+	// CodeProcessLimit means that no thread or file descriptor was available.
 	CodeProcessLimit Code = 23
 )
 

@@ -16,13 +16,13 @@ type EventKind string
 // are set besides Kind, Call, Runtime, Time, Message and Span.
 const (
 	EventLookupStarted   EventKind = "lookup_started"   // URL
-	EventLookupDone      EventKind = "lookup_done"      // CommitSHA, Branch, Duration
+	EventLookupDone      EventKind = "lookup_done"      // URL, CommitSHA, Branch, Duration
 	EventCacheHit        EventKind = "cache_hit"        // Ref
 	EventCacheMiss       EventKind = "cache_miss"       // Ref, Reason
 	EventWaiting         EventKind = "waiting"          // Holder
-	EventFetchStarted    EventKind = "fetch_started"    // URL
+	EventFetchStarted    EventKind = "fetch_started"    // URL, CommitSHA
 	EventFetchProgress   EventKind = "fetch_progress"   // Objects, ObjectsTotal, Bytes
-	EventFetchDone       EventKind = "fetch_done"       // Objects, Bytes, Files, Duration
+	EventFetchDone       EventKind = "fetch_done"       // Objects, ObjectsTotal, Bytes, Files, Duration
 	EventBuildStarted    EventKind = "build_started"    // Builder, Endpoint
 	EventContextProgress EventKind = "context_progress" // Files, Bytes
 	EventContextDone     EventKind = "context_done"     // Files, Bytes
@@ -43,7 +43,7 @@ const (
 type Event struct {
 	// Kind is the kind of event. A newer library may send kinds that this package has no constant for.
 	Kind EventKind `json:"kind"`
-	// Call is the id of the call, unique in the process; 0 if the event belongs to no call.
+	// Call is the id of the call, unique in the process; 0 if the event stands for several calls.
 	Call uint64 `json:"call,omitempty"`
 	// Time is the time of the event, to the millisecond.
 	Time time.Time `json:"time"`
@@ -60,12 +60,12 @@ type Event struct {
 	// Ref is the image reference with the commit, LatestRef the one with :latest.
 	Ref       string `json:"ref,omitempty"`
 	LatestRef string `json:"latest_ref,omitempty"`
-	// CommitSHA is the full commit id, 40 or 64 hex digits. It is the head of Branch.
+	// CommitSHA is the full commit id, 40 or 64 hex digits. If it was looked up, it is the head of Branch.
 	CommitSHA string `json:"commit_sha,omitempty"`
 	Branch    string `json:"branch,omitempty"`
 	// Reason says why an existing image or cache entry was not used.
 	Reason string `json:"reason,omitempty"`
-	// Holder is what the call waits for: a process id or another call.
+	// Holder is what the call waits for: "process 4711", "another call in this process", "a prune".
 	Holder string `json:"holder,omitempty"`
 	// Builder is the engine's builder: "buildkit", "classic" or, on Podman, "buildah". Endpoint is the
 	// engine's address.

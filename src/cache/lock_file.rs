@@ -58,7 +58,7 @@ pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Resul
     }
 }
 
-/// What came of a lock that was tried for.
+/// The result of trying to take a shared lock.
 #[derive(Debug, PartialEq)]
 pub(super) enum Shared {
     Locked,

@@ -119,7 +119,8 @@ impl Cache {
         Ok(Self { folder })
     }
 
-    /// Opens the folder without creating anything. `None` if it does not exist, or is a link.
+    /// Opens the folder without creating anything. `None` if it does not exist, is a link, or belongs
+    /// to another user.
     pub(crate) fn existing(root: &Path, runtime: &Runtime) -> Result<Option<Self>> {
         let folder = root.join(runtime.as_str());
         ownership::check(root)?;

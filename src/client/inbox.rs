@@ -16,10 +16,10 @@ use crate::event::{Event, Kind};
 use crate::names::image::Image;
 use crate::process::limits;
 
-/// With so many events waiting, log lines and progress are dropped.
+/// When this many events are queued, log lines and progress are dropped.
 const CROWDED: usize = 1 << 10;
 
-/// With so many, every event is.
+/// When this many are queued, every event is dropped.
 const FULL: usize = 8 << 10;
 
 /// The result of a call that succeeded.

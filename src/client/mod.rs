@@ -95,8 +95,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Code::InvalidOption`], naming the environment variable; [`Code::Internal`] if the runtime
-    /// cannot be started.
+    /// [`Code::InvalidOption`], naming the environment variable; [`Code::ProcessLimit`] if no thread can be
+    /// started.
     pub fn new(options: &Options, observer: Option<Observer>) -> Result<Self> {
         let masker = options.masker();
         Self::open(options, observer, &masker).map_err(|error| masker.error(error))
@@ -354,7 +354,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Any [`Code`] up to [`Code::DeadlineExceeded`].
+    /// Any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::NoLocalImage`] and [`Code::ProcessLimit`].
     pub async fn ensure_local_image(
         &self,
         runtime: &str,
@@ -369,7 +369,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Any [`Code`] up to [`Code::DeadlineExceeded`], and [`Code::InvalidArgument`].
+    /// Those of [`Client::ensure_local_image`], and [`Code::InvalidArgument`].
     pub async fn ensure_commit(
         &self,
         runtime: &str,

@@ -1,4 +1,4 @@
-//! `.gitattributes` as git reads it, where gix reads it in another way, and what they say about conversions.
+//! Corrects `.gitattributes` files that gix reads differently from git, and tells which files they convert.
 //!
 //! gix-attributes parses the files and matches the paths. It has no limit for the length of a line, goes on after a
 //! NUL, skips a byte order mark, and can take practically forever for some patterns. So it gets corrected files,
@@ -101,8 +101,8 @@ pub(super) fn attribute_files(
             with_two += usize::from(stars == MAX_DOUBLE_STARS);
             if stars > MAX_DOUBLE_STARS || with_two > MAX_WITH_TWO {
                 return Err(Failure::TooLarge(format!(
-                    "a .gitattributes with more than {MAX_DOUBLE_STARS} times ** in a pattern, or with \
-                     more than {MAX_WITH_TWO} patterns of {MAX_DOUBLE_STARS}"
+                    "a .gitattributes pattern with more than {MAX_DOUBLE_STARS} \"**\", or more than \
+                     {MAX_WITH_TWO} patterns with {MAX_DOUBLE_STARS}"
                 )));
             }
         }

@@ -215,7 +215,7 @@ fn large_files(
             Some(name) if size > MAX_CONVERTED => {
                 let limit = human_bytes(MAX_CONVERTED);
                 return Err(Failure::TooLarge(format!(
-                    "{path:?}, of more than {limit}, is to be converted ({name} in .gitattributes)"
+                    "a file of more than {limit} that .gitattributes converts ({name}): {path:?}"
                 )));
             }
             Some(_) => {

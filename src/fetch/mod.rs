@@ -1,4 +1,4 @@
-//! Step four of the pipeline: fetch exactly one commit, and check its tree out.
+//! Fetches exactly one commit, and checks its tree out.
 //!
 //! The commit is requested by its id, never by the name of a branch, so a branch that moves between the lookup
 //! and the fetch changes nothing (promise P2). The checkout is the one that `git clone` would make with an empty

@@ -28,7 +28,7 @@ pub(super) const MAX_OBJECT: u64 = 512 << 20;
 /// All objects together, uncompressed and with their deltas resolved.
 const MAX_TOTAL: u64 = 4 << 30;
 
-/// A tree with the most entries that are checked out has no more objects: its entries, itself and the commit.
+/// At most one object for each entry of the tree, and the root tree and the commit.
 const MAX_OBJECTS: u64 = tree::MAX_ENTRIES + 2;
 
 /// Upper bound of the compressed size: zlib makes data that cannot be compressed longer, but by less than this.

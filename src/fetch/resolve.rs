@@ -42,8 +42,8 @@ pub(super) struct Resolver<'a> {
     by_entry: Vec<(u32, u32)>,
     /// Pairs of a base's id and a delta's index, sorted.
     by_id: Vec<(ObjectId, u32)>,
-    /// Where in `by_id` the deltas of a base begin that are resolved already: a pack may hold the base several
-    /// times.
+    /// The indices in `by_id` where the deltas of a base begin, for bases whose deltas are resolved. A pack may contain
+    /// the same base several times.
     resolved_ids: HashSet<usize>,
     /// The end of the file of resolved deltas, where large bases are written.
     end: AtomicU64,
@@ -281,7 +281,7 @@ impl<'a> Resolver<'a> {
         }
     }
 
-    /// Does the work for each item, on this thread, and on more for more than [`CHUNK`] objects.
+    /// Runs the work for each item on this thread, and for more than [`CHUNK`] objects on others too.
     fn in_parallel<T: Send>(
         &self,
         size: usize,

@@ -61,7 +61,7 @@ fn observer(inbox: Arc<Inbox>) -> Observer {
     Box::new(move |event| inbox.push(event))
 }
 
-/// Cancels every call of a client, waits until they have stopped, and frees the client. Functions that
+/// Cancels every call of a client, waits up to two seconds for them, and frees the client. Functions that
 /// wait for it return MOL_ERR_CLOSED. An id of 0, and one that was freed already, are ignored.
 #[unsafe(no_mangle)]
 pub extern "C" fn mol_client_free(client: mol_client) {
@@ -78,7 +78,8 @@ pub extern "C" fn mol_client_free(client: mol_client) {
 }
 
 /// Takes the oldest event of a client that was created with events. All events of a call come before
-/// its result. When the program is slow, events are dropped, and a "thinned" event has their number.
+/// its result, except those of a build that goes on for others after the call was cancelled. When the
+/// program is slow, events are dropped, and a "thinned" event has their number.
 ///
 /// timeout_ms  how long to wait for an event
 /// event       receives the event, for mol_event_free; NULL if none came in time

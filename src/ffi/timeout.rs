@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// No limit, as every negative value.
+/// No limit. Every negative value means the same.
 pub const MOL_TIMEOUT_NONE: i64 = -1;
 
 /// The ceiling of the client's options, after which a call ends with MOL_ERR_TIMEOUT.

@@ -33,7 +33,7 @@ pub enum mol_status {
     MOL_ERR_FETCH = 7,
     /// The commit has no file called Dockerfile at its root.
     MOL_ERR_NO_DOCKERFILE = 8,
-    /// No container engine answered, or it answered an error.
+    /// No container engine answered, or it answered with an error.
     MOL_ERR_ENGINE_UNREACHABLE = 9,
     /// The engine cannot build or run the platform.
     MOL_ERR_PLATFORM_UNSUPPORTED = 10,
@@ -205,7 +205,7 @@ pub struct mol_image {
     /// What to start: molecule-local/workspace-template-hermes:0123456789ab, for example, with the
     /// first 12 digits of the commit.
     pub reference: *const c_char,
-    /// The reference that moves with the branch.
+    /// The moving reference, …:latest, which the last call for this runtime has set.
     pub latest_reference: *const c_char,
     /// The runtime of the call.
     pub runtime: *const c_char,
@@ -269,7 +269,7 @@ pub enum mol_request_kind {
     MOL_REQUEST_IMAGE = 1,
     /// Lists this library's images in the engine and trees in the cache: {"images": ...}
     MOL_REQUEST_LIST = 2,
-    /// Removes old images and trees of this library, and nothing else: {"items": ...}
+    /// Removes old images and trees of this library, and nothing else: {"images": ..., "trees": ...}
     MOL_REQUEST_PRUNE = 3,
     /// Checks everything that a build depends on. Problems are in the report, not an error.
     MOL_REQUEST_DIAGNOSE = 4,
@@ -289,7 +289,7 @@ pub struct mol_request {
     pub size: usize,
     /// What the call does.
     pub kind: mol_request_kind,
-    /// Prune: how many of the newest images of each runtime stay.
+    /// Prune: how many of the newest images and trees of each runtime stay. 0: none for this reason.
     pub keep_per_runtime: u32,
     /// Prune: images that were built or returned within this time stay, in milliseconds. 0: ten
     /// minutes; negative: none stays for this reason.

@@ -14,8 +14,7 @@ use crate::job::target::Target;
 use crate::net::retry;
 use crate::process::executor::blocking;
 
-/// How long the write to the disk waits for the engine to receive the tree: two that write thousands of files
-/// at once are both slower.
+/// How long the write to the disk waits for the engine to receive the tree: at the same time, both would be slower.
 const RECEIVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// A tree that a build can read. Dropping it does not stop the write to the disk.

@@ -230,10 +230,6 @@ pub(crate) async fn explain_refusal(
     refused: Error,
 ) -> Error {
     let url = &repository.url;
-    let since = match looked_up {
-        true => " any more, since its branch was looked up",
-        false => "",
-    };
     let absent = |code, what: String, hint: &'static str| {
         Error::new(code, refused.message.clone())
             .context(what)
@@ -242,13 +238,18 @@ pub(crate) async fn explain_refusal(
     match http.get_api(&repository.api).await {
         Ok(answer) if answer.status == StatusCode::NOT_FOUND => absent(
             Code::RepoNotFound,
-            format!("{url} is not there{since}"),
+            match looked_up {
+                true => format!("{url} was deleted or made private after the lookup"),
+                false => format!("{url} was not found"),
+            },
             match (looked_up, http.has_token()) {
-                (true, true) => "see whether it was deleted, or the token may not read it any more",
-                (true, false) => "see whether it was deleted, or made private",
-                (false, true) => "see whether it exists, and whether the token may read it",
+                (true, true) => {
+                    "check whether it was deleted, and whether the token may still read it"
+                }
+                (true, false) => "check whether it was deleted or made private",
+                (false, true) => "check whether it exists, and whether the token may read it",
                 (false, false) => {
-                    "see whether it exists; for a private one, set MOLECULE_GITEA_TOKEN"
+                    "check whether it exists; for a private one, set MOLECULE_GITEA_TOKEN"
                 }
             },
         ),
@@ -256,7 +257,10 @@ pub(crate) async fn explain_refusal(
             let Err(error) = expect_ok(&repository.api, answer, http.has_token()) else {
                 return refused;
             };
-            error.context(format_args!("{url} may not be read{since}"))
+            error.context(match looked_up {
+                true => format!("{url} was readable at the lookup"),
+                false => format!("{url} cannot be read"),
+            })
         }
         Ok(answer) if answer.status == StatusCode::OK && refused.code == Code::Fetch => {
             let mut url = repository.api.clone();
@@ -411,7 +415,7 @@ fn not_found(runtime: &Runtime, repository: &Repository, what: &str) -> Error {
     Error::new(
         Code::RepoNotFound,
         format!(
-            "{what} for the runtime {runtime} is not there: {}",
+            "{what} for the runtime {runtime} was not found: {}",
             repository.url
         ),
     )

@@ -27,7 +27,6 @@ use crate::job::shared::Shared;
 use crate::names::reference::References;
 use crate::names::runtimes::Runtime;
 use crate::process::executor::blocking;
-use crate::process::panics;
 
 /// How long a lease is valid. A call under a valid lease writes nothing, so that a hit stays cheap. Therefore pruning
 /// keeps an image for this much longer than the caller asked for.
@@ -166,14 +165,11 @@ async fn mark_in_cache(shared: &Shared, runtime: &Runtime, short: &str) -> bool 
     let turn = Arc::clone(&shared.leases.marking).acquire_owned();
     let marked = async {
         let turn = turn.await;
-        // This panics if no thread can be started. Then there is no record.
-        let write = panics::catch(|| {
-            Ok(blocking(&shared.tasks, move || {
-                let _turn = turn;
-                Cache::mark_used(&root, &runtime, &short)
-            }))
-        });
-        write?.await
+        blocking(&shared.tasks, move || {
+            let _turn = turn;
+            Cache::mark_used(&root, &runtime, &short)
+        })
+        .await
     };
     let marked = tokio::time::timeout(MARK_TIMEOUT, marked).await;
     !matches!(marked, Ok(Ok(false)))

@@ -298,7 +298,7 @@ async fn tag(shared: &Shared, target: &Target, emit: &Sink) -> Result<String> {
     let image = image.ok_or_else(|| {
         Error::new(
             Code::BuildFailed,
-            format!("the engine built the image, but {pinned} is not there"),
+            format!("the engine built the image, but {pinned} does not exist"),
         )
         .hint("check whether something removes images while they are built")
     })?;
@@ -323,7 +323,7 @@ async fn tag(shared: &Shared, target: &Target, emit: &Sink) -> Result<String> {
 async fn refresh_latest(engine: &Engine, target: &Target, emit: &Sink) {
     let References { pinned, latest } = &target.references;
     if let Err(error) = engine.tag(pinned, latest).await {
-        let message = format!("{latest} is not moved to the image: {}", error.message);
+        let message = format!("the tag {latest} cannot be updated: {}", error.message);
         emit(Event::warning(message, error.hint));
     }
 }
@@ -341,8 +341,8 @@ fn emit_found(result: &LookupResult, emit: &Sink) {
         Ok(_) => Event::cache_hit(reference),
         Err(MissReason::Absent) => Event::cache_miss(reference, "the engine does not have it"),
         Err(MissReason::Contradiction(why)) => {
-            let message = format!("{reference} is there, but {why}");
-            emit(Event::warning(message, "it is built again"));
+            let message = format!("{reference} exists, but {why}");
+            emit(Event::warning(message, "it will be rebuilt"));
             Event::cache_miss(reference, why)
         }
     });

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, dns, redirect};
 use tokio::sync::Semaphore;
-use url::{Host, Origin, Url};
+use url::{Origin, Url};
 use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result, Retry, causes, chain};
@@ -48,6 +48,7 @@ pub(crate) struct Http {
     client: reqwest::Client,
     /// The only origin that gets the token: scheme, host and port of the repository prefix.
     origin: Origin,
+    is_plain_text: bool,
     token: Arc<Secret>,
     /// Whether the warning about a token in plain text was given.
     warned: Arc<AtomicBool>,
@@ -105,6 +106,7 @@ impl Http {
         Ok(Self {
             client,
             origin: server.origin(),
+            is_plain_text: prefix.is_plain_text(),
             token: Arc::new(token.clone()),
             warned: Arc::default(),
             slots: Arc::new(Semaphore::new(API_REQUESTS)),
@@ -124,16 +126,7 @@ impl Http {
     /// The server, if the token is sent to another machine without TLS. Only the first call returns it, so that there is
     /// one warning.
     pub(crate) fn plain_text(&self) -> Option<String> {
-        let Origin::Tuple(scheme, host, _) = &self.origin else {
-            return None;
-        };
-        let is_local = match host {
-            Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
-            Host::Ipv4(address) => address.is_loopback(),
-            Host::Ipv6(address) => address.is_loopback(),
-        };
-        let plain = scheme == "http" && !is_local && !self.token.is_empty();
-        (plain && !self.warned.swap(true, Ordering::Relaxed))
+        (self.is_plain_text && !self.token.is_empty() && !self.warned.swap(true, Ordering::Relaxed))
             .then(|| self.origin.ascii_serialization())
     }
 

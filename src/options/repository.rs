@@ -113,14 +113,16 @@ impl RepoPrefix {
         &self.given
     }
 
-    /// Whether the host is a loopback address: what is sent there does not leave the machine.
-    pub(crate) fn is_on_this_machine(&self) -> bool {
-        match self.server.host() {
-            Some(url::Host::Domain(name)) => name == "localhost",
+    /// Whether requests go to another machine without TLS. The name localhost, and those below it, are this machine
+    /// (RFC 6761).
+    pub(crate) fn is_plain_text(&self) -> bool {
+        let local = match self.server.host() {
+            Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
             Some(url::Host::Ipv4(address)) => address.is_loopback(),
             Some(url::Host::Ipv6(address)) => address.is_loopback(),
             None => false,
-        }
+        };
+        self.server.scheme() == "http" && !local
     }
 }
 
@@ -207,16 +209,18 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_hosts_are_on_this_machine() {
-        for (host, expected) in [
-            ("localhost", true),
-            ("127.0.0.2:3000", true),
-            ("[::1]:3000", true),
-            ("localhost.example", false),
-            ("10.0.0.1", false),
+    fn http_to_another_machine_is_plain_text() {
+        for (server, expected) in [
+            ("http://localhost", false),
+            ("http://gitea.localhost:3000", false),
+            ("http://127.0.0.2:3000", false),
+            ("http://[::1]:3000", false),
+            ("http://localhost.example", true),
+            ("HTTP://10.0.0.1", true),
+            ("https://10.0.0.1", false),
         ] {
-            let prefix = RepoPrefix::parse(&format!("http://{host}/org/tpl-")).unwrap();
-            assert_eq!(prefix.is_on_this_machine(), expected, "{host}");
+            let prefix = RepoPrefix::parse(&format!("{server}/org/tpl-")).unwrap();
+            assert_eq!(prefix.is_plain_text(), expected, "{server}");
         }
     }
 }

@@ -104,7 +104,7 @@ impl Options {
                     .or_else(|| Some(path(OptionName::Home)?.join(".docker"))),
                 tls_verify: self.get(OptionName::DockerTlsVerify).is_some(),
                 cert_path: path(OptionName::DockerCertPath),
-                classic_builder: self.get(OptionName::DockerBuildkit) == Some("0"),
+                classic_builder: self.classic_builder()?,
                 home: path(OptionName::Home),
                 runtime_dir: path(OptionName::XdgRuntimeDir),
                 search_path: text(OptionName::SearchPath),
@@ -327,6 +327,19 @@ impl Options {
         }
     }
 
+    /// As the docker CLI reads it, with Go's `strconv.ParseBool`.
+    fn classic_builder(&self) -> Result<bool> {
+        match self.get(OptionName::DockerBuildkit) {
+            None | Some("1" | "t" | "T" | "TRUE" | "true" | "True") => Ok(false),
+            Some("0" | "f" | "F" | "FALSE" | "false" | "False") => Ok(true),
+            Some(other) => Err(invalid(
+                OptionName::DockerBuildkit,
+                &format!("is neither 1 nor 0: {:?}", self.printable(other)),
+            )
+            .hint("set it to 0 for the classic builder, or leave it unset")),
+        }
+    }
+
     /// Seconds, or a duration that Go's `time.ParseDuration` and humantime both accept; see
     /// `tests/vectors/durations.json`.
     fn duration(&self, name: OptionName, default_seconds: u64) -> Result<Duration> {
@@ -397,6 +410,26 @@ mod tests {
         assert_eq!(settings.stall_grace.as_secs(), 240);
         assert_eq!(settings.ceiling.as_secs(), 1800);
         assert!(settings.token.is_empty() && !settings.offline);
+    }
+
+    #[test]
+    fn the_classic_builder_is_chosen_as_the_docker_cli_reads_it() {
+        for (value, classic) in [
+            ("", false),
+            ("1", false),
+            ("true", false),
+            ("0", true),
+            ("false", true),
+            ("F", true),
+        ] {
+            let settings = with(OptionName::DockerBuildkit, value).unwrap();
+            assert_eq!(settings.engine.classic_builder, classic, "{value:?}");
+        }
+        let error = with(OptionName::DockerBuildkit, "off").unwrap_err();
+        assert!(
+            error.message.contains("DOCKER_BUILDKIT is neither 1 nor 0"),
+            "{error:?}"
+        );
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! It does not depend on the source of a text: an error made from a server's answer, a line of a build's
 //! output and the message of a panic are handled alike. So no list of sources has to be kept up to date.
-//! Only two kinds of text are not masked: hints written in this library (a `&'static str`), and image
-//! references, which are checked when they are made.
+//! Only two kinds of text are not masked: hints written in this library (a `&'static str`), and names that
+//! an engine or git parses (references, commit and image ids, platforms), which are checked when they are
+//! made.
 //!
 //! The order is: make the text one printable line ([`printable`]), mask it, truncate it. Removing
 //! characters after masking could join the parts of a token, and truncating before masking could leave a

@@ -64,7 +64,7 @@ pub struct CachedTree {
     pub whole: bool,
 }
 
-/// The images and the trees. Within each runtime the newest is first.
+/// The images, grouped by runtime and platform, and the trees, grouped by runtime; the newest of a group is first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Inventory {
     /// The images.
@@ -104,7 +104,7 @@ pub(crate) async fn inventory(shared: &Arc<Shared>) -> Result<Inventory> {
     })
 }
 
-/// The images and the trees, the newest first within each runtime.
+/// The images and the trees, in the order of [`Inventory`].
 pub(super) async fn survey(shared: &Arc<Shared>) -> Result<(Vec<FoundImage>, Vec<FoundTree>)> {
     let (root, runtimes) = (
         shared.settings.cache_dir.clone(),

@@ -364,18 +364,20 @@ fn an_invalid_config_json_is_ignored_with_a_warning() {
         ("{ nonsense".to_owned(), "line 1, column 3"),
     ] {
         stage.config(config);
-        for builder in BUILDERS {
-            assert_warned(&stage.assert_refused(builder, says), says);
-            // Also if the build needs no login.
-            stage.template("FROM scratch\nCOPY Dockerfile /base\n");
-            assert_warned(&stage.built(builder, "base").1, says);
-        }
+        assert_warned(&stage.assert_refused(BuildKit, says), says);
         let found = block_on(stage.client(BuildKit).inner().diagnose(None)).unwrap();
         let logins = found.checks.iter().find(|check| check.name == "logins");
         let logins = logins.unwrap();
         assert_eq!(logins.status, Status::Warning, "{logins:?}");
         assert!(logins.found.contains(says), "{logins:?}");
         assert!(!logins.fix.is_empty());
+    }
+    // With every builder, and also if the build needs no login.
+    let says = "line 1, column 3";
+    for builder in BUILDERS {
+        assert_warned(&stage.assert_refused(builder, says), says);
+        stage.template("FROM scratch\nCOPY Dockerfile /base\n");
+        assert_warned(&stage.built(builder, "base").1, says);
     }
 }
 
@@ -397,16 +399,12 @@ fn config_json_is_parsed_as_leniently_as_docker_does() {
         ),
     ] {
         stage.config(&config);
-        for builder in BUILDERS {
-            stage.assert_built(builder, &config);
-        }
+        stage.assert_built(BuildKit, &config);
     }
     let answer = json!({ "username": USER, "secret": PASSWORD, "ServerURL": null });
     stage.helper("odd", &format!("echo '{answer}'; echo have a nice day"));
     stage.config(json!({ "credsStore": "odd" }));
-    for builder in BUILDERS {
-        stage.assert_built(builder, "a helper with trailing output");
-    }
+    stage.assert_built(BuildKit, "a helper with trailing output");
     for empty in ["", "null", r#"{"auths": null, "credsStore": null}"#] {
         stage.config(empty);
         let client = stage.assert_refused(BuildKit, empty);

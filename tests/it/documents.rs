@@ -164,6 +164,46 @@ fn links_between_documents_are_valid() {
 }
 
 #[test]
+fn every_path_named_in_a_document_exists() {
+    const ROOTS: [&str; 9] = [
+        "src",
+        "tests",
+        "scripts",
+        "packaging",
+        "docs",
+        "examples",
+        "benches",
+        "include",
+        "go",
+    ];
+    let (mut named, mut missing) = (0, Vec::new());
+    for (document, text) in &documents() {
+        // It tells what was, not what is.
+        if document.ends_with("CHANGELOG.md") {
+            continue;
+        }
+        for event in markdown(text) {
+            let Event::Code(code) = event else { continue };
+            let is_path = code
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
+            if is_path
+                && code
+                    .split_once('/')
+                    .is_some_and(|(root, _)| ROOTS.contains(&root))
+            {
+                named += 1;
+                if !source(&code).exists() {
+                    missing.push(format!("{}: {code}", document.display()));
+                }
+            }
+        }
+    }
+    assert!(named > 50, "found only {named} paths");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
 fn architecture_md_lists_every_source_file() {
     let text = std::fs::read_to_string(source("docs/architecture.md")).unwrap();
     let named: BTreeSet<&str> = text.split('`').skip(1).step_by(2).collect();

@@ -93,9 +93,24 @@ fn an_err_packet_of_git_is_shown_complete_and_masked() {
 fn a_repository_deleted_after_the_lookup_is_not_an_auth_error() {
     const REPOSITORY: &str = "/api/v1/repos/[^/]+/[^/]+$";
     for (git, api, code, says) in [
-        (401, 404, Code::RepoNotFound, "is not there any more"),
-        (404, 404, Code::RepoNotFound, "is not there any more"),
-        (403, 404, Code::RepoNotFound, "is not there any more"),
+        (
+            401,
+            404,
+            Code::RepoNotFound,
+            "was deleted or made private after the lookup",
+        ),
+        (
+            404,
+            404,
+            Code::RepoNotFound,
+            "was deleted or made private after the lookup",
+        ),
+        (
+            403,
+            404,
+            Code::RepoNotFound,
+            "was deleted or made private after the lookup",
+        ),
         (401, 403, Code::Auth, "refuses access (403"),
         (401, 500, Code::Auth, "answered 401"),
     ] {

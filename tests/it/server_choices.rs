@@ -86,7 +86,7 @@ fn a_missing_commit_or_repository_is_named() {
 
     let error = at(&env.client(), "codex", commit).unwrap_err();
     assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
-    let message = format!("{}codex is not there: ", env.server.repo_prefix);
+    let message = format!("{}codex was not found: ", env.server.repo_prefix);
     assert!(error.message.starts_with(&message), "{error:?}");
     assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
 }

@@ -102,11 +102,11 @@ pub fn errors(server: &Server<'_>, users: &Users) {
     let private =
         |client: &As, code, says: &str| Job::new(server, client).ensure_err("codex", code, says);
     assert_hint(
-        &private(&As::Anonymous, Code::RepoNotFound, "is not there"),
+        &private(&As::Anonymous, Code::RepoNotFound, "was not found"),
         false,
     );
     assert_hint(
-        &private(&users.stranger, Code::RepoNotFound, "is not there"),
+        &private(&users.stranger, Code::RepoNotFound, "was not found"),
         true,
     );
     let scope = "required=[read:repository], token scope=read:user";
@@ -208,7 +208,11 @@ pub fn changes_after_lookup(server: &Server<'_>) {
                 };
             };
             let (_, result) = during("gemini-cli", client, &change);
-            let error = expect_error(result, Code::RepoNotFound, "not there any more");
+            let error = expect_error(
+                result,
+                Code::RepoNotFound,
+                "was deleted or made private after the lookup",
+            );
             assert!(error.hint.contains("deleted"), "{error:?}");
             assert!(
                 !error.hint.contains("set MOLECULE_GITEA_TOKEN"),

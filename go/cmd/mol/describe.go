@@ -20,7 +20,7 @@ func describe(e mol.Event) string {
 	case mol.EventCacheMiss:
 		return join("build "+e.Ref, e.Reason)
 	case mol.EventWaiting:
-		return "wait for " + or(e.Holder, "another call") + ", which is building the same image"
+		return or(e.Message, "waiting for "+or(e.Holder, "another call"))
 	case mol.EventFetchStarted:
 		return "fetch from " + e.URL
 	case mol.EventFetchProgress:
@@ -48,7 +48,7 @@ func describe(e mol.Event) string {
 	case mol.EventWarning:
 		return join("warning: "+e.Message, e.Hint)
 	case mol.EventThinned:
-		return fmt.Sprintf("(%s dropped: the output was too fast to show)", count(e.Dropped, "line"))
+		return fmt.Sprintf("(%s dropped: the output was too fast to show)", count(e.Dropped, "event"))
 	default:
 		return or(e.Message, string(e.Kind))
 	}

@@ -28,6 +28,7 @@ const (
 
 // flagless are the variables without a flag.
 var flagless = []struct{ env, usage string }{
+	{"MOLECULE_IMAGE_REGISTRY", "the registry that mol up pulls images from; empty: images are built"},
 	{tokenEnv, "the token for Gitea; it has no flag, because all users can see flags"},
 	{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "1: the template's .runtime-version is the build argument RUNTIME_VERSION"},
 	{"MOLECULE_BUILD_STALL_GRACE_S", "maximum time of a fetch or a build without any output: seconds, or a duration such as 4m (default 240)"},

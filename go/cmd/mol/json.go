@@ -80,8 +80,10 @@ func failure(ctx context.Context, err error) result {
 	switch {
 	case code == exitUsage:
 		out.Code = "usage"
+	case errors.Is(err, errExited):
+		out.Code = "workspace_exited"
 	case code == exitWorkspace:
-		out.Code = "not_ready"
+		out.Code = "workspace_not_ready"
 	case code == exitEngine:
 		out.Code = "engine_unreachable"
 	case code > exitSignal:

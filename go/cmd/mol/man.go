@@ -48,7 +48,7 @@ func manual(root *cobra.Command) string {
 	}
 	write("# GLOBAL FLAGS\n\n")
 	flags(&b, root.PersistentFlags())
-	write("# ENVIRONMENT\n\nA flag overrides its variable.\n\n")
+	write("# ENVIRONMENT\n\nA flag overrides its variable, where there is one.\n\n")
 	for _, m := range mirrored {
 		name, usage := pflag.UnquoteUsage(&pflag.Flag{Name: m.flag, Usage: m.usage, Value: textValue{}})
 		write("**%s**\n: %s, as **--%s** *%s*\n\n", m.env, markdown(usage), m.flag, name)

@@ -66,17 +66,9 @@ func lastLines(text string, n int) []string {
 
 // headline returns an error of libmol as one line, without its hint and log.
 func headline(detail *mol.Error) string {
-	text := detail.Message
-	if text == "" {
-		text = detail.Code.String()
-	}
-	if detail.Step != "" && !strings.Contains(text, detail.Step) {
-		text += ": " + detail.Step
-	}
-	if detail.URL != "" && !strings.Contains(text, detail.URL) {
-		text += " (" + detail.URL + ")"
-	}
-	return plain(text)
+	short := *detail
+	short.Hint, short.LogTail = "", ""
+	return plain(short.Error())
 }
 
 // seconds formats a duration for the displays.

@@ -1,4 +1,4 @@
-//! Step six, second half: builds an image, with the builder that the engine has.
+//! Builds an image with the engine's builder: BuildKit, the classic builder, or Podman's Buildah.
 
 mod buildkit;
 mod classic;

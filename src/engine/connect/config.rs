@@ -66,7 +66,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// [`Code::InvalidOption`] if the path is not a regular file, or the file is too large;
+    /// [`Code::InvalidOption`] if the path is a FIFO, a socket or a device, or the file is too large;
     /// [`Code::ProcessLimit`].
     pub(in crate::engine) fn load(settings: &EngineSettings) -> Result<Self> {
         match read(settings) {
@@ -152,7 +152,7 @@ fn read(settings: &EngineSettings) -> Option<io::Result<Zeroizing<Vec<u8>>>> {
     Some(content.map(Zeroizing::new))
 }
 
-/// Whether the path is not a regular file, or the file is too large.
+/// Whether the path is a FIFO, a socket or a device, or the file is too large.
 fn is_unusable_file(error: &io::Error) -> bool {
     matches!(
         error.kind(),

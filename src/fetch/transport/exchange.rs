@@ -24,8 +24,8 @@ const HINT_NO_GIT: &str = "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the
 /// commits and messages. Unlike the pack, all of it is kept in memory.
 const MAX_PREAMBLE: u64 = 8 << 20;
 
-/// One part in this many of the pack is packet headers: at most 5 bytes of 1000 (gitprotocol-pack(5), "side-band"),
-/// counted twice here.
+/// Packet headers are at most 5 bytes of 1000 of the pack (gitprotocol-pack(5), "side-band"). One part in this many is
+/// allowed, which is twice that.
 const PACKET_SHARE: u64 = 100;
 
 /// A request, sent when its response is first read: by then gix has written the body.
@@ -102,7 +102,7 @@ impl Exchange {
         let chunk = chunk.unwrap_or_default();
         let length = chunk.len() as u64;
         let received = wire.received.fetch_add(length, Ordering::Relaxed) + length;
-        // What is not of the pack, or was not read by it yet.
+        // The bytes outside the pack, and those that its reader has not reached yet.
         let pack = wire.counters.bytes.load(Ordering::Relaxed);
         if received.saturating_sub(pack + pack / PACKET_SHARE) <= MAX_PREAMBLE {
             return Ok(chunk);

@@ -113,8 +113,16 @@ async fn engine_disk(engine: &Engine, deadline: Deadline) -> Check {
     let Some(folder) = folder else {
         return Check::ok(NAME, "the engine does not report where its data is");
     };
-    let Some(free) = engine.free_at(&folder).await else {
-        let found = format!("{}, which is not on this machine", folder.display());
+    let free = async { Ok(engine.free_at(&folder).await) };
+    let free = match deadline.limited("the engine's disk", free).await {
+        Ok(free) => free,
+        Err(error) => return Check::failed(NAME, error),
+    };
+    let Some(free) = free else {
+        let found = format!(
+            "the free space of {} is unknown; it may be on another machine",
+            folder.display()
+        );
         return Check::ok(NAME, found);
     };
     free_space(

@@ -154,7 +154,6 @@ fn clock(server: Option<SystemTime>, took: Duration) -> Check {
 fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
     const NAME: &str = "token";
     let set = !shared.settings.token.is_empty();
-    let plain = shared.settings.repo_prefix.as_str().starts_with("http://");
     match (set, accepted, refused) {
         (true, 0, 1..) => Check::problem(
             NAME,
@@ -163,13 +162,11 @@ fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
              if they are public",
         ),
         (true, 0, 0) => Check::warning(NAME, "set, but not checked by the server", "see gitea"),
-        (true, _, _) if plain && !shared.settings.repo_prefix.is_on_this_machine() => {
-            Check::warning(
-                NAME,
-                "set and accepted, but sent over plain http",
-                "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
-            )
-        }
+        (true, _, _) if shared.settings.repo_prefix.is_plain_text() => Check::warning(
+            NAME,
+            "set and accepted, but sent over plain http",
+            "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
+        ),
         (true, _, 0) => Check::ok(NAME, "set, and accepted"),
         (true, _, refused) => Check::warning(
             NAME,

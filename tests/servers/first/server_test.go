@@ -44,7 +44,7 @@ func TestBuildHitAndRebuild(t *testing.T) {
 	if requests := templates.Requests(); len(requests) != 1 {
 		t.Errorf("a hit must only request the branch, got %+v", requests)
 	}
-	logged.has(t, built.Ref+" is there")
+	logged.has(t, built.Ref+" exists")
 
 	second := commit(t, templates, "second")
 	if next := image(t, runtime); next.Ref != mol.LocalImageTag(runtime, second) || next == built {

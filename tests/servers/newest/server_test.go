@@ -38,12 +38,12 @@ func TestBuildHitAndRebuild(t *testing.T) {
 	if version := b.inspect(built.Ref, `{{index .Config.Labels "version"}}`); version != "1.2.3" {
 		t.Errorf("RUNTIME_VERSION was %q", version)
 	}
-	b.logged("INFO", "main is at "+first[:12], "is to be built", "fetching "+first[:12], "building with ", built.Ref+" is ready")
+	b.logged("INFO", "main is at "+first[:12], "must be built", "fetching "+first[:12], "building with ", built.Ref+" is ready")
 
 	if hit := b.create(s, "claude-code"); !hit.CacheHit || hit.ImageID != built.ImageID {
 		t.Errorf("a hit is %+v", hit)
 	}
-	b.logged("INFO", built.Ref+" is there")
+	b.logged("INFO", built.Ref+" exists")
 
 	// An empty .runtime-version pins nothing and causes no warning.
 	second := b.commit("claude-code", "\n")
@@ -109,7 +109,7 @@ func TestImageTaggedByAnotherToolIsAHit(t *testing.T) {
 	if latest := b.inspect(b.ref("codex", "latest"), "{{.Id}}"); latest != id {
 		t.Errorf("latest is %s", latest)
 	}
-	b.logged("INFO", ref+" is there")
+	b.logged("INFO", ref+" exists")
 	if strings.Contains(b.log.String(), "fetching") {
 		t.Error("something was fetched")
 	}
