@@ -60,7 +60,7 @@ pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Resul
 
 /// The result of trying to take a shared lock.
 #[derive(Debug, PartialEq)]
-pub(super) enum Shared {
+pub(super) enum SharedLock {
     Locked,
     Held,
     /// The file was removed since it was opened, so what was written to it is lost.
@@ -68,14 +68,14 @@ pub(super) enum Shared {
 }
 
 /// Takes a shared lock of the file at `path`.
-pub(super) fn try_lock_shared(file: &File, path: &Path) -> Result<Shared> {
+pub(super) fn try_lock_shared(file: &File, path: &Path) -> Result<SharedLock> {
     if !is_free(file.try_lock_shared(), path)? {
-        return Ok(Shared::Held);
+        return Ok(SharedLock::Held);
     }
     let same = is_same(file, &open(path)?);
     match same.map_err(|error| failed(path, "cannot be read", &error))? {
-        true => Ok(Shared::Locked),
-        false => Ok(Shared::Removed),
+        true => Ok(SharedLock::Locked),
+        false => Ok(SharedLock::Removed),
     }
 }
 
@@ -130,10 +130,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("lock");
         let file = open(&path).unwrap();
-        assert_eq!(try_lock_shared(&file, &path).unwrap(), Shared::Locked);
+        assert_eq!(try_lock_shared(&file, &path).unwrap(), SharedLock::Locked);
         file.unlock().unwrap();
         remove_unlocked(&path, ANY).unwrap();
-        assert_eq!(try_lock_shared(&file, &path).unwrap(), Shared::Removed);
+        assert_eq!(try_lock_shared(&file, &path).unwrap(), SharedLock::Removed);
     }
 
     #[test]

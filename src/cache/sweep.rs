@@ -150,7 +150,7 @@ mod tests {
         let opened_before = lock_file::open(&used).unwrap();
         cache.sweep();
         let recorded = usage::record(&opened_before, &used).unwrap();
-        assert_eq!(recorded, lock_file::Shared::Removed);
+        assert_eq!(recorded, lock_file::SharedLock::Removed);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cache::Cache;
 use crate::cache::files::{failed, open_own};
-use crate::cache::lock_file::{self, Shared};
+use crate::cache::lock_file::{self, SharedLock};
 use crate::cache::sweep::{DAY, is_older};
 use crate::error::Result;
 use crate::names::runtimes::Runtime;
@@ -27,9 +27,9 @@ impl Cache {
         let path = Self::create(root, runtime)?.used_path(short);
         loop {
             match record(&lock_file::open(&path)?, &path)? {
-                Shared::Locked => return Ok(true),
-                Shared::Held => return Ok(false),
-                Shared::Removed => {}
+                SharedLock::Locked => return Ok(true),
+                SharedLock::Held => return Ok(false),
+                SharedLock::Removed => {}
             }
         }
     }
@@ -64,7 +64,7 @@ impl Cache {
 }
 
 /// Records a use now in the file, and then tries its lock.
-pub(super) fn record(file: &File, path: &Path) -> Result<Shared> {
+pub(super) fn record(file: &File, path: &Path) -> Result<SharedLock> {
     // One byte: an empty file was created by pruning, and records no use. The time is set by this machine's clock,
     // because a file server's may differ.
     let recorded = file

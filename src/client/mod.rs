@@ -111,7 +111,7 @@ impl Client {
                 settings,
                 http,
                 engine: tokio::sync::OnceCell::new(),
-                engine_told: AtomicBool::new(false),
+                warned_of_engine: AtomicBool::new(false),
                 lookups: Coalesced::default(),
                 builds: SharedBuilds::default(),
                 leases: Leases::default(),

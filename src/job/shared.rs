@@ -28,7 +28,7 @@ pub(crate) struct Shared {
     pub(crate) http: Http,
     pub(crate) engine: OnceCell<Engine>,
     /// Set by the first call, which warns if the engine is at an unusual place.
-    pub(crate) engine_told: AtomicBool,
+    pub(crate) warned_of_engine: AtomicBool,
     pub(crate) lookups: Coalesced<Request, Result<Arc<LookupResult>>>,
     pub(crate) builds: SharedBuilds<BuildOutput>,
     pub(crate) leases: Leases,
@@ -47,7 +47,7 @@ impl Shared {
     /// Warns once for each client if a program that reads only `DOCKER_HOST`, and no docker context, would use another
     /// engine. If that cannot be found out, there is no warning.
     pub(crate) async fn warn_of_unusual_engine(&self, engine: &Engine, emit: &Sink) {
-        if self.engine_told.swap(true, Ordering::Relaxed) {
+        if self.warned_of_engine.swap(true, Ordering::Relaxed) {
             return;
         }
         let asked = engine.clone();

@@ -111,6 +111,10 @@ fn on_a_healthy_system_every_check_reports_what_it_found() {
     assert_check(&found, "hermes", Status::Ok, &["main at", &sha[..12]]);
     assert_check(&found, "codex", Status::Ok, &["no repository"]);
     assert!(check(&found, "engine disk").found.contains(" free at /"));
+    let pin = "0123456789abcdef0123456789abcdef01234567";
+    let pinned = env.client_with(&[(OptionName::Pins, &format!("hermes={pin}"))]);
+    let expected = ["pinned to 0123456789ab; main at", &sha[..12]];
+    assert_check(&diagnose(&pinned), "hermes", Status::Ok, &expected);
 
     client.ensure("hermes").unwrap();
     let cache = env.cache();

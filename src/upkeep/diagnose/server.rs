@@ -82,7 +82,7 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     checks.extend(
         heads
             .into_iter()
-            .map(|(runtime, head)| repository(runtime, head)),
+            .map(|(runtime, head)| repository(shared, runtime, head)),
     );
     checks
 }
@@ -182,10 +182,17 @@ fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
     }
 }
 
-fn repository(runtime: &Runtime, head: Result<gitea::Head>) -> Check {
+fn repository(shared: &Shared, runtime: &Runtime, head: Result<gitea::Head>) -> Check {
     let name = runtime.as_str();
     match head {
-        Ok(head) => Check::ok(name, format!("{} at {}", head.branch, head.commit.short())),
+        Ok(head) => {
+            let head = format!("{} at {}", head.branch, head.commit.short());
+            let found = match shared.settings.pins.get(runtime) {
+                Some(pin) => format!("pinned to {}; {head}", pin.short()),
+                None => head,
+            };
+            Check::ok(name, found)
+        }
         // A missing repository is expected. If all are missing, the check of the server reports it.
         Err(error) if error.code == Code::RepoNotFound => {
             Check::ok(name, "no repository: cannot be built here")
