@@ -1,4 +1,4 @@
-//! The options of a client, by name and as text; [`settings`] checks them.
+//! The options of a client, by name and as text; `settings` checks them.
 //!
 //! The core never reads the environment, because another thread's `setenv` would race with it. The entry points
 //! (the Go package, `mol_options_from_env`) read it and pass the values on as text. The rules for each value are
@@ -92,7 +92,7 @@ options! {
     Memory = "MOLECULE_BUILD_MEMORY_MIB";
     /// The allowlist that replaces the default one: names separated by commas.
     Runtimes = "runtimes";
-    /// `auto` or `always`, see [`TagArch`].
+    /// `auto` or `always`, see `TagArch` in docs/local-development.md.
     TagArch = "tag_arch";
     /// Commits to build instead of the head of the branch: `runtime=commit`, separated by commas.
     Pins = "pins";

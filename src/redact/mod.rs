@@ -6,7 +6,7 @@
 //! an engine or git parses (references, commit and image ids, platforms), which are checked when they are
 //! made.
 //!
-//! The order is: make the text one printable line ([`printable`]), mask it, truncate it. Removing
+//! The order is: make the text one printable line (`printable`), mask it, truncate it. Removing
 //! characters after masking could join the parts of a token, and truncating before masking could leave a
 //! part of one.
 
@@ -202,7 +202,7 @@ impl Masker {
         error
     }
 
-    /// Redacts every text of an event. Image names are only [cleaned](clean).
+    /// Redacts every text of an event. Image names are only cleaned.
     pub fn event(&self, mut event: Event) -> Event {
         event.texts_mut().for_each(|text| self.in_place(text));
         event.names_mut().for_each(clean);
@@ -212,7 +212,7 @@ impl Masker {
         event
     }
 
-    /// Redacts an image. Names that the caller passes on to an engine are only [cleaned](clean).
+    /// Redacts an image. Names that the caller passes on to an engine are only cleaned.
     pub fn image(&self, mut image: Image) -> Image {
         for name in [
             &mut image.reference,
