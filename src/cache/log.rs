@@ -1,13 +1,11 @@
 //! The log of the last build of a runtime.
 
-use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use crate::cache::files::open_own;
-use crate::cache::{Cache, Lock};
+use crate::cache::{Cache, Lock, temp_prefix};
 use crate::names::reference::CommitSha;
 
 const LOG: &str = ".build.log";
@@ -24,27 +22,21 @@ impl Cache {
         Some((path, found.modified().ok()?, text))
     }
 
-    /// Replaces the log of the last build, atomically. The lock is the commit's: only its holder writes the
-    /// temporary file.
+    /// Replaces the log of the last build, atomically.
     pub(crate) fn write_log(&self, commit: &CommitSha, _lock: &Lock, text: &str) -> io::Result<()> {
-        let new = self.folder.join(format!(".{}.log", commit.short()));
-        // A killed process may have left one.
-        let _ = fs::remove_file(&new);
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(&temp_prefix(commit))
+            .tempfile_in(&self.folder)?;
         file.write_all(text.as_bytes())?;
-        fs::rename(new, self.folder.join(LOG))
+        file.persist(self.folder.join(LOG))?;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
-    use crate::cache::tests::{SHORT, cache, commit, locked};
+    use crate::cache::TEMP_PREFIX;
+    use crate::cache::tests::{cache, commit, locked};
 
     #[test]
     fn at_most_max_bytes_of_a_log_are_read() {
@@ -57,14 +49,14 @@ mod tests {
     }
 
     #[test]
-    fn a_log_replaces_the_partial_one_of_a_killed_process() {
+    fn a_log_replaces_the_last_one_and_leaves_nothing_else() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path());
         let lock = locked(&cache);
-        let partial = cache.folder.join(format!(".{SHORT}.log"));
-        fs::write(&partial, "par").unwrap();
-        cache.write_log(&commit(), &lock, "complete").unwrap();
-        assert_eq!(cache.log(100).unwrap().2, b"complete");
-        assert!(!partial.exists());
+        for text in ["first", "second"] {
+            cache.write_log(&commit(), &lock, text).unwrap();
+        }
+        assert_eq!(cache.log(100).unwrap().2, b"second");
+        assert_eq!(cache.with_prefix(TEMP_PREFIX).count(), 0);
     }
 }

@@ -5,8 +5,8 @@
 //! <cache>/<runtime>/.<sha12>.json           its completion marker: written last, names the commit
 //! <cache>/<runtime>/.<sha12>.lock           locked while the commit is fetched or built
 //! <cache>/<runtime>/.<sha12>.used           when a call last used the commit's image; locked while that is removed
-//! <cache>/<runtime>/.work-<sha12>-XXXXXX    a fetch, or a marker, that is not complete yet
-//! <cache>/<runtime>/.build.log              the log of the last build; .<sha12>.log while it is written
+//! <cache>/<runtime>/.work-<sha12>-XXXXXX    a fetch, a marker or a log that is not complete
+//! <cache>/<runtime>/.build.log              the log of the last build
 //! ```
 //!
 //! A tree is written to a folder of its own, renamed to its place, synced to the disk, and then marked

@@ -28,13 +28,6 @@ impl Cache {
             let (short, expired): (_, fn(&Metadata) -> bool) = match parts {
                 Some((short, "lock")) => (short, |lock| is_older(lock, DAY)),
                 Some((short, "used")) => (short, usage::is_expired),
-                // Of a process that was killed while it wrote the log of a build.
-                Some((short, "log")) if is_short(short) => {
-                    if entry.metadata().is_ok_and(|found| is_older(&found, DAY)) {
-                        let _ = remove(&entry.path());
-                    }
-                    continue;
-                }
                 _ => continue,
             };
             // Looked at before it is locked, so that calls do not see the lock of each sweep.
@@ -95,25 +88,6 @@ mod tests {
 
         drop(held);
         assert_eq!(left(), (false, false));
-    }
-
-    #[test]
-    fn the_unfinished_log_of_a_killed_process_is_removed() {
-        let root = tempfile::tempdir().unwrap();
-        let cache = cache(root.path());
-        let unfinished = cache.folder.join(format!(".{SHORT}.log"));
-        let last = cache.folder.join(".build.log");
-        for log in [&unfinished, &last] {
-            fs::write(log, "").unwrap();
-        }
-        cache.sweep();
-        assert!(unfinished.exists(), "it may be written now");
-
-        for log in [&unfinished, &last] {
-            age(log, 2 * DAY);
-        }
-        cache.sweep();
-        assert_eq!((unfinished.exists(), last.exists()), (false, true));
     }
 
     #[test]

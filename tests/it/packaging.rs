@@ -298,7 +298,7 @@ fn without_go_install_skips_the_command_and_says_so() {
     let prefix = env.scratch().join("prefix");
     let built = env.scratch().join("built");
     let said = install(&[("PREFIX", &*prefix)], libraries(&built));
-    assert!(said.contains("there is no command mol"), "{said}");
+    assert!(said.contains("the command mol was not built"), "{said}");
     let files = files(&prefix);
     assert!(files.contains(&"lib/libmol.a".to_owned()), "{files:?}");
     assert!(!files.contains(&"bin/mol".to_owned()), "{files:?}");

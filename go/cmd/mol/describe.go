@@ -19,8 +19,6 @@ func describe(e mol.Event) string {
 		return "the engine has " + e.Ref
 	case mol.EventCacheMiss:
 		return join("build "+e.Ref, e.Reason)
-	case mol.EventWaiting:
-		return or(e.Message, "waiting for "+or(e.Holder, "another call"))
 	case mol.EventFetchStarted:
 		return "fetch from " + e.URL
 	case mol.EventFetchProgress:
