@@ -97,7 +97,7 @@ impl Engine {
         let path = format!("/images/{}/json", in_path(image));
         match self.api.get(&path, MAX_IMAGE).await {
             Ok(image) => Ok(Some(image)),
-            Err(Failure::Refused(refusal)) if refusal.status == 404 => Ok(None),
+            Err(Failure::Refused(refusal)) if refusal.is_not_found() => Ok(None),
             Err(failure) => Err(failure),
         }
     }

@@ -17,6 +17,8 @@ pub(super) struct Refusal {
     /// The HTTP status.
     pub(super) status: u16,
     pub(super) message: String,
+    /// The answer is JSON as the engine writes it. What is in between may have written it too.
+    pub(super) is_engines: bool,
     /// The request was to upgrade the connection.
     pub(super) upgrade: bool,
 }
@@ -29,19 +31,28 @@ impl Refusal {
         response: Response<Incoming>,
     ) -> Result<Self, hyper::Error> {
         let (head, body) = response.into_parts();
+        let (message, is_engines) = reason(head.status, &head.headers, body).await?;
         Ok(Self {
             request,
             status: head.status.as_u16(),
-            message: reason(head.status, &head.headers, body).await?,
+            message,
+            is_engines,
             upgrade,
         })
+    }
+
+    /// The engine itself says that it has no such image.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.status == 404 && self.is_engines
     }
 
     /// What to do next.
     pub(super) fn hint(&self) -> String {
         let request = &self.request;
         // The engine itself answers 400, 404 and 500, but never refuses an upgrade.
-        let in_between = self.upgrade || matches!(self.status, 401 | 403 | 405 | 407 | 421 | 501);
+        let in_between = self.upgrade
+            || !self.is_engines
+            || matches!(self.status, 401 | 403 | 405 | 407 | 421 | 501);
         if !in_between {
             return "read the engine's log".to_owned();
         }
@@ -81,12 +92,12 @@ pub(super) fn name(method: &Method, path: &str) -> String {
     format!("{method} {}", rest.unwrap_or(path))
 }
 
-/// The engine's message, from `{"message": "…"}`; a proxy's, if it is plain text.
+/// The message, and whether it has the engine's form, `{"message": "…"}`. Another one is shown if it is plain text.
 async fn reason(
     status: StatusCode,
     headers: &HeaderMap,
     body: Incoming,
-) -> Result<String, hyper::Error> {
+) -> Result<(String, bool), hyper::Error> {
     #[derive(serde::Deserialize)]
     struct Reason {
         message: String,
@@ -99,13 +110,15 @@ async fn reason(
     let kind = headers
         .get(CONTENT_TYPE)
         .map_or(&b""[..], |value| value.as_bytes());
-    let text = match serde_json::from_slice::<Reason>(&body) {
+    let reason = serde_json::from_slice::<Reason>(&body);
+    let is_engines = reason.is_ok();
+    let text = match reason {
         Ok(reason) => reason.message,
         // A page for a browser: the status is enough.
         Err(_) if kind.to_ascii_lowercase().starts_with(b"text/html") => String::new(),
         Err(_) => String::from_utf8_lossy(&body).into_owned(),
     };
-    Ok(match (text.trim(), status) {
+    let text = match (text.trim(), status) {
         ("", status) if status == StatusCode::SWITCHING_PROTOCOLS || status.is_success() => {
             "the connection was not upgraded".to_owned()
         }
@@ -114,7 +127,8 @@ async fn reason(
             .unwrap_or("no reason given")
             .to_owned(),
         (text, _) => text.to_owned(),
-    })
+    };
+    Ok((text, is_engines))
 }
 
 #[cfg(test)]
@@ -135,15 +149,14 @@ mod tests {
 
     #[test]
     fn the_hint_for_a_proxy_names_the_request_to_allow() {
-        let hint = |status, upgrade| {
-            let refusal = Refusal {
-                request: "POST /session".to_owned(),
-                status,
-                message: String::new(),
-                upgrade,
-            };
-            refusal.hint()
+        let refused = |status, upgrade, is_engines| Refusal {
+            request: "POST /session".to_owned(),
+            status,
+            message: String::new(),
+            is_engines,
+            upgrade,
         };
+        let hint = |status, upgrade| refused(status, upgrade, true).hint();
         for status in [401, 403, 405, 407, 421, 501] {
             assert!(
                 hint(status, false).contains("allow POST /session"),
@@ -154,5 +167,9 @@ mod tests {
             assert!(hint(status, true).contains("Upgrade"), "{status}");
         }
         assert!(!hint(500, false).contains("allow"));
+        for status in [400, 404, 500, 502] {
+            let hint = refused(status, false, false).hint();
+            assert!(hint.contains("allow POST /session"), "{status}");
+        }
     }
 }

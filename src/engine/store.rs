@@ -263,7 +263,7 @@ impl Engine {
                         false => Removal::Untagged,
                     })
                 }
-                Err(Failure::Refused(refusal)) if refusal.status == 404 => Ok(Removal::Absent),
+                Err(Failure::Refused(refusal)) if refusal.is_not_found() => Ok(Removal::Absent),
                 Err(Failure::Refused(refusal)) if refusal.status == 409 => {
                     Ok(Removal::Refused(refusal.message))
                 }

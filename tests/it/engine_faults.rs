@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use mol::{Code, Error, OptionName};
 
-use crate::support::engine::{BUSYBOX, OwnEngine};
+use crate::support::engine::{BUSYBOX, Engine, OwnEngine};
 use crate::support::server::dockerfile;
 use crate::support::{End, Files, Handling, Proxy, TestEnv, file, in_parallel, noise, unique};
 
@@ -172,7 +172,10 @@ fn a_refused_engine_request_is_reported_with_status_and_hint() {
     let denied = r#"{"message":"authorization denied by plugin opa: request rejected"}"#;
     let denied = answer("403 Forbidden", "application/json", denied);
     let misdirected = answer("421 Misdirected Request", "text/plain", "");
+    // The engine itself answers 400, 404 and 500 too, but in JSON.
     let unknown = answer("404 Not Found", "text/plain", "Not Found\n");
+    let invalid = answer("400 Bad Request", "text/html", page);
+    let broken = answer("500 Internal Server Error", "text/html", page);
     let no_upgrade = answer("200 OK", "text/plain", "");
     let mut rows = Vec::new();
     for (call, request) in [
@@ -186,6 +189,9 @@ fn a_refused_engine_request_is_reported_with_status_and_hint() {
             (&forbidden, "with 403: Forbidden"),
             (&denied, "with 403: authorization denied by plugin opa"),
             (&misdirected, "with 421: Misdirected Request"),
+            (&unknown, "with 404: Not Found"),
+            (&invalid, "with 400: Bad Request"),
+            (&broken, "with 500: Internal Server Error"),
         ] {
             rows.extend(
                 builders(call)
@@ -199,7 +205,6 @@ fn a_refused_engine_request_is_reported_with_status_and_hint() {
             &Handling::WithoutUpgrade,
             "with 400: no upgrade proto in request",
         ),
-        (&unknown, "with 404: Not Found"),
         (&no_upgrade, "with 200: "),
     ] {
         rows.push((Session, "POST /session", handling, said, &"1"));
@@ -237,16 +242,27 @@ fn failed_vertex(name: &str, error: &str) -> String {
 }
 
 #[test]
-fn a_build_that_lost_a_step_to_a_cancelled_build_is_retried() {
+fn a_build_that_lost_a_step_to_another_client_is_retried() {
     let id = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
     let failed = |message: &str| serde_json::json!({ "errorDetail": { "message": message } });
-    // Docker 20.10 answers like this for a moment after a build was cancelled.
-    for (builder, answer) in [
+    let (docker, podman) = (Engine::of_the_tests(), Engine::podman_of_the_tests());
+    // Docker 20.10 answers like this for a moment after a build was cancelled, Podman while an image is removed.
+    for (engine, builder, answer) in [
         (
+            &podman,
+            "0",
+            failed(
+                "checking if cached image exists from a previous build: getting top layer info: layer not known",
+            )
+            .to_string(),
+        ),
+        (
+            &docker,
             "0",
             failed(&format!("unable to find image \"sha256:{id}\"")).to_string(),
         ),
         (
+            &docker,
             "1",
             format!(
                 "{}\n{}",
@@ -267,11 +283,12 @@ fn a_build_that_lost_a_step_to_a_cancelled_build_is_retried() {
                 _ => Handling::Pass,
             }
         };
-        let proxy = Proxy::start(&env.engine, env.scratch(), rule);
+        let proxy = Proxy::start(engine, env.scratch(), rule);
         let client = env.client_with(&[
             (OptionName::DockerHost, proxy.url.as_str()),
             (OptionName::DockerBuildkit, builder),
         ]);
+        let _images = engine.keep_images();
         client.ensure("hermes").unwrap();
         assert_eq!(builds.load(Ordering::SeqCst), 2, "{builder}");
     }

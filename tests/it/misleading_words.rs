@@ -74,6 +74,10 @@ fn a_failed_command_is_build_failed_whatever_it_prints() {
 fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
     let dockerfiles = [
         "FROM scratch\nCOPY [\"no space left on device\", \"/\"]\n",
+        "FROM scratch\nSTOPSIGNAL no space left on device\n",
+        "FROM scratch\nSTOPSIGNAL x: no space left on device\n",
+        "FROM scratch\nSTOPSIGNAL non-zero code: 5\n",
+        "FROM scratch\nSTOPSIGNAL exit code: 5\n",
         "FROM scratch\nCOPY [\"duplicate output 0\", \"/\"]\n",
         "FROM scratch\nCOPY [\"exec format error\", \"/\"]\n",
         "FROM scratch\nCOPY --from=duplicate-output / /\nOPERATING system is not supported\n",
@@ -93,8 +97,31 @@ fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
         let what = format!("{} {buildkit} {text}: {error:?}", engine.url);
         assert_eq!(error.code, Code::BuildFailed, "{what}");
         assert!(!error.message.contains("the disk of the engine"), "{what}");
+        assert_eq!(error.build.unwrap_or_default().exit_code, 0, "{what}");
         assert_eq!(proxy.sent().matches("/build?").count(), 1, "{what}");
     });
+}
+
+/// Podman does not tell standard error, to which the runtime writes, from standard output.
+#[test]
+fn a_command_cannot_imitate_the_runtime_on_its_standard_output() {
+    for (engine, buildkit) in &builders()[..2] {
+        for print in ["echo", "printf"] {
+            let env = TestEnv::new();
+            let text = format!(
+                "FROM {BUSYBOX}\nRUN {print} \"exec /bin/sh: exec format error\"; : {}; exit 1\n",
+                unique()
+            );
+            env.template("hermes", dockerfile(&text));
+            let (client, _proxy) = client(&env, engine, buildkit);
+            let error = client.ensure_err("hermes");
+            assert_eq!(
+                error.code,
+                Code::BuildFailed,
+                "{buildkit} {print}: {error:?}"
+            );
+        }
+    }
 }
 
 #[test]

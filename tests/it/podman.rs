@@ -123,6 +123,8 @@ fn a_failed_step_is_named() {
     );
     let error = ensure(&client(&env, &podman), &podman).unwrap_err();
     assert_eq!(error.code, mol::Code::BuildFailed, "{error:?}");
+    let named = error.message.matches("COPY nothing").count();
+    assert_eq!(named, 1, "{error:?}");
     let build = error.build.unwrap();
     assert!(build.step.contains("COPY nothing"), "{build:?}");
 }

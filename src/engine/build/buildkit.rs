@@ -217,6 +217,9 @@ impl Graph {
         let Some(state) = self.vertexes.get_mut(&log.vertex) else {
             return;
         };
+        if log.stream == STDOUT {
+            monitor.stdout(&state.step);
+        }
         let before = state.lines.unfinished();
         for piece in log.msg.chunks(YIELD_AFTER) {
             let step = &state.step;
@@ -290,6 +293,9 @@ impl Graph {
         }
     }
 }
+
+/// The stream of a log that is a command's standard output. The OCI runtime writes to standard error.
+const STDOUT: i64 = 1;
 
 /// BuildKit's name for loading the template's files.
 const LOAD_CONTEXT: &str = "[internal] load build context";

@@ -13,6 +13,9 @@ use crate::engine::build::lines::Lines;
 use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, Step, YIELD_AFTER};
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 
+/// How Docker marks standard error, of a command or the OCI runtime: by colour. Podman does not.
+const STDERR: &str = "\u{1b}[91m";
+
 /// The state of the parser.
 pub(super) struct Transcript {
     builder: Builder,
@@ -21,6 +24,8 @@ pub(super) struct Transcript {
     /// The container of the step's command while it runs, if the builder names it: the text is then the
     /// command's output.
     container: Option<String>,
+    /// The text is the command's standard error, or the OCI runtime's.
+    is_stderr: bool,
     /// How many steps have started.
     started: usize,
 }
@@ -42,6 +47,7 @@ impl Transcript {
             lines: Lines::default(),
             current: None,
             container: None,
+            is_stderr: false,
             started: 0,
         }
     }
@@ -54,6 +60,7 @@ impl Transcript {
         text: &str,
         monitor: &mut BuildMonitor<'_>,
     ) -> Result<(), String> {
+        self.is_stderr = text.starts_with(STDERR);
         let mut lines = std::mem::take(&mut self.lines);
         for piece in text.as_bytes().chunks(YIELD_AFTER) {
             lines.each(piece, |line| self.line(line, monitor));
@@ -101,7 +108,14 @@ impl Transcript {
                     Line::CommandStarted(container) => self.container = Some(container),
                     Line::CommandEnded => self.container = None,
                     Line::Output => {
-                        monitor.log(line, self.current.as_ref().map(|current| &current.step));
+                        let step = self.current.as_ref().map(|current| &current.step);
+                        if let Some(step) = step
+                            && self.container.is_some()
+                            && !self.is_stderr
+                        {
+                            monitor.stdout(step);
+                        }
+                        monitor.log(line, step);
                     }
                     _ => {}
                 }

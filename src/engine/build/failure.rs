@@ -3,9 +3,6 @@
 //! The builders' APIs have no error codes, so some decisions depend on a builder's text. Each function that
 //! compares text says why a template cannot imitate it, or what happens then.
 
-use std::path::Path;
-
-use crate::cache::disk;
 use crate::context::Dockerfile;
 use crate::engine::Engine;
 use crate::engine::build::Builder;
@@ -50,6 +47,7 @@ impl Engine {
             Failure::Refused(Refusal {
                 status: 400 | 500,
                 upgrade: false,
+                is_engines: true,
                 message,
                 ..
             }) => {
@@ -101,11 +99,12 @@ impl Engine {
             (step, None) => format!(" in the step {step}"),
             (step, Some(line)) => format!(" in the step {step} (line {line} of the Dockerfile)"),
         };
-        // The builders' texts repeat the command, which is in the place already.
         let short = exit_code
             .filter(|_| !step.is_empty())
             .map(|code| format!("exit code {code}"));
-        let why = short.as_deref().unwrap_or_else(|| reason.message.trim());
+        let why = short
+            .as_deref()
+            .unwrap_or_else(|| without_step(self.builder, reason.message.trim(), &step));
         self.describe(cause, platform, &place, why)
             .in_build(FailedBuild {
                 exit_code: exit_code.unwrap_or(0),
@@ -150,7 +149,8 @@ impl Engine {
                 ),
             )
             .hint(format!(
-                "use a base image and programs for {platform} in the Dockerfile"
+                "use a base image and programs for {platform} in the Dockerfile; a script needs a first line such \
+                 as #!/bin/sh"
             )),
             Cause::UnsupportedPlatform => Error::new(
                 Code::PlatformUnsupported,
@@ -160,8 +160,8 @@ impl Engine {
             Cause::FullDisk(FullDisk::Engine { folder, free }) => Error::new(
                 Code::BuildFailed,
                 format!(
-                    "{failed}; the disk of the engine at {endpoint} is full{}",
-                    folder_and_free(folder.as_deref(), free)
+                    "{failed}; the disk of the engine at {endpoint} is full: {} ({free})",
+                    folder.display()
                 ),
             )
             .hint(
@@ -176,14 +176,8 @@ impl Engine {
     }
 }
 
-fn folder_and_free(folder: Option<&Path>, free: Option<disk::Free>) -> String {
-    let free = free.map_or_else(String::new, |free| format!(" ({free})"));
-    folder.map_or_else(String::new, |folder| {
-        format!(": {}{free}", folder.display())
-    })
-}
-
-/// Whether the build used a result of another build that was cancelled at that moment. A second attempt works.
+/// Whether the build used a result of another build that was cancelled or removed at that moment. A second attempt
+/// works.
 ///
 /// The builders have no code for it. The whole text is compared; the error of a failed command has another
 /// form, so a template cannot cause a match.
@@ -206,30 +200,82 @@ pub(super) fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool
             let id = id.and_then(|id| id.strip_suffix('"'));
             id.is_some_and(|id| id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
         }
-        Builder::Buildah => false,
+        // An image was removed while all images were searched for a result of this step. The reason of a step that
+        // failed begins with the step.
+        Builder::Buildah => {
+            let reason = reason.message.as_str();
+            let reason = reason.strip_prefix("error ").unwrap_or(reason);
+            reason.starts_with("checking if cached image exists from a previous build: ")
+        }
     }
 }
 
 /// Whether the command could not be started because it is for another architecture (execve, ENOEXEC).
 ///
-/// No builder has a code for it. The OCI runtime (runc up to 1.0, runc, crun) writes it instead of the command's
-/// output, as the only line, and exits with its own exit code. A step that only imitates that line fails anyway,
-/// but with the wrong error code.
+/// No builder has a code for it. The OCI runtime (runc up to 1.0, runc, crun; Buildah without one) writes it instead
+/// of the command's output, as the only line, to standard error, and exits with its own exit code. A command that
+/// imitates all that fails anyway, but with the wrong error code. Podman does not tell standard error from standard
+/// output.
 fn is_foreign_program(failed: &FailedStep, exit_code: Option<i32>) -> bool {
     let line = failed.only_line().unwrap_or_default().to_ascii_lowercase();
-    let runtime = line.starts_with("exec ") || line.contains("exec user process caused: ");
+    let runtime = line.starts_with("exec ")
+        || line.contains("exec user process caused: ")
+        || line.starts_with("process exited with error: fork/exec ");
     runtime && line.ends_with(": exec format error") && matches!(exit_code, Some(1 | 255))
 }
 
-/// The exit code of the failed command, for builders that report it only in the text: the builder writes it at
-/// the end, after the command.
-fn exit_code(builder: Builder, reason: &str) -> Option<i32> {
-    let label = match builder {
-        Builder::BuildKit => "exit code: ",
-        Builder::Classic => "non-zero code: ",
-        Builder::Buildah => "exit status ",
+/// The reason without the step, which some builders repeat in it.
+fn without_step<'r>(builder: Builder, reason: &'r str, step: &str) -> &'r str {
+    let (_, instruction) = step.split_once("] ").unwrap_or_default();
+    if instruction.is_empty() {
+        return reason;
+    }
+    let rest = match builder {
+        Builder::BuildKit => None
+            .or_else(|| {
+                reason
+                    .strip_prefix("executor failed running [")?
+                    .rsplit_once("]: ")
+            })
+            .or_else(|| {
+                let rest = reason.strip_prefix("process \"")?;
+                rest.rsplit_once("\" did not complete successfully: ")
+            })
+            .map(|(_, rest)| rest),
+        Builder::Classic => None,
+        Builder::Buildah => {
+            let rest = reason.strip_prefix("error ").unwrap_or(reason);
+            let rest = rest.strip_prefix("building at STEP \"");
+            rest.and_then(|rest| rest.strip_prefix(instruction)?.strip_prefix("\": "))
+        }
     };
-    reason.trim_end().rsplit_once(label)?.1.parse().ok()
+    rest.unwrap_or(reason)
+}
+
+/// The exit code of the failed command, for builders that report it only in the text: the builder writes it at
+/// the end, after the command. Other failures end with a text of the Dockerfile, a registry or a server, and have another
+/// beginning.
+fn exit_code(builder: Builder, reason: &str) -> Option<i32> {
+    let (beginnings, label) = match builder {
+        // Before 0.9, and since.
+        Builder::BuildKit => (
+            &["executor failed running [", "process \""][..],
+            "exit code: ",
+        ),
+        Builder::Classic => (&["The command '"][..], "non-zero code: "),
+        Builder::Buildah => (
+            &["building at STEP \"RUN ", "error building at STEP \"RUN "][..],
+            "exit status ",
+        ),
+    };
+    // Podman quotes the instruction as it is written: run, too.
+    let starts_with = |text: &&str| {
+        let start = reason.get(..text.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(text))
+    };
+    let of_command = beginnings.iter().any(starts_with);
+    let (_, code) = reason.trim_end().rsplit_once(label)?;
+    code.parse().ok().filter(|_| of_command)
 }
 
 #[cfg(test)]
@@ -261,9 +307,25 @@ mod tests {
             ),
             (BuildKit, "failed to solve: alpine: not found", None),
             (
+                BuildKit,
+                "failed to authorize: the registry's own words: exit code: 5",
+                None,
+            ),
+            (
                 Classic,
                 "The command '/bin/sh -c echo exit code: 7; exit 3' returned a non-zero code: 3",
                 Some(3),
+            ),
+            (Classic, "Invalid signal: non-zero code: 5", None),
+            (
+                Buildah,
+                "building at STEP \"STOPSIGNAL exit status 5\": invalid signal: exit status 5",
+                None,
+            ),
+            (
+                Buildah,
+                "building at STEP \"run exit 4\": while running runtime: exit status 4",
+                Some(4),
             ),
             (
                 Buildah,
@@ -277,6 +339,64 @@ mod tests {
             ),
         ] {
             assert_eq!(exit_code(builder, reason), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_reason_does_not_repeat_the_step() {
+        use Builder::{BuildKit, Buildah, Classic};
+        let run = "[2/2] RUN echo \": \"; ./x";
+        for (builder, reason, step, expected) in [
+            (
+                BuildKit,
+                "executor failed running [/bin/sh -c echo \": \"; ./x]: runc died",
+                run,
+                "runc died",
+            ),
+            (
+                BuildKit,
+                "process \"/bin/sh -c echo \": \"; ./x\" did not complete successfully: killed",
+                run,
+                "killed",
+            ),
+            (
+                BuildKit,
+                "failed to compute cache key: \"/no\" not found",
+                "[2/2] COPY no /",
+                "failed to compute cache key: \"/no\" not found",
+            ),
+            (
+                Buildah,
+                "building at STEP \"COPY no /\": no items matching",
+                "[2/2] COPY no /",
+                "no items matching",
+            ),
+            (
+                Buildah,
+                "error building at STEP \"COPY no /\": no items matching",
+                "[2/2] COPY no /",
+                "no items matching",
+            ),
+            (
+                Buildah,
+                "building at STEP \"COPY other /\": no items matching",
+                "[2/2] COPY no /",
+                "building at STEP \"COPY other /\": no items matching",
+            ),
+            (
+                Classic,
+                "COPY failed: no",
+                "[2/2] COPY no /",
+                "COPY failed: no",
+            ),
+            (
+                Buildah,
+                "building at STEP \"\": x",
+                "",
+                "building at STEP \"\": x",
+            ),
+        ] {
+            assert_eq!(without_step(builder, reason, step), expected, "{reason}");
         }
     }
 
@@ -320,6 +440,12 @@ mod tests {
             Classic,
             &format!("unable to find image \"sha256:{id}\"")
         ));
+        // Older versions begin with "error".
+        for error in ["", "error "] {
+            let said = "checking if cached image exists from a previous build: getting top layer info: \
+                        layer not known";
+            assert!(lost(Buildah, &format!("{error}{said}")));
+        }
         for (builder, error) in [
             (
                 BuildKit,
@@ -338,6 +464,10 @@ mod tests {
                 "The command 'unable to find image \"sha256:\"' returned a non-zero code: 1",
             ),
             (Buildah, "duplicate output 0"),
+            (
+                Buildah,
+                "building at STEP \"RUN checking if cached image exists from a previous build: \": exit status 1",
+            ),
         ] {
             assert!(!lost(builder, error), "{error}");
         }
@@ -351,6 +481,7 @@ mod tests {
             "exec /bin/sh: exec format error",
             "exec container process `/prog`: Exec format error",
             "standard_init_linux.go:228: exec user process caused: exec format error",
+            "process exited with error: fork/exec /bin/sh: exec format error",
         ] {
             assert!(foreign(&[line], 1) && foreign(&[line], 255), "{line}");
             assert!(!foreign(&[line], 3), "{line}");

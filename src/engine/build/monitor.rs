@@ -45,6 +45,8 @@ pub(super) struct Outcome {
 struct Output {
     lines: u64,
     first_line: String,
+    /// Some of it is the command's standard output.
+    has_stdout: bool,
 }
 
 impl Output {
@@ -73,9 +75,9 @@ pub(super) struct FailedStep {
 }
 
 impl FailedStep {
-    /// The step's output, if it is a single line.
+    /// The step's output, if it is a single line, and not known to be from the command's standard output.
     pub(super) fn only_line(&self) -> Option<&str> {
-        (self.output.lines == 1).then_some(&self.output.first_line)
+        (self.output.lines == 1 && !self.output.has_stdout).then_some(&self.output.first_line)
     }
 }
 
@@ -188,8 +190,8 @@ impl<'a> BuildMonitor<'a> {
             self.tail.pop_front();
         }
         self.tail.push_back(line.clone());
-        if let Some(step) = step {
-            self.add_output(step.number, &line);
+        if let Some(output) = step.and_then(|step| self.output_of(step)) {
+            output.add(&line);
         }
         (self.emit)(Event {
             step: step.map(|step| step.number),
@@ -199,16 +201,23 @@ impl<'a> BuildMonitor<'a> {
         });
     }
 
-    fn add_output(&mut self, number: u32, line: &str) {
-        let running = self
-            .running
-            .iter_mut()
-            .find(|running| running.step.number == number);
-        match (running, &mut self.failed) {
-            (Some(running), _) => running.output.add(line),
+    /// The step's command has written to its standard output.
+    pub(super) fn stdout(&mut self, step: &Step) {
+        if let Some(output) = self.output_of(step) {
+            output.has_stdout = true;
+        }
+    }
+
+    fn output_of(&mut self, step: &Step) -> Option<&mut Output> {
+        let mut running = self.running.iter_mut();
+        match running.find(|running| running.step.number == step.number) {
+            Some(running) => Some(&mut running.output),
             // BuildKit may report the end of a step before its last lines.
-            (None, Some(failed)) if failed.number == number => failed.output.add(line),
-            _ => {}
+            None => {
+                let failed = self.failed.as_mut();
+                let failed = failed.filter(|failed| failed.number == step.number)?;
+                Some(&mut failed.output)
+            }
         }
     }
 
