@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use crate::cache::{disk, ownership};
 use crate::error::{Code, Error, Result};
 use crate::process::limits;
@@ -12,22 +14,28 @@ use crate::process::limits;
 /// O_NONBLOCK: opening a FIFO that somebody has put there must not block.
 pub(super) const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
-/// Opens a file for reading, if it exists and is this user's own.
-pub(super) fn open_own(path: &Path) -> Option<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(FLAGS)
-        .open(path)
-        .ok()
-        .filter(ownership::is_own_file)
+/// Opens a file for reading; `None` if it does not exist, or is not a regular file of this user's own. Any other error
+/// says nothing about the file: a process without free file descriptors must not take it for missing.
+pub(super) fn open_own(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new().read(true).custom_flags(FLAGS).open(path);
+    match file {
+        Ok(file) => Ok(Some(file).filter(ownership::is_own_file)),
+        Err(error) => match Errno::from_io_error(&error) {
+            // It does not exist; it is a link; it is a socket.
+            Some(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
-/// Reads a small file, if it exists and is this user's own.
-pub(super) fn read_own(path: &Path) -> Option<Vec<u8>> {
-    let file = open_own(path)?;
+/// Reads a small file, like [`open_own`].
+pub(super) fn read_own(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = open_own(path)? else {
+        return Ok(None);
+    };
     let mut text = Vec::new();
-    file.take(4096).read_to_end(&mut text).ok()?;
-    Some(text)
+    file.take(4096).read_to_end(&mut text)?;
+    Ok(Some(text))
 }
 
 /// Removes a file, a folder or a link, without following the link. It need not exist.

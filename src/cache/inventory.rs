@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::cache::files::{read_own, remove};
+use crate::cache::files::{failed, read_own, remove};
 use crate::cache::{Cache, TEMP_PREFIX, ownership};
 use crate::error::Result;
 use crate::names::reference::{CommitSha, is_short};
@@ -24,8 +24,8 @@ pub(crate) struct CacheEntry {
 }
 
 impl Cache {
-    /// Lists the trees, complete or not, under the names that this library gives. Skips links, and what belongs to
-    /// other users.
+    /// Lists the trees, complete or not, under the names that this library gives. Skips links, what belongs to other
+    /// users, and trees of which it cannot be read whether they are complete.
     pub(crate) fn entries(&self) -> Vec<CacheEntry> {
         let entries = self.with_prefix("").filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
@@ -46,6 +46,7 @@ impl Cache {
             }
             let commit = self
                 .marker(&short)
+                .ok()?
                 .filter(|_| temp.is_none())
                 .and_then(|marker| CommitSha::parse(&marker.commit))
                 .filter(|commit| commit.short() == short);
@@ -79,7 +80,9 @@ impl Cache {
     pub(crate) fn discard(&self, entry: &CacheEntry) -> Result<bool> {
         if entry.path == self.tree_path(&entry.short) {
             let marker = self.marker_path(&entry.short);
-            if entry.commit.is_none() && read_own(&marker).is_some_and(|text| !text.is_empty()) {
+            let text =
+                read_own(&marker).map_err(|error| failed(&marker, "cannot be read", &error))?;
+            if entry.commit.is_none() && text.is_some_and(|text| !text.is_empty()) {
                 return Ok(false);
             }
             // The marker first: a tree that is partly removed must not be marked complete.

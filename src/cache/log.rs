@@ -15,7 +15,7 @@ impl Cache {
     /// written by this library.
     pub(crate) fn log(&self, max: usize) -> Option<(PathBuf, SystemTime, Vec<u8>)> {
         let path = self.folder.join(LOG);
-        let file = open_own(&path)?;
+        let file = open_own(&path).ok()??;
         let found = file.metadata().ok()?;
         let mut text = Vec::new();
         file.take(max as u64).read_to_end(&mut text).ok()?;

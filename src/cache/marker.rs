@@ -48,8 +48,10 @@ impl Cache {
         self.folder.join(format!(".{short}.json"))
     }
 
-    pub(super) fn marker(&self, short: &str) -> Option<Marker> {
-        serde_json::from_slice(&read_own(&self.marker_path(short))?).ok()
+    /// Reads a marker; `None` if it does not exist or has another content.
+    pub(super) fn marker(&self, short: &str) -> io::Result<Option<Marker>> {
+        let text = read_own(&self.marker_path(short))?;
+        Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))
     }
 }
 

@@ -138,7 +138,10 @@ impl Cache {
             remove(&leftover.path())?;
         }
         let path = self.tree_path(commit.short());
-        let marker = self.marker(commit.short());
+        let marker_path = self.marker_path(commit.short());
+        let marker = self
+            .marker(commit.short())
+            .map_err(|error| failed(&marker_path, "cannot be read", &error))?;
         if let Some(marker) = marker.filter(|marker| marker.commit == commit.as_str())
             && ownership::is_own_folder(&path)
         {
@@ -148,7 +151,7 @@ impl Cache {
             }));
         }
         // The marker first: a tree that is partly removed must not be marked complete.
-        remove(&self.marker_path(commit.short()))?;
+        remove(&marker_path)?;
         remove(&path)?;
         Ok(None)
     }
@@ -212,6 +215,7 @@ fn temp_prefix(commit: &CommitSha) -> String {
 mod tests {
     use super::*;
 
+    use crate::error::Code;
     use crate::names::runtimes::known;
 
     pub(super) const SHORT: &str = "0123456789ab";
@@ -248,5 +252,41 @@ mod tests {
         let (own, other) = (left(SHORT), left("ba9876543210"));
         assert!(cache.tree(&commit()).unwrap().is_none());
         assert!(!own.exists() && other.exists());
+    }
+
+    /// Runs in a process of its own, because the limit is the process's.
+    #[test]
+    fn without_file_descriptors_a_complete_tree_is_not_taken_for_incomplete() {
+        use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+        use std::process::Command;
+
+        const NAME: &str =
+            "cache::tests::without_file_descriptors_a_complete_tree_is_not_taken_for_incomplete";
+        const CHILD: &str = "MOL_TEST_CHILD";
+        if std::env::var_os(CHILD).is_none() {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child
+                .args(["--exact", NAME, "--test-threads=1"])
+                .env(CHILD, "1");
+            let output = child.output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let entry = unmarked(&cache);
+        cache.mark_complete(&commit(), 1).unwrap();
+        let limit = getrlimit(Resource::Nofile);
+        let none = Rlimit {
+            current: Some(0),
+            ..limit
+        };
+        setrlimit(Resource::Nofile, none).unwrap();
+        let found = cache.tree(&commit()).map(drop);
+        let discarded = cache.discard(&entry);
+        setrlimit(Resource::Nofile, limit).unwrap();
+        assert_eq!(found.unwrap_err().code, Code::ProcessLimit);
+        assert_eq!(discarded.unwrap_err().code, Code::ProcessLimit);
+        assert!(cache.tree(&commit()).unwrap().is_some());
     }
 }

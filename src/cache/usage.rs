@@ -55,7 +55,10 @@ impl Cache {
 
     /// Whether a call has used the commit within the window, checked without changing anything (for dry runs).
     pub(crate) fn is_used(&self, short: &str, window: Option<Duration>) -> bool {
-        open_own(&self.used_path(short)).is_some_and(|file| last_use(&file, window).is_some())
+        match open_own(&self.used_path(short)) {
+            Ok(file) => file.is_some_and(|file| last_use(&file, window).is_some()),
+            Err(_) => true,
+        }
     }
 
     pub(super) fn used_path(&self, short: &str) -> PathBuf {
@@ -119,7 +122,7 @@ mod tests {
     }
 
     fn set_time(cache: &Cache, to: SystemTime) {
-        let file = open_own(&cache.used_path(SHORT)).unwrap();
+        let file = open_own(&cache.used_path(SHORT)).unwrap().unwrap();
         file.set_modified(to).unwrap();
     }
 

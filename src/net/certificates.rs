@@ -145,19 +145,19 @@ impl Found {
     }
 }
 
-/// All certificates of a file, of which each must be valid. The error completes "… cannot be used:".
-pub(crate) fn of_file(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let text = read(file, MAX_FILE).map_err(|error| error.to_string())?;
+/// All certificates of a file, of which each must be valid.
+pub(crate) fn of_file(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
+    let text = read(file, MAX_FILE)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    let certificates = certificates.map_err(|error| error.to_string())?;
+    let certificates = certificates.map_err(io::Error::other)?;
     match certificates.is_empty() {
-        true => Err("it contains no certificate".to_owned()),
+        true => Err(io::Error::other("it contains no certificate")),
         false => Ok(certificates),
     }
 }
 
 /// The private key in a file.
-pub(crate) fn key_of_file(file: &Path) -> Result<PrivateKeyDer<'static>, String> {
-    let text = Zeroizing::new(read(file, MAX_FILE).map_err(|error| error.to_string())?);
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| error.to_string())
+pub(crate) fn key_of_file(file: &Path) -> io::Result<PrivateKeyDer<'static>> {
+    let text = Zeroizing::new(read(file, MAX_FILE)?);
+    PrivateKeyDer::from_pem_slice(&text).map_err(io::Error::other)
 }
