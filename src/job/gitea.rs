@@ -145,7 +145,7 @@ pub(crate) async fn head(
 /// The repository's description; `None` if the server knows no such repository.
 async fn info(http: &Http, repository: &Repository) -> Result<Option<RepositoryInfo>> {
     let answer = http.get_api(&repository.api).await?;
-    if answer.status == StatusCode::NOT_FOUND && answer.body.is_some() {
+    if answer.status == StatusCode::NOT_FOUND {
         return Ok(None);
     }
     let body = expect_ok(&repository.api, answer, http.has_token())?;
@@ -170,7 +170,7 @@ async fn read_head(http: &Http, repository: &Repository, branch: &str) -> Result
     let url = branch_url(repository, branch);
     let answer = http.get_api(&url).await?;
     match (answer.status, &answer.body) {
-        (StatusCode::NOT_FOUND, Some(_)) => Ok(None),
+        (StatusCode::NOT_FOUND, _) => Ok(None),
         // Too large: it has the commit's message, more than once if the commit is signed.
         (StatusCode::OK, None) => head_of_ref(http, repository, branch).await,
         _ => head_from(branch, &url, answer, http.has_token()).map(Some),
@@ -182,8 +182,11 @@ async fn read_head(http: &Http, repository: &Repository, branch: &str) -> Result
 async fn head_of_ref(http: &Http, repository: &Repository, branch: &str) -> Result<Option<Head>> {
     let url = ref_url(repository, branch);
     let answer = http.get_api(&url).await?;
-    if answer.status == StatusCode::NOT_FOUND && answer.body.is_some() {
-        return Ok(None);
+    match (answer.status, &answer.body) {
+        (StatusCode::NOT_FOUND, _) => return Ok(None),
+        // Too large: hundreds of branches have names that begin like this one's.
+        (StatusCode::OK, None) => return head_of_tree(http, repository, branch).await.map(Some),
+        _ => {}
     }
     let found = match parse(&url, expect_ok(&url, answer, http.has_token())?)? {
         References::One(Object(found)) => vec![found],
@@ -199,6 +202,23 @@ async fn head_of_ref(http: &Http, repository: &Repository, branch: &str) -> Resu
         branch: branch.to_owned(),
         commit,
     }))
+}
+
+/// The head, by a request whose answer has neither messages nor other branches: the first file of the branch. Its
+/// `sha` is the commit that the name stands for (`services/repository/files/tree.go`), not its tree's id as in GitHub's
+/// API. So it is the last that is tried.
+async fn head_of_tree(http: &Http, repository: &Repository, branch: &str) -> Result<Head> {
+    let mut url = repository.api.clone();
+    let name = format!("refs/heads/{branch}");
+    let name = utf8_percent_encode(&name, SEGMENT);
+    url.set_path(&format!("{}/git/trees/{name}", url.path()));
+    url.set_query(Some("per_page=1"));
+    let answer = http.get_api(&url).await?;
+    let Object(tree): Object<Target> = parse(&url, expect_ok(&url, answer, http.has_token())?)?;
+    Ok(Head {
+        branch: branch.to_owned(),
+        commit: commit_id(&url, "sha", &tree.sha)?,
+    })
 }
 
 pub(crate) fn head_from(branch: &str, url: &Url, answer: Answer, has_token: bool) -> Result<Head> {
@@ -323,14 +343,13 @@ pub(crate) fn says(reason: &str) -> String {
     }
 }
 
-/// The body of a 200, or the error that another status stands for.
+/// The body of a 200, or the error that another status stands for, however large its page is.
 fn expect_ok(url: &Url, answer: Answer, has_token: bool) -> Result<bytes::Bytes> {
     let (status, retry, says) = (answer.status, answer.retry, says(&answer.reason));
-    let Some(body) = answer.body else {
-        return Err(bad(url, &format!("it is larger than {MAX_ANSWER} bytes")));
-    };
     match status.as_u16() {
-        200 => Ok(body),
+        200 => answer
+            .body
+            .ok_or_else(|| bad(url, &format!("it is larger than {MAX_ANSWER} bytes"))),
         401 | 403 => Err(
             Error::new(Code::Auth, format!("{url} refuses access ({status}){says}"))
                 .hint(access_hint(status, has_token)),

@@ -208,7 +208,7 @@ impl Http {
         }
         let reason = match media_type(response.headers()) {
             Some(kind) if kind.eq_ignore_ascii_case(b"application/json") => {
-                let refusal = serde_json::from_slice(body).ok();
+                let refusal = serde_json::from_str(&String::from_utf8_lossy(body)).ok();
                 refusal.map_or_else(String::new, |Refusal { message }| message)
             }
             Some(kind) if kind.eq_ignore_ascii_case(b"text/plain") => {

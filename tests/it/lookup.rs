@@ -292,6 +292,27 @@ fn a_long_commit_message_does_not_fail_the_lookup() {
 }
 
 #[test]
+fn a_long_commit_message_among_hundreds_of_branches_does_not_fail_the_lookup() {
+    for branch in ["main", "feature/größe#1"] {
+        let env = TestEnv::new();
+        let repository = env.server.template("hermes");
+        let files = dockerfile(PLAIN);
+        let message = "A long message.\n".repeat(10_000);
+        let commit = json!({ "branch": branch, "message": message, "files": files });
+        let sha = env.server.commit_as(&repository, commit);
+        let branches: String = (0..500)
+            .map(|number| format!("{sha} refs/heads/{branch}-{number}\n"))
+            .collect();
+        let folder = env.server.bare_repository("hermes");
+        std::fs::write(folder.join("packed-refs"), branches).unwrap();
+        let client = env.client_with(&[(OptionName::Branch, branch)]);
+        assert_eq!(client.ensure("hermes").unwrap().commit_sha, sha);
+        let requests = env.server.requests();
+        assert_eq!(of_service(&requests, "api").len(), 3, "{requests:?}");
+    }
+}
+
+#[test]
 fn a_branch_with_only_the_same_prefix_is_not_built() {
     let env = TestEnv::new();
     let repository = env.server.template("hermes");
@@ -479,11 +500,24 @@ fn an_endless_response_is_refused() {
 }
 
 #[test]
-fn an_endless_error_response_is_refused() {
+fn an_error_status_counts_whatever_the_size_of_its_page() {
     let env = TestEnv::new();
-    for status in [401, 404, 500] {
-        let error = lookup_error(&env, json!({ "status": status, "endless": true }));
-        assert_eq!(error.code, Code::BadResponse, "{status}: {error:?}");
+    for (status, code) in [
+        (401, Code::Auth),
+        (403, Code::Auth),
+        (404, Code::RepoNotFound),
+        (429, Code::GiteaUnreachable),
+        (502, Code::GiteaUnreachable),
+    ] {
+        for size in [
+            json!({ "endless": true }),
+            json!({ "body": " ", "body_repeat": 70_000 }),
+        ] {
+            let mut fault = size;
+            fault["status"] = json!(status);
+            let error = lookup_error(&env, fault);
+            assert_eq!(error.code, code, "{status}: {error:?}");
+        }
     }
 }
 

@@ -262,6 +262,13 @@ pub fn successes(server: &Server<'_>) {
         assert_eq!(job.env.engine.read(&image.reference, "content"), branch);
     }
 
+    // And if there are hundreds of these.
+    for number in 0..300 {
+        server.branch(&name, &format!("main-{number}"), &sha);
+    }
+    let image = Job::new(server, &As::Anonymous).ensure("langgraph");
+    assert_eq!(image.commit_sha, sha);
+
     // LFS pointers and .gitmodules are checked out unchanged.
     let pointer = "version https://git-lfs.github.com/spec/v1\n\
          oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";

@@ -96,6 +96,8 @@ fn responses(record: &mut Record, place: &Place) {
         &anonymous,
         200,
     );
+    let tree = api("hermes", "/git/trees/refs%2Fheads%2Fmain?per_page=1");
+    request("tree", (public, "anonymous"), &tree, &anonymous, 200);
     let commit = |id: &str| {
         api(
             "hermes",

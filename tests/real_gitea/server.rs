@@ -232,25 +232,23 @@ impl<'p> Server<'p> {
         head
     }
 
+    /// Creates a branch, without telling the server.
+    pub fn branch(&self, repository: &str, branch: &str, commit: &str) {
+        let name = format!("refs/heads/{branch}");
+        self.git(repository, &["update-ref", &name, commit]);
+    }
+
     /// Removes the unreachable commits of a repository, as Gitea's cron jobs eventually do.
     pub fn prune(&self, repository: &str) {
+        self.git(repository, &["reflog", "expire", "--expire=now", "--all"]);
+        self.git(repository, &["gc", "--quiet", "--prune=now"]);
+    }
+
+    /// Runs git in the server's own folder of a repository.
+    fn git(&self, repository: &str, arguments: &[&str]) {
         let folder = self.folder().join("data/gitea-repositories");
         let folder = folder.join(format!("{repository}.git"));
-        git(
-            &folder,
-            &[
-                "-c",
-                "safe.directory=*",
-                "reflog",
-                "expire",
-                "--expire=now",
-                "--all",
-            ],
-        );
-        git(
-            &folder,
-            &["-c", "safe.directory=*", "gc", "--quiet", "--prune=now"],
-        );
+        git(&folder, &[&["-c", "safe.directory=*"], arguments].concat());
     }
 }
 

@@ -170,6 +170,24 @@ type apiReference struct {
 	Object *apiObject `json:"object"`
 }
 
+type apiTree struct {
+	SHA        string         `json:"sha"`
+	URL        string         `json:"url"`
+	Tree       []apiTreeEntry `json:"tree"`
+	Truncated  bool           `json:"truncated"`
+	Page       int            `json:"page"`
+	TotalCount int            `json:"total_count"`
+}
+
+type apiTreeEntry struct {
+	Path string `json:"path"`
+	Mode string `json:"mode"`
+	Type string `json:"type"`
+	Size int64  `json:"size"`
+	SHA  string `json:"sha"`
+	URL  string `json:"url"`
+}
+
 // apiNotFound has its keys in the order in which Gitea sends them.
 type apiNotFound struct {
 	Errors  []string `json:"errors"`
@@ -203,6 +221,7 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, route requestR
 	branch, isBranch := strings.CutPrefix(route.rest, "/branches/")
 	ref, isRef := strings.CutPrefix(route.rest, "/git/refs/")
 	commit, isCommit := strings.CutPrefix(route.rest, "/git/commits/")
+	tree, isTree := strings.CutPrefix(route.rest, "/git/trees/")
 	switch {
 	case route.rest == "" || route.rest == "/":
 		s.answerRepository(w, repo)
@@ -212,6 +231,8 @@ func (s *Server) serveAPI(w http.ResponseWriter, r *http.Request, route requestR
 		s.answerReferences(w, repo, "refs/"+ref)
 	case isCommit:
 		s.answerCommit(w, repo, commit)
+	case isTree:
+		s.answerTree(w, repo, tree)
 	default:
 		s.answerNotFound(w, notFound)
 	}
@@ -251,6 +272,21 @@ func (s *Server) answerCommit(w http.ResponseWriter, repo *repository, sha strin
 		URL string `json:"url"`
 		SHA string `json:"sha"`
 	}{url, sha})
+}
+
+// answerTree answers with the first file of a branch, and with the commit that the branch's name stands for.
+func (s *Server) answerTree(w http.ResponseWriter, repo *repository, ref string) {
+	tree, err := repo.tree(ref)
+	if err != nil {
+		s.answer(w, http.StatusBadRequest, s.apiError("sha not found ["+ref+"]"))
+		return
+	}
+	api := s.URL() + "/api/v1/repos/" + repo.org + "/" + repo.name + "/git/"
+	tree.first.URL = api + "blobs/" + tree.first.SHA
+	s.answer(w, http.StatusOK, &apiTree{
+		SHA: tree.commit, URL: api + "trees/" + tree.commit,
+		Tree: []apiTreeEntry{tree.first}, Page: 1, TotalCount: tree.files,
+	})
 }
 
 func (s *Server) answerRepository(w http.ResponseWriter, repo *repository) {

@@ -46,7 +46,7 @@ var notPlayed = []string{
 func TestAnswersMatchRecordedGitea(t *testing.T) {
 	const right, wrong = giteaToken, "0123456789abcdef"
 	cases := map[string]played{
-		"branch": {}, "repository": {}, "references": {}, "commit": {}, "git": {},
+		"branch": {}, "repository": {}, "references": {}, "tree": {}, "commit": {}, "git": {},
 		"missing_branch": {}, "missing_reference": {}, "missing_commit": {},
 		"empty": {}, "empty_branch": {}, "missing": {}, "missing_git": {},
 		"missing_token_git": {token: true, send: right},

@@ -271,6 +271,34 @@ func (r *repository) references(prefix string) ([]reference, error) {
 	return found, nil
 }
 
+// tree is the files of a commit, of which only the first is known.
+type tree struct {
+	commit string
+	files  int
+	first  apiTreeEntry
+}
+
+// tree returns the files of a ref's commit.
+func (r *repository) tree(ref string) (tree, error) {
+	commit, err := git(r.dir, nil, "rev-parse", "--verify", "--end-of-options", ref+"^{commit}")
+	if err != nil {
+		return tree{}, err
+	}
+	out, err := git(r.dir, nil, "ls-tree", "--long", strings.TrimSpace(string(commit)))
+	if err != nil {
+		return tree{}, err
+	}
+	entries := strings.Split(strings.TrimSpace(string(out)), "\n")
+	details, path, _ := strings.Cut(entries[0], "\t")
+	fields := strings.Fields(details)
+	if len(fields) != 4 {
+		return tree{}, fmt.Errorf("%s: no files", ref)
+	}
+	size, _ := strconv.ParseInt(fields[3], 10, 64) // "-" for a folder
+	first := apiTreeEntry{Path: path, Mode: fields[0], Type: fields[1], SHA: fields[2], Size: size}
+	return tree{strings.TrimSpace(string(commit)), len(entries), first}, nil
+}
+
 var fullID = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 func (r *repository) hasCommit(sha string) bool {
