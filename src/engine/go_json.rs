@@ -11,10 +11,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-/// A JSON value. Numbers and arrays are never needed, and become [`Json::Other`].
+/// How deep objects are nested that are read. Docker's files have three levels.
+const MAX_DEPTH: usize = 8;
+
+/// A JSON value. Numbers, arrays and objects in more than [`MAX_DEPTH`] others are never needed, and become
+/// [`Json::Other`]: only their syntax is checked, so a number may have any size.
 #[derive(Debug)]
 pub(super) enum Json {
     Null,
@@ -53,7 +58,8 @@ pub(super) fn first(text: &[u8]) -> Result<Option<Json>, Malformed> {
         return Err(Malformed::ByteOrderMark);
     }
     let text = Zeroizing::new(replaced(text).into_owned());
-    Json::deserialize(&mut serde_json::Deserializer::from_str(&text))
+    <&RawValue>::deserialize(&mut serde_json::Deserializer::from_str(&text))
+        .and_then(|raw| value(raw, 0))
         .map(Some)
         .map_err(|error| Malformed::At(error.line(), error.column()))
 }
@@ -190,55 +196,46 @@ fn lone_surrogates(text: &str) -> Vec<usize> {
     alone
 }
 
-impl<'de> Deserialize<'de> for Json {
+/// A value whose syntax was checked.
+fn value(raw: &RawValue, depth: usize) -> serde_json::Result<Json> {
+    let text = raw.get();
+    Ok(match text.as_bytes().first() {
+        Some(b'n') => Json::Null,
+        Some(b't' | b'f') => Json::Bool(text == "true"),
+        Some(b'"') => Json::Text(Zeroizing::new(serde_json::from_str(text)?)),
+        Some(b'{') if depth < MAX_DEPTH => {
+            let Fields(fields) = serde_json::from_str(text)?;
+            let fields = fields.into_iter();
+            let fields = fields.map(|(key, raw)| Ok((key, value(raw, depth + 1)?)));
+            Json::Object(fields.collect::<serde_json::Result<_>>()?)
+        }
+        _ => Json::Other,
+    })
+}
+
+/// The fields of an object in the order of the text, with duplicate keys.
+struct Fields<'t>(Vec<(String, &'t RawValue)>);
+
+impl<'de> Deserialize<'de> for Fields<'de> {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         struct Reader;
 
         impl<'de> Visitor<'de> for Reader {
-            type Value = Json;
+            type Value = Fields<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a value")
+                f.write_str("an object")
             }
 
-            fn visit_unit<E>(self) -> Result<Json, E> {
-                Ok(Json::Null)
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
-                Ok(Json::Bool(value))
-            }
-
-            fn visit_i64<E>(self, _: i64) -> Result<Json, E> {
-                Ok(Json::Other)
-            }
-
-            fn visit_u64<E>(self, _: u64) -> Result<Json, E> {
-                Ok(Json::Other)
-            }
-
-            fn visit_f64<E>(self, _: f64) -> Result<Json, E> {
-                Ok(Json::Other)
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Json, E> {
-                Ok(Json::Text(Zeroizing::new(text.to_owned())))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Json, A::Error> {
-                while list.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Json::Other)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Json, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
                 let mut fields = Vec::new();
                 while let Some(field) = map.next_entry()? {
                     fields.push(field);
                 }
-                Ok(Json::Object(fields))
+                Ok(Fields(fields))
             }
         }
-        from.deserialize_any(Reader)
+        from.deserialize_map(Reader)
     }
 }
 
@@ -305,6 +302,27 @@ mod tests {
             };
             let shown = String::from_utf8_lossy(&text);
             assert_eq!(fields(&text), want, "{shown:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_needed_may_have_any_size_and_depth() {
+        let deep = format!("{}{}", r#"{"a":"#.repeat(5_000), "1");
+        let deep = deep + &"}".repeat(5_000);
+        for unknown in [
+            "1e999",
+            "-1e-999",
+            &"9".repeat(400),
+            &deep,
+            &format!("[{deep}]"),
+        ] {
+            for text in [
+                format!(r#"{{"x":{unknown},"credsStore":"a"}}"#),
+                format!(r#"{{"auths":{{"r":{{"x":{unknown}}}}},"credsStore":"a"}}"#),
+            ] {
+                let json = first(text.as_bytes()).unwrap().unwrap();
+                assert_eq!(json.text("credsStore"), Ok("a"));
+            }
         }
     }
 

@@ -27,9 +27,6 @@ const MAX_DOUBLE_STARS: usize = 2;
 /// Upper bound of the patterns with two `**`.
 const MAX_WITH_TWO: usize = 100;
 
-/// Some editors on Windows put it in front of UTF-8.
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
-
 /// The attributes that convert a file (gitattributes(5)).
 pub(super) const CONVERTING: [&str; 5] = ["text", "crlf", "eol", "ident", "working-tree-encoding"];
 
@@ -89,7 +86,7 @@ pub(super) fn attribute_files(
             content.extend_from_slice(piece);
             Ok(())
         })?;
-        if content.starts_with(BYTE_ORDER_MARK) || content.contains(&0) {
+        if may_begin_with_mark(&content) || content.contains(&0) {
             corrected.insert(entry.id);
         }
         for line in content.lines() {
@@ -108,6 +105,12 @@ pub(super) fn attribute_files(
         }
     }
     Ok(corrected)
+}
+
+/// Whether gix may take the beginning of a file for a byte order mark. Besides that of UTF-8, which some editors on
+/// Windows write, it knows ten others: that of UTF-7 begins with `+`, that of SCSU with 0x0e, all others with no ASCII.
+fn may_begin_with_mark(content: &[u8]) -> bool {
+    matches!(content.first(), Some(b'+' | 0x0e | 0x80..))
 }
 
 /// The objects for gix, with attribute files corrected so that gix reads what git reads.
@@ -154,9 +157,9 @@ impl gix::objs::Find for Objects {
         buffer.clear();
         // git reads the file as a C string, up to the first NUL.
         let data = data.split(|byte| *byte == 0).next().unwrap_or_default();
-        if data.starts_with(BYTE_ORDER_MARK) {
-            // gix skips it at the beginning of a file. git does so for a file in the worktree, but not in a checkout
-            // (attr.c): there it is part of the first pattern. After an empty line gix keeps it too.
+        if may_begin_with_mark(data) {
+            // gix skips it at the beginning of a file. git does so with that of UTF-8 for a file in the worktree, but not
+            // in a checkout (attr.c): there it is part of the first pattern. After an empty line gix keeps it too.
             buffer.push(b'\n');
         }
         let lines = data.lines_with_terminator();

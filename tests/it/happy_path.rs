@@ -327,6 +327,10 @@ fn gitattributes_with_bom_or_crlf_apply_as_in_a_git_clone() {
         format!("{MARK}\"*.txt\" text eol=crlf\n"),
         format!("{ALL}*.txt{MARK} -text\n"),
         format!("a.txt {MARK}text eol=crlf\n"),
+        // The mark of UTF-7, and what only begins like it.
+        format!("+/v8{ALL}"),
+        format!("+/v9{ALL}b.txt text eol=crlf\n"),
+        format!("+b.txt text eol=crlf\n{ALL}"),
         // CRLF, and a lone CR.
         "*.txt text eol=crlf\r\nb.txt -text\r\n".to_owned(),
         "*.txt text\reol=crlf\n".to_owned(),

@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_only_newer_docker_accepts_are_accepted() {
+    fn addresses_that_docker_refuses_or_reads_otherwise_are_accepted() {
         for (value, shown) in [
             ("/run/engine.sock", "unix:///run/engine.sock"),
             ("[::1]", "tcp://[::1]:2375"),

@@ -11,21 +11,28 @@ impl<'a> Refusal<'a> {
 
     /// The length of the packet that the text begins with, those digits included.
     fn length(text: &[u8]) -> Option<usize> {
-        let digits = str::from_utf8(text.get(..Self::LENGTH)?).ok()?;
+        let digits = text.get(..Self::LENGTH)?;
+        let digits = str::from_utf8(digits).ok().filter(|_| is_hex(digits))?;
         usize::from_str_radix(digits, 16).ok()
     }
 
     /// Whether the text may be the beginning of a refusal that is not complete yet. A packet has at most 64 KiB.
     pub(super) fn may_begin(text: &[u8]) -> bool {
-        let mark = text.get(Self::LENGTH..).unwrap_or_default();
+        let Some((digits, mark)) = text.split_at_checked(Self::LENGTH) else {
+            return is_hex(text);
+        };
         let matches = mark.starts_with(Self::MARK) || Self::MARK.starts_with(mark);
-        matches && Self::length(text).is_none_or(|length| text.len() < length)
+        matches && Self::length(digits).is_some_and(|length| text.len() < length)
     }
 
     pub(super) fn read(text: &'a [u8]) -> Option<Self> {
         let packet = text.get(Self::LENGTH..Self::length(text)?)?;
         packet.strip_prefix(Self::MARK).map(Self)
     }
+}
+
+fn is_hex(text: &[u8]) -> bool {
+    text.iter().all(u8::is_ascii_hexdigit)
 }
 
 #[cfg(test)]
@@ -43,6 +50,7 @@ mod tests {
             ("000cERR whole", Some("whol")),
             ("0010ERR cut", None),
             ("zzzzERR odd", None),
+            ("+00fERR odd", None),
             ("ERR bare", None),
             ("0003ERR x", None),
             ("", None),
@@ -67,6 +75,10 @@ mod tests {
             ("0008NAK\n", false),
             ("0000", false),
             ("0001000D", false),
+            ("PACK", false),
+            ("zz", false),
+            ("zzzzERR odd", false),
+            ("+fffERR odd", false),
         ] {
             assert_eq!(Refusal::may_begin(answer.as_bytes()), waits, "{answer}");
         }
