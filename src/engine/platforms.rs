@@ -51,10 +51,7 @@ impl Engine {
         };
         let endpoint = &self.endpoint;
         let (os, arch) = platform.os_arch();
-        if !platforms
-            .iter()
-            .any(|(o, a)| o == os && (a == arch || runs_natively(a, arch)))
-        {
+        if !platforms.iter().any(|(o, a)| o == os && runs(a, arch)) {
             return Err(Error::new(
                 Code::PlatformUnsupported,
                 format!(
@@ -64,7 +61,7 @@ impl Engine {
             )
             .hint(unsupported_hint(platform)));
         }
-        if !runs_natively(native.split('/').nth(1).unwrap_or_default(), arch) {
+        if !runs(native.split('/').nth(1).unwrap_or_default(), arch) {
             emit(Event::warning(
                 format!(
                     "the engine at {endpoint} runs {native} and emulates {platform}: this will be slow"
@@ -142,8 +139,34 @@ pub(super) fn unsupported_hint(platform: &Platform) -> String {
     }
 }
 
-/// Whether an architecture natively runs a 32-bit one. BuildKit may omit the 32-bit one from its list (with the
-/// containerd image store), as containerd's `platforms.Only` implies it.
-fn runs_natively(arch: &str, arch_32_bit: &str) -> bool {
-    matches!((arch, arch_32_bit), ("amd64", "386") | ("arm64", "arm"))
+/// Whether an architecture natively runs programs for another one: the same, or its 32-bit one. BuildKit may omit the
+/// 32-bit one from its list (with the containerd image store), as containerd's `platforms.Only` implies it.
+fn runs(arch: &str, other: &str) -> bool {
+    arch == other || matches!((arch, other), ("amd64", "386") | ("arm64", "arm"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::runs;
+
+    #[test]
+    fn an_architecture_runs_itself_and_its_32_bit_one() {
+        for (arch, other) in [
+            ("amd64", "amd64"),
+            ("amd64", "386"),
+            ("arm64", "arm"),
+            ("riscv64", "riscv64"),
+        ] {
+            assert!(runs(arch, other), "{arch} {other}");
+        }
+        for (arch, other) in [
+            ("386", "amd64"),
+            ("arm", "arm64"),
+            ("amd64", "arm"),
+            ("arm64", "386"),
+            ("ppc64le", "ppc64"),
+        ] {
+            assert!(!runs(arch, other), "{arch} {other}");
+        }
+    }
 }

@@ -58,8 +58,23 @@ impl Platform {
     /// The platform of the images that the registry serves.
     pub const DEFAULT: &'static str = "linux/amd64";
 
-    /// Accepts `os/arch[/variant]` in lower case.
+    /// Accepts `os/arch[/variant]` in lower case. Like docker, it also knows other names of some architectures, such as
+    /// `x86_64` (containerd, `platforms.Normalize`).
     pub fn parse(text: &str) -> Option<Self> {
+        const OTHER_NAMES: [(&str, &str); 6] = [
+            ("aarch64", "arm64"),
+            ("x86_64", "amd64"),
+            ("x86-64", "amd64"),
+            ("i386", "386"),
+            ("armhf", "arm/v7"),
+            ("armel", "arm/v6"),
+        ];
+        let name = text.split_once('/').and_then(|(os, arch)| {
+            let mut names = OTHER_NAMES.iter();
+            let (_, ours) = names.find(|(theirs, _)| *theirs == arch)?;
+            Some(format!("{os}/{ours}"))
+        });
+        let text = name.as_deref().unwrap_or(text);
         let part = |p: &str| {
             !p.is_empty()
                 && p.len() <= 32
@@ -487,6 +502,16 @@ mod tests {
     fn platforms_have_two_or_three_lower_case_parts() {
         for text in ["linux/amd64", "linux/arm/v7"] {
             assert_eq!(Platform::parse(text).unwrap().as_str(), text);
+        }
+        for (text, platform) in [
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/x86_64", "linux/amd64"),
+            ("linux/x86-64", "linux/amd64"),
+            ("linux/i386", "linux/386"),
+            ("linux/armhf", "linux/arm/v7"),
+            ("linux/armel", "linux/arm/v6"),
+        ] {
+            assert_eq!(Platform::parse(text).unwrap().as_str(), platform);
         }
         for text in [
             "",
