@@ -284,8 +284,8 @@ fn foreign_images_and_incomplete_trees_do_not_count_as_newest() {
 fn an_image_removed_by_another_client_is_not_counted_as_freed() {
     let env = TestEnv::new();
     let hermes = built(&env, &env.client(), &env.engine, "hermes", 2);
-    let not_found =
-        "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    let not_found = "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 30\r\n\r\n\
+                     {\"message\":\"No such image: x\"}";
     let proxy = Proxy::start(&env.engine, env.scratch(), move |line| {
         match line.starts_with("DELETE ") {
             true => Handling::Answer(not_found.as_bytes().to_vec(), End::Stay),
