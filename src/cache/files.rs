@@ -14,15 +14,15 @@ use crate::process::limits;
 /// O_NONBLOCK: opening a FIFO that somebody has put there must not block.
 pub(super) const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
 
-/// Opens a file for reading; `None` if it does not exist, or is not a regular file of this user's own. Any other error
-/// says nothing about the file: a process without free file descriptors must not take it for missing.
+/// Opens a file for reading; `None` if it does not exist, or is not a regular file of this user's own that can be read.
+/// Any other error says nothing about the file: a process without free file descriptors must not take it for missing.
 pub(super) fn open_own(path: &Path) -> io::Result<Option<File>> {
     let file = OpenOptions::new().read(true).custom_flags(FLAGS).open(path);
     match file {
         Ok(file) => Ok(Some(file).filter(ownership::is_own_file)),
         Err(error) => match Errno::from_io_error(&error) {
-            // It does not exist; it is a link; it is a socket.
-            Some(Errno::NOENT | Errno::LOOP | Errno::NXIO) => Ok(None),
+            // It does not exist; it is a link; it is a socket; it is another user's.
+            Some(Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::ACCESS) => Ok(None),
             _ => Err(error),
         },
     }

@@ -80,10 +80,12 @@ impl Cache {
     pub(crate) fn discard(&self, entry: &CacheEntry) -> Result<bool> {
         if entry.path == self.tree_path(&entry.short) {
             let marker = self.marker_path(&entry.short);
-            let text =
-                read_own(&marker).map_err(|error| failed(&marker, "cannot be read", &error))?;
-            if entry.commit.is_none() && text.is_some_and(|text| !text.is_empty()) {
-                return Ok(false);
+            if entry.commit.is_none() {
+                let text = read_own(&marker);
+                let text = text.map_err(|error| failed(&marker, "cannot be read", &error))?;
+                if text.is_some_and(|text| !text.is_empty()) {
+                    return Ok(false);
+                }
             }
             // The marker first: a tree that is partly removed must not be marked complete.
             remove(&marker)?;

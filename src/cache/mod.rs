@@ -270,6 +270,8 @@ mod tests {
                 .env(CHILD, "1");
             let output = child.output().unwrap();
             assert!(output.status.success(), "{output:?}");
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(said.contains("1 passed"), "{said}");
             return;
         }
         let root = tempfile::tempdir().unwrap();

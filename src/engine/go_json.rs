@@ -15,10 +15,10 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-/// How deep objects are nested that are read. Docker's files have three levels.
+/// How many levels of objects are read. Docker's files have three.
 const MAX_DEPTH: usize = 8;
 
-/// A JSON value. Numbers, arrays and objects in more than [`MAX_DEPTH`] others are never needed, and become
+/// A JSON value. Numbers, arrays and objects below [`MAX_DEPTH`] levels are never needed, and become
 /// [`Json::Other`]: only their syntax is checked, so a number may have any size.
 #[derive(Debug)]
 pub(super) enum Json {

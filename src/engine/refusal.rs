@@ -17,8 +17,8 @@ pub(super) struct Refusal {
     /// The HTTP status.
     pub(super) status: u16,
     pub(super) message: String,
-    /// The answer is JSON as the engine writes it. What is in between may have written it too.
-    pub(super) is_engines: bool,
+    /// The answer is JSON, as the engine writes it. A proxy can imitate it.
+    pub(super) has_engine_form: bool,
     /// The request was to upgrade the connection.
     pub(super) upgrade: bool,
 }
@@ -31,19 +31,19 @@ impl Refusal {
         response: Response<Incoming>,
     ) -> Result<Self, hyper::Error> {
         let (head, body) = response.into_parts();
-        let (message, is_engines) = reason(head.status, &head.headers, body).await?;
+        let (message, has_engine_form) = reason(head.status, &head.headers, body).await?;
         Ok(Self {
             request,
             status: head.status.as_u16(),
             message,
-            is_engines,
+            has_engine_form,
             upgrade,
         })
     }
 
-    /// The engine itself says that it has no such image.
+    /// The engine itself says that it does not have the image, or what else was requested.
     pub(super) fn is_not_found(&self) -> bool {
-        self.status == 404 && self.is_engines
+        self.status == 404 && self.has_engine_form
     }
 
     /// What to do next.
@@ -51,7 +51,7 @@ impl Refusal {
         let request = &self.request;
         // The engine itself answers 400, 404 and 500, but never refuses an upgrade.
         let in_between = self.upgrade
-            || !self.is_engines
+            || !self.has_engine_form
             || matches!(self.status, 401 | 403 | 405 | 407 | 421 | 501);
         if !in_between {
             return "read the engine's log".to_owned();
@@ -102,16 +102,17 @@ async fn reason(
     struct Reason {
         message: String,
     }
-    let body = match read_body(body, MAX_REFUSAL).await {
-        Ok(body) => body,
-        Err(BodyError::Broken(error)) => return Err(error),
-        Err(_) => Vec::new(),
-    };
     let kind = headers
         .get(CONTENT_TYPE)
         .map_or(&b""[..], |value| value.as_bytes());
+    let is_json = kind.to_ascii_lowercase().starts_with(b"application/json");
+    let (body, too_large) = match read_body(body, MAX_REFUSAL).await {
+        Ok(body) => (body, false),
+        Err(BodyError::Broken(error)) => return Err(error),
+        Err(_) => (Vec::new(), true),
+    };
     let reason = serde_json::from_slice::<Reason>(&body);
-    let is_engines = reason.is_ok();
+    let has_engine_form = reason.is_ok() || (too_large && is_json);
     let text = match reason {
         Ok(reason) => reason.message,
         // A page for a browser: the status is enough.
@@ -128,7 +129,7 @@ async fn reason(
             .to_owned(),
         (text, _) => text.to_owned(),
     };
-    Ok((text, is_engines))
+    Ok((text, has_engine_form))
 }
 
 #[cfg(test)]
@@ -149,11 +150,11 @@ mod tests {
 
     #[test]
     fn the_hint_for_a_proxy_names_the_request_to_allow() {
-        let refused = |status, upgrade, is_engines| Refusal {
+        let refused = |status, upgrade, has_engine_form| Refusal {
             request: "POST /session".to_owned(),
             status,
             message: String::new(),
-            is_engines,
+            has_engine_form,
             upgrade,
         };
         let hint = |status, upgrade| refused(status, upgrade, true).hint();

@@ -108,7 +108,8 @@ pub(super) fn attribute_files(
 }
 
 /// Whether gix may take the beginning of a file for a byte order mark. Besides that of UTF-8, which some editors on
-/// Windows write, it knows ten others: that of UTF-7 begins with `+`, that of SCSU with 0x0e, all others with no ASCII.
+/// Windows write, it knows ten others: that of UTF-7 begins with `+`, that of SCSU with 0x0e, the others with a byte that
+/// is not ASCII, or with a NUL, at which git ends the file.
 fn may_begin_with_mark(content: &[u8]) -> bool {
     matches!(content.first(), Some(b'+' | 0x0e | 0x80..))
 }

@@ -58,23 +58,11 @@ impl Platform {
     /// The platform of the images that the registry serves.
     pub const DEFAULT: &'static str = "linux/amd64";
 
-    /// Accepts `os/arch[/variant]` in lower case. Like docker, it also knows other names of some architectures, such as
-    /// `x86_64` (containerd, `platforms.Normalize`).
+    /// Accepts `os/arch[/variant]` in lower case, with Go's names of architectures.
     pub fn parse(text: &str) -> Option<Self> {
-        const OTHER_NAMES: [(&str, &str); 6] = [
-            ("aarch64", "arm64"),
-            ("x86_64", "amd64"),
-            ("x86-64", "amd64"),
-            ("i386", "386"),
-            ("armhf", "arm/v7"),
-            ("armel", "arm/v6"),
-        ];
-        let name = text.split_once('/').and_then(|(os, arch)| {
-            let mut names = OTHER_NAMES.iter();
-            let (_, ours) = names.find(|(theirs, _)| *theirs == arch)?;
-            Some(format!("{os}/{ours}"))
-        });
-        let text = name.as_deref().unwrap_or(text);
+        if Self::usual_arch(text).is_some() {
+            return None;
+        }
         let part = |p: &str| {
             !p.is_empty()
                 && p.len() <= 32
@@ -85,6 +73,19 @@ impl Platform {
         (matches!(parts.len(), 2 | 3) && parts.iter().all(|p| part(p))).then(|| Self {
             text: text.to_owned(),
         })
+    }
+
+    /// Go's name of the architecture, if the text has another one, such as the kernel's. Docker accepts those too
+    /// (containerd, `platforms.Normalize`), but tags have Go's.
+    pub(crate) fn usual_arch(text: &str) -> Option<&'static str> {
+        match text.split('/').nth(1)? {
+            "aarch64" => Some("arm64"),
+            "x86_64" | "x86-64" => Some("amd64"),
+            "i386" => Some("386"),
+            "armhf" => Some("arm/v7"),
+            "armel" => Some("arm/v6"),
+            _ => None,
+        }
     }
 
     /// `os/arch[/variant]`.
@@ -503,15 +504,17 @@ mod tests {
         for text in ["linux/amd64", "linux/arm/v7"] {
             assert_eq!(Platform::parse(text).unwrap().as_str(), text);
         }
-        for (text, platform) in [
-            ("linux/aarch64", "linux/arm64"),
-            ("linux/x86_64", "linux/amd64"),
-            ("linux/x86-64", "linux/amd64"),
-            ("linux/i386", "linux/386"),
-            ("linux/armhf", "linux/arm/v7"),
-            ("linux/armel", "linux/arm/v6"),
+        for (text, usual) in [
+            ("linux/aarch64", "arm64"),
+            ("linux/aarch64/v8", "arm64"),
+            ("linux/x86_64", "amd64"),
+            ("linux/x86-64", "amd64"),
+            ("linux/i386", "386"),
+            ("linux/armhf", "arm/v7"),
+            ("linux/armel", "arm/v6"),
         ] {
-            assert_eq!(Platform::parse(text).unwrap().as_str(), platform);
+            assert_eq!(Platform::parse(text), None, "{text}");
+            assert_eq!(Platform::usual_arch(text), Some(usual));
         }
         for text in [
             "",

@@ -227,11 +227,16 @@ impl Options {
             Some("native") => Ok(PlatformChoice::Native),
             Some(text) => {
                 let platform = Platform::parse(text).ok_or_else(|| {
-                    invalid(
-                        OptionName::Platform,
-                        &format!("is not a valid platform: {:?}", self.printable(text)),
-                    )
-                    .hint("use os/arch or os/arch/variant, for example linux/arm64, or native")
+                    let what = format!("is not a valid platform: {:?}", self.printable(text));
+                    let error = invalid(OptionName::Platform, &what);
+                    match Platform::usual_arch(text) {
+                        Some(arch) => {
+                            error.hint(format!("use Go's name of the architecture: {arch}"))
+                        }
+                        None => error.hint(
+                            "use os/arch or os/arch/variant, for example linux/arm64, or native",
+                        ),
+                    }
                 })?;
                 self.without_token(OptionName::Platform, text)?;
                 Ok(PlatformChoice::Fixed(platform))

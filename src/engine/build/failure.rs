@@ -47,7 +47,7 @@ impl Engine {
             Failure::Refused(Refusal {
                 status: 400 | 500,
                 upgrade: false,
-                is_engines: true,
+                has_engine_form: true,
                 message,
                 ..
             }) => {
