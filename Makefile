@@ -65,6 +65,12 @@ TARGETS := $(TARGET)
 dist: ## build one archive for each of TARGETS= (default: this machine), and SHA256SUMS, in target/dist
 	packaging/dist $(TARGETS)
 
+VERSION :=
+.PHONY: release
+release: TARGETS := $(foreach system,gnu musl,x86_64-unknown-linux-$(system) aarch64-unknown-linux-$(system))
+release: ## build the archives and the Go modules of VERSION=0.2.0, for TARGETS= (default: all of Linux), in target/dist
+	packaging/release "$(VERSION)" $(TARGETS)
+
 .PHONY: demo
 demo: ## boot a workspace from a template, twice, then from a new commit
 	@scripts/demo

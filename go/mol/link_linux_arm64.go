@@ -8,7 +8,10 @@ package mol
 
 // #cgo LDFLAGS: ${SRCDIR}/libmol_linux_arm64.a -lgcc_s -lutil -lrt -lpthread -lm -ldl -lc
 //
+// #include <limits.h>
 // #if !__has_include("libmol_linux_arm64.a")
-// #error libmol_linux_arm64.a is missing: run "make lib" in the root of libmol
+// #error libmol_linux_arm64.a is missing: run "make lib" in the root of libmol, or use a released version
+// #elif !defined __GLIBC__
+// #error this C library is not glibc: for musl, build with -tags musl
 // #endif
 import "C"

@@ -8,7 +8,10 @@ package mol
 
 // #cgo LDFLAGS: ${SRCDIR}/libmol_musl_linux_arm64.a -lc
 //
+// #include <limits.h>
 // #if !__has_include("libmol_musl_linux_arm64.a")
-// #error libmol_musl_linux_arm64.a is missing: run "make musl" in the root of libmol
+// #error libmol_musl_linux_arm64.a is missing: run "make musl" in the root of libmol, or use a released version
+// #elif defined __GLIBC__
+// #error the tag musl is for musl, and this C library is glibc
 // #endif
 import "C"

@@ -49,6 +49,7 @@ mod processes;
 mod properties;
 mod prune;
 mod redirects;
+mod release;
 mod retries;
 mod server_choices;
 mod sharing;

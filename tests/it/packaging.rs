@@ -13,10 +13,10 @@ use crate::support::header::Header;
 use crate::support::server::dockerfile;
 use crate::support::{TestEnv, required_var};
 
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+pub const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// A Go server that ensures one image and prints the library version.
-const SERVER: &str = r#"package main
+pub const SERVER: &str = r#"package main
 
 import (
 	"context"
@@ -41,7 +41,7 @@ func main() {
 "#;
 
 /// The Rust target triple of this machine.
-fn host() -> String {
+pub fn host() -> String {
     format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
 }
 

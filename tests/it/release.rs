@@ -1,0 +1,203 @@
+//! A released version, as a user without Rust gets it: with the go command and a C compiler, from a Go module proxy.
+
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::packaging::{PLAIN, SERVER, host};
+use crate::support::child::{command, source, succeed, text};
+use crate::support::server::dockerfile;
+use crate::support::{TestEnv, required_var};
+
+const MODULES: &str = "git.moleculesai.app/molecule-ai/libmol/go";
+
+/// The versions in the proxy, with the same library.
+const VERSIONS: [&str; 2] = ["0.2.0", "0.2.1"];
+
+/// The proxy, made once.
+fn proxy() -> &'static Path {
+    static PROXY: OnceLock<TempDir> = OnceLock::new();
+    PROXY
+        .get_or_init(|| {
+            let folder = tempfile::tempdir().unwrap();
+            for version in VERSIONS {
+                release(version, folder.path());
+            }
+            folder
+        })
+        .path()
+}
+
+fn release(version: &str, folder: &Path) {
+    let library = PathBuf::from(required_var("MOL_TEST_LIB_DIR")).join("libmol.a");
+    succeed(
+        Command::new(source("packaging/release"))
+            .args(["--built", version])
+            .arg(folder)
+            .arg(format!("{}={}", host(), library.display())),
+    );
+}
+
+/// A user's machine: the go command, a C compiler, and nothing of this repository.
+struct User {
+    home: TempDir,
+}
+
+impl User {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join("bin")).unwrap();
+        for program in ["go", "gcc", "as", "ld"] {
+            let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+                .map(|folder| folder.join(program))
+                .find(|path| path.exists())
+                .unwrap_or_else(|| panic!("no {program}"));
+            symlink(found, home.path().join("bin").join(program)).unwrap();
+        }
+        Self { home }
+    }
+
+    /// An empty folder of the user's, with a server's source text.
+    fn server(&self) -> PathBuf {
+        let folder = self.home.path().join("server");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("main.go"), SERVER).unwrap();
+        succeed(&mut self.go(&folder, "mod init example.org/server"));
+        folder
+    }
+
+    /// The go command. What is not in the proxy comes from the downloads of this machine.
+    fn go(&self, folder: &Path, arguments: &str) -> Command {
+        let here = |name| {
+            let output = succeed(Command::new("go").args(["env", name]));
+            text(&output).trim().to_owned()
+        };
+        let proxies = format!(
+            "file://{},file://{}/cache/download",
+            proxy().display(),
+            here("GOMODCACHE")
+        );
+        let mut go = Command::new(self.home.path().join("bin/go"));
+        go.args(arguments.split_whitespace()).current_dir(folder);
+        go.env_clear().envs([
+            ("HOME", self.home.path().display().to_string()),
+            ("PATH", self.home.path().join("bin").display().to_string()),
+            ("GOPROXY", proxies),
+            ("GONOSUMDB", "*".to_owned()),
+            ("GOFLAGS", "-modcacherw".to_owned()),
+            ("GOTOOLCHAIN", "local".to_owned()),
+            // Only saves time: the standard library is compiled once.
+            ("GOCACHE", here("GOCACHE")),
+        ]);
+        go
+    }
+}
+
+fn required(folder: &Path) -> String {
+    std::fs::read_to_string(folder.join("go.mod")).unwrap()
+}
+
+#[test]
+fn a_server_builds_with_go_get_alone() {
+    let env = TestEnv::new();
+    let sha = env.template("hermes", dockerfile(PLAIN));
+    let user = User::new();
+    let server = user.server();
+    let works = || {
+        let output = text(&succeed(&mut command(&env, &server.join("server"))));
+        let library = concat!("library ", env!("CARGO_PKG_VERSION"), "+");
+        assert!(output.starts_with(library), "{output}");
+        let reference = format!("reference {}\n", env.reference("hermes", &sha));
+        assert!(output.ends_with(&reference), "{output}");
+    };
+    succeed(&mut user.go(&server, &format!("get {MODULES}/mol@v0.2.0")));
+    succeed(&mut user.go(&server, "build -o server"));
+    works();
+
+    succeed(&mut user.go(&server, "get -u ./..."));
+    let modules = required(&server);
+    assert_eq!(modules.matches(" v0.2.1").count(), 2, "{modules}");
+    assert!(!modules.contains("v0.2.0"), "{modules}");
+    succeed(&mut user.go(&server, "mod tidy"));
+
+    succeed(&mut user.go(&server, "mod vendor"));
+    std::fs::remove_file(server.join("server")).unwrap();
+    succeed(&mut user.go(&server, "build -mod=vendor -o server"));
+    works();
+}
+
+/// Going back to an older version leaves the library at the newer one.
+#[test]
+fn a_library_of_another_version_than_the_package_does_not_compile() {
+    let user = User::new();
+    let server = user.server();
+    for version in ["v0.2.1", "v0.2.0"] {
+        succeed(&mut user.go(&server, &format!("get {MODULES}/mol@{version}")));
+    }
+    let output = user.go(&server, "build").output().unwrap();
+    assert!(!output.status.success());
+    let said = text(&output);
+    assert!(said.contains("undefined: lib.V0_2_0"), "{said}");
+
+    let modules = required(&server);
+    let modules = modules.lines().filter(|line| !line.contains("/mol/lib/"));
+    let modules: String = modules.map(|line| format!("{line}\n")).collect();
+    std::fs::write(server.join("go.mod"), modules).unwrap();
+    succeed(&mut user.go(&server, "mod tidy"));
+    succeed(&mut user.go(&server, "build"));
+}
+
+#[test]
+fn the_command_is_installed_with_go_install() {
+    let user = User::new();
+    succeed(&mut user.go(
+        user.home.path(),
+        &format!("install {MODULES}/cmd/mol@v0.2.0"),
+    ));
+    let mol = user.home.path().join("go/bin/mol");
+    let output = text(&succeed(Command::new(mol).arg("version")));
+    assert!(output.starts_with("mol v0.2.0 with libmol "), "{output}");
+}
+
+#[test]
+fn a_platform_that_was_not_released_is_named_by_the_compiler() {
+    let user = User::new();
+    let server = user.server();
+    succeed(&mut user.go(&server, &format!("get {MODULES}/mol@v0.2.0")));
+    let output = user.go(&server, "build -tags musl").output().unwrap();
+    assert!(!output.status.success());
+    let said = "libmol v0.2.0 is not released for musl_linux_";
+    assert!(text(&output).contains(said), "{output:?}");
+}
+
+#[test]
+fn a_second_release_of_a_version_has_the_same_bytes() {
+    let again = tempfile::tempdir().unwrap();
+    release(VERSIONS[0], again.path());
+    let difference = Command::new("diff")
+        .args(["-r", "--exclude=list", "--exclude=v0.2.1.*"])
+        .arg(proxy())
+        .arg(again.path())
+        .output()
+        .unwrap();
+    assert!(difference.status.success(), "{}", text(&difference));
+}
+
+#[test]
+fn a_version_is_not_replaced() {
+    let library = PathBuf::from(required_var("MOL_TEST_LIB_DIR")).join("libmol.a");
+    let output = Command::new(source("packaging/release"))
+        .args(["--built", "0.2.0"])
+        .arg(proxy())
+        .arg(format!("{}={}", host(), library.display()))
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    assert!(
+        text(&output).contains("release another version"),
+        "{output:?}"
+    );
+}
