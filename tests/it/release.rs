@@ -69,16 +69,17 @@ impl User {
         folder
     }
 
-    /// The go command. What is not in the proxy comes from the downloads of this machine.
+    /// The go command. Other modules come from the downloads of this machine, or from where it downloads.
     fn go(&self, folder: &Path, arguments: &str) -> Command {
         let here = |name| {
             let output = succeed(Command::new("go").args(["env", name]));
             text(&output).trim().to_owned()
         };
         let proxies = format!(
-            "file://{},file://{}/cache/download",
+            "file://{},file://{}/cache/download,{}",
             proxy().display(),
-            here("GOMODCACHE")
+            here("GOMODCACHE"),
+            here("GOPROXY")
         );
         let mut go = Command::new(self.home.path().join("bin/go"));
         go.args(arguments.split_whitespace()).current_dir(folder);
@@ -92,6 +93,12 @@ impl User {
             // Only saves time: the standard library is compiled once.
             ("GOCACHE", here("GOCACHE")),
         ]);
+        let network = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
+        go.envs(
+            network
+                .into_iter()
+                .filter_map(|name| Some((name, std::env::var_os(name)?))),
+        );
         go
     }
 }
