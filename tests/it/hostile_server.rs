@@ -466,12 +466,16 @@ fn an_endless_pack_is_refused_or_ends_at_the_deadline() {
 
 #[test]
 fn an_endless_api_response_uses_little_memory() {
-    for status in [200, 404, 500] {
+    for (status, code) in [
+        (200, "bad_response"),
+        (404, "repo_not_found"),
+        (500, "gitea_unreachable"),
+    ] {
         let env = env();
         env.server
             .faults(json!([{ "match": "/api/", "status": status, "endless": true }]));
         let end = peak(&env, &[], None);
-        assert_eq!(end.status, "bad_response", "{end:?}");
+        assert_eq!(end.status, code, "{end:?}");
         assert!(end.growth_mib < 32, "{end:?}");
         assert_eq!(end.sockets, 0);
     }
