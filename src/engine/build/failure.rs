@@ -21,6 +21,16 @@ pub(super) struct Reason {
     exit_code: Option<i32>,
 }
 
+impl Reason {
+    fn new(builder: Builder, mut message: String, exit_code: Option<i32>) -> Self {
+        // Older versions of Buildah put it in front.
+        if builder == Builder::Buildah && message.starts_with("error ") {
+            message.drain(.."error ".len());
+        }
+        Self { message, exit_code }
+    }
+}
+
 /// The cause of a failed build.
 enum Cause {
     /// The build is for the engine's own platform, but starts a program for another one.
@@ -42,7 +52,9 @@ impl Engine {
         let endpoint = &self.endpoint;
         let unreachable = |text: String| Error::new(Code::EngineUnreachable, text);
         Err(match failure {
-            Failure::Reported { message, exit_code } => return Ok(Reason { message, exit_code }),
+            Failure::Reported { message, exit_code } => {
+                return Ok(Reason::new(self.builder, message, exit_code));
+            }
             // The classic builder's response to an invalid Dockerfile.
             Failure::Refused(Refusal {
                 status: 400 | 500,
@@ -50,12 +62,7 @@ impl Engine {
                 has_engine_form: true,
                 message,
                 ..
-            }) => {
-                return Ok(Reason {
-                    message,
-                    exit_code: None,
-                });
-            }
+            }) => return Ok(Reason::new(self.builder, message, None)),
             Failure::Refused(refusal) => {
                 unreachable(format!("the engine at {endpoint} {refusal}")).hint(refusal.hint())
             }
@@ -203,24 +210,19 @@ pub(super) fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool
         // An image was removed while all images were searched for a result of this step. The reason of a step that
         // failed begins with the step.
         Builder::Buildah => {
-            let reason = reason.message.as_str();
-            let reason = reason.strip_prefix("error ").unwrap_or(reason);
-            reason.starts_with("checking if cached image exists from a previous build: ")
+            (reason.message).starts_with("checking if cached image exists from a previous build: ")
         }
     }
 }
 
 /// Whether the command could not be started because it is for another architecture (execve, ENOEXEC).
 ///
-/// No builder has a code for it. The OCI runtime (runc up to 1.0, runc, crun; Buildah without one) writes it instead
-/// of the command's output, as the only line, to standard error, and exits with its own exit code. A command that
-/// imitates all that fails anyway, but with the wrong error code. Podman does not tell standard error from standard
-/// output.
+/// No builder has a code for it. The OCI runtime (runc up to 1.0, runc, crun) writes it instead of the command's output,
+/// as the only line, to standard error, and exits with its own exit code. A command that imitates all that fails anyway,
+/// but with the wrong error code. Podman does not tell standard error from standard output.
 fn is_foreign_program(failed: &FailedStep, exit_code: Option<i32>) -> bool {
     let line = failed.only_line().unwrap_or_default().to_ascii_lowercase();
-    let runtime = line.starts_with("exec ")
-        || line.contains("exec user process caused: ")
-        || line.starts_with("process exited with error: fork/exec ");
+    let runtime = line.starts_with("exec ") || line.contains("exec user process caused: ");
     runtime && line.ends_with(": exec format error") && matches!(exit_code, Some(1 | 255))
 }
 
@@ -244,8 +246,7 @@ fn without_step<'r>(builder: Builder, reason: &'r str, step: &str) -> &'r str {
             .map(|(_, rest)| rest),
         Builder::Classic => None,
         Builder::Buildah => {
-            let rest = reason.strip_prefix("error ").unwrap_or(reason);
-            let rest = rest.strip_prefix("building at STEP \"");
+            let rest = reason.strip_prefix("building at STEP \"");
             rest.and_then(|rest| rest.strip_prefix(instruction)?.strip_prefix("\": "))
         }
     };
@@ -263,10 +264,7 @@ fn exit_code(builder: Builder, reason: &str) -> Option<i32> {
             "exit code: ",
         ),
         Builder::Classic => (&["The command '"][..], "non-zero code: "),
-        Builder::Buildah => (
-            &["building at STEP \"RUN ", "error building at STEP \"RUN "][..],
-            "exit status ",
-        ),
+        Builder::Buildah => (&["building at STEP \"RUN "][..], "exit status "),
     };
     // Podman quotes the instruction as it is written: run, too.
     let starts_with = |text: &&str| {
@@ -373,12 +371,6 @@ mod tests {
             ),
             (
                 Buildah,
-                "error building at STEP \"COPY no /\": no items matching",
-                "[2/2] COPY no /",
-                "no items matching",
-            ),
-            (
-                Buildah,
                 "building at STEP \"COPY other /\": no items matching",
                 "[2/2] COPY no /",
                 "building at STEP \"COPY other /\": no items matching",
@@ -423,10 +415,7 @@ mod tests {
     fn a_lost_race_matches_the_whole_builder_message() {
         let id = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
         let lost = |builder, error: &str| {
-            let reason = Reason {
-                message: error.to_owned(),
-                exit_code: None,
-            };
+            let reason = Reason::new(builder, error.to_owned(), None);
             is_lost_race(builder, &end_of_step(error, &[]), &reason)
         };
         use Builder::{BuildKit, Buildah, Classic};
@@ -440,7 +429,7 @@ mod tests {
             Classic,
             &format!("unable to find image \"sha256:{id}\"")
         ));
-        // Older versions begin with "error".
+        // As older versions say it, too.
         for error in ["", "error "] {
             let said = "checking if cached image exists from a previous build: getting top layer info: \
                         layer not known";
@@ -481,7 +470,6 @@ mod tests {
             "exec /bin/sh: exec format error",
             "exec container process `/prog`: Exec format error",
             "standard_init_linux.go:228: exec user process caused: exec format error",
-            "process exited with error: fork/exec /bin/sh: exec format error",
         ] {
             assert!(foreign(&[line], 1) && foreign(&[line], 255), "{line}");
             assert!(!foreign(&[line], 3), "{line}");
