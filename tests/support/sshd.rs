@@ -12,7 +12,7 @@ use super::{required_var, wait_until};
 pub struct Sshd {
     pub port: u16,
     folder: PathBuf,
-    _daemon: Daemon,
+    daemon: Daemon,
 }
 
 impl Sshd {
@@ -66,7 +66,7 @@ impl Sshd {
         Self {
             port,
             folder,
-            _daemon: daemon,
+            daemon,
         }
     }
 
@@ -102,6 +102,11 @@ impl Sshd {
         let script = format!("exec /usr/bin/ssh -F {} \"$@\"", config.display());
         write_program(&programs, "ssh", &script);
         programs.to_str().unwrap().to_owned()
+    }
+
+    /// How many connections the server has accepted so far.
+    pub fn accepted(&self) -> usize {
+        self.daemon.log().matches("Accepted publickey").count()
     }
 
     /// The process ids of the running ssh clients of this server.
