@@ -426,11 +426,12 @@ fn without_the_archive_go_build_names_the_command_that_builds_it() {
     }
 }
 
-/// The go command with default settings.
+/// The go command without the user's settings. The tests' other programs are built with -trimpath too, so the standard
+/// library is compiled once.
 fn go(folder: &Path, arguments: &[&str]) -> Command {
     let mut go = Command::new("go");
     go.args(arguments).current_dir(folder).envs([
-        ("GOFLAGS", ""),
+        ("GOFLAGS", "-trimpath"),
         ("GOWORK", "off"),
         ("CGO_ENABLED", "1"),
     ]);
