@@ -88,7 +88,7 @@ fn reap(child: Pid, tasks: &TaskTracker) {
         while matches!(waitpid(Some(child), WaitOptions::empty()), Err(Errno::INTR)) {}
         drop(counted);
     };
-    if executor::detach(wait).is_ok() {
+    if executor::detach(Box::new(wait)).is_ok() {
         return;
     }
     let begun = std::time::Instant::now();

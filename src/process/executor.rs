@@ -42,10 +42,10 @@ static STEPS: Semaphore = Semaphore::const_new(64);
 /// [`Code::ProcessLimit`] if the operating system refuses a thread or a file descriptor. The next call
 /// tries again.
 pub(crate) fn runtime() -> Result<&'static Runtime> {
-    RUNTIME.get_or_try_init(start)
+    RUNTIME.get_or_try_init(start_runtime)
 }
 
-fn start() -> Result<Runtime> {
+fn start_runtime() -> Result<Runtime> {
     signals::remember_host();
     check_threads(WORKERS + 1)?;
     // The kernel counts a thread for a short time after it has been joined.
@@ -214,26 +214,39 @@ where
 {
     let counted = tasks.token();
     let (sender, receiver) = oneshot::channel();
-    let work = move |slot: SemaphorePermit<'static>| {
-        // The receiver is gone if the future was dropped.
-        let _ = sender.send(panics::catch(work).map_err(or_limit));
-        drop(slot);
-        drop(counted);
-    };
+    let started = start(
+        slots,
+        Box::new(move |slot| {
+            // The receiver is gone if the future was dropped.
+            let _ = sender.send(panics::catch(work).map_err(or_limit));
+            drop(slot);
+            drop(counted);
+        }),
+    );
+    async move {
+        started.await?;
+        receiver.await.unwrap_or_else(|_| Err(Error::canceled()))
+    }
+}
+
+/// Work for a thread. A trait object, so that the code that starts a thread exists once, and not for each kind of work.
+type Work = Box<dyn FnOnce(SemaphorePermit<'static>) + Send>;
+
+/// Starts the work now, if there is a free slot, or else when the future has got one.
+fn start(slots: &'static Semaphore, work: Work) -> impl Future<Output = Result<()>> + Send + use<> {
     let started = match slots.try_acquire() {
-        Ok(slot) => Ok(detach(|| work(slot))),
+        Ok(slot) => Ok(detach(Box::new(|| work(slot)))),
         Err(_) => Err(work),
     };
     async move {
         match started {
-            Ok(started) => started?,
+            Ok(started) => started,
             Err(work) => {
                 // Never closed, so this does not fail.
                 let slot = slots.acquire().await.map_err(|_| Error::canceled())?;
-                detach(|| work(slot))?;
+                detach(Box::new(|| work(slot)))
             }
         }
-        receiver.await.unwrap_or_else(|_| Err(Error::canceled()))
     }
 }
 
@@ -246,7 +259,7 @@ fn or_limit(error: Error) -> Error {
 }
 
 /// Runs the work on a thread of its own, and does not wait for it.
-pub(crate) fn detach(work: impl FnOnce() + Send + 'static) -> Result<()> {
+pub(crate) fn detach(work: Box<dyn FnOnce() + Send>) -> Result<()> {
     let runtime = runtime()?;
     let start = move || {
         signals::block_writes();
