@@ -5,6 +5,7 @@ SHELL       := /bin/bash
 .DELETE_ON_ERROR:
 
 # The Rust target to build for. Targets other than this machine's are compiled with packaging/with-zig.
+# With PORTABLE=1 this machine's is too, for glibc GLIBC and newer, like the others.
 HOST       := $(shell rustc --version --verbose 2>/dev/null | sed -n 's/^host: //p')
 # `sudo make install` needs no Rust, which root may not have.
 HOST       := $(or $(HOST),$(shell uname -m)-unknown-linux-gnu)
@@ -14,19 +15,21 @@ GO_PACKAGE := go/mol
 ARCHIVE    := $(GO_PACKAGE)/libmol_$(PLATFORM).a
 CARGO      := cargo
 TARGET_DIR := target
-ifeq ($(TARGET),$(HOST))
+GLIBC      := 2.28
+ifeq ($(TARGET)$(PORTABLE),$(HOST))
 BUILT      := $(TARGET_DIR)/release
 BUILD      := $(CARGO) build
 RUSTC      := $(CARGO) rustc
 else
+FOR        := --target $(TARGET)$(if $(findstring linux-gnu,$(TARGET)),.$(GLIBC))
 BUILT      := $(TARGET_DIR)/$(TARGET)/release
-BUILD      := rustup target add $(TARGET) && packaging/with-zig $(CARGO) zigbuild --target $(TARGET)
-RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuild rustc --target $(TARGET)
+BUILD      := rustup target add $(TARGET) && packaging/with-zig $(CARGO) zigbuild $(FOR)
+RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuild rustc $(FOR)
 endif
 # What is installed: libmol.a, libmol.so where the target has one, and the folder command.
 PACKAGE    := $(BUILT)/package
 
-export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM
+export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM PORTABLE GLIBC
 
 .PHONY: help
 help: ## list the targets
@@ -35,8 +38,7 @@ help: ## list the targets
 .PHONY: lib
 lib: ## build libmol.a and libmol.so, and copy the first to where the Go package links it; TARGET= to cross-compile
 	$(BUILD) --release --locked --target-dir $(TARGET_DIR)
-	packaging/prelink $(TARGET) $(BUILT)/libmol.a $(PACKAGE)/libmol.a
-	$(if $(findstring linux-gnu,$(TARGET)),cp $(BUILT)/libmol.so $(PACKAGE)/)
+	packaging/prelink $(TARGET) $(BUILT) $(PACKAGE)
 	cp $(PACKAGE)/libmol.a $(ARCHIVE).new
 	mv $(ARCHIVE).new $(ARCHIVE)
 	packaging/link-id $(PLATFORM) $(ARCHIVE) > $(ARCHIVE:.a=.go)
