@@ -37,6 +37,7 @@ help: ## list the targets
 
 .PHONY: lib
 lib: ## build libmol.a and libmol.so, and copy the first to where the Go package links it; TARGET= to cross-compile
+	@packaging/prelink --check $(TARGET)
 	$(BUILD) --release --locked --target-dir $(TARGET_DIR)
 	packaging/prelink $(TARGET) $(BUILT) $(PACKAGE)
 	cp $(PACKAGE)/libmol.a $(ARCHIVE).new
@@ -66,6 +67,11 @@ TARGETS := $(TARGET)
 .PHONY: dist
 dist: ## build one archive for each of TARGETS= (default: this machine), and SHA256SUMS, in target/dist
 	packaging/dist $(TARGETS)
+
+.PHONY: deb
+deb: TARGETS := $(foreach machine,x86_64 aarch64,$(machine)-unknown-linux-gnu)
+deb: ## build the Debian packages mol, libmol3 and libmol-dev for TARGETS= (default: amd64 and arm64), in target/dist
+	packaging/deb $(TARGETS)
 
 VERSION :=
 .PHONY: release

@@ -160,13 +160,28 @@ fn a_library_of_another_version_than_the_package_does_not_compile() {
 #[test]
 fn the_command_is_installed_with_go_install() {
     let user = User::new();
-    succeed(&mut user.go(
-        user.home.path(),
-        &format!("install {MODULES}/cmd/mol@v0.2.0"),
-    ));
+    let install = format!("install {MODULES}/cmd/mol@v0.2.0");
+    succeed(&mut user.go(user.home.path(), &install));
     let mol = user.home.path().join("go/bin/mol");
-    let output = text(&succeed(Command::new(mol).arg("version")));
+    let output = text(&succeed(Command::new(&mol).arg("version")));
     assert!(output.starts_with("mol v0.2.0 with libmol "), "{output}");
+
+    // Without a C compiler, everything that needs no library.
+    succeed(user.go(user.home.path(), &install).env("CGO_ENABLED", "0"));
+    let mol = |arguments: &[&str]| Command::new(&mol).args(arguments).output().unwrap();
+    for (arguments, says) in [
+        (&["resolve"][..], "local molecule-local"),
+        (&["version"], "mol v0.2.0"),
+        (&["ensure", "--help"], "mol ensure"),
+        (&["completion", "fish"], "complete -c mol"),
+    ] {
+        let output = mol(arguments);
+        assert!(output.status.success(), "{output:?}");
+        assert!(text(&output).contains(says), "{output:?}");
+    }
+    let output = mol(&["ensure", "hermes"]);
+    assert!(!output.status.success());
+    assert!(text(&output).contains("CGO_ENABLED=1"), "{output:?}");
 }
 
 #[test]
