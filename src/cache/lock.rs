@@ -5,7 +5,7 @@
 //! that a killed process has left would block the commit. fd-lock and fs4 wrap the call that the standard library
 //! has by now.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,8 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{Cache, lock_file};
+use crate::cache::Cache;
+use crate::cache::lock_file::{self, Locked};
 use crate::error::Result;
 use crate::names::reference::CommitSha;
 use crate::process::executor::blocking;
@@ -27,7 +28,7 @@ const FIRST_LOCK_POLL: Duration = Duration::from_millis(5);
 /// The lock of one commit, held until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Lock {
-    _file: Arc<File>,
+    _file: Arc<Locked>,
 }
 
 /// Who holds a lock, as the lock file says.
@@ -88,8 +89,7 @@ impl Cache {
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(self.lock_path(short));
-        // A shared lock, so that two checks at once do not see each other.
-        file.is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+        file.is_ok_and(lock_file::is_locked)
     }
 
     pub(super) fn lock_path(&self, short: &str) -> PathBuf {
@@ -99,18 +99,18 @@ impl Cache {
 
 /// Takes the lock and writes its holder, or returns the file if the lock is held.
 fn take(file: File, path: &Path) -> Result<std::result::Result<Lock, File>> {
-    let mut file = match lock_file::try_lock(file, path)? {
-        Ok(file) => file,
+    let locked = match lock_file::try_lock(file, path)? {
+        Ok(locked) => locked,
         Err(file) => return Ok(Err(file)),
     };
     // Only for the messages of those who wait: the lock is the kernel's.
-    let _ = write_holder(&mut file);
+    let _ = write_holder(&locked);
     point!("holder-written");
-    let _file = Arc::new(file);
+    let _file = Arc::new(locked);
     Ok(Ok(Lock { _file }))
 }
 
-fn write_holder(file: &mut File) -> io::Result<()> {
+fn write_holder(mut file: &File) -> io::Result<()> {
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();

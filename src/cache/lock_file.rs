@@ -11,6 +11,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions, TryLockError};
 use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -43,16 +44,36 @@ fn options() -> OpenOptions {
     options
 }
 
+/// A file with a lock, which is released when it is dropped. Closing the file would not be enough: a child that the host
+/// has forked has it open too, until it executes a program, and the kernel keeps the lock for it.
+#[derive(Debug)]
+pub(super) struct Locked(File);
+
+impl Deref for Locked {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Locked {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
+
 /// Takes the exclusive lock of the file at `path`. `file` is that file, unless it was removed since it was opened.
 /// Returns the locked file, or, if somebody else holds a lock, the file for the next attempt.
-pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Result<File, File>> {
+pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Result<Locked, File>> {
     loop {
         if !is_free(file.try_lock(), path)? {
             return Ok(Err(file));
         }
+        let locked = Locked(file);
         let current = open(path)?;
-        if is_same(&file, &current).map_err(|error| failed(path, "cannot be read", &error))? {
-            return Ok(Ok(file));
+        if is_same(&locked, &current).map_err(|error| failed(path, "cannot be read", &error))? {
+            return Ok(Ok(locked));
         }
         file = current;
     }
@@ -61,32 +82,45 @@ pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Resul
 /// The result of trying to take a shared lock.
 #[derive(Debug, PartialEq)]
 pub(super) enum SharedLock {
-    Locked,
+    Free,
     Held,
     /// The file was removed since it was opened, so what was written to it is lost.
     Removed,
 }
 
-/// Takes a shared lock of the file at `path`.
-pub(super) fn try_lock_shared(file: &File, path: &Path) -> Result<SharedLock> {
+/// Takes a shared lock of the file at `path` for a moment.
+pub(super) fn try_lock_shared(file: File, path: &Path) -> Result<SharedLock> {
     if !is_free(file.try_lock_shared(), path)? {
         return Ok(SharedLock::Held);
     }
-    let same = is_same(file, &open(path)?);
+    let locked = Locked(file);
+    let same = is_same(&locked, &open(path)?);
     match same.map_err(|error| failed(path, "cannot be read", &error))? {
-        true => Ok(SharedLock::Locked),
+        true => Ok(SharedLock::Free),
         false => Ok(SharedLock::Removed),
+    }
+}
+
+/// Whether somebody holds the exclusive lock of a file. A shared lock is tried, so that two checks at once do not see each
+/// other.
+pub(super) fn is_locked(file: File) -> bool {
+    match file.try_lock_shared() {
+        Ok(()) => {
+            drop(Locked(file));
+            false
+        }
+        Err(error) => matches!(error, TryLockError::WouldBlock),
     }
 }
 
 /// Removes the file at `path` if nobody has locked it and it is still `expired` once it is locked.
 pub(super) fn remove_unlocked(path: &Path, expired: impl Fn(&Metadata) -> bool) -> io::Result<()> {
     let file = options().open(path)?;
-    let idle = ownership::is_own_file(&file)
-        && file.try_lock().is_ok()
-        && expired(&file.metadata()?)
-        && is_same(&file, &options().open(path)?)?;
-    if idle {
+    if !ownership::is_own_file(&file) || file.try_lock().is_err() {
+        return Ok(());
+    }
+    let locked = Locked(file);
+    if expired(&locked.metadata()?) && is_same(&locked, &options().open(path)?)? {
         fs::remove_file(path)?;
     }
     Ok(())
@@ -130,10 +164,32 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("lock");
         let file = open(&path).unwrap();
-        assert_eq!(try_lock_shared(&file, &path).unwrap(), SharedLock::Locked);
-        file.unlock().unwrap();
+        let again = file.try_clone().unwrap();
+        assert_eq!(try_lock_shared(file, &path).unwrap(), SharedLock::Free);
         remove_unlocked(&path, ANY).unwrap();
-        assert_eq!(try_lock_shared(&file, &path).unwrap(), SharedLock::Removed);
+        assert_eq!(try_lock_shared(again, &path).unwrap(), SharedLock::Removed);
+    }
+
+    /// A clone is the same open file, as in a forked child.
+    #[test]
+    fn a_lock_ends_although_a_forked_child_has_the_file_open() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("lock");
+        let locked = try_lock(open(&path).unwrap(), &path).unwrap().unwrap();
+        let _in_the_child = locked.try_clone().unwrap();
+        drop(locked);
+        let locked = try_lock(open(&path).unwrap(), &path).unwrap().unwrap();
+        assert!(is_locked(open(&path).unwrap()));
+        drop(locked);
+
+        let shared = open(&path).unwrap();
+        let _in_the_child = shared.try_clone().unwrap();
+        assert_eq!(try_lock_shared(shared, &path).unwrap(), SharedLock::Free);
+        let checked = open(&path).unwrap();
+        let _in_the_child = checked.try_clone().unwrap();
+        assert!(!is_locked(checked));
+        remove_unlocked(&path, ANY).unwrap();
+        assert!(!path.exists(), "no lock is left");
     }
 
     #[test]
@@ -145,7 +201,7 @@ mod tests {
         assert!(path.exists());
         drop(exclusive);
         let shared = open(&path).unwrap();
-        try_lock_shared(&shared, &path).unwrap();
+        shared.try_lock_shared().unwrap();
         remove_unlocked(&path, ANY).unwrap();
         assert!(path.exists());
         drop(shared);

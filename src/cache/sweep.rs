@@ -123,7 +123,7 @@ mod tests {
         age(&used, 366 * DAY);
         let opened_before = lock_file::open(&used).unwrap();
         cache.sweep();
-        let recorded = usage::record(&opened_before, &used).unwrap();
+        let recorded = usage::record(opened_before, &used).unwrap();
         assert_eq!(recorded, lock_file::SharedLock::Removed);
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cache::Cache;
 use crate::cache::files::{failed, open_own};
-use crate::cache::lock_file::{self, SharedLock};
+use crate::cache::lock_file::{self, Locked, SharedLock};
 use crate::cache::sweep::{DAY, is_older};
 use crate::error::Result;
 use crate::names::runtimes::Runtime;
@@ -17,7 +17,7 @@ use crate::names::runtimes::Runtime;
 /// The right to remove what was made of one commit: calls wait before they use it.
 #[derive(Debug)]
 pub(crate) struct UnusedLock {
-    _file: File,
+    _file: Locked,
 }
 
 impl Cache {
@@ -26,8 +26,8 @@ impl Cache {
     pub(crate) fn mark_used(root: &Path, runtime: &Runtime, short: &str) -> Result<bool> {
         let path = Self::create(root, runtime)?.used_path(short);
         loop {
-            match record(&lock_file::open(&path)?, &path)? {
-                SharedLock::Locked => return Ok(true),
+            match record(lock_file::open(&path)?, &path)? {
+                SharedLock::Free => return Ok(true),
                 SharedLock::Held => return Ok(false),
                 SharedLock::Removed => {}
             }
@@ -67,7 +67,7 @@ impl Cache {
 }
 
 /// Records a use now in the file, and then tries its lock.
-pub(super) fn record(file: &File, path: &Path) -> Result<SharedLock> {
+pub(super) fn record(file: File, path: &Path) -> Result<SharedLock> {
     // One byte: an empty file was created by pruning, and records no use. The time is set by this machine's clock,
     // because a file server's may differ.
     let recorded = file

@@ -512,12 +512,14 @@ fn is_locked(path: &Path) -> bool {
     let Ok(file) = fs::metadata(path) else {
         return false;
     };
-    let (major, minor) = (rustix::fs::major(file.dev()), rustix::fs::minor(file.dev()));
-    let id = format!("{major:02x}:{minor:02x}:{}", file.ino());
+    // The last part is the inode. Lines with an arrow are of those who wait.
+    let inode = format!(":{}", file.ino());
     let locks = fs::read_to_string("/proc/locks").unwrap();
     locks.lines().any(|lock| {
-        let fields: Vec<_> = lock.split_whitespace().collect();
-        fields.contains(&"WRITE") && fields.contains(&&*id)
+        let mut fields = lock.split_whitespace();
+        lock.contains(" WRITE ")
+            && !lock.contains("->")
+            && fields.any(|field| field.ends_with(&inode))
     })
 }
 
