@@ -1,6 +1,6 @@
 # A formula for Homebrew on Linux. Not run: check it with `brew audit` and `brew test` before you publish it.
 #
-# For a release, replace the tag. Homebrew adds the revision of the tag itself.
+# For a release, replace the tag, and add its commit as `revision:`.
 class Mol < Formula
   desc "Build workspace images and start workspaces"
   homepage "https://git.moleculesai.app/molecule-ai/libmol"
