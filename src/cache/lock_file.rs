@@ -101,7 +101,7 @@ pub(super) fn try_lock_shared(file: File, path: &Path) -> Result<SharedLock> {
     }
 }
 
-/// Whether somebody holds the exclusive lock of a file. A shared lock is tried, so that two checks at once do not see each
+/// Whether somebody holds the exclusive lock of a file. It tries a shared lock, so two checks at once do not see each
 /// other.
 pub(super) fn is_locked(file: File) -> bool {
     match file.try_lock_shared() {
