@@ -178,7 +178,7 @@ func TestACancelledContextStopsTheLookup(t *testing.T) {
 	start := time.Now()
 	cancel(cause)
 	err := <-done
-	if took := time.Since(start); !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || took > time.Second/2 {
+	if took := time.Since(start); !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || took > 2*time.Second {
 		t.Errorf("got %v after %v", err, took)
 	}
 	eventually(t, "the library ended its request", func() bool { return ended.Load() == received.Load() })
@@ -187,11 +187,11 @@ func TestACancelledContextStopsTheLookup(t *testing.T) {
 func TestADeadlineEndsTheLookup(t *testing.T) {
 	prefix, _, _ := silentGitea(t)
 	c := realClient(t, prefix, nil)
+	start := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
-	start := time.Now()
 	_, err := c.EnsureLocalImage(ctx, "hermes")
-	if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took < 300*time.Millisecond || took > 1300*time.Millisecond {
+	if took := time.Since(start); !errors.Is(err, context.DeadlineExceeded) || took < 300*time.Millisecond || took > 2*time.Second {
 		t.Errorf("got %v after %v", err, took)
 	}
 }
