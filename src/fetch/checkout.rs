@@ -4,16 +4,18 @@
 //! way too, so those are written here, in pieces: their size costs no memory. Only a large file that
 //! `.gitattributes` converts is read whole, up to a limit.
 
+use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gix::attrs::Search;
 use gix::attrs::search::MetadataCollection;
-use gix::bstr::BString;
+use gix::bstr::{BString, ByteSlice};
 use gix::filter::plumbing::Pipeline;
 use gix::filter::plumbing::driver::apply::Delay;
 use gix::filter::plumbing::pipeline::convert::{ToWorktreeOutcome, to_worktree};
@@ -100,6 +102,7 @@ pub(super) fn check_out(
 ) -> Result<u64, Failure> {
     let options = options(hash, target.parent().unwrap_or(target), workers)?;
     let (attributes, ignore_case) = (options.attributes.clone(), options.fs.ignore_case);
+    let may_take_names_for_the_same = ignore_case || options.fs.precompose_unicode;
     let mut objects = Objects {
         store: store.clone(),
         attributes: Arc::default(),
@@ -123,6 +126,11 @@ pub(super) fn check_out(
     }
     if let Some(collision) = outcome.collisions.into_iter().next() {
         return Err(Failure::Collision(collision.path));
+    }
+    if may_take_names_for_the_same {
+        if let Some(path) = missing(&index, target)? {
+            return Err(Failure::Collision(path));
+        }
     }
     let state = State::AttributesStack(attributes);
     let paths = index.path_backing();
@@ -197,7 +205,11 @@ fn large_files(
             .write(true)
             .create_new(true)
             .mode(if executable { 0o777 } else { 0o666 })
-            .open(platform.path())?;
+            .open(platform.path())
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::AlreadyExists => Failure::Collision(path.to_owned()),
+                _ => error.into(),
+            })?;
         let size = objects.store.header(&entry.id).map_or(0, |(_, size)| size);
         let attribute = match conversion {
             Conversion::None => None,
@@ -279,6 +291,33 @@ fn utf16_files(
         }
     }
     Ok(())
+}
+
+/// The first path of the tree that is not on the disk under its own name. The folders `A` and `a` are one folder on a
+/// disk that ignores case, and some disks change how a name is composed (`é` as one character or as two).
+fn missing(index: &gix::index::State, target: &Path) -> io::Result<Option<BString>> {
+    let mut found = BTreeSet::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(target.join(&folder))? {
+            let entry = entry?;
+            let path = folder.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                folders.push(path);
+            } else {
+                found.insert(path.into_os_string().into_vec());
+            }
+        }
+    }
+    let written = |entry: &&gix::index::Entry| entry.mode != Mode::COMMIT;
+    let mut paths = index
+        .entries()
+        .iter()
+        .filter(written)
+        .map(|entry| entry.path(index));
+    Ok(paths
+        .find(|path| !found.contains(path.as_bytes()))
+        .map(ToOwned::to_owned))
 }
 
 pub(super) fn is_file(mode: Mode) -> bool {

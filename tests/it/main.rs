@@ -13,6 +13,7 @@ mod build_log;
 mod c_programs;
 mod cache;
 mod cancel;
+mod case_insensitive;
 mod crash;
 mod credentials;
 mod diagnose;
