@@ -94,6 +94,14 @@ impl Code {
         self.c_name().to_str().unwrap_or_default()
     }
 
+    /// Whether the cause can be in the template or on its server; else it is on this machine or in the engine.
+    pub(crate) fn concerns_template(self) -> bool {
+        !matches!(
+            self,
+            Code::InvalidOption | Code::EngineUnreachable | Code::Cache | Code::ProcessLimit
+        )
+    }
+
     /// The name, for C.
     pub(crate) const fn c_name(self) -> &'static CStr {
         match self {

@@ -183,7 +183,7 @@ typedef struct mol_error {
   const char *hint;
   // The runtime of the call.
   const char *runtime;
-  // The URL of the template repository.
+  // The URL of the template repository; empty if the cause is this machine or the engine.
   const char *url;
   // The build step that failed, as the builder names it.
   const char *step;

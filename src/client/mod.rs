@@ -326,11 +326,14 @@ impl Client {
                 () = tokio::time::sleep(limit) => Err(too_late(timeout, limit, &latest)),
             };
             lock(&calls).remove(&id);
-            let named = |error| match &runtime {
+            let named = |error: Error| match &runtime {
                 None => error,
                 Some(runtime) => Error {
                     runtime: runtime.to_string(),
-                    url: shared.settings.repo_prefix.repository(runtime).url.into(),
+                    url: match error.code.concerns_template() {
+                        true => shared.settings.repo_prefix.repository(runtime).url.into(),
+                        false => String::new(),
+                    },
                     ..error
                 },
             };

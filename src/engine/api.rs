@@ -4,6 +4,7 @@
 //! memory. Not through bollard, which reads each answer without a limit and decodes all of it.
 
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use super::connect::{self, Pool};
 use super::refusal::{self, Refusal};
 use crate::engine::connect::endpoint::Address;
 use crate::engine::connect::request::{BodyError, MAX_REFUSAL, read_body};
-use crate::error::{Error, chain};
+use crate::error::{Error, causes};
 use crate::event::human_bytes;
 use crate::job::gitea::Object;
 use crate::process::limits;
@@ -80,8 +81,12 @@ pub(super) enum Failure {
     #[error("its answer to {what} cannot be read: {why}")]
     Unreadable { what: String, why: String },
     /// The connection failed before the end of the answer.
-    #[error("{0}")]
-    Broken(String),
+    #[error("{why}")]
+    Broken {
+        why: String,
+        /// The error of the operating system, if it is one.
+        kind: Option<io::ErrorKind>,
+    },
     /// This process has no thread or file descriptor left.
     #[error("{0}")]
     Limit(Error),
@@ -157,7 +162,7 @@ impl Api {
             .uri(format!("http://{}{}{path}", connect::HOST, self.base_path))
             .header(HOST, &self.host)
             .body(Empty::<Bytes>::new())
-            .map_err(|error| Failure::Broken(chain(&error)))?;
+            .map_err(|error| broken(&error))?;
         let response = self.pool.request(request).await;
         let response = response.map_err(|error| broken(&error))?;
         let status = response.status();
@@ -215,17 +220,15 @@ fn without_query(path: &str) -> String {
 fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
     match limits::reached(error) {
         Some(limit) => Failure::Limit(limit),
-        None => Failure::Broken(innermost(error)),
+        None => {
+            // The innermost cause is the clearest: "permission denied", "connection refused".
+            let cause = causes(error).last().unwrap_or(error);
+            Failure::Broken {
+                why: cause.to_string(),
+                kind: cause.downcast_ref().map(io::Error::kind),
+            }
+        }
     }
-}
-
-/// The innermost cause is the clearest: "permission denied", "connection refused".
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 /// A list of at most `MAX` entries, or null. The size of the answer is no limit: an entry of two bytes can decode

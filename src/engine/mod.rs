@@ -10,7 +10,6 @@ mod platforms;
 mod refusal;
 mod store;
 
-use std::borrow::Cow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +27,11 @@ use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
 use crate::names::reference::Platform;
 use crate::options::EngineSettings;
+use crate::process::outside_file::within;
 use api::{About, Api, Failure, Version};
-use connect::endpoint::{self, Address, DEFAULT_SOCKET, Endpoint};
+use connect::endpoint::{self, Address, Endpoint};
+use connect::places::DEFAULT_SOCKET;
+use connect::unreachable::{self, Attempt};
 
 /// The time limit of an ordinary request, response included. It is generous: an engine under load is slow.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -60,13 +62,6 @@ pub(crate) struct Engine {
     builder: Builder,
 }
 
-const HINT_START: &str = "start Docker or Podman, or set DOCKER_HOST to its address; on \
-     \"permission denied\", join the group that owns the socket";
-const HINT_SSH: &str = "check that `ssh HOST docker version` works for the same user without \
-     a prompt: the key, the known hosts and the configuration are that user's";
-const HINT_TCP: &str = "start Docker or Podman there, or fix the address; with TLS, set \
-     DOCKER_TLS_VERIFY=1 or use a docker context, with the authority's ca.pem and a cert.pem and key.pem it signed";
-
 /// The prefix of this library's own labels (reverse DNS, as docker's guidelines ask).
 const LABEL_PREFIX: &str = "ai.moleculesai.libmol.";
 
@@ -84,38 +79,40 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Code::EngineUnreachable`], with every endpoint that was tried and why it failed;
-    /// [`Code::ProcessLimit`].
+    /// [`Code::EngineUnreachable`], with the cause and all endpoints that were tried; [`Code::ProcessLimit`].
     pub(crate) async fn connect(settings: &EngineSettings, tasks: &TaskTracker) -> Result<Self> {
-        let (mut tried, mut hint) = (Vec::new(), Cow::Borrowed(HINT_START));
+        let mut attempts = Vec::new();
         for mut endpoint in endpoint::resolve(settings, tasks).await? {
             if let Address::Ssh(destination) = &mut endpoint.address {
                 destination.count(tasks);
             }
             let attempt = Self::try_connect(&endpoint, settings);
-            hint = Cow::Borrowed(match endpoint.address {
-                Address::Unix(_) => HINT_START,
-                Address::Ssh(_) => HINT_SSH,
-                Address::Tcp { .. } => HINT_TCP,
-            });
-            let why = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
+            let failure = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
                 Ok(Ok(engine)) => return Ok(engine),
                 Ok(Err(Failure::Limit(limit))) => return Err(limit),
-                Ok(Err(error)) => {
-                    if let Failure::Refused(refusal) = &error {
-                        hint = Cow::Owned(refusal.hint());
-                    }
-                    error.to_string()
-                }
-                Err(_) => "it does not answer".to_owned(),
+                Ok(Err(failure)) => failure,
+                Err(_) => Failure::Broken {
+                    why: "it does not answer".to_owned(),
+                    kind: None,
+                },
             };
-            tried.push(format!("{endpoint}: {why}"));
+            attempts.push(Attempt {
+                endpoint,
+                why: failure.to_string(),
+                kind: match failure {
+                    Failure::Broken { kind, .. } => kind,
+                    _ => None,
+                },
+                hint: match &failure {
+                    Failure::Refused(refusal) => Some(refusal.hint()),
+                    _ => None,
+                },
+            });
         }
-        Err(Error::new(
-            Code::EngineUnreachable,
-            format!("no container engine answers; tried {}", tried.join("; ")),
-        )
-        .hint(hint))
+        let explain = move || Ok(unreachable::explain(attempts));
+        let what = "the sockets of the engines";
+        let error = within(tasks, Code::EngineUnreachable, what, explain).await?;
+        Err(error)
     }
 
     async fn try_connect(
@@ -264,7 +261,7 @@ fn map_error(endpoint: &str, failure: &Failure) -> Error {
             format!("{engine} sent an answer to {what} that cannot be read: {why}"),
             "check that it is a container engine, and read its log",
         ),
-        Failure::Broken(why) => (
+        Failure::Broken { why, .. } => (
             format!("{engine} cannot be reached: {why}"),
             "check that it is running",
         ),

@@ -125,7 +125,12 @@ impl Engine {
             let parse = move || Ok(parse_list(path, &body, weight, keep));
             blocking(&TaskTracker::new(), parse)
                 .await
-                .unwrap_or_else(|error: Error| Err(Failure::Broken(error.message)))
+                .unwrap_or_else(|error: Error| {
+                    Err(Failure::Broken {
+                        why: error.message,
+                        kind: None,
+                    })
+                })
         };
         self.call(|| read).await
     }

@@ -134,7 +134,7 @@ pub struct mol_error {
     pub hint: *const c_char,
     /// The runtime of the call.
     pub runtime: *const c_char,
-    /// The URL of the template repository.
+    /// The URL of the template repository; empty if the cause is this machine or the engine.
     pub url: *const c_char,
     /// The build step that failed, as the builder names it.
     pub step: *const c_char,

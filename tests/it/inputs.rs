@@ -273,7 +273,7 @@ fn an_unreachable_engine_is_reported_with_the_reason() {
 }
 
 #[test]
-fn without_an_engine_all_tried_endpoints_are_listed() {
+fn without_an_engine_all_tried_sockets_are_listed() {
     let env = TestEnv::new();
     env.template("hermes", dockerfile(PLAIN));
     // /run is hidden so that this machine's engine is neither found nor used.
@@ -303,6 +303,9 @@ fn without_an_engine_all_tried_endpoints_are_listed() {
         format!("{home}/.docker/run/docker.sock"),
         format!("{home}/.docker/desktop/docker.sock"),
         format!("{home}/.colima/default/docker.sock"),
+        format!("{home}/.orbstack/run/docker.sock"),
+        format!("{home}/.rd/docker.sock"),
+        format!("{home}/.local/share/containers/podman/machine/podman.sock"),
         format!("{run}/podman/podman.sock"),
         "/run/podman/podman.sock".to_owned(),
     ] {
@@ -311,8 +314,63 @@ fn without_an_engine_all_tried_endpoints_are_listed() {
             "{socket} in {text}"
         );
     }
-    assert!(text.matches("No such file").count() >= 7, "{text}");
-    assert!(text.contains("start Docker or Podman"), "{text}");
+    assert!(text.contains("there is no socket at unix:///"), "{text}");
+    // Docker or Podman may be installed on this machine.
+    assert!(text.contains("hint start "), "{text}");
+    assert!(
+        !text.contains("workspace-template-hermes"),
+        "the template is not the cause: {text}"
+    );
+}
+
+#[test]
+fn a_socket_that_the_user_may_not_open_is_reported_with_the_command_that_lets_him() {
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    let socket = env.scratch().join("engine.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let host = format!("unix://{}", socket.display());
+    // On Debian and its like, mail has this id.
+    for (mode, group, message, hint) in [
+        (
+            0o660,
+            8,
+            "only root and the group mail may open it",
+            "sudo usermod -aG mail $USER",
+        ),
+        (
+            0o660,
+            54_321,
+            "only root and the group 54321 may open it",
+            "--group-add 54321",
+        ),
+        (
+            0o600,
+            8,
+            "only root may open it",
+            "rootless Docker or Podman",
+        ),
+    ] {
+        std::os::unix::fs::chown(&socket, Some(0), Some(group)).unwrap();
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(mode)).unwrap();
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "env"])
+            .args(environment(&env))
+            .arg(format!("DOCKER_HOST={host}"))
+            .arg(child::program("ensure", Link::Static))
+            .arg("hermes")
+            .output()
+            .unwrap();
+        let text = child::text(&output);
+        assert_eq!(
+            output.status.code(),
+            Some(Code::EngineUnreachable as i32),
+            "{text}"
+        );
+        for part in [host.as_str(), "denied", message, hint] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
 }
 
 #[test]

@@ -81,6 +81,7 @@ pub(super) fn load(settings: &EngineSettings, name: &str, named_by: &str) -> Res
     Ok(Endpoint {
         address: parse_address(&host, tls, default_port, &named_by, settings)?,
         named_by,
+        place: None,
     })
 }
 

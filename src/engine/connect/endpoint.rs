@@ -14,13 +14,11 @@ use url::Url;
 
 use crate::engine::child;
 use crate::engine::connect::config::{self, Config};
+use crate::engine::connect::places::{self, DEFAULT_SOCKET, Place};
 use crate::engine::connect::{docker_context, ssh, tls};
 use crate::error::{Code, Error, Result};
 use crate::options::EngineSettings;
 use crate::process::outside_file;
-
-/// The default socket of the docker CLI.
-pub(in crate::engine) const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// The default ports of an engine, without and with TLS.
 pub(super) const PLAIN_PORT: u16 = 2375;
@@ -48,8 +46,10 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: Address,
-    /// `DOCKER_HOST`, a context or a well-known place.
+    /// `DOCKER_HOST`, a context, or the engine whose socket this is.
     pub(crate) named_by: String,
+    /// The place, if no engine is named.
+    pub(in crate::engine) place: Option<Place>,
 }
 
 impl fmt::Display for Endpoint {
@@ -147,6 +147,7 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
             // The docker CLI uses this port with TLS too.
             address: parse_address(host, tls, PLAIN_PORT, "DOCKER_HOST", settings)?,
             named_by: "DOCKER_HOST".to_owned(),
+            place: None,
         }]);
     }
     let (name, named_by, warning) = match &settings.context {
@@ -174,28 +175,14 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
     Ok(places)
 }
 
-/// The documented sockets of Docker, rootless Docker, Docker Desktop, Colima and Podman, in this order.
+/// The places where engines listen.
 fn well_known(settings: &EngineSettings) -> Vec<Endpoint> {
-    let mut places = vec![(PathBuf::from(DEFAULT_SOCKET), "the default socket")];
-    if let Some(runtime) = &settings.runtime_dir {
-        places.push((runtime.join("docker.sock"), "rootless Docker"));
-    }
-    if let Some(home) = &settings.home {
-        places.push((home.join(".docker/run/docker.sock"), "Docker Desktop"));
-        places.push((home.join(".docker/desktop/docker.sock"), "Docker Desktop"));
-        places.push((home.join(".colima/default/docker.sock"), "Colima"));
-    }
-    if let Some(runtime) = &settings.runtime_dir {
-        places.push((runtime.join("podman/podman.sock"), "rootless Podman"));
-    }
-    places.push((PathBuf::from("/run/podman/podman.sock"), "Podman"));
-    places
-        .into_iter()
-        .map(|(path, named_by)| Endpoint {
-            address: Address::Unix(path),
-            named_by: named_by.to_owned(),
-        })
-        .collect()
+    let endpoint = |place: Place| Endpoint {
+        address: Address::Unix(place.socket.clone()),
+        named_by: place.engine.to_owned(),
+        place: Some(place),
+    };
+    places::all(settings).into_iter().map(endpoint).collect()
 }
 
 /// The error for an endpoint that cannot be used. `what` completes the sentence that starts with `named_by`.
@@ -460,12 +447,10 @@ mod tests {
     }
 
     #[test]
-    fn the_well_known_sockets_are_tried_in_order() {
+    fn the_context_default_means_the_usual_sockets() {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = settings(dir.path());
         let places = addresses(&settings);
-        assert_eq!(places[0], "unix:///var/run/docker.sock");
-        assert_eq!(places.last().unwrap(), "unix:///run/podman/podman.sock");
         assert!(places.contains(&"unix:///home/u/.docker/run/docker.sock".to_owned()));
         settings.context = Some("default".into());
         assert_eq!(addresses(&settings), places);

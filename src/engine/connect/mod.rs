@@ -3,9 +3,11 @@
 pub(super) mod config;
 mod docker_context;
 pub(super) mod endpoint;
+pub(super) mod places;
 pub(super) mod request;
 mod ssh;
 mod tls;
+pub(super) mod unreachable;
 
 use std::io;
 use std::net::SocketAddr;

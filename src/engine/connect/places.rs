@@ -1,0 +1,182 @@
+//! Where engines listen, and how each is started: what is tried if no engine is named.
+//!
+//! The sources are the documents of each engine. Docker Desktop, Colima, OrbStack and Rancher Desktop also create a docker
+//! context; these places count where it is not the current one. Nothing below `TMPDIR` is tried, where another user
+//! could listen.
+
+use std::path::{Path, PathBuf};
+
+use crate::options::EngineSettings;
+
+/// The default socket of the docker CLI.
+pub(in crate::engine) const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
+
+/// A socket of an engine.
+#[derive(Clone, Debug)]
+pub(in crate::engine) struct Place {
+    pub(in crate::engine) socket: PathBuf,
+    pub(in crate::engine) engine: &'static str,
+    /// The command that starts the engine.
+    pub(in crate::engine) start: &'static str,
+    /// A file or a folder that only an installed engine has.
+    sign: Option<PathBuf>,
+}
+
+impl Place {
+    /// Whether the engine is installed, although it may not run.
+    pub(super) fn is_installed(&self) -> bool {
+        self.sign.as_ref().is_some_and(|path| path.exists())
+    }
+}
+
+/// The folder that a socket is below.
+enum Below {
+    Root,
+    RuntimeDir,
+    Home,
+}
+use Below::{Home, Root, RuntimeDir};
+
+/// In the order in which they are tried: the socket, the engine, what starts it, and what shows that it is installed (a
+/// relative path is below the home folder).
+#[rustfmt::skip] // a table
+const PLACES: [(Below, &str, &str, &str, &str); 12] = [
+    (Root, DEFAULT_SOCKET, "Docker", "sudo systemctl start docker", "/lib/systemd/system/docker.service"),
+    (RuntimeDir, "docker.sock", "rootless Docker", "systemctl --user start docker", ".config/systemd/user/docker.service"),
+    (Home, ".docker/run/docker.sock", "Docker Desktop", "open -a Docker", "/Applications/Docker.app"),
+    (Home, ".docker/desktop/docker.sock", "Docker Desktop", "systemctl --user start docker-desktop", "/opt/docker-desktop"),
+    (Home, ".colima/default/docker.sock", "Colima", "colima start", ".colima/default"),
+    (Home, ".config/colima/default/docker.sock", "Colima", "colima start", ".config/colima/default"),
+    (Home, ".orbstack/run/docker.sock", "OrbStack", "orb start", ".orbstack"),
+    (Home, ".rd/docker.sock", "Rancher Desktop", "rdctl start", ".rd"),
+    (Home, ".local/share/containers/podman/machine/podman.sock", "Podman Machine", "podman machine start", ".config/containers/podman/machine"),
+    // Podman 4.
+    (Home, ".local/share/containers/podman/machine/qemu/podman.sock", "Podman Machine", "podman machine start", ".config/containers/podman/machine/qemu"),
+    (RuntimeDir, "podman/podman.sock", "rootless Podman", "systemctl --user start podman.socket", "/lib/systemd/user/podman.socket"),
+    (Root, "/run/podman/podman.sock", "Podman", "sudo systemctl start podman.socket", "/lib/systemd/system/podman.socket"),
+];
+
+/// All places for these settings, in the order in which they are tried.
+pub(super) fn all(settings: &EngineSettings) -> Vec<Place> {
+    let home = settings.home.as_deref();
+    let place = |(below, socket, engine, start, sign)| {
+        let folder = match below {
+            Root => Path::new("/"),
+            RuntimeDir => settings.runtime_dir.as_deref()?,
+            Home => home?,
+        };
+        Some(Place {
+            socket: folder.join(socket),
+            engine,
+            start,
+            // Joining an absolute path returns it.
+            sign: home.or(Some(Path::new("/"))).map(|home| home.join(sign)),
+        })
+    };
+    PLACES.into_iter().filter_map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// The sockets of each engine in a home folder, as its documents have them.
+    const IN_HOME: [(&str, &str); 8] = [
+        (".docker/run/docker.sock", "Docker Desktop"),
+        (".docker/desktop/docker.sock", "Docker Desktop"),
+        (".colima/default/docker.sock", "Colima"),
+        (".config/colima/default/docker.sock", "Colima"),
+        (".orbstack/run/docker.sock", "OrbStack"),
+        (".rd/docker.sock", "Rancher Desktop"),
+        (
+            ".local/share/containers/podman/machine/podman.sock",
+            "Podman Machine",
+        ),
+        (
+            ".local/share/containers/podman/machine/qemu/podman.sock",
+            "Podman Machine",
+        ),
+    ];
+
+    fn settings(root: &Path) -> EngineSettings {
+        EngineSettings {
+            home: Some(root.join("home")),
+            runtime_dir: Some(root.join("run")),
+            ..EngineSettings::default()
+        }
+    }
+
+    #[test]
+    fn each_desktop_engine_is_found_by_its_socket() {
+        for (socket, engine) in IN_HOME {
+            let root = tempfile::tempdir().unwrap();
+            let socket = root.path().join("home").join(socket);
+            fs::create_dir_all(socket.parent().unwrap()).unwrap();
+            let _listener = UnixListener::bind(&socket).unwrap();
+            let places = all(&settings(root.path()));
+            let below = |place: &&Place| place.socket.starts_with(root.path());
+            let found: Vec<&Place> = places
+                .iter()
+                .filter(below)
+                .filter(|place| place.socket.exists())
+                .collect();
+            assert_eq!(found.len(), 1, "{engine}: {found:?}");
+            assert_eq!((&found[0].socket, found[0].engine), (&socket, engine));
+        }
+    }
+
+    #[test]
+    fn docker_comes_first_and_the_podman_of_root_last() {
+        let places = all(&settings(Path::new("/nowhere")));
+        let sockets: Vec<&Path> = places.iter().map(|place| place.socket.as_path()).collect();
+        assert_eq!(sockets[0], Path::new("/var/run/docker.sock"));
+        assert_eq!(sockets[1], Path::new("/nowhere/run/docker.sock"));
+        let last = sockets.len() - 1;
+        assert_eq!(
+            sockets[last - 1],
+            Path::new("/nowhere/run/podman/podman.sock")
+        );
+        assert_eq!(sockets[last], Path::new("/run/podman/podman.sock"));
+    }
+
+    #[test]
+    fn an_engine_that_does_not_run_is_known_to_be_installed() {
+        for (folder, start) in [
+            (".colima/default", "colima start"),
+            (".config/colima/default", "colima start"),
+            (".orbstack", "orb start"),
+            (".rd", "rdctl start"),
+            (".config/containers/podman/machine", "podman machine start"),
+        ] {
+            let root = tempfile::tempdir().unwrap();
+            let settings = settings(root.path());
+            let home = settings.home.clone().unwrap();
+            let ours = |settings| {
+                let places: Vec<Place> = all(settings);
+                let installed = places.into_iter().filter(|place| {
+                    place.is_installed() && place.sign.as_ref().unwrap().starts_with(&home)
+                });
+                installed.map(|place| place.start).collect::<Vec<_>>()
+            };
+            assert_eq!(ours(&settings), [""; 0], "{folder}");
+            fs::create_dir_all(home.join(folder)).unwrap();
+            assert_eq!(ours(&settings), [start], "{folder}");
+        }
+    }
+
+    #[test]
+    fn without_a_home_only_the_places_of_the_machine_are_tried() {
+        let places = all(&EngineSettings::default());
+        let sockets: Vec<&Path> = places.iter().map(|place| place.socket.as_path()).collect();
+        assert_eq!(
+            sockets,
+            [
+                Path::new("/var/run/docker.sock"),
+                Path::new("/run/podman/podman.sock")
+            ]
+        );
+    }
+}
