@@ -16,6 +16,8 @@ ARCHIVE    := $(GO_PACKAGE)/libmol_$(PLATFORM).a
 CARGO      := cargo
 TARGET_DIR := target
 GLIBC      := 2.28
+# The oldest macOS, that of Go 1.26.
+MACOSX_DEPLOYMENT_TARGET := 12.0
 ifeq ($(TARGET)$(PORTABLE),$(HOST))
 BUILT      := $(TARGET_DIR)/release
 BUILD      := $(CARGO) build
@@ -26,10 +28,18 @@ BUILT      := $(TARGET_DIR)/$(TARGET)/release
 BUILD      := rustup target add $(TARGET) && packaging/with-zig $(CARGO) zigbuild $(FOR)
 RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuild rustc $(FOR)
 endif
+ifneq ($(findstring apple-darwin,$(TARGET)),)
+# GNU ld leaves out of libmol.a what is not reachable; for macOS the compiler does.
+export CARGO_PROFILE_RELEASE_LTO := fat
+ifeq ($(findstring apple-darwin,$(HOST)),)
+# packaging/macos/prelink links the shared library.
+BUILD      := $(RUSTC) --lib --crate-type staticlib
+endif
+endif
 # What is installed: libmol.a, libmol.so where the target has one, and the folder command.
 PACKAGE    := $(BUILT)/package
 
-export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM PORTABLE GLIBC
+export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM PORTABLE GLIBC MACOSX_DEPLOYMENT_TARGET
 
 .PHONY: help
 help: ## list the targets
@@ -75,8 +85,8 @@ deb: ## build the Debian packages mol, libmol3 and libmol-dev for TARGETS= (defa
 
 VERSION :=
 .PHONY: release
-release: TARGETS := $(foreach system,gnu musl,x86_64-unknown-linux-$(system) aarch64-unknown-linux-$(system))
-release: ## build the archives and the Go modules of VERSION=0.2.0, for TARGETS= (default: all of Linux), in target/dist
+release: TARGETS := $(foreach system,unknown-linux-gnu unknown-linux-musl apple-darwin,x86_64-$(system) aarch64-$(system))
+release: ## build the archives and the Go modules of VERSION=0.2.0, for TARGETS= (default: Linux and macOS), in target/dist
 	packaging/release "$(VERSION)" $(TARGETS)
 
 .PHONY: demo
