@@ -1,21 +1,39 @@
-# A formula for Homebrew on Linux. Not run: check it with `brew audit` and `brew test` before you publish it.
+# A formula for a Homebrew tap, on macOS and Linux: it installs a release archive. Not run: check it with `brew audit` and
+# `brew test` before you publish it.
 #
-# For a release, replace the tag, and add its commit as `revision:`.
+# For a release, set the version, and the checksums from its SHA256SUMS.
 class Mol < Formula
   desc "Build workspace images and start workspaces"
   homepage "https://git.moleculesai.app/molecule-ai/libmol"
-  url "https://git.moleculesai.app/molecule-ai/libmol.git", tag: "v0.1.0"
+  version "0.1.0"
   license any_of: ["MIT", "Apache-2.0"]
-  head "https://git.moleculesai.app/molecule-ai/libmol.git", branch: "main"
 
-  depends_on "binutils" => :build
-  depends_on "go" => :build
-  depends_on "rust" => :build
-  depends_on :linux
+  on_macos do
+    depends_on macos: :monterey
+
+    on_arm do
+      url "#{homepage}/releases/download/v#{version}/libmol-#{version}-aarch64-apple-darwin.tar.gz"
+      sha256 "0000000000000000000000000000000000000000000000000000000000000000"
+    end
+    on_intel do
+      url "#{homepage}/releases/download/v#{version}/libmol-#{version}-x86_64-apple-darwin.tar.gz"
+      sha256 "0000000000000000000000000000000000000000000000000000000000000000"
+    end
+  end
+
+  on_linux do
+    on_arm do
+      url "#{homepage}/releases/download/v#{version}/libmol-#{version}-aarch64-unknown-linux-gnu.tar.gz"
+      sha256 "0000000000000000000000000000000000000000000000000000000000000000"
+    end
+    on_intel do
+      url "#{homepage}/releases/download/v#{version}/libmol-#{version}-x86_64-unknown-linux-gnu.tar.gz"
+      sha256 "0000000000000000000000000000000000000000000000000000000000000000"
+    end
+  end
 
   def install
-    system "make", "command"
-    system "make", "install", "PREFIX=#{prefix}"
+    prefix.install Dir["*"]
   end
 
   test do
@@ -25,7 +43,7 @@ class Mol < Formula
       #include <mol.h>
       int main(void) { return mol_abi_version() != MOL_ABI_VERSION; }
     C
-    system ENV.cc, "abi.c", "-I#{include}", "-L#{lib}", "-lmol", "-o", "abi"
+    system ENV.cc, "abi.c", "-I#{include}", "-L#{lib}", "-lmol", "-Wl,-rpath,#{lib}", "-o", "abi"
     system "./abi"
   end
 end
