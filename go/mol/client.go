@@ -179,6 +179,8 @@ const (
 	maxCgoCalls = 8
 	// cancelGrace is how long a cancelled call waits for its result, so that it returns within a second.
 	cancelGrace = 800 * time.Millisecond
+	// deadlineGrace is the part of it in which the library, which has the same deadline, reports what was running.
+	deadlineGrace = 200 * time.Millisecond
 	// eventGrace is how long a call with its result waits until OnEvent has had the events before it.
 	eventGrace = 100 * time.Millisecond
 	// closeGrace is how long Close waits for that.
@@ -235,9 +237,13 @@ func (c *client) run(ctx context.Context, t task) (*ended, error) {
 		c.listener.settle(e.lastEvent, eventGrace)
 		return e, e.failure(t.runtime)
 	case <-ctx.Done():
-		return nil, contextError(ctx, t.runtime, c.abandon(id, results))
+		grace := time.Duration(0)
+		if _, ok := ctx.Deadline(); ok && isPassed(ctx) {
+			grace = deadlineGrace
+		}
+		return nil, contextError(ctx, t.runtime, c.abandon(id, results, grace))
 	case <-c.stop:
-		return nil, closedError(t.runtime, c.abandon(id, results))
+		return nil, closedError(t.runtime, c.abandon(id, results, 0))
 	}
 }
 
@@ -303,10 +309,17 @@ func (c *client) start(ctx context.Context, t task) (uint64, <-chan *ended, erro
 }
 
 // abandon cancels a call and waits for its result: how the library says that it ended, nil for success or if no result
-// came in time.
-func (c *client) abandon(id uint64, results <-chan *ended) *Error {
+// came in time. Before it cancels the call, it gives it the time grace to end by itself.
+func (c *client) abandon(id uint64, results <-chan *ended, grace time.Duration) *Error {
 	timer := time.NewTimer(cancelGrace)
 	defer timer.Stop()
+	if grace > 0 {
+		select {
+		case e := <-results:
+			return e.err
+		case <-time.After(grace):
+		}
+	}
 	select {
 	case c.cgoSlots <- struct{}{}:
 		c.core.cancel(id)
@@ -423,27 +436,30 @@ func masker(token string) func(string) string {
 	return func(text string) string { return MaskTokenInString(text, token) }
 }
 
+func isPassed(ctx context.Context) bool {
+	return errors.Is(ctx.Err(), context.DeadlineExceeded)
+}
+
 // contextError is the error of a call that its context ended. The library's own error is kept if it says more than that
 // the call was cancelled.
 func contextError(ctx context.Context, runtime string, said *Error) *Error {
 	call := "the call"
 	if runtime != "" {
-		call += " for runtime " + quoteShort(runtime)
+		call += " for the runtime " + runtime
 	}
 	err := &Error{Code: CodeCanceled, Message: call + " was canceled"}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if isPassed(ctx) {
 		err.Code = CodeDeadlineExceeded
-		err.Message = "the deadline of " + call + " passed"
+		err.Message = "the deadline of " + call + " has passed"
 		err.Hint = "allow more time"
 		if runtime != "" {
 			err.Hint += ": a first build can take 10 minutes and more where the platform is emulated"
 		}
 	}
 	if said != nil {
-		switch said.Code {
-		case CodeCanceled, CodeDeadlineExceeded:
+		if said.Code == CodeCanceled || said.Code == CodeDeadlineExceeded && !isPassed(ctx) {
 			err.URL, err.Step, err.Line, err.ExitCode, err.LogTail = said.URL, said.Step, said.Line, said.ExitCode, said.LogTail
-		default:
+		} else {
 			kept := *said
 			err = &kept
 		}

@@ -185,7 +185,7 @@ func TestACancelledContextCancelsItsCallAndNoOther(t *testing.T) {
 		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || !errors.As(err, &e) || e.Code != CodeCanceled || e.Runtime != "hermes" {
 			t.Errorf("got %v", err)
 		}
-		if !strings.Contains(err.Error(), `the call for runtime "hermes" was canceled`) {
+		if !strings.Contains(err.Error(), `the call for the runtime hermes was canceled`) {
 			t.Errorf("it does not say which call: %v", err)
 		}
 	})
@@ -244,6 +244,29 @@ func TestADeadlineThatPassesIsDeadlineExceeded(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+func TestADeadlineThatTheLibraryReportsSaysWhatWasRunning(t *testing.T) {
+	f := newFakeCore()
+	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+		time.AfterFunc(60*time.Millisecond, func() {
+			f.fail(id, &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed: building", Step: "RUN sleep", Line: 2})
+		})
+		return nil
+	}
+	f.onCancel = func(*fakeCore, uint64) { t.Error("the call was cancelled before the library could report it") }
+	c := fakeClient(t, f, Options{})
+	cause := errors.New("the request is over")
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 20*time.Millisecond, cause)
+	defer cancel()
+	_, err := c.EnsureLocalImage(ctx, "hermes")
+	var e *Error
+	if !errors.As(err, &e) || e.Code != CodeDeadlineExceeded || e.Step != "RUN sleep" || e.Line != 2 || e.Runtime != "hermes" {
+		t.Fatalf("got %#v", err)
+	}
+	if e.Message != "the deadline passed: building: the request is over" || !errors.Is(err, cause) {
+		t.Errorf("got %v", err)
 	}
 }
 

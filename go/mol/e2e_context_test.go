@@ -5,6 +5,7 @@ package mol
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 )
@@ -35,6 +36,32 @@ func (env *TestEnv) mustStop(word string, since time.Time) {
 	waitUntil(env, "the process of the build ends", func() bool { return !isRunning(word) })
 	if took := time.Since(since); took > cancelLimit {
 		env.Errorf("the process of the build ended after %v", took)
+	}
+}
+
+func TestADeadlineNamesTheStepThatWasRunning(t *testing.T) {
+	env := parallelTestEnv(t)
+	word := env.buildsForever("hermes")
+	c := env.client()
+	// A busy machine may need longer until the step runs.
+	for limit := 2 * time.Second; ; limit *= 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		_, err := c.EnsureLocalImage(ctx, "hermes")
+		cancel()
+		var e *Error
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.As(err, &e) {
+			t.Fatalf("got %v", err)
+		}
+		if strings.Contains(e.Step, word) {
+			start := "the deadline of the call for the runtime hermes has passed, at this point: "
+			if !strings.HasPrefix(e.Message, start) || e.Hint == "" || e.Runtime != "hermes" {
+				t.Errorf("got %#v", e)
+			}
+			return
+		}
+		if limit > waitLimit {
+			t.Fatalf("no step after %v: %v", limit, err)
+		}
 	}
 }
 

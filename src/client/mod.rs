@@ -323,7 +323,7 @@ impl Client {
                 biased;
                 () = cancel.cancelled() => Err(Error::canceled()),
                 result = panics::catch_future(work) => result,
-                () = tokio::time::sleep(limit) => Err(too_late(timeout, limit, &latest)),
+                () = tokio::time::sleep(limit) => Err(too_late(runtime.as_ref(), timeout, limit, &latest)),
             };
             lock(&calls).remove(&id);
             let named = |error: Error| match &runtime {
@@ -523,7 +523,16 @@ fn next_id() -> u64 {
 }
 
 /// The error of a call that reached the caller's deadline, or the ceiling.
-fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Error {
+fn too_late(
+    runtime: Option<&Runtime>,
+    timeout: Option<Duration>,
+    limit: Duration,
+    latest: &Latest,
+) -> Error {
+    let call = match runtime {
+        Some(runtime) => format!("the call for the runtime {runtime}"),
+        None => "the call".to_owned(),
+    };
     let progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
     let at = match progress.point() {
         "" => String::new(),
@@ -532,12 +541,12 @@ fn too_late(timeout: Option<Duration>, limit: Duration, latest: &Latest) -> Erro
     let error = match timeout {
         Some(_) => Error::new(
             Code::DeadlineExceeded,
-            format!("the deadline of the call has passed{at}"),
+            format!("the deadline of {call} has passed{at}"),
         )
         .hint("give it more time: a first build can take minutes, much longer under emulation"),
         None => Error::new(
             Code::Timeout,
-            format!("the call was stopped after {}{at}", human_duration(limit)),
+            format!("{call} was stopped after {}{at}", human_duration(limit)),
         )
         .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
     };
