@@ -98,7 +98,11 @@ impl Code {
     pub(crate) fn concerns_template(self) -> bool {
         !matches!(
             self,
-            Code::InvalidOption | Code::EngineUnreachable | Code::Cache | Code::ProcessLimit
+            Code::InvalidOption
+                | Code::EngineUnreachable
+                | Code::PlatformUnsupported
+                | Code::Cache
+                | Code::ProcessLimit
         )
     }
 

@@ -109,10 +109,13 @@ impl Engine {
                 },
             });
         }
-        let explain = move || Ok(unreachable::explain(attempts));
-        let what = "the sockets of the engines";
-        let error = within(tasks, Code::EngineUnreachable, what, explain).await?;
-        Err(error)
+        let tried = attempts.clone();
+        let explain = move || Ok(unreachable::explain(&tried));
+        // If the disk hangs, the error has less.
+        let what = format!("what is known of {} engines", attempts.len());
+        Err(within(tasks, Code::EngineUnreachable, &what, explain)
+            .await
+            .unwrap_or_else(|_| unreachable::unexplained(&attempts)))
     }
 
     async fn try_connect(

@@ -58,7 +58,7 @@ func TestListAndPruneTables(t *testing.T) {
 
 func TestDoctorShowsFixes(t *testing.T) {
 	f := &fakeClient{diagnosis: mol.Diagnosis{Version: "0.1.0", Status: mol.CheckProblem, Checks: []mol.Check{
-		{Name: "engine", Status: mol.CheckOK, Found: "unix:///var/run/docker.sock (Docker)"},
+		{Name: "engine", Status: mol.CheckOK, Found: "unix:///var/run/docker.sock (the default socket)"},
 		{Name: "cache disk", Status: mol.CheckWarning, Found: "12 MiB free at /home", Fix: "free some space there"},
 		{Name: "token", Status: mol.CheckProblem, Found: "set, but refused", Fix: "set another one"},
 	}}}

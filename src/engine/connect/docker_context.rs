@@ -78,11 +78,8 @@ pub(super) fn load(settings: &EngineSettings, name: &str, named_by: &str) -> Res
         .then(|| tls::from_folder(&folder, &named_by))
         .transpose()?;
     let default_port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT };
-    Ok(Endpoint {
-        address: parse_address(&host, tls, default_port, &named_by, settings)?,
-        named_by,
-        place: None,
-    })
+    let address = parse_address(&host, tls, default_port, &named_by, settings)?;
+    Ok(Endpoint::named(address, &named_by, settings))
 }
 
 /// The address in a context's `meta.json`, and whether TLS verification is skipped.

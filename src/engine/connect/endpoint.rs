@@ -48,8 +48,22 @@ pub(crate) struct Endpoint {
     pub(crate) address: Address,
     /// `DOCKER_HOST`, a context, or the engine whose socket this is.
     pub(crate) named_by: String,
-    /// The place, if no engine is named.
+    /// If it is a usual socket.
     pub(in crate::engine) place: Option<Place>,
+}
+
+impl Endpoint {
+    pub(super) fn named(address: Address, named_by: &str, settings: &EngineSettings) -> Self {
+        let place = match &address {
+            Address::Unix(socket) => places::at(settings, socket),
+            Address::Ssh(_) | Address::Tcp { .. } => None,
+        };
+        Self {
+            address,
+            named_by: named_by.to_owned(),
+            place,
+        }
+    }
 }
 
 impl fmt::Display for Endpoint {
@@ -143,12 +157,9 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
                 tls::from_folder(dir.unwrap_or(Path::new("/")), "DOCKER_CERT_PATH")
             })
             .transpose()?;
-        return Ok(vec![Endpoint {
-            // The docker CLI uses this port with TLS too.
-            address: parse_address(host, tls, PLAIN_PORT, "DOCKER_HOST", settings)?,
-            named_by: "DOCKER_HOST".to_owned(),
-            place: None,
-        }]);
+        // The docker CLI uses this port with TLS too.
+        let address = parse_address(host, tls, PLAIN_PORT, "DOCKER_HOST", settings)?;
+        return Ok(vec![Endpoint::named(address, "DOCKER_HOST", settings)]);
     }
     let (name, named_by, warning) = match &settings.context {
         Some(name) => (name.clone(), "DOCKER_CONTEXT", None),
@@ -179,7 +190,11 @@ fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
 fn well_known(settings: &EngineSettings) -> Vec<Endpoint> {
     let endpoint = |place: Place| Endpoint {
         address: Address::Unix(place.socket.clone()),
-        named_by: place.engine.to_owned(),
+        // Another engine may have a link there.
+        named_by: match place.socket.as_path() == Path::new(DEFAULT_SOCKET) {
+            true => "the default socket".to_owned(),
+            false => place.engine.to_owned(),
+        },
         place: Some(place),
     };
     places::all(settings).into_iter().map(endpoint).collect()

@@ -18,14 +18,33 @@ pub(in crate::engine) struct Place {
     pub(in crate::engine) engine: &'static str,
     /// The command that starts the engine.
     pub(in crate::engine) start: &'static str,
-    /// A file or a folder that only an installed engine has.
-    sign: Option<PathBuf>,
+    /// What an engine that was set up has left.
+    sign: Sign,
+}
+
+#[derive(Clone, Debug)]
+struct Sign {
+    path: PathBuf,
+    /// Below the home folder: the engine of this user.
+    is_own: bool,
+}
+
+/// Whether an engine is set up, although it may not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum SetUp {
+    ForThisUser,
+    OnThisMachine,
+    No,
 }
 
 impl Place {
-    /// Whether the engine is installed, although it may not run.
-    pub(super) fn is_installed(&self) -> bool {
-        self.sign.as_ref().is_some_and(|path| path.exists())
+    /// Looks at the disk.
+    pub(super) fn set_up(&self) -> SetUp {
+        match self.sign.path.exists() {
+            true if self.sign.is_own => SetUp::ForThisUser,
+            true => SetUp::OnThisMachine,
+            false => SetUp::No,
+        }
     }
 }
 
@@ -37,7 +56,7 @@ enum Below {
 }
 use Below::{Home, Root, RuntimeDir};
 
-/// In the order in which they are tried: the socket, the engine, what starts it, and what shows that it is installed (a
+/// In the order in which they are tried: the socket, the engine, what starts it, and what shows that it is set up (a
 /// relative path is below the home folder).
 #[rustfmt::skip] // a table
 const PLACES: [(Below, &str, &str, &str, &str); 12] = [
@@ -53,13 +72,14 @@ const PLACES: [(Below, &str, &str, &str, &str); 12] = [
     // Podman 4.
     (Home, ".local/share/containers/podman/machine/qemu/podman.sock", "Podman Machine", "podman machine start", ".config/containers/podman/machine/qemu"),
     (RuntimeDir, "podman/podman.sock", "rootless Podman", "systemctl --user start podman.socket", "/lib/systemd/user/podman.socket"),
-    (Root, "/run/podman/podman.sock", "Podman", "sudo systemctl start podman.socket", "/lib/systemd/system/podman.socket"),
+    // Only root can look into this folder, or use the socket.
+    (Root, "/run/podman/podman.sock", "Podman", "sudo systemctl start podman.socket", "/run/podman/."),
 ];
 
 /// All places for these settings, in the order in which they are tried.
 pub(super) fn all(settings: &EngineSettings) -> Vec<Place> {
     let home = settings.home.as_deref();
-    let place = |(below, socket, engine, start, sign)| {
+    let place = |(below, socket, engine, start, sign): (_, _, _, _, &str)| {
         let folder = match below {
             Root => Path::new("/"),
             RuntimeDir => settings.runtime_dir.as_deref()?,
@@ -69,11 +89,21 @@ pub(super) fn all(settings: &EngineSettings) -> Vec<Place> {
             socket: folder.join(socket),
             engine,
             start,
-            // Joining an absolute path returns it.
-            sign: home.or(Some(Path::new("/"))).map(|home| home.join(sign)),
+            sign: Sign {
+                // Joining an absolute path returns it.
+                path: home.unwrap_or(Path::new("/")).join(sign),
+                is_own: !sign.starts_with('/'),
+            },
         })
     };
     PLACES.into_iter().filter_map(place).collect()
+}
+
+/// The place with this socket: for an engine that is named by it, in a docker context for example.
+pub(super) fn at(settings: &EngineSettings, socket: &Path) -> Option<Place> {
+    all(settings)
+        .into_iter()
+        .find(|place| place.socket == socket)
 }
 
 #[cfg(test)]
@@ -143,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_does_not_run_is_known_to_be_installed() {
+    fn an_engine_that_does_not_run_is_known_to_be_set_up() {
         for (folder, start) in [
             (".colima/default", "colima start"),
             (".config/colima/default", "colima start"),
@@ -156,10 +186,10 @@ mod tests {
             let home = settings.home.clone().unwrap();
             let ours = |settings| {
                 let places: Vec<Place> = all(settings);
-                let installed = places.into_iter().filter(|place| {
-                    place.is_installed() && place.sign.as_ref().unwrap().starts_with(&home)
-                });
-                installed.map(|place| place.start).collect::<Vec<_>>()
+                let own = places
+                    .into_iter()
+                    .filter(|place| place.set_up() == SetUp::ForThisUser);
+                own.map(|place| place.start).collect::<Vec<_>>()
             };
             assert_eq!(ours(&settings), [""; 0], "{folder}");
             fs::create_dir_all(home.join(folder)).unwrap();

@@ -1,25 +1,33 @@
 //! Explains why no engine answers: one cause, and what to do about it.
 
+use std::fmt;
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use rustix::process::{getegid, geteuid, getgroups};
+
 use crate::engine::connect::endpoint::{Address, Endpoint};
+use crate::engine::connect::places::SetUp;
 use crate::error::{Code, Error};
 use crate::process::outside_file;
 
-const HINT_UNIX: &str = "start Docker or Podman, or set DOCKER_HOST to its address";
+const HINT_START: &str = "start Docker or Podman, or set DOCKER_HOST to its address";
 const HINT_SSH: &str = "check that `ssh HOST docker version` works for the same user without \
      a prompt: the key, the known hosts and the configuration are that user's";
 const HINT_TCP: &str = "start Docker or Podman there, or fix the address; with TLS, set \
      DOCKER_TLS_VERIFY=1 or use a docker context, with the authority's ca.pem and a cert.pem and key.pem it signed";
+const HINT_SILENT: &str = "check that it is a container engine; restart it, or read its log";
 
-/// The most bytes of /etc/group.
-const MAX_GROUPS: usize = 1 << 20;
+/// The most bytes of /etc/passwd and /etc/group.
+const MAX_ACCOUNTS: usize = 1 << 20;
 
-/// An endpoint that did not answer.
-#[derive(Debug)]
+/// The owner that a user namespace shows for a file of a user that it does not know (user_namespaces(7)).
+const UNKNOWN_OWNER: u32 = 65_534;
+
+/// An endpoint that did not answer as an engine does.
+#[derive(Clone, Debug)]
 pub(in crate::engine) struct Attempt {
     pub(in crate::engine) endpoint: Endpoint,
     /// The reason, for people.
@@ -30,109 +38,134 @@ pub(in crate::engine) struct Attempt {
     pub(in crate::engine) hint: Option<String>,
 }
 
+/// The causes, from the one that is nearest to an answer on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// Something accepted the connection, or it is at another kind of address.
+    NoAnswer,
+    /// This user may not open the socket.
+    Denied,
+    /// There is a file, and nothing listens there.
+    NothingListens,
+    /// There is no socket, but an engine is set up that would have one there.
+    NotRunning(SetUp),
+    /// There is no socket, as far as this user can see.
+    Absent,
+}
+
 impl Attempt {
-    /// Whether there is no socket.
-    fn is_absent(&self) -> bool {
-        self.kind == Some(ErrorKind::NotFound) && self.socket().is_some()
-    }
-
-    fn socket(&self) -> Option<&Path> {
-        match &self.endpoint.address {
-            Address::Unix(path) => Some(path),
-            Address::Ssh(_) | Address::Tcp { .. } => None,
-        }
-    }
-
-    /// How close the engine is to answering: what is to be reported first.
-    fn rank(&self) -> u8 {
-        let installed = self
-            .endpoint
-            .place
-            .as_ref()
-            .is_some_and(|place| place.is_installed());
+    /// Looks at the disk.
+    fn cause(&self) -> Cause {
+        let Address::Unix(socket) = &self.endpoint.address else {
+            return Cause::NoAnswer;
+        };
+        let set_up = || self.endpoint.place.as_ref().map(|place| place.set_up());
         match self.kind {
-            Some(ErrorKind::PermissionDenied) => 0,
-            Some(ErrorKind::ConnectionRefused) => 2,
-            _ if !self.is_absent() => 1,
-            _ if installed => 3,
-            _ => 4,
-        }
-    }
-
-    /// What is wrong there, after the address.
-    fn cause(&self, access: Option<&Access>) -> String {
-        let place = self.endpoint.place.as_ref().map(|place| place.engine);
-        match (self.rank(), place) {
-            (0, _) => match access {
-                Some(access) => format!("{}, but {access}", self.why),
-                None => self.why.clone(),
-            },
-            (2, Some(engine)) => format!("{engine} does not run: {}", self.why),
-            (3, Some(engine)) => format!("{engine} is installed, but does not run"),
-            _ => self.why.clone(),
-        }
-    }
-
-    fn hint(&self, access: Option<&Access>) -> String {
-        if let Some(hint) = &self.hint {
-            return hint.clone();
-        }
-        match (&self.endpoint.address, self.rank(), &self.endpoint.place) {
-            (Address::Ssh(_), ..) => HINT_SSH.to_owned(),
-            (Address::Tcp { .. }, ..) => HINT_TCP.to_owned(),
-            (Address::Unix(_), 0, _) => match access {
-                Some(access) => access.hint(),
-                None => "check the permissions of the folders above it, and SELinux or AppArmor"
-                    .to_owned(),
-            },
-            (Address::Unix(_), 2 | 3, Some(place)) => {
-                format!("start {}: {}", place.engine, place.start)
+            Some(ErrorKind::ConnectionRefused) => Cause::NothingListens,
+            // Most users may not look into /run/podman, which says nothing about their engine.
+            Some(ErrorKind::PermissionDenied)
+                if self.endpoint.place.is_none() || fs::metadata(socket).is_ok() =>
+            {
+                Cause::Denied
             }
-            (Address::Unix(_), ..) => HINT_UNIX.to_owned(),
+            Some(ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied) => {
+                match set_up() {
+                    None | Some(SetUp::No) => Cause::Absent,
+                    Some(set_up) => Cause::NotRunning(set_up),
+                }
+            }
+            _ => Cause::NoAnswer,
         }
+    }
+
+    /// What is wrong, and what to do. Looks at the disk.
+    fn explained(&self, cause: Cause) -> (String, String) {
+        let why = &self.why;
+        let (socket, hint_elsewhere) = match &self.endpoint.address {
+            Address::Unix(socket) => (socket, HINT_SILENT),
+            Address::Ssh(_) => return (why.clone(), self.hint_or(HINT_SSH)),
+            Address::Tcp { .. } => return (why.clone(), self.hint_or(HINT_TCP)),
+        };
+        let place = self.endpoint.place.as_ref();
+        let running = place.map(|place| {
+            let hint = format!("start {}: {}", place.engine, place.start);
+            (place.engine, hint)
+        });
+        match (cause, running) {
+            (Cause::NoAnswer, _) => (why.clone(), self.hint_or(hint_elsewhere)),
+            (Cause::Denied, _) => match Access::of(socket) {
+                Some(access) => (format!("{why}: {access}"), access.hint()),
+                None => (
+                    why.clone(),
+                    "check the permissions of the folders above it, and SELinux or AppArmor"
+                        .to_owned(),
+                ),
+            },
+            (Cause::NothingListens, _) if !is_socket(socket) => {
+                ("it is not a socket".to_owned(), HINT_START.to_owned())
+            }
+            (Cause::NothingListens, Some((engine, hint)))
+                if place.is_some_and(|place| place.set_up() != SetUp::No) =>
+            {
+                (format!("{engine} does not run: {why}"), hint)
+            }
+            (Cause::NotRunning(_), Some((engine, hint))) => {
+                (format!("{engine} is set up here, but does not run"), hint)
+            }
+            _ => (why.clone(), HINT_START.to_owned()),
+        }
+    }
+
+    fn hint_or(&self, usual: &str) -> String {
+        self.hint.clone().unwrap_or_else(|| usual.to_owned())
     }
 }
 
-/// The error for endpoints of which none answers. It reads files, and may block.
-pub(in crate::engine) fn explain(mut attempts: Vec<Attempt>) -> Error {
-    // Stable: of equal ones the first that was tried.
-    attempts.sort_by_key(Attempt::rank);
-    let Some((first, others)) = attempts.split_first() else {
-        return Error::new(Code::EngineUnreachable, "no container engine is configured")
-            .hint(HINT_UNIX);
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// The error for endpoints of which none answers. Looks at the disk, so it may block.
+pub(in crate::engine) fn explain(attempts: &[Attempt]) -> Error {
+    let mut attempts: Vec<(Cause, &Attempt)> = attempts
+        .iter()
+        .map(|attempt| (attempt.cause(), attempt))
+        .collect();
+    // Stable: of equal causes, the first that was tried.
+    attempts.sort_by_key(|(cause, _)| *cause);
+    let Some(((cause, first), others)) = attempts.split_first() else {
+        return unexplained(&[]);
     };
-    let access = match (first.kind, first.socket()) {
-        (Some(ErrorKind::PermissionDenied), Some(socket)) => Access::of(socket),
-        _ => None,
-    };
-    let access = access.as_ref();
-    let (absent, failed): (Vec<_>, Vec<_>) = others.iter().partition(|attempt| attempt.is_absent());
-    let mut message = match first.rank() {
-        4 if !others.is_empty() => format!(
-            "no container engine answers: there is no socket at {}",
-            first.endpoint
-        ),
-        _ => format!(
-            "no container engine answers: {}: {}",
-            first.endpoint,
-            first.cause(access)
-        ),
-    };
-    for attempt in failed {
+    let (why, hint) = first.explained(*cause);
+    let is_absent = |cause: &Cause| *cause > Cause::NothingListens;
+    let mut absent: Vec<String> = others
+        .iter()
+        .filter(|(cause, _)| is_absent(cause))
+        .map(|(_, attempt)| attempt.endpoint.address.to_string())
+        .collect();
+    let mut message = "no container engine answers".to_owned();
+    if *cause == Cause::Absent && !others.is_empty() {
+        absent.insert(0, first.endpoint.to_string());
+    } else {
+        message += &format!(": {}: {why}", first.endpoint);
+    }
+    for (_, attempt) in others.iter().filter(|(cause, _)| !is_absent(cause)) {
         message += &format!("; {}: {}", attempt.endpoint, attempt.why);
     }
     if !absent.is_empty() {
-        let addresses: Vec<String> = absent
-            .iter()
-            .map(|attempt| attempt.endpoint.address.to_string())
-            .collect();
-        let start = match first.rank() {
-            4 => ", ",
-            _ => "; there is no socket at ",
-        };
-        message += &format!("{start}{}", addresses.join(", "));
+        message += &format!("; no socket was found at {}", absent.join(", "));
     }
-    Error::new(Code::EngineUnreachable, message).hint(first.hint(access))
+    Error::new(Code::EngineUnreachable, message).hint(hint)
+}
+
+/// The same, without a look at the disk.
+pub(in crate::engine) fn unexplained(attempts: &[Attempt]) -> Error {
+    let tried: Vec<String> = attempts
+        .iter()
+        .map(|attempt| format!("{}: {}", attempt.endpoint, attempt.why))
+        .collect();
+    let message = format!("no container engine answers; tried {}", tried.join("; "));
+    Error::new(Code::EngineUnreachable, message).hint(HINT_START)
 }
 
 /// Who may open a socket.
@@ -140,80 +173,122 @@ pub(in crate::engine) fn explain(mut attempts: Vec<Attempt>) -> Error {
 struct Access {
     uid: u32,
     /// The group, if it may open the socket.
-    group: Option<Group>,
+    group: Option<Account>,
+    /// The user of this process.
+    user: Account,
 }
 
+/// A user or a group.
 #[derive(Debug, PartialEq, Eq)]
-struct Group {
-    gid: u32,
+struct Account {
+    id: u32,
     name: Option<String>,
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => f.write_str(name),
+            None => self.id.fmt(f),
+        }
+    }
 }
 
 impl Access {
     /// `None` if the mode does not explain why this process may not.
     fn of(socket: &Path) -> Option<Self> {
         let found = fs::metadata(socket).ok()?;
-        let mode = found.mode();
+        let (mode, uid, gid) = (found.mode(), found.uid(), found.gid());
+        let me = geteuid().as_raw();
         // Connecting needs the right to write (unix(7)).
-        let is_owner = found.uid() == rustix::process::geteuid().as_raw();
-        if mode & 0o002 != 0 || (is_owner && mode & 0o200 != 0) {
-            return None;
-        }
-        let groups = outside_file::read(Path::new("/etc/group"), MAX_GROUPS).unwrap_or_default();
-        Some(Self {
-            uid: found.uid(),
-            group: (mode & 0o020 != 0).then(|| Group {
-                gid: found.gid(),
-                name: name_of(&String::from_utf8_lossy(&groups), found.gid()),
+        let is_member = || {
+            let groups = getgroups().unwrap_or_default();
+            getegid().as_raw() == gid || groups.iter().any(|group| group.as_raw() == gid)
+        };
+        let may = me == 0
+            || mode & 0o002 != 0
+            || (mode & 0o200 != 0 && me == uid)
+            || (mode & 0o020 != 0 && is_member());
+        (!may).then(|| Self {
+            uid,
+            group: (mode & 0o020 != 0).then(|| Account {
+                id: gid,
+                // The accounts in a container are not those of the engine's machine.
+                name: (!is_in_container())
+                    .then(|| name_in("/etc/group", gid))
+                    .flatten(),
             }),
+            user: Account {
+                id: me,
+                name: name_in("/etc/passwd", me),
+            },
         })
     }
 
     fn hint(&self) -> String {
+        let own = "rootless Docker or Podman (dockerd-rootless-setuptool.sh install, or systemctl --user start \
+                   podman.socket)";
+        let ids = [Some(self.uid), self.group.as_ref().map(|group| group.id)];
+        if ids.contains(&Some(UNKNOWN_OWNER)) {
+            return "its owner is unknown in this user namespace: use the socket of an engine of the user who started \
+                    this container"
+                .to_owned();
+        }
         match &self.group {
-            Some(Group { gid: 0, .. }) | None if self.uid == 0 => {
-                "run as root, or use rootless Docker or Podman (dockerd-rootless-setuptool.sh install, or \
-                 systemctl --user start podman.socket)"
-                    .to_owned()
+            // Whoever is in the group root can change much more than containers.
+            Some(Account { id: 0, .. }) | None if self.uid == 0 => {
+                format!("run as root, or use {own}")
             }
-            None => "run as the user that owns the socket, or start an engine of your own".to_owned(),
-            Some(Group { name: Some(name), .. }) => {
-                format!("run sudo usermod -aG {name} $USER, then log out and in again")
+            Some(Account { id: 0, .. }) | None => {
+                format!("run as the user {}, or use {own}", self.uid)
             }
-            // Usual in a container, whose /etc/group is not that of the engine's machine.
-            Some(Group { gid, .. }) => format!(
-                "give this process the group {gid}; for a container: docker run --group-add {gid}, or group_add in \
-                 a compose file"
+            Some(Account {
+                name: Some(name), ..
+            }) => format!(
+                "run sudo usermod -aG {name} {}, then log out and in again, or restart the service",
+                self.user
+            ),
+            Some(Account { id, .. }) => format!(
+                "give this process the group {id}; for a container: docker run --group-add {id}, or group_add in a \
+                 compose file"
             ),
         }
     }
 }
 
-impl std::fmt::Display for Access {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.uid {
             0 => f.write_str("only root")?,
             uid => write!(f, "only root and the user {uid}")?,
         }
-        match &self.group {
-            Some(Group {
-                name: Some(name), ..
-            }) => write!(f, " and the group {name}")?,
-            Some(Group { gid, .. }) => write!(f, " and the group {gid}")?,
-            None => {}
+        if let Some(group) = &self.group {
+            write!(f, " and the group {group}")?;
         }
-        f.write_str(" may open it")
+        write!(f, " may open it, and this process is {}", self.user)
     }
 }
 
-/// The name of a group in the text of /etc/group (group(5)). The C library would ask directories on the network too,
-/// for as long as they take; a group that was made for an engine is in this file.
-fn name_of(groups: &str, gid: u32) -> Option<String> {
-    groups.lines().find_map(|line| {
+/// Docker and Podman create these files in each container.
+fn is_in_container() -> bool {
+    ["/.dockerenv", "/run/.containerenv"]
+        .iter()
+        .any(|file| Path::new(file).exists())
+}
+
+fn name_in(file: &str, id: u32) -> Option<String> {
+    let text = outside_file::read(Path::new(file), MAX_ACCOUNTS).ok()?;
+    name_of(&String::from_utf8_lossy(&text), id)
+}
+
+/// The name of an id in the text of /etc/group or /etc/passwd (group(5), passwd(5)). The C library would ask directories
+/// on the network too, for as long as they take; what was made for an engine or a service is in these files.
+fn name_of(accounts: &str, id: u32) -> Option<String> {
+    accounts.lines().find_map(|line| {
         let mut fields = line.split(':');
         let name = fields.next()?;
         let number = fields.nth(1)?;
-        (number.parse() == Ok(gid) && !name.is_empty()).then(|| name.to_owned())
+        (number.parse() == Ok(id) && !name.is_empty()).then(|| name.to_owned())
     })
 }
 
@@ -232,7 +307,10 @@ mod tests {
             home: Some(home.to_owned()),
             ..EngineSettings::default()
         };
-        let below = |place: &places::Place| place.socket.starts_with(home);
+        // Docker Desktop's sign is not in the home folder: it may be installed on this machine.
+        let below = |place: &places::Place| {
+            place.socket.starts_with(home) && place.engine != "Docker Desktop"
+        };
         let attempt = |place: places::Place| {
             let socket = place.socket.strip_prefix(home).unwrap();
             let found = happened.iter().find(|(name, _)| Path::new(name) == socket);
@@ -249,7 +327,7 @@ mod tests {
             }
         };
         let places = places::all(&settings).into_iter().filter(below);
-        explain(places.map(attempt).collect())
+        explain(&places.map(attempt).collect::<Vec<_>>())
     }
 
     fn named(address: Address, kind: Option<ErrorKind>) -> Error {
@@ -259,7 +337,7 @@ mod tests {
             place: None,
         };
         let (why, hint) = ("why".to_owned(), None);
-        explain(vec![Attempt {
+        explain(&[Attempt {
             endpoint,
             why,
             kind,
@@ -271,24 +349,39 @@ mod tests {
     const ORBSTACK: &str = ".orbstack/run/docker.sock";
     const RANCHER: &str = ".rd/docker.sock";
 
+    /// Makes what Colima, OrbStack and Rancher Desktop leave in a home folder.
+    fn home(set_up: &[&str]) -> tempfile::TempDir {
+        let home = tempfile::tempdir().unwrap();
+        for folder in set_up {
+            fs::create_dir_all(home.path().join(folder)).unwrap();
+        }
+        home
+    }
+
+    fn listen(home: &Path, socket: &str) -> UnixListener {
+        UnixListener::bind(home.join(socket)).unwrap()
+    }
+
     #[test]
     fn the_nearest_cause_comes_first() {
         use ErrorKind::{ConnectionRefused, PermissionDenied, TimedOut};
-        let home = tempfile::tempdir().unwrap();
+        let home = home(&[".colima/default", ".rd"]);
+        let (_colima, _rancher) = (listen(home.path(), COLIMA), listen(home.path(), RANCHER));
         for (happened, cause, hint) in [
+            (
+                vec![(COLIMA, PermissionDenied), (RANCHER, TimedOut)],
+                "rd/docker.sock (Rancher Desktop): timed out; unix:",
+                HINT_SILENT,
+            ),
             (
                 vec![(COLIMA, ConnectionRefused), (RANCHER, PermissionDenied)],
                 "rd/docker.sock (Rancher Desktop): permission denied; unix:",
                 "check the permissions",
             ),
             (
-                vec![(COLIMA, ConnectionRefused), (RANCHER, TimedOut)],
-                "rd/docker.sock (Rancher Desktop): timed out; unix:",
-                "start Docker or Podman",
-            ),
-            (
                 vec![(RANCHER, ConnectionRefused)],
-                "rd/docker.sock (Rancher Desktop): Rancher Desktop does not run: connection refused; there is no socket at unix:",
+                "rd/docker.sock (Rancher Desktop): Rancher Desktop does not run: connection refused; no socket was \
+                 found at unix:",
                 "start Rancher Desktop: rdctl start",
             ),
         ] {
@@ -308,24 +401,79 @@ mod tests {
     }
 
     #[test]
-    fn an_installed_engine_that_does_not_run_is_named_with_its_command() {
-        let home = tempfile::tempdir().unwrap();
-        fs::create_dir(home.path().join(".orbstack")).unwrap();
+    fn an_engine_that_is_set_up_and_does_not_run_is_named_with_its_command() {
+        let home = home(&[".orbstack"]);
         let error = explained(home.path(), &[]);
         let cause =
-            "(OrbStack): OrbStack is installed, but does not run; there is no socket at unix:";
+            "(OrbStack): OrbStack is set up here, but does not run; no socket was found at unix:";
         assert!(error.message.contains(cause), "{error:?}");
         assert_eq!(error.hint, "start OrbStack: orb start");
     }
 
     #[test]
+    fn a_folder_that_may_not_be_searched_hides_no_other_cause() {
+        use ErrorKind::{ConnectionRefused, NotADirectory, PermissionDenied};
+        let home = home(&[".colima/default"]);
+        let _colima = listen(home.path(), COLIMA);
+        let happened = [
+            (COLIMA, ConnectionRefused),
+            (RANCHER, PermissionDenied),
+            (ORBSTACK, NotADirectory),
+        ];
+        let error = explained(home.path(), &happened);
+        assert_eq!(error.hint, "start Colima: colima start", "{error:?}");
+        assert!(!error.message.contains("denied"), "{error:?}");
+    }
+
+    #[test]
+    fn a_socket_that_nobody_serves_is_no_sign_of_an_engine() {
+        let home = home(&[]);
+        fs::create_dir_all(home.path().join(ORBSTACK)).unwrap();
+        let settings = EngineSettings::default();
+        for (socket, why) in [
+            (home.path().join(ORBSTACK), "it is not a socket"),
+            (home.path().join("engine.sock"), "connection refused"),
+        ] {
+            if !socket.exists() {
+                drop(UnixListener::bind(&socket).unwrap());
+            }
+            let address = Address::Unix(socket);
+            let error = explain(&[Attempt {
+                endpoint: Endpoint::named(address, "DOCKER_HOST", &settings),
+                why: "connection refused".to_owned(),
+                kind: Some(ErrorKind::ConnectionRefused),
+                hint: None,
+            }]);
+            assert!(error.message.ends_with(why), "{error:?}");
+            assert_eq!(error.hint, HINT_START);
+        }
+    }
+
+    #[test]
+    fn a_context_that_names_a_usual_socket_has_its_command() {
+        let home = home(&[".colima/default"]);
+        let settings = EngineSettings {
+            home: Some(home.path().to_owned()),
+            ..EngineSettings::default()
+        };
+        let address = Address::Unix(home.path().join(COLIMA));
+        let error = explain(&[Attempt {
+            endpoint: Endpoint::named(address, "the current docker context", &settings),
+            why: "no such file".to_owned(),
+            kind: Some(ErrorKind::NotFound),
+            hint: None,
+        }]);
+        assert_eq!(error.hint, "start Colima: colima start");
+    }
+
+    #[test]
     fn without_any_engine_all_sockets_are_listed() {
-        let home = tempfile::tempdir().unwrap();
+        let home = home(&[]);
         let error = explained(home.path(), &[]);
-        let start = "no container engine answers: there is no socket at unix:///";
+        let start = "no container engine answers; no socket was found at unix:///";
         assert!(error.message.starts_with(start), "{error:?}");
-        assert_eq!(error.message.matches("unix:///").count(), 8, "{error:?}");
-        assert_eq!(error.hint, HINT_UNIX);
+        assert_eq!(error.message.matches("unix:///").count(), 6, "{error:?}");
+        assert_eq!(error.hint, HINT_START);
     }
 
     #[test]
@@ -338,9 +486,8 @@ mod tests {
             tls: None,
         };
         for (error, hint) in [
-            (named(unix(), Some(ErrorKind::NotFound)), HINT_UNIX),
-            (named(unix(), Some(ErrorKind::ConnectionRefused)), HINT_UNIX),
-            (named(unix(), None), HINT_UNIX),
+            (named(unix(), Some(ErrorKind::NotFound)), HINT_START),
+            (named(unix(), None), HINT_SILENT),
             (named(tcp, Some(ErrorKind::ConnectionRefused)), HINT_TCP),
         ] {
             assert_eq!(error.hint, hint, "{error:?}");
@@ -350,68 +497,66 @@ mod tests {
 
     #[test]
     fn the_hint_on_a_denied_socket_depends_on_who_may_open_it() {
-        let access = |uid, group: Option<(u32, Option<&str>)>| Access {
-            uid,
-            group: group.map(|(gid, name)| Group {
-                gid,
-                name: name.map(str::to_owned),
-            }),
+        let account = |(id, name): (u32, Option<&str>)| Account {
+            id,
+            name: name.map(str::to_owned),
         };
-        for (access, text, hint) in [
+        for (uid, group, text, hint) in [
             (
-                access(0, Some((998, Some("docker")))),
-                "only root and the group docker may open it",
-                "run sudo usermod -aG docker $USER, then log out and in again",
+                0,
+                Some((998, Some("docker"))),
+                "only root and the group docker may open it, and this process is app",
+                "run sudo usermod -aG docker app, then log out and in again",
             ),
             (
-                access(0, Some((998, None))),
+                0,
+                Some((998, None)),
                 "only root and the group 998 may open it",
                 "give this process the group 998; for a container: docker run --group-add 998",
             ),
             (
-                access(0, None),
+                0,
+                None,
                 "only root may open it",
                 "run as root, or use rootless",
             ),
             (
-                access(0, Some((0, Some("root")))),
+                0,
+                Some((0, Some("root"))),
                 "only root and the group root may open it",
                 "run as root, or use rootless",
             ),
             (
-                access(1000, None),
+                1000,
+                Some((0, Some("root"))),
+                "only root and the user 1000 and the group root may open it",
+                "run as the user 1000, or use rootless",
+            ),
+            (
+                1000,
+                None,
                 "only root and the user 1000 may open it",
-                "run as the user that owns the socket",
+                "run as the user 1000, or use rootless",
+            ),
+            (
+                UNKNOWN_OWNER,
+                Some((UNKNOWN_OWNER, Some("nogroup"))),
+                "only root and the user 65534",
+                "its owner is unknown in this user namespace",
             ),
         ] {
-            assert_eq!(access.to_string(), text);
+            let access = Access {
+                uid,
+                group: group.map(account),
+                user: account((33, Some("app"))),
+            };
+            assert!(access.to_string().starts_with(text), "{access}");
             assert!(access.hint().starts_with(hint), "{}", access.hint());
         }
     }
 
     #[test]
-    fn the_mode_of_the_socket_says_who_may_open_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("engine.sock");
-        let _listener = UnixListener::bind(&socket).unwrap();
-        let own = fs::metadata(&socket).unwrap();
-        let set = |mode| fs::set_permissions(&socket, fs::Permissions::from_mode(mode));
-        // Its owner, or everybody, may write: the mode is not the reason.
-        for mode in [0o600, 0o666] {
-            set(mode).unwrap();
-            assert_eq!(Access::of(&socket), None);
-        }
-        set(0o060).unwrap();
-        let access = Access::of(&socket).unwrap();
-        assert_eq!(access.uid, own.uid());
-        assert_eq!(access.group.map(|group| group.gid), Some(own.gid()));
-        set(0o000).unwrap();
-        assert_eq!(Access::of(&socket).unwrap().group, None);
-        assert_eq!(Access::of(Path::new("/nowhere/engine.sock")), None);
-    }
-
-    #[test]
-    fn a_group_is_named_as_in_the_file_of_groups() {
+    fn an_id_is_named_as_in_the_file_of_accounts() {
         let groups = "root:x:0:\ndocker:x:998:me,you\n\nbad line\n:x:7:\nlast:x:1000";
         for (gid, name) in [
             (0, Some("root")),
@@ -422,5 +567,17 @@ mod tests {
         ] {
             assert_eq!(name_of(groups, gid).as_deref(), name);
         }
+    }
+
+    #[test]
+    fn a_mode_that_lets_this_process_in_is_not_the_cause() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("engine.sock");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        for mode in [0o600, 0o666, 0o060] {
+            fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Access::of(&socket), None, "{mode:o}");
+        }
+        assert_eq!(Access::of(Path::new("/nowhere/engine.sock")), None);
     }
 }
