@@ -4,10 +4,9 @@
 //! way too, so those are written here, in pieces: their size costs no memory. Only a large file that
 //! `.gitattributes` converts is read whole, up to a limit.
 
-use std::collections::BTreeSet;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +51,8 @@ pub(super) enum Failure {
     TooLarge(String),
     /// Two names are the same on this disk.
     Collision(BString),
+    /// The disk has another name for a file.
+    Renamed(BString),
     Stopped,
 }
 
@@ -102,7 +103,7 @@ pub(super) fn check_out(
 ) -> Result<u64, Failure> {
     let options = options(hash, target.parent().unwrap_or(target), workers)?;
     let (attributes, ignore_case) = (options.attributes.clone(), options.fs.ignore_case);
-    let may_take_names_for_the_same = ignore_case || options.fs.precompose_unicode;
+    let may_change_names = ignore_case || options.fs.precompose_unicode;
     let mut objects = Objects {
         store: store.clone(),
         attributes: Arc::default(),
@@ -127,10 +128,8 @@ pub(super) fn check_out(
     if let Some(collision) = outcome.collisions.into_iter().next() {
         return Err(Failure::Collision(collision.path));
     }
-    if may_take_names_for_the_same {
-        if let Some(path) = missing(&index, target)? {
-            return Err(Failure::Collision(path));
-        }
+    if may_change_names {
+        check_names(&index, target, stop)?;
     }
     let state = State::AttributesStack(attributes);
     let paths = index.path_backing();
@@ -197,7 +196,14 @@ fn large_files(
         }
         let path = entry.path_in(paths);
         let mut matches = stack.selected_attribute_matches(CONVERTING);
-        let platform = stack.at_entry(path, Some(entry.mode), objects)?;
+        let collides = |error: io::Error| match error.kind() {
+            io::ErrorKind::AlreadyExists => Failure::Collision(path.to_owned()),
+            _ => error.into(),
+        };
+        // It makes the folders above the file.
+        let platform = stack
+            .at_entry(path, Some(entry.mode), objects)
+            .map_err(collides)?;
         platform.matching_attributes(&mut matches);
         let conversion = conversion(&matches);
         let executable = entry.mode == Mode::FILE_EXECUTABLE;
@@ -206,10 +212,7 @@ fn large_files(
             .create_new(true)
             .mode(if executable { 0o777 } else { 0o666 })
             .open(platform.path())
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => Failure::Collision(path.to_owned()),
-                _ => error.into(),
-            })?;
+            .map_err(collides)?;
         let size = objects.store.header(&entry.id).map_or(0, |(_, size)| size);
         let attribute = match conversion {
             Conversion::None => None,
@@ -293,31 +296,38 @@ fn utf16_files(
     Ok(())
 }
 
-/// The first path of the tree that is not on the disk under its own name. The folders `A` and `a` are one folder on a
-/// disk that ignores case, and some disks change how a name is composed (`é` as one character or as two).
-fn missing(index: &gix::index::State, target: &Path) -> io::Result<Option<BString>> {
-    let mut found = BTreeSet::new();
+/// Checks that the disk has each file of the tree, under its own name. The folders `A` and `a` are one folder on a disk
+/// that ignores case, and some disks change how a name is composed (`é` as one character or as two).
+fn check_names(index: &gix::index::State, target: &Path, stop: &AtomicBool) -> Result<(), Failure> {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Failure::Stopped);
+        }
         for entry in std::fs::read_dir(target.join(&folder))? {
             let entry = entry?;
             let path = folder.join(entry.file_name());
             if entry.file_type()?.is_dir() {
                 folders.push(path);
-            } else {
-                found.insert(path.into_os_string().into_vec());
+                continue;
+            }
+            let found = path.as_os_str().as_bytes().as_bstr();
+            if index.entry_by_path(found).is_none() {
+                let lower = found.to_str_lossy().to_lowercase();
+                let meant = index.entries().iter().map(|entry| entry.path(index));
+                return Err(
+                    match meant
+                        .into_iter()
+                        .find(|path| path.to_str_lossy().to_lowercase() == lower)
+                    {
+                        Some(path) => Failure::Collision(path.to_owned()),
+                        None => Failure::Renamed(found.to_owned()),
+                    },
+                );
             }
         }
     }
-    let written = |entry: &&gix::index::Entry| entry.mode != Mode::COMMIT;
-    let mut paths = index
-        .entries()
-        .iter()
-        .filter(written)
-        .map(|entry| entry.path(index));
-    Ok(paths
-        .find(|path| !found.contains(path.as_bytes()))
-        .map(ToOwned::to_owned))
+    Ok(())
 }
 
 pub(super) fn is_file(mode: Mode) -> bool {

@@ -85,6 +85,14 @@ impl FetchTask {
                     "rename one of them in the template, or put the cache on a case-sensitive disk",
                 )
             }
+            checkout::Failure::Renamed(name) => {
+                let commit = &self.commit;
+                let text = format!(
+                    "the disk changes a name of the commit {commit}: it has {name} instead"
+                );
+                Error::new(Code::Fetch, text)
+                    .hint("rename the file in the template, or put the cache on another disk")
+            }
             checkout::Failure::Stopped => Error::canceled(),
         }
     }

@@ -63,11 +63,16 @@ fn names_that_are_the_same_on_this_disk_are_an_error() {
             vec![("d/A/x", "1"), ("d/a/y", "2")],
             "d/a/y",
         ),
-        ("a folder and a file", vec![("A/x", "1"), ("a", "2")], "a"),
+        ("a folder and a file", vec![("A/x", "1"), ("a", "2")], ""), // either of them
         (
             "letters beyond ASCII",
             vec![("\u{c4}", "1"), ("\u{e4}", "2")],
             "\u{e4}",
+        ),
+        (
+            "a large file, and a folder with one",
+            vec![("A", large.as_str()), ("a/big", large.as_str())],
+            "a/big",
         ),
         (
             "large files",
