@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, dns, redirect};
 use tokio::sync::Semaphore;
@@ -50,6 +51,8 @@ pub(crate) struct Http {
     origin: Origin,
     is_plain_text: bool,
     token: Arc<Secret>,
+    /// Which proxy a request takes, as reqwest decides with the same code.
+    proxies: Arc<Matcher>,
     /// Whether the warning about a token in plain text was given.
     warned: Arc<AtomicBool>,
     /// Limits concurrent API requests.
@@ -89,14 +92,16 @@ impl Http {
                 follow(attempt, has_token)
             }))
             .tls_backend_preconfigured(tls);
+        let no_proxy = no_proxy(network);
         for (name, scheme, address) in [
             ("HTTPS_PROXY", "https", &network.https_proxy),
             ("HTTP_PROXY", "http", &network.http_proxy),
         ] {
             if let Some(address) = address {
-                builder = builder.proxy(proxy(name, scheme, address, network)?);
+                builder = builder.proxy(proxy(name, scheme, address, &no_proxy)?);
             }
         }
+        let address = |proxy: &Option<String>| proxy.clone().unwrap_or_default();
         let client = builder.build().map_err(|error| {
             Error::new(
                 Code::Internal,
@@ -108,6 +113,13 @@ impl Http {
             origin: server.origin(),
             is_plain_text: prefix.is_plain_text(),
             token: Arc::new(token.clone()),
+            proxies: Arc::new(
+                Matcher::builder()
+                    .https(address(&network.https_proxy))
+                    .http(address(&network.http_proxy))
+                    .no(no_proxy)
+                    .build(),
+            ),
             warned: Arc::default(),
             slots: Arc::new(Semaphore::new(API_REQUESTS)),
         })
@@ -147,7 +159,10 @@ impl Http {
             request = request.header("Authorization", authorization("token ", token.as_bytes())?);
         }
         let read = async {
-            let mut response = request.send().await.map_err(|e| unreachable(url, &e))?;
+            let mut response = request
+                .send()
+                .await
+                .map_err(|e| self.unreachable(url, &e))?;
             uncompressed(&response).map_err(|what| {
                 Error::new(Code::BadResponse, format!("{url} {what}")).hint(HINT_NO_GITEA)
             })?;
@@ -156,7 +171,7 @@ impl Http {
             let date = response.headers().get(DATE);
             let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
             let body = self.body(&mut response, MAX_ANSWER).await;
-            let body = body.map_err(|error| unreachable(url, &error))?;
+            let body = body.map_err(|error| self.unreachable(url, &error))?;
             let reason = match (&body, status.is_success()) {
                 (Some(body), false) => self.reason(&response, body),
                 _ => String::new(),
@@ -269,7 +284,19 @@ impl Http {
             .headers(headers)
             .send()
             .await
-            .map_err(|error| unreachable(&url, &error))
+            .map_err(|error| self.unreachable(&url, &error))
+    }
+
+    fn unreachable(&self, url: &Url, error: &reqwest::Error) -> Error {
+        // Once there is a connection, the proxy only passes it on.
+        let proxy = error.is_connect().then(|| self.proxy_for(url)).flatten();
+        unreachable(url, proxy.as_deref(), error)
+    }
+
+    /// The address of the proxy for a URL, without the user.
+    fn proxy_for(&self, url: &Url) -> Option<String> {
+        let proxy = self.proxies.intercept(&url.as_str().parse().ok()?)?;
+        Some(proxy.uri().authority()?.to_string())
     }
 }
 
@@ -288,6 +315,9 @@ impl dns::Resolve for Resolver {
 
 const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or set \
      MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a server that can be reached";
+
+const HINT_PROXY: &str = "check the proxy in HTTPS_PROXY or HTTP_PROXY, or name the server in NO_PROXY if it can be \
+     reached without one";
 
 const HINT_NO_GITEA: &str =
     "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea";
@@ -378,12 +408,13 @@ fn follow(attempt: redirect::Attempt<'_>, has_token: bool) -> redirect::Action {
     }
 }
 
-fn proxy(
-    name: &str,
-    scheme: &str,
-    address: &str,
-    network: &NetworkSettings,
-) -> Result<reqwest::Proxy> {
+/// `NO_PROXY`, and this machine, to which no proxy leads (as in Go's golang.org/x/net/http/httpproxy).
+fn no_proxy(network: &NetworkSettings) -> String {
+    let configured = network.no_proxy.as_deref().unwrap_or_default();
+    format!("{configured},localhost,127.0.0.0/8,::1")
+}
+
+fn proxy(name: &str, scheme: &str, address: &str, no_proxy: &str) -> Result<reqwest::Proxy> {
     let made = match scheme {
         "https" => reqwest::Proxy::https(address),
         _ => reqwest::Proxy::http(address),
@@ -396,16 +427,12 @@ fn proxy(
         )
         .hint("use http://host:port")
     })?;
-    Ok(proxy.no_proxy(
-        network
-            .no_proxy
-            .as_deref()
-            .and_then(reqwest::NoProxy::from_string),
-    ))
+    Ok(proxy.no_proxy(reqwest::NoProxy::from_string(no_proxy)))
 }
 
-/// The error for a missing or incomplete answer. Each kind of failure has its own hint.
-fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
+/// The error for a missing or incomplete answer. Each kind of failure has its own hint. `proxy` is the one that the
+/// connection was to go through.
+fn unreachable(url: &Url, proxy: Option<&str>, error: &reqwest::Error) -> Error {
     if let Some(limit) = limits::reached(error) {
         return limit;
     }
@@ -457,9 +484,14 @@ fn unreachable(url: &Url, error: &reqwest::Error) -> Error {
     } else {
         (innermost, HINT_UNREACHABLE)
     };
-    let how = match answer_started {
-        true => "did not complete its answer",
-        false => "cannot be reached",
+    let how = match (answer_started, proxy) {
+        (true, _) => "did not complete its answer".to_owned(),
+        (false, None) => "cannot be reached".to_owned(),
+        (false, Some(proxy)) => format!("cannot be reached through the proxy {proxy}"),
+    };
+    let hint = match proxy {
+        Some(_) if hint == HINT_UNREACHABLE => HINT_PROXY,
+        _ => hint,
     };
     Error::new(Code::GiteaUnreachable, format!("{url} {how}: {what}"))
         .hint(hint)

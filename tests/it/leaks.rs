@@ -329,7 +329,10 @@ fn a_token_in_an_option_is_masked() {
             Code::InvalidOption,
         ),
         (
-            vec![(OptionName::HttpProxy, &proxy)],
+            vec![
+                (OptionName::HttpProxy, &proxy),
+                (OptionName::RepoPrefix, "http://gitea.invalid/o/t-"),
+            ],
             Code::GiteaUnreachable,
         ),
     ] {

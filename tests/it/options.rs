@@ -168,25 +168,62 @@ fn proxy_variables_work_in_upper_and_lower_case() {
     }
 }
 
+/// As in Go's `net/http`.
 #[test]
-fn a_host_in_no_proxy_is_dialed_directly() {
+fn a_server_on_this_machine_is_reached_without_the_proxy() {
     let env = TestEnv::new();
     env.template("hermes", dockerfile(PLAIN));
+    let port = env.server.url.rsplit(':').next().unwrap();
+    for host in ["127.0.0.1", "localhost"] {
+        let server = format!("http://{host}:{port}");
+        let client = env.client_with(&[
+            (
+                OptionName::RepoPrefix,
+                &env.server.repo_prefix.replace(&env.server.url, &server),
+            ),
+            (OptionName::HttpProxy, "http://127.0.0.1:1"),
+        ]);
+        client.ensure("hermes").unwrap();
+    }
+}
+
+/// The error for a server that does not exist, with the proxy 127.0.0.1:1, at which nothing listens.
+fn error_with_a_dead_proxy(scheme: &str, no_proxy: &str) -> mol::Error {
+    let env = TestEnv::new();
+    let proxy = "http://me:hunter2@127.0.0.1:1";
     let client = env.client_with(&[
-        (OptionName::HttpProxy, "http://127.0.0.1:1"),
-        (OptionName::NoProxy, "example.com,127.0.0.1"),
+        (
+            OptionName::RepoPrefix,
+            &format!("{scheme}://gitea.invalid/o/t-"),
+        ),
+        (OptionName::HttpProxy, proxy),
+        (OptionName::HttpsProxy, proxy),
+        (OptionName::NoProxy, no_proxy),
     ]);
-    client.ensure("hermes").unwrap();
+    let error = client.ensure_err("hermes");
+    assert_eq!(error.code, mol::Code::GiteaUnreachable);
+    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+    error
 }
 
 #[test]
-fn an_unreachable_proxy_is_reported() {
-    let env = TestEnv::new();
-    let client = env.client_with(&[(OptionName::HttpProxy, "http://me:hunter2@127.0.0.1:1")]);
-    let error = client.ensure_err("hermes");
-    assert_eq!(error.code, mol::Code::GiteaUnreachable);
-    assert!(error.hint.contains("proxy"), "{error:?}");
-    assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
+fn a_proxy_that_cannot_be_reached_is_named() {
+    for scheme in ["http", "https"] {
+        let error = error_with_a_dead_proxy(scheme, "example.com");
+        let says = "cannot be reached through the proxy 127.0.0.1:1: the connection was refused";
+        assert!(error.message.contains(says), "{error:?}");
+        assert!(error.hint.contains("NO_PROXY"), "{error:?}");
+    }
+}
+
+#[test]
+fn a_host_in_no_proxy_is_reached_without_the_proxy() {
+    let error = error_with_a_dead_proxy("http", "example.com,gitea.invalid");
+    assert!(
+        error.message.contains("the host name cannot be resolved"),
+        "{error:?}"
+    );
+    assert!(!error.message.contains("proxy"), "{error:?}");
 }
 
 #[test]
