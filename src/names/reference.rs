@@ -48,6 +48,13 @@ impl fmt::Display for CommitSha {
     }
 }
 
+/// The systems and architectures of containers, by Go's names (`go tool dist list`).
+const SYSTEMS: [&str; 4] = ["linux", "windows", "freebsd", "darwin"];
+const ARCHITECTURES: [&str; 15] = [
+    "amd64", "arm64", "arm", "386", "riscv64", "ppc64le", "ppc64", "s390x", "loong64", "mips64le",
+    "mips64", "mipsle", "mips", "sparc64", "wasm",
+];
+
 /// A platform: `os/arch[/variant]`, as in the OCI image index specification.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Platform {
@@ -86,6 +93,20 @@ impl Platform {
             "armel" => Some("arm/v6"),
             _ => None,
         }
+    }
+
+    /// The nearest platform with known names, if the system or the architecture of this one is unknown.
+    pub(crate) fn nearest_known(&self) -> Option<String> {
+        let nearest = |name: &str, known: &'static [&'static str]| {
+            let similarity = |known: &&str| strsim::jaro_winkler(known, name);
+            let best = known
+                .iter()
+                .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+            best.copied().unwrap_or_default()
+        };
+        let (os, arch) = self.os_arch();
+        let known = (nearest(os, &SYSTEMS), nearest(arch, &ARCHITECTURES));
+        (known != (os, arch)).then(|| format!("{}/{}", known.0, known.1))
     }
 
     /// `os/arch[/variant]`.
@@ -496,6 +517,23 @@ mod tests {
             &"a".repeat(12),
         ] {
             assert!(CommitSha::parse(id).is_none(), "{id}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_platform_has_a_nearest_known_one() {
+        for (text, nearest) in [
+            ("linux/amd", Some("linux/amd64")),
+            ("linux/amd46/v2", Some("linux/amd64")),
+            ("linux/arm46", Some("linux/arm64")),
+            ("linus/amd64", Some("linux/amd64")),
+            ("linux/riscv", Some("linux/riscv64")),
+            ("linux/amd64", None),
+            ("linux/arm/v7", None),
+            ("windows/arm64", None),
+        ] {
+            let platform = Platform::parse(text).unwrap();
+            assert_eq!(platform.nearest_known().as_deref(), nearest, "{text}");
         }
     }
 

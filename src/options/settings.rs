@@ -239,6 +239,13 @@ impl Options {
                     }
                 })?;
                 self.without_token(OptionName::Platform, text)?;
+                if let Some(nearest) = platform.nearest_known() {
+                    let what = format!("is not a known platform: {text:?}");
+                    let hint = format!(
+                        "did you mean {nearest}? use Go's names: os/arch or os/arch/variant"
+                    );
+                    return Err(invalid(OptionName::Platform, &what).hint(hint));
+                }
                 Ok(PlatformChoice::Fixed(platform))
             }
         }

@@ -88,6 +88,7 @@ fn an_invalid_option_is_refused_by_name_at_client_creation() {
             &[
                 "amd64",
                 "linux/",
+                "linux/amd",
                 "Linux/amd64",
                 "a/b/c/d",
                 "linux/amd64,linux/arm64",
