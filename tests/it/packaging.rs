@@ -526,3 +526,25 @@ fn without_cgo_a_go_server_builds_and_reports_what_is_missing() {
     assert!(output.contains("CGO_ENABLED=1"), "{output}");
     assert!(output.contains("unsupported true"), "{output}");
 }
+
+#[test]
+fn missing_programs_for_another_target_are_named_before_the_build() {
+    let folder = tempfile::tempdir().unwrap();
+    for program in ["bash", "dirname", "uname"] {
+        symlink(
+            Path::new("/usr/bin").join(program),
+            folder.path().join(program),
+        )
+        .unwrap();
+    }
+    let output = Command::new(source("packaging/prelink"))
+        .args(["--check", "aarch64-unknown-linux-gnu"])
+        .env("PATH", folder.path())
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = text(&output);
+    for part in ["no ld.bfd", "binutils-aarch64-linux-gnu"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
