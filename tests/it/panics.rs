@@ -8,8 +8,8 @@ use mol::{Code, OptionName};
 
 use crate::abi::declared_functions;
 use crate::support::child::{
-    BOTH, Link, command, compiler, installed, native_libraries, program_with_points, source,
-    succeed, text,
+    BOTH, Link, command, compiler, installed, native_libraries, process, program_with_points,
+    source, succeed, text,
 };
 use crate::support::points::{POINTS, Trigger, prepare, setting, template};
 use crate::support::{TestEnv, in_parallel, required_var};
@@ -47,8 +47,8 @@ fn assert_located(line: &str, name: &str) {
 #[test]
 fn a_panic_in_any_entry_point_returns_an_error() {
     for link in BOTH {
-        let mut panics = Command::new(program_with_points("panics", link));
-        panics.env_clear().env("FAILPOINTS", "entry=return(boom)");
+        let mut panics = process(&program_with_points("panics", link));
+        panics.env("FAILPOINTS", "entry=return(boom)");
         let output = panics.output().unwrap();
         let mut called = Vec::new();
         for line in lines(&output) {

@@ -24,8 +24,13 @@ pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// This machine's C or C++ compiler.
+/// This machine's C or C++ compiler, or the one of `MOL_TEST_CC` for the programs of another target (tests/shipped).
 pub fn compiler(cpp: bool) -> Command {
+    if let [program, arguments @ ..] = &words("MOL_TEST_CC")[..] {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        return command;
+    }
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     cc::Build::new()
         .cpp(cpp)
@@ -79,8 +84,9 @@ fn compiled(name: &'static str, link: Link, libraries: &'static str) -> PathBuf 
 }
 
 fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
-    let program =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{link:?}-{libraries}"));
+    let platform = std::env::var("MOL_TEST_PLATFORM").unwrap_or_default();
+    let file = format!("{name}-{link:?}-{libraries}{platform}");
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(file);
     let libraries = PathBuf::from(required_var(libraries));
     let mut command = compiler(false);
     command
@@ -92,15 +98,16 @@ fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
         .arg("-o")
         .arg(&program);
     match link {
-        Link::Static => command
-            .arg(libraries.join("libmol.a"))
-            .args(native_libraries()),
-        Link::Shared => {
+        // There is none for musl.
+        Link::Shared if !platform.starts_with("musl_") => {
             let installed = installed(&libraries, &program.with_extension("lib"));
             command
                 .arg(libraries.join("libmol.so"))
                 .arg(format!("-Wl,-rpath,{}", installed.display()))
         }
+        Link::Shared | Link::Static => command
+            .arg(libraries.join("libmol.a"))
+            .args(native_libraries()),
     };
     succeed(&mut command);
     program
@@ -132,13 +139,16 @@ pub fn soname() -> String {
     format!("libmol.so.{}", version.unwrap())
 }
 
-/// The linker flags for libmol.a: the list that `make generate` took from the Rust compiler.
+/// The linker flags for libmol.a: the list that `make generate` took from the Rust compiler, for this machine or for
+/// `MOL_TEST_PLATFORM`.
 pub fn native_libraries() -> Vec<String> {
-    let file = match std::env::consts::ARCH {
-        "x86_64" => "go/mol/link_linux_amd64.go",
-        _ => "go/mol/link_linux_arm64.go",
+    let host = match std::env::consts::ARCH {
+        "x86_64" => "linux_amd64",
+        _ => "linux_arm64",
     };
-    let text = std::fs::read_to_string(source(file)).unwrap();
+    let platform = std::env::var("MOL_TEST_PLATFORM").unwrap_or_else(|_| host.to_owned());
+    let file = format!("go/mol/link_{platform}.go");
+    let text = std::fs::read_to_string(source(&file)).unwrap();
     let flags = text
         .lines()
         .find_map(|line| {
@@ -181,7 +191,8 @@ pub fn with_a_disk(env: &TestEnv, options: &str, script: &str, program: &Path) -
     command
 }
 
-/// The words of a variable of tests/memcheck: extra compiler flags, or a command prefix for programs.
+/// The words of a variable of tests/memcheck or tests/shipped: the compiler, extra compiler flags, or a command prefix for
+/// programs.
 fn words(variable: &str) -> Vec<String> {
     let text = std::env::var(variable).unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
