@@ -186,6 +186,9 @@ pub struct FailedBuild {
     pub exit_code: i32,
     /// The last lines of the build's output.
     pub log_tail: String,
+    /// The lines of the Dockerfile around the step, with their numbers; those of the step begin with `>`. Empty if the
+    /// line is not known.
+    pub excerpt: String,
 }
 
 impl Error {

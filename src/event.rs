@@ -82,9 +82,24 @@ pub struct Event {
     /// Git objects in total, once known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub objects_total: Option<u64>,
+    /// The base image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The layer of the base image: its digest, or the start of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layer: Option<String>,
+    /// What the engine does with the layer: `download` or `extract`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<&'static str>,
     /// Bytes so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
+    /// Bytes in total, once known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_total: Option<u64>,
+    /// The average rate of the layer's download or extraction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
     /// How many events were dropped because the reader was slow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u64>,
@@ -140,12 +155,20 @@ kinds! {
     FetchDone = "fetch_done" in "mol.fetch";
     /// The build starts.
     BuildStarted = "build_started" in "mol.build";
+    /// The builder looks up a base image, in the engine or at its registry.
+    BaseImage = "base_image" in "mol.build";
     /// Progress of the upload of the build context.
     ContextProgress = "context_progress" in "mol.build.context";
     /// The whole build context was sent.
     ContextDone = "context_done" in "mol.build.context";
     /// A build step started.
     StepStarted = "step_started" in "mol.build.step";
+    /// The engine pulls the base image of a step.
+    PullStarted = "pull_started" in "mol.build.pull";
+    /// Progress of one layer of a pull.
+    PullProgress = "pull_progress" in "mol.build.pull";
+    /// The base image is pulled.
+    PullDone = "pull_done" in "mol.build.pull";
     /// A build step ended.
     StepDone = "step_done" in "mol.build.step";
     /// A line of the build's output.
@@ -173,7 +196,7 @@ impl Kind {
     pub(crate) fn is_minor(self) -> bool {
         matches!(
             self,
-            Kind::Log | Kind::FetchProgress | Kind::ContextProgress
+            Kind::Log | Kind::FetchProgress | Kind::ContextProgress | Kind::PullProgress
         )
     }
 }
@@ -371,6 +394,8 @@ impl Event {
             &mut self.step_name,
             &mut self.error,
             &mut self.line,
+            &mut self.image,
+            &mut self.layer,
         ];
         [&mut self.message, &mut self.runtime]
             .into_iter()

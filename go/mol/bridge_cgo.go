@@ -224,6 +224,7 @@ func copyError(e *C.mol_error) *Error {
 		Line:     int(e.line),
 		ExitCode: int(e.exit_code),
 		LogTail:  C.GoString(e.log_tail),
+		Excerpt:  C.GoString(e.excerpt),
 	}
 }
 

@@ -458,7 +458,7 @@ func contextError(ctx context.Context, runtime string, said *Error) *Error {
 	}
 	if said != nil {
 		if said.Code == CodeCanceled || said.Code == CodeDeadlineExceeded && !isPassed(ctx) {
-			err.URL, err.Step, err.Line, err.ExitCode, err.LogTail = said.URL, said.Step, said.Line, said.ExitCode, said.LogTail
+			err.takeBuild(said)
 		} else {
 			kept := *said
 			err = &kept
@@ -475,7 +475,7 @@ func contextError(ctx context.Context, runtime string, said *Error) *Error {
 func closedError(runtime string, said *Error) *Error {
 	err := &Error{Code: CodeClosed, Runtime: runtime, Message: "the client was closed while the call was running"}
 	if said != nil {
-		err.URL, err.Step, err.Line, err.ExitCode, err.LogTail = said.URL, said.Step, said.Line, said.ExitCode, said.LogTail
+		err.takeBuild(said)
 	}
 	return err.withCauses(context.Canceled)
 }

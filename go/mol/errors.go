@@ -197,6 +197,9 @@ type Error struct {
 	ExitCode int
 	// LogTail is the end of the build's output; the library limits its length. "" outside of a build.
 	LogTail string
+	// Excerpt is the lines of the template's Dockerfile around the step, with their numbers; those of the step begin with
+	// ">". "" if the line is unknown.
+	Excerpt string
 
 	causes []error
 }
@@ -207,8 +210,8 @@ const (
 	shownTailBytes = 4 << 10
 )
 
-// Error returns the message, the step, the URL and the hint in one line. For a failed build, the last lines of its output
-// follow.
+// Error returns the message, the step, the URL and the hint in one line. For a failed build, the lines of the
+// Dockerfile and the last lines of the output follow.
 func (e *Error) Error() string {
 	if e == nil {
 		return "<nil>"
@@ -231,6 +234,12 @@ func (e *Error) Error() string {
 		b.WriteString("; ")
 		b.WriteString(e.Hint)
 	}
+	if e.Excerpt != "" {
+		b.WriteString("\nDockerfile:")
+		for _, line := range strings.Split(e.Excerpt, "\n") {
+			b.WriteString("\n  " + line)
+		}
+	}
 	if tail := shownTail(e.LogTail); tail != "" {
 		b.WriteString("\nlast lines of the output:\n")
 		b.WriteString(tail)
@@ -246,6 +255,12 @@ func beginning(step string) string {
 		step = strings.ToValidUTF8(step[:length], "")
 	}
 	return strings.TrimSuffix(step, "…")
+}
+
+// takeBuild copies where the call was.
+func (e *Error) takeBuild(from *Error) {
+	e.URL, e.Step, e.Line, e.ExitCode = from.URL, from.Step, from.Line, from.ExitCode
+	e.LogTail, e.Excerpt = from.LogTail, from.Excerpt
 }
 
 // Unwrap returns the sentinel of the code and, if a context ended the call, the context's error and cause.

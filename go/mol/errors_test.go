@@ -72,6 +72,8 @@ func TestErrorTextHasMessageStepURLHintAndOutput(t *testing.T) {
 		{"no part twice", &Error{Message: "[2/3] RUN make of https://h/r broke, fix it", URL: "https://h/r", Hint: "fix it", Step: "[2/3] RUN make"},
 			"[2/3] RUN make of https://h/r broke, fix it"},
 		{"output", &Error{Message: "it broke", LogTail: "one\ntwo\r\n\n"}, "it broke\nlast lines of the output:\n  one\n  two"},
+		{"excerpt", &Error{Message: "it broke", Excerpt: "  1 | FROM x\n> 2 | RUN y", LogTail: "one"},
+			"it broke\nDockerfile:\n    1 | FROM x\n  > 2 | RUN y\nlast lines of the output:\n  one"},
 		{"nil", nil, "<nil>"},
 	} {
 		if got := c.err.Error(); got != c.want {

@@ -24,9 +24,13 @@ const (
 	EventFetchProgress   EventKind = "fetch_progress"   // Objects, ObjectsTotal, Bytes
 	EventFetchDone       EventKind = "fetch_done"       // Objects, ObjectsTotal, Bytes, Files, Duration
 	EventBuildStarted    EventKind = "build_started"    // Builder, Endpoint
+	EventBaseImage       EventKind = "base_image"       // BaseImage
 	EventContextProgress EventKind = "context_progress" // Files, Bytes
 	EventContextDone     EventKind = "context_done"     // Files, Bytes
 	EventStepStarted     EventKind = "step_started"     // Step, Steps, StepName
+	EventPullStarted     EventKind = "pull_started"     // Step, StepName
+	EventPullProgress    EventKind = "pull_progress"    // Step, StepName, Layer, Action, Bytes, BytesTotal, BytesPerSecond
+	EventPullDone        EventKind = "pull_done"        // Step, StepName, Bytes, Duration
 	EventStepDone        EventKind = "step_done"        // Step, Steps, StepName, Cached, Duration, StepError
 	EventLog             EventKind = "log"              // Step, StepName, Line
 	EventExportStarted   EventKind = "export_started"
@@ -88,8 +92,17 @@ type Event struct {
 	Files        int64 `json:"files,omitempty"`
 	Objects      int64 `json:"objects,omitempty"`
 	ObjectsTotal int64 `json:"objects_total,omitempty"`
-	// Bytes is a number of bytes.
-	Bytes int64 `json:"bytes,omitempty"`
+	// BaseImage is the name of a base image that the builder looks up.
+	BaseImage string `json:"image,omitempty"`
+	// Layer is the digest of a layer of a base image, or the beginning of it; Action is what the engine does with it:
+	// "download" or "extract".
+	Layer  string `json:"layer,omitempty"`
+	Action string `json:"action,omitempty"`
+	// Bytes is a number of bytes, BytesTotal how many there will be, and BytesPerSecond their average rate; each is 0
+	// while unknown.
+	Bytes          int64 `json:"bytes,omitempty"`
+	BytesTotal     int64 `json:"bytes_total,omitempty"`
+	BytesPerSecond int64 `json:"bytes_per_second,omitempty"`
 	// Dropped is the number of events that were left out because the receiver was too slow.
 	Dropped int64 `json:"dropped,omitempty"`
 	// Duration is the duration of the step, to the millisecond.

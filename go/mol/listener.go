@@ -183,6 +183,7 @@ func (e *Event) logLevel() slog.Level {
 	case EventWarning:
 		return slog.LevelWarn
 	case EventLookupDone, EventCacheHit, EventCacheMiss, EventWaiting, EventFetchStarted, EventFetchDone, EventBuildStarted,
+		EventPullStarted, EventPullDone,
 		EventTagged, EventThinned:
 		return slog.LevelInfo
 	}

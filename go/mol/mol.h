@@ -189,6 +189,9 @@ typedef struct mol_error {
   const char *step;
   // The last lines of the build's output.
   const char *log_tail;
+  // The lines of the Dockerfile around the step, with their numbers; those of the step begin with ">". Empty if the
+  // line is unknown.
+  const char *excerpt;
 } mol_error;
 
 // Options for a client.

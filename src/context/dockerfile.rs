@@ -5,12 +5,17 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use parse_dockerfile::{Flag, Instruction, Span};
 
+use crate::redact::{MAX_KEPT, whole_words};
+
 /// The registry of image names without a registry.
 pub(crate) const DOCKER_HUB: &str = "docker.io";
 
 /// A parsed Dockerfile. The part after an invalid instruction is missing.
 #[derive(Debug, Default)]
 pub(crate) struct Dockerfile {
+    text: String,
+    /// The base images of the stages, with their lines.
+    bases: Vec<(String, u32)>,
     registries: BTreeSet<String>,
     /// The names of the stages, in order; empty for a stage without a name.
     stages: Vec<String>,
@@ -36,7 +41,10 @@ impl Dockerfile {
             text,
             args: build_args.clone(),
             build_args,
-            file: Self::default(),
+            file: Self {
+                text: text.to_owned(),
+                ..Self::default()
+            },
             names: HashSet::new(),
             lines: Lines::default(),
             budget: MAX_EXPANDED,
@@ -44,7 +52,7 @@ impl Dockerfile {
         match parse_dockerfile::parse(text) {
             Ok(whole) => {
                 if let Some(syntax) = &whole.parser_directives.syntax {
-                    reader.image(syntax.value.value);
+                    let _ = reader.image(syntax.value.value);
                 }
                 whole
                     .instructions
@@ -111,6 +119,44 @@ impl Dockerfile {
             .map(|step| step.line)
     }
 
+    /// The line of the first `FROM` with this image, which may be written in a shorter form: `python` for
+    /// `docker.io/library/python:latest`.
+    pub(crate) fn line_of_image(&self, image: &str) -> Option<u32> {
+        let image = familiar(image);
+        let mut bases = self.bases.iter();
+        bases
+            .find(|(base, _)| familiar(base) == image)
+            .map(|(_, line)| *line)
+    }
+
+    /// The lines around the instruction at `line`, with their numbers. The lines of the instruction begin with `>`. Empty
+    /// if there is no such line.
+    pub(crate) fn excerpt(&self, line: u32) -> String {
+        const AROUND: usize = 2;
+        const MOST: usize = 6;
+        let lines: Vec<&str> = self.text.lines().collect();
+        let Some(first) = (line as usize).checked_sub(1).filter(|i| *i < lines.len()) else {
+            return String::new();
+        };
+        let continued = |index: &usize| lines[*index].trim_end().ends_with('\\');
+        let marked = (first..lines.len()).take_while(continued).take(MOST - 1);
+        let last = first + marked.count().min(lines.len() - 1 - first);
+        let shown = first.saturating_sub(AROUND)..lines.len().min(last + AROUND + 1);
+        let width = shown.end.to_string().len();
+        let mut excerpt = String::new();
+        for index in shown {
+            let mark = if (first..=last).contains(&index) {
+                '>'
+            } else {
+                ' '
+            };
+            let text = format!("{mark} {:>width$} | {}", index + 1, short(lines[index]));
+            excerpt += text.trim_end();
+            excerpt.push('\n');
+        }
+        excerpt
+    }
+
     /// The index of a stage. BuildKit uses the stage's name or `stage-0`, Podman `1/2`.
     fn stage(&self, name: &str) -> Option<usize> {
         let named = |stage: &String| stage.eq_ignore_ascii_case(name);
@@ -119,6 +165,15 @@ impl Dockerfile {
             None => fraction(name)?.0.checked_sub(1),
         };
         self.stages.iter().position(named).or_else(numbered)
+    }
+}
+
+/// As much of a line as is shown.
+fn short(line: &str) -> &str {
+    match line.len() {
+        // The cut may leave a fragment of a token, which masking would not recognise.
+        MAX_KEPT.. => whole_words(&line[..line.floor_char_boundary(MAX_KEPT)]),
+        _ => line,
     }
 }
 
@@ -168,18 +223,26 @@ const MAX_EXPANDED: usize = 1 << 20;
 const MAX_VALUE: usize = 4096;
 const MAX_DEPTH: usize = 16;
 
+/// The most base images whose lines are kept.
+const MAX_BASES: usize = 1000;
+
 /// The most registries, because a login is looked up for each.
 const MAX_REGISTRIES: usize = 100;
 
 impl Reader<'_> {
     fn read(&mut self, instruction: &Instruction<'_>) {
         let (keyword, span) = keyword(instruction);
+        let lines_before = self.lines.before(self.text, span.start);
+        let line = u32::try_from(lines_before + 1).unwrap_or(u32::MAX);
         match instruction {
             Instruction::Arg(arg) if self.file.stages.is_empty() => {
                 self.arg(&arg.arguments.value);
             }
             Instruction::From(from) => {
-                self.image(&from.image.value);
+                let image = self.image(&from.image.value);
+                if self.file.bases.len() < MAX_BASES {
+                    self.file.bases.push((image, line));
+                }
                 let name = from.as_.as_ref().map(|(_, name)| name.value.to_string());
                 let name = name.unwrap_or_default();
                 self.names.insert(name.to_ascii_lowercase());
@@ -189,11 +252,10 @@ impl Reader<'_> {
             Instruction::Run(run) => self.mounts(&run.options),
             _ => {}
         }
-        let lines_before = self.lines.before(self.text, span.start);
         self.file.steps.push(Step {
             stage: self.file.stages.len().checked_sub(1),
             keyword,
-            line: u32::try_from(lines_before + 1).unwrap_or(u32::MAX),
+            line,
         });
     }
 
@@ -209,7 +271,7 @@ impl Reader<'_> {
     fn image_of_flag(&mut self, flags: &[Flag<'_>]) {
         for flag in flags.iter().filter(|flag| flag.name.value == "from") {
             if let Some(image) = &flag.value {
-                self.image(&image.value);
+                let _ = self.image(&image.value);
             }
         }
     }
@@ -219,7 +281,7 @@ impl Reader<'_> {
         for flag in flags.iter().filter(|flag| flag.name.value == "mount") {
             for option in flag.value.iter().flat_map(|value| value.value.split(',')) {
                 if let Some(image) = option.trim().strip_prefix("from=") {
-                    self.image(image);
+                    let _ = self.image(image);
                 }
             }
         }
@@ -239,8 +301,8 @@ impl Reader<'_> {
         expanded
     }
 
-    /// Adds the registry of an image, unless the name is that of a stage.
-    fn image(&mut self, name: &str) {
+    /// Adds the registry of an image, unless the name is that of a stage. Returns the name without variables.
+    fn image(&mut self, name: &str) -> String {
         let name = self.expand(name);
         let is_stage =
             name.parse::<usize>().is_ok() || self.names.contains(&name.to_ascii_lowercase());
@@ -248,12 +310,13 @@ impl Reader<'_> {
         if !is_stage && !name.is_empty() && name != "scratch" && room {
             self.file.registries.insert(registry(&name).to_owned());
         }
+        name
     }
 }
 
 /// The registry of an image, by the rule of github.com/distribution/reference: the part before the first `/`, if it
 /// looks like a host.
-fn registry(image: &str) -> &str {
+pub(crate) fn registry(image: &str) -> &str {
     match image.split_once('/') {
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => match host {
             "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
@@ -261,6 +324,13 @@ fn registry(image: &str) -> &str {
         },
         _ => DOCKER_HUB,
     }
+}
+
+/// The shortest form of an image's name (github.com/distribution/reference).
+fn familiar(image: &str) -> &str {
+    let image = image.strip_prefix("docker.io/").unwrap_or(image);
+    let image = image.strip_prefix("library/").unwrap_or(image);
+    image.strip_suffix(":latest").unwrap_or(image)
 }
 
 /// Expands `$NAME`, `${NAME}`, `${NAME:-otherwise}` and `${NAME:+instead}`, up to [`MAX_VALUE`] bytes and `depth` levels

@@ -37,6 +37,7 @@ pub unsafe extern "C" fn mol_error_free(error: *mut mol_error) {
             error.url,
             error.step,
             error.log_tail,
+            error.excerpt,
         ] {
             // SAFETY: made by `give`, in `mol_error::new`.
             unsafe { take_back(text) };

@@ -140,6 +140,9 @@ pub struct mol_error {
     pub step: *const c_char,
     /// The last lines of the build's output.
     pub log_tail: *const c_char,
+    /// The lines of the Dockerfile around the step, with their numbers; those of the step begin with ">". Empty if the
+    /// line is unknown.
+    pub excerpt: *const c_char,
 }
 
 impl mol_error {
@@ -157,6 +160,7 @@ impl mol_error {
             url: give(error.url),
             step: give(build.step),
             log_tail: give(build.log_tail),
+            excerpt: give(build.excerpt),
         }))
     }
 }

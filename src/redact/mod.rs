@@ -198,6 +198,7 @@ impl Masker {
         if let Some(build) = &mut error.build {
             self.in_place(&mut build.step);
             build.log_tail = self.log(&build.log_tail);
+            build.excerpt = self.log(&build.excerpt);
         }
         error
     }

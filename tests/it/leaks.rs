@@ -70,7 +70,7 @@ fn assert_clean(what: &str, text: &str) {
 fn shown(client: &TestClient, error: &Error) -> String {
     let mut text = format!("{error}\n{error:?}\n{error:#?}\n");
     if let Some(build) = &error.build {
-        text += &format!("{}\n{}\n", build.step, build.log_tail);
+        text += &format!("{}\n{}\n{}\n", build.step, build.log_tail, build.excerpt);
     }
     for event in client.events() {
         text += &serde_json::to_string(&event).unwrap();

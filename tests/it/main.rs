@@ -7,6 +7,7 @@
 mod support;
 
 mod abi;
+mod base_images;
 mod bombs;
 mod branches;
 mod build_log;

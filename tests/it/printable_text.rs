@@ -70,7 +70,7 @@ fn assert_line(what: &str, line: &str) {
     }
 }
 
-/// The same for every string in a JSON value; `text` and `log_tail` may have several lines.
+/// The same for every string in a JSON value; `text`, `log_tail` and `excerpt` may have several lines.
 fn assert_lines(what: &str, value: &Value) {
     match value {
         Value::String(line) => assert_line(what, line),
@@ -78,7 +78,7 @@ fn assert_lines(what: &str, value: &Value) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match value.as_str() {
-                    Some(text) if name == "text" || name == "log_tail" => {
+                    Some(text) if ["text", "log_tail", "excerpt"].contains(&name.as_str()) => {
                         text.split('\n').for_each(|line| assert_line(what, line));
                     }
                     _ => assert_lines(what, value),
@@ -96,10 +96,8 @@ fn assert_error(what: &str, error: &Error) {
     assert_line(what, &error.hint);
     if let Some(build) = &error.build {
         assert_line(what, &build.step);
-        build
-            .log_tail
-            .split('\n')
-            .for_each(|line| assert_line(what, line));
+        let lines = build.log_tail.split('\n').chain(build.excerpt.split('\n'));
+        lines.for_each(|line| assert_line(what, line));
     }
 }
 

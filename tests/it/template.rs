@@ -106,6 +106,13 @@ fn a_failed_step_is_reported_with_the_end_of_its_output() {
             error.message.contains("line 3 of the Dockerfile"),
             "{error:?}"
         );
+        let excerpt: Vec<&str> = build.excerpt.lines().collect();
+        let [first, second, failed, after] = excerpt[..] else {
+            panic!("{build:?}");
+        };
+        assert_eq!(first, format!("  1 | FROM {BUSYBOX}"));
+        assert_eq!((second, after), ("  2 | RUN true", "  4 | RUN echo never"));
+        assert!(failed.starts_with("> 3 | RUN seq 1 200; "), "{build:?}");
         let tail: Vec<&str> = build.log_tail.lines().collect();
         assert!(tail.contains(&"about to fail"), "{build:?}");
         assert!(

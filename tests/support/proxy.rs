@@ -119,6 +119,14 @@ impl Proxy {
         Self::listening("http", peer, handling)
     }
 
+    /// A proxy in front of a registry. The host in its images is that of [`Proxy::url`].
+    pub fn before_registry(
+        host: &str,
+        handling: impl Fn(&str) -> Handling + Send + Sync + 'static,
+    ) -> Self {
+        Self::listening("http", Peer::Tcp(host.parse().unwrap()), handling)
+    }
+
     fn listening(
         scheme: &str,
         peer: Peer,

@@ -1,5 +1,5 @@
-//! A registry that requires a login: the one of the distribution project, on loopback, where engines use
-//! plain HTTP by default.
+//! A registry, public or with a login: the one of the distribution project, on loopback, where engines use plain HTTP
+//! by default.
 
 use std::path::Path;
 
@@ -28,18 +28,28 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Starts a registry that stores its data in `folder`.
+    /// Starts a registry that requires a login, and stores its data in `folder`.
     pub fn start(folder: &Path) -> Self {
         let passwords = folder.join("htpasswd");
         std::fs::write(&passwords, HTPASSWD).unwrap();
+        let passwords = passwords.display();
+        let auth = format!("auth: {{ htpasswd: {{ realm: libmol, path: {passwords} }} }}\n");
+        Self::with(folder, &auth)
+    }
+
+    /// Starts a registry without logins, and stores its data in `folder`.
+    pub fn public(folder: &Path) -> Self {
+        Self::with(folder, "")
+    }
+
+    fn with(folder: &Path, auth: &str) -> Self {
         let config = folder.join("registry.yml");
         let text = format!(
             "version: 0.1\n\
              storage: {{ filesystem: {{ rootdirectory: {} }} }}\n\
              http: {{ addr: '127.0.0.1:0' }}\n\
-             auth: {{ htpasswd: {{ realm: libmol, path: {} }} }}\n",
-            folder.join("registry").display(),
-            passwords.display()
+             {auth}",
+            folder.join("registry").display()
         );
         std::fs::write(&config, text).unwrap();
         let daemon = Daemon::start(
@@ -57,6 +67,11 @@ impl Registry {
     /// Puts an image into the registry, and only there: busybox with a unique word in the file `/base`.
     /// Returns the reference and the word.
     pub fn publish(&self, name: &str) -> (String, String) {
+        self.publish_with(name, &[])
+    }
+
+    /// The same, with a second file `/noise` of these bytes.
+    pub fn publish_with(&self, name: &str, noise: &[u8]) -> (String, String) {
         let (word, host) = (unique(), &self.host);
         let (repository, reference) = (format!("{host}/{name}"), format!("{host}/{name}:1"));
         let engine = Engine::of_the_tests();
@@ -74,7 +89,8 @@ impl Registry {
                 .await
                 .unwrap();
             let options = UploadToContainerOptionsBuilder::new().path("/");
-            let file = bollard::body_full(archive("base", &word).into());
+            let file =
+                bollard::body_full(archive(&[("base", word.as_bytes()), ("noise", noise)]).into());
             docker
                 .upload_to_container(&container, Some(options.build()), file)
                 .await
@@ -106,14 +122,14 @@ impl Registry {
     }
 }
 
-/// An archive with one file.
-fn archive(path: &str, text: &str) -> Vec<u8> {
+/// An archive with these files.
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
-    let mut header = tar::Header::new_gnu();
-    header.set_mode(0o644);
-    header.set_size(text.len() as u64);
-    archive
-        .append_data(&mut header, path, text.as_bytes())
-        .unwrap();
+    for (path, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        header.set_size(content.len() as u64);
+        archive.append_data(&mut header, path, *content).unwrap();
+    }
     archive.into_inner().unwrap()
 }

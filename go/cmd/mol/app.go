@@ -19,10 +19,12 @@ type app struct {
 	stdout, stderr io.Writer
 	open           func(mol.Options) (library, error)
 
-	asJSON  bool
-	timeout time.Duration
-	chosen  choices
-	parsed  bool // the command line is valid, so later errors are not usage errors
+	asJSON   bool
+	progress choice // of progressModes
+	verbose  bool
+	timeout  time.Duration
+	chosen   choices
+	parsed   bool // the command line is valid, so later errors are not usage errors
 }
 
 // A library is the part of mol.Client that the commands use.
@@ -63,8 +65,12 @@ func (a *app) rootCommand() *cobra.Command {
 			"the docker command would use builds the image.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRun: func(*cobra.Command, []string) {
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if err := a.checkProgress(); err != nil {
+				return err
+			}
 			a.parsed = true
+			return nil
 		},
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
@@ -152,6 +158,16 @@ func (a *app) report(ctx context.Context, err error) {
 		return
 	}
 	_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), headline(detail))
+	if detail.Excerpt != "" {
+		_, _ = fmt.Fprintf(a.stderr, "Dockerfile:%d\n", detail.Line)
+		for line := range strings.SplitSeq(detail.Excerpt, "\n") {
+			line = "  " + clean(line)
+			if strings.HasPrefix(line, "  >") {
+				line = style.bad(line)
+			}
+			_, _ = fmt.Fprintln(a.stderr, line)
+		}
+	}
 	if detail.LogTail != "" {
 		for _, line := range lastLines(detail.LogTail, 20) {
 			_, _ = fmt.Fprintln(a.stderr, "  |", clean(line))
@@ -159,6 +175,9 @@ func (a *app) report(ctx context.Context, err error) {
 	}
 	if detail.Hint != "" {
 		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), plain(detail.Hint))
+	}
+	if detail.Runtime != "" && detail.LogTail != "" {
+		_, _ = fmt.Fprintln(a.stderr, style.dim("the whole output:"), "mol logs --build", detail.Runtime)
 	}
 }
 

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
@@ -149,7 +151,7 @@ func TestUpUsesTheEngineThatHasTheImage(t *testing.T) {
 
 func TestPlainOutput(t *testing.T) {
 	var out bytes.Buffer
-	d := newPlainDisplay(&out, began)
+	d := newPlainDisplay(&out, began, false)
 	for _, e := range script() {
 		d.event(e)
 	}
@@ -169,7 +171,8 @@ func TestJSONOutput(t *testing.T) {
 func TestJSONOutputOfFailure(t *testing.T) {
 	failed := &mol.Error{
 		Code: mol.CodeBuildFailed, Runtime: "hermes", URL: testURL, Message: "the build failed",
-		Hint: "look at the step", Step: "[2/3] RUN make", LogTail: "cc: not found\n",
+		Hint: "look at the step", Step: "[2/3] RUN make", Line: 2, LogTail: "cc: not found\n",
+		Excerpt: "  1 | FROM x\n> 2 | RUN make",
 	}
 	code, stdout, _ := runFake(t, t.Context(), &fakeClient{err: failed}, "ensure", "hermes", "--json")
 	golden(t, "failure.jsonl", stdout)
@@ -194,7 +197,8 @@ func TestFailureOnStandardError(t *testing.T) {
 	log := strings.Repeat("an early line\n", 30) + strings.Repeat("make: working\n", 18) + "\x1b[31mcc: not found\x1b[0m\nmake: failed\n"
 	failed := &mol.Error{
 		Code: mol.CodeBuildFailed, Runtime: "hermes", Message: "the build of hermes failed",
-		Hint: "look at the step", Step: "[2/3] RUN make", LogTail: log,
+		Hint: "look at the step", Step: "[2/3] RUN make", Line: 2, LogTail: log,
+		Excerpt: "  1 | FROM x\n> 2 | RUN make",
 	}
 	_, stdout, stderr := runFake(t, t.Context(), &fakeClient{err: failed}, "ensure", "hermes")
 	golden(t, "failure.txt", stderr)
@@ -407,5 +411,59 @@ func TestEnvFlag(t *testing.T) {
 	}
 	if err := (envFlag{&vars}).Set("=1"); err == nil {
 		t.Error("a variable without a name was accepted")
+	}
+}
+
+func TestPlainDisplayShowsWholePulls(t *testing.T) {
+	for _, verbose := range []bool{false, true} {
+		var out bytes.Buffer
+		d := newPlainDisplay(&out, began, verbose)
+		for i, e := range pullEvents() {
+			e.Time = began.Add(time.Duration(i) * 300 * time.Millisecond)
+			if i >= 6 {
+				e.Time = e.Time.Add(progressEvery)
+			}
+			d.event(e)
+		}
+		const step = "[a 1/2] FROM docker.io/library/python:3.13: "
+		want := []string{step + "pull the base image\n", step + "12 MiB / 44 MiB, 2.0 MiB/s, 16s left\n", step + "pulled 44 MiB in 21.0s\n"}
+		if verbose {
+			want[1] = step + "download sha256:aa: 4.0 MiB / 4.0 MiB\n"
+		}
+		for _, line := range want {
+			if strings.Count(out.String(), line) != 1 {
+				t.Errorf("with verbose=%v, %q is not in\n%s", verbose, line, out.String())
+			}
+		}
+	}
+}
+
+func TestProgressFlag(t *testing.T) {
+	for args, want := range map[string]string{
+		"--progress plain": "look up " + testURL,
+		"--progress auto":  "look up " + testURL,
+		"--progress quiet": "^$",
+	} {
+		f := &fakeClient{events: script(), img: scriptImage()}
+		code, stdout, stderr := runFake(t, t.Context(), f, append([]string{"ensure", "hermes"}, strings.Fields(args)...)...)
+		if code != 0 || stdout != testRef+"\n" || !regexp.MustCompile(want).MatchString(stderr) {
+			t.Errorf("%s: exit code %d, %q, %q", args, code, stdout, stderr)
+		}
+	}
+	f := &fakeClient{events: script(), img: scriptImage()}
+	_, plain, _ := runFake(t, t.Context(), f, "ensure", "hermes", "--json")
+	_, asJSON, stderr := runFake(t, t.Context(), f, "ensure", "hermes", "--progress=json")
+	if asJSON != plain || stderr != "" || !strings.Contains(asJSON, `"kind":"result"`) {
+		t.Errorf("--progress=json: %q, %q", asJSON, stderr)
+	}
+	for args, want := range map[string]string{
+		"--progress tty":          "--progress=tty needs a terminal on standard error: use --progress=plain",
+		"--progress plain --json": "--json and --progress=plain contradict each other",
+		"--progress fancy":        "use auto, plain, tty, quiet or json",
+	} {
+		code, stdout, stderr := runFake(t, t.Context(), f, append([]string{"ensure", "hermes"}, strings.Fields(args)...)...)
+		if code != exitUsage || !strings.Contains(stdout+stderr, want) {
+			t.Errorf("%s: exit code %d, %q", args, code, stdout+stderr)
+		}
 	}
 }

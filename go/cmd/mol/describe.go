@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -27,12 +28,20 @@ func describe(e mol.Event) string {
 		return fmt.Sprintf("fetched %s in %s", amount(e), seconds(e.Duration))
 	case mol.EventBuildStarted:
 		return fmt.Sprintf("build with %s on %s", or(e.Builder, "the engine"), or(e.Endpoint, "its default endpoint"))
+	case mol.EventBaseImage:
+		return "look up the base image " + e.BaseImage
 	case mol.EventContextProgress:
 		return "sending the build context: " + amount(e)
 	case mol.EventContextDone:
 		return "sent the build context: " + amount(e)
 	case mol.EventStepStarted:
 		return stepName(e)
+	case mol.EventPullStarted:
+		return stepName(e) + ": pull the base image"
+	case mol.EventPullProgress:
+		return join(stepName(e)+": "+e.Action+" "+e.Layer, layerAmount(e))
+	case mol.EventPullDone:
+		return stepName(e) + ": pulled " + or(pulledAmount(e), "the base image") + " in " + seconds(e.Duration)
 	case mol.EventStepDone:
 		return stepName(e) + ": " + stepOutcome(e)
 	case mol.EventLog:
@@ -68,17 +77,36 @@ func amount(e mol.Event) string {
 	return strings.Join(append(parts, size(e.Bytes)), ", ")
 }
 
-// stepName returns the name of a build step with its number, which some builders
-// include in the name.
-func stepName(e mol.Event) string {
-	switch {
-	case strings.HasPrefix(e.StepName, "[") || e.Step == 0:
-		return e.StepName
-	case e.Steps == 0:
-		return fmt.Sprintf("[%d] %s", e.Step, e.StepName)
+// layerAmount returns the amount of an event for one layer.
+func layerAmount(e mol.Event) string {
+	if e.BytesTotal == 0 {
+		return ""
 	}
-	return fmt.Sprintf("[%d/%d] %s", e.Step, e.Steps, e.StepName)
+	return size(e.Bytes) + " / " + size(e.BytesTotal)
 }
+
+func pulledAmount(e mol.Event) string {
+	if e.Bytes == 0 {
+		return ""
+	}
+	return size(e.Bytes)
+}
+
+// stepName returns the name of a build step with its number, which some builders
+// include in the name, and without the digest of a base image.
+func stepName(e mol.Event) string {
+	name := digest.ReplaceAllString(e.StepName, "$1")
+	switch {
+	case strings.HasPrefix(name, "[") || e.Step == 0:
+		return name
+	case e.Steps == 0:
+		return fmt.Sprintf("[%d] %s", e.Step, name)
+	}
+	return fmt.Sprintf("[%d/%d] %s", e.Step, e.Steps, name)
+}
+
+// digest matches the digest that BuildKit adds to the name of a base image.
+var digest = regexp.MustCompile(`( FROM \S+)@sha256:[0-9a-f]{64}`)
 
 func stepOutcome(e mol.Event) string {
 	switch {

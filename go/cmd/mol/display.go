@@ -1,6 +1,8 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -19,14 +21,41 @@ type display interface {
 	end(last string)
 }
 
-// newDisplay selects the display: JSON lines with --json, a live display if standard
-// error is a terminal with cursor movement, else plain lines.
+// progressModes are the values of --progress.
+var progressModes = []string{"auto", "plain", "tty", "quiet", "json"}
+
+// newDisplay selects the display by --progress. auto is tty if standard error is a terminal with cursor movement, else
+// plain.
 func (a *app) newDisplay(runtime string) display {
-	if a.asJSON {
+	f, isTTY := isTerminal(a.stderr)
+	switch {
+	case a.asJSON:
 		return &jsonDisplay{a: a}
+	case a.progress.value == "quiet":
+		return quietDisplay{}
+	case isTTY && a.progress.value != "plain":
+		return newLiveDisplay(f, runtime, a.verbose)
 	}
-	if f, ok := isTerminal(a.stderr); ok {
-		return newLiveDisplay(f, runtime)
-	}
-	return newPlainDisplay(a.stderr, time.Now())
+	return newPlainDisplay(a.stderr, time.Now(), a.verbose)
 }
+
+// checkProgress reports flags that contradict each other or the terminal.
+func (a *app) checkProgress() error {
+	mode := a.progress.value
+	if a.asJSON && mode != "" && mode != "json" {
+		return fmt.Errorf("--json and --progress=%s contradict each other: use one of them", mode)
+	}
+	a.asJSON = a.asJSON || mode == "json"
+	if _, ok := isTerminal(a.stderr); !ok && mode == "tty" {
+		return errors.New("--progress=tty needs a terminal on standard error: use --progress=plain")
+	}
+	return nil
+}
+
+// A quietDisplay shows nothing: the result, or the error, comes from the command.
+type quietDisplay struct{}
+
+func (quietDisplay) event(mol.Event)      {}
+func (quietDisplay) phase(string, string) {}
+func (quietDisplay) note(string)          {}
+func (quietDisplay) end(string)           {}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"os"
 	"slices"
 
@@ -39,7 +38,7 @@ var flagless = []struct{ env, usage string }{
 // choices are the flags without a variable. A server sets these options in code.
 type choices struct {
 	runtimes runtimesFlag
-	tagArch  tagArchFlag
+	tagArch  choice
 	pins     map[string]string // from the file of --pins
 }
 
@@ -53,7 +52,7 @@ func (a *app) allowlist() mol.Options {
 func (a *app) options() mol.Options {
 	options := mol.OptionsFromEnv()
 	options.Runtimes = a.chosen.runtimes
-	options.TagArch = mol.TagArch(a.chosen.tagArch)
+	options.TagArch = mol.TagArch(a.chosen.tagArch.value)
 	options.Pins = a.chosen.pins
 	return options
 }
@@ -67,9 +66,14 @@ func (a *app) buildFlags(cmd *cobra.Command) {
 	cmd.Flags().Bool("offline", false, "no network: the newest local image ("+offlineEnv+"=1)")
 	a.runtimesFlag(cmd)
 	pins := cmd.Flags().String("pins", "", "JSON `file` of commits to build instead of a branch's head; see mol help pins")
+	a.chosen.tagArch.of = []string{string(mol.TagArchAuto), string(mol.TagArchAlways)}
 	cmd.Flags().Var(&a.chosen.tagArch, "tag-arch", "when tags contain the architecture. auto: both tags, except for linux/amd64; always: the pinned tag, for all platforms")
 	complete(cmd, "pins", []string{"json"}, cobra.ShellCompDirectiveFilterFileExt)
-	complete(cmd, "tag-arch", tagArchs, cobra.ShellCompDirectiveNoFileComp)
+	complete(cmd, "tag-arch", a.chosen.tagArch.of, cobra.ShellCompDirectiveNoFileComp)
+	a.progress.of = progressModes
+	cmd.Flags().Var(&a.progress, "progress", "how progress is shown (default auto: tty on a terminal, else plain)")
+	complete(cmd, "progress", progressModes, cobra.ShellCompDirectiveNoFileComp)
+	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "keep every line of the build's output, and the progress of every layer")
 	a.timeoutFlag(cmd)
 	cmd.PreRunE = func(*cobra.Command, []string) (err error) {
 		if err = setEnv(cmd.Flags()); err == nil && cmd.Flags().Changed("pins") {
@@ -97,24 +101,6 @@ func (a *app) runtimesFlag(cmd *cobra.Command) {
 func complete(cmd *cobra.Command, flag string, values []string, how cobra.ShellCompDirective) {
 	_ = cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, how)) // fails only for an unknown flag
 }
-
-// A tagArchFlag is the mol.TagArch of --tag-arch, or "" without the flag.
-type tagArchFlag mol.TagArch
-
-var tagArchs = []string{string(mol.TagArchAuto), string(mol.TagArchAlways)}
-
-func (f *tagArchFlag) Set(value string) error {
-	if !slices.Contains(tagArchs, value) {
-		return errors.New("use auto or always")
-	}
-	*f = tagArchFlag(value)
-	return nil
-}
-
-func (f *tagArchFlag) String() string { return string(*f) }
-
-// Type is the name of the value in the help.
-func (f *tagArchFlag) Type() string { return "auto|always" }
 
 func (a *app) mirroredFlags(cmd *cobra.Command, names ...string) {
 	flags := cmd.Flags()

@@ -55,6 +55,7 @@ type errorOut struct {
 	Step     string `json:"step,omitempty"`
 	Line     int    `json:"line,omitempty"`
 	ExitCode int    `json:"exit_code,omitempty"`
+	Excerpt  string `json:"excerpt,omitempty"`
 	LogTail  string `json:"log_tail,omitempty"`
 }
 
@@ -97,6 +98,7 @@ func failure(ctx context.Context, err error) result {
 	if errors.As(err, &detail) {
 		out.Code, out.Message = detail.Code.String(), headline(detail)
 		out.Hint, out.URL, out.Step, out.LogTail = detail.Hint, detail.URL, detail.Step, detail.LogTail
+		out.Excerpt = detail.Excerpt
 		out.Line, out.ExitCode = detail.Line, detail.ExitCode
 	}
 	return result{Kind: "result", ExitCode: code, Error: out}

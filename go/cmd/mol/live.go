@@ -3,7 +3,9 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,6 +18,8 @@ import (
 const (
 	frameEvery = 100 * time.Millisecond
 	barWidth   = 40
+	// The most steps that are shown at once.
+	maxRunning = 4
 )
 
 // A liveDisplay draws on a terminal: permanent lines for what is done, and below them
@@ -24,7 +28,8 @@ const (
 //	✓ main is at 0123456789ab
 //	✓ fetched 40 objects, 1.2 MiB in 0.85s
 //	⠹ build [======>-------------] 3/7  12.3s
-//	  [3/7] RUN pip install -r requirements.txt
+//	  [1/7] FROM python:3.13  12.4 MiB / 45.0 MiB, 3.1 MiB/s, 10s left
+//	  [3/7] RUN pip install -r requirements.txt  4.0s
 //	  Collecting numpy
 //
 // It moves the cursor but changes no setting of the terminal, so nothing needs to be
@@ -32,6 +37,7 @@ const (
 type liveDisplay struct {
 	w        io.Writer
 	style    style
+	verbose  bool // the build's output is permanent
 	progress *mpb.Progress
 	bar      *mpb.Bar
 
@@ -47,12 +53,22 @@ type activity struct {
 	done, total int64  // the bar, if total is known
 	cached      int    // steps from the builder's cache
 	amount      string // shown after the bar
-	detail      string // shown below the bar
-	line        string // the last line of output, shown below detail
+	detail      string // shown below the bar, if no step runs
+	running     []runningStep
+	pulls       pulls
+	line        string // the last line of output, shown last
 }
 
-func newLiveDisplay(f *os.File, runtime string) *liveDisplay {
-	d := &liveDisplay{w: f, style: newStyle(f), now: activity{name: runtime, since: time.Now()}}
+// A runningStep is a build step that has started and not ended.
+type runningStep struct {
+	number int
+	name   string
+	since  time.Time
+}
+
+func newLiveDisplay(f *os.File, runtime string, verbose bool) *liveDisplay {
+	d := &liveDisplay{w: f, style: newStyle(f), verbose: verbose}
+	d.begin(runtime, "")
 	d.progress = mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(frameEvery), mpb.WithWidth(barWidth))
 
 	frames := []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
@@ -74,13 +90,14 @@ func newLiveDisplay(f *os.File, runtime string) *liveDisplay {
 		stat.Current, stat.Total = min(now.done, now.total), now.total
 		return gauge.Fill(w, stat)
 	}
-	below := func(text func(activity) string) mpb.BarFiller {
-		return mpb.BarFillerFunc(func(w io.Writer, stat decor.Statistics) error {
-			line := text(d.snapshot())
-			if line == "" {
+	below := make([]mpb.BarFiller, maxRunning+2) // each draws one line, or none
+	for i := range below {
+		below[i] = mpb.BarFillerFunc(func(w io.Writer, stat decor.Statistics) error {
+			lines := d.below(stat.AvailableWidth)
+			if i >= len(lines) {
 				return nil
 			}
-			_, err := io.WriteString(w, d.style.dim(ansi.Truncate("  "+line, stat.AvailableWidth, "…"))+"\n")
+			_, err := io.WriteString(w, d.style.dim(lines[i])+"\n")
 			return err
 		})
 	}
@@ -88,18 +105,62 @@ func newLiveDisplay(f *os.File, runtime string) *liveDisplay {
 	d.bar, _ = d.progress.Add(0, mpb.BarFillerFunc(fill),
 		mpb.PrependDecorators(spin, name),
 		mpb.AppendDecorators(right),
-		mpb.BarBtmExtender(
-			below(func(now activity) string { return now.detail }),
-			below(func(now activity) string { return now.line }),
-		),
+		mpb.BarBtmExtender(below...),
 	)
 	return d
 }
 
+// snapshot returns the activity without what event changes in place.
 func (d *liveDisplay) snapshot() activity {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.now
+	now := d.now
+	now.running, now.pulls = nil, nil
+	return now
+}
+
+// below returns the lines below the bar, each at most width wide: the steps and pulls that run, and the last line of
+// output.
+func (d *liveDisplay) below(width int) []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var lines []string
+	add := func(text, amount string) {
+		if amount != "" {
+			amount = "  " + amount
+		}
+		text = ansi.Truncate("  "+text, max(width-ansi.StringWidth(amount), width/3), "…")
+		lines = append(lines, ansi.Truncate(text+amount, width, "…"))
+	}
+	shown := map[int]bool{}
+	for _, step := range d.now.running {
+		shown[step.number] = true
+		took := time.Since(step.since)
+		switch pull := d.now.pulls[step.number]; {
+		case pull != nil:
+			add(step.name, pull.String())
+		case took >= time.Second:
+			add(step.name, seconds(took))
+		default:
+			add(step.name, "")
+		}
+	}
+	for _, number := range slices.Sorted(maps.Keys(d.now.pulls)) {
+		if pull := d.now.pulls[number]; !shown[number] {
+			add(clean(pull.name), pull.String())
+		}
+	}
+	if more := len(lines) - maxRunning; more > 0 {
+		lines = lines[:maxRunning]
+		add(fmt.Sprintf("and %d more", more), "")
+	}
+	if len(lines) == 0 && d.now.detail != "" {
+		add(d.now.detail, "")
+	}
+	if d.now.line != "" {
+		add(d.now.line, "")
+	}
+	return lines
 }
 
 func (d *liveDisplay) event(e mol.Event) {
@@ -113,6 +174,7 @@ func (d *liveDisplay) event(e mol.Event) {
 
 // apply updates the moving part and returns the permanent lines.
 func (d *liveDisplay) apply(e mol.Event) (kept []string) {
+	d.now.pulls.note(e)
 	switch e.Kind {
 	case mol.EventLookupStarted:
 		d.begin("look up", e.URL)
@@ -126,12 +188,18 @@ func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 		d.begin("wait", describe(e))
 	case mol.EventFetchProgress:
 		d.now.done, d.now.total, d.now.amount = e.Objects, e.ObjectsTotal, size(e.Bytes)
-	case mol.EventContextProgress, mol.EventContextDone:
+	case mol.EventContextProgress, mol.EventContextDone, mol.EventBaseImage:
 		d.now.detail = describe(e)
 	case mol.EventStepStarted, mol.EventStepDone:
 		d.step(e)
 	case mol.EventLog:
+		if d.verbose {
+			kept = append(kept, d.style.dim("  "+clean(e.Line)))
+			break
+		}
 		d.now.line = clean(e.Line)
+	case mol.EventPullDone:
+		kept = append(kept, d.tick(describe(e)))
 	case mol.EventWarning:
 		kept = append(kept, d.style.bad("!")+" "+plain(describe(e)))
 	case mol.EventLookupDone, mol.EventCacheHit:
@@ -150,11 +218,11 @@ func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 
 // begin starts a new activity with its own clock.
 func (d *liveDisplay) begin(name, detail string) {
-	d.now = activity{name: name, detail: clean(detail), since: time.Now()}
+	d.now = activity{name: name, detail: clean(detail), since: time.Now(), pulls: pulls{}}
 }
 
 // step shows a build step. Steps may run in parallel, so the bar shows how many are
-// done.
+// done. The name of the last one stays until another begins.
 func (d *liveDisplay) step(e mol.Event) {
 	d.now.total = max(d.now.total, int64(e.Steps))
 	if e.Kind == mol.EventStepDone {
@@ -162,8 +230,11 @@ func (d *liveDisplay) step(e mol.Event) {
 		if e.Cached {
 			d.now.cached++
 		}
+		d.now.detail = clean(stepName(e))
+		d.now.running = slices.DeleteFunc(d.now.running, func(s runningStep) bool { return s.number == e.Step })
 	} else {
-		d.now.detail, d.now.line = clean(stepName(e)), ""
+		d.now.running = append(d.now.running, runningStep{e.Step, clean(stepName(e)), time.Now()})
+		d.now.detail, d.now.line = "", ""
 	}
 	if d.now.total > 0 {
 		d.now.amount = fmt.Sprintf("%d/%d", min(d.now.done, d.now.total), d.now.total)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"github.com/charmbracelet/x/vt"
 	"github.com/creack/pty"
 	"golang.org/x/term"
@@ -100,7 +101,7 @@ func TestLiveDisplay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := newLiveDisplay(s.tty, "hermes")
+	d := newLiveDisplay(s.tty, "hermes", false)
 	events := script()
 
 	d.event(events[0])
@@ -143,7 +144,7 @@ func TestLiveDisplayControlSequences(t *testing.T) {
 		t.Run("NO_COLOR="+noColour, func(t *testing.T) {
 			t.Setenv("NO_COLOR", noColour)
 			s := newScreen(t, 80, 24)
-			d := newLiveDisplay(s.tty, "hermes")
+			d := newLiveDisplay(s.tty, "hermes", false)
 			for _, e := range script() {
 				d.event(e)
 			}
@@ -171,7 +172,7 @@ func TestLiveDisplayControlSequences(t *testing.T) {
 func TestLiveDisplayOnNarrowTerminal(t *testing.T) {
 	const width = 30
 	s := newScreen(t, width, 10)
-	d := newLiveDisplay(s.tty, "hermes")
+	d := newLiveDisplay(s.tty, "hermes", false)
 	for _, e := range script()[7:14] {
 		d.event(e)
 	}
@@ -217,4 +218,54 @@ func TestDisplayForStandardError(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestLiveDisplayShowsPullsAndParallelSteps(t *testing.T) {
+	for width, pulling := range map[int]string{
+		80:  "  \\[a 1/2\\] FROM docker.io/library/python:3…  12 MiB / 44 MiB, 2.0 MiB/s, 16s left\n",
+		200: "  \\[a 1/2\\] FROM docker.io/library/python:3.13  12 MiB / 44 MiB, 2.0 MiB/s, 16s left\n",
+	} {
+		s := newScreen(t, width, 24)
+		d := newLiveDisplay(s.tty, "hermes", false)
+		events := pullEvents()
+		for _, e := range events[:2] {
+			d.event(e)
+		}
+		s.shows(t, `look up the base image docker.io/library/python:3.13$`)
+		for _, e := range events[2:7] {
+			d.event(e)
+		}
+		s.shows(t, "^. build.*\n"+pulling+`  \[b 2/2\] RUN make$`)
+		for _, e := range events[7:] {
+			d.event(e)
+		}
+		s.shows(t, `✓ \[a 1/2\] FROM docker.io/library/python:3.13: pulled 44 MiB in 21.0s\n. build \[.*\] +1/4.*\n  \[b 2/2\] RUN make$`)
+		for i := range 9 {
+			d.event(mol.Event{Kind: mol.EventStepStarted, Step: 3 + i, Steps: 12, StepName: "RUN more"})
+		}
+		s.shows(t, `1/12.*\n(  .*RUN m.*\n){4}  and 6 more$`)
+		d.end("")
+	}
+}
+
+// BuildKit pulls an image when its files are needed, which may be after the end of its step.
+func TestLiveDisplayShowsAPullOfAStepThatHasEnded(t *testing.T) {
+	s := newScreen(t, 120, 24)
+	d := newLiveDisplay(s.tty, "hermes", false)
+	events := pullEvents()
+	for _, e := range []mol.Event{events[0], events[2], events[8], events[4], events[6]} {
+		d.event(e)
+	}
+	s.shows(t, `FROM docker.io/library/python:3.13  8.0 MiB / 40 MiB, 2.0 MiB/s, 16s left$`)
+	d.end("")
+}
+
+func TestLiveDisplayWithVerboseKeepsTheOutput(t *testing.T) {
+	s := newScreen(t, 80, 24)
+	d := newLiveDisplay(s.tty, "hermes", true)
+	for _, e := range script()[7:15] {
+		d.event(e)
+	}
+	s.shows(t, `^  Collecting numpy\n  100% ünïcödé\n. build`)
+	d.end("")
 }

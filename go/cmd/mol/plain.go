@@ -19,11 +19,13 @@ type plainDisplay struct {
 	w        io.Writer
 	start    time.Time
 	progress time.Time // when the last progress line was written
+	pulls    pulls
+	verbose  bool
 	ended    bool
 }
 
-func newPlainDisplay(w io.Writer, start time.Time) *plainDisplay {
-	return &plainDisplay{w: w, start: start, progress: start}
+func newPlainDisplay(w io.Writer, start time.Time, verbose bool) *plainDisplay {
+	return &plainDisplay{w: w, start: start, progress: start, pulls: pulls{}, verbose: verbose}
 }
 
 func (d *plainDisplay) event(e mol.Event) {
@@ -33,14 +35,22 @@ func (d *plainDisplay) event(e mol.Event) {
 	if now.IsZero() {
 		now = time.Now()
 	}
+	d.pulls.note(e)
+	text := describe(e)
 	switch e.Kind {
-	case mol.EventFetchProgress, mol.EventContextProgress:
+	case mol.EventFetchProgress, mol.EventContextProgress, mol.EventPullProgress:
+		if d.verbose {
+			break
+		}
 		if now.Sub(d.progress) < progressEvery {
 			return
 		}
 		d.progress = now
+		if e.Kind == mol.EventPullProgress { // of all layers
+			text = stepName(e) + ": " + d.pulls[e.Step].String()
+		}
 	}
-	d.line(now, describe(e))
+	d.line(now, text)
 }
 
 func (d *plainDisplay) phase(name, detail string) { d.note(name + " " + detail) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"strings"
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -55,5 +56,22 @@ func scriptImage() mol.Image {
 		Ref: testRef, LatestRef: "molecule-local/workspace-template-hermes:latest", Runtime: "hermes",
 		CommitSHA: testSHA, ImageID: "sha256:feed", Platform: "linux/amd64",
 		Timings: mol.Timings{Lookup: 120 * time.Millisecond, Fetch: 850 * time.Millisecond, Build: 13 * time.Second, Total: 14100 * time.Millisecond},
+	}
+}
+
+// pullEvents are the events of two steps in parallel, one of which pulls an image with two layers.
+func pullEvents() []mol.Event {
+	const from = "[a 1/2] FROM docker.io/library/python:3.13"
+	name := from + "@sha256:" + strings.Repeat("0a", 32)
+	return []mol.Event{
+		{Kind: mol.EventBuildStarted, Builder: "buildkit"},
+		{Kind: mol.EventBaseImage, BaseImage: "docker.io/library/python:3.13"},
+		{Kind: mol.EventStepStarted, Step: 1, Steps: 4, StepName: name},
+		{Kind: mol.EventStepStarted, Step: 2, Steps: 4, StepName: "[b 2/2] RUN make"},
+		{Kind: mol.EventPullStarted, Step: 1, StepName: name},
+		{Kind: mol.EventPullProgress, Step: 1, StepName: name, Layer: "sha256:aa", Action: "download", Bytes: 4 << 20, BytesTotal: 4 << 20, BytesPerSecond: 8 << 20},
+		{Kind: mol.EventPullProgress, Step: 1, StepName: name, Layer: "sha256:bb", Action: "download", Bytes: 8 << 20, BytesTotal: 40 << 20, BytesPerSecond: 2 << 20},
+		{Kind: mol.EventPullDone, Step: 1, StepName: name, Bytes: 44 << 20, Duration: 21 * time.Second},
+		{Kind: mol.EventStepDone, Step: 1, Steps: 4, StepName: name, Duration: 21 * time.Second},
 	}
 }

@@ -67,7 +67,7 @@ func lastLines(text string, n int) []string {
 // headline returns an error of libmol as one line, without its hint and log.
 func headline(detail *mol.Error) string {
 	short := *detail
-	short.Hint, short.LogTail = "", ""
+	short.Hint, short.LogTail, short.Excerpt = "", "", ""
 	return plain(short.Error())
 }
 

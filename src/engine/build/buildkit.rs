@@ -1,15 +1,16 @@
 //! The progress of a BuildKit build: the vertexes of its graph, and the output of each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use bollard_buildkit_proto::google::protobuf::Timestamp;
-use bollard_buildkit_proto::moby::buildkit::v1::VertexLog;
+use bollard_buildkit_proto::moby::buildkit::v1::{VertexLog, VertexStatus};
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
 
 use crate::engine::build::lines::Lines;
 use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, Step, YIELD_AFTER};
+use crate::engine::build::pull::{Action, LayerStatus};
 use crate::redact::MAX_KEPT;
 
 /// The vertexes seen so far, by digest.
@@ -19,6 +20,7 @@ pub(super) struct Graph {
     started: u32,
     /// The build loads the template's files.
     loads_context: bool,
+    base_images: HashSet<String>,
     /// The memory used for the vertexes' names and unfinished lines.
     bytes: usize,
 }
@@ -32,6 +34,7 @@ const MAX_FIELDS: usize = 100_000;
 // The numbers of the fields of a `StatusResponse` (github.com/moby/buildkit,
 // `api/services/control/control.proto`).
 const VERTEX: u32 = 1;
+const STATUS: u32 = 2;
 const LOG: u32 = 3;
 const WARNING: u32 = 4;
 
@@ -181,6 +184,7 @@ impl Graph {
         for field in fields(status) {
             let (tag, value) = field?;
             match tag {
+                STATUS => self.layer(VertexStatus::decode(value)?, monitor),
                 LOG => self.log(&VertexLog::decode(value)?, monitor).await,
                 WARNING => warning(value, monitor)?,
                 _ => {}
@@ -208,8 +212,44 @@ impl Graph {
             if self.vertexes.len() <= MAX_STEPS {
                 self.step(vertex, monitor);
             }
-        } else if !vertex.error.is_empty() {
-            monitor.internal_step_failed(vertex.name, vertex.error);
+        } else {
+            if vertex.started.is_some() {
+                self.base_image(&vertex.name, monitor);
+            }
+            if !vertex.error.is_empty() {
+                monitor.internal_step_failed(vertex.name, vertex.error);
+            }
+        }
+    }
+
+    /// Reports a base image, once.
+    fn base_image(&mut self, vertex: &str, monitor: &mut BuildMonitor<'_>) {
+        let Some(image) = vertex.strip_prefix(LOAD_METADATA) else {
+            return;
+        };
+        if image.len() <= MAX_KEPT && self.base_images.insert(image.to_owned()) {
+            self.bytes += image.len();
+            monitor.base_image(image.to_owned());
+        }
+    }
+
+    /// Reports the progress of a layer. Other states are of steps within a step, such as "resolve".
+    fn layer(&mut self, status: VertexStatus, monitor: &mut BuildMonitor<'_>) {
+        let Some(state) = self.vertexes.get(&status.vertex) else {
+            return;
+        };
+        let (action, layer) = match status.id.strip_prefix("extracting ") {
+            Some(layer) => (Action::Extract, layer),
+            None => (Action::Download, &*status.id),
+        };
+        if layer.starts_with("sha256:") {
+            let layer = LayerStatus {
+                layer: layer.to_owned(),
+                action,
+                bytes: u64::try_from(status.current).unwrap_or(0),
+                total: u64::try_from(status.total).unwrap_or(0),
+            };
+            monitor.pulling(&state.step, layer);
         }
     }
 
@@ -279,6 +319,10 @@ impl Graph {
         if let Some(line) = rest {
             monitor.log(line, Some(&step));
         }
+        // A base image is pulled when it is needed, which may be after the first end of its step.
+        if vertex.completed.is_some() && vertex.error.is_empty() {
+            monitor.pulled(&step);
+        }
         if let Some(end) = vertex.completed.filter(|_| !completed) {
             // By the engine's clock: a fast step starts and completes in one message.
             let start = vertex.started.unwrap_or(end);
@@ -299,6 +343,9 @@ const STDOUT: i64 = 1;
 
 /// BuildKit's name for loading the template's files.
 const LOAD_CONTEXT: &str = "[internal] load build context";
+
+/// How BuildKit's name for the lookup of a base image begins.
+pub(super) const LOAD_METADATA: &str = "[internal] load metadata for ";
 
 /// Whether it is `[stage 1/2] FROM …`. A stage name cannot contain a bracket.
 fn is_base_image(vertex: &str) -> bool {

@@ -11,6 +11,7 @@ use std::time::Instant;
 use crate::engine::build::Builder;
 use crate::engine::build::lines::Lines;
 use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, Step, YIELD_AFTER};
+use crate::engine::build::pull::{Action, LayerStatus};
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 
 /// How Docker marks standard error, of a command or the OCI runtime: by colour. Podman does not.
@@ -73,6 +74,13 @@ impl Transcript {
         }
     }
 
+    /// The engine pulls a layer of the step's base image.
+    pub(super) fn layer(&mut self, status: LayerStatus, monitor: &mut BuildMonitor<'_>) {
+        if let Some(current) = &self.current {
+            monitor.pulling(&current.step, status);
+        }
+    }
+
     /// The build has ended, with this error if it failed.
     pub(super) fn end(mut self, error: Option<String>, monitor: &mut BuildMonitor<'_>) {
         if let Some(line) = self.lines.rest() {
@@ -115,6 +123,7 @@ impl Transcript {
                         {
                             monitor.stdout(step);
                         }
+                        self.podman_pull(&line, monitor);
                         monitor.log(line, step);
                     }
                     _ => {}
@@ -176,8 +185,33 @@ impl Transcript {
         }
     }
 
+    /// Podman says in words what it pulls, without sizes: in a step that runs no command, so that they are its own words.
+    fn podman_pull(&self, line: &str, monitor: &mut BuildMonitor<'_>) {
+        let Some(Current { step, .. }) = &self.current else {
+            return;
+        };
+        let is_from = step.instruction().eq_ignore_ascii_case("FROM");
+        if self.builder != Builder::Buildah || !is_from {
+            return;
+        }
+        if line.starts_with("Trying to pull ") {
+            monitor.pull_started(step);
+        } else if let Some(blob) = line.strip_prefix("Copying blob ") {
+            let layer = LayerStatus {
+                layer: blob.split(' ').next().unwrap_or_default().to_owned(),
+                action: Action::Download,
+                bytes: 0,
+                total: 0,
+            };
+            monitor.pulling(step, layer);
+        }
+    }
+
     fn step_done(&mut self, error: Option<String>, monitor: &mut BuildMonitor<'_>) {
         if let Some(current) = self.current.take() {
+            if error.is_none() {
+                monitor.pulled(&current.step);
+            }
             let outcome = Outcome {
                 cached: current.cached,
                 duration: current.started.elapsed(),

@@ -6,6 +6,8 @@
 use crate::context::Dockerfile;
 use crate::engine::Engine;
 use crate::engine::build::Builder;
+use crate::engine::build::base_image::BaseImage;
+use crate::engine::build::buildkit::is_internal;
 use crate::engine::build::full::FullDisk;
 use crate::engine::build::monitor::{End, FailedStep};
 use crate::engine::connect::request::Failure;
@@ -38,6 +40,8 @@ enum Cause {
     /// The engine cannot run programs of the build's platform.
     UnsupportedPlatform,
     FullDisk(FullDisk),
+    /// A base image cannot be pulled.
+    BaseImage(BaseImage),
     /// Everything else.
     Template,
 }
@@ -100,9 +104,16 @@ impl Engine {
         let cause = self.cause(platform, reason, &end, exit_code).await;
         let End { failed, log_tail } = end;
         let step = failed.name;
-        let line = dockerfile.line_of(&step);
+        let line = match (&cause, step.as_str()) {
+            (Cause::BaseImage(base), _) => dockerfile.line_of_image(base.image()),
+            (_, "") => parse_error_line(&reason.message),
+            (_, step) => dockerfile.line_of(step),
+        };
         let place = match (step.as_str(), line) {
             ("", _) => String::new(),
+            (internal, Some(line)) if is_internal(internal) => {
+                format!(" (line {line} of the Dockerfile)")
+            }
             (step, None) => format!(" in the step {step}"),
             (step, Some(line)) => format!(" in the step {step} (line {line} of the Dockerfile)"),
         };
@@ -118,6 +129,7 @@ impl Engine {
                 line: line.unwrap_or(0),
                 step,
                 log_tail,
+                excerpt: line.map_or_else(String::new, |line| dockerfile.excerpt(line)),
             })
     }
 
@@ -138,7 +150,10 @@ impl Engine {
             Cause::UnsupportedPlatform
         } else {
             let full = self.full_disk(&reason.message, &end.log_tail).await;
-            full.map_or(Cause::Template, Cause::FullDisk)
+            let base = || BaseImage::of(&end.failed.name, &reason.message);
+            full.map(Cause::FullDisk)
+                .or_else(|| base().map(Cause::BaseImage))
+                .unwrap_or(Cause::Template)
         }
     }
 
@@ -178,6 +193,8 @@ impl Engine {
             Cause::FullDisk(FullDisk::Unknown) => Error::new(Code::BuildFailed, failed).hint(format!(
                 "{HINT_TEMPLATE}; if the disk of the engine is full (docker system df), free some space there"
             )),
+            Cause::BaseImage(base) => Error::new(Code::BuildFailed, base.describe(place, why))
+                .hint(base.hint(platform)),
             Cause::Template => Error::new(Code::BuildFailed, failed).hint(HINT_TEMPLATE),
         }
     }
@@ -226,8 +243,25 @@ fn is_foreign_program(failed: &FailedStep, exit_code: Option<i32>) -> bool {
     runtime && line.ends_with(": exec format error") && matches!(exit_code, Some(1 | 255))
 }
 
+/// The line that a builder's parser refuses: `dockerfile parse error on line 3: unknown instruction: FOO`. Only asked for
+/// if no step ran, so that no command can write it.
+fn parse_error_line(reason: &str) -> Option<u32> {
+    let (_, rest) = reason.split_once("parse error ")?;
+    let rest = rest.strip_prefix("on ").unwrap_or(rest);
+    let (number, _) = rest.strip_prefix("line ")?.split_once(':')?;
+    number.parse().ok()
+}
+
 /// The reason without the step, which some builders repeat in it.
-fn without_step<'r>(builder: Builder, reason: &'r str, step: &str) -> &'r str {
+fn without_step<'r>(builder: Builder, mut reason: &'r str, step: &str) -> &'r str {
+    // What BuildKit did when it failed: nothing that helps its users.
+    for solver in [
+        "failed to solve with frontend dockerfile.v0: ",
+        "failed to solve: ",
+        "failed to create LLB definition: ",
+    ] {
+        reason = reason.strip_prefix(solver).unwrap_or(reason);
+    }
     let (_, instruction) = step.split_once("] ").unwrap_or_default();
     if instruction.is_empty() {
         return reason;
@@ -356,6 +390,12 @@ mod tests {
                 "process \"/bin/sh -c echo \": \"; ./x\" did not complete successfully: killed",
                 run,
                 "killed",
+            ),
+            (
+                BuildKit,
+                "failed to solve with frontend dockerfile.v0: failed to create LLB definition: unexpected EOF",
+                "[internal] load metadata for docker.io/library/x:1",
+                "unexpected EOF",
             ),
             (
                 BuildKit,

@@ -1,5 +1,6 @@
 //! Builds an image with the engine's builder: BuildKit, the classic builder, or Podman's Buildah.
 
+mod base_image;
 mod buildkit;
 mod classic;
 mod credentials;
@@ -7,6 +8,7 @@ mod failure;
 pub(super) mod full;
 mod lines;
 mod monitor;
+pub(super) mod pull;
 mod session;
 
 pub(crate) use credentials::Logins;
@@ -101,6 +103,10 @@ impl Progress {
             (Progress::Graph(graph), Info::Status(status)) => graph.update(&status, monitor).await,
             (Progress::Transcript(transcript), Info::Text(text)) => {
                 transcript.update(&text, monitor).await
+            }
+            (Progress::Transcript(transcript), Info::Layer(status)) => {
+                transcript.layer(status, monitor);
+                Ok(())
             }
             _ => Ok(()),
         }

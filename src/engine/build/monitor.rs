@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::context::Sent;
+use crate::engine::build::pull::{LayerStatus, Pull};
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, human_bytes, human_duration, human_files};
 
@@ -19,6 +20,9 @@ pub(super) const MAX_STEPS: usize = 4096;
 /// How many bytes of output are handled before yielding the thread: each byte may be a line.
 pub(super) const YIELD_AFTER: usize = 16 << 10;
 
+/// The most pulls at once that are reported.
+const MAX_PULLS: usize = 100;
+
 /// The most warnings of a builder that are emitted.
 const MAX_WARNINGS: u32 = 1000;
 
@@ -30,6 +34,14 @@ pub(super) struct Step {
     /// The number of steps known so far.
     pub(super) total: u32,
     pub(super) name: String,
+}
+
+impl Step {
+    /// The first word of its instruction.
+    pub(super) fn instruction(&self) -> &str {
+        let (_, text) = self.name.split_once("] ").unwrap_or(("", &self.name));
+        text.split_whitespace().next().unwrap_or_default()
+    }
 }
 
 /// How a step ended.
@@ -93,6 +105,7 @@ pub(super) struct BuildMonitor<'a> {
     emit: &'a (dyn Fn(Event) + Send + Sync),
     tail: VecDeque<String>,
     running: Vec<RunningStep>,
+    pulls: Vec<Pull>,
     failed: Option<FailedStep>,
     warnings: u32,
     sent: Arc<Sent>,
@@ -115,6 +128,7 @@ impl<'a> BuildMonitor<'a> {
             emit,
             tail: VecDeque::new(),
             running: Vec::new(),
+            pulls: Vec::new(),
             failed: None,
             warnings: 0,
             sent,
@@ -164,6 +178,46 @@ impl<'a> BuildMonitor<'a> {
             error: outcome.error,
             ..step_event(step, Kind::StepDone, format!("{}: {how}", step.name))
         });
+    }
+
+    /// The builder looks up a base image.
+    pub(super) fn base_image(&mut self, image: String) {
+        let message = format!("looking up the base image {image}");
+        (self.emit)(Event {
+            image: Some(image),
+            ..Event::new(Kind::BaseImage, message)
+        });
+    }
+
+    /// The engine pulls the base image of this step.
+    pub(super) fn pull_started(&mut self, step: &Step) {
+        if self.pull_of(step).is_none() && self.pulls.len() < MAX_PULLS {
+            let pull = Pull::new(step.clone());
+            (self.emit)(pull.started());
+            self.pulls.push(pull);
+        }
+    }
+
+    /// The engine pulls a layer for this step.
+    pub(super) fn pulling(&mut self, step: &Step, layer: LayerStatus) {
+        self.pull_started(step);
+        if let Some(index) = self.pull_of(step) {
+            self.pulls[index].update(layer);
+        }
+    }
+
+    fn pull_of(&self, step: &Step) -> Option<usize> {
+        let mut pulls = self.pulls.iter();
+        pulls.position(|pull| pull.step.number == step.number)
+    }
+
+    /// The step has its base image.
+    pub(super) fn pulled(&mut self, step: &Step) {
+        if let Some(index) = self.pull_of(step) {
+            let mut pull = self.pulls.swap_remove(index);
+            pull.progress().into_iter().for_each(self.emit);
+            (self.emit)(pull.done());
+        }
     }
 
     /// An internal step of the builder failed.
@@ -274,12 +328,15 @@ impl<'a> BuildMonitor<'a> {
         });
     }
 
-    /// Emits upload progress and detects a stall. To be called at regular intervals.
+    /// Emits the progress of the upload and of pulls, and detects a stall. To be called at regular intervals.
     ///
     /// # Errors
     ///
     /// [`Code::Stalled`] if there was no activity for the stall grace.
     pub(super) fn tick(&mut self) -> Result<()> {
+        for pull in &mut self.pulls {
+            pull.progress().into_iter().for_each(self.emit);
+        }
         let sent = self.sent.bytes.load(Ordering::Relaxed);
         if sent != self.sent_before {
             self.sent_before = sent;

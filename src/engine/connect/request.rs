@@ -2,6 +2,7 @@
 //!
 //! [`api`](crate::engine::api) makes all other requests.
 
+use std::borrow::Cow;
 use std::{fmt, io};
 
 use base64::Engine as _;
@@ -23,6 +24,7 @@ use tokio_util::io::StreamReader;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::api::Version;
+use crate::engine::build::pull::{Action, LayerStatus};
 use crate::engine::connect;
 use crate::engine::connect::endpoint::Address;
 use crate::engine::refusal::{self, Refusal};
@@ -230,6 +232,8 @@ pub(in crate::engine) enum Info {
     Text(String),
     /// An encoded message of BuildKit (`moby.buildkit.v1.StatusResponse`).
     Status(Vec<u8>),
+    /// The classic builder pulls a layer of a base image.
+    Layer(LayerStatus),
     /// Anything else.
     Other,
 }
@@ -239,10 +243,20 @@ fn parse(line: &str) -> Result<Info, Failure> {
     #[serde(default)]
     struct Line<'a> {
         stream: Option<String>,
+        status: Option<Cow<'a, str>>,
+        id: Option<Cow<'a, str>>,
+        #[serde(rename = "progressDetail")]
+        progress: Option<Detail>,
         #[serde(borrow)]
         aux: Aux<'a>,
         #[serde(rename = "errorDetail")]
         error: Option<Reason>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Detail {
+        current: i64,
+        total: i64,
     }
     #[derive(Deserialize)]
     struct Reason {
@@ -268,7 +282,23 @@ fn parse(line: &str) -> Result<Info, Failure> {
             .map(Info::Status)
             .map_err(|error| unreadable(error.to_string()));
     }
-    Ok(line.stream.map_or(Info::Other, Info::Text))
+    if let Some(text) = line.stream {
+        return Ok(Info::Text(text));
+    }
+    let action = match line.status.as_deref() {
+        Some("Downloading") => Some(Action::Download),
+        Some("Extracting") => Some(Action::Extract),
+        _ => None,
+    };
+    Ok(match (action, line.id, line.progress) {
+        (Some(action), Some(layer), Some(Detail { current, total })) => Info::Layer(LayerStatus {
+            layer: layer.into_owned(),
+            action,
+            bytes: u64::try_from(current).unwrap_or(0),
+            total: u64::try_from(total).unwrap_or(0),
+        }),
+        _ => Info::Other,
+    })
 }
 
 /// The field `aux`: BuildKit's message in base64. Other builders send objects in it, which are ignored.
@@ -346,6 +376,19 @@ mod tests {
             (
                 r#"{"status":"Pulling","progressDetail":{"current":1}}"#,
                 Info::Other,
+            ),
+            (
+                r#"{"status":"Waiting","progressDetail":{},"id":"05dff5d12d65"}"#,
+                Info::Other,
+            ),
+            (
+                r#"{"status":"Extracting","progressDetail":{"current":1,"total":7},"progress":"[>]","id":"05dff5d12d65"}"#,
+                Info::Layer(LayerStatus {
+                    layer: "05dff5d12d65".to_owned(),
+                    action: Action::Extract,
+                    bytes: 1,
+                    total: 7,
+                }),
             ),
         ] {
             assert_eq!(parse(line).unwrap(), expected, "{line}");

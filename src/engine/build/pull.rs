@@ -1,0 +1,168 @@
+//! The progress of a base image's download: which layers, how much of each, and how fast.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::engine::build::monitor::Step;
+use crate::event::{Event, Kind, human_bytes};
+
+/// The most layers of one pull that are reported. An image cannot have so many.
+const MAX_LAYERS: usize = 1024;
+
+/// The longest name of a layer: `sha256:` and 64 hex digits.
+const MAX_NAME: usize = 71;
+
+/// What the engine does with a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::engine) enum Action {
+    Download,
+    Extract,
+}
+
+impl Action {
+    /// The name in events.
+    fn name(self) -> &'static str {
+        match self {
+            Action::Download => "download",
+            Action::Extract => "extract",
+        }
+    }
+}
+
+/// The state of a layer, as the engine reports it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::engine) struct LayerStatus {
+    /// The digest of the layer, or the start of it.
+    pub(in crate::engine) layer: String,
+    pub(in crate::engine) action: Action,
+    /// 0 if the builder does not report bytes.
+    pub(in crate::engine) bytes: u64,
+    /// 0 if it is not known.
+    pub(in crate::engine) total: u64,
+}
+
+struct Layer {
+    started: Instant,
+    action: Action,
+    bytes: u64,
+    total: u64,
+    /// The bytes that are downloaded, also while it is extracted.
+    downloaded: u64,
+    /// Since its last event.
+    changed: bool,
+}
+
+/// The pull of one step's base image.
+pub(super) struct Pull {
+    pub(super) step: Step,
+    started: Instant,
+    layers: HashMap<String, Layer>,
+}
+
+impl Pull {
+    pub(super) fn new(step: Step) -> Self {
+        Self {
+            step,
+            started: Instant::now(),
+            layers: HashMap::new(),
+        }
+    }
+
+    pub(super) fn started(&self) -> Event {
+        event(Kind::PullStarted, &self.step, "pulling the base image")
+    }
+
+    pub(super) fn update(&mut self, status: LayerStatus) {
+        let LayerStatus {
+            layer,
+            action,
+            bytes,
+            total,
+        } = status;
+        let known = self.layers.contains_key(&layer);
+        if layer.len() > MAX_NAME || !known && self.layers.len() == MAX_LAYERS {
+            return;
+        }
+        let state = self.layers.entry(layer).or_insert_with(|| Layer {
+            started: Instant::now(),
+            action,
+            bytes: 0,
+            total: 0,
+            downloaded: 0,
+            changed: true,
+        });
+        match (state.action, action) {
+            // BuildKit goes on reporting the download, which is complete.
+            (Action::Extract, Action::Download) => return,
+            (Action::Download, Action::Extract) => state.started = Instant::now(),
+            _ => {}
+        }
+        state.changed |= (state.action, state.bytes, state.total) != (action, bytes, total);
+        (state.action, state.bytes, state.total) = (action, bytes, total);
+        state.downloaded = state.downloaded.max(match action {
+            Action::Download => bytes,
+            Action::Extract => total,
+        });
+    }
+
+    /// An event for each layer that has changed.
+    pub(super) fn progress(&mut self) -> Vec<Event> {
+        let mut changed: Vec<_> = (self.layers.iter_mut())
+            .filter_map(|(name, layer)| {
+                std::mem::take(&mut layer.changed).then(|| layer.event(name, &self.step))
+            })
+            .collect();
+        changed.sort_by(|a, b| a.layer.cmp(&b.layer));
+        changed
+    }
+
+    pub(super) fn done(&self) -> Event {
+        let bytes = self.layers.values().map(|layer| layer.downloaded).sum();
+        let what = match bytes {
+            0 => "pulled the base image".to_owned(),
+            _ => format!("pulled the base image, {}", human_bytes(bytes)),
+        };
+        Event {
+            bytes: (bytes > 0).then_some(bytes),
+            duration_ms: u64::try_from(self.started.elapsed().as_millis()).ok(),
+            ..event(Kind::PullDone, &self.step, &what)
+        }
+    }
+}
+
+fn event(kind: Kind, step: &Step, what: &str) -> Event {
+    Event {
+        step: Some(step.number),
+        step_name: Some(step.name.clone()),
+        ..Event::new(kind, format!("{}: {what}", step.name))
+    }
+}
+
+impl Layer {
+    fn event(&self, name: &str, step: &Step) -> Event {
+        let what = match self.action {
+            Action::Download => "downloading",
+            Action::Extract => "extracting",
+        };
+        let amount = match (self.bytes, self.total) {
+            (0, 0) => String::new(),
+            (bytes, 0) => format!(", {}", human_bytes(bytes)),
+            (bytes, total) => format!(", {} of {}", human_bytes(bytes), human_bytes(total)),
+        };
+        Event {
+            layer: Some(name.to_owned()),
+            action: Some(self.action.name()),
+            bytes: (self.bytes > 0).then_some(self.bytes),
+            bytes_total: (self.total > 0).then_some(self.total),
+            bytes_per_second: rate(self.bytes, self.started.elapsed()),
+            ..event(Kind::PullProgress, step, &format!("{what} a layer{amount}"))
+        }
+    }
+}
+
+/// The average, once there is enough time to tell.
+fn rate(bytes: u64, time: Duration) -> Option<u64> {
+    const SHORTEST: Duration = Duration::from_millis(100);
+    let millis = u64::try_from(time.as_millis()).ok()?;
+    (bytes > 0 && time >= SHORTEST).then(|| bytes.saturating_mul(1000) / millis)
+}
