@@ -26,6 +26,8 @@ type Check struct {
 	Found string `json:"found"`
 	// Fix says how to fix it; "" for CheckOK.
 	Fix string `json:"fix"`
+	// Cause is the name of the check whose problem is the cause of this status; "" if it has a cause of its own.
+	Cause string `json:"cause"`
 }
 
 // Diagnosis is the checks of everything that a build depends on, always in the same order. It is safe to

@@ -87,8 +87,10 @@ type CachedTree struct {
 // Inventory lists the images and fetched templates of this library. Within each runtime they are sorted by age, the
 // newest first.
 type Inventory struct {
-	Images []LocalImage `json:"images"`
-	Trees  []CachedTree `json:"trees"`
+	// Endpoint is the address of the engine that has the images, as in [Image].
+	Endpoint string       `json:"endpoint"`
+	Images   []LocalImage `json:"images"`
+	Trees    []CachedTree `json:"trees"`
 }
 
 // PruneAction is what was done with an image or a tree, or with [PruneOptions.DryRun] would be done.

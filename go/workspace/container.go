@@ -2,6 +2,7 @@ package workspace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -21,7 +22,12 @@ import (
 const (
 	LabelWorkspace = "ai.moleculesai.workspace"
 	LabelRuntime   = "ai.moleculesai.runtime"
+	LabelOwner     = "ai.moleculesai.owner"
+	LabelPort      = "ai.moleculesai.port"
 )
+
+// namePrefix and the ID are the name of a workspace's container.
+const namePrefix = "workspace-"
 
 // engineGrace limits the requests that are also sent when the caller's context
 // has ended.
@@ -39,12 +45,17 @@ func create(ctx context.Context, engine *client.Client, img Image, cfg Config) (
 			Image:        img.Ref,
 			Env:          cfg.Env,
 			ExposedPorts: network.PortSet{port: {}},
-			Labels:       map[string]string{LabelWorkspace: cfg.ID, LabelRuntime: cfg.Runtime},
+			Labels: map[string]string{
+				LabelWorkspace: cfg.ID, LabelRuntime: cfg.Runtime, LabelPort: port.Port(),
+			},
 		},
-		HostConfig: &container.HostConfig{},
+		HostConfig: &container.HostConfig{Binds: cfg.Volumes},
 	}
 	if cfg.ID != "" {
-		opts.Name = "workspace-" + cfg.ID
+		opts.Name = namePrefix + cfg.ID
+	}
+	if cfg.Owner != "" {
+		opts.Config.Labels[LabelOwner] = cfg.Owner
 	}
 	if cfg.Network != "" {
 		opts.HostConfig.NetworkMode = container.NetworkMode(cfg.Network)
@@ -61,6 +72,9 @@ func create(ctx context.Context, engine *client.Client, img Image, cfg Config) (
 	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineGrace)
 	defer cancel()
 	created, err := engine.ContainerCreate(detached, opts)
+	if errdefs.IsConflict(err) {
+		return "", fmt.Errorf("%w: the container %s exists already", ErrNameTaken, opts.Name)
+	}
 	if err != nil {
 		return "", fmt.Errorf("create container from %s: %w", img.Ref, err)
 	}
@@ -121,6 +135,10 @@ func remove(ctx context.Context, engine *client.Client, id string) error {
 	return fmt.Errorf("remove container %s: %w", id, err)
 }
 
+// ErrNoPort is wrapped by the error of Start when neither Config.Port nor the image
+// says where the workspace listens.
+var ErrNoPort = errors.New("set Config.Port, or add EXPOSE to its Dockerfile")
+
 // workspacePort returns the port that the workspace listens on inside its container.
 func workspacePort(img Image, cfg Config) (network.Port, error) {
 	if cfg.Port != 0 {
@@ -134,7 +152,7 @@ func workspacePort(img Image, cfg Config) (network.Port, error) {
 		}
 	}
 	if len(ports) == 0 {
-		return network.Port{}, fmt.Errorf("image %s exposes no TCP port: set Port, or add EXPOSE to its Dockerfile", img.Ref)
+		return network.Port{}, fmt.Errorf("image %s exposes no TCP port: %w", img.Ref, ErrNoPort)
 	}
 	return slices.MinFunc(ports, func(a, b network.Port) int { return int(a.Num()) - int(b.Num()) }), nil
 }

@@ -14,5 +14,6 @@
 // The files: engine.go finds the engine and auth.go the credentials for a pull,
 // both the way the docker command does. image.go inspects and pulls images.
 // workspace.go has Start, Stop and Wait, with container.go for the container and
-// health.go for the wait until it answers.
+// health.go for the wait until it answers. find.go finds workspaces that were started
+// earlier, also by another process, and output.go copies what they write.
 package workspace

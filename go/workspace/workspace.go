@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -22,8 +23,16 @@ type Config struct {
 	// label of the container.
 	Runtime string
 
+	// Owner is the user whose workspace it is, for [List]. It becomes a label of the
+	// container.
+	Owner string
+
 	// Env is the container's environment. Each entry has the form "NAME=value".
 	Env []string
+
+	// Volumes are mounted into the container, as docker's --volume: "/folder:/path",
+	// "/folder:/path:ro" or "name:/path".
+	Volumes []string
 
 	// Port is the TCP port that the workspace listens on. Zero means the lowest
 	// port that the image exposes.
@@ -44,7 +53,19 @@ type Config struct {
 	// 127.0.0.1, on a port that the engine chooses. That also works with Docker
 	// Desktop.
 	Network string
+
+	// Output receives what the workspace writes until it answers, standard output
+	// and error. Nil discards it.
+	Output io.Writer
+
+	// Keep leaves the container where it is if it was started and does not become
+	// ready, so that somebody can look at it.
+	Keep bool
 }
+
+// ErrNameTaken is wrapped by the error of Start when a container with the name of
+// the workspace exists already.
+var ErrNameTaken = errors.New("the name is taken")
 
 // A Workspace is a container that has answered.
 type Workspace struct {
@@ -56,20 +77,26 @@ type Workspace struct {
 }
 
 // Start creates and starts a container from img and returns once it answers. If
-// it fails, it removes the container, also when ctx has ended.
+// it fails, it removes the container, also when ctx has ended, unless Keep is set.
 func Start(ctx context.Context, engine *client.Client, img Image, cfg Config) (_ *Workspace, err error) {
 	id, err := create(ctx, engine, img, cfg)
 	if err != nil {
 		return nil, err
 	}
+	started := false
 	defer func() {
-		if err != nil {
+		if err != nil && !(started && cfg.Keep) {
 			err = errors.Join(err, discard(ctx, engine, id))
 		}
 	}()
 
 	if _, err := engine.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
 		return nil, fmt.Errorf("start container: %w", err)
+	}
+	started = true
+	if cfg.Output != nil {
+		stop := copyOutput(ctx, engine, id, cfg.Output)
+		defer stop()
 	}
 	ws, err := locate(ctx, engine, id, img, cfg)
 	if err != nil {

@@ -230,7 +230,7 @@ impl Masker {
 
     /// Masks only the token in an engine's address. The caller connects to the address, and `ssh://host`
     /// is not the same as `ssh://me@host`. There is no password: an address with one is refused.
-    fn endpoint(&self, endpoint: &mut String) {
+    pub(crate) fn endpoint(&self, endpoint: &mut String) {
         clean(endpoint);
         let token = self.token.find(endpoint.as_bytes());
         if let (Cow::Owned(masked), _) = replace(endpoint, &token, 0) {

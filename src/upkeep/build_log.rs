@@ -1,4 +1,4 @@
-//! The log of a runtime's last build, kept in the cache: `mol logs`.
+//! The log of a runtime's last build, kept in the cache: `mol logs --build`.
 //!
 //! It is collected in memory, masked line by line, and written in one step when the build ends, also after a failure or
 //! a cancellation. Of very long output only the start and the end are kept.

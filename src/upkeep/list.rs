@@ -67,6 +67,8 @@ pub struct CachedTree {
 /// The images, grouped by runtime and platform, and the trees, grouped by runtime; the newest of a group is first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Inventory {
+    /// The address of the engine that has the images, as in [`Image::endpoint`](crate::Image::endpoint).
+    pub endpoint: String,
     /// The images.
     pub images: Vec<LocalImage>,
     /// The trees.
@@ -99,6 +101,7 @@ pub(super) struct FoundTree {
 pub(crate) async fn inventory(shared: &Arc<Shared>) -> Result<Inventory> {
     let (images, trees) = survey(shared).await?;
     Ok(Inventory {
+        endpoint: shared.engine().await?.endpoint().to_owned(),
         images: images.into_iter().map(|found| found.image).collect(),
         trees: trees.into_iter().map(|found| found.tree).collect(),
     })
@@ -241,6 +244,7 @@ pub(super) fn unix_seconds(time: SystemTime) -> i64 {
 
 impl Redact for Inventory {
     fn masked(mut self, masker: &Masker) -> Self {
+        masker.endpoint(&mut self.endpoint);
         self.images.iter_mut().for_each(|image| image.mask(masker));
         self.trees.iter_mut().for_each(|tree| tree.mask(masker));
         self

@@ -209,6 +209,19 @@ fn on_a_broken_system_every_check_reports_it_in_time() {
         &["http://127.0.0.1:1/org/tpl-hermes"],
     );
     assert_check(&found, "clock", Status::Warning, &["unknown"]);
+    // Each outcome names its cause, unless it is one itself.
+    for (name, cause) in [
+        ("engine", ""),
+        ("version", "engine"),
+        ("engine disk", "engine"),
+        ("cache", ""),
+        ("logins", ""),
+        ("gitea", ""),
+        ("clock", "gitea"),
+        ("hermes", "gitea"),
+    ] {
+        assert_eq!(check(&found, name).cause, cause, "{name}");
+    }
 }
 
 #[test]
@@ -245,6 +258,7 @@ fn a_token_is_reported_as_accepted_or_refused_never_shown() {
     );
     let wrong = with(&env, &[(OptionName::Token, "another-t0ken")]);
     assert_check(&wrong, "token", Status::Problem, &["refused"]);
+    assert_eq!(check(&wrong, "hermes").cause, "token");
     let config = env.scratch().join("docker");
     fs::create_dir(&config).unwrap();
     let login =

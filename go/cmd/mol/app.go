@@ -50,7 +50,8 @@ func (a *app) run(ctx context.Context, args []string) int {
 	if err != nil && !a.parsed {
 		err = usageError{err}
 	}
-	if err != nil && !errors.Is(err, errProblems) {
+	var command commandError
+	if err != nil && !errors.Is(err, errProblems) && !errors.As(err, &command) {
 		a.report(ctx, err)
 	}
 	return exitCode(ctx, err)
@@ -74,8 +75,8 @@ func (a *app) rootCommand() *cobra.Command {
 		},
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
-	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.listCommand(), a.pruneCommand(),
-		a.doctorCommand(), a.logsCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic(), pinsTopic())
+	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.psCommand(), a.logsCommand(),
+		a.shellCommand(), a.openCommand(), a.downCommand(), a.listCommand(), a.pruneCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic(), pinsTopic())
 	return root
 }
 

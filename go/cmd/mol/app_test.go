@@ -283,7 +283,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"ensure", "hermes@"}, `"" is not a commit`},
 		{[]string{"up", "hermes@main"}, `"main" is not a commit`},
 		{[]string{"ensure", "hermse@" + testSHA}, "unknown runtime \"hermse\"\nhint: did you mean hermes? the known"},
-		{[]string{"logs", "hermes@" + testSHA}, "unknown runtime"},
+		{[]string{"logs", "--build", "hermes@" + testSHA}, "unknown runtime"},
 		{[]string{"ensure", "hermes", "--tag-arch", "Always"}, `"--tag-arch" flag: use auto or always`},
 		{[]string{"ensure", "hermes", "--runtimes", "codex,google-adk"}, "unknown runtime \"hermes\"\nhint: the known runtimes are codex, google-adk\n"},
 		{[]string{"ensure", "google-adj", "--runtimes", "google-adk"}, "did you mean google-adk?"},
@@ -322,7 +322,7 @@ func TestFlagsMirrorTheEnvironment(t *testing.T) {
 
 // Every command that uses runtimes passes the list of --runtimes to libmol.
 func TestRuntimesReachEveryCommand(t *testing.T) {
-	for _, command := range []string{"ensure google-adk", "logs google-adk", "list", "prune", "doctor"} {
+	for _, command := range []string{"ensure google-adk", "logs --build google-adk", "list", "prune", "doctor"} {
 		f := &fakeClient{img: scriptImage()}
 		args := append(strings.Fields(command), "--runtimes", "hermes,google-adk")
 		if code, _, stderr := runFake(t, t.Context(), f, args...); code != 0 {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -15,6 +16,8 @@ type display interface {
 	event(e mol.Event)
 	// phase shows a step of the command that is not part of libmol.
 	phase(name, detail string)
+	// output shows a line that the workspace has written.
+	output(line string)
 	// note shows a permanent line.
 	note(line string)
 	// end removes the moving part and prints the line last, unless that is empty.
@@ -52,10 +55,36 @@ func (a *app) checkProgress() error {
 	return nil
 }
 
+// patiently calls do, which shows nothing itself. If that takes a while, people see what they wait for.
+func (a *app) patiently(what string, do func() error) error {
+	if a.asJSON {
+		return do()
+	}
+	after, f, isTTY := 5*time.Second, (*os.File)(nil), false
+	if f, isTTY = isTerminal(a.stderr); isTTY {
+		after = 300 * time.Millisecond
+	}
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(after):
+	}
+	if !isTTY {
+		_, _ = fmt.Fprintln(a.stderr, "mol: this takes a while:", what)
+		return <-done
+	}
+	d := newLiveDisplay(f, what, false)
+	defer d.end("")
+	return <-done
+}
+
 // A quietDisplay shows nothing: the result, or the error, comes from the command.
 type quietDisplay struct{}
 
 func (quietDisplay) event(mol.Event)      {}
 func (quietDisplay) phase(string, string) {}
+func (quietDisplay) output(string)        {}
 func (quietDisplay) note(string)          {}
 func (quietDisplay) end(string)           {}

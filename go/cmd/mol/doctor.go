@@ -19,9 +19,10 @@ func (a *app) doctorCommand() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check everything that a build depends on",
 		Long: "Check everything that a build depends on: the engine, the disks, the cache, Gitea and\n" +
-			"the template of each runtime, the token, logins, proxy and clock. Each line is ok, a\n" +
-			"warning or a problem; warnings and problems have a fix. The output contains no secrets,\n" +
-			"so it can be added to a bug report. Nothing is changed.",
+			"the template of each runtime, the token, logins, proxy and clock. Warnings and problems\n" +
+			"have a fix, and name the checks that failed because of them. With --verbose every check\n" +
+			"is shown. The output contains no secrets, so it can be added to a bug report. Nothing is\n" +
+			"changed.",
 		Example: "  mol doctor\n  mol doctor --json | jq '.checks[] | select(.status != \"ok\")'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -48,6 +49,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host")
 	a.runtimesFlag(cmd)
 	a.timeoutFlag(cmd)
+	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "show every check")
 	return cmd
 }
 
@@ -62,7 +64,10 @@ func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 	var diagnosis mol.Diagnosis
 	err := a.with(ctx, func(ctx context.Context, c library) error {
 		var err error
-		diagnosis, err = c.Diagnose(ctx)
+		err = a.patiently("check the engine, the cache and Gitea", func() error {
+			diagnosis, err = c.Diagnose(ctx)
+			return err
+		})
 		return err
 	})
 	var detail *mol.Error
@@ -74,41 +79,113 @@ func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 	return diagnosis, err
 }
 
-// printDiagnosis prints a line for each check. On a terminal, lines of successful
-// checks are truncated, so that all checks fit on one screen. Warnings and problems
-// are never truncated.
+// The columns of a check: its status, its name, and from foundColumn on what was found.
+const foundColumn = 23
+
+// printDiagnosis prints what is broken, with its fix and what else it affects, and what is well in one line. With
+// --verbose it prints every check.
 func (a *app) printDiagnosis(diagnosis mol.Diagnosis) error {
-	style, width := newStyle(a.stdout), 0
+	r := report{style: newStyle(a.stdout), verbose: a.verbose}
 	if f, ok := isTerminal(a.stdout); ok {
-		width, _, _ = termSize(f)
+		width, _, _ := termSize(f)
+		r.width = width - foundColumn
 	}
-	var problems, warnings int64
-	var text strings.Builder
+	affected := map[string][]string{} // by cause
 	for _, check := range diagnosis.Checks {
-		mark := style.good
-		switch check.Status {
-		case mol.CheckWarning:
-			warnings++
-			mark = style.accent
-		case mol.CheckProblem:
+		if check.Cause != "" {
+			affected[check.Cause] = append(affected[check.Cause], check.Name)
+		}
+	}
+	var well []string
+	var problems, warnings int64
+	for _, check := range diagnosis.Checks {
+		switch {
+		case check.Status == mol.CheckOK:
+			well = append(well, check.Name)
+			if !a.verbose {
+				continue
+			}
+		case check.Cause != "":
+			if !a.verbose {
+				continue
+			}
+		case check.Status == mol.CheckProblem:
 			problems++
-			mark = style.bad
+		default:
+			warnings++
 		}
-		const indent = 23
-		found := plain(check.Found)
-		if check.Status == mol.CheckOK && width > indent {
-			found = ansi.Truncate(found, width-indent, "…")
-		}
-		_, _ = fmt.Fprintf(&text, "%s  %-12s  %s\n", mark(fmt.Sprintf("%-7s", check.Status)), check.Name, found)
-		if check.Fix != "" {
-			_, _ = fmt.Fprintf(&text, "%*s%s\n", indent, "", style.dim("fix: ")+plain(check.Fix))
+		r.check(check)
+		if names := affected[check.Name]; len(names) > 0 && check.Cause == "" && !a.verbose {
+			r.below("also affected: ", strings.Join(names, ", "))
 		}
 	}
-	switch {
-	case problems+warnings == 0:
-		text.WriteString("no problems")
-	default:
-		text.WriteString(count(problems, "problem") + ", " + count(warnings, "warning"))
+	if len(well) > 0 && !a.verbose {
+		r.line(mol.CheckOK, "", strings.Join(well, ", "))
 	}
-	return a.println(text.String() + " (libmol " + diagnosis.Version + ")")
+	version := " (libmol " + diagnosis.Version + ")"
+	if problems+warnings == 0 {
+		return a.println(r.text.String() + "no problems" + version)
+	}
+	return a.println(r.text.String() + count(problems, "problem") + ", " + count(warnings, "warning") + version)
+}
+
+// A report is the text of a diagnosis.
+type report struct {
+	style   style
+	width   int // of what was found; 0: it is not wrapped
+	verbose bool
+	text    strings.Builder
+}
+
+func (r *report) check(check mol.Check) {
+	r.line(check.Status, check.Name, check.Found)
+	if check.Fix != "" {
+		r.below("fix: ", check.Fix)
+	}
+}
+
+// line writes the status, the name and what was found.
+func (r *report) line(status mol.CheckStatus, name, found string) {
+	mark := map[mol.CheckStatus]func(string) string{
+		mol.CheckOK: r.style.good, mol.CheckWarning: r.style.accent, mol.CheckProblem: r.style.bad,
+	}[status]
+	if mark == nil {
+		mark = r.style.bad
+	}
+	first, rest, _ := strings.Cut(r.wrap(found), "\n")
+	head := mark(fmt.Sprintf("%-7s", status)) + "  "
+	if name != "" {
+		head += fmt.Sprintf("%-12s  ", name)
+	}
+	r.text.WriteString(head + first + "\n")
+	if rest != "" {
+		r.indented(rest)
+	}
+}
+
+// below writes a line under what was found.
+func (r *report) below(label, text string) {
+	wrapped := r.wrap(label + text)
+	r.indented(r.style.dim(label) + strings.TrimPrefix(wrapped, label))
+}
+
+func (r *report) indented(lines string) {
+	for line := range strings.SplitSeq(lines, "\n") {
+		r.text.WriteString(strings.Repeat(" ", foundColumn) + line + "\n")
+	}
+}
+
+// wrap breaks a text into lines; without --verbose into at most three.
+func (r *report) wrap(text string) string {
+	const most = 3
+	text = plain(text)
+	if r.width <= 0 {
+		return text
+	}
+	lines := strings.Split(ansi.Wrap(text, r.width, " /"), "\n")
+	if len(lines) > most && !r.verbose {
+		lines = lines[:most]
+		lines[most-1] = ansi.Truncate(lines[most-1]+"…", r.width, "…")
+	}
+	return strings.Join(lines, "\n")
 }

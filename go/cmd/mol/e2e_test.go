@@ -364,7 +364,7 @@ func TestListAndPruneEndToEnd(t *testing.T) {
 
 func TestDoctorEndToEnd(t *testing.T) {
 	e := newTestEnv(t)
-	code, stdout, stderr := e.run(t, "doctor")
+	code, stdout, stderr := e.run(t, "doctor", "--verbose")
 	if code != 0 || stderr != "" {
 		t.Fatalf("exit code %d\n%s%s", code, stdout, stderr)
 	}
@@ -400,6 +400,27 @@ func TestDoctorEndToEnd(t *testing.T) {
 	}
 }
 
+// Without an engine and without DNS, a screen of the usual size shows both causes.
+func TestDoctorGroupsByCause(t *testing.T) {
+	e := newTestEnv(t)
+	e.env = append(e.env, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX=https://git.invalid/org/tpl-", "DOCKER_HOST=unix:///nowhere/docker.sock")
+	s := newScreen(t, 80, 24)
+	cmd := e.command(t, "doctor")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	_ = cmd.Run()
+	if code := cmd.ProcessState.ExitCode(); code != exitProblem {
+		t.Errorf("exit code %d", code)
+	}
+	s.shows(t, `(?s)^problem  engine  .*fix: .*also affected: version, builder, platform, engine disk\n`+
+		`problem  gitea  .*fix: .*also affected: clock, autogen,.*openclaw\nok       .*cache disk.*\n2 problems, \d warning`)
+
+	_, stdout, _ := e.run(t, "doctor", "--verbose")
+	if got := strings.Count(stdout, "problem  "); got < 11 || strings.Contains(stdout, "also affected") {
+		t.Errorf("%d problems with --verbose:\n%s", got, stdout)
+	}
+}
+
 // A terminal of the usual size shows the whole output.
 func TestDoctorFitsOnScreen(t *testing.T) {
 	e := newTestEnv(t)
@@ -411,7 +432,7 @@ func TestDoctorFitsOnScreen(t *testing.T) {
 		t.Error(err)
 	}
 	// Both the first and the last line are visible.
-	s.shows(t, `(?s)^ok +engine .*\nno problems`)
+	s.shows(t, `(?s)^ok +engine, .*\nno problems`)
 }
 
 // ensured returns the result of `mol ensure … --json`, which must succeed.
@@ -516,7 +537,7 @@ func TestRuntimesEndToEnd(t *testing.T) {
 	}{
 		{[]string{"list"}, `(?m)^google-adk +` + sha[:12], `google-adk`},
 		{[]string{"prune", "--dry-run", "--keep-recent", "0"}, `(?m)^kept +` + name + sha[:12] + `-amd64--`, `google-adk`},
-		{[]string{"doctor"}, `(?m)^ok +google-adk +main at ` + sha[:12], `google-adk`},
+		{[]string{"doctor", "--verbose"}, `(?m)^ok +google-adk +main at ` + sha[:12], `google-adk`},
 	} {
 		if code, stdout, stderr := e.run(t, with(tt.args...)...); code != 0 || !regexp.MustCompile(tt.want).MatchString(stdout) {
 			t.Errorf("mol %s: exit code %d\n%s%s\nwant %s", tt.args, code, stdout, stderr, tt.want)
@@ -528,7 +549,7 @@ func TestRuntimesEndToEnd(t *testing.T) {
 	if _, stdout, _ := e.run(t, with("doctor")...); strings.Contains(stdout, "hermes") {
 		t.Errorf("mol doctor checks a runtime that is not on the list:\n%s", stdout)
 	}
-	if code, stdout, stderr := e.run(t, with("logs", "google-adk")...); code != 0 || !strings.Contains(stdout, sha[:12]) {
+	if code, stdout, stderr := e.run(t, with("logs", "--build", "google-adk")...); code != 0 || !strings.Contains(stdout, sha[:12]) {
 		t.Errorf("mol logs: exit code %d\n%s%s", code, stdout, stderr)
 	}
 }
@@ -550,7 +571,7 @@ func TestVariablesEndToEnd(t *testing.T) {
 	if out, err := in("ensure", "claude-code"); err != nil || !strings.HasSuffix(strings.TrimSpace(out), "--"+isolation) {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := in("doctor"); err != nil || !strings.Contains(out, filepath.Join(dir, "some/cache")+": 1 complete") {
+	if out, err := in("doctor", "--verbose"); err != nil || !strings.Contains(out, filepath.Join(dir, "some/cache")+": 1 complete") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	for _, bad := range []string{"4 m", "0", "-1", "4x", "9000h"} {

@@ -27,6 +27,7 @@ const (
 	exitCache      = 8
 	exitWorkspace  = 9
 	exitProblem    = 10
+	exitName       = 11
 	exitSignal     = 128 // plus the signal's number, as in a shell
 )
 
@@ -52,6 +53,8 @@ var exitGroups = []struct {
 		[]error{mol.ErrCache, mol.ErrProcessLimit}},
 	{exitWorkspace, "the image is ready, but the workspace did not become ready, or exited by itself",
 		[]error{workspace.ErrNotReady, errExited}},
+	{exitName, "no workspace has this name, several match, or the name for a new one is taken",
+		[]error{workspace.ErrNotFound, workspace.ErrAmbiguous, workspace.ErrNameTaken}},
 	{exitProblem, "mol doctor found a problem",
 		[]error{errProblems}},
 }
@@ -71,6 +74,10 @@ func exitCode(ctx context.Context, err error) int {
 		if number, ok := sig.Signal.(syscall.Signal); ok {
 			return exitSignal + int(number)
 		}
+	}
+	var command commandError
+	if errors.As(err, &command) {
+		return int(command)
 	}
 	if errors.As(err, &usageError{}) {
 		return exitUsage

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 )
 
 // A result is the last JSON line of a command. Its kind distinguishes it from the
@@ -85,6 +86,10 @@ func failure(ctx context.Context, err error) result {
 		out.Code = "workspace_exited"
 	case code == exitWorkspace:
 		out.Code = "workspace_not_ready"
+	case errors.Is(err, workspace.ErrNameTaken):
+		out.Code = "name_taken"
+	case code == exitName:
+		out.Code = "no_such_workspace"
 	case code == exitEngine:
 		out.Code = "engine_unreachable"
 	case code > exitSignal:
@@ -118,6 +123,7 @@ func (d *jsonDisplay) event(e mol.Event) {
 }
 
 func (d *jsonDisplay) phase(string, string) {}
+func (d *jsonDisplay) output(string)        {}
 func (d *jsonDisplay) end(string)           {}
 
 func (d *jsonDisplay) note(line string) {

@@ -256,6 +256,8 @@ func (d *liveDisplay) phase(name, detail string) {
 	d.begin(name, detail)
 }
 
+func (d *liveDisplay) output(line string) { d.keep(d.style.dim("  " + line)) }
+
 func (d *liveDisplay) note(line string) { d.keep(d.style.dim("·") + " " + clean(line)) }
 
 func (d *liveDisplay) end(last string) {

@@ -37,6 +37,7 @@ func newScreen(t *testing.T, width, height int) *screen {
 		t.Fatal(err)
 	}
 	s := &screen{tty: tty, master: master, emu: vt.NewEmulator(width, height)}
+	go func() { _, _ = io.Copy(master, s.emu) }() // the answers to questions, such as where the cursor is
 	read := make(chan struct{})
 	go func() {
 		defer close(read)
@@ -45,6 +46,7 @@ func newScreen(t *testing.T, width, height int) *screen {
 	t.Cleanup(func() {
 		_ = tty.Close()
 		<-read
+		_ = s.emu.Close()
 		_ = master.Close()
 	})
 	return s
@@ -61,6 +63,25 @@ func (s *screen) Write(p []byte) (int, error) {
 func (s *screen) press(t *testing.T, key byte) {
 	t.Helper()
 	if _, err := s.master.Write([]byte{key}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// enter types a text.
+func (s *screen) enter(t *testing.T, text string) {
+	t.Helper()
+	for _, key := range []byte(text) {
+		s.press(t, key)
+	}
+}
+
+// resize changes the size of the terminal, as a user does with a window.
+func (s *screen) resize(t *testing.T, width, height int) {
+	t.Helper()
+	s.mu.Lock()
+	s.emu.Resize(width, height)
+	s.mu.Unlock()
+	if err := pty.Setsize(s.tty, &pty.Winsize{Cols: uint16(width), Rows: uint16(height)}); err != nil {
 		t.Fatal(err)
 	}
 }

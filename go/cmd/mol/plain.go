@@ -55,6 +55,8 @@ func (d *plainDisplay) event(e mol.Event) {
 
 func (d *plainDisplay) phase(name, detail string) { d.note(name + " " + detail) }
 
+func (d *plainDisplay) output(line string) { d.note("| " + line) }
+
 func (d *plainDisplay) note(line string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

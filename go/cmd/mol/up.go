@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -22,7 +23,7 @@ const stopTimeout = 30 * time.Second
 func (a *app) upCommand() *cobra.Command {
 	var (
 		detach bool
-		cfg    workspace.Config
+		cfg    = workspace.Config{Owner: owner()}
 	)
 	cmd := &cobra.Command{
 		Use:   "up RUNTIME[@SHA]",
@@ -30,11 +31,14 @@ func (a *app) upCommand() *cobra.Command {
 		Long: "Start a workspace as a server does: find or build the image, start a container and\n" +
 			"wait until it answers. The URL is printed to standard output; ctrl-C stops and removes\n" +
 			"the workspace. With --detach it keeps running. With @SHA the image is the one of\n" +
-			"exactly that commit.",
-		Example:           "  mol up claude-code\n  mol up hermes --detach --env MODEL_API_KEY",
+			"exactly that commit. What the workspace writes until it answers is shown.",
+		Example:           "  mol up claude-code\n  mol up hermes --detach -e MODEL_API_KEY -v $PWD:/workspace/code",
 		Args:              a.oneTarget,
 		ValidArgsFunction: a.completeRuntime,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := absoluteFolders(cfg.Volumes); err != nil {
+				return usageError{err}
+			}
 			var commit string
 			cfg.Runtime, commit, _ = strings.Cut(args[0], "@")
 			if cfg.ID == "" {
@@ -46,8 +50,11 @@ func (a *app) upCommand() *cobra.Command {
 	a.buildFlags(cmd)
 	cmd.Flags().BoolVarP(&detach, "detach", "d", false, "keep the workspace running")
 	cmd.Flags().StringVar(&cfg.ID, "id", "", "the workspace's `name` (default: the runtime and a random number)")
-	cmd.Flags().Var(envFlag{&cfg.Env}, "env", "`NAME=value` for the workspace, or NAME to pass on this process's value; may be repeated")
+	cmd.Flags().VarP(envFlag{&cfg.Env}, "env", "e", "`NAME=value` for the workspace, or NAME to pass on this process's value; may be repeated")
 	cmd.Flags().Uint16Var(&cfg.Port, "port", 0, "the `port` that the workspace listens on (default: the one that its image exposes)")
+	cmd.Flags().StringArrayVarP(&cfg.Volumes, "volume", "v", nil, "mount `folder:path[:ro]`, or a named volume; may be repeated; a relative folder is relative to the working directory")
+	cmd.Flags().StringVar(&cfg.HealthPath, "health-path", "/health", "the `path` that answers when the workspace is ready")
+	cmd.Flags().BoolVar(&cfg.Keep, "keep", false, "keep the container if it does not become ready")
 	return cmd
 }
 
@@ -59,18 +66,19 @@ func (a *app) up(ctx context.Context, cfg workspace.Config, commit string, detac
 	}
 
 	d := a.newDisplay(cfg.Runtime)
+	cfg.Output = &outputLines{to: d.output}
 	began := time.Now()
 	starting, cancel := a.withTimeout(ctx)
 	engine, built, ws, err := a.start(starting, cfg, commit, d)
 	cancel()
 	if err != nil {
 		d.end("")
-		return fmt.Errorf("start workspace %q: %w", cfg.ID, err)
+		return a.notUp(cfg, err)
 	}
 	defer func() { _ = engine.Close() }()
-	next := "ctrl-C stops it"
+	next := "ctrl-C stops it; mol logs -f " + cfg.ID + " shows its output"
 	if detach {
-		next = "docker rm -f " + ws.Name + " removes it"
+		next = fmt.Sprintf("next: mol open %[1]s, mol logs -f %[1]s, mol shell %[1]s, mol down %[1]s", cfg.ID)
 	}
 	d.end("up in " + seconds(time.Since(began)) + "; " + next)
 	err = a.printWorkspace(ws, built)
@@ -83,6 +91,41 @@ func (a *app) up(ctx context.Context, cfg workspace.Config, commit string, detac
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	return errors.Join(err, workspace.Stop(stopping, engine, ws.ContainerID))
+}
+
+// notUp explains why a workspace is not up, in terms of the command line.
+func (a *app) notUp(cfg workspace.Config, err error) error {
+	err = fmt.Errorf("start workspace %q: %w", cfg.ID, err)
+	switch {
+	case errors.Is(err, workspace.ErrNameTaken):
+		return fmt.Errorf("%w\nchoose another name with --id, or remove that one: mol down %s", err, cfg.ID)
+	case errors.Is(err, workspace.ErrNoPort):
+		return usageError{fmt.Errorf("the image of %s exposes no TCP port: use --port, or add EXPOSE to the template's Dockerfile", cfg.Runtime)}
+	case errors.Is(err, workspace.ErrNotReady) && cfg.Keep:
+		return fmt.Errorf("%w\nits container is kept: mol logs %[2]s, mol shell %[2]s, mol down %[2]s", err, cfg.ID)
+	case errors.Is(err, workspace.ErrNotReady):
+		return fmt.Errorf("%w\nto look at its container, start it with --keep; --health-path and --port say where it answers", err)
+	}
+	return err
+}
+
+// absoluteFolders makes the folders of volumes absolute, as engines want them. A name
+// without a separator is a volume.
+func absoluteFolders(volumes []string) error {
+	for i, volume := range volumes {
+		from, rest, found := strings.Cut(volume, ":")
+		if !found || from == "" || !strings.HasPrefix(rest, "/") {
+			return fmt.Errorf("--volume %s: use folder:path or folder:path:ro, with an absolute path in the workspace", volume)
+		}
+		if strings.HasPrefix(from, ".") {
+			folder, err := filepath.Abs(from)
+			if err != nil {
+				return err
+			}
+			volumes[i] = folder + ":" + rest
+		}
+	}
+	return nil
 }
 
 // start builds the image, or pulls it if MOLECULE_IMAGE_REGISTRY is set, and

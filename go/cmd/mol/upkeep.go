@@ -23,7 +23,11 @@ func (a *app) listCommand() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
-				inventory, err := c.List(ctx)
+				var inventory mol.Inventory
+				err := a.patiently("list the images and templates", func() (err error) {
+					inventory, err = c.List(ctx)
+					return err
+				})
 				if err != nil {
 					return err
 				}
@@ -65,7 +69,11 @@ func (a *app) pruneCommand() *cobra.Command {
 				options.KeepRecent = -1
 			}
 			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
-				report, err := c.Prune(ctx, options)
+				var report mol.PruneReport
+				err := a.patiently("remove old images and templates", func() (err error) {
+					report, err = c.Prune(ctx, options)
+					return err
+				})
 				if err != nil {
 					return err
 				}
@@ -81,44 +89,6 @@ func (a *app) pruneCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&recent, "keep-recent", recent, "keep everything that was built or used within this time; 0 turns this off")
 	cmd.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "only show what would be removed")
 	return cmd
-}
-
-func (a *app) logsCommand() *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "logs RUNTIME",
-		Short: "Show the log of a runtime's last build",
-		Long: "Show the log of a runtime's last build that used this cache, by any program, whether it\n" +
-			"succeeded or failed. Of a very long log only the beginning and the end are kept.",
-		Example:           "  mol logs claude-code",
-		Args:              a.oneRuntime,
-		ValidArgsFunction: a.completeRuntime,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
-				log, err := c.BuildLog(ctx, args[0])
-				if err != nil {
-					return err
-				}
-				if a.asJSON {
-					return a.printJSON(logResult{succeeded, log})
-				}
-				for line := range strings.Lines(log.Text) {
-					if err := a.println(plain(line)); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
-		},
-	}
-	cmd.Flags().SortFlags = false
-	a.mirroredFlags(cmd, "cache-dir")
-	a.runtimesFlag(cmd)
-	return cmd
-}
-
-type logResult struct {
-	outcome
-	mol.BuildLog
 }
 
 // An outcome has the fields that all JSON results share.

@@ -75,17 +75,17 @@ func TestDoctorShowsFixes(t *testing.T) {
 
 func TestLogsEndToEnd(t *testing.T) {
 	e := newTestEnv(t)
-	if code, stdout, stderr := e.run(t, "logs", "claude-code"); code != exitCache || stdout != "" || !strings.Contains(stderr, "no log of a build of claude-code") {
+	if code, stdout, stderr := e.run(t, "logs", "--build", "claude-code"); code != exitCache || stdout != "" || !strings.Contains(stderr, "no log of a build of claude-code") {
 		t.Errorf("before a build: exit code %d\n%s%s", code, stdout, stderr)
 	}
 	if code, _, stderr := e.run(t, "ensure", "claude-code"); code != 0 {
 		t.Fatal(stderr)
 	}
-	code, stdout, stderr := e.run(t, "logs", "claude-code")
+	code, stdout, stderr := e.run(t, "logs", "--build", "claude-code")
 	if code != 0 || !regexp.MustCompile(`(?s)^molecule-local/workspace-template-claude-code:.* building with .* done\n$`).MatchString(stdout) {
 		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
 	}
-	code, stdout, _ = e.run(t, "logs", "claude-code", "--json")
+	code, stdout, _ = e.run(t, "logs", "--build", "claude-code", "--json")
 	var got mol.BuildLog
 	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 || got.Runtime != "claude-code" || time.Since(got.Ended()) > time.Hour {
 		t.Errorf("exit code %d, %v: %s", code, err, stdout)
@@ -174,13 +174,13 @@ __start_mol
 printf '%s\n' "${COMPREPLY[@]}"
 `
 	for line, want := range map[string]string{
-		"mol do":           "doctor",
-		"mol ensure her":   "hermes",
-		"mol logs cl":      "claude-code",
-		"mol prune --dry":  "--dry-run",
-		"mol completion z": "zsh",
+		"mol doc":             "doctor",
+		"mol ensure her":      "hermes",
+		"mol logs --build cl": "claude-code",
+		"mol prune --dry":     "--dry-run",
+		"mol completion z":    "zsh",
 		"mol ensure --runtimes hermes,google-adk go": "google-adk",
-		"mol logs --runtimes=google-adk go":          "google-adk",
+		"mol logs --build --runtimes=google-adk go":  "google-adk",
 		"mol ensure hermes --tag-arch al":            "always",
 		"mol doctor --runt":                          "--runtimes",
 	} {

@@ -22,7 +22,9 @@ pub(super) async fn engine(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     let engine = match engine {
         Ok(engine) => engine,
         Err(error) => {
-            let unknown = |name| Check::warning(name, "unknown without an engine", "see engine");
+            let unknown = |name| {
+                Check::warning(name, "unknown without an engine", "see engine").because_of("engine")
+            };
             return vec![
                 Check::failed("engine", error),
                 unknown("version"),

@@ -82,6 +82,8 @@ pub struct Check {
     pub found: String,
     /// How to fix it; empty if the check passed.
     pub fix: Cow<'static, str>,
+    /// The name of the check whose problem is the cause of this outcome; empty if it has a cause of its own.
+    pub cause: &'static str,
 }
 
 /// The results of all checks, always in the same order. They contain no secret.
@@ -125,6 +127,12 @@ impl Check {
         Self::problem(name, error.message, error.hint)
     }
 
+    /// Adds the check whose problem is the cause of this outcome.
+    fn because_of(mut self, cause: &'static str) -> Self {
+        self.cause = cause;
+        self
+    }
+
     fn new(
         name: &str,
         status: Status,
@@ -136,6 +144,7 @@ impl Check {
             status,
             found: found.into(),
             fix: fix.into(),
+            cause: "",
         }
     }
 }

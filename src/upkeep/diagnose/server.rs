@@ -7,7 +7,7 @@ use crate::error::{Code, Result};
 use crate::job::gitea;
 use crate::job::shared::Shared;
 use crate::names::runtimes::Runtime;
-use crate::upkeep::diagnose::{Check, Deadline};
+use crate::upkeep::diagnose::{Check, Deadline, Status};
 
 /// The tolerated clock difference. Certificates and tokens depend on the clock; their issuers allow for about this much.
 const SKEW: Duration = Duration::from_secs(60);
@@ -44,14 +44,18 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     let found = heads.iter().filter(|(_, head)| head.is_ok()).count();
     let any_answer = found + failed(Code::RepoNotFound) + failed(Code::Auth) > 0;
 
+    let no_clock =
+        || Check::warning("clock", "unknown without an answer", "see gitea").because_of("gitea");
+    // The causes of failed lookups that have a check of their own.
+    let unreachable = match &greeting {
+        Err(error) if !any_answer => Some(error.code),
+        _ => None,
+    };
     let (gitea, clock) = match greeting {
-        Err(error) if !any_answer => (
-            Check::failed("gitea", error),
-            Check::warning("clock", "unknown without an answer", "see gitea"),
-        ),
+        Err(error) if !any_answer => (Check::failed("gitea", error), no_clock()),
         Err(error) => (
             Check::warning("gitea", error.message, error.hint),
-            Check::warning("clock", "unknown without an answer", "see gitea"),
+            no_clock(),
         ),
         Ok(_) if found + failed(Code::Auth) == 0 && failed(Code::RepoNotFound) > 0 => (
             Check::problem(
@@ -78,12 +82,17 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
             clock(greeting.date, greeting.took),
         ),
     };
-    let mut checks = vec![gitea, token(shared, found, failed(Code::Auth)), clock];
-    checks.extend(
-        heads
-            .into_iter()
-            .map(|(runtime, head)| repository(shared, runtime, head)),
-    );
+    let token = token(shared, found, failed(Code::Auth));
+    let no_access = token.status != Status::Ok;
+    let mut checks = vec![gitea, token, clock];
+    checks.extend(heads.into_iter().map(|(runtime, head)| {
+        let cause = match head.as_ref().err().map(|error| error.code) {
+            Some(Code::Auth) if no_access => "token",
+            Some(code) if Some(code) == unreachable => "gitea",
+            _ => "",
+        };
+        repository(shared, runtime, head).because_of(cause)
+    }));
     checks
 }
 
@@ -161,7 +170,8 @@ fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
             "set MOLECULE_GITEA_TOKEN to one that may read the template repositories, or unset it \
              if they are public",
         ),
-        (true, 0, 0) => Check::warning(NAME, "set, but not checked by the server", "see gitea"),
+        (true, 0, 0) => Check::warning(NAME, "set, but not checked by the server", "see gitea")
+            .because_of("gitea"),
         (true, _, _) if shared.settings.repo_prefix.is_plain_text() => Check::warning(
             NAME,
             "set and accepted, but sent over plain http",

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/user"
+	"strings"
+	"text/tabwriter"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
+	"github.com/cli/browser"
+	"github.com/dustin/go-humanize"
+	"github.com/moby/moby/client"
+	"github.com/spf13/cobra"
+)
+
+// owner is the value of workspace.LabelOwner for workspaces of mol up.
+func owner() string {
+	me, err := user.Current()
+	if err != nil {
+		return "unknown"
+	}
+	return me.Username
+}
+
+// withEngine calls do with a client for the engine that libmol uses.
+func (a *app) withEngine(ctx context.Context, do func(context.Context, *client.Client) error) error {
+	return a.with(ctx, func(ctx context.Context, c library) error {
+		var inventory mol.Inventory
+		err := a.patiently("ask the engine", func() (err error) {
+			inventory, err = c.List(ctx)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		engine, err := workspace.ConnectOr(inventory.Endpoint)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = engine.Close() }()
+		return do(ctx, engine)
+	})
+}
+
+// withWorkspace calls do with the workspace of this user that name denotes.
+func (a *app) withWorkspace(ctx context.Context, name string, do func(context.Context, *client.Client, workspace.Found) error) error {
+	return a.withEngine(ctx, func(ctx context.Context, engine *client.Client) error {
+		found, err := workspace.Find(ctx, engine, owner(), name)
+		if err != nil {
+			return fmt.Errorf("%w; mol ps lists them", err)
+		}
+		return do(ctx, engine, found)
+	})
+}
+
+// workspaceCommand fills in what the commands with one workspace as their argument share.
+func (a *app) workspaceCommand(cmd *cobra.Command, do func(context.Context, *client.Client, workspace.Found) error) *cobra.Command {
+	cmd.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return errors.New("name one workspace; mol ps lists them")
+		}
+		return nil
+	}
+	cmd.ValidArgsFunction = a.completeWorkspace
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		return a.withWorkspace(cmd.Context(), args[0], do)
+	}
+	a.engineFlags(cmd)
+	return cmd
+}
+
+// engineFlags adds the flags of commands that only need the engine.
+func (a *app) engineFlags(cmd *cobra.Command) {
+	cmd.Flags().SortFlags = false
+	a.mirroredFlags(cmd, "docker-host")
+}
+
+// completeWorkspace offers the workspaces to the shell.
+func (a *app) completeWorkspace(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	var ids []string
+	if len(args) == 0 {
+		_ = a.withEngine(cmd.Context(), func(ctx context.Context, engine *client.Client) error {
+			workspaces, err := workspace.List(ctx, engine, owner())
+			for _, w := range workspaces {
+				ids = append(ids, w.ID)
+			}
+			return err
+		})
+	}
+	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
+func (a *app) psCommand() *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "ps",
+		Short: "List the workspaces",
+		Long: "List the workspaces that you started with mol up, running or not, the newest first. With\n" +
+			"--all also those of other users and of servers on this engine.",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			of := owner()
+			if all {
+				of = ""
+			}
+			return a.withEngine(cmd.Context(), func(ctx context.Context, engine *client.Client) error {
+				workspaces, err := workspace.List(ctx, engine, of)
+				if err != nil {
+					return err
+				}
+				if a.asJSON {
+					return a.printJSON(workspacesResult{succeeded, workspaces})
+				}
+				return a.printWorkspaces(workspaces)
+			})
+		},
+	}
+	a.engineFlags(cmd)
+	cmd.Flags().BoolVarP(&all, "all", "a", false, "also the workspaces of other users and of servers")
+	return cmd
+}
+
+type workspacesResult struct {
+	outcome
+	Workspaces []workspace.Found `json:"workspaces"`
+}
+
+func (a *app) printWorkspaces(workspaces []workspace.Found) error {
+	if len(workspaces) == 0 {
+		return a.println("no workspaces; mol up RUNTIME starts one")
+	}
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	_, _ = fmt.Fprintln(w, "NAME\tCREATED\tSTATUS\tURL")
+	for _, it := range workspaces {
+		name := it.ID
+		if name == "" { // of a server
+			name = it.Name
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", plain(name), humanize.Time(it.Created), plain(it.Status), it.URL)
+	}
+	_ = w.Flush()
+	return a.println(strings.TrimSuffix(text.String(), "\n"))
+}
+
+func (a *app) downCommand() *cobra.Command {
+	return a.workspaceCommand(&cobra.Command{
+		Use:     "down WORKSPACE",
+		Short:   "Stop and remove a workspace",
+		Long:    "Stop a workspace and remove its container. Named volumes and folders are kept.",
+		Example: "  mol down hermes\n  mol down hermes-1a2b3c",
+	}, func(ctx context.Context, engine *client.Client, found workspace.Found) error {
+		if err := workspace.Stop(ctx, engine, found.ContainerID); err != nil {
+			return err
+		}
+		if a.asJSON {
+			return a.printJSON(workspaceResult(found))
+		}
+		return a.println(found.ID + " is removed; mol up " + found.Runtime + " starts a new one")
+	})
+}
+
+func (a *app) openCommand() *cobra.Command {
+	return a.workspaceCommand(&cobra.Command{
+		Use:   "open WORKSPACE",
+		Short: "Open a workspace in the browser",
+		Long:  "Open a workspace in the browser, and print its URL.",
+	}, func(_ context.Context, _ *client.Client, found workspace.Found) error {
+		if found.URL == "" {
+			return fmt.Errorf("%w: %s is not running (%s); mol logs %s shows why", workspace.ErrNotReady, found.ID, found.Status, found.ID)
+		}
+		if a.asJSON {
+			return a.printJSON(workspaceResult(found))
+		}
+		if err := a.println(found.URL); err != nil {
+			return err
+		}
+		browser.Stdout, browser.Stderr = a.stderr, a.stderr // standard output has only the URL
+		if err := browser.OpenURL(found.URL); err != nil {
+			return fmt.Errorf("no browser could be started: open %s yourself", found.URL)
+		}
+		return nil
+	})
+}
+
+func workspaceResult(found workspace.Found) result {
+	return result{
+		Kind: "result", OK: true, Ref: found.Image, Runtime: found.Runtime,
+		URL: found.URL, ContainerID: found.ContainerID, ContainerName: found.Name,
+	}
+}

@@ -1,0 +1,101 @@
+package workspace
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/client"
+)
+
+// A Found is a workspace that the engine has, running or not.
+type Found struct {
+	ContainerID string    `json:"container_id"`
+	Name        string    `json:"name"`            // the container's name
+	ID          string    `json:"id"`              // Config.ID
+	Runtime     string    `json:"runtime"`         // Config.Runtime
+	Owner       string    `json:"owner,omitempty"` // Config.Owner
+	Image       string    `json:"image"`           // the reference that was started
+	Running     bool      `json:"running"`
+	Status      string    `json:"status"`        // for people: "Up 3 minutes", "Exited (3) 2 hours ago"
+	URL         string    `json:"url,omitempty"` // "" if it does not run, or its port is not published
+	Created     time.Time `json:"created"`
+}
+
+// ErrNotFound is wrapped by the error of Find when there is no such workspace, and
+// ErrAmbiguous when there are several.
+var (
+	ErrNotFound  = errors.New("no such workspace")
+	ErrAmbiguous = errors.New("several workspaces match")
+)
+
+// List returns the workspaces of an owner, the newest first. Without an owner it
+// returns all.
+func List(ctx context.Context, engine *client.Client, owner string) ([]Found, error) {
+	filters := client.Filters{}.Add("label", LabelWorkspace)
+	if owner != "" {
+		filters = filters.Add("label", LabelOwner+"="+owner)
+	}
+	list, err := engine.ContainerList(ctx, client.ContainerListOptions{All: true, Filters: filters})
+	if err != nil {
+		return nil, fmt.Errorf("list containers: %w", err)
+	}
+	workspaces := make([]Found, 0, len(list.Items))
+	for _, c := range list.Items {
+		found := Found{
+			ContainerID: c.ID, ID: c.Labels[LabelWorkspace], Runtime: c.Labels[LabelRuntime], Owner: c.Labels[LabelOwner],
+			Image: c.Image, Running: c.State == container.StateRunning, Status: c.Status, Created: time.Unix(c.Created, 0),
+		}
+		if len(c.Names) > 0 {
+			found.Name = strings.TrimPrefix(c.Names[0], "/")
+		}
+		port, _ := strconv.ParseUint(c.Labels[LabelPort], 10, 16)
+		for _, p := range c.Ports {
+			if port != 0 && p.PrivatePort == uint16(port) && p.PublicPort != 0 {
+				found.URL = "http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(int(p.PublicPort)))
+			}
+		}
+		workspaces = append(workspaces, found)
+	}
+	slices.SortFunc(workspaces, func(a, b Found) int { return b.Created.Compare(a.Created) })
+	return workspaces, nil
+}
+
+// Find returns the workspace with this ID, container name, or beginning of the
+// container's ID; else the only workspace of this runtime. Owner is as in List.
+func Find(ctx context.Context, engine *client.Client, owner, name string) (Found, error) {
+	const shortest = 4 // digits of a container's ID
+	workspaces, err := List(ctx, engine, owner)
+	if err != nil {
+		return Found{}, err
+	}
+	for _, matches := range []func(Found) bool{
+		func(w Found) bool { return w.ID == name || w.Name == name },
+		func(w Found) bool { return len(name) >= shortest && strings.HasPrefix(w.ContainerID, name) },
+		func(w Found) bool { return w.Runtime == name },
+	} {
+		var found []Found
+		for _, w := range workspaces {
+			if matches(w) {
+				found = append(found, w)
+			}
+		}
+		if len(found) == 1 {
+			return found[0], nil
+		}
+		if len(found) > 1 {
+			var ids []string
+			for _, w := range found {
+				ids = append(ids, w.ID)
+			}
+			return Found{}, fmt.Errorf("%w %q: %s", ErrAmbiguous, name, strings.Join(ids, ", "))
+		}
+	}
+	return Found{}, fmt.Errorf("%w: %q", ErrNotFound, name)
+}
