@@ -59,6 +59,8 @@ func libraryVersion() string {
 	return version + "+" + libraryID
 }
 
+func abiVersion() uint32 { return uint32(C.mol_abi_version()) }
+
 // errABI is set at start where the library that is linked in is not the one this package was made for.
 // Nothing else of it is called then.
 var errABI = checkABI(uint32(C.MOL_ABI_VERSION), uint32(C.mol_abi_version()))

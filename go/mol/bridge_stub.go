@@ -19,4 +19,6 @@ var errNoLibrary error = (&Error{
 		"MOLECULE_IMAGE_REGISTRY to pull images instead of building them",
 }).withCauses(errors.ErrUnsupported)
 
+func abiVersion() uint32 { return 0 }
+
 func libraryVersion() string { return "" }

@@ -34,3 +34,6 @@ func Resolve() RegistrySource {
 // statically, the plus sign and the first digits of its SHA-256 follow the version. It is "" if the package was built
 // without the library.
 func LibraryVersion() string { return libraryVersion() }
+
+// ABIVersion returns the version of the C interface of the linked library, 0 if the package was built without it.
+func ABIVersion() uint32 { return abiVersion() }

@@ -56,7 +56,10 @@ fn read_config(server: &Url, network: &NetworkSettings) -> Result<ClientConfig> 
         let why = why.unwrap_or_else(|| "none was found".to_owned());
         return Err(Error::new(
             Code::InvalidOption,
-            format!("no trusted certificate for {server}: {why}"),
+            format!(
+                "no trusted certificate for {}: {why}",
+                server.origin().ascii_serialization()
+            ),
         )
         .hint("install the package ca-certificates, or point SSL_CERT_FILE at a bundle"));
     }

@@ -24,7 +24,8 @@ type app struct {
 	verbose  bool
 	timeout  time.Duration
 	chosen   choices
-	parsed   bool // the command line is valid, so later errors are not usage errors
+	from     map[string]string // where the variables come from, see loadConfig
+	parsed   bool              // the command line is valid, so later errors are not usage errors
 }
 
 // A library is the part of mol.Client that the commands use.
@@ -64,10 +65,11 @@ func (a *app) rootCommand() *cobra.Command {
 		Long: "Build workspace images and start workspaces.\n\n" +
 			"The template of a runtime comes from its Gitea repository. The container engine that\n" +
 			"the docker command would use builds the image.",
+		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if err := a.checkProgress(); err != nil {
+			if err := errors.Join(a.checkProgress(), a.loadConfig()); err != nil {
 				return err
 			}
 			a.parsed = true
@@ -76,7 +78,8 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
 	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.psCommand(), a.logsCommand(),
-		a.shellCommand(), a.openCommand(), a.downCommand(), a.listCommand(), a.pruneCommand(), a.doctorCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic(), pinsTopic())
+		a.shellCommand(), a.openCommand(), a.downCommand(), a.listCommand(), a.pruneCommand(), a.doctorCommand(),
+		a.configCommand(), a.initCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic(), pinsTopic())
 	return root
 }
 

@@ -88,9 +88,10 @@ func runHere(ctx context.Context, f *fakeClient, args ...string) (code int, stdo
 func cleanEnv(t *testing.T) {
 	t.Helper()
 	names := []string{offlineEnv, "MOLECULE_IMAGE_REGISTRY", tokenEnv}
-	for _, m := range mirrored {
-		names = append(names, m.env)
+	for _, s := range settings {
+		names = append(names, s.env)
 	}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	for _, name := range names {
 		t.Setenv(name, "")
 		_ = os.Unsetenv(name)
@@ -392,8 +393,10 @@ func TestResolve(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
+	t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
 	code, stdout, _ := runFake(t, t.Context(), &fakeClient{}, "version")
-	if code != 0 || !strings.HasPrefix(stdout, "mol ") {
+	want := regexp.MustCompile(`^mol .+\nlibmol .+, ABI \d+\ngo1\..+\nengine: none answers; mol doctor says why\n$`)
+	if code != 0 || !want.MatchString(stdout) {
 		t.Errorf("exit code %d, %q", code, stdout)
 	}
 }

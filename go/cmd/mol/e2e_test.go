@@ -73,11 +73,12 @@ func newTestEnv(t *testing.T) *testEnv {
 		"MOLECULE_LOCAL_IMAGE_ISOLATION=" + isolation,
 		"DOCKER_HOST=" + host,
 		"TERM=xterm-256color",
+		"XDG_CONFIG_HOME=" + t.TempDir(), // not the developer's own settings
 		"NO_PROXY=127.0.0.1",
 	}
 	for _, v := range os.Environ() {
 		name, _, _ := strings.Cut(v, "=")
-		if !strings.HasPrefix(name, "MOLECULE_") && !strings.HasPrefix(name, "DOCKER_") && !slices.Contains([]string{"TERM", "NO_PROXY", "NO_COLOR"}, name) {
+		if !strings.HasPrefix(name, "MOLECULE_") && !strings.HasPrefix(name, "DOCKER_") && !slices.Contains([]string{"TERM", "XDG_CONFIG_HOME", "NO_PROXY", "NO_COLOR"}, name) {
 			env = append(env, v)
 		}
 	}

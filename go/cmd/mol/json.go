@@ -30,9 +30,8 @@ type result struct {
 	ContainerID   string `json:"container_id,omitempty"`
 	ContainerName string `json:"container_name,omitempty"`
 
-	Mode    string `json:"mode,omitempty"`
-	Prefix  string `json:"prefix,omitempty"`
-	Version string `json:"version,omitempty"`
+	Mode   string `json:"mode,omitempty"`
+	Prefix string `json:"prefix,omitempty"`
 
 	ExitCode int       `json:"exit_code"`
 	Error    *errorOut `json:"error,omitempty"`

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/spf13/cobra"
+)
+
+// A settingValue is a line of mol config.
+type settingValue struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+	// From is a variable, the path of a file, or "default".
+	From string `json:"from"`
+	Env  string `json:"env"`
+}
+
+type configResult struct {
+	outcome
+	Settings []settingValue `json:"settings"`
+}
+
+func (a *app) configCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "config",
+		Short: "Show each setting with where it comes from",
+		Long: "Show each setting, its value, and where that comes from. The order is: a flag, a variable,\n" +
+			"the project's file (" + projectFile + " in the working directory or above), the user's file\n" +
+			"($XDG_CONFIG_HOME/molecule/mol.toml, else ~/.config/molecule/mol.toml), the default.\n" +
+			"mol init writes a file. The token has no setting; set " + tokenEnv + ".",
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			var values []settingValue
+			for _, s := range settings {
+				value := settingValue{Key: s.key, Value: os.Getenv(s.env), From: a.from[s.env], Env: s.env}
+				if value.From == "" {
+					value.Value, value.From = s.fallback, "default"
+				}
+				values = append(values, value)
+			}
+			if a.asJSON {
+				return a.printJSON(configResult{succeeded, values})
+			}
+			var text strings.Builder
+			w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+			_, _ = fmt.Fprintln(w, "SETTING\tFROM\tVALUE")
+			for _, v := range values {
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", v.Key, shortPath(v.From), plain(mol.MaskTokenInString(mol.MaskTokenInURL(v.Value), os.Getenv(tokenEnv))))
+			}
+			_ = w.Flush()
+			return a.println(strings.TrimSuffix(text.String(), "\n"))
+		},
+	}
+}
+
+// shortPath writes a path below the home folder with ~.
+func shortPath(path string) string {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return path
+	}
+	if rest, ok := strings.CutPrefix(path, home+string(filepath.Separator)); ok {
+		return filepath.Join("~", rest)
+	}
+	return path
+}
+
+func (a *app) initCommand() *cobra.Command {
+	var project bool
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Write a configuration file with comments",
+		Long: "Write the user's configuration file, or with --project the one of the project in the\n" +
+			"working directory. Each setting is there as a comment, so nothing changes until you edit\n" +
+			"the file. An existing file is never changed.",
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			path := userFile()
+			if project {
+				path = projectFile
+			}
+			if path == "" {
+				return errors.New("there is no home folder: set XDG_CONFIG_HOME, or use --project")
+			}
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				return err
+			}
+			file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+			if errors.Is(err, fs.ErrExist) {
+				return fmt.Errorf("%s exists already: edit it, or remove it first", path)
+			}
+			if err != nil {
+				return err
+			}
+			_, err = file.WriteString(configTemplate(project))
+			if err = errors.Join(err, file.Close()); err != nil {
+				return fmt.Errorf("write %s: %w", path, err)
+			}
+			return a.println(path)
+		},
+	}
+	cmd.Flags().BoolVar(&project, "project", false, "write "+projectFile+" in the working directory")
+	return cmd
+}
+
+// configTemplate is the text of a new file: every setting that it may have, as a comment.
+func configTemplate(project bool) string {
+	var text strings.Builder
+	text.WriteString("# Settings of the command mol. A flag or a variable overrides them; mol config shows what is in effect.\n")
+	for _, s := range settings {
+		if project && s.personal {
+			continue
+		}
+		example := s.fallback
+		switch {
+		case s.kind != "":
+		case strings.Contains(example, " ") || example == "none":
+			example = `""`
+		default:
+			example = `"` + example + `"`
+		}
+		_, _ = fmt.Fprintf(&text, "\n# %s (%s). Default: %s.\n# %s = %s\n", s.usage, s.env, s.fallback, s.key, example)
+	}
+	return text.String()
+}

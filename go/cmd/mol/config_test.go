@@ -1,0 +1,155 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// inProject changes to a folder below one with this project's file, with an own folder for the user's file.
+func inProject(t *testing.T, project, user string) {
+	t.Helper()
+	cleanEnv(t)
+	root := t.TempDir()
+	below := filepath.Join(root, "a", "b")
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(root, "config"))
+	for _, folder := range []string{below, filepath.Dir(userFile())} {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, text := range map[string]string{filepath.Join(root, projectFile): project, userFile(): user} {
+		if text == "" {
+			continue
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(below)
+}
+
+// effective returns the settings of mol config, by key.
+func effective(t *testing.T) map[string]settingValue {
+	t.Helper()
+	for _, s := range settings { // what another run in this process has set
+		if os.Getenv(s.env) != "of-the-variable" {
+			_ = os.Unsetenv(s.env)
+		}
+	}
+	code, stdout, stderr := runHere(t.Context(), &fakeClient{}, "config", "--json")
+	var got configResult
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil || code != 0 {
+		t.Fatalf("exit code %d, %v: %s%s", code, err, stdout, stderr)
+	}
+	values := map[string]settingValue{}
+	for _, s := range got.Settings {
+		values[s.Key] = s
+	}
+	return values
+}
+
+func TestSettingsHaveOneOrder(t *testing.T) {
+	inProject(t, "branch = \"of-the-project\"\nplatform = \"linux/arm64\"\noffline = true\n",
+		"branch = \"of-the-user\"\nplatform = \"linux/386\"\nmemory-mib = 256\nstall-grace = \"2m\"\nisolation = \"me\"\n")
+	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "of-the-variable")
+	values := effective(t)
+	for key, want := range map[string][2]string{
+		"branch":      {"of-the-variable", "MOLECULE_LOCAL_TEMPLATE_BRANCH"},
+		"platform":    {"linux/arm64", projectFile},
+		"offline":     {"1", projectFile},
+		"memory-mib":  {"256", "mol.toml"},
+		"stall-grace": {"2m", "mol.toml"},
+		"ceiling":     {"30m", "default"},
+	} {
+		if got := values[key]; got.Value != want[0] || filepath.Base(got.From) != want[1] {
+			t.Errorf("%s is %q from %s, want %q from %s", key, got.Value, got.From, want[0], want[1])
+		}
+	}
+
+	// The library gets these, and a flag comes before all of them.
+	f := &fakeClient{img: scriptImage()}
+	if code, _, stderr := runHere(t.Context(), f, "ensure", "hermes", "--branch", "of-the-flag"); code != 0 {
+		t.Fatal(stderr)
+	}
+	if o := f.opts; o.Branch != "of-the-flag" || o.Platform != "linux/arm64" || o.MemoryMiB != 256 || o.Isolation != "me" || !o.Offline {
+		t.Errorf("the library gets %+v", o)
+	}
+}
+
+func TestAnInvalidFileIsAUsageErrorThatNamesIt(t *testing.T) {
+	for project, want := range map[string]string{
+		"platform = x":                projectFile + ":1:12: ",
+		"platfrom = \"linux/arm64\"":  projectFile + `: there is no setting "platfrom"; the settings are repo-prefix, branch, platform,`,
+		"offline = \"yes\"":           projectFile + ": offline: use true or false, without quotes",
+		"branch = true":               projectFile + ": branch: use text in quotes",
+		"branch = [\"main\"]":         projectFile + ": branch: use text in quotes, a whole number, true or false",
+		"token = \"t\"":               projectFile + `: there is no setting "token"`,
+		"docker-host = \"tcp://x:1\"": projectFile + ": docker-host is not read from a project's file, because it decides where your token",
+		"repo-prefix = \"https://x\"": "or set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
+	} {
+		inProject(t, project, "")
+		code, _, stderr := runHere(t.Context(), &fakeClient{}, "list")
+		if code != exitUsage || !strings.Contains(stderr, want) {
+			t.Errorf("%s: exit code %d, %s", project, code, stderr)
+		}
+	}
+}
+
+func TestInitWritesAFileThatChangesNothing(t *testing.T) {
+	inProject(t, "", "")
+	before := effective(t)
+	for _, args := range [][]string{{"init"}, {"init", "--project"}} {
+		code, path, stderr := runHere(t.Context(), &fakeClient{}, args...)
+		if code != 0 {
+			t.Fatal(stderr)
+		}
+		text, err := os.ReadFile(strings.TrimSpace(path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, s := range settings {
+			if has := strings.Contains(string(text), "\n# "+s.key+" = "); has == (s.personal && len(args) == 2) {
+				t.Errorf("mol %s: %s is there: %v", strings.Join(args, " "), s.key, has)
+			}
+		}
+		if code, _, stderr := runHere(t.Context(), &fakeClient{}, args...); code == 0 || !strings.Contains(stderr, "exists already") {
+			t.Errorf("an existing file: exit code %d, %s", code, stderr)
+		}
+		// Every example is valid.
+		text = []byte(strings.ReplaceAll(string(text), "\n# ", "\n#"))
+		var lines []string
+		for line := range strings.Lines(string(text)) {
+			if key, _, ok := strings.Cut(strings.TrimPrefix(line, "#"), " = "); ok && !strings.Contains(key, " ") {
+				lines = append(lines, strings.TrimPrefix(line, "#"))
+			}
+		}
+		valid := filepath.Join(t.TempDir(), "valid.toml")
+		if err := os.WriteFile(valid, []byte(strings.Join(lines, "")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if values, err := readConfig(valid, len(args) == 2); err != nil || len(values) != len(lines) || len(lines) < 7 {
+			t.Errorf("the examples of mol %s: %d of %d values, %v", strings.Join(args, " "), len(values), len(lines), err)
+		}
+	}
+	after := effective(t)
+	for key := range before {
+		if before[key] != after[key] {
+			t.Errorf("%s was %+v and is %+v", key, before[key], after[key])
+		}
+	}
+}
+
+func TestEveryFlagWithAVariableIsASetting(t *testing.T) {
+	for _, m := range mirrored {
+		found := false
+		for _, s := range settings {
+			found = found || s.key == m.flag && s.env == m.env
+		}
+		if !found {
+			t.Errorf("--%s is no setting", m.flag)
+		}
+	}
+}

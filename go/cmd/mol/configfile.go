@@ -1,0 +1,180 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// The order of a setting, from the strongest: its flag, its variable, the project's file, the user's file, the default.
+
+// projectFile is the name of a project's file, in the working directory or the nearest folder above it.
+const projectFile = ".mol.toml"
+
+// A setting is a key of the configuration files.
+type setting struct {
+	key, env, usage string
+	// fallback is the value without any.
+	fallback string
+	// kind is what the file must have: "" is text or a whole number.
+	kind string
+	// personal settings are not read from a project's file: whoever wrote the project could send the user's token to
+	// another server, or the user's files to another engine.
+	personal bool
+}
+
+// settings are the keys, in the order of mol config. The token has no key, because projects and backups are shared.
+var settings = []setting{
+	{key: "repo-prefix", env: "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", personal: true, fallback: "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-",
+		usage: "URL of the template repositories, up to the runtime's name"},
+	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", fallback: "the repository's default branch", usage: "branch of the templates"},
+	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", fallback: "linux/amd64", usage: "os/arch to build for, or native"},
+	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", fallback: "none", usage: "suffix of the tags, to separate these images from others"},
+	{key: "cache-dir", env: "MOLECULE_LOCAL_BUILD_CACHE", personal: true, fallback: "below the user's cache folder", usage: "folder for fetched templates"},
+	{key: "docker-host", env: "DOCKER_HOST", personal: true, fallback: "the docker context, else the first usual socket that answers", usage: "address of the container engine"},
+	{key: "offline", env: offlineEnv, kind: "true or false", fallback: "false", usage: "no network: the newest local image"},
+	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", fallback: "false",
+		usage: "the template's .runtime-version is the build argument RUNTIME_VERSION"},
+	{key: "stall-grace", env: "MOLECULE_BUILD_STALL_GRACE_S", fallback: "4m", usage: "longest silence of a fetch or a build: seconds, or a duration"},
+	{key: "ceiling", env: "MOLECULE_BUILD_CEILING_S", fallback: "30m", usage: "longest time of a call without --timeout"},
+	{key: "memory-mib", env: "MOLECULE_BUILD_MEMORY_MIB", fallback: "512", usage: "most memory of the library, in MiB"},
+}
+
+// userFile is the path of the user's file, "" if the user has no folder for it.
+func userFile() string {
+	folder := os.Getenv("XDG_CONFIG_HOME")
+	if !filepath.IsAbs(folder) { // the XDG specification ignores a relative one
+		home, err := os.UserHomeDir()
+		if err != nil {
+			return ""
+		}
+		folder = filepath.Join(home, ".config")
+	}
+	return filepath.Join(folder, "molecule", "mol.toml")
+}
+
+// findProjectFile returns the path of the project's file, "" if there is none.
+func findProjectFile() string {
+	folder, err := os.Getwd()
+	if err != nil {
+		return ""
+	}
+	for {
+		path := filepath.Join(folder, projectFile)
+		if _, err := os.Stat(path); err == nil {
+			return path
+		}
+		above := filepath.Dir(folder)
+		if above == folder {
+			return ""
+		}
+		folder = above
+	}
+}
+
+// loadConfig sets the variables of the settings in the files, unless they are set already. Like a flag's, their values
+// are then read from the environment. It notes where each value comes from.
+func (a *app) loadConfig() error {
+	a.from = map[string]string{}
+	for _, s := range settings {
+		if os.Getenv(s.env) != "" {
+			a.from[s.env] = s.env
+		}
+	}
+	user := userFile()
+	for _, path := range []string{findProjectFile(), user} {
+		if path == "" {
+			continue
+		}
+		values, err := readConfig(path, path != user)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		for _, s := range settings {
+			if value, ok := values[s.key]; ok && a.from[s.env] == "" {
+				a.from[s.env] = path
+				if err := os.Setenv(s.env, value); err != nil {
+					return fmt.Errorf("%s: %s: %w", path, s.key, err)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// readConfig reads a file: the values of the variables, by key.
+func readConfig(path string, project bool) (map[string]string, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var found map[string]any
+	if err := toml.Unmarshal(text, &found); err != nil {
+		var syntax *toml.DecodeError
+		if errors.As(err, &syntax) {
+			row, column := syntax.Position()
+			return nil, fmt.Errorf("%s:%d:%d: %s", path, row, column, strings.TrimPrefix(syntax.Error(), "toml: "))
+		}
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	values := map[string]string{}
+	for key, value := range found {
+		i := slices.IndexFunc(settings, func(s setting) bool { return s.key == key })
+		if i < 0 {
+			return nil, fmt.Errorf("%s: there is no setting %q; the settings are %s", path, key, strings.Join(keys(), ", "))
+		}
+		s := settings[i]
+		if project && s.personal {
+			return nil, fmt.Errorf("%s: %s is not read from a project's file, because it decides where your token and your files go: "+
+				"move it to %s, or set %s", path, key, userFile(), s.env)
+		}
+		text, err := settingText(s, value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %s: %w", path, key, err)
+		}
+		values[key] = text
+	}
+	return values, nil
+}
+
+// settingText returns a value as its variable has it.
+func settingText(s setting, value any) (string, error) {
+	switch value := value.(type) {
+	case bool:
+		if s.kind == "" {
+			return "", errors.New("use text in quotes")
+		}
+		if value {
+			return "1", nil
+		}
+		return "0", nil
+	case string:
+		if s.kind != "" {
+			return "", errors.New("use " + s.kind + ", without quotes")
+		}
+		return value, nil
+	case int64:
+		if s.kind != "" {
+			return "", errors.New("use " + s.kind)
+		}
+		return fmt.Sprint(value), nil
+	}
+	return "", errors.New("use text in quotes, a whole number, true or false")
+}
+
+func keys() []string {
+	var keys []string
+	for _, s := range settings {
+		keys = append(keys, s.key)
+	}
+	return keys
+}
