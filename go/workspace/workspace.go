@@ -91,7 +91,10 @@ func Start(ctx context.Context, engine *client.Client, img Image, cfg Config) (_
 	}()
 
 	if _, err := engine.ContainerStart(ctx, id, client.ContainerStartOptions{}); err != nil {
-		return nil, fmt.Errorf("start container: %w", err)
+		if client.IsErrConnectionFailed(err) || ctx.Err() != nil {
+			return nil, fmt.Errorf("start container: %w", err)
+		}
+		return nil, fmt.Errorf("%w: start container: %w", ErrNotReady, err)
 	}
 	started = true
 	if cfg.Output != nil {

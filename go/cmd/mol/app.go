@@ -140,6 +140,20 @@ func (a *app) println(line string) error {
 	return err
 }
 
+// typed writes the name of each variable as the caller gave the value: as a flag, or in a file.
+func (a *app) typed(text string) string {
+	for _, s := range settings {
+		switch from := a.from[s.env]; {
+		case from == "" || from == s.env:
+		case strings.HasPrefix(from, "--"):
+			text = strings.ReplaceAll(text, s.env, from)
+		default:
+			text = strings.ReplaceAll(text, s.env, s.key+" in "+from)
+		}
+	}
+	return text
+}
+
 // report prints an error: to standard error, or as the JSON result.
 func (a *app) report(ctx context.Context, err error) {
 	if a.asJSON {
@@ -161,7 +175,7 @@ func (a *app) report(ctx context.Context, err error) {
 		}
 		return
 	}
-	_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), headline(detail))
+	_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), a.typed(headline(detail)))
 	if detail.Excerpt != "" {
 		_, _ = fmt.Fprintf(a.stderr, "Dockerfile:%d\n", detail.Line)
 		for line := range strings.SplitSeq(detail.Excerpt, "\n") {
@@ -178,7 +192,7 @@ func (a *app) report(ctx context.Context, err error) {
 		}
 	}
 	if detail.Hint != "" {
-		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), plain(detail.Hint))
+		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), a.typed(plain(detail.Hint)))
 	}
 	if detail.Runtime != "" && detail.LogTail != "" {
 		_, _ = fmt.Fprintln(a.stderr, style.dim("the whole output:"), "mol logs --build", detail.Runtime)

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
 // inProject changes to a folder below one with this project's file, with an own folder for the user's file.
@@ -151,5 +153,18 @@ func TestEveryFlagWithAVariableIsASetting(t *testing.T) {
 		if !found {
 			t.Errorf("--%s is no setting", m.flag)
 		}
+	}
+}
+
+func TestMessagesNameWhatWasTyped(t *testing.T) {
+	inProject(t, "branch = \"x\"\n", "")
+	refused := &mol.Error{
+		Code: mol.CodeInvalidOption, Message: "MOLECULE_IMAGE_PLATFORM is wrong, MOLECULE_LOCAL_TEMPLATE_BRANCH too",
+		Hint: "set MOLECULE_IMAGE_PLATFORM, or MOLECULE_LOCAL_IMAGE_ISOLATION",
+	}
+	_, _, stderr := runHere(t.Context(), &fakeClient{err: refused}, "ensure", "hermes", "--platform", "y")
+	want := "mol: --platform is wrong, branch in " + findProjectFile() + " too\nhint: set --platform, or MOLECULE_LOCAL_IMAGE_ISOLATION\n"
+	if stderr != want {
+		t.Errorf("got\n%swant\n%s", stderr, want)
 	}
 }

@@ -40,15 +40,20 @@ type testEnv struct {
 // not share images. The images are removed when the test ends.
 func newTestEnv(t *testing.T) *testEnv {
 	t.Helper()
-	host := os.Getenv("MOL_TEST_ENGINE")
-	if host == "" {
-		t.Fatal("MOL_TEST_ENGINE is not set: run `make test`, which starts a private engine")
-	}
 	dir, err := prepareTemplates()
 	if err != nil {
 		t.Fatal(err)
 	}
-	templates, err := server.Start(server.Options{Templates: dir})
+	return newTestEnvWith(t, server.Options{Templates: dir})
+}
+
+func newTestEnvWith(t *testing.T, options server.Options) *testEnv {
+	t.Helper()
+	host := os.Getenv("MOL_TEST_ENGINE")
+	if host == "" {
+		t.Fatal("MOL_TEST_ENGINE is not set: run `make test`, which starts a private engine")
+	}
+	templates, err := server.Start(options)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func (a *app) buildFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "keep every line of the build's output, and the progress of every layer")
 	a.timeoutFlag(cmd)
 	cmd.PreRunE = func(*cobra.Command, []string) (err error) {
-		if err = setEnv(cmd.Flags()); err == nil && cmd.Flags().Changed("pins") {
+		if err = a.setEnv(cmd.Flags()); err == nil && cmd.Flags().Changed("pins") {
 			a.chosen.pins, err = readPins(*pins, a.allowlist())
 		}
 		return err
@@ -109,19 +109,21 @@ func (a *app) mirroredFlags(cmd *cobra.Command, names ...string) {
 			flags.String(m.flag, "", m.usage+" ("+m.env+")")
 		}
 	}
-	cmd.PreRunE = func(*cobra.Command, []string) error { return setEnv(flags) }
+	cmd.PreRunE = func(*cobra.Command, []string) error { return a.setEnv(flags) }
 }
 
 func (a *app) timeoutFlag(cmd *cobra.Command) {
 	cmd.Flags().DurationVar(&a.timeout, "timeout", 0, "maximum `duration`, such as 90s or 10m")
 }
 
-func setEnv(flags *pflag.FlagSet) error {
+// setEnv sets the variables of the flags that were given.
+func (a *app) setEnv(flags *pflag.FlagSet) error {
 	for _, m := range mirrored {
 		if f := flags.Lookup(m.flag); f != nil && f.Changed {
 			if err := os.Setenv(m.env, f.Value.String()); err != nil {
 				return usageError{err}
 			}
+			a.from[m.env] = "--" + m.flag
 		}
 	}
 	if f := flags.Lookup("offline"); f != nil && f.Changed {

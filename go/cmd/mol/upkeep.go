@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"github.com/charmbracelet/x/ansi"
 	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 )
@@ -146,10 +147,11 @@ func (a *app) printPruned(report mol.PruneReport) error {
 	}
 	var lines []line
 	for _, image := range report.Images {
-		lines = append(lines, line{image.Action, image.Ref, image.OwnBytes, image.Reason})
+		ref := strings.TrimPrefix(image.Ref, mol.LocalImagePrefix()+"/workspace-template-")
+		lines = append(lines, line{image.Action, "image " + ref, image.OwnBytes, image.Reason})
 	}
 	for _, tree := range report.Trees {
-		lines = append(lines, line{tree.Action, tree.Path, tree.Bytes, tree.Reason})
+		lines = append(lines, line{tree.Action, "template " + tree.Runtime + ":" + short(tree.CommitSHA), tree.Bytes, tree.Reason})
 	}
 	if len(lines) > 0 {
 		err := printTable(a.stdout, "ACTION\tWHAT\tSIZE\tWHY", lines, func(l line) []string {
@@ -176,10 +178,15 @@ func freed(report mol.PruneReport) string {
 	return text + size(report.FreedBytes)
 }
 
-// printTable prints a table. Its cells are cleaned, so foreign text cannot break the
-// lines.
+// printTable prints a table. Its cells are cleaned, so foreign text cannot break the lines. On a terminal each row is one
+// line: the last column is cut.
 func printTable[T any](out io.Writer, head string, rows []T, cells func(T) []string) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	width := longestLine
+	if f, ok := isTerminal(out); ok {
+		width, _, _ = termSize(f)
+	}
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	_, _ = fmt.Fprintln(w, head)
 	for _, row := range rows {
 		all := cells(row)
@@ -188,5 +195,11 @@ func printTable[T any](out io.Writer, head string, rows []T, cells func(T) []str
 		}
 		_, _ = fmt.Fprintln(w, strings.Join(all, "\t"))
 	}
-	return w.Flush()
+	_ = w.Flush()
+	for line := range strings.Lines(text.String()) {
+		if _, err := fmt.Fprintln(out, ansi.Truncate(strings.TrimRight(line, " \n"), width, "…")); err != nil {
+			return err
+		}
+	}
+	return nil
 }

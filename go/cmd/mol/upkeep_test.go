@@ -240,3 +240,16 @@ func TestPruneEstimatesFreedSpace(t *testing.T) {
 		}
 	}
 }
+
+func TestTablesFitTheTerminal(t *testing.T) {
+	for _, width := range []int{80, 200} {
+		s := newScreen(t, width, 24)
+		a := &app{stdout: s.tty, stderr: s.tty}
+		image := mol.PrunedImage{Action: mol.PruneKept, LocalImage: mol.LocalImage{Ref: testRef, OwnBytes: 3 << 30}}
+		image.Reason = "a container uses it: " + strings.Repeat("workspace-7, ", 20)
+		if err := a.printPruned(mol.PruneReport{Images: []mol.PrunedImage{image}}); err != nil {
+			t.Fatal(err)
+		}
+		s.shows(t, `^ACTION +WHAT +SIZE +WHY\nkept +image hermes:0123456789ab +3.0 GiB +a container uses it: workspace-.*…\nfreed`)
+	}
+}

@@ -5,13 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
-	"strings"
-	"text/tabwriter"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 	"github.com/cli/browser"
-	"github.com/dustin/go-humanize"
 	"github.com/moby/moby/client"
 	"github.com/spf13/cobra"
 )
@@ -132,18 +129,9 @@ func (a *app) printWorkspaces(workspaces []workspace.Found) error {
 	if len(workspaces) == 0 {
 		return a.println("no workspaces; mol up RUNTIME starts one")
 	}
-	var text strings.Builder
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "NAME\tCREATED\tSTATUS\tURL")
-	for _, it := range workspaces {
-		name := it.ID
-		if name == "" { // of a server
-			name = it.Name
-		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", plain(name), humanize.Time(it.Created), plain(it.Status), it.URL)
-	}
-	_ = w.Flush()
-	return a.println(strings.TrimSuffix(text.String(), "\n"))
+	return printTable(a.stdout, "NAME\tURL\tSTATUS", workspaces, func(w workspace.Found) []string {
+		return []string{or(w.ID, w.Name), or(w.URL, "-"), w.Status} // a server may give no ID
+	})
 }
 
 func (a *app) downCommand() *cobra.Command {

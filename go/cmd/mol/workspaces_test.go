@@ -22,7 +22,6 @@ import (
 // the folder /data at port 8000.
 func newShellEnv(t *testing.T, command string) *testEnv {
 	t.Helper()
-	e := newTestEnv(t)
 	templates := t.TempDir()
 	folder := filepath.Join(templates, "hermes")
 	busybox, err := exec.LookPath("busybox")
@@ -44,13 +43,7 @@ func newShellEnv(t *testing.T, command string) *testEnv {
 	if err := os.WriteFile(filepath.Join(folder, "Dockerfile"), []byte(dockerfile), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	shell, err := server.Start(server.Options{Templates: templates})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = shell.Close() })
-	e.env = append(e.env, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX="+shell.RepoPrefix())
-	return e
+	return newTestEnvWith(t, server.Options{Templates: templates})
 }
 
 // down removes a workspace at the end of a test.
@@ -98,7 +91,7 @@ func TestWorkspaceCommandsEndToEnd(t *testing.T) {
 		stdout string
 		stderr string
 	}{
-		"ps":                 {[]string{"ps"}, 0, `^NAME +CREATED +STATUS +URL\n` + id + ` .* Up .* ` + regexp.QuoteMeta(url) + `\n$`, ``},
+		"ps":                 {[]string{"ps"}, 0, `^NAME +URL +STATUS\n` + id + ` +` + regexp.QuoteMeta(url) + ` +Up .*\n$`, ``},
 		"logs":               {[]string{"logs", id}, 0, `^the workspace starts\n$`, ``},
 		"logs by runtime":    {[]string{"logs", "hermes"}, 0, `^the workspace starts\n$`, ``},
 		"last lines":         {[]string{"logs", "--tail", "0", id}, 0, `^$`, ``},
@@ -171,7 +164,7 @@ func TestShellOnATerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.shows(t, `/ #$`)
-	s.enter(t, "stty size; echo $TERM\n")
+	s.enter(t, "until stty size | grep 90; do sleep 0.1; done; echo $TERM\n")
 	s.shows(t, `\n20 90\nxterm-256color\n/ #$`)
 	s.resize(t, 70, 10)
 	s.enter(t, "clear; until stty size | grep 70; do sleep 0.1; done\n")
