@@ -73,13 +73,25 @@ func create(ctx context.Context, engine *client.Client, img Image, cfg Config) (
 	defer cancel()
 	created, err := engine.ContainerCreate(detached, opts)
 	if errdefs.IsConflict(err) {
-		return "", fmt.Errorf("%w: the container %s exists already", ErrNameTaken, opts.Name)
+		return "", nameTakenError{opts.Name, err}
 	}
 	if err != nil {
 		return "", fmt.Errorf("create container from %s: %w", img.Ref, err)
 	}
 	return created.ID, nil
 }
+
+// A nameTakenError says which name is taken, without the engine's own words.
+type nameTakenError struct {
+	name  string
+	cause error
+}
+
+func (e nameTakenError) Error() string {
+	return fmt.Sprintf("%v: the container %s exists already", ErrNameTaken, e.name)
+}
+
+func (e nameTakenError) Unwrap() []error { return []error{ErrNameTaken, e.cause} }
 
 // locate returns the workspace with the URLs of the started container.
 func locate(ctx context.Context, engine *client.Client, id string, img Image, cfg Config) (*Workspace, error) {

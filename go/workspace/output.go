@@ -29,18 +29,38 @@ func CopyOutput(ctx context.Context, engine *client.Client, containerID string, 
 	return nil
 }
 
-// copyOutput copies the output in the background until stop, which returns when
-// nothing more is written.
+// copyOutput copies the output in the background until stop, which returns when everything that was written before is
+// copied.
 func copyOutput(ctx context.Context, engine *client.Client, id string, to io.Writer) (stop func()) {
-	ctx, cancel := context.WithCancel(ctx)
+	following, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
+	counted := &after{to: to}
+	// Only for people who watch: the start does not depend on it, so errors are ignored.
 	go func() {
 		defer close(done)
-		// Only for people who watch: the start does not depend on it.
-		_ = CopyOutput(ctx, engine, id, to, to, true, -1)
+		_ = CopyOutput(following, engine, id, counted, counted, true, -1)
 	}()
 	return func() {
 		cancel()
 		<-done
+		// What was written a moment ago may not have been copied yet.
+		rest := &after{to: to, skip: counted.passed}
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineGrace)
+		defer cancel()
+		_ = CopyOutput(detached, engine, id, rest, rest, false, -1)
 	}
+}
+
+// An after passes on what comes after the first skip bytes.
+type after struct {
+	to           io.Writer
+	skip, passed int64
+}
+
+func (a *after) Write(p []byte) (int, error) {
+	skipped := min(a.skip, int64(len(p)))
+	a.skip -= skipped
+	n, err := a.to.Write(p[skipped:])
+	a.passed += int64(n)
+	return int(skipped) + n, err
 }

@@ -258,3 +258,73 @@ func TestPullUsesTheDockerLogin(t *testing.T) {
 		t.Errorf("Pull() = %+v", img)
 	}
 }
+
+func TestOutputIsCopiedUntilTheWorkspaceAnswers(t *testing.T) {
+	s := newStarter(t, "exit")
+	var output strings.Builder
+	s.cfg.Output = &output
+	if _, err := s.start(t.Context()); !errors.Is(err, ErrNotReady) {
+		t.Fatalf("got %v, want ErrNotReady", err)
+	}
+	if got := output.String(); got != "no model is configured\n" {
+		t.Errorf("the output is %q", got)
+	}
+}
+
+func TestAfterSkipsWhatWasPassed(t *testing.T) {
+	var got strings.Builder
+	w := &after{to: &got, skip: 5}
+	for _, piece := range []string{"one", "two", "three"} {
+		if n, err := w.Write([]byte(piece)); n != len(piece) || err != nil {
+			t.Errorf("Write(%q) = %d, %v", piece, n, err)
+		}
+	}
+	if got.String() != "othree" {
+		t.Errorf("got %q", got.String())
+	}
+}
+
+func TestKeepLeavesTheContainerForPeople(t *testing.T) {
+	s := newStarter(t, "exit")
+	s.cfg.Keep = true
+	if _, err := s.start(t.Context()); !errors.Is(err, ErrNotReady) {
+		t.Fatalf("got %v, want ErrNotReady", err)
+	}
+	found, err := Find(t.Context(), s.engine, "", s.cfg.ID)
+	if err != nil || found.Running {
+		t.Errorf("%+v, %v", found, err)
+	}
+	if err := Stop(t.Context(), s.engine, found.ContainerID); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFindChoosesByIDNameContainerAndRuntime(t *testing.T) {
+	s := newStarter(t, "well")
+	s.cfg.Owner, s.cfg.Runtime = "alice", "find-by-runtime"
+	ws := s.mustStart(t)
+	ctx := t.Context()
+	for _, name := range []string{s.cfg.ID, ws.Name, ws.ContainerID[:8], s.cfg.Runtime} {
+		found, err := Find(ctx, s.engine, "alice", name)
+		if err != nil || found.ContainerID != ws.ContainerID || found.URL != ws.URL || !found.Running {
+			t.Errorf("Find(%q) = %+v, %v", name, found, err)
+		}
+	}
+	for name, owner := range map[string]string{"nosuch": "alice", s.cfg.ID: "bob", "": "alice", ws.ContainerID[:3]: "alice"} {
+		if found, err := Find(ctx, s.engine, owner, name); !errors.Is(err, ErrNotFound) {
+			t.Errorf("Find(%q) of %s = %+v, %v", name, owner, found, err)
+		}
+	}
+	second := s
+	second.cfg.ID += "-2"
+	other := second.mustStart(t)
+	if _, err := Find(ctx, s.engine, "alice", s.cfg.Runtime); !errors.Is(err, ErrAmbiguous) || !strings.Contains(err.Error(), second.cfg.ID) {
+		t.Errorf("two workspaces of one runtime: %v", err)
+	}
+	if found, err := Find(ctx, s.engine, "alice", second.cfg.ID); err != nil || found.ContainerID != other.ContainerID {
+		t.Errorf("%+v, %v", found, err)
+	}
+	if _, err := s.start(ctx); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("a second one with the same ID: %v", err)
+	}
+}
