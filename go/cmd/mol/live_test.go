@@ -290,3 +290,23 @@ func TestLiveDisplayWithVerboseKeepsTheOutput(t *testing.T) {
 	s.shows(t, `^  Collecting numpy\n  100% ünïcödé\n. build`)
 	d.end("")
 }
+
+func TestLiveDisplayOnATerminalThatIsResized(t *testing.T) {
+	s := newScreen(t, 200, 24)
+	d := newLiveDisplay(s.tty, "hermes", false)
+	for _, e := range pullEvents()[:7] {
+		d.event(e)
+	}
+	s.shows(t, `python:3.13  12 MiB / 44 MiB, 2.0 MiB/s, 16s left\n  \[b 2/2\] RUN make`)
+	for _, width := range []int{80, 70, 120} {
+		s.resize(t, width, 24)
+		s.shows(t, `^. build \[[^\n]*\n  \[a 1/2\] FROM [^\n]*  12 MiB / 44 MiB, 2.0 MiB/s, 16s left\n  \[b 2/2\] RUN make[^\n]*$`)
+		for line := range strings.Lines(s.text()) {
+			if got := len([]rune(strings.TrimRight(line, "\n"))); got > width {
+				t.Errorf("a line of %d columns on a terminal of %d: %q", got, width, line)
+			}
+		}
+	}
+	d.end("ready")
+	s.shows(t, `^✓ ready$`)
+}
