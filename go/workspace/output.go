@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
@@ -29,6 +30,9 @@ func CopyOutput(ctx context.Context, engine *client.Client, containerID string, 
 	return nil
 }
 
+// restPatience limits the wait for the output at the end.
+const restPatience = time.Second
+
 // copyOutput copies the output in the background until stop, which returns when everything that was written before is
 // copied.
 func copyOutput(ctx context.Context, engine *client.Client, id string, to io.Writer) (stop func()) {
@@ -45,7 +49,7 @@ func copyOutput(ctx context.Context, engine *client.Client, id string, to io.Wri
 		<-done
 		// What was written a moment ago may not have been copied yet.
 		rest := &after{to: to, skip: counted.passed}
-		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineGrace)
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), restPatience)
 		defer cancel()
 		_ = CopyOutput(detached, engine, id, rest, rest, false, -1)
 	}

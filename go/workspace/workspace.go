@@ -58,10 +58,18 @@ type Config struct {
 	// and error. Nil discards it.
 	Output io.Writer
 
-	// Keep leaves the container where it is if it was started and does not become
-	// ready, so that somebody can look at it.
+	// Keep leaves the container where it is if Start fails after it was created, so
+	// that somebody can look at it. The error then wraps ErrKept.
 	Keep bool
 }
+
+// ErrKept is wrapped by the error of Start when Config.Keep has left a container.
+var ErrKept = errors.New("the container is kept")
+
+// A keptError is an error that also wraps ErrKept, with the same text.
+type keptError struct{ error }
+
+func (e keptError) Unwrap() []error { return []error{e.error, ErrKept} }
 
 // ErrNameTaken is wrapped by the error of Start when a container with the name of
 // the workspace exists already.
@@ -83,9 +91,11 @@ func Start(ctx context.Context, engine *client.Client, img Image, cfg Config) (_
 	if err != nil {
 		return nil, err
 	}
-	started := false
 	defer func() {
-		if err != nil && !(started && cfg.Keep) {
+		switch {
+		case err != nil && cfg.Keep:
+			err = keptError{err}
+		case err != nil:
 			err = errors.Join(err, discard(ctx, engine, id))
 		}
 	}()
@@ -96,7 +106,6 @@ func Start(ctx context.Context, engine *client.Client, img Image, cfg Config) (_
 		}
 		return nil, fmt.Errorf("%w: start container: %w", ErrNotReady, err)
 	}
-	started = true
 	if cfg.Output != nil {
 		stop := copyOutput(ctx, engine, id, cfg.Output)
 		defer stop()

@@ -328,6 +328,11 @@ pub(crate) fn registry(image: &str) -> &str {
 
 /// The shortest form of an image's name (github.com/distribution/reference).
 fn familiar(image: &str) -> &str {
+    // BuildKit adds the digest to a name with a tag.
+    let image = match image.split_once('@') {
+        Some((name, _)) if name.contains(':') => name,
+        _ => image,
+    };
     let image = image.strip_prefix("docker.io/").unwrap_or(image);
     let image = image.strip_prefix("library/").unwrap_or(image);
     image.strip_suffix(":latest").unwrap_or(image)

@@ -30,7 +30,7 @@ fn client(env: &TestEnv, engine: &Engine, buildkit: &str) -> TestClient {
 
 #[test]
 fn a_slow_pull_is_reported_layer_by_layer() {
-    const SIZE: u64 = 3_000_000;
+    const SIZE: u64 = 6_000_000;
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let slow = Proxy::before_registry(&registry.host, |request| {
@@ -108,6 +108,43 @@ fn a_slow_pull_is_reported_layer_by_layer() {
             "{layer:?}"
         );
         assert_eq!(layer.last().unwrap().action, Some("extract"), "{layer:?}");
+    }
+}
+
+#[test]
+fn a_layer_that_cannot_be_downloaded_is_told_with_its_line() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let broken = Proxy::before_registry(&registry.host, |request| {
+        let layer = request.starts_with("GET") && request.contains("/blobs/sha256:");
+        match layer {
+            true => Handling::Answer(
+                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n".to_vec(),
+                End::Close,
+            ),
+            false => Handling::Pass,
+        }
+    });
+    let (_, host) = broken.url.split_once("://").unwrap();
+    for (builder, engine, buildkit) in builders() {
+        let name = format!("team/broken-{builder}");
+        registry.publish(&name);
+        let base = format!("{host}/{name}:1");
+        env.template(
+            "hermes",
+            dockerfile(&format!("# {}\nFROM {base}\nRUN true\n", unique())),
+        );
+        let client = client(&env, &engine, buildkit);
+        let images = engine.keep_images();
+        let error = client.ensure_err("hermes");
+        drop(images);
+        let build = error.build.as_deref().unwrap();
+        assert!(
+            error.message.contains(&format!("the base image {base}")),
+            "{builder}: {error:?}"
+        );
+        assert_eq!(build.line, 2, "{builder}: {error:?}");
+        assert!(build.excerpt.contains("> 2 | FROM"), "{builder}: {error:?}");
     }
 }
 

@@ -27,7 +27,7 @@ pub enum Trigger {
 }
 
 /// In the order in which a call reaches them.
-pub const POINTS: [(&str, Trigger); 42] = [
+pub const POINTS: [(&str, Trigger); 43] = [
     ("entry", Trigger::First),
     ("event-LookupStarted", Trigger::First),
     ("event-LookupDone", Trigger::First),
@@ -58,6 +58,7 @@ pub const POINTS: [(&str, Trigger); 42] = [
     ("event-FetchDone", Trigger::First),
     ("tree-ready", Trigger::First),
     ("event-BuildStarted", Trigger::First),
+    ("event-BaseImage", Trigger::First),
     ("context-file", Trigger::Later(1)),
     ("event-ContextProgress", Trigger::Slow("context-file")),
     ("event-ContextDone", Trigger::First),
@@ -86,7 +87,16 @@ pub fn failpoints_in_source() -> BTreeSet<String> {
     for name in OF_PRUNING {
         assert!(names.remove(name), "{name} in {names:?}");
     }
-    let kinds = Kind::ALL.iter().filter(|kind| **kind != Kind::Thinned); // the queue creates it
+    let kinds = Kind::ALL.iter().filter(|kind| {
+        // The queue creates the first. The others need a registry, and are emitted like every other event.
+        let elsewhere = [
+            Kind::Thinned,
+            Kind::PullStarted,
+            Kind::PullProgress,
+            Kind::PullDone,
+        ];
+        !elsewhere.contains(kind)
+    });
     names.extend(kinds.map(|kind| format!("event-{kind:?}")));
     names
 }

@@ -157,7 +157,9 @@ func (a *app) typed(text string) string {
 // report prints an error: to standard error, or as the JSON result.
 func (a *app) report(ctx context.Context, err error) {
 	if a.asJSON {
-		_ = a.printJSON(failure(ctx, err))
+		failed := failure(ctx, err)
+		failed.Error.Message, failed.Error.Hint = a.typed(failed.Error.Message), a.typed(failed.Error.Hint)
+		_ = a.printJSON(failed)
 		return
 	}
 	style := newStyle(a.stderr)

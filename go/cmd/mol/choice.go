@@ -10,6 +10,7 @@ import (
 type choice struct {
 	value string
 	of    []string
+	then  func(value string) // called with a valid value, if it is set
 }
 
 func (c *choice) Set(value string) error {
@@ -18,6 +19,9 @@ func (c *choice) Set(value string) error {
 		return errors.New("use " + strings.Join(c.of[:last], ", ") + " or " + c.of[last])
 	}
 	c.value = value
+	if c.then != nil {
+		c.then(value)
+	}
 	return nil
 }
 

@@ -43,6 +43,8 @@ func (a *app) configCommand() *cobra.Command {
 				if value.From == "" {
 					value.Value, value.From = s.fallback, "default"
 				}
+				value.Value = plain(mol.MaskTokenInString(mol.MaskTokenInURL(value.Value), os.Getenv(tokenEnv)))
+				value.From = plain(value.From)
 				values = append(values, value)
 			}
 			if a.asJSON {
@@ -52,7 +54,7 @@ func (a *app) configCommand() *cobra.Command {
 			w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 			_, _ = fmt.Fprintln(w, "SETTING\tFROM\tVALUE")
 			for _, v := range values {
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", v.Key, shortPath(v.From), plain(mol.MaskTokenInString(mol.MaskTokenInURL(v.Value), os.Getenv(tokenEnv))))
+				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", v.Key, shortPath(v.From), v.Value)
 			}
 			_ = w.Flush()
 			return a.println(strings.TrimSuffix(text.String(), "\n"))
@@ -103,11 +105,19 @@ func (a *app) initCommand() *cobra.Command {
 			if err = errors.Join(err, file.Close()); err != nil {
 				return fmt.Errorf("write %s: %w", path, err)
 			}
+			if a.asJSON {
+				return a.printJSON(fileResult{succeeded, path})
+			}
 			return a.println(path)
 		},
 	}
 	cmd.Flags().BoolVar(&project, "project", false, "write "+projectFile+" in the working directory")
 	return cmd
+}
+
+type fileResult struct {
+	outcome
+	Path string `json:"path"`
 }
 
 // configTemplate is the text of a new file: every setting that it may have, as a comment.

@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -166,5 +168,94 @@ func TestMessagesNameWhatWasTyped(t *testing.T) {
 	want := "mol: --platform is wrong, branch in " + findProjectFile() + " too\nhint: set --platform, or MOLECULE_LOCAL_IMAGE_ISOLATION\n"
 	if stderr != want {
 		t.Errorf("got\n%swant\n%s", stderr, want)
+	}
+}
+
+func TestConfigShowsNoSecret(t *testing.T) {
+	inProject(t, "", "")
+	t.Setenv(tokenEnv, "t0ken-of-4-nobody")
+	t.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "https://me:hunter2@git.example.com/x-t0ken-of-4-nobody")
+	for _, args := range [][]string{{"config"}, {"config", "--json"}} {
+		_, stdout, stderr := runHere(t.Context(), &fakeClient{}, args...)
+		if !strings.Contains(stdout, "git.example.com") || strings.Contains(stdout+stderr, "hunter2") || strings.Contains(stdout+stderr, "t0ken") {
+			t.Errorf("mol %s:\n%s%s", strings.Join(args, " "), stdout, stderr)
+		}
+	}
+}
+
+// Anyone can write a file into a shared folder such as /tmp.
+func TestAProjectFileOfAnotherUserIsIgnored(t *testing.T) {
+	inProject(t, "branch = \"of-the-project\"\n", "")
+	path := findProjectFile()
+	if path == "" {
+		t.Fatal("the user's own file is not found")
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ownedByUs(info) {
+		t.Error("the user's own file counts as another's")
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chown(path, 12345, 12345); err != nil {
+			t.Fatal(err)
+		}
+		if got := findProjectFile(); got != "" {
+			t.Errorf("the file of another user is read: %s", got)
+		}
+	}
+}
+
+func TestAFileThatIsNoFileDoesNotHang(t *testing.T) {
+	inProject(t, "", "")
+	if err := syscall.Mkfifo(projectFile, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := runHere(t.Context(), &fakeClient{}, "list")
+	if code != exitUsage || !strings.Contains(stderr, "is not a regular file of at most 64 KiB") {
+		t.Errorf("exit code %d: %s", code, stderr)
+	}
+}
+
+func TestPathsInAFileDoNotDependOnTheWorkingDirectory(t *testing.T) {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for value, want := range map[string]string{"~/mol": filepath.Join(home, "mol"), "/a/b": "/a/b", "cache": ""} {
+		inProject(t, "", "cache-dir = \""+value+"\"\n")
+		if value == "cache" {
+			want = filepath.Join(filepath.Dir(userFile()), value)
+		}
+		if got := effective(t)["cache-dir"].Value; got != want {
+			t.Errorf("cache-dir = %q is %q, want %q", value, got, want)
+		}
+	}
+}
+
+func TestADockerContextComesBeforeTheHostOfAFile(t *testing.T) {
+	inProject(t, "", "docker-host = \"tcp://10.0.0.1:2375\"\n")
+	if got := effective(t)["docker-host"]; got.Value != "tcp://10.0.0.1:2375" {
+		t.Errorf("without a context: %+v", got)
+	}
+	t.Setenv(contextEnv, "other")
+	if got := effective(t)["docker-host"]; got.From != contextEnv || os.Getenv(hostEnv) != "" {
+		t.Errorf("with a context: %+v", got)
+	}
+}
+
+func TestFoldersOfVolumesAreAbsolute(t *testing.T) {
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	volumes := []string{"./a:/x", "b/c:/x:ro", "/d:/x", "named:/x"}
+	if err := absoluteFolders(volumes); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{here + "/a:/x", here + "/b/c:/x:ro", "/d:/x", "named:/x"}
+	if !slices.Equal(volumes, want) {
+		t.Errorf("got %q, want %q", volumes, want)
 	}
 }

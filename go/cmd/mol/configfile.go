@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/pelletier/go-toml/v2"
 )
@@ -36,8 +38,8 @@ var settings = []setting{
 	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", fallback: "the repository's default branch", usage: "branch of the templates"},
 	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", fallback: "linux/amd64", usage: "os/arch to build for, or native"},
 	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", fallback: "none", usage: "suffix of the tags, to separate these images from others"},
-	{key: "cache-dir", env: "MOLECULE_LOCAL_BUILD_CACHE", personal: true, fallback: "below the user's cache folder", usage: "folder for fetched templates"},
-	{key: "docker-host", env: "DOCKER_HOST", personal: true, fallback: "the docker context, else the first usual socket that answers", usage: "address of the container engine"},
+	{key: "cache-dir", env: cacheEnv, personal: true, fallback: "below the user's cache folder", usage: "folder for fetched templates"},
+	{key: "docker-host", env: hostEnv, personal: true, fallback: "the docker context, else the first usual socket that answers", usage: "address of the container engine"},
 	{key: "offline", env: offlineEnv, kind: "true or false", fallback: "false", usage: "no network: the newest local image"},
 	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", fallback: "false",
 		usage: "the template's .runtime-version is the build argument RUNTIME_VERSION"},
@@ -67,7 +69,8 @@ func findProjectFile() string {
 	}
 	for {
 		path := filepath.Join(folder, projectFile)
-		if _, err := os.Stat(path); err == nil {
+		// As git does with a repository: not that of another user, who could write one into a shared folder.
+		if info, err := os.Stat(path); err == nil && ownedByUs(info) {
 			return path
 		}
 		above := filepath.Dir(folder)
@@ -78,13 +81,22 @@ func findProjectFile() string {
 	}
 }
 
+// ownedByUs reports whether a file belongs to this user or to root.
+func ownedByUs(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && (int(stat.Uid) == os.Geteuid() || stat.Uid == 0)
+}
+
 // loadConfig sets the variables of the settings in the files, unless they are set already. Like a flag's, their values
 // are then read from the environment. It notes where each value comes from.
 func (a *app) loadConfig() error {
 	a.from = map[string]string{}
 	for _, s := range settings {
-		if os.Getenv(s.env) != "" {
+		switch {
+		case os.Getenv(s.env) != "":
 			a.from[s.env] = s.env
+		case s.env == hostEnv && os.Getenv(contextEnv) != "":
+			a.from[s.env] = contextEnv
 		}
 	}
 	user := userFile()
@@ -113,7 +125,7 @@ func (a *app) loadConfig() error {
 
 // readConfig reads a file: the values of the variables, by key.
 func readConfig(path string, project bool) (map[string]string, error) {
-	text, err := os.ReadFile(path)
+	text, err := readSmallFile(path)
 	if err != nil {
 		return nil, err
 	}
@@ -141,9 +153,43 @@ func readConfig(path string, project bool) (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %s: %w", path, key, err)
 		}
+		if s.env == cacheEnv {
+			text = absolute(text, filepath.Dir(path))
+		}
 		values[key] = text
 	}
 	return values, nil
+}
+
+// readSmallFile reads a regular file of at most 64 KiB. It does not wait for a FIFO.
+func readSmallFile(path string) ([]byte, error) {
+	const most = 64 << 10
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }()
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > most {
+		return nil, fmt.Errorf("%s is not a regular file of at most 64 KiB", path)
+	}
+	return io.ReadAll(io.LimitReader(file, most))
+}
+
+// absolute makes the path of a file's setting absolute: relative to the folder of the file, or to the home folder.
+func absolute(path, folder string) string {
+	if rest, ok := strings.CutPrefix(path, "~/"); ok {
+		if home, err := os.UserHomeDir(); err == nil {
+			return filepath.Join(home, rest)
+		}
+	}
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(folder, path)
 }
 
 // settingText returns a value as its variable has it.

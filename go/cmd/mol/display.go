@@ -48,7 +48,6 @@ func (a *app) checkProgress() error {
 	if a.asJSON && mode != "" && mode != "json" {
 		return fmt.Errorf("--json and --progress=%s contradict each other: use one of them", mode)
 	}
-	a.asJSON = a.asJSON || mode == "json"
 	if _, ok := isTerminal(a.stderr); !ok && mode == "tty" {
 		return errors.New("--progress=tty needs a terminal on standard error: use --progress=plain")
 	}

@@ -205,7 +205,7 @@ func TestFailuresEndToEnd(t *testing.T) {
 		{[]string{"ensure", "claude-code", "--repo-prefix", "http://127.0.0.1:1/org/tpl-"}, exitRepository, "http://127.0.0.1:1/org/tpl-claude-code"},
 		{[]string{"ensure", "claude-code", "--docker-host", "unix:///nowhere/docker.sock"}, exitEngine, "/nowhere/docker.sock"},
 		{[]string{"ensure", "claude-code", "--cache-dir", "/proc/nowhere"}, exitCache, "/proc/nowhere"},
-		{[]string{"ensure", "claude-code", "--isolation", "NOT VALID"}, exitUsage, "MOLECULE_LOCAL_IMAGE_ISOLATION"},
+		{[]string{"ensure", "claude-code", "--isolation", "NOT VALID"}, exitUsage, "--isolation"},
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args[1:], " "), func(t *testing.T) {
@@ -542,7 +542,7 @@ func TestRuntimesEndToEnd(t *testing.T) {
 		want, unless string // unless must not match without --runtimes
 	}{
 		{[]string{"list"}, `(?m)^google-adk +` + sha[:12], `google-adk`},
-		{[]string{"prune", "--dry-run", "--keep-recent", "0"}, `(?m)^kept +` + name + sha[:12] + `-amd64--`, `google-adk`},
+		{[]string{"prune", "--dry-run", "--keep-recent", "0"}, `(?m)^kept +image google-adk:` + sha[:12] + `-amd64--`, `google-adk`},
 		{[]string{"doctor", "--verbose"}, `(?m)^ok +google-adk +main at ` + sha[:12], `google-adk`},
 	} {
 		if code, stdout, stderr := e.run(t, with(tt.args...)...); code != 0 || !regexp.MustCompile(tt.want).MatchString(stdout) {

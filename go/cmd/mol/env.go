@@ -23,6 +23,9 @@ var mirrored = []struct{ flag, env, usage string }{
 const (
 	offlineEnv = "MOLECULE_LOCAL_OFFLINE"
 	tokenEnv   = "MOLECULE_GITEA_TOKEN"
+	cacheEnv   = "MOLECULE_LOCAL_BUILD_CACHE"
+	hostEnv    = "DOCKER_HOST"
+	contextEnv = "DOCKER_CONTEXT"
 )
 
 // flagless are the variables without a flag.
@@ -71,6 +74,7 @@ func (a *app) buildFlags(cmd *cobra.Command) {
 	complete(cmd, "pins", []string{"json"}, cobra.ShellCompDirectiveFilterFileExt)
 	complete(cmd, "tag-arch", a.chosen.tagArch.of, cobra.ShellCompDirectiveNoFileComp)
 	a.progress.of = progressModes
+	a.progress.then = func(mode string) { a.asJSON = a.asJSON || mode == "json" }
 	cmd.Flags().Var(&a.progress, "progress", "how progress is shown (default auto: tty on a terminal, else plain)")
 	complete(cmd, "progress", progressModes, cobra.ShellCompDirectiveNoFileComp)
 	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "keep every line of the build's output, and the progress of every layer")
@@ -127,6 +131,7 @@ func (a *app) setEnv(flags *pflag.FlagSet) error {
 		}
 	}
 	if f := flags.Lookup("offline"); f != nil && f.Changed {
+		a.from[offlineEnv] = "--offline"
 		value := ""
 		if f.Value.String() == "true" {
 			value = "1"

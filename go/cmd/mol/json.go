@@ -87,6 +87,8 @@ func failure(ctx context.Context, err error) result {
 		out.Code = "workspace_not_ready"
 	case errors.Is(err, workspace.ErrNameTaken):
 		out.Code = "name_taken"
+	case errors.Is(err, workspace.ErrAmbiguous):
+		out.Code = "ambiguous_workspace"
 	case code == exitName:
 		out.Code = "no_such_workspace"
 	case code == exitEngine:

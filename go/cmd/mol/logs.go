@@ -1,10 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -100,16 +100,24 @@ type outputLines struct {
 	rest []byte
 }
 
-var _ io.Writer = (*outputLines)(nil)
-
 func (o *outputLines) Write(p []byte) (int, error) {
 	o.rest = append(o.rest, p...)
+	rest := o.rest
 	for {
-		line, rest, whole := strings.Cut(string(o.rest), "\n")
-		if !whole && len(o.rest) < 16*longestLine {
+		line, after, whole := bytes.Cut(rest, []byte("\n"))
+		if !whole && len(rest) < 16*longestLine {
+			o.rest = append(o.rest[:0], rest...)
 			return len(p), nil
 		}
-		o.rest = []byte(rest)
-		o.to(clean(line))
+		rest = after
+		o.to(clean(string(line)))
+	}
+}
+
+// flush passes on the last line, which has no line end.
+func (o *outputLines) flush() {
+	if len(o.rest) > 0 {
+		o.to(clean(string(o.rest)))
+		o.rest = nil
 	}
 }

@@ -59,7 +59,7 @@ func (p *pull) String() string {
 		return "extracting " + size(total)
 	}
 	parts := []string{size(bytes) + " / " + size(total)}
-	if rate > 0 {
+	if rate > 0 && total > bytes {
 		left := time.Duration(float64(total-bytes) / float64(rate) * float64(time.Second))
 		parts = append(parts, size(rate)+"/s", fmt.Sprintf("%s left", left.Round(time.Second)))
 	}

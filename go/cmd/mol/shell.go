@@ -37,6 +37,9 @@ func (a *app) shellCommand() *cobra.Command {
 	})
 	one := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if a.asJSON {
+			return errors.New("a shell has no --json: its output is that of the command")
+		}
 		command = []string{"sh", "-c", "command -v bash >/dev/null && exec bash || exec sh"}
 		if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 			args, command = args[:dash], args[dash:]

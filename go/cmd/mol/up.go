@@ -66,11 +66,13 @@ func (a *app) up(ctx context.Context, cfg workspace.Config, commit string, detac
 	}
 
 	d := a.newDisplay(cfg.Runtime)
-	cfg.Output = &outputLines{to: d.output}
+	output := &outputLines{to: d.output}
+	cfg.Output = output
 	began := time.Now()
 	starting, cancel := a.withTimeout(ctx)
 	engine, built, ws, err := a.start(starting, cfg, commit, d)
 	cancel()
+	output.flush()
 	if err != nil {
 		d.end("")
 		return a.notUp(cfg, err)
@@ -98,10 +100,10 @@ func (a *app) notUp(cfg workspace.Config, err error) error {
 	err = fmt.Errorf("start workspace %q: %w", cfg.ID, err)
 	switch {
 	case errors.Is(err, workspace.ErrNameTaken):
-		return fmt.Errorf("%w\nchoose another name with --id, or remove that one: mol down %s", err, cfg.ID)
+		return fmt.Errorf("%w\nchoose another name with --id, or remove that one: mol down %[2]s, or docker rm -f workspace-%[2]s if it is not in mol ps", err, cfg.ID)
 	case errors.Is(err, workspace.ErrNoPort):
 		return usageError{fmt.Errorf("the image of %s exposes no TCP port: use --port, or add EXPOSE to the template's Dockerfile", cfg.Runtime)}
-	case errors.Is(err, workspace.ErrNotReady) && cfg.Keep:
+	case errors.Is(err, workspace.ErrKept):
 		return fmt.Errorf("%w\nits container is kept: mol logs %[2]s, mol shell %[2]s, mol down %[2]s", err, cfg.ID)
 	case errors.Is(err, workspace.ErrNotReady):
 		return fmt.Errorf("%w\nto look at its container, start it with --keep; --health-path and --port say where it answers", err)
@@ -117,7 +119,7 @@ func absoluteFolders(volumes []string) error {
 		if !found || from == "" || !strings.HasPrefix(rest, "/") {
 			return fmt.Errorf("--volume %s: use folder:path or folder:path:ro, with an absolute path in the workspace", volume)
 		}
-		if strings.HasPrefix(from, ".") {
+		if strings.HasPrefix(from, ".") || strings.Contains(from, "/") {
 			folder, err := filepath.Abs(from)
 			if err != nil {
 				return err

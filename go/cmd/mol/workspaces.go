@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
+	"slices"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
@@ -24,22 +25,38 @@ func owner() string {
 
 // withEngine calls do with a client for the engine that libmol uses.
 func (a *app) withEngine(ctx context.Context, do func(context.Context, *client.Client) error) error {
-	return a.with(ctx, func(ctx context.Context, c library) error {
-		var inventory mol.Inventory
-		err := a.patiently("ask the engine", func() (err error) {
-			inventory, err = c.List(ctx)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		engine, err := workspace.ConnectOr(inventory.Endpoint)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = engine.Close() }()
-		return do(ctx, engine)
+	var engine *client.Client
+	err := a.patiently("ask the engine", func() (err error) {
+		engine, err = a.findEngine(ctx)
+		return err
 	})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = engine.Close() }()
+	return do(ctx, engine)
+}
+
+// findEngine connects to the engine that the docker command would use. If that is the one at the default socket, and it
+// does not answer, it asks the library, which knows more sockets.
+func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
+	engine, err := workspace.Connect()
+	if err != nil {
+		return nil, err
+	}
+	if _, err = engine.Ping(ctx, client.PingOptions{}); !client.IsErrConnectionFailed(err) || engine.DaemonHost() != client.DefaultDockerHost {
+		return engine, nil // do reports another error
+	}
+	_ = engine.Close()
+	var inventory mol.Inventory
+	err = a.with(ctx, func(ctx context.Context, c library) (err error) {
+		inventory, err = c.List(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return workspace.ConnectOr(inventory.Endpoint)
 }
 
 // withWorkspace calls do with the workspace of this user that name denotes.
@@ -111,7 +128,7 @@ func (a *app) psCommand() *cobra.Command {
 				if a.asJSON {
 					return a.printJSON(workspacesResult{succeeded, workspaces})
 				}
-				return a.printWorkspaces(workspaces)
+				return a.printWorkspaces(workspaces, all)
 			})
 		},
 	}
@@ -125,12 +142,20 @@ type workspacesResult struct {
 	Workspaces []workspace.Found `json:"workspaces"`
 }
 
-func (a *app) printWorkspaces(workspaces []workspace.Found) error {
+func (a *app) printWorkspaces(workspaces []workspace.Found, owners bool) error {
 	if len(workspaces) == 0 {
 		return a.println("no workspaces; mol up RUNTIME starts one")
 	}
-	return printTable(a.stdout, "NAME\tURL\tSTATUS", workspaces, func(w workspace.Found) []string {
-		return []string{or(w.ID, w.Name), or(w.URL, "-"), w.Status} // a server may give no ID
+	head := "NAME\tURL\tSTATUS"
+	if owners {
+		head = "NAME\tOWNER\tURL\tSTATUS"
+	}
+	return printTable(a.stdout, head, workspaces, func(w workspace.Found) []string {
+		cells := []string{or(w.ID, w.Name), or(w.URL, "-"), w.Status} // a server may give no ID
+		if owners {
+			cells = slices.Insert(cells, 1, or(w.Owner, "-"))
+		}
+		return cells
 	})
 }
 

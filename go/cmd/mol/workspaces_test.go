@@ -212,6 +212,11 @@ func TestOutputLines(t *testing.T) {
 	if got := strings.Join(lines, "|"); got != "one|two|three" {
 		t.Errorf("got %q", got)
 	}
+	_, _ = out.Write([]byte("four"))
+	out.flush()
+	if got := lines[len(lines)-1]; got != "four" || len(lines) != 4 {
+		t.Errorf("the last line is %q of %q", got, lines)
+	}
 	for range 1000 {
 		_, _ = out.Write([]byte(strings.Repeat("x", 100)))
 	}

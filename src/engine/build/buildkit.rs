@@ -28,6 +28,9 @@ pub(super) struct Graph {
 /// The limit of [`Graph::bytes`].
 const MAX_BYTES: usize = 8 << 20;
 
+/// The most base images that are reported.
+const MAX_BASE_IMAGES: usize = 1000;
+
 /// The most fields of a message. BuildKit splits messages long before that.
 const MAX_FIELDS: usize = 100_000;
 
@@ -227,7 +230,8 @@ impl Graph {
         let Some(image) = vertex.strip_prefix(LOAD_METADATA) else {
             return;
         };
-        if image.len() <= MAX_KEPT && self.base_images.insert(image.to_owned()) {
+        let room = self.base_images.len() < MAX_BASE_IMAGES;
+        if image.len() <= MAX_KEPT && room && self.base_images.insert(image.to_owned()) {
             self.bytes += image.len();
             monitor.base_image(image.to_owned());
         }

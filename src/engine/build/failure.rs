@@ -105,7 +105,9 @@ impl Engine {
         let End { failed, log_tail } = end;
         let step = failed.name;
         let line = match (&cause, step.as_str()) {
-            (Cause::BaseImage(base), _) => dockerfile.line_of_image(base.image()),
+            (Cause::BaseImage(base), step) => dockerfile
+                .line_of_image(base.image())
+                .or_else(|| dockerfile.line_of(step)),
             (_, "") => parse_error_line(&reason.message),
             (_, step) => dockerfile.line_of(step),
         };

@@ -20,8 +20,8 @@ pub(super) const MAX_STEPS: usize = 4096;
 /// How many bytes of output are handled before yielding the thread: each byte may be a line.
 pub(super) const YIELD_AFTER: usize = 16 << 10;
 
-/// The most pulls at once that are reported.
-const MAX_PULLS: usize = 100;
+/// The most pulls of a build that are reported.
+const MAX_PULLS: usize = 500;
 
 /// The most warnings of a builder that are emitted.
 const MAX_WARNINGS: u32 = 1000;
@@ -106,6 +106,7 @@ pub(super) struct BuildMonitor<'a> {
     tail: VecDeque<String>,
     running: Vec<RunningStep>,
     pulls: Vec<Pull>,
+    pulls_started: usize,
     failed: Option<FailedStep>,
     warnings: u32,
     sent: Arc<Sent>,
@@ -129,6 +130,7 @@ impl<'a> BuildMonitor<'a> {
             tail: VecDeque::new(),
             running: Vec::new(),
             pulls: Vec::new(),
+            pulls_started: 0,
             failed: None,
             warnings: 0,
             sent,
@@ -191,7 +193,8 @@ impl<'a> BuildMonitor<'a> {
 
     /// The engine pulls the base image of this step.
     pub(super) fn pull_started(&mut self, step: &Step) {
-        if self.pull_of(step).is_none() && self.pulls.len() < MAX_PULLS {
+        if self.pull_of(step).is_none() && self.pulls_started < MAX_PULLS {
+            self.pulls_started += 1;
             let pull = Pull::new(step.clone());
             (self.emit)(pull.started());
             self.pulls.push(pull);

@@ -12,6 +12,9 @@ const MAX_LAYERS: usize = 1024;
 /// The longest name of a layer: `sha256:` and 64 hex digits.
 const MAX_NAME: usize = 71;
 
+/// The largest number of bytes in an event: that of a signed integer, which Go and Java have.
+const MAX_BYTES: u64 = i64::MAX as u64;
+
 /// What the engine does with a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::engine) enum Action {
@@ -117,7 +120,8 @@ impl Pull {
     }
 
     pub(super) fn done(&self) -> Event {
-        let bytes = self.layers.values().map(|layer| layer.downloaded).sum();
+        let downloaded = self.layers.values().map(|layer| layer.downloaded);
+        let bytes = downloaded.fold(0, u64::saturating_add).min(MAX_BYTES);
         let what = match bytes {
             0 => "pulled the base image".to_owned(),
             _ => format!("pulled the base image, {}", human_bytes(bytes)),
@@ -164,5 +168,5 @@ impl Layer {
 fn rate(bytes: u64, time: Duration) -> Option<u64> {
     const SHORTEST: Duration = Duration::from_millis(100);
     let millis = u64::try_from(time.as_millis()).ok()?;
-    (bytes > 0 && time >= SHORTEST).then(|| bytes.saturating_mul(1000) / millis)
+    (bytes > 0 && time >= SHORTEST).then(|| (bytes.saturating_mul(1000) / millis).min(MAX_BYTES))
 }
