@@ -95,9 +95,9 @@ func write(t *testing.T, path, text string) {
 // errorsHead is the beginning of docs/errors.md.
 const errorsHead = `# Mistakes and what is shown
 
-Each of these mistakes is made by a test, with the command ` + "`mol`" + `, a template server and an engine; the test writes this
-table (` + "`go test -run Mistakes -update`" + ` in go/cmd/mol). Addresses, folders and commits are examples, and "…" is the engine's own
-text. The codes of errors are in [local-development.md](local-development.md#errors).
+Each of these mistakes is made by a test, with the command ` + "`mol`" + `, a template server and an engine. The test writes this
+table: ` + "`go test -run Mistakes -update`" + ` in go/cmd/mol. Addresses, folders and commits are examples, and "…" is the engine's
+own text. The codes of errors are in [local-development.md](local-development.md#errors).
 
 | what is done | exit code | what is shown |
 | --- | --- | --- |
