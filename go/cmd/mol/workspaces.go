@@ -37,15 +37,16 @@ func (a *app) withEngine(ctx context.Context, do func(context.Context, *client.C
 	return do(ctx, engine)
 }
 
-// findEngine connects to the engine that the docker command would use. If that is the one at the default socket, and it
-// does not answer, it asks the library, which knows more sockets.
+// findEngine connects to the engine that the docker command would use. If it does not answer, it asks the library, which
+// knows more sockets, and what to do if there is none.
 func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
 	engine, err := workspace.Connect()
 	if err != nil {
 		return nil, err
 	}
-	if _, err = engine.Ping(ctx, client.PingOptions{}); !client.IsErrConnectionFailed(err) || engine.DaemonHost() != client.DefaultDockerHost {
-		return engine, nil // do reports another error
+	_, failed := engine.Ping(ctx, client.PingOptions{})
+	if !client.IsErrConnectionFailed(failed) {
+		return engine, nil // another error comes again, from the caller's request
 	}
 	_ = engine.Close()
 	var inventory mol.Inventory
@@ -53,6 +54,9 @@ func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
 		inventory, err = c.List(ctx)
 		return err
 	})
+	if errors.Is(err, errors.ErrUnsupported) { // without the library
+		return nil, failed
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -63,8 +67,11 @@ func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
 func (a *app) withWorkspace(ctx context.Context, name string, do func(context.Context, *client.Client, workspace.Found) error) error {
 	return a.withEngine(ctx, func(ctx context.Context, engine *client.Client) error {
 		found, err := workspace.Find(ctx, engine, owner(), name)
-		if err != nil {
+		if errors.Is(err, workspace.ErrNotFound) || errors.Is(err, workspace.ErrAmbiguous) {
 			return fmt.Errorf("%w; mol ps lists them", err)
+		}
+		if err != nil {
+			return err
 		}
 		return do(ctx, engine, found)
 	})

@@ -145,6 +145,18 @@ func TestWorkspaceCommandsEndToEnd(t *testing.T) {
 	}
 }
 
+func TestWithoutAnEngineTheCommandsSayWhatToDo(t *testing.T) {
+	e := newTestEnvWith(t, server.Options{})
+	e.env = append(e.env, "DOCKER_HOST=unix:///nowhere/docker.sock")
+	for _, args := range [][]string{{"ps"}, {"down", "x"}, {"logs", "x"}, {"shell", "x"}, {"open", "x"}} {
+		code, stdout, stderr := e.run(t, args...)
+		if code != exitEngine || stdout != "" || !strings.Contains(stderr, "no container engine answers: unix:///nowhere/docker.sock (DOCKER_HOST)") ||
+			!strings.Contains(stderr, "hint: start Docker or Podman") {
+			t.Errorf("mol %s: exit code %d: %s%s", strings.Join(args, " "), code, stdout, stderr)
+		}
+	}
+}
+
 func TestShellOnATerminal(t *testing.T) {
 	e := newShellEnv(t, serveData)
 	const id = "mol-cmd-test-tty"
