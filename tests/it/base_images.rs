@@ -112,7 +112,7 @@ fn a_slow_pull_is_reported_layer_by_layer() {
 }
 
 #[test]
-fn a_layer_that_cannot_be_downloaded_is_told_with_its_line() {
+fn a_layer_that_cannot_be_downloaded_is_reported_with_its_line() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let broken = Proxy::before_registry(&registry.host, |request| {
@@ -162,7 +162,7 @@ fn an_image_that_the_engine_has_is_not_pulled() {
 }
 
 #[test]
-fn an_image_that_cannot_be_pulled_is_told_with_its_registry_and_the_cause() {
+fn an_image_that_cannot_be_pulled_is_reported_with_the_cause() {
     let env = TestEnv::new();
     let private = Registry::start(env.scratch());
     let folder = env.scratch().join("public");

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"text/tabwriter"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"github.com/spf13/cobra"
@@ -50,14 +49,9 @@ func (a *app) configCommand() *cobra.Command {
 			if a.asJSON {
 				return a.printJSON(configResult{succeeded, values})
 			}
-			var text strings.Builder
-			w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-			_, _ = fmt.Fprintln(w, "SETTING\tFROM\tVALUE")
-			for _, v := range values {
-				_, _ = fmt.Fprintf(w, "%s\t%s\t%s\n", v.Key, shortPath(v.From), v.Value)
-			}
-			_ = w.Flush()
-			return a.println(strings.TrimSuffix(text.String(), "\n"))
+			return printTable(a.stdout, "SETTING\tFROM\tVALUE", values, func(v settingValue) []string {
+				return []string{v.Key, shortPath(v.From), v.Value}
+			})
 		},
 	}
 }
@@ -89,7 +83,7 @@ func (a *app) initCommand() *cobra.Command {
 				path = projectFile
 			}
 			if path == "" {
-				return errors.New("there is no home folder: set XDG_CONFIG_HOME, or use --project")
+				return errors.New("no home folder was found: set XDG_CONFIG_HOME, or use --project")
 			}
 			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 				return err

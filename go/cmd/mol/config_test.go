@@ -86,11 +86,11 @@ func TestSettingsHaveOneOrder(t *testing.T) {
 func TestAnInvalidFileIsAUsageErrorThatNamesIt(t *testing.T) {
 	for project, want := range map[string]string{
 		"platform = x":                projectFile + ":1:12: ",
-		"platfrom = \"linux/arm64\"":  projectFile + `: there is no setting "platfrom"; the settings are repo-prefix, branch, platform,`,
+		"platfrom = \"linux/arm64\"":  projectFile + `: unknown setting "platfrom"; the settings are repo-prefix, branch, platform,`,
 		"offline = \"yes\"":           projectFile + ": offline: use true or false, without quotes",
 		"branch = true":               projectFile + ": branch: use text in quotes",
 		"branch = [\"main\"]":         projectFile + ": branch: use text in quotes, a whole number, true or false",
-		"token = \"t\"":               projectFile + `: there is no setting "token"`,
+		"token = \"t\"":               projectFile + `: unknown setting "token"`,
 		"docker-host = \"tcp://x:1\"": projectFile + ": docker-host is not read from a project's file, because it decides where your token",
 		"repo-prefix = \"https://x\"": "or set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
 	} {

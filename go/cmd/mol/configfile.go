@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -139,17 +140,17 @@ func readConfig(path string, project bool) (map[string]string, error) {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	values := map[string]string{}
-	for key, value := range found {
+	for _, key := range slices.Sorted(maps.Keys(found)) { // always the same error first
 		i := slices.IndexFunc(settings, func(s setting) bool { return s.key == key })
 		if i < 0 {
-			return nil, fmt.Errorf("%s: there is no setting %q; the settings are %s", path, key, strings.Join(keys(), ", "))
+			return nil, fmt.Errorf("%s: unknown setting %q; the settings are %s", path, key, strings.Join(keys(), ", "))
 		}
 		s := settings[i]
 		if project && s.personal {
 			return nil, fmt.Errorf("%s: %s is not read from a project's file, because it decides where your token and your files go: "+
 				"move it to %s, or set %s", path, key, userFile(), s.env)
 		}
-		text, err := settingText(s, value)
+		text, err := settingText(s, found[key])
 		if err != nil {
 			return nil, fmt.Errorf("%s: %s: %w", path, key, err)
 		}

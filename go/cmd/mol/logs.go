@@ -24,13 +24,13 @@ func (a *app) logsCommand() *cobra.Command {
 		Long: "Show what a workspace has written to standard output and error. With --build show the\n" +
 			"log of a runtime's last build that used this cache, by any program, whether it\n" +
 			"succeeded or failed. Of a very long log only the beginning and the end are kept.\n\n" +
-			"Up to version 0.1, mol logs RUNTIME was what mol logs --build RUNTIME is now.",
+			"Note: mol logs RUNTIME was the log of the build before; that is mol logs --build RUNTIME.",
 		Example: "  mol logs --follow hermes\n  mol logs --build claude-code",
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
 			case build && (follow || cmd.Flags().Changed("tail")):
 				return errors.New("--follow and --tail are for workspaces: omit them, or --build")
-			case build && a.asJSON, build:
+			case build:
 				return a.oneRuntime(cmd, args)
 			case a.asJSON:
 				return errors.New("--json is only for --build: the output of a workspace is text")
