@@ -130,7 +130,7 @@ func configTemplate(project bool) string {
 		default:
 			example = `"` + example + `"`
 		}
-		_, _ = fmt.Fprintf(&text, "\n# %s (%s). Default: %s.\n# %s = %s\n", s.usage, s.env, s.fallback, s.key, example)
+		_, _ = fmt.Fprintf(&text, "\n# %s (%s). Default: %s.\n# %s = %s\n", strings.ReplaceAll(s.usage, "`", ""), s.env, s.fallback, s.key, example)
 	}
 	return text.String()
 }

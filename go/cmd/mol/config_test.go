@@ -146,18 +146,6 @@ func TestInitWritesAFileThatChangesNothing(t *testing.T) {
 	}
 }
 
-func TestEveryFlagWithAVariableIsASetting(t *testing.T) {
-	for _, m := range mirrored {
-		found := false
-		for _, s := range settings {
-			found = found || s.key == m.flag && s.env == m.env
-		}
-		if !found {
-			t.Errorf("--%s is no setting", m.flag)
-		}
-	}
-}
-
 func TestMessagesNameWhatWasTyped(t *testing.T) {
 	inProject(t, "branch = \"x\"\n", "")
 	refused := &mol.Error{

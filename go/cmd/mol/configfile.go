@@ -20,9 +20,12 @@ import (
 // projectFile is the name of a project's file, in the working directory or the nearest folder above it.
 const projectFile = ".mol.toml"
 
-// A setting is a key of the configuration files.
+// A setting is a key of the configuration files, with its variable. The token has none of this, because all users can see
+// flags, in ps and in /proc, and because projects and backups are shared.
 type setting struct {
-	key, env, usage string
+	key, env string
+	usage    string // with the name of a flag's value in backquotes, as pflag has it
+	flag     bool   // --key exists
 	// fallback is the value without any.
 	fallback string
 	// kind is what the file must have: "" is text or a whole number.
@@ -32,18 +35,20 @@ type setting struct {
 	personal bool
 }
 
-// settings are the keys, in the order of mol config. The token has no key, because projects and backups are shared.
+// settings are the keys, in the order of mol config.
 var settings = []setting{
 	{key: "repo-prefix", env: "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", personal: true, fallback: "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-",
-		usage: "URL of the template repositories, up to the runtime's name"},
-	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", fallback: "the repository's default branch", usage: "branch of the templates"},
-	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", fallback: "linux/amd64", usage: "os/arch to build for, or native"},
-	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", fallback: "none", usage: "suffix of the tags, to separate these images from others"},
-	{key: "cache-dir", env: cacheEnv, personal: true, fallback: "below the user's cache folder", usage: "folder for fetched templates"},
-	{key: "docker-host", env: hostEnv, personal: true, fallback: "the docker context, else the first usual socket that answers", usage: "address of the container engine"},
-	{key: "offline", env: offlineEnv, kind: "true or false", fallback: "false", usage: "no network: the newest local image"},
+		flag: true, usage: "`URL` of the template repositories, up to the runtime's name"},
+	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", fallback: "the repository's default branch", flag: true, usage: "`branch` of the template to build"},
+	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", fallback: "linux/amd64", flag: true, usage: "`os/arch` to build for, or native"},
+	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", fallback: "none", flag: true, usage: "`suffix` of the tags, to separate these images from others"},
+	{key: "cache-dir", env: cacheEnv, personal: true, fallback: "below the user's cache folder", flag: true,
+		usage: "`folder` for fetched templates; a relative path starts at the working directory, in a file at the folder of the file"},
+	{key: "docker-host", env: hostEnv, personal: true, fallback: "the docker context, else the first usual socket that answers", flag: true,
+		usage: "`address` of the container engine"},
+	{key: "offline", env: offlineEnv, kind: "true or false", fallback: "false", flag: true, usage: "no network: the newest local image"},
 	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", fallback: "false",
-		usage: "the template's .runtime-version is the build argument RUNTIME_VERSION"},
+		usage: "if true or 1, the template's .runtime-version is the build argument RUNTIME_VERSION"},
 	{key: "stall-grace", env: "MOLECULE_BUILD_STALL_GRACE_S", fallback: "4m", usage: "longest silence of a fetch or a build: seconds, or a duration"},
 	{key: "ceiling", env: "MOLECULE_BUILD_CEILING_S", fallback: "30m", usage: "longest time of a call without --timeout"},
 	{key: "memory-mib", env: "MOLECULE_BUILD_MEMORY_MIB", fallback: "512", usage: "most memory of the library, in MiB"},

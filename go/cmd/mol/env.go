@@ -9,17 +9,6 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// mirrored are the flags that set an environment variable. The token has no flag,
-// because all users can see flags, in ps and in /proc.
-var mirrored = []struct{ flag, env, usage string }{
-	{"repo-prefix", "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "`URL` of the template repositories, up to the runtime's name"},
-	{"branch", "MOLECULE_LOCAL_TEMPLATE_BRANCH", "`branch` of the template to build"},
-	{"platform", "MOLECULE_IMAGE_PLATFORM", "`os/arch` to build for, or native"},
-	{"isolation", "MOLECULE_LOCAL_IMAGE_ISOLATION", "`suffix` of the tags, to separate these images from others"},
-	{"cache-dir", "MOLECULE_LOCAL_BUILD_CACHE", "`folder` for fetched templates; a relative path is relative to the working directory"},
-	{"docker-host", "DOCKER_HOST", "`address` of the container engine"},
-}
-
 const (
 	offlineEnv = "MOLECULE_LOCAL_OFFLINE"
 	tokenEnv   = "MOLECULE_GITEA_TOKEN"
@@ -28,14 +17,10 @@ const (
 	contextEnv = "DOCKER_CONTEXT"
 )
 
-// flagless are the variables without a flag.
-var flagless = []struct{ env, usage string }{
+// otherVariables are no settings of a file.
+var otherVariables = []struct{ env, usage string }{
 	{"MOLECULE_IMAGE_REGISTRY", "the registry that mol up pulls images from; empty: images are built"},
 	{tokenEnv, "the token for Gitea; it has no flag, because all users can see flags"},
-	{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "1: the template's .runtime-version is the build argument RUNTIME_VERSION"},
-	{"MOLECULE_BUILD_STALL_GRACE_S", "maximum time of a fetch or a build without any output: seconds, or a duration such as 4m (default 240)"},
-	{"MOLECULE_BUILD_CEILING_S", "maximum time of a call without --timeout: seconds, or a duration such as 30m (default 1800)"},
-	{"MOLECULE_BUILD_MEMORY_MIB", "maximum memory of the library, in MiB (default 512)"},
 }
 
 // choices are the flags without a variable. A server sets these options in code.
@@ -108,9 +93,9 @@ func complete(cmd *cobra.Command, flag string, values []string, how cobra.ShellC
 
 func (a *app) mirroredFlags(cmd *cobra.Command, names ...string) {
 	flags := cmd.Flags()
-	for _, m := range mirrored {
-		if slices.Contains(names, m.flag) {
-			flags.String(m.flag, "", m.usage+" ("+m.env+")")
+	for _, s := range settings {
+		if slices.Contains(names, s.key) {
+			flags.String(s.key, "", s.usage+" ("+s.env+")")
 		}
 	}
 	cmd.PreRunE = func(*cobra.Command, []string) error { return a.setEnv(flags) }
@@ -122,21 +107,19 @@ func (a *app) timeoutFlag(cmd *cobra.Command) {
 
 // setEnv sets the variables of the flags that were given.
 func (a *app) setEnv(flags *pflag.FlagSet) error {
-	for _, m := range mirrored {
-		if f := flags.Lookup(m.flag); f != nil && f.Changed {
-			if err := os.Setenv(m.env, f.Value.String()); err != nil {
-				return usageError{err}
-			}
-			a.from[m.env] = "--" + m.flag
+	for _, s := range settings {
+		f := flags.Lookup(s.key)
+		if f == nil || !f.Changed {
+			continue
 		}
-	}
-	if f := flags.Lookup("offline"); f != nil && f.Changed {
-		a.from[offlineEnv] = "--offline"
-		value := ""
-		if f.Value.String() == "true" {
-			value = "1"
+		value := f.Value.String()
+		if s.env == offlineEnv {
+			value = map[string]string{"true": "1"}[value]
 		}
-		return os.Setenv(offlineEnv, value)
+		if err := os.Setenv(s.env, value); err != nil {
+			return usageError{err}
+		}
+		a.from[s.env] = "--" + s.key
 	}
 	return nil
 }

@@ -49,12 +49,18 @@ func manual(root *cobra.Command) string {
 	write("# GLOBAL FLAGS\n\n")
 	flags(&b, root.PersistentFlags())
 	write("# ENVIRONMENT\n\nA flag overrides its variable, where there is one.\n\n")
-	for _, m := range mirrored {
-		name, usage := pflag.UnquoteUsage(&pflag.Flag{Name: m.flag, Usage: m.usage, Value: textValue{}})
-		write("**%s**\n: %s, as **--%s** *%s*\n\n", m.env, markdown(usage), m.flag, name)
+	for _, s := range settings {
+		name, usage := pflag.UnquoteUsage(&pflag.Flag{Name: s.key, Usage: s.usage, Value: textValue{}})
+		switch {
+		case s.env == offlineEnv:
+			write("**%s**\n: %s, as **--%s**\n\n", s.env, markdown(usage), s.key)
+		case s.flag:
+			write("**%s**\n: %s, as **--%s** *%s*\n\n", s.env, markdown(usage), s.key, name)
+		default:
+			write("**%s**\n: %s (default %s)\n\n", s.env, markdown(usage), s.fallback)
+		}
 	}
-	write("**%s**\n: no network, as **--offline**\n\n", offlineEnv)
-	for _, v := range flagless {
+	for _, v := range otherVariables {
 		write("**%s**\n: %s\n\n", v.env, markdown(v.usage))
 	}
 	write("# PINNED COMMITS\n\n")
