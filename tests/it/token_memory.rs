@@ -1,6 +1,7 @@
 //! The token in process memory. The library wipes every copy that it made itself when it no longer needs
 //! it (promise P6; the limits are in docs/security.md).
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::process::Stdio;
 
@@ -90,12 +91,22 @@ fn a_freed_client_wipes_the_token_from_memory() {
 }
 
 #[test]
-fn after_a_job_at_most_one_http_buffer_holds_the_token() {
+fn after_a_job_at_most_one_buffer_per_connection_holds_the_token() {
     let env = TestEnv::with(&["--token", TOKEN]);
     env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let (status, found) = search(&env, &[]);
     assert_eq!(status, "ok");
-    // The headers of the last request of its connection, which the HTTP stack frees without wiping.
+    // The headers of the last request of a connection, which the HTTP stack frees without wiping. A request opens a
+    // second connection if the first is not back in the pool yet.
+    let connections: HashSet<String> = env
+        .server
+        .requests()
+        .into_iter()
+        .map(|it| it.peer)
+        .collect();
     let left: u32 = found[..4].iter().map(|found| found.after_free).sum();
-    assert!(left <= 1, "{found:?}");
+    assert!(
+        left as usize <= connections.len(),
+        "{connections:?} {found:?}"
+    );
 }

@@ -52,6 +52,9 @@ pub struct Request {
     pub authorization: String,
     #[serde(default)]
     pub user_agent: String,
+    /// The address of the client's end of the connection.
+    #[serde(default)]
+    pub peer: String,
 }
 
 pub struct Server {

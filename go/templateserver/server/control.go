@@ -163,6 +163,7 @@ type Request struct {
 	Authorization string `json:"authorization"` // the header
 	Status        int    `json:"status"`        // 0 if there is no answer (yet)
 	UserAgent     string `json:"user_agent"`
+	Peer          string `json:"peer"` // the address of the client's end of the connection
 }
 
 type requestLog struct {
@@ -174,6 +175,7 @@ func (l *requestLog) begin(r *http.Request, service string) *Request {
 	entry := &Request{
 		Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.RawQuery, Service: service,
 		Authorization: r.Header.Get("Authorization"), UserAgent: r.UserAgent(),
+		Peer: r.RemoteAddr,
 	}
 	l.mutex.Lock()
 	defer l.mutex.Unlock()
