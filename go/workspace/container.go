@@ -72,13 +72,26 @@ func create(ctx context.Context, engine *client.Client, img Image, cfg Config) (
 	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), engineGrace)
 	defer cancel()
 	created, err := engine.ContainerCreate(detached, opts)
-	if errdefs.IsConflict(err) {
+	if err != nil && taken(detached, engine, opts.Name, err) {
 		return "", nameTakenError{opts.Name, err}
 	}
 	if err != nil {
 		return "", fmt.Errorf("create container from %s: %w", img.Ref, err)
 	}
 	return created.ID, nil
+}
+
+// taken reports whether a container with the name exists, after err from its creation. Docker answers with a conflict,
+// Podman with its general error.
+func taken(ctx context.Context, engine *client.Client, name string, err error) bool {
+	if errdefs.IsConflict(err) {
+		return true
+	}
+	if name == "" {
+		return false
+	}
+	_, err = engine.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	return err == nil
 }
 
 // A nameTakenError says which name is taken, without the engine's own words.

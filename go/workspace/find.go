@@ -57,7 +57,7 @@ func List(ctx context.Context, engine *client.Client, owner string) ([]Found, er
 		}
 		port, _ := strconv.ParseUint(c.Labels[LabelPort], 10, 16)
 		for _, p := range c.Ports {
-			if port != 0 && p.PrivatePort == uint16(port) && p.PublicPort != 0 {
+			if found.Running && port != 0 && p.PrivatePort == uint16(port) && p.PublicPort != 0 {
 				found.URL = "http://" + net.JoinHostPort("127.0.0.1", strconv.Itoa(int(p.PublicPort)))
 			}
 		}
