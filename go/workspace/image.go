@@ -2,9 +2,11 @@ package workspace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
+	"github.com/moby/moby/api/types/jsonstream"
 	"github.com/moby/moby/client"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
@@ -39,9 +41,22 @@ func Inspect(ctx context.Context, engine *client.Client, ref string) (Image, err
 	return img, nil
 }
 
+// A LayerProgress is how far the pull of one layer is.
+type LayerProgress struct {
+	Layer      string // the start of its digest
+	Extracting bool   // its download is complete
+	Bytes      int64  // done
+	Total      int64  // 0 if the engine does not say
+}
+
+// ErrPull is wrapped by the error of Pull when the engine could not pull the image.
+var ErrPull = errors.New("the image cannot be pulled")
+
 // Pull pulls the image ref for a platform, or for the engine's own platform if
-// platform is nil. It uses the credentials that `docker login` stored.
-func Pull(ctx context.Context, engine *client.Client, ref string, platform *ocispec.Platform) (Image, error) {
+// platform is nil. It uses the credentials that `docker login` stored. Unless
+// progress is nil, Pull calls it whenever the engine reports a layer, which Podman
+// does not.
+func Pull(ctx context.Context, engine *client.Client, ref string, platform *ocispec.Platform, progress func(LayerProgress)) (Image, error) {
 	auth, err := registryAuth(ref)
 	if err != nil {
 		return Image{}, fmt.Errorf("pull %s: %w", ref, err)
@@ -50,12 +65,11 @@ func Pull(ctx context.Context, engine *client.Client, ref string, platform *ocis
 	if platform != nil {
 		opts.Platforms = []ocispec.Platform{*platform}
 	}
-	progress, err := engine.ImagePull(ctx, ref, opts)
-	if err != nil {
-		return Image{}, fmt.Errorf("pull %s: %w", ref, err)
-	}
-	if err := progress.Wait(ctx); err != nil {
-		return Image{}, fmt.Errorf("pull %s: %w", ref, err)
+	if err := pull(ctx, engine, ref, opts, progress); err != nil {
+		if client.IsErrConnectionFailed(err) || ctx.Err() != nil {
+			return Image{}, fmt.Errorf("pull %s: %w", ref, err)
+		}
+		return Image{}, fmt.Errorf("%w: %s: %w", ErrPull, ref, err)
 	}
 
 	img, err := Inspect(ctx, engine, ref)
@@ -65,6 +79,34 @@ func Pull(ctx context.Context, engine *client.Client, ref string, platform *ocis
 		img.Platform = platform
 	}
 	return img, err
+}
+
+func pull(ctx context.Context, engine *client.Client, ref string, opts client.ImagePullOptions, progress func(LayerProgress)) error {
+	pulling, err := engine.ImagePull(ctx, ref, opts)
+	if err != nil {
+		return err
+	}
+	for message, err := range pulling.JSONMessages(ctx) {
+		switch {
+		case err != nil:
+			return err
+		case message.Error != nil:
+			return message.Error
+		}
+		if layer, ok := layerProgress(message); ok && progress != nil {
+			progress(layer)
+		}
+	}
+	return nil
+}
+
+// layerProgress returns what a message of a pull says about a layer, if it does.
+func layerProgress(message jsonstream.Message) (_ LayerProgress, ok bool) {
+	layer := LayerProgress{Layer: message.ID, Extracting: message.Status == "Extracting"}
+	if message.Progress != nil {
+		layer.Bytes, layer.Total = message.Progress.Current, message.Progress.Total
+	}
+	return layer, message.ID != "" && (layer.Extracting || message.Status == "Downloading")
 }
 
 // ParsePlatform parses a platform in the form of MOLECULE_IMAGE_PLATFORM:

@@ -222,8 +222,8 @@ func TestStartReturnsWhenItsContextEnds(t *testing.T) {
 func TestStartKeepsAContainerWithTheSameID(t *testing.T) {
 	s := newStarter(t, "well")
 	ws := s.mustStart(t)
-	if _, err := s.start(t.Context()); !errdefs.IsConflict(err) {
-		t.Errorf("a second Start with the same ID: %v, want a conflict", err)
+	if _, err := s.start(t.Context()); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("a second Start with the same ID: %v, want ErrNameTaken", err)
 	}
 	if got := body(t, ws.HealthURL); got != "well" {
 		t.Errorf("the first workspace now answers %q", got)
@@ -237,25 +237,30 @@ func TestInspectDoesNotPull(t *testing.T) {
 	}
 }
 
-func TestPullUsesTheDockerLogin(t *testing.T) {
-	s := newStarter(t, "well")
+func TestPullUsesTheDockerLoginAndShowsItsProgress(t *testing.T) {
+	engine := workspacetest.Engine(t) // which does not have the image's layer
 	host := workspacetest.Registry(t, "molecule", "let me in")
 	ref := host + "/org/workspace-template-hermes:latest"
 	platform := &ocispec.Platform{OS: "linux", Architecture: runtime.GOARCH}
 	dir := workspacetest.DockerConfig(t)
 
 	workspacetest.Login(t, dir, host, "molecule", "wrong")
-	if _, err := Pull(t.Context(), s.engine, ref, platform); err == nil || !strings.Contains(err.Error(), "pull "+ref) {
-		t.Errorf("with a wrong password: %v, want an error that names %s", err, ref)
+	if _, err := Pull(t.Context(), engine, ref, platform, nil); !errors.Is(err, ErrPull) || !strings.Contains(err.Error(), ref) {
+		t.Errorf("with a wrong password: %v, want ErrPull with %s", err, ref)
 	}
 	workspacetest.Login(t, dir, host, "molecule", "let me in")
-	img, err := Pull(t.Context(), s.engine, ref, platform)
+	var layers []LayerProgress
+	img, err := Pull(t.Context(), engine, ref, platform, func(l LayerProgress) { layers = append(layers, l) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	workspacetest.RemoveImageAfter(t, s.engine, ref)
+	workspacetest.RemoveImageAfter(t, engine, ref)
 	if img.Ref != ref || img.Platform != platform || len(img.Config.ExposedPorts) != 1 {
 		t.Errorf("Pull() = %+v", img)
+	}
+	// The image has one layer.
+	if len(layers) == 0 || layers[0].Layer == "" || layers[0].Extracting || layers[0].Total < 1<<20 || !layers[len(layers)-1].Extracting {
+		t.Errorf("the progress is %+v", layers)
 	}
 }
 

@@ -37,11 +37,11 @@ func describe(e mol.Event) string {
 	case mol.EventStepStarted:
 		return stepName(e)
 	case mol.EventPullStarted:
-		return stepName(e) + ": pull the base image"
+		return stepName(e) + ": pull " + pulled(e)
 	case mol.EventPullProgress:
 		return join(stepName(e)+": "+e.Action+" "+e.Layer, layerAmount(e))
 	case mol.EventPullDone:
-		return stepName(e) + ": pulled " + or(pulledAmount(e), "the base image") + " in " + seconds(e.Duration)
+		return stepName(e) + ": pulled " + or(pulledAmount(e), pulled(e)) + " in " + seconds(e.Duration)
 	case mol.EventStepDone:
 		return stepName(e) + ": " + stepOutcome(e)
 	case mol.EventLog:
@@ -83,6 +83,14 @@ func layerAmount(e mol.Event) string {
 		return ""
 	}
 	return size(e.Bytes) + " / " + size(e.BytesTotal)
+}
+
+// pulled names what an event's pull is for: a build step, or `mol up` with MOLECULE_IMAGE_REGISTRY.
+func pulled(e mol.Event) string {
+	if e.Step == 0 {
+		return "the image"
+	}
+	return "the base image"
 }
 
 func pulledAmount(e mol.Event) string {

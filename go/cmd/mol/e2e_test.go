@@ -22,6 +22,7 @@ import (
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace/workspacetest"
 	"github.com/moby/moby/client"
 	"golang.org/x/term"
 )
@@ -274,6 +275,45 @@ func TestUpDetachedEndToEnd(t *testing.T) {
 	}
 	if !slices.Contains(found.Container.Config.Env, "A=1") {
 		t.Errorf("the container's environment is %q", found.Container.Config.Env)
+	}
+}
+
+func TestUpPullsFromTheRegistryEndToEnd(t *testing.T) {
+	e := newTestEnvWith(t, server.Options{})
+	registry := workspacetest.Registry(t, "molecule", "let me in")
+	dir := workspacetest.DockerConfig(t)
+	workspacetest.Login(t, dir, registry, "molecule", "let me in")
+	e.env = append(e.env, "MOLECULE_IMAGE_REGISTRY="+registry+"/org", "MOLECULE_IMAGE_PLATFORM=native", "DOCKER_CONFIG="+dir)
+	ref := registry + "/org/workspace-template-hermes:latest"
+	const id = "mol-cmd-test-pull"
+
+	code, stdout, stderr := e.run(t, "up", "hermes", "--detach", "--id", id, "-e", "BEHAVIOUR=well")
+	if code != 0 {
+		t.Fatalf("exit code %d: %s", code, stderr)
+	}
+	t.Cleanup(func() {
+		e.down(t, id)
+		if _, err := e.engine.ImageRemove(context.WithoutCancel(t.Context()), ref, client.ImageRemoveOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	want := regexp.QuoteMeta(ref) + `: pull the image\n(.*\n)*.*` + regexp.QuoteMeta(ref) + `: pulled \d+\.\d MiB in .*s\n.* start ` + regexp.QuoteMeta(ref) + `\n`
+	if !regexp.MustCompile(want).MatchString(stderr) {
+		t.Errorf("it shows\n%s", stderr)
+	}
+	if health := get(t, strings.TrimSpace(stdout)+"/health"); health == "" {
+		t.Error("the workspace does not answer")
+	}
+
+	// The image has one program only.
+	code, stdout, stderr = e.run(t, "shell", id)
+	if code != exitInternal || stdout != "" || !strings.Contains(stderr, id+" has no shell: run a program that its image has: mol shell "+id+" -- PROGRAM") {
+		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
+	}
+
+	code, stdout, _ = e.run(t, "up", "openclaw", "--id", id+"-none", "--json")
+	if code != exitBuild || !strings.Contains(stdout, `"code":"pull_failed"`) || !strings.Contains(stdout, "check MOLECULE_IMAGE_REGISTRY") {
+		t.Errorf("exit code %d: %s", code, stdout)
 	}
 }
 

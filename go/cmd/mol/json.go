@@ -89,6 +89,8 @@ func failure(ctx context.Context, err error) result {
 		out.Code = "name_taken"
 	case errors.Is(err, workspace.ErrAmbiguous):
 		out.Code = "ambiguous_workspace"
+	case errors.Is(err, workspace.ErrPull):
+		out.Code = "pull_failed"
 	case code == exitName:
 		out.Code = "no_such_workspace"
 	case code == exitEngine:

@@ -48,6 +48,8 @@ func mistakes(dir string) []mistake {
 			"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX=https://git.invalid/org/tpl-"}, code: exitRepository},
 		{what: "A bundle of certificates does not exist", args: ensure, env: []string{"SSL_CERT_FILE=/nowhere/ca.pem", "SSL_CERT_DIR=",
 			"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX=https://git.invalid/org/tpl-"}, code: exitUsage},
+		{what: "The registry of MOLECULE_IMAGE_REGISTRY cannot be reached", args: []string{"up", "hermes", "--id", "demo"},
+			env: []string{"MOLECULE_IMAGE_REGISTRY=127.0.0.1:1/org"}, code: exitBuild},
 		{what: "A runtime has no repository", args: []string{"ensure", "codex"}, code: exitRefused},
 		{what: "The token is wrong", args: ensure, env: []string{"MOLECULE_GITEA_TOKEN=another-t0ken"}, code: exitRefused, before: func(t *testing.T, e *testEnv) {
 			refuse := server.Fault{Match: "/api/v1/", Status: 401, Body: `{"message":"invalid username, password or token"}`}

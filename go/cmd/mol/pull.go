@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 )
 
 // A pull is the state of the pull of one base image.
@@ -84,4 +85,54 @@ func (p pulls) note(e mol.Event) {
 	case mol.EventPullDone:
 		delete(p, e.Step)
 	}
+}
+
+// An imagePull shows the pull of the image of `mol up` as libmol shows that of a base image: with the same events, but
+// without a step.
+type imagePull struct {
+	to           func(mol.Event)
+	runtime, ref string
+	start        time.Time
+	began        map[string]time.Time // the first message of each layer
+	latest       map[string]int64     // bytes downloaded of each layer
+}
+
+func newImagePull(runtime, ref string, to func(mol.Event)) *imagePull {
+	p := &imagePull{to: to, runtime: runtime, ref: ref, start: time.Now(), began: map[string]time.Time{}, latest: map[string]int64{}}
+	p.send(mol.Event{Kind: mol.EventPullStarted, Message: "pulling the image"})
+	return p
+}
+
+func (p *imagePull) progress(l workspace.LayerProgress) {
+	e := mol.Event{
+		Kind: mol.EventPullProgress, Layer: l.Layer, Action: "download", Bytes: l.Bytes, BytesTotal: l.Total,
+		Message: "downloading a layer",
+	}
+	began, known := p.began[l.Layer]
+	switch {
+	case l.Extracting:
+		e.Action, e.Message = "extract", "extracting a layer"
+		p.latest[l.Layer] = l.Total
+	case !known:
+		p.began[l.Layer] = time.Now()
+		p.latest[l.Layer] = l.Bytes
+	default:
+		e.BytesPerSecond = int64(float64(l.Bytes) / max(time.Since(began), 100*time.Millisecond).Seconds())
+		p.latest[l.Layer] = l.Bytes
+	}
+	p.send(e)
+}
+
+func (p *imagePull) done() {
+	e := mol.Event{Kind: mol.EventPullDone, Duration: time.Since(p.start), Message: "pulled the image"}
+	for _, bytes := range p.latest {
+		e.Bytes += bytes
+	}
+	p.send(e)
+}
+
+func (p *imagePull) send(e mol.Event) {
+	e.Time, e.Runtime = time.Now().Truncate(time.Millisecond), p.runtime
+	e.StepName, e.Message = p.ref, p.ref+": "+e.Message
+	p.to(e)
 }

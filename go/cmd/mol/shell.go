@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
@@ -33,6 +35,13 @@ func (a *app) shellCommand() *cobra.Command {
 		if !found.Running {
 			return fmt.Errorf("%w: %s is not running (%s)", workspace.ErrNotReady, found.ID, found.Status)
 		}
+		if command == nil {
+			shell, err := findShell(ctx, engine, found)
+			if err != nil {
+				return err
+			}
+			command = []string{shell}
+		}
 		return execute(ctx, engine, found.ContainerID, command, os.Stdin, a.stdout, a.stderr)
 	})
 	one := cmd.Args
@@ -40,7 +49,6 @@ func (a *app) shellCommand() *cobra.Command {
 		if a.asJSON {
 			return errors.New("a shell has no --json: its output is that of the command")
 		}
-		command = []string{"sh", "-c", "command -v bash >/dev/null && exec bash || exec sh"}
 		if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 			args, command = args[:dash], args[dash:]
 			if len(command) == 0 {
@@ -52,7 +60,23 @@ func (a *app) shellCommand() *cobra.Command {
 	return cmd
 }
 
-// execute runs a command in a container, on a terminal if this process has one.
+// findShell returns the shell that a workspace has.
+func findShell(ctx context.Context, engine *client.Client, found workspace.Found) (string, error) {
+	var out bytes.Buffer
+	search := []string{"sh", "-c", "command -v bash || command -v sh"}
+	err := execute(ctx, engine, found.ContainerID, search, nil, &out, io.Discard)
+	var failed commandError
+	switch shell := strings.TrimSpace(out.String()); {
+	case errors.As(err, &failed), err == nil && shell == "":
+		return "", fmt.Errorf("%s has no shell: run a program that its image has: mol shell %[1]s -- PROGRAM", found.ID)
+	case err != nil:
+		return "", err
+	default:
+		return shell, nil
+	}
+}
+
+// execute runs a command in a container, on a terminal if this process has one. Without in its input is empty.
 func execute(ctx context.Context, engine *client.Client, container string, command []string, in *os.File, stdout, stderr io.Writer) error {
 	out, onScreen := stdout.(*os.File)
 	tty := onScreen && term.IsTerminal(int(in.Fd())) && term.IsTerminal(int(out.Fd()))
@@ -85,7 +109,9 @@ func execute(ctx context.Context, engine *client.Client, container string, comma
 		defer followSize(ctx, engine, created.ID, out)()
 	}
 	go func() {
-		_, _ = io.Copy(session.Conn, in)
+		if in != nil {
+			_, _ = io.Copy(session.Conn, in)
+		}
 		_ = session.CloseWrite()
 	}()
 	ended := make(chan error, 1)

@@ -101,6 +101,8 @@ func (a *app) notUp(cfg workspace.Config, err error) error {
 	switch {
 	case errors.Is(err, workspace.ErrNameTaken):
 		return fmt.Errorf("%w\nchoose another name with --id, or remove that one: mol down %[2]s, or docker rm -f workspace-%[2]s if it is not in mol ps", err, cfg.ID)
+	case errors.Is(err, workspace.ErrPull):
+		return fmt.Errorf("%w\ncheck MOLECULE_IMAGE_REGISTRY, and log in with docker login if the registry asks for that; without the variable the image is built here", err)
 	case errors.Is(err, workspace.ErrNoPort):
 		return usageError{fmt.Errorf("the image of %s exposes no TCP port: use --port, or add EXPOSE to the template's Dockerfile", cfg.Runtime)}
 	case errors.Is(err, workspace.ErrKept):
@@ -144,13 +146,14 @@ func (a *app) start(ctx context.Context, cfg workspace.Config, commit string, d 
 	}
 	var img workspace.Image
 	if source.Mode == mol.RegistryModeSaaS {
-		d.phase("pull and start", source.Prefix)
-		img, err = a.pull(ctx, engine, source.Prefix+"/workspace-template-"+cfg.Runtime+":latest")
+		ref := source.Prefix + "/workspace-template-" + cfg.Runtime + ":latest"
+		d.phase("pull", source.Prefix)
+		img, err = a.pull(ctx, engine, cfg.Runtime, ref, d)
 	} else {
-		d.phase("start", built.Ref)
 		img, err = workspace.Inspect(ctx, engine, built.Ref)
 	}
 	if err == nil {
+		d.phase("start", img.Ref)
 		ws, err = workspace.Start(ctx, engine, img, cfg)
 	}
 	if err != nil {
@@ -160,12 +163,17 @@ func (a *app) start(ctx context.Context, cfg workspace.Config, commit string, d 
 }
 
 // pull pulls an image for the platform that local images are built for.
-func (a *app) pull(ctx context.Context, engine *client.Client, ref string) (workspace.Image, error) {
+func (a *app) pull(ctx context.Context, engine *client.Client, runtime, ref string, d display) (workspace.Image, error) {
 	platform, err := workspace.ParsePlatform(cmp.Or(a.options().Platform, "linux/amd64"))
 	if err != nil {
 		return workspace.Image{}, fmt.Errorf("%w: MOLECULE_IMAGE_PLATFORM: %w", mol.ErrInvalidOption, err)
 	}
-	return workspace.Pull(ctx, engine, ref, platform)
+	events := newImagePull(runtime, ref, d.event)
+	img, err := workspace.Pull(ctx, engine, ref, platform, events.progress)
+	if err == nil {
+		events.done()
+	}
+	return img, err
 }
 
 // printWorkspace prints the workspace's URL or, with --json, the result.

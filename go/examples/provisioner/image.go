@@ -93,7 +93,7 @@ func (p *Provisioner) pull(ctx context.Context, ref string) (workspace.Image, er
 	if err != nil {
 		return workspace.Image{}, err
 	}
-	return workspace.Pull(ctx, p.engine, ref, platform)
+	return workspace.Pull(ctx, p.engine, ref, platform, nil)
 }
 
 // imagePlatform returns MOLECULE_IMAGE_PLATFORM in the engine's form. The default
