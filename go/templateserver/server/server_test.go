@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -555,15 +556,25 @@ func TestRequestLog(t *testing.T) {
 	get(t, s.URL()+"/"+testRepo+"/info/refs?service=git-upload-pack", "User-Agent", "me/1")
 	get(t, s.URL()+"/", "User-Agent", "me/1")
 	want := []Request{
-		{"GET", "/api/v1/repos/" + testRepo + "/branches/feat%2Fx", "", "api", "token abc", 404, "me/1"},
-		{"GET", "/" + testRepo + "/info/refs", "service=git-upload-pack", "git", "", 200, "me/1"},
-		{"GET", "/", "", "other", "", 404, "me/1"},
+		{Method: "GET", Path: "/api/v1/repos/" + testRepo + "/branches/feat%2Fx", Service: "api", Authorization: "token abc", Status: 404, UserAgent: "me/1"},
+		{Method: "GET", Path: "/" + testRepo + "/info/refs", Query: "service=git-upload-pack", Service: "git", Status: 200, UserAgent: "me/1"},
+		{Method: "GET", Path: "/", Service: "other", Status: 404, UserAgent: "me/1"},
+	}
+	requests := func() []Request {
+		list := s.Requests()
+		for i := range list {
+			if host, _, err := net.SplitHostPort(list[i].Peer); err != nil || host != "127.0.0.1" {
+				t.Errorf("the peer is %q", list[i].Peer)
+			}
+			list[i].Peer = "" // its port is a random one
+		}
+		return list
 	}
 	// The client may get the answer before the server has recorded the status.
 	deadline := time.Now().Add(5 * time.Second)
-	for !reflect.DeepEqual(s.Requests(), want) {
+	for !reflect.DeepEqual(requests(), want) {
 		if time.Now().After(deadline) {
-			t.Fatalf("requests %+v, want %+v", s.Requests(), want)
+			t.Fatalf("requests %+v, want %+v", requests(), want)
 		}
 		time.Sleep(time.Millisecond)
 	}
