@@ -69,7 +69,7 @@ type runningStep struct {
 func newLiveDisplay(f *os.File, runtime string, verbose bool) *liveDisplay {
 	d := &liveDisplay{w: f, style: newStyle(f), verbose: verbose}
 	d.begin(runtime, "")
-	d.progress = mpb.New(mpb.WithOutput(f), mpb.WithRefreshRate(frameEvery), mpb.WithWidth(barWidth))
+	d.progress = mpb.New(mpb.WithConsoleWriter(newFrameWriter(f)), mpb.WithRefreshRate(frameEvery), mpb.WithWidth(barWidth))
 
 	frames := []string{"⠋", "⠙", "⠹", "⠸", "⠼", "⠴", "⠦", "⠧", "⠇", "⠏"}
 	spin := decor.Meta(decor.Spinner(frames), d.style.accent)

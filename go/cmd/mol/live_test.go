@@ -291,6 +291,9 @@ func TestLiveDisplayWithVerboseKeepsTheOutput(t *testing.T) {
 }
 
 func TestLiveDisplayOnATerminalThatIsResized(t *testing.T) {
+	for _, name := range append(wrappingVariables, "TMUX", "TERM_PROGRAM") {
+		t.Setenv(name, "") // the emulator does not wrap
+	}
 	s := newScreen(t, 200, 24)
 	d := newLiveDisplay(s.tty, "hermes", false)
 	for _, e := range pullEvents()[:7] {
