@@ -233,7 +233,7 @@ fn timestamp(since: Duration) -> String {
 /// The line that an event adds to a log, if any.
 fn line_of(event: &Event, since: Duration) -> Option<String> {
     match event.kind {
-        Kind::FetchProgress | Kind::ContextProgress => None,
+        Kind::FetchProgress | Kind::ContextProgress | Kind::PullProgress => None,
         Kind::Log => Some(format!(
             "{:>8} | {}",
             event
@@ -275,5 +275,14 @@ mod tests {
         assert_eq!(kept + left_out, 100_000);
         let last = Lines::default();
         assert_eq!(last.text(), "");
+    }
+
+    #[test]
+    fn events_of_progress_are_left_out() {
+        for &kind in Kind::ALL {
+            let line = line_of(&Event::new(kind, "text"), Duration::ZERO);
+            let is_progress = format!("{kind:?}").ends_with("Progress");
+            assert_eq!(line.is_none(), is_progress, "{kind:?}");
+        }
     }
 }
