@@ -461,6 +461,10 @@ fn unreachable(url: &Url, proxy: Option<&str>, error: &reqwest::Error) -> Error 
         )
     ) || closed;
     let answer_started = error.is_body() || error.is_decode();
+    let network_hint = match proxy {
+        Some(_) => HINT_PROXY,
+        None => HINT_UNREACHABLE,
+    };
     let (what, hint) = if let Some(tls) = tls {
         (
             format!("TLS failed: {tls}"),
@@ -475,23 +479,19 @@ fn unreachable(url: &Url, proxy: Option<&str>, error: &reqwest::Error) -> Error 
     } else if error.is_dns() {
         (
             format!("the host name cannot be resolved: {innermost}"),
-            HINT_UNREACHABLE,
+            network_hint,
         )
     } else if error.is_timeout() {
-        ("the connection timed out".to_owned(), HINT_UNREACHABLE)
+        ("the connection timed out".to_owned(), network_hint)
     } else if io == Some(ErrorKind::ConnectionRefused) {
-        ("the connection was refused".to_owned(), HINT_UNREACHABLE)
+        ("the connection was refused".to_owned(), network_hint)
     } else {
-        (innermost, HINT_UNREACHABLE)
+        (innermost, network_hint)
     };
     let how = match (answer_started, proxy) {
         (true, _) => "did not complete its answer".to_owned(),
         (false, None) => "cannot be reached".to_owned(),
         (false, Some(proxy)) => format!("cannot be reached through the proxy {proxy}"),
-    };
-    let hint = match proxy {
-        Some(_) if hint == HINT_UNREACHABLE => HINT_PROXY,
-        _ => hint,
     };
     Error::new(Code::GiteaUnreachable, format!("{url} {how}: {what}"))
         .hint(hint)
