@@ -14,7 +14,7 @@ use crate::process::limits;
 use crate::redact::printable;
 
 const HINT_LARGE: &str =
-    "keep large files out of the repository, and have the Dockerfile download them";
+    "remove it from the template or make it smaller; the Dockerfile can download large files";
 const HINT_REFUSED: &str =
     "run git fsck in the template's repository: git does not create such a commit";
 
