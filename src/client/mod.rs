@@ -43,7 +43,6 @@ pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
 /// Finds and builds images. Dropping it cancels its calls.
 pub struct Client {
     shared: Arc<Shared>,
-    masker: Arc<Masker>,
     observer: Option<Arc<Observer>>,
     calls: Calls,
 }
@@ -98,11 +97,11 @@ impl Client {
     /// [`Code::InvalidOption`], naming the environment variable; [`Code::ProcessLimit`] if no thread can be
     /// started.
     pub fn new(options: &Options, observer: Option<Observer>) -> Result<Self> {
-        let masker = options.masker();
+        let masker = Arc::new(options.masker());
         Self::open(options, observer, &masker).map_err(|error| masker.error(error))
     }
 
-    fn open(options: &Options, observer: Option<Observer>, masker: &Masker) -> Result<Self> {
+    fn open(options: &Options, observer: Option<Observer>, masker: &Arc<Masker>) -> Result<Self> {
         executor::runtime()?;
         let settings = options.settings()?;
         let http = Http::new(&settings.repo_prefix, &settings.token, &settings.network)?;
@@ -116,10 +115,9 @@ impl Client {
                 builds: SharedBuilds::default(),
                 leases: Leases::default(),
                 tasks: TaskTracker::new(),
-                masker: masker.clone(),
+                masker: Arc::clone(masker),
                 metrics: Metrics::default(),
             }),
-            masker: Arc::new(masker.clone()),
             observer: observer.map(Arc::new),
             calls: Calls::default(),
         })
@@ -280,18 +278,18 @@ impl Client {
     fn runtime(&self, name: &str) -> Result<Runtime> {
         let runtimes = &self.shared.settings.runtimes;
         // Masked first, because the error quotes the name. The masked name may be a valid one by chance.
-        let unknown = || runtimes.unknown(&self.masker.shown(name, MAX_LINE));
+        let unknown = || runtimes.unknown(&self.shared.masker.shown(name, MAX_LINE));
         runtimes.find(name).cloned().ok_or_else(unknown)
     }
 
     /// Checks a commit of the caller. It becomes part of the names of images and folders, which are never masked.
     fn commit(&self, id: &str) -> Result<CommitSha> {
         let invalid = |what: String| Error::new(Code::InvalidArgument, what);
-        if self.masker.finds_token_in(id) {
+        if self.shared.masker.finds_token_in(id) {
             return Err(invalid("the commit holds the token".to_owned()).hint("give a commit id"));
         }
         CommitSha::given(id).ok_or_else(|| {
-            let what = format!("{:?} is not a commit id", self.masker.shown(id, 80));
+            let what = format!("{:?} is not a commit id", self.shared.masker.shown(id, 80));
             invalid(what).hint("give all 40 or 64 hexadecimal digits, as git rev-parse prints them")
         })
     }
@@ -310,11 +308,7 @@ impl Client {
 
         let latest = Latest::default();
         let emit = self.sink(id, runtime.clone(), Arc::clone(&latest));
-        let (shared, masker, calls) = (
-            Arc::clone(&self.shared),
-            Arc::clone(&self.masker),
-            Arc::clone(&self.calls),
-        );
+        let (shared, calls) = (Arc::clone(&self.shared), Arc::clone(&self.calls));
         let limit = timeout.unwrap_or(self.shared.settings.ceiling);
         let call = async move {
             // Boxed, so that the futures around it do not each hold a copy.
@@ -340,8 +334,8 @@ impl Client {
             let masked = panics::catch(|| {
                 point!("call-ended");
                 Ok(result
-                    .map(|result| result.masked(&masker))
-                    .map_err(|error| masker.error(named(error))))
+                    .map(|result| result.masked(&shared.masker))
+                    .map_err(|error| shared.masker.error(named(error))))
             });
             let defective = |defect| Err(Masker::default().error(named(defect)));
             done(id, masked.unwrap_or_else(defective));
@@ -484,8 +478,7 @@ impl Client {
 
     /// The sink for the events of a call: it masks them, and adds the call and its runtime.
     fn sink(&self, call: u64, runtime: Option<Runtime>, latest: Latest) -> Sink {
-        let (observer, masker) = (self.observer.clone(), Arc::clone(&self.masker));
-        let shared = Arc::clone(&self.shared);
+        let (observer, shared) = (self.observer.clone(), Arc::clone(&self.shared));
         Arc::new(move |mut event: Event| {
             shared.metrics.event(event.kind);
             point!("event-{:?}", event.kind);
@@ -501,7 +494,7 @@ impl Client {
                 .as_ref()
                 .map(|runtime| runtime.to_string())
                 .unwrap_or_default();
-            observer(masker.event(event));
+            observer(shared.masker.event(event));
         })
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Shared {
     pub(crate) builds: SharedBuilds<BuildOutput>,
     pub(crate) leases: Leases,
     pub(crate) tasks: TaskTracker,
-    pub(crate) masker: Masker,
+    pub(crate) masker: Arc<Masker>,
     pub(crate) metrics: Metrics,
 }
 
