@@ -4,10 +4,10 @@
 use std::fmt;
 
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, Method, Response, StatusCode};
 
 use crate::engine::connect::request::{BodyError, MAX_REFUSAL, read_body};
+use crate::net::http::media_type;
 
 /// Which request was refused, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,10 +102,8 @@ async fn reason(
     struct Reason {
         message: String,
     }
-    let kind = headers
-        .get(CONTENT_TYPE)
-        .map_or(&b""[..], |value| value.as_bytes());
-    let is_json = kind.to_ascii_lowercase().starts_with(b"application/json");
+    let kind = media_type(headers).unwrap_or_default();
+    let is_json = kind.eq_ignore_ascii_case(b"application/json");
     let (body, too_large) = match read_body(body, MAX_REFUSAL).await {
         Ok(body) => (body, false),
         Err(BodyError::Broken(error)) => return Err(error),
@@ -116,7 +114,7 @@ async fn reason(
     let text = match reason {
         Ok(reason) => reason.message,
         // A page for a browser: the status is enough.
-        Err(_) if kind.to_ascii_lowercase().starts_with(b"text/html") => String::new(),
+        Err(_) if kind.eq_ignore_ascii_case(b"text/html") => String::new(),
         Err(_) => String::from_utf8_lossy(&body).into_owned(),
     };
     let text = match (text.trim(), status) {
