@@ -213,7 +213,8 @@ typedef struct mol_call {
 typedef struct mol_event {
   // See "Growth".
   size_t size;
-  // The call; 0 if it belongs to several.
+  // The call; for a build that several calls share, the one that started it. 0 for a "thinned" event
+  // that counts events of several calls.
   mol_call call;
   // Counts the events of the client, from 1. Numbers of dropped events are left out.
   uint64_t number;
@@ -277,7 +278,7 @@ typedef struct mol_request {
   mol_request_kind kind;
   // Prune: how many of the newest images and trees of each runtime stay. 0: none for this reason.
   uint32_t keep_per_runtime;
-  // Prune: images that were built or returned within this time stay, in milliseconds. 0: ten
+  // Prune: images and trees that were built or used within this time stay, in milliseconds. 0: ten
   // minutes; negative: none stays for this reason.
   int64_t keep_recent_ms;
   // Image and build log: the runtime.

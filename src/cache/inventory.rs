@@ -39,7 +39,7 @@ impl Cache {
             }
             let (short, path) = (short.to_owned(), entry.path());
             let found = fs::symlink_metadata(&path).ok()?;
-            // A marker's temporary file also has the prefix.
+            // The temporary file of a marker or of a log also has the prefix.
             let ours = ownership::is_own_folder(&path) || (temp.is_some() && found.is_file());
             if !ours {
                 return None;

@@ -60,7 +60,7 @@ pub(crate) use crate::cache::inventory::CacheEntry;
 pub(crate) use crate::cache::lock::Lock;
 pub(crate) use crate::cache::usage::UnusedLock;
 
-/// Prefix of the temporary names: fetches, and markers before they are renamed.
+/// Prefix of temporary names: fetches, and markers and logs before they are renamed.
 const TEMP_PREFIX: &str = ".work-";
 
 /// The cache's folder for one runtime.

@@ -417,7 +417,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Code::Canceled`], [`Code::DeadlineExceeded`] and [`Code::Internal`] only.
+    /// [`Code::Canceled`], [`Code::DeadlineExceeded`], [`Code::Timeout`] and [`Code::Internal`] only.
     pub async fn diagnose(&self, timeout: Option<Duration>) -> Result<Diagnosis> {
         self.awaited(|done| self.start_diagnose(timeout, done))
             .await

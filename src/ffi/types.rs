@@ -295,7 +295,7 @@ pub struct mol_request {
     pub kind: mol_request_kind,
     /// Prune: how many of the newest images and trees of each runtime stay. 0: none for this reason.
     pub keep_per_runtime: u32,
-    /// Prune: images that were built or returned within this time stay, in milliseconds. 0: ten
+    /// Prune: images and trees that were built or used within this time stay, in milliseconds. 0: ten
     /// minutes; negative: none stays for this reason.
     pub keep_recent_ms: i64,
     /// Image and build log: the runtime.
@@ -357,7 +357,8 @@ impl mol_result {
 pub struct mol_event {
     /// See "Growth".
     pub size: usize,
-    /// The call; 0 if it belongs to several.
+    /// The call; for a build that several calls share, the one that started it. 0 for a "thinned" event
+    /// that counts events of several calls.
     pub call: mol_call,
     /// Counts the events of the client, from 1. Numbers of dropped events are left out.
     pub number: u64,

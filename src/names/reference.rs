@@ -114,8 +114,8 @@ impl Platform {
         &self.text
     }
 
-    /// Whether engines treat the two as equal: an architecture without a variant means its lowest one (containerd,
-    /// `platforms.Normalize`).
+    /// Whether engines treat the two as equal: an architecture without a variant means its default one: v1 for amd64,
+    /// v8 for arm64, v7 for arm (containerd, `platforms.Normalize`).
     pub(crate) fn is_same_as(&self, other: &str) -> bool {
         let normalized = |platform: &str| match platform.split_once('/') {
             Some((os, "amd64/v1")) => format!("{os}/amd64"),

@@ -107,7 +107,8 @@ impl OptionName {
             .find(|option| option.name() == name)
     }
 
-    /// Whether the option is read from the environment. The runtimes and the form of the tags are set in code only.
+    /// Whether the option is read from the environment. The allowlist, the form of the tags and the pins are set in code
+    /// only.
     const fn is_in_the_environment(self) -> bool {
         !matches!(self, Self::Runtimes | Self::TagArch | Self::Pins)
     }

@@ -268,8 +268,8 @@ impl Options {
         Ok(host.map(str::to_owned))
     }
 
-    /// Refuses a value with the token in it. For values that are part of image names or of every error, which are
-    /// not masked.
+    /// Refuses a value that contains the token: image names are never masked, and a masked URL would make every error
+    /// useless.
     fn without_token(&self, name: OptionName, value: &str) -> Result<()> {
         if !self.masker().finds_token_in(value) {
             return Ok(());

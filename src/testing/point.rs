@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! FAILPOINTS='tree-renamed=return(kill)'              killed there, without cleanup
-//! FAILPOINTS='pack-chunk=2*off->return(panic)'        a panic at the third pass
+//! FAILPOINTS='git-received=2*off->return(panic)'      a panic at the third pass
 //! FAILPOINTS='tree-renamed=sleep(2000)'               a pause of two seconds
 //! ```
 

@@ -1,9 +1,11 @@
 //! `.dockerignore`, with the rules of moby/patternmatcher.
 //!
-//! No builder applies the file to a context that is uploaded as an archive: the docker CLI applies it before it
-//! sends, and so does libmol. The rules are those of `patternmatcher` and its `ignorefile` package at v0.6: one
-//! pattern per line, cleaned and anchored at the root of the context; `*` and `?` do not match a `/`; `**` matches any
-//! number of folders; a pattern that matches a folder matches its entries; the last pattern that matches decides.
+//! The classic builder does not apply the file to an uploaded archive: the docker CLI applies it before it sends, and
+//! so does libmol. Buildah would apply it with its own rules; the parameter `excludes` prevents that.
+//!
+//! The rules are those of `patternmatcher` and its `ignorefile` package at v0.6: one pattern per line, cleaned and
+//! anchored at the root of the context; `*` and `?` do not match a `/`; `**` matches any number of folders; a pattern
+//! that matches a folder matches its entries; the last pattern that matches decides.
 //!
 //! One rule is stricter than in docker: an invalid pattern is always an error. Docker reports it only if a path is
 //! matched against that pattern.
