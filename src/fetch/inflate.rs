@@ -7,7 +7,6 @@ use std::os::unix::fs::FileExt;
 use gix::zlib::Decompress;
 use gix::zlib::stream::inflate;
 
-use crate::fetch::spool;
 use crate::fetch::store::Object;
 
 /// How much is read or written at once.
@@ -17,6 +16,13 @@ pub(super) const PIECE: usize = 64 << 10;
 #[derive(Default)]
 pub(super) struct Inflater {
     state: Decompress,
+}
+
+/// Implements [`Read::read`] for a [`BufRead`].
+pub(super) fn read_buffered(from: &mut impl BufRead, buffer: &mut [u8]) -> io::Result<usize> {
+    let length = from.fill_buf()?.read(buffer)?;
+    from.consume(length);
+    Ok(length)
 }
 
 /// Passes a part of a file to `out`, in pieces.
@@ -100,7 +106,7 @@ impl<'a> Deflated<'a> {
 
 impl Read for Deflated<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        spool::read_buffered(self, buffer)
+        read_buffered(self, buffer)
     }
 }
 

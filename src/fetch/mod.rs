@@ -16,7 +16,6 @@
 //! | `store.rs` | the objects of a pack, by id |
 //! | `tree.rs` | limits of a tree, checked before it is checked out |
 //! | `checkout.rs`, `attributes.rs`, `utf16.rs` | writing the files |
-//! | `spool.rs` | reading and creating the files in between |
 //!
 //! gix has the protocol, the hashes and most of the checkout. `docs/adr/0002` and `docs/adr/0005` say why the
 //! transport and the pack reader are not gix's (nor libgit2's, nor the git program).
@@ -29,7 +28,6 @@ mod inflate;
 mod negotiate;
 mod pack;
 mod resolve;
-mod spool;
 mod store;
 mod task;
 mod transport;

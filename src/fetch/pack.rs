@@ -19,8 +19,9 @@ use gix::zlib::Decompress;
 use gix::zlib::stream::inflate;
 
 use crate::event::human_bytes;
+use crate::fetch::inflate::read_buffered;
 use crate::fetch::resolve::BASE_IN_MEMORY;
-use crate::fetch::{delta, spool, tree};
+use crate::fetch::{delta, tree};
 
 /// The largest object, and so the largest file of a template.
 pub(super) const MAX_OBJECT: u64 = 512 << 20;
@@ -293,7 +294,7 @@ impl Stream<'_> {
 
 impl Read for Stream<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        spool::read_buffered(self, buffer)
+        read_buffered(self, buffer)
     }
 }
 

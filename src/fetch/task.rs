@@ -1,5 +1,6 @@
 //! The blocking side of a fetch: receive the pack, resolve it, check the tree, write the files.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -21,7 +22,7 @@ use crate::fetch::negotiate::SingleCommit;
 use crate::fetch::pack::{self, Counters, Pack};
 use crate::fetch::store::Store;
 use crate::fetch::transport::Wire;
-use crate::fetch::{Fetched, Request, StopOnDrop, checkout, failures, spool, tree};
+use crate::fetch::{Fetched, Request, StopOnDrop, checkout, failures, tree};
 use crate::names::reference::CommitSha;
 use crate::process::executor;
 use crate::process::memory::{self, Pool, Reserved};
@@ -123,7 +124,7 @@ impl FetchTask {
         // Before protocol version 2 a server lists all its branches. The commit is requested by its id.
         handshake.refs = None;
         let mut wants = SingleCommit(self.id()?);
-        let file = spool::create(&dir.path().join("pack"))
+        let file = File::create_new(dir.path().join("pack"))
             .map_err(|error| self.disk_failed(error, dir))?;
         let mut received = None;
         let outcome = gix::protocol::fetch(
@@ -193,7 +194,7 @@ impl FetchTask {
         let _memory = self.reserve(Pool::Step, pack.memory(workers))?;
         let resolved = pack.resolved_bytes();
         dir.disk().require(resolved, "the template's objects")?;
-        let file = spool::create(&dir.path().join("resolved"));
+        let file = File::create_new(dir.path().join("resolved"));
         let file = file.map_err(|error| self.disk_failed(error, dir))?;
         Store::new(pack, file, workers, &self.interrupted)
             .map_err(|failure| self.pack_failed(failure, dir))
@@ -234,7 +235,7 @@ impl FetchTask {
     /// Checks the commit out of a whole pack, for tests and benchmarks.
     #[cfg(feature = "internals")]
     pub(super) fn check_out_pack(&self, packed: &[u8], dir: &FetchDir) -> Result<u64> {
-        let file = spool::create(&dir.path().join("pack"))
+        let file = File::create_new(dir.path().join("pack"))
             .map_err(|error| self.disk_failed(error, dir))?;
         let counters = Counters::default();
         let pack = pack::receive(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::{Buf, Bytes};
 use reqwest::header::CONTENT_TYPE;
 
-use crate::fetch::spool;
+use crate::fetch::inflate::read_buffered;
 use crate::fetch::transport::exchange::Exchange;
 use crate::net::http::media_type;
 
@@ -106,7 +106,7 @@ pub(in crate::fetch) struct ResponseBody {
 
 impl Read for ResponseBody {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        spool::read_buffered(self, buffer)
+        read_buffered(self, buffer)
     }
 }
 
