@@ -241,8 +241,8 @@ func ParseGiteaBranchHeadSha(body []byte) (string, error) {
 		return "", &Error{
 			Code:    CodeBadResponse,
 			Message: fmt.Sprintf("gitea's answer about the branch %s", err),
-			Hint: "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX leads to a Gitea, and that no proxy or login page " +
-				"answers in its place",
+			Hint: "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea server, and that no proxy or " +
+				"login page is in between",
 		}
 	}
 	return sha, nil

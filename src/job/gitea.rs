@@ -17,7 +17,7 @@ use url::Url;
 use crate::error::{Code, Error, Result};
 use crate::names::reference::CommitSha;
 use crate::names::runtimes::Runtime;
-use crate::net::http::{Answer, Http, MAX_ANSWER};
+use crate::net::http::{Answer, HINT_NO_GITEA, Http, MAX_ANSWER};
 use crate::net::retry;
 use crate::options::Repository;
 use crate::redact::printable::quoted;
@@ -445,5 +445,5 @@ fn bad(url: &Url, what: &str) -> Error {
         Code::BadResponse,
         format!("{url} did not answer as Gitea does: {what}"),
     )
-    .hint("check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea, and that no proxy or login page stands in between")
+    .hint(HINT_NO_GITEA)
 }

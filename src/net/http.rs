@@ -319,8 +319,9 @@ const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or se
 const HINT_PROXY: &str = "check the proxy in HTTPS_PROXY or HTTP_PROXY, or name the server in NO_PROXY if it can be \
      reached without one";
 
-const HINT_NO_GITEA: &str =
-    "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea";
+/// The hint for an answer that is not from Gitea. Go has it too (`go/mol/gitea_url.go`).
+pub(crate) const HINT_NO_GITEA: &str = "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea \
+     server, and that no proxy or login page is in between";
 
 /// Refuses a compressed answer. The library requests none (it sends no `Accept-Encoding`), so that a few bytes cannot
 /// unpack to gigabytes.

@@ -14,11 +14,8 @@ use crate::fetch::transport::Wire;
 use crate::fetch::transport::refusal::Refusal;
 use crate::fetch::transport::streams::SharedExchange;
 use crate::job::gitea;
-use crate::net::http::{media_type, retry_after, uncompressed};
+use crate::net::http::{HINT_NO_GITEA, media_type, retry_after, uncompressed};
 use crate::net::retry;
-
-const HINT_NO_GIT: &str = "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a \
-     Gitea, and that no proxy or login page stands in between";
 
 /// Upper bound of what a server sends besides the pack: capabilities, refs (100,000 branches are 8 MiB), shallow
 /// commits and messages. Unlike the pack, all of it is kept in memory.
@@ -109,7 +106,7 @@ impl Exchange {
         }
         let limit = human_bytes(MAX_PREAMBLE);
         let text = format!("{url} sent more than {limit} that is not part of the pack");
-        Err(wire.fail(Error::new(Code::Fetch, text).hint(HINT_NO_GIT)))
+        Err(wire.fail(Error::new(Code::Fetch, text).hint(HINT_NO_GITEA)))
     }
 }
 
@@ -120,10 +117,10 @@ fn check_type(url: &Url, response: &reqwest::Response, kind: &str) -> Result<(),
     if !found.eq_ignore_ascii_case(wanted.as_bytes()) {
         let found = String::from_utf8_lossy(found);
         let text = format!("{url} did not answer as git does: it sent {found}, not {wanted}");
-        return Err(Error::new(Code::Fetch, text).hint(HINT_NO_GIT));
+        return Err(Error::new(Code::Fetch, text).hint(HINT_NO_GITEA));
     }
     uncompressed(response)
-        .map_err(|what| Error::new(Code::Fetch, format!("{url} {what}")).hint(HINT_NO_GIT))
+        .map_err(|what| Error::new(Code::Fetch, format!("{url} {what}")).hint(HINT_NO_GITEA))
 }
 
 impl Wire {
@@ -153,7 +150,7 @@ impl Wire {
             408 | 429 | 500..=599 => error(Code::Fetch)
                 .hint("try again later")
                 .retryable(retry),
-            _ => error(Code::Fetch).hint("check that the address is that of a Gitea"),
+            _ => error(Code::Fetch).hint(HINT_NO_GITEA),
         })
     }
 }
