@@ -68,17 +68,17 @@ impl Version {
     }
 }
 
-/// Why a request failed.
+/// Why a request failed. The text of an answer that is of no use follows a subject: "it", or the engine's address.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The engine, or a proxy in front of it, answered with an error.
-    #[error("it {0}")]
+    #[error("{0}")]
     Refused(Refusal),
     /// The answer is larger than the limit.
-    #[error("it sent more than {} in answer to {what}", human_bytes(*max as u64))]
+    #[error("sent more than {} in answer to {what}", human_bytes(*max as u64))]
     TooLarge { what: String, max: usize },
     /// The answer is not what the API specifies.
-    #[error("its answer to {what} cannot be read: {why}")]
+    #[error("sent an answer to {what} that cannot be read: {why}")]
     Unreadable { what: String, why: String },
     /// The connection failed before the end of the answer.
     #[error("{why}")]

@@ -24,7 +24,6 @@ pub(crate) use image::Found;
 pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
-use crate::event::human_bytes;
 use crate::names::reference::Platform;
 use crate::options::EngineSettings;
 use crate::process::outside_file::within;
@@ -98,7 +97,10 @@ impl Engine {
             };
             attempts.push(Attempt {
                 endpoint,
-                why: failure.to_string(),
+                why: match failure {
+                    Failure::Broken { .. } | Failure::Limit(_) => failure.to_string(),
+                    _ => format!("it {failure}"),
+                },
                 kind: match failure {
                     Failure::Broken { kind, .. } => kind,
                     _ => None,
@@ -247,28 +249,22 @@ fn choose_builder(settings: &EngineSettings, about: &About, api: Version) -> Bui
 }
 
 fn map_error(endpoint: &str, failure: &Failure) -> Error {
-    let engine = format!("the engine at {endpoint}");
-    let (message, hint) = match failure {
-        Failure::Refused(refusal) => {
-            let error = Error::new(Code::EngineUnreachable, format!("{engine} {refusal}"));
-            return error.hint(refusal.hint());
-        }
-        Failure::TooLarge { what, max } => (
-            format!(
-                "{engine} sent more than {} in answer to {what}",
-                human_bytes(*max as u64)
-            ),
-            "check that it is a container engine; docker system prune makes its lists shorter",
-        ),
-        Failure::Unreadable { what, why } => (
-            format!("{engine} sent an answer to {what} that cannot be read: {why}"),
-            "check that it is a container engine, and read its log",
-        ),
-        Failure::Broken { why, .. } => (
-            format!("{engine} cannot be reached: {why}"),
-            "check that it is running",
-        ),
+    let what = match failure {
         Failure::Limit(limit) => return limit.clone(),
+        Failure::Broken { why, .. } => format!("cannot be reached: {why}"),
+        answer => answer.to_string(),
     };
+    let hint = match failure {
+        Failure::Refused(refusal) => refusal.hint(),
+        Failure::TooLarge { .. } => {
+            "check that it is a container engine; docker system prune makes its lists shorter"
+                .to_owned()
+        }
+        Failure::Unreadable { .. } => {
+            "check that it is a container engine, and read its log".to_owned()
+        }
+        _ => "check that it is running".to_owned(),
+    };
+    let message = format!("the engine at {endpoint} {what}");
     Error::new(Code::EngineUnreachable, message).hint(hint)
 }
