@@ -253,23 +253,27 @@ pub(crate) fn causes<'e>(
     })
 }
 
-/// The texts of an error and its causes, outermost first, without those that an outer text already quotes.
+/// The texts of an error and its causes, as [`joined`] writes them.
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    // Some libraries end messages with a full stop. Each text is cleaned by itself, so that an escape sequence cannot
-    // span two of them.
-    let said = |error: &dyn std::error::Error| {
-        let text = error.to_string();
-        printable::line(text.trim_end_matches('.')).into_owned()
-    };
-    let mut text = said(error);
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = said(cause);
-        if !said.is_empty() && !text.contains(&said) {
-            text.push_str(": ");
+    joined(std::iter::successors(Some(error), |error| error.source()))
+}
+
+/// The texts of errors on one line, outermost first, without those that an outer text already quotes.
+pub(crate) fn joined<'e>(
+    errors: impl Iterator<Item = &'e (dyn std::error::Error + 'static)>,
+) -> String {
+    let mut text = String::new();
+    for error in errors {
+        // Some libraries end messages with a full stop. Each text is cleaned by itself, so that an escape sequence
+        // cannot span two of them.
+        let said = error.to_string();
+        let said = printable::line(said.trim_end_matches('.'));
+        if !text.contains(&*said) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
             text.push_str(&said);
         }
-        source = cause.source();
     }
     text
 }

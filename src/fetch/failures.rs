@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use gix::progress::MessageLevel;
 
 use crate::cache::FetchDir;
-use crate::error::{Code, Error, chain};
+use crate::error::{Code, Error, chain, joined};
 use crate::event::human_bytes;
 use crate::fetch::task::FetchTask;
 use crate::fetch::{checkout, pack, tree};
@@ -137,7 +137,9 @@ impl FetchTask {
         if let Some(limit) = self.limit_reached(error, dir, size) {
             return limit;
         }
-        let why = self.server_error().unwrap_or_else(|| gix_chain(error));
+        let why = self
+            .server_error()
+            .unwrap_or_else(|| joined(error.iter_errors()));
         let (commit, url) = (&self.commit, &self.url);
         let text = format!("the commit {commit} of {url} {what}: {why}");
         Error::new(Code::Fetch, text).hint(self.wire.retry_hint)
@@ -185,16 +187,4 @@ impl FetchTask {
         let last = printable::line(failures.next_back()?.message.trim());
         (!last.is_empty()).then(|| format!("the server says: {last}"))
     }
-}
-
-/// The gix error chain as one line, outermost first, duplicates removed.
-fn gix_chain(error: &gix::Error) -> String {
-    let mut texts: Vec<String> = Vec::new();
-    for error in error.iter_errors() {
-        let text = printable::line(&error.to_string()).into_owned();
-        if !text.is_empty() && !texts.iter().any(|before| before.contains(&text)) {
-            texts.push(text);
-        }
-    }
-    texts.join(": ")
 }
