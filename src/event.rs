@@ -222,7 +222,7 @@ impl Event {
             kind,
             span: kind.span(),
             message: message.into(),
-            time_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+            time_unix_ms: millis(now),
             ..Self::default()
         }
     }
@@ -433,7 +433,8 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     }
 }
 
-fn millis(took: Duration) -> u64 {
+/// A duration in milliseconds.
+pub(crate) fn millis(took: Duration) -> u64 {
     u64::try_from(took.as_millis()).unwrap_or(u64::MAX)
 }
 

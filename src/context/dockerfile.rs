@@ -2,6 +2,7 @@
 //! parses the Dockerfile itself: nothing here affects the image.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::str::FromStr;
 
 use parse_dockerfile::{Flag, Instruction, Span};
 
@@ -162,7 +163,7 @@ impl Dockerfile {
         let named = |stage: &String| stage.eq_ignore_ascii_case(name);
         let numbered = || match name.strip_prefix("stage-") {
             Some(index) => index.parse().ok(),
-            None => fraction(name)?.0.checked_sub(1),
+            None => fraction::<usize>(name)?.0.checked_sub(1),
         };
         self.stages.iter().position(named).or_else(numbered)
     }
@@ -178,7 +179,7 @@ fn short(line: &str) -> &str {
 }
 
 /// Parses `2/5`.
-fn fraction(text: &str) -> Option<(usize, usize)> {
+pub(crate) fn fraction<T: FromStr>(text: &str) -> Option<(T, T)> {
     let (number, of) = text.split_once('/')?;
     Some((number.parse().ok()?, of.parse().ok()?))
 }

@@ -23,7 +23,7 @@ use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile, registry};
+pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile, fraction, registry};
 pub(crate) use dockerignore::Patterns;
 pub(crate) use include::Includes;
 pub(crate) use walk::{Filter, Kind, Stop, walk};

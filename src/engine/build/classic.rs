@@ -8,6 +8,7 @@
 
 use std::time::Instant;
 
+use crate::context::fraction;
 use crate::engine::build::Builder;
 use crate::engine::build::lines::Lines;
 use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, Step, YIELD_AFTER};
@@ -287,11 +288,6 @@ fn step(line: &str) -> Option<(Position, Step)> {
         name,
     };
     Some((position, step))
-}
-
-fn fraction(text: &str) -> Option<(u32, u32)> {
-    let (number, total) = text.split_once('/')?;
-    Some((number.parse().ok()?, total.parse().ok()?))
 }
 
 #[cfg(test)]

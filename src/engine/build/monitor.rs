@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::context::Sent;
 use crate::engine::build::pull::{LayerStatus, Pull};
 use crate::error::{Code, Error, FailedBuild, Result};
-use crate::event::{Event, Kind, human_bytes, human_duration, human_files};
+use crate::event::{Event, Kind, human_bytes, human_duration, human_files, millis};
 
 /// How many lines of output are kept for the error of a failed build.
 const TAIL_LINES: usize = 50;
@@ -397,10 +397,6 @@ fn step_event(step: &Step, kind: Kind, message: String) -> Event {
         step_name: Some(step.name.clone()),
         ..Event::new(kind, message)
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::engine::build::monitor::Step;
-use crate::event::{Event, Kind, human_bytes};
+use crate::event::{Event, Kind, human_bytes, millis};
 
 /// The most layers of one pull that are reported. An image cannot have so many.
 const MAX_LAYERS: usize = 1024;
@@ -128,7 +128,7 @@ impl Pull {
         };
         Event {
             bytes: (bytes > 0).then_some(bytes),
-            duration_ms: u64::try_from(self.started.elapsed().as_millis()).ok(),
+            duration_ms: Some(millis(self.started.elapsed())),
             ..event(Kind::PullDone, &self.step, &what)
         }
     }
@@ -167,6 +167,6 @@ impl Layer {
 /// The average, once there is enough time to tell.
 fn rate(bytes: u64, time: Duration) -> Option<u64> {
     const SHORTEST: Duration = Duration::from_millis(100);
-    let millis = u64::try_from(time.as_millis()).ok()?;
-    (bytes > 0 && time >= SHORTEST).then(|| (bytes.saturating_mul(1000) / millis).min(MAX_BYTES))
+    (bytes > 0 && time >= SHORTEST)
+        .then(|| (bytes.saturating_mul(1000) / millis(time)).min(MAX_BYTES))
 }
