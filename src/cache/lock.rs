@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
 
 use crate::cache::Cache;
+use crate::cache::files::FLAGS;
 use crate::cache::lock_file::{self, Locked};
 use crate::error::Result;
 use crate::names::reference::CommitSha;
@@ -87,7 +88,7 @@ impl Cache {
     pub(crate) fn is_locked(&self, short: &str) -> bool {
         let file = OpenOptions::new()
             .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .custom_flags(FLAGS)
             .open(self.lock_path(short));
         file.is_ok_and(lock_file::is_locked)
     }

@@ -20,8 +20,8 @@ const WRITABLE_BY_ALL: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 
 /// The owner (`nobody`) that a user namespace shows for files of users that it does not map, such as the machine's
-/// root.
-const OVERFLOW_UID: u32 = 65534;
+/// root (user_namespaces(7)).
+pub(crate) const OVERFLOW_UID: u32 = 65534;
 
 const OWN_CACHE: &str = "set MOLECULE_LOCAL_BUILD_CACHE to a folder of your own";
 

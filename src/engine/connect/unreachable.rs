@@ -8,6 +8,7 @@ use std::path::Path;
 
 use rustix::process::{getegid, geteuid, getgroups};
 
+use crate::cache::ownership::OVERFLOW_UID;
 use crate::engine::connect::endpoint::{Address, Endpoint};
 use crate::engine::connect::places::SetUp;
 use crate::error::{Code, Error};
@@ -22,9 +23,6 @@ const HINT_SILENT: &str = "check that it is a container engine; restart it, or r
 
 /// The most bytes of /etc/passwd and /etc/group.
 const MAX_ACCOUNTS: usize = 1 << 20;
-
-/// The owner that a user namespace shows for a file of a user that it does not know (user_namespaces(7)).
-const UNKNOWN_OWNER: u32 = 65_534;
 
 /// An endpoint that did not answer as an engine does.
 #[derive(Clone, Debug)]
@@ -229,7 +227,7 @@ impl Access {
         let own = "rootless Docker or Podman (dockerd-rootless-setuptool.sh install, or systemctl --user start \
                    podman.socket)";
         let ids = [Some(self.uid), self.group.as_ref().map(|group| group.id)];
-        if ids.contains(&Some(UNKNOWN_OWNER)) {
+        if ids.contains(&Some(OVERFLOW_UID)) {
             return "its owner is unknown in this user namespace: use the socket of an engine of the user who started \
                     this container"
                 .to_owned();
@@ -539,8 +537,8 @@ mod tests {
                 "run as the user 1000, or use rootless",
             ),
             (
-                UNKNOWN_OWNER,
-                Some((UNKNOWN_OWNER, Some("nogroup"))),
+                OVERFLOW_UID,
+                Some((OVERFLOW_UID, Some("nogroup"))),
                 "only root and the user 65534",
                 "its owner is unknown in this user namespace",
             ),
