@@ -95,9 +95,7 @@ mod tests {
     use futures_util::future::join_all;
     use tokio::sync::Notify;
 
-    fn block_on<T>(work: impl Future<Output = T>) -> T {
-        crate::process::executor::runtime().unwrap().block_on(work)
-    }
+    use crate::process::executor::block_on;
 
     #[test]
     fn callers_during_a_request_share_the_next_one() {

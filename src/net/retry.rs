@@ -63,6 +63,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::executor::block_on;
     use std::cell::Cell;
     use std::sync::Arc;
 
@@ -70,20 +71,18 @@ mod tests {
 
     fn tries(failures: usize, retry: Retry) -> (Result<()>, usize) {
         let made = Cell::new(0);
-        let result = crate::process::executor::runtime()
-            .unwrap()
-            .block_on(async {
-                let emit: Sink = Arc::new(|_| {});
-                transient(&emit, || async {
-                    made.set(made.get() + 1);
-                    if made.get() <= failures {
-                        Err(Error::new(Code::GiteaUnreachable, "not now").retryable(retry))
-                    } else {
-                        Ok(())
-                    }
-                })
-                .await
-            });
+        let result = block_on(async {
+            let emit: Sink = Arc::new(|_| {});
+            transient(&emit, || async {
+                made.set(made.get() + 1);
+                if made.get() <= failures {
+                    Err(Error::new(Code::GiteaUnreachable, "not now").retryable(retry))
+                } else {
+                    Ok(())
+                }
+            })
+            .await
+        });
         (result, made.get())
     }
 

@@ -45,6 +45,12 @@ pub(crate) fn runtime() -> Result<&'static Runtime> {
     RUNTIME.get_or_try_init(start_runtime)
 }
 
+/// Runs a future of a test to its end.
+#[cfg(test)]
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    runtime().unwrap().block_on(work)
+}
+
 fn start_runtime() -> Result<Runtime> {
     signals::remember_host();
     check_threads(WORKERS + 1)?;
@@ -348,12 +354,10 @@ mod tests {
                 Ok(number)
             })
         });
-        let done = runtime()
-            .unwrap()
-            .block_on(futures_util::future::try_join_all(work));
+        let done = block_on(futures_util::future::try_join_all(work));
         assert_eq!(done.unwrap(), (0..200).collect::<Vec<_>>());
         tasks.close();
-        runtime().unwrap().block_on(tasks.wait());
+        block_on(tasks.wait());
     }
 
     #[test]
@@ -365,7 +369,7 @@ mod tests {
             sender.send(()).map_err(|_| Error::canceled())
         }));
         tasks.close();
-        runtime().unwrap().block_on(tasks.wait());
+        block_on(tasks.wait());
         done.try_recv().unwrap();
     }
 }

@@ -99,6 +99,7 @@ impl Drop for Reserved {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::executor::block_on;
 
     use futures_util::FutureExt;
 
@@ -111,20 +112,18 @@ mod tests {
 
     #[test]
     fn a_reservation_waits_until_the_memory_is_free() {
-        crate::process::executor::runtime()
-            .unwrap()
-            .block_on(async {
-                let most = reserve(Pool::Step, 8 * (LIMIT / 16), LIMIT, "a test")
-                    .await
-                    .unwrap();
-                let mut waits = Box::pin(step(2));
-                assert!((&mut waits).now_or_never().is_none());
-                // The other pool is not affected.
-                let other = reserve(Pool::Objects, 1, LIMIT, "a test").now_or_never();
-                assert!(other.unwrap().is_ok());
-                drop(most);
-                waits.await.unwrap();
-            });
+        block_on(async {
+            let most = reserve(Pool::Step, 8 * (LIMIT / 16), LIMIT, "a test")
+                .await
+                .unwrap();
+            let mut waits = Box::pin(step(2));
+            assert!((&mut waits).now_or_never().is_none());
+            // The other pool is not affected.
+            let other = reserve(Pool::Objects, 1, LIMIT, "a test").now_or_never();
+            assert!(other.unwrap().is_ok());
+            drop(most);
+            waits.await.unwrap();
+        });
     }
 
     #[test]

@@ -377,6 +377,7 @@ mod tests {
 
     use super::*;
     use crate::context::Sent;
+    use crate::process::executor::block_on;
 
     /// Encodes a `StatusResponse` of these fields.
     fn message(fields: impl IntoIterator<Item = (u8, Vec<u8>)>) -> Vec<u8> {
@@ -413,9 +414,7 @@ mod tests {
         let sent = Arc::new(Sent::default());
         let mut monitor = BuildMonitor::new(sent, std::time::Duration::from_secs(240), &emit);
         let update = graph.update(message, &mut monitor);
-        crate::process::executor::runtime()
-            .unwrap()
-            .block_on(update)
+        block_on(update)
     }
 
     #[test]

@@ -216,6 +216,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::process::executor::block_on;
 
     /// Settings with this `config.json`, and a helper that is this shell script.
     fn user(config: impl AsRef<[u8]>, helper: &str) -> (tempfile::TempDir, EngineSettings) {
@@ -257,10 +258,6 @@ mod tests {
         let emit: Sink = Arc::new(|event| panic!("{event:?}"));
         let credentials = Credentials::new(settings, registries, TaskTracker::new(), emit);
         (dir, credentials)
-    }
-
-    fn block_on<T>(work: impl Future<Output = T>) -> T {
-        crate::process::executor::runtime().unwrap().block_on(work)
     }
 
     #[test]
