@@ -21,10 +21,9 @@ pub(crate) struct SharedBuilds<T> {
 
 #[derive(Debug)]
 struct SharedBuild<T> {
-    /// Distinguishes a build from a later one of the same image.
-    id: u64,
     waiters: usize,
     cancel: CancellationToken,
+    /// Its channel also tells the build from a later one of the same image.
     result: watch::Receiver<Option<Result<T>>>,
 }
 
@@ -32,7 +31,6 @@ struct SharedBuild<T> {
 pub(crate) struct Waiter<T: Clone + Send + Sync + 'static> {
     builds: SharedBuilds<T>,
     key: String,
-    id: u64,
     result: watch::Receiver<Option<Result<T>>>,
     /// True for the caller that started the build.
     pub(crate) first: bool,
@@ -68,15 +66,13 @@ impl<T: Clone + Send + Sync + 'static> SharedBuilds<T> {
         let mut builds = self.lock();
         if let Some(build) = builds.get_mut(key) {
             build.waiters += 1;
-            return self.waiter(key, build.id, build.result.clone(), false);
+            return self.waiter(key, build.result.clone(), false);
         }
         let cancel = CancellationToken::new();
         let (sender, result) = watch::channel(None);
-        let id = next_id();
         builds.insert(
             key.to_owned(),
             SharedBuild {
-                id,
                 waiters: 1,
                 cancel: cancel.clone(),
                 result: result.clone(),
@@ -85,7 +81,7 @@ impl<T: Clone + Send + Sync + 'static> SharedBuilds<T> {
         drop(builds);
 
         let work = panics::catch_future(work());
-        let (builds, task_key) = (self.clone(), key.to_owned());
+        let (builds, task_key, own) = (self.clone(), key.to_owned(), result.clone());
         tasks.spawn(async move {
             let result = tokio::select! {
                 biased;
@@ -94,31 +90,30 @@ impl<T: Clone + Send + Sync + 'static> SharedBuilds<T> {
             };
             // Removed first: a caller that comes now asks the engine again, and does not get a result that is older
             // than its call.
-            builds.remove(&task_key, id);
+            builds.remove(&task_key, &own);
             sender.send_replace(Some(result));
         });
-        self.waiter(key, id, result, true)
+        self.waiter(key, result, true)
     }
 
     fn waiter(
         &self,
         key: &str,
-        id: u64,
         result: watch::Receiver<Option<Result<T>>>,
         first: bool,
     ) -> Waiter<T> {
         Waiter {
             builds: self.clone(),
             key: key.to_owned(),
-            id,
             result,
             first,
         }
     }
 
-    fn remove(&self, key: &str, id: u64) {
+    fn remove(&self, key: &str, result: &watch::Receiver<Option<Result<T>>>) {
         let mut builds = self.lock();
-        if builds.get(key).is_some_and(|build| build.id == id) {
+        let found = builds.get(key);
+        if found.is_some_and(|build| build.result.same_channel(result)) {
             builds.remove(key);
         }
     }
@@ -141,7 +136,8 @@ impl<T: Clone + Send + Sync + 'static> Waiter<T> {
 impl<T: Clone + Send + Sync + 'static> Drop for Waiter<T> {
     fn drop(&mut self) {
         let mut builds = self.builds.lock();
-        let Some(build) = builds.get_mut(&self.key).filter(|f| f.id == self.id) else {
+        let found = builds.get_mut(&self.key);
+        let Some(build) = found.filter(|build| build.result.same_channel(&self.result)) else {
             return;
         };
         build.waiters -= 1;
@@ -152,12 +148,6 @@ impl<T: Clone + Send + Sync + 'static> Drop for Waiter<T> {
     }
 }
 
-fn next_id() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,10 +155,7 @@ mod tests {
     use std::time::Duration;
 
     use crate::error::Code;
-
-    fn block_on<T>(work: impl Future<Output = T>) -> T {
-        crate::process::executor::runtime().unwrap().block_on(work)
-    }
+    use crate::process::executor::block_on;
 
     #[test]
     fn a_thousand_callers_share_one_build() {
@@ -270,12 +257,12 @@ mod tests {
         block_on(async {
             let (builds, tasks) = (SharedBuilds::default(), TaskTracker::new());
             let (early, _) = waiting(&builds, &tasks);
-            let ended = early.id;
+            let ended = early.result.clone();
             drop(early);
             let (later, end) = waiting(&builds, &tasks);
             assert!(later.first, "what is cancelled is not joined");
             // What the task of the earlier one does at its end.
-            builds.remove("key", ended);
+            builds.remove("key", &ended);
             let (joined, _) = waiting(&builds, &tasks);
             assert!(!joined.first);
             end.cancel();
