@@ -72,6 +72,11 @@ pub(crate) struct Context {
     pub(crate) stop: Stop,
 }
 
+/// The name of the template in errors.
+pub(crate) fn described(tree: &Path) -> String {
+    format!("the template in {}", tree.display())
+}
+
 /// Counts what was sent so far, for progress.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::cache::{Cache, Lock};
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::engine::{Build, Engine, Found};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
@@ -266,7 +266,7 @@ async fn build(
     emit: &Sink,
 ) -> Result<()> {
     let (path, time) = (checkout.tree.path.clone(), checkout.tree.commit_time);
-    let what = format!("the template in {}", path.display());
+    let what = context::described(&path);
     let (received, warn) = (checkout.received.clone(), Arc::clone(emit));
     let pin = shared.settings.runtime_version_pin;
     let open = move || {

@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Engine;
-use crate::context::{Context, DOCKERFILE, Dockerfile};
+use crate::context::{Context, DOCKERFILE, Dockerfile, described};
 use crate::engine::connect::request::{Failure, Info, post, send};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
@@ -166,7 +166,7 @@ impl Engine {
             let (context, build_args) = (Arc::clone(&context), build.build_args.clone());
             move || Ok(context.dockerfile(&build_args))
         };
-        let dockerfile = within(tasks, Code::Cache, &described(&context), read).await?;
+        let dockerfile = within(tasks, Code::Cache, &described(&context.tree), read).await?;
         let services = SessionServices {
             context: Arc::clone(&context),
             credentials: Credentials::new(
@@ -291,7 +291,7 @@ impl Engine {
                 false => Ok((context.classic_filter()?, None)),
             }
         };
-        let read = within(&tasks, Code::Cache, &described(&context), read).await;
+        let read = within(&tasks, Code::Cache, &described(&context.tree), read).await;
         let (filter, excludes) = read.map_err(Failure::Local)?;
         let options = build.options().version(BuilderVersion::BuilderV1);
         let mut request = self
@@ -347,11 +347,6 @@ impl Build<'_> {
             .rm(true)
             .forcerm(true)
     }
-}
-
-/// The name of the template in errors.
-fn described(context: &Context) -> String {
-    format!("the template in {}", context.tree.display())
 }
 
 fn broken(error: impl std::error::Error + 'static) -> Failure {
