@@ -112,6 +112,14 @@ pub(super) struct Component {
     pub(super) version: String,
 }
 
+impl About {
+    /// Podman's component, if this is Podman.
+    pub(super) fn podman(&self) -> Option<&Component> {
+        let mut components = self.components.0.iter();
+        components.find(|component| component.name.contains("Podman"))
+    }
+}
+
 /// The API of one engine.
 #[derive(Clone, Debug)]
 pub(super) struct Api {

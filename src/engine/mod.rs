@@ -176,11 +176,8 @@ impl Engine {
 
     /// The name and version for people.
     pub(crate) fn description(&self) -> String {
-        let components = self.about.components.0.iter();
-        let podman = components
-            .filter(|component| component.name.contains("Podman"))
-            .map(|component| format!("Podman {}", component.version))
-            .next();
+        let podman = self.about.podman();
+        let podman = podman.map(|podman| format!("Podman {}", podman.version));
         let docker = || {
             let version = self.about.version.as_deref().unwrap_or("(unknown version)");
             format!("Docker Engine {version}")
@@ -237,9 +234,7 @@ impl Engine {
 /// BuildKit if the engine has it. The API version decides: `_ping` does not always report BuildKit, and Podman's
 /// API accepts requests for BuildKit although it has none.
 fn choose_builder(settings: &EngineSettings, about: &About, api: Version) -> Builder {
-    let mut components = about.components.0.iter();
-    let podman = components.any(|component| component.name.contains("Podman"));
-    if podman {
+    if about.podman().is_some() {
         Builder::Buildah
     } else if settings.classic_builder || api < BUILDKIT_API {
         Builder::Classic
