@@ -391,7 +391,7 @@ pub(super) fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value).map_err(|error| {
         Error::new(
             Code::Internal,
-            format!("cannot be written as JSON: {error}"),
+            format!("the result cannot be written as JSON: {error}"),
         )
     })
 }

@@ -90,8 +90,9 @@ impl Exchange {
         let response = self.response()?;
         let chunk = wire.wait(url.as_str(), async {
             response.chunk().await.map_err(|error| {
-                Error::new(Code::Fetch, format!("{url} broke off: {}", chain(&error)))
-                    .hint("try again; the connection to the template server was lost")
+                let text = format!("the connection to {url} was lost: {}", chain(&error));
+                Error::new(Code::Fetch, text)
+                    .hint("try again")
                     .retryable(Retry::Soon)
             })
         })?;
