@@ -173,7 +173,7 @@ fn list(name: &'static str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_static_library_shows_the_linker_exactly_the_functions_of_the_header() {
+fn the_static_library_exports_exactly_the_header_functions() {
     let mut readelf = Command::new("readelf");
     readelf
         .args(["--symbols", "--wide"])

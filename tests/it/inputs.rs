@@ -325,7 +325,7 @@ fn without_an_engine_all_tried_sockets_are_listed() {
 }
 
 #[test]
-fn a_socket_that_the_user_may_not_open_is_reported_with_the_command_that_lets_him() {
+fn a_denied_socket_is_reported_with_the_command_that_grants_access() {
     let env = TestEnv::new();
     env.template("hermes", dockerfile(PLAIN));
     let socket = env.scratch().join("engine.sock");

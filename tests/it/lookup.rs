@@ -292,7 +292,7 @@ fn a_long_commit_message_does_not_fail_the_lookup() {
 }
 
 #[test]
-fn a_long_commit_message_among_hundreds_of_branches_does_not_fail_the_lookup() {
+fn a_long_commit_message_among_many_branches_does_not_fail_the_lookup() {
     for branch in ["main", "feature/größe#1"] {
         let env = TestEnv::new();
         let repository = env.server.template("hermes");

@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_nobody_serves_is_no_sign_of_an_engine() {
+    fn a_stale_socket_does_not_prove_an_engine() {
         let home = home(&[]);
         fs::create_dir_all(home.path().join(ORBSTACK)).unwrap();
         let settings = EngineSettings::default();

@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_lasting_reason_to_keep_an_image_is_reported() {
+    fn the_first_matching_reason_to_keep_an_image_is_reported() {
         let why = |change: fn(&mut FoundImage), newest| {
             let mut found = image(&[PINNED], None);
             change(&mut found);

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_hub_has_several_names_other_registries_one() {
+    fn docker_hub_aliases_share_one_login() {
         let config = r#"{"auths": {
             "https://index.docker.io/v1/": {"username": "me", "password": "hub"},
             "registry.example": {"username": "me", "password": "named"},
