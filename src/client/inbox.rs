@@ -147,7 +147,7 @@ impl Inbox {
         }
         if state.readiness.is_none() {
             state.readiness = Some(Readiness::new().map_err(no_descriptor)?);
-            state.show();
+            state.update_readiness();
         }
         let descriptor = state.readiness.as_ref().map(Readiness::descriptor);
         descriptor.ok_or_else(Error::canceled)
@@ -159,7 +159,7 @@ impl Inbox {
         state.closed = true;
         // Wakes a thread that polls the descriptor. It is closed here and not when the inbox is dropped, because
         // readers that have not returned yet still hold the inbox.
-        state.show();
+        state.update_readiness();
         *state = State {
             closed: true,
             ..State::default()
@@ -175,7 +175,7 @@ impl Inbox {
             return;
         }
         change(&mut state);
-        state.show();
+        state.update_readiness();
         drop(state);
         condition.notify_all();
     }
@@ -193,7 +193,7 @@ impl Inbox {
                 return Taken::Closed;
             }
             if let Some(item) = pick(&mut state) {
-                state.show();
+                state.update_readiness();
                 return Taken::Item(item);
             }
             state = match deadline {
@@ -241,7 +241,7 @@ impl State {
     }
 
     /// Makes the descriptor, if there is one, readable or not.
-    fn show(&mut self) {
+    fn update_readiness(&mut self) {
         let waiting = !self.ended.is_empty() || !self.events.is_empty();
         if let Some(readiness) = &mut self.readiness {
             readiness.set(waiting || self.closed);

@@ -83,7 +83,7 @@ impl Engine {
         let mut attempts = Vec::new();
         for mut endpoint in endpoint::resolve(settings, tasks).await? {
             if let Address::Ssh(destination) = &mut endpoint.address {
-                destination.count(tasks);
+                destination.track_in(tasks);
             }
             let attempt = Self::try_connect(&endpoint, settings);
             let failure = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {

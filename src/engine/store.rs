@@ -185,7 +185,7 @@ impl Engine {
     }
 
     /// The names of all containers, running or not, by the id of their image.
-    pub(crate) async fn users(&self) -> Result<HashMap<String, Vec<String>>> {
+    pub(crate) async fn containers_by_image(&self) -> Result<HashMap<String, Vec<String>>> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Container {

@@ -52,7 +52,7 @@ struct Commit {
 /// `GET /repos/{owner}/{repo}/git/refs/{ref}` (`modules/structs/repo_ref.go`).
 #[derive(Deserialize)]
 #[serde(untagged, expecting = "expected a reference, or a list of references")]
-enum References {
+enum RefsAnswer {
     One(Object<Reference>),
     Many(Vec<Object<Reference>>),
 }
@@ -61,11 +61,11 @@ enum References {
 struct Reference {
     #[serde(rename = "ref")]
     name: String,
-    object: Object<Target>,
+    object: Object<GitObject>,
 }
 
 #[derive(Deserialize)]
-struct Target {
+struct GitObject {
     sha: String,
 }
 
@@ -189,8 +189,8 @@ async fn head_of_ref(http: &Http, repository: &Repository, branch: &str) -> Resu
         _ => {}
     }
     let found = match parse(&url, expect_ok(&url, answer, http.has_token())?)? {
-        References::One(Object(found)) => vec![found],
-        References::Many(found) => found.into_iter().map(|Object(found)| found).collect(),
+        RefsAnswer::One(Object(found)) => vec![found],
+        RefsAnswer::Many(found) => found.into_iter().map(|Object(found)| found).collect(),
     };
     let wanted = format!("refs/heads/{branch}");
     let Some(found) = found.into_iter().find(|found| found.name == wanted) else {
@@ -214,7 +214,7 @@ async fn head_of_tree(http: &Http, repository: &Repository, branch: &str) -> Res
     url.set_path(&format!("{}/git/trees/{name}", url.path()));
     url.set_query(Some("per_page=1"));
     let answer = http.get_api(&url).await?;
-    let Object(tree): Object<Target> = parse(&url, expect_ok(&url, answer, http.has_token())?)?;
+    let Object(tree): Object<GitObject> = parse(&url, expect_ok(&url, answer, http.has_token())?)?;
     Ok(Head {
         branch: branch.to_owned(),
         commit: commit_id(&url, "sha", &tree.sha)?,

@@ -59,7 +59,7 @@ impl Shared {
 
     /// Warns if the token goes over the network unencrypted.
     pub(crate) fn warn_of_plain_text(&self, emit: &Sink) {
-        if let Some(server) = self.http.plain_text() {
+        if let Some(server) = self.http.take_plain_text_warning() {
             let message = format!("the token goes to {server} in plain text");
             let hint = "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
             emit(Event::warning(message, hint));

@@ -224,7 +224,7 @@ impl Isolation {
     fn tag_suffix(&self) -> String {
         match self.0.as_str() {
             "" => String::new(),
-            token => format!("--{token}"),
+            isolation => format!("--{isolation}"),
         }
     }
 }
@@ -313,12 +313,12 @@ impl LocalName {
             .strip_prefix("/workspace-template-")?;
         let runtime = runtimes.find(runtime)?.clone();
         // No part of a platform is empty, so the isolation starts at the first "--".
-        let (tag, token) = match tag.split_once("--") {
-            Some((tag, token)) if !token.is_empty() => (tag, token),
+        let (tag, found) = match tag.split_once("--") {
+            Some((tag, found)) if !found.is_empty() => (tag, found),
             Some(_) => return None,
             None => (tag, ""),
         };
-        if token != isolation.0 {
+        if found != isolation.0 {
             return None;
         }
         let (version, platform) = tag.split_at(tag.find('-').unwrap_or(tag.len()));

@@ -137,7 +137,7 @@ impl Http {
 
     /// The server, if the token is sent to another machine without TLS. Only the first call returns it, so that there is
     /// one warning.
-    pub(crate) fn plain_text(&self) -> Option<String> {
+    pub(crate) fn take_plain_text_warning(&self) -> Option<String> {
         (self.is_plain_text && !self.token.is_empty() && !self.warned.swap(true, Ordering::Relaxed))
             .then(|| self.origin.ascii_serialization())
     }

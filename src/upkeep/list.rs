@@ -147,7 +147,7 @@ async fn images(shared: &Shared) -> Result<Vec<FoundImage>> {
     if named.is_empty() {
         return Ok(Vec::new());
     }
-    let (users, shared_bytes) = tokio::join!(engine.users(), engine.shared_bytes());
+    let (users, shared_bytes) = tokio::join!(engine.containers_by_image(), engine.shared_bytes());
     let users = users?;
     let mut images = Vec::with_capacity(named.len());
     for (stored, names) in named {

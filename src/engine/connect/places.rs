@@ -18,12 +18,12 @@ pub(in crate::engine) struct Place {
     pub(in crate::engine) engine: &'static str,
     /// The command that starts the engine.
     pub(in crate::engine) start: &'static str,
-    /// What an engine that was set up has left.
-    sign: Sign,
+    /// A path that exists if the engine is set up.
+    set_up_path: SetUpPath,
 }
 
 #[derive(Clone, Debug)]
-struct Sign {
+struct SetUpPath {
     path: PathBuf,
     /// Below the home folder: the engine of this user.
     is_own: bool,
@@ -40,8 +40,8 @@ pub(super) enum SetUp {
 impl Place {
     /// Looks at the disk.
     pub(super) fn set_up(&self) -> SetUp {
-        match self.sign.path.exists() {
-            true if self.sign.is_own => SetUp::ForThisUser,
+        match self.set_up_path.path.exists() {
+            true if self.set_up_path.is_own => SetUp::ForThisUser,
             true => SetUp::OnThisMachine,
             false => SetUp::No,
         }
@@ -79,7 +79,7 @@ const PLACES: [(Below, &str, &str, &str, &str); 12] = [
 /// All places for these settings, in the order in which they are tried.
 pub(super) fn all(settings: &EngineSettings) -> Vec<Place> {
     let home = settings.home.as_deref();
-    let place = |(below, socket, engine, start, sign): (_, _, _, _, &str)| {
+    let place = |(below, socket, engine, start, set_up_path): (_, _, _, _, &str)| {
         let folder = match below {
             Root => Path::new("/"),
             RuntimeDir => settings.runtime_dir.as_deref()?,
@@ -89,10 +89,10 @@ pub(super) fn all(settings: &EngineSettings) -> Vec<Place> {
             socket: folder.join(socket),
             engine,
             start,
-            sign: Sign {
+            set_up_path: SetUpPath {
                 // Joining an absolute path returns it.
-                path: home.unwrap_or(Path::new("/")).join(sign),
-                is_own: !sign.starts_with('/'),
+                path: home.unwrap_or(Path::new("/")).join(set_up_path),
+                is_own: !set_up_path.starts_with('/'),
             },
         })
     };

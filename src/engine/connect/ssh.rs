@@ -97,7 +97,7 @@ impl Destination {
     }
 
     /// Counts every ssh process in `tasks` until it ends.
-    pub(in crate::engine) fn count(&mut self, tasks: &TaskTracker) {
+    pub(in crate::engine) fn track_in(&mut self, tasks: &TaskTracker) {
         self.tasks = tasks.clone();
     }
 

@@ -295,7 +295,7 @@ async fn inspect_again(
     reference: &str,
 ) -> Result<Option<FoundImage>> {
     let engine = shared.engine().await?;
-    let users = engine.users().await?;
+    let users = engine.containers_by_image().await?;
     let Some(now) = engine.find(reference).await? else {
         return Ok(None);
     };
