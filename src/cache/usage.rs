@@ -14,7 +14,7 @@ use crate::cache::sweep::{DAY, is_older};
 use crate::error::Result;
 use crate::names::runtimes::Runtime;
 
-/// The right to remove what was made of one commit: calls wait before they use it.
+/// Exclusive permission to remove what was built from a commit: calls wait until it is released before they use it.
 #[derive(Debug)]
 pub(crate) struct UnusedLock {
     _file: Locked,
@@ -34,8 +34,8 @@ impl Cache {
         }
     }
 
-    /// Takes the right to remove what was made of a commit. `None` if a call has used it within the window, or
-    /// somebody else has that right. The caller must hold the commit's lock.
+    /// Takes the permission to remove what was built from a commit. `None` if a call has used it within the window, or
+    /// somebody else has the permission. The caller must hold the commit's lock.
     pub(crate) fn try_lock_unused(
         &self,
         short: &str,

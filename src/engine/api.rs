@@ -239,8 +239,8 @@ fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
     }
 }
 
-/// A list of at most `MAX` entries, or null. The size of the answer is no limit: an entry of two bytes can decode
-/// to hundreds.
+/// A list of at most `MAX` entries, or null. The byte limit of the answer is not enough: an entry of two bytes can
+/// decode to hundreds.
 #[derive(Clone, Debug)]
 pub(super) struct Capped<T, const MAX: usize>(pub(super) Vec<T>);
 

@@ -113,7 +113,7 @@ impl Engine {
         }
         let tried = attempts.clone();
         let explain = move || Ok(unreachable::explain(&tried));
-        // If the disk hangs, the error has less.
+        // If the disk hangs, the error lacks the explanation.
         let what = format!("what is known of {} engines", attempts.len());
         Err(within(tasks, Code::EngineUnreachable, &what, explain)
             .await

@@ -87,8 +87,8 @@ impl Runtimes {
         error
     }
 
-    /// The runtime that was probably meant. It tolerates missing separators, the wrong case, a prefix only, and one or
-    /// two wrong letters.
+    /// The runtime that was probably meant. It tolerates missing separators, the wrong case, a prefix only, and wrong
+    /// letters, up to a third of the name.
     fn nearest(&self, name: &str) -> Option<&Runtime> {
         let asked = letters_and_digits(name);
         let distance = |known: &Runtime| {

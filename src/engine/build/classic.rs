@@ -186,7 +186,8 @@ impl Transcript {
         }
     }
 
-    /// Podman says in words what it pulls, without sizes: in a step that runs no command, so that they are its own words.
+    /// Reports a pull by Podman, which writes it as text, without sizes. Only lines in a FROM step count: no command runs
+    /// there, so the text is Podman's.
     fn podman_pull(&self, line: &str, monitor: &mut BuildMonitor<'_>) {
         let Some(Current { step, .. }) = &self.current else {
             return;

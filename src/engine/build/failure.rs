@@ -25,7 +25,7 @@ pub(super) struct Reason {
 
 impl Reason {
     fn new(builder: Builder, mut message: String, exit_code: Option<i32>) -> Self {
-        // Older versions of Buildah put it in front.
+        // Older versions of Buildah begin the reason with `error `.
         if builder == Builder::Buildah && message.starts_with("error ") {
             message.drain(.."error ".len());
         }

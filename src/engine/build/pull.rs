@@ -12,7 +12,7 @@ const MAX_LAYERS: usize = 1024;
 /// The longest name of a layer: `sha256:` and 64 hex digits.
 const MAX_NAME: usize = 71;
 
-/// The largest number of bytes in an event: that of a signed integer, which Go and Java have.
+/// The largest byte count in an event: Go and Java read it as a signed 64-bit integer.
 const MAX_BYTES: u64 = i64::MAX as u64;
 
 /// What the engine does with a layer.

@@ -48,7 +48,7 @@ pub(crate) struct Endpoint {
     pub(crate) address: Address,
     /// `DOCKER_HOST`, a context, or the engine whose socket this is.
     pub(crate) named_by: String,
-    /// If it is a usual socket.
+    /// Set if the address is a well-known socket.
     pub(in crate::engine) place: Option<Place>,
 }
 

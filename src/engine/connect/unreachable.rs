@@ -36,7 +36,7 @@ pub(in crate::engine) struct Attempt {
     pub(in crate::engine) hint: Option<String>,
 }
 
-/// The causes, from the one that is nearest to an answer on.
+/// The causes; the first is the one in which the attempt came closest to an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
     /// Something accepted the connection, or it is at another kind of address.

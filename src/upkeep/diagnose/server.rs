@@ -46,7 +46,7 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
 
     let no_clock =
         || Check::warning("clock", "unknown without an answer", "see gitea").because_of("gitea");
-    // The causes of failed lookups that have a check of their own.
+    // If the server never answers, the lookups fail with the same code: their checks name `gitea` as the cause.
     let unreachable = match &greeting {
         Err(error) if !any_answer => Some(error.code),
         _ => None,
