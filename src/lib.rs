@@ -14,7 +14,7 @@
 //! | `job` | the job, from top to bottom: which commit, is there an image, fetch, build, tag |
 //! | [`client`] | calls: start, time limit, cancel, end |
 //! | [`names`], [`options`] | runtimes, registries, images and their tags; what can be set |
-//! | `net` | HTTP to the template server |
+//! | `net` | HTTP to the template server, and Gitea's API |
 //! | `fetch`, `cache` | the tree of a commit, and where it is kept |
 //! | `engine`, `context` | the container engine, and what its builder gets |
 //! | [`upkeep`] | list, prune, diagnose, build log, metrics |

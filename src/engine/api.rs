@@ -23,7 +23,7 @@ use crate::engine::connect::endpoint::Address;
 use crate::engine::connect::request::{BodyError, MAX_REFUSAL, read_body};
 use crate::error::{Error, causes};
 use crate::event::human_bytes;
-use crate::job::gitea::Object;
+use crate::net::json::Object;
 use crate::process::limits;
 
 /// The characters that are not escaped in a path. An image's name has a `/` and a `:`.

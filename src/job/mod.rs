@@ -6,7 +6,6 @@
 
 mod checkout;
 pub(crate) mod coalesce;
-pub(crate) mod gitea;
 pub(crate) mod lease;
 pub(crate) mod offline;
 pub(crate) mod shared;
@@ -25,11 +24,11 @@ use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::job::checkout::Checkout;
 use crate::job::coalesce::Answer;
-use crate::job::gitea::Head;
 use crate::job::shared::{Shared, timed};
 use crate::job::target::{Request, Target};
 use crate::names::image::{Image, Timings};
 use crate::names::reference::References;
+use crate::net::gitea::{self, Head};
 use crate::net::retry;
 use crate::options::Repository;
 use crate::process::executor::blocking;

@@ -29,7 +29,7 @@ use crate::engine::connect;
 use crate::engine::connect::endpoint::Address;
 use crate::engine::refusal::{self, Refusal};
 use crate::error::chain;
-use crate::job::gitea::Object;
+use crate::net::json::Object;
 use crate::process::limits;
 
 /// The longest line of a response. BuildKit sends the output of a step in messages of about 1 MiB, and drops what

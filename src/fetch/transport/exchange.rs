@@ -13,7 +13,7 @@ use crate::event::human_bytes;
 use crate::fetch::transport::Wire;
 use crate::fetch::transport::refusal::Refusal;
 use crate::fetch::transport::streams::SharedExchange;
-use crate::job::gitea;
+use crate::net::gitea;
 use crate::net::http::{HINT_NO_GITEA, media_type, retry_after, uncompressed};
 use crate::net::retry;
 

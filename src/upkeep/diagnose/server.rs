@@ -4,9 +4,9 @@ use std::fmt;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::error::{Code, Result};
-use crate::job::gitea;
 use crate::job::shared::Shared;
 use crate::names::runtimes::Runtime;
+use crate::net::gitea;
 use crate::upkeep::diagnose::{Check, Deadline, Status};
 
 /// The tolerated clock difference. Certificates and tokens depend on the clock; their issuers allow for about this much.

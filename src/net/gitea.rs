@@ -4,20 +4,16 @@
 //! `GET /repos/{owner}/{repo}/branches/{branch}` (`modules/structs/repo.go` and `repo_branch.go` in
 //! go-gitea/gitea). Only the fields that are used are read; all others may change.
 
-use std::fmt;
-use std::marker::PhantomData;
-
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
 use url::Url;
 
 use crate::error::{Code, Error, Result};
 use crate::names::reference::CommitSha;
 use crate::names::runtimes::Runtime;
 use crate::net::http::{Answer, HINT_NO_GITEA, Http, MAX_ANSWER};
+use crate::net::json::Object;
 use crate::net::retry;
 use crate::options::Repository;
 use crate::redact::printable::quoted;
@@ -402,31 +398,6 @@ fn reason(error: &serde_json::Error) -> String {
     match (said.split_once('"'), said.rsplit_once('"')) {
         (Some((before, _)), Some((_, after))) => format!("{before}\"…\"{after}"),
         _ => said,
-    }
-}
-
-/// A JSON object. Without this, serde also accepts a list of the struct's values.
-pub(crate) struct Object<T>(pub(crate) T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
-        struct Reader<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Reader<T> {
-            type Value = Object<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(
-                self,
-                map: A,
-            ) -> std::result::Result<Object<T>, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
-            }
-        }
-        from.deserialize_map(Reader(PhantomData))
     }
 }
 
