@@ -8,7 +8,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::io;
 
-use crate::redact::printable;
+use crate::printable;
 
 /// What kind of failure it is.
 ///

@@ -19,6 +19,7 @@
 //! | `engine`, `context` | the container engine, and what its builder gets |
 //! | [`upkeep`] | list, prune, diagnose, build log, metrics |
 //! | [`error`], [`event`], [`redact`] | what leaves the library, and the masking in front of it |
+//! | `printable` | any text as one printable line |
 //! | `process` | threads, panics, signals and limits of the host process |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
 //! | `testing` | what only tests use; not in the library that ships |
@@ -39,6 +40,7 @@ mod job;
 pub mod names;
 mod net;
 pub mod options;
+mod printable;
 mod process;
 pub mod redact;
 pub mod upkeep;

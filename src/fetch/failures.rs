@@ -10,8 +10,8 @@ use crate::error::{Code, Error, chain, joined};
 use crate::event::human_bytes;
 use crate::fetch::task::FetchTask;
 use crate::fetch::{checkout, pack, tree};
+use crate::printable;
 use crate::process::limits;
-use crate::redact::printable;
 
 const HINT_LARGE: &str =
     "remove it from the template or make it smaller; the Dockerfile can download large files";

@@ -16,7 +16,7 @@ use crate::net::http::{Answer, HINT_NO_GITEA, Http, MAX_ANSWER};
 use crate::net::json::Object;
 use crate::net::retry;
 use crate::options::Repository;
-use crate::redact::printable::quoted;
+use crate::printable::quoted;
 
 /// The branch to build if none is set, and the repository has it.
 const MAIN: &str = "main";

@@ -10,7 +10,6 @@
 //! characters after masking could join the parts of a token, and truncating before masking could leave a
 //! part of one.
 
-pub(crate) mod printable;
 mod spellings;
 
 use std::borrow::Cow;
@@ -23,6 +22,7 @@ use zeroize::Zeroizing;
 use crate::error::Error;
 use crate::event::Event;
 use crate::names::image::{EngineHost, Image};
+use crate::printable;
 use crate::redact::spellings::{LONGEST_FORM, Spellings};
 
 /// Replaces a secret.

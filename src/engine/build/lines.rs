@@ -1,6 +1,6 @@
 //! Splits a build's output into lines.
 
-use crate::redact::printable;
+use crate::printable;
 use crate::redact::{MAX_KEPT, whole_words};
 
 /// The most bytes of a raw line: a build may print megabytes without a line break. Twice what is kept of it,
