@@ -19,8 +19,9 @@ use serde::de::{
 
 use super::connect::{self, Pool};
 use super::refusal::{self, Refusal};
+use crate::engine::connect::body::{BodyError, MAX_REFUSAL, read_body};
 use crate::engine::connect::endpoint::Address;
-use crate::engine::connect::request::{BodyError, MAX_REFUSAL, read_body};
+use crate::engine::version::Version;
 use crate::error::{Error, causes};
 use crate::event::human_bytes;
 use crate::net::json::Object;
@@ -44,29 +45,6 @@ const NEWEST: Version = Version {
 
 /// The largest answer of `/version`, in bytes. Engines send some KiB.
 const MAX_VERSION: usize = 256 << 10;
-
-/// A version of the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version {
-    pub(super) major: u32,
-    pub(super) minor: u32,
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.major, self.minor)
-    }
-}
-
-impl Version {
-    fn parse(text: &str) -> Option<Self> {
-        let (major, minor) = text.split_once('.')?;
-        Some(Self {
-            major: major.parse().ok()?,
-            minor: minor.parse().ok()?,
-        })
-    }
-}
 
 /// Why a request failed. The text of an answer that is of no use follows a subject: "it", or the engine's address.
 #[derive(Debug, thiserror::Error)]
@@ -336,14 +314,6 @@ impl Labels {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_compared_as_numbers() {
-        assert!(Version::parse("1.9") < Version::parse("1.41"));
-        for text in ["", "1", "1.x", "1.2.3", "-1.2"] {
-            assert_eq!(Version::parse(text), None, "{text:?}");
-        }
-    }
 
     #[test]
     fn lists_over_the_limit_are_refused_and_null_is_empty() {

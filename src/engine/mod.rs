@@ -9,6 +9,7 @@ mod image;
 mod platforms;
 mod refusal;
 mod store;
+mod version;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,10 +28,11 @@ use crate::error::{Code, Error, Result};
 use crate::names::reference::Platform;
 use crate::options::EngineSettings;
 use crate::process::outside_file::within;
-use api::{About, Api, Failure, Version};
+use api::{About, Api, Failure};
 use connect::endpoint::{self, Address, Endpoint};
 use connect::places::DEFAULT_SOCKET;
 use connect::unreachable::{self, Attempt};
+use version::Version;
 
 /// The time limit of an ordinary request, response included. It is generous: an engine under load is slow.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);

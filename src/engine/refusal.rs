@@ -6,7 +6,7 @@ use std::fmt;
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Method, Response, StatusCode};
 
-use crate::engine::connect::request::{BodyError, MAX_REFUSAL, read_body};
+use crate::engine::connect::body::{BodyError, MAX_REFUSAL, read_body};
 use crate::net::http::media_type;
 
 /// Which request was refused, and how.

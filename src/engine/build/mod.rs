@@ -1,5 +1,6 @@
 //! Builds an image with the engine's builder: BuildKit, the classic builder, or Podman's Buildah.
 
+mod answer;
 mod base_image;
 mod buildkit;
 mod classic;
@@ -8,7 +9,7 @@ mod failure;
 pub(super) mod full;
 mod lines;
 mod monitor;
-pub(super) mod pull;
+mod pull;
 mod session;
 
 pub(crate) use credentials::Logins;
@@ -33,11 +34,12 @@ use tokio_util::task::TaskTracker;
 
 use super::Engine;
 use crate::context::{Context, DOCKERFILE, Dockerfile, described};
-use crate::engine::connect::request::{Failure, Info, post, send};
+use crate::engine::connect::request::{Failure, post, send};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
 use crate::names::reference::{Platform, hex};
 use crate::process::outside_file::within;
+use answer::Info;
 use buildkit::{Graph, is_internal};
 use classic::Transcript;
 use credentials::Credentials;
@@ -266,7 +268,7 @@ impl Engine {
         let request = self.build_request(&options.build(), None)?;
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let answer = send(&self.address, request.body(body).map_err(broken)?).await?;
-        Ok(answer.build_info().inspect(move |_| {
+        Ok(answer::lines(answer).inspect(move |_| {
             // The session lives as long as the answer.
             let _ = &session;
         }))
@@ -303,7 +305,7 @@ impl Engine {
         let archive = context.archive(filter, &tasks).map_ok(Frame::data);
         let body = StreamBody::new(archive).boxed_unsync();
         let answer = send(&self.address, request.body(body).map_err(broken)?).await?;
-        Ok(answer.build_info())
+        Ok(answer::lines(answer))
     }
 
     fn build_request(

@@ -17,7 +17,7 @@ const MAX_BYTES: u64 = i64::MAX as u64;
 
 /// What the engine does with a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::engine) enum Action {
+pub(super) enum Action {
     Download,
     Extract,
 }
@@ -34,14 +34,14 @@ impl Action {
 
 /// The state of a layer, as the engine reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::engine) struct LayerStatus {
+pub(super) struct LayerStatus {
     /// The digest of the layer, or the start of it.
-    pub(in crate::engine) layer: String,
-    pub(in crate::engine) action: Action,
+    pub(super) layer: String,
+    pub(super) action: Action,
     /// 0 if the builder does not report bytes.
-    pub(in crate::engine) bytes: u64,
+    pub(super) bytes: u64,
     /// 0 if it is not known.
-    pub(in crate::engine) total: u64,
+    pub(super) total: u64,
 }
 
 struct Layer {

@@ -1,5 +1,6 @@
 //! Connections to an engine over any kind of address, kept alive and reused.
 
+pub(super) mod body;
 pub(super) mod config;
 mod docker_context;
 pub(super) mod endpoint;

@@ -31,10 +31,10 @@ use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use crate::context::Context;
-use crate::engine::api::Version;
 use crate::engine::build::credentials::Credentials;
 use crate::engine::connect::endpoint::Address;
 use crate::engine::connect::request::{Failure, post, upgrade};
+use crate::engine::version::Version;
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
