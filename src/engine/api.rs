@@ -19,8 +19,8 @@ use serde::de::{
 
 use super::connect::{self, Pool};
 use super::refusal::{self, Refusal};
+use crate::engine::connect::address::Address;
 use crate::engine::connect::body::{BodyError, MAX_REFUSAL, read_body};
-use crate::engine::connect::endpoint::Address;
 use crate::engine::version::Version;
 use crate::error::{Error, causes};
 use crate::event::human_bytes;

@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::disk;
 use crate::engine::Engine;
-use crate::engine::connect::endpoint::Address;
+use crate::engine::connect::address::Address;
 use crate::error::{Code, Result};
 use crate::process::outside_file::within;
 

@@ -7,8 +7,8 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+use crate::engine::connect::address::{self, Address, PLAIN_PORT, TLS_PORT, invalid};
 use crate::engine::connect::config::is_absent;
-use crate::engine::connect::endpoint::{Endpoint, PLAIN_PORT, TLS_PORT, invalid, parse_address};
 use crate::engine::connect::tls;
 use crate::engine::go_json::{self, Json, WrongType};
 use crate::error::Result;
@@ -24,15 +24,19 @@ const MAX_META: usize = 1 << 20;
 
 const HINT: &str = "see docker context ls, or set DOCKER_HOST";
 
-/// The endpoint of a context, from where the docker CLI stores it: `contexts/meta/<sha256 of the name>/meta.json`,
-/// with the TLS files in `contexts/tls/<sha256 of the name>/docker`. `named_by` says where the name of the context
-/// comes from.
+/// The address of a context, and where it comes from. The docker CLI stores it in
+/// `contexts/meta/<sha256 of the name>/meta.json`, with the TLS files in `contexts/tls/<sha256 of the name>/docker`.
+/// `named_by` says where the name of the context comes from.
 ///
 /// # Errors
 ///
 /// [`Code::InvalidOption`](crate::error::Code::InvalidOption) if the context does not exist, cannot be read, or
 /// skips TLS verification; [`Code::ProcessLimit`](crate::error::Code::ProcessLimit).
-pub(super) fn load(settings: &EngineSettings, name: &str, named_by: &str) -> Result<Endpoint> {
+pub(super) fn load(
+    settings: &EngineSettings,
+    name: &str,
+    named_by: &str,
+) -> Result<(Address, String)> {
     let named_by = format!("{named_by} {name:?}");
     let store = settings
         .config_dir
@@ -78,8 +82,8 @@ pub(super) fn load(settings: &EngineSettings, name: &str, named_by: &str) -> Res
         .then(|| tls::from_folder(&folder, &named_by))
         .transpose()?;
     let default_port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT };
-    let address = parse_address(&host, tls, default_port, &named_by, settings)?;
-    Ok(Endpoint::named(address, &named_by, settings))
+    let address = address::parse(&host, tls, default_port, &named_by, settings)?;
+    Ok((address, named_by))
 }
 
 /// The address in a context's `meta.json`, and whether TLS verification is skipped.
@@ -141,7 +145,7 @@ mod tests {
             ),
         ] {
             std::fs::write(folder.join("meta.json"), meta).unwrap();
-            assert_eq!(load().unwrap().address.to_string(), expected, "{meta}");
+            assert_eq!(load().unwrap().0.to_string(), expected, "{meta}");
         }
         for (meta, why) in [
             ("", "has no docker endpoint"),

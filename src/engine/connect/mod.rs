@@ -1,5 +1,6 @@
 //! Connections to an engine over any kind of address, kept alive and reused.
 
+pub(super) mod address;
 pub(super) mod body;
 pub(super) mod config;
 mod docker_context;
@@ -32,7 +33,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::Code;
 use crate::process::executor;
 use crate::process::outside_file::within;
-use endpoint::Address;
+use address::Address;
 
 /// The time limit for connecting. An engine is on this machine or on a nearby network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

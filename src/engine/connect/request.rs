@@ -16,7 +16,7 @@ use hyper::{Request, Response, StatusCode};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::engine::connect;
-use crate::engine::connect::endpoint::Address;
+use crate::engine::connect::address::Address;
 use crate::engine::refusal::{self, Refusal};
 use crate::engine::version::Version;
 use crate::error::chain;

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::engine::connect::endpoint::invalid;
+use crate::engine::connect::address::invalid;
 use crate::error::{Result, chain};
 use crate::net::{certificates, tls};
 use crate::process::limits;

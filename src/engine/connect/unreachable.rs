@@ -9,7 +9,8 @@ use std::path::Path;
 use rustix::process::{getegid, geteuid, getgroups};
 
 use crate::cache::ownership::OVERFLOW_UID;
-use crate::engine::connect::endpoint::{Address, Endpoint};
+use crate::engine::connect::address::Address;
+use crate::engine::connect::endpoint::Endpoint;
 use crate::engine::connect::places::SetUp;
 use crate::error::{Code, Error};
 use crate::process::outside_file;

@@ -32,7 +32,7 @@ use tonic_prost::ProstCodec;
 
 use crate::context::Context;
 use crate::engine::build::credentials::Credentials;
-use crate::engine::connect::endpoint::Address;
+use crate::engine::connect::address::Address;
 use crate::engine::connect::request::{Failure, post, upgrade};
 use crate::engine::version::Version;
 
