@@ -8,6 +8,7 @@ mod checkout;
 pub(crate) mod coalesce;
 pub(crate) mod lease;
 pub(crate) mod offline;
+pub(crate) mod recorder;
 pub(crate) mod shared;
 pub(crate) mod shared_build;
 pub(crate) mod target;
@@ -24,6 +25,7 @@ use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::job::checkout::Checkout;
 use crate::job::coalesce::Answer;
+use crate::job::recorder::Recorder;
 use crate::job::shared::{Shared, timed};
 use crate::job::target::{Request, Target};
 use crate::names::image::{Image, Timings};
@@ -33,7 +35,6 @@ use crate::net::retry;
 use crate::options::Repository;
 use crate::process::executor::blocking;
 use crate::process::outside_file;
-use crate::upkeep::build_log::Recorder;
 use crate::upkeep::metrics::Step;
 
 /// What a lookup has found, and how long it took.
