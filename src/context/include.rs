@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::context::dockerignore::{Budget, Glob};
-use crate::context::walk::Stop;
+use crate::context::stop::Stop;
 
 /// The requested paths, as patterns.
 #[derive(Debug)]

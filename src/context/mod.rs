@@ -11,6 +11,7 @@ mod archive;
 mod dockerfile;
 mod dockerignore;
 mod include;
+mod stop;
 mod walk;
 
 use std::collections::HashMap;
@@ -26,7 +27,8 @@ use tokio_util::task::TaskTracker;
 pub(crate) use dockerfile::{DOCKER_HUB, Dockerfile, fraction, registry};
 pub(crate) use dockerignore::Patterns;
 pub(crate) use include::Includes;
-pub(crate) use walk::{Filter, Kind, Stop, walk};
+pub(crate) use stop::Stop;
+pub(crate) use walk::{Filter, Kind, walk};
 
 use crate::error::{Code, Error, Result};
 use crate::process::executor::blocking;

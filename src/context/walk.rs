@@ -5,12 +5,11 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::vec;
 
 use crate::context::dockerignore::{Inherited, Patterns};
 use crate::context::include::{Includes, Reach};
+use crate::context::stop::Stop;
 
 /// Selects the files of a tree that are sent.
 #[derive(Debug, Default)]
@@ -23,37 +22,6 @@ pub(crate) struct Filter {
     pub(crate) always: &'static [&'static str],
     /// Ends the walk when it is set, even if no file passes the filter.
     pub(crate) stop: Stop,
-}
-
-/// Stops the threads that read a template when the build has ended.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Stop(Arc<AtomicBool>);
-
-impl Stop {
-    /// Returns a guard that sets this flag when it is dropped.
-    pub(crate) fn on_drop(&self) -> impl Drop + Send + use<> {
-        struct Guard(Stop);
-        impl Drop for Guard {
-            fn drop(&mut self) {
-                self.0.0.store(true, Ordering::Relaxed);
-            }
-        }
-        Guard(self.clone())
-    }
-
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// # Errors
-    ///
-    /// [`io::ErrorKind::BrokenPipe`] if it is set, as if the engine had closed the connection.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        match self.is_set() {
-            true => Err(io::ErrorKind::BrokenPipe.into()),
-            false => Ok(()),
-        }
-    }
 }
 
 /// A file, a folder or a link.

@@ -24,7 +24,7 @@ use regex::bytes::Regex;
 
 pub(super) use go_regexp::Budget;
 
-use crate::context::walk::Stop;
+use crate::context::stop::Stop;
 
 /// The longest line that docker accepts (Go's `bufio.MaxScanTokenSize`).
 const LONGEST_LINE: usize = 64 * 1024 - 1;
