@@ -1,9 +1,10 @@
 //! Opening and removing files in the cache, without following links and without using other users' files.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -13,6 +14,8 @@ use crate::process::limits;
 
 /// O_NONBLOCK: opening a FIFO that somebody has put there must not block.
 pub(super) const FLAGS: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Opens a file for reading; `None` if it does not exist, or is not a regular file of this user's own that can be read.
 /// Any other error says nothing about the file: a process without free file descriptors must not take it for missing.
@@ -51,6 +54,12 @@ pub(super) fn remove(path: &Path) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a file was last changed longer ago than that. A time in the future is not.
+pub(super) fn is_older(found: &Metadata, age: Duration) -> bool {
+    let changed = found.modified();
+    changed.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
 }
 
 /// The error for an operation on `path`: a process limit or a full disk, if that was the cause.

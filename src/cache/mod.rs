@@ -26,7 +26,7 @@
 //! | `inventory.rs` | listing and removing trees |
 //! | `sweep.rs` | removing what killed processes and old commits have left |
 //! | `log.rs` | the log of the last build |
-//! | `files.rs` | opening and removing files safely |
+//! | `files.rs` | opening and removing files safely, and their age |
 //! | `disk.rs` | free space, and errors for a full disk |
 //! | `ownership.rs` | who can change a file or a folder |
 //!

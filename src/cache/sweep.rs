@@ -4,13 +4,10 @@
 //! file and a record of its last use.
 
 use std::fs::{self, Metadata};
-use std::time::Duration;
 
-use crate::cache::files::remove;
+use crate::cache::files::{DAY, is_older, remove};
 use crate::cache::{Cache, TEMP_PREFIX, lock_file, usage};
 use crate::names::reference::is_short;
-
-pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl Cache {
     /// Removes leftovers of all commits. Errors are ignored: the next sweep retries.
@@ -41,17 +38,11 @@ impl Cache {
     }
 }
 
-/// Whether a file was last changed longer ago than that. A time in the future is not.
-pub(super) fn is_older(found: &Metadata, age: Duration) -> bool {
-    let changed = found.modified();
-    changed.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::path::Path;
-    use std::time::SystemTime;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::cache::tests::{SHORT, cache, locked};

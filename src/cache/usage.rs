@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::cache::Cache;
-use crate::cache::files::{failed, open_own};
+use crate::cache::files::{DAY, failed, is_older, open_own};
 use crate::cache::lock_file::{self, Locked, SharedLock};
-use crate::cache::sweep::{DAY, is_older};
 use crate::error::Result;
 use crate::names::runtimes::Runtime;
 
