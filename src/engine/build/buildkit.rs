@@ -9,8 +9,9 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use prost::{DecodeError, Message};
 
 use crate::engine::build::lines::Lines;
-use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, Step, YIELD_AFTER};
+use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, YIELD_AFTER};
 use crate::engine::build::pull::{Action, LayerStatus};
+use crate::engine::build::step::Step;
 use crate::redact::MAX_KEPT;
 
 /// The vertexes seen so far, by digest.

@@ -11,8 +11,9 @@ use std::time::Instant;
 use crate::context::fraction;
 use crate::engine::build::Builder;
 use crate::engine::build::lines::Lines;
-use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, Step, YIELD_AFTER};
+use crate::engine::build::monitor::{BuildMonitor, MAX_STEPS, Outcome, YIELD_AFTER};
 use crate::engine::build::pull::{Action, LayerStatus};
+use crate::engine::build::step::Step;
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 
 /// How Docker marks standard error, of a command or the OCI runtime: by colour. Podman does not.

@@ -318,7 +318,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::engine::build::monitor::{BuildMonitor, Outcome, Step};
+    use crate::engine::build::monitor::{BuildMonitor, Outcome};
+    use crate::engine::build::step::Step;
 
     #[test]
     fn the_exit_code_is_read_from_the_end_of_the_reason() {

@@ -11,6 +11,7 @@ mod lines;
 mod monitor;
 mod pull;
 mod session;
+mod step;
 
 pub(crate) use credentials::Logins;
 #[cfg(feature = "internals")]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::context::Sent;
 use crate::engine::build::pull::{LayerStatus, Pull};
+use crate::engine::build::step::Step;
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, human_bytes, human_duration, human_files, millis};
 
@@ -25,24 +26,6 @@ const MAX_PULLS: usize = 500;
 
 /// The most warnings of a builder that are emitted.
 const MAX_WARNINGS: u32 = 1000;
-
-/// A step of the build.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Step {
-    /// From 1, in the order in which the steps begin.
-    pub(super) number: u32,
-    /// The number of steps known so far.
-    pub(super) total: u32,
-    pub(super) name: String,
-}
-
-impl Step {
-    /// The first word of its instruction.
-    pub(super) fn instruction(&self) -> &str {
-        let (_, text) = self.name.split_once("] ").unwrap_or(("", &self.name));
-        text.split_whitespace().next().unwrap_or_default()
-    }
-}
 
 /// How a step ended.
 #[derive(Debug, Default)]

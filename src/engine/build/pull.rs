@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::engine::build::monitor::Step;
+use crate::engine::build::step::Step;
 use crate::event::{Event, Kind, human_bytes, millis};
 
 /// The most layers of one pull that are reported. An image cannot have so many.
