@@ -46,9 +46,9 @@ import (
 	"unsafe"
 )
 
-// libraryID is the beginning of the SHA-256 of the libmol.a that is linked in. The file that sets it is made
-// together with the archive: Go does not look at what the linker flags name, and would go on using what it had
-// linked with an older archive if nothing in this package changed.
+// libraryID is the beginning of the SHA-256 of the libmol.a that is linked in. The file that sets it is made together
+// with the archive: Go does not track files that only linker flags name. Without this file, `go build` would reuse a
+// program that was linked with an older archive.
 var libraryID string
 
 func libraryVersion() string {
@@ -61,8 +61,8 @@ func libraryVersion() string {
 
 func abiVersion() uint32 { return uint32(C.mol_abi_version()) }
 
-// errABI is set at start where the library that is linked in is not the one this package was made for.
-// Nothing else of it is called then.
+// errABI is set if the linked library has another ABI version than this package. Then New fails, and only the library's
+// version functions are called.
 var errABI = checkABI(uint32(C.MOL_ABI_VERSION), uint32(C.mol_abi_version()))
 
 type cgoClient struct {

@@ -74,9 +74,9 @@ type Options struct {
 	Logger *slog.Logger
 	// OnEvent, if set, is called for every event, in order and from one goroutine, so it needs no lock. A call returns
 	// after its events have been delivered, but waits for a slow OnEvent no longer than a tenth of a second. While OnEvent
-	// is more than about a thousand events behind, lines of build output are left out; an event of kind [EventThinned]
-	// has their number. A panic in OnEvent is caught and logged to Logger. OnEvent should not call [Client.Close], which
-	// would wait for it.
+	// is more than about a thousand events behind, lines of build output and progress events are left out; an event of
+	// kind [EventThinned] has their number. A panic in OnEvent is caught and logged to Logger. OnEvent should not call
+	// [Client.Close], which would wait for it.
 	OnEvent func(Event)
 
 	// Values of the environment that have no public field.
