@@ -6,7 +6,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 unsafe extern "C" {
-    fn mol_resolve(text: *const c_char, out: *mut *mut c_void, error: *mut *mut c_void) -> i32;
+    fn mol_resolve(text: *const c_char, registry: *mut [usize; 2], error: *mut *mut c_void) -> i32;
 }
 
 static PANICS: AtomicU32 = AtomicU32::new(0);
@@ -15,8 +15,9 @@ fn main() {
     panic::set_hook(Box::new(|_| {
         PANICS.fetch_add(1, Ordering::Relaxed);
     }));
-    let mut out = ptr::null_mut();
-    let status = unsafe { mol_resolve(ptr::null(), &mut out, ptr::null_mut()) };
+    // A mol_registry: the mode and the prefix.
+    let mut registry = [0usize; 2];
+    let status = unsafe { mol_resolve(ptr::null(), &mut registry, ptr::null_mut()) };
     println!("status {status}");
     println!("panics of the library seen {}", PANICS.load(Ordering::Relaxed));
     let own = panic::catch_unwind(|| panic!("the host's own"));
