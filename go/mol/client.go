@@ -6,6 +6,7 @@ import (
 	"errors"
 	goruntime "runtime"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -220,7 +221,7 @@ func (c *client) call(ctx context.Context, t task) (*ended, error) {
 // run is call for a task whose runtime was checked.
 func (c *client) run(ctx context.Context, t task) (*ended, error) {
 	if ctx.Err() != nil {
-		return nil, contextError(ctx, t.runtime, nil)
+		return nil, contextError(ctx, t.runtime, nil, c.mask)
 	}
 	if err := c.begin(); err != nil {
 		err.Runtime = t.runtime
@@ -241,7 +242,7 @@ func (c *client) run(ctx context.Context, t task) (*ended, error) {
 		if _, ok := ctx.Deadline(); ok && isPassed(ctx) {
 			grace = deadlineGrace
 		}
-		return nil, contextError(ctx, t.runtime, c.abandon(id, results, grace))
+		return nil, contextError(ctx, t.runtime, c.abandon(id, results, grace), c.mask)
 	case <-c.stop:
 		return nil, closedError(t.runtime, c.abandon(id, results, 0))
 	}
@@ -282,7 +283,7 @@ func (c *client) start(ctx context.Context, t task) (uint64, <-chan *ended, erro
 	select {
 	case c.cgoSlots <- struct{}{}:
 	case <-ctx.Done():
-		return 0, nil, contextError(ctx, t.runtime, nil)
+		return 0, nil, contextError(ctx, t.runtime, nil, c.mask)
 	case <-c.stop:
 		return 0, nil, closedError(t.runtime, nil)
 	}
@@ -441,13 +442,13 @@ func isPassed(ctx context.Context) bool {
 }
 
 // contextError is the error of a call that its context ended. The library's own error is kept if it says more than that
-// the call was cancelled.
-func contextError(ctx context.Context, runtime string, said *Error) *Error {
+// the call was cancelled. The text of the context's cause is the caller's: it is masked, and put on one line.
+func contextError(ctx context.Context, runtime string, said *Error, mask func(string) string) *Error {
 	call := "the call"
 	if runtime != "" {
 		call += " for the runtime " + runtime
 	}
-	err := &Error{Code: CodeCanceled, Message: call + " was canceled"}
+	err := &Error{Code: CodeCanceled, Message: call + " was cancelled"}
 	if isPassed(ctx) {
 		err.Code = CodeDeadlineExceeded
 		err.Message = "the deadline of " + call + " has passed"
@@ -467,7 +468,7 @@ func contextError(ctx context.Context, runtime string, said *Error) *Error {
 	err.Runtime = runtime
 	cause := context.Cause(ctx)
 	if cause != nil && !errors.Is(ctx.Err(), cause) {
-		err.Message += ": " + cause.Error()
+		err.Message += ": " + mask(strings.Join(strings.Fields(cause.Error()), " "))
 	}
 	return err.withCauses(ctx.Err(), cause)
 }

@@ -185,7 +185,7 @@ func TestACancelledContextCancelsItsCallAndNoOther(t *testing.T) {
 		if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || !errors.As(err, &e) || e.Code != CodeCanceled || e.Runtime != "hermes" {
 			t.Errorf("got %v", err)
 		}
-		if !strings.Contains(err.Error(), `the call for the runtime hermes was canceled`) {
+		if !strings.Contains(err.Error(), `the call for the runtime hermes was cancelled`) {
 			t.Errorf("it does not say which call: %v", err)
 		}
 	})

@@ -27,11 +27,12 @@ func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 
 func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 	// Checked first, because all other errors quote the name unmasked. It needs no client, and so no cache.
-	if err := (Options{Token: os.Getenv(envToken)}).CheckRuntime(runtime); err != nil {
+	token := os.Getenv(envToken)
+	if err := (Options{Token: token}).CheckRuntime(runtime); err != nil {
 		return Image{}, err
 	}
 	if ctx.Err() != nil {
-		return Image{}, contextError(ctx, runtime, nil)
+		return Image{}, contextError(ctx, runtime, nil, masker(token))
 	}
 	shared, err := acquireShared()
 	if err != nil {

@@ -275,8 +275,8 @@ func TestTheResultOfACallIsLogged(t *testing.T) {
 			"INFO the workspace image is ready runtime=hermes ref=r cache_hit=true duration=1s",
 		},
 		{
-			Image{}, &Error{Code: CodeCanceled, Runtime: "hermes", Message: "the call was canceled"},
-			"INFO there is no workspace image: the call was canceled runtime=hermes code=canceled",
+			Image{}, &Error{Code: CodeCanceled, Runtime: "hermes", Message: "the call was cancelled"},
+			"INFO there is no workspace image: the call was cancelled runtime=hermes code=canceled",
 		},
 		{
 			Image{}, &Error{Code: CodeDeadlineExceeded, Runtime: "hermes", Message: "too late", Hint: "allow more time"},

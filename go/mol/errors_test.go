@@ -122,7 +122,7 @@ func TestAContextErrorKeepsErrAndCause(t *testing.T) {
 	cause := errors.New("server shutting down")
 	ctx, cancel := context.WithCancelCause(context.Background())
 	cancel(cause)
-	err := contextError(ctx, "hermes", nil)
+	err := contextError(ctx, "hermes", nil, masker(""))
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, cause) || err.Code != CodeCanceled || err.Runtime != "hermes" {
 		t.Errorf("got %#v", err)
 	}
@@ -131,18 +131,36 @@ func TestAContextErrorKeepsErrAndCause(t *testing.T) {
 	}
 }
 
+func TestTheCauseInAContextErrorIsMaskedAndOnOneLine(t *testing.T) {
+	cause := errors.New("POST https://me:" + testToken + "@host/hook:\r\n\ttoken " + testToken + "\nrefused")
+	ctx, cancel := context.WithCancelCause(context.Background())
+	cancel(cause)
+	const want = "the call for the runtime hermes was cancelled: POST https://***@host/hook: token *** refused"
+	err := contextError(ctx, "hermes", nil, masker(testToken))
+	if err.Message != want || !errors.Is(err, cause) {
+		t.Errorf("got %q, want %q", err.Message, want)
+	}
+	// The hook has the token of the environment.
+	clearEnv(t)
+	t.Setenv(envToken, testToken)
+	var e *Error
+	if _, got := EnsureLocalImage(ctx, "hermes"); !errors.As(got, &e) || e.Message != want {
+		t.Errorf("got %v, want %q", got, want)
+	}
+}
+
 func TestAContextErrorKeepsTheDetailsOfTheLibrarysError(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	fromLibrary := &Error{Code: CodeBuildFailed, Message: "the build failed", Step: "RUN false", LogTail: "oops"}
-	err := contextError(ctx, "hermes", fromLibrary)
+	err := contextError(ctx, "hermes", fromLibrary, masker(""))
 	if !errors.Is(err, context.Canceled) || !errors.Is(err, ErrBuildFailed) || err.LogTail != "oops" {
 		t.Errorf("got %#v", err)
 	}
 	if errors.Is(fromLibrary, context.Canceled) {
 		t.Error("the library's error was modified, which other calls may share")
 	}
-	err = contextError(ctx, "hermes", &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed", Step: "RUN sleep"})
+	err = contextError(ctx, "hermes", &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed", Step: "RUN sleep"}, masker(""))
 	if err.Code != CodeCanceled || err.Step != "RUN sleep" || strings.Contains(err.Message, "deadline") {
 		t.Errorf("got %#v", err)
 	}
