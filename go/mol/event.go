@@ -125,22 +125,32 @@ func (e Event) MarshalJSON() ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// decodeEvent decodes an event of the library.
-func decodeEvent(data []byte) (Event, error) {
-	var wire struct {
+// UnmarshalJSON reads an event in the library's JSON form, in the form of MarshalJSON, and a line of mol --json. Fields
+// that are absent keep their values, and unknown fields are ignored, as with other structs.
+func (e *Event) UnmarshalJSON(data []byte) error {
+	wire := struct {
 		event
-		TimeUnixMS int64 `json:"time_unix_ms"`
-		DurationMS int64 `json:"duration_ms"`
-	}
+		TimeUnixMS int64  `json:"time_unix_ms"`
+		DurationMS *int64 `json:"duration_ms"`
+	}{event: event(*e)}
 	if err := json.Unmarshal(data, &wire); err != nil {
-		return Event{}, err
+		return err
 	}
-	e := Event(wire.event)
-	e.Duration = time.Duration(wire.DurationMS) * time.Millisecond
+	*e = Event(wire.event)
+	if wire.DurationMS != nil {
+		e.Duration = time.Duration(*wire.DurationMS) * time.Millisecond
+	}
 	if wire.TimeUnixMS != 0 {
 		e.Time = time.UnixMilli(wire.TimeUnixMS)
 	}
-	return e, nil
+	return nil
+}
+
+// decodeEvent decodes an event of the library.
+func decodeEvent(data []byte) (Event, error) {
+	var e Event
+	err := json.Unmarshal(data, &e)
+	return e, err
 }
 
 // attrs returns the fields that are set, under their names in JSON, without the time and the message.

@@ -35,13 +35,14 @@ func TestEveryFieldOfALibraryEventIsCopied(t *testing.T) {
 			t.Errorf("%s is zero", reflect.TypeFor[Event]().Field(i).Name)
 		}
 	}
-	// Each of them is logged.
+	// Each of them is logged; the time and the message are in the record itself.
 	names := make(map[string]bool)
 	for _, attr := range got.attrs() {
 		names[attr.Key] = true
 	}
-	for name := range strings.FieldsSeq("kind call runtime url ref latest_ref commit_sha branch reason holder builder endpoint " +
-		"hint step steps step_name cached line error files objects objects_total bytes dropped duration") {
+	for name := range strings.FieldsSeq("kind call runtime span url ref latest_ref commit_sha branch reason holder builder " +
+		"endpoint hint step steps step_name cached line error files objects objects_total image layer action bytes bytes_total " +
+		"bytes_per_second dropped duration") {
 		if !names[name] {
 			t.Errorf("%s is not logged", name)
 		}
@@ -60,5 +61,28 @@ func TestAnEventIsEncodedWithTheFieldsThatApply(t *testing.T) {
 	const want = `{"kind":"step_done","time":"2023-11-14T22:13:20.123Z","step_name":"RUN true","duration_ms":1500}`
 	if err != nil || string(text) != want {
 		t.Errorf("got %s, %v, want %s", text, err, want)
+	}
+}
+
+func TestAnEventIsDecodedAsItWasEncoded(t *testing.T) {
+	want := Event{
+		Kind: EventPullDone, Call: 7, Runtime: "hermes", Time: time.UnixMilli(1700000000123).UTC(), Message: "m", Step: 2,
+		StepName: "[2/5] <x>", Bytes: 4, Duration: 1500 * time.Millisecond,
+	}
+	text, err := json.Marshal([]Event{want, {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []Event
+	if err := json.Unmarshal(text, &got); err != nil || len(got) != 2 || got[0] != want || got[1] != (Event{}) {
+		t.Errorf("%s: got %+v, %v", text, got, err)
+	}
+	// Like other values, an event keeps what the text does not have.
+	kept := want
+	if err := json.Unmarshal([]byte("null"), &kept); err != nil || kept != want {
+		t.Errorf("null: got %+v, %v", kept, err)
+	}
+	if err := json.Unmarshal([]byte(`{"duration_ms":"x"}`), &kept); err == nil || kept != want {
+		t.Errorf("an invalid duration: got %+v, %v", kept, err)
 	}
 }
