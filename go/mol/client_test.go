@@ -16,7 +16,7 @@ import (
 
 func TestEachCallGetsItsOwnAnswer(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, name string) *Error {
 		go func() {
 			time.Sleep(rand.N(3 * time.Millisecond))
 			if name == "hermes" {
@@ -56,9 +56,9 @@ func TestEachCallGetsItsOwnAnswer(t *testing.T) {
 	}
 }
 
-func TestAnAnswerMayComeBeforeSubmitHasReturned(t *testing.T) {
+func TestAResultMayArriveBeforeStartReturns(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error {
 		f.succeed(id)
 		time.Sleep(time.Millisecond)
 		return nil
@@ -88,7 +88,7 @@ func TestAContextThatHasEndedAsksTheLibraryNothing(t *testing.T) {
 	if _, err := c.EnsureLocalImage(ctx2, "hermes"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-	if n := f.submitted(); n != 0 {
+	if n := f.started(); n != 0 {
 		t.Errorf("%d calls reached the library", n)
 	}
 }
@@ -152,14 +152,14 @@ func TestAnUnknownRuntimeAsksTheLibraryNothing(t *testing.T) {
 	t.Run("open", check)
 	_ = c.Close()
 	t.Run("closed", check)
-	if n := f.submitted(); n != 0 {
+	if n := f.started(); n != 0 {
 		t.Errorf("%d calls reached the library", n)
 	}
 }
 
 func TestTheAllowlistOfAClientIsThatOfItsOptions(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
 	runtimes := []string{"zeta", "google-adk"}
 	c := fakeClient(t, f, Options{Runtimes: runtimes})
 	runtimes[0] = "hermes" // the client has a copy
@@ -189,13 +189,13 @@ func TestACancelledContextCancelsItsCallAndNoOther(t *testing.T) {
 			t.Errorf("it does not say which call: %v", err)
 		}
 	})
-	eventually(t, "the first call is submitted", func() bool { return f.submitted() == 1 })
+	eventually(t, "the first call is started", func() bool { return f.started() == 1 })
 	wg.run(func() {
 		if image, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil || image.Ref != "image-of-call-2" {
 			t.Errorf("got %v and %v", image, err)
 		}
 	})
-	eventually(t, "the second call is submitted", func() bool { return f.submitted() == 2 })
+	eventually(t, "the second call is started", func() bool { return f.started() == 2 })
 	cancel(cause)
 	eventually(t, "the first is cancelled", func() bool { n, _ := f.cancels(); return n == 1 })
 	f.succeed(2)
@@ -207,7 +207,7 @@ func TestACancelledContextCancelsItsCallAndNoOther(t *testing.T) {
 
 func TestADeadlineGoesToTheLibraryRoundedUp(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
 	c := fakeClient(t, f, Options{})
 	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); err != nil {
 		t.Fatal(err)
@@ -249,7 +249,7 @@ func TestADeadlineThatPassesIsDeadlineExceeded(t *testing.T) {
 
 func TestADeadlineThatTheLibraryReportsSaysWhatWasRunning(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error {
 		time.AfterFunc(60*time.Millisecond, func() {
 			f.fail(id, &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed: building", Step: "RUN sleep", Line: 2})
 		})
@@ -272,7 +272,7 @@ func TestADeadlineThatTheLibraryReportsSaysWhatWasRunning(t *testing.T) {
 
 func TestTheLibrarysOwnDeadlineIsDeadlineExceeded(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error {
 		f.fail(id, &Error{Code: CodeDeadlineExceeded, Message: "the deadline passed during the build", Step: "RUN sleep"})
 		return nil
 	}
@@ -302,9 +302,9 @@ func TestACancelThatTheLibraryNeverConfirmsReturnsWithinASecond(t *testing.T) {
 	})
 }
 
-func TestAnErrorOfSubmitIsTheCalls(t *testing.T) {
+func TestAnErrorFromStartIsReturned(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(*fakeCore, uint64, string) *Error { return &Error{Code: CodeCache, Message: "no cache"} }
+	f.onStart = func(*fakeCore, uint64, string) *Error { return &Error{Code: CodeCache, Message: "no cache"} }
 	c := fakeClient(t, f, Options{})
 	_, err := c.EnsureLocalImage(context.Background(), "hermes")
 	var e *Error
@@ -325,7 +325,7 @@ func TestCloseEndsWhatRunsAndWhatComes(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "all are submitted", func() bool { return f.submitted() == 100 })
+	eventually(t, "all are started", func() bool { return f.started() == 100 })
 	for range 10 {
 		wg.run(func() {
 			if err := c.Close(); err != nil {
@@ -343,8 +343,8 @@ func TestCloseEndsWhatRunsAndWhatComes(t *testing.T) {
 	if _, err := c.EnsureLocalImage(context.Background(), "hermes"); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v", err)
 	}
-	if f.submitted() != 100 || f.frees.Load() != 1 {
-		t.Errorf("%d calls, %d frees", f.submitted(), f.frees.Load())
+	if f.started() != 100 || f.frees.Load() != 1 {
+		t.Errorf("%d calls, %d frees", f.started(), f.frees.Load())
 	}
 }
 
@@ -365,9 +365,9 @@ func TestCloseWhileCallsBegin(t *testing.T) {
 	}
 }
 
-func TestAFailureOfOneMessageIsNotTheEnd(t *testing.T) {
+func TestTheDispatcherContinuesAfterAFailedWait(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error {
 		for range 5 {
 			f.results <- func() (ended, *Error) { return ended{}, &Error{Code: CodeInternal, Message: "no JSON"} }
 		}
@@ -382,7 +382,7 @@ func TestAFailureOfOneMessageIsNotTheEnd(t *testing.T) {
 	}
 }
 
-func TestALibraryThatOnlyFailsIsAnErrorAndNoHang(t *testing.T) {
+func TestALibraryThatAlwaysFailsEndsAllCalls(t *testing.T) {
 	f := newFakeCore()
 	c := fakeClient(t, f, Options{})
 	var wg group
@@ -393,7 +393,7 @@ func TestALibraryThatOnlyFailsIsAnErrorAndNoHang(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "all are submitted", func() bool { return f.submitted() == 10 })
+	eventually(t, "all are started", func() bool { return f.started() == 10 })
 	for range 20 {
 		f.results <- func() (ended, *Error) { return ended{}, &Error{Code: CodeInternal, Message: "broken"} }
 	}
@@ -406,7 +406,7 @@ func TestALibraryThatOnlyFailsIsAnErrorAndNoHang(t *testing.T) {
 func TestFewThreadsAreInTheLibraryAtOnce(t *testing.T) {
 	f := newFakeCore()
 	var inside, most atomic.Int32
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error {
 		now := inside.Add(1)
 		for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
 		}
@@ -432,7 +432,7 @@ func TestFewThreadsAreInTheLibraryAtOnce(t *testing.T) {
 
 func TestEventsArriveBeforeTheCallReturns(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, name string) *Error {
 		for step := range 100 {
 			f.event(Event{Kind: EventStepDone, Call: id, Runtime: name, Step: step + 1})
 		}
@@ -454,7 +454,7 @@ func TestEventsArriveBeforeTheCallReturns(t *testing.T) {
 
 func TestASlowOnEventDoesNotHoldUpTheAnswers(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error {
 		f.event(Event{Kind: EventLog, Call: id, Line: "x"})
 		f.succeed(id)
 		return nil
@@ -475,7 +475,7 @@ func TestASlowOnEventDoesNotHoldUpTheAnswers(t *testing.T) {
 
 func TestOnEventMayCallTheClient(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, name string) *Error {
 		f.event(Event{Kind: EventTagged, Call: id, Runtime: name})
 		f.succeed(id)
 		return nil
@@ -498,7 +498,7 @@ func TestOnEventMayCallTheClient(t *testing.T) {
 
 func TestCloseInOnEventIsNoDeadlock(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, _ string) *Error {
 		f.event(Event{Kind: EventWarning, Call: id})
 		return nil
 	}
@@ -511,7 +511,7 @@ func TestCloseInOnEventIsNoDeadlock(t *testing.T) {
 	<-closed
 }
 
-func TestAClientThatNobodyHoldsIsClosed(t *testing.T) {
+func TestAnUnreachableClientIsClosed(t *testing.T) {
 	f := newFakeCore()
 	// As New does it.
 	c := &Client{startClient(f, nil, Options{})}
@@ -561,7 +561,7 @@ func TestTenThousandCallsWaitWithoutAThreadEach(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "all are submitted", func() bool { return f.submitted() == calls })
+	eventually(t, "all are started", func() bool { return f.started() == calls })
 	start := time.Now()
 	for id := range calls {
 		f.succeed(uint64(id + 1))

@@ -86,7 +86,7 @@ func TestTheDefaultCacheIsInTheUsersCacheFolder(t *testing.T) {
 	}
 }
 
-func TestTheStallGraceAndTheCeilingAreNoContextErrors(t *testing.T) {
+func TestStallAndCeilingErrorsAreNotContextErrors(t *testing.T) {
 	env, _ := environTestEnv(t)
 	env.server.setFaults(t, fault{"match": "/info/refs", "truncate_after": 40, "hang": true})
 	for _, c := range []struct {

@@ -214,7 +214,7 @@ func logRecords(t *testing.T) <-chan string {
 
 func TestABlockedLoggerDoesNotDelayACancelledCall(t *testing.T) {
 	f := newFakeCore()
-	f.onSubmit = func(f *fakeCore, id uint64, name string) *Error {
+	f.onStart = func(f *fakeCore, id uint64, name string) *Error {
 		f.event(Event{Kind: EventBuildStarted, Call: id, Runtime: name})
 		return nil
 	}
@@ -230,7 +230,7 @@ func TestABlockedLoggerDoesNotDelayACancelledCall(t *testing.T) {
 		_, err := EnsureLocalImage(ctx, "hermes")
 		ended <- err
 	}()
-	eventually(t, "the call is submitted", func() bool { return f.submitted() == 1 })
+	eventually(t, "the call is started", func() bool { return f.started() == 1 })
 	cancel()
 	start := time.Now()
 	select {
@@ -250,7 +250,7 @@ func TestALoggerThatPanicsOrExitsChangesNoResult(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFakeCore()
-			f.onSubmit = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
+			f.onStart = func(f *fakeCore, id uint64, _ string) *Error { f.succeed(id); return nil }
 			hookOn(t, f)
 			logWith(t, handle)
 			if ref, err := EnsureLocalImage(context.Background(), "hermes"); ref != "image-of-call-1" || err != nil {

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// fakeCore stands in for the library where it has to misbehave on demand: answer before submit has
+// fakeCore stands in for the library where it has to misbehave on demand: answer before start has
 // returned, never answer, fail. What the real one does is tested in library_test.go.
 type fakeCore struct {
-	// onSubmit and onCancel decide what happens; without them calls wait until they are cancelled.
-	onSubmit func(f *fakeCore, id uint64, runtime string) *Error
+	// onStart and onCancel decide what happens; without them calls wait until they are cancelled.
+	onStart  func(f *fakeCore, id uint64, runtime string) *Error
 	onCancel func(f *fakeCore, id uint64)
 
 	results chan func() (ended, *Error)
@@ -42,8 +42,8 @@ func (f *fakeCore) start(t task, timeoutMS int64) (uint64, *Error) {
 	id := f.lastID
 	f.timeouts = append(f.timeouts, timeoutMS)
 	f.mu.Unlock()
-	if f.onSubmit != nil {
-		if err := f.onSubmit(f, id, t.runtime); err != nil {
+	if f.onStart != nil {
+		if err := f.onStart(f, id, t.runtime); err != nil {
 			return 0, err
 		}
 	}
@@ -109,7 +109,7 @@ func (f *fakeCore) succeed(id uint64) {
 
 func (f *fakeCore) fail(id uint64, err *Error) { f.end(ended{call: id, err: err}) }
 
-func (f *fakeCore) submitted() int {
+func (f *fakeCore) started() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return int(f.lastID)

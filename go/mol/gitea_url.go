@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 	"strconv"
 	"strings"
@@ -287,7 +286,7 @@ func jsonField(object []byte, name string) (json.RawMessage, error) {
 			return nil, errors.New("is not valid JSON")
 		}
 		var value json.RawMessage
-		if err := decoder.Decode(&value); err != nil && !errors.Is(err, io.EOF) {
+		if err := decoder.Decode(&value); err != nil {
 			return nil, errors.New("is not valid JSON")
 		}
 		if key != name {
