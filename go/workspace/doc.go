@@ -1,6 +1,6 @@
 // Package workspace runs workspaces: it connects to a container engine, pulls
 // images, creates a container from an image and waits until the container
-// answers. It knows nothing of libmol; the caller decides which image to start.
+// answers. It does not depend on libmol; the caller decides which image to start.
 //
 //	engine, err := workspace.Connect()
 //	…

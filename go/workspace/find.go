@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,8 +15,8 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// A Found is a workspace that the engine has, running or not.
-type Found struct {
+// Info describes a workspace of the engine, running or not.
+type Info struct {
 	ContainerID string    `json:"container_id"`
 	Name        string    `json:"name"`            // the container's name
 	ID          string    `json:"id"`              // Config.ID
@@ -37,7 +38,7 @@ var (
 
 // List returns the workspaces of an owner, the newest first. Without an owner it
 // returns all.
-func List(ctx context.Context, engine *client.Client, owner string) ([]Found, error) {
+func List(ctx context.Context, engine *client.Client, owner string) ([]Info, error) {
 	filters := client.Filters{}.Add("label", LabelWorkspace)
 	if owner != "" {
 		filters = filters.Add("label", LabelOwner+"="+owner)
@@ -46,15 +47,16 @@ func List(ctx context.Context, engine *client.Client, owner string) ([]Found, er
 	if err != nil {
 		return nil, fmt.Errorf("list containers: %w", err)
 	}
-	workspaces := make([]Found, 0, len(list.Items))
+	workspaces := make([]Info, 0, len(list.Items))
 	for _, c := range list.Items {
-		found := Found{
+		found := Info{
 			ContainerID: c.ID, ID: c.Labels[LabelWorkspace], Runtime: c.Labels[LabelRuntime], Owner: c.Labels[LabelOwner],
 			Image: c.Image, Running: c.State == container.StateRunning, Status: c.Status, Created: time.Unix(c.Created, 0),
 		}
 		if len(c.Names) > 0 {
 			found.Name = strings.TrimPrefix(c.Names[0], "/")
 		}
+		found.ID = cmp.Or(found.ID, found.Name) // a server may give no ID
 		port, _ := strconv.ParseUint(c.Labels[LabelPort], 10, 16)
 		for _, p := range c.Ports {
 			if found.Running && port != 0 && p.PrivatePort == uint16(port) && p.PublicPort != 0 {
@@ -63,24 +65,27 @@ func List(ctx context.Context, engine *client.Client, owner string) ([]Found, er
 		}
 		workspaces = append(workspaces, found)
 	}
-	slices.SortFunc(workspaces, func(a, b Found) int { return b.Created.Compare(a.Created) })
+	slices.SortFunc(workspaces, func(a, b Info) int { return b.Created.Compare(a.Created) })
 	return workspaces, nil
 }
 
 // Find returns the workspace with this ID, container name, or beginning of the
 // container's ID; else the only workspace of this runtime. Owner is as in List.
-func Find(ctx context.Context, engine *client.Client, owner, name string) (Found, error) {
+func Find(ctx context.Context, engine *client.Client, owner, name string) (Info, error) {
 	const shortest = 4 // digits of a container's ID
+	if name == "" {
+		return Info{}, fmt.Errorf("%w: %q", ErrNotFound, name)
+	}
 	workspaces, err := List(ctx, engine, owner)
 	if err != nil {
-		return Found{}, err
+		return Info{}, err
 	}
-	for _, matches := range []func(Found) bool{
-		func(w Found) bool { return w.ID == name || w.Name == name },
-		func(w Found) bool { return len(name) >= shortest && strings.HasPrefix(w.ContainerID, name) },
-		func(w Found) bool { return w.Runtime == name },
+	for _, matches := range []func(Info) bool{
+		func(w Info) bool { return w.ID == name || w.Name == name },
+		func(w Info) bool { return len(name) >= shortest && strings.HasPrefix(w.ContainerID, name) },
+		func(w Info) bool { return w.Runtime == name },
 	} {
-		var found []Found
+		var found []Info
 		for _, w := range workspaces {
 			if matches(w) {
 				found = append(found, w)
@@ -94,8 +99,8 @@ func Find(ctx context.Context, engine *client.Client, owner, name string) (Found
 			for _, w := range found {
 				ids = append(ids, w.ID)
 			}
-			return Found{}, fmt.Errorf("%w %q: %s", ErrAmbiguous, name, strings.Join(ids, ", "))
+			return Info{}, fmt.Errorf("%w %q: %s", ErrAmbiguous, name, strings.Join(ids, ", "))
 		}
 	}
-	return Found{}, fmt.Errorf("%w: %q", ErrNotFound, name)
+	return Info{}, fmt.Errorf("%w: %q", ErrNotFound, name)
 }

@@ -64,7 +64,7 @@ func waitUntilHealthy(ctx context.Context, engine *client.Client, ws *Workspace,
 			if err := ctx.Err(); err != nil {
 				return fmt.Errorf("waiting for %s: %w", ws.HealthURL, err)
 			}
-			return fmt.Errorf("%w: no successful answer from %s within %s, last error: %w%s", ErrNotReady, ws.HealthURL, timeout, last, lastLines(ctx, engine, ws.ContainerID))
+			return fmt.Errorf("%w: no successful answer from %s within %s, last error: %v%s", ErrNotReady, ws.HealthURL, timeout, last, lastLines(ctx, engine, ws.ContainerID))
 		}
 	}
 }
@@ -100,11 +100,12 @@ func lastLines(ctx context.Context, engine *client.Client, id string) string {
 		return ""
 	}
 	defer func() { _ = logs.Close() }()
+	const longest = 16 << 10 // for the message
 	var text bytes.Buffer
-	// A limit, because lines may be long.
-	_, _ = stdcopy.StdCopy(&text, &text, io.LimitReader(logs, 16<<10))
+	_, _ = stdcopy.StdCopy(&text, &text, io.LimitReader(logs, 1<<20)) // lines may be long
 	if text.Len() == 0 {
 		return "; it logged nothing"
 	}
+	text.Next(max(text.Len()-longest, 0))
 	return "; its last lines:\n" + strings.TrimRight(text.String(), "\n")
 }

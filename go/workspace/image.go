@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/moby/moby/api/types/jsonstream"
@@ -117,7 +118,7 @@ func ParsePlatform(name string) (*ocispec.Platform, error) {
 		return nil, nil
 	}
 	parts := strings.Split(name, "/")
-	if len(parts) < 2 || len(parts) > 3 {
+	if len(parts) < 2 || len(parts) > 3 || slices.Contains(parts, "") {
 		return nil, fmt.Errorf("%q is not a valid platform: use os/arch, os/arch/variant or native", name)
 	}
 	platform := &ocispec.Platform{OS: parts[0], Architecture: parts[1]}

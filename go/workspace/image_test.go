@@ -22,7 +22,7 @@ func TestParsePlatform(t *testing.T) {
 			t.Errorf("ParsePlatform(%q): %v (-want +got):\n%s", tt.name, err, diff)
 		}
 	}
-	for _, name := range []string{"", "arm64", "linux/arm/v7/x"} {
+	for _, name := range []string{"", "arm64", "linux/arm/v7/x", "linux/", "/amd64", "linux//v7"} {
 		if got, err := ParsePlatform(name); err == nil {
 			t.Errorf("ParsePlatform(%q) = %v, want an error", name, got)
 		}

@@ -2,7 +2,6 @@ package workspace
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -12,8 +11,8 @@ import (
 )
 
 // CopyOutput writes what a workspace has written to standard output and error. With
-// follow it goes on until the workspace exits or ctx ends. tail is the number of
-// last lines to begin with, or negative for all.
+// follow it goes on until the workspace exits or ctx ends, and then returns nil. tail
+// is the number of last lines to begin with, or negative for all.
 func CopyOutput(ctx context.Context, engine *client.Client, containerID string, stdout, stderr io.Writer, follow bool, tail int) error {
 	opts := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: follow}
 	if tail >= 0 {
@@ -24,21 +23,21 @@ func CopyOutput(ctx context.Context, engine *client.Client, containerID string, 
 		return fmt.Errorf("output of container %s: %w", containerID, err)
 	}
 	defer func() { _ = logs.Close() }()
-	if _, err := stdcopy.StdCopy(stdout, stderr, logs); err != nil && !errors.Is(err, context.Canceled) {
+	if _, err := stdcopy.StdCopy(stdout, stderr, logs); err != nil && !(follow && ctx.Err() != nil) {
 		return fmt.Errorf("output of container %s: %w", containerID, err)
 	}
 	return nil
 }
 
-// restPatience limits the wait for the output at the end.
-const restPatience = time.Second
+// drainTimeout limits the wait for the rest of the output at the end.
+const drainTimeout = time.Second
 
 // copyOutput copies the output in the background until stop, which returns when everything that was written before is
 // copied.
 func copyOutput(ctx context.Context, engine *client.Client, id string, to io.Writer) (stop func()) {
 	following, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
-	counted := &after{to: to}
+	counted := &skipWriter{to: to}
 	// Only for people who watch: the start does not depend on it, so errors are ignored.
 	go func() {
 		defer close(done)
@@ -48,23 +47,23 @@ func copyOutput(ctx context.Context, engine *client.Client, id string, to io.Wri
 		cancel()
 		<-done
 		// What was written a moment ago may not have been copied yet.
-		rest := &after{to: to, skip: counted.passed}
-		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), restPatience)
+		rest := &skipWriter{to: to, skip: counted.passed}
+		detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		defer cancel()
 		_ = CopyOutput(detached, engine, id, rest, rest, false, -1)
 	}
 }
 
-// An after passes on what comes after the first skip bytes.
-type after struct {
+// A skipWriter drops the first skip bytes and passes on the rest.
+type skipWriter struct {
 	to           io.Writer
 	skip, passed int64
 }
 
-func (a *after) Write(p []byte) (int, error) {
-	skipped := min(a.skip, int64(len(p)))
-	a.skip -= skipped
-	n, err := a.to.Write(p[skipped:])
-	a.passed += int64(n)
+func (w *skipWriter) Write(p []byte) (int, error) {
+	skipped := min(w.skip, int64(len(p)))
+	w.skip -= skipped
+	n, err := w.to.Write(p[skipped:])
+	w.passed += int64(n)
 	return int(skipped) + n, err
 }

@@ -96,11 +96,11 @@ func body(t *testing.T, url string) string {
 }
 
 func TestStartAndStop(t *testing.T) {
-	s := newStarter(t, "well")
+	s := newStarter(t, "healthy")
 	ws := s.mustStart(t)
 
-	if got := body(t, ws.HealthURL); got != "well" {
-		t.Errorf("%s answers %q, want %q", ws.HealthURL, got, "well")
+	if got := body(t, ws.HealthURL); got != "healthy" {
+		t.Errorf("%s answers %q, want %q", ws.HealthURL, got, "healthy")
 	}
 	if !strings.HasPrefix(ws.URL, "http://127.0.0.1:") || ws.HealthURL != ws.URL+"/health" {
 		t.Errorf("URL is %s, HealthURL is %s", ws.URL, ws.HealthURL)
@@ -120,7 +120,7 @@ func TestStartAndStop(t *testing.T) {
 }
 
 func TestWaitReturnsTheExitCode(t *testing.T) {
-	s := newStarter(t, "well")
+	s := newStarter(t, "healthy")
 	ws := s.mustStart(t)
 
 	ctx, cancel := context.WithCancel(t.Context())
@@ -137,7 +137,7 @@ func TestWaitReturnsTheExitCode(t *testing.T) {
 }
 
 func TestStartPublishesOnLoopbackOnly(t *testing.T) {
-	s := newStarter(t, "well")
+	s := newStarter(t, "healthy")
 	ws := s.mustStart(t)
 
 	found, err := s.engine.ContainerInspect(t.Context(), ws.ContainerID, client.ContainerInspectOptions{})
@@ -154,7 +154,7 @@ func TestStartPublishesOnLoopbackOnly(t *testing.T) {
 }
 
 func TestStartOnANetworkPublishesNothing(t *testing.T) {
-	s := newStarter(t, "well")
+	s := newStarter(t, "healthy")
 	s.cfg.Network = "mol-workspace-test"
 	if _, err := s.engine.NetworkCreate(t.Context(), s.cfg.Network, client.NetworkCreateOptions{}); err != nil {
 		t.Fatal(err)
@@ -166,8 +166,8 @@ func TestStartOnANetworkPublishesNothing(t *testing.T) {
 	})
 	ws := s.mustStart(t)
 
-	if got := body(t, ws.HealthURL); got != "well" || strings.Contains(ws.URL, "127.0.0.1") {
-		t.Errorf("%s answers %q, want %q from the network's address", ws.HealthURL, got, "well")
+	if got := body(t, ws.HealthURL); got != "healthy" || strings.Contains(ws.URL, "127.0.0.1") {
+		t.Errorf("%s answers %q, want %q from the network's address", ws.HealthURL, got, "healthy")
 	}
 	found, err := s.engine.ContainerInspect(t.Context(), ws.ContainerID, client.ContainerInspectOptions{})
 	if err != nil {
@@ -193,7 +193,7 @@ func TestStartFailsWhenTheWorkspaceExits(t *testing.T) {
 }
 
 func TestStartFailsWhenTheWorkspaceDoesNotAnswer(t *testing.T) {
-	for behaviour, want := range map[string]string{"silent": "logged nothing", "unwell": "503"} {
+	for behaviour, want := range map[string]string{"silent": "logged nothing", "unhealthy": "503"} {
 		t.Run(behaviour, func(t *testing.T) {
 			s := newStarter(t, behaviour)
 			s.cfg.ReadyTimeout = 500 * time.Millisecond
@@ -202,6 +202,21 @@ func TestStartFailsWhenTheWorkspaceDoesNotAnswer(t *testing.T) {
 				t.Errorf("Start() = %v, want ErrNotReady with %q", err, want)
 			}
 		})
+	}
+}
+
+func TestAWorkspaceThatNeverAnswersARequestIsNotReady(t *testing.T) {
+	s := newStarter(t, "hanging")
+	s.cfg.ReadyTimeout = answerTimeout + time.Second // the first request has timed out
+	if _, err := s.start(t.Context()); !errors.Is(err, ErrNotReady) || errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Start() = %v, want ErrNotReady and no deadline of the caller", err)
+	}
+}
+
+func TestTheErrorEndsWithTheLastLineOfALongOutput(t *testing.T) {
+	_, err := newStarter(t, "verbose").start(t.Context())
+	if !errors.Is(err, ErrNotReady) || !strings.HasSuffix(err.Error(), "x\nthe last line") || len(err.Error()) > 17<<10 {
+		t.Errorf("%v", err)
 	}
 }
 
@@ -220,12 +235,12 @@ func TestStartReturnsWhenItsContextEnds(t *testing.T) {
 }
 
 func TestStartKeepsAContainerWithTheSameID(t *testing.T) {
-	s := newStarter(t, "well")
+	s := newStarter(t, "healthy")
 	ws := s.mustStart(t)
 	if _, err := s.start(t.Context()); !errors.Is(err, ErrNameTaken) {
 		t.Errorf("a second Start with the same ID: %v, want ErrNameTaken", err)
 	}
-	if got := body(t, ws.HealthURL); got != "well" {
+	if got := body(t, ws.HealthURL); got != "healthy" {
 		t.Errorf("the first workspace now answers %q", got)
 	}
 }
@@ -276,9 +291,9 @@ func TestOutputIsCopiedUntilTheWorkspaceAnswers(t *testing.T) {
 	}
 }
 
-func TestAfterSkipsWhatWasPassed(t *testing.T) {
+func TestSkipWriterDropsTheFirstBytes(t *testing.T) {
 	var got strings.Builder
-	w := &after{to: &got, skip: 5}
+	w := &skipWriter{to: &got, skip: 5}
 	for _, piece := range []string{"one", "two", "three"} {
 		if n, err := w.Write([]byte(piece)); n != len(piece) || err != nil {
 			t.Errorf("Write(%q) = %d, %v", piece, n, err)
@@ -289,11 +304,11 @@ func TestAfterSkipsWhatWasPassed(t *testing.T) {
 	}
 }
 
-func TestKeepLeavesTheContainerForPeople(t *testing.T) {
+func TestKeepLeavesTheContainerOfAFailedStart(t *testing.T) {
 	s := newStarter(t, "exit")
 	s.cfg.Keep = true
-	if _, err := s.start(t.Context()); !errors.Is(err, ErrNotReady) {
-		t.Fatalf("got %v, want ErrNotReady", err)
+	if _, err := s.start(t.Context()); !errors.Is(err, ErrNotReady) || !errors.Is(err, ErrKept) {
+		t.Fatalf("got %v, want ErrNotReady and ErrKept", err)
 	}
 	found, err := Find(t.Context(), s.engine, "", s.cfg.ID)
 	if err != nil || found.Running {
@@ -305,7 +320,7 @@ func TestKeepLeavesTheContainerForPeople(t *testing.T) {
 }
 
 func TestFindChoosesByIDNameContainerAndRuntime(t *testing.T) {
-	s := newStarter(t, "well")
+	s := newStarter(t, "healthy")
 	s.cfg.Owner, s.cfg.Runtime = "alice", "find-by-runtime"
 	ws := s.mustStart(t)
 	ctx := t.Context()
@@ -319,6 +334,12 @@ func TestFindChoosesByIDNameContainerAndRuntime(t *testing.T) {
 		if found, err := Find(ctx, s.engine, owner, name); !errors.Is(err, ErrNotFound) {
 			t.Errorf("Find(%q) of %s = %+v, %v", name, owner, found, err)
 		}
+	}
+	unnamed := s
+	unnamed.cfg.ID, unnamed.cfg.Runtime = "", ""
+	ws = unnamed.mustStart(t)
+	if found, err := Find(ctx, s.engine, "alice", ws.Name); err != nil || found.ID != ws.Name {
+		t.Errorf("without an ID: %+v, %v", found, err)
 	}
 	second := s
 	second.cfg.ID += "-2"

@@ -1,5 +1,5 @@
 // The workspace of the tests. The variable BEHAVIOUR selects whether it answers,
-// answers with an error, exits, or does not listen.
+// answers with an error or never, exits, writes a lot and exits, or does not listen.
 package main
 
 import (
@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 )
 
@@ -25,9 +26,17 @@ func main() {
 		os.Exit(3)
 	case "silent":
 		select {}
-	case "unwell":
+	case "verbose":
+		for range 20 {
+			fmt.Println(strings.Repeat("x", 2000))
+		}
+		fmt.Println("the last line")
+		os.Exit(3)
+	case "hanging":
+		http.HandleFunc("GET /health", func(http.ResponseWriter, *http.Request) { select {} })
+	case "unhealthy":
 		http.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
-			http.Error(w, "unwell", http.StatusServiceUnavailable)
+			http.Error(w, "unhealthy", http.StatusServiceUnavailable)
 		})
 	default:
 		http.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
