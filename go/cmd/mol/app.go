@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
+	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 	"github.com/spf13/cobra"
 )
 
@@ -144,7 +145,7 @@ func (a *app) println(line string) error {
 func (a *app) typed(text string) string {
 	for _, s := range settings {
 		switch from := a.from[s.env]; {
-		case from == "" || from == s.env:
+		case from == "" || from == s.env || from == contextEnv:
 		case strings.HasPrefix(from, "--"):
 			text = strings.ReplaceAll(text, s.env, from)
 		default:
@@ -164,7 +165,7 @@ func (a *app) report(ctx context.Context, err error) {
 	}
 	style := newStyle(a.stderr)
 	var sig signalError
-	if errors.As(context.Cause(ctx), &sig) && errors.Is(err, context.Canceled) {
+	if errors.As(context.Cause(ctx), &sig) && errors.Is(err, context.Canceled) && !errors.Is(err, workspace.ErrKept) {
 		_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), "stopped:", sig)
 		return
 	}

@@ -41,6 +41,8 @@ func (a *app) configCommand() *cobra.Command {
 				value := settingValue{Key: s.key, Value: os.Getenv(s.env), From: a.from[s.env], Env: s.env}
 				if value.From == "" {
 					value.Value, value.From = s.fallback, "default"
+				} else if value.From == contextEnv {
+					value.Value = "the context " + os.Getenv(contextEnv)
 				}
 				value.Value = plain(mol.MaskTokenInString(mol.MaskTokenInURL(value.Value), os.Getenv(tokenEnv)))
 				value.From = plain(value.From)

@@ -195,7 +195,7 @@ func TestAProjectFileOfAnotherUserIsIgnored(t *testing.T) {
 	}
 }
 
-func TestAFileThatIsNoFileDoesNotHang(t *testing.T) {
+func TestAFIFOAsConfigFileIsRefused(t *testing.T) {
 	inProject(t, "", "")
 	if err := syscall.Mkfifo(projectFile, 0o644); err != nil {
 		t.Fatal(err)
@@ -228,8 +228,12 @@ func TestADockerContextComesBeforeTheHostOfAFile(t *testing.T) {
 		t.Errorf("without a context: %+v", got)
 	}
 	t.Setenv(contextEnv, "other")
-	if got := effective(t)["docker-host"]; got.From != contextEnv || os.Getenv(hostEnv) != "" {
+	if got := effective(t)["docker-host"]; got.From != contextEnv || got.Value != "the context other" || os.Getenv(hostEnv) != "" {
 		t.Errorf("with a context: %+v", got)
+	}
+	a := &app{from: map[string]string{hostEnv: contextEnv}}
+	if got := a.typed("set DOCKER_HOST"); got != "set DOCKER_HOST" {
+		t.Errorf("a hint with a context: %s", got)
 	}
 }
 

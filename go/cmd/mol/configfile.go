@@ -39,7 +39,7 @@ type setting struct {
 var settings = []setting{
 	{key: "repo-prefix", env: "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", personal: true, fallback: "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-",
 		flag: true, usage: "`URL` of the template repositories, up to the runtime's name"},
-	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", fallback: "the repository's default branch", flag: true, usage: "`branch` of the template to build"},
+	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", fallback: "main, else the default branch of the repository", flag: true, usage: "`branch` of the template to build"},
 	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", fallback: "linux/amd64", flag: true, usage: "`os/arch` to build for, or native"},
 	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", fallback: "none", flag: true, usage: "`suffix` of the tags, to separate these images from others"},
 	{key: "cache-dir", env: cacheEnv, personal: true, fallback: "below the user's cache folder", flag: true,

@@ -54,8 +54,8 @@ func (a *app) checkProgress() error {
 	return nil
 }
 
-// patiently calls do, which shows nothing itself. If that takes a while, people see what they wait for.
-func (a *app) patiently(what string, do func() error) error {
+// showIfSlow calls do, and shows what it waits for if that takes a while.
+func (a *app) showIfSlow(what string, do func() error) error {
 	if a.asJSON {
 		return do()
 	}

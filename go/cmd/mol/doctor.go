@@ -64,7 +64,7 @@ func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 	var diagnosis mol.Diagnosis
 	err := a.with(ctx, func(ctx context.Context, c library) error {
 		var err error
-		err = a.patiently("check the engine, the cache and Gitea", func() error {
+		err = a.showIfSlow("check the engine, the cache and Gitea", func() error {
 			diagnosis, err = c.Diagnose(ctx)
 			return err
 		})
@@ -73,7 +73,7 @@ func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 	var detail *mol.Error
 	if errors.Is(err, mol.ErrInvalidOption) && errors.As(err, &detail) {
 		return mol.Diagnosis{Version: mol.LibraryVersion(), Status: mol.CheckProblem, Checks: []mol.Check{
-			{Name: "options", Status: mol.CheckProblem, Found: detail.Message, Fix: detail.Hint},
+			{Name: "options", Status: mol.CheckProblem, Found: a.typed(detail.Message), Fix: a.typed(detail.Hint)},
 		}}, nil
 	}
 	return diagnosis, err

@@ -287,7 +287,7 @@ func TestUpPullsFromTheRegistryEndToEnd(t *testing.T) {
 	ref := registry + "/org/workspace-template-hermes:latest"
 	const id = "mol-cmd-test-pull"
 
-	code, stdout, stderr := e.run(t, "up", "hermes", "--detach", "--id", id, "-e", "BEHAVIOUR=well")
+	code, stdout, stderr := e.run(t, "up", "hermes", "--detach", "--id", id, "-e", "BEHAVIOUR=healthy")
 	if code != 0 {
 		t.Fatalf("exit code %d: %s", code, stderr)
 	}
@@ -441,7 +441,7 @@ func TestDoctorEndToEnd(t *testing.T) {
 	}
 
 	code, stdout, stderr = e.run(t, "doctor", "--platform", "nonsense")
-	if code != exitProblem || !strings.Contains(stdout, "problem  options       MOLECULE_IMAGE_PLATFORM") || stderr != "" {
+	if code != exitProblem || !strings.Contains(stdout, "problem  options       --platform is not a valid platform") || stderr != "" {
 		t.Errorf("with an invalid option: exit code %d\n%s%s", code, stdout, stderr)
 	}
 }

@@ -51,12 +51,12 @@ var exitGroups = []struct {
 		[]error{mol.ErrStalled, mol.ErrTimeout, context.DeadlineExceeded}},
 	{exitCache, "the cache folder cannot be used, or this process has reached its limit of threads or file descriptors",
 		[]error{mol.ErrCache, mol.ErrProcessLimit}},
-	{exitWorkspace, "the image is ready, but the workspace did not become ready, or exited by itself",
-		[]error{workspace.ErrNotReady, errExited}},
-	{exitName, "no workspace has this name, several match, or the name for a new one is taken",
-		[]error{workspace.ErrNotFound, workspace.ErrAmbiguous, workspace.ErrNameTaken}},
+	{exitWorkspace, "the workspace did not become ready, is not running, or exited by itself",
+		[]error{workspace.ErrNotReady, errNotRunning, errExited}},
 	{exitProblem, "mol doctor found a problem",
 		[]error{errProblems}},
+	{exitName, "no workspace has this name, several match, or the name for a new one is taken",
+		[]error{workspace.ErrNotFound, workspace.ErrAmbiguous, workspace.ErrNameTaken}},
 }
 
 // A usageError is an error of the command line.

@@ -83,6 +83,8 @@ func failure(ctx context.Context, err error) result {
 		out.Code = "usage"
 	case errors.Is(err, errExited):
 		out.Code = "workspace_exited"
+	case errors.Is(err, errNotRunning):
+		out.Code = "workspace_not_running"
 	case code == exitWorkspace:
 		out.Code = "workspace_not_ready"
 	case errors.Is(err, workspace.ErrNameTaken):

@@ -198,13 +198,9 @@ func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 			break
 		}
 		d.now.line = clean(e.Line)
-	case mol.EventPullDone:
-		kept = append(kept, d.tick(describe(e)))
 	case mol.EventWarning:
 		kept = append(kept, d.style.bad("!")+" "+plain(describe(e)))
-	case mol.EventLookupDone, mol.EventCacheHit:
-		kept = append(kept, d.tick(describe(e)))
-	case mol.EventFetchDone:
+	case mol.EventLookupDone, mol.EventCacheHit, mol.EventFetchDone, mol.EventPullDone:
 		kept = append(kept, d.tick(describe(e)))
 	case mol.EventTagged:
 		if d.now.name == "build" {

@@ -23,8 +23,7 @@ func (a *app) logsCommand() *cobra.Command {
 		Short: "Show the output of a workspace or of a build",
 		Long: "Show what a workspace has written to standard output and error. With --build show the\n" +
 			"log of a runtime's last build that used this cache, by any program, whether it\n" +
-			"succeeded or failed. Of a very long log only the beginning and the end are kept.\n\n" +
-			"Note: mol logs RUNTIME was the log of the build before; that is mol logs --build RUNTIME.",
+			"succeeded or failed. Of a very long log only the beginning and the end are kept.",
 		Example: "  mol logs --follow hermes\n  mol logs --build claude-code",
 		Args: func(cmd *cobra.Command, args []string) error {
 			switch {
@@ -49,7 +48,7 @@ func (a *app) logsCommand() *cobra.Command {
 			if build {
 				return a.buildLog(cmd.Context(), args[0])
 			}
-			err := a.withWorkspace(cmd.Context(), args[0], func(ctx context.Context, engine *client.Client, found workspace.Found) error {
+			err := a.withWorkspace(cmd.Context(), args[0], func(ctx context.Context, engine *client.Client, found workspace.Info) error {
 				return workspace.CopyOutput(ctx, engine, found.ContainerID, a.stdout, a.stderr, follow, tail)
 			})
 			if errors.Is(err, workspace.ErrNotFound) && a.allowlist().IsKnownRuntime(args[0]) {

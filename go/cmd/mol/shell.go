@@ -31,9 +31,9 @@ func (a *app) shellCommand() *cobra.Command {
 		Long: "Run a shell in a workspace: bash if it has one, else sh. With a COMMAND run that instead.\n" +
 			"The exit code is that of the command.",
 		Example: "  mol shell hermes\n  mol shell hermes -- env",
-	}, func(ctx context.Context, engine *client.Client, found workspace.Found) error {
+	}, func(ctx context.Context, engine *client.Client, found workspace.Info) error {
 		if !found.Running {
-			return fmt.Errorf("%w: %s is not running (%s)", workspace.ErrNotReady, found.ID, found.Status)
+			return fmt.Errorf("%s %w (%s)", found.ID, errNotRunning, found.Status)
 		}
 		if command == nil {
 			shell, err := findShell(ctx, engine, found)
@@ -61,7 +61,7 @@ func (a *app) shellCommand() *cobra.Command {
 }
 
 // findShell returns the shell that a workspace has.
-func findShell(ctx context.Context, engine *client.Client, found workspace.Found) (string, error) {
+func findShell(ctx context.Context, engine *client.Client, found workspace.Info) (string, error) {
 	var out bytes.Buffer
 	search := []string{"sh", "-c", "command -v bash || command -v sh"}
 	err := execute(ctx, engine, found.ContainerID, search, nil, &out, io.Discard)

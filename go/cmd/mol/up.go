@@ -201,6 +201,9 @@ func wait(ctx context.Context, engine *client.Client, ws *workspace.Workspace) e
 	return fmt.Errorf("%w with code %d", errExited, code)
 }
 
+// errNotRunning is the error of a command that needs a running workspace.
+var errNotRunning = errors.New("is not running")
+
 // errExited is the error of a workspace that was up and exited by itself.
 var errExited = errors.New("the workspace exited")
 

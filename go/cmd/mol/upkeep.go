@@ -25,7 +25,7 @@ func (a *app) listCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
 				var inventory mol.Inventory
-				err := a.patiently("list the images and templates", func() (err error) {
+				err := a.showIfSlow("list the images and templates", func() (err error) {
 					inventory, err = c.List(ctx)
 					return err
 				})
@@ -71,7 +71,7 @@ func (a *app) pruneCommand() *cobra.Command {
 			}
 			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
 				var report mol.PruneReport
-				err := a.patiently("remove old images and templates", func() (err error) {
+				err := a.showIfSlow("remove old images and templates", func() (err error) {
 					report, err = c.Prune(ctx, options)
 					return err
 				})

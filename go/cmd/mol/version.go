@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// versionPatience limits the question for the engine's version.
-const versionPatience = 3 * time.Second
+// versionTimeout limits the request for the engine's version.
+const versionTimeout = 3 * time.Second
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
@@ -55,7 +55,7 @@ func version() string {
 
 // engineVersion describes the engine: "Docker Engine 27.3.1 at unix:///var/run/docker.sock". "" if none answers.
 func (a *app) engineVersion(ctx context.Context) (description string) {
-	ctx, cancel := context.WithTimeout(ctx, versionPatience)
+	ctx, cancel := context.WithTimeout(ctx, versionTimeout)
 	defer cancel()
 	_ = a.withEngine(ctx, func(ctx context.Context, engine *client.Client) error {
 		found, err := engine.ServerVersion(ctx, client.ServerVersionOptions{})

@@ -26,7 +26,7 @@ func owner() string {
 // withEngine calls do with a client for the engine that libmol uses.
 func (a *app) withEngine(ctx context.Context, do func(context.Context, *client.Client) error) error {
 	var engine *client.Client
-	err := a.patiently("ask the engine", func() (err error) {
+	err := a.showIfSlow("ask the engine", func() (err error) {
 		engine, err = a.findEngine(ctx)
 		return err
 	})
@@ -64,7 +64,7 @@ func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
 }
 
 // withWorkspace calls do with the workspace of this user that name denotes.
-func (a *app) withWorkspace(ctx context.Context, name string, do func(context.Context, *client.Client, workspace.Found) error) error {
+func (a *app) withWorkspace(ctx context.Context, name string, do func(context.Context, *client.Client, workspace.Info) error) error {
 	return a.withEngine(ctx, func(ctx context.Context, engine *client.Client) error {
 		found, err := workspace.Find(ctx, engine, owner(), name)
 		if errors.Is(err, workspace.ErrNotFound) || errors.Is(err, workspace.ErrAmbiguous) {
@@ -78,7 +78,7 @@ func (a *app) withWorkspace(ctx context.Context, name string, do func(context.Co
 }
 
 // workspaceCommand fills in what the commands with one workspace as their argument share.
-func (a *app) workspaceCommand(cmd *cobra.Command, do func(context.Context, *client.Client, workspace.Found) error) *cobra.Command {
+func (a *app) workspaceCommand(cmd *cobra.Command, do func(context.Context, *client.Client, workspace.Info) error) *cobra.Command {
 	cmd.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) != 1 {
 			return errors.New("name one workspace; mol ps lists them")
@@ -146,10 +146,10 @@ func (a *app) psCommand() *cobra.Command {
 
 type workspacesResult struct {
 	outcome
-	Workspaces []workspace.Found `json:"workspaces"`
+	Workspaces []workspace.Info `json:"workspaces"`
 }
 
-func (a *app) printWorkspaces(workspaces []workspace.Found, owners bool) error {
+func (a *app) printWorkspaces(workspaces []workspace.Info, owners bool) error {
 	if len(workspaces) == 0 {
 		return a.println("no workspaces; mol up RUNTIME starts one")
 	}
@@ -157,8 +157,8 @@ func (a *app) printWorkspaces(workspaces []workspace.Found, owners bool) error {
 	if owners {
 		head = "NAME\tOWNER\tURL\tSTATUS"
 	}
-	return printTable(a.stdout, head, workspaces, func(w workspace.Found) []string {
-		cells := []string{or(w.ID, w.Name), or(w.URL, "-"), w.Status} // a server may give no ID
+	return printTable(a.stdout, head, workspaces, func(w workspace.Info) []string {
+		cells := []string{w.ID, or(w.URL, "-"), w.Status}
 		if owners {
 			cells = slices.Insert(cells, 1, or(w.Owner, "-"))
 		}
@@ -172,7 +172,7 @@ func (a *app) downCommand() *cobra.Command {
 		Short:   "Stop and remove a workspace",
 		Long:    "Stop a workspace and remove its container. Named volumes and folders are kept.",
 		Example: "  mol down hermes\n  mol down hermes-1a2b3c",
-	}, func(ctx context.Context, engine *client.Client, found workspace.Found) error {
+	}, func(ctx context.Context, engine *client.Client, found workspace.Info) error {
 		if err := workspace.Stop(ctx, engine, found.ContainerID); err != nil {
 			return err
 		}
@@ -188,9 +188,12 @@ func (a *app) openCommand() *cobra.Command {
 		Use:   "open WORKSPACE",
 		Short: "Open a workspace in the browser",
 		Long:  "Open a workspace in the browser, and print its URL.",
-	}, func(_ context.Context, _ *client.Client, found workspace.Found) error {
-		if found.URL == "" {
-			return fmt.Errorf("%w: %s is not running (%s); mol logs %s shows why", workspace.ErrNotReady, found.ID, found.Status, found.ID)
+	}, func(_ context.Context, _ *client.Client, found workspace.Info) error {
+		switch {
+		case !found.Running:
+			return fmt.Errorf("%s %w (%s); mol logs %[1]s shows why", found.ID, errNotRunning, found.Status)
+		case found.URL == "":
+			return fmt.Errorf("%s publishes no port, so it has no URL on this machine", found.ID)
 		}
 		if a.asJSON {
 			return a.printJSON(workspaceResult(found))
@@ -206,7 +209,7 @@ func (a *app) openCommand() *cobra.Command {
 	})
 }
 
-func workspaceResult(found workspace.Found) result {
+func workspaceResult(found workspace.Info) result {
 	return result{
 		Kind: "result", OK: true, Ref: found.Image, Runtime: found.Runtime,
 		URL: found.URL, ContainerID: found.ContainerID, ContainerName: found.Name,

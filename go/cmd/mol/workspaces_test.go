@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"io"
@@ -212,6 +213,31 @@ func TestAWorkspaceThatExitsShowsWhy(t *testing.T) {
 		if code, _, stderr := e.run(t, args...); code != exitWorkspace || !strings.Contains(stderr, "is not running (Exited (3)") {
 			t.Errorf("%q: exit code %d: %s", args, code, stderr)
 		}
+	}
+}
+
+func TestCtrlCWithKeepSaysThatTheContainerIsLeft(t *testing.T) {
+	e := newShellEnv(t, "echo waiting; sleep 60")
+	const id = "mol-cmd-test-kept"
+	cmd := e.command(t, "up", "hermes", "--id", id, "--keep")
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.down(t, id) })
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() && !strings.HasSuffix(lines.Text(), "| waiting") {
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	rest, _ := io.ReadAll(stderr)
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitSignal+int(syscall.SIGINT) || !strings.Contains(string(rest), "its container is kept: mol logs "+id) {
+		t.Errorf("exit code %d: %s", code, rest)
 	}
 }
 
