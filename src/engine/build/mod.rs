@@ -226,7 +226,7 @@ impl Engine {
         let Err(failure) = end else {
             return Ok(());
         };
-        let reason = match self.reason(failure) {
+        let mut reason = match self.reason(failure) {
             Ok(reason) => reason,
             Err(error) => return Err(error.into()),
         };
@@ -239,6 +239,7 @@ impl Engine {
                 return Err(self.connection_lost(reason.message.trim()).into());
             }
         }
+        reason.message = end.failed.reason(&reason.message).to_owned();
         let retryable = is_lost_race(self.builder, &end, &reason);
         let error = self.build_error(build.platform, &reason, dockerfile, end);
         Err(AttemptError {

@@ -58,6 +58,9 @@ struct RunningStep {
     output: Output,
 }
 
+/// How the error of a step ends that BuildKit has cancelled.
+const CANCELED: &str = "context canceled";
+
 /// The step that failed: of the Dockerfile, or an internal one of the builder.
 #[derive(Debug, Default)]
 pub(super) struct FailedStep {
@@ -70,6 +73,15 @@ pub(super) struct FailedStep {
 }
 
 impl FailedStep {
+    /// Why the build failed. BuildKit may give the cancellation of a parallel step as the reason of the build.
+    pub(super) fn reason<'a>(&'a self, of_build: &'a str) -> &'a str {
+        let canceled = |error: &str| error.trim_end().ends_with(CANCELED);
+        if canceled(of_build) && !self.error.is_empty() && !canceled(&self.error) {
+            return &self.error;
+        }
+        of_build
+    }
+
     /// The step's output, if it is a single line, and not known to be from the command's standard output.
     pub(super) fn only_line(&self) -> Option<&str> {
         (self.output.lines == 1 && !self.output.has_stdout).then_some(&self.output.first_line)
@@ -218,7 +230,6 @@ impl<'a> BuildMonitor<'a> {
     /// Keeps the first failure. BuildKit then cancels the parallel steps and reports them as failed too. Only
     /// the text tells these apart; a command's error ends with its exit code, so a template cannot write it.
     fn record_failure(&mut self, failed: FailedStep) {
-        const CANCELED: &str = "context canceled";
         let known = self.failed.as_ref();
         if known.is_none_or(|known| known.error.ends_with(CANCELED)) {
             self.failed = Some(failed);
@@ -389,6 +400,20 @@ mod tests {
     use std::thread::sleep;
 
     const GRACE: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn the_reason_of_a_cancelled_build_is_the_error_of_its_failed_step() {
+        let failed = |error: &str| FailedStep {
+            error: error.to_owned(),
+            ..FailedStep::default()
+        };
+        let pattern = "error from sender: invalid excludepatterns: [[]: syntax error in pattern";
+        let canceled = "failed to solve: context canceled\n";
+        assert_eq!(failed(pattern).reason(canceled), pattern);
+        assert_eq!(failed(pattern).reason("exit code: 3"), "exit code: 3");
+        assert_eq!(failed("").reason(canceled), canceled);
+        assert_eq!(failed("context canceled").reason(canceled), canceled);
+    }
 
     #[test]
     fn silence_is_a_stall_except_during_an_export() {
