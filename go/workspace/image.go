@@ -104,8 +104,9 @@ func pull(ctx context.Context, engine *client.Client, ref string, opts client.Im
 // layerProgress returns what a message of a pull says about a layer, if it does.
 func layerProgress(message jsonstream.Message) (_ LayerProgress, ok bool) {
 	layer := LayerProgress{Layer: message.ID, Extracting: message.Status == "Extracting"}
-	if message.Progress != nil {
-		layer.Bytes, layer.Total = message.Progress.Current, message.Progress.Total
+	// Newer engines report an extraction in seconds.
+	if p := message.Progress; p != nil && p.Units == "" {
+		layer.Bytes, layer.Total = p.Current, p.Total
 	}
 	return layer, message.ID != "" && (layer.Extracting || message.Status == "Downloading")
 }

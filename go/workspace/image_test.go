@@ -1,9 +1,11 @@
 package workspace
 
 import (
+	"encoding/json"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/moby/moby/api/types/jsonstream"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -25,6 +27,27 @@ func TestParsePlatform(t *testing.T) {
 	for _, name := range []string{"", "arm64", "linux/arm/v7/x", "linux/", "/amd64", "linux//v7"} {
 		if got, err := ParsePlatform(name); err == nil {
 			t.Errorf("ParsePlatform(%q) = %v, want an error", name, got)
+		}
+	}
+}
+
+func TestLayerProgress(t *testing.T) {
+	for line, want := range map[string]LayerProgress{
+		`{"status":"Downloading","progressDetail":{"current":3,"total":7},"id":"a1"}`:  {Layer: "a1", Bytes: 3, Total: 7},
+		`{"status":"Extracting","progressDetail":{"current":3,"total":7},"id":"a1"}`:   {Layer: "a1", Extracting: true, Bytes: 3, Total: 7},
+		`{"status":"Extracting","progressDetail":{"current":3,"units":"s"},"id":"a1"}`: {Layer: "a1", Extracting: true},
+	} {
+		var message jsonstream.Message
+		if err := json.Unmarshal([]byte(line), &message); err != nil {
+			t.Fatal(err)
+		}
+		if got, ok := layerProgress(message); !ok || got != want {
+			t.Errorf("%s: %+v, %t, want %+v", line, got, ok, want)
+		}
+	}
+	for _, message := range []jsonstream.Message{{Status: "Downloading"}, {Status: "Pull complete", ID: "a1"}} {
+		if got, ok := layerProgress(message); ok {
+			t.Errorf("%+v: %+v", message, got)
 		}
 	}
 }

@@ -59,7 +59,7 @@ type Config struct {
 	Output io.Writer
 
 	// Keep leaves the container where it is if Start fails after it was created, so
-	// that somebody can look at it. The error then wraps ErrKept.
+	// that it can be examined. The error then wraps ErrKept.
 	Keep bool
 }
 

@@ -112,7 +112,7 @@ func (p *imagePull) progress(l workspace.LayerProgress) {
 	switch {
 	case l.Extracting:
 		e.Action, e.Message = "extract", "extracting a layer"
-		p.latest[l.Layer] = l.Total
+		p.latest[l.Layer] = max(p.latest[l.Layer], l.Total)
 	case !known:
 		p.began[l.Layer] = time.Now()
 		p.latest[l.Layer] = l.Bytes

@@ -78,7 +78,7 @@ var (
 
 // wrapsAnew reports whether the terminal is one that wraps the lines on the screen anew when it gets narrower. Terminals
 // cannot be asked, so it goes by the variables that these terminals set. For an unknown one, a line that stays behind is
-// better than the loss of a line that somebody needs.
+// better than the loss of other output.
 func wrapsAnew(getenv func(string) string) bool {
 	switch term := getenv("TERM"); {
 	case getenv("TMUX") != "":

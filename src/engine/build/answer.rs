@@ -82,6 +82,14 @@ fn parse(line: &str) -> Result<Info, Failure> {
     struct Detail {
         current: i64,
         total: i64,
+        /// Set if these are no bytes: newer engines report an extraction in seconds.
+        units: Option<serde::de::IgnoredAny>,
+    }
+    impl Detail {
+        fn bytes(&self, count: i64) -> u64 {
+            let bytes = self.units.is_none().then_some(count);
+            bytes.and_then(|bytes| bytes.try_into().ok()).unwrap_or(0)
+        }
     }
     #[derive(Deserialize)]
     struct Reason {
@@ -116,11 +124,11 @@ fn parse(line: &str) -> Result<Info, Failure> {
         _ => None,
     };
     Ok(match (action, line.id, line.progress) {
-        (Some(action), Some(layer), Some(Detail { current, total })) => Info::Layer(LayerStatus {
+        (Some(action), Some(layer), Some(detail)) => Info::Layer(LayerStatus {
             layer: layer.into_owned(),
             action,
-            bytes: u64::try_from(current).unwrap_or(0),
-            total: u64::try_from(total).unwrap_or(0),
+            bytes: detail.bytes(detail.current),
+            total: detail.bytes(detail.total),
         }),
         _ => Info::Other,
     })
@@ -208,6 +216,15 @@ mod tests {
                     action: Action::Extract,
                     bytes: 1,
                     total: 7,
+                }),
+            ),
+            (
+                r#"{"status":"Extracting","progressDetail":{"current":1,"units":"s"},"id":"05dff5d12d65"}"#,
+                Info::Layer(LayerStatus {
+                    layer: "05dff5d12d65".to_owned(),
+                    action: Action::Extract,
+                    bytes: 0,
+                    total: 0,
                 }),
             ),
         ] {
