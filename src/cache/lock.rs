@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
@@ -26,6 +26,10 @@ use crate::process::executor::blocking;
 const LOCK_POLL: Duration = Duration::from_millis(100);
 const FIRST_LOCK_POLL: Duration = Duration::from_millis(5);
 
+/// How long the lock file must name the same holder before it is reported. A process takes the lock first and writes
+/// its name into the file after that.
+const HOLDER_SETTLES: Duration = Duration::from_millis(100);
+
 /// The lock of one commit, held until the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct Lock {
@@ -39,8 +43,39 @@ struct Holder {
     since_unix: u64,
 }
 
+/// Decides when a holder is reported.
+struct Settling {
+    holder: String,
+    since: Instant,
+    reported: bool,
+}
+
+impl Settling {
+    fn new(now: Instant) -> Self {
+        Self {
+            holder: String::new(),
+            since: now,
+            reported: false,
+        }
+    }
+
+    /// The holder, if it is to be reported now.
+    fn see(&mut self, holder: String, now: Instant) -> Option<String> {
+        if self.holder != holder {
+            *self = Self {
+                holder,
+                ..Self::new(now)
+            };
+        }
+        let report = !self.reported && now.duration_since(self.since) >= HOLDER_SETTLES;
+        self.reported |= report;
+        report.then(|| self.holder.clone())
+    }
+}
+
 impl Cache {
-    /// Takes the lock for `commit`. Calls `waiting` with the holder it waits for, once for each holder.
+    /// Takes the lock for `commit`. Calls `waiting` with the holder it waits for, once for each holder, unless the wait
+    /// is very short.
     pub(crate) async fn lock(
         &self,
         commit: &CommitSha,
@@ -52,7 +87,7 @@ impl Cache {
         let tasks = TaskTracker::new();
         let opened = path.clone();
         let mut file = blocking(&tasks, move || lock_file::open(&opened)).await?;
-        let mut reported = String::new();
+        let mut settling = Settling::new(Instant::now());
         let mut pause = FIRST_LOCK_POLL;
         loop {
             let path = path.clone();
@@ -69,9 +104,8 @@ impl Cache {
                     holder
                 }
             };
-            if reported != holder {
-                waiting(holder.clone());
-                reported = holder;
+            if let Some(holder) = settling.see(holder, Instant::now()) {
+                waiting(holder);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LOCK_POLL);
@@ -138,5 +172,56 @@ fn read_holder(file: &mut File) -> String {
         }
         Some(holder) => format!("process {}", holder.pid),
         None => "another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The reports, if the lock file has these holders at these times, in milliseconds.
+    fn reported(seen: &[(u64, &str)]) -> Vec<String> {
+        let start = Instant::now();
+        let mut settling = Settling::new(start);
+        seen.iter()
+            .filter_map(|(at, holder)| {
+                settling.see((*holder).to_owned(), start + Duration::from_millis(*at))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_holder_is_reported_once() {
+        let seen = [(0, "process 1"), (50, "process 1"), (100, "process 1")];
+        assert_eq!(reported(&seen), ["process 1"]);
+        assert_eq!(
+            reported(&[&seen[..], &[(200, "process 1"), (900, "process 1")]].concat()),
+            ["process 1"]
+        );
+    }
+
+    #[test]
+    fn a_holder_that_has_not_written_its_name_yet_is_reported_by_its_name() {
+        for before in ["another process", "process 1, which has ended"] {
+            let seen = [
+                (0, before),
+                (99, before),
+                (120, "process 2"),
+                (200, "process 2"),
+                (220, "process 2"),
+            ];
+            assert_eq!(reported(&seen), ["process 2"]);
+        }
+    }
+
+    #[test]
+    fn a_holder_without_a_name_and_each_new_holder_are_reported() {
+        let seen = [
+            (0, "another process"),
+            (100, "another process"),
+            (200, "process 2"),
+            (300, "process 2"),
+        ];
+        assert_eq!(reported(&seen), ["another process", "process 2"]);
     }
 }
