@@ -7,6 +7,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -246,11 +247,14 @@ func TestExitCodes(t *testing.T) {
 
 func TestExitCodesAfterSignals(t *testing.T) {
 	for sig, want := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
-		ctx, cancel := context.WithCancelCause(t.Context())
-		cancel(signalError{sig})
-		code, _, stderr := runFake(t, ctx, &fakeClient{}, "ensure", "hermes")
-		if code != want || !strings.Contains(stderr, "stopped: "+sig.String()) {
-			t.Errorf("after %s: exit code %d, want %d: %s", sig, code, want, stderr)
+		// net/http returns the cause of the cancellation in place of context.Canceled.
+		for _, err := range []error{nil, fmt.Errorf("inspect: %w", &url.Error{Op: "Get", URL: "x", Err: signalError{sig}})} {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(signalError{sig})
+			code, _, stderr := runFake(t, ctx, &fakeClient{err: err}, "ensure", "hermes")
+			if code != want || !strings.Contains(stderr, "stopped: "+sig.String()) {
+				t.Errorf("after %s, %v: exit code %d, want %d: %s", sig, err, code, want, stderr)
+			}
 		}
 	}
 }

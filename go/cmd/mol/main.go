@@ -41,3 +41,6 @@ func runUntilSignal() int {
 type signalError struct{ os.Signal }
 
 func (e signalError) Error() string { return e.String() }
+
+// Is makes it a cancellation also where a package returns the cause in place of context.Canceled, as net/http does.
+func (e signalError) Is(target error) bool { return target == context.Canceled }
