@@ -41,6 +41,7 @@ mod metrics;
 mod misleading_words;
 mod options;
 mod outside_files;
+mod own_builders;
 mod own_engines;
 mod packaging;
 mod panics;

@@ -77,10 +77,6 @@ impl Engine {
 
     /// Imports a base image made of the machine's own busybox, because no registry is reachable.
     pub fn import_busybox(&self) {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let busybox = std::env::split_paths(&path)
-            .find_map(|folder| std::fs::read(folder.join("busybox")).ok())
-            .expect("there is no busybox: install busybox-static, or run `make test`");
         let mut archive = tar::Builder::new(Vec::new());
         let new_header = |kind, mode| {
             let mut header = tar::Header::new_gnu();
@@ -99,7 +95,7 @@ impl Engine {
         for folder in ["bin/", "tmp/", "etc/"] {
             add(folder, tar::EntryType::Directory, 0o755, b"");
         }
-        add("bin/busybox", tar::EntryType::Regular, 0o755, &busybox);
+        add("bin/busybox", tar::EntryType::Regular, 0o755, &busybox());
         for program in [
             "sh", "cat", "chmod", "chown", "echo", "env", "false", "head", "id", "ln", "ls",
             "mkdir", "mkfifo", "rm", "seq", "sleep", "tr", "true", "yes",
@@ -432,6 +428,14 @@ impl Drop for OwnEngine {
     fn drop(&mut self) {
         let _ = Self::command("stop", &self.folder).status();
     }
+}
+
+/// The machine's own busybox, a static program.
+pub fn busybox() -> Vec<u8> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .find_map(|folder| std::fs::read(folder.join("busybox")).ok())
+        .expect("there is no busybox: install busybox-static, or run `make test`")
 }
 
 /// Whether a process in a container of the engine or on this machine has this word in its command line.

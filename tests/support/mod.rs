@@ -1,6 +1,7 @@
 //! Test environments. Each test has its own template server, its own cache folder and its own isolation
 //! suffix in the tags, so that tests run in parallel on one engine.
 
+pub mod builder;
 pub mod child;
 pub mod daemon;
 pub mod docker_context;
@@ -30,6 +31,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
+pub use builder::Builder;
 pub use engine::Engine;
 pub use proxy::{End, Handling, Proxy};
 pub use server::{Files, Server, file, script};

@@ -1,5 +1,5 @@
-//! TLS in front of a template server or an engine, with certificates of a private authority, or with
-//! invalid certificates.
+//! TLS in front of a template server or an engine, and PEM files for a builder, with certificates of a private
+//! authority, or with invalid certificates.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -80,11 +80,12 @@ fn self_signed(flaw: Flaw) -> (CertificateDer<'static>, KeyPair) {
 
 /// The parameters of a certificate for this machine's loopback address, and its key.
 fn params(flaw: Flaw) -> (CertificateParams, KeyPair) {
-    let host = match flaw {
-        Flaw::OtherHost => "git.example.com",
-        _ => "127.0.0.1",
+    let hosts: &[&str] = match flaw {
+        Flaw::OtherHost => &["git.example.com"],
+        _ => &["127.0.0.1", "localhost"],
     };
-    let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+    let hosts: Vec<String> = hosts.iter().map(|&host| host.to_owned()).collect();
+    let mut params = CertificateParams::new(hosts).unwrap();
     match flaw {
         Flaw::Expired => params.not_after = date_time_ymd(2020, 1, 1),
         Flaw::NotYetValid => params.not_before = date_time_ymd(2100, 1, 1),
@@ -191,15 +192,7 @@ impl EngineTls {
         trusted: &CertificateDer<'static>,
         identity: Identity,
     ) -> Self {
-        let (certificate, key) = authority.sign(Flaw::None);
-        std::fs::create_dir_all(certificates).unwrap();
-        for (name, label, der) in [
-            ("ca.pem", "CERTIFICATE", trusted.as_ref()),
-            ("cert.pem", "CERTIFICATE", certificate.as_ref()),
-            ("key.pem", "PRIVATE KEY", &key.serialize_der()),
-        ] {
-            std::fs::write(certificates.join(name), pem(label, der)).unwrap();
-        }
+        write(certificates, trusted, &authority.sign(Flaw::None));
         let socket = PathBuf::from(engine.url.strip_prefix("unix://").unwrap());
         let connect = move || UnixStream::connect(socket.clone());
         let address = relay(identity, Some(authority), connect);
@@ -207,6 +200,51 @@ impl EngineTls {
             host: format!("tcp://{address}"),
             certificates: certificates.to_owned(),
         }
+    }
+}
+
+/// A certificate authority, for servers and clients that read PEM files.
+pub struct Certificates {
+    authority: Authority,
+    folder: PathBuf,
+}
+
+impl Certificates {
+    /// A new authority. Its files go into `folder`.
+    pub fn new(folder: &Path) -> Self {
+        Self {
+            authority: Authority::new(),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Issues a certificate with this flaw, for 127.0.0.1 and localhost. Returns a folder with `cert.pem`, its
+    /// `key.pem`, and the authority's certificate `ca.pem`.
+    pub fn issue(&self, flaw: Flaw) -> PathBuf {
+        let folder = self.folder.join(super::unique());
+        let (certificate, key) = self.authority.sign(flaw);
+        let key = match flaw {
+            Flaw::OtherKey => KeyPair::generate().unwrap(),
+            _ => key,
+        };
+        write(&folder, &self.authority.certificate, &(certificate, key));
+        folder
+    }
+}
+
+/// Writes `ca.pem`, `cert.pem` and `key.pem` into a folder, which is created.
+fn write(
+    folder: &Path,
+    trusted: &CertificateDer<'static>,
+    (certificate, key): &(CertificateDer<'static>, KeyPair),
+) {
+    std::fs::create_dir_all(folder).unwrap();
+    for (name, label, der) in [
+        ("ca.pem", "CERTIFICATE", trusted.as_ref()),
+        ("cert.pem", "CERTIFICATE", certificate.as_ref()),
+        ("key.pem", "PRIVATE KEY", &key.serialize_der()),
+    ] {
+        std::fs::write(folder.join(name), pem(label, der)).unwrap();
     }
 }
 
