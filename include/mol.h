@@ -133,6 +133,8 @@ typedef enum mol_status {
   MOL_ERR_NO_LOCAL_IMAGE = 22,
   // The process, or the machine, has no thread or file descriptor left.
   MOL_ERR_PROCESS_LIMIT = 23,
+  // None of the builders that were chosen answers, or each was lost while it built.
+  MOL_ERR_BUILDER_UNREACHABLE = 24,
 } mol_status;
 
 // Whether images are pulled or built.

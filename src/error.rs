@@ -60,11 +60,13 @@ pub enum Code {
     NoLocalImage = 22,
     /// The process, or the machine, has no thread or file descriptor left.
     ProcessLimit = 23,
+    /// None of the builders that were chosen answers, or each was lost while it built.
+    BuilderUnreachable = 24,
 }
 
 impl Code {
     /// Every code, by number.
-    pub const ALL: [Code; 22] = [
+    pub const ALL: [Code; 23] = [
         Code::UnknownRuntime,
         Code::InvalidOption,
         Code::GiteaUnreachable,
@@ -87,6 +89,7 @@ impl Code {
         Code::Closed,
         Code::NoLocalImage,
         Code::ProcessLimit,
+        Code::BuilderUnreachable,
     ];
 
     /// The name in logs, metrics and documents, such as `repo_not_found`.
@@ -103,6 +106,7 @@ impl Code {
                 | Code::PlatformUnsupported
                 | Code::Cache
                 | Code::ProcessLimit
+                | Code::BuilderUnreachable
         )
     }
 
@@ -131,6 +135,7 @@ impl Code {
             Code::Closed => c"closed",
             Code::NoLocalImage => c"no_local_image",
             Code::ProcessLimit => c"process_limit",
+            Code::BuilderUnreachable => c"builder_unreachable",
         }
     }
 }
@@ -298,7 +303,7 @@ mod tests {
     #[test]
     fn numbers_grow_and_retired_ones_are_not_reused() {
         let numbers: Vec<i32> = Code::ALL.iter().map(|code| *code as i32).collect();
-        let expected: Vec<i32> = (1..=23).filter(|number| *number != 21).collect();
+        let expected: Vec<i32> = (1..=24).filter(|number| *number != 21).collect();
         assert_eq!(numbers, expected);
     }
 }

@@ -130,6 +130,16 @@ impl Dockerfile {
             .map(|(_, line)| *line)
     }
 
+    /// The images that stages begin with, without `scratch` and other stages.
+    pub(crate) fn base_images(&self) -> impl Iterator<Item = &str> {
+        let stages = self.stages.iter().map(|stage| stage.to_ascii_lowercase());
+        let stages: HashSet<String> = stages
+            .chain([String::new(), "scratch".to_owned()])
+            .collect();
+        let images = self.bases.iter().map(|(image, _)| image.as_str());
+        images.filter(move |image| !stages.contains(&image.to_ascii_lowercase()))
+    }
+
     /// The lines around the instruction at `line`, with their numbers. The lines of the instruction begin with `>`. Empty
     /// if there is no such line.
     pub(crate) fn excerpt(&self, line: u32) -> String {

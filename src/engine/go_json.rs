@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 /// How many levels of objects are read. Docker's files have three.
 const MAX_DEPTH: usize = 8;
 
-/// A JSON value. Numbers, arrays and objects below [`MAX_DEPTH`] levels are never needed, and become
+/// A JSON value. Numbers, and what is below [`MAX_DEPTH`] levels, are never needed, and become
 /// [`Json::Other`]: only their syntax is checked, so a number may have any size.
 #[derive(Debug)]
 pub(super) enum Json {
@@ -28,6 +28,7 @@ pub(super) enum Json {
     Text(Zeroizing<String>),
     /// All entries in the order of the text, with duplicate keys.
     Object(Vec<(String, Json)>),
+    List(Vec<Json>),
     Other,
 }
 
@@ -48,6 +49,7 @@ pub(super) struct WrongType(&'static str);
 const TEXT: WrongType = WrongType("a string");
 const FLAG: WrongType = WrongType("true or false");
 const OBJECT: WrongType = WrongType("an object");
+const LIST: WrongType = WrongType("a list");
 
 /// Parses the first value of a text; `None` if there is only white space.
 pub(super) fn first(text: &[u8]) -> Result<Option<Json>, Malformed> {
@@ -111,6 +113,19 @@ impl Json {
             }
         }
         Ok(map)
+    }
+
+    /// A list field; empty if it is not set.
+    pub(super) fn list(&self, name: &str) -> Result<&[Json], WrongType> {
+        let mut list: &[Json] = &[];
+        for value in self.field(name)? {
+            list = match value {
+                Json::List(values) => values,
+                Json::Null => &[],
+                _ => return Err(LIST),
+            };
+        }
+        Ok(list)
     }
 
     /// The value as a string; `None` for null.
@@ -208,6 +223,11 @@ fn value(raw: &RawValue, depth: usize) -> serde_json::Result<Json> {
             let fields = fields.into_iter();
             let fields = fields.map(|(key, raw)| Ok((key, value(raw, depth + 1)?)));
             Json::Object(fields.collect::<serde_json::Result<_>>()?)
+        }
+        Some(b'[') if depth < MAX_DEPTH => {
+            let values: Vec<&RawValue> = serde_json::from_str(text)?;
+            let values = values.into_iter().map(|raw| value(raw, depth + 1));
+            Json::List(values.collect::<serde_json::Result<_>>()?)
         }
         _ => Json::Other,
     })

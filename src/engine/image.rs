@@ -90,6 +90,13 @@ impl Engine {
         }))
     }
 
+    /// Whether the engine has an image that no registry has as far as it knows: it was built or imported here. The
+    /// containerd image store and Podman do not tell.
+    pub(super) async fn has_only_here(&self, image: &str) -> bool {
+        let found = self.call(|| self.inspect(image)).await;
+        matches!(found, Ok(Some(found)) if found.repo_digests.0.is_empty())
+    }
+
     pub(super) async fn inspect(
         &self,
         image: &str,
@@ -130,6 +137,8 @@ pub(super) struct Inspected {
     id: String,
     #[serde(default)]
     repo_tags: Capped<String, MAX_REFERENCES>,
+    #[serde(default)]
+    repo_digests: Capped<String, MAX_REFERENCES>,
     #[serde(default)]
     os: String,
     #[serde(default)]

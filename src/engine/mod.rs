@@ -2,6 +2,7 @@
 
 mod api;
 mod build;
+mod builders;
 mod child;
 mod connect;
 mod go_json;
@@ -13,6 +14,7 @@ mod version;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -21,6 +23,7 @@ use tokio_util::task::TaskTracker;
 #[cfg(feature = "internals")]
 pub(crate) use build::Lines;
 pub(crate) use build::{Build, Builder, Logins};
+pub(crate) use builders::{Asked, Nodes};
 pub(crate) use image::Found;
 pub(crate) use store::{Removal, Stored, bare};
 
@@ -29,6 +32,7 @@ use crate::names::reference::Platform;
 use crate::options::EngineSettings;
 use crate::process::outside_file::within;
 use api::{About, Api, Failure};
+use builders::Known;
 use connect::address::Address;
 use connect::endpoint::{self, Endpoint};
 use connect::places::DEFAULT_SOCKET;
@@ -62,6 +66,9 @@ pub(crate) struct Engine {
     named_by: String,
     about: About,
     builder: Builder,
+    /// What is known of the nodes of a builder other than the engine's own.
+    known: Known,
+    warned_of_cache: Arc<AtomicBool>,
 }
 
 /// The prefix of this library's own labels (reverse DNS, as docker's guidelines ask).
@@ -139,6 +146,8 @@ impl Engine {
             named_by: endpoint.named_by.clone(),
             about,
             builder,
+            known: Known::default(),
+            warned_of_cache: Arc::default(),
         })
     }
 

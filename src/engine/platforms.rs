@@ -4,29 +4,14 @@
 //! `/grpc`, also if another builder is used. Podman does not report them: there the first program of the build
 //! fails.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
-
-use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use bollard_buildkit_proto::moby::buildkit::v1::{ListWorkersRequest, ListWorkersResponse};
-use hyper::body::Incoming;
-use hyper::client::conn::http2::SendRequest;
-use hyper::{Request, Response, Uri};
-use hyper_util::rt::TokioExecutor;
-use tokio_util::task::AbortOnDropHandle;
-use tonic::body::Body;
 
 use super::{BUILDKIT_API, Builder, CALL_TIMEOUT, Engine};
+use crate::engine::connect::grpc::Grpc;
 use crate::engine::connect::request::{post, upgrade};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::names::reference::Platform;
-
-/// The largest answer that is decoded. It has some ten platforms for each worker.
-const MAX_ANSWER: usize = 1024 * 1024;
-
-/// The origin of the gRPC requests. Nothing resolves it: the connection is already open.
-const ORIGIN: &str = "http://buildkit";
 
 impl Engine {
     /// Warns if the platform is emulated.
@@ -92,35 +77,10 @@ impl Engine {
     async fn list_workers(&self) -> Option<ListWorkersResponse> {
         let request = post(self.api.version, "/grpc");
         let connection = upgrade(&self.address, request).await.ok()?;
-        let (sender, connection) =
-            hyper::client::conn::http2::handshake(TokioExecutor::new(), connection)
-                .await
-                .ok()?;
-        let _connection = AbortOnDropHandle::new(tokio::spawn(async move {
-            let _ = connection.await;
-        }));
-        let mut client = ControlClient::with_origin(Channel(sender), Uri::from_static(ORIGIN))
-            .max_decoding_message_size(MAX_ANSWER);
+        let grpc = Grpc::over(connection).await.ok()?;
+        let mut client = grpc.control();
         let answer = client.list_workers(ListWorkersRequest::default()).await;
         Some(answer.ok()?.into_inner())
-    }
-}
-
-/// An open HTTP/2 connection, as tonic's clients take one. tonic's own `Channel` dials and reconnects, which
-/// does not fit a connection that was upgraded.
-struct Channel(SendRequest<Body>);
-
-impl tower_service::Service<Request<Body>> for Channel {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = hyper::Result<Self::Response>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        self.0.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
     }
 }
 
@@ -141,7 +101,7 @@ pub(super) fn unsupported_hint(platform: &Platform) -> String {
 
 /// Whether an architecture natively runs programs for another one: the same, or its 32-bit one. BuildKit may omit the
 /// 32-bit one from its list (with the containerd image store), as containerd's `platforms.Only` implies it.
-fn runs(arch: &str, other: &str) -> bool {
+pub(super) fn runs(arch: &str, other: &str) -> bool {
     arch == other || matches!((arch, other), ("amd64", "386") | ("arm64", "arm"))
 }
 

@@ -61,6 +61,8 @@ pub enum mol_status {
     MOL_ERR_NO_LOCAL_IMAGE = 22,
     /// The process, or the machine, has no thread or file descriptor left.
     MOL_ERR_PROCESS_LIMIT = 23,
+    /// None of the builders that were chosen answers, or each was lost while it built.
+    MOL_ERR_BUILDER_UNREACHABLE = 24,
 }
 
 impl From<Code> for mol_status {
@@ -88,6 +90,7 @@ impl From<Code> for mol_status {
             Code::Closed => Self::MOL_ERR_CLOSED,
             Code::NoLocalImage => Self::MOL_ERR_NO_LOCAL_IMAGE,
             Code::ProcessLimit => Self::MOL_ERR_PROCESS_LIMIT,
+            Code::BuilderUnreachable => Self::MOL_ERR_BUILDER_UNREACHABLE,
         }
     }
 }

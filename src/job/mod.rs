@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use crate::cache::{Cache, Lock};
 use crate::context::{self, Context};
-use crate::engine::{Build, Engine, Found};
+use crate::engine::{Build, Engine, Found, Nodes};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::job::checkout::Checkout;
@@ -239,11 +239,14 @@ async fn build_locked(
     emit: &Sink,
 ) -> Result<BuildOutput> {
     let engine = shared.engine().await?;
-    engine.check_platform(&target.platform, emit).await?;
+    let (runtime, platform) = (target.runtime.as_str(), &target.platform);
+    let nodes = engine
+        .choose_builder(runtime, platform, &shared.tasks, emit)
+        .await?;
     let checkout = Checkout::new(shared, target, cache, lock, emit);
     let checkout = timed(shared, Step::Fetch, &mut timings.fetch, checkout).await?;
     point!("tree-ready");
-    let built = build(shared, engine, target, &checkout, emit);
+    let built = build(shared, engine, nodes.as_ref(), target, &checkout, emit);
     let built = timed(shared, Step::Build, &mut timings.build, built).await;
     checkout.written(emit).await?;
     built?;
@@ -257,10 +260,11 @@ async fn build_locked(
     })
 }
 
-/// Builds the tree in the engine.
+/// Builds the tree, and has the image in the engine.
 async fn build(
     shared: &Shared,
     engine: &Engine,
+    nodes: Option<&Nodes>,
     target: &Target,
     checkout: &Checkout,
     emit: &Sink,
@@ -286,8 +290,16 @@ async fn build(
         labels: target.labels(),
         build_args,
         stall_grace: shared.settings.stall_grace,
+        shared_cache: shared
+            .settings
+            .engine
+            .shared_cache
+            .as_ref()
+            .map(|cache| cache.reference(&target.runtime, &target.platform)),
     };
-    let built = engine.build(build, context, &shared.tasks, emit).await;
+    let built = engine
+        .build(nodes, build, context, &shared.tasks, emit)
+        .await;
     built.map_err(|error| target.error(error))
 }
 

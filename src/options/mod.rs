@@ -11,7 +11,9 @@ use zeroize::Zeroizing;
 
 pub(crate) use repository::{RepoPrefix, Repository};
 pub use settings::Settings;
-pub(crate) use settings::{EngineSettings, NetworkSettings, PlatformChoice};
+pub(crate) use settings::{
+    BuilderSettings, BuilderTls, EngineSettings, NetworkSettings, PlatformChoice,
+};
 
 use crate::error::{Code, Error};
 use crate::redact::{MIN_TOKEN, Masker, Secret};
@@ -68,6 +70,24 @@ options! {
     DockerCertPath = "DOCKER_CERT_PATH";
     /// `0`: use the classic builder.
     DockerBuildkit = "DOCKER_BUILDKIT";
+    /// Where images are built, if not in the engine: the address of a BuildKit daemon, or the name of a buildx builder.
+    Builder = "MOLECULE_LOCAL_BUILDER";
+    /// A PEM file with the certificates that the builder at a `tcp://` address may have, or may be signed by.
+    BuilderCa = "MOLECULE_LOCAL_BUILDER_CA";
+    /// A PEM file with this client's certificate for the builder.
+    BuilderCert = "MOLECULE_LOCAL_BUILDER_CERT";
+    /// A PEM file with the key of that certificate.
+    BuilderKey = "MOLECULE_LOCAL_BUILDER_KEY";
+    /// The name in the builder's certificate, if it is not the host of its address.
+    BuilderServerName = "MOLECULE_LOCAL_BUILDER_SERVER_NAME";
+    /// A build cache in a registry, such as `registry.example/team/cache`.
+    SharedCache = "MOLECULE_LOCAL_SHARED_CACHE";
+    /// `ro`: the shared cache is only read; `rw`: every build also writes it.
+    SharedCacheMode = "MOLECULE_LOCAL_SHARED_CACHE_MODE";
+    /// The name of a buildx builder, if `MOLECULE_LOCAL_BUILDER` is not set.
+    BuildxBuilder = "BUILDX_BUILDER";
+    /// The folder of buildx's files.
+    BuildxConfig = "BUILDX_CONFIG";
     /// The proxy for `https://` addresses.
     HttpsProxy = "HTTPS_PROXY";
     /// The proxy for `http://` addresses.

@@ -52,6 +52,45 @@ pub(crate) struct EngineSettings {
     pub(crate) home: Option<PathBuf>,
     pub(crate) runtime_dir: Option<PathBuf>,
     pub(crate) search_path: Option<String>,
+    pub(crate) builder: Option<BuilderSettings>,
+    pub(crate) shared_cache: Option<SharedCache>,
+}
+
+/// A build cache in a registry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SharedCache {
+    /// The registry and a path, such as `registry.example/team/cache`.
+    prefix: String,
+    pub(crate) write: bool,
+}
+
+impl SharedCache {
+    /// Where the cache of a runtime is: each platform has a tag of its own, because a write replaces all of it.
+    pub(crate) fn reference(&self, runtime: &Runtime, platform: &Platform) -> String {
+        let tag = platform.as_str().replace('/', "-");
+        format!("{}/{runtime}:{tag}", self.prefix)
+    }
+}
+
+/// The options of a builder other than the engine's own.
+#[derive(Clone, Debug)]
+pub(crate) struct BuilderSettings {
+    /// An address, or the name of a buildx builder.
+    pub(crate) value: String,
+    /// The option with the value.
+    pub(crate) option: &'static str,
+    pub(crate) tls: BuilderTls,
+    /// The folder of buildx's files, if it is not below that of docker's configuration.
+    pub(crate) buildx_config: Option<PathBuf>,
+}
+
+/// The files and the name for the TLS connection to a builder.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct BuilderTls {
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    pub(crate) server_name: Option<String>,
 }
 
 /// Proxies and trusted certificates for the template server.
@@ -108,6 +147,8 @@ impl Options {
                 home: path(OptionName::Home),
                 runtime_dir: path(OptionName::XdgRuntimeDir),
                 search_path: text(OptionName::SearchPath),
+                builder: self.builder()?,
+                shared_cache: self.shared_cache()?,
             },
             network: NetworkSettings {
                 https_proxy: text(OptionName::HttpsProxy),
@@ -268,6 +309,112 @@ impl Options {
         Ok(host.map(str::to_owned))
     }
 
+    /// The builder, unless it is the engine's own, which buildx calls `default`.
+    fn builder(&self) -> Result<Option<BuilderSettings>> {
+        let path = |name| self.get(name).map(PathBuf::from);
+        let tls = BuilderTls {
+            ca: path(OptionName::BuilderCa),
+            cert: path(OptionName::BuilderCert),
+            key: path(OptionName::BuilderKey),
+            server_name: self.get(OptionName::BuilderServerName).map(str::to_owned),
+        };
+        let named = [OptionName::Builder, OptionName::BuildxBuilder]
+            .into_iter()
+            .find_map(|name| Some((name, self.get(name)?.trim())))
+            .filter(|(_, value)| *value != "default");
+        let is_tcp = named.is_some_and(|(name, value)| {
+            name == OptionName::Builder && value.starts_with("tcp://")
+        });
+        let tls_options = [
+            (OptionName::BuilderCa, tls.ca.is_some()),
+            (OptionName::BuilderCert, tls.cert.is_some()),
+            (OptionName::BuilderKey, tls.key.is_some()),
+            (OptionName::BuilderServerName, tls.server_name.is_some()),
+        ];
+        if let Some((name, _)) = tls_options.iter().find(|(_, set)| *set && !is_tcp) {
+            let what = "is set, but MOLECULE_LOCAL_BUILDER is not a tcp:// address";
+            return Err(invalid(*name, what).hint(
+                "unset it: only a tcp:// address takes it, and a buildx builder has certificates of its own",
+            ));
+        }
+        for (name, set, needed, with) in [
+            (
+                OptionName::BuilderCert,
+                &tls.cert,
+                &tls.key,
+                OptionName::BuilderKey,
+            ),
+            (
+                OptionName::BuilderKey,
+                &tls.key,
+                &tls.cert,
+                OptionName::BuilderCert,
+            ),
+            (
+                OptionName::BuilderCert,
+                &tls.cert,
+                &tls.ca,
+                OptionName::BuilderCa,
+            ),
+        ] {
+            if set.is_some() && needed.is_none() {
+                let what = format!("is set, but {} is not", with.name());
+                return Err(invalid(name, &what).hint("set both"));
+            }
+        }
+        if tls.server_name.is_some() && tls.ca.is_none() {
+            let what = format!("is set, but {} is not", OptionName::BuilderCa.name());
+            return Err(invalid(OptionName::BuilderServerName, &what).hint("set both"));
+        }
+        let Some((name, value)) = named else {
+            return Ok(None);
+        };
+        self.without_token(name, value)?;
+        Ok(Some(BuilderSettings {
+            value: value.to_owned(),
+            option: name.name(),
+            tls,
+            buildx_config: path(OptionName::BuildxConfig),
+        }))
+    }
+
+    fn shared_cache(&self) -> Result<Option<SharedCache>> {
+        let mode = self.get(OptionName::SharedCacheMode);
+        let write = match mode {
+            None | Some("ro") => false,
+            Some("rw") => true,
+            Some(other) => {
+                let what = format!("is neither ro nor rw: {:?}", self.printable(other));
+                return Err(invalid(OptionName::SharedCacheMode, &what)
+                    .hint("use rw where the cache is to be written, and ro everywhere else"));
+            }
+        };
+        let Some(prefix) = self.get(OptionName::SharedCache) else {
+            return match write {
+                false => Ok(None),
+                true => Err(invalid(
+                    OptionName::SharedCacheMode,
+                    "is rw, but MOLECULE_LOCAL_SHARED_CACHE is not set",
+                )
+                .hint("set it to registry.example/path, or unset the mode")),
+            };
+        };
+        if !is_repository(prefix) {
+            let what = format!(
+                "is not a registry with a path: {:?}",
+                self.printable(prefix)
+            );
+            return Err(invalid(OptionName::SharedCache, &what).hint(
+                "use host/path or host:port/path in lower case, without a scheme and a tag: registry.example/team/cache",
+            ));
+        }
+        self.without_token(OptionName::SharedCache, prefix)?;
+        Ok(Some(SharedCache {
+            prefix: prefix.to_owned(),
+            write,
+        }))
+    }
+
     /// Refuses a value that contains the token: image names are never masked, and a masked URL would make every error
     /// useless.
     fn without_token(&self, name: OptionName, value: &str) -> Result<()> {
@@ -398,6 +545,36 @@ impl Options {
             .hint("use a whole number, for example 1024")),
         }
     }
+}
+
+/// Whether it is a registry with a path, by the grammar of github.com/distribution/reference.
+fn is_repository(text: &str) -> bool {
+    let Some((host, path)) = text.split_once('/') else {
+        return false;
+    };
+    let (name, port) = host
+        .split_once(':')
+        .map_or((host, None), |(name, port)| (name, Some(port)));
+    let is_label = |label: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        !label.is_empty()
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(plain)
+    };
+    // Without a dot or a port it would be a path on Docker Hub.
+    let is_host =
+        name.split('.').all(is_label) && (name == "localhost" || host.contains(['.', ':']));
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_part = |part: &str| {
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
+        let ends = |c: char| "._-".contains(c);
+        !part.is_empty()
+            && !part.starts_with(ends)
+            && !part.ends_with(ends)
+            && part.chars().all(plain)
+    };
+    is_host && port.is_none_or(is_port) && path.split('/').all(is_part)
 }
 
 #[cfg(test)]
@@ -531,5 +708,55 @@ mod tests {
         for branch in ["main", "feature/x", "größe", "日本/語"] {
             with(OptionName::Branch, branch).unwrap();
         }
+    }
+
+    #[test]
+    fn a_shared_cache_is_a_registry_with_a_path() {
+        for good in [
+            "registry.example/cache",
+            "localhost/a/b",
+            "127.0.0.1:5000/team/a_b-c.d",
+        ] {
+            assert!(is_repository(good), "{good}");
+        }
+        for bad in [
+            "",
+            "cache",
+            "team/cache",
+            "registry.example",
+            "registry.example/",
+            "https://registry.example/cache",
+            "registry.example/Cache",
+            "registry.example/cache:tag",
+            "registry.example:/cache",
+            "registry.example:x/cache",
+            "registry.example/../cache",
+            "registry.example/a//b",
+            "user@registry.example/cache",
+        ] {
+            assert!(!is_repository(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_runtime_and_platform_has_a_cache_of_its_own() {
+        let cache = SharedCache {
+            prefix: "registry.example/cache".to_owned(),
+            write: false,
+        };
+        let reference = |platform| {
+            cache.reference(
+                &runtimes::known("hermes"),
+                &Platform::parse(platform).unwrap(),
+            )
+        };
+        assert_eq!(
+            reference("linux/amd64"),
+            "registry.example/cache/hermes:linux-amd64"
+        );
+        assert_eq!(
+            reference("linux/arm/v7"),
+            "registry.example/cache/hermes:linux-arm-v7"
+        );
     }
 }

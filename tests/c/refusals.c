@@ -95,13 +95,13 @@ static void mol_version__nothing(void)
 
 static void mol_status_name__status(void)
 {
-    static const int none[] = {-1, 21, MOL_ERR_PROCESS_LIMIT + 1, INT_MAX, INT_MIN};
+    static const int none[] = {-1, 21, MOL_ERR_BUILDER_UNREACHABLE + 1, INT_MAX, INT_MIN};
     int status;
     size_t i;
 
     CHECK(strcmp(mol_status_name(MOL_OK), "ok") == 0);
     CHECK(strcmp(mol_status_name(MOL_ERR_REPO_NOT_FOUND), "repo_not_found") == 0);
-    for (status = MOL_OK; status <= MOL_ERR_PROCESS_LIMIT; status++)
+    for (status = MOL_OK; status <= MOL_ERR_BUILDER_UNREACHABLE; status++)
         CHECK(status == 21 || strcmp(mol_status_name(status), "unknown_status") != 0);
     for (i = 0; i < COUNT(none); i++)
         CHECK(strcmp(mol_status_name(none[i]), "unknown_status") == 0);

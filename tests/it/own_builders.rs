@@ -1,6 +1,7 @@
 //! The builders that the tests start: BuildKit daemons that are isolated from each other, and leave nothing.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -26,7 +27,9 @@ fn workers(builder: &Builder, certificates: Option<&Path>) -> Command {
 fn build(builder: &Builder, folder: &Path, dockerfile: &str) -> Command {
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join("Dockerfile"), dockerfile).unwrap();
-    fs::write(folder.join("busybox"), busybox()).unwrap();
+    let shell = folder.join("busybox");
+    fs::write(&shell, busybox()).unwrap();
+    fs::set_permissions(&shell, Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new(program("buildctl"));
     command.args(["--addr", &builder.address(), "build", "--progress=plain"]);
     command.args(["--frontend=dockerfile.v0", "--output"]);
@@ -125,7 +128,7 @@ fn a_killed_builder_keeps_its_cache() {
         .unwrap();
     wait_until("the step", || is_running(&word).then_some(()));
     builder.kill();
-    assert!(!is_running(&word));
+    wait_until("the end of the step", || (!is_running(&word)).then_some(()));
     assert!(!long.wait().unwrap().success());
     fail(&mut workers(&builder, None));
 

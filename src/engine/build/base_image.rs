@@ -125,32 +125,34 @@ impl BaseImage {
         }
     }
 
-    /// `place` is the step, ` in the step FROM x`.
-    pub(super) fn describe(&self, place: &str, why: &str) -> String {
+    /// `noun` is what pulls it, `engine` or `builder`; `place` is the step, ` in the step FROM x`.
+    pub(super) fn describe(&self, noun: &str, place: &str, why: &str) -> String {
         let (image, registry) = (&self.image, self.registry());
         let what = match self.problem {
             Problem::RateLimit => format!("{registry} limits how often images are pulled"),
             Problem::Platform => format!("{registry} does not have it for this platform"),
             Problem::ShortName => "its name has no registry".to_owned(),
-            Problem::Proxy => format!("the engine's proxy for {registry} cannot be reached"),
-            Problem::Dns => format!("the engine cannot find the host of {registry} (DNS)"),
+            Problem::Proxy => format!("the {noun}'s proxy for {registry} cannot be reached"),
+            Problem::Dns => format!("the {noun} cannot find the host of {registry} (DNS)"),
             Problem::Tls => format!("there is no trusted TLS connection to {registry}"),
-            Problem::Unreachable => format!("the engine cannot reach {registry}"),
+            Problem::Unreachable => format!("the {noun} cannot reach {registry}"),
             Problem::Denied => format!("{registry} denies access, or has no such image"),
             Problem::NotFound => format!("{registry} has no such image"),
-            Problem::Other => format!("the engine cannot get it from {registry}"),
+            Problem::Other => format!("the {noun} cannot get it from {registry}"),
         };
         format!("the base image {image} cannot be pulled: {what}{place}: {why}")
     }
 
-    pub(super) fn hint(&self, platform: &Platform) -> String {
+    pub(super) fn hint(&self, noun: &str, platform: &Platform) -> String {
         let registry = self.registry();
         let login = match registry_argument(&self.image) {
             "" => "docker login".to_owned(),
             host => format!("docker login {host}"),
         };
         match self.problem {
-            Problem::RateLimit => format!("log in for a higher limit ({login}), or try again later"),
+            Problem::RateLimit => {
+                format!("log in for a higher limit ({login}), or try again later")
+            }
             Problem::Platform => format!(
                 "use a base image that exists for {platform} in the template's Dockerfile, or choose another platform \
                  with MOLECULE_IMAGE_PLATFORM"
@@ -161,18 +163,25 @@ impl BaseImage {
                     .to_owned()
             }
             Problem::Proxy => {
-                "check the proxy of the engine, which is not the one of this process: docker info shows it".to_owned()
+                let shown = if noun == "engine" {
+                    ": docker info shows it"
+                } else {
+                    ""
+                };
+                format!(
+                    "check the proxy of the {noun}, which is not the one of this process{shown}"
+                )
             }
             Problem::Dns => format!(
-                "check the network, the VPN and the DNS of the engine's machine, and the name of {registry} in the \
+                "check the network, the VPN and the DNS of the {noun}'s machine, and the name of {registry} in the \
                  template's Dockerfile"
             ),
             Problem::Tls => format!(
-                "let the engine trust the certificate of {registry}, or, if it has none, add it to the engine's \
+                "let the {noun} trust the certificate of {registry}, or, if it has none, add it to the {noun}'s \
                  insecure registries"
             ),
             Problem::Unreachable => format!(
-                "check that {registry} is up, and that the engine's machine may reach it (network, VPN, firewall, \
+                "check that {registry} is up, and that the {noun}'s machine may reach it (network, VPN, firewall, \
                  proxy)"
             ),
             Problem::Denied => format!(
@@ -182,7 +191,9 @@ impl BaseImage {
                 "check the name and the tag of the image in the template's Dockerfile".to_owned()
             }
             Problem::Other => {
-                format!("try again; if it fails again, read the log of the engine and of {registry}")
+                format!(
+                    "try again; if it fails again, read the log of the {noun} and of {registry}"
+                )
             }
         }
     }

@@ -212,6 +212,14 @@ impl Graph {
             if vertex.completed.is_some() {
                 monitor.export_done();
             }
+        } else if vertex.name.starts_with(CACHE_IMPORT) || vertex.name.starts_with(CACHE_EXPORT) {
+            if !vertex.error.is_empty() && !vertex.error.ends_with(CACHE_NOT_WRITTEN) {
+                let what = format!(
+                    "the shared cache cannot be used: {}: {}",
+                    vertex.name, vertex.error
+                );
+                monitor.warning(what, "check the registry of MOLECULE_LOCAL_SHARED_CACHE, and the login (docker login)".to_owned());
+            }
         } else if !is_internal(&vertex.name) {
             if self.vertexes.len() <= MAX_STEPS {
                 self.step(vertex, monitor);
@@ -351,6 +359,13 @@ const LOAD_CONTEXT: &str = "[internal] load build context";
 
 /// How BuildKit's name for the lookup of a base image begins.
 pub(super) const LOAD_METADATA: &str = "[internal] load metadata for ";
+
+/// How BuildKit's names for the transfers of a shared cache begin. The names of steps begin with a bracket.
+const CACHE_IMPORT: &str = "importing cache manifest from ";
+const CACHE_EXPORT: &str = "exporting cache to ";
+
+/// How the error of an import ends if nothing was ever written there. A registry that imitates it only hides a warning.
+const CACHE_NOT_WRITTEN: &str = ": not found";
 
 /// Whether it is `[stage 1/2] FROM …`. A stage name cannot contain a bracket.
 fn is_base_image(vertex: &str) -> bool {

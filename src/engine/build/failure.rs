@@ -4,12 +4,12 @@
 //! compares text says why a template cannot imitate it, or what happens then.
 
 use crate::context::Dockerfile;
-use crate::engine::Engine;
 use crate::engine::build::Builder;
 use crate::engine::build::base_image::BaseImage;
 use crate::engine::build::buildkit::is_internal;
-use crate::engine::build::full::FullDisk;
+use crate::engine::build::full::{FullDisk, HINT_FULL_DISK};
 use crate::engine::build::monitor::{End, FailedStep};
+use crate::engine::build::place::Place;
 use crate::engine::connect::request::Failure;
 use crate::engine::platforms::unsupported_hint;
 use crate::engine::refusal::Refusal;
@@ -46,18 +46,17 @@ enum Cause {
     Template,
 }
 
-impl Engine {
+impl Place<'_> {
     /// Extracts the builder's reason from the failure of a request.
     ///
     /// # Errors
     ///
     /// If the reason is not the builder's: the connection, a proxy, or this library failed.
     pub(super) fn reason(&self, failure: Failure) -> Result<Reason> {
-        let endpoint = &self.endpoint;
-        let unreachable = |text: String| Error::new(Code::EngineUnreachable, text);
+        let unreachable = |text: String| Error::new(self.unreachable(), text);
         Err(match failure {
             Failure::Reported { message, exit_code } => {
-                return Ok(Reason::new(self.builder, message, exit_code));
+                return Ok(Reason::new(self.builder(), message, exit_code));
             }
             // The classic builder's response to an invalid Dockerfile.
             Failure::Refused(Refusal {
@@ -66,28 +65,27 @@ impl Engine {
                 has_engine_form: true,
                 message,
                 ..
-            }) => return Ok(Reason::new(self.builder, message, None)),
+            }) => return Ok(Reason::new(self.builder(), message, None)),
             Failure::Refused(refusal) => {
-                unreachable(format!("the engine at {endpoint} {refusal}")).hint(refusal.hint())
+                unreachable(format!("{self} {refusal}")).hint(refusal.hint())
             }
             Failure::Broken(why) => self.connection_lost(&why),
-            Failure::LimitExceeded(what) => unreachable(format!(
-                "the build was stopped: the engine at {endpoint} sent {what}"
-            ))
-            .hint(
-                "fix the template if its build has thousands of steps; else read the engine's log",
-            ),
+            Failure::LimitExceeded(what) => {
+                let noun = self.noun();
+                unreachable(format!("the build was stopped: {self} sent {what}")).hint(format!(
+                    "fix the template if its build has thousands of steps; else read the {noun}'s log"
+                ))
+            }
             Failure::Local(error) => error,
         })
     }
 
     pub(super) fn connection_lost(&self, why: &str) -> Error {
-        let text = format!(
-            "the connection to the engine at {} was lost during the build: {why}",
-            self.endpoint
-        );
-        Error::new(Code::EngineUnreachable, text)
-            .hint("check whether the engine was restarted, and try again")
+        let text = format!("the connection to {self} was lost during the build: {why}");
+        let noun = self.noun();
+        Error::new(self.unreachable(), text).hint(format!(
+            "check whether the {noun} was restarted, and try again"
+        ))
     }
 
     /// The error of a failed build.
@@ -100,7 +98,7 @@ impl Engine {
     ) -> Error {
         let exit_code = reason
             .exit_code
-            .or_else(|| exit_code(self.builder, &reason.message));
+            .or_else(|| exit_code(self.builder(), &reason.message));
         let cause = self.cause(platform, reason, &end, exit_code).await;
         let End { failed, log_tail } = end;
         let step = failed.name;
@@ -124,7 +122,7 @@ impl Engine {
             .map(|code| format!("exit code {code}"));
         let why = short
             .as_deref()
-            .unwrap_or_else(|| without_step(self.builder, reason.message.trim(), &step));
+            .unwrap_or_else(|| without_step(self.builder(), reason.message.trim(), &step));
         self.describe(cause, platform, &place, why)
             .in_build(FailedBuild {
                 exit_code: exit_code.unwrap_or(0),
@@ -142,7 +140,7 @@ impl Engine {
         end: &End,
         exit_code: Option<i32>,
     ) -> Cause {
-        let native = self.native_platform().ok();
+        let native = self.native_platform();
         let native = native.as_ref().map(Platform::os_arch);
         let foreign_program = is_foreign_program(&end.failed, exit_code);
         let foreign_os = native.is_some_and(|(os, _)| os != platform.os_arch().0);
@@ -162,13 +160,13 @@ impl Engine {
     fn describe(&self, cause: Cause, platform: &Platform, place: &str, why: &str) -> Error {
         const HINT_TEMPLATE: &str =
             "fix the template's Dockerfile, or what it needs, and try again";
-        let endpoint = &self.endpoint;
+        let noun = self.noun();
         let failed = format!("the build failed{place}: {why}");
         match cause {
             Cause::ForeignProgram => Error::new(
                 Code::PlatformUnsupported,
                 format!(
-                    "the engine at {endpoint} runs {platform} and cannot run a program for another \
+                    "{self} runs {platform} and cannot run a program for another \
                      architecture{place}: {why}"
                 ),
             )
@@ -178,25 +176,26 @@ impl Engine {
             )),
             Cause::UnsupportedPlatform => Error::new(
                 Code::PlatformUnsupported,
-                format!("the engine at {endpoint} cannot build for {platform}{place}: {why}"),
+                format!("{self} cannot build for {platform}{place}: {why}"),
             )
             .hint(unsupported_hint(platform)),
             Cause::FullDisk(FullDisk::Engine { folder, free }) => Error::new(
                 Code::BuildFailed,
                 format!(
-                    "{failed}; the disk of the engine at {endpoint} is full: {} ({free})",
+                    "{failed}; the disk of {self} is full: {} ({free})",
                     folder.display()
                 ),
             )
-            .hint(
-                "free some space there and try again: docker system df shows the disk usage, \
-                 docker builder prune and docker image prune free space",
-            ),
+            .hint(HINT_FULL_DISK),
             Cause::FullDisk(FullDisk::Unknown) => Error::new(Code::BuildFailed, failed).hint(format!(
-                "{HINT_TEMPLATE}; if the disk of the engine is full (docker system df), free some space there"
+                "{HINT_TEMPLATE}; if the disk of the {noun} is full ({}), free some space there",
+                match self.worker {
+                    None => "docker system df",
+                    Some(_) => "buildctl du",
+                }
             )),
-            Cause::BaseImage(base) => Error::new(Code::BuildFailed, base.describe(place, why))
-                .hint(base.hint(platform)),
+            Cause::BaseImage(base) => Error::new(Code::BuildFailed, base.describe(noun, place, why))
+                .hint(base.hint(noun, platform)),
             Cause::Template => Error::new(Code::BuildFailed, failed).hint(HINT_TEMPLATE),
         }
     }

@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::disk;
 use crate::engine::Engine;
+use crate::engine::build::place::Place;
 use crate::engine::connect::address::Address;
 use crate::error::{Code, Result};
 use crate::process::outside_file::within;
@@ -17,6 +18,10 @@ pub(in crate::engine) const MAX_INFO: usize = 1 << 20;
 /// The kernel's texts for ENOSPC and EDQUOT. The engine's API and the output of programs have no error number.
 const SHORTAGES: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
+/// What to do about the engine's full disk.
+pub(super) const HINT_FULL_DISK: &str = "free some space there and try again: docker system df shows the disk usage, \
+    docker builder prune and docker image prune free space";
+
 /// A disk that is full.
 #[derive(Debug)]
 pub(super) enum FullDisk {
@@ -26,7 +31,7 @@ pub(super) enum FullDisk {
     Unknown,
 }
 
-impl Engine {
+impl Place<'_> {
     /// Checks whether a build failed because of a full disk. `reason` is the builder's error, `log_tail` the output of
     /// the template's programs. Both can have the words of a Dockerfile, a registry or a server, so only the free
     /// space of the engine's disk decides.
@@ -34,13 +39,19 @@ impl Engine {
         if !mentions_shortage(reason) && !mentions_shortage(log_tail) {
             return None;
         }
-        let Ok(Some(folder)) = self.data_folder().await else {
+        // A builder does not say where its data is.
+        if self.worker.is_some() {
+            return Some(FullDisk::Unknown);
+        }
+        let Ok(Some(folder)) = self.engine.data_folder().await else {
             return Some(FullDisk::Unknown);
         };
-        let free = self.little_free_at(&folder).await;
+        let free = self.engine.little_free_at(&folder).await;
         Some(free.map_or(FullDisk::Unknown, |free| FullDisk::Engine { folder, free }))
     }
+}
 
+impl Engine {
     /// The folder with the engine's images, if the engine reports it.
     pub(crate) async fn data_folder(&self) -> Result<Option<PathBuf>> {
         #[derive(Deserialize)]

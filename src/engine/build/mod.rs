@@ -1,4 +1,5 @@
-//! Builds an image with the engine's builder: BuildKit, the classic builder, or Podman's Buildah.
+//! Builds an image: with the engine's builder (BuildKit, the classic builder, or Podman's Buildah), or with another
+//! BuildKit that the user has named.
 
 mod answer;
 mod base_image;
@@ -8,9 +9,12 @@ mod credentials;
 mod failure;
 pub(super) mod full;
 mod lines;
+mod load;
 mod monitor;
+mod place;
 mod pull;
 mod session;
+mod solve;
 mod step;
 
 pub(crate) use credentials::Logins;
@@ -19,6 +23,7 @@ pub(crate) use lines::Lines;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bollard_stubs::query_parameters::{
@@ -34,9 +39,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Engine;
-use crate::context::{Context, DOCKERFILE, Dockerfile, described};
+use super::builders::{self, Nodes};
+use crate::context::{Context, DOCKERFILE, Dockerfile, described, registry};
 use crate::engine::connect::request::{Failure, post, send};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, Sink};
 use crate::names::reference::{Platform, hex};
 use crate::process::outside_file::within;
@@ -45,14 +51,23 @@ use buildkit::{Graph, is_internal};
 use classic::Transcript;
 use credentials::Credentials;
 use failure::is_lost_race;
+use load::ImageLoad;
 use monitor::BuildMonitor;
+use place::Place;
 use session::{Session, SessionServices};
+use solve::solve;
 
 /// The interval of upload progress and of the check for a stall.
 const TICK: Duration = Duration::from_millis(200);
 
 /// How long after a failed build its session may still end, to count as the cause.
 const SESSION_END: Duration = Duration::from_millis(500);
+
+/// On how many nodes of a builder a build is tried: it moves once.
+const MAX_NODES_OF_A_BUILD: usize = 2;
+
+/// The most base images that are looked up in the engine.
+const MAX_BASE_IMAGES: usize = 20;
 
 /// The kind of builder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,6 +100,8 @@ pub(crate) struct Build<'a> {
     pub(crate) build_args: HashMap<String, String>,
     /// A longer silence is a stall.
     pub(crate) stall_grace: Duration,
+    /// The reference of the build cache in a registry.
+    pub(crate) shared_cache: Option<String>,
 }
 
 /// The parser of the builder's progress: BuildKit sends its graph, the other builders a text.
@@ -147,9 +164,11 @@ async fn follow(
 }
 
 impl Engine {
-    /// Builds `context` and tags the image `reference`. Dropping the future cancels the build.
+    /// Builds `context` and tags the image `reference` in this engine: with its own builder, or on the nodes of another
+    /// one. Dropping the future cancels the build.
     pub(crate) async fn build(
         &self,
+        nodes: Option<&Nodes>,
         build: Build<'_>,
         context: Context,
         tasks: &TaskTracker,
@@ -157,67 +176,209 @@ impl Engine {
     ) -> Result<()> {
         let context = Arc::new(context);
         let _stop_on_drop = context.stop.on_drop();
-        emit(Event {
-            builder: Some(self.builder.name().to_owned()),
-            endpoint: Some(self.endpoint.clone()),
-            ..Event::new(
-                Kind::BuildStarted,
-                format!("building with {} at {}", self.builder.name(), self.endpoint),
-            )
-        });
         let read = {
             let (context, build_args) = (Arc::clone(&context), build.build_args.clone());
             move || Ok(context.dockerfile(&build_args))
         };
         let dockerfile = within(tasks, Code::Cache, &described(&context.tree), read).await?;
+        let mut registries = dockerfile.registries().clone();
+        if let Some(cache) = &build.shared_cache {
+            registries.insert(registry(cache).to_owned());
+            self.warn_of_unusable_cache(nodes.is_some(), emit);
+        }
         let services = SessionServices {
             context: Arc::clone(&context),
             credentials: Credentials::new(
                 self.settings.clone(),
-                dockerfile.registries().clone(),
+                registries,
                 tasks.clone(),
                 Arc::clone(emit),
             ),
             tasks: tasks.clone(),
+            image: None,
         };
-        let attempt = || self.attempt(&build, &dockerfile, services.clone(), emit);
+        match nodes {
+            None => {
+                let place = Place {
+                    engine: self,
+                    worker: None,
+                };
+                let built = place.build(&build, &dockerfile, &services, emit).await;
+                built.map_err(|failed| failed.error)
+            }
+            Some(nodes) => {
+                self.build_on(nodes, &build, &dockerfile, &services, emit)
+                    .await
+            }
+        }
+    }
+
+    /// Warns, once for each client, if the builder cannot do all that is asked for with the shared cache.
+    fn warn_of_unusable_cache(&self, on_nodes: bool, emit: &Sink) {
+        let write = self
+            .settings
+            .shared_cache
+            .as_ref()
+            .is_some_and(|cache| cache.write);
+        let what = match self.builder {
+            _ if on_nodes => return,
+            Builder::BuildKit if !write => return,
+            Builder::BuildKit => "is read, but not written: the engine's own builder cannot",
+            Builder::Classic => "is not used: the classic builder cannot",
+            Builder::Buildah => "is not used: Podman cannot",
+        };
+        if !self.warned_of_cache.swap(true, Ordering::Relaxed) {
+            let message = format!("the shared cache {what}");
+            emit(Event::warning(
+                message,
+                "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which can",
+            ));
+        }
+    }
+
+    /// Builds on the first node, and if that is lost on the next one.
+    async fn build_on(
+        &self,
+        nodes: &Nodes,
+        build: &Build<'_>,
+        dockerfile: &Dockerfile,
+        services: &SessionServices,
+        emit: &Sink,
+    ) -> Result<()> {
+        if let Some(error) = self.base_image_only_here(nodes, dockerfile).await {
+            return Err(error);
+        }
+        let mut lost = Vec::new();
+        for worker in nodes.workers.iter().take(MAX_NODES_OF_A_BUILD) {
+            let node = &worker.node;
+            if let Some((before, why)) = lost.last() {
+                let message = format!(
+                    "the builder at {before} was lost: {why}; the build starts again at {node}"
+                );
+                emit(Event::warning(
+                    message,
+                    "read the log of the builder that was lost",
+                ));
+            }
+            let place = Place {
+                engine: self,
+                worker: Some(worker),
+            };
+            let _running = nodes.start(node);
+            match place.build(build, dockerfile, services, emit).await {
+                Err(AttemptError {
+                    lost: Some(why), ..
+                }) => {
+                    nodes.lost(node);
+                    lost.push((node.clone(), why));
+                }
+                result => return result.map_err(|failed| failed.error),
+            }
+        }
+        Err(builders::lost(&lost))
+    }
+}
+
+impl Engine {
+    /// The error for a base image that only the engine has: a builder cannot use it.
+    async fn base_image_only_here(&self, nodes: &Nodes, dockerfile: &Dockerfile) -> Option<Error> {
+        let node = &nodes.workers.first()?.node;
+        for image in dockerfile.base_images().take(MAX_BASE_IMAGES) {
+            if self.has_only_here(image).await {
+                let line = dockerfile.line_of_image(image).unwrap_or(0);
+                let message = format!(
+                    "the base image {image} (line {line} of the Dockerfile) is only in the engine at {}, and the \
+                     builder at {node} cannot use it",
+                    self.endpoint
+                );
+                let error = Error::new(Code::BuildFailed, message).hint(
+                    "push it to a registry, or build in the engine: unset MOLECULE_LOCAL_BUILDER",
+                );
+                return Some(error.in_build(FailedBuild {
+                    line,
+                    excerpt: dockerfile.excerpt(line),
+                    ..FailedBuild::default()
+                }));
+            }
+        }
+        None
+    }
+}
+
+impl Place<'_> {
+    /// Builds, twice if the first attempt lost a race with another build.
+    async fn build(
+        &self,
+        build: &Build<'_>,
+        dockerfile: &Dockerfile,
+        services: &SessionServices,
+        emit: &Sink,
+    ) -> std::result::Result<(), AttemptError> {
+        emit(Event {
+            builder: Some(self.builder().name().to_owned()),
+            endpoint: Some(self.endpoint()),
+            ..Event::new(
+                Kind::BuildStarted,
+                format!(
+                    "building with {} at {}",
+                    self.builder().name(),
+                    self.endpoint()
+                ),
+            )
+        });
+        let attempt = || self.attempt(build, dockerfile, services.clone(), emit);
         match attempt().await {
             Err(AttemptError {
                 retryable: true, ..
             }) => attempt().await,
             result => result,
         }
-        .map_err(|failed| failed.error)
     }
 
     async fn attempt(
         &self,
         build: &Build<'_>,
         dockerfile: &Dockerfile,
-        services: SessionServices,
+        mut services: SessionServices,
         emit: &Sink,
     ) -> std::result::Result<(), AttemptError> {
         let context = Arc::clone(&services.context);
         let mut monitor = BuildMonitor::new(Arc::clone(&context.sent), build.stall_grace, &**emit);
         let session_ended = CancellationToken::new();
-        let (mut answer, mut progress) = match self.builder {
-            Builder::BuildKit => (
-                futures_util::stream::once(self.buildkit(build, services, session_ended.clone()))
-                    .try_flatten()
-                    .boxed(),
-                Progress::Graph(Graph::default()),
-            ),
-            Builder::Classic | Builder::Buildah => (
-                futures_util::stream::once(self.archive(build, services))
-                    .try_flatten()
-                    .boxed(),
-                Progress::Transcript(Transcript::new(self.builder)),
-            ),
+        let load = self.worker.map(|_| Arc::new(ImageLoad::new(self.engine)));
+        services.image.clone_from(&load);
+        let mut progress = match self.builder() {
+            Builder::BuildKit => Progress::Graph(Graph::default()),
+            builder => Progress::Transcript(Transcript::new(builder)),
+        };
+        let ended = session_ended.clone();
+        let mut answer = match (self.worker, self.builder()) {
+            (Some(worker), _) => {
+                let write_cache = self
+                    .engine
+                    .settings
+                    .shared_cache
+                    .as_ref()
+                    .is_some_and(|cache| cache.write);
+                start(solve(&worker.node, build, write_cache, services, ended))
+            }
+            (None, Builder::BuildKit) => start(self.engine.buildkit(build, services, ended)),
+            (None, _) => start(self.engine.archive(build, services)),
         };
         // Only borrowed: the session, which lives as long as the answer, is still needed below.
         let end = follow(&mut answer, &mut progress, &mut monitor).await?;
         if let Some(error) = context.failure.get() {
             return Err(error.clone().into());
+        }
+        if let Some(load) = &load {
+            if let Some(error) = load.failure() {
+                return Err(error.clone().into());
+            }
+            if end.is_ok() && !load.is_complete() {
+                let message = format!("{self} has built the image, but did not send it");
+                let error = Error::new(Code::BuildFailed, message).hint("read the builder's log");
+                return Err(error.into());
+            }
         }
         if let Progress::Transcript(transcript) = progress {
             let why = end.as_ref().err().map(ToString::to_string);
@@ -226,6 +387,9 @@ impl Engine {
         let Err(failure) = end else {
             return Ok(());
         };
+        if let (Some(_), Failure::Broken(why)) = (self.worker, &failure) {
+            return Err(self.lost(why));
+        }
         let mut reason = match self.reason(failure) {
             Ok(reason) => reason,
             Err(error) => return Err(error.into()),
@@ -236,18 +400,42 @@ impl Engine {
         if is_internal(&end.failed.name) {
             let ended = tokio::time::timeout(SESSION_END, session_ended.cancelled());
             if ended.await.is_ok() {
-                return Err(self.connection_lost(reason.message.trim()).into());
+                return Err(self.lost(reason.message.trim()));
             }
         }
         reason.message = end.failed.reason(&reason.message).to_owned();
-        let retryable = is_lost_race(self.builder, &end, &reason);
+        let retryable = is_lost_race(self.builder(), &end, &reason);
         let error = self.build_error(build.platform, &reason, dockerfile, end);
         Err(AttemptError {
             error: error.await,
             retryable,
+            lost: None,
         })
     }
+}
 
+impl Place<'_> {
+    /// The error of an attempt whose connection was lost.
+    fn lost(&self, why: &str) -> AttemptError {
+        AttemptError {
+            error: self.connection_lost(why),
+            retryable: false,
+            lost: self.worker.map(|_| why.to_owned()),
+        }
+    }
+}
+
+/// The builder's progress, once it has accepted the build.
+fn start<'a, S>(
+    accepted: impl Future<Output = std::result::Result<S, Failure>> + Send + 'a,
+) -> BoxStream<'a, std::result::Result<Info, Failure>>
+where
+    S: Stream<Item = std::result::Result<Info, Failure>> + Send + 'a,
+{
+    futures_util::stream::once(accepted).try_flatten().boxed()
+}
+
+impl Engine {
     /// Builds with BuildKit, which requests files and logins over a session.
     async fn buildkit(
         &self,
@@ -262,9 +450,11 @@ impl Engine {
         // commit is the key.
         let session =
             Session::open(&self.address, version, &id, build.commit, services, ended).await?;
+        let cache: Vec<&String> = build.shared_cache.iter().collect();
         let options = build
             .options()
             .version(BuilderVersion::BuilderBuildKit)
+            .cachefrom(&cache)
             .remote("client-session")
             .session(&id);
         let request = self.build_request(&options.build(), None)?;
@@ -286,6 +476,7 @@ impl Engine {
             context,
             credentials,
             tasks,
+            ..
         } = services;
         let buildah = self.builder == Builder::Buildah;
         let read = {
@@ -329,6 +520,8 @@ struct AttemptError {
     error: Error,
     /// A second attempt may work.
     retryable: bool,
+    /// Set if the connection to the builder was lost, which is why.
+    lost: Option<String>,
 }
 
 impl From<Error> for AttemptError {
@@ -336,6 +529,7 @@ impl From<Error> for AttemptError {
         Self {
             error,
             retryable: false,
+            lost: None,
         }
     }
 }

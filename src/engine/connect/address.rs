@@ -3,7 +3,6 @@
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use url::Url;
@@ -11,11 +10,12 @@ use url::Url;
 use crate::engine::child;
 use crate::engine::connect::places::DEFAULT_SOCKET;
 use crate::engine::connect::ssh;
+use crate::engine::connect::tls::Tls;
 use crate::error::{Code, Error, Result};
 use crate::options::EngineSettings;
 
 /// The default ports of an engine, without and with TLS.
-pub(super) const PLAIN_PORT: u16 = 2375;
+pub(in crate::engine) const PLAIN_PORT: u16 = 2375;
 pub(super) const TLS_PORT: u16 = 2376;
 
 /// The addresses have no user information, so that masking the hint does not change it.
@@ -47,7 +47,7 @@ pub(crate) enum Address {
         port: u16,
         /// The prefix of every request's path: empty, or `/a/path`, percent-encoded.
         path: String,
-        tls: Option<Arc<rustls::ClientConfig>>,
+        tls: Option<Tls>,
     },
 }
 
@@ -89,15 +89,15 @@ impl fmt::Debug for Address {
 }
 
 /// The error for an endpoint that cannot be used. `what` completes the sentence that starts with `named_by`.
-pub(super) fn invalid(named_by: &str, what: &str) -> Error {
+pub(in crate::engine) fn invalid(named_by: &str, what: &str) -> Error {
     Error::new(Code::InvalidOption, format!("{named_by} {what}"))
 }
 
 /// Parses an address as the docker CLI does (github.com/docker/cli, `opts/hosts.go`, and
 /// `client.ParseHostURL`): white space at both ends is ignored, and missing parts have defaults.
-pub(super) fn parse(
+pub(in crate::engine) fn parse(
     value: &str,
-    tls: Option<Arc<rustls::ClientConfig>>,
+    tls: Option<Tls>,
     default_port: u16,
     named_by: &str,
     settings: &EngineSettings,
@@ -220,6 +220,8 @@ fn clean_path(path: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use serde::Deserialize;
 
     use super::*;
@@ -232,7 +234,10 @@ mod tests {
                 .with_safe_default_protocol_versions()
                 .unwrap()
                 .with_root_certificates(rustls::RootCertStore::empty());
-            Arc::new(config.with_no_client_auth())
+            Tls {
+                config: Arc::new(config.with_no_client_auth()),
+                server_name: None,
+            }
         });
         super::parse(
             value,

@@ -17,7 +17,7 @@ use crate::options::EngineSettings;
 use crate::process::{limits, outside_file};
 
 /// The docker CLI's name for "no context".
-pub(super) const NO_CONTEXT: &str = "default";
+pub(in crate::engine) const NO_CONTEXT: &str = "default";
 
 /// The largest `meta.json` of a context. The docker CLI writes a few hundred bytes.
 const MAX_META: usize = 1 << 20;
@@ -84,6 +84,18 @@ pub(super) fn load(
     let default_port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT };
     let address = address::parse(&host, tls, default_port, &named_by, settings)?;
     Ok((address, named_by))
+}
+
+/// Whether there is a context of this name.
+pub(in crate::engine) fn exists(settings: &EngineSettings, name: &str) -> bool {
+    let id = hex(&Sha256::digest(name));
+    let folder = settings.config_dir.as_ref();
+    folder.is_some_and(|dir| {
+        dir.join("contexts/meta")
+            .join(id)
+            .join("meta.json")
+            .is_file()
+    })
 }
 
 /// The address in a context's `meta.json`, and whether TLS verification is skipped.

@@ -67,7 +67,7 @@ fn described(settings: &EngineSettings) -> String {
 }
 
 /// The endpoints to try, in order.
-fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
+pub(in crate::engine) fn candidates(settings: &EngineSettings) -> Result<Vec<Endpoint>> {
     if let Some(host) = &settings.host {
         let tls = settings
             .tls_verify

@@ -3,12 +3,13 @@
 pub(super) mod address;
 pub(super) mod body;
 pub(super) mod config;
-mod docker_context;
+pub(super) mod docker_context;
 pub(super) mod endpoint;
+pub(super) mod grpc;
 pub(super) mod places;
 pub(super) mod request;
 mod ssh;
-mod tls;
+pub(super) mod tls;
 pub(super) mod unreachable;
 
 use std::io;
@@ -26,7 +27,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +38,9 @@ use address::Address;
 
 /// The time limit for connecting. An engine is on this machine or on a nearby network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a server that speaks first is waited for.
+const FIRST_WORD: Duration = Duration::from_secs(1);
 
 /// Idle connections are closed after this time, before an engine or a tunnel in between closes them.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -58,10 +62,31 @@ pub(super) fn pool(address: &Address) -> Pool {
 
 /// Opens a connection outside of the pool, for a long request.
 pub(super) async fn dial(address: &Address) -> io::Result<Stream> {
-    let io = tokio::time::timeout(CONNECT_TIMEOUT, open(address))
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    let io = connect(address).await?;
     Ok(Stream(TokioIo::new(io)))
+}
+
+/// Opens a connection to a server that speaks first, as gRPC's do.
+///
+/// A server with TLS refuses a client's certificate after the client's handshake is complete. A client that writes
+/// first may then get "broken pipe" and never read the reason.
+pub(super) async fn dial_for_grpc(address: &Address) -> io::Result<Stream> {
+    let mut io = connect(address).await?;
+    if matches!(address, Address::Tcp { tls: Some(_), .. }) {
+        let mut buffered = BufReader::new(io);
+        // A proxy in between may wait for the client.
+        if let Ok(spoken) = tokio::time::timeout(FIRST_WORD, buffered.fill_buf()).await {
+            spoken?;
+        }
+        io = Box::new(buffered);
+    }
+    Ok(Stream(TokioIo::new(io)))
+}
+
+async fn connect(address: &Address) -> io::Result<Box<dyn Duplex>> {
+    tokio::time::timeout(CONNECT_TIMEOUT, open(address))
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// Opens connections to one address, and ignores the URI.
@@ -112,9 +137,12 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
             stream.set_nodelay(true)?;
             match tls {
                 None => Box::new(stream),
-                Some(config) => {
-                    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-                    let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
+                Some(tls) => {
+                    let name = match &tls.server_name {
+                        Some(name) => name.clone(),
+                        None => ServerName::try_from(host.clone()).map_err(io::Error::other)?,
+                    };
+                    let connector = tokio_rustls::TlsConnector::from(Arc::clone(&tls.config));
                     Box::new(connector.connect(name, stream).await?)
                 }
             }

@@ -90,10 +90,21 @@ pub(in crate::engine) async fn upgrade(
     address: &Address,
     request: Builder,
 ) -> Result<Upgraded, Failure> {
+    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+    upgrade_with(address, request, "h2c", body).await
+}
+
+/// Sends a request with a body that upgrades the connection to a protocol.
+pub(in crate::engine) async fn upgrade_with(
+    address: &Address,
+    request: Builder,
+    protocol: &'static str,
+    body: Body,
+) -> Result<Upgraded, Failure> {
     let request = request
         .header(CONNECTION, "Upgrade")
-        .header(UPGRADE, "h2c")
-        .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
+        .header(UPGRADE, protocol)
+        .body(body)
         .map_err(|error| Failure::broken(&error))?;
     let answer = exchange(address, request, true).await?;
     hyper::upgrade::on(answer.response)

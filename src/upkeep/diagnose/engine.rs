@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::engine::{Builder, Engine};
+use crate::engine::{Asked, Builder, Engine};
+use crate::error::Code;
 use crate::event::{Event, Kind, Sink};
 use crate::job::shared::Shared;
+use crate::names::reference::Platform;
 use crate::upkeep::diagnose::{Check, Deadline, free_space};
 
 /// With less free space, in bytes, the next builds may not fit: a base image and what a template installs take
@@ -34,7 +36,8 @@ pub(super) async fn engine(shared: &Shared, deadline: Deadline) -> Vec<Check> {
             ];
         }
     };
-    let (platform, disk) = tokio::join!(
+    let (builder, platform, disk) = tokio::join!(
+        builder(shared, &engine, deadline),
         platform(shared, &engine, deadline),
         engine_disk(&engine, deadline)
     );
@@ -44,13 +47,21 @@ pub(super) async fn engine(shared: &Shared, deadline: Deadline) -> Vec<Check> {
             format!("{} ({})", engine.endpoint(), engine.named_by()),
         ),
         Check::ok("version", engine.description()),
-        builder(shared, &engine),
+        builder,
         platform,
         disk,
     ]
 }
 
-fn builder(shared: &Shared, engine: &Engine) -> Check {
+/// Which builder it is, and whether it answers, if it is not the engine's own.
+async fn builder(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check {
+    const NAME: &str = "builder";
+    let asked = deadline.limited("the builder", engine.ask_builder(&shared.tasks));
+    match asked.await {
+        Ok(None) => {}
+        Ok(Some(asked)) => return nodes(NAME, &asked),
+        Err(error) => return Check::failed(NAME, error),
+    }
     let asked_for = shared.settings.engine.classic_builder;
     match engine.builder() {
         Builder::Classic if asked_for => Check::warning(
@@ -67,7 +78,33 @@ fn builder(shared: &Shared, engine: &Engine) -> Check {
     }
 }
 
-/// Whether the engine can build for the platform, and whether it emulates it.
+/// What each node of a builder answers.
+fn nodes(name: &str, asked: &[Asked]) -> Check {
+    let answer = |(node, answer): &Asked| match answer {
+        Ok(worker) => {
+            let platforms: Vec<&str> = worker.platforms.iter().map(Platform::as_str).collect();
+            format!(
+                "buildkit {} at {node} ({})",
+                worker.version,
+                platforms.join(", ")
+            )
+        }
+        Err(trouble) => format!("{node}: {}", trouble.why),
+    };
+    let found: Vec<String> = asked.iter().map(answer).collect();
+    let found = found.join("; ");
+    let troubles: Vec<_> = asked
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref().err())
+        .collect();
+    match troubles.first() {
+        None => Check::ok(name, found),
+        Some(first) if troubles.len() == asked.len() => Check::problem(name, found, first.hint),
+        Some(first) => Check::warning(name, found, first.hint),
+    }
+}
+
+/// Whether the builder can build for the platform, and whether it emulates it.
 async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check {
     const NAME: &str = "platform";
     let warnings = Arc::new(Mutex::new(Vec::new()));
@@ -80,11 +117,16 @@ async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check
     });
     let work = async {
         let platform = shared.platform_on(engine)?;
-        engine.check_platform(&platform, &emit).await?;
+        let chosen = engine.choose_builder("", &platform, &shared.tasks, &emit);
+        chosen.await?;
         Ok(platform)
     };
     let platform = match deadline.limited("the engine", work).await {
         Ok(platform) => platform,
+        Err(error) if error.code == Code::BuilderUnreachable => {
+            return Check::warning(NAME, "unknown without a builder", "see builder")
+                .because_of("builder");
+        }
         Err(error) => return Check::failed(NAME, error),
     };
     let warning = warnings
@@ -93,6 +135,9 @@ async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check
         .pop();
     if let Some((message, hint)) = warning {
         return Check::warning(NAME, message, hint);
+    }
+    if shared.settings.engine.builder.is_some() {
+        return Check::ok(NAME, format!("{platform}, without emulation"));
     }
     let native = engine.native_platform().ok();
     Check::ok(

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use mol::{Code, OptionName};
 
 use crate::support::child::text;
-use crate::support::{Engine, TestEnv, unique};
+use crate::support::{self, Engine, TestEnv, unique};
 use image::SavedImage;
 use template::{Outcome, Template};
 
@@ -30,15 +30,23 @@ enum Builder {
     BuildKit,
     Classic,
     Podman,
+    /// A BuildKit daemon of its own, which sends the image to the engine.
+    Daemon,
 }
 
 const RUNTIME: &str = "hermes";
-const ALL: [Builder; 3] = [Builder::BuildKit, Builder::Classic, Builder::Podman];
+const ALL: [Builder; 4] = [
+    Builder::BuildKit,
+    Builder::Classic,
+    Builder::Podman,
+    Builder::Daemon,
+];
 
-/// The builders to compare with: the ones in `MOL_TEST_BUILDERS` ("BuildKit Classic"), or all if not set.
+/// The builders to compare with: the ones in `MOL_TEST_BUILDERS` ("BuildKit Classic"), or those of the engines if not
+/// set.
 fn builders() -> Vec<Builder> {
     let Ok(names) = std::env::var("MOL_TEST_BUILDERS") else {
-        return ALL.to_vec();
+        return vec![Builder::BuildKit, Builder::Classic, Builder::Podman];
     };
     let named = |name| {
         let found = ALL
@@ -70,7 +78,9 @@ fn commit(env: &TestEnv, template: &Template) -> PathBuf {
 
 fn assert_same_as(env: &TestEnv, template: &Template, checkout: &Path) {
     let mut found = Vec::new();
-    for builder in builders() {
+    let mut builders = builders();
+    builders.retain(|builder| *builder != Builder::Daemon || !template.needs_an_engine());
+    for builder in builders {
         for difference in differences(env, template, builder, checkout) {
             found.push(format!("{builder:?}: {difference}"));
         }
@@ -90,8 +100,14 @@ fn differences(
 ) -> Vec<String> {
     let engine = match builder {
         Builder::Podman => Engine::podman_of_the_tests(),
-        Builder::BuildKit | Builder::Classic => Engine::of_the_tests(),
+        Builder::BuildKit | Builder::Classic | Builder::Daemon => Engine::of_the_tests(),
     };
+    let daemon =
+        (builder == Builder::Daemon).then(|| support::Builder::unix(&env.scratch().join("b")));
+    let address = daemon
+        .as_ref()
+        .map(support::Builder::address)
+        .unwrap_or_default();
     let isolation = format!("{}-{}", env.isolation, builder as u8);
     let reference = format!("libmol-test/reference:of--{isolation}");
     let buildkit = if builder == Builder::Classic {
@@ -105,15 +121,24 @@ fn differences(
         (OptionName::DockerHost, &engine.url),
         (OptionName::Isolation, &isolation),
         (OptionName::DockerBuildkit, buildkit),
+        (OptionName::Builder, &address),
     ]);
-    let images = (builder != Builder::BuildKit).then(|| engine.keep_images());
+    let searches_images = matches!(builder, Builder::Classic | Builder::Podman);
+    let images = searches_images.then(|| engine.keep_images());
     let here = client.ensure(RUNTIME);
     drop(images);
     if let Ok(image) = &here {
         cleanup.add(&image.reference);
         cleanup.add(&image.latest_reference);
     }
-    let there = reference::build(builder, &engine.url, checkout, &reference, env.scratch());
+    let there = reference::build(
+        builder,
+        &engine.url,
+        &address,
+        checkout,
+        &reference,
+        env.scratch(),
+    );
     let said = text(&there);
     if there.status.success() {
         cleanup.add(&reference);
@@ -133,7 +158,9 @@ fn differences(
         (Err(error), true) => vec![format!("built there; here: {error:?}")],
     };
     let outcome = match template.outcome(builder) {
-        Outcome::DiffersBefore(version) if engine.version() < version => Outcome::Differs,
+        Outcome::DiffersBefore(version) if daemon.is_none() && engine.version() < version => {
+            Outcome::Differs
+        }
         Outcome::DiffersBefore(_) => Outcome::Builds,
         outcome => outcome,
     };

@@ -7,8 +7,9 @@ use std::process::{Command, Output, Stdio};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
 use super::Builder;
+use crate::support::builder::program;
 use crate::support::child::{source, succeed};
-use crate::support::required_var;
+use crate::support::{required_var, unique};
 
 /// The time of every file in the checkout, in seconds since 1970. No other file on the machine has it.
 pub const CHECKOUT_TIME: u64 = 1_100_000_000;
@@ -50,7 +51,14 @@ fn set_times(path: PathBuf) {
 }
 
 /// Builds a checkout, without the builder's cache, which contains the results of libmol's build.
-pub fn build(builder: Builder, engine: &str, context: &Path, image: &str, home: &Path) -> Output {
+pub fn build(
+    builder: Builder,
+    engine: &str,
+    daemon: &str,
+    context: &Path,
+    image: &str,
+    home: &Path,
+) -> Output {
     let mut command = match builder {
         Builder::BuildKit | Builder::Classic => {
             let mut docker = Command::new(required_var("MOL_TEST_DOCKER"));
@@ -68,6 +76,18 @@ pub fn build(builder: Builder, engine: &str, context: &Path, image: &str, home: 
             podman.args(["build", "--format=docker", "--file"]);
             podman.arg(context.join("Dockerfile"));
             podman
+        }
+        Builder::Daemon => {
+            let name = unique();
+            let buildx = || {
+                let mut buildx = Command::new(program("buildx"));
+                buildx.env("HOME", home).env("DOCKER_HOST", engine);
+                buildx
+            };
+            succeed(buildx().args(["create", "--name", &name, "--driver", "remote", daemon]));
+            let mut buildx = buildx();
+            buildx.args(["build", "--builder", &name, "--load", "--provenance=false"]);
+            buildx
         }
     };
     command

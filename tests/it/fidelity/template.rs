@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 
 use super::Builder;
+use crate::support::engine::BUSYBOX;
 
 /// The time of the corpus' commits, in seconds since 1970. No other file on the machine has it.
 pub const COMMIT_TIME: u64 = 1_000_000_000;
@@ -25,7 +26,7 @@ pub enum Outcome {
 
 pub struct Template {
     entries: Vec<Entry>,
-    outcomes: [Outcome; 3],
+    outcomes: [Outcome; 4],
 }
 
 struct Entry {
@@ -48,7 +49,7 @@ enum Content {
 pub fn template(dockerfile: &str) -> Template {
     Template {
         entries: Vec::new(),
-        outcomes: [Outcome::Builds; 3],
+        outcomes: [Outcome::Builds; 4],
     }
     .file("Dockerfile", dockerfile)
 }
@@ -113,8 +114,21 @@ impl Template {
         self
     }
 
+    /// Whether it begins with the base image that only the engines have.
+    pub fn needs_an_engine(&self) -> bool {
+        let names_it = |entry: &Entry| match &entry.content {
+            Content::Text(text) => text.contains(BUSYBOX),
+            _ => false,
+        };
+        self.entries.iter().any(names_it)
+    }
+
     pub fn outcome(&self, builder: Builder) -> Outcome {
-        self.outcomes[builder as usize]
+        match (builder, self.outcomes[builder as usize]) {
+            // It is a BuildKit too.
+            (Builder::Daemon, Outcome::Builds) => self.outcomes[Builder::BuildKit as usize],
+            (_, outcome) => outcome,
+        }
     }
 
     /// Commits the template as the head of the repository's branch `main`. `word` is unique to the run.

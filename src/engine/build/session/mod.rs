@@ -2,7 +2,8 @@
 //!
 //! `POST /session` upgrades the connection to HTTP/2 with the roles reversed: this library serves gRPC on it,
 //! and the engine is the client. It requests the files of the template and credentials of registries, and
-//! sends health checks. Each build has its own session, which ends with the build.
+//! sends health checks. Each build has its own session, which ends with the build. A builder other than the engine's has
+//! the same connection inside of messages of its own API, and also sends the image over it.
 //!
 //! bollard has a session too, but it serves neither files nor logins. The services of `bollard-buildkit-proto`
 //! are not used, only their messages: each requires all methods of BuildKit's interface, also those that no
@@ -13,26 +14,34 @@ mod wire;
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 
 use bollard_buildkit_proto::health::health_check_response::ServingStatus;
 use bollard_buildkit_proto::health::{HealthCheckRequest, HealthCheckResponse};
+use bollard_buildkit_proto::moby::buildkit::v1::BytesMessage;
 use bollard_buildkit_proto::moby::filesync::v1::{CredentialsRequest, CredentialsResponse};
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt, stream};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioExecutor;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::io::{CopyToBytes, SinkWriter, StreamReader};
+use tokio_util::sync::{CancellationToken, PollSender};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
-use tonic::server::Grpc;
+use tonic::metadata::MetadataValue;
+use tonic::server;
 use tonic::{Request, Response, Status};
 use tonic_prost::ProstCodec;
 
 use crate::context::Context;
 use crate::engine::build::credentials::Credentials;
+use crate::engine::build::load::ImageLoad;
 use crate::engine::connect::address::Address;
+use crate::engine::connect::grpc::Grpc;
 use crate::engine::connect::request::{Failure, post, upgrade};
 use crate::engine::version::Version;
 
@@ -40,8 +49,16 @@ const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 
-/// The methods that the session announces to the engine.
+const FILE_SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
+
+/// The methods that every session announces.
 const METHODS: [&str; 3] = [DIFF_COPY, CREDENTIALS, HEALTH];
+
+/// What a session is called in BuildKit's log.
+const NAME: &str = "libmol";
+
+/// How many pieces of at most some ten KiB wait in a session over gRPC.
+const QUEUE: usize = 16;
 
 /// The largest header of a request in bytes, as HTTP/2 counts it (RFC 9113, section 6.5.2: each field counts 32
 /// bytes more). BuildKit sends each pattern of `.dockerignore` in a field of its own, in which a byte that is
@@ -61,6 +78,8 @@ pub(super) struct SessionServices {
     pub(super) context: Arc<Context>,
     pub(super) credentials: Credentials,
     pub(super) tasks: TaskTracker,
+    /// Takes the image; `None` in a session with the engine, which keeps it.
+    pub(super) image: Option<Arc<ImageLoad>>,
 }
 
 /// An open session. Dropping it ends it.
@@ -69,7 +88,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Opens the session `id`. The engine keeps its files under `shared_key`, for later sessions with the same
+    /// Opens the session `id` with the engine. It keeps the files under `shared_key`, for later sessions with the same
     /// key. `ended` is cancelled when the engine closes the session.
     pub(super) async fn open(
         address: &Address,
@@ -81,13 +100,63 @@ impl Session {
     ) -> Result<Self, Failure> {
         let mut request = post(version, "/session")
             .header("X-Docker-Expose-Session-Uuid", id)
-            .header("X-Docker-Expose-Session-Name", "libmol")
+            .header("X-Docker-Expose-Session-Name", NAME)
             .header("X-Docker-Expose-Session-Sharedkey", shared_key);
         for method in METHODS {
             request = request.header("X-Docker-Expose-Session-Grpc-Method", method);
         }
         let connection = upgrade(address, request).await?;
+        Ok(Self::serve(connection, services, ended))
+    }
 
+    /// The same with a builder, over the connection of the build: its bytes are the messages of `Control/Session`.
+    pub(super) async fn over(
+        grpc: &Grpc,
+        id: &str,
+        shared_key: &str,
+        services: SessionServices,
+        ended: CancellationToken,
+    ) -> Result<Self, Status> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let outgoing = stream::unfold(receiver, |mut receiver| async {
+            let data: Bytes = receiver.recv().await?;
+            let data = data.to_vec();
+            Some((BytesMessage { data }, receiver))
+        });
+        let mut request = Request::new(outgoing);
+        let metadata = request.metadata_mut();
+        for (name, value) in [
+            ("x-docker-expose-session-uuid", id),
+            ("x-docker-expose-session-name", NAME),
+            ("x-docker-expose-session-sharedkey", shared_key),
+        ] {
+            let value = value.parse();
+            metadata.insert(
+                name,
+                value.map_err(|_| Status::internal("an invalid session"))?,
+            );
+        }
+        for method in METHODS.into_iter().chain([FILE_SEND]) {
+            let value = MetadataValue::from_static(method);
+            metadata.append("x-docker-expose-session-grpc-method", value);
+        }
+        let incoming = grpc.control().session(request).await?.into_inner();
+        let incoming = incoming.map(|message| match message {
+            Ok(message) => Ok(Bytes::from(message.data)),
+            Err(status) => Err(io::Error::other(status)),
+        });
+        let outgoing =
+            PollSender::new(sender).sink_map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe));
+        let outgoing = SinkWriter::new(CopyToBytes::new(outgoing));
+        let connection = tokio::io::join(StreamReader::new(incoming), outgoing);
+        Ok(Self::serve(TokioIo::new(connection), services, ended))
+    }
+
+    /// Serves the session on an open connection.
+    fn serve<C>(connection: C, services: SessionServices, ended: CancellationToken) -> Self
+    where
+        C: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+    {
         let credentials = services.credentials.clone();
         let services = Arc::new(services);
         let copies = Arc::new(Semaphore::new(MAX_COPIES));
@@ -100,16 +169,16 @@ impl Session {
             .max_concurrent_streams(MAX_STREAMS)
             .serve_connection(connection, serve);
         let serving = tokio::spawn(async move {
-            // The engine closes the session after the build. If it closes earlier, the build fails.
+            // BuildKit closes the session after the build. If it closes earlier, the build fails.
             let serving = async {
                 let _ = serving.await;
                 ended.cancel();
             };
             tokio::join!(serving, credentials.check());
         });
-        Ok(Self {
+        Self {
             _serving: AbortOnDropHandle::new(serving),
-        })
+        }
     }
 }
 
@@ -133,7 +202,7 @@ async fn route(
                     filesync::diff_copy(context, tasks, permit, request).await
                 }
             });
-            Grpc::new(ProstCodec::default())
+            server::Grpc::new(ProstCodec::default())
                 .streaming(serve, request)
                 .await
         }
@@ -143,7 +212,9 @@ async fn route(
                 let services = Arc::clone(&services);
                 async move { Ok(credentials(&services, &request.get_ref().host).await) }
             });
-            Grpc::new(ProstCodec::default()).unary(serve, request).await
+            server::Grpc::new(ProstCodec::default())
+                .unary(serve, request)
+                .await
         }
         HEALTH => {
             let serve = Method(|_: Request<HealthCheckRequest>| async {
@@ -151,7 +222,19 @@ async fn route(
                     status: ServingStatus::Serving.into(),
                 }))
             });
-            Grpc::new(ProstCodec::default()).unary(serve, request).await
+            server::Grpc::new(ProstCodec::default())
+                .unary(serve, request)
+                .await
+        }
+        FILE_SEND if let Some(image) = &services.image => {
+            let image = Arc::clone(image);
+            let serve = Method(move |request| {
+                let image = Arc::clone(&image);
+                async move { Ok(image.receive(request)) }
+            });
+            server::Grpc::new(ProstCodec::default())
+                .streaming(serve, request)
+                .await
         }
         _ => Status::unimplemented("libmol does not serve this method").into_http(),
     }
@@ -254,6 +337,7 @@ mod tests {
                     ),
                     credentials: Credentials::new(settings, registries, tasks.clone(), emit),
                     tasks,
+                    image: None,
                 };
                 let version = Version {
                     major: 1,

@@ -1,0 +1,254 @@
+//! A build on a builder other than the engine's: BuildKit's own API, `moby.buildkit.v1.Control`.
+//!
+//! `Session`, `Solve` and `Status` go over one connection: behind one address there may be several daemons, and each
+//! knows only its own builds.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard_buildkit_proto::moby::buildkit::v1::{
+    CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, SolveResponse, StatusRequest,
+};
+use bytes::Buf;
+use futures_util::stream::{self, BoxStream};
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use hyper::http::uri::PathAndQuery;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder};
+use tonic::{Code, Request, Response, Status};
+use tonic_prost::ProstEncoder;
+
+use crate::context::DOCKERFILE;
+use crate::engine::build::answer::Info;
+use crate::engine::build::session::{Session, SessionServices};
+use crate::engine::build::{Build, SESSION_END, session_id};
+use crate::engine::builders::{Node, Trouble};
+use crate::engine::connect::grpc::Grpc;
+use crate::engine::connect::request::Failure;
+
+const STATUS: &str = "/moby.buildkit.v1.Control/Status";
+
+/// What is written to a shared cache: also the results of steps whose files are not in the image, as in other stages.
+const CACHE_MODE: &str = "max";
+
+/// How long the last progress may come after the end of a build.
+const LAST_PROGRESS: Duration = Duration::from_secs(1);
+
+/// A running build.
+struct Running {
+    progress: BoxStream<'static, Result<Vec<u8>, Status>>,
+    solve: AbortOnDropHandle<Result<Response<SolveResponse>, Status>>,
+    /// Set when the build has ended: until when its last progress may come.
+    result: Option<(Result<(), Failure>, Instant)>,
+    grpc: Grpc,
+    _session: Session,
+}
+
+/// Starts a build on a node. The stream ends with the build, or has its failure as the last item; dropping it cancels
+/// the build.
+pub(super) async fn solve(
+    node: &Node,
+    build: &Build<'_>,
+    write_cache: bool,
+    services: SessionServices,
+    ended: CancellationToken,
+) -> Result<impl Stream<Item = Result<Info, Failure>> + use<>, Failure> {
+    let grpc = node.connect().await.map_err(lost)?;
+    let id = session_id();
+    let session = Session::over(&grpc, &id, build.commit, services, ended).await;
+    let session = match session {
+        Ok(session) => session,
+        Err(status) => return Err(lost(Trouble::of_request(&grpc, &status).await)),
+    };
+    let request = build.solve_request(&id, write_cache);
+    let status = StatusRequest {
+        r#ref: request.r#ref.clone(),
+    };
+    let mut client = grpc.control();
+    let solve = tokio::spawn(async move { client.solve(request).await });
+    let mut client = grpc.raw();
+    let progress = async move {
+        client
+            .ready()
+            .await
+            .map_err(|error| Status::from_error(error.into()))?;
+        let path = PathAndQuery::from_static(STATUS);
+        let answer = client.server_streaming(Request::new(status), path, Undecoded);
+        Ok::<_, Status>(answer.await?.into_inner())
+    };
+    let running = Running {
+        progress: stream::once(progress).try_flatten().boxed(),
+        solve: AbortOnDropHandle::new(solve),
+        result: None,
+        grpc,
+        _session: session,
+    };
+    Ok(stream::unfold(Some(running), |running| async {
+        let mut running = running?;
+        match running.next().await {
+            Ok(Some(status)) => Some((Ok(Info::Status(status)), Some(running))),
+            Ok(None) => None,
+            Err(failure) => Some((Err(failure), None)),
+        }
+    }))
+}
+
+impl Build<'_> {
+    /// The parameters that the docker CLI's `build` would give, and the archive of the image as the result.
+    fn solve_request(&self, id: &str, write_cache: bool) -> SolveRequest {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let mut attributes = HashMap::from([
+            pair("filename", DOCKERFILE),
+            pair("platform", self.platform.as_str()),
+        ]);
+        for (prefix, values) in [("label:", &self.labels), ("build-arg:", &self.build_args)] {
+            attributes.extend(
+                values
+                    .iter()
+                    .map(|(name, value)| pair(&format!("{prefix}{name}"), value)),
+            );
+        }
+        let result = Exporter {
+            r#type: "docker".to_owned(),
+            attrs: HashMap::from([pair("name", self.reference)]),
+        };
+        let cache = self
+            .shared_cache
+            .as_ref()
+            .map(|reference| CacheOptionsEntry {
+                r#type: "registry".to_owned(),
+                attrs: HashMap::from([pair("ref", reference)]),
+            });
+        if let Some(CacheOptionsEntry { r#type, attrs }) = &cache {
+            // The frontend asks for it by this attribute; its JSON has Go's names.
+            let entry = serde_json::json!([{ "Type": r#type, "Attrs": attrs }]);
+            attributes.insert("cache-imports".to_owned(), entry.to_string());
+        }
+        let written = cache.clone().filter(|_| write_cache).map(|mut entry| {
+            entry
+                .attrs
+                .extend([pair("mode", CACHE_MODE), pair("ignore-error", "true")]);
+            entry
+        });
+        SolveRequest {
+            r#ref: id.to_owned(),
+            session: id.to_owned(),
+            frontend: "dockerfile.v0".to_owned(),
+            frontend_attrs: attributes,
+            // Before 0.13, BuildKit read only these two.
+            exporter_deprecated: result.r#type.clone(),
+            exporter_attrs_deprecated: result.attrs.clone(),
+            exporters: vec![result],
+            cache: Some(CacheOptions {
+                imports: cache.into_iter().collect(),
+                exports: written.into_iter().collect(),
+                ..CacheOptions::default()
+            }),
+            ..SolveRequest::default()
+        }
+    }
+}
+
+impl Running {
+    /// The next progress, or `None` after a build that has succeeded.
+    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        loop {
+            let until = self.result.as_ref().map(|(_, until)| *until);
+            tokio::select! {
+                biased;
+                item = self.progress.next() => match item {
+                    Some(Ok(status)) => return Ok(Some(status)),
+                    Some(Err(status)) => return self.without_progress(Some(status)).await,
+                    None => return self.without_progress(None).await,
+                },
+                result = &mut self.solve, if until.is_none() => {
+                    let result = outcome(&self.grpc, result).await;
+                    self.result = Some((result, Instant::now() + LAST_PROGRESS));
+                }
+                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                    return self.without_progress(None).await;
+                }
+            }
+        }
+    }
+
+    /// The result, after the end of the progress. Why that ended matters only if the build goes on.
+    async fn without_progress(&mut self, why: Option<Status>) -> Result<Option<Vec<u8>>, Failure> {
+        let result = match (self.result.take(), why) {
+            (Some((result, _)), _) => result,
+            (None, None) => {
+                let result = (&mut self.solve).await;
+                outcome(&self.grpc, result).await
+            }
+            (None, Some(status)) => {
+                match tokio::time::timeout(SESSION_END, &mut self.solve).await {
+                    Ok(result) => outcome(&self.grpc, result).await,
+                    Err(_) if status.code() == Code::OutOfRange => Err(Failure::LimitExceeded(
+                        "a message of progress that is too large".to_owned(),
+                    )),
+                    Err(_) => Err(lost(Trouble::of_request(&self.grpc, &status).await)),
+                }
+            }
+        };
+        result.map(|()| None)
+    }
+}
+
+/// What the end of `Solve` means.
+async fn outcome(
+    grpc: &Grpc,
+    result: Result<Result<Response<SolveResponse>, Status>, tokio::task::JoinError>,
+) -> Result<(), Failure> {
+    let status = match result {
+        Ok(Ok(_)) => return Ok(()),
+        Ok(Err(status)) => status,
+        Err(error) => return Err(Failure::broken(&error)),
+    };
+    // A daemon that is stopped cancels its builds first, and closes its connections then.
+    let stopped = matches!(status.code(), Code::Unavailable | Code::Cancelled)
+        && tokio::time::timeout(SESSION_END, grpc.ended.cancelled())
+            .await
+            .is_ok();
+    if stopped || std::error::Error::source(&status).is_some() || grpc.ended.is_cancelled() {
+        return Err(lost(Trouble::of_request(grpc, &status).await));
+    }
+    Err(Failure::Reported {
+        message: status.message().to_owned(),
+        exit_code: None,
+    })
+}
+
+fn lost(trouble: Trouble) -> Failure {
+    Failure::Broken(trouble.why)
+}
+
+/// Leaves the messages of `Status` undecoded: the reader of the graph decodes them within limits.
+struct Undecoded;
+
+impl Codec for Undecoded {
+    type Encode = StatusRequest;
+    type Decode = Vec<u8>;
+    type Encoder = ProstEncoder<StatusRequest>;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        ProstEncoder::new(BufferSettings::default())
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Decoder for Undecoded {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut message = vec![0; buffer.remaining()];
+        buffer.copy_to_slice(&mut message);
+        Ok(Some(message))
+    }
+}

@@ -1,0 +1,174 @@
+//! The builders of `docker buildx create`, from the files in which buildx keeps them.
+//!
+//! Each is a file in the folder `instances`, with its driver and its nodes (github.com/docker/buildx, `store`). No Rust
+//! crate reads these files.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::engine::builders::node::Node;
+use crate::engine::builders::source;
+use crate::engine::connect::address::{self, Address, PLAIN_PORT, invalid};
+use crate::engine::connect::config::is_absent;
+use crate::engine::connect::docker_context::{self, NO_CONTEXT};
+use crate::engine::connect::endpoint;
+use crate::engine::go_json::{self, Json, WrongType};
+use crate::error::{Error, Result};
+use crate::options::{BuilderSettings, BuilderTls, EngineSettings};
+use crate::process::{limits, outside_file};
+
+/// The largest file. One node takes some hundred bytes.
+const MAX_FILE: usize = 1 << 20;
+
+/// The most nodes of a builder.
+const MAX_NODES: usize = 100;
+
+/// How buildx names the container of a node.
+const CONTAINER_PREFIX: &str = "buildx_buildkit_";
+
+/// The most names that an error lists.
+const MAX_LISTED: usize = 20;
+
+/// The daemons of a buildx builder.
+pub(super) fn nodes(settings: &EngineSettings, builder: &BuilderSettings) -> Result<Vec<Node>> {
+    let named_by = format!("{} {:?}", builder.option, builder.value);
+    let folder = builder.buildx_config.clone();
+    let folder = folder.or_else(|| Some(settings.config_dir.as_ref()?.join("buildx")));
+    let Some(folder) = folder else {
+        let what = "cannot be looked up: HOME, DOCKER_CONFIG and BUILDX_CONFIG are unset";
+        return Err(invalid(&named_by, what).hint("set one of them, or use an address"));
+    };
+    // As buildx compares names.
+    let name = builder.value.to_ascii_lowercase();
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(is_name) {
+        let what = "is neither an address nor a valid name of a buildx builder";
+        return Err(invalid(&named_by, what)
+            .hint("use unix:///path, tcp://host:port, or a name that docker buildx ls shows"));
+    }
+    let file = folder.join("instances").join(&name);
+    let text = outside_file::read(&file, MAX_FILE).map_err(|error| {
+        if let Some(limit) = limits::reached(&error) {
+            return limit;
+        }
+        if is_absent(&error) {
+            return unknown(settings, &named_by, &name, folder);
+        }
+        invalid(
+            &named_by,
+            &format!("cannot be read: {}: {error}", file.display()),
+        )
+        .hint("check who may read buildx's files")
+    })?;
+    let unusable = |why: String| {
+        invalid(&named_by, &format!("{why}: {}", file.display()))
+            .hint("create the builder anew: docker buildx rm, then docker buildx create")
+    };
+    let json = go_json::first(&text).map_err(|why| unusable(format!("cannot be read ({why})")))?;
+    let json = json.unwrap_or(Json::Null);
+    let wrong = |why: WrongType| unusable(format!("has a field that {why}"));
+    let driver = json.text("Driver").map_err(wrong)?;
+    let in_container = driver == "docker-container";
+    if driver != "remote" && !in_container {
+        return Err(wrong_driver(&named_by, driver));
+    }
+    let listed = json.list("Nodes").map_err(wrong)?;
+    if listed.is_empty() || listed.len() > MAX_NODES {
+        let what = format!("has {} nodes", listed.len());
+        return Err(unusable(what));
+    }
+    let node = |json: &Json| {
+        let endpoint = json.text("Endpoint").map_err(wrong)?;
+        if in_container {
+            let container = format!("{CONTAINER_PREFIX}{}", json.text("Name").map_err(wrong)?);
+            let engine = engine(settings, endpoint, &named_by)?;
+            return Ok(Node::In { engine, container });
+        }
+        let options = json.map("DriverOpts").map_err(wrong)?;
+        let option = |name: &str| -> Result<Option<String>> {
+            let text = options.get(name).map(|value| value.as_text()).transpose();
+            let text = text.map_err(wrong)?.flatten();
+            Ok(text.filter(|text| !text.is_empty()).map(str::to_owned))
+        };
+        let tls = BuilderTls {
+            ca: option("cacert")?.map(PathBuf::from),
+            cert: option("cert")?.map(PathBuf::from),
+            key: option("key")?.map(PathBuf::from),
+            server_name: option("servername")?,
+        };
+        source::node(settings, endpoint, &tls, &named_by)
+    };
+    listed.iter().map(node).collect()
+}
+
+/// The engine with the container of a node: an address, or the name of a docker context.
+fn engine(settings: &EngineSettings, endpoint: &str, named_by: &str) -> Result<Address> {
+    if endpoint.contains("://") {
+        return address::parse(endpoint, None, PLAIN_PORT, named_by, settings);
+    }
+    let of_context = EngineSettings {
+        // buildx takes DOCKER_HOST for the default context only.
+        host: settings.host.clone().filter(|_| endpoint == NO_CONTEXT),
+        context: Some(endpoint.to_owned()),
+        ..settings.clone()
+    };
+    let mut engines = endpoint::candidates(&of_context)?.into_iter();
+    let exists = |address: &Address| match address {
+        Address::Unix(socket) => socket.exists(),
+        _ => true,
+    };
+    let mut addresses = engines.by_ref().map(|engine| engine.address);
+    let first = addresses.next();
+    let found = first.clone().into_iter().chain(addresses).find(exists);
+    found
+        .or(first)
+        .ok_or_else(|| invalid(named_by, "has no engine"))
+}
+
+/// The error for a builder whose driver cannot be used.
+fn wrong_driver(named_by: &str, driver: &str) -> Error {
+    let hint = match driver {
+        "docker" => {
+            "that builder is the engine's own: set MOLECULE_LOCAL_BUILDER=default (DOCKER_HOST or DOCKER_CONTEXT chooses \
+             the engine)"
+        }
+        "kubernetes" => {
+            "make the pods a service with TLS and use its address: docker buildx create --driver remote tcp://…"
+        }
+        _ => {
+            "use a builder of the driver remote or docker-container, or the address of a buildkitd"
+        }
+    };
+    let what = format!("has the driver {driver:?}, which libmol cannot use");
+    invalid(named_by, &what).hint(hint)
+}
+
+/// The error for a name that buildx does not know.
+fn unknown(settings: &EngineSettings, named_by: &str, name: &str, folder: PathBuf) -> Error {
+    // buildx has a builder for each docker context, without a file.
+    if docker_context::exists(settings, name) {
+        return wrong_driver(named_by, "docker");
+    }
+    let folder = folder.join("instances");
+    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut names: Vec<String> = names
+        .filter(|name| !name.starts_with('.'))
+        .take(MAX_LISTED)
+        .collect();
+    names.sort();
+    let hint = match names.is_empty() {
+        true => "create one (docker buildx create --driver remote --name …), or set MOLECULE_LOCAL_BUILDER=default \
+                 for the engine's own"
+            .to_owned(),
+        false => format!(
+            "buildx has these: {}; MOLECULE_LOCAL_BUILDER=default is the engine's own",
+            names.join(", ")
+        ),
+    };
+    let what = format!(
+        "is not a buildx builder: there is no such file in {}",
+        folder.display()
+    );
+    invalid(named_by, &what).hint(hint)
+}

@@ -1,0 +1,114 @@
+//! A daemon in a container that buildx has created (driver `docker-container`). It listens only inside, so a connection
+//! is a program there, `buildctl dial-stdio`, whose input and output the engine's API carries.
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use http_body_util::{BodyExt, Full};
+use hyper::header::CONTENT_TYPE;
+use hyper::http::request::Builder as RequestBuilder;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
+use tokio_util::io::StreamReader;
+
+use crate::engine::builders::node::Trouble;
+use crate::engine::connect::address::Address;
+use crate::engine::connect::body::read_body;
+use crate::engine::connect::request::{Body, Failure, send, upgrade_with};
+
+/// The largest answer to a request, and the largest piece of output.
+const MAX_ANSWER: usize = 64 << 10;
+const MAX_PIECE: usize = 1 << 20;
+
+/// Each piece of output begins with its stream (1 for standard output), three zero bytes and its length (Docker Engine
+/// API, `ContainerAttach`).
+const HEADER: usize = 8;
+const STDOUT: u8 = 1;
+
+/// Opens a connection to the daemon in a container. A container that is stopped is started.
+pub(super) async fn connect(
+    engine: &Address,
+    container: &str,
+) -> Result<TokioIo<impl AsyncRead + AsyncWrite + Send + Unpin + use<>>, Trouble> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Created {
+        id: String,
+    }
+    let path = format!("/containers/{container}/exec");
+    let exec = || {
+        post(
+            engine,
+            &path,
+            r#"{"AttachStdin":true,"AttachStdout":true,"AttachStderr":true,"Cmd":["buildctl","dial-stdio"]}"#,
+        )
+    };
+    let created = match exec().await {
+        // It is not running.
+        Err(Failure::Refused(refusal)) if refusal.status == StatusCode::CONFLICT.as_u16() => {
+            let started = post(engine, &format!("/containers/{container}/start"), "").await;
+            started.map_err(|failure| trouble(engine, container, &failure))?;
+            exec().await
+        }
+        created => created,
+    };
+    let created = created.map_err(|failure| trouble(engine, container, &failure))?;
+    let Created { id } = serde_json::from_slice(&created).map_err(|error| Trouble {
+        why: format!("the engine at {engine} gave an answer that cannot be read: {error}"),
+        hint: "read the engine's log",
+    })?;
+    let request = json(Request::post(format!("/exec/{id}/start")));
+    let body = body(r#"{"Detach":false,"Tty":false}"#);
+    let connection = upgrade_with(engine, request, "tcp", body).await;
+    let connection = connection.map_err(|failure| trouble(engine, container, &failure))?;
+    let (output, input) = tokio::io::split(TokioIo::new(connection));
+    let pieces = LengthDelimitedCodec::builder()
+        .length_field_offset(4)
+        // The header stays, because it has the stream.
+        .num_skip(0)
+        .length_adjustment(HEADER as isize)
+        .max_frame_length(MAX_PIECE)
+        .new_codec();
+    let output = FramedRead::new(output, pieces).try_filter_map(|mut piece| {
+        let is_output = piece.first() == Some(&STDOUT);
+        let content = is_output.then(|| piece.split_off(HEADER.min(piece.len())).freeze());
+        std::future::ready(Ok(content))
+    });
+    Ok(TokioIo::new(tokio::io::join(
+        StreamReader::new(output),
+        input,
+    )))
+}
+
+/// Sends a request to the engine, and returns the body of its answer.
+async fn post(engine: &Address, path: &str, content: &'static str) -> Result<Vec<u8>, Failure> {
+    let request = json(Request::post(path)).body(body(content));
+    let request = request.map_err(|error| Failure::broken(&error))?;
+    let answer = send(engine, request).await?;
+    let body = read_body(answer.response.into_body(), MAX_ANSWER).await;
+    body.map_err(|error| Failure::Broken(error.to_string()))
+}
+
+fn json(request: RequestBuilder) -> RequestBuilder {
+    request.header(CONTENT_TYPE, "application/json")
+}
+
+fn body(content: &'static str) -> Body {
+    let whole = Full::new(Bytes::from_static(content.as_bytes()));
+    whole.map_err(|never| match never {}).boxed_unsync()
+}
+
+fn trouble(engine: &Address, container: &str, failure: &Failure) -> Trouble {
+    match failure {
+        Failure::Refused(refusal) if refusal.is_not_found() => Trouble {
+            why: format!("the engine at {engine} has no container {container}"),
+            hint: "start the builder: docker buildx inspect --bootstrap, with its name",
+        },
+        failure => Trouble {
+            why: format!("the engine at {engine} cannot connect to it: {failure}"),
+            hint: "check the engine and the container (docker logs); docker buildx inspect --bootstrap starts the builder",
+        },
+    }
+}

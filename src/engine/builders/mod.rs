@@ -1,0 +1,263 @@
+//! Builders other than the engine's own: BuildKit daemons that the user has named.
+//!
+//! A builder has one node or several. Each build asks them what they can run, and prefers some to others: see [`rank`].
+
+mod buildx;
+mod container;
+mod node;
+mod rank;
+mod source;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::Engine;
+use crate::engine::platforms::unsupported_hint;
+use crate::error::{Code, Error, Result};
+use crate::event::{Event, Sink};
+use crate::names::reference::Platform;
+use crate::options::{BuilderSettings, EngineSettings};
+use crate::process::outside_file::within;
+pub(super) use node::{Node, Trouble, Worker};
+
+/// How long a node that did not answer is not asked again, if another one answers.
+const REST: Duration = Duration::from_secs(30);
+
+/// What a client knows of its builder's nodes, by address.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known(Arc<Mutex<HashMap<String, State>>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// How many builds of this client run there.
+    builds: usize,
+    failed: Option<Instant>,
+}
+
+/// The nodes that can build a platform, in the order in which to try them.
+#[derive(Debug)]
+pub(crate) struct Nodes {
+    pub(super) workers: Vec<Worker>,
+    known: Known,
+}
+
+/// Counts a build on a node while it exists.
+pub(super) struct Running {
+    known: Known,
+    address: String,
+}
+
+impl Known {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, State>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rests(&self, node: &Node) -> bool {
+        let known = self.lock();
+        let failed = known.get(&node.to_string()).and_then(|state| state.failed);
+        failed.is_some_and(|failed| failed.elapsed() < REST)
+    }
+
+    fn note(&self, node: &Node, failed: bool) {
+        let mut known = self.lock();
+        known.entry(node.to_string()).or_default().failed = failed.then(Instant::now);
+    }
+
+    fn builds(&self, node: &Node) -> usize {
+        self.lock()
+            .get(&node.to_string())
+            .map_or(0, |state| state.builds)
+    }
+}
+
+impl Nodes {
+    /// Notes that a build starts on a node.
+    pub(super) fn start(&self, node: &Node) -> Running {
+        let address = node.to_string();
+        self.known.lock().entry(address.clone()).or_default().builds += 1;
+        Running {
+            known: self.known.clone(),
+            address,
+        }
+    }
+
+    /// Notes that a node was lost.
+    pub(super) fn lost(&self, node: &Node) {
+        self.known.note(node, true);
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(state) = self.known.lock().get_mut(&self.address) {
+            state.builds -= 1;
+        }
+    }
+}
+
+/// A node, and whether it answered.
+pub(crate) type Asked = (Node, std::result::Result<Worker, Trouble>);
+
+impl Engine {
+    /// All nodes of the builder, if the user has named one, and what each answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::InvalidOption`]; [`Code::ProcessLimit`].
+    pub(crate) async fn ask_builder(&self, tasks: &TaskTracker) -> Result<Option<Vec<Asked>>> {
+        let Some(builder) = &self.settings.builder else {
+            return Ok(None);
+        };
+        let nodes = read(&self.settings, builder, tasks).await?;
+        Ok(Some(ask(nodes).await))
+    }
+
+    /// Chooses where to build: on the nodes of the builder that the user has named, best first, or `None` for the engine
+    /// itself. Checks that the platform can be built there and run in the engine, and warns if it is emulated.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::BuilderUnreachable`] if no node answers, with the reason of each; [`Code::PlatformUnsupported`];
+    /// [`Code::InvalidOption`]; [`Code::ProcessLimit`].
+    pub(crate) async fn choose_builder(
+        &self,
+        runtime: &str,
+        platform: &Platform,
+        tasks: &TaskTracker,
+        emit: &Sink,
+    ) -> Result<Option<Nodes>> {
+        let Some(builder) = &self.settings.builder else {
+            self.check_platform(platform, emit).await?;
+            return Ok(None);
+        };
+        // The engine only has to run it, so emulation there does not make the build slow.
+        let silent: Sink = Arc::new(|_| {});
+        self.check_platform(platform, &silent).await?;
+        let nodes = read(&self.settings, builder, tasks).await?;
+        let (resting, fresh): (Vec<Node>, Vec<Node>) =
+            nodes.into_iter().partition(|node| self.known.rests(node));
+        let mut asked = ask(fresh).await;
+        if !asked.iter().any(|(_, answer)| answer.is_ok()) {
+            asked.extend(ask(resting).await);
+        }
+        let (mut workers, mut troubles) = (Vec::new(), Vec::new());
+        for (node, answer) in asked {
+            self.known.note(&node, answer.is_err());
+            match answer {
+                Ok(worker) => workers.push(worker),
+                Err(trouble) => troubles.push((node, trouble)),
+            }
+        }
+        if workers.is_empty() {
+            return Err(unreachable(&troubles));
+        }
+        for (node, trouble) in troubles {
+            let message = format!(
+                "the builder at {node} cannot be used: {}; another one is",
+                trouble.why
+            );
+            emit(Event::warning(message, trouble.hint));
+        }
+        let able: Vec<Worker> = workers
+            .iter()
+            .filter(|worker| worker.can_build(platform))
+            .cloned()
+            .collect();
+        if able.is_empty() {
+            return Err(unsupported(&workers, platform));
+        }
+        let workers = rank::order(able, runtime, platform, |worker| {
+            self.known.builds(&worker.node)
+        });
+        if let Some(first) = workers.first().filter(|worker| !worker.is_native(platform)) {
+            let native = first
+                .native()
+                .map_or_else(String::new, |native| format!(" runs {native} and"));
+            let message = format!(
+                "the builder at {}{native} emulates {platform}: this will be slow",
+                first.node
+            );
+            emit(Event::warning(
+                message,
+                "use a builder whose machine runs that platform",
+            ));
+        }
+        Ok(Some(Nodes {
+            workers,
+            known: self.known.clone(),
+        }))
+    }
+}
+
+/// Reads which nodes the builder has.
+async fn read(
+    settings: &EngineSettings,
+    builder: &BuilderSettings,
+    tasks: &TaskTracker,
+) -> Result<Vec<Node>> {
+    let what = format!("the builder {}", builder.value);
+    let (settings, builder) = (settings.clone(), builder.clone());
+    let nodes = move || source::nodes(&settings, &builder);
+    within(tasks, Code::InvalidOption, &what, nodes).await
+}
+
+/// Asks all nodes at once.
+async fn ask(nodes: Vec<Node>) -> Vec<Asked> {
+    let ask = |node: Node| async move {
+        let answer = node.ask().await;
+        (node, answer)
+    };
+    join_all(nodes.into_iter().map(ask)).await
+}
+
+/// The error for a build whose nodes were all lost, with the reason of each.
+pub(super) fn lost(nodes: &[(Node, String)]) -> Error {
+    let reasons: Vec<String> = nodes
+        .iter()
+        .map(|(node, why)| format!("{node}: {why}"))
+        .collect();
+    let message = match &*reasons {
+        [only] => format!("the builder was lost during the build: {only}"),
+        all => format!("each builder was lost during the build: {}", all.join("; ")),
+    };
+    Error::new(Code::BuilderUnreachable, message)
+        .hint("check whether the builder was restarted, and try again")
+}
+
+/// The error for a builder of which no node can be used.
+pub(super) fn unreachable(troubles: &[(Node, Trouble)]) -> Error {
+    let reasons: Vec<String> = troubles
+        .iter()
+        .map(|(node, trouble)| format!("{node}: {}", trouble.why))
+        .collect();
+    let message = match &*reasons {
+        [only] => format!("the builder cannot be reached: {only}"),
+        all => format!(
+            "none of the {} builders can be reached: {}",
+            all.len(),
+            all.join("; ")
+        ),
+    };
+    let hint = troubles.first().map_or("", |(_, trouble)| trouble.hint);
+    Error::new(Code::BuilderUnreachable, message).hint(hint)
+}
+
+/// The error for a platform that no node can build.
+fn unsupported(workers: &[Worker], platform: &Platform) -> Error {
+    let runs = |worker: &Worker| {
+        let native = worker
+            .native()
+            .map_or("an unknown platform", Platform::as_str);
+        format!("the builder at {} runs {native}", worker.node)
+    };
+    let runs: Vec<String> = workers.iter().map(runs).collect();
+    let message = format!(
+        "{} and cannot run {platform}: there is no emulation for it",
+        runs.join("; ")
+    );
+    Error::new(Code::PlatformUnsupported, message).hint(unsupported_hint(platform))
+}

@@ -1,0 +1,99 @@
+//! gRPC over a connection that is open already: to BuildKit in the engine, and to a builder.
+//!
+//! tonic's own `Channel` dials and reconnects. Here a lost connection is the end of a build, and a connection may have
+//! been upgraded.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::rt::{Read, Write};
+use hyper::{Request, Response, Uri};
+use hyper_util::rt::TokioExecutor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::body::Body;
+
+/// The origin of the requests. Nothing resolves it.
+const ORIGIN: &str = "http://buildkit";
+
+/// How long after a failed request its connection may end, to count as the cause.
+const END: Duration = Duration::from_millis(500);
+
+/// The largest message that is decoded.
+const MAX_MESSAGE: usize = 4 << 20;
+
+/// An open connection. Dropping it closes it.
+pub(in crate::engine) struct Grpc {
+    channel: Channel,
+    /// Cancelled when the connection ends.
+    pub(in crate::engine) ended: CancellationToken,
+    /// Why it ended, unless it was closed in order.
+    error: Arc<OnceLock<hyper::Error>>,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Grpc {
+    /// Speaks HTTP/2 on an open connection.
+    pub(in crate::engine) async fn over<C>(connection: C) -> hyper::Result<Self>
+    where
+        C: Read + Write + Send + Unpin + 'static,
+    {
+        let (sender, connection) = handshake(TokioExecutor::new(), connection).await?;
+        let ended = CancellationToken::new();
+        let end = ended.clone().drop_guard();
+        let error = Arc::new(OnceLock::new());
+        let set_error = Arc::clone(&error);
+        Ok(Self {
+            channel: Channel(sender),
+            ended,
+            error,
+            _connection: AbortOnDropHandle::new(tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    let _ = set_error.set(error);
+                }
+                drop(end);
+            })),
+        })
+    }
+
+    /// Why the connection ended, if it did. The requests on it fail too, but may have no reason.
+    pub(in crate::engine) async fn error(&self) -> Option<&hyper::Error> {
+        let ended = tokio::time::timeout(END, self.ended.cancelled()).await;
+        self.error.get().filter(|_| ended.is_ok())
+    }
+
+    /// A client for BuildKit's `Control` service.
+    pub(in crate::engine) fn control(&self) -> ControlClient<Channel> {
+        ControlClient::with_origin(self.channel.clone(), Uri::from_static(ORIGIN))
+            .max_decoding_message_size(MAX_MESSAGE)
+    }
+
+    /// A client for a method whose generated one does not fit.
+    pub(in crate::engine) fn raw(&self) -> tonic::client::Grpc<Channel> {
+        tonic::client::Grpc::with_origin(self.channel.clone(), Uri::from_static(ORIGIN))
+            .max_decoding_message_size(2 * MAX_MESSAGE)
+    }
+}
+
+/// The connection, as tonic's clients take one.
+#[derive(Clone)]
+pub(in crate::engine) struct Channel(SendRequest<Body>);
+
+impl tower_service::Service<Request<Body>> for Channel {
+    type Response = Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = hyper::Result<Self::Response>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        self.0.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}

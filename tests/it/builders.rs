@@ -1,0 +1,799 @@
+//! Builders other than the engine's own: BuildKit daemons, which send the image to the engine. The daemons are real
+//! ones.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use mol::event::Kind;
+use mol::{Code, OptionName};
+use serde_json::json;
+
+use crate::support::builder::program;
+use crate::support::child::{self, Link, peak, succeed, text};
+use crate::support::engine::{BUSYBOX, busybox, is_running};
+use crate::support::registry::Registry;
+use crate::support::server::{dockerfile, of_service};
+use crate::support::tls::{Certificates, Flaw};
+use crate::support::{
+    Builder, CANCEL_LIMIT, End, Engine, Files, Handling, Proxy, TestClient, TestEnv, file, noise,
+    required_var, unique, wait_until,
+};
+
+/// A template that needs no base image: it brings its own shell. `steps` are the lines after that.
+fn template(steps: &str) -> Files {
+    let text = format!(
+        "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\n{steps}\n"
+    );
+    Files::from([
+        ("Dockerfile".to_owned(), file(&text)),
+        (
+            "busybox".to_owned(),
+            json!({ "base64": BASE64_STANDARD.encode(busybox()), "mode": "100755" }),
+        ),
+    ])
+}
+
+/// Steps whose last one prints the returned word, which is also in its command line, and does not end.
+fn endless(env: &TestEnv) -> String {
+    let word = unique();
+    let steps = format!("RUN echo running {word}; busybox=/bin/busybox; $busybox sleep 600; true");
+    env.template("hermes", template(&steps));
+    word
+}
+
+fn client(env: &TestEnv, builder: &str) -> TestClient {
+    env.client_with(&[(OptionName::Builder, builder)])
+}
+
+/// A client of a builder with TLS: the folder with the authority's certificate, and the one with its own.
+fn client_with_tls(
+    env: &TestEnv,
+    builder: &str,
+    authority: &Path,
+    own: Option<&Path>,
+) -> TestClient {
+    let path = |folder: &Path, name: &str| folder.join(name).to_str().unwrap().to_owned();
+    let mut options = vec![
+        (OptionName::Builder, builder.to_owned()),
+        (OptionName::BuilderCa, path(authority, "ca.pem")),
+    ];
+    if let Some(own) = own {
+        options.push((OptionName::BuilderCert, path(own, "cert.pem")));
+        options.push((OptionName::BuilderKey, path(own, "key.pem")));
+    }
+    let options: Vec<_> = options
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    env.client_with(&options)
+}
+
+/// The image is built on the builder, and is whole in the engine.
+fn assert_builds(env: &TestEnv, client: &TestClient, builder: &str) {
+    let word = unique();
+    let steps = format!("RUN echo {word} > /word\nENV WORD={word}");
+    let sha = env.template("hermes", template(&steps));
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(image.reference, env.reference("hermes", &sha));
+    assert!(!image.cache_hit);
+    let started = client.of_kind(Kind::BuildStarted);
+    let [started] = &started[..] else {
+        panic!("{started:#?}");
+    };
+    assert_eq!(started.builder.as_deref(), Some("buildkit"));
+    assert_eq!(started.endpoint.as_deref(), Some(builder));
+    let files = env.engine.files(&image.reference);
+    assert_eq!(files["word"].content, format!("{word}\n"));
+    let inspected = env.engine.inspect(&image.reference).unwrap();
+    let config = inspected.config.unwrap();
+    assert_eq!(config.env.unwrap().last().unwrap(), &format!("WORD={word}"));
+    assert_eq!(
+        config.labels.unwrap()["org.opencontainers.image.revision"],
+        sha
+    );
+    assert_eq!(inspected.id.as_deref(), Some(&*image.image_id));
+    assert_eq!(inspected.architecture.as_deref(), Some("amd64"));
+    assert_eq!(
+        env.engine.id(&env.latest("hermes")),
+        env.engine.id(&image.reference)
+    );
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+}
+
+#[test]
+fn an_image_is_built_on_a_builder_at_a_socket() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    assert_builds(&env, &client(&env, &builder.address()), &builder.address());
+}
+
+#[test]
+fn an_image_is_built_on_a_builder_at_a_port() {
+    let env = TestEnv::new();
+    let builder = Builder::tcp(&env.scratch().join("b"));
+    assert_builds(&env, &client(&env, &builder.address()), &builder.address());
+}
+
+#[test]
+fn the_base_image_comes_from_a_registry() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let registry = Registry::public(env.scratch());
+    let (base, word) = registry.publish("base");
+    env.template(
+        "hermes",
+        dockerfile(&format!("FROM {base}\nRUN cat /base\n")),
+    );
+    let client = client(&env, &builder.address());
+    let image = client.ensure("hermes").unwrap();
+    client.wait_for_line(&word);
+    assert_eq!(env.engine.read(&image.reference, "base"), word);
+}
+
+#[test]
+fn an_image_of_a_builder_ends_up_in_podman_too() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let podman = Engine::podman_of_the_tests();
+    let address = builder.address();
+    let client = env.client_with(&[
+        (OptionName::Builder, &address),
+        (OptionName::DockerHost, &podman.url),
+    ]);
+    env.template("hermes", template(&format!("RUN echo {}", unique())));
+    let image = client.ensure("hermes").unwrap();
+    assert_eq!(podman.id(&image.reference), Some(image.image_id));
+    assert!(client.ensure("hermes").unwrap().cache_hit);
+    podman.remove_all_of(&env.isolation);
+}
+
+#[test]
+fn a_builder_with_mutual_tls_is_used() {
+    let env = TestEnv::new();
+    let certificates = Certificates::new(env.scratch());
+    let builder = Builder::tls(&env.scratch().join("b"), &certificates);
+    let own = certificates.issue(Flaw::None);
+    let client = client_with_tls(&env, &builder.address(), &own, Some(&own));
+    assert_builds(&env, &client, &builder.address());
+}
+
+#[test]
+fn each_fault_of_a_tls_connection_is_reported_as_what_it_is() {
+    let env = TestEnv::new();
+    env.template("hermes", template(""));
+    let certificates = Certificates::new(&env.scratch().join("c"));
+    let others = Certificates::new(&env.scratch().join("o"));
+    let (own, foreign) = (certificates.issue(Flaw::None), others.issue(Flaw::None));
+    let old = certificates.issue(Flaw::Expired);
+    let says = |address: &str, client: &TestClient, why: &str| {
+        let error = client.ensure_err("hermes");
+        assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+        assert!(error.message.contains(address), "{error:?}");
+        assert!(error.message.contains(why), "{why}: {error:?}");
+        assert!(!error.hint.is_empty(), "{error:?}");
+    };
+    let builder = Builder::tls(&env.scratch().join("b"), &certificates);
+    let address = builder.address();
+    for (authority, own, why) in [
+        (&foreign, Some(&own), "not signed by the configured CA"),
+        (&own, None, "requires a client certificate"),
+        (&own, Some(&foreign), "refuses the client's certificate"),
+        (&own, Some(&old), "refuses the client's certificate"),
+    ] {
+        let own = own.map(|folder| folder.as_path());
+        says(
+            &address,
+            &client_with_tls(&env, &address, authority, own),
+            why,
+        );
+    }
+    // Without TLS, the daemon does not understand the client.
+    says(&address, &client(&env, &address), "");
+    drop(builder);
+    for (flaw, why) in [
+        (Flaw::Expired, "has expired"),
+        (Flaw::OtherHost, "is for another name"),
+    ] {
+        let folder = env.scratch().join(format!("{flaw:?}"));
+        let builder = Builder::flawed_tls(&folder, &certificates, flaw);
+        let address = builder.address();
+        says(
+            &address,
+            &client_with_tls(&env, &address, &own, Some(&own)),
+            why,
+        );
+    }
+}
+
+#[test]
+fn a_builder_that_does_not_answer_is_an_error_and_never_replaced() {
+    let env = TestEnv::new();
+    env.template("hermes", template(""));
+    let nobody = format!("unix://{}", env.scratch().join("nobody").display());
+    let error = client(&env, &nobody).ensure_err("hermes");
+    assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+    assert!(error.message.contains(&nobody), "{error:?}");
+    assert!(error.hint.contains("start buildkitd"), "{error:?}");
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+    let requests = env.server.requests();
+    assert!(
+        of_service(&requests, "git").is_empty(),
+        "it is asked before the fetch"
+    );
+}
+
+#[test]
+fn a_platform_that_the_builder_cannot_run_is_refused_before_the_fetch() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    env.template("hermes", template(""));
+    let address = builder.address();
+    let client = env.client_with(&[
+        (OptionName::Builder, &address),
+        (OptionName::Platform, "linux/mips64le"),
+    ]);
+    let error = client.ensure_err("hermes");
+    assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
+    assert!(of_service(&env.server.requests(), "git").is_empty());
+}
+
+#[test]
+fn a_failed_step_on_a_builder_is_reported_with_line_and_exit_code() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let word = unique();
+    env.template("hermes", template(&format!("RUN echo {word}; exit 7")));
+    let error = client(&env, &builder.address()).ensure_err("hermes");
+    assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+    let failed = error.build.unwrap();
+    assert_eq!((failed.line, failed.exit_code), (4, 7), "{failed:?}");
+    assert!(failed.step.contains(&word), "{failed:?}");
+    assert!(failed.log_tail.contains(&word), "{failed:?}");
+    assert!(failed.excerpt.contains("> 4 | RUN"), "{failed:?}");
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+}
+
+#[test]
+fn a_cancelled_call_stops_the_builder_within_a_second() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let client = client(&env, &builder.address());
+    let word = endless(&env);
+    let call = client.begin("hermes");
+    client.wait_for_line(&word);
+    assert!(
+        is_running(&word),
+        "the test must see the builder's processes"
+    );
+    let since = Instant::now();
+    client.cancel(&call);
+    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    assert!(
+        since.elapsed() < CANCEL_LIMIT,
+        "it took {:?}",
+        since.elapsed()
+    );
+    wait_until("the end of the build's process", || {
+        (!is_running(&word)).then_some(())
+    });
+    assert!(
+        since.elapsed() < CANCEL_LIMIT,
+        "it took {:?}",
+        since.elapsed()
+    );
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+}
+
+#[test]
+fn a_silent_build_on_a_builder_is_stopped_after_the_stall_grace() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let word = endless(&env);
+    let address = builder.address();
+    let client = env.client_with(&[
+        (OptionName::Builder, &address),
+        (OptionName::StallGrace, "3s"),
+    ]);
+    let error = client.ensure_err("hermes");
+    assert_eq!(error.code, Code::Stalled, "{error:?}");
+    wait_until("the end of the build's process", || {
+        (!is_running(&word)).then_some(())
+    });
+}
+
+#[test]
+fn many_callers_share_one_build_on_a_builder() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let client = client(&env, &builder.address());
+    env.template(
+        "hermes",
+        template(&format!("RUN echo {}; /bin/busybox sleep 1", unique())),
+    );
+    let calls: Vec<_> = (0..20).map(|_| client.begin("hermes")).collect();
+    let mut ids: Vec<String> = calls
+        .into_iter()
+        .map(|call| call.end().unwrap().image_id)
+        .collect();
+    ids.dedup();
+    assert_eq!(ids.len(), 1);
+    assert_eq!(client.count(Kind::BuildStarted), 1);
+}
+
+#[test]
+fn a_base_image_that_only_the_engine_has_is_refused_by_name() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    env.template("hermes", dockerfile(&format!("FROM {BUSYBOX}\nRUN true\n")));
+    let error = client(&env, &builder.address()).ensure_err("hermes");
+    assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+    let name = BUSYBOX.strip_suffix(":latest").unwrap();
+    assert!(error.message.contains(name), "{error:?}");
+    assert!(error.hint.contains("push it to a registry"), "{error:?}");
+    assert_eq!(error.build.unwrap().line, 1);
+}
+
+/// The files of a buildx builder of the driver `remote`.
+fn write_buildx(folder: &Path, name: &str, endpoints: &[String]) {
+    let nodes: Vec<_> = endpoints
+        .iter()
+        .enumerate()
+        .map(
+            |(number, endpoint)| json!({ "Name": format!("{name}{number}"), "Endpoint": endpoint }),
+        )
+        .collect();
+    let builder = json!({ "Name": name, "Driver": "remote", "Nodes": nodes });
+    std::fs::create_dir_all(folder.join("instances")).unwrap();
+    std::fs::write(folder.join("instances").join(name), builder.to_string()).unwrap();
+}
+
+/// A client of a buildx builder with these nodes.
+fn client_of_nodes(env: &TestEnv, endpoints: &[String]) -> TestClient {
+    let folder = env.scratch().join("buildx");
+    write_buildx(&folder, "team", endpoints);
+    env.client_with(&[
+        (OptionName::Builder, "team"),
+        (OptionName::BuildxConfig, folder.to_str().unwrap()),
+    ])
+}
+
+#[test]
+fn a_remote_builder_that_buildx_has_created_is_used_by_its_name() {
+    let env = TestEnv::new();
+    let certificates = Certificates::new(&env.scratch().join("c"));
+    let builder = Builder::tls(&env.scratch().join("b"), &certificates);
+    let own = certificates.issue(Flaw::None);
+    let config = env.scratch().join("buildx");
+    let option = |name: &str, file: &str| format!("{name}={}", own.join(file).display());
+    let options = [
+        option("cacert", "ca.pem"),
+        option("cert", "cert.pem"),
+        option("key", "key.pem"),
+    ]
+    .join(",");
+    succeed(
+        Command::new(program("buildx"))
+            .env("BUILDX_CONFIG", &config)
+            .env("DOCKER_HOST", &env.engine.url)
+            .args([
+                "create",
+                "--name",
+                "Team",
+                "--driver",
+                "remote",
+                "--driver-opt",
+                &options,
+            ])
+            .arg(builder.address()),
+    );
+    for option in [OptionName::Builder, OptionName::BuildxBuilder] {
+        let client = env.client_with(&[
+            (option, "team"),
+            (OptionName::BuildxConfig, config.to_str().unwrap()),
+        ]);
+        assert_builds(&env, &client, &builder.address());
+    }
+}
+
+#[test]
+fn a_build_whose_node_is_killed_goes_on_at_the_other_node() {
+    let env = TestEnv::new();
+    let builders = ["0", "1"].map(|name| Builder::unix(&env.scratch().join(name)));
+    let addresses = builders.each_ref().map(Builder::address);
+    let client = client_of_nodes(&env, &addresses);
+    let word = unique();
+    env.template(
+        "hermes",
+        template(&format!(
+            "RUN echo running {word}; /bin/busybox sleep 3; echo done"
+        )),
+    );
+    let call = client.begin("hermes");
+    client.wait_for_line(&word);
+    let first = client.of_kind(Kind::BuildStarted)[0]
+        .endpoint
+        .clone()
+        .unwrap();
+    let index = addresses
+        .iter()
+        .position(|address| *address == first)
+        .unwrap();
+    builders[index].kill();
+    call.end().unwrap();
+    let endpoints: Vec<_> = client.of_kind(Kind::BuildStarted);
+    let endpoints: Vec<_> = endpoints
+        .iter()
+        .filter_map(|event| event.endpoint.as_ref())
+        .collect();
+    assert_eq!(endpoints, [&addresses[index], &addresses[1 - index]]);
+    let warnings = client.of_kind(Kind::Warning);
+    assert!(
+        warnings.iter().any(|event| event.message.contains(&first)),
+        "{warnings:#?}"
+    );
+    // The lost node is not asked again at once.
+    client.clear_events();
+    env.template("hermes", template(&format!("RUN echo {}", unique())));
+    let since = Instant::now();
+    client.ensure("hermes").unwrap();
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
+}
+
+#[test]
+fn a_build_whose_nodes_are_all_killed_fails_with_the_reason_of_each() {
+    let env = TestEnv::new();
+    let builders = ["0", "1"].map(|name| Builder::unix(&env.scratch().join(name)));
+    let addresses = builders.each_ref().map(Builder::address);
+    let client = client_of_nodes(&env, &addresses);
+    let word = endless(&env);
+    let call = client.begin("hermes");
+    client.wait_for_line(&word);
+    for builder in &builders {
+        builder.kill();
+    }
+    let since = Instant::now();
+    let error = call.end().unwrap_err();
+    assert!(
+        since.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        since.elapsed()
+    );
+    assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+    for address in &addresses {
+        assert!(error.message.contains(address), "{error:?}");
+    }
+    let error = client.ensure_err("hermes");
+    assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+    assert!(
+        error.message.contains("none of the 2 builders"),
+        "{error:?}"
+    );
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+}
+
+#[test]
+fn a_builder_that_restarts_is_used_again() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let client = client(&env, &builder.address());
+    let word = endless(&env);
+    let call = client.begin("hermes");
+    client.wait_for_line(&word);
+    builder.kill();
+    let error = call.end().unwrap_err();
+    assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+    builder.restart();
+    env.template("hermes", template(&format!("RUN echo {}", unique())));
+    client.ensure("hermes").unwrap();
+}
+
+#[test]
+fn an_engine_that_breaks_off_the_load_gets_no_tag() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let mut files = template(&format!("COPY noise /\nRUN echo {}", unique()));
+    files.insert("noise".to_owned(), file(&noise(8 << 20)));
+    env.template("hermes", files);
+    let proxy = Proxy::start(&env.engine, env.scratch(), |request| {
+        match request.contains("/images/load") {
+            true => Handling::CutRequest(2 << 20, End::Close),
+            false => Handling::Pass,
+        }
+    });
+    let address = builder.address();
+    let client = env.client_with(&[
+        (OptionName::Builder, &address),
+        (OptionName::DockerHost, &proxy.url),
+    ]);
+    let error = client.ensure_err("hermes");
+    assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
+    assert!(error.message.contains("cannot load the image"), "{error:?}");
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+}
+
+#[test]
+fn a_wrong_builder_option_is_refused_with_advice() {
+    let env = TestEnv::new();
+    env.template("hermes", template(""));
+    let folder = env.scratch().join("buildx");
+    write_buildx(&folder, "known", &["unix:///x".to_owned()]);
+    let config = folder.to_str().unwrap();
+    for (value, why, hint) in [
+        ("tcp://10.0.0.1:1234", "without TLS", "_CA"),
+        ("ssh://host", "not an address of BuildKit", "unix:///path"),
+        ("nobody", "not a buildx builder", "known"),
+        ("../known", "neither an address nor", "docker buildx ls"),
+    ] {
+        let client = env.client_with(&[
+            (OptionName::Builder, value),
+            (OptionName::BuildxConfig, config),
+        ]);
+        let error = client.ensure_err("hermes");
+        assert_eq!(error.code, Code::InvalidOption, "{value}: {error:?}");
+        assert!(
+            error.message.contains("MOLECULE_LOCAL_BUILDER"),
+            "{value}: {error:?}"
+        );
+        assert!(error.message.contains(why), "{value}: {error:?}");
+        assert!(error.hint.contains(hint), "{value}: {error:?}");
+    }
+}
+
+#[test]
+fn the_drivers_of_buildx_that_cannot_be_used_are_told() {
+    let env = TestEnv::new();
+    env.template("hermes", template(""));
+    let folder = env.scratch().join("buildx");
+    for (driver, hint) in [
+        ("docker", "MOLECULE_LOCAL_BUILDER=default"),
+        ("kubernetes", "driver remote"),
+        ("cloud", "driver remote"),
+    ] {
+        let name = format!("of-{driver}");
+        std::fs::create_dir_all(folder.join("instances")).unwrap();
+        let text =
+            json!({ "Name": name, "Driver": driver, "Nodes": [{ "Name": "0", "Endpoint": "x" }] });
+        std::fs::write(folder.join("instances").join(&name), text.to_string()).unwrap();
+        let client = env.client_with(&[
+            (OptionName::BuildxBuilder, &name),
+            (OptionName::BuildxConfig, folder.to_str().unwrap()),
+        ]);
+        let error = client.ensure_err("hermes");
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        assert!(error.message.contains("BUILDX_BUILDER"), "{error:?}");
+        assert!(error.message.contains(driver), "{error:?}");
+        assert!(error.hint.contains(hint), "{error:?}");
+    }
+}
+
+#[test]
+fn a_large_image_goes_through_the_client_in_little_memory() {
+    const IMAGE: i64 = 128 << 20;
+    const MAX_MIB: u64 = 64;
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let steps = format!("RUN /bin/busybox head -c {IMAGE} /dev/urandom > /noise");
+    let sha = env.template("hermes", template(&steps));
+    let peak = peak(&env, &[(OptionName::Builder, &builder.address())], None);
+    assert_eq!(peak.status, "ok", "{peak:?}");
+    assert!(peak.growth_mib < MAX_MIB, "{peak:?}");
+    let size = env
+        .engine
+        .inspect(&env.reference("hermes", &sha))
+        .unwrap()
+        .size
+        .unwrap();
+    assert!(size > IMAGE, "{size}");
+}
+
+#[test]
+fn a_full_disk_of_the_builder_is_reported() {
+    let env = TestEnv::new();
+    let builder = Builder::small(&env.scratch().join("b"), 32);
+    env.template(
+        "hermes",
+        template("RUN /bin/busybox dd if=/dev/zero of=/noise bs=1M count=64"),
+    );
+    let error = client(&env, &builder.address()).ensure_err("hermes");
+    assert_eq!(error.code, Code::BuildFailed, "{error:?}");
+    assert!(
+        error.hint.contains("the disk of the builder is full"),
+        "{error:?}"
+    );
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+}
+
+#[test]
+fn a_builder_killed_while_it_sends_the_image_leaves_no_tag() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    env.template(
+        "hermes",
+        template("RUN /bin/busybox head -c 167772160 /dev/urandom > /noise"),
+    );
+    let loading = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&loading);
+    let proxy = Proxy::start(&env.engine, env.scratch(), move |request| {
+        if request.contains("/images/load") {
+            seen.store(true, Ordering::Relaxed);
+        }
+        Handling::Pass
+    });
+    let address = builder.address();
+    let client = env.client_with(&[
+        (OptionName::Builder, &address),
+        (OptionName::DockerHost, &proxy.url),
+    ]);
+    let call = client.begin("hermes");
+    wait_until("the load of the image", || {
+        proxy.sent().contains("/images/load").then_some(())
+    });
+    builder.kill();
+    let error = call.end().unwrap_err();
+    assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+}
+
+/// The docker command, and buildx, for the engine of the tests.
+fn of_engine(program: &Path, env: &TestEnv) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("DOCKER_HOST", &env.engine.url)
+        .env("BUILDX_CONFIG", env.scratch().join("buildx"));
+    command
+}
+
+/// An image with BuildKit, as an archive for `docker import`: its programs are static, but runc is not.
+fn buildkit_image() -> Vec<u8> {
+    let runc = Path::new("/usr/sbin/runc");
+    let libraries = text(&succeed(Command::new("ldd").arg(runc)));
+    let libraries = libraries
+        .split_whitespace()
+        .filter(|word| word.starts_with('/'));
+    let mut archive = tar::Builder::new(Vec::new());
+    for (from, to) in [
+        (program("buildkitd"), "bin/buildkitd"),
+        (program("buildctl"), "bin/buildctl"),
+        (runc.to_owned(), "bin/runc"),
+    ] {
+        archive.append_path_with_name(from, to).unwrap();
+    }
+    for library in libraries {
+        let from = std::fs::canonicalize(library).unwrap();
+        archive
+            .append_path_with_name(from, library.trim_start_matches('/'))
+            .unwrap();
+    }
+    archive.append_dir("tmp", "/tmp").unwrap();
+    archive.into_inner().unwrap()
+}
+
+#[test]
+fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
+    let env = TestEnv::new();
+    let docker = PathBuf::from(required_var("MOL_TEST_DOCKER"));
+    let (name, image) = (unique(), format!("libmol-test/{}", unique()));
+    let archive = env.scratch().join("buildkit.tar");
+    std::fs::write(&archive, buildkit_image()).unwrap();
+    succeed(
+        of_engine(&docker, &env)
+            .args([
+                "import",
+                "--change",
+                "ENV PATH=/bin",
+                "--change",
+                "ENTRYPOINT [\"buildkitd\"]",
+            ])
+            .args([archive.to_str().unwrap(), &image]),
+    );
+    succeed(
+        of_engine(&program("buildx"), &env)
+            .args(["create", "--name", &name, "--driver", "docker-container"])
+            .args(["--driver-opt", &format!("image={image}")]),
+    );
+    let (config, builder) = (
+        env.scratch().join("buildx"),
+        format!("docker-container://buildx_buildkit_{name}0"),
+    );
+    let client = env.client_with(&[
+        (OptionName::Builder, &name),
+        (OptionName::BuildxConfig, config.to_str().unwrap()),
+    ]);
+    env.template("hermes", template(""));
+    let error = client.ensure_err("hermes");
+    assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+    assert!(
+        error.message.contains("has no container buildx_buildkit_"),
+        "{error:?}"
+    );
+    assert!(
+        error.hint.contains("docker buildx inspect --bootstrap"),
+        "{error:?}"
+    );
+
+    // `buildx inspect --bootstrap` would create it with all privileges, which some machines of the tests do not have.
+    let container = format!("buildx_buildkit_{name}0");
+    succeed(
+        of_engine(&docker, &env)
+            .args([
+                "create",
+                "--name",
+                &container,
+                "--cap-add",
+                "SYS_ADMIN",
+                "--cap-add",
+                "NET_ADMIN",
+            ])
+            .args([
+                "--security-opt",
+                "seccomp=unconfined",
+                "--security-opt",
+                "systempaths=unconfined",
+            ])
+            .args([
+                "--volume",
+                "/sys/fs/cgroup:/sys/fs/cgroup",
+                "--volume",
+                "/var/lib/buildkit",
+            ])
+            .args(["--network", "host", &image, "--oci-worker-net=host"]),
+    );
+    assert_builds(&env, &client, &builder);
+    succeed(of_engine(&docker, &env).args(["rm", "--force", "--volumes", &container]));
+    succeed(of_engine(&docker, &env).args(["image", "rm", &image]));
+}
+
+#[test]
+fn fifty_clients_in_eight_processes_make_one_build_for_each_runtime() {
+    const RUNTIMES: [&str; 4] = ["hermes", "codex", "claude-code", "autogen"];
+    let env = TestEnv::new();
+    let builders = ["0", "1"].map(|name| Builder::unix(&env.scratch().join(name)));
+    let folder = env.scratch().join("buildx");
+    write_buildx(&folder, "team", &builders.each_ref().map(Builder::address));
+    for runtime in RUNTIMES {
+        env.template(
+            runtime,
+            template(&format!("RUN echo {}; /bin/busybox sleep 1", unique())),
+        );
+    }
+    let crowd = child::program("crowd", Link::Static);
+    // 50 calls.
+    let processes: Vec<_> = [7, 7, 6, 6, 6, 6, 6, 6]
+        .into_iter()
+        .map(|calls: u32| {
+            child::command(&env, &crowd)
+                .args([&calls.to_string(), "0", "1"])
+                .args(RUNTIMES)
+                .env(OptionName::Builder.name(), "team")
+                .env(OptionName::BuildxConfig.name(), &folder)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let outputs = processes
+        .into_iter()
+        .map(|process| process.wait_with_output().unwrap());
+    let output: String = outputs.map(|output| text(&output)).collect();
+    let count = |word: &str| output.lines().filter(|line| line.contains(word)).count();
+    assert_eq!(count(" ok molecule-local/"), 50, "{output}");
+    assert_eq!(
+        count("\"kind\":\"build_started\""),
+        RUNTIMES.len(),
+        "{output}"
+    );
+    let nodes = builders.each_ref().map(|builder| {
+        let place = format!("\"endpoint\":\"{}\"", builder.address());
+        count(&place)
+    });
+    assert!(nodes.iter().sum::<usize>() >= RUNTIMES.len(), "{nodes:?}");
+}

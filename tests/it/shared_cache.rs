@@ -1,0 +1,154 @@
+//! A build cache in a registry, which machines share. It makes builds faster and never makes one fail.
+
+use std::path::Path;
+
+use mol::event::Kind;
+use mol::{Event, OptionName};
+
+use crate::support::registry::Registry;
+use crate::support::server::dockerfile;
+use crate::support::{Builder, End, Handling, Proxy, TestClient, TestEnv, unique};
+
+/// A client with a builder, a shared cache and its mode.
+fn client(env: &TestEnv, builder: &str, cache: &str, mode: &str) -> TestClient {
+    env.client_with(&[
+        (OptionName::Builder, builder),
+        (OptionName::SharedCache, cache),
+        (OptionName::SharedCacheMode, mode),
+    ])
+}
+
+/// A template with two stages, whose image has only a file of the first one. Both run a step.
+fn two_stages(env: &TestEnv, base: &str) {
+    let word = unique();
+    let text = format!(
+        "FROM {base} AS compile\nRUN echo {word} > /made\nFROM {base}\nCOPY --from=compile /made /made\nRUN cat /made\n"
+    );
+    env.template("hermes", dockerfile(&text));
+}
+
+/// The RUN steps that ended, and whether each was cached.
+fn run_steps(client: &TestClient) -> Vec<bool> {
+    let is_run = |event: &Event| {
+        event
+            .step_name
+            .as_ref()
+            .is_some_and(|name| name.contains("] RUN "))
+    };
+    let done = client.of_kind(Kind::StepDone);
+    done.iter()
+        .filter(|event| is_run(event))
+        .map(|event| event.cached == Some(true))
+        .collect()
+}
+
+fn builder(folder: &Path, name: &str) -> Builder {
+    Builder::unix(&folder.join(name))
+}
+
+#[test]
+fn an_empty_builder_with_the_shared_cache_runs_no_step() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let (base, _) = registry.publish("base");
+    let cache = format!("{}/cache", registry.host);
+    two_stages(&env, &base);
+
+    let first = builder(env.scratch(), "1");
+    let writer = client(&env, &first.address(), &cache, "rw");
+    let built = writer.ensure("hermes").unwrap();
+    assert_eq!(run_steps(&writer), [false, false]);
+    env.engine.remove_all_of(&env.isolation);
+
+    let second = builder(env.scratch(), "2");
+    let reader = client(&env, &second.address(), &cache, "ro");
+    let image = reader.ensure("hermes").unwrap();
+    assert_eq!(run_steps(&reader), [true, true]);
+    assert_eq!(image.reference, built.reference);
+    assert_eq!(
+        env.engine.read(&image.reference, "made").len(),
+        unique().len() + 1
+    );
+    for client in [&writer, &reader] {
+        assert_eq!(
+            client.count(Kind::Warning),
+            0,
+            "{:#?}",
+            client.of_kind(Kind::Warning)
+        );
+    }
+}
+
+#[test]
+fn a_reader_does_not_write_the_shared_cache() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let (base, _) = registry.publish("base");
+    let cache = format!("{}/cache", registry.host);
+    two_stages(&env, &base);
+    let first = builder(env.scratch(), "1");
+    client(&env, &first.address(), &cache, "ro")
+        .ensure("hermes")
+        .unwrap();
+    env.engine.remove_all_of(&env.isolation);
+    let second = builder(env.scratch(), "2");
+    let reader = client(&env, &second.address(), &cache, "ro");
+    reader.ensure("hermes").unwrap();
+    assert_eq!(run_steps(&reader), [false, false]);
+}
+
+#[test]
+fn the_engines_own_buildkit_says_once_that_it_cannot_write_the_shared_cache() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let (base, _) = registry.publish("base");
+    let cache = format!("{}/cache", registry.host);
+    two_stages(&env, &base);
+    let writer = builder(env.scratch(), "1");
+    client(&env, &writer.address(), &cache, "rw")
+        .ensure("hermes")
+        .unwrap();
+    env.engine.remove_all_of(&env.isolation);
+
+    let engine = env.client_with(&[
+        (OptionName::SharedCache, &cache),
+        (OptionName::SharedCacheMode, "rw"),
+    ]);
+    engine.ensure("hermes").unwrap();
+    two_stages(&env, &base);
+    engine.ensure("hermes").unwrap();
+    let warnings = engine.of_kind(Kind::Warning);
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:#?}");
+    };
+    assert!(
+        warning.message.contains("read, but not written"),
+        "{warning:?}"
+    );
+}
+
+#[test]
+fn a_shared_cache_that_cannot_be_used_is_a_warning() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let (base, _) = registry.publish("base");
+    let rubbish = Proxy::before_registry(&registry.host, |_| {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nrubbish";
+        Handling::Answer(answer.as_bytes().to_vec(), End::Close)
+    });
+    let (_, rubbish) = rubbish.url.split_once("://").unwrap();
+    let builder = builder(env.scratch(), "b");
+    for host in ["127.0.0.1:1", rubbish] {
+        for mode in ["ro", "rw"] {
+            two_stages(&env, &base);
+            let client = client(&env, &builder.address(), &format!("{host}/cache"), mode);
+            client.ensure("hermes").unwrap();
+            assert_eq!(run_steps(&client), [false, false]);
+            let warnings = client.of_kind(Kind::Warning);
+            let told = warnings.iter().any(|event| {
+                event.message.contains("shared cache") && event.message.contains(host)
+            });
+            assert!(told, "{host} {mode}: {warnings:#?}");
+        }
+    }
+}
