@@ -35,9 +35,9 @@ const (
 	CodeNoDockerfile Code = 8
 	// CodeEngineUnreachable means that no container engine was found, or that it did not answer.
 	CodeEngineUnreachable Code = 9
-	// CodePlatformUnsupported means that the engine cannot build for the platform.
+	// CodePlatformUnsupported means that the engine, or the builder, cannot run programs for the platform.
 	CodePlatformUnsupported Code = 10
-	// CodeBuildFailed means that the engine ended the build with an error.
+	// CodeBuildFailed means that the builder ended the build with an error.
 	CodeBuildFailed Code = 11
 	// CodeStalled means that a fetch or a build made no progress for [Options.StallGrace].
 	CodeStalled Code = 12
@@ -61,6 +61,9 @@ const (
 	CodeNoLocalImage Code = 22
 	// CodeProcessLimit means that no thread or file descriptor was available.
 	CodeProcessLimit Code = 23
+	// CodeBuilderUnreachable means that no node of the builder in [Options.Builder] answers, or that each on which the build
+	// was tried was lost while it built.
+	CodeBuilderUnreachable Code = 24
 )
 
 var codeNames = [...]string{
@@ -87,6 +90,7 @@ var codeNames = [...]string{
 	CodeClosed:              "closed",
 	CodeNoLocalImage:        "no_local_image",
 	CodeProcessLimit:        "process_limit",
+	CodeBuilderUnreachable:  "builder_unreachable",
 }
 
 // String returns the name of the code as mol_status_name in mol.h does: "unknown_runtime". The name of an unknown code,
@@ -120,6 +124,8 @@ var (
 	ErrNoLocalImage = errors.New("no local image")
 	// ErrProcessLimit is returned if the process can get no more threads or file descriptors.
 	ErrProcessLimit = errors.New("limit of the process reached")
+	// ErrBuilderUnreachable is returned if the builder of [Options.Builder], or of BUILDX_BUILDER, cannot be used.
+	ErrBuilderUnreachable = errors.New("builder unreachable")
 	// ErrInvalidArgument is returned for an invalid argument, such as an invalid commit id.
 	ErrInvalidArgument = errors.New("invalid argument")
 	// ErrClosed is returned by calls after [Client.Close], and by calls that Close has ended.
@@ -167,6 +173,8 @@ func (c Code) sentinel() error {
 		return ErrNoLocalImage
 	case CodeProcessLimit:
 		return ErrProcessLimit
+	case CodeBuilderUnreachable:
+		return ErrBuilderUnreachable
 	case CodeInvalidArgument:
 		return ErrInvalidArgument
 	}

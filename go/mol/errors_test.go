@@ -38,7 +38,8 @@ func TestEveryCodeHasItsNameAndItsSentinel(t *testing.T) {
 		{21, "code(21)", ErrInternal},
 		{22, "no_local_image", ErrNoLocalImage},
 		{23, "process_limit", ErrProcessLimit},
-		{24, "code(24)", ErrInternal},
+		{24, "builder_unreachable", ErrBuilderUnreachable},
+		{25, "code(25)", ErrInternal},
 		{-1, "code(-1)", ErrInternal},
 	} {
 		err := fmt.Errorf("start: %w", &Error{Code: c.code, Message: "m"})

@@ -71,8 +71,8 @@ type Event struct {
 	Reason string `json:"reason,omitempty"`
 	// Holder is what the call waits for: "process 4711", "another call in this process", "a prune".
 	Holder string `json:"holder,omitempty"`
-	// Builder is the engine's builder: "buildkit", "classic" or, on Podman, "buildah". Endpoint is the
-	// engine's address.
+	// Builder is the kind of builder: "buildkit", "classic" or, on Podman, "buildah". Endpoint is the address of the
+	// builder: the engine's, unless [Options.Builder] names another one. In a warning it is the engine's.
 	Builder  string `json:"builder,omitempty"`
 	Endpoint string `json:"endpoint,omitempty"`
 	// Hint says what to do about a warning.

@@ -85,6 +85,9 @@ func TestAnInvalidOptionIsRefusedByNameWithoutSecrets(t *testing.T) {
 		"MOLECULE_GITEA_TOKEN":                {Token: "hunter2 and more"},
 		"MOLECULE_IMAGE_PLATFORM":             {Platform: "amd64"},
 		"MOLECULE_LOCAL_IMAGE_ISOLATION":      {Isolation: "Not A Tag"},
+		"MOLECULE_LOCAL_BUILDER_CA":           {Builder: "unix:///run/b.sock", BuilderTLS: BuilderTLS{CA: "/ca.pem"}},
+		"MOLECULE_LOCAL_BUILDER_KEY":          {Builder: "tcp://b:1", BuilderTLS: BuilderTLS{CA: "/ca.pem", Key: "/key.pem"}},
+		"MOLECULE_LOCAL_BUILDER_SERVER_NAME":  {Builder: "tcp://b:1", BuilderTLS: BuilderTLS{ServerName: "b.example"}},
 		"Runtimes":                            {Runtimes: []string{}},
 		"option runtimes":                     {Runtimes: []string{"hermes", "Hermes"}},
 		"option tag_arch":                     {TagArch: "sometimes"},
@@ -109,6 +112,7 @@ func TestAnInvalidVariableIsRefusedAndNotIgnored(t *testing.T) {
 		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", " 1"}, {"MOLECULE_LOCAL_IMAGE_ISOLATION", "a b"},
 		{"MOLECULE_IMAGE_PLATFORM", "linux/amd64 "}, {"MOLECULE_LOCAL_BUILD_CACHE", "\xff"},
 		{"MOLECULE_LOCAL_BUILD_CACHE", "~/cache"}, {"MOLECULE_BUILD_MEMORY_MIB", "1"},
+		{"MOLECULE_LOCAL_BUILDER_CERT", "/cert.pem"},
 	} {
 		t.Run(c.name+"="+c.value, func(t *testing.T) {
 			clearEnv(t)

@@ -42,6 +42,15 @@ type Options struct {
 	// DockerHost is the engine's address as in DOCKER_HOST: unix://, tcp:// or ssh://. "": the engine that the docker
 	// command would use, or else the first of the well-known sockets that answers. Environment: DOCKER_HOST.
 	DockerHost string
+	// Builder is where images are built: the address of a BuildKit daemon, as unix:///path or tcp://host:port, or the name
+	// of a buildx builder with the driver remote. "": the engine's own builder, or the one that BUILDX_BUILDER names;
+	// "default" is always the engine's own. The image always ends up in the engine. There is no fallback to another
+	// builder: a call fails with [ErrBuilderUnreachable] if no node of this one can be used.
+	// Environment: MOLECULE_LOCAL_BUILDER.
+	Builder string
+	// BuilderTLS is the TLS of a Builder with a tcp:// address. Zero: no TLS, which is allowed only for localhost and
+	// loopback addresses. A buildx builder has TLS files of its own.
+	BuilderTLS BuilderTLS
 	// Offline returns the newest local image of the runtime, without any network access.
 	// Environment: MOLECULE_LOCAL_OFFLINE.
 	Offline bool
@@ -96,6 +105,23 @@ const (
 	TagArchAlways TagArch = "always"
 )
 
+// BuilderTLS has the PEM files and the name for the TLS connection to a builder. The files are read at each build; a
+// relative path is relative to the working directory at that time. With another kind of builder than a tcp:// address,
+// any of them is an error ([ErrInvalidOption]).
+type BuilderTLS struct {
+	// CA is the file of the certificates that the builder may have, or may be signed by. "": no TLS.
+	// Environment: MOLECULE_LOCAL_BUILDER_CA.
+	CA string
+	// Cert is the file of this client's certificate, if the builder requires one. It needs Key and CA.
+	// Environment: MOLECULE_LOCAL_BUILDER_CERT.
+	Cert string
+	// Key is the file of the key of Cert. Environment: MOLECULE_LOCAL_BUILDER_KEY.
+	Key string
+	// ServerName is the host name or IP address in the builder's certificate. It needs CA. "": the host of the address.
+	// Environment: MOLECULE_LOCAL_BUILDER_SERVER_NAME.
+	ServerName string
+}
+
 // environment has the library's other settings, in the syntax of the environment variables.
 type environment struct {
 	// machine has the values of machineVariables; nil if they were not read.
@@ -109,16 +135,17 @@ type environment struct {
 // machineVariables are about the machine and have no field in [Options].
 var machineVariables = []string{
 	"DOCKER_CONTEXT", "DOCKER_CONFIG", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "DOCKER_BUILDKIT",
+	"BUILDX_BUILDER", "BUILDX_CONFIG",
 	"HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
 	"HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR", "PATH",
 }
 
-// OptionsFromEnv reads the environment: the MOLECULE_ variables, and those about the machine (DOCKER_*, proxies,
+// OptionsFromEnv reads the environment: the MOLECULE_ variables, and those about the machine (DOCKER_*, BUILDX_*, proxies,
 // certificates, home and temporary folders). An invalid value, such as a malformed number, makes [New] fail. Its field is
 // zero; setting the field replaces the invalid value.
 //
-// For other Options, New reads DOCKER_*, proxies, certificates and folders itself, and DOCKER_HOST only if the field
-// DockerHost is empty.
+// For other Options, New reads DOCKER_*, BUILDX_*, proxies, certificates and folders itself, and DOCKER_HOST only if the
+// field DockerHost is empty.
 func OptionsFromEnv() Options {
 	o := Options{
 		RepoPrefix: os.Getenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
@@ -127,6 +154,13 @@ func OptionsFromEnv() Options {
 		CacheDir:   os.Getenv("MOLECULE_LOCAL_BUILD_CACHE"),
 		Platform:   os.Getenv(envPlatform),
 		Isolation:  os.Getenv(envIsolation),
+		Builder:    os.Getenv("MOLECULE_LOCAL_BUILDER"),
+		BuilderTLS: BuilderTLS{
+			CA:         os.Getenv("MOLECULE_LOCAL_BUILDER_CA"),
+			Cert:       os.Getenv("MOLECULE_LOCAL_BUILDER_CERT"),
+			Key:        os.Getenv("MOLECULE_LOCAL_BUILDER_KEY"),
+			ServerName: os.Getenv("MOLECULE_LOCAL_BUILDER_SERVER_NAME"),
+		},
 	}
 	o.env.capture()
 	o.DockerHost = os.Getenv("DOCKER_HOST")
@@ -265,6 +299,11 @@ func (o *Options) settings() ([]setting, error) {
 		{envPlatform, "Platform", o.Platform},
 		{envIsolation, "Isolation", o.Isolation},
 		{"DOCKER_HOST", "DockerHost", o.DockerHost},
+		{"MOLECULE_LOCAL_BUILDER", "Builder", o.Builder},
+		{"MOLECULE_LOCAL_BUILDER_CA", "BuilderTLS.CA", o.BuilderTLS.CA},
+		{"MOLECULE_LOCAL_BUILDER_CERT", "BuilderTLS.Cert", o.BuilderTLS.Cert},
+		{"MOLECULE_LOCAL_BUILDER_KEY", "BuilderTLS.Key", o.BuilderTLS.Key},
+		{"MOLECULE_LOCAL_BUILDER_SERVER_NAME", "BuilderTLS.ServerName", o.BuilderTLS.ServerName},
 		{"MOLECULE_LOCAL_OFFLINE", "Offline", switchSetting(o.Offline, o.env.offline)},
 		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin)},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "StallGrace", stallGrace},
@@ -351,6 +390,11 @@ func (o Options) redacted() (names, values []string) {
 	}
 	add("TagArch", string(o.TagArch))
 	add("DockerHost", o.DockerHost)
+	add("Builder", o.Builder)
+	add("BuilderTLS.CA", o.BuilderTLS.CA)
+	add("BuilderTLS.Cert", o.BuilderTLS.Cert)
+	add("BuilderTLS.Key", o.BuilderTLS.Key)
+	add("BuilderTLS.ServerName", o.BuilderTLS.ServerName)
 	add("Offline", switchSetting(o.Offline, o.env.offline))
 	add("RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin))
 	add("StallGrace", durationText(o.StallGrace, o.env.stallGrace))

@@ -64,6 +64,13 @@ func TestEveryVariableReachesTheLibrary(t *testing.T) {
 		{"DOCKER_TLS_VERIFY", "1", "DOCKER_TLS_VERIFY", ""},
 		{"DOCKER_CERT_PATH", "/certs", "DOCKER_CERT_PATH", ""},
 		{"DOCKER_BUILDKIT", "0", "DOCKER_BUILDKIT", ""},
+		{"MOLECULE_LOCAL_BUILDER", "tcp://builder:1234", "Builder", ""},
+		{"MOLECULE_LOCAL_BUILDER_CA", "/certs/ca.pem", "BuilderTLS.CA", ""},
+		{"MOLECULE_LOCAL_BUILDER_CERT", "/certs/cert.pem", "BuilderTLS.Cert", ""},
+		{"MOLECULE_LOCAL_BUILDER_KEY", "/certs/key.pem", "BuilderTLS.Key", ""},
+		{"MOLECULE_LOCAL_BUILDER_SERVER_NAME", "builder.example", "BuilderTLS.ServerName", ""},
+		{"BUILDX_BUILDER", "farm", "BUILDX_BUILDER", ""},
+		{"BUILDX_CONFIG", "/etc/buildx", "BUILDX_CONFIG", ""},
 		{"HTTPS_PROXY", "http://proxy:3128", "HTTPS_PROXY", ""},
 		{"https_proxy", "http://proxy:3128", "HTTPS_PROXY", ""},
 		{"HTTP_PROXY", "http://proxy:3128", "HTTP_PROXY", ""},
@@ -128,9 +135,13 @@ func TestOptionsOfTheCallerReadOnlyMachineVariables(t *testing.T) {
 	clearEnv(t)
 	t.Setenv("MOLECULE_GITEA_TOKEN", testToken)
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "other")
+	t.Setenv("MOLECULE_LOCAL_BUILDER", "other")
+	t.Setenv("MOLECULE_LOCAL_BUILDER_CA", "/other.pem")
 	t.Setenv("DOCKER_HOST", "unix:///run/env.sock")
+	t.Setenv("BUILDX_BUILDER", "farm")
 	t.Setenv("HOME", "/home/dev")
-	if got := settingsOf(t, Options{}); len(got) != 2 || got["DockerHost"] != "unix:///run/env.sock" || got["HOME"] != "/home/dev" {
+	got := settingsOf(t, Options{})
+	if len(got) != 3 || got["DockerHost"] != "unix:///run/env.sock" || got["BUILDX_BUILDER"] != "farm" || got["HOME"] != "/home/dev" {
 		t.Errorf("got %q", got)
 	}
 	if got := settingsOf(t, Options{DockerHost: "tcp://h:1"}); got["DockerHost"] != "tcp://h:1" {
@@ -162,6 +173,7 @@ func TestANULByteIsRefused(t *testing.T) {
 	for _, o := range []Options{
 		{RepoPrefix: "https://host/org/tpl-\x00evil"}, {Branch: "main\x00"}, {Token: "secret-token\x00"},
 		{CacheDir: "/a\x00b"}, {Platform: "linux/amd64\x00"}, {Isolation: "a\x00"}, {DockerHost: "unix:///a\x00"},
+		{Builder: "unix:///a\x00"}, {BuilderTLS: BuilderTLS{Key: "/key\x00"}},
 	} {
 		_, err := New(o)
 		if !errors.Is(err, ErrInvalidOption) || strings.Contains(err.Error(), "secret") {
@@ -178,6 +190,8 @@ func TestOptionsNeverShowASecret(t *testing.T) {
 	o := OptionsFromEnv()
 	o.RepoPrefix = "https://u:prefix-password@host/org/tpl-"
 	o.DockerHost = "tcp://u:engine-password@host:2376"
+	o.Builder = "tcp://u:builder-password@host:1234"
+	o.BuilderTLS = BuilderTLS{CA: "/" + testToken, Cert: "/" + testToken, Key: "/" + testToken, ServerName: testToken}
 	o.Runtimes = []string{testToken}
 	o.Pins = map[string]string{"my-" + testToken: testToken}
 	holder := struct{ Options Options }{o}
@@ -194,7 +208,7 @@ func TestOptionsNeverShowASecret(t *testing.T) {
 			fmt.Sprintf(verb, []Options{o}), fmt.Sprintf(verb, map[string]Options{"o": o}))
 	}
 	for _, text := range texts {
-		for _, secret := range []string{testToken, "proxy-password", "prefix-password", "engine-password"} {
+		for _, secret := range []string{testToken, "proxy-password", "prefix-password", "engine-password", "builder-password"} {
 			if strings.Contains(text, secret) || strings.Contains(text, fmt.Sprintf("%x", secret)) {
 				t.Errorf("%q shows %q", text, secret)
 			}
@@ -229,9 +243,19 @@ func TestAPrefixWithoutASchemeDoesNotShowItsUserinfo(t *testing.T) {
 }
 
 func TestOptionsStringListsWhatIsSet(t *testing.T) {
-	o := Options{Branch: "main", Offline: true, StallGrace: 90 * time.Second}
-	if got, want := o.String(), `mol.Options{Branch: "main", Offline: "1", StallGrace: "1m30s"}`; got != want {
-		t.Errorf("got %s, want %s", got, want)
+	for _, c := range []struct {
+		options Options
+		want    string
+	}{
+		{Options{Branch: "main", Offline: true, StallGrace: 90 * time.Second},
+			`mol.Options{Branch: "main", Offline: "1", StallGrace: "1m30s"}`},
+		{Options{Builder: "tcp://b:1", BuilderTLS: BuilderTLS{CA: "ca", Cert: "cert", Key: "key", ServerName: "b.example"}},
+			`mol.Options{Builder: "tcp://b:1", BuilderTLS.CA: "ca", BuilderTLS.Cert: "cert", BuilderTLS.Key: "key", ` +
+				`BuilderTLS.ServerName: "b.example"}`},
+	} {
+		if got := c.options.String(); got != c.want {
+			t.Errorf("got %s, want %s", got, c.want)
+		}
 	}
 	if got := (Options{}).String(); got != "mol.Options{}" {
 		t.Errorf("got %s", got)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -145,14 +146,19 @@ func (a *app) println(line string) error {
 func (a *app) typed(text string) string {
 	for _, s := range settings {
 		switch from := a.from[s.env]; {
-		case from == "" || from == s.env || from == contextEnv:
+		case from == "" || from == s.env || from == contextEnv || from == buildxEnv:
 		case strings.HasPrefix(from, "--"):
-			text = strings.ReplaceAll(text, s.env, from)
+			text = replaceWord(text, s.env, from)
 		default:
-			text = strings.ReplaceAll(text, s.env, s.key+" in "+from)
+			text = replaceWord(text, s.env, s.key+" in "+from)
 		}
 	}
 	return text
+}
+
+// replaceWord replaces a name, but not the beginning of a longer one.
+func replaceWord(text, name, by string) string {
+	return regexp.MustCompile(`\b`+name+`\b`).ReplaceAllLiteralString(text, by)
 }
 
 // report prints an error: to standard error, or as the JSON result.

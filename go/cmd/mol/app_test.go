@@ -88,7 +88,7 @@ func runHere(ctx context.Context, f *fakeClient, args ...string) (code int, stdo
 // cleanEnv unsets the command's variables until the test ends.
 func cleanEnv(t *testing.T) {
 	t.Helper()
-	names := []string{offlineEnv, "MOLECULE_IMAGE_REGISTRY", tokenEnv}
+	names := []string{offlineEnv, "MOLECULE_IMAGE_REGISTRY", tokenEnv, contextEnv, buildxEnv}
 	for _, s := range settings {
 		names = append(names, s.env)
 	}
@@ -224,6 +224,7 @@ func TestExitCodes(t *testing.T) {
 		{of(mol.CodeRepoNotFound), 4},
 		{of(mol.CodeAuth), 4},
 		{of(mol.CodeEngineUnreachable), 5},
+		{of(mol.CodeBuilderUnreachable), 5},
 		{of(mol.CodePlatformUnsupported), 5},
 		{of(mol.CodeNoDockerfile), 6},
 		{of(mol.CodeBuildFailed), 6},

@@ -43,6 +43,8 @@ func (a *app) configCommand() *cobra.Command {
 					value.Value, value.From = s.fallback, "default"
 				} else if value.From == contextEnv {
 					value.Value = "the context " + os.Getenv(contextEnv)
+				} else if value.From == buildxEnv {
+					value.Value = "the buildx builder " + os.Getenv(buildxEnv)
 				}
 				value.Value = plain(mol.MaskTokenInString(mol.MaskTokenInURL(value.Value), os.Getenv(tokenEnv)))
 				value.From = plain(value.From)

@@ -91,6 +91,7 @@ func TestAnInvalidFileIsAUsageErrorThatNamesIt(t *testing.T) {
 		"branch = true":               projectFile + ": branch: use text in quotes",
 		"branch = [\"main\"]":         projectFile + ": branch: use text in quotes, a whole number, true or false",
 		"token = \"t\"":               projectFile + `: unknown setting "token"`,
+		"builder = \"tcp://x:1\"":     projectFile + ": builder is not read from a project's file",
 		"docker-host = \"tcp://x:1\"": projectFile + ": docker-host is not read from a project's file, because it decides where your token",
 		"repo-prefix = \"https://x\"": "or set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
 	} {
@@ -234,6 +235,76 @@ func TestADockerContextComesBeforeTheHostOfAFile(t *testing.T) {
 	a := &app{from: map[string]string{hostEnv: contextEnv}}
 	if got := a.typed("set DOCKER_HOST"); got != "set DOCKER_HOST" {
 		t.Errorf("a hint with a context: %s", got)
+	}
+}
+
+func TestABuildxBuilderComesBeforeTheBuilderOfAFile(t *testing.T) {
+	inProject(t, "", "builder = \"tcp://10.0.0.1:1234\"\nbuilder-ca = \"ca.pem\"\n")
+	ca := filepath.Join(filepath.Dir(userFile()), "ca.pem")
+	values := effective(t)
+	if values["builder"].Value != "tcp://10.0.0.1:1234" || values["builder-ca"].Value != ca {
+		t.Errorf("without a variable: %+v", values)
+	}
+	t.Setenv(buildxEnv, "farm")
+	values = effective(t)
+	if got := values["builder"]; got.From != buildxEnv || got.Value != "the buildx builder farm" || os.Getenv(builderEnv) != "" {
+		t.Errorf("with a variable: %+v", got)
+	}
+	if got := values["builder-ca"]; got.From != "default" {
+		t.Errorf("the TLS files of another builder: %+v", got)
+	}
+	a := &app{from: map[string]string{builderEnv: buildxEnv}}
+	if got := a.typed("set MOLECULE_LOCAL_BUILDER"); got != "set MOLECULE_LOCAL_BUILDER" {
+		t.Errorf("a hint with a variable: %s", got)
+	}
+}
+
+func TestTLSFilesStayWithTheirBuilder(t *testing.T) {
+	file := mol.BuilderTLS{CA: "/of-the-file.pem", ServerName: "b.example"}
+	for _, c := range []struct {
+		flag, variable string
+		builder        string
+		tls            mol.BuilderTLS
+	}{
+		{"", "", "tcp://10.0.0.1:1234", file},
+		{"tcp://10.0.0.2:1234", "", "tcp://10.0.0.2:1234", file},
+		{"unix:///b.sock", "", "unix:///b.sock", mol.BuilderTLS{}},
+		{"default", "tcp://10.0.0.3:1234", "default", mol.BuilderTLS{}},
+		{"", "farm", "farm", mol.BuilderTLS{}},
+		{"", "tcp://10.0.0.3:1234", "tcp://10.0.0.3:1234", file},
+	} {
+		inProject(t, "", "builder = \"tcp://10.0.0.1:1234\"\nbuilder-ca = \"/of-the-file.pem\"\nbuilder-server-name = \"b.example\"\n")
+		t.Setenv(builderEnv, c.variable)
+		args := []string{"ensure", "hermes"}
+		if c.flag != "" {
+			args = append(args, "--builder", c.flag)
+		}
+		f := &fakeClient{img: scriptImage()}
+		if code, _, stderr := runHere(t.Context(), f, args...); code != 0 {
+			t.Fatal(stderr)
+		}
+		if f.opts.Builder != c.builder || f.opts.BuilderTLS != c.tls {
+			t.Errorf("--builder %q and the variable %q: the library gets %v", c.flag, c.variable, f.opts)
+		}
+	}
+
+	// Together they are wrong, and the library says so.
+	inProject(t, "", "builder = \"unix:///b.sock\"\nbuilder-ca = \"/of-the-file.pem\"\n")
+	f := &fakeClient{img: scriptImage()}
+	if _, _, stderr := runHere(t.Context(), f, "ensure", "hermes"); f.opts.BuilderTLS.CA != "/of-the-file.pem" {
+		t.Errorf("the library gets %v: %s", f.opts, stderr)
+	}
+}
+
+func TestMessagesNameTheWholeVariable(t *testing.T) {
+	inProject(t, "", "")
+	refused := &mol.Error{
+		Code:    mol.CodeInvalidOption,
+		Message: "MOLECULE_LOCAL_BUILDER_CA is set, but MOLECULE_LOCAL_BUILDER is not a tcp:// address",
+	}
+	_, _, stderr := runHere(t.Context(), &fakeClient{err: refused}, "ensure", "hermes", "--builder", "x")
+	if want := "mol: MOLECULE_LOCAL_BUILDER_CA is set, but --builder is not a tcp:// address\n"; stderr != want {
+		t.Errorf("got\n%swant\n%s", stderr, want)
 	}
 }
 

@@ -33,6 +33,10 @@ type setting struct {
 	// personal settings are not read from a project's file: whoever wrote the project could send the user's token to
 	// another server, or the user's files to another engine.
 	personal bool
+	// path settings are paths: in a file, relative to its folder.
+	path bool
+	// tls settings belong to a builder at a tcp:// address, and are an error with any other.
+	tls bool
 }
 
 // settings are the keys, in the order of mol config.
@@ -42,10 +46,20 @@ var settings = []setting{
 	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", fallback: "main, else the default branch of the repository", flag: true, usage: "`branch` of the template to build"},
 	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", fallback: "linux/amd64", flag: true, usage: "`os/arch` to build for, or native"},
 	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", fallback: "none", flag: true, usage: "`suffix` of the tags, to separate these images from others"},
-	{key: "cache-dir", env: cacheEnv, personal: true, fallback: "below the user's cache folder", flag: true,
+	{key: "cache-dir", env: cacheEnv, personal: true, path: true, fallback: "below the user's cache folder", flag: true,
 		usage: "`folder` for fetched templates; a relative path starts at the working directory, in a file at the folder of the file"},
 	{key: "docker-host", env: hostEnv, personal: true, fallback: "the docker context, else the first usual socket that answers", flag: true,
 		usage: "`address` of the container engine"},
+	{key: "builder", env: builderEnv, personal: true, fallback: "the engine's own", flag: true,
+		usage: "`address` of a BuildKit that builds, or the name of a buildx builder; default is the engine's own"},
+	{key: "builder-ca", env: "MOLECULE_LOCAL_BUILDER_CA", personal: true, path: true, tls: true, fallback: "none",
+		usage: "PEM file of the certificates that the builder at a tcp:// address may have, or may be signed by"},
+	{key: "builder-cert", env: "MOLECULE_LOCAL_BUILDER_CERT", personal: true, path: true, tls: true, fallback: "none",
+		usage: "PEM file of the client's certificate for the builder"},
+	{key: "builder-key", env: "MOLECULE_LOCAL_BUILDER_KEY", personal: true, path: true, tls: true, fallback: "none",
+		usage: "PEM file of the key of that certificate"},
+	{key: "builder-server-name", env: "MOLECULE_LOCAL_BUILDER_SERVER_NAME", personal: true, tls: true,
+		fallback: "the host of the builder's address", usage: "name in the builder's certificate"},
 	{key: "offline", env: offlineEnv, kind: "true or false", fallback: "false", flag: true, usage: "no network: the newest local image"},
 	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", fallback: "false",
 		usage: "if true or 1, the template's .runtime-version is the build argument RUNTIME_VERSION"},
@@ -103,6 +117,8 @@ func (a *app) loadConfig() error {
 			a.from[s.env] = s.env
 		case s.env == hostEnv && os.Getenv(contextEnv) != "":
 			a.from[s.env] = contextEnv
+		case s.env == builderEnv && os.Getenv(buildxEnv) != "":
+			a.from[s.env] = buildxEnv
 		}
 	}
 	user := userFile()
@@ -118,7 +134,7 @@ func (a *app) loadConfig() error {
 			return err
 		}
 		for _, s := range settings {
-			if value, ok := values[s.key]; ok && a.from[s.env] == "" {
+			if value, ok := values[s.key]; ok && a.from[s.env] == "" && !(s.tls && a.otherBuilder(path)) {
 				a.from[s.env] = path
 				if err := os.Setenv(s.env, value); err != nil {
 					return fmt.Errorf("%s: %s: %w", path, s.key, err)
@@ -127,6 +143,12 @@ func (a *app) loadConfig() error {
 		}
 	}
 	return nil
+}
+
+// otherBuilder reports whether the TLS files of a source are for another builder than the one to use, which has none.
+func (a *app) otherBuilder(source string) bool {
+	from := a.from[builderEnv]
+	return from != "" && from != source && !strings.HasPrefix(os.Getenv(builderEnv), "tcp://")
 }
 
 // readConfig reads a file: the values of the variables, by key.
@@ -159,7 +181,7 @@ func readConfig(path string, project bool) (map[string]string, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %s: %w", path, key, err)
 		}
-		if s.env == cacheEnv {
+		if s.path {
 			text = absolute(text, filepath.Dir(path))
 		}
 		values[key] = text

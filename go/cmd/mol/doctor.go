@@ -18,11 +18,11 @@ func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check everything that a build depends on",
-		Long: "Check everything that a build depends on: the engine, the disks, the cache, Gitea and\n" +
-			"the template of each runtime, the token, logins, proxy and clock. Warnings and problems\n" +
-			"have a fix, and name the checks that failed because of them. With --verbose every check\n" +
-			"is shown. The output contains no secrets, so it can be added to a bug report. Nothing is\n" +
-			"changed.",
+		Long: "Check everything that a build depends on: the engine, the builder, the disks, the cache,\n" +
+			"Gitea and the template of each runtime, the token, logins, proxy and clock. Warnings and\n" +
+			"problems have a fix, and name the checks that failed because of them. With --verbose every\n" +
+			"check is shown. The output contains no secrets, so it can be added to a bug report.\n" +
+			"Nothing is changed.",
 		Example: "  mol doctor\n  mol doctor --json | jq '.checks[] | select(.status != \"ok\")'",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -46,7 +46,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().SortFlags = false
-	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host")
+	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder")
 	a.runtimesFlag(cmd)
 	a.timeoutFlag(cmd)
 	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "show every check")

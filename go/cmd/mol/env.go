@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"slices"
+	"strings"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"github.com/spf13/cobra"
@@ -15,6 +16,8 @@ const (
 	cacheEnv   = "MOLECULE_LOCAL_BUILD_CACHE"
 	hostEnv    = "DOCKER_HOST"
 	contextEnv = "DOCKER_CONTEXT"
+	builderEnv = "MOLECULE_LOCAL_BUILDER"
+	buildxEnv  = "BUILDX_BUILDER"
 )
 
 // otherVariables are no settings of a file.
@@ -50,7 +53,7 @@ func (a *app) options() mol.Options {
 // same values.
 func (a *app) buildFlags(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
-	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host")
+	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder")
 	cmd.Flags().Bool("offline", false, "no network: the newest local image ("+offlineEnv+"=1)")
 	a.runtimesFlag(cmd)
 	pins := cmd.Flags().String("pins", "", "JSON `file` of commits to build instead of a branch's head; see mol help pins")
@@ -120,6 +123,14 @@ func (a *app) setEnv(flags *pflag.FlagSet) error {
 			return usageError{err}
 		}
 		a.from[s.env] = "--" + s.key
+	}
+	for _, s := range settings {
+		if from := a.from[s.env]; from != "" && s.tls && strings.HasPrefix(a.from[builderEnv], "--") && a.otherBuilder(from) {
+			delete(a.from, s.env)
+			if err := os.Unsetenv(s.env); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
