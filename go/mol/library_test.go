@@ -88,6 +88,9 @@ func TestAnInvalidOptionIsRefusedByNameWithoutSecrets(t *testing.T) {
 		"MOLECULE_LOCAL_BUILDER_CA":           {Builder: "unix:///run/b.sock", BuilderTLS: BuilderTLS{CA: "/ca.pem"}},
 		"MOLECULE_LOCAL_BUILDER_KEY":          {Builder: "tcp://b:1", BuilderTLS: BuilderTLS{CA: "/ca.pem", Key: "/key.pem"}},
 		"MOLECULE_LOCAL_BUILDER_SERVER_NAME":  {Builder: "tcp://b:1", BuilderTLS: BuilderTLS{ServerName: "b.example"}},
+		"MOLECULE_LOCAL_SHARED_CACHE is":      {SharedCache: "https://registry.example/cache"},
+		"MOLECULE_LOCAL_SHARED_CACHE_MODE":    {SharedCache: "registry.example/cache", SharedCacheMode: "always"},
+		"SHARED_CACHE_MODE is rw, but":        {SharedCacheMode: SharedCacheReadWrite},
 		"Runtimes":                            {Runtimes: []string{}},
 		"option runtimes":                     {Runtimes: []string{"hermes", "Hermes"}},
 		"option tag_arch":                     {TagArch: "sometimes"},
@@ -113,6 +116,7 @@ func TestAnInvalidVariableIsRefusedAndNotIgnored(t *testing.T) {
 		{"MOLECULE_IMAGE_PLATFORM", "linux/amd64 "}, {"MOLECULE_LOCAL_BUILD_CACHE", "\xff"},
 		{"MOLECULE_LOCAL_BUILD_CACHE", "~/cache"}, {"MOLECULE_BUILD_MEMORY_MIB", "1"},
 		{"MOLECULE_LOCAL_BUILDER_CERT", "/cert.pem"},
+		{"MOLECULE_LOCAL_SHARED_CACHE", "team/cache"}, {"MOLECULE_LOCAL_SHARED_CACHE_MODE", "r"},
 	} {
 		t.Run(c.name+"="+c.value, func(t *testing.T) {
 			clearEnv(t)

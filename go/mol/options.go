@@ -42,15 +42,24 @@ type Options struct {
 	// DockerHost is the engine's address as in DOCKER_HOST: unix://, tcp:// or ssh://. "": the engine that the docker
 	// command would use, or else the first of the well-known sockets that answers. Environment: DOCKER_HOST.
 	DockerHost string
-	// Builder is where images are built: the address of a BuildKit daemon, as unix:///path or tcp://host:port, or the name
-	// of a buildx builder with the driver remote. "": the engine's own builder, or the one that BUILDX_BUILDER names;
-	// "default" is always the engine's own. The image always ends up in the engine. There is no fallback to another
-	// builder: a call fails with [ErrBuilderUnreachable] if no node of this one can be used.
+	// Builder is where images are built: the address of a BuildKit daemon, as unix:///path or tcp://host:port, or the
+	// name of a buildx builder with the driver remote or docker-container. "": the engine's own builder, or the one that
+	// BUILDX_BUILDER names; "default" is always the engine's own. The image always ends up in the engine. There is no
+	// fallback to another builder: a call fails with [ErrBuilderUnreachable] if no node of this one can be used.
 	// Environment: MOLECULE_LOCAL_BUILDER.
 	Builder string
 	// BuilderTLS is the TLS of a Builder with a tcp:// address. Zero: no TLS, which is allowed only for localhost and
 	// loopback addresses. A buildx builder has TLS files of its own.
 	BuilderTLS BuilderTLS
+	// SharedCache is a build cache in a registry, which several machines share: host[:port]/path in lower case, without a
+	// scheme and a tag, such as registry.example/team/cache. Each runtime and platform has a reference of its own below
+	// it. A build takes the results of its steps from there. What goes wrong with the cache is a warning, and no image
+	// comes from there. It needs BuildKit: the classic builder and Podman do not use it. "": none.
+	// Environment: MOLECULE_LOCAL_SHARED_CACHE.
+	SharedCache string
+	// SharedCacheMode says whether builds also write SharedCache. "": [SharedCacheReadOnly].
+	// Environment: MOLECULE_LOCAL_SHARED_CACHE_MODE.
+	SharedCacheMode SharedCacheMode
 	// Offline returns the newest local image of the runtime, without any network access.
 	// Environment: MOLECULE_LOCAL_OFFLINE.
 	Offline bool
@@ -103,6 +112,18 @@ const (
 	// TagArchAlways adds -<arch>, without the variant, to every tag with a commit, and nothing to the moving tag. Images
 	// for two variants of one architecture then share a tag; an image for the other variant is built again.
 	TagArchAlways TagArch = "always"
+)
+
+// SharedCacheMode says what builds do with [Options.SharedCache].
+type SharedCacheMode string
+
+const (
+	// SharedCacheReadOnly only reads the shared cache.
+	SharedCacheReadOnly SharedCacheMode = "ro"
+	// SharedCacheReadWrite also writes the shared cache, after each build on the builder in [Options.Builder]. The engine's
+	// own builder cannot write it, and warns. Without a SharedCache it is an error ([ErrInvalidOption]). Whoever may
+	// write a shared cache can change the images of all who read it.
+	SharedCacheReadWrite SharedCacheMode = "rw"
 )
 
 // BuilderTLS has the PEM files and the name for the TLS connection to a builder. The files are read at each build; a
@@ -161,6 +182,8 @@ func OptionsFromEnv() Options {
 			Key:        os.Getenv("MOLECULE_LOCAL_BUILDER_KEY"),
 			ServerName: os.Getenv("MOLECULE_LOCAL_BUILDER_SERVER_NAME"),
 		},
+		SharedCache:     os.Getenv("MOLECULE_LOCAL_SHARED_CACHE"),
+		SharedCacheMode: SharedCacheMode(os.Getenv("MOLECULE_LOCAL_SHARED_CACHE_MODE")),
 	}
 	o.env.capture()
 	o.DockerHost = os.Getenv("DOCKER_HOST")
@@ -304,6 +327,8 @@ func (o *Options) settings() ([]setting, error) {
 		{"MOLECULE_LOCAL_BUILDER_CERT", "BuilderTLS.Cert", o.BuilderTLS.Cert},
 		{"MOLECULE_LOCAL_BUILDER_KEY", "BuilderTLS.Key", o.BuilderTLS.Key},
 		{"MOLECULE_LOCAL_BUILDER_SERVER_NAME", "BuilderTLS.ServerName", o.BuilderTLS.ServerName},
+		{"MOLECULE_LOCAL_SHARED_CACHE", "SharedCache", o.SharedCache},
+		{"MOLECULE_LOCAL_SHARED_CACHE_MODE", "SharedCacheMode", string(o.SharedCacheMode)},
 		{"MOLECULE_LOCAL_OFFLINE", "Offline", switchSetting(o.Offline, o.env.offline)},
 		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin)},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "StallGrace", stallGrace},
@@ -395,6 +420,8 @@ func (o Options) redacted() (names, values []string) {
 	add("BuilderTLS.Cert", o.BuilderTLS.Cert)
 	add("BuilderTLS.Key", o.BuilderTLS.Key)
 	add("BuilderTLS.ServerName", o.BuilderTLS.ServerName)
+	add("SharedCache", o.SharedCache)
+	add("SharedCacheMode", string(o.SharedCacheMode))
 	add("Offline", switchSetting(o.Offline, o.env.offline))
 	add("RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin))
 	add("StallGrace", durationText(o.StallGrace, o.env.stallGrace))

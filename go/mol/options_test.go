@@ -69,6 +69,9 @@ func TestEveryVariableReachesTheLibrary(t *testing.T) {
 		{"MOLECULE_LOCAL_BUILDER_CERT", "/certs/cert.pem", "BuilderTLS.Cert", ""},
 		{"MOLECULE_LOCAL_BUILDER_KEY", "/certs/key.pem", "BuilderTLS.Key", ""},
 		{"MOLECULE_LOCAL_BUILDER_SERVER_NAME", "builder.example", "BuilderTLS.ServerName", ""},
+		{"MOLECULE_LOCAL_SHARED_CACHE", "registry.example/team/cache", "SharedCache", ""},
+		{"MOLECULE_LOCAL_SHARED_CACHE_MODE", "rw", "SharedCacheMode", ""},
+		{"MOLECULE_LOCAL_SHARED_CACHE_MODE", "always", "SharedCacheMode", ""},
 		{"BUILDX_BUILDER", "farm", "BUILDX_BUILDER", ""},
 		{"BUILDX_CONFIG", "/etc/buildx", "BUILDX_CONFIG", ""},
 		{"HTTPS_PROXY", "http://proxy:3128", "HTTPS_PROXY", ""},
@@ -137,6 +140,7 @@ func TestOptionsOfTheCallerReadOnlyMachineVariables(t *testing.T) {
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "other")
 	t.Setenv("MOLECULE_LOCAL_BUILDER", "other")
 	t.Setenv("MOLECULE_LOCAL_BUILDER_CA", "/other.pem")
+	t.Setenv("MOLECULE_LOCAL_SHARED_CACHE", "registry.example/other")
 	t.Setenv("DOCKER_HOST", "unix:///run/env.sock")
 	t.Setenv("BUILDX_BUILDER", "farm")
 	t.Setenv("HOME", "/home/dev")
@@ -174,6 +178,7 @@ func TestANULByteIsRefused(t *testing.T) {
 		{RepoPrefix: "https://host/org/tpl-\x00evil"}, {Branch: "main\x00"}, {Token: "secret-token\x00"},
 		{CacheDir: "/a\x00b"}, {Platform: "linux/amd64\x00"}, {Isolation: "a\x00"}, {DockerHost: "unix:///a\x00"},
 		{Builder: "unix:///a\x00"}, {BuilderTLS: BuilderTLS{Key: "/key\x00"}},
+		{SharedCache: "registry.example/a\x00"}, {SharedCache: "registry.example/a", SharedCacheMode: "rw\x00"},
 	} {
 		_, err := New(o)
 		if !errors.Is(err, ErrInvalidOption) || strings.Contains(err.Error(), "secret") {
@@ -192,6 +197,7 @@ func TestOptionsNeverShowASecret(t *testing.T) {
 	o.DockerHost = "tcp://u:engine-password@host:2376"
 	o.Builder = "tcp://u:builder-password@host:1234"
 	o.BuilderTLS = BuilderTLS{CA: "/" + testToken, Cert: "/" + testToken, Key: "/" + testToken, ServerName: testToken}
+	o.SharedCache, o.SharedCacheMode = "u:cache-password@registry.example/"+testToken, SharedCacheMode(testToken)
 	o.Runtimes = []string{testToken}
 	o.Pins = map[string]string{"my-" + testToken: testToken}
 	holder := struct{ Options Options }{o}
@@ -208,7 +214,9 @@ func TestOptionsNeverShowASecret(t *testing.T) {
 			fmt.Sprintf(verb, []Options{o}), fmt.Sprintf(verb, map[string]Options{"o": o}))
 	}
 	for _, text := range texts {
-		for _, secret := range []string{testToken, "proxy-password", "prefix-password", "engine-password", "builder-password"} {
+		for _, secret := range []string{
+			testToken, "proxy-password", "prefix-password", "engine-password", "builder-password", "cache-password",
+		} {
 			if strings.Contains(text, secret) || strings.Contains(text, fmt.Sprintf("%x", secret)) {
 				t.Errorf("%q shows %q", text, secret)
 			}
@@ -252,6 +260,8 @@ func TestOptionsStringListsWhatIsSet(t *testing.T) {
 		{Options{Builder: "tcp://b:1", BuilderTLS: BuilderTLS{CA: "ca", Cert: "cert", Key: "key", ServerName: "b.example"}},
 			`mol.Options{Builder: "tcp://b:1", BuilderTLS.CA: "ca", BuilderTLS.Cert: "cert", BuilderTLS.Key: "key", ` +
 				`BuilderTLS.ServerName: "b.example"}`},
+		{Options{SharedCache: "registry.example/cache", SharedCacheMode: SharedCacheReadWrite},
+			`mol.Options{SharedCache: "registry.example/cache", SharedCacheMode: "rw"}`},
 	} {
 		if got := c.options.String(); got != c.want {
 			t.Errorf("got %s, want %s", got, c.want)

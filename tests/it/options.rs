@@ -42,6 +42,8 @@ fn every_documented_variable_is_an_option() {
         "MOLECULE_LOCAL_BUILDER_CERT",
         "MOLECULE_LOCAL_BUILDER_KEY",
         "MOLECULE_LOCAL_BUILDER_SERVER_NAME",
+        "MOLECULE_LOCAL_SHARED_CACHE",
+        "MOLECULE_LOCAL_SHARED_CACHE_MODE",
         "BUILDX_BUILDER",
         "BUILDX_CONFIG",
         "HTTPS_PROXY",
