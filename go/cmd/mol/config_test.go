@@ -85,15 +85,17 @@ func TestSettingsHaveOneOrder(t *testing.T) {
 
 func TestAnInvalidFileIsAUsageErrorThatNamesIt(t *testing.T) {
 	for project, want := range map[string]string{
-		"platform = x":                projectFile + ":1:12: ",
-		"platfrom = \"linux/arm64\"":  projectFile + `: unknown setting "platfrom"; the settings are repo-prefix, branch, platform,`,
-		"offline = \"yes\"":           projectFile + ": offline: use true or false, without quotes",
-		"branch = true":               projectFile + ": branch: use text in quotes",
-		"branch = [\"main\"]":         projectFile + ": branch: use text in quotes, a whole number, true or false",
-		"token = \"t\"":               projectFile + `: unknown setting "token"`,
-		"builder = \"tcp://x:1\"":     projectFile + ": builder is not read from a project's file",
-		"docker-host = \"tcp://x:1\"": projectFile + ": docker-host is not read from a project's file, because it decides where your token",
-		"repo-prefix = \"https://x\"": "or set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
+		"platform = x":                   projectFile + ":1:12: ",
+		"platfrom = \"linux/arm64\"":     projectFile + `: unknown setting "platfrom"; the settings are repo-prefix, branch, platform,`,
+		"offline = \"yes\"":              projectFile + ": offline: use true or false, without quotes",
+		"branch = true":                  projectFile + ": branch: use text in quotes",
+		"branch = [\"main\"]":            projectFile + ": branch: use text in quotes, a whole number, true or false",
+		"token = \"t\"":                  projectFile + `: unknown setting "token"`,
+		"builder = \"tcp://x:1\"":        projectFile + ": builder is not read from a project's file",
+		"shared-cache = \"x.example/y\"": projectFile + ": shared-cache is not read from a project's file",
+		"shared-cache-mode = \"rw\"":     projectFile + ": shared-cache-mode is not read from a project's file",
+		"docker-host = \"tcp://x:1\"":    projectFile + ": docker-host is not read from a project's file, because it decides where your token",
+		"repo-prefix = \"https://x\"":    "or set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
 	} {
 		inProject(t, project, "")
 		code, _, stderr := runHere(t.Context(), &fakeClient{}, "list")
@@ -293,6 +295,42 @@ func TestTLSFilesStayWithTheirBuilder(t *testing.T) {
 	f := &fakeClient{img: scriptImage()}
 	if _, _, stderr := runHere(t.Context(), f, "ensure", "hermes"); f.opts.BuilderTLS.CA != "/of-the-file.pem" {
 		t.Errorf("the library gets %v: %s", f.opts, stderr)
+	}
+}
+
+func TestTheModeOfAFileStaysWithItsSharedCache(t *testing.T) {
+	const own, other = "registry.example/own", "registry.example/other"
+	for _, c := range []struct {
+		file, variable, mode string // the cache in the file and in the variable, the mode in the variable
+		flags                []string
+		cache                string
+		want                 mol.SharedCacheMode
+	}{
+		{own, "", "", nil, own, "rw"},
+		{own, "", "ro", nil, own, "ro"},
+		{own, other, "", nil, other, ""},
+		{own, other, "rw", nil, other, "rw"},
+		{own, "", "", []string{"--shared-cache", other}, other, ""},
+		{own, "", "rw", []string{"--shared-cache", other}, other, "rw"},
+		{own, "", "", []string{"--shared-cache", ""}, "", ""},
+		{own, "", "rw", []string{"--shared-cache", ""}, "", ""},
+		// Together they are wrong, and the library says so.
+		{"", "", "", nil, "", "rw"},
+	} {
+		file := "shared-cache-mode = \"rw\"\n"
+		if c.file != "" {
+			file += "shared-cache = \"" + c.file + "\"\n"
+		}
+		inProject(t, "", file)
+		t.Setenv(sharedCacheEnv, c.variable)
+		t.Setenv(sharedCacheModeEnv, c.mode)
+		f := &fakeClient{img: scriptImage()}
+		if code, _, stderr := runHere(t.Context(), f, append([]string{"ensure", "hermes"}, c.flags...)...); code != 0 {
+			t.Fatal(stderr)
+		}
+		if f.opts.SharedCache != c.cache || f.opts.SharedCacheMode != c.want {
+			t.Errorf("%+v: the library gets %v", c, f.opts)
+		}
 	}
 }
 

@@ -31,12 +31,12 @@ type setting struct {
 	// kind is what the file must have: "" is text or a whole number.
 	kind string
 	// personal settings are not read from a project's file: whoever wrote the project could send the user's token to
-	// another server, or the user's files to another engine.
+	// another server, or the user's files to another engine or registry.
 	personal bool
 	// path settings are paths: in a file, relative to its folder.
 	path bool
-	// tls settings belong to a builder at a tcp:// address, and are an error with any other.
-	tls bool
+	// of is the variable that this setting belongs to, "" for none; see leftOut.
+	of string
 }
 
 // settings are the keys, in the order of mol config.
@@ -52,14 +52,18 @@ var settings = []setting{
 		usage: "`address` of the container engine"},
 	{key: "builder", env: builderEnv, personal: true, fallback: "the engine's own", flag: true,
 		usage: "`address` of a BuildKit that builds, or the name of a buildx builder; default is the engine's own"},
-	{key: "builder-ca", env: "MOLECULE_LOCAL_BUILDER_CA", personal: true, path: true, tls: true, fallback: "none",
+	{key: "builder-ca", env: "MOLECULE_LOCAL_BUILDER_CA", personal: true, path: true, of: builderEnv, fallback: "none",
 		usage: "PEM file of the certificates that the builder at a tcp:// address may have, or may be signed by"},
-	{key: "builder-cert", env: "MOLECULE_LOCAL_BUILDER_CERT", personal: true, path: true, tls: true, fallback: "none",
+	{key: "builder-cert", env: "MOLECULE_LOCAL_BUILDER_CERT", personal: true, path: true, of: builderEnv, fallback: "none",
 		usage: "PEM file of the client's certificate for the builder"},
-	{key: "builder-key", env: "MOLECULE_LOCAL_BUILDER_KEY", personal: true, path: true, tls: true, fallback: "none",
+	{key: "builder-key", env: "MOLECULE_LOCAL_BUILDER_KEY", personal: true, path: true, of: builderEnv, fallback: "none",
 		usage: "PEM file of the key of that certificate"},
-	{key: "builder-server-name", env: "MOLECULE_LOCAL_BUILDER_SERVER_NAME", personal: true, tls: true,
+	{key: "builder-server-name", env: "MOLECULE_LOCAL_BUILDER_SERVER_NAME", personal: true, of: builderEnv,
 		fallback: "the host of the builder's address", usage: "name in the builder's certificate"},
+	{key: "shared-cache", env: sharedCacheEnv, personal: true, fallback: "none", flag: true,
+		usage: "`registry/path` of a build cache that several machines share"},
+	{key: "shared-cache-mode", env: sharedCacheModeEnv, personal: true, of: sharedCacheEnv, fallback: "ro",
+		usage: "ro: the shared cache is only read; rw: builds also write it"},
 	{key: "offline", env: offlineEnv, kind: "true or false", fallback: "false", flag: true, usage: "no network: the newest local image"},
 	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", fallback: "false",
 		usage: "if true or 1, the template's .runtime-version is the build argument RUNTIME_VERSION"},
@@ -134,7 +138,7 @@ func (a *app) loadConfig() error {
 			return err
 		}
 		for _, s := range settings {
-			if value, ok := values[s.key]; ok && a.from[s.env] == "" && !(s.tls && a.otherBuilder(path)) {
+			if value, ok := values[s.key]; ok && a.from[s.env] == "" && !a.leftOut(s, path) {
 				a.from[s.env] = path
 				if err := os.Setenv(s.env, value); err != nil {
 					return fmt.Errorf("%s: %s: %w", path, s.key, err)
@@ -145,10 +149,21 @@ func (a *app) loadConfig() error {
 	return nil
 }
 
-// otherBuilder reports whether the TLS files of a source are for another builder than the one to use, which has none.
-func (a *app) otherBuilder(source string) bool {
-	from := a.from[builderEnv]
-	return from != "" && from != source && !strings.HasPrefix(os.Getenv(builderEnv), "tcp://")
+// leftOut reports whether a setting from this source belongs to another builder, or to another shared cache, than the one
+// to use. TLS files are an error with a builder that takes none, and a file permits writes only to its own cache.
+func (a *app) leftOut(s setting, source string) bool {
+	from := a.from[s.of]
+	if from == "" || from == source {
+		return false
+	}
+	value := os.Getenv(s.of)
+	switch s.of {
+	case builderEnv:
+		return !strings.HasPrefix(value, "tcp://")
+	case sharedCacheEnv:
+		return value == "" || source != s.env
+	}
+	return false
 }
 
 // readConfig reads a file: the values of the variables, by key.

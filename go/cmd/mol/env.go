@@ -18,6 +18,9 @@ const (
 	contextEnv = "DOCKER_CONTEXT"
 	builderEnv = "MOLECULE_LOCAL_BUILDER"
 	buildxEnv  = "BUILDX_BUILDER"
+
+	sharedCacheEnv     = "MOLECULE_LOCAL_SHARED_CACHE"
+	sharedCacheModeEnv = "MOLECULE_LOCAL_SHARED_CACHE_MODE"
 )
 
 // otherVariables are no settings of a file.
@@ -53,7 +56,7 @@ func (a *app) options() mol.Options {
 // same values.
 func (a *app) buildFlags(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
-	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder")
+	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder", "shared-cache")
 	cmd.Flags().Bool("offline", false, "no network: the newest local image ("+offlineEnv+"=1)")
 	a.runtimesFlag(cmd)
 	pins := cmd.Flags().String("pins", "", "JSON `file` of commits to build instead of a branch's head; see mol help pins")
@@ -125,7 +128,7 @@ func (a *app) setEnv(flags *pflag.FlagSet) error {
 		a.from[s.env] = "--" + s.key
 	}
 	for _, s := range settings {
-		if from := a.from[s.env]; from != "" && s.tls && strings.HasPrefix(a.from[builderEnv], "--") && a.otherBuilder(from) {
+		if from := a.from[s.env]; from != "" && a.leftOut(s, from) && strings.HasPrefix(a.from[s.of], "--") {
 			delete(a.from, s.env)
 			if err := os.Unsetenv(s.env); err != nil {
 				return err

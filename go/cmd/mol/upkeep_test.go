@@ -182,6 +182,7 @@ printf '%s\n' "${COMPREPLY[@]}"
 		"mol ensure --runtimes hermes,google-adk go": "google-adk",
 		"mol logs --build --runtimes=google-adk go":  "google-adk",
 		"mol ensure hermes --tag-arch al":            "always",
+		"mol ensure --shar":                          "--shared-cache",
 		"mol doctor --runt":                          "--runtimes",
 	} {
 		args := append([]string{"-c", ask, "bash", filepath.Dir(path)}, strings.Fields(line)...)
@@ -215,7 +216,8 @@ func TestManualPage(t *testing.T) {
 	for _, want := range []string{
 		"mol - build workspace images and start workspaces", "mol ensure RUNTIME", "--dry-run", "-n, --dry-run",
 		"MOLECULE_LOCAL_BUILD_CACHE", "MOLECULE_GITEA_TOKEN", "mol doctor found a problem", "mol completion bash", "--json",
-		"mol ensure RUNTIME[@SHA]", "--tag-arch auto|always", "MOLECULE_BUILD_CEILING_S", `"workspace_templates": [`,
+		"mol ensure RUNTIME[@SHA]", "--tag-arch auto|always", "--shared-cache registry/path",
+		"MOLECULE_LOCAL_SHARED_CACHE_MODE", "MOLECULE_BUILD_CEILING_S", `"workspace_templates": [`,
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the page does not contain %q:\n%s", want, text)
