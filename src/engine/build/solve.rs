@@ -221,7 +221,10 @@ async fn outcome(
 }
 
 fn lost(trouble: Trouble) -> Failure {
-    Failure::Broken(trouble.why)
+    match trouble.limit {
+        Some(limit) => Failure::Local(*limit),
+        None => Failure::Broken(trouble.why),
+    }
 }
 
 /// Leaves the messages of `Status` undecoded: the reader of the graph decodes them within limits.

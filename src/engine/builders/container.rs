@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
 
+use crate::engine::api::in_path;
 use crate::engine::builders::node::Trouble;
 use crate::engine::connect::address::Address;
 use crate::engine::connect::body::read_body;
@@ -37,7 +38,8 @@ pub(super) async fn connect(
     struct Created {
         id: String,
     }
-    let path = format!("/containers/{container}/exec");
+    let name = in_path(container);
+    let path = format!("/containers/{name}/exec");
     let exec = || {
         post(
             engine,
@@ -48,18 +50,20 @@ pub(super) async fn connect(
     let created = match exec().await {
         // It is not running.
         Err(Failure::Refused(refusal)) if refusal.status == StatusCode::CONFLICT.as_u16() => {
-            let started = post(engine, &format!("/containers/{container}/start"), "").await;
+            let started = post(engine, &format!("/containers/{name}/start"), "").await;
             started.map_err(|failure| trouble(engine, container, &failure))?;
             exec().await
         }
         created => created,
     };
     let created = created.map_err(|failure| trouble(engine, container, &failure))?;
-    let Created { id } = serde_json::from_slice(&created).map_err(|error| Trouble {
-        why: format!("the engine at {engine} gave an answer that cannot be read: {error}"),
-        hint: "read the engine's log",
+    let Created { id } = serde_json::from_slice(&created).map_err(|error| {
+        Trouble::new(
+            format!("the engine at {engine} gave an answer that cannot be read: {error}"),
+            "read the engine's log",
+        )
     })?;
-    let request = json(Request::post(format!("/exec/{id}/start")));
+    let request = json(Request::post(format!("/exec/{}/start", in_path(&id))));
     let body = body(r#"{"Detach":false,"Tty":false}"#);
     let connection = upgrade_with(engine, request, "tcp", body).await;
     let connection = connection.map_err(|failure| trouble(engine, container, &failure))?;
@@ -102,13 +106,17 @@ fn body(content: &'static str) -> Body {
 
 fn trouble(engine: &Address, container: &str, failure: &Failure) -> Trouble {
     match failure {
-        Failure::Refused(refusal) if refusal.is_not_found() => Trouble {
-            why: format!("the engine at {engine} has no container {container}"),
-            hint: "start the builder: docker buildx inspect --bootstrap, with its name",
+        Failure::Refused(refusal) if refusal.is_not_found() => Trouble::new(
+            format!("the engine at {engine} has no container {container}"),
+            "start the builder: docker buildx inspect --bootstrap, with its name",
+        ),
+        Failure::Local(limit) => Trouble {
+            limit: Some(Box::new(limit.clone())),
+            ..Trouble::new(limit.message.clone(), "")
         },
-        failure => Trouble {
-            why: format!("the engine at {engine} cannot connect to it: {failure}"),
-            hint: "check the engine and the container (docker logs); docker buildx inspect --bootstrap starts the builder",
-        },
+        failure => Trouble::new(
+            format!("the engine at {engine} cannot connect to it: {failure}"),
+            "check the engine and the container (docker logs); docker buildx inspect --bootstrap starts the builder",
+        ),
     }
 }

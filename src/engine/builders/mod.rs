@@ -152,6 +152,12 @@ impl Engine {
                 Err(trouble) => troubles.push((node, trouble)),
             }
         }
+        if let Some(limit) = troubles
+            .iter()
+            .find_map(|(_, trouble)| trouble.limit.clone())
+        {
+            return Err(*limit);
+        }
         if workers.is_empty() {
             return Err(unreachable(&troubles));
         }

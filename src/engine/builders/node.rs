@@ -12,9 +12,10 @@ use crate::engine::connect;
 use crate::engine::connect::address::Address;
 use crate::engine::connect::grpc::Grpc;
 use crate::engine::platforms::runs;
-use crate::error::causes;
+use crate::error::{Error, causes};
 use crate::names::reference::Platform;
 use crate::printable;
+use crate::process::limits;
 
 /// The time limit for a daemon to say what it can run.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,6 +59,8 @@ pub(crate) struct Worker {
 pub(crate) struct Trouble {
     pub(crate) why: String,
     pub(crate) hint: &'static str,
+    /// Set if this process, and not the daemon, is the cause: it has no file descriptor left.
+    pub(in crate::engine) limit: Option<Box<Error>>,
 }
 
 impl Node {
@@ -91,10 +94,10 @@ impl Node {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, work).await;
         answer.unwrap_or_else(|_| {
             let seconds = ANSWER_TIMEOUT.as_secs();
-            Err(Trouble {
-                why: format!("it did not answer within {seconds} seconds"),
-                hint: "check whether it hangs",
-            })
+            Err(Trouble::new(
+                format!("it did not answer within {seconds} seconds"),
+                "check whether it hangs",
+            ))
         })
     }
 
@@ -147,12 +150,19 @@ impl Worker {
 }
 
 impl Trouble {
+    pub(in crate::engine) fn new(why: String, hint: &'static str) -> Self {
+        Self {
+            why,
+            hint,
+            limit: None,
+        }
+    }
+
     /// The reason and the advice for a connection that failed.
     pub(in crate::engine) fn of(error: &(dyn StdError + 'static)) -> Self {
         let tls = causes(error).find_map(|cause| tls_trouble(cause.downcast_ref()?));
         if let Some((why, hint)) = tls {
-            let why = why.to_owned();
-            return Self { why, hint };
+            return Self::new(why.to_owned(), hint);
         }
         let cause = causes(error).last().unwrap_or(error);
         let kind =
@@ -172,7 +182,10 @@ impl Trouble {
             Some(std::io::ErrorKind::ConnectionRefused) => "nothing listens there".to_owned(),
             _ => printable::line(&cause.to_string()).into_owned(),
         };
-        Self { why, hint }
+        Self {
+            limit: limits::reached(error).map(Box::new),
+            ..Self::new(why, hint)
+        }
     }
 
     /// The reason and the advice for a request that failed.
@@ -185,10 +198,10 @@ impl Trouble {
         match (of_connection, status.source()) {
             (Some(error), _) => Self::of(error),
             (None, Some(error)) => Self::of(error),
-            (None, None) => Self {
-                why: format!("it answered: {}", printable::line(status.message())),
-                hint: "check that it is BuildKit, and read its log",
-            },
+            (None, None) => Self::new(
+                format!("it answered: {}", printable::line(status.message())),
+                "check that it is BuildKit, and read its log",
+            ),
         }
     }
 }
