@@ -90,11 +90,11 @@ impl Engine {
         }))
     }
 
-    /// Whether the engine has an image that no registry has as far as it knows: it was built or imported here. The
-    /// containerd image store and Podman do not tell.
-    pub(super) async fn has_only_here(&self, image: &str) -> bool {
-        let found = self.call(|| self.inspect(image)).await;
-        matches!(found, Ok(Some(found)) if found.repo_digests.0.is_empty())
+    /// Whether the engine has an image that it has not pulled: it was built or loaded here. The containerd image store
+    /// and Podman do not tell.
+    pub(super) async fn has_only_here(&self, image: &str) -> Result<bool> {
+        let found = self.call(|| self.inspect(image)).await?;
+        Ok(found.is_some_and(|found| found.repo_digests.0.is_empty()))
     }
 
     pub(super) async fn inspect(

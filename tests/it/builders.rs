@@ -20,8 +20,8 @@ use crate::support::registry::Registry;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::tls::{Certificates, Flaw};
 use crate::support::{
-    Builder, CANCEL_LIMIT, End, Engine, Files, Handling, Proxy, TestClient, TestEnv, file, noise,
-    required_var, unique, wait_until,
+    Builder, CANCEL_LIMIT, Call, End, Engine, Files, Handling, Proxy, TestClient, TestEnv, file,
+    noise, required_var, unique, wait_until,
 };
 
 /// A template that needs no base image: it brings its own shell. `steps` are the lines after that.
@@ -193,7 +193,14 @@ fn each_fault_of_a_tls_connection_is_reported_as_what_it_is() {
         );
     }
     // Without TLS, the daemon does not understand the client.
-    says(&address, &client(&env, &address), "");
+    let plain = client(&env, &address);
+    says(&address, &plain, "");
+    assert!(
+        plain
+            .ensure_err("hermes")
+            .hint
+            .contains("with or without TLS")
+    );
     drop(builder);
     for (flaw, why) in [
         (Flaw::Expired, "has expired"),
@@ -301,6 +308,7 @@ fn a_silent_build_on_a_builder_is_stopped_after_the_stall_grace() {
     ]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Stalled, "{error:?}");
+    assert!(error.build.unwrap().step.contains(&word));
     wait_until("the end of the build's process", || {
         (!is_running(&word)).then_some(())
     });
@@ -326,15 +334,25 @@ fn many_callers_share_one_build_on_a_builder() {
 }
 
 #[test]
-fn a_base_image_that_only_the_engine_has_is_refused_by_name() {
+fn a_base_image_that_only_the_engine_has_is_named_before_the_build() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
-    env.template("hermes", dockerfile(&format!("FROM {BUSYBOX}\nRUN true\n")));
-    let error = client(&env, &builder.address()).ensure_err("hermes");
+    // Nothing listens there, so no registry can have it.
+    let base = format!("127.0.0.1:1/{}:1", unique());
+    env.engine.tag(BUSYBOX, &base);
+    env.template("hermes", dockerfile(&format!("FROM {base}\nRUN true\n")));
+    let client = client(&env, &builder.address());
+    let error = client.ensure_err("hermes");
+    env.engine.untag(&base);
+    let warned = client.of_kind(Kind::Warning);
+    let [warning] = &warned[..] else {
+        panic!("{warned:#?}");
+    };
+    assert!(warning.message.contains(&base), "{warning:?}");
+    assert!(warning.message.contains("line 1"), "{warning:?}");
     assert_eq!(error.code, Code::BuildFailed, "{error:?}");
-    let name = BUSYBOX.strip_suffix(":latest").unwrap();
-    assert!(error.message.contains(name), "{error:?}");
-    assert!(error.hint.contains("push it to a registry"), "{error:?}");
+    assert!(error.message.contains(&base), "{error:?}");
+    assert!(error.hint.contains("push it to its registry"), "{error:?}");
     assert_eq!(error.build.unwrap().line, 1);
 }
 
@@ -363,6 +381,7 @@ fn client_of_nodes(env: &TestEnv, endpoints: &[String]) -> TestClient {
 }
 
 #[test]
+#[ignore = "tests/run farm runs it: buildx takes minutes to compile"]
 fn a_remote_builder_that_buildx_has_created_is_used_by_its_name() {
     let env = TestEnv::new();
     let certificates = Certificates::new(&env.scratch().join("c"));
@@ -410,7 +429,7 @@ fn a_build_whose_node_is_killed_goes_on_at_the_other_node() {
     env.template(
         "hermes",
         template(&format!(
-            "RUN echo running {word}; /bin/busybox sleep 3; echo done"
+            "RUN echo running {word}; /bin/busybox sleep 20; echo done"
         )),
     );
     let call = client.begin("hermes");
@@ -439,13 +458,9 @@ fn a_build_whose_node_is_killed_goes_on_at_the_other_node() {
     // The lost node is not asked again at once.
     client.clear_events();
     env.template("hermes", template(&format!("RUN echo {}", unique())));
-    let since = Instant::now();
     client.ensure("hermes").unwrap();
-    assert!(
-        since.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        since.elapsed()
-    );
+    let warnings = client.of_kind(Kind::Warning);
+    assert!(warnings.is_empty(), "{warnings:#?}");
 }
 
 #[test]
@@ -474,7 +489,7 @@ fn a_build_whose_nodes_are_all_killed_fails_with_the_reason_of_each() {
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
     assert!(
-        error.message.contains("none of the 2 builders"),
+        error.message.contains("none of the builder's 2 nodes"),
         "{error:?}"
     );
     assert!(env.engine.references_of(&env.isolation).is_empty());
@@ -612,34 +627,57 @@ fn a_full_disk_of_the_builder_is_reported() {
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }
 
-#[test]
-fn a_builder_killed_while_it_sends_the_image_leaves_no_tag() {
-    let env = TestEnv::new();
-    let builder = Builder::unix(&env.scratch().join("b"));
-    env.template(
-        "hermes",
-        template("RUN /bin/busybox head -c 167772160 /dev/urandom > /noise"),
-    );
+/// Starts a build whose image the engine stops to take in the middle.
+fn stuck_in_the_load(env: &TestEnv, builder: &Builder) -> (TestClient, Call) {
     let loading = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&loading);
     let proxy = Proxy::start(&env.engine, env.scratch(), move |request| {
-        if request.contains("/images/load") {
-            seen.store(true, Ordering::Relaxed);
+        let load = request.contains("/images/load");
+        seen.fetch_or(load, Ordering::Relaxed);
+        match load {
+            true => Handling::CutRequest(2 << 20, End::Hang),
+            false => Handling::Pass,
         }
-        Handling::Pass
     });
-    let address = builder.address();
+    env.template(
+        "hermes",
+        template("RUN /bin/busybox head -c 33554432 /dev/urandom > /noise"),
+    );
     let client = env.client_with(&[
-        (OptionName::Builder, &address),
+        (OptionName::Builder, &builder.address()),
         (OptionName::DockerHost, &proxy.url),
     ]);
     let call = client.begin("hermes");
     wait_until("the load of the image", || {
-        proxy.sent().contains("/images/load").then_some(())
+        loading.load(Ordering::Relaxed).then_some(())
     });
+    (client, call)
+}
+
+#[test]
+fn a_builder_killed_while_it_sends_the_image_leaves_no_tag() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let (_client, call) = stuck_in_the_load(&env, &builder);
     builder.kill();
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+    assert!(env.engine.references_of(&env.isolation).is_empty());
+}
+
+#[test]
+fn a_call_cancelled_while_the_image_is_sent_leaves_no_tag() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let (client, call) = stuck_in_the_load(&env, &builder);
+    let since = Instant::now();
+    client.cancel(&call);
+    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    assert!(
+        since.elapsed() < CANCEL_LIMIT,
+        "it took {:?}",
+        since.elapsed()
+    );
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }
 
@@ -650,6 +688,21 @@ fn of_engine(program: &Path, env: &TestEnv) -> Command {
         .env("DOCKER_HOST", &env.engine.url)
         .env("BUILDX_CONFIG", env.scratch().join("buildx"));
     command
+}
+
+/// Removes the container and the image of a builder when it is dropped.
+struct Removed<'a>(&'a TestEnv, &'a Path, &'a str, &'a str);
+
+impl Drop for Removed<'_> {
+    fn drop(&mut self) {
+        let Self(env, docker, name, image) = self;
+        let container = format!("buildx_buildkit_{name}0");
+        let docker = || of_engine(docker, env);
+        let _ = docker()
+            .args(["rm", "--force", "--volumes", &container])
+            .output();
+        let _ = docker().args(["image", "rm", image]).output();
+    }
 }
 
 /// An image with BuildKit, as an archive for `docker import`: its programs are static, but runc is not.
@@ -678,10 +731,12 @@ fn buildkit_image() -> Vec<u8> {
 }
 
 #[test]
+#[ignore = "tests/run farm runs it: buildx takes minutes to compile"]
 fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
     let env = TestEnv::new();
     let docker = PathBuf::from(required_var("MOL_TEST_DOCKER"));
     let (name, image) = (unique(), format!("libmol-test/{}", unique()));
+    let _removed = Removed(&env, &docker, &name, &image);
     let archive = env.scratch().join("buildkit.tar");
     std::fs::write(&archive, buildkit_image()).unwrap();
     succeed(
@@ -748,8 +803,6 @@ fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
             .args(["--network", "host", &image, "--oci-worker-net=host"]),
     );
     assert_builds(&env, &client, &builder);
-    succeed(of_engine(&docker, &env).args(["rm", "--force", "--volumes", &container]));
-    succeed(of_engine(&docker, &env).args(["image", "rm", &image]));
 }
 
 #[test]
@@ -791,9 +844,10 @@ fn fifty_clients_in_eight_processes_make_one_build_for_each_runtime() {
         RUNTIMES.len(),
         "{output}"
     );
-    let nodes = builders.each_ref().map(|builder| {
-        let place = format!("\"endpoint\":\"{}\"", builder.address());
-        count(&place)
-    });
-    assert!(nodes.iter().sum::<usize>() >= RUNTIMES.len(), "{nodes:?}");
+    let on_a_node = |line: &&str| {
+        let named =
+            |builder: &Builder| line.contains(&format!("\"endpoint\":\"{}\"", builder.address()));
+        line.contains("\"kind\":\"build_started\"") && builders.iter().any(named)
+    };
+    assert_eq!(output.lines().filter(on_a_node).count(), RUNTIMES.len());
 }

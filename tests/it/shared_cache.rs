@@ -1,9 +1,9 @@
-//! A build cache in a registry, which machines share. It makes builds faster and never makes one fail.
+//! A build cache in a registry, which machines share. It makes builds faster; one that cannot be used is a warning.
 
 use std::path::Path;
 
 use mol::event::Kind;
-use mol::{Event, OptionName};
+use mol::{Code, Event, OptionName};
 
 use crate::support::registry::Registry;
 use crate::support::server::dockerfile;
@@ -151,4 +151,53 @@ fn a_shared_cache_that_cannot_be_used_is_a_warning() {
             assert!(told, "{host} {mode}: {warnings:#?}");
         }
     }
+}
+
+#[test]
+fn a_stall_of_the_shared_cache_is_reported_as_such() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let (base, _) = registry.publish("base");
+    let silent =
+        Proxy::before_registry(&registry.host, |_| Handling::Answer(Vec::new(), End::Hang));
+    let (_, host) = silent.url.split_once("://").unwrap();
+    let builder = builder(env.scratch(), "b");
+    two_stages(&env, &base);
+    let client = env.client_with(&[
+        (OptionName::Builder, &builder.address()),
+        (OptionName::SharedCache, &format!("{host}/cache")),
+        (OptionName::StallGrace, "3s"),
+    ]);
+    let error = client.ensure_err("hermes");
+    assert_eq!(error.code, Code::Stalled, "{error:?}");
+    assert!(
+        error.hint.contains("the shared cache does not answer"),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn builders_without_a_shared_cache_say_once_that_they_do_not_use_it() {
+    let env = TestEnv::new();
+    let client = env.client_with(&[
+        (OptionName::SharedCache, "127.0.0.1:1/cache"),
+        (OptionName::DockerBuildkit, "0"),
+    ]);
+    for _ in 0..2 {
+        env.template(
+            "hermes",
+            dockerfile(&format!("FROM scratch\nCOPY Dockerfile /{}\n", unique())),
+        );
+        client.ensure("hermes").unwrap();
+    }
+    let warnings = client.of_kind(Kind::Warning);
+    let [warning] = &warnings[..] else {
+        panic!("{warnings:#?}");
+    };
+    assert!(
+        warning
+            .message
+            .contains("is not used: the classic builder cannot"),
+        "{warning:?}"
+    );
 }

@@ -22,6 +22,8 @@ pub(super) struct Graph {
     /// The build loads the template's files.
     loads_context: bool,
     base_images: HashSet<String>,
+    /// A shared cache is being looked up.
+    waits_for_cache: bool,
     /// The memory used for the vertexes' names and unfinished lines.
     bytes: usize,
 }
@@ -127,6 +129,16 @@ struct VertexState {
 }
 
 impl Graph {
+    /// Whether a shared cache is being looked up.
+    pub(super) fn waits_for_cache(&self) -> bool {
+        self.waits_for_cache
+    }
+
+    /// Whether a step of the Dockerfile has begun.
+    pub(super) fn has_begun(&self) -> bool {
+        self.started > 0
+    }
+
     /// Handles an encoded `StatusResponse`.
     ///
     /// # Errors
@@ -213,12 +225,15 @@ impl Graph {
                 monitor.export_done();
             }
         } else if vertex.name.starts_with(CACHE_IMPORT) || vertex.name.starts_with(CACHE_EXPORT) {
+            if vertex.name.starts_with(CACHE_IMPORT) {
+                self.waits_for_cache = vertex.started.is_some() && vertex.completed.is_none();
+            }
             if !vertex.error.is_empty() && !vertex.error.ends_with(CACHE_NOT_WRITTEN) {
                 let what = format!(
                     "the shared cache cannot be used: {}: {}",
                     vertex.name, vertex.error
                 );
-                monitor.warning(what, "check the registry of MOLECULE_LOCAL_SHARED_CACHE, and the login (docker login)".to_owned());
+                monitor.warning(what, HINT_CACHE.to_owned());
             }
         } else if !is_internal(&vertex.name) {
             if self.vertexes.len() <= MAX_STEPS {
@@ -359,6 +374,10 @@ const LOAD_CONTEXT: &str = "[internal] load build context";
 
 /// How BuildKit's name for the lookup of a base image begins.
 pub(super) const LOAD_METADATA: &str = "[internal] load metadata for ";
+
+/// What to do about a shared cache that cannot be used.
+pub(super) const HINT_CACHE: &str =
+    "check the registry of MOLECULE_LOCAL_SHARED_CACHE, and the login (docker login)";
 
 /// How BuildKit's names for the transfers of a shared cache begin. The names of steps begin with a bracket.
 const CACHE_IMPORT: &str = "importing cache manifest from ";

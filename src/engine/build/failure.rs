@@ -4,12 +4,12 @@
 //! compares text says why a template cannot imitate it, or what happens then.
 
 use crate::context::Dockerfile;
-use crate::engine::build::Builder;
 use crate::engine::build::base_image::BaseImage;
 use crate::engine::build::buildkit::is_internal;
 use crate::engine::build::full::{FullDisk, HINT_FULL_DISK};
 use crate::engine::build::monitor::{End, FailedStep};
 use crate::engine::build::place::Place;
+use crate::engine::build::{Builder, HINT_BASE_IMAGE_ONLY_HERE};
 use crate::engine::connect::request::Failure;
 use crate::engine::platforms::unsupported_hint;
 use crate::engine::refusal::Refusal;
@@ -40,8 +40,8 @@ enum Cause {
     /// The engine cannot run programs of the build's platform.
     UnsupportedPlatform,
     FullDisk(FullDisk),
-    /// A base image cannot be pulled.
-    BaseImage(BaseImage),
+    /// A base image cannot be pulled. True if the engine has it, and a builder needs it.
+    BaseImage(BaseImage, bool),
     /// Everything else.
     Template,
 }
@@ -103,7 +103,7 @@ impl Place<'_> {
         let End { failed, log_tail } = end;
         let step = failed.name;
         let line = match (&cause, step.as_str()) {
-            (Cause::BaseImage(base), step) => dockerfile
+            (Cause::BaseImage(base, _), step) => dockerfile
                 .line_of_image(base.image())
                 .or_else(|| dockerfile.line_of(step)),
             (_, "") => parse_error_line(&reason.message),
@@ -150,10 +150,17 @@ impl Place<'_> {
             Cause::UnsupportedPlatform
         } else {
             let full = self.full_disk(&reason.message, &end.log_tail).await;
-            let base = || BaseImage::of(&end.failed.name, &reason.message);
-            full.map(Cause::FullDisk)
-                .or_else(|| base().map(Cause::BaseImage))
-                .unwrap_or(Cause::Template)
+            if let Some(full) = full {
+                return Cause::FullDisk(full);
+            }
+            let Some(base) = BaseImage::of(&end.failed.name, &reason.message) else {
+                return Cause::Template;
+            };
+            let in_engine = match self.worker {
+                Some(_) => matches!(self.engine.find(base.image()).await, Ok(Some(_))),
+                None => false,
+            };
+            Cause::BaseImage(base, in_engine)
         }
     }
 
@@ -194,8 +201,13 @@ impl Place<'_> {
                     Some(_) => "buildctl du",
                 }
             )),
-            Cause::BaseImage(base) => Error::new(Code::BuildFailed, base.describe(noun, place, why))
-                .hint(base.hint(noun, platform)),
+            Cause::BaseImage(base, in_engine) => {
+                let error = Error::new(Code::BuildFailed, base.describe(noun, place, why));
+                match in_engine {
+                    true => error.hint(format!("the engine has it, but the builder needs it too: {HINT_BASE_IMAGE_ONLY_HERE}")),
+                    false => error.hint(base.hint(noun, platform)),
+                }
+            }
             Cause::Template => Error::new(Code::BuildFailed, failed).hint(HINT_TEMPLATE),
         }
     }

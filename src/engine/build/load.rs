@@ -27,8 +27,10 @@ pub(super) struct ImageLoad {
     engine: Engine,
     /// Set when the engine has the image, or why not.
     result: OnceLock<Result<(), Error>>,
+    /// The builder has begun to send an archive.
+    begun: AtomicBool,
     /// The archive broke off before its end.
-    broke_off: AtomicBool,
+    broke_off: Arc<AtomicBool>,
 }
 
 impl ImageLoad {
@@ -36,7 +38,8 @@ impl ImageLoad {
         Self {
             engine: engine.clone(),
             result: OnceLock::new(),
-            broke_off: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
+            broke_off: Arc::default(),
         }
     }
 
@@ -54,7 +57,10 @@ impl ImageLoad {
     pub(super) fn receive(
         self: Arc<Self>,
         request: Request<Streaming<BytesMessage>>,
-    ) -> Response<impl Stream<Item = Result<BytesMessage, Status>>> {
+    ) -> Result<Response<impl Stream<Item = Result<BytesMessage, Status>>>, Status> {
+        if self.begun.swap(true, Ordering::Relaxed) {
+            return Err(Status::already_exists("a build has one image"));
+        }
         let pieces = request.into_inner();
         let loading = async move {
             let loaded = self.load(pieces).await;
@@ -68,21 +74,16 @@ impl ImageLoad {
             };
             let answer = result.as_ref().err();
             let answer = answer.map(|error| Err(Status::internal(error.message.clone())));
-            // A second archive would be a mistake of the builder: the first one counts.
             let _ = self.result.set(result);
             answer
         };
-        Response::new(futures_util::stream::once(loading).filter_map(std::future::ready))
+        let answer = futures_util::stream::once(loading).filter_map(std::future::ready);
+        Ok(Response::new(answer))
     }
 
-    async fn load(self: &Arc<Self>, pieces: Streaming<BytesMessage>) -> Result<(), Failure> {
-        let this = Arc::clone(self);
-        // An error aborts the request, so that the engine does not take what it has for a whole archive.
-        let pieces = pieces.map_err(move |status| {
-            this.broke_off.store(true, Ordering::Relaxed);
-            io::Error::other(status)
-        });
-        let body = StreamBody::new(pieces.map_ok(|piece| Frame::data(Bytes::from(piece.data))));
+    async fn load(&self, pieces: Streaming<BytesMessage>) -> Result<(), Failure> {
+        let pieces = pieces.map_ok(|piece| Bytes::from(piece.data));
+        let body = StreamBody::new(whole(pieces, Arc::clone(&self.broke_off)).map_ok(Frame::data));
         let request = post(self.engine.api.version, "/images/load?quiet=1")
             .header(CONTENT_TYPE, "application/x-tar")
             .body(body.boxed_unsync())
@@ -117,5 +118,81 @@ impl ImageLoad {
                 "check the engine's log and its free space (docker system df), and try again",
             ),
         }
+    }
+}
+
+/// The pieces of a tar archive, with an error at the end if it is not whole: an error aborts the request, so that the
+/// engine does not take what it has for the image. `broke_off` is set then.
+///
+/// A builder that is stopped, or fails, may end the stream in order. An archive ends with two blocks of zeros, which
+/// Go's `tar.Writer` writes only after a complete last file.
+fn whole(
+    pieces: impl Stream<Item = Result<Bytes, Status>> + Send + 'static,
+    broke_off: Arc<AtomicBool>,
+) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    let mut zeros = 0;
+    let checked = pieces.map(Some).chain(futures_util::stream::iter([None]));
+    checked.filter_map(move |piece| {
+        let result = match piece {
+            Some(Ok(data)) => {
+                let at_end = data.iter().rev().take_while(|byte| **byte == 0).count();
+                zeros = if at_end == data.len() {
+                    zeros + at_end
+                } else {
+                    at_end
+                };
+                Some(Ok(data))
+            }
+            Some(Err(status)) => Some(Err(io::Error::other(status))),
+            None if zeros < END_OF_ARCHIVE => Some(Err(io::ErrorKind::UnexpectedEof.into())),
+            None => None,
+        };
+        if matches!(result, Some(Err(_))) {
+            broke_off.store(true, Ordering::Relaxed);
+        }
+        std::future::ready(result)
+    })
+}
+
+/// The zeros at the end of a tar archive (POSIX, pax).
+const END_OF_ARCHIVE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::executor::block_on;
+
+    /// Whether an archive in these pieces is taken for whole.
+    fn is_whole(pieces: &[&[u8]]) -> bool {
+        let pieces: Vec<_> = pieces
+            .iter()
+            .map(|piece| Ok(Bytes::copy_from_slice(piece)))
+            .collect();
+        let broke_off = Arc::<AtomicBool>::default();
+        let read = whole(futures_util::stream::iter(pieces), Arc::clone(&broke_off));
+        let read: Vec<_> = block_on(read.collect());
+        assert_eq!(
+            read.last().is_some_and(Result::is_err),
+            broke_off.load(Ordering::Relaxed)
+        );
+        !broke_off.load(Ordering::Relaxed)
+    }
+
+    #[test]
+    fn an_archive_without_its_end_is_not_whole() {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(3);
+        archive
+            .append_data(&mut header, "file", &b"one"[..])
+            .unwrap();
+        let archive = archive.into_inner().unwrap();
+        assert!(is_whole(&[&archive]));
+        let (begin, end) = archive.split_at(archive.len() - 700);
+        assert!(is_whole(&[begin, &[], end]));
+        for length in [0, 1, 512, 515, archive.len() - 1024, archive.len() - 600] {
+            assert!(!is_whole(&[&archive[..length]]), "{length}");
+        }
+        assert!(!is_whole(&[]));
     }
 }

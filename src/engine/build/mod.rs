@@ -42,12 +42,12 @@ use super::Engine;
 use super::builders::{self, Nodes};
 use crate::context::{Context, DOCKERFILE, Dockerfile, described, registry};
 use crate::engine::connect::request::{Failure, post, send};
-use crate::error::{Code, Error, FailedBuild, Result};
+use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
 use crate::names::reference::{Platform, hex};
 use crate::process::outside_file::within;
 use answer::Info;
-use buildkit::{Graph, is_internal};
+use buildkit::{Graph, HINT_CACHE, is_internal};
 use classic::Transcript;
 use credentials::Credentials;
 use failure::is_lost_race;
@@ -63,8 +63,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// How long after a failed build its session may still end, to count as the cause.
 const SESSION_END: Duration = Duration::from_millis(500);
 
-/// On how many nodes of a builder a build is tried: it moves once.
-const MAX_NODES_OF_A_BUILD: usize = 2;
+/// How many nodes may be lost while they build: then a build has moved once. Nodes that cannot be reached do not count.
+const MAX_INTERRUPTED: u32 = 2;
 
 /// The most base images that are looked up in the engine.
 const MAX_BASE_IMAGES: usize = 20;
@@ -91,7 +91,7 @@ impl Builder {
 }
 
 /// The parameters of a build.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Build<'a> {
     pub(crate) reference: &'a str,
     pub(crate) commit: &'a str,
@@ -183,7 +183,9 @@ impl Engine {
         let dockerfile = within(tasks, Code::Cache, &described(&context.tree), read).await?;
         let mut registries = dockerfile.registries().clone();
         if let Some(cache) = &build.shared_cache {
-            registries.insert(registry(cache).to_owned());
+            if nodes.is_some() || self.builder == Builder::BuildKit {
+                registries.insert(registry(cache).to_owned());
+            }
             self.warn_of_unusable_cache(nodes.is_some(), emit);
         }
         let services = SessionServices {
@@ -245,11 +247,10 @@ impl Engine {
         services: &SessionServices,
         emit: &Sink,
     ) -> Result<()> {
-        if let Some(error) = self.base_image_only_here(nodes, dockerfile).await {
-            return Err(error);
-        }
+        self.warn_of_base_images_only_here(dockerfile, emit).await;
         let mut lost = Vec::new();
-        for worker in nodes.workers.iter().take(MAX_NODES_OF_A_BUILD) {
+        let mut interrupted = 0;
+        for worker in &nodes.workers {
             let node = &worker.node;
             if let Some((before, why)) = lost.last() {
                 let message = format!(
@@ -267,46 +268,49 @@ impl Engine {
             let _running = nodes.start(node);
             match place.build(build, dockerfile, services, emit).await {
                 Err(AttemptError {
-                    lost: Some(why), ..
+                    remedy: Remedy::NextNode { why, begun },
+                    ..
                 }) => {
                     nodes.lost(node);
                     lost.push((node.clone(), why));
+                    interrupted += u32::from(begun);
+                    if interrupted == MAX_INTERRUPTED {
+                        break;
+                    }
                 }
                 result => return result.map_err(|failed| failed.error),
             }
         }
         Err(builders::lost(&lost))
     }
-}
 
-impl Engine {
-    /// The error for a base image that only the engine has: a builder cannot use it.
-    async fn base_image_only_here(&self, nodes: &Nodes, dockerfile: &Dockerfile) -> Option<Error> {
-        let node = &nodes.workers.first()?.node;
+    /// Warns of base images that a builder cannot use, if no registry has them.
+    async fn warn_of_base_images_only_here(&self, dockerfile: &Dockerfile, emit: &Sink) {
         for image in dockerfile.base_images().take(MAX_BASE_IMAGES) {
-            if self.has_only_here(image).await {
-                let line = dockerfile.line_of_image(image).unwrap_or(0);
-                let message = format!(
-                    "the base image {image} (line {line} of the Dockerfile) is only in the engine at {}, and the \
-                     builder at {node} cannot use it",
-                    self.endpoint
-                );
-                let error = Error::new(Code::BuildFailed, message).hint(
-                    "push it to a registry, or build in the engine: unset MOLECULE_LOCAL_BUILDER",
-                );
-                return Some(error.in_build(FailedBuild {
-                    line,
-                    excerpt: dockerfile.excerpt(line),
-                    ..FailedBuild::default()
-                }));
+            match self.has_only_here(image).await {
+                Ok(true) => {
+                    let line = dockerfile.line_of_image(image).unwrap_or(0);
+                    let message = format!(
+                        "the base image {image} (line {line} of the Dockerfile) was built or loaded in the engine at \
+                         {}; a builder needs it in its registry",
+                        self.endpoint
+                    );
+                    emit(Event::warning(message, HINT_BASE_IMAGE_ONLY_HERE));
+                }
+                Ok(false) => {}
+                // The build itself reports what is wrong with the engine.
+                Err(_) => return,
             }
         }
-        None
     }
 }
 
+/// What to do about a base image that only the engine has.
+const HINT_BASE_IMAGE_ONLY_HERE: &str =
+    "push it to its registry, or build in the engine: unset MOLECULE_LOCAL_BUILDER";
+
 impl Place<'_> {
-    /// Builds, twice if the first attempt lost a race with another build.
+    /// Builds, twice if a second attempt may work here.
     async fn build(
         &self,
         build: &Build<'_>,
@@ -326,11 +330,12 @@ impl Place<'_> {
                 ),
             )
         });
-        let attempt = || self.attempt(build, dockerfile, services.clone(), emit);
-        match attempt().await {
+        let attempt = |build| self.attempt(build, dockerfile, services.clone(), emit);
+        match attempt(build).await {
             Err(AttemptError {
-                retryable: true, ..
-            }) => attempt().await,
+                remedy: Remedy::Again,
+                ..
+            }) => attempt(build).await,
             result => result,
         }
     }
@@ -366,7 +371,7 @@ impl Place<'_> {
             (None, _) => start(self.engine.archive(build, services)),
         };
         // Only borrowed: the session, which lives as long as the answer, is still needed below.
-        let end = follow(&mut answer, &mut progress, &mut monitor).await?;
+        let end = follow(&mut answer, &mut progress, &mut monitor).await;
         if let Some(error) = context.failure.get() {
             return Err(error.clone().into());
         }
@@ -374,12 +379,39 @@ impl Place<'_> {
             if let Some(error) = load.failure() {
                 return Err(error.clone().into());
             }
-            if end.is_ok() && !load.is_complete() {
-                let message = format!("{self} has built the image, but did not send it");
-                let error = Error::new(Code::BuildFailed, message).hint("read the builder's log");
-                return Err(error.into());
+            let why = match &end {
+                Ok(Ok(())) => None,
+                Ok(Err(failure)) => Some(failure.to_string()),
+                Err(stalled) => Some(stalled.message.clone()),
+            };
+            match (why, load.is_complete()) {
+                (None, true) => return Ok(()),
+                // A shared cache is written after the image is sent.
+                (Some(why), true) => {
+                    let message =
+                        format!("the image is complete, but {self} failed after that: {why}");
+                    emit(Event::warning(message, "read the builder's log"));
+                    return Ok(());
+                }
+                (None, false) => {
+                    let message = format!("{self} has built the image, but did not send it");
+                    let error =
+                        Error::new(Code::BuildFailed, message).hint("read the builder's log");
+                    return Err(error.into());
+                }
+                (Some(_), false) => {}
             }
         }
+        let end = end.map_err(|stalled| match &progress {
+            Progress::Graph(graph) if graph.waits_for_cache() => stalled.hint(format!(
+                "the shared cache does not answer: {HINT_CACHE}, or unset it"
+            )),
+            _ => stalled,
+        })?;
+        let begun = match &progress {
+            Progress::Graph(graph) => graph.has_begun(),
+            Progress::Transcript(_) => true,
+        };
         if let Progress::Transcript(transcript) = progress {
             let why = end.as_ref().err().map(ToString::to_string);
             transcript.end(why, &mut monitor);
@@ -388,7 +420,7 @@ impl Place<'_> {
             return Ok(());
         };
         if let (Some(_), Failure::Broken(why)) = (self.worker, &failure) {
-            return Err(self.lost(why));
+            return Err(self.lost(why, begun));
         }
         let mut reason = match self.reason(failure) {
             Ok(reason) => reason,
@@ -400,27 +432,34 @@ impl Place<'_> {
         if is_internal(&end.failed.name) {
             let ended = tokio::time::timeout(SESSION_END, session_ended.cancelled());
             if ended.await.is_ok() {
-                return Err(self.lost(reason.message.trim()));
+                return Err(self.lost(reason.message.trim(), begun));
             }
         }
         reason.message = end.failed.reason(&reason.message).to_owned();
-        let retryable = is_lost_race(self.builder(), &end, &reason);
+        let remedy = match is_lost_race(self.builder(), &end, &reason) {
+            true => Remedy::Again,
+            false => Remedy::None,
+        };
         let error = self.build_error(build.platform, &reason, dockerfile, end);
         Err(AttemptError {
             error: error.await,
-            retryable,
-            lost: None,
+            remedy,
         })
     }
 }
 
 impl Place<'_> {
     /// The error of an attempt whose connection was lost.
-    fn lost(&self, why: &str) -> AttemptError {
+    fn lost(&self, why: &str, begun: bool) -> AttemptError {
         AttemptError {
             error: self.connection_lost(why),
-            retryable: false,
-            lost: self.worker.map(|_| why.to_owned()),
+            remedy: match self.worker {
+                Some(_) => Remedy::NextNode {
+                    why: why.to_owned(),
+                    begun,
+                },
+                None => Remedy::None,
+            },
         }
     }
 }
@@ -518,18 +557,26 @@ impl Engine {
 /// Why an attempt failed.
 struct AttemptError {
     error: Error,
-    /// A second attempt may work.
-    retryable: bool,
-    /// Set if the connection to the builder was lost, which is why.
-    lost: Option<String>,
+    remedy: Remedy,
+}
+
+/// What may work after a failed attempt.
+enum Remedy {
+    None,
+    /// The same again: it lost a race with another build.
+    Again,
+    /// Another node, because the connection to this one was lost. `begun` is whether it had begun to build.
+    NextNode {
+        why: String,
+        begun: bool,
+    },
 }
 
 impl From<Error> for AttemptError {
     fn from(error: Error) -> Self {
         Self {
             error,
-            retryable: false,
-            lost: None,
+            remedy: Remedy::None,
         }
     }
 }

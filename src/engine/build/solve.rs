@@ -55,7 +55,7 @@ pub(super) async fn solve(
     services: SessionServices,
     ended: CancellationToken,
 ) -> Result<impl Stream<Item = Result<Info, Failure>> + use<>, Failure> {
-    let grpc = node.connect().await.map_err(lost)?;
+    let grpc = node.connect(true).await.map_err(lost)?;
     let id = session_id();
     let session = Session::over(&grpc, &id, build.commit, services, ended).await;
     let session = match session {
@@ -90,7 +90,8 @@ pub(super) async fn solve(
         match running.next().await {
             Ok(Some(status)) => Some((Ok(Info::Status(status)), Some(running))),
             Ok(None) => None,
-            Err(failure) => Some((Err(failure), None)),
+            // The session is still needed: whether it has ended tells what failed.
+            Err(failure) => Some((Err(failure), Some(running))),
         }
     }))
 }

@@ -6,6 +6,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use tokio_util::task::TaskTracker;
+
 use crate::engine::builders::node::Node;
 use crate::engine::builders::source;
 use crate::engine::connect::address::{self, Address, PLAIN_PORT, invalid};
@@ -30,7 +32,11 @@ const CONTAINER_PREFIX: &str = "buildx_buildkit_";
 const MAX_LISTED: usize = 20;
 
 /// The daemons of a buildx builder.
-pub(super) fn nodes(settings: &EngineSettings, builder: &BuilderSettings) -> Result<Vec<Node>> {
+pub(super) fn nodes(
+    settings: &EngineSettings,
+    builder: &BuilderSettings,
+    tasks: &TaskTracker,
+) -> Result<Vec<Node>> {
     let named_by = format!("{} {:?}", builder.option, builder.value);
     let folder = builder.buildx_config.clone();
     let folder = folder.or_else(|| Some(settings.config_dir.as_ref()?.join("buildx")));
@@ -81,7 +87,15 @@ pub(super) fn nodes(settings: &EngineSettings, builder: &BuilderSettings) -> Res
         let endpoint = json.text("Endpoint").map_err(wrong)?;
         if in_container {
             let container = format!("{CONTAINER_PREFIX}{}", json.text("Name").map_err(wrong)?);
-            let engine = engine(settings, endpoint, &named_by)?;
+            let mut engine = engine(settings, endpoint, &named_by)?;
+            if let Address::Ssh(destination) = &mut engine {
+                destination.track_in(tasks);
+            }
+            source::refuse_plain_tcp(
+                &engine,
+                &named_by,
+                "create the builder with a docker context that has TLS or an ssh:// address",
+            )?;
             return Ok(Node::In { engine, container });
         }
         let options = json.map("DriverOpts").map_err(wrong)?;
@@ -133,7 +147,7 @@ fn wrong_driver(named_by: &str, driver: &str) -> Error {
              the engine)"
         }
         "kubernetes" => {
-            "make the pods a service with TLS and use its address: docker buildx create --driver remote tcp://…"
+            "name each pod as a node: docker buildx create --driver remote tcp://… (docs/farm.md)"
         }
         _ => {
             "use a builder of the driver remote or docker-container, or the address of a buildkitd"

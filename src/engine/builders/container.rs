@@ -28,10 +28,11 @@ const MAX_PIECE: usize = 1 << 20;
 const HEADER: usize = 8;
 const STDOUT: u8 = 1;
 
-/// Opens a connection to the daemon in a container. A container that is stopped is started.
+/// Opens a connection to the daemon in a container, which is started if it is stopped and `start` is true.
 pub(super) async fn connect(
     engine: &Address,
     container: &str,
+    start: bool,
 ) -> Result<TokioIo<impl AsyncRead + AsyncWrite + Send + Unpin + use<>>, Trouble> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
@@ -49,7 +50,9 @@ pub(super) async fn connect(
     };
     let created = match exec().await {
         // It is not running.
-        Err(Failure::Refused(refusal)) if refusal.status == StatusCode::CONFLICT.as_u16() => {
+        Err(Failure::Refused(refusal))
+            if refusal.status == StatusCode::CONFLICT.as_u16() && start =>
+        {
             let started = post(engine, &format!("/containers/{name}/start"), "").await;
             started.map_err(|failure| trouble(engine, container, &failure))?;
             exec().await

@@ -113,7 +113,7 @@ impl Engine {
             return Ok(None);
         };
         let nodes = read(&self.settings, builder, tasks).await?;
-        Ok(Some(ask(nodes).await))
+        Ok(Some(ask(nodes, false).await))
     }
 
     /// Chooses where to build: on the nodes of the builder that the user has named, best first, or `None` for the engine
@@ -140,9 +140,14 @@ impl Engine {
         let nodes = read(&self.settings, builder, tasks).await?;
         let (resting, fresh): (Vec<Node>, Vec<Node>) =
             nodes.into_iter().partition(|node| self.known.rests(node));
-        let mut asked = ask(fresh).await;
-        if !asked.iter().any(|(_, answer)| answer.is_ok()) {
-            asked.extend(ask(resting).await);
+        let can_build = |answer: &std::result::Result<Worker, Trouble>| {
+            answer
+                .as_ref()
+                .is_ok_and(|worker| worker.can_build(platform))
+        };
+        let mut asked = ask(fresh, true).await;
+        if !asked.iter().any(|(_, answer)| can_build(answer)) {
+            asked.extend(ask(resting, true).await);
         }
         let (mut workers, mut troubles) = (Vec::new(), Vec::new());
         for (node, answer) in asked {
@@ -158,23 +163,24 @@ impl Engine {
         {
             return Err(*limit);
         }
-        if workers.is_empty() {
-            return Err(unreachable(&troubles));
-        }
-        for (node, trouble) in troubles {
-            let message = format!(
-                "the builder at {node} cannot be used: {}; another one is",
-                trouble.why
-            );
-            emit(Event::warning(message, trouble.hint));
-        }
         let able: Vec<Worker> = workers
             .iter()
             .filter(|worker| worker.can_build(platform))
             .cloned()
             .collect();
         if able.is_empty() {
-            return Err(unsupported(&workers, platform));
+            // One that does not answer may have the platform.
+            return Err(match troubles.is_empty() {
+                true => unsupported(&workers, platform),
+                false => unreachable(&troubles),
+            });
+        }
+        for (node, trouble) in troubles {
+            let message = format!(
+                "the builder at {node} cannot be used: {}; another node is used",
+                trouble.why
+            );
+            emit(Event::warning(message, trouble.hint));
         }
         let workers = rank::order(able, runtime, platform, |worker| {
             self.known.builds(&worker.node)
@@ -207,14 +213,15 @@ async fn read(
 ) -> Result<Vec<Node>> {
     let what = format!("the builder {}", builder.value);
     let (settings, builder) = (settings.clone(), builder.clone());
-    let nodes = move || source::nodes(&settings, &builder);
+    let tracked = tasks.clone();
+    let nodes = move || source::nodes(&settings, &builder, &tracked);
     within(tasks, Code::InvalidOption, &what, nodes).await
 }
 
-/// Asks all nodes at once.
-async fn ask(nodes: Vec<Node>) -> Vec<Asked> {
+/// Asks all nodes at once. `start` is whether a container that is stopped may be started.
+async fn ask(nodes: Vec<Node>, start: bool) -> Vec<Asked> {
     let ask = |node: Node| async move {
-        let answer = node.ask().await;
+        let answer = node.ask(start).await;
         (node, answer)
     };
     join_all(nodes.into_iter().map(ask)).await
@@ -243,7 +250,7 @@ pub(super) fn unreachable(troubles: &[(Node, Trouble)]) -> Error {
     let message = match &*reasons {
         [only] => format!("the builder cannot be reached: {only}"),
         all => format!(
-            "none of the {} builders can be reached: {}",
+            "none of the builder's {} nodes can be reached: {}",
             all.len(),
             all.join("; ")
         ),

@@ -18,7 +18,7 @@ use crate::printable;
 use crate::process::limits;
 
 /// The time limit for a daemon to say what it can run.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// The pause before a daemon in a container is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -64,40 +64,43 @@ pub(crate) struct Trouble {
 }
 
 impl Node {
-    /// Opens a connection. Each build has its own, because behind one address there may be several daemons.
-    pub(in crate::engine) async fn connect(&self) -> Result<Grpc, Trouble> {
+    /// Opens a connection. Each build has its own, because behind one address there may be several daemons. `start` is
+    /// whether a container that is stopped may be started.
+    pub(in crate::engine) async fn connect(&self, start: bool) -> Result<Grpc, Trouble> {
         let grpc = match self {
             Node::At(address) => {
                 let connection = connect::dial_for_grpc(address).await;
                 Grpc::over(connection.map_err(|error| Trouble::of(&error))?).await
             }
             Node::In { engine, container } => {
-                Grpc::over(container::connect(engine, container).await?).await
+                Grpc::over(container::connect(engine, container, start).await?).await
             }
         };
         grpc.map_err(|error| Trouble::of(&error))
     }
 
     /// Asks the daemon what it can run.
-    pub(in crate::engine) async fn ask(&self) -> Result<Worker, Trouble> {
+    pub(in crate::engine) async fn ask(&self, start: bool) -> Result<Worker, Trouble> {
+        let mut last = None;
         let work = async {
             loop {
-                let grpc = self.connect().await?;
-                let answer = self.ask_over(&grpc).await;
-                // A daemon whose container was just started does not listen yet.
-                if answer.is_ok() || !matches!(self, Node::In { .. }) {
-                    return answer;
-                }
+                let grpc = self.connect(start).await?;
+                let trouble = match self.ask_over(&grpc).await {
+                    // A daemon whose container was just started does not listen yet.
+                    Err(trouble) if matches!(self, Node::In { .. }) => trouble,
+                    answer => return answer,
+                };
+                last = Some(trouble);
                 tokio::time::sleep(PAUSE).await;
             }
         };
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, work).await;
         answer.unwrap_or_else(|_| {
             let seconds = ANSWER_TIMEOUT.as_secs();
-            Err(Trouble::new(
-                format!("it did not answer within {seconds} seconds"),
-                "check whether it hangs",
-            ))
+            Err(last.unwrap_or_else(|| {
+                let why = format!("it did not answer within {seconds} seconds");
+                Trouble::new(why, "check whether it hangs")
+            }))
         })
     }
 

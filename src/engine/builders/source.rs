@@ -1,4 +1,6 @@
-//! Which daemons the option means: an address, or the name of a buildx builder.
+//! The daemons that an option names: by an address, or by the name of a buildx builder.
+
+use tokio_util::task::TaskTracker;
 
 use crate::engine::builders::buildx;
 use crate::engine::builders::node::Node;
@@ -18,9 +20,13 @@ const HINT: &str =
 /// # Errors
 ///
 /// [`Code::InvalidOption`](crate::error::Code::InvalidOption); [`Code::ProcessLimit`](crate::error::Code::ProcessLimit).
-pub(super) fn nodes(settings: &EngineSettings, builder: &BuilderSettings) -> Result<Vec<Node>> {
+pub(super) fn nodes(
+    settings: &EngineSettings,
+    builder: &BuilderSettings,
+    tasks: &TaskTracker,
+) -> Result<Vec<Node>> {
     if !builder.value.contains("://") {
-        return buildx::nodes(settings, builder);
+        return buildx::nodes(settings, builder, tasks);
     }
     Ok(vec![node(
         settings,
@@ -43,7 +49,6 @@ pub(super) fn node(
         return Err(invalid(named_by, what).hint(HINT));
     }
     let tls = tls::for_builder(files, named_by)?;
-    let has_tls = tls.is_some();
     let address =
         address::parse(address, tls, PORT, named_by, settings).map_err(|error| Error {
             hint: HINT.into(),
@@ -53,16 +58,34 @@ pub(super) fn node(
         Address::Tcp { path, .. } if !path.is_empty() => {
             Err(invalid(named_by, "has a path after the port").hint("use tcp://host:port"))
         }
-        Address::Tcp { host, .. } if !has_tls && !is_loopback(host) => {
+        address => {
+            refuse_plain_tcp(
+                address,
+                named_by,
+                "set MOLECULE_LOCAL_BUILDER_CA, _CERT and _KEY, or create the buildx builder with \
+                 --driver-opt cacert=…,cert=…,key=…",
+            )?;
+            Ok(Node::At(address.clone()))
+        }
+    }
+}
+
+/// Refuses TCP without TLS to another machine.
+pub(super) fn refuse_plain_tcp(
+    address: &Address,
+    named_by: &str,
+    hint: &'static str,
+) -> Result<()> {
+    match address {
+        Address::Tcp {
+            host, tls: None, ..
+        } if !is_loopback(host) => {
             let what = format!(
                 "would use {address} without TLS, so that anyone on the network could change the images"
             );
-            Err(invalid(named_by, &what).hint(
-                "set MOLECULE_LOCAL_BUILDER_CA, _CERT and _KEY, or create the buildx builder with \
-                 --driver-opt cacert=…,cert=…,key=…",
-            ))
+            Err(invalid(named_by, &what).hint(hint))
         }
-        _ => Ok(Node::At(address)),
+        _ => Ok(()),
     }
 }
 

@@ -11,10 +11,9 @@ use std::time::Duration;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
 use hyper::body::Incoming;
 use hyper::client::conn::http2::{SendRequest, handshake};
-use hyper::rt::{Read, Write};
+use hyper::rt::{Executor, Read, Write};
 use hyper::{Request, Response, Uri};
-use hyper_util::rt::TokioExecutor;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::body::Body;
 
@@ -24,8 +23,13 @@ const ORIGIN: &str = "http://buildkit";
 /// How long after a failed request its connection may end, to count as the cause.
 const END: Duration = Duration::from_millis(500);
 
-/// The largest message that is decoded.
-const MAX_MESSAGE: usize = 4 << 20;
+/// The largest answer that is decoded. It has some ten platforms for each worker, and two bytes of it can decode to
+/// hundreds.
+const MAX_ANSWER: usize = 256 << 10;
+
+/// The largest piece of a session, and of a build's progress.
+const MAX_PIECE: usize = 4 << 20;
+const MAX_PROGRESS: usize = 8 << 20;
 
 /// An open connection. Dropping it closes it.
 pub(in crate::engine) struct Grpc {
@@ -34,6 +38,7 @@ pub(in crate::engine) struct Grpc {
     pub(in crate::engine) ended: CancellationToken,
     /// Why it ended, unless it was closed in order.
     error: Arc<OnceLock<hyper::Error>>,
+    _close: DropGuard,
     _connection: AbortOnDropHandle<()>,
 }
 
@@ -43,7 +48,8 @@ impl Grpc {
     where
         C: Read + Write + Send + Unpin + 'static,
     {
-        let (sender, connection) = handshake(TokioExecutor::new(), connection).await?;
+        let closed = CancellationToken::new();
+        let (sender, connection) = handshake(Until(closed.clone()), connection).await?;
         let ended = CancellationToken::new();
         let end = ended.clone().drop_guard();
         let error = Arc::new(OnceLock::new());
@@ -52,6 +58,7 @@ impl Grpc {
             channel: Channel(sender),
             ended,
             error,
+            _close: closed.drop_guard(),
             _connection: AbortOnDropHandle::new(tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     let _ = set_error.set(error);
@@ -70,13 +77,36 @@ impl Grpc {
     /// A client for BuildKit's `Control` service.
     pub(in crate::engine) fn control(&self) -> ControlClient<Channel> {
         ControlClient::with_origin(self.channel.clone(), Uri::from_static(ORIGIN))
-            .max_decoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(MAX_ANSWER)
+    }
+
+    /// The same, for a session.
+    pub(in crate::engine) fn session(&self) -> ControlClient<Channel> {
+        self.control().max_decoding_message_size(MAX_PIECE)
     }
 
     /// A client for a method whose generated one does not fit.
     pub(in crate::engine) fn raw(&self) -> tonic::client::Grpc<Channel> {
         tonic::client::Grpc::with_origin(self.channel.clone(), Uri::from_static(ORIGIN))
-            .max_decoding_message_size(2 * MAX_MESSAGE)
+            .max_decoding_message_size(MAX_PROGRESS)
+    }
+}
+
+/// Runs hyper's tasks until the token is cancelled. One of them has the socket, and would wait for a peer that does not
+/// read.
+#[derive(Clone)]
+struct Until(CancellationToken);
+
+impl<F> Executor<F> for Until
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        let token = self.0.clone();
+        tokio::spawn(async move {
+            token.run_until_cancelled(task).await;
+        });
     }
 }
 

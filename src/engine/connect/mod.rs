@@ -26,6 +26,7 @@ use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpStream, UnixStream};
@@ -41,6 +42,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a server that speaks first is waited for.
 const FIRST_WORD: Duration = Duration::from_secs(1);
+
+/// After this time of silence the peer of a TCP connection is probed, this often, until it counts as lost.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEP_ALIVE_PROBES: u32 = 3;
 
 /// Idle connections are closed after this time, before an engine or a tunnel in between closes them.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -135,6 +141,7 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
         } => {
             let stream = connect_to_any(&executor::resolve(host, *port).await?).await?;
             stream.set_nodelay(true)?;
+            keep_alive(&stream)?;
             match tls {
                 None => Box::new(stream),
                 Some(tls) => {
@@ -148,6 +155,15 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
             }
         }
     })
+}
+
+/// Lets a connection fail whose peer has lost its power or its network: nothing else would end a silent build there.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEP_ALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEP_ALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEP_ALIVE_PROBES)?;
+    Ok(())
 }
 
 /// Connects to the first address that accepts; otherwise returns the error of the last one.

@@ -69,6 +69,10 @@ const MAX_HEADER: u32 = 2 << 20;
 /// The most concurrent requests of a session. BuildKit has one or two.
 const MAX_STREAMS: u32 = 32;
 
+/// How many bytes BuildKit may send before they are read, on all streams together: more than on one, so that an engine
+/// that is slow to load an image does not hold up the health checks.
+const CONNECTION_WINDOW: u32 = 4 << 20;
+
 /// The most concurrent file transfers. Each takes two threads and some MiB. Further requests wait.
 const MAX_COPIES: usize = 3;
 
@@ -140,7 +144,7 @@ impl Session {
             let value = MetadataValue::from_static(method);
             metadata.append("x-docker-expose-session-grpc-method", value);
         }
-        let incoming = grpc.control().session(request).await?.into_inner();
+        let incoming = grpc.session().session(request).await?.into_inner();
         let incoming = incoming.map(|message| match message {
             Ok(message) => Ok(Bytes::from(message.data)),
             Err(status) => Err(io::Error::other(status)),
@@ -167,6 +171,7 @@ impl Session {
         let serving = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
             .max_header_list_size(MAX_HEADER)
             .max_concurrent_streams(MAX_STREAMS)
+            .initial_connection_window_size(CONNECTION_WINDOW)
             .serve_connection(connection, serve);
         let serving = tokio::spawn(async move {
             // BuildKit closes the session after the build. If it closes earlier, the build fails.
@@ -230,7 +235,7 @@ async fn route(
             let image = Arc::clone(image);
             let serve = Method(move |request| {
                 let image = Arc::clone(&image);
-                async move { Ok(image.receive(request)) }
+                async move { image.receive(request) }
             });
             server::Grpc::new(ProstCodec::default())
                 .streaming(serve, request)
