@@ -304,7 +304,7 @@ fn a_silent_build_on_a_builder_is_stopped_after_the_stall_grace() {
     let address = builder.address();
     let client = env.client_with(&[
         (OptionName::Builder, &address),
-        (OptionName::StallGrace, "3s"),
+        (OptionName::StallGrace, "10s"),
     ]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Stalled, "{error:?}");
@@ -429,7 +429,7 @@ fn a_build_whose_node_is_killed_goes_on_at_the_other_node() {
     env.template(
         "hermes",
         template(&format!(
-            "RUN echo running {word}; /bin/busybox sleep 20; echo done"
+            "RUN echo running {word}; /bin/busybox sleep 8; echo done"
         )),
     );
     let call = client.begin("hermes");

@@ -166,7 +166,7 @@ fn a_stall_of_the_shared_cache_is_reported_as_such() {
     let client = env.client_with(&[
         (OptionName::Builder, &builder.address()),
         (OptionName::SharedCache, &format!("{host}/cache")),
-        (OptionName::StallGrace, "3s"),
+        (OptionName::StallGrace, "10s"),
     ]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Stalled, "{error:?}");

@@ -14,7 +14,7 @@ use tokio_util::codec::{FramedRead, LengthDelimitedCodec};
 use tokio_util::io::StreamReader;
 
 use crate::engine::api::in_path;
-use crate::engine::builders::node::Trouble;
+use crate::engine::builders::trouble::Trouble;
 use crate::engine::connect::address::Address;
 use crate::engine::connect::body::read_body;
 use crate::engine::connect::request::{Body, Failure, send, upgrade_with};

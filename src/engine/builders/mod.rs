@@ -7,6 +7,7 @@ mod container;
 mod node;
 mod rank;
 mod source;
+mod trouble;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,8 @@ use crate::event::{Event, Sink};
 use crate::names::reference::Platform;
 use crate::options::{BuilderSettings, EngineSettings};
 use crate::process::outside_file::within;
-pub(super) use node::{Node, Trouble, Worker};
+pub(super) use node::{Node, Worker};
+pub(super) use trouble::Trouble;
 
 /// How long a node that did not answer is not asked again, if another one answers.
 const REST: Duration = Duration::from_secs(30);
