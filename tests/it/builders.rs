@@ -20,8 +20,8 @@ use crate::support::registry::Registry;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::tls::{Certificates, Flaw};
 use crate::support::{
-    Builder, CANCEL_LIMIT, Call, End, Engine, Files, Handling, Proxy, TestClient, TestEnv, file,
-    noise, required_var, unique, wait_until,
+    Builder, CANCEL_LIMIT, Call, End, Engine, Files, Handling, Proxy, TestClient, TestEnv,
+    block_on, file, noise, required_var, unique, wait_until,
 };
 
 /// A template that needs no base image: it brings its own shell. `steps` are the lines after that.
@@ -802,6 +802,20 @@ fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
             ])
             .args(["--network", "host", &image, "--oci-worker-net=host"]),
     );
+    // The diagnosis names the container and leaves it alone.
+    let found = block_on(client.inner().diagnose(None)).unwrap();
+    let check = found
+        .checks
+        .iter()
+        .find(|check| check.name == "builder")
+        .unwrap();
+    assert!(check.found.contains("is stopped"), "{check:?}");
+    let state = of_engine(&docker, &env)
+        .args(["inspect", "--format", "{{.State.Status}}", &container])
+        .output()
+        .unwrap();
+    assert_eq!(text(&state).trim(), "created");
+
     assert_builds(&env, &client, &builder);
 }
 

@@ -113,6 +113,12 @@ fn trouble(engine: &Address, container: &str, failure: &Failure) -> Trouble {
             format!("the engine at {engine} has no container {container}"),
             "start the builder: docker buildx inspect --bootstrap, with its name",
         ),
+        Failure::Refused(refusal) if refusal.status == StatusCode::CONFLICT.as_u16() => {
+            Trouble::new(
+                format!("its container {container} is stopped; a build starts it"),
+                "start it: docker buildx inspect --bootstrap, with the builder's name",
+            )
+        }
         Failure::Local(limit) => Trouble {
             limit: Some(Box::new(limit.clone())),
             ..Trouble::new(limit.message.clone(), "")

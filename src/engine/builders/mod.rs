@@ -119,7 +119,8 @@ impl Engine {
     }
 
     /// Chooses where to build: on the nodes of the builder that the user has named, best first, or `None` for the engine
-    /// itself. Checks that the platform can be built there and run in the engine, and warns if it is emulated.
+    /// itself. Checks that the platform can be built there and run in the engine, and warns if it is emulated. `start` is
+    /// whether a container that is stopped may be started.
     ///
     /// # Errors
     ///
@@ -129,6 +130,7 @@ impl Engine {
         &self,
         runtime: &str,
         platform: &Platform,
+        start: bool,
         tasks: &TaskTracker,
         emit: &Sink,
     ) -> Result<Option<Nodes>> {
@@ -147,9 +149,9 @@ impl Engine {
                 .as_ref()
                 .is_ok_and(|worker| worker.can_build(platform))
         };
-        let mut asked = ask(fresh, true).await;
+        let mut asked = ask(fresh, start).await;
         if !asked.iter().any(|(_, answer)| can_build(answer)) {
-            asked.extend(ask(resting, true).await);
+            asked.extend(ask(resting, start).await);
         }
         let (mut workers, mut troubles) = (Vec::new(), Vec::new());
         for (node, answer) in asked {
