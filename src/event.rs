@@ -163,19 +163,21 @@ kinds! {
     ContextDone = "context_done" in "mol.build.context";
     /// A build step started.
     StepStarted = "step_started" in "mol.build.step";
-    /// The engine pulls the base image of a step.
+    /// The base image of a step is pulled, or its result from a shared cache.
     PullStarted = "pull_started" in "mol.build.pull";
     /// Progress of one layer of a pull.
     PullProgress = "pull_progress" in "mol.build.pull";
-    /// The base image is pulled.
+    /// What the step needs is pulled.
     PullDone = "pull_done" in "mol.build.pull";
     /// A build step ended.
     StepDone = "step_done" in "mol.build.step";
     /// A line of the build's output.
     Log = "log" in "mol.build.step";
-    /// The engine writes the image. It is silent meanwhile, which is not a stall.
+    /// The engine writes the image, or the builder sends it there. It is silent meanwhile, which is not a stall.
     ExportStarted = "export_started" in "mol.build.export";
-    /// The engine has written the image.
+    /// Progress of the image on its way from the builder to the engine.
+    ExportProgress = "export_progress" in "mol.build.export";
+    /// The engine has the image.
     ExportDone = "export_done" in "mol.build.export";
     /// The image has its tags.
     Tagged = "tagged" in "mol.tag";
@@ -196,7 +198,11 @@ impl Kind {
     pub(crate) fn is_minor(self) -> bool {
         matches!(
             self,
-            Kind::Log | Kind::FetchProgress | Kind::ContextProgress | Kind::PullProgress
+            Kind::Log
+                | Kind::FetchProgress
+                | Kind::ContextProgress
+                | Kind::PullProgress
+                | Kind::ExportProgress
         )
     }
 }

@@ -34,10 +34,11 @@ const (
 	EventStepDone        EventKind = "step_done"        // Step, Steps, StepName, Cached, Duration, StepError
 	EventLog             EventKind = "log"              // Step, StepName, Line
 	EventExportStarted   EventKind = "export_started"
-	EventExportDone      EventKind = "export_done" // Duration
-	EventTagged          EventKind = "tagged"      // Ref, LatestRef
-	EventWarning         EventKind = "warning"     // Hint, Endpoint
-	EventThinned         EventKind = "thinned"     // Dropped, the number of events that were left out here
+	EventExportProgress  EventKind = "export_progress" // Bytes, BytesTotal
+	EventExportDone      EventKind = "export_done"     // Duration
+	EventTagged          EventKind = "tagged"          // Ref, LatestRef
+	EventWarning         EventKind = "warning"         // Hint, Endpoint
+	EventThinned         EventKind = "thinned"         // Dropped, the number of events that were left out here
 )
 
 // Event reports a step of a call. Its texts are masked: they contain no token and no userinfo of a URL. A field that does

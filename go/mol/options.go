@@ -53,8 +53,8 @@ type Options struct {
 	BuilderTLS BuilderTLS
 	// SharedCache is a build cache in a registry, which several machines share: host[:port]/path in lower case, without a
 	// scheme and a tag, such as registry.example/team/cache. Each runtime and platform has a reference of its own below
-	// it. A build takes the results of its steps from there. What goes wrong with the cache is a warning, and no image
-	// comes from there. It needs BuildKit: the classic builder and Podman do not use it. "": none.
+	// it. A build takes the results of its steps from there. What goes wrong with the cache is a warning, and no image is
+	// taken from there in place of a build. It needs BuildKit: the classic builder and Podman do not use it. "": none.
 	// Environment: MOLECULE_LOCAL_SHARED_CACHE.
 	SharedCache string
 	// SharedCacheMode says whether builds also write SharedCache. "": [SharedCacheReadOnly].
@@ -120,8 +120,9 @@ type SharedCacheMode string
 const (
 	// SharedCacheReadOnly only reads the shared cache.
 	SharedCacheReadOnly SharedCacheMode = "ro"
-	// SharedCacheReadWrite also writes the shared cache, after each build on the builder in [Options.Builder]. The engine's
-	// own builder cannot write it, and warns. Without a SharedCache it is an error ([ErrInvalidOption]). Whoever may
+	// SharedCacheReadWrite also writes the shared cache, after each build on the builder in [Options.Builder], and that
+	// builder's images go into the engine through the cache's registry. The engine's own builder cannot write the cache,
+	// and warns. Without a SharedCache it is an error ([ErrInvalidOption]). Whoever may
 	// write a shared cache can change the images of all who read it.
 	SharedCacheReadWrite SharedCacheMode = "rw"
 )

@@ -295,7 +295,7 @@ async fn build(
             .engine
             .shared_cache
             .as_ref()
-            .map(|cache| cache.reference(&target.runtime, &target.platform)),
+            .map(|cache| cache.of(&target.runtime, &target.platform)),
     };
     let built = engine
         .build(nodes, build, context, &shared.tasks, emit)

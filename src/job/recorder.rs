@@ -180,7 +180,6 @@ fn timestamp(since: Duration) -> String {
 /// The line that an event adds to a log, if any.
 fn line_of(event: &Event, since: Duration) -> Option<String> {
     match event.kind {
-        Kind::FetchProgress | Kind::ContextProgress | Kind::PullProgress => None,
         Kind::Log => Some(format!(
             "{:>8} | {}",
             event
@@ -189,6 +188,7 @@ fn line_of(event: &Event, since: Duration) -> Option<String> {
                 .unwrap_or_default(),
             event.line.as_deref().unwrap_or_default()
         )),
+        kind if kind.is_minor() => None,
         _ => {
             let hint = event.hint.as_deref().filter(|hint| !hint.is_empty());
             let hint = hint.map_or_else(String::new, |hint| format!("; {hint}"));

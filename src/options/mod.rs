@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 pub(crate) use repository::{RepoPrefix, Repository};
 pub use settings::Settings;
 pub(crate) use settings::{
-    BuilderSettings, BuilderTls, EngineSettings, NetworkSettings, PlatformChoice,
+    BuilderSettings, BuilderTls, EngineSettings, NetworkSettings, PlatformChoice, RuntimeCache,
 };
 
 use crate::error::{Code, Error};
@@ -82,7 +82,7 @@ options! {
     BuilderServerName = "MOLECULE_LOCAL_BUILDER_SERVER_NAME";
     /// A build cache in a registry, such as `registry.example/team/cache`.
     SharedCache = "MOLECULE_LOCAL_SHARED_CACHE";
-    /// `ro`: the shared cache is only read; `rw`: every build also writes it.
+    /// `ro`: the shared cache is only read; `rw`: every build also writes it, and the image goes through its registry.
     SharedCacheMode = "MOLECULE_LOCAL_SHARED_CACHE_MODE";
     /// The name of a buildx builder, if `MOLECULE_LOCAL_BUILDER` is not set.
     BuildxBuilder = "BUILDX_BUILDER";

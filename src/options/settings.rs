@@ -61,14 +61,31 @@ pub(crate) struct EngineSettings {
 pub(crate) struct SharedCache {
     /// The registry and a path, such as `registry.example/team/cache`.
     prefix: String,
+    write: bool,
+}
+
+/// The build cache of one runtime and platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RuntimeCache {
+    pub(crate) repository: String,
+    /// Each platform has a tag of its own, because a write replaces all of it.
+    tag: String,
     pub(crate) write: bool,
 }
 
 impl SharedCache {
-    /// Where the cache of a runtime is: each platform has a tag of its own, because a write replaces all of it.
-    pub(crate) fn reference(&self, runtime: &Runtime, platform: &Platform) -> String {
-        let tag = platform.as_str().replace('/', "-");
-        format!("{}/{runtime}:{tag}", self.prefix)
+    pub(crate) fn of(&self, runtime: &Runtime, platform: &Platform) -> RuntimeCache {
+        RuntimeCache {
+            repository: format!("{}/{runtime}", self.prefix),
+            tag: platform.as_str().replace('/', "-"),
+            write: self.write,
+        }
+    }
+}
+
+impl RuntimeCache {
+    pub(crate) fn reference(&self) -> String {
+        format!("{}:{}", self.repository, self.tag)
     }
 }
 
@@ -745,10 +762,8 @@ mod tests {
             write: false,
         };
         let reference = |platform| {
-            cache.reference(
-                &runtimes::known("hermes"),
-                &Platform::parse(platform).unwrap(),
-            )
+            let platform = Platform::parse(platform).unwrap();
+            cache.of(&runtimes::known("hermes"), &platform).reference()
         };
         assert_eq!(
             reference("linux/amd64"),

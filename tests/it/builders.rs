@@ -3,40 +3,21 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use mol::event::Kind;
-use mol::{Code, OptionName};
+use mol::{Code, Event, OptionName};
 use serde_json::json;
 
-use crate::support::builder::program;
-use crate::support::child::{self, Link, peak, succeed, text};
-use crate::support::engine::{BUSYBOX, busybox, is_running};
+use crate::support::builder::{program, template};
+use crate::support::child::{self, Link, succeed, text};
+use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::registry::Registry;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::tls::{Certificates, Flaw};
 use crate::support::{
-    Builder, CANCEL_LIMIT, Call, End, Engine, Files, Handling, Proxy, TestClient, TestEnv,
-    block_on, file, noise, required_var, unique, wait_until,
+    Builder, CANCEL_LIMIT, TestClient, TestEnv, block_on, required_var, unique, wait_until,
 };
-
-/// A template that needs no base image: it brings its own shell. `steps` are the lines after that.
-fn template(steps: &str) -> Files {
-    let text = format!(
-        "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\n{steps}\n"
-    );
-    Files::from([
-        ("Dockerfile".to_owned(), file(&text)),
-        (
-            "busybox".to_owned(),
-            json!({ "base64": BASE64_STANDARD.encode(busybox()), "mode": "100755" }),
-        ),
-    ])
-}
 
 /// Steps whose last one prints the returned word, which is also in its command line, and does not end.
 fn endless(env: &TestEnv) -> String {
@@ -133,23 +114,6 @@ fn the_base_image_comes_from_a_registry() {
     let image = client.ensure("hermes").unwrap();
     client.wait_for_line(&word);
     assert_eq!(env.engine.read(&image.reference, "base"), word);
-}
-
-#[test]
-fn an_image_of_a_builder_ends_up_in_podman_too() {
-    let env = TestEnv::new();
-    let builder = Builder::unix(&env.scratch().join("b"));
-    let podman = Engine::podman_of_the_tests();
-    let address = builder.address();
-    let client = env.client_with(&[
-        (OptionName::Builder, &address),
-        (OptionName::DockerHost, &podman.url),
-    ]);
-    env.template("hermes", template(&format!("RUN echo {}", unique())));
-    let image = client.ensure("hermes").unwrap();
-    assert_eq!(podman.id(&image.reference), Some(image.image_id));
-    assert!(client.ensure("hermes").unwrap().cache_hit);
-    podman.remove_all_of(&env.isolation);
 }
 
 #[test]
@@ -374,10 +338,65 @@ fn write_buildx(folder: &Path, name: &str, endpoints: &[String]) {
 fn client_of_nodes(env: &TestEnv, endpoints: &[String]) -> TestClient {
     let folder = env.scratch().join("buildx");
     write_buildx(&folder, "team", endpoints);
+    client_of(env, &folder)
+}
+
+/// A client of the builder `team` in buildx's files.
+fn client_of(env: &TestEnv, folder: &Path) -> TestClient {
     env.client_with(&[
         (OptionName::Builder, "team"),
         (OptionName::BuildxConfig, folder.to_str().unwrap()),
     ])
+}
+
+#[test]
+fn of_three_nodes_the_one_that_answers_builds() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    for number in 0..3 {
+        let missing = |name: &str| format!("unix://{}/{name}.sock", env.scratch().display());
+        let mut addresses = vec![missing("x"), missing("y")];
+        addresses.insert(number, builder.address());
+        let client = client_of_nodes(&env, &addresses);
+        env.template("hermes", template(&format!("RUN echo {}", unique())));
+        client.ensure("hermes").unwrap();
+        let started = client.of_kind(Kind::BuildStarted);
+        let endpoints: Vec<_> = started.iter().flat_map(|event| &event.endpoint).collect();
+        assert_eq!(endpoints, [&builder.address()]);
+        let warnings = client.of_kind(Kind::Warning);
+        let names_socket = |event: &&Event| event.message.contains("the socket does not exist");
+        assert_eq!(
+            warnings.iter().filter(names_socket).count(),
+            2,
+            "{warnings:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_build_that_loses_two_of_three_nodes_is_not_tried_on_the_third() {
+    let env = TestEnv::new();
+    let builders = ["0", "1", "2"].map(|name| Builder::unix(&env.scratch().join(name)));
+    let addresses = builders.each_ref().map(Builder::address);
+    let client = client_of_nodes(&env, &addresses);
+    let word = endless(&env);
+    let call = client.begin("hermes");
+    for lost in 0..2 {
+        let started = wait_until("the build on a node", || {
+            client.of_kind(Kind::BuildStarted).get(lost).cloned()
+        });
+        wait_until("the endless step", || is_running(&word).then_some(()));
+        let endpoint = started.endpoint.unwrap();
+        let node = addresses.iter().position(|address| *address == endpoint);
+        builders[node.unwrap()].kill();
+    }
+    let error = call.end().unwrap_err();
+    assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
+    assert!(
+        error.message.starts_with("each builder was lost"),
+        "{error:?}"
+    );
+    assert_eq!(client.count(Kind::BuildStarted), 2);
 }
 
 #[test]
@@ -512,30 +531,6 @@ fn a_builder_that_restarts_is_used_again() {
 }
 
 #[test]
-fn an_engine_that_breaks_off_the_load_gets_no_tag() {
-    let env = TestEnv::new();
-    let builder = Builder::unix(&env.scratch().join("b"));
-    let mut files = template(&format!("COPY noise /\nRUN echo {}", unique()));
-    files.insert("noise".to_owned(), file(&noise(8 << 20)));
-    env.template("hermes", files);
-    let proxy = Proxy::start(&env.engine, env.scratch(), |request| {
-        match request.contains("/images/load") {
-            true => Handling::CutRequest(2 << 20, End::Close),
-            false => Handling::Pass,
-        }
-    });
-    let address = builder.address();
-    let client = env.client_with(&[
-        (OptionName::Builder, &address),
-        (OptionName::DockerHost, &proxy.url),
-    ]);
-    let error = client.ensure_err("hermes");
-    assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
-    assert!(error.message.contains("cannot load the image"), "{error:?}");
-    assert!(env.engine.references_of(&env.isolation).is_empty());
-}
-
-#[test]
 fn a_wrong_builder_option_is_refused_with_advice() {
     let env = TestEnv::new();
     env.template("hermes", template(""));
@@ -560,6 +555,30 @@ fn a_wrong_builder_option_is_refused_with_advice() {
         );
         assert!(error.message.contains(why), "{value}: {error:?}");
         assert!(error.hint.contains(hint), "{value}: {error:?}");
+    }
+}
+
+#[test]
+fn a_buildx_node_with_a_part_of_its_tls_options_is_refused() {
+    let env = TestEnv::new();
+    env.template("hermes", template(""));
+    let folder = env.scratch().join("buildx");
+    std::fs::create_dir_all(folder.join("instances")).unwrap();
+    for (options, missing) in [
+        (json!({ "cert": "/c.pem", "key": "/k.pem" }), "cacert"),
+        (json!({ "cacert": "/ca.pem", "cert": "/c.pem" }), "key"),
+        (json!({ "cacert": "/ca.pem", "key": "/k.pem" }), "cert"),
+        (json!({ "servername": "builder" }), "cacert"),
+    ] {
+        let node =
+            json!({ "Name": "team0", "Endpoint": "tcp://127.0.0.1:1", "DriverOpts": options });
+        let builder = json!({ "Name": "team", "Driver": "remote", "Nodes": [node] });
+        std::fs::write(folder.join("instances/team"), builder.to_string()).unwrap();
+        let error = client_of(&env, &folder).ensure_err("hermes");
+        assert_eq!(error.code, Code::InvalidOption, "{error:?}");
+        let expected = format!("without {missing},");
+        assert!(error.message.contains(&expected), "{options}: {error:?}");
+        assert!(error.hint.contains("docker buildx create"), "{error:?}");
     }
 }
 
@@ -591,26 +610,6 @@ fn the_drivers_of_buildx_that_cannot_be_used_are_told() {
 }
 
 #[test]
-fn a_large_image_goes_through_the_client_in_little_memory() {
-    const IMAGE: i64 = 128 << 20;
-    const MAX_MIB: u64 = 64;
-    let env = TestEnv::new();
-    let builder = Builder::unix(&env.scratch().join("b"));
-    let steps = format!("RUN /bin/busybox head -c {IMAGE} /dev/urandom > /noise");
-    let sha = env.template("hermes", template(&steps));
-    let peak = peak(&env, &[(OptionName::Builder, &builder.address())], None);
-    assert_eq!(peak.status, "ok", "{peak:?}");
-    assert!(peak.growth_mib < MAX_MIB, "{peak:?}");
-    let size = env
-        .engine
-        .inspect(&env.reference("hermes", &sha))
-        .unwrap()
-        .size
-        .unwrap();
-    assert!(size > IMAGE, "{size}");
-}
-
-#[test]
 fn a_full_disk_of_the_builder_is_reported() {
     let env = TestEnv::new();
     let builder = Builder::small(&env.scratch().join("b"), 32);
@@ -623,60 +622,6 @@ fn a_full_disk_of_the_builder_is_reported() {
     assert!(
         error.hint.contains("the disk of the builder is full"),
         "{error:?}"
-    );
-    assert!(env.engine.references_of(&env.isolation).is_empty());
-}
-
-/// Starts a build whose image the engine stops to take in the middle.
-fn stuck_in_the_load(env: &TestEnv, builder: &Builder) -> (TestClient, Call) {
-    let loading = Arc::new(AtomicBool::new(false));
-    let seen = Arc::clone(&loading);
-    let proxy = Proxy::start(&env.engine, env.scratch(), move |request| {
-        let load = request.contains("/images/load");
-        seen.fetch_or(load, Ordering::Relaxed);
-        match load {
-            true => Handling::CutRequest(2 << 20, End::Hang),
-            false => Handling::Pass,
-        }
-    });
-    env.template(
-        "hermes",
-        template("RUN /bin/busybox head -c 33554432 /dev/urandom > /noise"),
-    );
-    let client = env.client_with(&[
-        (OptionName::Builder, &builder.address()),
-        (OptionName::DockerHost, &proxy.url),
-    ]);
-    let call = client.begin("hermes");
-    wait_until("the load of the image", || {
-        loading.load(Ordering::Relaxed).then_some(())
-    });
-    (client, call)
-}
-
-#[test]
-fn a_builder_killed_while_it_sends_the_image_leaves_no_tag() {
-    let env = TestEnv::new();
-    let builder = Builder::unix(&env.scratch().join("b"));
-    let (_client, call) = stuck_in_the_load(&env, &builder);
-    builder.kill();
-    let error = call.end().unwrap_err();
-    assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
-    assert!(env.engine.references_of(&env.isolation).is_empty());
-}
-
-#[test]
-fn a_call_cancelled_while_the_image_is_sent_leaves_no_tag() {
-    let env = TestEnv::new();
-    let builder = Builder::unix(&env.scratch().join("b"));
-    let (client, call) = stuck_in_the_load(&env, &builder);
-    let since = Instant::now();
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    assert!(
-        since.elapsed() < CANCEL_LIMIT,
-        "it took {:?}",
-        since.elapsed()
     );
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }

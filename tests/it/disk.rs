@@ -8,7 +8,7 @@ use mol::Code;
 use crate::support::child::{Link, field, program, program_with_points, text, with_a_disk};
 use crate::support::engine::{BUSYBOX, OwnEngine};
 use crate::support::server::dockerfile;
-use crate::support::{Files, TestEnv, file, noise, wait_until};
+use crate::support::{Builder, Files, TestEnv, file, noise, wait_until};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -222,7 +222,7 @@ fn a_full_disk_does_not_matter_for_a_cached_tree() {
 }
 
 /// Makes a build that must fail because the engine's disk is full. Returns the message and the hint.
-fn build_error(engine: &OwnEngine, builder: &str, files: Files) -> (String, String) {
+fn build_error(engine: &OwnEngine, builder: (&str, &str), files: Files) -> (String, String) {
     let env = TestEnv::new();
     env.template("hermes", files);
     let output = engine
@@ -233,7 +233,7 @@ fn build_error(engine: &OwnEngine, builder: &str, files: Files) -> (String, Stri
                 .map(|(name, value)| (name.name(), value)),
         )
         .env("DOCKER_HOST", &engine.engine.url)
-        .env("DOCKER_BUILDKIT", builder)
+        .env(builder.0, builder.1)
         .arg("hermes")
         .output()
         .unwrap();
@@ -253,7 +253,7 @@ fn a_full_engine_disk_is_reported_with_its_free_space() {
         let engine = OwnEngine::small(32);
         let mut files = dockerfile("FROM scratch\nCOPY big /\n");
         files.insert("big".to_owned(), file(&noise(24 << 20)));
-        let (message, hint) = build_error(&engine, builder, files);
+        let (message, hint) = build_error(&engine, ("DOCKER_BUILDKIT", builder), files);
         let place = format!(
             "the disk of the engine at {} is full: {} (",
             engine.engine.url,
@@ -273,7 +273,7 @@ fn a_build_step_that_fills_the_engine_disk_is_reported() {
         let engine = OwnEngine::small(24);
         engine.engine.import_busybox();
         let text = format!("FROM {BUSYBOX}\nRUN cat /dev/zero > /filler\n");
-        let (message, hint) = build_error(&engine, builder, dockerfile(&text));
+        let (message, hint) = build_error(&engine, ("DOCKER_BUILDKIT", builder), dockerfile(&text));
         assert!(
             message.contains("in the step") && message.contains("cat /dev/zero"),
             "{message}"
@@ -284,4 +284,21 @@ fn a_build_step_that_fills_the_engine_disk_is_reported() {
         );
         assert!(hint.contains("docker system df"), "{hint}");
     }
+}
+
+#[test]
+fn a_full_engine_disk_is_reported_when_a_builder_sends_the_image() {
+    let engine = OwnEngine::small(32);
+    let folder = tempfile::tempdir().unwrap();
+    let builder = Builder::unix(&folder.path().join("b"));
+    let mut files = dockerfile("FROM scratch\nCOPY big /\n");
+    files.insert("big".to_owned(), file(&noise(24 << 20)));
+    let address = builder.address();
+    let (message, hint) = build_error(&engine, ("MOLECULE_LOCAL_BUILDER", &address), files);
+    let full = format!("its disk is full: {} (", engine.data().display());
+    assert!(
+        message.contains("cannot load the image") && message.contains(&full),
+        "{message}"
+    );
+    assert!(hint.contains("docker system df"), "{hint}");
 }

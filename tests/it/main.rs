@@ -35,6 +35,7 @@ mod hostile_packs;
 mod hostile_server;
 mod hostile_trees;
 mod https;
+mod image_transfer;
 mod inputs;
 mod leaks;
 mod lookup;

@@ -3,9 +3,29 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
+
 use super::child::{source, succeed};
+use super::engine::busybox;
 use super::required_var;
+use super::server::{Files, file};
 use super::tls::{Certificates, Flaw};
+
+/// A template that needs no base image: it brings its own shell. `steps` are the lines after that.
+pub fn template(steps: &str) -> Files {
+    let text = format!(
+        "FROM scratch\nCOPY --chmod=755 busybox /bin/busybox\nSHELL [\"/bin/busybox\", \"sh\", \"-c\"]\n{steps}\n"
+    );
+    Files::from([
+        ("Dockerfile".to_owned(), file(&text)),
+        (
+            "busybox".to_owned(),
+            json!({ "base64": BASE64_STANDARD.encode(busybox()), "mode": "100755" }),
+        ),
+    ])
+}
 
 /// One of the programs that `scripts/buildkit build` builds: `buildkitd`, `buildctl` or `buildx`.
 pub fn program(name: &str) -> PathBuf {
@@ -70,6 +90,12 @@ impl Builder {
     /// Kills the daemon and its build steps, as a power failure would.
     pub fn kill(&self) {
         succeed(&mut Self::command("kill", &self.folder));
+    }
+
+    /// Asks the daemon to stop (SIGTERM), as a service manager does.
+    pub fn terminate(&self) {
+        let pid = std::fs::read_to_string(self.folder.join("pid")).unwrap();
+        succeed(Command::new("kill").args(["-TERM", pid.trim()]));
     }
 
     /// Starts the daemon again, at the same address and with the same data. Kills it first, if it is running.

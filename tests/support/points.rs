@@ -89,12 +89,13 @@ pub fn failpoints_in_source() -> BTreeSet<String> {
         assert!(names.remove(name), "{name} in {names:?}");
     }
     let kinds = Kind::ALL.iter().filter(|kind| {
-        // The queue creates the first. The others need a registry, and are emitted like every other event.
+        // The queue creates the first. The others need a registry or a builder, and are emitted like every other event.
         let elsewhere = [
             Kind::Thinned,
             Kind::PullStarted,
             Kind::PullProgress,
             Kind::PullDone,
+            Kind::ExportProgress,
         ];
         !elsewhere.contains(kind)
     });

@@ -29,6 +29,8 @@ pub enum Handling {
     Endless(Vec<u8>, Vec<u8>),
     /// Pass this many bytes of the request, then end like this.
     CutRequest(usize, End),
+    /// Pass the request in pieces of at most 64 KiB, with this pause after each.
+    SlowRequest(Duration),
     /// Pass this many bytes of the answer, then end like this.
     CutAnswer(usize, End),
     /// Pass the answer in pieces of this many bytes, with this pause after each.
@@ -304,9 +306,12 @@ async fn requests<C: Line>(
                     .await;
                 return end;
             }
-            _ => {
+            handling => {
                 if to_peer.write_all(data).await.is_err() {
                     break;
+                }
+                if let Handling::SlowRequest(pause) = handling {
+                    tokio::time::sleep(pause).await;
                 }
             }
         }

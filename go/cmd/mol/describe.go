@@ -48,6 +48,8 @@ func describe(e mol.Event) string {
 		return "| " + clean(e.Line)
 	case mol.EventExportStarted:
 		return "export the image"
+	case mol.EventExportProgress:
+		return "sending the image to the engine: " + or(layerAmount(e), size(e.Bytes))
 	case mol.EventExportDone:
 		return "exported the image in " + seconds(e.Duration)
 	case mol.EventTagged:
@@ -87,11 +89,17 @@ func layerAmount(e mol.Event) string {
 
 // pulled names what an event's pull is for: a build step, or `mol up` with MOLECULE_IMAGE_REGISTRY.
 func pulled(e mol.Event) string {
-	if e.Step == 0 {
+	switch {
+	case e.Step == 0:
 		return "the image"
+	case from.MatchString(e.StepName):
+		return "the base image"
 	}
-	return "the base image"
+	return "its result from the shared cache"
 }
+
+// from matches the step of a base image: `[stage 1/2] FROM …` or `FROM …`.
+var from = regexp.MustCompile(`^(\[[^]]*\] )?FROM `)
 
 func pulledAmount(e mol.Event) string {
 	if e.Bytes == 0 {

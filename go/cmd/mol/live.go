@@ -188,7 +188,7 @@ func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 		d.begin("wait", describe(e))
 	case mol.EventFetchProgress:
 		d.now.done, d.now.total, d.now.amount = e.Objects, e.ObjectsTotal, size(e.Bytes)
-	case mol.EventContextProgress, mol.EventContextDone, mol.EventBaseImage:
+	case mol.EventContextProgress, mol.EventContextDone, mol.EventBaseImage, mol.EventExportProgress:
 		d.now.detail = describe(e)
 	case mol.EventStepStarted, mol.EventStepDone:
 		d.step(e)

@@ -38,7 +38,7 @@ func (d *plainDisplay) event(e mol.Event) {
 	d.pulls.note(e)
 	text := describe(e)
 	switch e.Kind {
-	case mol.EventFetchProgress, mol.EventContextProgress, mol.EventPullProgress:
+	case mol.EventFetchProgress, mol.EventContextProgress, mol.EventPullProgress, mol.EventExportProgress:
 		if d.verbose {
 			break
 		}

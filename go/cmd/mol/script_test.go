@@ -38,6 +38,7 @@ func script() []mol.Event {
 		{Kind: mol.EventStepStarted, Step: 3, Steps: 3, StepName: "COPY . /workspace"},
 		{Kind: mol.EventStepDone, Step: 3, Steps: 3, StepName: "COPY . /workspace", Duration: 40 * time.Millisecond},
 		{Kind: mol.EventExportStarted},
+		{Kind: mol.EventExportProgress, Bytes: 300 << 20, BytesTotal: 400 << 20},
 		{Kind: mol.EventExportDone, Duration: 300 * time.Millisecond},
 		{Kind: mol.EventWarning, Message: "the :latest tag was not refreshed", Hint: "the engine is read-only"},
 		{Kind: mol.EventThinned, Dropped: 1200},

@@ -221,8 +221,10 @@ impl Graph {
                 monitor.context_done();
                 monitor.export_started();
             }
-            if vertex.completed.is_some() {
-                monitor.export_done();
+            match vertex.error.as_str() {
+                "" if vertex.completed.is_some() => monitor.export_done(),
+                "" => {}
+                error => monitor.export_failed(error.to_owned()),
             }
         } else if vertex.name.starts_with(CACHE_IMPORT) || vertex.name.starts_with(CACHE_EXPORT) {
             if vertex.name.starts_with(CACHE_IMPORT) {
@@ -325,7 +327,7 @@ impl Graph {
         let step = state.step.clone();
         // Base images are resolved while the context loads. Any other step starts after that, or the build
         // loads no files.
-        if step.number > 0 && !self.loads_context && !is_base_image(&step.name) {
+        if step.number > 0 && !self.loads_context && !step.is_base_image() {
             monitor.context_done();
         }
         let (started, completed) = (state.started, state.completed);
@@ -386,12 +388,6 @@ const CACHE_EXPORT: &str = "exporting cache to ";
 /// How the error of an import ends if nothing was ever written there. A registry that imitates it only hides a warning.
 const CACHE_NOT_WRITTEN: &str = ": not found";
 
-/// Whether it is `[stage 1/2] FROM …`. A stage name cannot contain a bracket.
-fn is_base_image(vertex: &str) -> bool {
-    let (_, instruction) = vertex.split_once("] ").unwrap_or_default();
-    instruction.starts_with("FROM ")
-}
-
 /// Whether it is a step of BuildKit itself: loading the Dockerfile, or the template's files.
 pub(super) fn is_internal(vertex: &str) -> bool {
     vertex.starts_with("[internal] ")
@@ -447,7 +443,7 @@ mod tests {
     fn update(graph: &mut Graph, message: &[u8]) -> Result<(), String> {
         let emit = |_| {};
         let sent = Arc::new(Sent::default());
-        let mut monitor = BuildMonitor::new(sent, std::time::Duration::from_secs(240), &emit);
+        let mut monitor = BuildMonitor::new(sent, None, std::time::Duration::from_secs(240), &emit);
         let update = graph.update(message, &mut monitor);
         block_on(update)
     }

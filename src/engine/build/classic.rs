@@ -338,7 +338,7 @@ mod tests {
             };
             events.lock().unwrap().push(line);
         };
-        let mut monitor = BuildMonitor::new(Arc::default(), Duration::from_secs(240), &emit);
+        let mut monitor = BuildMonitor::new(Arc::default(), None, Duration::from_secs(240), &emit);
         let mut transcript = Transcript::new(builder);
         let update = transcript.update(text, &mut monitor);
         crate::process::executor::runtime()

@@ -448,7 +448,7 @@ mod tests {
 
     fn end_of_step(error: &str, lines: &[&str]) -> End {
         let emit = |_| {};
-        let mut monitor = BuildMonitor::new(Arc::default(), Duration::from_secs(240), &emit);
+        let mut monitor = BuildMonitor::new(Arc::default(), None, Duration::from_secs(240), &emit);
         let step = Step {
             number: 1,
             ..Step::default()

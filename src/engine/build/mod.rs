@@ -2,6 +2,7 @@
 //! BuildKit that the user has named.
 
 mod answer;
+mod attempt;
 mod base_image;
 mod buildkit;
 mod classic;
@@ -9,13 +10,13 @@ mod credentials;
 mod failure;
 pub(super) mod full;
 mod lines;
-mod load;
 mod monitor;
 mod place;
 mod pull;
 mod session;
 mod solve;
 mod step;
+mod transfer;
 
 pub(crate) use credentials::Logins;
 #[cfg(feature = "internals")]
@@ -29,7 +30,6 @@ use std::time::{Duration, Instant};
 use bollard_stubs::query_parameters::{
     BuildImageOptions, BuildImageOptionsBuilder, BuilderVersion,
 };
-use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use hyper::body::Frame;
@@ -42,23 +42,16 @@ use super::Engine;
 use super::builders::{self, Nodes};
 use crate::context::{Context, DOCKERFILE, Dockerfile, described, registry};
 use crate::engine::connect::request::{Failure, post, send};
-use crate::error::{Code, Error, Result};
-use crate::event::{Event, Kind, Sink};
+use crate::error::{Code, Result};
+use crate::event::{Event, Sink};
 use crate::names::reference::{Platform, hex};
+use crate::options::RuntimeCache;
 use crate::process::outside_file::within;
 use answer::Info;
-use buildkit::{Graph, HINT_CACHE, is_internal};
-use classic::Transcript;
+use attempt::{AttemptError, Remedy};
 use credentials::Credentials;
-use failure::is_lost_race;
-use load::ImageLoad;
-use monitor::BuildMonitor;
 use place::Place;
 use session::{Session, SessionServices};
-use solve::solve;
-
-/// The interval of upload progress and of the check for a stall.
-const TICK: Duration = Duration::from_millis(200);
 
 /// How long after a failed build its session may still end, to count as the cause.
 const SESSION_END: Duration = Duration::from_millis(500);
@@ -100,67 +93,7 @@ pub(crate) struct Build<'a> {
     pub(crate) build_args: HashMap<String, String>,
     /// A longer silence is a stall.
     pub(crate) stall_grace: Duration,
-    /// The reference of the build cache in a registry.
-    pub(crate) shared_cache: Option<String>,
-}
-
-/// The parser of the builder's progress: BuildKit sends its graph, the other builders a text.
-enum Progress {
-    Graph(Graph),
-    Transcript(Transcript),
-}
-
-impl Progress {
-    /// # Errors
-    ///
-    /// A description of what is invalid or exceeds its limit.
-    async fn update(
-        &mut self,
-        info: Info,
-        monitor: &mut BuildMonitor<'_>,
-    ) -> std::result::Result<(), String> {
-        match (self, info) {
-            (Progress::Graph(graph), Info::Status(status)) => graph.update(&status, monitor).await,
-            (Progress::Transcript(transcript), Info::Text(text)) => {
-                transcript.update(&text, monitor).await
-            }
-            (Progress::Transcript(transcript), Info::Layer(status)) => {
-                transcript.layer(status, monitor);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Reads the builder's answer to its end, or to the first failure, which is the inner error.
-///
-/// # Errors
-///
-/// [`Code::Stalled`]
-async fn follow(
-    answer: &mut BoxStream<'_, std::result::Result<Info, Failure>>,
-    progress: &mut Progress,
-    monitor: &mut BuildMonitor<'_>,
-) -> Result<std::result::Result<(), Failure>> {
-    let mut ticks = tokio::time::interval(TICK);
-    loop {
-        tokio::select! {
-            biased;
-            item = answer.next() => {
-                let info = match item {
-                    Some(Ok(info)) => info,
-                    Some(Err(failure)) => return Ok(Err(failure)),
-                    None => return Ok(Ok(())),
-                };
-                monitor.note_activity();
-                if let Err(what) = progress.update(info, monitor).await {
-                    return Ok(Err(Failure::LimitExceeded(what)));
-                }
-            }
-            _ = ticks.tick() => monitor.tick()?,
-        }
-    }
+    pub(crate) shared_cache: Option<RuntimeCache>,
 }
 
 impl Engine {
@@ -184,9 +117,9 @@ impl Engine {
         let mut registries = dockerfile.registries().clone();
         if let Some(cache) = &build.shared_cache {
             if nodes.is_some() || self.builder == Builder::BuildKit {
-                registries.insert(registry(cache).to_owned());
+                registries.insert(registry(&cache.repository).to_owned());
             }
-            self.warn_of_unusable_cache(nodes.is_some(), emit);
+            self.warn_of_unusable_cache(nodes.is_some(), cache.write, emit);
         }
         let services = SessionServices {
             context: Arc::clone(&context),
@@ -216,12 +149,7 @@ impl Engine {
     }
 
     /// Warns, once for each client, if the builder cannot do all that is asked for with the shared cache.
-    fn warn_of_unusable_cache(&self, on_nodes: bool, emit: &Sink) {
-        let write = self
-            .settings
-            .shared_cache
-            .as_ref()
-            .is_some_and(|cache| cache.write);
+    fn warn_of_unusable_cache(&self, on_nodes: bool, write: bool, emit: &Sink) {
         let what = match self.builder {
             _ if on_nodes => return,
             Builder::BuildKit if !write => return,
@@ -309,171 +237,6 @@ impl Engine {
 const HINT_BASE_IMAGE_ONLY_HERE: &str =
     "push it to its registry, or build in the engine: unset MOLECULE_LOCAL_BUILDER";
 
-impl Place<'_> {
-    /// Builds, twice if a second attempt may work here.
-    async fn build(
-        &self,
-        build: &Build<'_>,
-        dockerfile: &Dockerfile,
-        services: &SessionServices,
-        emit: &Sink,
-    ) -> std::result::Result<(), AttemptError> {
-        emit(Event {
-            builder: Some(self.builder().name().to_owned()),
-            endpoint: Some(self.endpoint()),
-            ..Event::new(
-                Kind::BuildStarted,
-                format!(
-                    "building with {} at {}",
-                    self.builder().name(),
-                    self.endpoint()
-                ),
-            )
-        });
-        let attempt = |build| self.attempt(build, dockerfile, services.clone(), emit);
-        match attempt(build).await {
-            Err(AttemptError {
-                remedy: Remedy::Again,
-                ..
-            }) => attempt(build).await,
-            result => result,
-        }
-    }
-
-    async fn attempt(
-        &self,
-        build: &Build<'_>,
-        dockerfile: &Dockerfile,
-        mut services: SessionServices,
-        emit: &Sink,
-    ) -> std::result::Result<(), AttemptError> {
-        let context = Arc::clone(&services.context);
-        let mut monitor = BuildMonitor::new(Arc::clone(&context.sent), build.stall_grace, &**emit);
-        let session_ended = CancellationToken::new();
-        let load = self.worker.map(|_| Arc::new(ImageLoad::new(self.engine)));
-        services.image.clone_from(&load);
-        let mut progress = match self.builder() {
-            Builder::BuildKit => Progress::Graph(Graph::default()),
-            builder => Progress::Transcript(Transcript::new(builder)),
-        };
-        let ended = session_ended.clone();
-        let mut answer = match (self.worker, self.builder()) {
-            (Some(worker), _) => {
-                let write_cache = self
-                    .engine
-                    .settings
-                    .shared_cache
-                    .as_ref()
-                    .is_some_and(|cache| cache.write);
-                start(solve(&worker.node, build, write_cache, services, ended))
-            }
-            (None, Builder::BuildKit) => start(self.engine.buildkit(build, services, ended)),
-            (None, _) => start(self.engine.archive(build, services)),
-        };
-        // Only borrowed: the session, which lives as long as the answer, is still needed below.
-        let end = follow(&mut answer, &mut progress, &mut monitor).await;
-        if let Some(error) = context.failure.get() {
-            return Err(error.clone().into());
-        }
-        if let Some(load) = &load {
-            if let Some(error) = load.failure() {
-                return Err(error.clone().into());
-            }
-            let why = match &end {
-                Ok(Ok(())) => None,
-                Ok(Err(failure)) => Some(failure.to_string()),
-                Err(stalled) => Some(stalled.message.clone()),
-            };
-            match (why, load.is_complete()) {
-                (None, true) => return Ok(()),
-                // A shared cache is written after the image is sent.
-                (Some(why), true) => {
-                    let message =
-                        format!("the image is complete, but {self} failed after that: {why}");
-                    emit(Event::warning(message, "read the builder's log"));
-                    return Ok(());
-                }
-                (None, false) => {
-                    let message = format!("{self} has built the image, but did not send it");
-                    let error =
-                        Error::new(Code::BuildFailed, message).hint("read the builder's log");
-                    return Err(error.into());
-                }
-                (Some(_), false) => {}
-            }
-        }
-        let end = end.map_err(|stalled| match &progress {
-            Progress::Graph(graph) if graph.waits_for_cache() => stalled.hint(format!(
-                "the shared cache does not answer: {HINT_CACHE}, or unset it"
-            )),
-            _ => stalled,
-        })?;
-        let begun = match &progress {
-            Progress::Graph(graph) => graph.has_begun(),
-            Progress::Transcript(_) => true,
-        };
-        if let Progress::Transcript(transcript) = progress {
-            let why = end.as_ref().err().map(ToString::to_string);
-            transcript.end(why, &mut monitor);
-        }
-        let Err(failure) = end else {
-            return Ok(());
-        };
-        if let (Some(_), Failure::Broken(why)) = (self.worker, &failure) {
-            return Err(self.lost(why, begun));
-        }
-        let mut reason = match self.reason(failure) {
-            Ok(reason) => reason,
-            Err(error) => return Err(error.into()),
-        };
-        let end = monitor.end();
-        // An internal step of BuildKit fails if the session ends, because it loads the files through it. The
-        // failure of a template's step has another cause.
-        if is_internal(&end.failed.name) {
-            let ended = tokio::time::timeout(SESSION_END, session_ended.cancelled());
-            if ended.await.is_ok() {
-                return Err(self.lost(reason.message.trim(), begun));
-            }
-        }
-        reason.message = end.failed.reason(&reason.message).to_owned();
-        let remedy = match is_lost_race(self.builder(), &end, &reason) {
-            true => Remedy::Again,
-            false => Remedy::None,
-        };
-        let error = self.build_error(build.platform, &reason, dockerfile, end);
-        Err(AttemptError {
-            error: error.await,
-            remedy,
-        })
-    }
-}
-
-impl Place<'_> {
-    /// The error of an attempt whose connection was lost.
-    fn lost(&self, why: &str, begun: bool) -> AttemptError {
-        AttemptError {
-            error: self.connection_lost(why),
-            remedy: match self.worker {
-                Some(_) => Remedy::NextNode {
-                    why: why.to_owned(),
-                    begun,
-                },
-                None => Remedy::None,
-            },
-        }
-    }
-}
-
-/// The builder's progress, once it has accepted the build.
-fn start<'a, S>(
-    accepted: impl Future<Output = std::result::Result<S, Failure>> + Send + 'a,
-) -> BoxStream<'a, std::result::Result<Info, Failure>>
-where
-    S: Stream<Item = std::result::Result<Info, Failure>> + Send + 'a,
-{
-    futures_util::stream::once(accepted).try_flatten().boxed()
-}
-
 impl Engine {
     /// Builds with BuildKit, which requests files and logins over a session.
     async fn buildkit(
@@ -489,11 +252,13 @@ impl Engine {
         // commit is the key.
         let session =
             Session::open(&self.address, version, &id, build.commit, services, ended).await?;
-        let cache: Vec<&String> = build.shared_cache.iter().collect();
+        let cache: Vec<String> = (build.shared_cache.iter())
+            .map(RuntimeCache::reference)
+            .collect();
         let options = build
             .options()
             .version(BuilderVersion::BuilderBuildKit)
-            .cachefrom(&cache)
+            .cachefrom(&cache.iter().collect::<Vec<_>>())
             .remote("client-session")
             .session(&id);
         let request = self.build_request(&options.build(), None)?;
@@ -551,33 +316,6 @@ impl Engine {
             query += &serde_urlencoded::to_string([("excludes", excludes)]).map_err(broken)?;
         }
         Ok(post(self.api.version, &format!("/build?{query}")))
-    }
-}
-
-/// Why an attempt failed.
-struct AttemptError {
-    error: Error,
-    remedy: Remedy,
-}
-
-/// What may work after a failed attempt.
-enum Remedy {
-    None,
-    /// The same again: it lost a race with another build.
-    Again,
-    /// Another node, because the connection to this one was lost. `begun` is whether it had begun to build.
-    NextNode {
-        why: String,
-        begun: bool,
-    },
-}
-
-impl From<Error> for AttemptError {
-    fn from(error: Error) -> Self {
-        Self {
-            error,
-            remedy: Remedy::None,
-        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::context::Sent;
 use crate::engine::build::pull::{LayerStatus, Pull};
 use crate::engine::build::step::Step;
+use crate::engine::build::transfer::Transfer;
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, human_bytes, human_duration, human_files, millis};
 
@@ -108,8 +109,17 @@ pub(super) struct BuildMonitor<'a> {
     /// The bytes sent at the last tick.
     sent_before: u64,
     context_done: bool,
-    /// When the export started, while it runs.
+    /// When the export started, until the engine has the image.
     exporting: Option<Instant>,
+    /// The builder exports the image. It is silent meanwhile.
+    is_silent: bool,
+    has_exported: bool,
+    /// Why the builder could not export the image.
+    export_error: Option<String>,
+    /// The way of the image into the engine, unless it is built there.
+    transfer: Option<Transfer>,
+    /// The bytes moved at the last tick.
+    moved_before: u64,
     stall_grace: Duration,
     last_activity: Instant,
 }
@@ -117,6 +127,7 @@ pub(super) struct BuildMonitor<'a> {
 impl<'a> BuildMonitor<'a> {
     pub(super) fn new(
         sent: Arc<Sent>,
+        transfer: Option<Transfer>,
         stall_grace: Duration,
         emit: &'a (dyn Fn(Event) + Send + Sync),
     ) -> Self {
@@ -132,6 +143,11 @@ impl<'a> BuildMonitor<'a> {
             sent_before: 0,
             context_done: false,
             exporting: None,
+            is_silent: false,
+            has_exported: false,
+            export_error: None,
+            transfer,
+            moved_before: 0,
             stall_grace,
             last_activity: Instant::now(),
         }
@@ -186,7 +202,7 @@ impl<'a> BuildMonitor<'a> {
         });
     }
 
-    /// The engine pulls the base image of this step.
+    /// The base image of this step is pulled, or its result from a shared cache.
     pub(super) fn pull_started(&mut self, step: &Step) {
         if self.pull_of(step).is_none() && self.pulls_started < MAX_PULLS {
             self.pulls_started += 1;
@@ -209,7 +225,7 @@ impl<'a> BuildMonitor<'a> {
         pulls.position(|pull| pull.step.number == step.number)
     }
 
-    /// The step has its base image.
+    /// The step has what it needed.
     pub(super) fn pulled(&mut self, step: &Step) {
         if let Some(index) = self.pull_of(step) {
             let mut pull = self.pulls.swap_remove(index);
@@ -280,16 +296,43 @@ impl<'a> BuildMonitor<'a> {
         (self.emit)(Event::warning(message, hint));
     }
 
-    /// Exporting the image is silent and may be slow: the stall timer is paused meanwhile.
+    /// Exporting the image is silent and may be slow: the stall timer is paused meanwhile, unless the image is on its
+    /// way into the engine.
     pub(super) fn export_started(&mut self) {
         if self.exporting.is_none() {
             self.exporting = Some(Instant::now());
-            let message = "the engine writes the image";
+            self.is_silent = true;
+            let message = match self.transfer {
+                None => "the engine writes the image",
+                Some(Transfer::ThroughClient(_)) => "the builder sends the image",
+                Some(Transfer::ThroughRegistry(_)) => "the builder pushes the image",
+            };
             (self.emit)(Event::new(Kind::ExportStarted, message));
         }
     }
 
+    pub(super) fn export_failed(&mut self, error: String) {
+        self.is_silent = false;
+        self.export_error = Some(error);
+    }
+
+    /// Why the builder could not export the image.
+    pub(super) fn export_error(&self) -> Option<&str> {
+        self.export_error.as_deref()
+    }
+
+    /// Whether the builder has exported the image.
+    pub(super) fn has_exported(&self) -> bool {
+        self.has_exported
+    }
+
+    /// The builder has exported the image. The event follows when the engine has the image.
     pub(super) fn export_done(&mut self) {
+        self.is_silent = false;
+        self.has_exported = true;
+        if (self.transfer.as_ref()).is_some_and(|transfer| !transfer.is_complete()) {
+            return;
+        }
         if let Some(started) = self.exporting.take() {
             (self.emit)(Event {
                 duration_ms: Some(millis(started.elapsed())),
@@ -342,8 +385,18 @@ impl<'a> BuildMonitor<'a> {
                 self.emit_context(Kind::ContextProgress, "sending the build context");
             }
         }
-        if self.exporting.is_some() || self.last_activity.elapsed() < self.stall_grace {
+        let is_moving = self.image_progress();
+        if (self.is_silent && !is_moving) || self.last_activity.elapsed() < self.stall_grace {
             return Ok(());
+        }
+        if is_moving {
+            let silence = human_duration(self.stall_grace);
+            let message = format!(
+                "the build was stopped while its image was on the way to the engine: nothing arrived for {silence}"
+            );
+            return Err(Error::new(Code::Stalled, message).hint(
+                "check whether the engine hangs or has a slow disk (its log), and the network to the builder",
+            ));
         }
         let End { failed, log_tail } = self.end();
         let step = failed.name;
@@ -364,6 +417,28 @@ impl<'a> BuildMonitor<'a> {
             log_tail,
             ..FailedBuild::default()
         }))
+    }
+
+    /// Reports the progress of the image, and returns whether it is on its way to the engine.
+    fn image_progress(&mut self) -> bool {
+        let Some(transfer) = &self.transfer else {
+            return false;
+        };
+        let (bytes, total) = transfer.moved().bytes();
+        let is_moving = transfer.moved().is_moving();
+        if bytes != self.moved_before {
+            self.moved_before = bytes;
+            self.note_activity();
+            let of_total =
+                total.map_or_else(String::new, |total| format!(" of {}", human_bytes(total)));
+            let message = format!("the image is on its way: {}{of_total}", human_bytes(bytes));
+            (self.emit)(Event {
+                bytes: Some(bytes),
+                bytes_total: total,
+                ..Event::new(Kind::ExportProgress, message)
+            });
+        }
+        is_moving
     }
 
     /// The step that failed, or else the one that started last, and the last lines of the output.
@@ -418,7 +493,7 @@ mod tests {
     #[test]
     fn silence_is_a_stall_except_during_an_export() {
         let emit = |_| {};
-        let mut monitor = BuildMonitor::new(Arc::default(), GRACE, &emit);
+        let mut monitor = BuildMonitor::new(Arc::default(), None, GRACE, &emit);
         monitor.export_started();
         sleep(2 * GRACE);
         monitor.tick().unwrap();
@@ -434,7 +509,7 @@ mod tests {
     fn upload_progress_counts_as_activity() {
         let emit = |_| {};
         let sent = Arc::<Sent>::default();
-        let mut monitor = BuildMonitor::new(Arc::clone(&sent), GRACE, &emit);
+        let mut monitor = BuildMonitor::new(Arc::clone(&sent), None, GRACE, &emit);
         sleep(2 * GRACE);
         sent.bytes.fetch_add(1, Ordering::Relaxed);
         monitor.tick().unwrap();

@@ -1,4 +1,5 @@
-//! The progress of a base image's download: which layers, how much of each, and how fast.
+//! The progress of a download, of a base image or of a step's result in a shared cache: which layers, how much of each,
+//! and how fast.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -55,7 +56,7 @@ struct Layer {
     changed: bool,
 }
 
-/// The pull of one step's base image.
+/// The pull of one step's base image, or of its result.
 pub(super) struct Pull {
     pub(super) step: Step,
     started: Instant,
@@ -72,7 +73,16 @@ impl Pull {
     }
 
     pub(super) fn started(&self) -> Event {
-        event(Kind::PullStarted, &self.step, "pulling the base image")
+        let what = format!("pulling {}", self.what());
+        event(Kind::PullStarted, &self.step, &what)
+    }
+
+    /// What is pulled. Only the step of a base image begins with `FROM`; others take their result from a shared cache.
+    fn what(&self) -> &'static str {
+        match self.step.is_base_image() {
+            true => "the base image",
+            false => "its result from the shared cache",
+        }
     }
 
     pub(super) fn update(&mut self, status: LayerStatus) {
@@ -123,8 +133,8 @@ impl Pull {
         let downloaded = self.layers.values().map(|layer| layer.downloaded);
         let bytes = downloaded.fold(0, u64::saturating_add).min(MAX_BYTES);
         let what = match bytes {
-            0 => "pulled the base image".to_owned(),
-            _ => format!("pulled the base image, {}", human_bytes(bytes)),
+            0 => format!("pulled {}", self.what()),
+            _ => format!("pulled {}, {}", self.what(), human_bytes(bytes)),
         };
         Event {
             bytes: (bytes > 0).then_some(bytes),

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use bollard_buildkit_proto::moby::buildkit::v1::{
-    CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, SolveResponse, StatusRequest,
+    CacheOptions, CacheOptionsEntry, SolveRequest, SolveResponse, StatusRequest,
 };
 use bytes::Buf;
 use futures_util::stream::{self, BoxStream};
@@ -23,6 +23,7 @@ use tonic_prost::ProstEncoder;
 use crate::context::DOCKERFILE;
 use crate::engine::build::answer::Info;
 use crate::engine::build::session::{Session, SessionServices};
+use crate::engine::build::transfer::Transfer;
 use crate::engine::build::{Build, SESSION_END, session_id};
 use crate::engine::builders::{Node, Trouble};
 use crate::engine::connect::grpc::Grpc;
@@ -36,10 +37,13 @@ const CACHE_MODE: &str = "max";
 /// How long the last progress may come after the end of a build.
 const LAST_PROGRESS: Duration = Duration::from_secs(1);
 
+type Solved = Result<Response<SolveResponse>, Status>;
+
 /// A running build.
 struct Running {
     progress: BoxStream<'static, Result<Vec<u8>, Status>>,
-    solve: AbortOnDropHandle<Result<Response<SolveResponse>, Status>>,
+    solve: AbortOnDropHandle<Solved>,
+    transfer: Transfer,
     /// Set when the build has ended: until when its last progress may come.
     result: Option<(Result<(), Failure>, Instant)>,
     grpc: Grpc,
@@ -51,18 +55,22 @@ struct Running {
 pub(super) async fn solve(
     node: &Node,
     build: &Build<'_>,
-    write_cache: bool,
+    transfer: Transfer,
     services: SessionServices,
     ended: CancellationToken,
 ) -> Result<impl Stream<Item = Result<Info, Failure>> + use<>, Failure> {
-    let grpc = node.connect(true).await.map_err(lost)?;
+    let grpc = node.connect(true).await.map_err(connection_failure)?;
     let id = session_id();
     let session = Session::over(&grpc, &id, build.commit, services, ended).await;
     let session = match session {
         Ok(session) => session,
-        Err(status) => return Err(lost(Trouble::of_request(&grpc, &status).await)),
+        Err(status) => {
+            return Err(connection_failure(
+                Trouble::of_request(&grpc, &status).await,
+            ));
+        }
     };
-    let request = build.solve_request(&id, write_cache);
+    let request = build.solve_request(&id, &transfer);
     let status = StatusRequest {
         r#ref: request.r#ref.clone(),
     };
@@ -81,6 +89,7 @@ pub(super) async fn solve(
     let running = Running {
         progress: stream::once(progress).try_flatten().boxed(),
         solve: AbortOnDropHandle::new(solve),
+        transfer,
         result: None,
         grpc,
         _session: session,
@@ -97,8 +106,8 @@ pub(super) async fn solve(
 }
 
 impl Build<'_> {
-    /// The parameters that the docker CLI's `build` would give, and the archive of the image as the result.
-    fn solve_request(&self, id: &str, write_cache: bool) -> SolveRequest {
+    /// The parameters that the docker CLI's `build` would give, and the transfer of the image as the result.
+    fn solve_request(&self, id: &str, transfer: &Transfer) -> SolveRequest {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut attributes = HashMap::from([
             pair("filename", DOCKERFILE),
@@ -111,23 +120,18 @@ impl Build<'_> {
                     .map(|(name, value)| pair(&format!("{prefix}{name}"), value)),
             );
         }
-        let result = Exporter {
-            r#type: "docker".to_owned(),
-            attrs: HashMap::from([pair("name", self.reference)]),
-        };
-        let cache = self
-            .shared_cache
-            .as_ref()
-            .map(|reference| CacheOptionsEntry {
-                r#type: "registry".to_owned(),
-                attrs: HashMap::from([pair("ref", reference)]),
-            });
+        let exporter = transfer.exporter(self.reference);
+        let cache = self.shared_cache.as_ref().map(|cache| CacheOptionsEntry {
+            r#type: "registry".to_owned(),
+            attrs: HashMap::from([pair("ref", &cache.reference())]),
+        });
         if let Some(CacheOptionsEntry { r#type, attrs }) = &cache {
             // The frontend asks for it by this attribute; its JSON has Go's names.
             let entry = serde_json::json!([{ "Type": r#type, "Attrs": attrs }]);
             attributes.insert("cache-imports".to_owned(), entry.to_string());
         }
-        let written = cache.clone().filter(|_| write_cache).map(|mut entry| {
+        let is_written = self.shared_cache.as_ref().is_some_and(|cache| cache.write);
+        let written = cache.clone().filter(|_| is_written).map(|mut entry| {
             entry
                 .attrs
                 .extend([pair("mode", CACHE_MODE), pair("ignore-error", "true")]);
@@ -139,9 +143,9 @@ impl Build<'_> {
             frontend: "dockerfile.v0".to_owned(),
             frontend_attrs: attributes,
             // Before 0.13, BuildKit read only these two.
-            exporter_deprecated: result.r#type.clone(),
-            exporter_attrs_deprecated: result.attrs.clone(),
-            exporters: vec![result],
+            exporter_deprecated: exporter.r#type.clone(),
+            exporter_attrs_deprecated: exporter.attrs.clone(),
+            exporters: vec![exporter],
             cache: Some(CacheOptions {
                 imports: cache.into_iter().collect(),
                 exports: written.into_iter().collect(),
@@ -165,7 +169,7 @@ impl Running {
                     None => return self.without_progress(None).await,
                 },
                 result = &mut self.solve, if until.is_none() => {
-                    let result = outcome(&self.grpc, result).await;
+                    let result = outcome(&self.grpc, &self.transfer, result).await;
                     self.result = Some((result, Instant::now() + LAST_PROGRESS));
                 }
                 () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
@@ -181,15 +185,17 @@ impl Running {
             (Some((result, _)), _) => result,
             (None, None) => {
                 let result = (&mut self.solve).await;
-                outcome(&self.grpc, result).await
+                outcome(&self.grpc, &self.transfer, result).await
             }
             (None, Some(status)) => {
                 match tokio::time::timeout(SESSION_END, &mut self.solve).await {
-                    Ok(result) => outcome(&self.grpc, result).await,
+                    Ok(result) => outcome(&self.grpc, &self.transfer, result).await,
                     Err(_) if status.code() == Code::OutOfRange => Err(Failure::LimitExceeded(
                         "a message of progress that is too large".to_owned(),
                     )),
-                    Err(_) => Err(lost(Trouble::of_request(&self.grpc, &status).await)),
+                    Err(_) => Err(connection_failure(
+                        Trouble::of_request(&self.grpc, &status).await,
+                    )),
                 }
             }
         };
@@ -200,28 +206,38 @@ impl Running {
 /// What the end of `Solve` means.
 async fn outcome(
     grpc: &Grpc,
-    result: Result<Result<Response<SolveResponse>, Status>, tokio::task::JoinError>,
+    transfer: &Transfer,
+    result: Result<Solved, tokio::task::JoinError>,
 ) -> Result<(), Failure> {
-    let status = match result {
-        Ok(Ok(_)) => return Ok(()),
-        Ok(Err(status)) => status,
-        Err(error) => return Err(Failure::broken(&error)),
-    };
+    match result {
+        Ok(Ok(result)) => {
+            if let Transfer::ThroughRegistry(image) = transfer {
+                image.pushed(result.into_inner().exporter_response);
+            }
+            Ok(())
+        }
+        Ok(Err(status)) => Err(failed(grpc, status).await),
+        Err(error) => Err(Failure::broken(&error)),
+    }
+}
+
+/// What the failure of `Solve` means.
+async fn failed(grpc: &Grpc, status: Status) -> Failure {
     // A daemon that is stopped cancels its builds first, and closes its connections then.
     let stopped = matches!(status.code(), Code::Unavailable | Code::Cancelled)
         && tokio::time::timeout(SESSION_END, grpc.ended.cancelled())
             .await
             .is_ok();
     if stopped || std::error::Error::source(&status).is_some() || grpc.ended.is_cancelled() {
-        return Err(lost(Trouble::of_request(grpc, &status).await));
+        return connection_failure(Trouble::of_request(grpc, &status).await);
     }
-    Err(Failure::Reported {
+    Failure::Reported {
         message: status.message().to_owned(),
         exit_code: None,
-    })
+    }
 }
 
-fn lost(trouble: Trouble) -> Failure {
+fn connection_failure(trouble: Trouble) -> Failure {
     match trouble.limit {
         Some(limit) => Failure::Local(*limit),
         None => Failure::Broken(trouble.why),

@@ -11,6 +11,10 @@ pub(super) struct Step {
 }
 
 impl Step {
+    pub(super) fn is_base_image(&self) -> bool {
+        self.instruction() == "FROM"
+    }
+
     /// The first word of its instruction.
     pub(super) fn instruction(&self) -> &str {
         let (_, text) = self.name.split_once("] ").unwrap_or(("", &self.name));

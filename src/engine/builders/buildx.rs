@@ -110,9 +110,24 @@ pub(super) fn nodes(
             key: option("key")?.map(PathBuf::from),
             server_name: option("servername")?,
         };
+        if let Some(missing) = missing(&tls) {
+            return Err(unusable(format!(
+                "has a node without {missing}, but with other options for TLS"
+            )));
+        }
         source::node(settings, endpoint, &tls, &named_by)
     };
     listed.iter().map(node).collect()
+}
+
+/// The option that is missing for TLS, as buildx itself checks it.
+fn missing(tls: &BuilderTls) -> Option<&'static str> {
+    match (&tls.ca, &tls.cert, &tls.key, &tls.server_name) {
+        (_, Some(_), None, _) => Some("key"),
+        (_, None, Some(_), _) => Some("cert"),
+        (None, Some(_), ..) | (None, .., Some(_)) => Some("cacert"),
+        _ => None,
+    }
 }
 
 /// The engine with the container of a node: an address, or the name of a docker context.

@@ -116,19 +116,16 @@ impl Credentials {
         self.logins.get(registry)?.clone().await
     }
 
+    /// The login for a registry, as the value of the header `X-Registry-Auth` (Docker Engine API, "Create an image").
+    /// `None` if there is none.
+    pub(super) async fn header_for(&self, registry: &str) -> Option<Zeroizing<String>> {
+        let login = self.login(registry).await?;
+        encode(&AuthConfig::new(config_key(registry), &login))
+    }
+
     /// All logins, as the value of the header `X-Registry-Config` (Docker Engine API, "Build an image").
     /// `None` if there are none.
     pub(super) async fn header(&self) -> Option<Zeroizing<String>> {
-        #[derive(Serialize)]
-        struct AuthConfig<'a> {
-            #[serde(skip_serializing_if = "str::is_empty")]
-            username: &'a str,
-            #[serde(skip_serializing_if = "str::is_empty")]
-            password: &'a str,
-            #[serde(skip_serializing_if = "str::is_empty")]
-            identitytoken: &'a str,
-            serveraddress: &'a str,
-        }
         self.check().await;
         let mut logins = Vec::new();
         for (registry, login) in &self.logins {
@@ -138,26 +135,45 @@ impl Credentials {
         }
         let by_registry: HashMap<&str, AuthConfig<'_>> = logins
             .iter()
-            .map(|(key, login)| {
-                let (password, identitytoken) = match login.username.as_str() {
-                    "" => ("", login.secret.as_str()),
-                    _ => (login.secret.as_str(), ""),
-                };
-                let config = AuthConfig {
-                    username: &login.username,
-                    password,
-                    identitytoken,
-                    serveraddress: key,
-                };
-                (*key, config)
-            })
+            .map(|(key, login)| (*key, AuthConfig::new(key, login)))
             .collect();
         if by_registry.is_empty() {
             return None;
         }
-        let json = Zeroizing::new(serde_json::to_vec(&by_registry).ok()?);
-        Some(Zeroizing::new(BASE64_URL_SAFE.encode(&json)))
+        encode(&by_registry)
     }
+}
+
+/// A login as the engine reads it in a header.
+#[derive(Serialize)]
+struct AuthConfig<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    username: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    password: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    identitytoken: &'a str,
+    serveraddress: &'a str,
+}
+
+impl<'a> AuthConfig<'a> {
+    fn new(key: &'a str, login: &'a Login) -> Self {
+        let (password, identitytoken) = match login.username.as_str() {
+            "" => ("", login.secret.as_str()),
+            _ => (login.secret.as_str(), ""),
+        };
+        Self {
+            username: &login.username,
+            password,
+            identitytoken,
+            serveraddress: key,
+        }
+    }
+}
+
+fn encode(logins: &impl Serialize) -> Option<Zeroizing<String>> {
+    let json = Zeroizing::new(serde_json::to_vec(logins).ok()?);
+    Some(Zeroizing::new(BASE64_URL_SAFE.encode(&json)))
 }
 
 /// Reads docker's configuration, and warns about its invalid parts.

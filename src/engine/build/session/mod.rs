@@ -39,7 +39,7 @@ use tonic_prost::ProstCodec;
 
 use crate::context::Context;
 use crate::engine::build::credentials::Credentials;
-use crate::engine::build::load::ImageLoad;
+use crate::engine::build::transfer::ImageLoad;
 use crate::engine::connect::address::Address;
 use crate::engine::connect::grpc::Grpc;
 use crate::engine::connect::request::{Failure, post, upgrade};
@@ -82,7 +82,7 @@ pub(super) struct SessionServices {
     pub(super) context: Arc<Context>,
     pub(super) credentials: Credentials,
     pub(super) tasks: TaskTracker,
-    /// Takes the image; `None` in a session with the engine, which keeps it.
+    /// Takes the image, if it goes through this process.
     pub(super) image: Option<Arc<ImageLoad>>,
 }
 

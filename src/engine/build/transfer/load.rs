@@ -1,6 +1,5 @@
-//! The way of a builder's image into the engine: the builder sends the image's archive over the session, and each piece
-//! goes on to the engine at once. There is no file in between, and the engine gives the image its tag only after the
-//! end of the archive.
+//! Through this process: the builder sends the image's archive over the session, and each piece goes on to the engine at
+//! once. There is no file in between, and the engine gives the image its tag only after the end of the archive.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,13 +17,15 @@ use crate::engine::Engine;
 use crate::engine::build::answer;
 use crate::engine::build::full::{FullDisk, HINT_FULL_DISK};
 use crate::engine::build::place::Place;
+use crate::engine::build::transfer::Moved;
 use crate::engine::connect::request::{Failure, post, send};
 use crate::error::{Code, Error};
 
 /// Receives the image of one build.
 #[derive(Debug)]
-pub(super) struct ImageLoad {
+pub(in crate::engine::build) struct ImageLoad {
     engine: Engine,
+    moved: Arc<Moved>,
     /// Set when the engine has the image, or why not.
     result: OnceLock<Result<(), Error>>,
     /// The builder has begun to send an archive.
@@ -37,10 +38,15 @@ impl ImageLoad {
     pub(super) fn new(engine: &Engine) -> Self {
         Self {
             engine: engine.clone(),
+            moved: Arc::default(),
             result: OnceLock::new(),
             begun: AtomicBool::new(false),
             broke_off: Arc::default(),
         }
+    }
+
+    pub(super) fn moved(&self) -> &Arc<Moved> {
+        &self.moved
     }
 
     /// Why the engine does not have the image, if the builder has sent it.
@@ -54,7 +60,7 @@ impl ImageLoad {
     }
 
     /// Serves the builder's request to take the archive. The answer ends when the engine has the image.
-    pub(super) fn receive(
+    pub(in crate::engine::build) fn receive(
         self: Arc<Self>,
         request: Request<Streaming<BytesMessage>>,
     ) -> Result<Response<impl Stream<Item = Result<BytesMessage, Status>>>, Status> {
@@ -83,6 +89,8 @@ impl ImageLoad {
 
     async fn load(&self, pieces: Streaming<BytesMessage>) -> Result<(), Failure> {
         let pieces = pieces.map_ok(|piece| Bytes::from(piece.data));
+        let moving = self.moved.begin();
+        let pieces = pieces.inspect_ok(move |piece| moving.add(piece.len()));
         let body = StreamBody::new(whole(pieces, Arc::clone(&self.broke_off)).map_ok(Frame::data));
         let request = post(self.engine.api.version, "/images/load?quiet=1")
             .header(CONTENT_TYPE, "application/x-tar")

@@ -1,0 +1,351 @@
+//! One attempt to build at one place, and whether another one may work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::BoxStream;
+use futures_util::{Stream, StreamExt, TryStreamExt};
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Dockerfile;
+use crate::engine::build::answer::Info;
+use crate::engine::build::buildkit::{Graph, HINT_CACHE, is_internal};
+use crate::engine::build::classic::Transcript;
+use crate::engine::build::failure::is_lost_race;
+use crate::engine::build::monitor::BuildMonitor;
+use crate::engine::build::place::Place;
+use crate::engine::build::session::SessionServices;
+use crate::engine::build::solve::solve;
+use crate::engine::build::transfer::{ImagePull, Transfer};
+use crate::engine::build::{Build, Builder, SESSION_END};
+use crate::engine::connect::request::Failure;
+use crate::error::{Code, Error, Result};
+use crate::event::{Event, Kind, Sink};
+
+/// The interval of upload progress and of the check for a stall.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What to do about an image that cannot go through a registry.
+const HINT_THROUGH_REGISTRY: &str = "check that the builder can push to the registry of MOLECULE_LOCAL_SHARED_CACHE and the engine can \
+     pull from it: both must reach it and trust its certificate; or set MOLECULE_LOCAL_SHARED_CACHE_MODE=ro";
+
+/// Why an attempt failed.
+pub(super) struct AttemptError {
+    pub(super) error: Error,
+    pub(super) remedy: Remedy,
+}
+
+/// What may work after a failed attempt.
+pub(super) enum Remedy {
+    None,
+    /// The same again: it lost a race with another build.
+    Again,
+    /// The same, but with the image through this process, because it cannot go through a registry.
+    ThroughClient {
+        why: String,
+    },
+    /// Another node, because the connection to this one was lost. `begun` is whether it had begun to build.
+    NextNode {
+        why: String,
+        begun: bool,
+    },
+}
+
+impl From<Error> for AttemptError {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            remedy: Remedy::None,
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Builds, and again if another attempt may work here.
+    pub(super) async fn build(
+        &self,
+        build: &Build<'_>,
+        dockerfile: &Dockerfile,
+        services: &SessionServices,
+        emit: &Sink,
+    ) -> std::result::Result<(), AttemptError> {
+        emit(Event {
+            builder: Some(self.builder().name().to_owned()),
+            endpoint: Some(self.endpoint()),
+            ..Event::new(
+                Kind::BuildStarted,
+                format!(
+                    "building with {} at {}",
+                    self.builder().name(),
+                    self.endpoint()
+                ),
+            )
+        });
+        // Who may write the cache pushes most layers there anyway.
+        let cache = build.shared_cache.as_ref().filter(|cache| cache.write);
+        let mut repository = cache.map(|cache| &*cache.repository);
+        let mut again = true;
+        loop {
+            let transfer = self.worker.map(|_| Transfer::new(self.engine, repository));
+            let attempt = self.attempt(build, dockerfile, services.clone(), transfer, emit);
+            let failed = match attempt.await {
+                Ok(()) => return Ok(()),
+                Err(failed) => failed,
+            };
+            match &failed.remedy {
+                Remedy::Again if again => again = false,
+                Remedy::ThroughClient { why } if let Some(refused) = repository.take() => {
+                    let message = format!(
+                        "the image cannot go through {refused}: {why}; the builder sends it"
+                    );
+                    emit(Event::warning(message, HINT_THROUGH_REGISTRY));
+                }
+                _ => return Err(failed),
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        build: &Build<'_>,
+        dockerfile: &Dockerfile,
+        mut services: SessionServices,
+        transfer: Option<Transfer>,
+        emit: &Sink,
+    ) -> std::result::Result<(), AttemptError> {
+        let context = Arc::clone(&services.context);
+        let sent = Arc::clone(&context.sent);
+        let mut monitor = BuildMonitor::new(sent, transfer.clone(), build.stall_grace, &**emit);
+        let session_ended = CancellationToken::new();
+        if let Some(Transfer::ThroughClient(load)) = &transfer {
+            services.image = Some(Arc::clone(load));
+        }
+        let mut progress = match self.builder() {
+            Builder::BuildKit => Progress::Graph(Graph::default()),
+            builder => Progress::Transcript(Transcript::new(builder)),
+        };
+        let ended = session_ended.clone();
+        let mut answer = match (self.worker, &transfer) {
+            (Some(worker), Some(transfer)) => {
+                let credentials = services.credentials.clone();
+                let built = start(solve(
+                    &worker.node,
+                    build,
+                    transfer.clone(),
+                    services,
+                    ended,
+                ));
+                match transfer {
+                    Transfer::ThroughClient(_) => built,
+                    Transfer::ThroughRegistry(image) => {
+                        let image = Arc::clone(image);
+                        let into_engine = image.into_engine(self.engine, build, credentials);
+                        built.chain(into_engine).boxed()
+                    }
+                }
+            }
+            _ if self.builder() == Builder::BuildKit => {
+                start(self.engine.buildkit(build, services, ended))
+            }
+            _ => start(self.engine.archive(build, services)),
+        };
+        // Only borrowed: the session, which lives as long as the answer, is still needed below.
+        let end = follow(&mut answer, &mut progress, &mut monitor).await;
+        if let Some(error) = context.failure.get() {
+            return Err(error.clone().into());
+        }
+        if let Some(transfer) = &transfer
+            && let Some(result) = self.transferred(transfer, &end, &mut monitor, emit)
+        {
+            return result;
+        }
+        let end = end.map_err(|stalled| match &progress {
+            Progress::Graph(graph) if graph.waits_for_cache() => stalled.hint(format!(
+                "the shared cache does not answer: {HINT_CACHE}, or unset it"
+            )),
+            _ => stalled,
+        })?;
+        let begun = match &progress {
+            Progress::Graph(graph) => graph.has_begun(),
+            Progress::Transcript(_) => true,
+        };
+        if let Progress::Transcript(transcript) = progress {
+            let why = end.as_ref().err().map(ToString::to_string);
+            transcript.end(why, &mut monitor);
+        }
+        let Err(failure) = end else {
+            return Ok(());
+        };
+        if let (Some(_), Failure::Broken(why)) = (self.worker, &failure) {
+            return Err(self.lost(why, begun));
+        }
+        let mut reason = match self.reason(failure) {
+            Ok(reason) => reason,
+            Err(error) => return Err(error.into()),
+        };
+        let end = monitor.end();
+        // An internal step of BuildKit fails if the session ends, because it loads the files through it. The
+        // failure of a template's step has another cause.
+        if is_internal(&end.failed.name) {
+            let ended = tokio::time::timeout(SESSION_END, session_ended.cancelled());
+            if ended.await.is_ok() {
+                return Err(self.lost(reason.message.trim(), begun));
+            }
+        }
+        reason.message = end.failed.reason(&reason.message).to_owned();
+        let remedy = match is_lost_race(self.builder(), &end, &reason) {
+            true => Remedy::Again,
+            false => Remedy::None,
+        };
+        let error = self.build_error(build.platform, &reason, dockerfile, end);
+        Err(AttemptError {
+            error: error.await,
+            remedy,
+        })
+    }
+}
+
+impl Place<'_> {
+    /// The result of an attempt that has ended, if the transfer of the image decides it.
+    fn transferred(
+        &self,
+        transfer: &Transfer,
+        end: &Result<std::result::Result<(), Failure>>,
+        monitor: &mut BuildMonitor<'_>,
+        emit: &Sink,
+    ) -> Option<std::result::Result<(), AttemptError>> {
+        if let Some(error) = transfer.failure() {
+            return Some(Err(error.clone().into()));
+        }
+        let why = match end {
+            Ok(Ok(())) => None,
+            Ok(Err(failure)) => Some(failure.to_string()),
+            Err(stalled) => Some(stalled.message.clone()),
+        };
+        if transfer.is_complete() {
+            monitor.export_done();
+            // A shared cache is written after the image is sent.
+            if let Some(why) = why {
+                let message = format!("the image is complete, but {self} failed after that: {why}");
+                emit(Event::warning(message, "read the builder's log"));
+            }
+            return Some(Ok(()));
+        }
+        if let Transfer::ThroughRegistry(image) = transfer {
+            return self.not_through_registry(image, end, monitor).map(Err);
+        }
+        if why.is_some() {
+            return None;
+        }
+        let message = format!("{self} has built the image, but did not send it");
+        let error = Error::new(Code::BuildFailed, message).hint("read the builder's log");
+        Some(Err(error.into()))
+    }
+
+    /// The error of an attempt whose image could not be pushed to the registry, or not be pulled from there.
+    fn not_through_registry(
+        &self,
+        image: &ImagePull,
+        end: &Result<std::result::Result<(), Failure>>,
+        monitor: &BuildMonitor<'_>,
+    ) -> Option<AttemptError> {
+        let why = match (end, monitor.export_error()) {
+            // An error of this process, such as too many open files.
+            (Ok(Err(Failure::Local(_))), _) => return None,
+            (Ok(Err(failure)), _) if image.is_pushed() => {
+                format!("the engine cannot pull it: {failure}")
+            }
+            (Err(stalled), _) if monitor.has_exported() => stalled.message.clone(),
+            (Ok(Err(Failure::Reported { .. })), Some(error)) => error.to_owned(),
+            _ => return None,
+        };
+        let error = Error::new(Code::BuildFailed, why.clone()).hint(HINT_THROUGH_REGISTRY);
+        Some(AttemptError {
+            error,
+            remedy: Remedy::ThroughClient { why },
+        })
+    }
+
+    /// The error of an attempt whose connection was lost.
+    fn lost(&self, why: &str, begun: bool) -> AttemptError {
+        AttemptError {
+            error: self.connection_lost(why),
+            remedy: match self.worker {
+                Some(_) => Remedy::NextNode {
+                    why: why.to_owned(),
+                    begun,
+                },
+                None => Remedy::None,
+            },
+        }
+    }
+}
+
+/// The builder's progress, once it has accepted the build.
+fn start<'a, S>(
+    accepted: impl Future<Output = std::result::Result<S, Failure>> + Send + 'a,
+) -> BoxStream<'a, std::result::Result<Info, Failure>>
+where
+    S: Stream<Item = std::result::Result<Info, Failure>> + Send + 'a,
+{
+    futures_util::stream::once(accepted).try_flatten().boxed()
+}
+
+/// The parser of the builder's progress: BuildKit sends its graph, the other builders a text.
+enum Progress {
+    Graph(Graph),
+    Transcript(Transcript),
+}
+
+impl Progress {
+    /// # Errors
+    ///
+    /// A description of what is invalid or exceeds its limit.
+    async fn update(
+        &mut self,
+        info: Info,
+        monitor: &mut BuildMonitor<'_>,
+    ) -> std::result::Result<(), String> {
+        match (self, info) {
+            (Progress::Graph(graph), Info::Status(status)) => graph.update(&status, monitor).await,
+            (Progress::Transcript(transcript), Info::Text(text)) => {
+                transcript.update(&text, monitor).await
+            }
+            (Progress::Transcript(transcript), Info::Layer(status)) => {
+                transcript.layer(status, monitor);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Reads the builder's answer to its end, or to the first failure, which is the inner error.
+///
+/// # Errors
+///
+/// [`Code::Stalled`]
+async fn follow(
+    answer: &mut BoxStream<'_, std::result::Result<Info, Failure>>,
+    progress: &mut Progress,
+    monitor: &mut BuildMonitor<'_>,
+) -> Result<std::result::Result<(), Failure>> {
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        tokio::select! {
+            biased;
+            item = answer.next() => {
+                let info = match item {
+                    Some(Ok(info)) => info,
+                    Some(Err(failure)) => return Ok(Err(failure)),
+                    None => return Ok(Ok(())),
+                };
+                monitor.note_activity();
+                if let Err(what) = progress.update(info, monitor).await {
+                    return Ok(Err(Failure::LimitExceeded(what)));
+                }
+            }
+            _ = ticks.tick() => monitor.tick()?,
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Through a registry: the builder pushes the image, and the engine pulls it by the digest that the builder reports. The
+//! engine skips the layers that it has.
+//!
+//! This is not a fallback, and no other image can come in this way: only what this build has made has that digest. The
+//! name in the registry is gone from the engine afterwards.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt};
+use http_body_util::{BodyExt, Empty};
+
+use crate::context::registry;
+use crate::engine::Engine;
+use crate::engine::build::answer::{self, Info};
+use crate::engine::build::credentials::Credentials;
+use crate::engine::build::pull::Action;
+use crate::engine::build::transfer::{Moved, Moving};
+use crate::engine::build::{Build, broken};
+use crate::engine::connect::request::{Failure, post, send};
+
+/// The most layers whose progress is counted. An image cannot have so many.
+const MAX_LAYERS: usize = 1024;
+
+/// The key of the digest in the builder's result.
+const DIGEST: &str = "containerimage.digest";
+
+/// The transfer of one image through a repository of a registry.
+#[derive(Debug)]
+pub(in crate::engine::build) struct ImagePull {
+    repository: String,
+    /// Set when the builder has pushed the image.
+    digest: OnceLock<String>,
+    moved: Arc<Moved>,
+    /// Set when the engine has the image under its own name.
+    complete: OnceLock<()>,
+}
+
+impl ImagePull {
+    pub(super) fn new(repository: &str) -> Self {
+        Self {
+            repository: repository.to_owned(),
+            digest: OnceLock::new(),
+            moved: Arc::default(),
+            complete: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    pub(super) fn moved(&self) -> &Arc<Moved> {
+        &self.moved
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.complete.get().is_some()
+    }
+
+    /// Whether the builder has pushed the image.
+    pub(in crate::engine::build) fn is_pushed(&self) -> bool {
+        self.digest.get().is_some()
+    }
+
+    /// Takes the digest from the builder's result.
+    pub(in crate::engine::build) fn pushed(&self, mut result: HashMap<String, String>) {
+        let digest = result.remove(DIGEST).unwrap_or_default();
+        let _ = self.digest.set(digest);
+    }
+
+    /// Pulls the image, gives it the name that the build asks for, and removes its name in the registry. The stream has
+    /// an item for each message of the engine.
+    pub(in crate::engine::build) fn into_engine<'a>(
+        self: Arc<Self>,
+        engine: &'a Engine,
+        build: &'a Build<'_>,
+        credentials: Credentials,
+    ) -> BoxStream<'a, Result<Info, Failure>> {
+        let pull = Arc::clone(&self);
+        let lines = async move {
+            let moving = self.moved.begin();
+            let lines = self.pull(engine, build, &credentials).await?;
+            let mut layers = Layers::default();
+            Ok::<_, Failure>(lines.inspect_ok(move |info| layers.count(info, &moving)))
+        };
+        let named = async move {
+            let source = pull.source()?;
+            let named = engine.tag(&source, build.reference).await;
+            named.map_err(Failure::Local)?;
+            // If it stays, nothing is wrong but a name too many.
+            let _ = engine.remove(&source).await;
+            let _ = pull.complete.set(());
+            Ok(Info::Other)
+        };
+        let pulled = futures_util::stream::once(lines).try_flatten();
+        pulled.chain(futures_util::stream::once(named)).boxed()
+    }
+
+    /// The image in the registry.
+    fn source(&self) -> Result<String, Failure> {
+        let digest = self.digest.get().filter(|digest| !digest.is_empty());
+        let digest = digest.ok_or_else(|| Failure::Broken("it has no digest".to_owned()))?;
+        Ok(format!("{}@{digest}", self.repository))
+    }
+
+    async fn pull(
+        &self,
+        engine: &Engine,
+        build: &Build<'_>,
+        credentials: &Credentials,
+    ) -> Result<impl futures_util::Stream<Item = Result<Info, Failure>> + use<>, Failure> {
+        let source = self.source()?;
+        let (repository, digest) = source.split_once('@').unwrap_or_default();
+        let query = [
+            ("fromImage", repository),
+            ("tag", digest),
+            ("platform", build.platform.as_str()),
+        ];
+        let query = serde_urlencoded::to_string(query).map_err(broken)?;
+        let mut request = post(engine.api.version, &format!("/images/create?{query}"));
+        if let Some(login) = credentials.header_for(registry(repository)).await {
+            request = request.header("X-Registry-Auth", login.as_str());
+        }
+        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let answer = send(&engine.address, request.body(body).map_err(broken)?).await?;
+        Ok(answer::lines(answer))
+    }
+}
+
+/// The progress of each layer: bytes, and in total.
+#[derive(Default)]
+struct Layers(HashMap<String, (u64, u64)>);
+
+impl Layers {
+    fn count(&mut self, info: &Info, moving: &Moving) {
+        let Info::Layer(layer) = info else { return };
+        let known = self.0.contains_key(&layer.layer);
+        // Extracting follows, of the same bytes.
+        if layer.action == Action::Extract || !known && self.0.len() == MAX_LAYERS {
+            return;
+        }
+        self.0
+            .insert(layer.layer.clone(), (layer.bytes, layer.total));
+        let sum = |of: fn(&(u64, u64)) -> u64| self.0.values().map(of).fold(0, u64::saturating_add);
+        moving.set(sum(|layer| layer.0), sum(|layer| layer.1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::build::pull::LayerStatus;
+
+    #[test]
+    fn the_progress_of_all_layers_is_added_up() {
+        let moved = Arc::<Moved>::default();
+        let moving = moved.begin();
+        let mut layers = Layers::default();
+        let mut layer = |layer: &str, action, bytes, total| {
+            let layer = layer.to_owned();
+            let status = LayerStatus {
+                layer,
+                action,
+                bytes,
+                total,
+            };
+            layers.count(&Info::Layer(status), &moving);
+            moved.bytes()
+        };
+        assert_eq!(layer("a", Action::Download, 1, 10), (1, Some(10)));
+        assert_eq!(layer("b", Action::Download, 5, 20), (6, Some(30)));
+        assert_eq!(layer("a", Action::Download, 10, 10), (15, Some(30)));
+        assert_eq!(layer("a", Action::Extract, 3, 10), (15, Some(30)));
+        let huge = layer("c", Action::Download, u64::MAX, u64::MAX);
+        assert_eq!(huge, (u64::MAX, Some(u64::MAX)));
+        assert!(moved.is_moving());
+        drop(layers);
+        drop(moving);
+        assert!(!moved.is_moving());
+    }
+}
