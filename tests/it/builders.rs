@@ -392,10 +392,7 @@ fn a_build_that_loses_two_of_three_nodes_is_not_tried_on_the_third() {
     }
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
-    assert!(
-        error.message.starts_with("each builder was lost"),
-        "{error:?}"
-    );
+    assert!(error.message.contains("each builder was lost"), "{error:?}");
     assert_eq!(client.count(Kind::BuildStarted), 2);
 }
 
