@@ -11,6 +11,7 @@ pub(crate) mod offline;
 pub(crate) mod recorder;
 pub(crate) mod shared;
 pub(crate) mod shared_build;
+mod shared_cache;
 pub(crate) mod target;
 pub(crate) mod version_pin;
 
@@ -281,7 +282,10 @@ async fn build(
         };
         Ok((context, build_args))
     };
-    let opened = outside_file::within(&shared.tasks, Code::Cache, &what, open).await;
+    let (opened, shared_cache) = tokio::join!(
+        outside_file::within(&shared.tasks, Code::Cache, &what, open),
+        shared_cache::find(shared, engine, nodes, target, emit),
+    );
     let (context, build_args) = opened.map_err(|error| target.error(error))?;
     let build = Build {
         reference: &target.references.pinned,
@@ -290,12 +294,7 @@ async fn build(
         labels: target.labels(),
         build_args,
         stall_grace: shared.settings.stall_grace,
-        shared_cache: shared
-            .settings
-            .engine
-            .shared_cache
-            .as_ref()
-            .map(|cache| cache.of(&target.runtime, &target.platform)),
+        shared_cache,
     };
     let built = engine
         .build(nodes, build, context, &shared.tasks, emit)

@@ -1,5 +1,5 @@
 //! The HTTP client for the template server. The API and the fetch share its connections, proxies, certificates and
-//! token rules.
+//! token rules. It also asks whether a registry answers, with the same proxies and certificates and without the token.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, dns, redirect};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use url::{Origin, Url};
 use zeroize::Zeroizing;
@@ -285,6 +286,32 @@ impl Http {
             .send()
             .await
             .map_err(|error| self.unreachable(&url, &error))
+    }
+
+    /// Connects to the server of a URL, or to the proxy that leads there, and closes the connection.
+    pub(crate) async fn connect(&self, url: &Url) -> io::Result<()> {
+        let uri = url.as_str().parse().ok();
+        let proxy = uri.and_then(|uri| self.proxies.intercept(&uri));
+        let to = match &proxy {
+            Some(proxy) => {
+                let https = proxy.uri().scheme_str() == Some("https");
+                let port = proxy.uri().port_u16();
+                proxy
+                    .uri()
+                    .host()
+                    .zip(port.or(Some(if https { 443 } else { 80 })))
+            }
+            None => url.host_str().zip(url.port_or_known_default()),
+        };
+        let (host, port) = to.ok_or(ErrorKind::InvalidInput)?;
+        let addresses = executor::resolve(host.trim_matches(['[', ']']), port).await?;
+        TcpStream::connect(&*addresses).await.map(drop)
+    }
+
+    /// Sends a `HEAD` request, without the token to any server, and returns the status of the answer.
+    pub(crate) async fn head(&self, url: &Url) -> reqwest::Result<StatusCode> {
+        let answer = self.client.head(url.clone()).send().await?;
+        Ok(answer.status())
     }
 
     fn unreachable(&self, url: &Url, error: &reqwest::Error) -> Error {

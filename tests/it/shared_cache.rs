@@ -1,12 +1,14 @@
 //! A build cache in a registry, which machines share. It makes builds faster; one that cannot be used is a warning.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mol::event::Kind;
-use mol::{Code, Event, OptionName};
+use mol::{Event, OptionName};
 
 use crate::support::registry::Registry;
 use crate::support::server::dockerfile;
+use crate::support::tls::{self, Certificates, Flaw};
 use crate::support::{Builder, End, Handling, Proxy, TestClient, TestEnv, unique};
 
 /// A client with a builder, a shared cache and its mode.
@@ -149,7 +151,8 @@ fn a_shared_cache_that_cannot_be_used_is_a_warning() {
             assert_eq!(run.count(), 2);
             let warnings = client.of_kind(Kind::Warning);
             let told = warnings.iter().any(|event| {
-                event.message.contains("shared cache") && event.message.contains(host)
+                event.message.contains("shared cache cannot be used")
+                    && event.message.contains(host)
             });
             assert!(told, "{host} {mode}: {warnings:#?}");
         }
@@ -157,26 +160,73 @@ fn a_shared_cache_that_cannot_be_used_is_a_warning() {
 }
 
 #[test]
-fn a_stall_of_the_shared_cache_is_reported_as_such() {
+fn a_registry_that_never_answers_is_not_used_for_the_shared_cache() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let (base, _) = registry.publish("base");
     let silent =
         Proxy::before_registry(&registry.host, |_| Handling::Answer(Vec::new(), End::Hang));
-    let (_, host) = silent.url.split_once("://").unwrap();
+    let plain = silent.url.strip_prefix("http://").unwrap();
+    let issued = Certificates::new(env.scratch()).issue(Flaw::None);
+    let tls = tls::in_front_of(&silent.url, &issued).to_string();
+    let ca = issued.join("ca.pem");
     let builder = builder(env.scratch(), "b");
+    for (builder, host) in [
+        (&*builder.address(), plain),
+        (&*builder.address(), &*tls),
+        ("default", plain),
+    ] {
+        two_stages(&env, &base);
+        let client = env.client_with(&[
+            (OptionName::Builder, builder),
+            (OptionName::SharedCache, &format!("{host}/cache")),
+            (OptionName::SharedCacheMode, "rw"),
+            (OptionName::SslCertFile, ca.to_str().unwrap()),
+        ]);
+        client.ensure("hermes").unwrap();
+        assert_eq!(run_steps(&client), [false, false]);
+        let warnings = client.of_kind(Kind::Warning);
+        let [warning] = &warnings[..] else {
+            panic!("{warnings:#?}");
+        };
+        let expected = format!(
+            "the shared cache {host}/cache/hermes:linux-amd64 is not used: its registry did not answer within 10 \
+             seconds"
+        );
+        assert_eq!(warning.message, expected);
+        let hint = warning.hint.as_deref().unwrap_or_default();
+        assert!(hint.contains("MOLECULE_LOCAL_SHARED_CACHE"), "{warning:?}");
+    }
+}
+
+#[test]
+fn a_registry_that_only_the_builder_reaches_is_used() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let (base, _) = registry.publish("base");
+    // The first request for the cache is libmol's own.
+    let asked = AtomicUsize::new(0);
+    let proxy = Proxy::before_registry(&registry.host, move |request| {
+        let is_of_cache = request.starts_with("HEAD /v2/cache/hermes/");
+        match is_of_cache && asked.fetch_add(1, Ordering::SeqCst) == 0 {
+            true => Handling::Answer(Vec::new(), End::Close),
+            false => Handling::Pass,
+        }
+    });
     two_stages(&env, &base);
-    let client = env.client_with(&[
-        (OptionName::Builder, &builder.address()),
-        (OptionName::SharedCache, &format!("{host}/cache")),
-        (OptionName::StallGrace, "10s"),
-    ]);
-    let error = client.ensure_err("hermes");
-    assert_eq!(error.code, Code::Stalled, "{error:?}");
-    assert!(
-        error.hint.contains("the shared cache does not answer"),
-        "{error:?}"
-    );
+    let writer = builder(env.scratch(), "1");
+    let cache = format!("{}/cache", registry.host);
+    client(&env, &writer.address(), &cache, "rw")
+        .ensure("hermes")
+        .unwrap();
+    env.engine.remove_all_of(&env.isolation);
+
+    let other = builder(env.scratch(), "2");
+    let host = proxy.url.strip_prefix("http://").unwrap();
+    let reader = client(&env, &other.address(), &format!("{host}/cache"), "ro");
+    reader.ensure("hermes").unwrap();
+    assert_eq!(run_steps(&reader), [true, true]);
+    assert_eq!(reader.count(Kind::Warning), 0);
 }
 
 #[test]

@@ -145,7 +145,6 @@ impl Https {
 }
 
 /// Puts TLS in front of an `http://` server, with `cert.pem` and `key.pem` of a folder. Returns its address.
-#[allow(dead_code)] // only tests/real_gitea uses it
 pub fn in_front_of(url: &str, folder: &Path) -> SocketAddr {
     let certificate = CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
     let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();

@@ -116,7 +116,7 @@ impl Engine {
         let dockerfile = within(tasks, Code::Cache, &described(&context.tree), read).await?;
         let mut registries = dockerfile.registries().clone();
         if let Some(cache) = &build.shared_cache {
-            if nodes.is_some() || self.builder == Builder::BuildKit {
+            if self.can_use_cache(nodes.is_some()) {
                 registries.insert(registry(&cache.repository).to_owned());
             }
             self.warn_of_unusable_cache(nodes.is_some(), cache.write, emit);
