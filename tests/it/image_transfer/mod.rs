@@ -56,9 +56,10 @@ fn refusal() -> Handling {
 
 /// A builder and an engine, and a shared cache that may be written.
 struct Farm {
-    env: TestEnv,
-    registry: Registry,
+    // The folder of `env` goes last: stopping the others needs their files in it.
     builder: Builder,
+    registry: Registry,
+    env: TestEnv,
 }
 
 impl Farm {
@@ -73,9 +74,9 @@ impl Farm {
         )
         .unwrap();
         Self {
-            env,
-            registry,
             builder,
+            registry,
+            env,
         }
     }
 
