@@ -52,6 +52,9 @@ pub struct Event {
     /// The engine's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
+    /// The node of a builder that cannot be used, or that was lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// What to do about a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<Cow<'static, str>>,
@@ -397,6 +400,7 @@ impl Event {
             &mut self.holder,
             &mut self.builder,
             &mut self.endpoint,
+            &mut self.node,
             &mut self.step_name,
             &mut self.error,
             &mut self.line,

@@ -193,6 +193,9 @@ func TestBuildLogAndMetricsAreGoTypes(t *testing.T) {
 	if err != nil || found.Calls["ok"] != 2 || found.Builds["ok"] != 1 || found.Hits != 1 || found.Misses != 1 || found.InProgress != 0 {
 		t.Errorf("%+v, %v", found, err)
 	}
+	if node := found.NodeBuilds["engine"]; len(found.NodeBuilds) != 1 || node["ok"] != 1 || found.NodeBuildsInProgress["engine"] != 0 {
+		t.Errorf("builds of nodes: %v, in progress: %v", found.NodeBuilds, found.NodeBuildsInProgress)
+	}
 	if steps := found.StepDurations["lookup"]; steps.Count != 2 || steps.SumSeconds <= 0 || len(steps.Buckets) == 0 {
 		t.Errorf("lookups: %+v", steps)
 	}

@@ -37,7 +37,7 @@ const (
 	EventExportProgress  EventKind = "export_progress" // Bytes, BytesTotal
 	EventExportDone      EventKind = "export_done"     // Duration
 	EventTagged          EventKind = "tagged"          // Ref, LatestRef
-	EventWarning         EventKind = "warning"         // Hint, Endpoint
+	EventWarning         EventKind = "warning"         // Hint, Endpoint, Node
 	EventThinned         EventKind = "thinned"         // Dropped, the number of events that were left out here
 )
 
@@ -76,6 +76,8 @@ type Event struct {
 	// builder: the engine's, unless [Options.Builder] names another one. In a warning it is the engine's.
 	Builder  string `json:"builder,omitempty"`
 	Endpoint string `json:"endpoint,omitempty"`
+	// Node is the address of a builder's node that cannot be used or was lost, which the warning is about.
+	Node string `json:"node,omitempty"`
 	// Hint says what to do about a warning.
 	Hint string `json:"hint,omitempty"`
 	// Step is the number of a build step, from 1, and Steps the number of steps; 0 if unknown.

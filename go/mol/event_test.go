@@ -11,13 +11,13 @@ import (
 func TestEveryFieldOfALibraryEventIsCopied(t *testing.T) {
 	const wire = `{"kind":"step_done","call":7,"runtime":"hermes","time_unix_ms":1700000000123,"message":"m","span":"sp",
 		"url":"u","ref":"r","latest_ref":"l","commit_sha":"c","branch":"b","reason":"re","holder":"h","builder":"bu",
-		"endpoint":"e","hint":"hi","step":2,"steps":5,"step_name":"sn","cached":true,
+		"endpoint":"e","node":"n","hint":"hi","step":2,"steps":5,"step_name":"sn","cached":true,
 		"line":"li","error":"er","files":1,"objects":2,"objects_total":3,"bytes":4,"image":"im","layer":"la","action":"ac","bytes_total":6,"bytes_per_second":7,"dropped":5,"duration_ms":1500,
 		"of_a_newer_library":{"x":[1]}}`
 	want := Event{
 		Kind: EventStepDone, Call: 7, Runtime: "hermes", Time: time.UnixMilli(1700000000123), Message: "m", Span: "sp",
 		URL: "u", Ref: "r", LatestRef: "l", CommitSHA: "c", Branch: "b", Reason: "re", Holder: "h", Builder: "bu",
-		Endpoint: "e", Hint: "hi", Step: 2, Steps: 5, StepName: "sn", Cached: true,
+		Endpoint: "e", Node: "n", Hint: "hi", Step: 2, Steps: 5, StepName: "sn", Cached: true,
 		Line: "li", StepError: "er", Files: 1, Objects: 2, ObjectsTotal: 3, Bytes: 4, Dropped: 5,
 		BaseImage: "im", Layer: "la", Action: "ac", BytesTotal: 6, BytesPerSecond: 7,
 		Duration: 1500 * time.Millisecond,
@@ -41,7 +41,7 @@ func TestEveryFieldOfALibraryEventIsCopied(t *testing.T) {
 		names[attr.Key] = true
 	}
 	for name := range strings.FieldsSeq("kind call runtime span url ref latest_ref commit_sha branch reason holder builder " +
-		"endpoint hint step steps step_name cached line error files objects objects_total image layer action bytes bytes_total " +
+		"endpoint node hint step steps step_name cached line error files objects objects_total image layer action bytes bytes_total " +
 		"bytes_per_second dropped duration") {
 		if !names[name] {
 			t.Errorf("%s is not logged", name)

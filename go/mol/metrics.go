@@ -9,9 +9,10 @@ import (
 	goruntime "runtime"
 	"slices"
 	"strconv"
+	"strings"
 )
 
-// MetricsSnapshot has the counters of a client since New. Apart from InProgress, the values only grow.
+// MetricsSnapshot has the counters of a client since New. Apart from what is in progress, the values only grow.
 type MetricsSnapshot struct {
 	// Version is the version of the library.
 	Version string `json:"version"`
@@ -27,6 +28,12 @@ type MetricsSnapshot struct {
 	// Builds counts fetches with their builds that have ended without being cancelled, by "ok" or the name of the error's
 	// [Code]. A build that several calls share counts once.
 	Builds map[string]uint64 `json:"builds"`
+	// NodeBuilds counts the builds that have ended on a node of the builder, by the address of the node and by result, as
+	// in Builds. "engine" is the engine's own builder. A build that could not start on a node, or lost it, counts there as
+	// "builder_unreachable", and again on the next node. There are at most 100 addresses; "other" is the rest.
+	NodeBuilds map[string]map[string]uint64 `json:"node_builds"`
+	// NodeBuildsInProgress is the number of running builds of each node.
+	NodeBuildsInProgress map[string]int64 `json:"node_builds_in_progress"`
 	// CallDurations are the durations of the calls.
 	CallDurations Durations `json:"call_durations"`
 	// StepDurations are the durations of the steps "lookup", "inspect", "wait", "fetch", "build" and "tag". A build that
@@ -102,6 +109,18 @@ func (s MetricsSnapshot) WritePrometheus(w io.Writer) error {
 	p.counter("mol_waits_total", "How often a call began to wait for another one.", s.Waits)
 	p.family("mol_builds_total", "counter", "Fetches with their builds that have ended by themselves, by result.")
 	p.byResult("mol_builds_total", s.Builds)
+	p.family("mol_node_builds_total", "counter", "Builds that have ended on a node of the builder, or could not run there, by result.")
+	for _, node := range slices.Sorted(maps.Keys(s.NodeBuilds)) {
+		for _, result := range slices.Sorted(maps.Keys(s.NodeBuilds[node])) {
+			labels := fmt.Sprintf("{builder_node=%s,result=%q}", quoted(node), result)
+			p.sample("mol_node_builds_total", labels, strconv.FormatUint(s.NodeBuilds[node][result], 10))
+		}
+	}
+	p.family("mol_node_builds_in_progress", "gauge", "Builds that are under way on a node of the builder.")
+	for _, node := range slices.Sorted(maps.Keys(s.NodeBuildsInProgress)) {
+		running := strconv.FormatInt(s.NodeBuildsInProgress[node], 10)
+		p.sample("mol_node_builds_in_progress", "{builder_node="+quoted(node)+"}", running)
+	}
 	p.family("mol_call_duration_seconds", "histogram", "How long calls for an image took.")
 	p.histogram("mol_call_duration_seconds", "", s.CallDurations)
 	p.family("mol_step_duration_seconds", "histogram", "How long the steps took; a build that many wait for counts once.")
@@ -111,8 +130,8 @@ func (s MetricsSnapshot) WritePrometheus(w io.Writer) error {
 	return p.Flush()
 }
 
-// promWriter writes the text format (prometheus.io/docs/instrumenting/exposition_formats). For the names of codes and
-// steps, and for versions, %q is enough escaping. Flush returns the first error.
+// promWriter writes the text format (prometheus.io/docs/instrumenting/exposition_formats). The names of codes and steps,
+// and versions, need no escaping, so %q quotes them. Flush returns the first error.
 type promWriter struct{ *bufio.Writer }
 
 func (p promWriter) family(name, kind, help string) {
@@ -145,6 +164,11 @@ func (p promWriter) histogram(name, labels string, d Durations) {
 	}
 	p.sample(name+"_sum", labels, float(d.SumSeconds))
 	p.sample(name+"_count", labels, strconv.FormatUint(d.Count, 10))
+}
+
+// quoted quotes the value of a label.
+func quoted(value string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(value) + `"`
 }
 
 func float(f float64) string { return strconv.FormatFloat(f, 'g', -1, 64) }

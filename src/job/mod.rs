@@ -7,6 +7,7 @@
 mod checkout;
 pub(crate) mod coalesce;
 pub(crate) mod lease;
+mod node_builds;
 pub(crate) mod offline;
 pub(crate) mod recorder;
 pub(crate) mod shared;
@@ -26,6 +27,7 @@ use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::job::checkout::Checkout;
 use crate::job::coalesce::Answer;
+use crate::job::node_builds::NodeBuilds;
 use crate::job::recorder::Recorder;
 use crate::job::shared::{Shared, timed};
 use crate::job::target::{Request, Target};
@@ -223,8 +225,10 @@ async fn build_shared(shared: Arc<Shared>, target: Target, emit: Sink) -> Result
     let title = format!("{} for {}", target.references.pinned, target.platform);
     let (commit, masker, tasks) = (&target.commit, &shared.masker, &shared.tasks);
     let log = Recorder::new(&cache, commit, &lock, masker, tasks, &title);
-    let emit = log.sink(&emit);
+    let nodes = NodeBuilds::new(&shared);
+    let emit = nodes.sink(&log.sink(&emit));
     let output = build_locked(&shared, &target, &cache, &lock, timings, &emit).await;
+    nodes.end(output.as_ref().err());
     log.end(output.as_ref().err()).await;
     shared.metrics.built(output.as_ref().err());
     output

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -29,6 +30,11 @@ pub(crate) enum Step {
 /// The names, in the order of [`Step`].
 const STEPS: [&str; 6] = ["lookup", "inspect", "wait", "fetch", "build", "tag"];
 
+/// Upper bound of the nodes that are counted one by one. All further ones count as [`OTHER`]: a server may run for years,
+/// and its builder get other nodes.
+const MAX_NODES: usize = 100;
+const OTHER: &str = "other";
+
 /// The counters of one client.
 #[derive(Debug, Default)]
 pub(crate) struct Metrics {
@@ -38,8 +44,16 @@ pub(crate) struct Metrics {
     misses: AtomicU64,
     waits: AtomicU64,
     builds: Results,
+    nodes: Mutex<BTreeMap<String, Node>>,
     call: Histogram,
     steps: [Histogram; STEPS.len()],
+}
+
+/// The builds of one node.
+#[derive(Debug, Default)]
+struct Node {
+    results: Results,
+    running: i64,
 }
 
 /// Successes, and failures in the order of [`Code::ALL`].
@@ -47,9 +61,9 @@ pub(crate) struct Metrics {
 struct Results([AtomicU64; Code::ALL.len() + 1]);
 
 impl Results {
-    fn count(&self, error: Option<&Error>) {
-        let failure = |error: &Error| Code::ALL.iter().position(|code| *code == error.code);
-        let index = error.and_then(failure).map_or(0, |failure| failure + 1);
+    fn count(&self, code: Option<Code>) {
+        let failure = |code| Code::ALL.iter().position(|known| *known == code);
+        let index = code.and_then(failure).map_or(0, |failure| failure + 1);
         if let Some(counter) = self.0.get(index) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
@@ -111,7 +125,7 @@ impl Metrics {
     /// Counts the end of a call for an image.
     pub(crate) fn ended(&self, error: Option<&Error>, hit: bool, took: Duration) {
         self.in_progress.fetch_sub(1, Ordering::Relaxed);
-        self.calls.count(error);
+        self.calls.count(error.map(|error| error.code));
         self.hits.fetch_add(u64::from(hit), Ordering::Relaxed);
         self.call.observe(took);
     }
@@ -128,7 +142,42 @@ impl Metrics {
 
     /// Counts a fetch and build that was not cancelled.
     pub(crate) fn built(&self, error: Option<&Error>) {
-        self.builds.count(error);
+        self.builds.count(error.map(|error| error.code));
+    }
+
+    /// Counts that a build starts on a node, by its name.
+    pub(crate) fn node_started(&self, node: &str) {
+        self.node(node, |node| node.running += 1);
+    }
+
+    /// Counts the end of such a build: without a code it has succeeded.
+    pub(crate) fn node_ended(&self, node: &str, code: Option<Code>) {
+        self.node_left(node);
+        self.node(node, |node| node.results.count(code));
+    }
+
+    /// The same, for a build that was cancelled.
+    pub(crate) fn node_left(&self, node: &str) {
+        self.node(node, |node| node.running -= 1);
+    }
+
+    /// Counts that a build could not start on a node.
+    pub(crate) fn node_failed(&self, node: &str) {
+        let code = Some(Code::BuilderUnreachable);
+        self.node(node, |node| node.results.count(code));
+    }
+
+    fn node(&self, name: &str, update: impl FnOnce(&mut Node)) {
+        let mut nodes = self.nodes();
+        let name = match nodes.contains_key(name) || nodes.len() < MAX_NODES {
+            true => name,
+            false => OTHER,
+        };
+        update(nodes.entry(name.to_owned()).or_default());
+    }
+
+    fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Node>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn step(&self, step: Step, took: Duration) {
@@ -137,6 +186,7 @@ impl Metrics {
 
     pub(crate) fn snapshot(&self) -> Snapshot {
         let steps = STEPS.iter().zip(&self.steps);
+        let nodes = self.nodes();
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             calls: self.calls.snapshot(),
@@ -145,6 +195,12 @@ impl Metrics {
             misses: self.misses.load(Ordering::Relaxed),
             waits: self.waits.load(Ordering::Relaxed),
             builds: self.builds.snapshot(),
+            node_builds: (nodes.iter())
+                .map(|(name, node)| (name.clone(), node.results.snapshot()))
+                .collect(),
+            node_builds_in_progress: (nodes.iter())
+                .map(|(name, node)| (name.clone(), node.running))
+                .collect(),
             call_durations: self.call.snapshot(),
             step_durations: steps
                 .map(|(name, step)| ((*name).to_owned(), step.snapshot()))
@@ -153,7 +209,7 @@ impl Metrics {
     }
 }
 
-/// The metrics of one client since its creation. All but `in_progress` only grow.
+/// The metrics of one client since its creation. All but what is in progress only grow.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Snapshot {
     /// The library's version.
@@ -171,6 +227,12 @@ pub struct Snapshot {
     /// Fetches with their builds that were not cancelled, by result: `ok` or the name of the error's code. A build that
     /// many callers wait for counts once.
     pub builds: BTreeMap<String, u64>,
+    /// Builds that have ended on a node of a builder, by the node's address and by result, as in `builds`. `engine` is the
+    /// engine's own builder. A build that could not start on a node, or lost it, counts there as `builder_unreachable`, and
+    /// again on the next one.
+    pub node_builds: BTreeMap<String, BTreeMap<String, u64>>,
+    /// Builds that are running, by node.
+    pub node_builds_in_progress: BTreeMap<String, i64>,
     /// The durations of calls.
     pub call_durations: Durations,
     /// The durations of the steps: `lookup`, `inspect`, `wait`, `fetch`, `build`, `tag`. A build that many callers wait
@@ -222,9 +284,48 @@ mod tests {
         let results = Results::default();
         assert_eq!(results.snapshot().len(), 1);
         for code in Code::ALL {
-            results.count(Some(&Error::new(code, "")));
+            results.count(Some(code));
         }
         assert_eq!(results.snapshot().len(), Code::ALL.len() + 1);
         assert_eq!(results.snapshot()["ok"], 0);
+    }
+
+    #[test]
+    fn a_node_counts_results_and_running_builds() {
+        let metrics = Metrics::default();
+        metrics.node_started("a");
+        metrics.node_started("a");
+        metrics.node_ended("a", Some(Code::BuildFailed));
+        metrics.node_started("b");
+        metrics.node_ended("b", None);
+        metrics.node_started("b");
+        metrics.node_left("b");
+        metrics.node_failed("c");
+        let found = metrics.snapshot();
+        assert_eq!(
+            serde_json::json!(found.node_builds),
+            serde_json::json!({
+                "a": { "ok": 0, "build_failed": 1 },
+                "b": { "ok": 1 },
+                "c": { "ok": 0, "builder_unreachable": 1 },
+            })
+        );
+        assert_eq!(
+            serde_json::json!(found.node_builds_in_progress),
+            serde_json::json!({ "a": 1, "b": 0, "c": 0 })
+        );
+    }
+
+    #[test]
+    fn nodes_beyond_the_limit_are_counted_together() {
+        let metrics = Metrics::default();
+        for node in 0..MAX_NODES + 10 {
+            metrics.node_started(&format!("tcp://10.0.0.{node}:1234"));
+            metrics.node_ended(&format!("tcp://10.0.0.{node}:1234"), None);
+        }
+        let found = metrics.snapshot();
+        assert_eq!(found.node_builds.len(), MAX_NODES + 1);
+        assert_eq!(found.node_builds[OTHER]["ok"], 10);
+        assert_eq!(found.node_builds_in_progress[OTHER], 0);
     }
 }

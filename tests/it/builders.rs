@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mol::event::Kind;
 use mol::{Code, Event, OptionName};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::builder::{program, template};
 use crate::support::child::{self, Link, succeed, text};
@@ -241,6 +241,12 @@ fn a_cancelled_call_stops_the_builder_within_a_second() {
         is_running(&word),
         "the test must see the builder's processes"
     );
+    let address = builder.address();
+    assert_counts(
+        &client,
+        json!({ &address: { "ok": 0 } }),
+        json!({ &address: 1 }),
+    );
     let since = Instant::now();
     client.cancel(&call);
     assert_eq!(call.end().unwrap_err().code, Code::Canceled);
@@ -256,6 +262,11 @@ fn a_cancelled_call_stops_the_builder_within_a_second() {
         since.elapsed() < CANCEL_LIMIT,
         "it took {:?}",
         since.elapsed()
+    );
+    assert_counts(
+        &client,
+        json!({ &address: { "ok": 0 } }),
+        json!({ &address: 0 }),
     );
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }
@@ -435,6 +446,31 @@ fn a_remote_builder_that_buildx_has_created_is_used_by_its_name() {
     }
 }
 
+/// The client's counts of builds by node: the results, and those that run.
+fn assert_counts(client: &TestClient, results: Value, running: Value) {
+    let found = client.inner().metrics();
+    assert_eq!(json!(found.node_builds), results);
+    assert_eq!(json!(found.node_builds_in_progress), running);
+}
+
+#[test]
+fn metrics_and_warnings_name_a_node_that_is_passed_over() {
+    let env = TestEnv::new();
+    let builder = Builder::unix(&env.scratch().join("b"));
+    let down = "unix:///nowhere/buildkitd.sock".to_owned();
+    let client = client_of_nodes(&env, &[down.clone(), builder.address()]);
+    env.template("hermes", template(""));
+    client.ensure("hermes").unwrap();
+    let warnings = client.of_kind(Kind::Warning);
+    let nodes: Vec<_> = warnings.iter().map(|event| event.node.as_ref()).collect();
+    assert_eq!(nodes, [Some(&down)], "{warnings:#?}");
+    assert_counts(
+        &client,
+        json!({ &down: { "ok": 0, "builder_unreachable": 1 }, builder.address(): { "ok": 1 } }),
+        json!({ &down: 0, builder.address(): 0 }),
+    );
+}
+
 #[test]
 fn a_build_whose_node_is_killed_goes_on_at_the_other_node() {
     let env = TestEnv::new();
@@ -467,9 +503,15 @@ fn a_build_whose_node_is_killed_goes_on_at_the_other_node() {
         .collect();
     assert_eq!(endpoints, [&addresses[index], &addresses[1 - index]]);
     let warnings = client.of_kind(Kind::Warning);
-    assert!(
-        warnings.iter().any(|event| event.message.contains(&first)),
-        "{warnings:#?}"
+    let nodes: Vec<_> = warnings.iter().map(|event| event.node.as_ref()).collect();
+    assert_eq!(nodes, [Some(&first)], "{warnings:#?}");
+    assert_counts(
+        &client,
+        json!({
+            first: { "ok": 0, "builder_unreachable": 1 },
+            &addresses[1 - index]: { "ok": 1 },
+        }),
+        json!({ &addresses[index]: 0, &addresses[1 - index]: 0 }),
     );
     // The lost node is not asked again at once.
     client.clear_events();

@@ -32,6 +32,11 @@ fn calls_hits_misses_builds_and_failures_add_up() {
         json!({ "ok": 2, "repo_not_found": 1, "build_failed": 1 })
     );
     assert_eq!(json!(found.builds), json!({ "ok": 1, "build_failed": 1 }));
+    assert_eq!(
+        json!(found.node_builds),
+        json!({ "engine": { "ok": 1, "build_failed": 1 } })
+    );
+    assert_eq!(json!(found.node_builds_in_progress), json!({ "engine": 0 }));
     assert_eq!((found.hits, found.misses, found.in_progress), (1, 2, 0));
     assert_eq!(found.call_durations.count, 4);
     for (step, times) in [
@@ -69,7 +74,9 @@ fn a_shared_build_counts_once_and_its_waiters_are_counted() {
     );
     let calls: Vec<_> = (0..10).map(|_| client.begin("hermes")).collect();
     client.wait_for_line(&env.isolation);
-    assert_eq!(client.inner().metrics().in_progress, 10);
+    let found = client.inner().metrics();
+    assert_eq!(found.in_progress, 10);
+    assert_eq!(json!(found.node_builds_in_progress), json!({ "engine": 1 }));
     for call in calls {
         call.end().unwrap();
     }

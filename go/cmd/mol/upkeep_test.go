@@ -131,6 +131,10 @@ func TestMetricsForPrometheus(t *testing.T) {
 	if calls["ok"] != 2 || calls["repo_not_found"] != 1 {
 		t.Errorf("calls: %v", calls)
 	}
+	builds := families["mol_node_builds_total"].GetMetric()
+	if len(builds) != 1 || builds[0].GetLabel()[0].GetValue() != "engine" || builds[0].GetCounter().GetValue() != 1 {
+		t.Errorf("builds of nodes: %v", builds)
+	}
 	if hits := families["mol_hits_total"].GetMetric()[0].GetCounter().GetValue(); hits != 1 {
 		t.Errorf("%v hits, want 1", hits)
 	}

@@ -176,7 +176,7 @@ impl Engine {
         emit: &Sink,
     ) -> Result<()> {
         self.warn_of_base_images_only_here(dockerfile, emit).await;
-        let mut lost = Vec::new();
+        let mut lost: Vec<(builders::Node, String)> = Vec::new();
         let mut interrupted = 0;
         for worker in &nodes.workers {
             let node = &worker.node;
@@ -184,10 +184,10 @@ impl Engine {
                 let message = format!(
                     "the builder at {before} was lost: {why}; the build starts again at {node}"
                 );
-                emit(Event::warning(
-                    message,
-                    "read the log of the builder that was lost",
-                ));
+                emit(Event {
+                    node: Some(before.to_string()),
+                    ..Event::warning(message, "read the log of the builder that was lost")
+                });
             }
             let place = Place {
                 engine: self,

@@ -184,7 +184,10 @@ impl Engine {
                 "the builder at {node} cannot be used: {}; another node is used",
                 trouble.why
             );
-            emit(Event::warning(message, trouble.hint));
+            emit(Event {
+                node: Some(node.to_string()),
+                ..Event::warning(message, trouble.hint)
+            });
         }
         let workers = rank::order(able, runtime, platform, |worker| {
             self.known.builds(&worker.node)
