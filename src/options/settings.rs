@@ -73,6 +73,14 @@ pub(crate) struct RuntimeCache {
     pub(crate) write: bool,
 }
 
+/// `registry.example/team/cache (ro)`
+impl std::fmt::Display for SharedCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mode = if self.write { "rw" } else { "ro" };
+        write!(f, "{} ({mode})", self.prefix)
+    }
+}
+
 impl SharedCache {
     pub(crate) fn of(&self, runtime: &Runtime, platform: &Platform) -> RuntimeCache {
         RuntimeCache {

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mol::event::Kind;
+use mol::upkeep::diagnose::{Check, Status};
 use mol::{Code, Event, OptionName};
 use serde_json::{Value, json};
 
@@ -794,6 +795,7 @@ fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
         .find(|check| check.name == "builder")
         .unwrap();
     assert!(check.found.contains("is stopped"), "{check:?}");
+    assert_eq!(check.status, Status::Warning, "{check:?}");
     let state = of_engine(&docker, &env)
         .args(["inspect", "--format", "{{.State.Status}}", &container])
         .output()
@@ -801,6 +803,101 @@ fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
     assert_eq!(text(&state).trim(), "created");
 
     assert_builds(&env, &client, &builder);
+}
+
+/// The check of the builder in a diagnosis, and that of the platform.
+fn diagnosed(client: &TestClient) -> [Check; 2] {
+    let found = block_on(client.inner().diagnose(None)).unwrap();
+    ["builder", "platform"].map(|name| {
+        let check = found.checks.iter().find(|check| check.name == name);
+        check.unwrap().clone()
+    })
+}
+
+#[test]
+fn the_diagnosis_shows_the_cache_of_each_builder() {
+    let env = TestEnv::new();
+    let builders = ["0", "1"].map(|name| Builder::unix(&env.scratch().join(name)));
+    // The builders of the tests have no limit. The first one gets one.
+    let config = env.scratch().join("0/buildkitd.toml");
+    let limit = "gc = true\n[[worker.oci.gcpolicy]]\nall = true\nmaxUsedSpace = 21474836480\n";
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains("gc = false\n"), "{text}");
+    std::fs::write(&config, text.replace("gc = false\n", limit)).unwrap();
+    builders[0].restart();
+    let client = client_of_nodes(&env, &builders.each_ref().map(Builder::address));
+    let sizes = |check: &Check| -> [String; 2] {
+        assert_eq!(check.status, Status::Ok, "{check:?}");
+        let caches: Vec<&str> = check.found.split("; cache ").skip(1).collect();
+        let [first, second] = caches[..] else {
+            panic!("{check:?}");
+        };
+        let (first, limit) = first.split_once(", at most ").unwrap();
+        assert!(limit.starts_with("20.0 GiB); buildkit "), "{check:?}");
+        [first, second.strip_suffix(')').unwrap()].map(str::to_owned)
+    };
+    let [empty, _] = diagnosed(&client);
+    assert_eq!(sizes(&empty), ["0 B", "0 B"]);
+    env.template(
+        "hermes",
+        template("RUN /bin/busybox head -c 3145728 /dev/zero > /zero"),
+    );
+    client.ensure("hermes").unwrap();
+    let [check, _] = diagnosed(&client);
+    let found = sizes(&check);
+    let used = found.iter().find(|size| *size != "0 B").unwrap();
+    assert!(found.contains(&"0 B".to_owned()), "{check:?}");
+    let mib: f64 = used.strip_suffix(" MiB").unwrap().parse().unwrap();
+    assert!(mib >= 3.0, "{check:?}");
+
+    builders[0].kill();
+    let [builder, platform] = diagnosed(&client);
+    assert_eq!(builder.status, Status::Warning, "{builder:?}");
+    assert_eq!(builder.found.matches("; cache ").count(), 1, "{builder:?}");
+    assert_eq!(platform.status, Status::Ok, "{platform:?}");
+}
+
+#[test]
+fn a_stopped_container_of_a_builder_is_a_warning_of_the_diagnosis() {
+    let env = TestEnv::new();
+    let [stopped, missing] = [unique(), unique()];
+    let container = |name: &str| format!("buildx_buildkit_{name}");
+    env.engine.create_container(&container(&stopped), BUSYBOX);
+    let folder = env.scratch().join("buildx/instances");
+    std::fs::create_dir_all(&folder).unwrap();
+    let client = |name: &str, nodes: &[&str]| {
+        let nodes: Vec<_> = nodes
+            .iter()
+            .map(|node| json!({ "Name": node, "Endpoint": env.engine.url }))
+            .collect();
+        let builder = json!({ "Name": name, "Driver": "docker-container", "Nodes": nodes });
+        std::fs::write(folder.join(name), builder.to_string()).unwrap();
+        env.client_with(&[
+            (OptionName::Builder, name),
+            (
+                OptionName::BuildxConfig,
+                folder.parent().unwrap().to_str().unwrap(),
+            ),
+        ])
+    };
+    let [one, _] = diagnosed(&client("one", &[&stopped]));
+    let [two, platform] = diagnosed(&client("two", &[&missing, &stopped]));
+    let [none, _] = diagnosed(&client("none", &[&missing]));
+    env.engine.remove_container(&container(&stopped));
+    let expected = format!(
+        "its container {} is stopped; a build starts it",
+        container(&stopped)
+    );
+    for check in [&one, &two] {
+        assert_eq!(check.status, Status::Warning, "{check:?}");
+        assert!(check.found.contains(&expected), "{check:?}");
+        assert!(
+            check.fix.contains("docker buildx inspect --bootstrap"),
+            "{check:?}"
+        );
+    }
+    assert_eq!(platform.cause, "builder", "{platform:?}");
+    assert_eq!(none.status, Status::Problem, "{none:?}");
 }
 
 #[test]

@@ -10,8 +10,9 @@ use serde_json::json;
 
 use crate::support::child::{BOTH, command, field, program, succeed};
 use crate::support::engine::Engine;
+use crate::support::registry::Registry;
 use crate::support::server::dockerfile;
-use crate::support::{TestClient, TestEnv, block_on};
+use crate::support::{Handling, Proxy, TestClient, TestEnv, block_on};
 
 /// The names of all checks, in order.
 const NAMES: [&str; 21] = [
@@ -316,6 +317,85 @@ fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
         "clock",
         Status::Warning,
         &["ahead of the server's", "timedatectl"],
+    );
+}
+
+#[test]
+fn a_shared_cache_is_asked_and_is_never_a_problem() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let with_cache = |host: &str, more: &[(OptionName, &str)]| -> Check {
+        let cache = format!("{host}/team/cache");
+        let mut options = vec![(OptionName::SharedCache, &*cache)];
+        options.extend_from_slice(more);
+        let found = block_on(env.client_with(&options).inner().diagnose(None)).unwrap();
+        let names: Vec<&str> = found.checks.iter().map(|check| &*check.name).collect();
+        assert_eq!(names[8..11], ["proxy", "shared cache", "gitea"]);
+        check(&found, "shared cache").clone()
+    };
+    let expect = |check: Check, status: Status, found: &str, fix: &str| {
+        assert_eq!(check.status, status, "{check:?}");
+        let after = check.found.split_once("/team/cache").unwrap().1;
+        assert_eq!(after, found);
+        assert!(check.fix.contains(fix), "{check:?}");
+        assert_eq!(check.fix.is_empty(), fix.is_empty(), "{check:?}");
+    };
+    let (rw, classic) = (
+        (OptionName::SharedCacheMode, "rw"),
+        (OptionName::DockerBuildkit, "0"),
+    );
+    let builder = (OptionName::Builder, "unix:///nowhere/buildkitd.sock");
+    expect(
+        with_cache(&registry.host, &[]),
+        Status::Ok,
+        " (ro): its registry answers",
+        "",
+    );
+    expect(
+        with_cache(&registry.host, &[rw, builder]),
+        Status::Ok,
+        " (rw): its registry answers",
+        "",
+    );
+    expect(
+        with_cache(&registry.host, &[rw]),
+        Status::Warning,
+        " (rw): read, but not written: the engine's own builder cannot",
+        "MOLECULE_LOCAL_BUILDER",
+    );
+    expect(
+        with_cache(&registry.host, &[classic]),
+        Status::Warning,
+        " (ro): not used, the classic builder cannot",
+        "MOLECULE_LOCAL_BUILDER",
+    );
+    expect(
+        with_cache("127.0.0.1:1", &[]),
+        Status::Warning,
+        " (ro): its registry cannot be reached from here: the connection was refused",
+        "MOLECULE_LOCAL_SHARED_CACHE",
+    );
+    let down = Proxy::before_registry(&registry.host, |_| Handling::Fail);
+    expect(
+        with_cache(down.url.strip_prefix("http://").unwrap(), &[]),
+        Status::Warning,
+        " (ro): its registry answers 500 Internal Server Error",
+        "log",
+    );
+    // The system accepts its connections.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let host = silent.local_addr().unwrap().to_string();
+    expect(
+        with_cache(&host, &[]),
+        Status::Warning,
+        " (ro): its registry did not answer within 10 seconds",
+        "MOLECULE_LOCAL_SHARED_CACHE",
+    );
+    expect(
+        with_cache(&host, &[(OptionName::Offline, "1")]),
+        Status::Ok,
+        " (ro): not checked: MOLECULE_LOCAL_OFFLINE is set",
+        "",
     );
 }
 

@@ -18,7 +18,7 @@ func (a *app) doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check everything that a build depends on",
-		Long: "Check everything that a build depends on: the engine, the builder, the disks, the cache,\n" +
+		Long: "Check everything that a build depends on: the engine, the builder, the disks, the caches,\n" +
 			"Gitea and the template of each runtime, the token, logins, proxy and clock. Warnings and\n" +
 			"problems have a fix, and name the checks that failed because of them. With --verbose every\n" +
 			"check is shown. The output contains no secrets, so it can be added to a bug report.\n" +
@@ -46,7 +46,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().SortFlags = false
-	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder")
+	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder", "shared-cache")
 	a.runtimesFlag(cmd)
 	a.timeoutFlag(cmd)
 	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "show every check")

@@ -18,6 +18,7 @@ use crate::engine::builders::trouble::Trouble;
 use crate::engine::connect::address::Address;
 use crate::engine::connect::body::read_body;
 use crate::engine::connect::request::{Body, Failure, send, upgrade_with};
+use crate::printable;
 
 /// The largest answer to a request, and the largest piece of output.
 const MAX_ANSWER: usize = 64 << 10;
@@ -49,13 +50,14 @@ pub(super) async fn connect(
         )
     };
     let created = match exec().await {
-        // It is not running.
-        Err(Failure::Refused(refusal))
-            if refusal.status == StatusCode::CONFLICT.as_u16() && start =>
-        {
-            let started = post(engine, &format!("/containers/{name}/start"), "").await;
-            started.map_err(|failure| trouble(engine, container, &failure))?;
-            exec().await
+        Err(failure) if is_conflict(&failure) && !start => {
+            return Err(not_running(engine, container).await);
+        }
+        Err(failure) if is_conflict(&failure) => {
+            match post(engine, &format!("/containers/{name}/start"), "").await {
+                Ok(_) => exec().await,
+                Err(failure) => Err(failure),
+            }
         }
         created => created,
     };
@@ -91,7 +93,15 @@ pub(super) async fn connect(
 
 /// Sends a request to the engine, and returns the body of its answer.
 async fn post(engine: &Address, path: &str, content: &'static str) -> Result<Vec<u8>, Failure> {
-    let request = json(Request::post(path)).body(body(content));
+    exchange(engine, json(Request::post(path)), content).await
+}
+
+async fn exchange(
+    engine: &Address,
+    request: RequestBuilder,
+    content: &'static str,
+) -> Result<Vec<u8>, Failure> {
+    let request = request.body(body(content));
     let request = request.map_err(|error| Failure::broken(&error))?;
     let answer = send(engine, request).await?;
     let body = read_body(answer.response.into_body(), MAX_ANSWER).await;
@@ -107,18 +117,48 @@ fn body(content: &'static str) -> Body {
     whole.map_err(|never| match never {}).boxed_unsync()
 }
 
+/// Whether the engine refuses because of the container's state.
+fn is_conflict(failure: &Failure) -> bool {
+    matches!(failure, Failure::Refused(refusal) if refusal.status == StatusCode::CONFLICT.as_u16())
+}
+
+/// What keeps a container from running a program: it is stopped, which a build changes, or paused, for example.
+async fn not_running(engine: &Address, container: &str) -> Trouble {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Inspected {
+        state: State,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct State {
+        status: String,
+    }
+    let request = Request::get(format!("/containers/{}/json", in_path(container)));
+    let answer = exchange(engine, request, "").await.ok();
+    let inspected = answer.and_then(|answer| serde_json::from_slice::<Inspected>(&answer).ok());
+    match inspected.map(|inspected| inspected.state.status) {
+        Some(status) if !matches!(&*status, "created" | "exited" | "stopped") => Trouble::new(
+            format!("its container {container} is {}", printable::line(&status)),
+            "check the container: docker ps --all",
+        ),
+        // One that cannot be looked at is most likely stopped.
+        _ => Trouble {
+            is_stopped: true,
+            ..Trouble::new(
+                format!("its container {container} is stopped; a build starts it"),
+                "start it: docker buildx inspect --bootstrap, with the builder's name",
+            )
+        },
+    }
+}
+
 fn trouble(engine: &Address, container: &str, failure: &Failure) -> Trouble {
     match failure {
         Failure::Refused(refusal) if refusal.is_not_found() => Trouble::new(
             format!("the engine at {engine} has no container {container}"),
             "start the builder: docker buildx inspect --bootstrap, with its name",
         ),
-        Failure::Refused(refusal) if refusal.status == StatusCode::CONFLICT.as_u16() => {
-            Trouble::new(
-                format!("its container {container} is stopped; a build starts it"),
-                "start it: docker buildx inspect --bootstrap, with the builder's name",
-            )
-        }
         Failure::Local(limit) => Trouble {
             limit: Some(Box::new(limit.clone())),
             ..Trouble::new(limit.message.clone(), "")

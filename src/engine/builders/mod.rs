@@ -118,6 +118,17 @@ impl Engine {
         Ok(Some(ask(nodes, false).await))
     }
 
+    /// How many bytes the cache of each node has that has answered, if it says so in time.
+    pub(crate) async fn cache_sizes(asked: &[Asked]) -> Vec<Option<u64>> {
+        join_all(asked.iter().map(|(node, answer)| async move {
+            match answer {
+                Ok(_) => node.cache_size().await,
+                Err(_) => None,
+            }
+        }))
+        .await
+    }
+
     /// Chooses where to build: on the nodes of the builder that the user has named, best first, or `None` for the engine
     /// itself. Checks that the platform can be built there and run in the engine, and warns if it is emulated. `start` is
     /// whether a container that is stopped may be started.

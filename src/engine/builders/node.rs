@@ -3,7 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
-use bollard_buildkit_proto::moby::buildkit::v1::{InfoRequest, ListWorkersRequest};
+use bollard_buildkit_proto::moby::buildkit::v1::{
+    DiskUsageRequest, InfoRequest, ListWorkersRequest,
+};
+use hyper::http::uri::PathAndQuery;
+use tonic::Request;
+use tonic_prost::ProstCodec;
 
 use crate::engine::builders::container;
 use crate::engine::builders::trouble::Trouble;
@@ -15,6 +20,11 @@ use crate::names::reference::Platform;
 
 /// The time limit for a daemon to say what it can run.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The time limit for a daemon to say how large its cache is. It looks at each result in it.
+const SIZE_TIMEOUT: Duration = Duration::from_secs(3);
+
+const DISK_USAGE: &str = "/moby.buildkit.v1.Control/DiskUsage";
 
 /// The pause before a daemon in a container is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -51,6 +61,22 @@ pub(crate) struct Worker {
     pub(crate) version: String,
     /// What it can run, its own platform first.
     pub(crate) platforms: Vec<Platform>,
+    /// Up to how many bytes its cache may grow, if it says so (since 0.17).
+    pub(crate) cache_limit: Option<u64>,
+}
+
+/// Of the answer about the cache only the sizes: a whole record takes a hundred times as much memory as its shortest
+/// message.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Usage {
+    #[prost(message, repeated, tag = "1")]
+    records: Vec<UsageRecord>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct UsageRecord {
+    #[prost(int64, tag = "4")]
+    size: i64,
 }
 
 impl Node {
@@ -102,6 +128,10 @@ impl Node {
         };
         let version = client.info(InfoRequest {}).await.ok();
         let version = version.and_then(|info| info.into_inner().buildkit_version);
+        // The last rule is the one for all of the cache.
+        let rules = workers.iter().filter_map(|worker| worker.gc_policy.last());
+        let limits = rules.filter_map(|rule| u64::try_from(rule.max_used_space).ok());
+        let cache_limit = limits.filter(|limit| *limit > 0).max();
         let platforms = workers.into_iter().flat_map(|worker| worker.platforms);
         let platforms = platforms.filter_map(|p| {
             let variant = match p.variant.as_str() {
@@ -114,7 +144,27 @@ impl Node {
             node: self.clone(),
             version: version.map(|known| known.version).unwrap_or_default(),
             platforms: platforms.take(MAX_PLATFORMS).collect(),
+            cache_limit,
         })
+    }
+
+    /// How many bytes the daemon's cache has, if it says so in time.
+    pub(super) async fn cache_size(&self) -> Option<u64> {
+        let work = async {
+            let grpc = self.connect(false).await.ok()?;
+            let mut client = grpc.raw();
+            client.ready().await.ok()?;
+            let path = PathAndQuery::from_static(DISK_USAGE);
+            let codec = ProstCodec::<DiskUsageRequest, Usage>::default();
+            let request = Request::new(DiskUsageRequest::default());
+            let answer = client.unary(request, path, codec).await.ok()?;
+            let records = answer.into_inner().records;
+            let sizes = records
+                .iter()
+                .map(|record| record.size.max(0).cast_unsigned());
+            Some(sizes.fold(0, u64::saturating_add))
+        };
+        tokio::time::timeout(SIZE_TIMEOUT, work).await.ok()?
     }
 }
 

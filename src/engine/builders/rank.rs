@@ -61,6 +61,7 @@ mod tests {
                 .iter()
                 .map(|p| Platform::parse(p).unwrap())
                 .collect(),
+            cache_limit: None,
         }
     }
 

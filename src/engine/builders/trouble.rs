@@ -14,6 +14,8 @@ use crate::process::limits;
 pub(crate) struct Trouble {
     pub(crate) why: String,
     pub(crate) hint: &'static str,
+    /// Whether the daemon is in a container that is stopped, which a build starts.
+    pub(crate) is_stopped: bool,
     /// Set if this process, and not the daemon, is the cause: it has no file descriptor left.
     pub(in crate::engine) limit: Option<Box<Error>>,
 }
@@ -23,6 +25,7 @@ impl Trouble {
         Self {
             why,
             hint,
+            is_stopped: false,
             limit: None,
         }
     }

@@ -1,9 +1,13 @@
-//! The access to registries and networks: docker's logins, and the proxies.
+//! The access to registries and networks: docker's logins, the proxies, and the shared cache.
 
 use std::sync::Arc;
 
-use crate::engine::Logins;
+use crate::engine::{Builder, Engine, Logins};
+use crate::error::Result;
 use crate::job::shared::Shared;
+use crate::names::reference::Platform;
+use crate::net::registry::{self, Reply};
+use crate::options::PlatformChoice;
 use crate::process::executor::blocking;
 use crate::upkeep::diagnose::{Check, Deadline};
 
@@ -65,6 +69,68 @@ pub(super) fn proxy(shared: &Shared) -> Check {
         true => Check::ok("proxy", "none"),
         false => Check::ok("proxy", set.join(", ")),
     }
+}
+
+/// What the registry of the shared cache replies, if there is one to be asked.
+pub(super) async fn registry(shared: &Shared, deadline: Deadline) -> Option<Result<Reply>> {
+    let cache = shared.settings.engine.shared_cache.as_ref();
+    let cache = cache.filter(|_| !shared.settings.offline)?;
+    // Any reference will do: all are in the same registry.
+    let runtime = shared.settings.runtimes.iter().next()?;
+    let platform = match &shared.settings.platform {
+        PlatformChoice::Fixed(platform) => platform.clone(),
+        PlatformChoice::Native => Platform::parse(Platform::DEFAULT)?,
+    };
+    let reference = cache.reference(runtime, &platform);
+    let reply = async { Ok(registry::ask(&shared.http, &reference).await) };
+    Some(deadline.limited("its registry", reply).await)
+}
+
+/// Whether the builds can use the shared cache, if there is one. They work without it, so nothing is a problem.
+pub(super) fn shared_cache(
+    shared: &Shared,
+    engine: Option<&Engine>,
+    reply: Option<Result<Reply>>,
+) -> Option<Check> {
+    const NAME: &str = "shared cache";
+    const BUILDER: &str = "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which can";
+    const REGISTRY: &str = "check the registry of MOLECULE_LOCAL_SHARED_CACHE, or unset it";
+    let settings = &shared.settings.engine;
+    let cache = settings.shared_cache.as_ref()?;
+    let found = |what: &str| format!("{cache}: {what}");
+    let own = engine.filter(|_| settings.builder.is_none());
+    let unusable = match own.map(Engine::builder) {
+        Some(Builder::Classic) => Some("not used, the classic builder cannot"),
+        Some(Builder::Buildah) => Some("not used, Podman cannot"),
+        Some(Builder::BuildKit) if cache.write => {
+            Some("read, but not written: the engine's own builder cannot")
+        }
+        _ => None,
+    };
+    Some(match (unusable, reply) {
+        (_, None) => Check::ok(NAME, found("not checked: MOLECULE_LOCAL_OFFLINE is set")),
+        (_, Some(Ok(Reply::Unreachable(why)))) => Check::warning(
+            NAME,
+            found(&format!("its registry cannot be reached from here: {why}")),
+            "check MOLECULE_LOCAL_SHARED_CACHE, the proxy variables and SSL_CERT_FILE; a builder may reach it all the same",
+        ),
+        (_, Some(Ok(Reply::Silent))) => Check::warning(
+            NAME,
+            found(&format!(
+                "its registry did not answer within {} seconds",
+                registry::LIMIT.as_secs()
+            )),
+            REGISTRY,
+        ),
+        (_, Some(Err(error))) => Check::warning(NAME, found(&error.message), REGISTRY),
+        (_, Some(Ok(Reply::Status(status)))) if status.is_server_error() => Check::warning(
+            NAME,
+            found(&format!("its registry answers {status}")),
+            "read the registry's log",
+        ),
+        (Some(what), Some(Ok(Reply::Status(_)))) => Check::warning(NAME, found(what), BUILDER),
+        (None, Some(Ok(Reply::Status(_)))) => Check::ok(NAME, found("its registry answers")),
+    })
 }
 
 /// Hides the user information of a proxy address, which may have no scheme.

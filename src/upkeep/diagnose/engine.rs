@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::{Asked, Builder, Engine};
 use crate::error::Code;
-use crate::event::{Event, Kind, Sink};
+use crate::event::{Event, Kind, Sink, human_bytes};
 use crate::job::shared::Shared;
 use crate::names::reference::Platform;
 use crate::upkeep::diagnose::{Check, Deadline, free_space};
@@ -13,7 +13,8 @@ use crate::upkeep::diagnose::{Check, Deadline, free_space};
 /// gigabytes.
 const LOW_SPACE: u64 = 5 << 30;
 
-pub(super) async fn engine(shared: &Shared, deadline: Deadline) -> Vec<Check> {
+/// The checks, and the engine if it answers.
+pub(super) async fn engine(shared: &Shared, deadline: Deadline) -> (Vec<Check>, Option<Engine>) {
     // A new connection, because the client's own may date from before the problem.
     let engine = deadline
         .limited(
@@ -27,13 +28,14 @@ pub(super) async fn engine(shared: &Shared, deadline: Deadline) -> Vec<Check> {
             let unknown = |name| {
                 Check::warning(name, "unknown without an engine", "see engine").because_of("engine")
             };
-            return vec![
+            let checks = vec![
                 Check::failed("engine", error),
                 unknown("version"),
                 unknown("builder"),
                 unknown("platform"),
                 unknown("engine disk"),
             ];
+            return (checks, None);
         }
     };
     let (builder, platform, disk) = tokio::join!(
@@ -41,7 +43,7 @@ pub(super) async fn engine(shared: &Shared, deadline: Deadline) -> Vec<Check> {
         platform(shared, &engine, deadline),
         engine_disk(&engine, deadline)
     );
-    vec![
+    let checks = vec![
         Check::ok(
             "engine",
             format!("{} ({})", engine.endpoint(), engine.named_by()),
@@ -50,7 +52,8 @@ pub(super) async fn engine(shared: &Shared, deadline: Deadline) -> Vec<Check> {
         builder,
         platform,
         disk,
-    ]
+    ];
+    (checks, Some(engine))
 }
 
 /// Which builder it is, and whether it answers, if it is not the engine's own.
@@ -59,7 +62,11 @@ async fn builder(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check 
     let asked = deadline.limited("the builder", engine.ask_builder(&shared.tasks));
     match asked.await {
         Ok(None) => {}
-        Ok(Some(asked)) => return nodes(NAME, &asked),
+        Ok(Some(asked)) => {
+            let sizes = async { Ok(Engine::cache_sizes(&asked).await) };
+            let sizes = deadline.limited("the builder", sizes).await;
+            return nodes(NAME, &asked, &sizes.unwrap_or_default());
+        }
         Err(error) => return Check::failed(NAME, error),
     }
     let asked_for = shared.settings.engine.classic_builder;
@@ -78,29 +85,42 @@ async fn builder(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check 
     }
 }
 
-/// What each node of a builder answers.
-fn nodes(name: &str, asked: &[Asked]) -> Check {
-    let answer = |(node, answer): &Asked| match answer {
+/// What each node of a builder answers, with the sizes of their caches as far as they are known. Only if a build finds
+/// no node that it can use, that is a problem; a stopped container is started.
+fn nodes(name: &str, asked: &[Asked], sizes: &[Option<u64>]) -> Check {
+    let sizes = sizes.iter().copied().chain(std::iter::repeat(None));
+    let answer = |((node, answer), size): (&Asked, Option<u64>)| match answer {
         Ok(worker) => {
             let platforms: Vec<&str> = worker.platforms.iter().map(Platform::as_str).collect();
             format!(
-                "buildkit {} at {node} ({})",
+                "buildkit {} at {node} ({}{})",
                 worker.version,
-                platforms.join(", ")
+                platforms.join(", "),
+                cache(size, worker.cache_limit)
             )
         }
         Err(trouble) => format!("{node}: {}", trouble.why),
     };
-    let found: Vec<String> = asked.iter().map(answer).collect();
+    let found: Vec<String> = asked.iter().zip(sizes).map(answer).collect();
     let found = found.join("; ");
-    let troubles: Vec<_> = asked
-        .iter()
-        .filter_map(|(_, answer)| answer.as_ref().err())
-        .collect();
-    match troubles.first() {
-        None => Check::ok(name, found),
-        Some(first) if troubles.len() == asked.len() => Check::problem(name, found, first.hint),
-        Some(first) => Check::warning(name, found, first.hint),
+    let troubles = || asked.iter().filter_map(|(_, answer)| answer.as_ref().err());
+    let worst = troubles().find(|trouble| !trouble.is_stopped);
+    let Some(first) = worst.or_else(|| troubles().next()) else {
+        return Check::ok(name, found);
+    };
+    match troubles().filter(|trouble| !trouble.is_stopped).count() == asked.len() {
+        true => Check::problem(name, found, first.hint),
+        false => Check::warning(name, found, first.hint),
+    }
+}
+
+/// `; cache 1.2 GiB, at most 10.0 GiB`
+fn cache(size: Option<u64>, limit: Option<u64>) -> String {
+    match (size.map(human_bytes), limit.map(human_bytes)) {
+        (Some(size), Some(limit)) => format!("; cache {size}, at most {limit}"),
+        (Some(size), None) => format!("; cache {size}"),
+        (None, Some(limit)) => format!("; cache at most {limit}"),
+        (None, None) => String::new(),
     }
 }
 
@@ -110,7 +130,8 @@ async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check
     let warnings = Arc::new(Mutex::new(Vec::new()));
     let emitted = Arc::clone(&warnings);
     let emit: Sink = Arc::new(move |event: Event| {
-        if event.kind == Kind::Warning {
+        // A node that does not answer is in the check of the builder.
+        if event.kind == Kind::Warning && event.node.is_none() {
             let mut warnings = emitted.lock().unwrap_or_else(PoisonError::into_inner);
             warnings.push((event.message, event.hint.unwrap_or_default()));
         }

@@ -152,16 +152,17 @@ impl Check {
 /// Runs all checks.
 pub(crate) async fn diagnose(shared: &Arc<Shared>, timeout: Option<Duration>) -> Result<Diagnosis> {
     let deadline = Deadline::of(timeout);
-    let (engine, cache, logins, server) = tokio::join!(
+    let ((mut checks, engine), cache, logins, registry, server) = tokio::join!(
         engine::engine(shared, deadline),
         cache::cache(shared, deadline),
         access::logins(shared, deadline),
+        access::registry(shared, deadline),
         server::server(shared, deadline),
     );
-    let mut checks = engine;
     checks.extend(cache);
     checks.push(logins);
     checks.push(access::proxy(shared));
+    checks.extend(access::shared_cache(shared, engine.as_ref(), registry));
     checks.extend(server);
     let worst = checks.iter().map(|check| check.status).max();
     Ok(Diagnosis {
