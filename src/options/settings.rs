@@ -61,7 +61,7 @@ pub(crate) struct EngineSettings {
 pub(crate) struct SharedCache {
     /// The registry and a path, such as `registry.example/team/cache`.
     prefix: String,
-    write: bool,
+    pub(crate) write: bool,
 }
 
 /// The build cache of one runtime and platform.

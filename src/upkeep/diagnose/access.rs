@@ -81,7 +81,7 @@ pub(super) async fn registry(shared: &Shared, deadline: Deadline) -> Option<Resu
         PlatformChoice::Fixed(platform) => platform.clone(),
         PlatformChoice::Native => Platform::parse(Platform::DEFAULT)?,
     };
-    let reference = cache.reference(runtime, &platform);
+    let reference = cache.of(runtime, &platform).reference();
     let reply = async { Ok(registry::ask(&shared.http, &reference).await) };
     Some(deadline.limited("its registry", reply).await)
 }
