@@ -17,8 +17,8 @@
 //! | `net` | HTTP to the template server, and Gitea's API |
 //! | `fetch`, `cache` | the tree of a commit, and where it is kept |
 //! | `engine`, `context` | the container engine, and what its builder gets |
-//! | [`upkeep`] | list, prune, diagnose, build log, metrics |
-//! | [`error`], [`event`], [`redact`] | what leaves the library, and the masking in front of it |
+//! | [`upkeep`] | list, prune, diagnose, build log |
+//! | [`error`], [`event`], [`metrics`], [`redact`] | what leaves the library, and the masking in front of it |
 //! | `printable` | any text as one printable line |
 //! | `process` | threads, panics, signals and limits of the host process |
 //! | [`ffi`] | the C ABI: translation, and nothing else |
@@ -37,6 +37,7 @@ pub mod event;
 mod fetch;
 pub mod ffi;
 mod job;
+pub mod metrics;
 pub mod names;
 mod net;
 pub mod options;

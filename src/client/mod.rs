@@ -20,6 +20,7 @@ use crate::job::offline;
 use crate::job::shared::Shared;
 use crate::job::shared_build::SharedBuilds;
 use crate::job::target::Request;
+use crate::metrics::{Metrics, Snapshot};
 use crate::names::image::{EngineHost, Image};
 use crate::names::reference::CommitSha;
 use crate::names::runtimes::Runtime;
@@ -31,7 +32,6 @@ use crate::redact::{MAX_LINE, Masker, Redact};
 use crate::upkeep::build_log::{self, BuildLog};
 use crate::upkeep::diagnose::{self, Diagnosis};
 use crate::upkeep::list::{self, Inventory};
-use crate::upkeep::metrics::{Metrics, Snapshot};
 use crate::upkeep::prune::{self, PruneOptions, PruneReport};
 
 /// How long closing a client waits for its calls.

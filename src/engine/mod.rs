@@ -32,7 +32,7 @@ use crate::names::reference::Platform;
 use crate::options::EngineSettings;
 use crate::process::outside_file::within;
 use api::{About, Api, Failure};
-use builders::Known;
+use builders::NodeStates;
 use connect::address::Address;
 use connect::endpoint::{self, Endpoint};
 use connect::places::DEFAULT_SOCKET;
@@ -67,7 +67,7 @@ pub(crate) struct Engine {
     about: About,
     builder: Builder,
     /// What is known of the nodes of a builder other than the engine's own.
-    known: Known,
+    known: NodeStates,
     warned_of_cache: Arc<AtomicBool>,
 }
 
@@ -146,7 +146,7 @@ impl Engine {
             named_by: endpoint.named_by.clone(),
             about,
             builder,
-            known: Known::default(),
+            known: NodeStates::default(),
             warned_of_cache: Arc::default(),
         })
     }

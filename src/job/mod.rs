@@ -31,6 +31,7 @@ use crate::job::node_builds::NodeBuilds;
 use crate::job::recorder::Recorder;
 use crate::job::shared::{Shared, timed};
 use crate::job::target::{Request, Target};
+use crate::metrics::Step;
 use crate::names::image::{Image, Timings};
 use crate::names::reference::References;
 use crate::net::gitea::{self, Head};
@@ -38,7 +39,6 @@ use crate::net::retry;
 use crate::options::Repository;
 use crate::process::executor::blocking;
 use crate::process::outside_file;
-use crate::upkeep::metrics::Step;
 
 /// What a lookup has found, and how long it took.
 pub(crate) struct LookupResult {

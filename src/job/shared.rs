@@ -15,12 +15,12 @@ use crate::job::lease::Leases;
 use crate::job::shared_build::SharedBuilds;
 use crate::job::target::Request;
 use crate::job::{BuildOutput, LookupResult};
+use crate::metrics::{Metrics, Step};
 use crate::names::reference::{LocalName, Platform};
 use crate::net::http::Http;
 use crate::options::{PlatformChoice, Settings};
 use crate::process::executor::blocking;
 use crate::redact::Masker;
-use crate::upkeep::metrics::{Metrics, Step};
 
 /// What every call of one client uses.
 pub(crate) struct Shared {

@@ -1,7 +1,6 @@
-//! Maintenance functions: list, prune, diagnose, build log, metrics.
+//! Maintenance functions: list, prune, diagnose, build log.
 
 pub mod build_log;
 pub mod diagnose;
 pub mod list;
-pub mod metrics;
 pub mod prune;

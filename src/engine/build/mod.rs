@@ -199,7 +199,7 @@ impl Engine {
                     remedy: Remedy::NextNode { why, begun },
                     ..
                 }) => {
-                    nodes.lost(node);
+                    nodes.note_lost(node);
                     lost.push((node.clone(), why));
                     interrupted += u32::from(begun);
                     if interrupted == MAX_INTERRUPTED {
@@ -209,7 +209,7 @@ impl Engine {
                 result => return result.map_err(|failed| failed.error),
             }
         }
-        Err(builders::lost(&lost))
+        Err(builders::all_lost(&lost))
     }
 
     /// Warns of base images that a builder cannot use, if no registry has them.

@@ -31,7 +31,7 @@ const REST: Duration = Duration::from_secs(30);
 
 /// What a client knows of its builder's nodes, by address.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Known(Arc<Mutex<HashMap<String, State>>>);
+pub(super) struct NodeStates(Arc<Mutex<HashMap<String, State>>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -44,16 +44,16 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Nodes {
     pub(super) workers: Vec<Worker>,
-    known: Known,
+    known: NodeStates,
 }
 
 /// Counts a build on a node while it exists.
 pub(super) struct Running {
-    known: Known,
+    known: NodeStates,
     address: String,
 }
 
-impl Known {
+impl NodeStates {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, State>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,7 +88,7 @@ impl Nodes {
     }
 
     /// Notes that a node was lost.
-    pub(super) fn lost(&self, node: &Node) {
+    pub(super) fn note_lost(&self, node: &Node) {
         self.known.note(node, true);
     }
 }
@@ -246,7 +246,7 @@ async fn ask(nodes: Vec<Node>, start: bool) -> Vec<Asked> {
 }
 
 /// The error for a build whose nodes were all lost, with the reason of each.
-pub(super) fn lost(nodes: &[(Node, String)]) -> Error {
+pub(super) fn all_lost(nodes: &[(Node, String)]) -> Error {
     let reasons: Vec<String> = nodes
         .iter()
         .map(|(node, why)| format!("{node}: {why}"))
