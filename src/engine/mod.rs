@@ -23,6 +23,8 @@ use tokio_util::task::TaskTracker;
 #[cfg(feature = "internals")]
 pub(crate) use build::Lines;
 pub(crate) use build::{Build, Builder, Logins};
+#[cfg(feature = "internals")]
+pub(crate) use builders::order_by_address;
 pub(crate) use builders::{Asked, Nodes};
 pub(crate) use image::Found;
 pub(crate) use store::{Removal, Stored, bare};

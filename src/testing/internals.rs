@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::{Cache, FetchDir};
 use crate::context::{Context, Filter, Patterns};
-use crate::engine::Lines;
+use crate::engine::{Lines, order_by_address};
 use crate::error::{Code, Error, Result, Retry};
 use crate::fetch;
 use crate::names::reference::CommitSha;
@@ -90,6 +90,12 @@ impl Ignores {
         }
         verdict
     }
+}
+
+/// In which order a client tries the nodes of a builder, for the simulation of a farm. They are given by their host names
+/// and the number of builds that the client has on each; the result has their positions.
+pub fn order_of_nodes(nodes: &[(String, usize)], runtime: &str) -> Vec<usize> {
+    order_by_address(nodes, runtime)
 }
 
 /// Git objects, in the form in which a server sends them.

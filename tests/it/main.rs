@@ -26,6 +26,7 @@ mod documents;
 mod endless_engine;
 mod engine_faults;
 mod engine_tls;
+mod farm;
 mod fetch;
 mod fidelity;
 mod happy_path;

@@ -24,6 +24,8 @@ use crate::names::reference::Platform;
 use crate::options::{BuilderSettings, EngineSettings};
 use crate::process::outside_file::within;
 pub(super) use node::{Node, Worker};
+#[cfg(feature = "internals")]
+pub(crate) use rank::order_by_address;
 pub(super) use trouble::Trouble;
 
 /// How long a node that did not answer is not asked again, if another one answers.

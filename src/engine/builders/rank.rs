@@ -40,6 +40,35 @@ pub(super) fn order(
     ranked.into_iter().map(|(.., worker)| worker).collect()
 }
 
+/// [`order`] for nodes of one platform, each given by its host name and the number of builds it has. The result has
+/// their positions.
+#[cfg(feature = "internals")]
+pub(crate) fn order_by_address(nodes: &[(String, usize)], runtime: &str) -> Vec<usize> {
+    use crate::engine::builders::Node;
+    use crate::engine::connect::address::Address;
+
+    let platform = Platform::default();
+    let worker = |(host, _): &(String, usize)| Worker {
+        node: Node::At(Address::Tcp {
+            host: host.clone(),
+            port: 1234,
+            path: String::new(),
+            tls: None,
+        }),
+        version: String::new(),
+        cache_limit: None,
+        platforms: vec![platform.clone()],
+    };
+    let position = |worker: &Worker| match &worker.node {
+        Node::At(Address::Tcp { host, .. }) => nodes.iter().position(|(known, _)| known == host),
+        _ => None,
+    };
+    let builds = |worker: &Worker| position(worker).map_or(0, |position| nodes[position].1);
+    let workers = nodes.iter().map(worker).collect();
+    let ordered = order(workers, runtime, &platform, builds);
+    ordered.iter().filter_map(position).collect()
+}
+
 /// How much a runtime prefers a node.
 fn weight(node: &str, runtime: &str) -> [u8; 32] {
     Sha256::digest(format!("{node}\n{runtime}")).into()
