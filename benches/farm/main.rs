@@ -11,8 +11,8 @@ use simulation::{Farm, Outcome, Template, Work, run};
 
 const HOUR: f64 = 3600.0;
 
-/// A farm carries users if 95 % of their waits are at most so many times as long as a build by somebody who is alone,
-/// on a node that has nothing.
+/// A farm carries users if 95 % of their waits are at most this many times as long as the wait of a single user,
+/// on an empty node.
 const BOUND: f64 = 1.5;
 
 /// How many farms are simulated for a figure. In each of them the nodes have other names, which decide what runtimes
@@ -71,7 +71,7 @@ fn farm(users: usize, nodes: usize) -> Farm {
             changed: work(3.7, 2.0),
             cached: work(2.4, 2.4),
             image: 209.0,
-            load_changed: 1.0,
+            load_changed: 0.7,
             load_fresh: 11.8,
         },
         warm_up: 2.0 * HOUR,

@@ -69,7 +69,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// How long it takes if nobody else uses the node.
+    /// How long it takes if there is no other work on the node.
     pub fn alone(self) -> f64 {
         self.processor + self.elsewhere
     }
@@ -101,7 +101,7 @@ struct Commit {
     dependencies: u64,
 }
 
-/// The head of a runtime's branch. Commits are made when somebody looks.
+/// The head of a runtime's branch. New commits are added when it is looked up.
 struct Branch {
     head: Commit,
     next: f64,

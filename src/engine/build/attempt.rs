@@ -26,8 +26,9 @@ use crate::event::{Event, Kind, Sink};
 const TICK: Duration = Duration::from_millis(200);
 
 /// What to do about an image that cannot go through a registry.
-const HINT_THROUGH_REGISTRY: &str = "check that the builder can push to the registry of MOLECULE_LOCAL_SHARED_CACHE and the engine can \
-     pull from it: both must reach it and trust its certificate; or set MOLECULE_LOCAL_SHARED_CACHE_MODE=ro";
+const HINT_THROUGH_REGISTRY: &str = "check that the builder can push to the registry of \
+    MOLECULE_LOCAL_SHARED_CACHE and the engine can pull from it: both must reach it and trust its certificate; or set \
+    MOLECULE_LOCAL_SHARED_CACHE_MODE=ro";
 
 /// Why an attempt failed.
 pub(super) struct AttemptError {
