@@ -188,11 +188,6 @@ impl Engine {
         self.builder
     }
 
-    /// Whether a build can use a shared cache: on the nodes of another builder, or with the engine's own BuildKit.
-    pub(crate) fn can_use_cache(&self, on_nodes: bool) -> bool {
-        on_nodes || self.builder == Builder::BuildKit
-    }
-
     /// The name and version for people.
     pub(crate) fn description(&self) -> String {
         let podman = self.about.podman();

@@ -73,11 +73,16 @@ impl Engine {
         (!pairs.is_empty()).then_some(pairs)
     }
 
-    /// `moby.buildkit.v1.Control/ListWorkers`. `None` on any error: the check is then skipped.
-    async fn list_workers(&self) -> Option<ListWorkersResponse> {
+    /// A connection to the engine's own BuildKit. `None` on any error.
+    pub(super) async fn grpc(&self) -> Option<Grpc> {
         let request = post(self.api.version, "/grpc");
         let connection = upgrade(&self.address, request).await.ok()?;
-        let grpc = Grpc::over(connection).await.ok()?;
+        Grpc::over(connection).await.ok()
+    }
+
+    /// `moby.buildkit.v1.Control/ListWorkers`. `None` on any error: the check is then skipped.
+    async fn list_workers(&self) -> Option<ListWorkersResponse> {
+        let grpc = self.grpc().await?;
         let mut client = grpc.control();
         let answer = client.list_workers(ListWorkersRequest::default()).await;
         Some(answer.ok()?.into_inner())

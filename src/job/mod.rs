@@ -12,7 +12,6 @@ pub(crate) mod offline;
 pub(crate) mod recorder;
 pub(crate) mod shared;
 pub(crate) mod shared_build;
-mod shared_cache;
 pub(crate) mod target;
 pub(crate) mod version_pin;
 
@@ -286,10 +285,8 @@ async fn build(
         };
         Ok((context, build_args))
     };
-    let (opened, shared_cache) = tokio::join!(
-        outside_file::within(&shared.tasks, Code::Cache, &what, open),
-        shared_cache::find(shared, engine, nodes, target, emit),
-    );
+    let opened = outside_file::within(&shared.tasks, Code::Cache, &what, open).await;
+    let shared_cache = shared.settings.engine.shared_cache.as_ref();
     let (context, build_args) = opened.map_err(|error| target.error(error))?;
     let build = Build {
         reference: &target.references.pinned,
@@ -298,7 +295,7 @@ async fn build(
         labels: target.labels(),
         build_args,
         stall_grace: shared.settings.stall_grace,
-        shared_cache,
+        shared_cache: shared_cache.map(|cache| cache.of(&target.runtime, &target.platform)),
     };
     let built = engine
         .build(nodes, build, context, &shared.tasks, emit)

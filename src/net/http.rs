@@ -1,5 +1,5 @@
 //! The HTTP client for the template server. The API and the fetch share its connections, proxies, certificates and
-//! token rules. It also asks whether a registry answers, with the same proxies and certificates and without the token.
+//! token rules. `mol doctor` also asks the registry of a shared cache with it, without the token.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;

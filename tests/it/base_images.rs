@@ -10,7 +10,7 @@ use crate::support::engine::BUSYBOX;
 use crate::support::proxy::{End, Handling, Proxy};
 use crate::support::registry::Registry;
 use crate::support::server::dockerfile;
-use crate::support::{Engine, TestClient, TestEnv, noise, unique};
+use crate::support::{Builder, Engine, TestClient, TestEnv, noise, unique};
 
 /// Each builder: its name in events, its engine, and the value of `DOCKER_BUILDKIT`.
 fn builders() -> [(&'static str, Engine, &'static str); 3] {
@@ -26,6 +26,34 @@ fn client(env: &TestEnv, engine: &Engine, buildkit: &str) -> TestClient {
         (OptionName::DockerHost, &engine.url),
         (OptionName::DockerBuildkit, buildkit),
     ])
+}
+
+#[test]
+fn a_pull_without_progress_is_a_stall() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    registry.publish("base");
+    let hangs = Handling::CutAnswer(300, End::Hang);
+    let proxy = registry.with_layers("base", None, hangs);
+    let (_, host) = proxy.url.split_once("://").unwrap();
+    let text = format!("FROM {host}/base:1\nRUN echo {}\n", unique());
+    env.template("hermes", dockerfile(&text));
+    let builder = Builder::unix(&env.scratch().join("builder"));
+    for builder in ["default", &builder.address()] {
+        let client = env.client_with(&[
+            (OptionName::Builder, builder),
+            (OptionName::StallGrace, "3s"),
+        ]);
+        let error = client.ensure("hermes").unwrap_err();
+        assert_eq!(error.code, Code::Stalled, "{error:?}");
+        let message = "a download made no progress for 3 seconds";
+        assert!(error.message.contains(message), "{error:?}");
+        assert!(
+            error.message.contains(&format!("FROM {host}/base:1")),
+            "{error:?}"
+        );
+        assert!(error.hint.contains("registry"), "{error:?}");
+    }
 }
 
 #[test]

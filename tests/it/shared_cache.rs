@@ -1,14 +1,12 @@
 //! A build cache in a registry, which machines share. It makes builds faster; one that cannot be used is a warning.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mol::event::Kind;
 use mol::{Event, OptionName};
 
 use crate::support::registry::Registry;
 use crate::support::server::dockerfile;
-use crate::support::tls::{self, Certificates, Flaw};
 use crate::support::{Builder, End, Handling, Proxy, TestClient, TestEnv, unique};
 
 /// A client with a builder, a shared cache and its mode.
@@ -166,22 +164,14 @@ fn a_registry_that_never_answers_is_not_used_for_the_shared_cache() {
     let (base, _) = registry.publish("base");
     let silent =
         Proxy::before_registry(&registry.host, |_| Handling::Answer(Vec::new(), End::Hang));
-    let plain = silent.url.strip_prefix("http://").unwrap();
-    let issued = Certificates::new(env.scratch()).issue(Flaw::None);
-    let tls = tls::in_front_of(&silent.url, &issued).to_string();
-    let ca = issued.join("ca.pem");
-    let builder = builder(env.scratch(), "b");
-    for (builder, host) in [
-        (&*builder.address(), plain),
-        (&*builder.address(), &*tls),
-        ("default", plain),
-    ] {
+    let host = silent.url.strip_prefix("http://").unwrap();
+    let own = builder(env.scratch(), "b");
+    for (builder, mode) in [(&*own.address(), "rw"), ("default", "ro")] {
         two_stages(&env, &base);
         let client = env.client_with(&[
             (OptionName::Builder, builder),
             (OptionName::SharedCache, &format!("{host}/cache")),
-            (OptionName::SharedCacheMode, "rw"),
-            (OptionName::SslCertFile, ca.to_str().unwrap()),
+            (OptionName::SharedCacheMode, mode),
         ]);
         client.ensure("hermes").unwrap();
         assert_eq!(run_steps(&client), [false, false]);
@@ -190,43 +180,103 @@ fn a_registry_that_never_answers_is_not_used_for_the_shared_cache() {
             panic!("{warnings:#?}");
         };
         let expected = format!(
-            "the shared cache {host}/cache/hermes:linux-amd64 is not used: its registry did not answer within 10 \
-             seconds"
+            "the shared cache {host}/cache/hermes:linux-amd64 is not used: its registry did not answer the "
         );
-        assert_eq!(warning.message, expected);
+        assert!(warning.message.starts_with(&expected), "{warning:?}");
+        assert!(
+            warning.message.ends_with(" within 10 seconds"),
+            "{warning:?}"
+        );
         let hint = warning.hint.as_deref().unwrap_or_default();
         assert!(hint.contains("MOLECULE_LOCAL_SHARED_CACHE"), "{warning:?}");
     }
 }
 
 #[test]
-fn a_registry_that_only_the_builder_reaches_is_used() {
+fn a_result_that_cannot_be_downloaded_is_made_again() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let (base, _) = registry.publish("base");
-    // The first request for the cache is libmol's own.
-    let asked = AtomicUsize::new(0);
-    let proxy = Proxy::before_registry(&registry.host, move |request| {
-        let is_of_cache = request.starts_with("HEAD /v2/cache/hermes/");
-        match is_of_cache && asked.fetch_add(1, Ordering::SeqCst) == 0 {
-            true => Handling::Answer(Vec::new(), End::Close),
-            false => Handling::Pass,
-        }
-    });
-    two_stages(&env, &base);
-    let writer = builder(env.scratch(), "1");
     let cache = format!("{}/cache", registry.host);
-    client(&env, &writer.address(), &cache, "rw")
-        .ensure("hermes")
-        .unwrap();
-    env.engine.remove_all_of(&env.isolation);
+    let first = builder(env.scratch(), "first");
+    let answer = |status: &str| {
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 7\r\n\r\nrubbish");
+        Handling::Answer(answer.into_bytes(), End::Close)
+    };
+    for (name, handling, mode) in [
+        ("deleted", answer("404 Not Found"), "ro"),
+        ("deleted-rw", answer("404 Not Found"), "rw"),
+        ("fails", answer("500 Internal Server Error"), "ro"),
+        ("rubbish", answer("200 OK"), "ro"),
+        ("hangs", Handling::Answer(Vec::new(), End::Hang), "ro"),
+        ("hangs-rw", Handling::Answer(Vec::new(), End::Hang), "rw"),
+    ] {
+        let word = two_stages(&env, &base);
+        client(&env, &first.address(), &cache, "rw")
+            .ensure("hermes")
+            .unwrap();
+        env.engine.remove_all_of(&env.isolation);
 
-    let other = builder(env.scratch(), "2");
-    let host = proxy.url.strip_prefix("http://").unwrap();
-    let reader = client(&env, &other.address(), &format!("{host}/cache"), "ro");
-    reader.ensure("hermes").unwrap();
-    assert_eq!(run_steps(&reader), [true, true]);
-    assert_eq!(reader.count(Kind::Warning), 0);
+        // BuildKit keeps a part of a layer that it could not complete, and goes on with it: wrong bytes in a layer of
+        // the base image make that image unusable on the builder.
+        let except = (name == "rubbish").then_some("base");
+        let proxy = registry.with_layers("cache/hermes", except, handling);
+        let host = proxy.url.strip_prefix("http://").unwrap();
+        let empty = builder(env.scratch(), name);
+        let client = env.client_with(&[
+            (OptionName::Builder, &empty.address()),
+            (OptionName::SharedCache, &format!("{host}/cache")),
+            (OptionName::SharedCacheMode, mode),
+            (OptionName::StallGrace, "6s"),
+        ]);
+        let image = client.ensure("hermes").unwrap();
+        assert_eq!(env.engine.read(&image.reference, "made").trim(), word);
+        assert!(run_steps(&client).ends_with(&[false, false]), "{name}");
+        let warnings = client.of_kind(Kind::Warning);
+        let again = format!(
+            "the build starts again without the shared cache {host}/cache/hermes:linux-amd64: "
+        );
+        let told = warnings
+            .iter()
+            .filter(|event| event.message.starts_with(&again));
+        assert_eq!(told.count(), 1, "{name}: {warnings:#?}");
+        // The image cannot go through such a registry either.
+        assert_eq!(
+            warnings.len(),
+            if mode == "rw" { 2 } else { 1 },
+            "{name}: {warnings:#?}"
+        );
+        env.engine.remove_all_of(&env.isolation);
+    }
+}
+
+#[test]
+fn a_failed_command_is_not_run_again_without_the_cache() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let (base, _) = registry.publish("base");
+    let builder = builder(env.scratch(), "b");
+    let template = |last: &str| {
+        let text = format!("FROM {base}\nRUN echo once > /once\nRUN {last}\n");
+        env.template("hermes", dockerfile(&text));
+    };
+    let client = client(
+        &env,
+        &builder.address(),
+        &format!("{}/cache", registry.host),
+        "ro",
+    );
+    template("true");
+    client.ensure("hermes").unwrap();
+    template("echo ran; exit 3");
+    let error = client.ensure("hermes").unwrap_err();
+    assert_eq!(error.build.as_ref().unwrap().exit_code, 3, "{error:?}");
+    let ran = client.of_kind(Kind::Log);
+    let ran = ran
+        .iter()
+        .filter(|event| event.line.as_deref() == Some("ran"));
+    assert_eq!(ran.count(), 1);
+    assert_eq!(client.count(Kind::Warning), 0);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bollard::Docker;
-use bollard::models::{ContainerCreateBody, ImageInspect};
+use bollard::models::{ContainerCreateBody, ImageInspect, ImageSummary};
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, CreateImageOptionsBuilder, ImportImageOptionsBuilder,
     ListImagesOptionsBuilder, RemoveImageOptionsBuilder, TagImageOptionsBuilder,
@@ -259,23 +259,31 @@ impl Engine {
 
     /// All references that end with a test's isolation suffix.
     pub fn references_of(&self, isolation: &str) -> Vec<String> {
+        let mut references: Vec<String> = (self.images().into_iter())
+            .flat_map(|image| image.repo_tags)
+            .filter(|reference| reference.ends_with(&format!("--{isolation}")))
+            .collect();
+        references.sort();
+        references
+    }
+
+    /// The images' digests in a repository of a registry.
+    pub fn digests_of(&self, repository: &str) -> Vec<String> {
+        (self.images().into_iter())
+            .flat_map(|image| image.repo_digests)
+            .filter(|digest| digest.starts_with(&format!("{repository}@")))
+            .collect()
+    }
+
+    fn images(&self) -> Vec<ImageSummary> {
         let _images = self.keep_images();
         // An engine that removes an image meanwhile may fail: Podman with 500, Docker's containerd store with 404.
         let list = || {
             let options = ListImagesOptionsBuilder::new().build();
             block_on(self.docker.list_images(Some(options)))
         };
-        let images = (0..10)
-            .find_map(|_| list().ok())
-            .or_else(|| Some(list().unwrap()));
-        let mut references: Vec<String> = images
-            .into_iter()
-            .flatten()
-            .flat_map(|image| image.repo_tags)
-            .filter(|reference| reference.ends_with(&format!("--{isolation}")))
-            .collect();
-        references.sort();
-        references
+        let images = (0..10).find_map(|_| list().ok());
+        images.unwrap_or_else(|| list().unwrap())
     }
 
     pub fn remove_all_of(&self, isolation: &str) {

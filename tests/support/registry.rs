@@ -1,7 +1,7 @@
 //! A registry, public or with a login: the one of the distribution project, on loopback, where engines use plain HTTP
 //! by default.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bollard::auth::DockerCredentials;
 use bollard::models::{ContainerConfig, ContainerCreateBody};
@@ -13,6 +13,7 @@ use futures_util::TryStreamExt;
 
 use super::daemon::Daemon;
 use super::engine::{BUSYBOX, Engine};
+use super::proxy::{Handling, Proxy};
 use super::{block_on, unique};
 
 pub const USER: &str = "libmol";
@@ -24,6 +25,8 @@ const HTPASSWD: &str = "libmol:$2b$04$libmolLibmolLibmolLibeCquR.qTVFDhntk2yT/W8
 pub struct Registry {
     /// `127.0.0.1:PORT`
     pub host: String,
+    /// Where it stores its data.
+    data: PathBuf,
     _daemon: Daemon,
 }
 
@@ -60,8 +63,31 @@ impl Registry {
         let host = daemon.wait_for("listening on ");
         Self {
             host,
+            data: folder.join("registry/docker/registry/v2"),
             _daemon: daemon,
         }
+    }
+
+    /// A proxy that handles the downloads of a repository's layers so, and passes everything else. It also passes the
+    /// layers of the repository `except`.
+    pub fn with_layers(&self, repository: &str, except: Option<&str>, handling: Handling) -> Proxy {
+        let repositories = self.data.join("repositories");
+        let passed = except.map(|name| repositories.join(name).join("_layers/sha256"));
+        let blobs = self.data.join("blobs/sha256");
+        let prefix = format!("GET /v2/{repository}/blobs/sha256:");
+        Proxy::before_registry(&self.host, move |request| {
+            let Some(rest) = request.strip_prefix(&prefix) else {
+                return Handling::Pass;
+            };
+            let digest = &rest[..64];
+            let blob = std::fs::read(blobs.join(&digest[..2]).join(digest).join("data"));
+            let is_json = blob.is_ok_and(|data| data.starts_with(b"{"));
+            let is_passed = (passed.as_ref()).is_some_and(|layers| layers.join(digest).exists());
+            match is_json || is_passed {
+                true => Handling::Pass,
+                false => handling.clone(),
+            }
+        })
     }
 
     /// Puts an image into the registry, and only there: busybox with a unique word in the file `/base`.

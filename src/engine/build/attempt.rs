@@ -7,20 +7,21 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::context::Dockerfile;
 use crate::engine::build::answer::Info;
 use crate::engine::build::buildkit::{Graph, HINT_CACHE, is_internal};
+use crate::engine::build::cache_check;
 use crate::engine::build::classic::Transcript;
 use crate::engine::build::failure::is_lost_race;
 use crate::engine::build::monitor::BuildMonitor;
 use crate::engine::build::place::Place;
-use crate::engine::build::session::SessionServices;
 use crate::engine::build::solve::solve;
+use crate::engine::build::step::is_base_image;
 use crate::engine::build::transfer::{ImagePull, Transfer};
-use crate::engine::build::{Build, Builder, SESSION_END};
+use crate::engine::build::{Build, Builder, Inputs, SESSION_END};
 use crate::engine::connect::request::Failure;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
+use crate::options::RuntimeCache;
 
 /// The interval of upload progress and of the check for a stall.
 const TICK: Duration = Duration::from_millis(200);
@@ -45,6 +46,11 @@ pub(super) enum Remedy {
     ThroughClient {
         why: String,
     },
+    /// The same without the shared cache, whose registry failed. `hangs` is whether it did not answer.
+    WithoutCache {
+        why: String,
+        hangs: bool,
+    },
     /// Another node, because the connection to this one was lost. `begun` is whether it had begun to build.
     NextNode {
         why: String,
@@ -61,13 +67,33 @@ impl From<Error> for AttemptError {
     }
 }
 
+/// What an attempt does with the registry of the shared cache.
+#[derive(Clone, Copy, Default)]
+pub(super) struct CacheUse<'a> {
+    pub(super) read: Option<&'a RuntimeCache>,
+    pub(super) write: Option<&'a RuntimeCache>,
+    /// The image goes through this repository into the engine.
+    repository: Option<&'a str>,
+}
+
+impl<'a> CacheUse<'a> {
+    fn of(cache: &'a RuntimeCache) -> Self {
+        let write = Some(cache).filter(|cache| cache.write);
+        Self {
+            read: Some(cache),
+            write,
+            // Who may write the cache pushes most layers there anyway.
+            repository: write.map(|cache| &*cache.repository),
+        }
+    }
+}
+
 impl Place<'_> {
     /// Builds, and again if another attempt may work here.
     pub(super) async fn build(
         &self,
         build: &Build<'_>,
-        dockerfile: &Dockerfile,
-        services: &SessionServices,
+        inputs: &Inputs,
         emit: &Sink,
     ) -> std::result::Result<(), AttemptError> {
         emit(Event {
@@ -82,45 +108,76 @@ impl Place<'_> {
                 ),
             )
         });
-        // Who may write the cache pushes most layers there anyway.
-        let cache = build.shared_cache.as_ref().filter(|cache| cache.write);
-        let mut repository = cache.map(|cache| &*cache.repository);
+        let mut cache = self.cache(build, inputs, emit).await;
         let mut again = true;
         loop {
-            let transfer = self.worker.map(|_| Transfer::new(self.engine, repository));
-            let attempt = self.attempt(build, dockerfile, services.clone(), transfer, emit);
-            let failed = match attempt.await {
+            let failed = match self.attempt(build, inputs, cache, emit).await {
                 Ok(()) => return Ok(()),
                 Err(failed) => failed,
             };
             match &failed.remedy {
                 Remedy::Again if again => again = false,
-                Remedy::ThroughClient { why } if let Some(refused) = repository.take() => {
+                Remedy::ThroughClient { why } if let Some(refused) = cache.repository.take() => {
                     let message = format!(
                         "the image cannot go through {refused}: {why}; the builder sends it"
                     );
                     emit(Event::warning(message, HINT_THROUGH_REGISTRY));
+                }
+                Remedy::WithoutCache { why, hangs } if let Some(read) = cache.read.take() => {
+                    if *hangs {
+                        cache = CacheUse::default();
+                    }
+                    let message = format!(
+                        "the build starts again without the shared cache {}: {why}",
+                        read.reference()
+                    );
+                    emit(Event::warning(message, HINT_CACHE));
                 }
                 _ => return Err(failed),
             }
         }
     }
 
+    /// What the first attempt does with the shared cache. Warns if its registry does not answer.
+    async fn cache<'a>(&self, build: &'a Build<'_>, inputs: &Inputs, emit: &Sink) -> CacheUse<'a> {
+        let cache = build.shared_cache.as_ref();
+        let Some(cache) = cache.filter(|_| self.builder() == Builder::BuildKit) else {
+            return CacheUse::default();
+        };
+        let reference = cache.reference();
+        let Inputs {
+            credentials, tasks, ..
+        } = inputs;
+        let waits = self.waits_for_registry(&reference, build.platform, credentials, tasks);
+        if !waits.await {
+            return CacheUse::of(cache);
+        }
+        let message = format!(
+            "the shared cache {reference} is not used: its registry did not answer {self} within {} seconds",
+            cache_check::LIMIT.as_secs()
+        );
+        emit(Event::warning(message, HINT_CACHE));
+        CacheUse::default()
+    }
+
     async fn attempt(
         &self,
         build: &Build<'_>,
-        dockerfile: &Dockerfile,
-        mut services: SessionServices,
-        transfer: Option<Transfer>,
+        inputs: &Inputs,
+        cache: CacheUse<'_>,
         emit: &Sink,
     ) -> std::result::Result<(), AttemptError> {
-        let context = Arc::clone(&services.context);
+        let transfer = self
+            .worker
+            .map(|_| Transfer::new(self.engine, cache.repository));
+        let context = &inputs.context;
         let sent = Arc::clone(&context.sent);
         let mut monitor = BuildMonitor::new(sent, transfer.clone(), build.stall_grace, &**emit);
         let session_ended = CancellationToken::new();
-        if let Some(Transfer::ThroughClient(load)) = &transfer {
-            services.image = Some(Arc::clone(load));
-        }
+        let services = inputs.services(match &transfer {
+            Some(Transfer::ThroughClient(load)) => Some(Arc::clone(load)),
+            _ => None,
+        });
         let mut progress = match self.builder() {
             Builder::BuildKit => Progress::Graph(Graph::default()),
             builder => Progress::Transcript(Transcript::new(builder)),
@@ -128,27 +185,21 @@ impl Place<'_> {
         let ended = session_ended.clone();
         let mut answer = match (self.worker, &transfer) {
             (Some(worker), Some(transfer)) => {
-                let credentials = services.credentials.clone();
-                let built = start(solve(
-                    &worker.node,
-                    build,
-                    transfer.clone(),
-                    services,
-                    ended,
-                ));
+                let to = transfer.clone();
+                let built = start(solve(&worker.node, build, cache, to, services, ended));
                 match transfer {
                     Transfer::ThroughClient(_) => built,
                     Transfer::ThroughRegistry(image) => {
                         let image = Arc::clone(image);
-                        let into_engine = image.into_engine(self.engine, build, credentials);
+                        let into_engine = image.into_engine(self.engine, build, inputs);
                         built.chain(into_engine).boxed()
                     }
                 }
             }
             _ if self.builder() == Builder::BuildKit => {
-                start(self.engine.buildkit(build, services, ended))
+                start(self.engine.buildkit(build, cache.read, services, ended))
             }
-            _ => start(self.engine.archive(build, services)),
+            _ => start(self.engine.archive(build, inputs)),
         };
         // Only borrowed: the session, which lives as long as the answer, is still needed below.
         let end = follow(&mut answer, &mut progress, &mut monitor).await;
@@ -160,12 +211,10 @@ impl Place<'_> {
         {
             return result;
         }
-        let end = end.map_err(|stalled| match &progress {
-            Progress::Graph(graph) if graph.waits_for_cache() => stalled.hint(format!(
-                "the shared cache does not answer: {HINT_CACHE}, or unset it"
-            )),
-            _ => stalled,
-        })?;
+        let end = match end {
+            Ok(end) => end,
+            Err(stalled) => return Err(silent(stalled, cache, &progress, &monitor)),
+        };
         let begun = match &progress {
             Progress::Graph(graph) => graph.has_begun(),
             Progress::Transcript(_) => true,
@@ -194,15 +243,22 @@ impl Place<'_> {
             }
         }
         reason.message = end.failed.reason(&reason.message).to_owned();
-        let remedy = match is_lost_race(self.builder(), &end, &reason) {
-            true => Remedy::Again,
-            false => Remedy::None,
+        // If a result that the cache lists cannot be downloaded, BuildKit fails and does not run its step instead.
+        let may_be_of_the_cache = cache.read.is_some() && begun && !is_base_image(&end.failed.name);
+        let is_lost_race = is_lost_race(self.builder(), &end, &reason);
+        let error = self.build_error(build.platform, &reason, &inputs.dockerfile, end);
+        let error = error.await;
+        let remedy = if is_lost_race {
+            Remedy::Again
+        } else if may_be_of_the_cache && !error.is_of_a_command() {
+            Remedy::WithoutCache {
+                why: error.message.clone(),
+                hangs: false,
+            }
+        } else {
+            Remedy::None
         };
-        let error = self.build_error(build.platform, &reason, dockerfile, end);
-        Err(AttemptError {
-            error: error.await,
-            remedy,
-        })
+        Err(AttemptError { error, remedy })
     }
 }
 
@@ -282,6 +338,31 @@ impl Place<'_> {
     }
 }
 
+/// The error of an attempt without progress.
+fn silent(
+    stalled: Error,
+    cache: CacheUse<'_>,
+    progress: &Progress,
+    monitor: &BuildMonitor<'_>,
+) -> AttemptError {
+    match progress {
+        // It cannot be tried again: without the cache BuildKit waits too.
+        Progress::Graph(graph) if graph.waits_for_cache() => stalled
+            .hint(format!(
+                "the shared cache does not answer: {HINT_CACHE}, or unset it"
+            ))
+            .into(),
+        _ if cache.read.is_some() && monitor.downloads_result() => AttemptError {
+            remedy: Remedy::WithoutCache {
+                why: "its registry does not answer".to_owned(),
+                hangs: true,
+            },
+            error: stalled,
+        },
+        _ => stalled.into(),
+    }
+}
+
 /// The builder's progress, once it has accepted the build.
 fn start<'a, S>(
     accepted: impl Future<Output = std::result::Result<S, Failure>> + Send + 'a,
@@ -310,13 +391,17 @@ impl Progress {
         match (self, info) {
             (Progress::Graph(graph), Info::Status(status)) => graph.update(&status, monitor).await,
             (Progress::Transcript(transcript), Info::Text(text)) => {
+                monitor.note_activity();
                 transcript.update(&text, monitor).await
             }
             (Progress::Transcript(transcript), Info::Layer(status)) => {
                 transcript.layer(status, monitor);
                 Ok(())
             }
-            _ => Ok(()),
+            _ => {
+                monitor.note_activity();
+                Ok(())
+            }
         }
     }
 }
@@ -341,7 +426,6 @@ async fn follow(
                     Some(Err(failure)) => return Ok(Err(failure)),
                     None => return Ok(Ok(())),
                 };
-                monitor.note_activity();
                 if let Err(what) = progress.update(info, monitor).await {
                     return Ok(Err(Failure::LimitExceeded(what)));
                 }

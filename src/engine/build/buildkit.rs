@@ -177,6 +177,9 @@ impl Graph {
         // it completes and starts again before the files are requested.
         for field in fields(status) {
             let (tag, value) = field?;
+            if tag != STATUS {
+                monitor.note_activity();
+            }
             if tag == VERTEX && !self.loads_context {
                 self.loads_context = Vertex::decode(value)?.name == LOAD_CONTEXT;
             }
@@ -266,7 +269,7 @@ impl Graph {
     /// Reports the progress of a layer. Other states are of steps within a step, such as "resolve".
     fn layer(&mut self, status: VertexStatus, monitor: &mut BuildMonitor<'_>) {
         let Some(state) = self.vertexes.get(&status.vertex) else {
-            return;
+            return monitor.note_activity();
         };
         let (action, layer) = match status.id.strip_prefix("extracting ") {
             Some(layer) => (Action::Extract, layer),
@@ -280,6 +283,8 @@ impl Graph {
                 total: u64::try_from(status.total).unwrap_or(0),
             };
             monitor.pulling(&state.step, layer);
+        } else {
+            monitor.note_activity();
         }
     }
 

@@ -193,8 +193,7 @@ impl Transcript {
         let Some(Current { step, .. }) = &self.current else {
             return;
         };
-        let is_from = step.instruction().eq_ignore_ascii_case("FROM");
-        if self.builder != Builder::Buildah || !is_from {
+        if self.builder != Builder::Buildah || !step.is_base_image() {
             return;
         }
         if line.starts_with("Trying to pull ") {

@@ -5,6 +5,7 @@ mod answer;
 mod attempt;
 mod base_image;
 mod buildkit;
+mod cache_check;
 mod classic;
 mod credentials;
 mod failure;
@@ -52,6 +53,7 @@ use attempt::{AttemptError, Remedy};
 use credentials::Credentials;
 use place::Place;
 use session::{Session, SessionServices};
+use transfer::ImageLoad;
 
 /// How long after a failed build its session may still end, to count as the cause.
 const SESSION_END: Duration = Duration::from_millis(500);
@@ -96,6 +98,26 @@ pub(crate) struct Build<'a> {
     pub(crate) shared_cache: Option<RuntimeCache>,
 }
 
+/// What a build reads.
+struct Inputs {
+    context: Arc<Context>,
+    dockerfile: Dockerfile,
+    credentials: Credentials,
+    tasks: TaskTracker,
+}
+
+impl Inputs {
+    /// What its session serves: also the engine's place for the image, if it goes through this process.
+    fn services(&self, image: Option<Arc<ImageLoad>>) -> SessionServices {
+        SessionServices {
+            credentials: self.credentials.clone(),
+            tasks: self.tasks.clone(),
+            context: Some(Arc::clone(&self.context)),
+            image,
+        }
+    }
+}
+
 impl Engine {
     /// Builds `context` and tags the image `reference` in this engine: with its own builder, or on the nodes of another
     /// one. Dropping the future cancels the build.
@@ -116,13 +138,14 @@ impl Engine {
         let dockerfile = within(tasks, Code::Cache, &described(&context.tree), read).await?;
         let mut registries = dockerfile.registries().clone();
         if let Some(cache) = &build.shared_cache {
-            if self.can_use_cache(nodes.is_some()) {
+            if nodes.is_some() || self.builder == Builder::BuildKit {
                 registries.insert(registry(&cache.repository).to_owned());
             }
             self.warn_of_unusable_cache(nodes.is_some(), cache.write, emit);
         }
-        let services = SessionServices {
-            context: Arc::clone(&context),
+        let inputs = Inputs {
+            context,
+            dockerfile,
             credentials: Credentials::new(
                 self.settings.clone(),
                 registries,
@@ -130,7 +153,6 @@ impl Engine {
                 Arc::clone(emit),
             ),
             tasks: tasks.clone(),
-            image: None,
         };
         match nodes {
             None => {
@@ -138,13 +160,10 @@ impl Engine {
                     engine: self,
                     worker: None,
                 };
-                let built = place.build(&build, &dockerfile, &services, emit).await;
+                let built = place.build(&build, &inputs, emit).await;
                 built.map_err(|failed| failed.error)
             }
-            Some(nodes) => {
-                self.build_on(nodes, &build, &dockerfile, &services, emit)
-                    .await
-            }
+            Some(nodes) => self.build_on(nodes, &build, &inputs, emit).await,
         }
     }
 
@@ -171,11 +190,11 @@ impl Engine {
         &self,
         nodes: &Nodes,
         build: &Build<'_>,
-        dockerfile: &Dockerfile,
-        services: &SessionServices,
+        inputs: &Inputs,
         emit: &Sink,
     ) -> Result<()> {
-        self.warn_of_base_images_only_here(dockerfile, emit).await;
+        self.warn_of_base_images_only_here(&inputs.dockerfile, emit)
+            .await;
         let mut lost: Vec<(builders::Node, String)> = Vec::new();
         let mut interrupted = 0;
         for worker in &nodes.workers {
@@ -194,7 +213,7 @@ impl Engine {
                 worker: Some(worker),
             };
             let _running = nodes.start(node);
-            match place.build(build, dockerfile, services, emit).await {
+            match place.build(build, inputs, emit).await {
                 Err(AttemptError {
                     remedy: Remedy::NextNode { why, begun },
                     ..
@@ -242,6 +261,7 @@ impl Engine {
     async fn buildkit(
         &self,
         build: &Build<'_>,
+        cache: Option<&RuntimeCache>,
         services: SessionServices,
         ended: CancellationToken,
     ) -> std::result::Result<impl Stream<Item = std::result::Result<Info, Failure>>, Failure> {
@@ -252,9 +272,7 @@ impl Engine {
         // commit is the key.
         let session =
             Session::open(&self.address, version, &id, build.commit, services, ended).await?;
-        let cache: Vec<String> = (build.shared_cache.iter())
-            .map(RuntimeCache::reference)
-            .collect();
+        let cache: Vec<String> = cache.map(RuntimeCache::reference).into_iter().collect();
         let options = build
             .options()
             .version(BuilderVersion::BuilderBuildKit)
@@ -274,32 +292,29 @@ impl Engine {
     async fn archive(
         &self,
         build: &Build<'_>,
-        services: SessionServices,
+        inputs: &Inputs,
     ) -> std::result::Result<impl Stream<Item = std::result::Result<Info, Failure>>, Failure> {
-        let SessionServices {
-            context,
-            credentials,
-            tasks,
-            ..
-        } = services;
+        let Inputs { context, tasks, .. } = inputs;
         let buildah = self.builder == Builder::Buildah;
         let read = {
-            let context = Arc::clone(&context);
+            let context = Arc::clone(context);
             move || match buildah {
                 true => context.buildah_filter(),
                 false => Ok((context.classic_filter()?, None)),
             }
         };
-        let read = within(&tasks, Code::Cache, &described(&context.tree), read).await;
+        let read = within(tasks, Code::Cache, &described(&context.tree), read).await;
         let (filter, excludes) = read.map_err(Failure::Local)?;
         let options = build.options().version(BuilderVersion::BuilderV1);
         let mut request = self
             .build_request(&options.build(), excludes.as_deref())?
             .header(CONTENT_TYPE, "application/x-tar");
-        if let Some(logins) = credentials.header().await {
+        if let Some(logins) = inputs.credentials.header().await {
             request = request.header("X-Registry-Config", logins.as_str());
         }
-        let archive = context.archive(filter, &tasks).map_ok(Frame::data);
+        let archive = Arc::clone(context)
+            .archive(filter, tasks)
+            .map_ok(Frame::data);
         let body = StreamBody::new(archive).boxed_unsync();
         let answer = send(&self.address, request.body(body).map_err(broken)?).await?;
         Ok(answer::lines(answer))

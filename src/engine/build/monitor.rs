@@ -97,6 +97,18 @@ pub(super) struct End {
     pub(super) log_tail: String,
 }
 
+/// The export of the image. The times are those of its start.
+enum Export {
+    NotStarted,
+    /// The builder is silent meanwhile.
+    Running(Instant),
+    /// The builder has done its part. The engine may not have the image yet.
+    Exported(Instant),
+    /// The builder's reason.
+    Failed(String),
+    Complete,
+}
+
 pub(super) struct BuildMonitor<'a> {
     emit: &'a (dyn Fn(Event) + Send + Sync),
     tail: VecDeque<String>,
@@ -109,13 +121,7 @@ pub(super) struct BuildMonitor<'a> {
     /// The bytes sent at the last tick.
     sent_before: u64,
     context_done: bool,
-    /// When the export started, until the engine has the image.
-    exporting: Option<Instant>,
-    /// The builder exports the image. It is silent meanwhile.
-    is_silent: bool,
-    has_exported: bool,
-    /// Why the builder could not export the image.
-    export_error: Option<String>,
+    export: Export,
     /// The way of the image into the engine, unless it is built there.
     transfer: Option<Transfer>,
     /// The bytes moved at the last tick.
@@ -142,10 +148,7 @@ impl<'a> BuildMonitor<'a> {
             sent,
             sent_before: 0,
             context_done: false,
-            exporting: None,
-            is_silent: false,
-            has_exported: false,
-            export_error: None,
+            export: Export::NotStarted,
             transfer,
             moved_before: 0,
             stall_grace,
@@ -153,7 +156,7 @@ impl<'a> BuildMonitor<'a> {
         }
     }
 
-    /// Restarts the stall timer. To be called for every message of the engine.
+    /// Restarts the stall timer. To be called for whatever the builder reports, except a layer: see [`Self::pulling`].
     pub(super) fn note_activity(&mut self) {
         self.last_activity = Instant::now();
     }
@@ -215,14 +218,21 @@ impl<'a> BuildMonitor<'a> {
     /// The engine pulls a layer for this step.
     pub(super) fn pulling(&mut self, step: &Step, layer: LayerStatus) {
         self.pull_started(step);
-        if let Some(index) = self.pull_of(step) {
-            self.pulls[index].update(layer);
+        let pull = self.pull_of(step);
+        if pull.is_none_or(|index| self.pulls[index].update(layer)) {
+            self.note_activity();
         }
     }
 
     fn pull_of(&self, step: &Step) -> Option<usize> {
         let mut pulls = self.pulls.iter();
         pulls.position(|pull| pull.step.number == step.number)
+    }
+
+    /// Whether a step's result is being downloaded from a shared cache.
+    pub(super) fn downloads_result(&self) -> bool {
+        let results = self.pulls.iter().filter(|pull| !pull.step.is_base_image());
+        results.into_iter().any(Pull::is_downloading)
     }
 
     /// The step has what it needed.
@@ -299,9 +309,8 @@ impl<'a> BuildMonitor<'a> {
     /// Exporting the image is silent and may be slow: the stall timer is paused meanwhile, unless the image is on its
     /// way into the engine.
     pub(super) fn export_started(&mut self) {
-        if self.exporting.is_none() {
-            self.exporting = Some(Instant::now());
-            self.is_silent = true;
+        if matches!(self.export, Export::NotStarted) {
+            self.export = Export::Running(Instant::now());
             let message = match self.transfer {
                 None => "the engine writes the image",
                 Some(Transfer::ThroughClient(_)) => "the builder sends the image",
@@ -312,33 +321,36 @@ impl<'a> BuildMonitor<'a> {
     }
 
     pub(super) fn export_failed(&mut self, error: String) {
-        self.is_silent = false;
-        self.export_error = Some(error);
+        self.export = Export::Failed(error);
     }
 
     /// Why the builder could not export the image.
     pub(super) fn export_error(&self) -> Option<&str> {
-        self.export_error.as_deref()
+        match &self.export {
+            Export::Failed(error) => Some(error),
+            _ => None,
+        }
     }
 
     /// Whether the builder has exported the image.
     pub(super) fn has_exported(&self) -> bool {
-        self.has_exported
+        matches!(self.export, Export::Exported(_) | Export::Complete)
     }
 
     /// The builder has exported the image. The event follows when the engine has the image.
     pub(super) fn export_done(&mut self) {
-        self.is_silent = false;
-        self.has_exported = true;
+        let (Export::Running(started) | Export::Exported(started)) = self.export else {
+            return;
+        };
         if (self.transfer.as_ref()).is_some_and(|transfer| !transfer.is_complete()) {
+            self.export = Export::Exported(started);
             return;
         }
-        if let Some(started) = self.exporting.take() {
-            (self.emit)(Event {
-                duration_ms: Some(millis(started.elapsed())),
-                ..Event::new(Kind::ExportDone, "the engine has the image")
-            });
-        }
+        self.export = Export::Complete;
+        (self.emit)(Event {
+            duration_ms: Some(millis(started.elapsed())),
+            ..Event::new(Kind::ExportDone, "the engine has the image")
+        });
     }
 
     /// Whether the engine has confirmed the end of the upload.
@@ -386,7 +398,12 @@ impl<'a> BuildMonitor<'a> {
             }
         }
         let is_moving = self.image_progress();
-        if (self.is_silent && !is_moving) || self.last_activity.elapsed() < self.stall_grace {
+        // An export waits for what it downloads, such as the results in a shared cache.
+        let download = self.pulls.iter().find(|pull| pull.is_downloading());
+        let download = download.map(|pull| pull.step.name.clone());
+        let is_silent =
+            matches!(self.export, Export::Running(_)) && !is_moving && download.is_none();
+        if is_silent || self.last_activity.elapsed() < self.stall_grace {
             return Ok(());
         }
         if is_moving {
@@ -399,19 +416,28 @@ impl<'a> BuildMonitor<'a> {
             ));
         }
         let End { failed, log_tail } = self.end();
-        let step = failed.name;
+        let (step, what, hint) = match download {
+            Some(step) => (
+                step,
+                "a download made no progress",
+                "check the registry that the step needs, and the network to it",
+            ),
+            None => (
+                failed.name,
+                "no output",
+                "if the step is only slow, raise MOLECULE_BUILD_STALL_GRACE_S",
+            ),
+        };
         let place = match step.as_str() {
             "" => "before its first step".to_owned(),
             step => format!("in the step {step}"),
         };
+        let silence = human_duration(self.stall_grace);
         Err(Error::new(
             Code::Stalled,
-            format!(
-                "the build was stopped {place}: no output for {}",
-                human_duration(self.stall_grace)
-            ),
+            format!("the build was stopped {place}: {what} for {silence}"),
         )
-        .hint("if the step is only slow, raise MOLECULE_BUILD_STALL_GRACE_S")
+        .hint(hint)
         .in_build(FailedBuild {
             step,
             log_tail,
@@ -471,6 +497,7 @@ fn step_event(step: &Step, kind: Kind, message: String) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::build::pull::Action;
 
     use std::thread::sleep;
 
@@ -503,6 +530,45 @@ mod tests {
         monitor.tick().unwrap();
         sleep(2 * GRACE);
         assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
+    }
+
+    #[test]
+    fn a_download_without_progress_is_a_stall_also_during_an_export() {
+        let emit = |_| {};
+        let mut monitor = BuildMonitor::new(Arc::default(), None, GRACE, &emit);
+        let step = Step {
+            number: 1,
+            total: 1,
+            name: "[1/1] RUN make".to_owned(),
+        };
+        let report = |monitor: &mut BuildMonitor<'_>, action, bytes| {
+            sleep(2 * GRACE);
+            monitor.pulling(
+                &step,
+                LayerStatus {
+                    layer: "sha256:a".to_owned(),
+                    action,
+                    bytes,
+                    total: 9,
+                },
+            );
+        };
+        monitor.export_started();
+        for bytes in [0, 1, 2] {
+            report(&mut monitor, Action::Download, bytes);
+            monitor.tick().unwrap();
+        }
+        report(&mut monitor, Action::Download, 2);
+        assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
+        assert!(monitor.downloads_result());
+        // While a layer is extracted, its complete download is reported again and again.
+        for _ in 0..3 {
+            report(&mut monitor, Action::Extract, 0);
+            monitor.tick().unwrap();
+            report(&mut monitor, Action::Download, 9);
+            monitor.tick().unwrap();
+        }
+        assert!(!monitor.downloads_result());
     }
 
     #[test]

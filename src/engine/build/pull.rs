@@ -85,7 +85,15 @@ impl Pull {
         }
     }
 
-    pub(super) fn update(&mut self, status: LayerStatus) {
+    /// Whether a layer is not complete, as far as its size is known.
+    pub(super) fn is_downloading(&self) -> bool {
+        let mut layers = self.layers.values();
+        layers.any(|layer| layer.action == Action::Download && layer.bytes < layer.total)
+    }
+
+    /// Takes the state of a layer, and returns whether it shows that the builder is at work: a download that makes no
+    /// progress is reported again and again; an extraction has no progress.
+    pub(super) fn update(&mut self, status: LayerStatus) -> bool {
         let LayerStatus {
             layer,
             action,
@@ -94,7 +102,7 @@ impl Pull {
         } = status;
         let known = self.layers.contains_key(&layer);
         if layer.len() > MAX_NAME || !known && self.layers.len() == MAX_LAYERS {
-            return;
+            return true;
         }
         let state = self.layers.entry(layer).or_insert_with(|| Layer {
             started: Instant::now(),
@@ -106,16 +114,18 @@ impl Pull {
         });
         match (state.action, action) {
             // BuildKit goes on reporting the download, which is complete.
-            (Action::Extract, Action::Download) => return,
+            (Action::Extract, Action::Download) => return true,
             (Action::Download, Action::Extract) => state.started = Instant::now(),
             _ => {}
         }
-        state.changed |= (state.action, state.bytes, state.total) != (action, bytes, total);
+        let changed = (state.action, state.bytes, state.total) != (action, bytes, total);
+        state.changed |= changed;
         (state.action, state.bytes, state.total) = (action, bytes, total);
         state.downloaded = state.downloaded.max(match action {
             Action::Download => bytes,
             Action::Extract => total,
         });
+        changed || action == Action::Extract
     }
 
     /// An event for each layer that has changed.

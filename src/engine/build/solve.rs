@@ -22,12 +22,14 @@ use tonic_prost::ProstEncoder;
 
 use crate::context::DOCKERFILE;
 use crate::engine::build::answer::Info;
+use crate::engine::build::attempt::CacheUse;
 use crate::engine::build::session::{Session, SessionServices};
 use crate::engine::build::transfer::Transfer;
 use crate::engine::build::{Build, SESSION_END, session_id};
 use crate::engine::builders::{Node, Trouble};
 use crate::engine::connect::grpc::Grpc;
 use crate::engine::connect::request::Failure;
+use crate::options::RuntimeCache;
 
 const STATUS: &str = "/moby.buildkit.v1.Control/Status";
 
@@ -55,6 +57,7 @@ struct Running {
 pub(super) async fn solve(
     node: &Node,
     build: &Build<'_>,
+    cache: CacheUse<'_>,
     transfer: Transfer,
     services: SessionServices,
     ended: CancellationToken,
@@ -70,7 +73,7 @@ pub(super) async fn solve(
             ));
         }
     };
-    let request = build.solve_request(&id, &transfer);
+    let request = build.solve_request(&id, cache, &transfer);
     let status = StatusRequest {
         r#ref: request.r#ref.clone(),
     };
@@ -107,7 +110,7 @@ pub(super) async fn solve(
 
 impl Build<'_> {
     /// The parameters that the docker CLI's `build` would give, and the transfer of the image as the result.
-    fn solve_request(&self, id: &str, transfer: &Transfer) -> SolveRequest {
+    fn solve_request(&self, id: &str, cache: CacheUse<'_>, transfer: &Transfer) -> SolveRequest {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         let mut attributes = HashMap::from([
             pair("filename", DOCKERFILE),
@@ -121,22 +124,23 @@ impl Build<'_> {
             );
         }
         let exporter = transfer.exporter(self.reference);
-        let cache = self.shared_cache.as_ref().map(|cache| CacheOptionsEntry {
+        let entry = |cache: &RuntimeCache, more: &[(&str, &str)]| CacheOptionsEntry {
             r#type: "registry".to_owned(),
-            attrs: HashMap::from([pair("ref", &cache.reference())]),
-        });
-        if let Some(CacheOptionsEntry { r#type, attrs }) = &cache {
+            attrs: HashMap::from_iter(
+                [pair("ref", &cache.reference())]
+                    .into_iter()
+                    .chain(more.iter().map(|(name, value)| pair(name, value))),
+            ),
+        };
+        let read = cache.read.map(|cache| entry(cache, &[]));
+        let written = cache
+            .write
+            .map(|cache| entry(cache, &[("mode", CACHE_MODE), ("ignore-error", "true")]));
+        if let Some(CacheOptionsEntry { r#type, attrs }) = &read {
             // The frontend asks for it by this attribute; its JSON has Go's names.
             let entry = serde_json::json!([{ "Type": r#type, "Attrs": attrs }]);
             attributes.insert("cache-imports".to_owned(), entry.to_string());
         }
-        let is_written = self.shared_cache.as_ref().is_some_and(|cache| cache.write);
-        let written = cache.clone().filter(|_| is_written).map(|mut entry| {
-            entry
-                .attrs
-                .extend([pair("mode", CACHE_MODE), pair("ignore-error", "true")]);
-            entry
-        });
         SolveRequest {
             r#ref: id.to_owned(),
             session: id.to_owned(),
@@ -147,7 +151,7 @@ impl Build<'_> {
             exporter_attrs_deprecated: exporter.attrs.clone(),
             exporters: vec![exporter],
             cache: Some(CacheOptions {
-                imports: cache.into_iter().collect(),
+                imports: read.into_iter().collect(),
                 exports: written.into_iter().collect(),
                 ..CacheOptions::default()
             }),

@@ -12,12 +12,13 @@ pub(super) struct Step {
 
 impl Step {
     pub(super) fn is_base_image(&self) -> bool {
-        self.instruction() == "FROM"
+        is_base_image(&self.name)
     }
+}
 
-    /// The first word of its instruction.
-    pub(super) fn instruction(&self) -> &str {
-        let (_, text) = self.name.split_once("] ").unwrap_or(("", &self.name));
-        text.split_whitespace().next().unwrap_or_default()
-    }
+/// Whether a step with this name is the pull of a base image: its instruction is `FROM`.
+pub(super) fn is_base_image(name: &str) -> bool {
+    let (_, text) = name.split_once("] ").unwrap_or(("", name));
+    let instruction = text.split_whitespace().next();
+    instruction.is_some_and(|word| word.eq_ignore_ascii_case("FROM"))
 }

@@ -6,9 +6,9 @@ use crate::engine::{Builder, Engine, Logins};
 use crate::error::Result;
 use crate::job::shared::Shared;
 use crate::names::reference::Platform;
-use crate::net::registry::{self, Reply};
 use crate::options::PlatformChoice;
 use crate::process::executor::blocking;
+use crate::upkeep::diagnose::registry::{self, Reply};
 use crate::upkeep::diagnose::{Check, Deadline};
 
 pub(super) async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {

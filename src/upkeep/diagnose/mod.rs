@@ -6,6 +6,7 @@
 mod access;
 mod cache;
 mod engine;
+mod registry;
 mod server;
 
 use std::borrow::Cow;

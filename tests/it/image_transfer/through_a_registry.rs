@@ -121,6 +121,26 @@ fn a_call_cancelled_during_the_pull_leaves_no_tag() {
 }
 
 #[test]
+fn a_call_cancelled_after_the_pull_leaves_no_name_of_the_registry() {
+    let farm = Farm::new();
+    let hang = Handling::Answer(Vec::new(), End::Hang);
+    let (proxy, asked) = proxy(&farm.env, &farm.env.engine, "/tag?", hang);
+    let client = farm.client(&proxy.url, &farm.registry.host, "60s");
+    farm.env
+        .template("hermes", template(&format!("RUN echo {}", unique())));
+    let call = client.begin("hermes");
+    wait_until("the tag", || asked.load(Ordering::Relaxed).then_some(()));
+    let repository = format!("{}/cache/hermes", farm.registry.host);
+    assert!(!farm.env.engine.digests_of(&repository).is_empty());
+    client.cancel(&call);
+    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    wait_until("the removal", || {
+        let digests = farm.env.engine.digests_of(&repository);
+        digests.is_empty().then_some(())
+    });
+}
+
+#[test]
 fn a_reader_of_the_cache_pushes_nothing() {
     let farm = Farm::new();
     let pushes = Arc::new(AtomicBool::new(false));

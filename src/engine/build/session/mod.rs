@@ -79,9 +79,10 @@ const MAX_COPIES: usize = 3;
 /// What the session serves.
 #[derive(Clone)]
 pub(super) struct SessionServices {
-    pub(super) context: Arc<Context>,
     pub(super) credentials: Credentials,
     pub(super) tasks: TaskTracker,
+    /// The template's files, if it is a build.
+    pub(super) context: Option<Arc<Context>>,
     /// Takes the image, if it goes through this process.
     pub(super) image: Option<Arc<ImageLoad>>,
 }
@@ -194,11 +195,11 @@ async fn route(
     request: hyper::Request<Incoming>,
 ) -> hyper::Response<tonic::body::Body> {
     match request.uri().path() {
-        DIFF_COPY => {
-            let services = Arc::clone(services);
+        DIFF_COPY if let Some(context) = &services.context => {
+            let (context, tasks) = (Arc::clone(context), services.tasks.clone());
             let copies = Arc::clone(copies);
             let serve = Method(move |request| {
-                let (context, tasks) = (Arc::clone(&services.context), services.tasks.clone());
+                let (context, tasks) = (Arc::clone(&context), tasks.clone());
                 let copies = Arc::clone(&copies);
                 async move {
                     let permit = copies.acquire_owned().await;
@@ -336,12 +337,11 @@ mod tests {
                 let settings = crate::options::EngineSettings::default();
                 let emit: crate::event::Sink = Arc::new(|_| {});
                 let registries = std::collections::BTreeSet::new();
+                let context = Context::open(tree.path(), 0, CancellationToken::new()).unwrap();
                 let services = SessionServices {
-                    context: Arc::new(
-                        Context::open(tree.path(), 0, CancellationToken::new()).unwrap(),
-                    ),
                     credentials: Credentials::new(settings, registries, tasks.clone(), emit),
                     tasks,
+                    context: Some(Arc::new(context)),
                     image: None,
                 };
                 let version = Version {

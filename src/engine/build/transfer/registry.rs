@@ -5,11 +5,15 @@
 //! name in the registry is gone from the engine afterwards.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
 use http_body_util::{BodyExt, Empty};
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
 
 use crate::context::registry;
 use crate::engine::Engine;
@@ -17,7 +21,7 @@ use crate::engine::build::answer::{self, Info};
 use crate::engine::build::credentials::Credentials;
 use crate::engine::build::pull::Action;
 use crate::engine::build::transfer::{Moved, Moving};
-use crate::engine::build::{Build, broken};
+use crate::engine::build::{Build, Inputs, broken};
 use crate::engine::connect::request::{Failure, post, send};
 
 /// The most layers whose progress is counted. An image cannot have so many.
@@ -34,7 +38,7 @@ pub(in crate::engine::build) struct ImagePull {
     digest: OnceLock<String>,
     moved: Arc<Moved>,
     /// Set when the engine has the image under its own name.
-    complete: OnceLock<()>,
+    complete: AtomicBool,
 }
 
 impl ImagePull {
@@ -43,7 +47,7 @@ impl ImagePull {
             repository: repository.to_owned(),
             digest: OnceLock::new(),
             moved: Arc::default(),
-            complete: OnceLock::new(),
+            complete: AtomicBool::new(false),
         }
     }
 
@@ -56,7 +60,7 @@ impl ImagePull {
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.complete.get().is_some()
+        self.complete.load(Ordering::Relaxed)
     }
 
     /// Whether the builder has pushed the image.
@@ -76,9 +80,16 @@ impl ImagePull {
         self: Arc<Self>,
         engine: &'a Engine,
         build: &'a Build<'_>,
-        credentials: Credentials,
+        inputs: &Inputs,
     ) -> BoxStream<'a, Result<Info, Failure>> {
         let pull = Arc::clone(&self);
+        let credentials = inputs.credentials.clone();
+        let mut name = RegistryName {
+            pull: Some(Arc::clone(&self)),
+            engine: engine.clone(),
+            tasks: inputs.tasks.clone(),
+            runtime: Handle::current(),
+        };
         let lines = async move {
             let moving = self.moved.begin();
             let lines = self.pull(engine, build, &credentials).await?;
@@ -86,12 +97,12 @@ impl ImagePull {
             Ok::<_, Failure>(lines.inspect_ok(move |info| layers.count(info, &moving)))
         };
         let named = async move {
-            let source = pull.source()?;
-            let named = engine.tag(&source, build.reference).await;
+            let named = engine.tag(&pull.source()?, build.reference).await;
             named.map_err(Failure::Local)?;
-            // If it stays, nothing is wrong but a name too many.
-            let _ = engine.remove(&source).await;
-            let _ = pull.complete.set(());
+            if let Some(removed) = name.remove() {
+                let _ = removed.await;
+            }
+            pull.complete.store(true, Ordering::Relaxed);
             Ok(Info::Other)
         };
         let pulled = futures_util::stream::once(lines).try_flatten();
@@ -126,6 +137,35 @@ impl ImagePull {
         let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
         let answer = send(&engine.address, request.body(body).map_err(broken)?).await?;
         Ok(answer::lines(answer))
+    }
+}
+
+/// The name in the registry that the engine gives the image. It is removed in the background, at the latest when this is
+/// dropped: the call may be cancelled after the pull.
+struct RegistryName {
+    /// `None` after the removal.
+    pull: Option<Arc<ImagePull>>,
+    engine: Engine,
+    tasks: TaskTracker,
+    runtime: Handle,
+}
+
+impl RegistryName {
+    /// If the name stays, nothing is wrong but a name too many.
+    fn remove(&mut self) -> Option<JoinHandle<()>> {
+        let (pull, engine) = (self.pull.take()?, self.engine.clone());
+        let removal = async move {
+            if let Ok(source) = pull.source() {
+                let _ = engine.remove(&source).await;
+            }
+        };
+        Some(self.tasks.spawn_on(removal, &self.runtime))
+    }
+}
+
+impl Drop for RegistryName {
+    fn drop(&mut self) {
+        self.remove();
     }
 }
 

@@ -1,8 +1,5 @@
-//! Whether the registry of a shared build cache answers.
-//!
-//! BuildKit 0.34 waits for the answer to its first request without a limit, and a build that is cancelled does not end
-//! that request (`newLazyCacheManager` in `solver/llbsolver/bridge.go`). Meanwhile it lets each build with the same
-//! steps wait for it too, also one without the cache. So the registry is asked before a builder gets to know of it.
+//! Whether the registry of a shared build cache answers this process. The builder may be elsewhere, and trust other
+//! certificates.
 
 use std::io;
 use std::time::Duration;
@@ -18,11 +15,11 @@ use crate::net::http::Http;
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
 /// Time limit of the answer.
-pub(crate) const LIMIT: Duration = Duration::from_secs(10);
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// What a registry does with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Reply {
+pub(super) enum Reply {
     /// It answers, with this status. Without a login that is often 401.
     Status(StatusCode),
     /// There is no answer from it here, for this reason. A builder may be elsewhere, and trust other certificates.
@@ -33,7 +30,7 @@ pub(crate) enum Reply {
 
 /// Asks for the manifest of a cache, such as `registry.example/team/cache/hermes:linux-amd64`, as BuildKit does. Sends
 /// neither a login nor the token.
-pub(crate) async fn ask(http: &Http, reference: &str) -> Reply {
+pub(super) async fn ask(http: &Http, reference: &str) -> Reply {
     ask_within(LIMIT, http, reference).await
 }
 

@@ -1,0 +1,118 @@
+//! Whether the registry of a shared cache answers the builder.
+//!
+//! BuildKit 0.34 waits for a cache in the one loop that schedules all builds of a daemon, without a limit
+//! (`lazyCacheManager` in `solver/llbsolver/bridge.go`). So a registry that accepts requests and never answers holds up
+//! every build there, and cancelling the one that uses it does not help. Therefore the builder is first asked to look up
+//! the cache as if it were a base image: that holds up nothing else, and ends when it is cancelled.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bollard_buildkit_proto::moby::buildkit::v1::SolveRequest;
+use bollard_buildkit_proto::pb;
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::engine::build::credentials::Credentials;
+use crate::engine::build::place::Place;
+use crate::engine::build::session::{Session, SessionServices};
+use crate::engine::build::session_id;
+use crate::engine::connect::grpc::Grpc;
+use crate::names::reference::{Platform, hex};
+
+/// The time limit for the registry.
+pub(super) const LIMIT: Duration = Duration::from_secs(10);
+
+/// The time limit for the builder to accept the request.
+const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+
+impl Place<'_> {
+    /// Whether the registry of a cache leaves the builder without an answer. Any answer will do: what is wrong with it
+    /// shows in the build.
+    pub(super) async fn waits_for_registry(
+        &self,
+        reference: &str,
+        platform: &Platform,
+        credentials: &Credentials,
+        tasks: &TaskTracker,
+    ) -> bool {
+        let id = session_id();
+        let begun = tokio::time::timeout(BEGIN_LIMIT, self.begin(&id, credentials, tasks));
+        // A builder that does not answer shows in the build too.
+        let Ok(Some((grpc, _session))) = begun.await else {
+            return false;
+        };
+        let mut client = grpc.control();
+        let answer = client.solve(lookup(id, reference, platform));
+        tokio::time::timeout(LIMIT, answer).await.is_err()
+    }
+
+    /// A connection to BuildKit with a session that serves only logins.
+    async fn begin(
+        &self,
+        id: &str,
+        credentials: &Credentials,
+        tasks: &TaskTracker,
+    ) -> Option<(Grpc, Session)> {
+        let services = SessionServices {
+            credentials: credentials.clone(),
+            tasks: tasks.clone(),
+            context: None,
+            image: None,
+        };
+        let ended = CancellationToken::new();
+        match self.worker {
+            Some(worker) => {
+                let grpc = worker.node.connect(true).await.ok()?;
+                let session = Session::over(&grpc, id, id, services, ended).await.ok()?;
+                Some((grpc, session))
+            }
+            None => {
+                let (address, version) = (&self.engine.address, self.engine.api.version);
+                let session = Session::open(address, version, id, id, services, ended);
+                let session = session.await.ok()?;
+                Some((self.engine.grpc().await?, session))
+            }
+        }
+    }
+}
+
+/// The request for an image's manifest and configuration, without its layers.
+fn lookup(id: String, reference: &str, platform: &Platform) -> SolveRequest {
+    let (os, architecture) = platform.os_arch();
+    let image = pb::Op {
+        platform: Some(pb::Platform {
+            os: os.to_owned(),
+            architecture: architecture.to_owned(),
+            ..pb::Platform::default()
+        }),
+        op: Some(pb::op::Op::Source(pb::SourceOp {
+            identifier: format!("docker-image://{reference}"),
+            // Not an image of this name in the engine.
+            attrs: HashMap::from([("image.resolvemode".to_owned(), "pull".to_owned())]),
+        })),
+        ..pb::Op::default()
+    };
+    let image = image.encode_to_vec();
+    // The last operation of a definition only names the result.
+    let result = pb::Op {
+        inputs: vec![pb::Input {
+            digest: format!("sha256:{}", hex(&Sha256::digest(&image))),
+            index: 0,
+        }],
+        ..pb::Op::default()
+    };
+    SolveRequest {
+        r#ref: id.clone(),
+        session: id,
+        definition: Some(pb::Definition {
+            def: vec![image, result.encode_to_vec()],
+            ..pb::Definition::default()
+        }),
+        // It is no build that anyone looks for in the builder's history.
+        internal: true,
+        ..SolveRequest::default()
+    }
+}
