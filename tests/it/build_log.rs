@@ -83,8 +83,7 @@ fn a_cancelled_build_has_a_log() {
     );
     let call = client.begin("hermes");
     client.wait_for_line(&word);
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    client.cancel(call);
     let text = wait_until("the log", || {
         let found = block_on(client.inner().build_log("hermes", None));
         Some(found.ok()?.text)

@@ -249,13 +249,7 @@ fn a_cancelled_call_stops_the_builder_within_a_second() {
         json!({ &address: 1 }),
     );
     let since = Instant::now();
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    assert!(
-        since.elapsed() < CANCEL_LIMIT,
-        "it took {:?}",
-        since.elapsed()
-    );
+    client.cancel_in_time(call);
     wait_until("the end of the build's process", || {
         (!is_running(&word)).then_some(())
     });

@@ -51,13 +51,7 @@ fn assert_cancel_stops_the_build(env: &TestEnv, client: &TestClient) {
     wait_until_it_builds(client, &word);
 
     let since = Instant::now();
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    assert!(
-        since.elapsed() < CANCEL_LIMIT,
-        "it took {:?}",
-        since.elapsed()
-    );
+    client.cancel_in_time(call);
     assert_gone(&word, since);
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }
@@ -183,8 +177,7 @@ fn a_call_cancelled_right_after_its_start_has_no_effect() {
         .faults(json!([{ "match": "/api/", "delay_ms": 200 }]));
     let client = env.client();
     let call = client.begin("hermes");
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    client.cancel(call);
     block_on(client.inner().close());
     assert!(!env.cache().exists());
     assert!(env.engine.references_of(&env.isolation).is_empty());
@@ -199,10 +192,7 @@ fn a_call_cancelled_during_the_lookup_ends_at_once() {
     let client = env.client();
     let call = client.begin("hermes");
     client.wait_for(Kind::LookupStarted, |_| true);
-    let since = Instant::now();
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    assert!(since.elapsed() < CANCEL_LIMIT);
+    client.cancel_in_time(call);
     assert!(!env.cache().exists());
 }
 
@@ -224,9 +214,7 @@ fn a_call_cancelled_during_the_fetch_ends_at_once_and_cleans_up() {
                 .then_some(())
         });
         let since = Instant::now();
-        client.cancel(&call);
-        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-        assert!(since.elapsed() < CANCEL_LIMIT);
+        client.cancel_in_time(call);
 
         wait_until("the removal of the partial tree", || {
             leftovers(&env, &sha).is_empty().then_some(())
@@ -290,8 +278,7 @@ fn one_callers_cancel_does_not_affect_the_others() {
     let client = env.client();
     let (first, second) = (client.begin("hermes"), client.begin("hermes"));
     wait_until_it_builds(&client, &word);
-    client.cancel(&first);
-    assert_eq!(first.end().unwrap_err().code, Code::Canceled);
+    client.cancel(first);
     assert!(is_running(&word), "the other caller still needs the build");
     let image = second.end().unwrap();
     assert_eq!(env.engine.read(&image.reference, "done").trim(), word);
@@ -307,8 +294,7 @@ fn the_build_stops_when_its_last_caller_cancels() {
     wait_until_it_builds(&client, &word);
     let since = Instant::now();
     for call in calls {
-        client.cancel(&call);
-        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+        client.cancel(call);
     }
     assert_gone(&word, since);
 }
@@ -330,14 +316,7 @@ fn the_last_of_100_callers_gets_its_image_when_99_cancel_at_random() {
         let begun = Instant::now();
         for (call, delay) in calls.into_iter().zip(delays) {
             std::thread::sleep(Duration::from_millis(delay).saturating_sub(begun.elapsed()));
-            let since = Instant::now();
-            client.cancel(&call);
-            assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-            assert!(
-                since.elapsed() < CANCEL_LIMIT,
-                "it took {:?}",
-                since.elapsed()
-            );
+            client.cancel_in_time(call);
         }
         let image = last.end().unwrap();
         assert!(env.engine.files(&image.reference).contains_key(&word));
@@ -357,8 +336,7 @@ fn the_build_stops_when_all_of_100_callers_cancel_at_random() {
         for call in calls {
             std::thread::sleep(Duration::from_millis(random_below(10)));
             assert!(is_running(&word), "a caller still needs the build");
-            client.cancel(&call);
-            assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+            client.cancel(call);
         }
         assert_gone(&word, Instant::now());
         assert_eq!(client.count(Kind::BuildStarted), 1);
@@ -379,8 +357,7 @@ fn no_partial_tree_remains_when_all_cancel_during_the_fetch() {
         (!leftovers(&env, &sha).is_empty()).then_some(())
     });
     for call in calls {
-        client.cancel(&call);
-        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+        client.cancel(call);
     }
     let since = Instant::now();
     wait_until("the removal of the partial tree", || {
@@ -409,8 +386,7 @@ fn cancelling_during_the_build_keeps_the_fetched_tree() {
     let call = through.begin("hermes");
     through.wait_for(Kind::BuildStarted, |_| true);
     assert!(!marked());
-    through.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    through.cancel(call);
     wait_until("the completion marker", || marked().then_some(()));
 
     let client = env.client();
@@ -425,7 +401,7 @@ fn a_call_after_a_cancelled_build_succeeds() {
     let word = endless(&env, "hermes");
     let call = client.begin("hermes");
     wait_until_it_builds(&client, &word);
-    client.cancel(&call);
+    client.inner().cancel(call.id);
     call.end().unwrap_err();
     env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     client.ensure("hermes").unwrap();

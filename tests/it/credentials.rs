@@ -474,8 +474,7 @@ fn cancelling_a_call_kills_and_reaps_a_hanging_helper() {
         let call = client.begin("hermes");
         wait_until("the helper", || is_running(&word).then_some(()));
         let since = Instant::now();
-        client.cancel(&call);
-        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+        client.cancel(call);
         wait_until("the end of the helper", || {
             (!is_running(&word)).then_some(())
         });

@@ -200,13 +200,7 @@ fn a_canceled_build_stops_remotely_and_leaves_no_ssh() {
         assert!(is_running(&word) && !sshd.clients().is_empty());
 
         let since = Instant::now();
-        client.cancel(&call);
-        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-        assert!(
-            since.elapsed() < CANCEL_LIMIT,
-            "it took {:?}",
-            since.elapsed()
-        );
+        client.cancel_in_time(call);
         wait_until("the end of the build's process", || {
             (!is_running(&word)).then_some(())
         });
@@ -234,8 +228,7 @@ fn a_call_canceled_while_ssh_connects_leaves_no_ssh() {
     let call = client.begin("hermes");
     wait_until("an ssh", || (!sshd.clients().is_empty()).then_some(()));
     let since = Instant::now();
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    client.cancel(call);
     assert_no_ssh(&sshd, since);
 }
 

@@ -24,7 +24,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use mol::event::Kind;
-use mol::{Client, Error, Event, Image, OptionName, Options};
+use mol::{Client, Code, Error, Event, Image, OptionName, Options};
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, TestCaseError, TestCaseResult, TestRng, TestRunner};
 use serde_json::json;
@@ -351,8 +351,18 @@ impl TestClient {
         error
     }
 
-    pub fn cancel(&self, call: &Call) {
+    /// Cancels a call, and checks that it ends for that reason.
+    pub fn cancel(&self, call: Call) {
         self.client.cancel(call.id);
+        assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    }
+
+    /// The same, and checks that it ends in time.
+    pub fn cancel_in_time(&self, call: Call) {
+        let since = Instant::now();
+        self.cancel(call);
+        let took = since.elapsed();
+        assert!(took < CANCEL_LIMIT, "it took {took:?}");
     }
 
     pub fn inner(&self) -> &Client {

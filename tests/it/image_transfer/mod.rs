@@ -19,8 +19,7 @@ use crate::support::child::peak;
 use crate::support::registry::{PASSWORD, Registry, USER};
 use crate::support::server::file;
 use crate::support::{
-    Builder, CANCEL_LIMIT, Call, End, Engine, Handling, Proxy, TestClient, TestEnv, noise, unique,
-    wait_until,
+    Builder, Call, End, Engine, Handling, Proxy, TestClient, TestEnv, noise, unique, wait_until,
 };
 
 /// A step whose image has this many bytes more.

@@ -104,14 +104,7 @@ fn a_call_cancelled_during_the_pull_leaves_no_tag() {
         .template("hermes", template(&format!("RUN echo {}", unique())));
     let call = client.begin("hermes");
     wait_until("the pull", || asked.load(Ordering::Relaxed).then_some(()));
-    let since = Instant::now();
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    assert!(
-        since.elapsed() < CANCEL_LIMIT,
-        "it took {:?}",
-        since.elapsed()
-    );
+    client.cancel_in_time(call);
     assert!(
         farm.env
             .engine
@@ -132,8 +125,7 @@ fn a_call_cancelled_after_the_pull_leaves_no_name_of_the_registry() {
     wait_until("the tag", || asked.load(Ordering::Relaxed).then_some(()));
     let repository = format!("{}/cache/hermes", farm.registry.host);
     assert!(!farm.env.engine.digests_of(&repository).is_empty());
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
+    client.cancel(call);
     wait_until("the removal", || {
         let digests = farm.env.engine.digests_of(&repository);
         digests.is_empty().then_some(())

@@ -157,13 +157,6 @@ fn a_cancelled_call_leaves_no_tag() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let (client, call) = in_the_load(&env, &builder, STUCK, "60s");
-    let since = Instant::now();
-    client.cancel(&call);
-    assert_eq!(call.end().unwrap_err().code, Code::Canceled);
-    assert!(
-        since.elapsed() < CANCEL_LIMIT,
-        "it took {:?}",
-        since.elapsed()
-    );
+    client.cancel_in_time(call);
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }
