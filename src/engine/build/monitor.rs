@@ -347,6 +347,7 @@ impl<'a> BuildMonitor<'a> {
             return;
         }
         self.export = Export::Complete;
+        self.image_progress();
         (self.emit)(Event {
             duration_ms: Some(millis(started.elapsed())),
             ..Event::new(Kind::ExportDone, "the engine has the image")

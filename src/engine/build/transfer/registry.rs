@@ -176,13 +176,16 @@ struct Layers(HashMap<String, (u64, u64)>);
 impl Layers {
     fn count(&mut self, info: &Info, moving: &Moving) {
         let Info::Layer(layer) = info else { return };
-        let known = self.0.contains_key(&layer.layer);
-        // Extracting follows, of the same bytes.
-        if layer.action == Action::Extract || !known && self.0.len() == MAX_LAYERS {
+        if !self.0.contains_key(&layer.layer) && self.0.len() == MAX_LAYERS {
             return;
         }
-        self.0
-            .insert(layer.layer.clone(), (layer.bytes, layer.total));
+        let (bytes, total) = self.0.entry(layer.layer.clone()).or_default();
+        *total = layer.total.max(*total);
+        // Extracting follows the download. The last report of that may be missing.
+        *bytes = match layer.action {
+            Action::Download => layer.bytes,
+            Action::Extract => *total,
+        };
         let sum = |of: fn(&(u64, u64)) -> u64| self.0.values().map(of).fold(0, u64::saturating_add);
         moving.set(sum(|layer| layer.0), sum(|layer| layer.1));
     }
@@ -213,6 +216,8 @@ mod tests {
         assert_eq!(layer("b", Action::Download, 5, 20), (6, Some(30)));
         assert_eq!(layer("a", Action::Download, 10, 10), (15, Some(30)));
         assert_eq!(layer("a", Action::Extract, 3, 10), (15, Some(30)));
+        assert_eq!(layer("b", Action::Extract, 1, 20), (30, Some(30)));
+        assert_eq!(layer("d", Action::Extract, 0, 5), (35, Some(35)));
         let huge = layer("c", Action::Download, u64::MAX, u64::MAX);
         assert_eq!(huge, (u64::MAX, Some(u64::MAX)));
         assert!(moved.is_moving());
