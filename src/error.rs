@@ -238,13 +238,6 @@ impl Error {
         self
     }
 
-    /// Whether a command of the build has failed, with an exit code.
-    pub(crate) fn is_of_a_command(&self) -> bool {
-        self.build
-            .as_ref()
-            .is_some_and(|build| build.exit_code != 0)
-    }
-
     /// The call was cancelled.
     pub(crate) fn canceled() -> Self {
         Self::new(Code::Canceled, "the call was cancelled")

@@ -122,16 +122,23 @@ impl Stage {
     }
 
     fn client(&self, builder: Builder) -> TestClient {
+        self.client_with(builder, &[])
+    }
+
+    /// The same, with more options.
+    fn client_with(&self, builder: Builder, more: &[(OptionName, &str)]) -> TestClient {
         let (config, programs) = (self.docker_config(), self.programs());
-        self.env.client_with(&[
-            (OptionName::DockerHost, &self.engine(builder).url),
+        let mut options = vec![
+            (OptionName::DockerHost, &*self.engine(builder).url),
             (OptionName::DockerConfig, config.to_str().unwrap()),
             (OptionName::SearchPath, programs.to_str().unwrap()),
             (
                 OptionName::DockerBuildkit,
                 if builder == Classic { "0" } else { "1" },
             ),
-        ])
+        ];
+        options.extend_from_slice(more);
+        self.env.client_with(&options)
     }
 
     /// Builds the template and returns the text of one file of the image. Removes the image and its base
@@ -175,6 +182,20 @@ impl Stage {
         engine.untag(&self.base);
         assert!(engine.inspect(&self.base).is_none());
     }
+}
+
+#[test]
+fn the_time_of_a_helper_does_not_count_for_the_registry_of_a_cache() {
+    let stage = Stage::new();
+    stage.config(json!({ "credHelpers": { stage.host(): "slow" } }));
+    let answer = json!({ "ServerURL": "any", "Username": USER, "Secret": PASSWORD });
+    // Longer than the registry may take.
+    stage.helper("slow", &format!("sleep 12\necho '{answer}'"));
+    stage.template("FROM scratch\nCOPY Dockerfile /");
+    let cache = format!("{}/cache", stage.host());
+    let client = stage.client_with(BuildKit, &[(OptionName::SharedCache, &cache)]);
+    client.ensure("hermes").unwrap();
+    assert_eq!(warnings(&client), Vec::<String>::new());
 }
 
 fn warnings(client: &TestClient) -> Vec<String> {

@@ -96,7 +96,7 @@ fn a_reader_does_not_write_the_shared_cache() {
 }
 
 #[test]
-fn the_engines_own_buildkit_reads_the_shared_cache_and_says_once_that_it_cannot_write_it() {
+fn the_engines_buildkit_reads_the_cache_and_warns_that_it_cannot_write() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let (base, _) = registry.publish("base");
@@ -240,24 +240,58 @@ fn a_result_that_cannot_be_downloaded_is_made_again() {
             .iter()
             .filter(|event| event.message.starts_with(&again));
         assert_eq!(told.count(), 1, "{name}: {warnings:#?}");
-        // The image cannot go through such a registry either.
-        assert_eq!(
-            warnings.len(),
-            if mode == "rw" { 2 } else { 1 },
-            "{name}: {warnings:#?}"
-        );
+        // The engine cannot pull the image from such a registry, which is told too.
+        let others = usize::from(mode == "rw");
+        assert_eq!(warnings.len(), 1 + others, "{name}: {warnings:#?}");
         env.engine.remove_all_of(&env.isolation);
     }
 }
 
 #[test]
-fn a_failed_command_is_not_run_again_without_the_cache() {
+fn the_engines_buildkit_makes_a_result_again_that_it_cannot_download() {
+    let env = TestEnv::new();
+    let registry = Registry::public(env.scratch());
+    let (base, _) = registry.publish("base");
+    let first = builder(env.scratch(), "first");
+    for handling in [
+        Handling::Answer(b"HTTP/1.1 404 Not Found\r\n\r\n".to_vec(), End::Close),
+        Handling::Answer(Vec::new(), End::Hang),
+    ] {
+        let word = two_stages(&env, &base);
+        client(
+            &env,
+            &first.address(),
+            &format!("{}/cache", registry.host),
+            "rw",
+        )
+        .ensure("hermes")
+        .unwrap();
+        env.engine.remove_all_of(&env.isolation);
+        let proxy = registry.with_layers("cache/hermes", None, handling);
+        let host = proxy.url.strip_prefix("http://").unwrap();
+        let engine = env.client_with(&[
+            (OptionName::SharedCache, &format!("{host}/cache")),
+            (OptionName::StallGrace, "6s"),
+        ]);
+        let image = engine.ensure("hermes").unwrap();
+        assert_eq!(env.engine.read(&image.reference, "made").trim(), word);
+        assert!(run_steps(&engine).ends_with(&[false, false]));
+        // BuildKit before 0.12 does not read what newer ones write.
+        let reads = env.engine.version() >= [25, 0, 0];
+        let warnings = engine.of_kind(Kind::Warning);
+        assert_eq!(warnings.len(), usize::from(reads), "{warnings:#?}");
+        env.engine.remove_all_of(&env.isolation);
+    }
+}
+
+#[test]
+fn a_failure_of_the_template_is_not_tried_again_without_the_cache() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let (base, _) = registry.publish("base");
     let builder = builder(env.scratch(), "b");
     let template = |last: &str| {
-        let text = format!("FROM {base}\nRUN echo once > /once\nRUN {last}\n");
+        let text = format!("FROM {base}\nRUN echo once > /once\n{last}\n");
         env.template("hermes", dockerfile(&text));
     };
     let client = client(
@@ -266,17 +300,25 @@ fn a_failed_command_is_not_run_again_without_the_cache() {
         &format!("{}/cache", registry.host),
         "ro",
     );
-    template("true");
+    template("RUN true");
     client.ensure("hermes").unwrap();
-    template("echo ran; exit 3");
-    let error = client.ensure("hermes").unwrap_err();
-    assert_eq!(error.build.as_ref().unwrap().exit_code, 3, "{error:?}");
-    let ran = client.of_kind(Kind::Log);
-    let ran = ran
-        .iter()
-        .filter(|event| event.line.as_deref() == Some("ran"));
-    assert_eq!(ran.count(), 1);
-    assert_eq!(client.count(Kind::Warning), 0);
+    for (last, code) in [
+        ("RUN echo ran; exit 3", 3),
+        ("RUN sh -c 'kill -9 $$'; exit $?", 137),
+        ("COPY does-not-exist /", 0),
+    ] {
+        template(last);
+        client.clear_events();
+        let error = client.ensure("hermes").unwrap_err();
+        let failed = error.build.as_ref().unwrap();
+        assert_eq!((failed.line, failed.exit_code), (3, code), "{error:?}");
+        // It was read: the first RUN was cached.
+        assert!(run_steps(&client)[0], "{last}");
+        let ended = client.of_kind(Kind::StepDone);
+        let failures = ended.iter().filter(|event| event.error.is_some());
+        assert_eq!(failures.count(), 1, "{last}: {ended:#?}");
+        assert_eq!(client.count(Kind::Warning), 0, "{last}");
+    }
 }
 
 #[test]

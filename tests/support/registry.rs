@@ -68,7 +68,7 @@ impl Registry {
         }
     }
 
-    /// A proxy that handles the downloads of a repository's layers so, and passes everything else. It also passes the
+    /// A proxy that handles the downloads of a repository's layers in this way, and passes everything else. It also passes the
     /// layers of the repository `except`.
     pub fn with_layers(&self, repository: &str, except: Option<&str>, handling: Handling) -> Proxy {
         let repositories = self.data.join("repositories");

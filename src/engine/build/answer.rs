@@ -129,6 +129,7 @@ fn parse(line: &str) -> Result<Info, Failure> {
             action,
             bytes: detail.bytes(detail.current),
             total: detail.bytes(detail.total),
+            complete: false,
         }),
         _ => Info::Other,
     })
@@ -216,6 +217,7 @@ mod tests {
                     action: Action::Extract,
                     bytes: 1,
                     total: 7,
+                    complete: false,
                 }),
             ),
             (
@@ -225,6 +227,7 @@ mod tests {
                     action: Action::Extract,
                     bytes: 0,
                     total: 0,
+                    complete: false,
                 }),
             ),
         ] {

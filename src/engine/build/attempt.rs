@@ -11,11 +11,10 @@ use crate::engine::build::answer::Info;
 use crate::engine::build::buildkit::{Graph, HINT_CACHE, is_internal};
 use crate::engine::build::cache_check;
 use crate::engine::build::classic::Transcript;
-use crate::engine::build::failure::is_lost_race;
+use crate::engine::build::failure::{is_lost_race, may_be_of_the_cache};
 use crate::engine::build::monitor::BuildMonitor;
 use crate::engine::build::place::Place;
 use crate::engine::build::solve::solve;
-use crate::engine::build::step::is_base_image;
 use crate::engine::build::transfer::{ImagePull, Transfer};
 use crate::engine::build::{Build, Builder, Inputs, SESSION_END};
 use crate::engine::connect::request::Failure;
@@ -74,6 +73,9 @@ pub(super) struct CacheUse<'a> {
     pub(super) write: Option<&'a RuntimeCache>,
     /// The image goes through this repository into the engine.
     repository: Option<&'a str>,
+    /// All steps run. Another build on the same daemon may still wait for their results from the cache, and would share
+    /// that with this one.
+    pub(super) no_cache: bool,
 }
 
 impl<'a> CacheUse<'a> {
@@ -84,6 +86,7 @@ impl<'a> CacheUse<'a> {
             write,
             // Who may write the cache pushes most layers there anyway.
             repository: write.map(|cache| &*cache.repository),
+            no_cache: false,
         }
     }
 }
@@ -125,7 +128,10 @@ impl Place<'_> {
                 }
                 Remedy::WithoutCache { why, hangs } if let Some(read) = cache.read.take() => {
                     if *hangs {
-                        cache = CacheUse::default();
+                        cache = CacheUse {
+                            no_cache: true,
+                            ..CacheUse::default()
+                        };
                     }
                     let message = format!(
                         "the build starts again without the shared cache {}: {why}",
@@ -148,8 +154,8 @@ impl Place<'_> {
         let Inputs {
             credentials, tasks, ..
         } = inputs;
-        let waits = self.waits_for_registry(&reference, build.platform, credentials, tasks);
-        if !waits.await {
+        let silent = self.registry_is_silent(&reference, build.platform, credentials, tasks);
+        if !silent.await {
             return CacheUse::of(cache);
         }
         let message = format!(
@@ -197,7 +203,7 @@ impl Place<'_> {
                 }
             }
             _ if self.builder() == Builder::BuildKit => {
-                start(self.engine.buildkit(build, cache.read, services, ended))
+                start(self.engine.buildkit(build, cache, services, ended))
             }
             _ => start(self.engine.archive(build, inputs)),
         };
@@ -215,9 +221,9 @@ impl Place<'_> {
             Ok(end) => end,
             Err(stalled) => return Err(silent(stalled, cache, &progress, &monitor)),
         };
-        let begun = match &progress {
-            Progress::Graph(graph) => graph.has_begun(),
-            Progress::Transcript(_) => true,
+        let (begun, has_cached) = match &progress {
+            Progress::Graph(graph) => (graph.has_begun(), graph.has_cached()),
+            Progress::Transcript(_) => (true, false),
         };
         if let Progress::Transcript(transcript) = progress {
             let why = end.as_ref().err().map(ToString::to_string);
@@ -243,14 +249,14 @@ impl Place<'_> {
             }
         }
         reason.message = end.failed.reason(&reason.message).to_owned();
-        // If a result that the cache lists cannot be downloaded, BuildKit fails and does not run its step instead.
-        let may_be_of_the_cache = cache.read.is_some() && begun && !is_base_image(&end.failed.name);
+        let may_be_of_the_cache =
+            cache.read.is_some() && has_cached && may_be_of_the_cache(&end.failed.name, &reason);
         let is_lost_race = is_lost_race(self.builder(), &end, &reason);
         let error = self.build_error(build.platform, &reason, &inputs.dockerfile, end);
         let error = error.await;
         let remedy = if is_lost_race {
             Remedy::Again
-        } else if may_be_of_the_cache && !error.is_of_a_command() {
+        } else if may_be_of_the_cache {
             Remedy::WithoutCache {
                 why: error.message.clone(),
                 hangs: false,
@@ -288,7 +294,9 @@ impl Place<'_> {
             }
             return Some(Ok(()));
         }
-        if let Transfer::ThroughRegistry(image) = transfer {
+        if let Transfer::ThroughRegistry(image) = transfer
+            && !monitor.downloads_result()
+        {
             return self.not_through_registry(image, end, monitor).map(Err);
         }
         if why.is_some() {
@@ -338,7 +346,7 @@ impl Place<'_> {
     }
 }
 
-/// The error of an attempt without progress.
+/// The failure of an attempt that was stopped because it made no progress.
 fn silent(
     stalled: Error,
     cache: CacheUse<'_>,
@@ -354,7 +362,7 @@ fn silent(
             .into(),
         _ if cache.read.is_some() && monitor.downloads_result() => AttemptError {
             remedy: Remedy::WithoutCache {
-                why: "its registry does not answer".to_owned(),
+                why: "a download from it made no progress".to_owned(),
                 hangs: true,
             },
             error: stalled,

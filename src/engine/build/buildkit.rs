@@ -24,6 +24,8 @@ pub(super) struct Graph {
     base_images: HashSet<String>,
     /// A shared cache is being looked up.
     waits_for_cache: bool,
+    /// The result of a step came from a cache, or its download began.
+    has_cached: bool,
     /// The memory used for the vertexes' names and unfinished lines.
     bytes: usize,
 }
@@ -137,6 +139,11 @@ impl Graph {
     /// Whether a step of the Dockerfile has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.started > 0
+    }
+
+    /// Whether the result of a step came from a cache, or its download began. A base image is no result.
+    pub(super) fn has_cached(&self) -> bool {
+        self.has_cached
     }
 
     /// Handles an encoded `StatusResponse`.
@@ -273,14 +280,20 @@ impl Graph {
         };
         let (action, layer) = match status.id.strip_prefix("extracting ") {
             Some(layer) => (Action::Extract, layer),
-            None => (Action::Download, &*status.id),
+            // Docker reports the download of a step's result so, at its start and at its end.
+            None => (
+                Action::Download,
+                status.id.strip_prefix("pulling ").unwrap_or(&status.id),
+            ),
         };
         if layer.starts_with("sha256:") {
+            self.has_cached |= !state.step.is_base_image();
             let layer = LayerStatus {
                 layer: layer.to_owned(),
                 action,
                 bytes: u64::try_from(status.current).unwrap_or(0),
                 total: u64::try_from(status.total).unwrap_or(0),
+                complete: status.completed.is_some(),
             };
             monitor.pulling(&state.step, layer);
         } else {
@@ -335,6 +348,7 @@ impl Graph {
         if step.number > 0 && !self.loads_context && !step.is_base_image() {
             monitor.context_done();
         }
+        self.has_cached |= vertex.cached && !step.is_base_image();
         let (started, completed) = (state.started, state.completed);
         state.started |= vertex.started.is_some();
         state.completed |= vertex.completed.is_some();

@@ -29,9 +29,9 @@ pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
 impl Place<'_> {
-    /// Whether the registry of a cache leaves the builder without an answer. Any answer will do: what is wrong with it
-    /// shows in the build.
-    pub(super) async fn waits_for_registry(
+    /// Whether the registry of a cache does not answer the builder. Any answer will do: what is wrong with it shows in the
+    /// build.
+    pub(super) async fn registry_is_silent(
         &self,
         reference: &str,
         platform: &Platform,
@@ -45,8 +45,14 @@ impl Place<'_> {
             return false;
         };
         let mut client = grpc.control();
-        let answer = client.solve(lookup(id, reference, platform));
-        tokio::time::timeout(LIMIT, answer).await.is_err()
+        let mut answer = std::pin::pin!(client.solve(lookup(id, reference, platform)));
+        while tokio::time::timeout(LIMIT, &mut answer).await.is_err() {
+            // The builder may wait for a login, and not for the registry.
+            if !credentials.is_asking() {
+                return true;
+            }
+        }
+        false
     }
 
     /// A connection to BuildKit with a session that serves only logins.

@@ -157,7 +157,7 @@ impl Transcript {
         let arrow = if docker { "--->" } else { "--> " };
         let Some(rest) = text.strip_prefix(arrow) else {
             return match text.strip_prefix("Successfully ") {
-                Some(result) if docker || is_result(result) => Line::Noise,
+                Some(result) if docker || is_result(result) => Line::Ignored,
                 _ => Line::Output,
             };
         };
@@ -168,7 +168,7 @@ impl Transcript {
         }
         match rest.strip_prefix("Running in ") {
             Some(container) if docker => Line::CommandStarted(container.to_owned()),
-            _ if docker || is_id(rest) => Line::Noise,
+            _ if docker || is_id(rest) => Line::Ignored,
             _ => Line::Output,
         }
     }
@@ -204,6 +204,7 @@ impl Transcript {
                 action: Action::Download,
                 bytes: 0,
                 total: 0,
+                complete: false,
             };
             monitor.pulling(step, layer);
         }
@@ -234,7 +235,7 @@ enum Line {
     CommandStarted(String),
     CommandEnded,
     /// The id of a container or layer, or the name of the result. It is not shown.
-    Noise,
+    Ignored,
     /// Output of a command.
     Output,
 }
@@ -253,7 +254,7 @@ fn is_id(text: &str) -> bool {
     (8..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Whether it follows `Successfully` at the end of a build. Programs often write that word too.
+/// Whether `rest` is what follows `Successfully` at the end of a build. Programs often write that word too.
 fn is_result(rest: &str) -> bool {
     let image = rest.strip_prefix("built ").is_some_and(is_id);
     image || rest.starts_with("tagged ") && rest.contains(LOCAL_IMAGE_PREFIX)

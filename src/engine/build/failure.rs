@@ -9,6 +9,7 @@ use crate::engine::build::buildkit::is_internal;
 use crate::engine::build::full::{FullDisk, HINT_FULL_DISK};
 use crate::engine::build::monitor::{End, FailedStep};
 use crate::engine::build::place::Place;
+use crate::engine::build::step::is_base_image;
 use crate::engine::build::{Builder, HINT_BASE_IMAGE_ONLY_HERE};
 use crate::engine::connect::request::Failure;
 use crate::engine::platforms::unsupported_hint;
@@ -300,16 +301,28 @@ fn without_step<'r>(builder: Builder, mut reason: &'r str, step: &str) -> &'r st
     rest.unwrap_or(reason)
 }
 
+/// How BuildKit's reason begins if a command failed: before 0.9, and since.
+const COMMAND_FAILED: [&str; 2] = ["executor failed running [", "process \""];
+
+/// BuildKit's reason if a file that `COPY` or `ADD` names does not exist. A registry that imitates it only prevents a
+/// second attempt.
+const FILE_MISSING: &str = "failed to calculate checksum of ref";
+
+/// Whether a build that has taken results from a shared cache may have failed for that: if one cannot be downloaded,
+/// BuildKit fails, and does not run its step instead. `step` is the one that failed, if it is known.
+pub(super) fn may_be_of_the_cache(step: &str, reason: &Reason) -> bool {
+    let of_command = COMMAND_FAILED
+        .iter()
+        .any(|beginning| reason.message.starts_with(beginning));
+    !of_command && !reason.message.contains(FILE_MISSING) && !is_base_image(step)
+}
+
 /// The exit code of the failed command, for builders that report it only in the text: the builder writes it at
 /// the end, after the command. Other failures end with a text of the Dockerfile, a registry or a server, and have another
 /// beginning.
 fn exit_code(builder: Builder, reason: &str) -> Option<i32> {
     let (beginnings, label) = match builder {
-        // Before 0.9, and since.
-        Builder::BuildKit => (
-            &["executor failed running [", "process \""][..],
-            "exit code: ",
-        ),
+        Builder::BuildKit => (&COMMAND_FAILED[..], "exit code: "),
         Builder::Classic => (&["The command '"][..], "non-zero code: "),
         Builder::Buildah => (&["building at STEP \"RUN "][..], "exit status "),
     };
@@ -331,6 +344,26 @@ mod tests {
     use super::*;
     use crate::engine::build::monitor::{BuildMonitor, Outcome};
     use crate::engine::build::step::Step;
+
+    #[test]
+    fn a_failed_command_and_a_missing_file_are_not_of_the_cache() {
+        let may = |step, message: &str| {
+            let reason = Reason::new(Builder::BuildKit, message.to_owned(), None);
+            may_be_of_the_cache(step, &reason)
+        };
+        let download = "failed to copy: httpReadSeeker: failed open: unexpected status: 500";
+        assert!(may("", download));
+        assert!(may("[2/3] RUN make", download));
+        assert!(!may("[1/3] FROM base", download));
+        for killed in [
+            r#"process "/bin/sh -c make" did not complete successfully: cannot allocate memory"#,
+            "executor failed running [/bin/sh -c make]: exit code: 2",
+        ] {
+            assert!(!may("[2/3] RUN make", killed));
+        }
+        let missing = r#"failed to compute cache key: failed to calculate checksum of ref a::b: "/x": not found"#;
+        assert!(!may("[3/3] COPY x /", missing));
+    }
 
     #[test]
     fn the_exit_code_is_read_from_the_end_of_the_reason() {

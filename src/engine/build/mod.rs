@@ -49,7 +49,7 @@ use crate::names::reference::{Platform, hex};
 use crate::options::RuntimeCache;
 use crate::process::outside_file::within;
 use answer::Info;
-use attempt::{AttemptError, Remedy};
+use attempt::{AttemptError, CacheUse, Remedy};
 use credentials::Credentials;
 use place::Place;
 use session::{Session, SessionServices};
@@ -107,7 +107,7 @@ struct Inputs {
 }
 
 impl Inputs {
-    /// What its session serves: also the engine's place for the image, if it goes through this process.
+    /// What the build's session serves. `image` receives the image, if it goes through this process.
     fn services(&self, image: Option<Arc<ImageLoad>>) -> SessionServices {
         SessionServices {
             credentials: self.credentials.clone(),
@@ -261,7 +261,7 @@ impl Engine {
     async fn buildkit(
         &self,
         build: &Build<'_>,
-        cache: Option<&RuntimeCache>,
+        cache: CacheUse<'_>,
         services: SessionServices,
         ended: CancellationToken,
     ) -> std::result::Result<impl Stream<Item = std::result::Result<Info, Failure>>, Failure> {
@@ -272,11 +272,14 @@ impl Engine {
         // commit is the key.
         let session =
             Session::open(&self.address, version, &id, build.commit, services, ended).await?;
-        let cache: Vec<String> = cache.map(RuntimeCache::reference).into_iter().collect();
+        let read: Vec<String> = (cache.read.into_iter())
+            .map(RuntimeCache::reference)
+            .collect();
         let options = build
             .options()
             .version(BuilderVersion::BuilderBuildKit)
-            .cachefrom(&cache.iter().collect::<Vec<_>>())
+            .cachefrom(&read.iter().collect::<Vec<_>>())
+            .nocache(cache.no_cache)
             .remote("client-session")
             .session(&id);
         let request = self.build_request(&options.build(), None)?;

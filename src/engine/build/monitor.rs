@@ -156,7 +156,8 @@ impl<'a> BuildMonitor<'a> {
         }
     }
 
-    /// Restarts the stall timer. To be called for whatever the builder reports, except a layer: see [`Self::pulling`].
+    /// Restarts the stall timer. Call it for everything that the builder reports, except the progress of a layer: see
+    /// [`Self::pulling`].
     pub(super) fn note_activity(&mut self) {
         self.last_activity = Instant::now();
     }
@@ -309,6 +310,10 @@ impl<'a> BuildMonitor<'a> {
     /// Exporting the image is silent and may be slow: the stall timer is paused meanwhile, unless the image is on its
     /// way into the engine.
     pub(super) fn export_started(&mut self) {
+        // The push is a second run of the same vertex.
+        if let Export::Exported(started) = self.export {
+            self.export = Export::Running(started);
+        }
         if matches!(self.export, Export::NotStarted) {
             self.export = Export::Running(Instant::now());
             let message = match self.transfer {
@@ -551,6 +556,7 @@ mod tests {
                     action,
                     bytes,
                     total: 9,
+                    complete: false,
                 },
             );
         };

@@ -43,6 +43,8 @@ pub(super) struct LayerStatus {
     pub(super) bytes: u64,
     /// 0 if it is not known.
     pub(super) total: u64,
+    /// The builder says that this is the last report of what it does with the layer.
+    pub(super) complete: bool,
 }
 
 struct Layer {
@@ -52,6 +54,8 @@ struct Layer {
     total: u64,
     /// The bytes that are downloaded, also while it is extracted.
     downloaded: u64,
+    /// What is done with it now is complete.
+    complete: bool,
     /// Since its last event.
     changed: bool,
 }
@@ -85,10 +89,10 @@ impl Pull {
         }
     }
 
-    /// Whether a layer is not complete, as far as its size is known.
+    /// Whether the download of a layer is not complete.
     pub(super) fn is_downloading(&self) -> bool {
         let mut layers = self.layers.values();
-        layers.any(|layer| layer.action == Action::Download && layer.bytes < layer.total)
+        layers.any(|layer| layer.action == Action::Download && !layer.complete)
     }
 
     /// Takes the state of a layer, and returns whether it shows that the builder is at work: a download that makes no
@@ -99,6 +103,7 @@ impl Pull {
             action,
             bytes,
             total,
+            complete,
         } = status;
         let known = self.layers.contains_key(&layer);
         if layer.len() > MAX_NAME || !known && self.layers.len() == MAX_LAYERS {
@@ -110,6 +115,7 @@ impl Pull {
             bytes: 0,
             total: 0,
             downloaded: 0,
+            complete: false,
             changed: true,
         });
         match (state.action, action) {
@@ -120,6 +126,7 @@ impl Pull {
         }
         let changed = (state.action, state.bytes, state.total) != (action, bytes, total);
         state.changed |= changed;
+        state.complete = complete || total > 0 && bytes >= total;
         (state.action, state.bytes, state.total) = (action, bytes, total);
         state.downloaded = state.downloaded.max(match action {
             Action::Download => bytes,

@@ -136,6 +136,10 @@ impl Build<'_> {
         let written = cache
             .write
             .map(|cache| entry(cache, &[("mode", CACHE_MODE), ("ignore-error", "true")]));
+        if cache.no_cache {
+            // For all stages.
+            attributes.extend([pair("no-cache", "")]);
+        }
         if let Some(CacheOptionsEntry { r#type, attrs }) = &read {
             // The frontend asks for it by this attribute; its JSON has Go's names.
             let entry = serde_json::json!([{ "Type": r#type, "Attrs": attrs }]);

@@ -52,7 +52,7 @@ impl Trouble {
         let why = match kind {
             Some(std::io::ErrorKind::NotFound) => "the socket does not exist".to_owned(),
             Some(std::io::ErrorKind::ConnectionRefused) => "nothing listens there".to_owned(),
-            // rustls has a text with an address of its documentation.
+            // rustls's text includes a link to its documentation.
             Some(std::io::ErrorKind::UnexpectedEof) => "it closed the connection".to_owned(),
             _ => printable::line(&cause.to_string()).into_owned(),
         };

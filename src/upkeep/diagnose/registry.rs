@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_is_silent_only_if_it_takes_the_connection_and_does_not_answer() {
+    fn a_registry_is_silent_only_if_it_accepts_and_does_not_answer() {
         for does in [Does::Nothing, Does::AnswerTlsOnly(REFUSED)] {
             let (address, _) = server(does);
             assert_eq!(asked(address), Reply::Silent);

@@ -56,6 +56,7 @@ pub(super) struct Credentials {
     /// By registry, for those of the Dockerfile. A lookup continues when its first waiter is dropped.
     logins: BTreeMap<String, Once<Option<Login>>>,
     config: Once<Result<Arc<Config>>>,
+    lookup: Arc<Lookup>,
 }
 
 /// A future that runs once, from the first poll of any clone. The last clone drops it, and wipes its result.
@@ -96,7 +97,13 @@ impl Credentials {
         Self {
             logins: logins.collect(),
             config,
+            lookup,
         }
+    }
+
+    /// Whether a credential helper is running.
+    pub(super) fn is_asking(&self) -> bool {
+        self.lookup.permits.available_permits() < PARALLEL_LOOKUPS
     }
 
     /// Reads docker's configuration, and warns about its invalid parts. It is called also when no login is

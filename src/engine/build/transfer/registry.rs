@@ -140,7 +140,7 @@ impl ImagePull {
     }
 }
 
-/// The name in the registry that the engine gives the image. It is removed in the background, at the latest when this is
+/// The name under which the engine has the pulled image. It is removed in the background, at the latest when this is
 /// dropped: the call may be cancelled after the pull.
 struct RegistryName {
     /// `None` after the removal.
@@ -151,7 +151,7 @@ struct RegistryName {
 }
 
 impl RegistryName {
-    /// If the name stays, nothing is wrong but a name too many.
+    /// If that fails, only a superfluous name remains.
     fn remove(&mut self) -> Option<JoinHandle<()>> {
         let (pull, engine) = (self.pull.take()?, self.engine.clone());
         let removal = async move {
@@ -208,6 +208,7 @@ mod tests {
                 action,
                 bytes,
                 total,
+                complete: false,
             };
             layers.count(&Info::Layer(status), &moving);
             moved.bytes()
