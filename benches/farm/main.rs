@@ -11,12 +11,12 @@ use simulation::{Farm, Outcome, Template, Work, run};
 
 const HOUR: f64 = 3600.0;
 
-/// A farm carries users if 95 % of their waits are at most this many times as long as the wait of a single user,
-/// on an empty node.
+/// A farm can serve a number of users if the 95th percentile of their waits is at most this many times the wait of a
+/// single user on an empty node.
 const BOUND: f64 = 1.5;
 
-/// How many farms are simulated for a figure. In each of them the nodes have other names, which decide what runtimes
-/// share a node.
+/// How many farms are simulated for a figure. The names of the nodes differ between them, and decide
+/// which runtimes share a node.
 const FARMS: u64 = 4;
 
 fn main() {
@@ -28,7 +28,7 @@ fn main() {
             println!(
                 "| {users} | {nodes} | {} | {} | {:.0} % | {:.0} % |",
                 duration(figures.median),
-                duration(figures.most),
+                duration(figures.percentile_95),
                 figures.processor * 100.0,
                 figures.network * 100.0
             );
@@ -50,7 +50,7 @@ fn main() {
 fn farm(users: usize, nodes: usize) -> Farm {
     let work = |seconds, processor| Work {
         processor,
-        elsewhere: seconds - processor,
+        fixed: seconds - processor,
     };
     Farm {
         nodes,
@@ -80,15 +80,14 @@ fn farm(users: usize, nodes: usize) -> Farm {
     }
 }
 
-/// A network of so many gigabits per second, in MB per second.
+/// `count` gigabits per second, in MB per second.
 fn gigabits(count: f64) -> f64 {
     count * 125.0
 }
 
 struct Figures {
     median: f64,
-    /// 95 % of the waits are at most this.
-    most: f64,
+    percentile_95: f64,
     /// Of the busiest node, from 0 to 1.
     processor: f64,
     network: f64,
@@ -107,13 +106,13 @@ fn figures(farm: &Farm) -> Figures {
     waits.sort_unstable_by(f64::total_cmp);
     Figures {
         median: waits[waits.len() / 2],
-        most: waits[waits.len() * 95 / 100],
+        percentile_95: waits[waits.len() * 95 / 100],
         processor,
         network,
     }
 }
 
-/// Simulates farms that differ only in chance, two at once.
+/// Simulates `farms` farms that differ only in the seed, on two threads.
 fn outcomes(farm: &Farm, farms: u64) -> Vec<Outcome> {
     let run = |seed| {
         run(&Farm {
@@ -125,12 +124,12 @@ fn outcomes(farm: &Farm, farms: u64) -> Vec<Outcome> {
     std::thread::scope(|scope| {
         let other = scope.spawn(|| every_other(1));
         let mut outcomes = every_other(0);
-        outcomes.extend(other.join().expect("it does not panic"));
+        outcomes.extend(other.join().expect("a simulation panicked"));
         outcomes
     })
 }
 
-/// How many users a farm carries whose nodes have a network of so many gigabits per second.
+/// The largest number of users that `nodes` nodes with `network` Gbit/s each can serve.
 fn carried(nodes: usize, network: usize) -> usize {
     let choices =
         [1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50].map(|step| step * 100 * network);
@@ -138,7 +137,7 @@ fn carried(nodes: usize, network: usize) -> usize {
         let mut farm = farm(*users, nodes);
         farm.node_network = gigabits(network as f64);
         let alone = farm.template.cold.alone() + farm.template.load_fresh;
-        figures(&farm).most <= BOUND * alone
+        figures(&farm).percentile_95 <= BOUND * alone
     };
     let above = choices.partition_point(carries);
     assert!(above > 0 && above < choices.len(), "no choice is enough");

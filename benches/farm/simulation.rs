@@ -5,8 +5,8 @@
 //! first build of a commit runs, the same one from another machine waits for it, and later ones find its result. Then the
 //! image is sent to the machine.
 //!
-//! A node shares two things equally among those who use them: its processors and its network. All times are in seconds,
-//! all sizes in MB.
+//! A node divides its processors and its network equally among the builds that use them. All times are in seconds, all
+//! sizes in MB.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
@@ -28,7 +28,7 @@ pub struct Farm {
     pub users_per_machine: usize,
     /// What a machine can receive, in MB per second.
     pub machine_network: f64,
-    /// The names, the most used one first: the second is used half as often, the third a third as often.
+    /// The names, ordered by use: the nth is used 1/n as often as the first.
     pub runtimes: Vec<String>,
     /// How long a user works with an image before asking again, on average.
     pub pause: f64,
@@ -37,7 +37,7 @@ pub struct Farm {
     /// The share of commits that change the dependencies, so that no result of the commit before can be used.
     pub new_dependencies: f64,
     pub template: Template,
-    /// Waits of this time are not counted: no machine and no node has anything at its start.
+    /// Waits in this period are not counted, because all caches are empty at first.
     pub warm_up: f64,
     pub duration: f64,
     pub seed: u64,
@@ -54,8 +54,9 @@ pub struct Template {
     pub cached: Work,
     /// The size of the image as it is sent.
     pub image: f64,
-    /// How long a machine takes to receive and load an image, if it has the dependencies of another one.
+    /// How long a machine takes to receive and load an image whose dependencies it already has.
     pub load_changed: f64,
+    /// The same, without the dependencies.
     pub load_fresh: f64,
 }
 
@@ -64,14 +65,14 @@ pub struct Template {
 pub struct Work {
     /// Processor time. A build uses one core at a time.
     pub processor: f64,
-    /// Time in which it waits for something that others do not slow down.
-    pub elsewhere: f64,
+    /// Time that does not depend on the load of the node.
+    pub fixed: f64,
 }
 
 impl Work {
     /// How long it takes if there is no other work on the node.
     pub fn alone(self) -> f64 {
-        self.processor + self.elsewhere
+        self.processor + self.fixed
     }
 }
 
@@ -88,13 +89,13 @@ pub struct Outcome {
     /// What each node has sent, in MB.
     pub sent: Vec<f64>,
     pub builds: usize,
-    /// How often each request of a user was answered, from the start until all were.
+    /// How often each request of a user was answered, also during the warm-up. At the end each is 1.
     pub answers: Vec<usize>,
     /// The time that all users together have waited, counted while they wait.
     pub waited: f64,
 }
 
-/// A commit of a runtime: its number, and how often the dependencies had changed.
+/// A commit of a runtime: its number, and one that grows with each change of the dependencies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 struct Commit {
     number: u64,
@@ -135,8 +136,8 @@ struct Call {
 #[derive(Debug)]
 enum Step {
     Processor(f64),
-    Elsewhere(f64),
-    /// The results are there.
+    Fixed(f64),
+    /// The build is done, and its results are in the node's cache.
     Built,
     Network(f64),
 }
@@ -152,7 +153,7 @@ struct Node {
     running: HashMap<(usize, Commit), Vec<usize>>,
 }
 
-/// An event and its time. Of those at one time, the one that was planned first comes first.
+/// An event and its time. Those at the same time happen in the order in which they were scheduled.
 struct Due {
     at: f64,
     number: u64,
@@ -161,17 +162,17 @@ struct Due {
 
 #[derive(Clone, Copy)]
 enum Event {
-    Asks(usize),
-    /// A call goes on.
-    Goes(usize),
+    UserAsks(usize),
+    /// The next step of a call starts.
+    CallContinues(usize),
     /// A station may have completed a piece of work, unless it has changed since.
-    Completes {
+    StationCompletes {
         node: usize,
         network: bool,
         version: u64,
     },
-    WarmedUp,
-    Ends,
+    WarmUpEnds,
+    SimulationEnds,
 }
 
 /// Simulates a farm.
@@ -180,15 +181,15 @@ pub fn run(farm: &Farm) -> Outcome {
     while let Some(Reverse(Due { at, event, .. })) = simulation.due.pop() {
         simulation.advance(at);
         match event {
-            Event::Asks(user) => simulation.ask(user),
-            Event::Goes(call) => simulation.go_on(call),
-            Event::Completes {
+            Event::UserAsks(user) => simulation.ask(user),
+            Event::CallContinues(call) => simulation.go_on(call),
+            Event::StationCompletes {
                 node,
                 network,
                 version,
             } => simulation.complete(node, network, version),
-            Event::WarmedUp => simulation.mark(1.0),
-            Event::Ends => simulation.mark(-1.0),
+            Event::WarmUpEnds => simulation.mark(1.0),
+            Event::SimulationEnds => simulation.mark(-1.0),
         }
     }
     simulation.outcome
@@ -235,7 +236,7 @@ impl<'a> Simulation<'a> {
             network: Station::new(farm.node_network, farm.machine_network),
             ..Node::default()
         };
-        // Other names for each seed: which runtimes share a node depends on them.
+        // The names depend on the seed, and decide which runtimes share a node.
         let host = |number| format!("builder-{number}.{}.example", farm.seed);
         let mut simulation = Simulation {
             farm,
@@ -259,21 +260,21 @@ impl<'a> Simulation<'a> {
                 ..Outcome::default()
             },
         };
-        simulation.at(farm.warm_up, Event::WarmedUp);
-        simulation.at(farm.duration, Event::Ends);
+        simulation.schedule(farm.warm_up, Event::WarmUpEnds);
+        simulation.schedule(farm.duration, Event::SimulationEnds);
         for user in 0..farm.users {
             simulation.pause(user);
         }
         simulation
     }
 
-    fn at(&mut self, at: f64, event: Event) {
+    fn schedule(&mut self, at: f64, event: Event) {
         self.events += 1;
         let number = self.events;
         self.due.push(Reverse(Due { at, number, event }));
     }
 
-    fn counts(&self) -> bool {
+    fn is_measured(&self) -> bool {
         self.now >= self.farm.warm_up && self.now < self.farm.duration
     }
 
@@ -283,7 +284,7 @@ impl<'a> Simulation<'a> {
         self.now = to;
     }
 
-    /// Notes how much work the nodes have done so far, at the start and at the end of what counts.
+    /// Subtracts the nodes' work before the measured period (`sign` 1) from that at its end (`sign` -1).
     fn mark(&mut self, sign: f64) {
         let time = self.farm.duration - self.farm.warm_up;
         for (number, node) in self.nodes.iter_mut().enumerate() {
@@ -299,19 +300,19 @@ impl<'a> Simulation<'a> {
     fn pause(&mut self, user: usize) {
         let at = self.now + self.users[user].random.exponential(self.farm.pause);
         if at < self.farm.duration {
-            self.at(at, Event::Asks(user));
+            self.schedule(at, Event::UserAsks(user));
         }
     }
 
     fn ask(&mut self, user: usize) {
         let runtime = self.users[user].random.rank(self.farm.runtimes.len());
-        let commit = self.branches[runtime].look(self.now, self.farm);
+        let commit = self.branches[runtime].head_at(self.now, self.farm);
         let request = self.outcome.answers.len();
         self.outcome.answers.push(0);
         let machine = user / self.farm.users_per_machine;
         if self.machines[machine].images[runtime] == Some(commit) {
             self.outcome.answers[request] += 1;
-            self.outcome.hits += usize::from(self.counts());
+            self.outcome.hits += usize::from(self.is_measured());
             return self.pause(user);
         }
         self.users[user].asked = Some((request, self.now));
@@ -335,7 +336,7 @@ impl<'a> Simulation<'a> {
         self.build(call);
     }
 
-    /// As libmol does: each machine knows only of its own builds.
+    /// Chooses a node with libmol's code. A machine knows only its own builds.
     fn choose(&mut self, machine: usize, runtime: usize) -> usize {
         let builds = &self.machines[machine].builds;
         if let Some(node) = self.chosen.get(&(runtime, builds.clone())) {
@@ -352,12 +353,7 @@ impl<'a> Simulation<'a> {
         let template = &self.farm.template;
         let node = &mut self.nodes[call.node];
         let key = (call.runtime, call.commit);
-        let build = |work: Work| {
-            [
-                Step::Processor(work.processor),
-                Step::Elsewhere(work.elsewhere),
-            ]
-        };
+        let build = |work: Work| [Step::Processor(work.processor), Step::Fixed(work.fixed)];
         if let Some(others) = node.running.get_mut(&key) {
             call.steps.extend(build(template.cached));
             others.push(number);
@@ -374,13 +370,13 @@ impl<'a> Simulation<'a> {
             call.steps.extend(build(work));
             call.steps.push_back(Step::Built);
             node.running.insert(key, Vec::new());
-            self.outcome.builds += usize::from(self.counts());
+            self.outcome.builds += usize::from(self.is_measured());
         }
         self.send(number);
         self.go_on(number);
     }
 
-    /// Adds the way of the image to the machine, at the end.
+    /// Appends the steps that send the image to the machine.
     fn send(&mut self, number: usize) {
         let call = &mut self.calls[number];
         let template = &self.farm.template;
@@ -393,7 +389,7 @@ impl<'a> Simulation<'a> {
         let receive = template.image / self.farm.machine_network;
         call.steps.extend([
             Step::Network(template.image),
-            Step::Elsewhere((load - receive).max(0.0)),
+            Step::Fixed((load - receive).max(0.0)),
         ]);
     }
 
@@ -409,7 +405,7 @@ impl<'a> Simulation<'a> {
                 self.nodes[node].network.start(self.now, size, number);
                 self.wake(node, true);
             }
-            Some(Step::Elsewhere(time)) => self.at(self.now + time, Event::Goes(number)),
+            Some(Step::Fixed(time)) => self.schedule(self.now + time, Event::CallContinues(number)),
             Some(Step::Built) => {
                 let key = (call.runtime, call.commit);
                 let node = &mut self.nodes[node];
@@ -438,7 +434,7 @@ impl<'a> Simulation<'a> {
             *image = Some(commit);
         }
         for user in users {
-            let (request, since) = self.users[user].asked.take().expect("it waits");
+            let (request, since) = self.users[user].asked.take().expect("the user waits");
             self.outcome.answers[request] += 1;
             self.waiting -= 1;
             if since >= self.farm.warm_up {
@@ -472,9 +468,9 @@ impl<'a> Simulation<'a> {
         let station = self.station(node, network);
         let version = station.version;
         if let Some(at) = station.next() {
-            self.at(
+            self.schedule(
                 at.max(self.now),
-                Event::Completes {
+                Event::StationCompletes {
                     node,
                     network,
                     version,
@@ -486,7 +482,7 @@ impl<'a> Simulation<'a> {
 
 impl Branch {
     /// The newest commit.
-    fn look(&mut self, now: f64, farm: &Farm) -> Commit {
+    fn head_at(&mut self, now: f64, farm: &Farm) -> Commit {
         while self.next <= now {
             self.next += self.random.exponential(farm.commit_interval);
             self.head.number += 1;

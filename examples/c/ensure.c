@@ -5,7 +5,7 @@
  *     ./ensure claude-code [TIMEOUT_MS]
  *
  * docs/local-development.md lists the environment variables with the options. The exit status is 0 or the mol_status,
- * and 64 after a wrong command line, or with a library that does not fit the header.
+ * and 64 after a wrong command line, or with a library whose ABI differs from the header's.
  */
 #include <mol.h>
 #include <stdio.h>

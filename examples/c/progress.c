@@ -5,7 +5,7 @@
  *     ./progress claude-code
  *
  * docs/local-development.md lists the environment variables with the options. The exit status is 0 or the mol_status,
- * and 64 after a wrong command line, or with a library that does not fit the header.
+ * and 64 after a wrong command line, or with a library whose ABI differs from the header's.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>
@@ -76,7 +76,7 @@ static mol_result *run(mol_client client, mol_call call)
 
 int main(int argc, char **argv)
 {
-    struct sigaction interrupt = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND}; /* a second Ctrl-C ends it */
+    struct sigaction interrupt = {.sa_handler = on_interrupt, .sa_flags = SA_RESETHAND}; /* a second Ctrl-C kills it */
     mol_request request = {.size = sizeof request, .kind = MOL_REQUEST_IMAGE};
     mol_options options = {0};
     mol_client client = {0};

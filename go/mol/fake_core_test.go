@@ -142,7 +142,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	}
 }
 
-// group is a sync.WaitGroup that starts what it waits for.
+// group runs functions in goroutines and waits for them.
 type group struct{ sync.WaitGroup }
 
 func (g *group) run(f func()) {

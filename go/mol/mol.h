@@ -46,9 +46,8 @@
  *
  * Secrets  No token, and no user information of a URL, is in anything that the library hands out.
  *
- * Growth   New fields are added at the end of a struct that begins with `size`; the others never change.
- *          `size` says how much of it is there: a program with a newer header looks whether a field lies
- *          within it before it reads the field from an older library of the same MOL_ABI_VERSION.
+ * Growth   Only structs that begin with `size` grow, at their end; `size` says how much is there. A program
+ *          with a newer header checks that before it reads a new field: the library may be an older one.
  *
  * This file is generated from src/ffi; change it there.
  */
@@ -81,8 +80,7 @@
 // The ceiling of the client's options, after which a call ends with MOL_ERR_TIMEOUT.
 #define MOL_TIMEOUT_CEILING INT64_MAX
 
-// The version of this ABI. It changes when a program that was built with an older header cannot use
-// the new library.
+// The version of this ABI. It changes when programs built with an older header cannot use the new library.
 #define MOL_ABI_VERSION 3
 
 // Result of a function. Values are stable and never reused; 21 was in use before.
@@ -191,8 +189,7 @@ typedef struct mol_error {
   const char *step;
   // The last lines of the build's output.
   const char *log_tail;
-  // The lines of the Dockerfile around the step, with their numbers; those of the step begin with ">". Empty if the
-  // line is unknown.
+  // The numbered lines of the Dockerfile around the step, ">" before those of the step. Empty if the line is unknown.
   const char *excerpt;
 } mol_error;
 
@@ -215,8 +212,7 @@ typedef struct mol_call {
 typedef struct mol_event {
   // See "Growth".
   size_t size;
-  // The call; for a build that several calls share, the one that started it. 0 for a "thinned" event
-  // that counts events of several calls.
+  // The call, or the one that started a build that several share. 0 if a "thinned" event counts those of several.
   mol_call call;
   // Counts the events of the client, from 1. Numbers of dropped events are left out.
   uint64_t number;
@@ -250,8 +246,7 @@ typedef struct mol_timings {
 typedef struct mol_image {
   // See "Growth".
   size_t size;
-  // What to start: molecule-local/workspace-template-hermes:0123456789ab, for example, with the
-  // first 12 digits of the commit.
+  // What to start, tagged with 12 digits of the commit: molecule-local/workspace-template-hermes:0123456789ab.
   const char *reference;
   // The moving reference, …:latest, which the last call for this runtime has set.
   const char *latest_reference;
@@ -285,8 +280,7 @@ typedef struct mol_request {
   int64_t keep_recent_ms;
   // Image and build log: the runtime.
   const char *runtime;
-  // Image: the commit, with all 40 or 64 hexadecimal digits; NULL for the head of the branch or
-  // the pinned commit. With a commit, nothing is looked up.
+  // Image: all 40 or 64 hexadecimal digits of the commit, or NULL to look it up (pin, or head of the branch).
   const char *commit;
   // Prune: only report what would be removed.
   bool dry_run;

@@ -45,7 +45,7 @@ fn options() -> OpenOptions {
 }
 
 /// A file with a lock, which is released when it is dropped. Closing the file would not be enough: a child that the host
-/// has forked has it open too, until it executes a program, and the kernel keeps the lock for it.
+/// has forked has it open too, until it calls exec, and the kernel keeps the lock for it.
 #[derive(Debug)]
 pub(super) struct Locked(File);
 
@@ -64,7 +64,7 @@ impl Drop for Locked {
 }
 
 /// Takes the exclusive lock of the file at `path`. `file` is that file, unless it was removed since it was opened.
-/// Returns the locked file, or, if somebody else holds a lock, the file for the next attempt.
+/// Returns the locked file, or, if another process holds a lock, the file for the next attempt.
 pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Result<Locked, File>> {
     loop {
         if !is_free(file.try_lock(), path)? {
@@ -84,7 +84,7 @@ pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Resul
 pub(super) enum SharedLock {
     Free,
     Held,
-    /// The file was removed since it was opened, so what was written to it is lost.
+    /// The file was removed since it was opened, so anything written to it is gone with it.
     Removed,
 }
 
@@ -151,12 +151,12 @@ mod tests {
         let path = root.path().join("lock");
         let waiter = open(&path).unwrap();
         remove_unlocked(&path, ANY).unwrap();
-        let newcomer = try_lock(open(&path).unwrap(), &path).unwrap().unwrap();
+        let second = try_lock(open(&path).unwrap(), &path).unwrap().unwrap();
         let waiter = try_lock(waiter, &path).unwrap().unwrap_err();
-        drop(newcomer);
+        drop(second);
         let _waiter = try_lock(waiter, &path).unwrap().unwrap();
-        let newcomer = open(&path).unwrap();
-        assert!(try_lock(newcomer, &path).unwrap().is_err());
+        let second = open(&path).unwrap();
+        assert!(try_lock(second, &path).unwrap().is_err());
     }
 
     #[test]

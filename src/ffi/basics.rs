@@ -10,8 +10,7 @@ use crate::names::registry::{RegistryMode, resolve};
 use crate::names::runtimes::is_known_runtime;
 use crate::redact::mask_token;
 
-/// The version of this ABI. It changes when a program that was built with an older header cannot use
-/// the new library.
+/// The version of this ABI. It changes when programs built with an older header cannot use the new library.
 pub const MOL_ABI_VERSION: u32 = 3;
 
 /// Returns the library's MOL_ABI_VERSION. Compare it with the header's before any other call.

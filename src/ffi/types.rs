@@ -143,8 +143,7 @@ pub struct mol_error {
     pub step: *const c_char,
     /// The last lines of the build's output.
     pub log_tail: *const c_char,
-    /// The lines of the Dockerfile around the step, with their numbers; those of the step begin with ">". Empty if the
-    /// line is unknown.
+    /// The numbered lines of the Dockerfile around the step, ">" before those of the step. Empty if the line is unknown.
     pub excerpt: *const c_char,
 }
 
@@ -209,8 +208,7 @@ impl From<Timings> for mol_timings {
 pub struct mol_image {
     /// See "Growth".
     pub size: usize,
-    /// What to start: molecule-local/workspace-template-hermes:0123456789ab, for example, with the
-    /// first 12 digits of the commit.
+    /// What to start, tagged with 12 digits of the commit: molecule-local/workspace-template-hermes:0123456789ab.
     pub reference: *const c_char,
     /// The moving reference, …:latest, which the last call for this runtime has set.
     pub latest_reference: *const c_char,
@@ -303,8 +301,7 @@ pub struct mol_request {
     pub keep_recent_ms: i64,
     /// Image and build log: the runtime.
     pub runtime: *const c_char,
-    /// Image: the commit, with all 40 or 64 hexadecimal digits; NULL for the head of the branch or
-    /// the pinned commit. With a commit, nothing is looked up.
+    /// Image: all 40 or 64 hexadecimal digits of the commit, or NULL to look it up (pin, or head of the branch).
     pub commit: *const c_char,
     /// Prune: only report what would be removed.
     pub dry_run: bool,
@@ -360,8 +357,7 @@ impl mol_result {
 pub struct mol_event {
     /// See "Growth".
     pub size: usize,
-    /// The call; for a build that several calls share, the one that started it. 0 for a "thinned" event
-    /// that counts events of several calls.
+    /// The call, or the one that started a build that several share. 0 if a "thinned" event counts those of several.
     pub call: mol_call,
     /// Counts the events of the client, from 1. Numbers of dropped events are left out.
     pub number: u64,

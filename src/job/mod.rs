@@ -10,6 +10,7 @@ pub(crate) mod lease;
 mod node_builds;
 pub(crate) mod offline;
 pub(crate) mod recorder;
+mod results;
 pub(crate) mod shared;
 pub(crate) mod shared_build;
 pub(crate) mod target;
@@ -28,6 +29,7 @@ use crate::job::checkout::Checkout;
 use crate::job::coalesce::Answer;
 use crate::job::node_builds::NodeBuilds;
 use crate::job::recorder::Recorder;
+use crate::job::results::{BuildOutput, LookupResult, MissReason};
 use crate::job::shared::{Shared, timed};
 use crate::job::target::{Request, Target};
 use crate::metrics::Step;
@@ -38,28 +40,6 @@ use crate::net::retry;
 use crate::options::Repository;
 use crate::process::executor::blocking;
 use crate::process::outside_file;
-
-/// What a lookup has found, and how long it took.
-pub(crate) struct LookupResult {
-    target: Target,
-    found: std::result::Result<Found, MissReason>,
-    timings: Timings,
-}
-
-/// Why the engine's image cannot be used.
-enum MissReason {
-    Absent,
-    Contradiction(String),
-}
-
-/// What a shared build has made, and how long it took.
-#[derive(Clone, Debug)]
-pub(crate) struct BuildOutput {
-    image_id: String,
-    /// True if another process has built it meanwhile.
-    cache_hit: bool,
-    timings: Timings,
-}
 
 /// Finds or builds the image of a request.
 pub(crate) async fn ensure(shared: &Arc<Shared>, request: Request, emit: &Sink) -> Result<Image> {

@@ -2,7 +2,7 @@
  *
  *     close RUNTIME     with the options in the environment, and a template server that does not answer
  *
- * The wait for an event returns MOL_ERR_CLOSED, a wait for a result that or the result of the cancelled call, and the
+ * The wait for an event returns MOL_ERR_CLOSED, a wait for a result the same or the cancelled call's result, and the
  * call for an image MOL_ERR_CANCELED. */
 #include "check.h"
 
@@ -99,7 +99,7 @@ int main(int argc, char **argv)
     CHECK(mol_client_fd(client, &fd, NULL) == MOL_ERR_NO_SUCH_HANDLE);
     CHECK(result == NULL && event == NULL && fd == -1);
 
-    /* A client without calls: nothing but the end comes. */
+    /* A client without calls: a wait ends only because the client is freed. */
     client = client_from_env(false);
     waiters[ANY_CALL] = (struct waiter){.client = client};
     CHECK(pthread_create(&waiters[ANY_CALL].thread, NULL, wait_for_result, &waiters[ANY_CALL]) == 0);

@@ -1,4 +1,4 @@
-//! The references in the documents to tests, files and other documents are valid.
+//! The references in the documents to tests, files and other documents are valid; names and the header are short.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -91,6 +91,36 @@ fn every_test_named_in_a_document_exists() {
             "{document} names tests that do not exist: {missing:#?}"
         );
     }
+}
+
+#[test]
+fn test_names_are_short() {
+    let rust = ["src", "tests", "benches"].map(|folder| files(&source(folder), ".rs"));
+    let rust: BTreeSet<String> = (rust.into_iter().flatten())
+        .map(|file| std::fs::read_to_string(file).unwrap())
+        .flat_map(|text| {
+            let after = text.split("#[test]").skip(1);
+            let names = after.filter_map(|text| text.split_once("fn ")?.1.split('(').next());
+            names.map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(rust.len() > 800, "{}", rust.len());
+    let go = go_tests();
+    let long: Vec<_> = (rust.iter().chain(&go))
+        .filter(|name| name.len() >= 70)
+        .collect();
+    assert!(long.is_empty(), "70 letters or more: {long:#?}");
+}
+
+#[test]
+fn the_header_can_be_read_in_one_go() {
+    let header = std::fs::read_to_string(source("include/mol.h")).unwrap();
+    assert!(header.lines().count() < 450);
+    let functions = header
+        .lines()
+        .filter(|line| line.contains('(') && !line.starts_with(['/', ' ', '#', '*']));
+    let functions = functions.count();
+    assert!((20..=26).contains(&functions), "{functions}");
 }
 
 /// The documents, with their texts.

@@ -1,4 +1,5 @@
-//! The simulation behind docs/farm.md: it conserves what it should, and agrees with what can be computed without it.
+//! The simulation behind docs/farm.md: every request is answered once, totals add up, and the results
+//! agree with queueing theory.
 
 #[path = "../../benches/farm/random.rs"]
 mod random;
@@ -15,10 +16,7 @@ const HOUR: f64 = 3600.0;
 
 /// A node and a user, without a warm-up. Alone, a build takes 60, 10 or 1 seconds, and the load of an image 30 or 5.
 fn farm() -> Farm {
-    let work = |processor, elsewhere| Work {
-        processor,
-        elsewhere,
-    };
+    let work = |processor, fixed| Work { processor, fixed };
     Farm {
         nodes: 1,
         cores: 4.0,
@@ -54,7 +52,7 @@ fn only_the_network() -> Farm {
     let mut farm = farm();
     let nothing = Work {
         processor: 0.0,
-        elsewhere: 0.0,
+        fixed: 0.0,
     };
     farm.template.cold = nothing;
     farm.template.changed = nothing;
@@ -87,7 +85,7 @@ fn each_request_is_answered_once() {
             users: 300,
             users_per_machine,
             runtimes: nine_runtimes(),
-            // More than it can do, so users still wait at the end.
+            // More than the network can send, so users still wait at the end.
             node_network: 20.0,
             ..farm()
         });
@@ -154,20 +152,20 @@ fn a_later_machine_gets_the_result_without_a_build() {
 }
 
 #[test]
-fn machines_that_want_the_same_wait_for_one_build_and_share_the_network() {
+fn concurrent_machines_share_one_build_and_the_network() {
     let mut farm = Farm {
         users: 40,
         commit_interval: 1e9,
-        // All ask within the time of the build.
+        // All ask while the first build runs.
         pause: 1.0,
         ..farm()
     };
-    farm.template.cold.elsewhere = 600.0;
+    farm.template.cold.fixed = 600.0;
     let outcome = run(&farm);
     assert_eq!(outcome.builds, 1);
     assert_eq!(outcome.waits.len(), 40);
     // The first sends its image while the others prepare theirs: 20 core-seconds on 4 cores, and half a second. 40 images
-    // of 300 MB take 30 seconds, and what then remains of the load 27.
+    // of 300 MB take 30 seconds; loading one takes 27 more, because it takes 30 and begins with the 3 of its transfer.
     let longest = outcome.waits.iter().copied().fold(0.0, f64::max);
     let expected = 640.0 + 5.0 + 0.5 + 30.0 + 27.0;
     assert!(
@@ -192,7 +190,7 @@ fn users_of_one_machine_wait_for_the_same_image() {
 }
 
 #[test]
-fn a_runtime_stays_on_its_node_unless_its_machine_has_builds_there() {
+fn a_runtime_uses_another_node_only_if_its_machine_has_builds_there() {
     let used = |outcome: &Outcome| outcome.sent.iter().filter(|sent| **sent > 0.0).count();
     let laptops = Farm {
         nodes: 4,
@@ -210,7 +208,7 @@ fn a_runtime_stays_on_its_node_unless_its_machine_has_builds_there() {
 }
 
 #[test]
-fn jobs_of_a_station_do_not_slow_each_other_down_until_it_is_full() {
+fn jobs_slow_each_other_down_only_when_a_station_is_full() {
     for (jobs, end) in [(1, 10.0), (4, 10.0), (8, 20.0)] {
         let mut station = Station::new(4.0, 1.0);
         for call in 0..jobs {
@@ -277,7 +275,7 @@ fn users_who_share_a_network_wait_as_long_as_the_theory_says() {
 }
 
 #[test]
-fn what_was_waited_and_sent_is_the_sum_of_all_requests() {
+fn totals_match_the_sum_over_requests() {
     let farm = Farm {
         users: 500,
         node_network: 100.0,
@@ -304,7 +302,7 @@ fn what_was_waited_and_sent_is_the_sum_of_all_requests() {
 fn more_nodes_are_not_worse() {
     let mut before = f64::INFINITY;
     for nodes in [1, 2, 4, 8] {
-        // Which runtimes share a node is chance, so it counts what happens with several names of the nodes.
+        // Which runtimes share a node is chance, so the mean is over six sets of node names.
         let waits = (0..6).flat_map(|seed| {
             let farm = Farm {
                 nodes,

@@ -133,7 +133,7 @@ pub fn errors(server: &Server<'_>, users: &Users) {
 pub fn changes_after_lookup(server: &Server<'_>) {
     std::thread::scope(|scope| {
         let during = |runtime: &'static str, client: As, change: &dyn Fn(&Server<'_>)| {
-            // The library's thread waits until the change is made.
+            // The library's thread waits between lookup and fetch, until the change is made.
             let job = Job::new(server, &client);
             let (begun, wait) = mpsc::channel();
             let (done, go_on) = mpsc::channel::<()>();
@@ -262,7 +262,7 @@ pub fn successes(server: &Server<'_>) {
         assert_eq!(job.env.engine.read(&image.reference, "content"), branch);
     }
 
-    // And if there are hundreds of these.
+    // The same with 300 such branches.
     for number in 0..300 {
         server.branch(&name, &format!("main-{number}"), &sha);
     }
