@@ -360,15 +360,27 @@ fn silent(
                 "the shared cache does not answer: {HINT_CACHE}, or unset it"
             ))
             .into(),
-        _ if cache.read.is_some() && monitor.downloads_result() => AttemptError {
-            remedy: Remedy::WithoutCache {
-                why: "a download from it made no progress".to_owned(),
-                hangs: true,
-            },
-            error: stalled,
-        },
+        // Docker does not report all downloads of results.
+        Progress::Graph(graph)
+            if cache.read.is_some()
+                && (monitor.downloads_result() || graph.has_cached() && !is_in_step(&stalled)) =>
+        {
+            AttemptError {
+                remedy: Remedy::WithoutCache {
+                    why: stalled.message.clone(),
+                    hangs: true,
+                },
+                error: stalled,
+            }
+        }
         _ => stalled.into(),
     }
+}
+
+/// Whether a step was running.
+fn is_in_step(stalled: &Error) -> bool {
+    let build = stalled.build.as_ref();
+    build.is_some_and(|build| !build.step.is_empty())
 }
 
 /// The builder's progress, once it has accepted the build.
