@@ -162,6 +162,27 @@ var machineVariables = []string{
 	"HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR", "PATH",
 }
 
+// textOptions are the options that have a variable and the same text in it, in the order in which they are shown.
+var textOptions = []struct {
+	variable, field string
+	value           func(*Options) *string
+}{
+	{"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "RepoPrefix", func(o *Options) *string { return &o.RepoPrefix }},
+	{"MOLECULE_LOCAL_TEMPLATE_BRANCH", "Branch", func(o *Options) *string { return &o.Branch }},
+	{envToken, "Token", func(o *Options) *string { return &o.Token }},
+	{"MOLECULE_LOCAL_BUILD_CACHE", "CacheDir", func(o *Options) *string { return &o.CacheDir }},
+	{envPlatform, "Platform", func(o *Options) *string { return &o.Platform }},
+	{envIsolation, "Isolation", func(o *Options) *string { return &o.Isolation }},
+	{"DOCKER_HOST", "DockerHost", func(o *Options) *string { return &o.DockerHost }},
+	{"MOLECULE_LOCAL_BUILDER", "Builder", func(o *Options) *string { return &o.Builder }},
+	{"MOLECULE_LOCAL_BUILDER_CA", "BuilderTLS.CA", func(o *Options) *string { return &o.BuilderTLS.CA }},
+	{"MOLECULE_LOCAL_BUILDER_CERT", "BuilderTLS.Cert", func(o *Options) *string { return &o.BuilderTLS.Cert }},
+	{"MOLECULE_LOCAL_BUILDER_KEY", "BuilderTLS.Key", func(o *Options) *string { return &o.BuilderTLS.Key }},
+	{"MOLECULE_LOCAL_BUILDER_SERVER_NAME", "BuilderTLS.ServerName", func(o *Options) *string { return &o.BuilderTLS.ServerName }},
+	{"MOLECULE_LOCAL_SHARED_CACHE", "SharedCache", func(o *Options) *string { return &o.SharedCache }},
+	{"MOLECULE_LOCAL_SHARED_CACHE_MODE", "SharedCacheMode", func(o *Options) *string { return (*string)(&o.SharedCacheMode) }},
+}
+
 // OptionsFromEnv reads the environment: the MOLECULE_ variables, and those about the machine (DOCKER_*, BUILDX_*, proxies,
 // certificates, home and temporary folders). An invalid value, such as a malformed number, makes [New] fail. Its field is
 // zero; setting the field replaces the invalid value.
@@ -169,25 +190,11 @@ var machineVariables = []string{
 // For other Options, New reads DOCKER_*, BUILDX_*, proxies, certificates and folders itself, and DOCKER_HOST only if the
 // field DockerHost is empty.
 func OptionsFromEnv() Options {
-	o := Options{
-		RepoPrefix: os.Getenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
-		Branch:     os.Getenv("MOLECULE_LOCAL_TEMPLATE_BRANCH"),
-		Token:      os.Getenv(envToken),
-		CacheDir:   os.Getenv("MOLECULE_LOCAL_BUILD_CACHE"),
-		Platform:   os.Getenv(envPlatform),
-		Isolation:  os.Getenv(envIsolation),
-		Builder:    os.Getenv("MOLECULE_LOCAL_BUILDER"),
-		BuilderTLS: BuilderTLS{
-			CA:         os.Getenv("MOLECULE_LOCAL_BUILDER_CA"),
-			Cert:       os.Getenv("MOLECULE_LOCAL_BUILDER_CERT"),
-			Key:        os.Getenv("MOLECULE_LOCAL_BUILDER_KEY"),
-			ServerName: os.Getenv("MOLECULE_LOCAL_BUILDER_SERVER_NAME"),
-		},
-		SharedCache:     os.Getenv("MOLECULE_LOCAL_SHARED_CACHE"),
-		SharedCacheMode: SharedCacheMode(os.Getenv("MOLECULE_LOCAL_SHARED_CACHE_MODE")),
+	var o Options
+	for _, option := range textOptions {
+		*option.value(&o) = os.Getenv(option.variable)
 	}
 	o.env.capture()
-	o.DockerHost = os.Getenv("DOCKER_HOST")
 	o.Offline, o.env.offline = switchFromEnv("MOLECULE_LOCAL_OFFLINE")
 	o.RuntimeVersionPin, o.env.runtimeVersionPin = switchFromEnv("MOLECULE_LOCAL_RUNTIME_VERSION_PIN")
 	o.StallGrace, o.env.stallGrace = durationFromEnv("MOLECULE_BUILD_STALL_GRACE_S")
@@ -315,21 +322,11 @@ func (o *Options) settings() ([]setting, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []setting{
-		{"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "RepoPrefix", o.RepoPrefix},
-		{"MOLECULE_LOCAL_TEMPLATE_BRANCH", "Branch", o.Branch},
-		{envToken, "Token", o.Token},
-		{"MOLECULE_LOCAL_BUILD_CACHE", "CacheDir", o.CacheDir},
-		{envPlatform, "Platform", o.Platform},
-		{envIsolation, "Isolation", o.Isolation},
-		{"DOCKER_HOST", "DockerHost", o.DockerHost},
-		{"MOLECULE_LOCAL_BUILDER", "Builder", o.Builder},
-		{"MOLECULE_LOCAL_BUILDER_CA", "BuilderTLS.CA", o.BuilderTLS.CA},
-		{"MOLECULE_LOCAL_BUILDER_CERT", "BuilderTLS.Cert", o.BuilderTLS.Cert},
-		{"MOLECULE_LOCAL_BUILDER_KEY", "BuilderTLS.Key", o.BuilderTLS.Key},
-		{"MOLECULE_LOCAL_BUILDER_SERVER_NAME", "BuilderTLS.ServerName", o.BuilderTLS.ServerName},
-		{"MOLECULE_LOCAL_SHARED_CACHE", "SharedCache", o.SharedCache},
-		{"MOLECULE_LOCAL_SHARED_CACHE_MODE", "SharedCacheMode", string(o.SharedCacheMode)},
+	var all []setting
+	for _, option := range textOptions {
+		all = append(all, setting{option.variable, option.field, *option.value(o)})
+	}
+	all = append(all, []setting{
 		{"MOLECULE_LOCAL_OFFLINE", "Offline", switchSetting(o.Offline, o.env.offline)},
 		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin)},
 		{"MOLECULE_BUILD_STALL_GRACE_S", "StallGrace", stallGrace},
@@ -338,7 +335,7 @@ func (o *Options) settings() ([]setting, error) {
 		{"runtimes", "Runtimes", runtimes},
 		{"tag_arch", "TagArch", string(o.TagArch)},
 		{"pins", "Pins", pins},
-	}
+	}...)
 	for _, name := range machineVariables {
 		all = append(all, setting{name, name, o.env.machine[name]})
 	}
@@ -402,27 +399,18 @@ func (o Options) redacted() (names, values []string) {
 			names, values = append(names, name), append(values, MaskTokenInString(maskUserinfo(value), o.Token))
 		}
 	}
-	add("RepoPrefix", o.RepoPrefix)
-	add("Branch", o.Branch)
-	if o.Token != "" {
-		names, values = append(names, "Token"), append(values, mask)
+	for _, option := range textOptions {
+		if option.variable == envToken && o.Token != "" {
+			names, values = append(names, option.field), append(values, mask)
+			continue
+		}
+		add(option.field, *option.value(&o))
 	}
-	add("CacheDir", o.CacheDir)
-	add("Platform", o.Platform)
-	add("Isolation", o.Isolation)
 	add("Runtimes", strings.Join(o.Runtimes, ","))
 	for _, runtime := range slices.Sorted(maps.Keys(o.Pins)) {
 		add("Pins["+MaskTokenInString(runtime, o.Token)+"]", o.Pins[runtime])
 	}
 	add("TagArch", string(o.TagArch))
-	add("DockerHost", o.DockerHost)
-	add("Builder", o.Builder)
-	add("BuilderTLS.CA", o.BuilderTLS.CA)
-	add("BuilderTLS.Cert", o.BuilderTLS.Cert)
-	add("BuilderTLS.Key", o.BuilderTLS.Key)
-	add("BuilderTLS.ServerName", o.BuilderTLS.ServerName)
-	add("SharedCache", o.SharedCache)
-	add("SharedCacheMode", string(o.SharedCacheMode))
 	add("Offline", switchSetting(o.Offline, o.env.offline))
 	add("RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin))
 	add("StallGrace", durationText(o.StallGrace, o.env.stallGrace))

@@ -235,7 +235,7 @@ impl Place<'_> {
         if let (Some(_), Failure::Broken(why)) = (self.worker, &failure) {
             return Err(self.lost(why, begun));
         }
-        let mut reason = match self.reason(failure) {
+        let reason = match self.reason(failure) {
             Ok(reason) => reason,
             Err(error) => return Err(error.into()),
         };
@@ -248,7 +248,7 @@ impl Place<'_> {
                 return Err(self.lost(reason.message.trim(), begun));
             }
         }
-        reason.message = end.failed.reason(&reason.message).to_owned();
+        let reason = reason.of(&end.failed);
         let may_be_of_the_cache =
             cache.read.is_some() && has_cached && may_be_of_the_cache(&end.failed.name, &reason);
         let is_lost_race = is_lost_race(self.builder(), &end, &reason);

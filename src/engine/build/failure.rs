@@ -32,6 +32,14 @@ impl Reason {
         }
         Self { message, exit_code }
     }
+
+    /// The reason of the failed step, where that of the build is only a consequence.
+    pub(super) fn of(self, failed: &FailedStep) -> Self {
+        Self {
+            message: failed.reason(&self.message).to_owned(),
+            ..self
+        }
+    }
 }
 
 /// The cause of a failed build.
