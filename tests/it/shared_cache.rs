@@ -240,7 +240,7 @@ fn a_result_that_cannot_be_downloaded_is_made_again() {
             .iter()
             .filter(|event| event.message.starts_with(&again));
         assert_eq!(told.count(), 1, "{name}: {warnings:#?}");
-        // The engine cannot pull the image from such a registry, which is told too.
+        // The engine cannot pull the image from such a registry: a second warning.
         let others = usize::from(mode == "rw");
         assert_eq!(warnings.len(), 1 + others, "{name}: {warnings:#?}");
         env.engine.remove_all_of(&env.isolation);

@@ -141,7 +141,7 @@ impl Graph {
         self.started > 0
     }
 
-    /// Whether the result of a step came from a cache, or its download began. A base image is no result.
+    /// Whether the result of a step came from a cache, or its download began. Base images do not count.
     pub(super) fn has_cached(&self) -> bool {
         self.has_cached
     }

@@ -117,7 +117,7 @@ fn lookup(id: String, reference: &str, platform: &Platform) -> SolveRequest {
             def: vec![image, result.encode_to_vec()],
             ..pb::Definition::default()
         }),
-        // It is no build that anyone looks for in the builder's history.
+        // Keeps it out of the builder's history.
         internal: true,
         ..SolveRequest::default()
     }

@@ -232,8 +232,8 @@ impl<'a> BuildMonitor<'a> {
 
     /// Whether a step's result is being downloaded from a shared cache.
     pub(super) fn downloads_result(&self) -> bool {
-        let results = self.pulls.iter().filter(|pull| !pull.step.is_base_image());
-        results.into_iter().any(Pull::is_downloading)
+        let mut pulls = self.pulls.iter();
+        pulls.any(|pull| !pull.step.is_base_image() && pull.is_downloading())
     }
 
     /// The step has what it needed.
@@ -504,6 +504,7 @@ fn step_event(step: &Step, kind: Kind, message: String) -> Event {
 mod tests {
     use super::*;
     use crate::engine::build::pull::Action;
+    use crate::engine::build::transfer::ImagePull;
 
     use std::thread::sleep;
 
@@ -534,6 +535,24 @@ mod tests {
         monitor.note_activity();
         monitor.export_done();
         monitor.tick().unwrap();
+        sleep(2 * GRACE);
+        assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
+    }
+
+    #[test]
+    fn the_silence_of_a_push_is_no_stall() {
+        let emit = |_| {};
+        let transfer = Transfer::ThroughRegistry(Arc::new(ImagePull::new("registry.example/r")));
+        let mut monitor = BuildMonitor::new(Arc::default(), Some(transfer), GRACE, &emit);
+        // BuildKit exports the image, and then pushes it under the same name.
+        for _ in 0..2 {
+            monitor.export_started();
+            sleep(2 * GRACE);
+            monitor.tick().unwrap();
+            monitor.note_activity();
+            monitor.export_done();
+        }
+        assert!(monitor.has_exported());
         sleep(2 * GRACE);
         assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
     }

@@ -42,7 +42,7 @@ pub(in crate::engine::build) struct ImagePull {
 }
 
 impl ImagePull {
-    pub(super) fn new(repository: &str) -> Self {
+    pub(in crate::engine::build) fn new(repository: &str) -> Self {
         Self {
             repository: repository.to_owned(),
             digest: OnceLock::new(),
