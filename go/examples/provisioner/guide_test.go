@@ -112,3 +112,25 @@ func TestGuideCompilesAndRuns(t *testing.T) {
 		}
 	}
 }
+
+// TestREADMECompiles vets the Go file of the README in this module.
+func TestREADMECompiles(t *testing.T) {
+	text, err := os.ReadFile("../../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?ms)^```go\n(.*?)^```$").FindAllStringSubmatch(string(text), -1)
+	if len(blocks) != 1 {
+		t.Fatalf("the README has %d Go blocks, want 1", len(blocks))
+	}
+	file := filepath.Join(t.TempDir(), "readme.go")
+	if err := os.WriteFile(file, []byte(blocks[0][1]), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"gofmt", "-d"}, {"go", "vet"}} {
+		output, err := exec.CommandContext(t.Context(), args[0], append(args[1:], file)...).CombinedOutput()
+		if err != nil || len(output) > 0 {
+			t.Errorf("%s: %v\n%s", args[0], err, output)
+		}
+	}
+}
