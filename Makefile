@@ -118,7 +118,7 @@ bench: ## compare libmol with the docker and git programs, write docs/benchmarks
 	@scripts/bench $(if $(SHORT),short,all)
 
 .PHONY: check
-check: ## all checks to run before a commit: format, lints, generated files, other systems; QUICK=1 skips other systems
+check: ## run the checks for a commit: formats, lints, generated files, slow test suites; QUICK=1 skips these suites
 	@scripts/check
 
 .PHONY: generate

@@ -82,8 +82,8 @@ fn tagged(header: &str) -> String {
     lines.join("\n") + "\n"
 }
 
-/// What programs ask the dynamic linker for: another name for each version of the ABI, so that none
-/// gets a library that it was not built for.
+/// The soname, by which the dynamic linker finds the library. It has the version of the ABI, so that no program loads a
+/// library with another ABI.
 fn soname(header: &str) -> Result<String, &'static str> {
     let version = header
         .lines()

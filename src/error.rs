@@ -20,7 +20,7 @@ pub enum Code {
     UnknownRuntime = 1,
     /// An option, or the environment variable behind it, has an invalid value.
     InvalidOption = 2,
-    /// The template server did not answer: refused, unknown host, no route, time-out, TLS.
+    /// The template server did not answer (refused, unknown host, no route, time-out, TLS), or answered 429 or 5xx.
     GiteaUnreachable = 3,
     /// The template repository, or the branch, does not exist.
     RepoNotFound = 4,
@@ -38,9 +38,9 @@ pub enum Code {
     PlatformUnsupported = 10,
     /// The build ran and failed: see the step and the last lines of its output.
     BuildFailed = 11,
-    /// A fetch or a build made no progress for the stall grace.
+    /// A fetch or a build made no progress for `MOLECULE_BUILD_STALL_GRACE_S`.
     Stalled = 12,
-    /// The call reached the ceiling.
+    /// The call had no time limit of its own, and took longer than `MOLECULE_BUILD_CEILING_S`.
     Timeout = 13,
     /// The cache folder cannot be used.
     Cache = 14,
@@ -60,7 +60,7 @@ pub enum Code {
     NoLocalImage = 22,
     /// The process, or the machine, has no thread or file descriptor left.
     ProcessLimit = 23,
-    /// None of the builders that were chosen answers, or each was lost while it built.
+    /// No node of the chosen builder answers, or each one that was tried was lost during the build.
     BuilderUnreachable = 24,
 }
 

@@ -166,17 +166,18 @@ kinds! {
     ContextDone = "context_done" in "mol.build.context";
     /// A build step started.
     StepStarted = "step_started" in "mol.build.step";
-    /// The base image of a step is pulled, or its result from a shared cache.
+    /// The builder starts to pull the base image of a step, or the result of a step from a shared cache.
     PullStarted = "pull_started" in "mol.build.pull";
     /// Progress of one layer of a pull.
     PullProgress = "pull_progress" in "mol.build.pull";
-    /// What the step needs is pulled.
+    /// The builder has pulled the base image or the result.
     PullDone = "pull_done" in "mol.build.pull";
     /// A build step ended.
     StepDone = "step_done" in "mol.build.step";
     /// A line of the build's output.
     Log = "log" in "mol.build.step";
-    /// The engine writes the image, or the builder sends it there. It is silent meanwhile, which is not a stall.
+    /// The engine starts to write the image, or the builder to send it to the engine. docs/events.md says when silence
+    /// after this is a stall.
     ExportStarted = "export_started" in "mol.build.export";
     /// Progress of the image on its way from the builder to the engine.
     ExportProgress = "export_progress" in "mol.build.export";

@@ -30,8 +30,8 @@ pub(crate) enum Step {
 /// The names, in the order of [`Step`].
 const STEPS: [&str; 6] = ["lookup", "inspect", "wait", "fetch", "build", "tag"];
 
-/// Upper bound of the nodes that are counted one by one. All further ones count as [`OTHER`]: a server may run for years,
-/// and its builder get other nodes.
+/// Upper bound of the nodes that are counted one by one. All further ones count as [`OTHER`]: a server may run for
+/// years, and its builder may get new nodes all the time.
 const MAX_NODES: usize = 100;
 const OTHER: &str = "other";
 
@@ -150,13 +150,13 @@ impl Metrics {
         self.node(node, |node| node.running += 1);
     }
 
-    /// Counts the end of such a build: without a code it has succeeded.
+    /// Counts that a build ends on a node, and its result: a failure with `code`, or a success if that is `None`.
     pub(crate) fn node_ended(&self, node: &str, code: Option<Code>) {
         self.node_left(node);
         self.node(node, |node| node.results.count(code));
     }
 
-    /// The same, for a build that was cancelled.
+    /// Counts that a build was cancelled on a node. It has no result.
     pub(crate) fn node_left(&self, node: &str) {
         self.node(node, |node| node.running -= 1);
     }
@@ -209,7 +209,7 @@ impl Metrics {
     }
 }
 
-/// The metrics of one client since its creation. All but what is in progress only grow.
+/// The metrics of one client since its creation. All numbers only grow, except those of calls and builds in progress.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Snapshot {
     /// The library's version.

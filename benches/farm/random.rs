@@ -4,7 +4,7 @@
 pub struct Random(u64);
 
 impl Random {
-    /// The numbers of one thing: the `number`th of its kind.
+    /// The generator of one branch or user: the `number`th of this `kind`.
     pub fn new(seed: u64, kind: u64, number: u64) -> Self {
         let mut random = Random(seed);
         for part in [kind, number] {

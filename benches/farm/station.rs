@@ -1,4 +1,4 @@
-//! Something that a node shares equally among those who use it ("processor sharing").
+//! A resource of a node that its jobs share equally ("processor sharing").
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -6,18 +6,18 @@ use std::collections::BinaryHeap;
 /// A node's processors or network.
 #[derive(Default)]
 pub struct Station {
-    /// What it does per second, in total and for one job at most.
+    /// The work that it can do per second, in total and at most for one job.
     capacity: f64,
     each: f64,
     jobs: BinaryHeap<Reverse<Job>>,
-    /// What a job would have got that has been there since the station was last idle. All get the same, so a job ends when
-    /// this has grown by its work.
+    /// The work done for each job since the station was last idle, as if the job had been there all the time. All jobs
+    /// get the same, so a job ends when this has grown by the job's work.
     share: f64,
-    /// What it has done in total.
+    /// The work done in total.
     done: f64,
-    /// When these two were last brought up to date.
+    /// When `share` and `done` were last updated.
     at: f64,
-    /// Changes with the jobs.
+    /// Changes when a job starts or ends.
     pub version: u64,
 }
 
@@ -66,7 +66,8 @@ impl Station {
         Some(self.at + (first.end - self.share).max(0.0) / self.rate())
     }
 
-    /// Ends the next job, at the time that [`Station::next`] has told, and those that end with it. Returns their calls.
+    /// Ends the next job, at the time that [`Station::next`] has returned, and all jobs that end at the same time.
+    /// Returns their calls.
     pub fn completed(&mut self, now: f64) -> Vec<usize> {
         self.done(now);
         let first = self.jobs.pop();

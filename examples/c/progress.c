@@ -62,8 +62,12 @@ static mol_result *run(mol_client client, mol_call call)
 
     check(mol_client_fd(client, &wait_for[0].fd, &error), error);
     while (result == NULL) {
-        if (poll(wait_for, 2, -1) < 0)
-            continue; /* a signal: the pipe is readable now */
+        if (poll(wait_for, 2, -1) < 0) {
+            if (errno == EINTR)
+                continue; /* a signal: the pipe is readable now */
+            perror("poll");
+            exit(1);
+        }
         if (wait_for[1].revents != 0) {
             check(mol_call_cancel(client, call, &error), error);
             wait_for[1].fd = -1; /* poll ignores it from now on */

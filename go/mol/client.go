@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Client makes images with one set of [Options]. It is safe for use by any number of goroutines. A call
-// that waits costs a goroutine and no thread. The client itself keeps one thread, and one more for events if somebody
-// takes them, until [Client.Close].
+// Client makes images with one set of [Options]. It is safe for use by any number of goroutines. A call that waits
+// needs a goroutine and no thread. The client itself uses one thread, and one more for events if [Options.OnEvent] or
+// [Options.Logger] is set, until [Client.Close].
 type Client struct {
 	// A pointer, so that the goroutine that waits for results does not keep the Client itself alive (see New), and
 	// that printing a Client shows none of its fields.
@@ -56,7 +56,8 @@ func (c *Client) EnsureLocalImage(ctx context.Context, runtime string) (Image, e
 // have it. The commit has all 40 or 64 hexadecimal digits. There is no lookup, and no network at all if the engine has
 // the image. The tags are those of [Client.EnsureLocalImage], so the moving one is set to this commit.
 //
-// An invalid commit is [ErrInvalidArgument]; otherwise it is as for EnsureLocalImage.
+// The error for an invalid commit is [ErrInvalidArgument]. The context and all other errors are as for
+// [Client.EnsureLocalImage].
 func (c *Client) EnsureCommit(ctx context.Context, runtime, sha string) (Image, error) {
 	return c.image(ctx, task{kind: taskEnsureCommit, runtime: runtime, commit: sha})
 }
@@ -180,14 +181,15 @@ const (
 	maxCgoCalls = 8
 	// cancelGrace is how long a cancelled call waits for its result, so that it returns within a second.
 	cancelGrace = 800 * time.Millisecond
-	// deadlineGrace is the part of it in which the library, which has the same deadline, reports what was running.
+	// deadlineGrace is the part of cancelGrace in which a call whose deadline has passed is not cancelled yet. The
+	// library has the same deadline, and its error names what was running.
 	deadlineGrace = 200 * time.Millisecond
-	// eventGrace is how long a call with its result waits until OnEvent has had the events before it.
+	// eventGrace is how long a call that has its result waits for OnEvent to take the events before it.
 	eventGrace = 100 * time.Millisecond
-	// closeGrace is how long Close waits for that.
+	// closeGrace is how long Close waits for OnEvent to take the last events.
 	closeGrace = time.Second
 
-	// A library that fails so often in a row, with a pause after each failure, has broken down.
+	// After maxFailures failures in a row, with failurePause after each, the library is considered broken.
 	maxFailures  = 10
 	failurePause = 10 * time.Millisecond
 )
@@ -309,8 +311,8 @@ func (c *client) start(ctx context.Context, t task) (uint64, <-chan *ended, erro
 	return id, results, nil
 }
 
-// abandon cancels a call and waits for its result: how the library says that it ended, nil for success or if no result
-// came in time. Before it cancels the call, it gives it the time grace to end by itself.
+// abandon waits up to grace for a call to end by itself, and then cancels it. It returns the error in the call's
+// result; nil if the call succeeded, or if no result came within cancelGrace.
 func (c *client) abandon(id uint64, results <-chan *ended, grace time.Duration) *Error {
 	timer := time.NewTimer(cancelGrace)
 	defer timer.Stop()
@@ -432,7 +434,8 @@ func timeoutMS(ctx context.Context) int64 {
 	return max(1, int64((time.Until(deadline)+time.Millisecond-1)/time.Millisecond))
 }
 
-// masker hides a token. Kept as a function, the token shows in no print of what holds it.
+// masker returns a function that masks a token. A struct that has the function in place of the token can be printed
+// without showing the token.
 func masker(token string) func(string) string {
 	return func(text string) string { return MaskTokenInString(text, token) }
 }

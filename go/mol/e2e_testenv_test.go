@@ -223,7 +223,7 @@ func (c *testClient) mustFail(runtime string, want error) *Error {
 	return checkError(c.env, err, want)
 }
 
-// registries are words that no error may contain (promise P1). Whole words: there are secrets and secretaries.
+// registries matches words that no error may contain (promise P1). ecr must be a whole word: "secret" contains it.
 var registries = regexp.MustCompile(`(?i)ghcr|\becr\b`)
 
 // checkError checks what holds for every error: it is of the wanted kind, has a message, a hint and the runtime, is

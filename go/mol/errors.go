@@ -265,7 +265,7 @@ func beginning(step string) string {
 	return strings.TrimSuffix(step, "…")
 }
 
-// takeBuild copies where the call was.
+// takeBuild copies the URL and the details of the build from the library's error.
 func (e *Error) takeBuild(from *Error) {
 	e.URL, e.Step, e.Line, e.ExitCode = from.URL, from.Step, from.Line, from.ExitCode
 	e.LogTail, e.Excerpt = from.LogTail, from.Excerpt

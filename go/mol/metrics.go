@@ -104,10 +104,10 @@ func (s MetricsSnapshot) WritePrometheus(w io.Writer) error {
 	p.byResult("mol_calls_total", s.Calls)
 	p.family("mol_calls_in_progress", "gauge", "Calls for an image that are under way.")
 	p.sample("mol_calls_in_progress", "", strconv.FormatInt(s.InProgress, 10))
-	p.counter("mol_hits_total", "Calls that ended with an image that was there already.", s.Hits)
-	p.counter("mol_misses_total", "Calls whose image was not there or could not be used.", s.Misses)
+	p.counter("mol_hits_total", "Calls that returned an existing image.", s.Hits)
+	p.counter("mol_misses_total", "Calls whose image did not exist or could not be used.", s.Misses)
 	p.counter("mol_waits_total", "How often a call began to wait for another one.", s.Waits)
-	p.family("mol_builds_total", "counter", "Fetches with their builds that have ended by themselves, by result.")
+	p.family("mol_builds_total", "counter", "Fetches with their builds that have ended without being cancelled, by result.")
 	p.byResult("mol_builds_total", s.Builds)
 	p.family("mol_node_builds_total", "counter", "Builds that have ended on a node of the builder, or could not run there, by result.")
 	for _, node := range slices.Sorted(maps.Keys(s.NodeBuilds)) {

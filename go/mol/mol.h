@@ -19,30 +19,28 @@
  *
  * examples/c has this as a program, and one with progress and cancel. These rules hold for every function:
  *
- * Status   A function that can fail returns a mol_status, 0 for success, and has a last parameter
- *          `error`. It receives a mol_error that says what failed, where, and what to do next; pass NULL
- *          if the status is enough. Any other pointer must not be NULL unless the function allows it;
- *          NULL is MOL_ERR_INVALID_ARGUMENT. Results are written after success only, errors after failure
- *          only.
+ * Status   A function that can fail returns a mol_status, 0 for success. Its last parameter, `error`, receives
+ *          a mol_error that says what failed, where, and what to do next; pass NULL if the status is enough.
+ *          NULL for any other pointer is MOL_ERR_INVALID_ARGUMENT, unless the function allows it. Results are
+ *          written only after success, errors only after failure.
  *
  * Strings  are UTF-8 and end in a NUL byte. The library copies what it keeps of a string that is passed
  *          in. What it hands out belongs to it, is read-only, and goes back once, through the _free
  *          function of its type. Every _free function ignores NULL.
  *
- * Ids      Options, clients and calls are ids, passed by value. {0} is none. Ids are never reused: an id
- *          that was freed is MOL_ERR_NO_SUCH_HANDLE.
+ * Ids      Options, clients and calls are ids, passed by value. {0} is none. Ids are never reused: using a
+ *          freed id is MOL_ERR_NO_SUCH_HANDLE. The _free functions ignore freed ids and {0}.
  *
  * Timeouts timeout_ms is in milliseconds. Negative (MOL_TIMEOUT_NONE): no limit. 0: do not wait.
  *          MOL_TIMEOUT_CEILING: the ceiling of the client's options, for a call; no limit, for a wait.
  *
  * Threads  Every function may be called from any thread at any time. There are no callbacks. The library
- *          starts its threads with the first client; they live as long as the process. A child process
- *          may exec; a forked child that does not must not use the library.
+ *          starts its threads with the first client; they live as long as the process. A forked child
+ *          process must not use the library; it may exec.
  *
- * The host The library installs no signal handler, writes nothing to standard output or error, and never
- *          calls exit. A panic inside becomes MOL_ERR_INTERNAL. It starts two kinds of child processes:
- *          ssh, for an engine at ssh://, and docker's credential helpers. It waits for each of them, and
- *          kills those that still run when their call ends or their client is freed.
+ * The host The library installs no signal handler, writes nothing to standard output or error, and never calls
+ *          exit. A panic becomes MOL_ERR_INTERNAL. The only child processes are ssh, for an engine at ssh://, and
+ *          docker's credential helpers: the library waits for each, and kills it if its call or client ends first.
  *
  * Secrets  No token, and no user information of a URL, is in anything that the library hands out.
  *
@@ -77,7 +75,7 @@
 // No limit. Every negative value means the same.
 #define MOL_TIMEOUT_NONE -1
 
-// The ceiling of the client's options, after which a call ends with MOL_ERR_TIMEOUT.
+// The time limit of the client's options (MOLECULE_BUILD_CEILING_S). Then a call ends with MOL_ERR_TIMEOUT.
 #define MOL_TIMEOUT_CEILING INT64_MAX
 
 // The version of this ABI. It changes when programs built with an older header cannot use the new library.
@@ -91,7 +89,7 @@ typedef enum mol_status {
   MOL_ERR_UNKNOWN_RUNTIME = 1,
   // An option, or the environment variable behind it, has an invalid value.
   MOL_ERR_INVALID_OPTION = 2,
-  // The template server did not answer: refused, unknown host, no route, time-out, TLS.
+  // The template server did not answer (refused, unknown host, no route, time-out, TLS), or answered 429 or 5xx.
   MOL_ERR_GITEA_UNREACHABLE = 3,
   // The template repository, or the branch, does not exist.
   MOL_ERR_REPO_NOT_FOUND = 4,
@@ -109,9 +107,9 @@ typedef enum mol_status {
   MOL_ERR_PLATFORM_UNSUPPORTED = 10,
   // The build ran and failed: see step, line, exit_code and log_tail.
   MOL_ERR_BUILD_FAILED = 11,
-  // A fetch or a build made no progress for the stall grace.
+  // A fetch or a build made no progress for MOLECULE_BUILD_STALL_GRACE_S.
   MOL_ERR_STALLED = 12,
-  // The call reached the ceiling.
+  // The call had MOL_TIMEOUT_CEILING, and took longer than MOLECULE_BUILD_CEILING_S.
   MOL_ERR_TIMEOUT = 13,
   // The cache folder cannot be used.
   MOL_ERR_CACHE = 14,
@@ -131,7 +129,7 @@ typedef enum mol_status {
   MOL_ERR_NO_LOCAL_IMAGE = 22,
   // The process, or the machine, has no thread or file descriptor left.
   MOL_ERR_PROCESS_LIMIT = 23,
-  // None of the builders that were chosen answers, or each was lost while it built.
+  // No node of the chosen builder answers, or each one that was tried was lost during the build.
   MOL_ERR_BUILDER_UNREACHABLE = 24,
 } mol_status;
 
@@ -212,9 +210,9 @@ typedef struct mol_call {
 typedef struct mol_event {
   // See "Growth".
   size_t size;
-  // The call, or the one that started a build that several share. 0 if a "thinned" event counts those of several.
+  // The call; for a build that several calls share, the first one. 0 for a "thinned" event of several calls.
   mol_call call;
-  // Counts the events of the client, from 1. Numbers of dropped events are left out.
+  // The number of the event, counted for each client from 1. The numbers of dropped events are skipped.
   uint64_t number;
   // What happened, such as "build_started": docs/events.md lists the kinds.
   const char *kind;
@@ -248,7 +246,7 @@ typedef struct mol_image {
   size_t size;
   // What to start, tagged with 12 digits of the commit: molecule-local/workspace-template-hermes:0123456789ab.
   const char *reference;
-  // The moving reference, …:latest, which the last call for this runtime has set.
+  // The moving reference, …:latest. If a call cannot set it to this image, a "warning" event says so.
   const char *latest_reference;
   // The runtime of the call.
   const char *runtime;
@@ -275,8 +273,7 @@ typedef struct mol_request {
   mol_request_kind kind;
   // Prune: how many of the newest images and trees of each runtime stay. 0: none for this reason.
   uint32_t keep_per_runtime;
-  // Prune: images and trees that were built or used within this time stay, in milliseconds. 0: ten
-  // minutes; negative: none stays for this reason.
+  // Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
   int64_t keep_recent_ms;
   // Image and build log: the runtime.
   const char *runtime;
@@ -314,8 +311,7 @@ MOL_NODISCARD uint32_t mol_abi_version(void);
 // Returns the library's version, such as "0.1.0". Static: do not free it.
 MOL_NODISCARD const char *mol_version(void);
 
-// Returns the name of a status, such as "repo_not_found"; "unknown_status" for any other number.
-// Static: do not free it.
+// Returns the name of a status, such as "repo_not_found", or "unknown_status". Static: do not free it.
 MOL_NODISCARD const char *mol_status_name(int status);
 
 // Returns whether `runtime` is on the default allowlist (exact match). False for NULL and invalid
@@ -336,7 +332,9 @@ MOL_NODISCARD mol_status mol_resolve(const char *image_registry, mol_registry *r
 // masked  receives the new text, for mol_string_free
 MOL_NODISCARD mol_status mol_mask_token(const char *text, const char *token, char **masked, mol_error **error);
 
-// Creates options that all have their defaults, for mol_options_free.
+// Creates options that all have their defaults.
+//
+// options  receives the options, for mol_options_free
 MOL_NODISCARD mol_status mol_options_new(mol_options *options, mol_error **error);
 
 // Creates options from the environment of the process. No other thread may change the environment
@@ -353,8 +351,7 @@ MOL_NODISCARD mol_status mol_options_from_env(mol_options *options, mol_error **
 // value  the value, in the syntax of the variable; copied. "" unsets the option
 MOL_NODISCARD mol_status mol_options_set(mol_options options, const char *name, const char *value, mol_error **error);
 
-// Frees options. Clients that were created with them are not affected. An id of 0, and one that was
-// freed already, are ignored.
+// Frees options. Clients that were created with them are not affected.
 void mol_options_free(mol_options options);
 
 // Creates a client. It connects to nothing before its first call.
@@ -364,8 +361,7 @@ void mol_options_free(mol_options options);
 // client   receives the client, for mol_client_free
 MOL_NODISCARD mol_status mol_client_new(mol_options options, bool events, mol_client *client, mol_error **error);
 
-// Cancels every call of a client, waits up to two seconds for them, and frees the client. Functions that
-// wait for it return MOL_ERR_CLOSED. An id of 0, and one that was freed already, are ignored.
+// Cancels a client's calls, waits up to two seconds for them, and frees it. Waiting functions return MOL_ERR_CLOSED.
 void mol_client_free(mol_client client);
 
 // Takes the oldest event of a client that was created with events. All events of a call come before
@@ -376,12 +372,15 @@ void mol_client_free(mol_client client);
 // event       receives the event, for mol_event_free; NULL if none came in time
 MOL_NODISCARD mol_status mol_client_next_event(mol_client client, int64_t timeout_ms, mol_event **event, mol_error **error);
 
-// Gives a file descriptor that is readable while a result or an event waits: for poll, select, epoll or
-// kqueue. Then take them with a timeout_ms of 0, until there are none. Do not read from it or close it;
-// mol_client_free closes it.
+// Gives a file descriptor for poll, select, epoll or kqueue. It is readable while a result or an event waits. Then
+// take results and events with a timeout_ms of 0, until there are none.
+//
+// fd  receives the descriptor; do not read from it or close it: mol_client_free closes it
 MOL_NODISCARD mol_status mol_client_fd(mol_client client, int *fd, mol_error **error);
 
-// Gives the counters of a client, one JSON object (docs/upkeep.md), for mol_string_free. Does not wait.
+// Gives the counters of a client. Does not wait.
+//
+// metrics  receives one JSON object (docs/upkeep.md), for mol_string_free
 MOL_NODISCARD mol_status mol_client_metrics(mol_client client, char **metrics, mol_error **error);
 
 // Finds or builds the image of a runtime, and waits for it.
@@ -408,13 +407,12 @@ mol_status mol_call_start(mol_client client,
                           mol_call *call,
                           mol_error **error);
 
-// Waits for the end of a call. The result of each call is given out once.
+// Waits for the end of a call. The result of each call is given out once; after that, the id of the call is
+// MOL_ERR_NO_SUCH_HANDLE. Returns MOL_OK also for a call that failed: result->status has the reason.
 //
 // call        from mol_call_start; an id of 0 stands for any call of the client
-// timeout_ms  how long to wait; the call goes on afterwards
+// timeout_ms  how long to wait; if it passes, the call goes on
 // result      receives the result, for mol_result_free; NULL if no call ended in time
-//
-// Returns MOL_OK also for a call that failed: result->status has the reason.
 MOL_NODISCARD
 mol_status mol_call_wait(mol_client client,
                          mol_call call,
@@ -422,9 +420,11 @@ mol_status mol_call_wait(mol_client client,
                          mol_result **result,
                          mol_error **error);
 
-// Cancels a call. Its result comes soon after, with MOL_ERR_CANCELED unless it has just ended. Its fetch
-// or build stops if no other call waits for it; on Podman the RUN that is under way goes on to its end, and
-// no further step starts. A call that has ended is ignored.
+// Cancels a call, and returns without waiting. The call's result comes soon after, with MOL_ERR_CANCELED unless the
+// call had just ended. The fetch or build stops if no other call waits for it. Podman completes a RUN that has
+// started, and starts no further step.
+//
+// call  from mol_call_start; a call that has ended is ignored
 mol_status mol_call_cancel(mol_client client, mol_call call, mol_error **error);
 
 // Frees a string from mol_mask_token or mol_client_metrics.

@@ -53,8 +53,8 @@ type Options struct {
 	BuilderTLS BuilderTLS
 	// SharedCache is a build cache in a registry, which several machines share: host[:port]/path in lower case, without a
 	// scheme and a tag, such as registry.example/team/cache. Each runtime and platform has a reference of its own below
-	// it. A build takes the results of its steps from there. What goes wrong with the cache is a warning, and no image is
-	// taken from there in place of a build. It needs BuildKit: the classic builder and Podman do not use it. "": none.
+	// it. A build takes only the results of its steps from the cache, never a whole image. If the cache cannot be used,
+	// the build warns and runs the steps. Only BuildKit uses it, not the classic builder or Podman. "": none.
 	// Environment: MOLECULE_LOCAL_SHARED_CACHE.
 	SharedCache string
 	// SharedCacheMode says whether builds also write SharedCache. "": [SharedCacheReadOnly].
@@ -120,10 +120,10 @@ type SharedCacheMode string
 const (
 	// SharedCacheReadOnly only reads the shared cache.
 	SharedCacheReadOnly SharedCacheMode = "ro"
-	// SharedCacheReadWrite also writes the shared cache, after each build on the builder in [Options.Builder], and that
-	// builder's images go into the engine through the cache's registry. The engine's own builder cannot write the cache,
-	// and warns. Without a SharedCache it is an error ([ErrInvalidOption]). Whoever may
-	// write a shared cache can change the images of all who read it.
+	// SharedCacheReadWrite also writes the shared cache, after each build on the builder in [Options.Builder]. The
+	// image then goes from that builder into the engine through the cache's registry. The engine's own builder cannot
+	// write the cache, and warns. Without [Options.SharedCache], this mode is an error ([ErrInvalidOption]). Whoever
+	// may write a shared cache can change the images of all who read it.
 	SharedCacheReadWrite SharedCacheMode = "rw"
 )
 
@@ -131,7 +131,7 @@ const (
 // relative path is relative to the working directory at that time. With another kind of builder than a tcp:// address,
 // any of them is an error ([ErrInvalidOption]).
 type BuilderTLS struct {
-	// CA is the file of the certificates that the builder may have, or may be signed by. "": no TLS.
+	// CA is the file of the certificates to trust: the CA's, or the builder's own. "": no TLS.
 	// Environment: MOLECULE_LOCAL_BUILDER_CA.
 	CA string
 	// Cert is the file of this client's certificate, if the builder requires one. It needs Key and CA.

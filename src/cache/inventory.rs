@@ -25,7 +25,7 @@ pub(crate) struct CacheEntry {
 
 impl Cache {
     /// Lists the trees, complete or not, under the names that this library gives. Skips links, what belongs to other
-    /// users, and trees of which it cannot be read whether they are complete.
+    /// users, and trees whose completion marker cannot be read.
     pub(crate) fn entries(&self) -> Vec<CacheEntry> {
         let entries = self.with_prefix("").filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
@@ -64,7 +64,8 @@ impl Cache {
         entries.collect()
     }
 
-    /// When a tree was marked complete, or, if it is not, its folder was made. Read again, not from the entry.
+    /// When a tree was marked complete, or, for an incomplete tree, when its folder was last changed. Read from the
+    /// disk again, because the entry may be out of date.
     pub(crate) fn made(&self, entry: &CacheEntry) -> Option<SystemTime> {
         let marker = entry
             .commit

@@ -22,9 +22,9 @@ use crate::error::Result;
 use crate::names::reference::CommitSha;
 use crate::process::executor::blocking;
 
-/// The pause between two attempts, and the shorter one after the first attempt. It doubles from one to the other.
-const LOCK_POLL: Duration = Duration::from_millis(100);
-const FIRST_LOCK_POLL: Duration = Duration::from_millis(5);
+/// The longest pause between two attempts, and the first one. Each pause is twice as long as the one before.
+const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the lock file must name the same holder before it is reported. A process takes the lock first and writes
 /// its name into the file after that.
@@ -44,13 +44,13 @@ struct Holder {
 }
 
 /// Decides when a holder is reported.
-struct Settling {
+struct HolderReport {
     holder: String,
     since: Instant,
     reported: bool,
 }
 
-impl Settling {
+impl HolderReport {
     fn new(now: Instant) -> Self {
         Self {
             holder: String::new(),
@@ -82,13 +82,13 @@ impl Cache {
         mut waiting: impl FnMut(String),
     ) -> Result<Lock> {
         let path = self.lock_path(commit.short());
-        // The cache may be on a network disk that hangs. The caller need not wait for the thread: a lock that
-        // comes too late is released.
+        // Not the client's tracker: closing the client must not wait for a cache on a network disk that hangs. A
+        // lock that is taken after the call has ended is released.
         let tasks = TaskTracker::new();
         let opened = path.clone();
         let mut file = blocking(&tasks, move || lock_file::open(&opened)).await?;
-        let mut settling = Settling::new(Instant::now());
-        let mut pause = FIRST_LOCK_POLL;
+        let mut settling = HolderReport::new(Instant::now());
+        let mut pause = FIRST_PAUSE;
         loop {
             let path = path.clone();
             let attempt = move || {
@@ -108,7 +108,7 @@ impl Cache {
                 waiting(holder);
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LOCK_POLL);
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
@@ -182,7 +182,7 @@ mod tests {
     /// The reports, if the lock file has these holders at these times, in milliseconds.
     fn reported(seen: &[(u64, &str)]) -> Vec<String> {
         let start = Instant::now();
-        let mut settling = Settling::new(start);
+        let mut settling = HolderReport::new(start);
         seen.iter()
             .filter_map(|(at, holder)| {
                 settling.see((*holder).to_owned(), start + Duration::from_millis(*at))

@@ -81,7 +81,7 @@ pub(super) fn try_lock(mut file: File, path: &Path) -> Result<std::result::Resul
 
 /// The result of trying to take a shared lock.
 #[derive(Debug, PartialEq)]
-pub(super) enum SharedLock {
+pub(super) enum SharedLockResult {
     Free,
     Held,
     /// The file was removed since it was opened, so anything written to it is gone with it.
@@ -89,15 +89,15 @@ pub(super) enum SharedLock {
 }
 
 /// Takes a shared lock of the file at `path` for a moment.
-pub(super) fn try_lock_shared(file: File, path: &Path) -> Result<SharedLock> {
+pub(super) fn try_lock_shared(file: File, path: &Path) -> Result<SharedLockResult> {
     if !is_free(file.try_lock_shared(), path)? {
-        return Ok(SharedLock::Held);
+        return Ok(SharedLockResult::Held);
     }
     let locked = Locked(file);
     let same = is_same(&locked, &open(path)?);
     match same.map_err(|error| failed(path, "cannot be read", &error))? {
-        true => Ok(SharedLock::Free),
-        false => Ok(SharedLock::Removed),
+        true => Ok(SharedLockResult::Free),
+        false => Ok(SharedLockResult::Removed),
     }
 }
 
@@ -165,9 +165,15 @@ mod tests {
         let path = root.path().join("lock");
         let file = open(&path).unwrap();
         let again = file.try_clone().unwrap();
-        assert_eq!(try_lock_shared(file, &path).unwrap(), SharedLock::Free);
+        assert_eq!(
+            try_lock_shared(file, &path).unwrap(),
+            SharedLockResult::Free
+        );
         remove_unlocked(&path, ANY).unwrap();
-        assert_eq!(try_lock_shared(again, &path).unwrap(), SharedLock::Removed);
+        assert_eq!(
+            try_lock_shared(again, &path).unwrap(),
+            SharedLockResult::Removed
+        );
     }
 
     /// A clone is the same open file, as in a forked child.
@@ -184,7 +190,10 @@ mod tests {
 
         let shared = open(&path).unwrap();
         let _in_the_child = shared.try_clone().unwrap();
-        assert_eq!(try_lock_shared(shared, &path).unwrap(), SharedLock::Free);
+        assert_eq!(
+            try_lock_shared(shared, &path).unwrap(),
+            SharedLockResult::Free
+        );
         let checked = open(&path).unwrap();
         let _in_the_child = checked.try_clone().unwrap();
         assert!(!is_locked(checked));

@@ -115,7 +115,7 @@ mod tests {
         let opened_before = lock_file::open(&used).unwrap();
         cache.sweep();
         let recorded = usage::record(opened_before, &used).unwrap();
-        assert_eq!(recorded, lock_file::SharedLock::Removed);
+        assert_eq!(recorded, lock_file::SharedLockResult::Removed);
     }
 
     #[test]

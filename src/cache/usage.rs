@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cache::Cache;
 use crate::cache::files::{DAY, failed, is_older, open_own};
-use crate::cache::lock_file::{self, Locked, SharedLock};
+use crate::cache::lock_file::{self, Locked, SharedLockResult};
 use crate::error::Result;
 use crate::names::runtimes::Runtime;
 
@@ -26,9 +26,9 @@ impl Cache {
         let path = Self::create(root, runtime)?.used_path(short);
         loop {
             match record(lock_file::open(&path)?, &path)? {
-                SharedLock::Free => return Ok(true),
-                SharedLock::Held => return Ok(false),
-                SharedLock::Removed => {}
+                SharedLockResult::Free => return Ok(true),
+                SharedLockResult::Held => return Ok(false),
+                SharedLockResult::Removed => {}
             }
         }
     }
@@ -66,7 +66,7 @@ impl Cache {
 }
 
 /// Records a use now in the file, and then tries its lock.
-pub(super) fn record(file: File, path: &Path) -> Result<SharedLock> {
+pub(super) fn record(file: File, path: &Path) -> Result<SharedLockResult> {
     // One byte: an empty file was created by pruning, and records no use. The time is set by this machine's clock,
     // because a file server's may differ.
     let recorded = file

@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn the_descriptor_is_readable_while_something_waits() {
+    fn the_descriptor_is_readable_while_a_result_or_event_is_queued() {
         let inbox = Inbox::default();
         log(&inbox, 1);
         let descriptor = inbox.descriptor().unwrap();

@@ -351,7 +351,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::NoLocalImage`] and [`Code::ProcessLimit`].
+    /// Any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::NoLocalImage`], [`Code::ProcessLimit`] and
+    /// [`Code::BuilderUnreachable`].
     pub async fn ensure_local_image(
         &self,
         runtime: &str,

@@ -87,8 +87,8 @@ impl Dockerfile {
             None => None,
         };
 
-        // Builders differ in which instructions they count. The right count has the right length, and the right
-        // instruction at the index.
+        // Each builder counts other instructions as steps. A list of steps fits if it has as many steps as the builder
+        // says, and the named instruction at the given position.
         let counted = |counts: &dyn Fn(&Step) -> bool| {
             let steps = self.steps.iter().filter(|step| counts(step)).copied();
             steps.collect::<Vec<Step>>()

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio_util::sync::CancellationToken;
@@ -51,11 +51,11 @@ const BUILDAH_IGNORE_FILES: [&str; 4] = [
     IGNORE_FILE,
 ];
 
-/// The largest Dockerfile. Long ones written by hand have a few ten KiB, generated ones a few hundred. It is read as
+/// The largest Dockerfile. Long ones written by hand have a few tens of KiB, generated ones a few hundred. It is read as
 /// a whole, as in BuildKit, which rejects a line of 64 KiB.
 const MAX_DOCKERFILE: usize = 1 << 20;
 
-/// The largest ignore file, and the most patterns in it. Long ones have a few hundred patterns and a few ten KiB.
+/// The largest ignore file, and the most patterns in it. Long ones have a few hundred patterns and a few tens of KiB.
 /// Each path of the template is matched against each pattern, and BuildKit sends all patterns back in the headers of
 /// a request, whose size it and gRPC limit.
 const MAX_IGNORE_FILE: usize = 256 << 10;
@@ -75,28 +75,48 @@ pub(crate) struct Context {
 }
 
 /// The name of the template in errors.
-pub(crate) fn described(tree: &Path) -> String {
+pub(crate) fn template_name(tree: &Path) -> String {
     format!("the template in {}", tree.display())
 }
 
-/// Counts what was sent so far, for progress.
+/// What one attempt to build has sent so far.
 #[derive(Debug, Default)]
 pub(crate) struct Sent {
     pub(crate) files: AtomicU64,
     pub(crate) bytes: AtomicU64,
-    /// Cancelled when the engine has received everything that it needs.
-    pub(crate) done: CancellationToken,
+    complete: AtomicBool,
+    /// Cancelled when an attempt has sent everything that the engine needs.
+    received: CancellationToken,
+}
+
+impl Sent {
+    /// An attempt begins: it has sent nothing yet.
+    pub(crate) fn begin(&self) {
+        self.files.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+        self.complete.store(false, Ordering::Relaxed);
+    }
+
+    /// The engine has received everything that it needs.
+    pub(crate) fn set_complete(&self) {
+        self.complete.store(true, Ordering::Relaxed);
+        self.received.cancel();
+    }
+
+    pub(crate) fn is_complete(&self) -> bool {
+        self.complete.load(Ordering::Relaxed)
+    }
 }
 
 impl Context {
     /// Checks that the tree can be built: it has a Dockerfile, and neither that nor an ignore file is too large.
-    /// `sent` is cancelled when the engine has received everything that it needs. Call it on a blocking thread: it
-    /// reads files.
+    /// `received` is cancelled when the engine has received everything that it needs. Call it on a blocking thread:
+    /// it reads files.
     ///
     /// # Errors
     ///
     /// [`Code::NoDockerfile`]; [`Code::BuildFailed`] if one of the files cannot be used; [`Code::ProcessLimit`].
-    pub(crate) fn open(tree: &Path, commit_time: i64, sent: CancellationToken) -> Result<Self> {
+    pub(crate) fn open(tree: &Path, commit_time: i64, received: CancellationToken) -> Result<Self> {
         match look(tree, DOCKERFILE) {
             Found::File(file) => {
                 read(&file, MAX_DOCKERFILE).map_err(|error| unreadable(DOCKERFILE, &error))?;
@@ -118,7 +138,7 @@ impl Context {
             tree: tree.to_owned(),
             time: u64::try_from(commit_time).unwrap_or(0),
             sent: Arc::new(Sent {
-                done: sent,
+                received,
                 ..Sent::default()
             }),
             failure: OnceLock::new(),

@@ -46,7 +46,8 @@ const NEWEST: Version = Version {
 /// The largest answer of `/version`, in bytes. Engines send some KiB.
 const MAX_VERSION: usize = 256 << 10;
 
-/// Why a request failed. The text of an answer that is of no use follows a subject: "it", or the engine's address.
+/// Why a request failed. The messages of `Refused`, `TooLarge` and `Unreadable` have no subject: the caller puts one in
+/// front, such as "it" or "the engine at …".
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
     /// The engine, or a proxy in front of it, answered with an error.

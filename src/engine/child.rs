@@ -21,13 +21,13 @@ use crate::process::{executor, limits};
 
 /// A child process. Dropping it kills the process and those that it has started.
 #[derive(Debug)]
-pub(super) struct Reaped {
+pub(super) struct ChildProcess {
     pub(super) child: Child,
     /// Counts the process until it has ended.
     tasks: TaskTracker,
 }
 
-impl Reaped {
+impl ChildProcess {
     /// Starts a program in its own process group. Helpers and wrappers of `ssh` are often shell scripts: killing
     /// only the shell would leave its children running.
     ///
@@ -40,7 +40,7 @@ impl Reaped {
         let command = command
             .env_remove(OptionName::Token.name())
             .process_group(0);
-        let child = executor::as_host(|| command.spawn().map_err(limits::starting))?;
+        let child = executor::with_host_signals(|| command.spawn().map_err(limits::starting))?;
         Ok(Self {
             child,
             tasks: tasks.clone(),
@@ -63,7 +63,7 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     )
 }
 
-impl Drop for Reaped {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         // The id cannot be reused before the process is waited for.
         if let Ok(None) = self.child.try_wait() {
@@ -146,7 +146,7 @@ mod tests {
             .args(["-c", "sleep 30 & echo $!; wait"])
             .stdout(Stdio::piped());
         let tasks = TaskTracker::new();
-        let mut child = Reaped::spawn(&mut command, &tasks).unwrap();
+        let mut child = ChildProcess::spawn(&mut command, &tasks).unwrap();
         let mut output = BufReader::new(child.child.stdout.take().unwrap());
         let mut grandchild = String::new();
         output.read_line(&mut grandchild).unwrap();

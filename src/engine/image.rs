@@ -90,9 +90,9 @@ impl Engine {
         }))
     }
 
-    /// Whether the engine has an image that it has not pulled: it was built or loaded here. The containerd image store
-    /// and Podman do not tell.
-    pub(super) async fn has_only_here(&self, image: &str) -> Result<bool> {
+    /// Whether the engine has an image that was built or loaded there, and not pulled. Always false with the containerd
+    /// image store and with Podman, which do not report the difference.
+    pub(super) async fn is_local_only(&self, image: &str) -> Result<bool> {
         let found = self.call(|| self.inspect(image)).await?;
         Ok(found.is_some_and(|found| found.repo_digests.0.is_empty()))
     }

@@ -158,7 +158,7 @@ impl Engine {
         &self.endpoint
     }
 
-    /// Whether `DOCKER_HOST` is not set, and a program that reads only that variable uses another engine.
+    /// Whether a program that reads only `DOCKER_HOST` would use another engine. Accesses files, so it may block.
     pub(crate) fn is_elsewhere(&self) -> bool {
         let default = std::fs::canonicalize(DEFAULT_SOCKET);
         let is_default = match &self.address {

@@ -107,9 +107,9 @@ pub(super) fn attribute_files(
     Ok(corrected)
 }
 
-/// Whether gix may take the beginning of a file for a byte order mark. Besides that of UTF-8, which some editors on
-/// Windows write, it knows ten others: that of UTF-7 begins with `+`, that of SCSU with 0x0e, the others with a byte that
-/// is not ASCII, or with a NUL, at which git ends the file.
+/// Whether gix may read the beginning of a file as a byte order mark. gix knows the mark of UTF-8, which some Windows
+/// editors write, and ten others. The mark of UTF-7 begins with `+`, and the mark of SCSU with 0x0e. All others begin
+/// with a non-ASCII byte, or with a NUL, where git stops reading the file.
 fn may_begin_with_mark(content: &[u8]) -> bool {
     matches!(content.first(), Some(b'+' | 0x0e | 0x80..))
 }
@@ -159,8 +159,9 @@ impl gix::objs::Find for Objects {
         // git reads the file as a C string, up to the first NUL.
         let data = data.split(|byte| *byte == 0).next().unwrap_or_default();
         if may_begin_with_mark(data) {
-            // gix skips it at the beginning of a file. git does so with that of UTF-8 for a file in the worktree, but not
-            // in a checkout (attr.c): there it is part of the first pattern. After an empty line gix keeps it too.
+            // gix skips the mark at the beginning of a file. git skips only the mark of UTF-8, and only in a file
+            // of the worktree: in a checkout the mark is part of the first pattern (attr.c). After an empty line gix
+            // does not skip it either.
             buffer.push(b'\n');
         }
         let lines = data.lines_with_terminator();

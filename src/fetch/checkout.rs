@@ -138,10 +138,10 @@ pub(super) fn check_out(
     Ok(index.entries().len() as u64)
 }
 
-/// The options of a checkout with an empty configuration, into a folder beside `beside`.
+/// The options of a checkout with an empty configuration. gix probes in the folder `beside` what the disk supports.
 ///
-/// gix derives them from a repository. To open one it needs the working directory, which may have been removed
-/// under a long-running server.
+/// gix would take the options from a repository. To open one it needs the working directory, which may have been
+/// removed while a server runs.
 fn options(hash: Kind, beside: &Path, workers: usize) -> Result<checkout::Options, Failure> {
     let filters = Pipeline::new(Default::default(), hash, Default::default());
     let mut known = MetadataCollection::default();

@@ -119,8 +119,8 @@ pub(crate) async fn commit(
     })
 }
 
-/// Stops the blocking side when it is dropped: a token for its waits, a flag for its work, which reads it
-/// regularly. Has no effect once that has ended.
+/// Stops the blocking side of a fetch when this value is dropped. The token ends the waits; the work checks the flag
+/// regularly. Has no effect once the blocking side has ended.
 #[derive(Default)]
 struct StopOnDrop {
     token: CancellationToken,

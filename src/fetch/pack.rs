@@ -32,7 +32,7 @@ const MAX_TOTAL: u64 = 4 << 30;
 /// At most one object for each entry of the tree, and the root tree and the commit.
 const MAX_OBJECTS: u64 = tree::MAX_ENTRIES + 2;
 
-/// Upper bound of the compressed size: zlib makes data that cannot be compressed longer, but by less than this.
+/// Upper bound of the compressed size. zlib makes incompressible data larger, but by less than this.
 const fn longest_deflated(size: u64) -> u64 {
     size + size / 2 + (64 << 10)
 }

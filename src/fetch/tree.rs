@@ -135,7 +135,7 @@ impl Walk<'_> {
         Ok(extent)
     }
 
-    /// Checks the entries of one folder. Returns its extent without the folders in it, and those.
+    /// Checks the entries of one folder. Returns its extent without the content of its subfolders, and the subfolders.
     fn entries(
         &mut self,
         id: ObjectId,

@@ -32,8 +32,7 @@ pub extern "C" fn mol_version() -> *const c_char {
     VERSION.as_ptr()
 }
 
-/// Returns the name of a status, such as "repo_not_found"; "unknown_status" for any other number.
-/// Static: do not free it.
+/// Returns the name of a status, such as "repo_not_found", or "unknown_status". Static: do not free it.
 #[must_use]
 #[unsafe(no_mangle)]
 pub extern "C" fn mol_status_name(status: c_int) -> *const c_char {

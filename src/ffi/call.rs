@@ -93,13 +93,12 @@ pub unsafe extern "C" fn mol_call_start(
     }
 }
 
-/// Waits for the end of a call. The result of each call is given out once.
+/// Waits for the end of a call. The result of each call is given out once; after that, the id of the call is
+/// MOL_ERR_NO_SUCH_HANDLE. Returns MOL_OK also for a call that failed: result->status has the reason.
 ///
 /// call        from mol_call_start; an id of 0 stands for any call of the client
-/// timeout_ms  how long to wait; the call goes on afterwards
+/// timeout_ms  how long to wait; if it passes, the call goes on
 /// result      receives the result, for mol_result_free; NULL if no call ended in time
-///
-/// Returns MOL_OK also for a call that failed: result->status has the reason.
 ///
 /// # Safety
 ///
@@ -130,9 +129,11 @@ pub unsafe extern "C" fn mol_call_wait(
     }
 }
 
-/// Cancels a call. Its result comes soon after, with MOL_ERR_CANCELED unless it has just ended. Its fetch
-/// or build stops if no other call waits for it; on Podman the RUN that is under way goes on to its end, and
-/// no further step starts. A call that has ended is ignored.
+/// Cancels a call, and returns without waiting. The call's result comes soon after, with MOL_ERR_CANCELED unless the
+/// call had just ended. The fetch or build stops if no other call waits for it. Podman completes a RUN that has
+/// started, and starts no further step.
+///
+/// call  from mol_call_start; a call that has ended is ignored
 ///
 /// # Safety
 ///

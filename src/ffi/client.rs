@@ -61,8 +61,7 @@ fn observer(inbox: Arc<Inbox>) -> Observer {
     Box::new(move |event| inbox.push(event))
 }
 
-/// Cancels every call of a client, waits up to two seconds for them, and frees the client. Functions that
-/// wait for it return MOL_ERR_CLOSED. An id of 0, and one that was freed already, are ignored.
+/// Cancels a client's calls, waits up to two seconds for them, and frees it. Waiting functions return MOL_ERR_CLOSED.
 #[unsafe(no_mangle)]
 pub extern "C" fn mol_client_free(client: mol_client) {
     ffi_value((), || {
@@ -120,9 +119,10 @@ pub unsafe extern "C" fn mol_client_next_event(
     }
 }
 
-/// Gives a file descriptor that is readable while a result or an event waits: for poll, select, epoll or
-/// kqueue. Then take them with a timeout_ms of 0, until there are none. Do not read from it or close it;
-/// mol_client_free closes it.
+/// Gives a file descriptor for poll, select, epoll or kqueue. It is readable while a result or an event waits. Then
+/// take results and events with a timeout_ms of 0, until there are none.
+///
+/// fd  receives the descriptor; do not read from it or close it: mol_client_free closes it
 ///
 /// # Safety
 ///
@@ -142,7 +142,9 @@ pub unsafe extern "C" fn mol_client_fd(
     }
 }
 
-/// Gives the counters of a client, one JSON object (docs/upkeep.md), for mol_string_free. Does not wait.
+/// Gives the counters of a client. Does not wait.
+///
+/// metrics  receives one JSON object (docs/upkeep.md), for mol_string_free
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! Ids for the objects of this side: a stale id is an error, never a crash.
+//! Ids for options and clients: using a stale id is an error, never a crash.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};

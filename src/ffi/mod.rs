@@ -6,9 +6,9 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `guard` | panics stop here, errors are handed out |
-//! | `text` | strings in and out |
-//! | `handles` | ids for the objects of this side |
+//! | `guard` | catches panics, turns errors into a status and a `mol_error` |
+//! | `text` | strings from C and to C |
+//! | `handles` | ids for options and clients |
 //! | `timeout` | what a `timeout_ms` means |
 //! | `types` | the structs and numbers of the ABI |
 //! | `basics`, `options`, `client`, `call`, `free` | the functions |

@@ -20,7 +20,9 @@ pub(super) fn get(options: mol_options) -> Result<Options> {
     Ok(options.clone())
 }
 
-/// Creates options that all have their defaults, for mol_options_free.
+/// Creates options that all have their defaults.
+///
+/// options  receives the options, for mol_options_free
 ///
 /// # Safety
 ///
@@ -133,8 +135,7 @@ fn unknown_option(name: &str) -> Error {
 /// The longest part of a wrong name in an error, in bytes.
 const MAX_SHOWN: usize = 80;
 
-/// Frees options. Clients that were created with them are not affected. An id of 0, and one that was
-/// freed already, are ignored.
+/// Frees options. Clients that were created with them are not affected.
 #[unsafe(no_mangle)]
 pub extern "C" fn mol_options_free(options: mol_options) {
     ffi_value((), || drop(OPTIONS.remove(options.id)));

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// No limit. Every negative value means the same.
 pub const MOL_TIMEOUT_NONE: i64 = -1;
 
-/// The ceiling of the client's options, after which a call ends with MOL_ERR_TIMEOUT.
+/// The time limit of the client's options (MOLECULE_BUILD_CEILING_S). Then a call ends with MOL_ERR_TIMEOUT.
 pub const MOL_TIMEOUT_CEILING: i64 = i64::MAX;
 
 /// For a call: `None` stands for the ceiling.

@@ -21,7 +21,7 @@ pub enum mol_status {
     MOL_ERR_UNKNOWN_RUNTIME = 1,
     /// An option, or the environment variable behind it, has an invalid value.
     MOL_ERR_INVALID_OPTION = 2,
-    /// The template server did not answer: refused, unknown host, no route, time-out, TLS.
+    /// The template server did not answer (refused, unknown host, no route, time-out, TLS), or answered 429 or 5xx.
     MOL_ERR_GITEA_UNREACHABLE = 3,
     /// The template repository, or the branch, does not exist.
     MOL_ERR_REPO_NOT_FOUND = 4,
@@ -39,9 +39,9 @@ pub enum mol_status {
     MOL_ERR_PLATFORM_UNSUPPORTED = 10,
     /// The build ran and failed: see step, line, exit_code and log_tail.
     MOL_ERR_BUILD_FAILED = 11,
-    /// A fetch or a build made no progress for the stall grace.
+    /// A fetch or a build made no progress for MOLECULE_BUILD_STALL_GRACE_S.
     MOL_ERR_STALLED = 12,
-    /// The call reached the ceiling.
+    /// The call had MOL_TIMEOUT_CEILING, and took longer than MOLECULE_BUILD_CEILING_S.
     MOL_ERR_TIMEOUT = 13,
     /// The cache folder cannot be used.
     MOL_ERR_CACHE = 14,
@@ -61,7 +61,7 @@ pub enum mol_status {
     MOL_ERR_NO_LOCAL_IMAGE = 22,
     /// The process, or the machine, has no thread or file descriptor left.
     MOL_ERR_PROCESS_LIMIT = 23,
-    /// None of the builders that were chosen answers, or each was lost while it built.
+    /// No node of the chosen builder answers, or each one that was tried was lost during the build.
     MOL_ERR_BUILDER_UNREACHABLE = 24,
 }
 
@@ -210,7 +210,7 @@ pub struct mol_image {
     pub size: usize,
     /// What to start, tagged with 12 digits of the commit: molecule-local/workspace-template-hermes:0123456789ab.
     pub reference: *const c_char,
-    /// The moving reference, …:latest, which the last call for this runtime has set.
+    /// The moving reference, …:latest. If a call cannot set it to this image, a "warning" event says so.
     pub latest_reference: *const c_char,
     /// The runtime of the call.
     pub runtime: *const c_char,
@@ -296,8 +296,7 @@ pub struct mol_request {
     pub kind: mol_request_kind,
     /// Prune: how many of the newest images and trees of each runtime stay. 0: none for this reason.
     pub keep_per_runtime: u32,
-    /// Prune: images and trees that were built or used within this time stay, in milliseconds. 0: ten
-    /// minutes; negative: none stays for this reason.
+    /// Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
     pub keep_recent_ms: i64,
     /// Image and build log: the runtime.
     pub runtime: *const c_char,
@@ -357,9 +356,9 @@ impl mol_result {
 pub struct mol_event {
     /// See "Growth".
     pub size: usize,
-    /// The call, or the one that started a build that several share. 0 if a "thinned" event counts those of several.
+    /// The call; for a build that several calls share, the first one. 0 for a "thinned" event of several calls.
     pub call: mol_call,
-    /// Counts the events of the client, from 1. Numbers of dropped events are left out.
+    /// The number of the event, counted for each client from 1. The numbers of dropped events are skipped.
     pub number: u64,
     /// What happened, such as "build_started": docs/events.md lists the kinds.
     pub kind: *const c_char,

@@ -244,7 +244,7 @@ async fn build_locked(
     })
 }
 
-/// Builds the tree, and has the image in the engine.
+/// Builds the image from the tree. On success, the engine has the image.
 async fn build(
     shared: &Shared,
     engine: &Engine,
@@ -254,7 +254,7 @@ async fn build(
     emit: &Sink,
 ) -> Result<()> {
     let (path, time) = (checkout.tree.path.clone(), checkout.tree.commit_time);
-    let what = context::described(&path);
+    let what = context::template_name(&path);
     let (received, warn) = (checkout.received.clone(), Arc::clone(emit));
     let pin = shared.settings.runtime_version_pin;
     let open = move || {

@@ -24,7 +24,7 @@ const HEAD: usize = 256 * 1024;
 /// Upper bound of the kept end, in bytes: it has the cause of a failure.
 const TAIL: usize = 768 * 1024;
 
-/// Upper bound of a log, in bytes. This library writes no longer ones.
+/// Upper bound of a log, in bytes. This library never writes a longer log.
 pub(crate) const MAX_LOG: usize = HEAD + 2 * TAIL;
 
 /// Collects the log of one build.

@@ -80,7 +80,7 @@ impl Shared {
         }
     }
 
-    /// The same, with this engine.
+    /// Like [`Self::platform`], with `engine` instead of the client's engine.
     pub(crate) fn platform_on(&self, engine: &Engine) -> Result<Platform> {
         match &self.settings.platform {
             PlatformChoice::Fixed(platform) => Ok(platform.clone()),

@@ -67,7 +67,7 @@ impl Platform {
 
     /// Accepts `os/arch[/variant]` in lower case, with Go's names of architectures.
     pub fn parse(text: &str) -> Option<Self> {
-        if Self::usual_arch(text).is_some() {
+        if Self::go_arch(text).is_some() {
             return None;
         }
         let part = |p: &str| {
@@ -84,7 +84,7 @@ impl Platform {
 
     /// Go's name of the architecture, if the text has another one, such as the kernel's. Docker accepts those too
     /// (containerd, `platforms.Normalize`), but tags have Go's.
-    pub(crate) fn usual_arch(text: &str) -> Option<&'static str> {
+    pub(crate) fn go_arch(text: &str) -> Option<&'static str> {
         match text.split('/').nth(1)? {
             "aarch64" => Some("arm64"),
             "x86_64" | "x86-64" => Some("amd64"),
@@ -552,7 +552,7 @@ mod tests {
             ("linux/armel", "arm/v6"),
         ] {
             assert_eq!(Platform::parse(text), None, "{text}");
-            assert_eq!(Platform::usual_arch(text), Some(usual));
+            assert_eq!(Platform::go_arch(text), Some(usual));
         }
         for text in [
             "",

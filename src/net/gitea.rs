@@ -200,9 +200,9 @@ async fn head_of_ref(http: &Http, repository: &Repository, branch: &str) -> Resu
     }))
 }
 
-/// The head, by a request whose answer has neither messages nor other branches: the first file of the branch. Its
-/// `sha` is the commit that the name stands for (`services/repository/files/tree.go`), not its tree's id as in GitHub's
-/// API. So it is the last that is tried.
+/// The head, by a request whose answer has neither messages nor other branches: the branch's tree, cut off after the
+/// first file. In Gitea, `sha` is the commit at the head of the branch (`services/repository/files/tree.go`). In
+/// GitHub's API it is the id of the tree. So this request is only the last resort.
 async fn head_of_tree(http: &Http, repository: &Repository, branch: &str) -> Result<Head> {
     let mut url = repository.api.clone();
     let name = format!("refs/heads/{branch}");
@@ -236,8 +236,8 @@ fn commit_id(url: &Url, field: &str, id: &str) -> Result<CommitSha> {
     })
 }
 
-/// Finds out why git refuses a commit: the repository or the commit may not exist, or no longer, if a lookup has found
-/// them. `refused` is git's error.
+/// Finds out why git refuses a commit: the repository or the commit does not exist, or was removed after the lookup had
+/// found it. `refused` is git's error.
 pub(crate) async fn explain_refusal(
     http: &Http,
     repository: &Repository,
@@ -391,8 +391,8 @@ fn parse<T: for<'de> Deserialize<'de>>(url: &Url, body: bytes::Bytes) -> Result<
     })
 }
 
-/// serde's message without the text of the answer that it quotes: it is escaped, so that a token in it could not be
-/// found.
+/// serde's message without the part of the answer that it quotes. The quoted part is escaped, so a token in it could
+/// not be recognised.
 fn reason(error: &serde_json::Error) -> String {
     let said = error.to_string();
     match (said.split_once('"'), said.rsplit_once('"')) {

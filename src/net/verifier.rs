@@ -1,8 +1,8 @@
 //! Verifies a server's certificate like OpenSSL, curl, git and Go.
 //!
-//! rustls refuses a server certificate that may sign others (`CA:TRUE`), and has no trust in a server certificate
-//! itself, only in its issuer. `openssl req -x509` and `gitea cert --ca` make certificates that need both. The other
-//! programs accept them if they are trusted, and so does [`Verifier`].
+//! rustls refuses a server certificate that may sign others (`CA:TRUE`), and it can trust only the issuer of a server
+//! certificate, not the certificate itself. Certificates of `openssl req -x509` and `gitea cert --ca` are refused for
+//! both reasons. The other programs accept them if they are trusted, and so does [`Verifier`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -75,8 +75,8 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// Whether `now` is within the certificate's validity period. webpki reports the dates only when it refuses the
-/// certificate because of them. So it is asked at the end of time and at its start; without such a refusal the dates
-/// are unknown, and the result is false.
+/// certificate because of them. So it is asked with the latest and with the earliest possible time. If it does not
+/// refuse these because of the dates, the dates are unknown, and the result is false.
 fn is_valid_at(
     now: UnixTime,
     verify: impl Fn(UnixTime) -> std::result::Result<ServerCertVerified, rustls::Error>,

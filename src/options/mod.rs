@@ -72,7 +72,7 @@ options! {
     DockerBuildkit = "DOCKER_BUILDKIT";
     /// Where images are built, if not in the engine: the address of a BuildKit daemon, or the name of a buildx builder.
     Builder = "MOLECULE_LOCAL_BUILDER";
-    /// A PEM file with the certificates that the builder at a `tcp://` address may have, or may be signed by.
+    /// A PEM file of the certificates to trust for a builder at a `tcp://` address: the CA's, or the builder's own.
     BuilderCa = "MOLECULE_LOCAL_BUILDER_CA";
     /// A PEM file with this client's certificate for the builder.
     BuilderCert = "MOLECULE_LOCAL_BUILDER_CERT";

@@ -295,7 +295,7 @@ impl Options {
                 let platform = Platform::parse(text).ok_or_else(|| {
                     let what = format!("is not a valid platform: {:?}", self.printable(text));
                     let error = invalid(OptionName::Platform, &what);
-                    match Platform::usual_arch(text) {
+                    match Platform::go_arch(text) {
                         Some(arch) => {
                             error.hint(format!("use Go's name of the architecture: {arch}"))
                         }

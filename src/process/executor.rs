@@ -95,8 +95,9 @@ fn start_runtime() -> Result<Runtime> {
     }
 }
 
-/// Checks that this many threads can be started now. It precedes the start of threads by a dependency that panics if it
-/// gets none. tokio can even hang: if the second worker cannot be started, it waits forever for the first one.
+/// Checks that this many threads can be started now. Call it before a dependency starts threads: the dependency would
+/// panic if it could start none. tokio can even hang: if its second worker cannot be started, it waits forever for the
+/// first one.
 ///
 /// # Errors
 ///
@@ -283,7 +284,9 @@ pub(crate) fn detach(work: Box<dyn FnOnce() + Send>) -> Result<()> {
 /// # Errors
 ///
 /// Those of `start`, and of a thread that cannot be started.
-pub(crate) fn as_host<T: Send>(start: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+pub(crate) fn with_host_signals<T: Send>(
+    start: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
     let start = || {
         signals::unblock_as_host()?;
         start()
@@ -302,7 +305,7 @@ pub(crate) fn as_host<T: Send>(start: impl FnOnce() -> io::Result<T> + Send) -> 
 pub(crate) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let host = host.to_owned();
     let lookup = move || Ok(look_up(&host, port));
-    // Not counted by a client, because it may take as long as the limits of the system's resolver.
+    // Not counted for a client: the lookup may take until the system's resolver times out.
     let found = blocking_step(&TaskTracker::new(), lookup).await;
     found.map_err(io::Error::other)?
 }

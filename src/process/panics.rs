@@ -50,7 +50,7 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
 /// Installs a panic hook that writes nothing to the host's standard error and records the place for the error.
 ///
 /// The hook is global to this copy of std, so only the C ABI installs it: a Rust host that links the C library has its
-/// own copy. A Rust program that uses the crate keeps its own hook, and errors then have no place.
+/// own copy. A Rust program that uses the crate keeps its own hook, and its errors do not name the place in the code.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| panic::set_hook(Box::new(record)));

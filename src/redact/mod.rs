@@ -1,7 +1,7 @@
 //! Redaction: every text that leaves the library goes through [`Masker`].
 //!
-//! It does not depend on the source of a text: an error made from a server's answer, a line of a build's
-//! output and the message of a panic are handled alike. So no list of sources has to be kept up to date.
+//! The source of a text does not matter: an error made from a server's answer, a line of a build's output and
+//! the message of a panic are handled alike. So no list of sources has to be kept up to date.
 //! Only two kinds of text are not masked: hints written in this library (a `&'static str`), and names that
 //! an engine or git parses (references, commit and image ids, platforms), which are checked when they are
 //! made.
@@ -43,8 +43,8 @@ const MARGIN: usize = LONGEST_FORM * MAX_TOKEN;
 /// The longest text of an event, and the longest line of an error's log, in bytes.
 pub(crate) const MAX_LINE: usize = 4 * 1024;
 
-/// The length to which unmasked text may be truncated, in bytes. [`Masker::shown`] takes a text of this
-/// length as truncated, and drops what comes from its last [`MARGIN`] bytes.
+/// The length to which unmasked text may be truncated, in bytes. [`Masker::shown`] treats a text of this
+/// length or more as truncated, and does not show its last [`MARGIN`] bytes.
 pub(crate) const MAX_KEPT: usize = MAX_LINE + MARGIN;
 
 /// Truncating at a character boundary can remove up to this many more bytes.

@@ -25,7 +25,7 @@ pub(crate) const LONGEST_FORM: usize = 12;
 #[derive(Clone, Default)]
 pub(crate) struct Spellings {
     patterns: Vec<Pattern>,
-    /// The patterns whose matches can begin with a byte, as a bit set for each byte.
+    /// For each byte, the set of patterns whose matches can begin with it, as bits.
     starts: Zeroizing<Vec<u16>>,
 }
 

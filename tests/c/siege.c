@@ -8,7 +8,7 @@
  *     end THREADS FILES KIB       the same at the end
  *     status NAME COUNT           how many results had this status
  *     free MS                     the duration of the slowest mol_client_free
- *     at last NAME                the status of a last call without a hurry, to what is healthy */
+ *     at last NAME                the status of a last call without a deadline to the healthy server and engine */
 #define _GNU_SOURCE
 #include "check.h"
 
@@ -145,7 +145,7 @@ static void round_of(double seconds)
     sleep(2);
 }
 
-/* After all that, a call without a hurry to the healthy server and engine succeeds. */
+/* At the end, a call without a deadline to the healthy server and engine must succeed. */
 static void recover(void)
 {
     mol_client client = {0};

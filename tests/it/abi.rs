@@ -227,7 +227,7 @@ fn features(of: &str) -> String {
 }
 
 #[test]
-fn tokio_starts_no_process_and_handles_no_signal() {
+fn tokio_is_built_without_process_and_signal_support() {
     let tokio = features("tokio");
     assert!(
         tokio.contains("tokio feature \"net\""),
@@ -243,7 +243,7 @@ fn tokio_starts_no_process_and_handles_no_signal() {
 }
 
 #[test]
-fn no_signal_handler_is_in_the_build() {
+fn the_build_has_no_signal_crate_and_one_tls_stack() {
     let manifest = source("Cargo.toml");
     let output = succeed(
         Command::new(env!("CARGO"))

@@ -20,7 +20,8 @@ use crate::support::{
     Builder, CANCEL_LIMIT, TestClient, TestEnv, block_on, required_var, unique, wait_until,
 };
 
-/// Steps whose last one prints the returned word, which is also in its command line, and does not end.
+/// Commits a template whose last step prints a unique word and never ends. Returns the word, which is also in the
+/// step's command line.
 fn endless(env: &TestEnv) -> String {
     let word = unique();
     let steps = format!("RUN echo running {word}; busybox=/bin/busybox; $busybox sleep 600; true");
@@ -128,7 +129,7 @@ fn a_builder_with_mutual_tls_is_used() {
 }
 
 #[test]
-fn each_fault_of_a_tls_connection_is_reported_as_what_it_is() {
+fn each_tls_fault_of_a_builder_is_reported_with_its_cause() {
     let env = TestEnv::new();
     env.template("hermes", template(""));
     let certificates = Certificates::new(&env.scratch().join("c"));
@@ -195,7 +196,7 @@ fn a_builder_that_does_not_answer_is_an_error_and_never_replaced() {
     let requests = env.server.requests();
     assert!(
         of_service(&requests, "git").is_empty(),
-        "it is asked before the fetch"
+        "the builder must be checked before the fetch"
     );
 }
 
@@ -356,7 +357,7 @@ fn client_of(env: &TestEnv, folder: &Path) -> TestClient {
 }
 
 #[test]
-fn of_three_nodes_the_one_that_answers_builds() {
+fn the_only_reachable_of_three_nodes_builds() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     for number in 0..3 {
@@ -398,7 +399,8 @@ fn a_build_that_loses_two_of_three_nodes_is_not_tried_on_the_third() {
     }
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
-    assert!(error.message.contains("each builder was lost"), "{error:?}");
+    let each = "the builder was lost on each node that was tried";
+    assert!(error.message.contains(each), "{error:?}");
     assert_eq!(client.count(Kind::BuildStarted), 2);
 }
 
@@ -497,6 +499,10 @@ fn a_build_whose_node_is_killed_goes_on_at_the_other_node() {
         .filter_map(|event| event.endpoint.as_ref())
         .collect();
     assert_eq!(endpoints, [&addresses[index], &addresses[1 - index]]);
+    let sent = client.of_kind(Kind::ContextDone);
+    let sent: Vec<_> = sent.iter().map(|done| (done.files, done.bytes)).collect();
+    assert_eq!(sent.len(), 2);
+    assert_eq!(sent[0], sent[1], "each node gets the same context");
     let warnings = client.of_kind(Kind::Warning);
     let nodes: Vec<_> = warnings.iter().map(|event| event.node.as_ref()).collect();
     assert_eq!(nodes, [Some(&first)], "{warnings:#?}");
@@ -617,7 +623,7 @@ fn a_buildx_node_with_a_part_of_its_tls_options_is_refused() {
 }
 
 #[test]
-fn the_drivers_of_buildx_that_cannot_be_used_are_told() {
+fn an_unsupported_buildx_driver_is_refused_with_advice() {
     let env = TestEnv::new();
     env.template("hermes", template(""));
     let folder = env.scratch().join("buildx");
@@ -895,7 +901,7 @@ fn a_stopped_container_of_a_builder_is_a_warning_of_the_diagnosis() {
 }
 
 #[test]
-fn fifty_clients_in_eight_processes_make_one_build_for_each_runtime() {
+fn fifty_calls_in_eight_processes_make_one_build_for_each_runtime() {
     const RUNTIMES: [&str; 4] = ["hermes", "codex", "claude-code", "autogen"];
     let env = TestEnv::new();
     let builders = ["0", "1"].map(|name| Builder::unix(&env.scratch().join(name)));

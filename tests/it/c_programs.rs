@@ -251,7 +251,7 @@ fn each_result_goes_to_one_of_the_threads_that_wait() {
 }
 
 #[test]
-fn the_descriptor_is_readable_while_something_waits() {
+fn the_descriptor_is_readable_while_a_result_or_event_is_queued() {
     for link in BOTH {
         let env = TestEnv::new();
         let output = succeed(&mut command(&env, &program("descriptor", link)));
@@ -291,7 +291,7 @@ fn a_host_forks_and_executes_during_a_build() {
         let output = succeed(command(&env, &host).args(["after", "hermes"]));
         assert_eq!(child::text(&output), "as it was\n");
         let builds = of_service(&env.server.requests(), "git").len();
-        assert!(builds > 0, "the first made it");
+        assert!(builds > 0, "the first build must fetch the template");
     }
 }
 
@@ -341,7 +341,7 @@ fn an_image_is_built_with_an_empty_path() {
 fn calls_work_in_a_deleted_working_directory() {
     let env = TestEnv::new();
     let sshd = Sshd::start(env.scratch());
-    // A helper, which the classic builder needs whether the image is there or not.
+    // A credential helper. The classic builder runs it even if the engine has the base image.
     let base = format!("registry-{}.example/base:1", env.isolation);
     env.engine.tag(BUSYBOX, &base);
     let (docker, asked) = (env.scratch().join("docker"), env.scratch().join("asked"));
@@ -535,7 +535,7 @@ fn compile_statement(statement: &str, cpp: bool, standard: &str) -> Result<(), S
     compile(&code, cpp, standard)
 }
 
-/// In every standard, this statement compiles, and that one is rejected with these words.
+/// In every standard, `accepted` compiles, and `rejected` does not: the compiler's messages contain `words`.
 fn accepts_and_rejects(accepted: &str, rejected: &str, words: &str) {
     let standards = C
         .map(|c| (false, c))

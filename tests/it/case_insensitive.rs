@@ -53,7 +53,7 @@ fn files(names: &[(&str, &str)]) -> Files {
 
 #[test]
 #[ignore = "tests/run release runs it"]
-fn names_that_are_the_same_on_this_disk_are_an_error() {
+fn names_that_differ_only_in_case_are_an_error() {
     let large = noise(3 << 20);
     for (what, names, says) in [
         ("files", vec![("README", "1"), ("readme", "2")], "readme"),

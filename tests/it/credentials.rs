@@ -185,7 +185,7 @@ impl Stage {
 }
 
 #[test]
-fn the_time_of_a_helper_does_not_count_for_the_registry_of_a_cache() {
+fn a_slow_helper_does_not_use_up_the_time_of_the_cache_registry() {
     let stage = Stage::new();
     stage.config(json!({ "credHelpers": { stage.host(): "slow" } }));
     let answer = json!({ "ServerURL": "any", "Username": USER, "Secret": PASSWORD });

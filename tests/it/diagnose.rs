@@ -153,7 +153,7 @@ fn podman_and_the_classic_builder_are_named() {
 }
 
 #[test]
-fn on_a_broken_system_every_check_reports_it_in_time() {
+fn on_a_broken_system_each_failed_check_is_reported_in_time() {
     let env = TestEnv::new();
     // The cache is a file, the engine accepts connections and never answers, the server refuses them.
     fs::write(env.cache(), "").unwrap();
@@ -210,7 +210,7 @@ fn on_a_broken_system_every_check_reports_it_in_time() {
         &["http://127.0.0.1:1/org/tpl-hermes"],
     );
     assert_check(&found, "clock", Status::Warning, &["unknown"]);
-    // Each outcome names its cause, unless it is one itself.
+    // A check that fails because of another one names that check as its cause.
     for (name, cause) in [
         ("engine", ""),
         ("version", "engine"),
@@ -321,7 +321,7 @@ fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
 }
 
 #[test]
-fn a_shared_cache_is_asked_and_is_never_a_problem() {
+fn an_unusable_shared_cache_is_only_a_warning_in_the_diagnosis() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let with_cache = |host: &str, more: &[(OptionName, &str)]| -> Check {
@@ -360,13 +360,13 @@ fn a_shared_cache_is_asked_and_is_never_a_problem() {
     expect(
         with_cache(&registry.host, &[rw]),
         Status::Warning,
-        " (rw): read, but not written: the engine's own builder cannot",
+        " (rw): read, but not written: the engine's own builder cannot write it",
         "MOLECULE_LOCAL_BUILDER",
     );
     expect(
         with_cache(&registry.host, &[classic]),
         Status::Warning,
-        " (ro): not used, the classic builder cannot",
+        " (ro): not used: the classic builder does not support it",
         "MOLECULE_LOCAL_BUILDER",
     );
     expect(
@@ -382,7 +382,7 @@ fn a_shared_cache_is_asked_and_is_never_a_problem() {
         " (ro): its registry answers 500 Internal Server Error",
         "log",
     );
-    // The system accepts its connections.
+    // Nothing calls accept, but the kernel completes the handshake, so connections succeed and get no answer.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = silent.local_addr().unwrap().to_string();
     expect(

@@ -159,7 +159,7 @@ fn running_out_of_inodes_is_reported() {
 }
 
 #[test]
-fn disk_full_before_commit_keeps_image_drops_tree() {
+fn disk_full_before_the_marker_keeps_image_drops_tree() {
     let env = TestEnv::new();
     let sha = env.template("hermes", dockerfile(PLAIN));
     let tree = format!("hermes/{}", &sha[..12]);

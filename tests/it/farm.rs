@@ -100,7 +100,7 @@ fn each_request_is_answered_once() {
 }
 
 #[test]
-fn a_run_can_be_repeated() {
+fn the_same_seed_gives_the_same_waits() {
     let farm = Farm {
         nodes: 2,
         users: 50,
@@ -299,7 +299,7 @@ fn totals_match_the_sum_over_requests() {
 }
 
 #[test]
-fn more_nodes_are_not_worse() {
+fn more_nodes_do_not_increase_the_mean_wait() {
     let mut before = f64::INFINITY;
     for nodes in [1, 2, 4, 8] {
         // Which runtimes share a node is chance, so the mean is over six sets of node names.

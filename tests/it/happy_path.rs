@@ -277,7 +277,7 @@ fn every_sample_template_can_be_built() {
 }
 
 #[test]
-fn the_build_context_equals_a_clean_checkout() {
+fn the_image_has_the_files_as_git_checks_them_out() {
     let env = TestEnv::new();
     env.template(
         "hermes",

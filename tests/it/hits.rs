@@ -94,7 +94,7 @@ fn an_image_for_another_platform_is_rebuilt() {
 }
 
 #[test]
-fn a_build_either_fails_or_yields_an_image_that_hits() {
+fn a_base_for_another_platform_fails_or_gives_an_image_that_hits() {
     const ARM64: &str = "localhost/libmol-test-arm64:base";
     let docker = Engine::of_the_tests();
     let podman = Engine::podman_of_the_tests();

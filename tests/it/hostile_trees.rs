@@ -1,5 +1,5 @@
-//! Trees that git itself never writes, as a hostile template may contain them. Git's own server serves
-//! them, or the tests' own pack where git refuses. Each is refused or checked out as git does it, and
+//! Trees that git itself never writes, as a hostile template may contain them. Git's own server sends
+//! them; where git refuses to, the test sends its own pack. Each is refused or checked out as git does it, and
 //! nothing is written outside the tree (promises P5 and P7).
 
 use std::time::{Duration, Instant};
@@ -275,7 +275,7 @@ fn a_malformed_tree_object_is_refused() {
 }
 
 #[test]
-fn an_unusual_but_valid_tree_is_checked_out_as_git_does() {
+fn an_unusual_but_valid_tree_is_checked_out() {
     let env = TestEnv::new();
     let all = |names: &[&str]| {
         names

@@ -102,7 +102,7 @@ fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
     });
 }
 
-/// Podman does not tell standard error, to which the runtime writes, from standard output.
+/// Not tested with Podman, which mixes standard output with standard error, to which the container runtime writes.
 #[test]
 fn a_command_cannot_imitate_the_runtime_on_its_standard_output() {
     for (engine, buildkit) in &builders()[..2] {

@@ -93,7 +93,7 @@ fn builders_listen_on_a_socket_a_port_and_with_tls() {
 }
 
 #[test]
-fn the_certificates_of_builders_have_flaws() {
+fn each_certificate_flaw_makes_the_client_refuse_the_builder() {
     let parent = tempfile::tempdir().unwrap();
     let certificates = Certificates::new(&parent.path().join("certificates"));
     let client = certificates.issue(Flaw::None);

@@ -75,7 +75,7 @@ fn offline_finds_the_newest_image_under_its_podman_name() {
 }
 
 #[test]
-fn a_canceled_build_starts_no_further_step() {
+fn a_cancelled_build_starts_no_further_step() {
     let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
     let (first, second) = (unique(), unique());
     let text = format!(

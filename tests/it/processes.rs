@@ -74,7 +74,7 @@ impl Shared {
     }
 
     /// The same engine behind a proxy on which build requests hang.
-    fn idle_engine(&self) -> Proxy {
+    fn hanging_engine(&self) -> Proxy {
         let folder = self.env.scratch().join(unique());
         std::fs::create_dir(&folder).unwrap();
         Proxy::start(&self.env.engine, &folder, |request| {
@@ -185,7 +185,7 @@ fn processes_share_one_fetch_and_one_build_for_each_runtime() {
 fn when_the_lock_holder_is_killed_another_process_takes_over() {
     soak(|| {
         let shared = Shared::new();
-        let idle = shared.idle_engine();
+        let idle = shared.hanging_engine();
         let mut holder = shared.holder(&idle, "");
         let crowds: Vec<Crowd> = (1..PROCESSES).map(|_| shared.crowd(None)).collect();
         for crowd in &crowds {

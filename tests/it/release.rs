@@ -103,7 +103,7 @@ impl User {
     }
 }
 
-fn required(folder: &Path) -> String {
+fn go_mod_text(folder: &Path) -> String {
     std::fs::read_to_string(folder.join("go.mod")).unwrap()
 }
 
@@ -125,7 +125,7 @@ fn a_server_builds_with_go_get_alone() {
     works();
 
     succeed(&mut user.go(&server, "get -u ./..."));
-    let modules = required(&server);
+    let modules = go_mod_text(&server);
     assert_eq!(modules.matches(" v0.2.1").count(), 2, "{modules}");
     assert!(!modules.contains("v0.2.0"), "{modules}");
     succeed(&mut user.go(&server, "mod tidy"));
@@ -149,7 +149,7 @@ fn a_library_of_another_version_than_the_package_does_not_compile() {
     let said = text(&output);
     assert!(said.contains("undefined: lib.V0_2_0"), "{said}");
 
-    let modules = required(&server);
+    let modules = go_mod_text(&server);
     let modules = modules.lines().filter(|line| !line.contains("/mol/lib/"));
     let modules: String = modules.map(|line| format!("{line}\n")).collect();
     std::fs::write(server.join("go.mod"), modules).unwrap();
@@ -209,7 +209,7 @@ fn a_second_release_of_a_version_has_the_same_bytes() {
 }
 
 #[test]
-fn a_version_is_not_replaced() {
+fn a_released_version_is_not_overwritten() {
     let library = PathBuf::from(required_var("MOL_TEST_LIB_DIR")).join("libmol.a");
     let output = Command::new(source("packaging/release"))
         .args(["--built", "0.2.0"])

@@ -377,7 +377,7 @@ fn the_engine_of_a_docker_context_is_reported_as_docker_host() {
 // --- C ------------------------------------------------------------------------------------------
 
 #[test]
-fn a_c_program_has_the_same_options() {
+fn a_c_program_sets_runtimes_tags_pins_and_commits() {
     let env = TestEnv::new();
     let sha = env.template("google-adk", dockerfile(PLAIN));
     env.template("google-adk", dockerfile("FROM nothing\n"));

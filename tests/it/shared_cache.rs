@@ -18,7 +18,8 @@ fn client(env: &TestEnv, builder: &str, cache: &str, mode: &str) -> TestClient {
     ])
 }
 
-/// A template with two stages, whose image has only a file of the first one, with the returned word. Both run a step.
+/// A template with two stages, each with a RUN step. The image contains only `/made`, copied from the first stage.
+/// Returns the content of that file.
 fn two_stages(env: &TestEnv, base: &str) -> String {
     let word = unique();
     let text = format!(
@@ -193,7 +194,7 @@ fn a_registry_that_never_answers_is_not_used_for_the_shared_cache() {
 }
 
 #[test]
-fn a_result_that_cannot_be_downloaded_is_made_again() {
+fn a_step_whose_cached_result_cannot_be_downloaded_runs_again() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let (base, _) = registry.publish("base");
@@ -248,7 +249,7 @@ fn a_result_that_cannot_be_downloaded_is_made_again() {
 }
 
 #[test]
-fn the_engines_buildkit_makes_a_result_again_that_it_cannot_download() {
+fn the_engines_buildkit_reruns_a_step_it_cannot_download() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let (base, _) = registry.publish("base");
@@ -285,7 +286,7 @@ fn the_engines_buildkit_makes_a_result_again_that_it_cannot_download() {
 }
 
 #[test]
-fn a_failure_of_the_template_is_not_tried_again_without_the_cache() {
+fn a_failed_step_is_not_retried_without_the_shared_cache() {
     let env = TestEnv::new();
     let registry = Registry::public(env.scratch());
     let (base, _) = registry.publish("base");
@@ -312,7 +313,7 @@ fn a_failure_of_the_template_is_not_tried_again_without_the_cache() {
         let error = client.ensure("hermes").unwrap_err();
         let failed = error.build.as_ref().unwrap();
         assert_eq!((failed.line, failed.exit_code), (3, code), "{error:?}");
-        // It was read: the first RUN was cached.
+        // The builder has the first RUN in its own cache, so this build counts as one that used a cached result.
         assert!(run_steps(&client)[0], "{last}");
         let ended = client.of_kind(Kind::StepDone);
         let failures = ended.iter().filter(|event| event.error.is_some());
@@ -322,7 +323,7 @@ fn a_failure_of_the_template_is_not_tried_again_without_the_cache() {
 }
 
 #[test]
-fn builders_without_a_shared_cache_say_once_that_they_do_not_use_it() {
+fn the_classic_builder_warns_once_that_it_does_not_use_the_cache() {
     let env = TestEnv::new();
     let client = env.client_with(&[
         (OptionName::SharedCache, "127.0.0.1:1/cache"),
@@ -342,7 +343,7 @@ fn builders_without_a_shared_cache_say_once_that_they_do_not_use_it() {
     assert!(
         warning
             .message
-            .contains("is not used: the classic builder cannot"),
+            .contains("is not used: the classic builder does not support it"),
         "{warning:?}"
     );
 }

@@ -152,7 +152,7 @@ fn a_killed_lock_holder_is_replaced_by_the_waiter() {
 }
 
 #[test]
-fn a_call_that_waits_for_another_process_can_be_canceled() {
+fn a_call_that_waits_for_another_process_can_be_cancelled() {
     let env = TestEnv::new();
     let word = slow(&env, "hermes", 5);
     let holder = spawn(&env, "events");
@@ -222,7 +222,7 @@ fn calls_during_a_lookup_share_the_next_one_and_see_new_pushes() {
 }
 
 #[test]
-fn a_canceled_lookup_passes_to_the_next_waiter() {
+fn a_cancelled_lookup_passes_to_the_next_waiter() {
     let env = TestEnv::new();
     env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     env.server
@@ -265,7 +265,6 @@ fn waiting_calls_do_not_hold_threads() {
 #[test]
 fn a_freed_client_leaves_no_open_cache_file() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let open = || {
         let cache = env.cache();
         std::fs::read_dir("/proc/self/fd")

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::child::{Link, process, program, text};
 use crate::support::daemon::write_program;
-use crate::support::server::{Server, dockerfile};
+use crate::support::server::Server;
 use crate::support::{Files, Handling, Proxy, TestEnv, file, noise, required_var};
 
 /// The user that runs the host. Not root, because RLIMIT_NPROC does not apply to root.
@@ -63,7 +63,6 @@ fn servers() -> Vec<Server> {
 #[test]
 fn a_limited_c_host_does_not_crash_hang_or_leak() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let servers = servers();
     let programs = env.scratch().join("programs");
     let docker = required_var("MOL_TEST_DOCKER");

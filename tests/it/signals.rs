@@ -17,7 +17,7 @@ use crate::support::{
 /// A template larger than the buffers of the pipes and sockets between host and engine.
 fn large(env: &TestEnv) -> Files {
     let text = format!(
-        "FROM scratch\nCOPY content /\nLABEL bed={}\n",
+        "FROM scratch\nCOPY content /\nLABEL only={}\n",
         env.isolation
     );
     Files::from([
@@ -417,7 +417,7 @@ fn as_unused_user(program: &Path) -> Command {
 /// hint. The template has every kind of file that a build reads, and the engine comes from a docker context.
 fn with_limit(what: &str, message: &str, hint: &str) {
     let env = TestEnv::new();
-    let text = format!("FROM scratch\nCOPY . /\nLABEL bed={}\n", env.isolation);
+    let text = format!("FROM scratch\nCOPY . /\nLABEL only={}\n", env.isolation);
     env.template(
         "hermes",
         Files::from([

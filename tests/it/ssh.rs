@@ -118,7 +118,8 @@ fn an_unreachable_engine_is_reported_with_the_ssh_error() {
     env.template("hermes", template(&env, "one"));
     let wrong_key = sshd.client_with_the_wrong_key();
     let no_listener = "ssh://root@127.0.0.1:1";
-    let unknown_host = "ssh://root@localhost:1";
+    // The file of known hosts has the server's address only.
+    let unknown_host = format!("ssh://root@localhost:{}", sshd.port);
     for (option, value, says) in [
         (
             OptionName::SearchPath,
@@ -126,7 +127,11 @@ fn an_unreachable_engine_is_reported_with_the_ssh_error() {
             "Permission denied",
         ),
         (OptionName::DockerHost, no_listener, "Connection refused"),
-        (OptionName::DockerHost, unknown_host, "Connection refused"),
+        (
+            OptionName::DockerHost,
+            &unknown_host,
+            "Host key verification failed",
+        ),
     ] {
         let since = Instant::now();
         let error = client(&env, &sshd, &[(option, value)]).ensure_err("hermes");
@@ -187,7 +192,7 @@ fn a_missing_ssh_program_is_reported() {
 }
 
 #[test]
-fn a_canceled_build_stops_remotely_and_leaves_no_ssh() {
+fn a_cancelled_build_stops_remotely_and_leaves_no_ssh() {
     for buildkit in ["1", "0"] {
         let env = TestEnv::new();
         let sshd = Sshd::start(env.scratch());
@@ -217,7 +222,7 @@ fn a_canceled_build_stops_remotely_and_leaves_no_ssh() {
 }
 
 #[test]
-fn a_call_canceled_while_ssh_connects_leaves_no_ssh() {
+fn a_call_cancelled_while_ssh_connects_leaves_no_ssh() {
     let env = TestEnv::new();
     let sshd = Sshd::start(env.scratch());
     env.template("hermes", template(&env, "one"));

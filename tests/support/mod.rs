@@ -176,7 +176,7 @@ impl TestEnv {
         }
     }
 
-    /// The cache folder. The first call creates it.
+    /// The path of the cache folder. The library creates the folder during the first build.
     pub fn cache(&self) -> PathBuf {
         self.folder.path().join("cache")
     }
@@ -252,8 +252,8 @@ impl TestEnv {
         paths
     }
 
-    /// Whether the cache becomes free of fetches. A cancelled or failed call cleans up in the background; the
-    /// tests in `cancel` check how fast.
+    /// Waits until the cache has no entries of fetches, and returns false if it still has some after 20 seconds. A
+    /// cancelled or failed call cleans up in the background; the tests in `cancel` check how fast.
     pub fn is_clean(&self) -> bool {
         let begun = Instant::now();
         while !self.fetched().is_empty() {

@@ -67,13 +67,13 @@ enum Peer {
 }
 
 /// A Unix or TCP connection.
-trait Line: AsyncRead + AsyncWrite + Send + Unpin + 'static {
+trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {
     fn reset(&self) {}
 }
 
-impl Line for UnixStream {}
+impl Connection for UnixStream {}
 
-impl Line for TcpStream {
+impl Connection for TcpStream {
     fn reset(&self) {
         self.set_zero_linger().unwrap();
     }
@@ -181,7 +181,7 @@ impl Proxy {
 }
 
 fn begin(
-    client: impl Line,
+    client: impl Connection,
     peer: &Peer,
     sent: &Arc<Mutex<Vec<u8>>>,
     open: &Arc<AtomicUsize>,
@@ -223,7 +223,12 @@ struct Exchange {
 /// The half of the connection that the library reads. Both directions write to it.
 type ToClient<C> = tokio::sync::Mutex<WriteHalf<C>>;
 
-async fn serve<C: Line>(client: C, peer: impl Line, sent: &Mutex<Vec<u8>>, rule: &Rule) {
+async fn serve<C: Connection>(
+    client: C,
+    peer: impl Connection,
+    sent: &Mutex<Vec<u8>>,
+    rule: &Rule,
+) {
     let (mut from_client, to_client) = split(client);
     let (mut from_peer, mut to_peer) = split(peer);
     let to_client = ToClient::new(to_client);
@@ -247,9 +252,9 @@ async fn serve<C: Line>(client: C, peer: impl Line, sent: &Mutex<Vec<u8>>, rule:
     }
 }
 
-async fn requests<C: Line>(
+async fn requests<C: Connection>(
     from_client: &mut ReadHalf<C>,
-    to_peer: &mut WriteHalf<impl Line>,
+    to_peer: &mut WriteHalf<impl Connection>,
     to_client: &ToClient<C>,
     exchange: &Mutex<Exchange>,
     sent: &Mutex<Vec<u8>>,
@@ -319,8 +324,8 @@ async fn requests<C: Line>(
     End::Close
 }
 
-async fn answers<C: Line>(
-    from_peer: &mut ReadHalf<impl Line>,
+async fn answers<C: Connection>(
+    from_peer: &mut ReadHalf<impl Connection>,
     to_client: &ToClient<C>,
     exchange: &Mutex<Exchange>,
 ) -> End {

@@ -10,6 +10,7 @@ use rcgen::{
     date_time_ymd,
 };
 use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
@@ -141,6 +142,17 @@ impl Https {
             .replace(&server.url, &format!("https://{address}"));
         Self { repo_prefix, ca }
     }
+}
+
+/// Puts TLS in front of an `http://` server, with `cert.pem` and `key.pem` of a folder. Returns its address.
+#[allow(dead_code, reason = "only tests/real_gitea uses it")]
+pub fn in_front_of(url: &str, folder: &Path) -> SocketAddr {
+    let certificate = CertificateDer::from_pem_file(folder.join("cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(folder.join("key.pem")).unwrap();
+    let key = rustls::crypto::ring::sign::any_supported_type(&key).unwrap();
+    let identity = Identity(Arc::new(CertifiedKey::new(vec![certificate], key)));
+    let plain: SocketAddr = url.strip_prefix("http://").unwrap().parse().unwrap();
+    relay(identity, None, move || TcpStream::connect(plain))
 }
 
 /// An engine that requires client certificates of its authority, as `dockerd --tlsverify` does.

@@ -142,7 +142,7 @@ func (a *app) println(line string) error {
 	return err
 }
 
-// typed writes the name of each variable as the caller gave the value: as a flag, or in a file.
+// typed replaces the name of each variable in a message by what the user has set: the flag, or the key in a file.
 func (a *app) typed(text string) string {
 	for _, s := range settings {
 		switch from := a.from[s.env]; {

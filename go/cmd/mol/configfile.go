@@ -20,15 +20,15 @@ import (
 // projectFile is the name of a project's file, in the working directory or the nearest folder above it.
 const projectFile = ".mol.toml"
 
-// A setting is a key of the configuration files, with its variable. The token has none of this, because all users can see
-// flags, in ps and in /proc, and because projects and backups are shared.
+// A setting is a key of the configuration files, with its variable. The token has no key and no flag: all users can see
+// flags, in ps and /proc, and projects and backups are shared.
 type setting struct {
 	key, env string
 	usage    string // with the name of a flag's value in backquotes, as pflag has it
 	flag     bool   // --key exists
-	// fallback is the value without any.
+	// fallback describes the default.
 	fallback string
-	// kind is what the file must have: "" is text or a whole number.
+	// kind is the type of the value in a file: "true or false", or "" for text or a whole number.
 	kind string
 	// personal settings are not read from a project's file: whoever wrote the project could send the user's token to
 	// another server, or the user's files to another engine or registry.
@@ -53,7 +53,7 @@ var settings = []setting{
 	{key: "builder", env: builderEnv, personal: true, fallback: "the engine's own", flag: true,
 		usage: "`address` of a BuildKit that builds, or the name of a buildx builder; default is the engine's own"},
 	{key: "builder-ca", env: "MOLECULE_LOCAL_BUILDER_CA", personal: true, path: true, of: builderEnv, fallback: "none",
-		usage: "PEM file of the certificates that the builder at a tcp:// address may have, or may be signed by"},
+		usage: "PEM file of the certificates to trust for a builder at a tcp:// address: the CA's, or the builder's own"},
 	{key: "builder-cert", env: "MOLECULE_LOCAL_BUILDER_CERT", personal: true, path: true, of: builderEnv, fallback: "none",
 		usage: "PEM file of the client's certificate for the builder"},
 	{key: "builder-key", env: "MOLECULE_LOCAL_BUILDER_KEY", personal: true, path: true, of: builderEnv, fallback: "none",
@@ -111,8 +111,8 @@ func ownedByUs(info fs.FileInfo) bool {
 	return ok && (int(stat.Uid) == os.Geteuid() || stat.Uid == 0)
 }
 
-// loadConfig sets the variables of the settings in the files, unless they are set already. Like a flag's, their values
-// are then read from the environment. It notes where each value comes from.
+// loadConfig reads the files and sets the environment variable of each setting in them, unless it is set already: all
+// values, also those of flags, are later read from the environment. It records where each value comes from.
 func (a *app) loadConfig() error {
 	a.from = map[string]string{}
 	for _, s := range settings {
@@ -149,8 +149,9 @@ func (a *app) loadConfig() error {
 	return nil
 }
 
-// leftOut reports whether a setting from this source belongs to another builder, or to another shared cache, than the one
-// to use. TLS files are an error with a builder that takes none, and a file permits writes only to its own cache.
+// leftOut reports whether a setting is ignored because the builder or the shared cache that it belongs to comes from
+// another source, such as a flag. TLS files are ignored for a builder without a tcp:// address, where they would be an
+// error. The mode of a shared cache in a file applies only to the cache of the same file.
 func (a *app) leftOut(s setting, source string) bool {
 	from := a.from[s.of]
 	if from == "" || from == source {

@@ -42,5 +42,5 @@ type signalError struct{ os.Signal }
 
 func (e signalError) Error() string { return e.String() }
 
-// Is makes it a cancellation also where a package returns the cause in place of context.Canceled, as net/http does.
+// Is makes errors.Is report context.Canceled, because net/http returns this cause in place of context.Canceled.
 func (e signalError) Is(target error) bool { return target == context.Canceled }

@@ -38,11 +38,11 @@ func mistakes(dir string) []mistake {
 		{what: "A setting is misspelt in mol.toml", args: ensure, code: exitUsage, before: func(t *testing.T, e *testEnv) {
 			write(t, filepath.Join(e.value("XDG_CONFIG_HOME"), "molecule", "mol.toml"), "platfrom = \"linux/arm64\"\n")
 		}},
-		{what: "A project wants to choose the engine", args: ensure, code: exitUsage, before: func(t *testing.T, _ *testEnv) {
+		{what: "A project's file names an engine", args: ensure, code: exitUsage, before: func(t *testing.T, _ *testEnv) {
 			write(t, filepath.Join(dir, projectFile), "docker-host = \"tcp://10.0.0.1:2375\"\n")
 		}},
 		{what: "The engine does not run", args: ensure, env: []string{"DOCKER_HOST=unix:///nowhere/docker.sock"}, code: exitEngine},
-		{what: "The address of the engine has another form", args: ensure, env: []string{"DOCKER_HOST=https://10.0.0.1"}, code: exitUsage},
+		{what: "The engine's address is an HTTPS URL without TLS files", args: ensure, env: []string{"DOCKER_HOST=https://10.0.0.1"}, code: exitUsage},
 		{what: "The host of the template server does not exist", args: []string{"ensure", "hermes", "--repo-prefix", "https://git.invalid/org/tpl-"}, code: exitRepository},
 		{what: "The proxy is not there", args: ensure, env: []string{"NO_PROXY=", "HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1",
 			"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX=https://git.invalid/org/tpl-"}, code: exitRepository},

@@ -50,7 +50,8 @@ func (w *frameWriter) ReadFrom(r io.Reader) (int64, error) {
 	return w.Writer.ReadFrom(bytes.NewReader(row))
 }
 
-// Flush draws the next frame. What it writes begins at the first of the last frame's rows that were drawn.
+// Flush draws the next frame. cupwriter moves the cursor up by the number of rows that it drew for the last frame. If
+// the terminal has wrapped them into more rows since, the cursor must first move up by the rows that were added.
 func (w *frameWriter) Flush(rows int) error {
 	if w.wraps && w.width < w.lastWidth {
 		if more := wrapped(w.lastRows, w.width); more > 0 {

@@ -2,7 +2,8 @@
 //!
 //! `patternmatcher` passes syntax that it does not handle on to Go's `regexp` package, so undocumented Go syntax works
 //! in `.dockerignore`: `\d` is a digit, `[[:alpha:]]` a letter, `^` the start of the path. `|`, `{` and `}` are not
-//! escaped, although they should be (their bits do not fit into its table). This is reproduced for fidelity.
+//! escaped, although they should be: patternmatcher's table of characters to escape has no bits for them. This is
+//! reproduced for fidelity.
 //!
 //! The syntax is that of Go's `regexp/syntax` at Go 1.26. Syntax that Go and Rust share can differ in meaning
 //! (`[a&&b]`, `\s`, `\<`), so each element is translated.

@@ -142,8 +142,8 @@ impl Patterns {
         })
     }
 
-    /// Compiles a list of patterns (`patternmatcher.New`), in which BuildKit names the files to leave out. Here
-    /// `!**/b` is searched for in every folder, and so are all other exceptions if one has a wildcard
+    /// Compiles the list of patterns with which BuildKit names the files to leave out (`patternmatcher.New`). If one
+    /// exception has a wildcard, such as `!**/b`, all exceptions are searched for in every folder
     /// (`fsutil.NewFilterFS`, with which buildx sends the folder).
     ///
     /// # Errors

@@ -22,7 +22,7 @@ const MAX_LINE: usize = 8 << 20;
 
 /// The content of a line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Info {
+pub(super) enum BuildMessage {
     /// A piece of output, from the builders that send plain text.
     Text(String),
     /// An encoded message of BuildKit (`moby.buildkit.v1.StatusResponse`).
@@ -34,7 +34,7 @@ pub(super) enum Info {
 }
 
 /// The lines of a build's answer, up to its end or to the first error in it.
-pub(super) fn lines(answer: Answer) -> impl Stream<Item = Result<Info, Failure>> {
+pub(super) fn lines(answer: Answer) -> impl Stream<Item = Result<BuildMessage, Failure>> {
     let Answer {
         response,
         connection,
@@ -42,7 +42,7 @@ pub(super) fn lines(answer: Answer) -> impl Stream<Item = Result<Info, Failure>>
     let body = response.into_body().into_data_stream();
     let reader = StreamReader::new(body.map_err(io::Error::other));
     FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE)).filter_map(move |line| {
-        // Moved in here, so that the connection lives as long as the stream.
+        // TransferProgress in here, so that the connection lives as long as the stream.
         let _ = &connection;
         std::future::ready(match line {
             Ok(line) if line.trim().is_empty() => None,
@@ -63,7 +63,7 @@ fn unread(error: LinesCodecError) -> Failure {
     }
 }
 
-fn parse(line: &str) -> Result<Info, Failure> {
+fn parse(line: &str) -> Result<BuildMessage, Failure> {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct Line<'a> {
@@ -112,11 +112,11 @@ fn parse(line: &str) -> Result<Info, Failure> {
     if let Aux(Some(message)) = line.aux {
         let message = BASE64_STANDARD.decode(message);
         return message
-            .map(Info::Status)
+            .map(BuildMessage::Status)
             .map_err(|error| unreadable(error.to_string()));
     }
     if let Some(text) = line.stream {
-        return Ok(Info::Text(text));
+        return Ok(BuildMessage::Text(text));
     }
     let action = match line.status.as_deref() {
         Some("Downloading") => Some(Action::Download),
@@ -124,14 +124,14 @@ fn parse(line: &str) -> Result<Info, Failure> {
         _ => None,
     };
     Ok(match (action, line.id, line.progress) {
-        (Some(action), Some(layer), Some(detail)) => Info::Layer(LayerStatus {
+        (Some(action), Some(layer), Some(detail)) => BuildMessage::Layer(LayerStatus {
             layer: layer.into_owned(),
             action,
             bytes: detail.bytes(detail.current),
             total: detail.bytes(detail.total),
             complete: false,
         }),
-        _ => Info::Other,
+        _ => BuildMessage::Other,
     })
 }
 
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_line_is_output_a_status_or_an_error() {
-        let text = |text: &str| Info::Text(text.to_owned());
+        let text = |text: &str| BuildMessage::Text(text.to_owned());
         for (line, expected) in [
             (
                 r#"{"stream":"Step 1/2 : RUN x\n"}"#,
@@ -192,27 +192,27 @@ mod tests {
             ),
             (
                 r#"{"id":"moby.buildkit.trace","aux":"AAEC"}"#,
-                Info::Status(vec![0, 1, 2]),
+                BuildMessage::Status(vec![0, 1, 2]),
             ),
             (
                 r#"{"id":"moby.image.id","aux":{"ID":"sha256:x"}}"#,
-                Info::Other,
+                BuildMessage::Other,
             ),
             (
                 r#"{"aux":null,"stream":null,"error":"without detail"}"#,
-                Info::Other,
+                BuildMessage::Other,
             ),
             (
                 r#"{"status":"Pulling","progressDetail":{"current":1}}"#,
-                Info::Other,
+                BuildMessage::Other,
             ),
             (
                 r#"{"status":"Waiting","progressDetail":{},"id":"05dff5d12d65"}"#,
-                Info::Other,
+                BuildMessage::Other,
             ),
             (
                 r#"{"status":"Extracting","progressDetail":{"current":1,"total":7},"progress":"[>]","id":"05dff5d12d65"}"#,
-                Info::Layer(LayerStatus {
+                BuildMessage::Layer(LayerStatus {
                     layer: "05dff5d12d65".to_owned(),
                     action: Action::Extract,
                     bytes: 1,
@@ -222,7 +222,7 @@ mod tests {
             ),
             (
                 r#"{"status":"Extracting","progressDetail":{"current":1,"units":"s"},"id":"05dff5d12d65"}"#,
-                Info::Layer(LayerStatus {
+                BuildMessage::Layer(LayerStatus {
                     layer: "05dff5d12d65".to_owned(),
                     action: Action::Extract,
                     bytes: 0,

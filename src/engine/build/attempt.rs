@@ -7,16 +7,16 @@ use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::build::answer::Info;
+use crate::engine::build::answer::BuildMessage;
 use crate::engine::build::buildkit::{Graph, HINT_CACHE, is_internal};
 use crate::engine::build::cache_check;
 use crate::engine::build::classic::Transcript;
-use crate::engine::build::failure::{is_lost_race, may_be_of_the_cache};
+use crate::engine::build::failure::{is_lost_race, may_be_cache_failure};
 use crate::engine::build::monitor::BuildMonitor;
 use crate::engine::build::place::Place;
 use crate::engine::build::solve::solve;
 use crate::engine::build::transfer::{ImagePull, Transfer};
-use crate::engine::build::{Build, Builder, Inputs, SESSION_END};
+use crate::engine::build::{Build, Builder, Inputs, SESSION_END_TIMEOUT};
 use crate::engine::connect::request::Failure;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
@@ -73,8 +73,8 @@ pub(super) struct CacheUse<'a> {
     pub(super) write: Option<&'a RuntimeCache>,
     /// The image goes through this repository into the engine.
     repository: Option<&'a str>,
-    /// All steps run. Another build on the same daemon may still wait for their results from the cache, and would share
-    /// that with this one.
+    /// Run all steps, and use no cached results. BuildKit merges equal steps of concurrent builds: without this option,
+    /// the attempt could join another build on the same daemon that still waits for the cache.
     pub(super) no_cache: bool,
 }
 
@@ -154,7 +154,7 @@ impl Place<'_> {
         let Inputs {
             credentials, tasks, ..
         } = inputs;
-        let silent = self.registry_is_silent(&reference, build.platform, credentials, tasks);
+        let silent = self.registry_does_not_answer(&reference, build.platform, credentials, tasks);
         if !silent.await {
             return CacheUse::of(cache);
         }
@@ -177,6 +177,7 @@ impl Place<'_> {
             .worker
             .map(|_| Transfer::new(self.engine, cache.repository));
         let context = &inputs.context;
+        context.sent.begin();
         let sent = Arc::clone(&context.sent);
         let mut monitor = BuildMonitor::new(sent, transfer.clone(), build.stall_grace, &**emit);
         let session_ended = CancellationToken::new();
@@ -243,20 +244,20 @@ impl Place<'_> {
         // An internal step of BuildKit fails if the session ends, because it loads the files through it. The
         // failure of a template's step has another cause.
         if is_internal(&end.failed.name) {
-            let ended = tokio::time::timeout(SESSION_END, session_ended.cancelled());
+            let ended = tokio::time::timeout(SESSION_END_TIMEOUT, session_ended.cancelled());
             if ended.await.is_ok() {
                 return Err(self.lost(reason.message.trim(), begun));
             }
         }
         let reason = reason.of(&end.failed);
-        let may_be_of_the_cache =
-            cache.read.is_some() && has_cached && may_be_of_the_cache(&end.failed.name, &reason);
+        let may_be_cache_failure =
+            cache.read.is_some() && has_cached && may_be_cache_failure(&end.failed.name, &reason);
         let is_lost_race = is_lost_race(self.builder(), &end, &reason);
         let error = self.build_error(build.platform, &reason, &inputs.dockerfile, end);
         let error = error.await;
         let remedy = if is_lost_race {
             Remedy::Again
-        } else if may_be_of_the_cache {
+        } else if may_be_cache_failure {
             Remedy::WithoutCache {
                 why: error.message.clone(),
                 hangs: false,
@@ -386,9 +387,9 @@ fn is_in_step(stalled: &Error) -> bool {
 /// The builder's progress, once it has accepted the build.
 fn start<'a, S>(
     accepted: impl Future<Output = std::result::Result<S, Failure>> + Send + 'a,
-) -> BoxStream<'a, std::result::Result<Info, Failure>>
+) -> BoxStream<'a, std::result::Result<BuildMessage, Failure>>
 where
-    S: Stream<Item = std::result::Result<Info, Failure>> + Send + 'a,
+    S: Stream<Item = std::result::Result<BuildMessage, Failure>> + Send + 'a,
 {
     futures_util::stream::once(accepted).try_flatten().boxed()
 }
@@ -405,16 +406,18 @@ impl Progress {
     /// A description of what is invalid or exceeds its limit.
     async fn update(
         &mut self,
-        info: Info,
+        info: BuildMessage,
         monitor: &mut BuildMonitor<'_>,
     ) -> std::result::Result<(), String> {
         match (self, info) {
-            (Progress::Graph(graph), Info::Status(status)) => graph.update(&status, monitor).await,
-            (Progress::Transcript(transcript), Info::Text(text)) => {
+            (Progress::Graph(graph), BuildMessage::Status(status)) => {
+                graph.update(&status, monitor).await
+            }
+            (Progress::Transcript(transcript), BuildMessage::Text(text)) => {
                 monitor.note_activity();
                 transcript.update(&text, monitor).await
             }
-            (Progress::Transcript(transcript), Info::Layer(status)) => {
+            (Progress::Transcript(transcript), BuildMessage::Layer(status)) => {
                 transcript.layer(status, monitor);
                 Ok(())
             }
@@ -432,7 +435,7 @@ impl Progress {
 ///
 /// [`Code::Stalled`]
 async fn follow(
-    answer: &mut BoxStream<'_, std::result::Result<Info, Failure>>,
+    answer: &mut BoxStream<'_, std::result::Result<BuildMessage, Failure>>,
     progress: &mut Progress,
     monitor: &mut BuildMonitor<'_>,
 ) -> Result<std::result::Result<(), Failure>> {

@@ -1,7 +1,7 @@
 //! Why a base image cannot be pulled.
 //!
-//! That it is about a base image follows from the step that failed. What exactly is wrong is only in the text of the
-//! engine, which quotes the registry. If a registry imitates another cause, its users get the wrong hint, and no more.
+//! The failed step shows that the problem is a base image. The exact cause is only in the engine's error text, which
+//! quotes the registry. A registry that imitates another cause can do no more than give its users the wrong hint.
 
 use crate::context::{DOCKER_HUB, registry};
 use crate::engine::build::buildkit::LOAD_METADATA;
@@ -97,10 +97,10 @@ impl BaseImage {
     /// The base image that `step` needs; `None` if the step is about something else.
     pub(super) fn of(step: &str, reason: &str) -> Option<Self> {
         let image = image_of(step, reason)?;
-        // The name is written by the template's author, and is not a word of the engine. It is part of URLs, too.
-        let mut said = reason.replace(image, "");
+        // Remove the image's name, also from URLs: it comes from the template, and may contain any of the words.
+        let mut said = without(reason, image);
         for part in [repository(image), registry(image)] {
-            said = said.replace(part, "");
+            said = without(&said, part);
         }
         let said = said.to_ascii_lowercase();
         let problem = WORDS
@@ -177,8 +177,8 @@ impl BaseImage {
                  template's Dockerfile"
             ),
             Problem::Tls => format!(
-                "let the {noun} trust the certificate of {registry}, or, if it has none, add it to the {noun}'s \
-                 insecure registries"
+                "let the {noun} trust the certificate of {registry}, or, if that registry has no TLS, add it to the \
+                 {noun}'s insecure registries"
             ),
             Problem::Unreachable => format!(
                 "check that {registry} is up, and that the {noun}'s machine may reach it (network, VPN, firewall, \
@@ -207,6 +207,20 @@ fn repository(image: &str) -> &str {
         _ => name,
     };
     path.split_once(':').map_or(path, |(path, _)| path)
+}
+
+/// The text without a name. Parts of words stay: the name `x` is not in `x509`.
+fn without(text: &str, name: &str) -> String {
+    let in_word = |beside: Option<char>| beside.is_some_and(char::is_alphanumeric);
+    let (mut kept, mut from) = (String::new(), 0);
+    for (at, _) in text.match_indices(name) {
+        let end = at + name.len();
+        if !in_word(text[..at].chars().next_back()) && !in_word(text[end..].chars().next()) {
+            kept.push_str(&text[from..at]);
+            from = end;
+        }
+    }
+    kept + &text[from..]
 }
 
 /// The argument of `docker login`.
@@ -283,7 +297,20 @@ mod tests {
     }
 
     #[test]
-    fn the_problem_is_what_the_engine_says_and_not_the_name() {
+    fn a_short_image_name_is_not_taken_out_of_words() {
+        let says = "x: failed to do request: Head \"https://registry-1.docker.io/v2/library/x/manifests/1\": x509: \
+                    certificate signed by unknown authority";
+        let step = "[internal] load metadata for docker.io/library/x";
+        for image in ["x", "docker.io/library/x"] {
+            assert_eq!(without(says, image).matches("x509:").count(), 1, "{image}");
+        }
+        assert_eq!(without("x: no x/x", "x"), ": no /");
+        let found = BaseImage::of(step, says).unwrap();
+        assert_eq!(found.problem, Problem::Tls);
+    }
+
+    #[test]
+    fn words_in_an_image_name_do_not_change_the_problem() {
         for (reason, expected) in [
             (
                 "registry.example/team/not-found:1: failed to do request: Head \"https://registry.example/v2/\": dial \

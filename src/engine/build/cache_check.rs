@@ -29,9 +29,9 @@ pub(super) const LIMIT: Duration = Duration::from_secs(10);
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
 
 impl Place<'_> {
-    /// Whether the registry of a cache does not answer the builder. Any answer will do: what is wrong with it shows in the
-    /// build.
-    pub(super) async fn registry_is_silent(
+    /// Whether the registry of a cache does not answer the builder. An error is an answer too: the build itself reports
+    /// it.
+    pub(super) async fn registry_does_not_answer(
         &self,
         reference: &str,
         platform: &Platform,
@@ -48,7 +48,7 @@ impl Place<'_> {
         let mut answer = std::pin::pin!(client.solve(lookup(id, reference, platform)));
         while tokio::time::timeout(LIMIT, &mut answer).await.is_err() {
             // The builder may wait for a login, and not for the registry.
-            if !credentials.is_asking() {
+            if !credentials.is_looking_up() {
                 return true;
             }
         }

@@ -316,9 +316,9 @@ const COMMAND_FAILED: [&str; 2] = ["executor failed running [", "process \""];
 /// second attempt.
 const FILE_MISSING: &str = "failed to calculate checksum of ref";
 
-/// Whether a build that has taken results from a shared cache may have failed for that: if one cannot be downloaded,
-/// BuildKit fails, and does not run its step instead. `step` is the one that failed, if it is known.
-pub(super) fn may_be_of_the_cache(step: &str, reason: &Reason) -> bool {
+/// Whether a build that used a shared cache may have failed because of it: if BuildKit cannot download a result, it
+/// fails, and does not run the step instead. `step` is the failed step, or empty if it is not known.
+pub(super) fn may_be_cache_failure(step: &str, reason: &Reason) -> bool {
     let of_command = COMMAND_FAILED
         .iter()
         .any(|beginning| reason.message.starts_with(beginning));
@@ -354,10 +354,10 @@ mod tests {
     use crate::engine::build::step::Step;
 
     #[test]
-    fn a_failed_command_and_a_missing_file_are_not_of_the_cache() {
+    fn a_failed_command_or_missing_file_is_not_a_cache_failure() {
         let may = |step, message: &str| {
             let reason = Reason::new(Builder::BuildKit, message.to_owned(), None);
-            may_be_of_the_cache(step, &reason)
+            may_be_cache_failure(step, &reason)
         };
         let download = "failed to copy: httpReadSeeker: failed open: unexpected status: 500";
         assert!(may("", download));

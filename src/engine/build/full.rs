@@ -46,7 +46,7 @@ impl Place<'_> {
         let Ok(Some(folder)) = self.engine.data_folder().await else {
             return Some(FullDisk::Unknown);
         };
-        let free = self.engine.little_free_at(&folder).await;
+        let free = self.engine.free_at_if_low(&folder).await;
         Some(free.map_or(FullDisk::Unknown, |free| FullDisk::Engine { folder, free }))
     }
 }
@@ -81,7 +81,7 @@ impl Engine {
 
     /// Like [`Self::free_at`], but ignores a disk with over 1 GiB free: the engine then runs in a VM, and the
     /// path is another disk here.
-    async fn little_free_at(&self, folder: &Path) -> Option<disk::Free> {
+    async fn free_at_if_low(&self, folder: &Path) -> Option<disk::Free> {
         const MUCH: u64 = 1 << 30;
         self.free_at(folder)
             .await

@@ -41,25 +41,26 @@ use tokio_util::task::TaskTracker;
 
 use super::Engine;
 use super::builders::{self, Nodes};
-use crate::context::{Context, DOCKERFILE, Dockerfile, described, registry};
+use crate::context::{Context, DOCKERFILE, Dockerfile, registry, template_name};
 use crate::engine::connect::request::{Failure, post, send};
 use crate::error::{Code, Result};
 use crate::event::{Event, Sink};
 use crate::names::reference::{Platform, hex};
 use crate::options::RuntimeCache;
 use crate::process::outside_file::within;
-use answer::Info;
+use answer::BuildMessage;
 use attempt::{AttemptError, CacheUse, Remedy};
 use credentials::Credentials;
 use place::Place;
 use session::{Session, SessionServices};
 use transfer::ImageLoad;
 
-/// How long after a failed build its session may still end, to count as the cause.
-const SESSION_END: Duration = Duration::from_millis(500);
+/// How long to wait after a failed build for its session to end. If it ends, that is the cause of the failure.
+const SESSION_END_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// How many nodes may be lost while they build: then a build has moved once. Nodes that cannot be reached do not count.
-const MAX_INTERRUPTED: u32 = 2;
+/// A build fails when it has lost this many nodes while they were building, so it moves to another node at most once.
+/// Nodes that cannot be reached do not count.
+const MAX_LOST_BUILDS: u32 = 2;
 
 /// The most base images that are looked up in the engine.
 const MAX_BASE_IMAGES: usize = 20;
@@ -135,7 +136,7 @@ impl Engine {
             let (context, build_args) = (Arc::clone(&context), build.build_args.clone());
             move || Ok(context.dockerfile(&build_args))
         };
-        let dockerfile = within(tasks, Code::Cache, &described(&context.tree), read).await?;
+        let dockerfile = within(tasks, Code::Cache, &template_name(&context.tree), read).await?;
         let mut registries = dockerfile.registries().clone();
         if let Some(cache) = &build.shared_cache {
             if nodes.is_some() || self.builder == Builder::BuildKit {
@@ -172,15 +173,17 @@ impl Engine {
         let what = match self.builder {
             _ if on_nodes => return,
             Builder::BuildKit if !write => return,
-            Builder::BuildKit => "is read, but not written: the engine's own builder cannot",
-            Builder::Classic => "is not used: the classic builder cannot",
-            Builder::Buildah => "is not used: Podman cannot",
+            Builder::BuildKit => {
+                "is read, but not written: the engine's own builder cannot write it"
+            }
+            Builder::Classic => "is not used: the classic builder does not support it",
+            Builder::Buildah => "is not used: Podman does not support it",
         };
         if !self.warned_of_cache.swap(true, Ordering::Relaxed) {
             let message = format!("the shared cache {what}");
             emit(Event::warning(
                 message,
-                "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which can",
+                "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which supports it",
             ));
         }
     }
@@ -221,20 +224,20 @@ impl Engine {
                     nodes.note_lost(node);
                     lost.push((node.clone(), why));
                     interrupted += u32::from(begun);
-                    if interrupted == MAX_INTERRUPTED {
+                    if interrupted == MAX_LOST_BUILDS {
                         break;
                     }
                 }
                 result => return result.map_err(|failed| failed.error),
             }
         }
-        Err(builders::all_lost(&lost))
+        Err(builders::build_lost(&lost))
     }
 
     /// Warns of base images that a builder cannot use, if no registry has them.
     async fn warn_of_base_images_only_here(&self, dockerfile: &Dockerfile, emit: &Sink) {
         for image in dockerfile.base_images().take(MAX_BASE_IMAGES) {
-            match self.has_only_here(image).await {
+            match self.is_local_only(image).await {
                 Ok(true) => {
                     let line = dockerfile.line_of_image(image).unwrap_or(0);
                     let message = format!(
@@ -264,7 +267,8 @@ impl Engine {
         cache: CacheUse<'_>,
         services: SessionServices,
         ended: CancellationToken,
-    ) -> std::result::Result<impl Stream<Item = std::result::Result<Info, Failure>>, Failure> {
+    ) -> std::result::Result<impl Stream<Item = std::result::Result<BuildMessage, Failure>>, Failure>
+    {
         let id = session_id();
         let version = self.api.version;
         // The engine keeps the files under the shared key, and requests only those whose size or time differs
@@ -296,7 +300,8 @@ impl Engine {
         &self,
         build: &Build<'_>,
         inputs: &Inputs,
-    ) -> std::result::Result<impl Stream<Item = std::result::Result<Info, Failure>>, Failure> {
+    ) -> std::result::Result<impl Stream<Item = std::result::Result<BuildMessage, Failure>>, Failure>
+    {
         let Inputs { context, tasks, .. } = inputs;
         let buildah = self.builder == Builder::Buildah;
         let read = {
@@ -306,7 +311,7 @@ impl Engine {
                 false => Ok((context.classic_filter()?, None)),
             }
         };
-        let read = within(tasks, Code::Cache, &described(&context.tree), read).await;
+        let read = within(tasks, Code::Cache, &template_name(&context.tree), read).await;
         let (filter, excludes) = read.map_err(Failure::Local)?;
         let options = build.options().version(BuilderVersion::BuilderV1);
         let mut request = self

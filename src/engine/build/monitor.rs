@@ -254,8 +254,9 @@ impl<'a> BuildMonitor<'a> {
         });
     }
 
-    /// Keeps the first failure. BuildKit then cancels the parallel steps and reports them as failed too. Only
-    /// the text tells these apart; a command's error ends with its exit code, so a template cannot write it.
+    /// Keeps the first failure that is not a cancellation: BuildKit cancels the steps that run beside a failed one, and
+    /// reports them as failed too. Only the text tells them apart. A command's error ends with its exit code, so a
+    /// template cannot imitate a cancellation.
     fn record_failure(&mut self, failed: FailedStep) {
         let known = self.failed.as_ref();
         if known.is_none_or(|known| known.error.ends_with(CANCELED)) {
@@ -361,14 +362,14 @@ impl<'a> BuildMonitor<'a> {
 
     /// Whether the engine has confirmed the end of the upload.
     pub(super) fn upload_is_complete(&self) -> bool {
-        self.sent.done.is_cancelled()
+        self.sent.is_complete()
     }
 
     /// The engine has all the files that it needs.
     pub(super) fn context_done(&mut self) {
         if !self.context_done {
             self.context_done = true;
-            self.sent.done.cancel();
+            self.sent.set_complete();
             self.emit_context(Kind::ContextDone, "the build context is sent");
         }
     }
@@ -540,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn the_silence_of_a_push_is_no_stall() {
+    fn silence_during_a_push_is_not_a_stall() {
         let emit = |_| {};
         let transfer = Transfer::ThroughRegistry(Arc::new(ImagePull::new("registry.example/r")));
         let mut monitor = BuildMonitor::new(Arc::default(), Some(transfer), GRACE, &emit);

@@ -95,8 +95,9 @@ impl Pull {
         layers.any(|layer| layer.action == Action::Download && !layer.complete)
     }
 
-    /// Takes the state of a layer, and returns whether it shows that the builder is at work: a download that makes no
-    /// progress is reported again and again; an extraction has no progress.
+    /// Updates the state of a layer, and returns whether the report counts as activity. A download that hangs is
+    /// reported again and again, so it counts only if something changed. An extraction reports no progress, so it
+    /// always counts.
     pub(super) fn update(&mut self, status: LayerStatus) -> bool {
         let LayerStatus {
             layer,

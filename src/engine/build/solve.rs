@@ -21,11 +21,11 @@ use tonic::{Code, Request, Response, Status};
 use tonic_prost::ProstEncoder;
 
 use crate::context::DOCKERFILE;
-use crate::engine::build::answer::Info;
+use crate::engine::build::answer::BuildMessage;
 use crate::engine::build::attempt::CacheUse;
 use crate::engine::build::session::{Session, SessionServices};
 use crate::engine::build::transfer::Transfer;
-use crate::engine::build::{Build, SESSION_END, session_id};
+use crate::engine::build::{Build, SESSION_END_TIMEOUT, session_id};
 use crate::engine::builders::{Node, Trouble};
 use crate::engine::connect::grpc::Grpc;
 use crate::engine::connect::request::Failure;
@@ -61,7 +61,7 @@ pub(super) async fn solve(
     transfer: Transfer,
     services: SessionServices,
     ended: CancellationToken,
-) -> Result<impl Stream<Item = Result<Info, Failure>> + use<>, Failure> {
+) -> Result<impl Stream<Item = Result<BuildMessage, Failure>> + use<>, Failure> {
     let grpc = node.connect(true).await.map_err(connection_failure)?;
     let id = session_id();
     let session = Session::over(&grpc, &id, build.commit, services, ended).await;
@@ -100,7 +100,7 @@ pub(super) async fn solve(
     Ok(stream::unfold(Some(running), |running| async {
         let mut running = running?;
         match running.next().await {
-            Ok(Some(status)) => Some((Ok(Info::Status(status)), Some(running))),
+            Ok(Some(status)) => Some((Ok(BuildMessage::Status(status)), Some(running))),
             Ok(None) => None,
             // The session is still needed: whether it has ended tells what failed.
             Err(failure) => Some((Err(failure), Some(running))),
@@ -187,7 +187,8 @@ impl Running {
         }
     }
 
-    /// The result, after the end of the progress. Why that ended matters only if the build goes on.
+    /// The result of the build, after its progress has ended. `why`, the error that ended the progress, matters only if
+    /// `Solve` does not end soon after it.
     async fn without_progress(&mut self, why: Option<Status>) -> Result<Option<Vec<u8>>, Failure> {
         let result = match (self.result.take(), why) {
             (Some((result, _)), _) => result,
@@ -196,7 +197,7 @@ impl Running {
                 outcome(&self.grpc, &self.transfer, result).await
             }
             (None, Some(status)) => {
-                match tokio::time::timeout(SESSION_END, &mut self.solve).await {
+                match tokio::time::timeout(SESSION_END_TIMEOUT, &mut self.solve).await {
                     Ok(result) => outcome(&self.grpc, &self.transfer, result).await,
                     Err(_) if status.code() == Code::OutOfRange => Err(Failure::LimitExceeded(
                         "a message of progress that is too large".to_owned(),
@@ -233,7 +234,7 @@ async fn outcome(
 async fn failed(grpc: &Grpc, status: Status) -> Failure {
     // A daemon that is stopped cancels its builds first, and closes its connections then.
     let stopped = matches!(status.code(), Code::Unavailable | Code::Cancelled)
-        && tokio::time::timeout(SESSION_END, grpc.ended.cancelled())
+        && tokio::time::timeout(SESSION_END_TIMEOUT, grpc.ended.cancelled())
             .await
             .is_ok();
     if stopped || std::error::Error::source(&status).is_some() || grpc.ended.is_cancelled() {

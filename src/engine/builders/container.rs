@@ -1,5 +1,5 @@
-//! A daemon in a container that buildx has created (driver `docker-container`). It listens only inside, so a connection
-//! is a program there, `buildctl dial-stdio`, whose input and output the engine's API carries.
+//! A daemon in a container that buildx has created (driver `docker-container`). It listens only inside the container,
+//! so a connection is an exec of `buildctl dial-stdio` there, over its standard input and output.
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -122,7 +122,7 @@ fn is_conflict(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(refusal) if refusal.status == StatusCode::CONFLICT.as_u16())
 }
 
-/// What keeps a container from running a program: it is stopped, which a build changes, or paused, for example.
+/// Why a container cannot run a program: it is stopped (a build starts it), or paused, for example.
 async fn not_running(engine: &Address, container: &str) -> Trouble {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]

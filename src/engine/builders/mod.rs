@@ -247,15 +247,18 @@ async fn ask(nodes: Vec<Node>, start: bool) -> Vec<Asked> {
     join_all(nodes.into_iter().map(ask)).await
 }
 
-/// The error for a build whose nodes were all lost, with the reason of each.
-pub(super) fn all_lost(nodes: &[(Node, String)]) -> Error {
+/// The error for a build that was lost on each node that it tried, with the reason of each.
+pub(super) fn build_lost(nodes: &[(Node, String)]) -> Error {
     let reasons: Vec<String> = nodes
         .iter()
         .map(|(node, why)| format!("{node}: {why}"))
         .collect();
     let message = match &*reasons {
         [only] => format!("the builder was lost during the build: {only}"),
-        all => format!("each builder was lost during the build: {}", all.join("; ")),
+        all => format!(
+            "the builder was lost on each node that was tried: {}",
+            all.join("; ")
+        ),
     };
     Error::new(Code::BuilderUnreachable, message)
         .hint("check whether the builder was restarted, and try again")

@@ -65,8 +65,8 @@ pub(crate) struct Worker {
     pub(crate) cache_limit: Option<u64>,
 }
 
-/// Of the answer about the cache only the sizes: a whole record takes a hundred times as much memory as its shortest
-/// message.
+/// The answer of `DiskUsage`, of which only the sizes are decoded: a decoded record can take a hundred times as much
+/// memory as its encoded form.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Usage {
     #[prost(message, repeated, tag = "1")]

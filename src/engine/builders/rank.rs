@@ -1,9 +1,10 @@
 //! The order in which nodes are tried.
 //!
-//! Nodes that have the platform natively come first. Among them, a runtime prefers always the same one, whose cache has
-//! its layers: the highest hash of node and runtime ("rendezvous hashing", Thaler and Ravishankar 1998), so that a node
-//! that comes or goes moves only its own runtimes. A few runtimes make most of the builds, so a node that has a quarter
-//! more builds than the mean comes last ("consistent hashing with bounded loads", Mirrokni et al. 2018).
+//! Nodes that run the platform natively come first. Among these, a runtime always prefers the same node, because its
+//! cache has the runtime's layers: the node with the highest hash of node and runtime ("rendezvous hashing", Thaler and
+//! Ravishankar 1998). If a node is added or removed, only the runtimes of that node move. A few runtimes cause most
+//! builds, so a node that has 25 % more builds than the mean comes last ("consistent hashing with bounded loads",
+//! Mirrokni et al. 2018).
 
 use std::cmp::Reverse;
 

@@ -47,7 +47,7 @@ impl Trouble {
                 "start buildkitd there, or correct the address"
             }
             // A server with TLS closes a connection that does not begin with TLS.
-            _ => "check that a buildkitd listens there, and with or without TLS as you have set it",
+            _ => "check that a buildkitd listens there, and that both sides use TLS, or neither",
         };
         let why = match kind {
             Some(std::io::ErrorKind::NotFound) => "the socket does not exist".to_owned(),

@@ -12,7 +12,7 @@ use crate::options::EngineSettings;
 use crate::process::limits;
 use crate::process::outside_file;
 
-/// The largest file. With hundreds of logins, it has a few ten KiB.
+/// The largest file. With hundreds of logins, it has a few tens of KiB.
 const MAX_SIZE: usize = 1 << 20;
 
 /// The hint for a file that cannot be read.
@@ -61,8 +61,8 @@ impl Auth {
 }
 
 impl Config {
-    /// Reads the file. If it does not exist, or must not be read, everything is empty: the docker CLI only warns
-    /// about missing permissions.
+    /// Reads the file. If it does not exist or cannot be read, everything is empty: the docker CLI only warns about
+    /// missing permissions.
     ///
     /// # Errors
     ///
@@ -83,8 +83,8 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// Also [`Code::InvalidOption`] if the file must not be read.
-    pub(in crate::engine) fn load_readable(settings: &EngineSettings) -> Result<Self> {
+    /// Also [`Code::InvalidOption`] if the file exists but cannot be read.
+    pub(in crate::engine) fn load_strict(settings: &EngineSettings) -> Result<Self> {
         match read(settings) {
             Some(Err(error)) if !is_absent(&error) => Err(invalid(settings, &error)),
             Some(Ok(text)) => Ok(Self::parse(settings, &text)),

@@ -20,7 +20,7 @@ use tonic::body::Body;
 /// The origin of the requests. Nothing resolves it.
 const ORIGIN: &str = "http://buildkit";
 
-/// How long after a failed request its connection may end, to count as the cause.
+/// How long to wait after a failed request for its connection to end. If it ends, that is the cause of the failure.
 const END: Duration = Duration::from_millis(500);
 
 /// The largest answer that is decoded. It has some ten platforms for each worker, and two bytes of it can decode to

@@ -40,8 +40,8 @@ use address::Address;
 /// The time limit for connecting. An engine is on this machine or on a nearby network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a server that speaks first is waited for.
-const FIRST_WORD: Duration = Duration::from_secs(1);
+/// The time limit for the first bytes of a gRPC server with TLS. The connection is used even if none arrive.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// After this time of silence the peer of a TCP connection is probed, this often, until it counts as lost.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -72,16 +72,16 @@ pub(super) async fn dial(address: &Address) -> io::Result<Stream> {
     Ok(Stream(TokioIo::new(io)))
 }
 
-/// Opens a connection to a server that speaks first, as gRPC's do.
+/// Opens a connection to a gRPC server, which sends its HTTP/2 settings without waiting for the client.
 ///
-/// A server with TLS refuses a client's certificate after the client's handshake is complete. A client that writes
-/// first may then get "broken pipe" and never read the reason.
+/// With TLS 1.3, a server rejects a client's certificate after the handshake is complete for the client. If the client
+/// writes before it reads, the write may fail with "broken pipe", and the reason is never read.
 pub(super) async fn dial_for_grpc(address: &Address) -> io::Result<Stream> {
     let mut io = connect(address).await?;
     if matches!(address, Address::Tcp { tls: Some(_), .. }) {
         let mut buffered = BufReader::new(io);
         // A proxy in between may wait for the client.
-        if let Ok(spoken) = tokio::time::timeout(FIRST_WORD, buffered.fill_buf()).await {
+        if let Ok(spoken) = tokio::time::timeout(FIRST_BYTES_TIMEOUT, buffered.fill_buf()).await {
             spoken?;
         }
         io = Box::new(buffered);

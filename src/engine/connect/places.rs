@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn docker_comes_first_and_the_podman_of_root_last() {
+    fn docker_comes_first_and_rootful_podman_last() {
         let places = all(&settings(Path::new("/nowhere")));
         let sockets: Vec<&Path> = places.iter().map(|place| place.socket.as_path()).collect();
         assert_eq!(sockets[0], Path::new("/var/run/docker.sock"));

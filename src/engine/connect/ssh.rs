@@ -22,7 +22,7 @@ use tokio::net::unix::pipe;
 use tokio_util::task::TaskTracker;
 use url::Url;
 
-use crate::engine::child::{self, Reaped};
+use crate::engine::child::{self, ChildProcess};
 use crate::process::executor::blocking_step;
 use crate::redact::whole_words;
 
@@ -129,7 +129,7 @@ impl Destination {
     fn start(&self) -> io::Result<Started> {
         let (input, theirs) = child::stdin_socket()?;
         input.set_nonblocking(true)?;
-        let mut child = Reaped::spawn(
+        let mut child = ChildProcess::spawn(
             self.command()
                 .stdin(theirs)
                 .stdout(Stdio::piped())
@@ -153,7 +153,7 @@ struct Started {
     input: net::UnixStream,
     output: ChildStdout,
     stderr: ChildStderr,
-    child: Reaped,
+    child: ChildProcess,
 }
 
 impl Started {
@@ -179,7 +179,7 @@ pub(super) struct Connection {
     errors: Vec<u8>,
     /// Whether nothing was read yet.
     silent: bool,
-    _child: Reaped,
+    _child: ChildProcess,
 }
 
 impl Connection {

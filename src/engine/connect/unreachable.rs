@@ -19,7 +19,7 @@ const HINT_START: &str = "start Docker or Podman, or set DOCKER_HOST to its addr
 const HINT_SSH: &str = "check that `ssh HOST docker version` works for the same user without \
      a prompt: the key, the known hosts and the configuration are that user's";
 const HINT_TCP: &str = "start Docker or Podman there, or fix the address; with TLS, set \
-     DOCKER_TLS_VERIFY=1 or use a docker context, with the authority's ca.pem and a cert.pem and key.pem it signed";
+     DOCKER_TLS_VERIFY=1 or use a docker context, with ca.pem of the CA, cert.pem signed by it, and key.pem";
 const HINT_SILENT: &str = "check that it is a container engine; restart it, or read its log";
 
 /// The most bytes of /etc/passwd and /etc/group.
@@ -37,10 +37,10 @@ pub(in crate::engine) struct Attempt {
     pub(in crate::engine) hint: Option<String>,
 }
 
-/// The causes; the first is the one in which the attempt came closest to an answer.
+/// Why an attempt failed. Ordered: the smaller the cause, the closer the attempt came to an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
-    /// Something accepted the connection, or it is at another kind of address.
+    /// Something accepted the connection, or the address is not a Unix socket.
     NoAnswer,
     /// This user may not open the socket.
     Denied,
@@ -106,10 +106,10 @@ impl Attempt {
             (Cause::NothingListens, Some((engine, hint)))
                 if place.is_some_and(|place| place.set_up() != SetUp::No) =>
             {
-                (format!("{engine} does not run: {why}"), hint)
+                (format!("{engine} is not running: {why}"), hint)
             }
             (Cause::NotRunning(_), Some((engine, hint))) => {
-                (format!("{engine} is set up here, but does not run"), hint)
+                (format!("{engine} is set up here, but is not running"), hint)
             }
             _ => (why.clone(), HINT_START.to_owned()),
         }
@@ -280,8 +280,8 @@ fn name_in(file: &str, id: u32) -> Option<String> {
     name_of(&String::from_utf8_lossy(&text), id)
 }
 
-/// The name of an id in the text of /etc/group or /etc/passwd (group(5), passwd(5)). The C library would ask directories
-/// on the network too, for as long as they take; what was made for an engine or a service is in these files.
+/// The name of an id in the text of /etc/group or /etc/passwd (group(5), passwd(5)). The C library is not used: it may
+/// also query directories on the network (LDAP), without a time limit. An engine's group is normally in these files.
 fn name_of(accounts: &str, id: u32) -> Option<String> {
     accounts.lines().find_map(|line| {
         let mut fields = line.split(':');
@@ -379,7 +379,7 @@ mod tests {
             ),
             (
                 vec![(RANCHER, ConnectionRefused)],
-                "rd/docker.sock (Rancher Desktop): Rancher Desktop does not run: connection refused; no socket was \
+                "rd/docker.sock (Rancher Desktop): Rancher Desktop is not running: connection refused; no socket was \
                  found at unix:",
                 "start Rancher Desktop: rdctl start",
             ),
@@ -404,7 +404,7 @@ mod tests {
         let home = home(&[".orbstack"]);
         let error = explained(home.path(), &[]);
         let cause =
-            "(OrbStack): OrbStack is set up here, but does not run; no socket was found at unix:";
+            "(OrbStack): OrbStack is set up here, but is not running; no socket was found at unix:";
         assert!(error.message.contains(cause), "{error:?}");
         assert_eq!(error.hint, "start OrbStack: orb start");
     }

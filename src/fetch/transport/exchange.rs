@@ -21,8 +21,8 @@ use crate::net::retry;
 /// commits and messages. Unlike the pack, all of it is kept in memory.
 const MAX_PREAMBLE: u64 = 8 << 20;
 
-/// Packet headers are at most 5 bytes of 1000 of the pack (gitprotocol-pack(5), "side-band"). One part in this many is
-/// allowed, which is twice that.
+/// The headers of packets take at most 5 of 1000 bytes (gitprotocol-pack(5), "side-band"). Allowed for them is the size
+/// of the pack divided by this number, which is twice as much.
 const PACKET_SHARE: u64 = 100;
 
 /// A request, sent when its response is first read: by then gix has written the body.

@@ -86,24 +86,24 @@ pub(super) async fn registry(shared: &Shared, deadline: Deadline) -> Option<Resu
     Some(deadline.limited("its registry", reply).await)
 }
 
-/// Whether the builds can use the shared cache, if there is one. They work without it, so nothing is a problem.
+/// Whether builds can use the shared cache, if there is one. Builds work without it, so the worst outcome is a warning.
 pub(super) fn shared_cache(
     shared: &Shared,
     engine: Option<&Engine>,
     reply: Option<Result<Reply>>,
 ) -> Option<Check> {
     const NAME: &str = "shared cache";
-    const BUILDER: &str = "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which can";
+    const BUILDER: &str = "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which supports it";
     const REGISTRY: &str = "check the registry of MOLECULE_LOCAL_SHARED_CACHE, or unset it";
     let settings = &shared.settings.engine;
     let cache = settings.shared_cache.as_ref()?;
     let found = |what: &str| format!("{cache}: {what}");
     let own = engine.filter(|_| settings.builder.is_none());
     let unusable = match own.map(Engine::builder) {
-        Some(Builder::Classic) => Some("not used, the classic builder cannot"),
-        Some(Builder::Buildah) => Some("not used, Podman cannot"),
+        Some(Builder::Classic) => Some("not used: the classic builder does not support it"),
+        Some(Builder::Buildah) => Some("not used: Podman does not support it"),
         Some(Builder::BuildKit) if cache.write => {
-            Some("read, but not written: the engine's own builder cannot")
+            Some("read, but not written: the engine's own builder cannot write it")
         }
         _ => None,
     };
@@ -112,7 +112,7 @@ pub(super) fn shared_cache(
         (_, Some(Ok(Reply::Unreachable(why)))) => Check::warning(
             NAME,
             found(&format!("its registry cannot be reached from here: {why}")),
-            "check MOLECULE_LOCAL_SHARED_CACHE, the proxy variables and SSL_CERT_FILE; a builder may reach it all the same",
+            "check MOLECULE_LOCAL_SHARED_CACHE, the proxy variables and SSL_CERT_FILE; a builder may still reach it",
         ),
         (_, Some(Ok(Reply::Silent))) => Check::warning(
             NAME,

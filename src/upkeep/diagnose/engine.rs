@@ -85,8 +85,8 @@ async fn builder(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check 
     }
 }
 
-/// What each node of a builder answers, with the sizes of their caches as far as they are known. Only if a build finds
-/// no node that it can use, that is a problem; a stopped container is started.
+/// What each node of a builder answers, with the size of its cache if that is known. It is a problem only if no node
+/// can be used. A node in a stopped container can be used: a build starts the container.
 fn nodes(name: &str, asked: &[Asked], sizes: &[Option<u64>]) -> Check {
     let sizes = sizes.iter().copied().chain(std::iter::repeat(None));
     let answer = |((node, answer), size): (&Asked, Option<u64>)| match answer {

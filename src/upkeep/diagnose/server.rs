@@ -172,17 +172,17 @@ fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
         ),
         (true, 0, 0) => Check::warning(NAME, "set, but not checked by the server", "see gitea")
             .because_of("gitea"),
-        (true, _, _) if shared.settings.repo_prefix.is_plain_text() => Check::warning(
+        (true, _, 1..) => Check::warning(
+            NAME,
+            format!("set, but refused for {refused} of the repositories"),
+            "give the token access to them as well",
+        ),
+        (true, _, 0) if shared.settings.repo_prefix.is_plain_text() => Check::warning(
             NAME,
             "set and accepted, but sent over plain http",
             "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
         ),
         (true, _, 0) => Check::ok(NAME, "set, and accepted"),
-        (true, _, refused) => Check::warning(
-            NAME,
-            format!("set, but refused for {refused} of the repositories"),
-            "give the token access to them as well",
-        ),
         (false, 0, 1..) => Check::problem(
             NAME,
             "not set, but the server requires one",

@@ -114,7 +114,7 @@ impl Template {
         self
     }
 
-    /// Whether it begins with the base image that only the engines have.
+    /// Whether a file of the template names the base image that only the engines have.
     pub fn needs_an_engine(&self) -> bool {
         let names_it = |entry: &Entry| match &entry.content {
             Content::Text(text) => text.contains(BUSYBOX),

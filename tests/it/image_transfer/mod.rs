@@ -1,5 +1,5 @@
-//! The way of a builder's image into the engine: through the client, or through the registry of a shared cache that may
-//! be written. Whatever happens on the way, the engine has the whole image, or none.
+//! How a builder's image gets into the engine: through the client, or through the registry of a writable shared cache.
+//! Whatever fails on the way, the engine has the whole image or none.
 
 mod through_a_registry;
 mod through_the_client;
@@ -27,7 +27,8 @@ fn bytes(count: u64) -> String {
     format!("RUN /bin/busybox head -c {count} /dev/urandom > /noise")
 }
 
-/// The engine of the tests, behind a proxy that treats requests to a path in this way, and passes all others.
+/// A proxy in front of the engine that applies `handling` to the requests to `path` and passes all others on. The flag
+/// is set when such a request arrives.
 fn proxy(
     env: &TestEnv,
     engine: &Engine,

@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// A client whose engine treats the load of the image in this way, and has begun to take an image of 32 MiB.
+/// Starts the build of an image of 32 MiB on the builder, with an engine that applies `handling` to the request that
+/// loads the image. Returns when that request has arrived.
 fn in_the_load(
     env: &TestEnv,
     builder: &Builder,
@@ -26,7 +27,7 @@ fn in_the_load(
 const STUCK: Handling = Handling::SlowRequest(Duration::from_secs(600));
 
 #[test]
-fn podman_takes_the_image_too() {
+fn podman_loads_the_image_of_a_builder() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let podman = Engine::podman_of_the_tests();
@@ -75,7 +76,7 @@ fn the_progress_of_the_image_is_reported() {
 }
 
 #[test]
-fn an_engine_that_takes_no_more_is_a_stall() {
+fn an_engine_that_stops_reading_the_image_is_a_stall() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let (_client, call) = in_the_load(&env, &builder, STUCK, "3s");
@@ -95,14 +96,14 @@ fn an_engine_that_takes_no_more_is_a_stall() {
 }
 
 #[test]
-fn a_slow_engine_is_no_stall() {
+fn a_slow_engine_is_not_a_stall() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let slow = Handling::SlowRequest(Duration::from_millis(15));
     let since = Instant::now();
     let (_client, call) = in_the_load(&env, &builder, slow, "3s");
     call.end().unwrap();
-    // Otherwise it was not slow.
+    // The load must have taken longer than the stall grace.
     assert!(
         since.elapsed() > Duration::from_secs(6),
         "{:?}",
@@ -111,7 +112,7 @@ fn a_slow_engine_is_no_stall() {
 }
 
 #[test]
-fn an_engine_that_breaks_off_gets_no_tag() {
+fn an_engine_that_disconnects_during_the_load_gets_no_tag() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let cut = Handling::CutRequest(2 << 20, End::Close);
@@ -123,7 +124,7 @@ fn an_engine_that_breaks_off_gets_no_tag() {
 }
 
 #[test]
-fn a_builder_killed_meanwhile_leaves_no_tag() {
+fn a_builder_killed_during_the_load_leaves_no_tag() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let (_client, call) = in_the_load(&env, &builder, STUCK, "60s");
@@ -134,7 +135,7 @@ fn a_builder_killed_meanwhile_leaves_no_tag() {
 }
 
 #[test]
-fn a_builder_stopped_meanwhile_sends_the_whole_image_or_leaves_no_tag() {
+fn a_builder_stopped_during_the_load_sends_all_or_leaves_no_tag() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let slow = Handling::SlowRequest(Duration::from_millis(15));

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
 use super::Login;
-use crate::engine::child::{self, Reaped};
+use crate::engine::child::{self, ChildProcess};
 use crate::engine::go_json;
 use crate::error::{Code, Error, Result};
 use crate::process::limits;
@@ -53,7 +53,7 @@ pub(super) fn error(helper: &str, why: &str) -> Error {
     .hint("check that `docker login` works, and credsStore and credHelpers in config.json")
 }
 
-/// Asks a helper for the login of `key`. It is killed when `canceled` is.
+/// Asks a helper for the login of `key`. The helper is killed when `canceled` is cancelled.
 ///
 /// # Errors
 ///
@@ -112,7 +112,7 @@ fn run(
     tasks: &TaskTracker,
 ) -> io::Result<(Zeroizing<Vec<u8>>, ExitStatus)> {
     let (mut stdin, theirs) = child::stdin_socket()?;
-    let mut child = Reaped::spawn(
+    let mut child = ChildProcess::spawn(
         Command::new(program)
             .arg(argument)
             .stdin(theirs)

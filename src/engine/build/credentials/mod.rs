@@ -1,8 +1,8 @@
-//! Logins for the registries of private base images: from docker's `config.json`, or from the credential
-//! helpers that it names.
+//! Logins for the registries of private base images and of the shared cache: from docker's `config.json`, or from the
+//! credential helpers that it names.
 //!
-//! Only a registry that the Dockerfile names gets a login. A helper that fails is a warning, not an error: the
-//! image may be there already, or be public.
+//! Only a registry that the Dockerfile names, or that has the shared cache, gets a login. A helper that fails is a
+//! warning, not an error: the image may be there already, or be public.
 
 mod helper;
 mod source;
@@ -53,7 +53,7 @@ impl fmt::Debug for Login {
 /// request, however often the engine asks; a failed lookup is not repeated either.
 #[derive(Clone)]
 pub(super) struct Credentials {
-    /// By registry, for those of the Dockerfile. A lookup continues when its first waiter is dropped.
+    /// By registry, for those given to [`Self::new`]. A lookup continues when its first waiter is dropped.
     logins: BTreeMap<String, Once<Option<Login>>>,
     config: Once<Result<Arc<Config>>>,
     lookup: Arc<Lookup>,
@@ -102,7 +102,7 @@ impl Credentials {
     }
 
     /// Whether a credential helper is running.
-    pub(super) fn is_asking(&self) -> bool {
+    pub(super) fn is_looking_up(&self) -> bool {
         self.lookup.permits.available_permits() < PARALLEL_LOOKUPS
     }
 
@@ -113,7 +113,7 @@ impl Credentials {
         let _ = self.config.clone().await;
     }
 
-    /// The login for a registry, if the Dockerfile names the registry and there is a login.
+    /// The login for a registry, if the registry was given to [`Self::new`] and there is a login.
     pub(super) async fn login(&self, host: &str) -> Option<Login> {
         let registry = match host {
             // BuildKit asks for the host that it connects to.
@@ -190,7 +190,7 @@ async fn read_config(
     emit: Sink,
 ) -> Result<Arc<Config>> {
     let what = config::described(&settings);
-    let read = move || Config::load_readable(&settings);
+    let read = move || Config::load_strict(&settings);
     let config = within(&tasks, Code::InvalidOption, &what, read).await?;
     for warning in &config.warnings {
         emit(Event::warning(warning.as_str(), config::HINT));
@@ -454,9 +454,9 @@ mod tests {
 
             // An unreadable file is an error, unlike a missing one.
             std::fs::remove_file(&file).unwrap();
-            assert!(Config::load_readable(&settings).is_ok());
+            assert!(Config::load_strict(&settings).is_ok());
             std::fs::create_dir(&file).unwrap();
-            assert!(Config::load_readable(&settings).is_err());
+            assert!(Config::load_strict(&settings).is_err());
             assert!(Config::load(&settings).is_ok());
         }
     }

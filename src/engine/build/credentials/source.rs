@@ -34,7 +34,7 @@ pub(crate) struct Logins {
 
 impl Logins {
     pub(crate) fn of(settings: &EngineSettings) -> Result<Self> {
-        let config = Config::load_readable(settings)?;
+        let config = Config::load_strict(settings)?;
         let mut warnings = config.warnings;
         let mut helpers = BTreeSet::from([config.creds_store]);
         for (registry, helper) in config.cred_helpers {

@@ -154,7 +154,7 @@ async fn copy(
                 }
                 PacketType::Fin => {
                     if is_context {
-                        context.sent.done.cancel();
+                        context.sent.set_complete();
                     }
                     let _ = out.send(Ok(message(PacketType::Fin))).await;
                     break;

@@ -2,8 +2,9 @@
 //!
 //! `POST /session` upgrades the connection to HTTP/2 with the roles reversed: this library serves gRPC on it,
 //! and the engine is the client. It requests the files of the template and credentials of registries, and
-//! sends health checks. Each build has its own session, which ends with the build. A builder other than the engine's has
-//! the same connection inside of messages of its own API, and also sends the image over it.
+//! sends health checks. Each build has its own session, which ends with the build. With a builder other than the
+//! engine's own, the HTTP/2 connection goes through the messages of `Control/Session`, and the image can come back over
+//! it.
 //!
 //! bollard has a session too, but it serves neither files nor logins. The services of `bollard-buildkit-proto`
 //! are not used, only their messages: each requires all methods of BuildKit's interface, also those that no
@@ -62,8 +63,8 @@ const QUEUE: usize = 16;
 
 /// The largest header of a request in bytes, as HTTP/2 counts it (RFC 9113, section 6.5.2: each field counts 32
 /// bytes more). BuildKit sends each pattern of `.dockerignore` in a field of its own, in which a byte that is
-/// not ASCII takes three. The largest ignore file fits: three times MAX_IGNORE_FILE, and 48 times
-/// MAX_PATTERNS.
+/// not ASCII takes three. The largest ignore file fits: 3 * MAX_IGNORE_FILE for the patterns, and 48 * MAX_PATTERNS for
+/// the fields (32 bytes each, and 16 for the name `exclude-patterns`).
 const MAX_HEADER: u32 = 2 << 20;
 
 /// The most concurrent requests of a session. BuildKit has one or two.

@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::engine::build::answer;
 use crate::engine::build::full::{FullDisk, HINT_FULL_DISK};
 use crate::engine::build::place::Place;
-use crate::engine::build::transfer::Moved;
+use crate::engine::build::transfer::TransferProgress;
 use crate::engine::connect::request::{Failure, post, send};
 use crate::error::{Code, Error};
 
@@ -25,13 +25,13 @@ use crate::error::{Code, Error};
 #[derive(Debug)]
 pub(in crate::engine::build) struct ImageLoad {
     engine: Engine,
-    moved: Arc<Moved>,
+    moved: Arc<TransferProgress>,
     /// Set when the engine has the image, or why not.
     result: OnceLock<Result<(), Error>>,
     /// The builder has begun to send an archive.
     begun: AtomicBool,
     /// The archive broke off before its end.
-    broke_off: Arc<AtomicBool>,
+    truncated: Arc<AtomicBool>,
 }
 
 impl ImageLoad {
@@ -41,11 +41,11 @@ impl ImageLoad {
             moved: Arc::default(),
             result: OnceLock::new(),
             begun: AtomicBool::new(false),
-            broke_off: Arc::default(),
+            truncated: Arc::default(),
         }
     }
 
-    pub(super) fn moved(&self) -> &Arc<Moved> {
+    pub(super) fn moved(&self) -> &Arc<TransferProgress> {
         &self.moved
     }
 
@@ -70,7 +70,7 @@ impl ImageLoad {
         let pieces = request.into_inner();
         let loading = async move {
             let loaded = self.load(pieces).await;
-            if self.broke_off.load(Ordering::Relaxed) {
+            if self.truncated.load(Ordering::Relaxed) {
                 // The builder knows why.
                 return Some(Err(Status::aborted("the archive of the image broke off")));
             }
@@ -91,7 +91,7 @@ impl ImageLoad {
         let pieces = pieces.map_ok(|piece| Bytes::from(piece.data));
         let moving = self.moved.begin();
         let pieces = pieces.inspect_ok(move |piece| moving.add(piece.len()));
-        let body = StreamBody::new(whole(pieces, Arc::clone(&self.broke_off)).map_ok(Frame::data));
+        let body = StreamBody::new(whole(pieces, Arc::clone(&self.truncated)).map_ok(Frame::data));
         let request = post(self.engine.api.version, "/images/load?quiet=1")
             .header(CONTENT_TYPE, "application/x-tar")
             .body(body.boxed_unsync())
@@ -129,14 +129,14 @@ impl ImageLoad {
     }
 }
 
-/// The pieces of a tar archive, with an error at the end if it is not whole: an error aborts the request, so that the
-/// engine does not take what it has for the image. `broke_off` is set then.
+/// Passes on the pieces of a tar archive, and ends with an error if the archive is incomplete. The error aborts the
+/// request, so that the engine does not load a truncated image. It also sets `truncated`.
 ///
-/// A builder that is stopped, or fails, may end the stream in order. An archive ends with two blocks of zeros, which
-/// Go's `tar.Writer` writes only after a complete last file.
+/// The check is needed because a builder that is stopped, or fails, may end the stream without an error. A complete
+/// archive ends with two blocks of zeros, which Go's `tar.Writer` writes only after a complete last file.
 fn whole(
     pieces: impl Stream<Item = Result<Bytes, Status>> + Send + 'static,
-    broke_off: Arc<AtomicBool>,
+    truncated: Arc<AtomicBool>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let mut zeros = 0;
     let checked = pieces.map(Some).chain(futures_util::stream::iter([None]));
@@ -156,7 +156,7 @@ fn whole(
             None => None,
         };
         if matches!(result, Some(Err(_))) {
-            broke_off.store(true, Ordering::Relaxed);
+            truncated.store(true, Ordering::Relaxed);
         }
         std::future::ready(result)
     })
@@ -176,14 +176,14 @@ mod tests {
             .iter()
             .map(|piece| Ok(Bytes::copy_from_slice(piece)))
             .collect();
-        let broke_off = Arc::<AtomicBool>::default();
-        let read = whole(futures_util::stream::iter(pieces), Arc::clone(&broke_off));
+        let truncated = Arc::<AtomicBool>::default();
+        let read = whole(futures_util::stream::iter(pieces), Arc::clone(&truncated));
         let read: Vec<_> = block_on(read.collect());
         assert_eq!(
             read.last().is_some_and(Result::is_err),
-            broke_off.load(Ordering::Relaxed)
+            truncated.load(Ordering::Relaxed)
         );
-        !broke_off.load(Ordering::Relaxed)
+        !truncated.load(Ordering::Relaxed)
     }
 
     #[test]

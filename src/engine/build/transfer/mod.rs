@@ -53,7 +53,7 @@ impl Transfer {
     }
 
     /// How much of the image is in the engine.
-    pub(super) fn moved(&self) -> &Arc<Moved> {
+    pub(super) fn moved(&self) -> &Arc<TransferProgress> {
         match self {
             Transfer::ThroughClient(load) => load.moved(),
             Transfer::ThroughRegistry(pull) => pull.moved(),
@@ -79,14 +79,14 @@ impl Transfer {
 
 /// How much of an image is in the engine.
 #[derive(Debug, Default)]
-pub(super) struct Moved {
+pub(super) struct TransferProgress {
     bytes: AtomicU64,
     /// 0 if it is not known.
     total: AtomicU64,
     is_moving: AtomicBool,
 }
 
-impl Moved {
+impl TransferProgress {
     /// The bytes so far, and in total, if that is known.
     pub(super) fn bytes(&self) -> (u64, Option<u64>) {
         let total = self.total.load(Ordering::Relaxed);
@@ -96,22 +96,22 @@ impl Moved {
         )
     }
 
-    /// Whether the image is on its way: bytes are expected all the time.
+    /// Whether the image is being transferred, so that a long pause is a stall.
     pub(super) fn is_moving(&self) -> bool {
         self.is_moving.load(Ordering::Relaxed)
     }
 
-    fn begin(self: &Arc<Self>) -> Moving {
+    fn begin(self: &Arc<Self>) -> TransferGuard {
         self.is_moving.store(true, Ordering::Relaxed);
-        Moving(Arc::clone(self))
+        TransferGuard(Arc::clone(self))
     }
 }
 
 /// A transfer that is under way, until it is dropped.
 #[derive(Debug)]
-struct Moving(Arc<Moved>);
+struct TransferGuard(Arc<TransferProgress>);
 
-impl Moving {
+impl TransferGuard {
     fn add(&self, bytes: usize) {
         self.0.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -122,7 +122,7 @@ impl Moving {
     }
 }
 
-impl Drop for Moving {
+impl Drop for TransferGuard {
     fn drop(&mut self) {
         self.0.is_moving.store(false, Ordering::Relaxed);
     }

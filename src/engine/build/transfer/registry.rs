@@ -1,8 +1,8 @@
 //! Through a registry: the builder pushes the image, and the engine pulls it by the digest that the builder reports. The
 //! engine skips the layers that it has.
 //!
-//! This is not a fallback, and no other image can come in this way: only what this build has made has that digest. The
-//! name in the registry is gone from the engine afterwards.
+//! This is not a fallback to a published image: only the image that this build has made has that digest. Afterwards the
+//! engine no longer has the image under its name in the registry.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,10 +17,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::context::registry;
 use crate::engine::Engine;
-use crate::engine::build::answer::{self, Info};
+use crate::engine::build::answer::{self, BuildMessage};
 use crate::engine::build::credentials::Credentials;
 use crate::engine::build::pull::Action;
-use crate::engine::build::transfer::{Moved, Moving};
+use crate::engine::build::transfer::{TransferGuard, TransferProgress};
 use crate::engine::build::{Build, Inputs, broken};
 use crate::engine::connect::request::{Failure, post, send};
 
@@ -36,7 +36,7 @@ pub(in crate::engine::build) struct ImagePull {
     repository: String,
     /// Set when the builder has pushed the image.
     digest: OnceLock<String>,
-    moved: Arc<Moved>,
+    moved: Arc<TransferProgress>,
     /// Set when the engine has the image under its own name.
     complete: AtomicBool,
 }
@@ -55,7 +55,7 @@ impl ImagePull {
         &self.repository
     }
 
-    pub(super) fn moved(&self) -> &Arc<Moved> {
+    pub(super) fn moved(&self) -> &Arc<TransferProgress> {
         &self.moved
     }
 
@@ -81,7 +81,7 @@ impl ImagePull {
         engine: &'a Engine,
         build: &'a Build<'_>,
         inputs: &Inputs,
-    ) -> BoxStream<'a, Result<Info, Failure>> {
+    ) -> BoxStream<'a, Result<BuildMessage, Failure>> {
         let pull = Arc::clone(&self);
         let credentials = inputs.credentials.clone();
         let mut name = RegistryName {
@@ -103,7 +103,7 @@ impl ImagePull {
                 let _ = removed.await;
             }
             pull.complete.store(true, Ordering::Relaxed);
-            Ok(Info::Other)
+            Ok(BuildMessage::Other)
         };
         let pulled = futures_util::stream::once(lines).try_flatten();
         pulled.chain(futures_util::stream::once(named)).boxed()
@@ -112,7 +112,8 @@ impl ImagePull {
     /// The image in the registry.
     fn source(&self) -> Result<String, Failure> {
         let digest = self.digest.get().filter(|digest| !digest.is_empty());
-        let digest = digest.ok_or_else(|| Failure::Broken("it has no digest".to_owned()))?;
+        let digest =
+            digest.ok_or_else(|| Failure::Broken("the builder reported no digest".to_owned()))?;
         Ok(format!("{}@{digest}", self.repository))
     }
 
@@ -121,7 +122,8 @@ impl ImagePull {
         engine: &Engine,
         build: &Build<'_>,
         credentials: &Credentials,
-    ) -> Result<impl futures_util::Stream<Item = Result<Info, Failure>> + use<>, Failure> {
+    ) -> Result<impl futures_util::Stream<Item = Result<BuildMessage, Failure>> + use<>, Failure>
+    {
         let source = self.source()?;
         let (repository, digest) = source.split_once('@').unwrap_or_default();
         let query = [
@@ -151,7 +153,7 @@ struct RegistryName {
 }
 
 impl RegistryName {
-    /// If that fails, only a superfluous name remains.
+    /// Starts to remove the name, at most once. If the removal fails, only an unneeded name remains in the engine.
     fn remove(&mut self) -> Option<JoinHandle<()>> {
         let (pull, engine) = (self.pull.take()?, self.engine.clone());
         let removal = async move {
@@ -174,8 +176,10 @@ impl Drop for RegistryName {
 struct Layers(HashMap<String, (u64, u64)>);
 
 impl Layers {
-    fn count(&mut self, info: &Info, moving: &Moving) {
-        let Info::Layer(layer) = info else { return };
+    fn count(&mut self, info: &BuildMessage, moving: &TransferGuard) {
+        let BuildMessage::Layer(layer) = info else {
+            return;
+        };
         if !self.0.contains_key(&layer.layer) && self.0.len() == MAX_LAYERS {
             return;
         }
@@ -198,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_progress_of_all_layers_is_added_up() {
-        let moved = Arc::<Moved>::default();
+        let moved = Arc::<TransferProgress>::default();
         let moving = moved.begin();
         let mut layers = Layers::default();
         let mut layer = |layer: &str, action, bytes, total| {
@@ -210,7 +214,7 @@ mod tests {
                 total,
                 complete: false,
             };
-            layers.count(&Info::Layer(status), &moving);
+            layers.count(&BuildMessage::Layer(status), &moving);
             moved.bytes()
         };
         assert_eq!(layer("a", Action::Download, 1, 10), (1, Some(10)));
