@@ -10,15 +10,17 @@ use crate::names::reference::CommitSha;
 
 const LOG: &str = ".build.log";
 
+/// The largest log that is written, and that is read. In bytes.
+pub(crate) const MAX_LOG: usize = 2 << 20;
+
 impl Cache {
-    /// Returns the path, time and text of the last build's log. Reads at most `max` bytes; longer logs are not
-    /// written by this library.
-    pub(crate) fn log(&self, max: usize) -> Option<(PathBuf, SystemTime, Vec<u8>)> {
+    /// Returns the path, time and text of the last build's log.
+    pub(crate) fn log(&self) -> Option<(PathBuf, SystemTime, Vec<u8>)> {
         let path = self.folder.join(LOG);
         let file = open_own(&path).ok()??;
         let found = file.metadata().ok()?;
         let mut text = Vec::new();
-        file.take(max as u64).read_to_end(&mut text).ok()?;
+        file.take(MAX_LOG as u64).read_to_end(&mut text).ok()?;
         Some((path, found.modified().ok()?, text))
     }
 
@@ -35,17 +37,18 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use super::MAX_LOG;
     use crate::cache::TEMP_PREFIX;
     use crate::cache::tests::{cache, commit, locked};
 
     #[test]
-    fn at_most_max_bytes_of_a_log_are_read() {
+    fn of_a_log_that_is_too_long_only_the_start_is_read() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path());
         let lock = locked(&cache);
-        cache.write_log(&commit(), &lock, "0123456789").unwrap();
-        assert_eq!(cache.log(4).unwrap().2, b"0123");
-        assert_eq!(cache.log(100).unwrap().2, b"0123456789");
+        let long = "0123456789".repeat(MAX_LOG / 10 + 1);
+        cache.write_log(&commit(), &lock, &long).unwrap();
+        assert_eq!(cache.log().unwrap().2, long.as_bytes()[..MAX_LOG]);
     }
 
     #[test]
@@ -56,7 +59,7 @@ mod tests {
         for text in ["first", "second"] {
             cache.write_log(&commit(), &lock, text).unwrap();
         }
-        assert_eq!(cache.log(100).unwrap().2, b"second");
+        assert_eq!(cache.log().unwrap().2, b"second");
         assert_eq!(cache.with_prefix(TEMP_PREFIX).count(), 0);
     }
 }

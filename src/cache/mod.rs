@@ -58,6 +58,7 @@ use crate::names::runtimes::Runtime;
 
 pub(crate) use crate::cache::inventory::CacheEntry;
 pub(crate) use crate::cache::lock::Lock;
+pub(crate) use crate::cache::log::MAX_LOG;
 pub(crate) use crate::cache::usage::UnusedLock;
 
 /// Prefix of temporary names: fetches, and markers and logs before they are renamed.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use url::Url;
 
 use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, Sink, human_duration};
@@ -81,6 +82,12 @@ impl Progress {
 }
 
 /// The calls under way, by id.
+/// The template that a call is for, as its events and errors name it.
+struct Template {
+    runtime: Runtime,
+    url: Url,
+}
+
 type Calls = Arc<Mutex<HashMap<u64, CancellationToken>>>;
 
 impl std::fmt::Debug for Client {
@@ -138,7 +145,7 @@ impl Client {
     ) -> Result<u64> {
         let runtime = self.runtime(runtime)?;
         let commit = self.shared.settings.pins.get(&runtime).cloned();
-        self.start_request(Request { runtime, commit }, timeout, done)
+        self.start_request(runtime, commit, timeout, done)
     }
 
     /// Starts a call for exactly one commit of the runtime's template, of 40 or 64 hexadecimal digits. There is no
@@ -155,16 +162,14 @@ impl Client {
         done: impl FnOnce(u64, Result<Image>) + Send + 'static,
     ) -> Result<u64> {
         let runtime = self.runtime(runtime)?;
-        let request = Request {
-            commit: Some(self.commit(commit)?),
-            runtime,
-        };
-        self.start_request(request, timeout, done)
+        let commit = self.commit(commit)?;
+        self.start_request(runtime, Some(commit), timeout, done)
     }
 
     fn start_request(
         &self,
-        request: Request,
+        runtime: Runtime,
+        commit: Option<CommitSha>,
         timeout: Option<Duration>,
         done: impl FnOnce(u64, Result<Image>) + Send + 'static,
     ) -> Result<u64> {
@@ -177,7 +182,15 @@ impl Client {
                 .ended(result.as_ref().err(), hit, begun.elapsed());
             done(id, result);
         };
-        let runtime = request.runtime.clone();
+        let request = Request {
+            repository: self.shared.settings.repo_prefix.repository(&runtime),
+            commit,
+            runtime,
+        };
+        let template = Template {
+            runtime: request.runtime.clone(),
+            url: request.repository.url.clone(),
+        };
         let work = move |shared: Arc<Shared>, emit| async move {
             if shared.settings.offline {
                 offline::find(&shared, &request, &emit).await
@@ -185,7 +198,7 @@ impl Client {
                 job::ensure(&shared, request, &emit).await
             }
         };
-        self.begin(Some(runtime), timeout, work, done)
+        self.begin(Some(template), timeout, work, done)
     }
 
     /// Starts to find the engine; otherwise as [`Client::start`].
@@ -262,12 +275,15 @@ impl Client {
         done: impl FnOnce(u64, Result<BuildLog>) + Send + 'static,
     ) -> Result<u64> {
         let runtime = self.runtime(runtime)?;
-        let of = runtime.clone();
+        let template = Template {
+            url: self.shared.settings.repo_prefix.repository(&runtime).url,
+            runtime: runtime.clone(),
+        };
         let work = move |shared: Arc<Shared>, _| async move {
             let root = shared.settings.cache_dir.clone();
-            blocking(&shared.tasks, move || build_log::last(&root, &of)).await
+            blocking(&shared.tasks, move || build_log::last(&root, &runtime)).await
         };
-        self.begin(Some(runtime), timeout, work, done)
+        self.begin(Some(template), timeout, work, done)
     }
 
     /// The counters of this client.
@@ -297,7 +313,7 @@ impl Client {
     /// Runs the work of a call as a task, until it ends, reaches its time limit or is cancelled.
     fn begin<T: Redact, W: Future<Output = Result<T>> + Send>(
         &self,
-        runtime: Option<Runtime>,
+        template: Option<Template>,
         timeout: Option<Duration>,
         work: impl FnOnce(Arc<Shared>, Sink) -> W + Send + 'static,
         done: impl FnOnce(u64, Result<T>) + Send + 'static,
@@ -307,6 +323,7 @@ impl Client {
         lock(&self.calls).insert(id, cancel.clone());
 
         let latest = Latest::default();
+        let runtime = template.as_ref().map(|template| template.runtime.clone());
         let emit = self.sink(id, runtime.clone(), Arc::clone(&latest));
         let (shared, calls) = (Arc::clone(&self.shared), Arc::clone(&self.calls));
         let limit = timeout.unwrap_or(self.shared.settings.ceiling);
@@ -320,12 +337,12 @@ impl Client {
                 () = tokio::time::sleep(limit) => Err(too_late(runtime.as_ref(), timeout, limit, &latest)),
             };
             lock(&calls).remove(&id);
-            let named = |error: Error| match &runtime {
+            let named = |error: Error| match &template {
                 None => error,
-                Some(runtime) => Error {
-                    runtime: runtime.to_string(),
+                Some(template) => Error {
+                    runtime: template.runtime.to_string(),
                     url: match error.code.concerns_template() {
-                        true => shared.settings.repo_prefix.repository(runtime).url.into(),
+                        true => template.url.as_str().to_owned(),
                         false => String::new(),
                     },
                     ..error

@@ -472,8 +472,9 @@ mod tests {
             let file = Dockerfile::parse(&text, &HashMap::new());
             let took = begun.elapsed();
             let start: String = text.chars().take(40).collect();
+            // It takes a tenth of a second. Work that grows with the square of the size would take minutes.
             assert!(
-                took < std::time::Duration::from_secs(2),
+                took < std::time::Duration::from_secs(10),
                 "{took:?}: {start:?}"
             );
             assert!(file.registries.len() <= MAX_REGISTRIES, "{start:?}");

@@ -46,6 +46,9 @@ const NEWEST: Version = Version {
 /// The largest answer of `/version`, in bytes. Engines send some KiB.
 const MAX_VERSION: usize = 256 << 10;
 
+/// The largest answer of `/info`, in bytes. With many plugins and registries it has some tens of KiB.
+pub(super) const MAX_INFO: usize = 1 << 20;
+
 /// Why a request failed. The messages of `Refused`, `TooLarge` and `Unreadable` have no subject: the caller puts one in
 /// front, such as "it" or "the engine at …".
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +69,9 @@ pub(super) enum Failure {
         /// The error of the operating system, if it is one.
         kind: Option<io::ErrorKind>,
     },
-    /// This process has no thread or file descriptor left.
+    /// An error of this process: for example, it has no thread or file descriptor left.
     #[error("{0}")]
-    Limit(Error),
+    Local(Error),
 }
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -206,7 +209,7 @@ fn without_query(path: &str) -> String {
 
 fn broken(error: &(dyn std::error::Error + 'static)) -> Failure {
     match limits::reached(error) {
-        Some(limit) => Failure::Limit(limit),
+        Some(limit) => Failure::Local(limit),
         None => {
             // The innermost cause is the clearest: "permission denied", "connection refused".
             let cause = causes(error).last().unwrap_or(error);

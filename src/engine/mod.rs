@@ -100,7 +100,7 @@ impl Engine {
             let attempt = Self::try_connect(&endpoint, settings);
             let failure = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
                 Ok(Ok(engine)) => return Ok(engine),
-                Ok(Err(Failure::Limit(limit))) => return Err(limit),
+                Ok(Err(Failure::Local(error))) => return Err(error),
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure::Broken {
                     why: "it does not answer".to_owned(),
@@ -110,7 +110,7 @@ impl Engine {
             attempts.push(Attempt {
                 endpoint,
                 why: match failure {
-                    Failure::Broken { .. } | Failure::Limit(_) => failure.to_string(),
+                    Failure::Broken { .. } | Failure::Local(_) => failure.to_string(),
                     _ => format!("it {failure}"),
                 },
                 kind: match failure {
@@ -259,7 +259,7 @@ fn choose_builder(settings: &EngineSettings, about: &About, api: Version) -> Bui
 
 fn map_error(endpoint: &str, failure: &Failure) -> Error {
     let what = match failure {
-        Failure::Limit(limit) => return limit.clone(),
+        Failure::Local(error) => return error.clone(),
         Failure::Broken { why, .. } => format!("cannot be reached: {why}"),
         answer => answer.to_string(),
     };

@@ -12,11 +12,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::task::TaskTracker;
 
-use super::api::{Capped, Failure, Labels, in_path, unreadable};
+use super::api::{Capped, Failure, Labels, MAX_INFO, in_path, unreadable};
 use super::image::{MAX_REFERENCES, unix};
 use super::{Builder, Engine, REVISION_LABEL};
-use crate::engine::build::full::MAX_INFO;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::names::reference::without_default_host;
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 use crate::process::executor::blocking;
@@ -125,12 +124,7 @@ impl Engine {
             let parse = move || Ok(parse_list(path, &body, weight, keep));
             blocking(&TaskTracker::new(), parse)
                 .await
-                .unwrap_or_else(|error: Error| {
-                    Err(Failure::Broken {
-                        why: error.message,
-                        kind: None,
-                    })
-                })
+                .unwrap_or_else(|error| Err(Failure::Local(error)))
         };
         self.call(|| read).await
     }

@@ -37,18 +37,16 @@ use crate::names::image::{Image, Timings};
 use crate::names::reference::References;
 use crate::net::gitea::{self, Head};
 use crate::net::retry;
-use crate::options::Repository;
 use crate::process::executor::blocking;
 use crate::process::outside_file;
 
 /// Finds or builds the image of a request.
 pub(crate) async fn ensure(shared: &Arc<Shared>, request: Request, emit: &Sink) -> Result<Image> {
     let begun = Instant::now();
-    let repository = shared.settings.repo_prefix.repository(&request.runtime);
     if request.commit.is_none() {
-        emit(Event::lookup_started(&repository.url));
+        emit(Event::lookup_started(&request.repository.url));
     }
-    let find = || find_image(shared, &request, repository, emit);
+    let find = || find_image(shared, &request, emit);
     let result = match shared.lookups.ask(request.clone(), find).await {
         Answer::Own(result) => result?,
         Answer::Shared(result) => {
@@ -79,14 +77,9 @@ pub(crate) async fn ensure(shared: &Arc<Shared>, request: Request, emit: &Sink) 
 }
 
 /// Looks up the commit, and the image in the engine.
-async fn find_image(
-    shared: &Shared,
-    request: &Request,
-    repository: Repository,
-    emit: &Sink,
-) -> Result<Arc<LookupResult>> {
+async fn find_image(shared: &Shared, request: &Request, emit: &Sink) -> Result<Arc<LookupResult>> {
     let mut timings = Timings::default();
-    let target = lookup(shared, request, repository, &mut timings, emit).await?;
+    let target = lookup(shared, request, &mut timings, emit).await?;
     emit_head(&target, &timings, emit);
     point!("lookup-done");
     let engine = shared.engine().await?;
@@ -112,17 +105,20 @@ async fn find_image(
 async fn lookup(
     shared: &Shared,
     request: &Request,
-    repository: Repository,
     timings: &mut Timings,
     emit: &Sink,
 ) -> Result<Target> {
-    let runtime = &request.runtime;
-    let (branch, commit) = match &request.commit {
+    let Request {
+        runtime,
+        repository,
+        commit,
+    } = request;
+    let (branch, commit) = match commit {
         Some(commit) => (None, commit.clone()),
         None => {
             shared.warn_of_plain_text(emit);
             let branch = shared.settings.branch.as_deref();
-            let ask = || gitea::head(&shared.http, runtime, &repository, branch);
+            let ask = || gitea::head(&shared.http, runtime, repository, branch);
             let head = retry::transient(emit, ask);
             let head: Head = timed(shared, Step::Lookup, &mut timings.lookup, head).await?;
             (Some(head.branch), head.commit)
@@ -132,7 +128,7 @@ async fn lookup(
     let references = References::new(runtime, &commit, &platform, &shared.settings.tags);
     Ok(Target {
         runtime: runtime.clone(),
-        repository,
+        repository: repository.clone(),
         branch,
         commit,
         platform,

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::FutureExt;
 use tokio_util::task::TaskTracker;
 
-use crate::cache::{Cache, Lock};
+use crate::cache::{Cache, Lock, MAX_LOG};
 use crate::error::Error;
 use crate::event::{Event, Kind, Sink};
 use crate::names::reference::CommitSha;
@@ -24,8 +24,8 @@ const HEAD: usize = 256 * 1024;
 /// Upper bound of the kept end, in bytes: it has the cause of a failure.
 const TAIL: usize = 768 * 1024;
 
-/// Upper bound of a log, in bytes. This library never writes a longer log.
-pub(crate) const MAX_LOG: usize = HEAD + 2 * TAIL;
+// A log is the start, one line in place of what was left out, and the end.
+const _: () = assert!(HEAD + MAX_LINE + TAIL <= MAX_LOG);
 
 /// Collects the log of one build.
 pub(crate) struct Recorder {

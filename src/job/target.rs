@@ -12,6 +12,7 @@ use crate::options::Repository;
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Request {
     pub(crate) runtime: Runtime,
+    pub(crate) repository: Repository,
     pub(crate) commit: Option<CommitSha>,
 }
 

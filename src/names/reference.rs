@@ -399,6 +399,19 @@ mod tests {
     }
 
     #[test]
+    fn a_missing_variant_means_the_default_one() {
+        let same = |a: &str, b: &str| Platform::parse(a).unwrap().is_same_as(b);
+        for (short, full, other) in [
+            ("linux/amd64", "linux/amd64/v1", "linux/amd64/v2"),
+            ("linux/arm64", "linux/arm64/v8", "linux/arm64/v9"),
+            ("linux/arm", "linux/arm/v7", "linux/arm/v6"),
+        ] {
+            assert!(same(short, full) && same(full, short), "{short}");
+            assert!(!same(short, other) && !same(other, full), "{short}");
+        }
+    }
+
+    #[test]
     fn the_tag_is_the_first_twelve_digits() {
         let refs = refs("linux/amd64", "");
         assert_eq!(

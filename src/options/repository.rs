@@ -127,7 +127,7 @@ impl RepoPrefix {
 }
 
 /// The URLs of one template repository.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Repository {
     /// What git fetches from, and what errors name.
     pub(crate) url: Url,

@@ -6,7 +6,6 @@ use serde::Serialize;
 
 use crate::cache::Cache;
 use crate::error::{Code, Error, Result};
-use crate::job::recorder::MAX_LOG;
 use crate::names::runtimes::Runtime;
 use crate::redact::{Masker, Redact};
 
@@ -40,7 +39,7 @@ impl Redact for BuildLog {
 /// [`Code::Cache`] if there is none.
 pub(crate) fn last(root: &std::path::Path, runtime: &Runtime) -> Result<BuildLog> {
     let cache = Cache::existing(root, runtime)?;
-    let log = cache.as_ref().and_then(|cache| cache.log(MAX_LOG));
+    let log = cache.as_ref().and_then(|cache| cache.log());
     let (path, ended, text) = log.ok_or_else(|| {
         Error::new(
             Code::Cache,

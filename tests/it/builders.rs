@@ -165,7 +165,7 @@ fn each_tls_fault_of_a_builder_is_reported_with_its_cause() {
         plain
             .ensure_err("hermes")
             .hint
-            .contains("with or without TLS")
+            .contains("both sides use TLS")
     );
     drop(builder);
     for (flaw, why) in [

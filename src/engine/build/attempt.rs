@@ -9,18 +9,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::build::answer::BuildMessage;
 use crate::engine::build::buildkit::{Graph, HINT_CACHE, is_internal};
-use crate::engine::build::cache_check;
 use crate::engine::build::classic::Transcript;
 use crate::engine::build::failure::{is_lost_race, may_be_cache_failure};
 use crate::engine::build::monitor::BuildMonitor;
 use crate::engine::build::place::Place;
+use crate::engine::build::shared_cache::{self, CacheUse};
 use crate::engine::build::solve::solve;
 use crate::engine::build::transfer::{ImagePull, Transfer};
 use crate::engine::build::{Build, Builder, Inputs, SESSION_END_TIMEOUT};
 use crate::engine::connect::request::Failure;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
-use crate::options::RuntimeCache;
 
 /// The interval of upload progress and of the check for a stall.
 const TICK: Duration = Duration::from_millis(200);
@@ -62,31 +61,6 @@ impl From<Error> for AttemptError {
         Self {
             error,
             remedy: Remedy::None,
-        }
-    }
-}
-
-/// What an attempt does with the registry of the shared cache.
-#[derive(Clone, Copy, Default)]
-pub(super) struct CacheUse<'a> {
-    pub(super) read: Option<&'a RuntimeCache>,
-    pub(super) write: Option<&'a RuntimeCache>,
-    /// The image goes through this repository into the engine.
-    repository: Option<&'a str>,
-    /// Run all steps, and use no cached results. BuildKit merges equal steps of concurrent builds: without this option,
-    /// the attempt could join another build on the same daemon that still waits for the cache.
-    pub(super) no_cache: bool,
-}
-
-impl<'a> CacheUse<'a> {
-    fn of(cache: &'a RuntimeCache) -> Self {
-        let write = Some(cache).filter(|cache| cache.write);
-        Self {
-            read: Some(cache),
-            write,
-            // Who may write the cache pushes most layers there anyway.
-            repository: write.map(|cache| &*cache.repository),
-            no_cache: false,
         }
     }
 }
@@ -160,7 +134,7 @@ impl Place<'_> {
         }
         let message = format!(
             "the shared cache {reference} is not used: its registry did not answer {self} within {} seconds",
-            cache_check::LIMIT.as_secs()
+            shared_cache::LIMIT.as_secs()
         );
         emit(Event::warning(message, HINT_CACHE));
         CacheUse::default()

@@ -7,13 +7,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::cache::disk;
 use crate::engine::Engine;
+use crate::engine::api::MAX_INFO;
 use crate::engine::build::place::Place;
 use crate::engine::connect::address::Address;
 use crate::error::{Code, Result};
 use crate::process::outside_file::within;
-
-/// The largest answer of `/info`, in bytes. With many plugins and registries it has some ten KiB.
-pub(in crate::engine) const MAX_INFO: usize = 1 << 20;
 
 /// The kernel's texts for ENOSPC and EDQUOT. The engine's API and the output of programs have no error number.
 const SHORTAGES: [&str; 2] = ["no space left on device", "disk quota exceeded"];

@@ -5,7 +5,6 @@ mod answer;
 mod attempt;
 mod base_image;
 mod buildkit;
-mod cache_check;
 mod classic;
 mod credentials;
 mod failure;
@@ -15,6 +14,7 @@ mod monitor;
 mod place;
 mod pull;
 mod session;
+mod shared_cache;
 mod solve;
 mod step;
 mod transfer;
@@ -49,10 +49,11 @@ use crate::names::reference::{Platform, hex};
 use crate::options::RuntimeCache;
 use crate::process::outside_file::within;
 use answer::BuildMessage;
-use attempt::{AttemptError, CacheUse, Remedy};
+use attempt::{AttemptError, Remedy};
 use credentials::Credentials;
 use place::Place;
 use session::{Session, SessionServices};
+use shared_cache::CacheUse;
 use transfer::ImageLoad;
 
 /// How long to wait after a failed build for its session to end. If it ends, that is the cause of the failure.

@@ -22,8 +22,8 @@ use tonic_prost::ProstEncoder;
 
 use crate::context::DOCKERFILE;
 use crate::engine::build::answer::BuildMessage;
-use crate::engine::build::attempt::CacheUse;
 use crate::engine::build::session::{Session, SessionServices};
+use crate::engine::build::shared_cache::CacheUse;
 use crate::engine::build::transfer::Transfer;
 use crate::engine::build::{Build, SESSION_END_TIMEOUT, session_id};
 use crate::engine::builders::{Node, Trouble};

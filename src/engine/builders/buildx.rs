@@ -10,10 +10,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::engine::builders::node::Node;
 use crate::engine::builders::source;
-use crate::engine::connect::address::{self, Address, PLAIN_PORT, invalid};
+use crate::engine::connect::address::{self, Address, PLAIN_PORT};
 use crate::engine::connect::config::is_absent;
 use crate::engine::connect::docker_context::{self, NO_CONTEXT};
 use crate::engine::connect::endpoint;
+use crate::engine::connect::invalid;
 use crate::engine::go_json::{self, Json, WrongType};
 use crate::error::{Error, Result};
 use crate::options::{BuilderSettings, BuilderTls, EngineSettings};

@@ -4,7 +4,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::engine::builders::buildx;
 use crate::engine::builders::node::Node;
-use crate::engine::connect::address::{self, Address, invalid};
+use crate::engine::connect::address::{self, Address};
+use crate::engine::connect::invalid;
 use crate::engine::connect::tls;
 use crate::error::{Error, Result};
 use crate::options::{BuilderSettings, BuilderTls, EngineSettings};

@@ -8,10 +8,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_e
 use url::Url;
 
 use crate::engine::child;
+use crate::engine::connect::invalid;
 use crate::engine::connect::places::DEFAULT_SOCKET;
 use crate::engine::connect::ssh;
 use crate::engine::connect::tls::Tls;
-use crate::error::{Code, Error, Result};
+use crate::error::Result;
 use crate::options::EngineSettings;
 
 /// The default ports of an engine, without and with TLS.
@@ -86,11 +87,6 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
-}
-
-/// The error for an endpoint that cannot be used. `what` completes the sentence that starts with `named_by`.
-pub(in crate::engine) fn invalid(named_by: &str, what: &str) -> Error {
-    Error::new(Code::InvalidOption, format!("{named_by} {what}"))
 }
 
 /// Parses an address as the docker CLI does (github.com/docker/cli, `opts/hosts.go`, and

@@ -7,8 +7,9 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-use crate::engine::connect::address::{self, Address, PLAIN_PORT, TLS_PORT, invalid};
+use crate::engine::connect::address::{self, Address, PLAIN_PORT, TLS_PORT};
 use crate::engine::connect::config::is_absent;
+use crate::engine::connect::invalid;
 use crate::engine::connect::tls;
 use crate::engine::go_json::{self, Json, WrongType};
 use crate::error::Result;

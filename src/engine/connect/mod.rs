@@ -32,7 +32,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::task::TaskTracker;
 
-use crate::error::Code;
+use crate::error::{Code, Error};
 use crate::process::executor;
 use crate::process::outside_file::within;
 use address::Address;
@@ -54,6 +54,11 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A placeholder for the host in the URI of a request. It is not resolved or sent: the connection and the `Host`
 /// header depend on the address only.
 pub(super) const HOST: &str = "engine";
+
+/// The error for an endpoint that cannot be used. `what` completes the sentence that starts with `named_by`.
+pub(in crate::engine) fn invalid(named_by: &str, what: &str) -> Error {
+    Error::new(Code::InvalidOption, format!("{named_by} {what}"))
+}
 
 /// Connections to one engine, kept alive.
 pub(super) type Pool = Client<Connector, Empty<Bytes>>;

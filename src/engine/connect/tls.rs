@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 
-use crate::engine::connect::address::invalid;
+use crate::engine::connect::invalid;
 use crate::error::{Result, chain};
 use crate::net::{certificates, tls};
 use crate::options::BuilderTls;

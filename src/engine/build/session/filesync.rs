@@ -21,7 +21,8 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{Context, Filter, Includes, Kind, Patterns, walk};
-use crate::engine::build::session::wire::{MODE_DIR, MODE_SYMLINK, Packet, PacketType, Stat};
+use crate::engine::build::session::wire::{MODE_DIR, MODE_SYMLINK, Packet, Stat};
+use bollard_buildkit_proto::fsutil::types::packet::PacketType;
 
 /// BuildKit's names for the folder with the Dockerfile, and for the one with the other files. Both are the
 /// template.
@@ -147,24 +148,24 @@ async fn copy(
         while let Some(packet) = requests.next().await {
             let packet = packet?;
             match packet.kind() {
-                PacketType::Req => {
+                PacketType::PacketReq => {
                     files.request(packet.id)?;
                     // Fails if `contents` has failed, which is reported below.
                     let _ = requested.send(packet.id);
                 }
-                PacketType::Fin => {
+                PacketType::PacketFin => {
                     if is_context {
                         context.sent.set_complete();
                     }
-                    let _ = out.send(Ok(message(PacketType::Fin))).await;
+                    let _ = out.send(Ok(message(PacketType::PacketFin))).await;
                     break;
                 }
-                PacketType::Err => {
+                PacketType::PacketErr => {
                     let why = &packet.data[..packet.data.len().min(1000)];
                     let why = String::from_utf8_lossy(why).into_owned();
                     return Err(Status::aborted(why));
                 }
-                PacketType::Stat | PacketType::Data => {
+                PacketType::PacketStat | PacketType::PacketData => {
                     return Err(Status::invalid_argument(
                         "unexpected packet from the receiver",
                     ));
@@ -320,11 +321,11 @@ fn send_list(context: &Context, sync: SyncRequest, files: &Files, out: &Out) -> 
             out,
             Packet {
                 stat: Some(stat),
-                ..message(PacketType::Stat)
+                ..message(PacketType::PacketStat)
             },
         )
     })?;
-    push(out, message(PacketType::Stat))
+    push(out, message(PacketType::PacketStat))
 }
 
 /// Sends the requested files, in the order of the requests.
@@ -349,7 +350,7 @@ fn send_contents(
             let packet = Packet {
                 id,
                 data,
-                ..message(PacketType::Data)
+                ..message(PacketType::PacketData)
             };
             push(out, packet)?;
             if length == 0 {

@@ -1,8 +1,9 @@
 //! The messages of `FileSync/DiffCopy`: `fsutil.types` (github.com/tonistiigi/fsutil).
 //!
-//! All other messages of a session come from `bollard-buildkit-proto`. Its `Packet` does not fit: it has paths
-//! as `String`, but git's paths need not be UTF-8.
+//! All other messages of a session come from `bollard-buildkit-proto`. Its `Packet` and `Stat` do not fit: they have
+//! paths as `String`, but git's paths need not be UTF-8.
 
+use bollard_buildkit_proto::fsutil::types::packet::PacketType;
 use bytes::Bytes;
 
 /// One message of `DiffCopy`, in both directions.
@@ -17,21 +18,6 @@ pub(super) struct Packet {
     pub(super) id: u32,
     #[prost(bytes = "bytes", tag = "4")]
     pub(super) data: Bytes,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
-#[repr(i32)]
-pub(super) enum PacketType {
-    /// A file, a folder or a link. Without a [`Stat`]: the end of the list.
-    Stat = 0,
-    /// The receiver requests this file.
-    Req = 1,
-    /// A chunk of a file. An empty chunk ends the file.
-    Data = 2,
-    /// The transfer is complete.
-    Fin = 3,
-    /// The transfer failed; `data` has the reason.
-    Err = 4,
 }
 
 /// The metadata of an entry. Paths are bytes, which on the wire are the same as a string.

@@ -1,4 +1,4 @@
-//! Whether the registry of a shared cache answers the builder.
+//! The shared cache of a build: how an attempt uses it, and whether its registry answers the builder.
 //!
 //! BuildKit 0.34 waits for a cache in the one loop that schedules all builds of a daemon, without a limit
 //! (`lazyCacheManager` in `solver/llbsolver/bridge.go`). So a registry that accepts requests and never answers holds up
@@ -21,12 +21,38 @@ use crate::engine::build::session::{Session, SessionServices};
 use crate::engine::build::session_id;
 use crate::engine::connect::grpc::Grpc;
 use crate::names::reference::{Platform, hex};
+use crate::options::RuntimeCache;
 
 /// The time limit for the registry.
 pub(super) const LIMIT: Duration = Duration::from_secs(10);
 
 /// The time limit for the builder to accept the request.
 const BEGIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// What an attempt does with the registry of the shared cache.
+#[derive(Clone, Copy, Default)]
+pub(super) struct CacheUse<'a> {
+    pub(super) read: Option<&'a RuntimeCache>,
+    pub(super) write: Option<&'a RuntimeCache>,
+    /// The image goes through this repository into the engine.
+    pub(super) repository: Option<&'a str>,
+    /// Run all steps, and use no cached results. BuildKit merges equal steps of concurrent builds: without this option,
+    /// the attempt could join another build on the same daemon that still waits for the cache.
+    pub(super) no_cache: bool,
+}
+
+impl<'a> CacheUse<'a> {
+    pub(super) fn of(cache: &'a RuntimeCache) -> Self {
+        let write = Some(cache).filter(|cache| cache.write);
+        Self {
+            read: Some(cache),
+            write,
+            // Who may write the cache pushes most layers there anyway.
+            repository: write.map(|cache| &*cache.repository),
+            no_cache: false,
+        }
+    }
+}
 
 impl Place<'_> {
     /// Whether the registry of a cache does not answer the builder. An error is an answer too: the build itself reports
