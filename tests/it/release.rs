@@ -41,6 +41,22 @@ fn release(version: &str, folder: &Path) {
     );
 }
 
+/// What the README sets besides `GOPROXY`.
+fn settings() -> Vec<(String, String)> {
+    let readme = std::fs::read_to_string(source("README.md")).unwrap();
+    let exports = readme
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("export "))
+        .flat_map(str::split_whitespace)
+        .filter_map(|setting| setting.split_once('='))
+        .filter(|(name, _)| *name != "GOPROXY");
+    let settings: Vec<_> = exports
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    assert_eq!(settings.len(), 2, "{settings:?}");
+    settings
+}
+
 /// A user's machine: the go command, a C compiler, and nothing of this repository.
 struct User {
     home: TempDir,
@@ -87,12 +103,13 @@ impl User {
             ("HOME", self.home.path().display().to_string()),
             ("PATH", self.home.path().join("bin").display().to_string()),
             ("GOPROXY", proxies),
-            ("GONOSUMDB", "*".to_owned()),
+            ("GOSUMDB", here("GOSUMDB")),
             ("GOFLAGS", "-modcacherw -trimpath".to_owned()),
             ("GOTOOLCHAIN", "local".to_owned()),
             // Only saves time, as -trimpath does: the standard library is compiled once.
             ("GOCACHE", here("GOCACHE")),
         ]);
+        go.envs(settings());
         let network = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
         go.envs(
             network
