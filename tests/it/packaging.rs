@@ -108,7 +108,7 @@ fn pkg_config(pkg_config_path: &Path, options: &[&str]) -> Vec<String> {
 }
 
 /// All files and links below a folder, relative to it.
-fn files(folder: &Path) -> Vec<String> {
+pub fn files(folder: &Path) -> Vec<String> {
     let output = succeed(
         Command::new("find")
             .arg(folder)

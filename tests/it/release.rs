@@ -7,15 +7,26 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use crate::packaging::{PLAIN, SERVER, host};
+use crate::packaging::{PLAIN, SERVER, files, host};
 use crate::support::child::{command, source, succeed, text};
 use crate::support::server::dockerfile;
 use crate::support::{TestEnv, required_var};
 
 const MODULES: &str = "git.moleculesai.app/molecule-ai/libmol/go";
 
-/// The versions in the proxy, with the same library.
-const VERSIONS: [&str; 2] = ["0.2.0", "0.2.1"];
+/// The versions in the proxy, and the library of each: that of the second has failpoints.
+const VERSIONS: [(&str, &str); 2] = [
+    ("0.2.0", "MOL_TEST_LIB_DIR"),
+    ("0.2.1", "MOL_TEST_FAILPOINTS_LIB_DIR"),
+];
+
+/// The Rust targets in the proxy: that of the library, and another one, of which only the name matters.
+fn targets() -> [String; 2] {
+    match std::env::consts::ARCH {
+        "x86_64" => [host(), "aarch64-unknown-linux-gnu".to_owned()],
+        _ => [host(), "x86_64-unknown-linux-gnu".to_owned()],
+    }
+}
 
 /// The proxy, made once.
 fn proxy() -> &'static Path {
@@ -23,22 +34,21 @@ fn proxy() -> &'static Path {
     PROXY
         .get_or_init(|| {
             let folder = tempfile::tempdir().unwrap();
-            for version in VERSIONS {
-                release(version, folder.path());
+            for (version, libraries) in VERSIONS {
+                succeed(&mut release(version, libraries, folder.path()));
             }
             folder
         })
         .path()
 }
 
-fn release(version: &str, folder: &Path) {
-    let library = PathBuf::from(required_var("MOL_TEST_LIB_DIR")).join("libmol.a");
-    succeed(
-        Command::new(source("packaging/release"))
-            .args(["--built", version])
-            .arg(folder)
-            .arg(format!("{}={}", host(), library.display())),
-    );
+/// Adds a version to a proxy.
+fn release(version: &str, libraries: &str, folder: &Path) -> Command {
+    let library = PathBuf::from(required_var(libraries)).join("libmol.a");
+    let mut release = Command::new(source("packaging/release"));
+    release.args(["--built", version]).arg(folder);
+    release.args(targets().map(|target| format!("{target}={}", library.display())));
+    release
 }
 
 /// What the README sets besides `GOPROXY`.
@@ -137,20 +147,66 @@ fn a_server_builds_with_go_get_alone() {
         let reference = format!("reference {}\n", env.reference("hermes", &sha));
         assert!(output.ends_with(&reference), "{output}");
     };
+    // The server has the library of v0.2.1.
+    let is_updated = || {
+        let server = std::fs::read(server.join("server")).unwrap();
+        let name = b"FAILPOINTS";
+        server.windows(name.len()).any(|window| window == name)
+    };
     succeed(&mut user.go(&server, &format!("get {MODULES}/mol@v0.2.0")));
     succeed(&mut user.go(&server, "build -o server"));
     works();
+    assert!(!is_updated());
 
     succeed(&mut user.go(&server, "get -u ./..."));
     let modules = go_mod_text(&server);
-    assert_eq!(modules.matches(" v0.2.1").count(), 2, "{modules}");
+    let updated = 1 + targets().len();
+    assert_eq!(modules.matches(" v0.2.1").count(), updated, "{modules}");
     assert!(!modules.contains("v0.2.0"), "{modules}");
     succeed(&mut user.go(&server, "mod tidy"));
+    succeed(&mut user.go(&server, "build -o server"));
+    works();
+    assert!(is_updated());
 
     succeed(&mut user.go(&server, "mod vendor"));
     std::fs::remove_file(server.join("server")).unwrap();
     succeed(&mut user.go(&server, "build -mod=vendor -o server"));
     works();
+}
+
+#[test]
+fn go_build_downloads_only_the_library_that_it_links() {
+    let user = User::new();
+    let server = user.server();
+    succeed(&mut user.go(&server, &format!("get {MODULES}/mol@v0.2.0")));
+    succeed(&mut user.go(&server, "mod tidy"));
+    let cache = user.home.path().join("empty");
+    succeed(user.go(&server, "build").env("GOMODCACHE", &cache));
+
+    let libraries = cache.join("cache/download").join(MODULES).join("mol/lib");
+    let mut zips = files(&libraries);
+    zips.retain(|file| file.ends_with(".zip"));
+    let mut platform = Command::new(source("packaging/platform"));
+    let platform = text(&succeed(platform.arg(&targets()[0])));
+    let expected = format!("{}/@v/v0.2.0.zip", platform.trim());
+    assert_eq!(zips, [&*expected]);
+    let size = libraries.join(expected).metadata().unwrap().len();
+    assert!(size <= 6_000_000, "{size} bytes");
+}
+
+#[test]
+fn the_library_adds_at_most_12_mb_to_a_go_program() {
+    let user = User::new();
+    let server = user.server();
+    succeed(&mut user.go(&server, &format!("get {MODULES}/mol@v0.2.0")));
+    let size = |cgo| {
+        let mut build = user.go(&server, "build -o server");
+        build.arg("-ldflags=-s -w");
+        succeed(build.env("CGO_ENABLED", cgo));
+        server.join("server").metadata().unwrap().len()
+    };
+    let growth = size("1") - size("0");
+    assert!(growth <= 12_000_000, "{growth} bytes");
 }
 
 /// Going back to an older version leaves the library at the newer one.
@@ -215,7 +271,8 @@ fn a_platform_that_was_not_released_is_named_by_the_compiler() {
 #[test]
 fn a_second_release_of_a_version_has_the_same_bytes() {
     let again = tempfile::tempdir().unwrap();
-    release(VERSIONS[0], again.path());
+    let (version, libraries) = VERSIONS[0];
+    succeed(&mut release(version, libraries, again.path()));
     let difference = Command::new("diff")
         .args(["-r", "--exclude=list", "--exclude=v0.2.1.*"])
         .arg(proxy())
@@ -227,13 +284,8 @@ fn a_second_release_of_a_version_has_the_same_bytes() {
 
 #[test]
 fn a_released_version_is_not_overwritten() {
-    let library = PathBuf::from(required_var("MOL_TEST_LIB_DIR")).join("libmol.a");
-    let output = Command::new(source("packaging/release"))
-        .args(["--built", "0.2.0"])
-        .arg(proxy())
-        .arg(format!("{}={}", host(), library.display()))
-        .output()
-        .unwrap();
+    let (version, libraries) = VERSIONS[0];
+    let output = release(version, libraries, proxy()).output().unwrap();
     assert!(!output.status.success());
     assert!(
         text(&output).contains("release another version"),
