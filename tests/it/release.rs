@@ -1,4 +1,6 @@
 //! A released version, as a user without Rust gets it: with the go command and a C compiler, from a Go module proxy.
+//!
+//! tests/shipped runs these tests with the libraries of a release too, also with that for musl.
 
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -20,11 +22,16 @@ const VERSIONS: [(&str, &str); 2] = [
     ("0.2.1", "MOL_TEST_FAILPOINTS_LIB_DIR"),
 ];
 
+fn is_musl() -> bool {
+    std::env::var("MOL_TEST_PLATFORM").is_ok_and(|platform| platform.starts_with("musl_"))
+}
+
 /// The Rust targets in the proxy: that of the library, and another one, of which only the name matters.
 fn targets() -> [String; 2] {
-    match std::env::consts::ARCH {
-        "x86_64" => [host(), "aarch64-unknown-linux-gnu".to_owned()],
-        _ => [host(), "x86_64-unknown-linux-gnu".to_owned()],
+    match (is_musl(), std::env::consts::ARCH) {
+        (true, _) => [host().replace("-gnu", "-musl"), host()],
+        (false, "x86_64") => [host(), "aarch64-unknown-linux-gnu".to_owned()],
+        (false, _) => [host(), "x86_64-unknown-linux-gnu".to_owned()],
     }
 }
 
@@ -67,6 +74,20 @@ fn settings() -> Vec<(String, String)> {
     settings
 }
 
+/// The linker flags of docs/integration.md for a static program. glibc needs none.
+fn linker_flags() -> String {
+    match is_musl() {
+        true => {
+            let flags = required_var("MOL_TEST_CFLAGS");
+            format!("-linkmode=external \"-extldflags={flags} -Wl,-s\"")
+        }
+        false => String::new(),
+    }
+}
+
+/// The flags for Go without cgo.
+const WITHOUT_CGO: &str = "-modcacherw -trimpath";
+
 /// A user's machine: the go command, a C compiler, and nothing of this repository.
 struct User {
     home: TempDir,
@@ -76,7 +97,12 @@ impl User {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         std::fs::create_dir(home.path().join("bin")).unwrap();
-        for program in ["go", "gcc", "as", "ld"] {
+        // For musl the C compiler is that of MOL_TEST_CC.
+        let programs = match is_musl() {
+            true => &["go"][..],
+            false => &["go", "gcc", "as", "ld"],
+        };
+        for program in programs {
             let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
                 .map(|folder| folder.join(program))
                 .find(|path| path.exists())
@@ -101,6 +127,7 @@ impl User {
             let output = succeed(Command::new("go").args(["env", name]));
             text(&output).trim().to_owned()
         };
+        let var = |name| std::env::var(name).unwrap();
         let proxies = format!(
             "file://{},file://{}/cache/download,{}",
             proxy().display(),
@@ -114,12 +141,19 @@ impl User {
             ("PATH", self.home.path().join("bin").display().to_string()),
             ("GOPROXY", proxies),
             ("GOSUMDB", here("GOSUMDB")),
-            ("GOFLAGS", "-modcacherw -trimpath".to_owned()),
+            ("GOFLAGS", WITHOUT_CGO.to_owned()),
             ("GOTOOLCHAIN", "local".to_owned()),
             // Only saves time, as -trimpath does: the standard library is compiled once.
             ("GOCACHE", here("GOCACHE")),
         ]);
         go.envs(settings());
+        if is_musl() {
+            // The compiler is a script, which needs the programs of this machine.
+            let (path, home, cc) = (var("PATH"), var("HOME"), var("MOL_TEST_CC"));
+            let cc = format!("/usr/bin/env PATH={path} HOME={home} {cc}");
+            let flags = format!("{WITHOUT_CGO} -tags=musl '-ldflags={}'", linker_flags());
+            go.envs([("CC", cc), ("GOFLAGS", flags)]);
+        }
         let network = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
         go.envs(
             network
@@ -199,13 +233,13 @@ fn the_library_adds_at_most_12_mb_to_a_go_program() {
     let user = User::new();
     let server = user.server();
     succeed(&mut user.go(&server, &format!("get {MODULES}/mol@v0.2.0")));
-    let size = |cgo| {
+    let size = |cgo, flags: &str| {
         let mut build = user.go(&server, "build -o server");
-        build.arg("-ldflags=-s -w");
+        build.arg(format!("-ldflags=-s -w {flags}"));
         succeed(build.env("CGO_ENABLED", cgo));
         server.join("server").metadata().unwrap().len()
     };
-    let growth = size("1") - size("0");
+    let growth = size("1", &linker_flags()) - size("0", "");
     assert!(growth <= 12_000_000, "{growth} bytes");
 }
 
@@ -238,9 +272,13 @@ fn the_command_is_installed_with_go_install() {
     let mol = user.home.path().join("go/bin/mol");
     let output = text(&succeed(Command::new(&mol).arg("version")));
     assert!(output.starts_with("mol v0.2.0\nlibmol 0.1.0+"), "{output}");
+    let segments = succeed(Command::new("readelf").arg("-l").arg(&mol));
+    let is_static = !text(&segments).contains("INTERP");
+    assert_eq!(is_static, is_musl());
 
     // Without a C compiler, everything that needs no library.
-    succeed(user.go(user.home.path(), &install).env("CGO_ENABLED", "0"));
+    let mut without_cgo = user.go(user.home.path(), &install);
+    succeed(without_cgo.envs([("CGO_ENABLED", "0"), ("GOFLAGS", WITHOUT_CGO)]));
     let mol = |arguments: &[&str]| Command::new(&mol).args(arguments).output().unwrap();
     for (arguments, says) in [
         (&["resolve"][..], "local molecule-local"),
@@ -257,14 +295,19 @@ fn the_command_is_installed_with_go_install() {
     assert!(text(&output).contains("CGO_ENABLED=1"), "{output:?}");
 }
 
+/// The tests for glibc have a release without musl, those for musl one with both.
 #[test]
-fn a_platform_that_was_not_released_is_named_by_the_compiler() {
+fn a_build_for_the_wrong_c_library_fails_and_says_why() {
     let user = User::new();
     let server = user.server();
     succeed(&mut user.go(&server, &format!("get {MODULES}/mol@v0.2.0")));
-    let output = user.go(&server, "build -tags musl").output().unwrap();
+    let (tags, said) = match is_musl() {
+        true => ("", "for musl, build with -tags musl"),
+        false => ("musl", "libmol v0.2.0 is not released for musl_linux_"),
+    };
+    let build = format!("build -tags={tags}");
+    let output = user.go(&server, &build).output().unwrap();
     assert!(!output.status.success());
-    let said = "libmol v0.2.0 is not released for musl_linux_";
     assert!(text(&output).contains(said), "{output:?}");
 }
 
