@@ -271,7 +271,8 @@ fn the_command_is_installed_with_go_install() {
     succeed(&mut user.go(user.home.path(), &install));
     let mol = user.home.path().join("go/bin/mol");
     let output = text(&succeed(Command::new(&mol).arg("version")));
-    assert!(output.starts_with("mol v0.2.0\nlibmol 0.1.0+"), "{output}");
+    let versions = concat!("mol v0.2.0\nlibmol ", env!("CARGO_PKG_VERSION"), "+");
+    assert!(output.starts_with(versions), "{output}");
     let segments = succeed(Command::new("readelf").arg("-l").arg(&mol));
     let is_static = !text(&segments).contains("INTERP");
     assert_eq!(is_static, is_musl());
@@ -334,4 +335,64 @@ fn a_released_version_is_not_overwritten() {
         text(&output).contains("release another version"),
         "{output:?}"
     );
+}
+
+/// A repository whose only commit has this checkout's files, with their changes.
+fn checkout() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"
+        git -C "$root" ls-files -z | tar -C "$root" --null -T - -c | tar -x
+        git init --quiet
+        git add --all
+        git -c user.name=test -c user.email=test@example.org commit --quiet --message test
+    "#;
+    let mut shell = Command::new("sh");
+    shell.args(["-e", "-c", script]).env("root", source(""));
+    succeed(shell.current_dir(folder.path()));
+    folder
+}
+
+/// What `make release` says when it refuses.
+fn refusal(checkout: &Path, version: &str) -> String {
+    let mut make = Command::new("make");
+    make.arg("release").arg(format!("VERSION={version}"));
+    let output = make.current_dir(checkout).output().unwrap();
+    assert!(!output.status.success());
+    text(&output)
+}
+
+#[test]
+fn a_release_needs_a_version_and_a_clean_tree() {
+    let checkout = checkout();
+    let said = refusal(checkout.path(), "");
+    assert!(said.contains("set VERSION, for example"), "{said}");
+
+    std::fs::write(checkout.path().join("new"), "").unwrap();
+    let said = refusal(checkout.path(), env!("CARGO_PKG_VERSION"));
+    assert!(said.contains("changes that are not committed"), "{said}");
+}
+
+/// The commands of the message work although cargo is called with --locked everywhere.
+#[test]
+fn a_release_of_another_version_says_how_to_set_it() {
+    let checkout = checkout();
+    let said = refusal(checkout.path(), "9.9.9");
+    let current = concat!("Cargo.toml has the version ", env!("CARGO_PKG_VERSION"));
+    assert!(said.contains(current), "{said}");
+    let commands: Vec<&str> = said.split('\'').skip(1).step_by(2).collect();
+    let [update, "make generate licences"] = commands[..] else {
+        panic!("{said}");
+    };
+
+    let manifest = checkout.path().join("Cargo.toml");
+    let old = std::fs::read_to_string(&manifest).unwrap();
+    let version = concat!("version = \"", env!("CARGO_PKG_VERSION"), "\"");
+    std::fs::write(&manifest, old.replacen(version, "version = \"9.9.9\"", 1)).unwrap();
+    let mut update: Vec<&str> = update.split_whitespace().collect();
+    let mut cargo = Command::new(update.remove(0));
+    succeed(cargo.args(update).current_dir(checkout.path()));
+    let mut tree = Command::new("cargo");
+    tree.args(["tree", "--locked", "--offline", "--depth=0"]);
+    let tree = text(&succeed(tree.current_dir(checkout.path())));
+    assert!(tree.starts_with("mol v9.9.9"), "{tree}");
 }
