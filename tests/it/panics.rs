@@ -191,29 +191,35 @@ fn another_rust_static_library_can_be_in_the_same_program() {
             succeed(&mut rustc);
             // The linker takes the first definition of a name that it finds, so both orders are tested.
             for libraries in [[&libmol, &other], [&other, &libmol]] {
-                let program = folder.path().join("beside");
-                let mut cc = compiler(false);
-                cc.arg("-I")
-                    .arg(source("include"))
-                    .arg(source("tests/c/beside.c"));
-                cc.args(libraries)
-                    .args(native_libraries())
-                    .arg("-o")
-                    .arg(&program);
-                succeed(&mut cc);
-                for panics in [false, true] {
-                    let status = if panics { "internal" } else { "ok" };
-                    let mut beside = Command::new(&program);
-                    beside.env_clear();
-                    if panics {
-                        beside.env("FAILPOINTS", "entry=return(boom)");
-                    }
-                    let round = format!("other 2\nmol_resolve {status}\n");
-                    let output = beside.output().unwrap();
-                    assert_eq!(text(&output), round.repeat(2), "{rustc:?}");
+                let native = native_libraries();
+                // There is no static libgcc_s; gcc takes libgcc_eh by itself.
+                let of_static = native.iter().filter(|library| *library != "-lgcc_s");
+                let of_static = std::iter::once("-static").chain(of_static.map(String::as_str));
+                for flags in [
+                    native.iter().map(String::as_str).collect(),
+                    of_static.collect::<Vec<_>>(),
+                ] {
+                    let program = folder.path().join("beside");
+                    let mut cc = compiler(false);
+                    cc.arg("-I")
+                        .arg(source("include"))
+                        .arg(source("tests/c/beside.c"));
+                    cc.args(libraries).args(flags).arg("-o").arg(&program);
+                    succeed(&mut cc);
+                    assert_beside_works(&program, &format!("{rustc:?}"));
                 }
             }
         }
+    }
+}
+
+/// Each library catches its own panics.
+fn assert_beside_works(program: &Path, what: &str) {
+    for (points, status) in [("", "ok"), ("entry=return(boom)", "internal")] {
+        let mut beside = Command::new(program);
+        let output = beside.env_clear().env("FAILPOINTS", points).output();
+        let round = format!("other 2\nmol_resolve {status}\n");
+        assert_eq!(text(&output.unwrap()), round.repeat(2), "{what}");
     }
 }
 
