@@ -333,3 +333,43 @@ fn check_names(index: &gix::index::State, target: &Path, stop: &AtomicBool) -> R
 pub(super) fn is_file(mode: Mode) -> bool {
     mode == Mode::FILE || mode == Mode::FILE_EXECUTABLE
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Compares a tree that has one file with a folder that has another one.
+    fn check(in_tree: &str, on_disk: &str) -> Result<(), Failure> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join(on_disk);
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, "").unwrap();
+        let mut index = gix::index::State::new(gix::hash::Kind::Sha1);
+        index.dangerously_push_entry(
+            gix::index::entry::Stat::default(),
+            gix::hash::Kind::Sha1.null(),
+            Flags::empty(),
+            Mode::FILE,
+            in_tree.into(),
+        );
+        check_names(&index, folder.path(), &AtomicBool::new(false))
+    }
+
+    /// HFS+ of macOS stores `\u{e9}` as `e` and an accent.
+    #[test]
+    fn a_name_that_the_disk_has_composed_differently_is_named() {
+        let failure = check("d/caf\u{e9}", "d/cafe\u{301}");
+        assert!(matches!(failure, Err(Failure::Renamed(name)) if name == "d/cafe\u{301}"));
+    }
+
+    #[test]
+    fn a_name_in_another_case_is_a_collision() {
+        let failure = check("d/README", "d/readme");
+        assert!(matches!(failure, Err(Failure::Collision(name)) if name == "d/README"));
+    }
+
+    #[test]
+    fn equal_names_are_accepted() {
+        assert!(check("d/caf\u{e9}", "d/caf\u{e9}").is_ok());
+    }
+}
