@@ -63,10 +63,11 @@ musl: MUSL := $(firstword $(subst -, ,$(TARGET)))-unknown-linux-musl
 musl: ## for Alpine and other musl systems: the archive for the Go build tag musl, and a static mol; TARGET=aarch64-… for arm64
 	$(MAKE) --no-print-directory command TARGET=$(MUSL)
 
-# The C library can be installed without Go.
+# The C library can be installed without Go. Where there is no cargo either, packaging/install says what to run first.
 GO := $(shell command -v go)
+MISSING := $(if $(wildcard $(PACKAGE)/libmol.a),,$(if $(shell command -v $(CARGO)),$(if $(GO),command,lib)))
 .PHONY: install
-install: $(if $(wildcard $(PACKAGE)/libmol.a),,$(if $(GO),command,lib)) ## install what was built, or build it first; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
+install: $(MISSING) ## install what was built, or build it first; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
 	packaging/install $(PACKAGE)
 
 .PHONY: uninstall

@@ -191,6 +191,25 @@ fn make_install_needs_no_rust_and_the_dynamic_linker_finds_the_library() {
 }
 
 #[test]
+fn without_rust_and_a_build_make_install_says_what_to_run() {
+    let empty = tempfile::tempdir().unwrap();
+    let output = Command::new("make")
+        .arg("-C")
+        .arg(source(""))
+        .arg("install")
+        .arg(format!("TARGET_DIR={}", empty.path().display()))
+        .arg(format!("DESTDIR={}", empty.path().display()))
+        .env_clear()
+        .env("PATH", "/usr/bin:/bin")
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = text(&output);
+    assert!(text.contains("first run make command"), "{text}");
+    assert!(!text.contains("cargo"), "{text}");
+}
+
+#[test]
 fn install_is_complete_and_uninstall_removes_it() {
     let env = TestEnv::new();
     let (stage, prefix) = (env.scratch().join("stage"), Path::new("/opt/mol & co"));
