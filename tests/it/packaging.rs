@@ -178,6 +178,7 @@ fn make_install_needs_no_rust_and_the_dynamic_linker_finds_the_library() {
         make -C "$root" install CARGO=false TARGET_DIR="$built" >/dev/null
         cc "$built/program.c" -lmol -o "$built/program" && "$built/program"
         make -C "$root" uninstall >/dev/null
+        if ldconfig -p | grep libmol; then exit 1; fi
         find /usr/local -not -type d
     "#;
     let mut shell = Command::new("unshare");
