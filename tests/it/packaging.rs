@@ -569,3 +569,19 @@ fn missing_programs_for_another_target_are_named_before_the_build() {
         assert!(text.contains(part), "{part} in {text}");
     }
 }
+
+#[test]
+fn a_library_that_needs_a_newer_glibc_is_not_packed() {
+    let check = |glibc| {
+        let mut check = Command::new(source("packaging/dist"));
+        check
+            .arg("--check-glibc")
+            .arg(required_var("MOL_TEST_LIB_DIR"));
+        check.env("GLIBC", glibc).output().unwrap()
+    };
+    let output = check("2.17");
+    assert!(!output.status.success());
+    let said = "and must not need more than 2.17";
+    assert!(text(&output).contains(said), "{output:?}");
+    assert!(check("99.0").status.success());
+}
