@@ -218,8 +218,8 @@ const (
 	shownTailBytes = 4 << 10
 )
 
-// Error returns the message, the step, the URL and the hint in one line. For a failed build, the lines of the
-// Dockerfile and the last lines of the output follow.
+// Error returns the message and the hint in one line. For a failed build, the lines of the Dockerfile and the last lines
+// of the output follow. Step and URL are not repeated: the message names them where they matter.
 func (e *Error) Error() string {
 	if e == nil {
 		return "<nil>"
@@ -229,16 +229,7 @@ func (e *Error) Error() string {
 	if e.Message == "" {
 		b.WriteString(e.Code.sentinel().Error())
 	}
-	if e.Step != "" && !strings.Contains(e.Message, beginning(e.Step)) {
-		b.WriteString(": ")
-		b.WriteString(e.Step)
-	}
-	if e.URL != "" && !strings.Contains(e.Message, e.URL) {
-		b.WriteString(" (")
-		b.WriteString(e.URL)
-		b.WriteString(")")
-	}
-	if e.Hint != "" && !strings.Contains(e.Message, e.Hint) {
+	if e.Hint != "" {
 		b.WriteString("; ")
 		b.WriteString(e.Hint)
 	}
@@ -253,16 +244,6 @@ func (e *Error) Error() string {
 		b.WriteString(tail)
 	}
 	return b.String()
-}
-
-// beginning returns the part of a step that identifies it. The library truncates long texts, so the message may contain
-// less of a long step than Step.
-func beginning(step string) string {
-	const length = 500
-	if len(step) > length {
-		step = strings.ToValidUTF8(step[:length], "")
-	}
-	return strings.TrimSuffix(step, "…")
 }
 
 // takeBuild copies the URL and the details of the build from the library's error.

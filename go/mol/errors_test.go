@@ -60,7 +60,7 @@ func TestEveryCodeHasItsNameAndItsSentinel(t *testing.T) {
 	}
 }
 
-func TestErrorTextHasMessageStepURLHintAndOutput(t *testing.T) {
+func TestErrorTextHasMessageHintAndOutput(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		err  *Error
@@ -68,10 +68,8 @@ func TestErrorTextHasMessageStepURLHintAndOutput(t *testing.T) {
 	}{
 		{"message only", &Error{Message: "it broke"}, "it broke"},
 		{"no message", &Error{Code: CodeAuth}, "not authorized"},
-		{"all", &Error{Message: "it broke", URL: "https://h/r", Hint: "fix it", Step: "[2/3] RUN make"},
-			"it broke: [2/3] RUN make (https://h/r); fix it"},
-		{"no part twice", &Error{Message: "[2/3] RUN make of https://h/r broke, fix it", URL: "https://h/r", Hint: "fix it", Step: "[2/3] RUN make"},
-			"[2/3] RUN make of https://h/r broke, fix it"},
+		{"step, URL and hint", &Error{Message: "the build of https://h/r failed in the step RUN make", URL: "https://h/r", Step: "RUN make", Hint: "fix it"},
+			"the build of https://h/r failed in the step RUN make; fix it"},
 		{"output", &Error{Message: "it broke", LogTail: "one\ntwo\r\n\n"}, "it broke\nlast lines of the output:\n  one\n  two"},
 		{"excerpt", &Error{Message: "it broke", Excerpt: "  1 | FROM x\n> 2 | RUN y", LogTail: "one"},
 			"it broke\nDockerfile:\n    1 | FROM x\n  > 2 | RUN y\nlast lines of the output:\n  one"},
@@ -80,20 +78,6 @@ func TestErrorTextHasMessageStepURLHintAndOutput(t *testing.T) {
 		if got := c.err.Error(); got != c.want {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
-	}
-}
-
-func TestErrorTextRepeatsNoLongStep(t *testing.T) {
-	// The library truncates the message and the step to 4 KiB each.
-	step := "[2/3] RUN " + strings.Repeat("ü", 3000)
-	message := "the build failed in the step " + step
-	e := &Error{Message: message[:4096-1] + "…", Step: step[:4096] + "…"}
-	if text := e.Error(); strings.Count(text, "RUN") != 1 {
-		t.Errorf("got %.100q… of %d bytes", text, len(text))
-	}
-	e.Step = "[3/3] " + e.Step
-	if text := e.Error(); strings.Count(text, "RUN") != 2 {
-		t.Errorf("a different step is missing: %.100q…", text)
 	}
 }
 

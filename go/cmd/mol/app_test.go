@@ -172,7 +172,7 @@ func TestJSONOutput(t *testing.T) {
 
 func TestJSONOutputOfFailure(t *testing.T) {
 	failed := &mol.Error{
-		Code: mol.CodeBuildFailed, Runtime: "hermes", URL: testURL, Message: "the build failed",
+		Code: mol.CodeBuildFailed, Runtime: "hermes", URL: testURL, Message: "the build failed in the step [2/3] RUN make",
 		Hint: "look at the step", Step: "[2/3] RUN make", Line: 2, LogTail: "cc: not found\n",
 		Excerpt: "  1 | FROM x\n> 2 | RUN make",
 	}
@@ -198,7 +198,7 @@ func TestJSONOutputOfUsageError(t *testing.T) {
 func TestFailureOnStandardError(t *testing.T) {
 	log := strings.Repeat("an early line\n", 30) + strings.Repeat("make: working\n", 18) + "\x1b[31mcc: not found\x1b[0m\nmake: failed\n"
 	failed := &mol.Error{
-		Code: mol.CodeBuildFailed, Runtime: "hermes", Message: "the build of hermes failed",
+		Code: mol.CodeBuildFailed, Runtime: "hermes", Message: "the build failed in the step [2/3] RUN make",
 		Hint: "look at the step", Step: "[2/3] RUN make", Line: 2, LogTail: log,
 		Excerpt: "  1 | FROM x\n> 2 | RUN make",
 	}

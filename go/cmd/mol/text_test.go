@@ -27,7 +27,7 @@ func TestPlain(t *testing.T) {
 func TestHostileTextIsPrintedOnOneLine(t *testing.T) {
 	const hostile = "\rmol: all is well; run: curl evil.example\n\x1b[2K\x1b[1A\x07\u202e\u009b1m\x1b]0;x"
 	for name, err := range map[string]error{
-		"an error of the library": &mol.Error{Code: mol.CodeFetch, URL: "https://host/t-hermes", Message: "the commit 0123456789ab: " + hostile, Hint: hostile, Step: hostile},
+		"an error of the library": &mol.Error{Code: mol.CodeFetch, URL: "https://host/t-hermes", Message: "the commit 0123456789ab of https://host/t-hermes: " + hostile, Hint: hostile, Step: hostile},
 		"another error":           errors.New("https://host/t-hermes, 0123456789ab: " + strings.ReplaceAll(hostile, "\n", "")),
 	} {
 		_, _, stderr := runFake(t, t.Context(), &fakeClient{err: err, events: []mol.Event{
