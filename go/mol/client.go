@@ -471,7 +471,7 @@ func contextError(ctx context.Context, runtime string, said *Error, mask func(st
 	err.Runtime = runtime
 	cause := context.Cause(ctx)
 	if cause != nil && !errors.Is(ctx.Err(), cause) {
-		err.Message += ": " + mask(strings.Join(strings.Fields(cause.Error()), " "))
+		err.causeText = mask(strings.Join(strings.Fields(cause.Error()), " "))
 	}
 	return err.withCauses(ctx.Err(), cause)
 }

@@ -265,7 +265,7 @@ func TestADeadlineThatTheLibraryReportsSaysWhatWasRunning(t *testing.T) {
 	if !errors.As(err, &e) || e.Code != CodeDeadlineExceeded || e.Step != "RUN sleep" || e.Line != 2 || e.Runtime != "hermes" {
 		t.Fatalf("got %#v", err)
 	}
-	if e.Message != "the deadline passed: building: the request is over" || !errors.Is(err, cause) {
+	if e.Message != "the deadline passed: building" || err.Error() != e.Message+": the request is over" || !errors.Is(err, cause) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -128,7 +128,7 @@ func resultRecord(image Image, err error) (slog.Level, string, []slog.Attr) {
 			attrs = append(attrs, slog.String(field.name, field.value))
 		}
 	}
-	return level, "there is no workspace image: " + detail.Message, attrs
+	return level, "there is no workspace image: " + detail.headline(), attrs
 }
 
 // Clients are closed in the background: Close waits.

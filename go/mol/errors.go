@@ -210,6 +210,8 @@ type Error struct {
 	Excerpt string
 
 	causes []error
+	// causeText is the text of the context's cause: masked, and on one line.
+	causeText string
 }
 
 // The part of LogTail that Error shows: enough for a compiler's error, and not too much for a log.
@@ -218,17 +220,14 @@ const (
 	shownTailBytes = 4 << 10
 )
 
-// Error returns the message and the hint in one line. For a failed build, the lines of the Dockerfile and the last lines
+// Error returns the message, the cause of the context and the hint in one line. For a failed build, the lines of the Dockerfile and the last lines
 // of the output follow. Step and URL are not repeated: the message names them where they matter.
 func (e *Error) Error() string {
 	if e == nil {
 		return "<nil>"
 	}
 	var b strings.Builder
-	b.WriteString(e.Message)
-	if e.Message == "" {
-		b.WriteString(e.Code.sentinel().Error())
-	}
+	b.WriteString(e.headline())
 	if e.Hint != "" {
 		b.WriteString("; ")
 		b.WriteString(e.Hint)
@@ -244,6 +243,18 @@ func (e *Error) Error() string {
 		b.WriteString(tail)
 	}
 	return b.String()
+}
+
+// headline returns the message and the cause of the context.
+func (e *Error) headline() string {
+	text := e.Message
+	if text == "" {
+		text = e.Code.sentinel().Error()
+	}
+	if e.causeText != "" {
+		text += ": " + e.causeText
+	}
+	return text
 }
 
 // takeBuild copies the URL and the details of the build from the library's error.

@@ -122,15 +122,18 @@ func TestTheCauseInAContextErrorIsMaskedAndOnOneLine(t *testing.T) {
 	cancel(cause)
 	const want = "the call for the runtime hermes was cancelled: POST https://***@host/hook: token *** refused"
 	err := contextError(ctx, "hermes", nil, masker(testToken))
-	if err.Message != want || !errors.Is(err, cause) {
-		t.Errorf("got %q, want %q", err.Message, want)
+	if err.Error() != want || !errors.Is(err, cause) {
+		t.Errorf("got %q, want %q", err, want)
 	}
 	// The hook has the token of the environment.
 	clearEnv(t)
 	t.Setenv(envToken, testToken)
-	var e *Error
-	if _, got := EnsureLocalImage(ctx, "hermes"); !errors.As(got, &e) || e.Message != want {
+	records := logRecords(t)
+	if _, got := EnsureLocalImage(ctx, "hermes"); got == nil || got.Error() != want {
 		t.Errorf("got %v, want %q", got, want)
+	}
+	if record := <-records; !strings.Contains(record, want) || strings.Contains(record, testToken) {
+		t.Errorf("logged %q", record)
 	}
 }
 
