@@ -100,13 +100,7 @@ func setOption(options C.mol_options, s setting) error {
 	defer C.free(unsafe.Pointer(value))
 	var cErr *C.mol_error
 	if status := C.mol_options_set(options, name, value, &cErr); status != C.MOL_OK {
-		err := takeError(status, cErr)
-		if err.Code == CodeInvalidArgument {
-			// An argument of the library is an option of New.
-			err.Code = CodeInvalidOption
-			err.Message = fmt.Sprintf("option %s: %s", s.field, err.Message)
-		}
-		return err
+		return takeError(status, cErr)
 	}
 	return nil
 }

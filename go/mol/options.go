@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Options are the settings of a [Client]. The zero value works and has the defaults, as with an environment without
@@ -341,19 +342,33 @@ func (o *Options) settings() ([]setting, error) {
 	}
 	set := all[:0]
 	for _, s := range all {
-		if strings.IndexByte(s.value, 0) >= 0 {
-			// The C string would end there.
-			return nil, &Error{
-				Code:    CodeInvalidOption,
-				Message: fmt.Sprintf("option %s holds a NUL byte", s.field),
-				Hint:    "remove it",
-			}
+		if err := checkText(s); err != nil {
+			return nil, err
 		}
 		if s.value != "" {
 			set = append(set, s)
 		}
 	}
 	return set, nil
+}
+
+// checkText refuses a value that a C string cannot hold, or that is not the UTF-8 that the library takes.
+func checkText(s setting) error {
+	switch {
+	case strings.IndexByte(s.value, 0) >= 0:
+		return &Error{
+			Code:    CodeInvalidOption,
+			Message: fmt.Sprintf("option %s holds a NUL byte", s.field),
+			Hint:    "remove it",
+		}
+	case !utf8.ValidString(s.value):
+		return &Error{
+			Code:    CodeInvalidOption,
+			Message: fmt.Sprintf("option %s is not valid UTF-8", s.field),
+			Hint:    "encode it as UTF-8",
+		}
+	}
+	return nil
 }
 
 func switchSetting(on bool, raw string) string {

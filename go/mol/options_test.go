@@ -187,6 +187,24 @@ func TestANULByteIsRefused(t *testing.T) {
 	}
 }
 
+func TestAnOptionThatIsNotUTF8IsRefusedByName(t *testing.T) {
+	clearEnv(t)
+	for field, o := range map[string]Options{
+		"CacheDir": {CacheDir: "/a\xff"}, "Token": {Token: "secret-token\xff"}, "BuilderTLS.CA": {BuilderTLS: BuilderTLS{CA: "\xc3"}},
+		"Runtimes": {Runtimes: []string{"hermes\xff"}}, "Pins": {Pins: map[string]string{"hermes": "\xff"}},
+	} {
+		_, err := New(o)
+		want := "option " + field + " is not valid UTF-8; encode it as UTF-8"
+		if !errors.Is(err, ErrInvalidOption) || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	t.Setenv("DOCKER_CONFIG", "/a\xff")
+	if _, err := New(Options{}); !errors.Is(err, ErrInvalidOption) || !strings.Contains(err.Error(), "DOCKER_CONFIG") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestOptionsNeverShowASecret(t *testing.T) {
 	clearEnv(t)
 	t.Setenv("HTTPS_PROXY", "http://u:proxy-password@proxy:3128")
