@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	goruntime "runtime"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -138,11 +137,6 @@ const (
 	taskBuildLog
 )
 
-// takesRuntime tells whether a task of this kind is about one runtime.
-func (k taskKind) takesRuntime() bool {
-	return k == taskEnsure || k == taskEnsureCommit || k == taskBuildLog
-}
-
 // ended is the end of a call: an image, a report in JSON, or an error.
 type ended struct {
 	call   uint64
@@ -157,7 +151,6 @@ type client struct {
 	core     coreClient
 	listener *listener
 	mask     func(string) string // hides the token
-	runtimes []string            // the allowlist, alphabetical
 
 	// cgoSlots limits concurrent cgo calls. A goroutine in C holds a thread: without a limit, ten thousand calls that
 	// start at once could make the Go runtime start thousands of threads.
@@ -199,7 +192,6 @@ func startClient(core coreClient, l *listener, options Options) *client {
 		core:     core,
 		listener: l,
 		mask:     masker(options.Token),
-		runtimes: options.KnownRuntimes(),
 		cgoSlots: make(chan struct{}, maxCgoCalls),
 		stop:     make(chan struct{}),
 		closed:   make(chan struct{}),
@@ -213,20 +205,11 @@ func startClient(core coreClient, l *listener, options Options) *client {
 
 // call runs a task and waits for its result.
 func (c *client) call(ctx context.Context, t task) (*ended, error) {
-	// Checked first: all other errors quote the name unmasked.
-	if t.kind.takesRuntime() && !slices.Contains(c.runtimes, t.runtime) {
-		return nil, unknownRuntime(t.runtime, c.runtimes, c.mask)
-	}
-	return c.run(ctx, t)
-}
-
-// run is call for a task whose runtime was checked.
-func (c *client) run(ctx context.Context, t task) (*ended, error) {
 	if ctx.Err() != nil {
-		return nil, contextError(ctx, t.runtime, nil, c.mask)
+		return nil, contextError(ctx, c.shown(t), nil, c.mask)
 	}
 	if err := c.begin(); err != nil {
-		err.Runtime = t.runtime
+		err.Runtime = c.shown(t)
 		return nil, err
 	}
 	defer c.running.Done()
@@ -244,11 +227,15 @@ func (c *client) run(ctx context.Context, t task) (*ended, error) {
 		if _, ok := ctx.Deadline(); ok && isPassed(ctx) {
 			grace = deadlineGrace
 		}
-		return nil, contextError(ctx, t.runtime, c.abandon(id, results, grace), c.mask)
+		return nil, contextError(ctx, c.shown(t), c.abandon(id, results, grace), c.mask)
 	case <-c.stop:
-		return nil, closedError(t.runtime, c.abandon(id, results, 0))
+		return nil, closedError(c.shown(t), c.abandon(id, results, 0))
 	}
 }
+
+// shown returns the runtime of a task for an error. Only the library checks the name, so it may be any text before a call
+// has started.
+func (c *client) shown(t task) string { return shownRuntime(t.runtime, c.mask) }
 
 // report runs a task whose result is a report, and decodes it into report.
 func (c *client) report(ctx context.Context, t task, report any) error {
@@ -285,15 +272,15 @@ func (c *client) start(ctx context.Context, t task) (uint64, <-chan *ended, erro
 	select {
 	case c.cgoSlots <- struct{}{}:
 	case <-ctx.Done():
-		return 0, nil, contextError(ctx, t.runtime, nil, c.mask)
+		return 0, nil, contextError(ctx, c.shown(t), nil, c.mask)
 	case <-c.stop:
-		return 0, nil, closedError(t.runtime, nil)
+		return 0, nil, closedError(c.shown(t), nil)
 	}
 	id, err := c.core.start(t, timeoutMS(ctx))
 	<-c.cgoSlots
 	if err != nil {
 		if err.Runtime == "" {
-			err.Runtime = t.runtime
+			err.Runtime = c.shown(t)
 		}
 		return 0, nil, err
 	}

@@ -26,7 +26,7 @@ func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 }
 
 func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
-	// Checked first, because all other errors quote the name unmasked. It needs no client, and so no cache.
+	// Checked here too, because the library needs a client, and a new client reads the machine's certificates.
 	token := os.Getenv(envToken)
 	if err := (Options{Token: token}).CheckRuntime(runtime); err != nil {
 		return Image{}, err
@@ -39,7 +39,7 @@ func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 		return Image{}, err
 	}
 	defer sharedClients.release(shared)
-	result, err := shared.inner.run(ctx, task{kind: taskEnsure, runtime: runtime})
+	result, err := shared.inner.call(ctx, task{kind: taskEnsure, runtime: runtime})
 	if err != nil {
 		return Image{}, err
 	}

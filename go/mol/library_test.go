@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"runtime/pprof"
 	"strings"
 	"sync/atomic"
@@ -127,6 +129,43 @@ func TestAnInvalidVariableIsRefusedAndNotIgnored(t *testing.T) {
 				t.Errorf("got %q and %v", ref, err)
 			}
 		})
+	}
+}
+
+func TestAnUnknownRuntimeIsRefusedByTheLibraryAtOnce(t *testing.T) {
+	var requests atomic.Int32
+	prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) {
+		requests.Add(1)
+		http.NotFound(w, nil)
+	})
+	var cache string
+	c := realClient(t, prefix, func(o *Options) {
+		o.Token, cache = testToken, o.CacheDir
+		o.OnEvent = func(e Event) { t.Errorf("got the event %+v", e) }
+	})
+	for name, call := range callsOfRuntimes {
+		t.Run(name, func(t *testing.T) {
+			for _, runtime := range unknownNames(testToken) {
+				refusesUnknown(t, call(c, context.Background(), runtime), testToken)
+			}
+		})
+	}
+	if _, err := os.Stat(cache); !errors.Is(err, fs.ErrNotExist) || requests.Load() != 0 {
+		t.Errorf("%d requests; the cache folder: %v", requests.Load(), err)
+	}
+}
+
+func TestTheAllowlistOfAClientIsThatOfItsOptions(t *testing.T) {
+	prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) { http.NotFound(w, nil) })
+	runtimes := []string{"zeta", "google-adk"}
+	c := realClient(t, prefix, func(o *Options) { o.Runtimes = runtimes })
+	runtimes[0] = "hermes" // the client has a copy
+	if _, err := c.EnsureLocalImage(context.Background(), "zeta"); !errors.Is(err, ErrRepoNotFound) {
+		t.Errorf("got %v", err)
+	}
+	_, err := c.EnsureLocalImage(context.Background(), "hermes")
+	if want := (Options{Runtimes: []string{"zeta", "google-adk"}}).CheckRuntime("hermes"); err == nil || err.Error() != want.Error() {
+		t.Errorf("got %v, want %v", err, want)
 	}
 }
 

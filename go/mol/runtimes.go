@@ -31,24 +31,25 @@ func (o Options) CheckRuntime(name string) error {
 	if o.IsKnownRuntime(name) {
 		return nil
 	}
-	return unknownRuntime(name, o.KnownRuntimes(), masker(o.Token))
-}
-
-// unknownRuntime returns the error for a name that is not in known, which is sorted. The name is masked before it is
-// truncated: a part of a token would not be recognised.
-func unknownRuntime(name string, known []string, mask func(string) string) *Error {
-	name = mask(name)
-	quoted := strconv.Quote(shorten(name))
+	known, mask := o.KnownRuntimes(), masker(o.Token)
 	hint := "the known runtimes are " + strings.Join(known, ", ")
-	if nearest := nearestRuntime(name, known); nearest != "" {
+	if nearest := nearestRuntime(mask(name), known); nearest != "" {
 		hint = "did you mean " + nearest + "? " + hint
 	}
+	shown := shownRuntime(name, mask)
 	return &Error{
 		Code:    CodeUnknownRuntime,
-		Runtime: quoted[1 : len(quoted)-1],
-		Message: "unknown runtime " + quoted,
+		Runtime: shown,
+		Message: `unknown runtime "` + shown + `"`,
 		Hint:    hint,
 	}
+}
+
+// shownRuntime returns the name of a runtime for an error, on one line. The name is masked before it is truncated: a part
+// of a token would not be recognised.
+func shownRuntime(name string, mask func(string) string) string {
+	quoted := strconv.Quote(shorten(mask(name)))
+	return quoted[1 : len(quoted)-1]
 }
 
 // maxNameLen is the maximum length of the name of a runtime, in characters.
