@@ -434,7 +434,7 @@ func TestPlainDisplayShowsWholePulls(t *testing.T) {
 			d.event(e)
 		}
 		const step = "[a 1/2] FROM docker.io/library/python:3.13: "
-		want := []string{step + "pull the base image\n", step + "12 MiB / 44 MiB, 2.0 MiB/s, 16s left\n", step + "pulled 44 MiB in 21.0s\n"}
+		want := []string{step + "pulling the base image\n", step + "12 MiB / 44 MiB, 2.0 MiB/s, 16s left\n", step + "pulled 44 MiB in 21.0s\n"}
 		if verbose {
 			want[1] = step + "download sha256:aa: 4.0 MiB / 4.0 MiB\n"
 		}

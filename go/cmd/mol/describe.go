@@ -37,11 +37,15 @@ func describe(e mol.Event) string {
 	case mol.EventStepStarted:
 		return stepName(e)
 	case mol.EventPullStarted:
-		return stepName(e) + ": pull " + pulled(e)
+		return numbered(e, e.Message)
 	case mol.EventPullProgress:
 		return join(stepName(e)+": "+e.Action+" "+e.Layer, layerAmount(e))
 	case mol.EventPullDone:
-		return stepName(e) + ": pulled " + or(pulledAmount(e), pulled(e)) + " in " + seconds(e.Duration)
+		text := e.Message
+		if e.Bytes > 0 {
+			text = e.StepName + ": pulled " + size(e.Bytes)
+		}
+		return numbered(e, text) + " in " + seconds(e.Duration)
 	case mol.EventStepDone:
 		return stepName(e) + ": " + stepOutcome(e)
 	case mol.EventLog:
@@ -87,38 +91,20 @@ func layerAmount(e mol.Event) string {
 	return size(e.Bytes) + " / " + size(e.BytesTotal)
 }
 
-// pulled names what an event's pull is for: a build step, or `mol up` with MOLECULE_IMAGE_REGISTRY.
-func pulled(e mol.Event) string {
+// stepName returns the name of a build step with its number.
+func stepName(e mol.Event) string { return numbered(e, e.StepName) }
+
+// numbered returns a text that begins with the name of a build step. It adds the step's number, which some builders
+// include in the name, and removes the digest of a base image.
+func numbered(e mol.Event, text string) string {
+	text = digest.ReplaceAllString(text, "$1")
 	switch {
-	case e.Step == 0:
-		return "the image"
-	case from.MatchString(e.StepName):
-		return "the base image"
-	}
-	return "its result from the shared cache"
-}
-
-// from matches the step of a base image: `[stage 1/2] FROM …` or `FROM …`.
-var from = regexp.MustCompile(`^(\[[^]]*\] )?FROM `)
-
-func pulledAmount(e mol.Event) string {
-	if e.Bytes == 0 {
-		return ""
-	}
-	return size(e.Bytes)
-}
-
-// stepName returns the name of a build step with its number, which some builders
-// include in the name, and without the digest of a base image.
-func stepName(e mol.Event) string {
-	name := digest.ReplaceAllString(e.StepName, "$1")
-	switch {
-	case strings.HasPrefix(name, "[") || e.Step == 0:
-		return name
+	case strings.HasPrefix(text, "[") || e.Step == 0:
+		return text
 	case e.Steps == 0:
-		return fmt.Sprintf("[%d] %s", e.Step, name)
+		return fmt.Sprintf("[%d] %s", e.Step, text)
 	}
-	return fmt.Sprintf("[%d/%d] %s", e.Step, e.Steps, name)
+	return fmt.Sprintf("[%d/%d] %s", e.Step, e.Steps, text)
 }
 
 // digest matches the digest that BuildKit adds to the name of a base image.

@@ -297,7 +297,7 @@ func TestUpPullsFromTheRegistryEndToEnd(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	want := regexp.QuoteMeta(ref) + `: pull the image\n(.*\n)*.*` + regexp.QuoteMeta(ref) + `: pulled \d+\.\d MiB in .*s\n.* start ` + regexp.QuoteMeta(ref) + `\n`
+	want := regexp.QuoteMeta(ref) + `: pulling the image\n(.*\n)*.*` + regexp.QuoteMeta(ref) + `: pulled \d+\.\d MiB in .*s\n.* start ` + regexp.QuoteMeta(ref) + `\n`
 	if !regexp.MustCompile(want).MatchString(stderr) {
 		t.Errorf("it shows\n%s", stderr)
 	}

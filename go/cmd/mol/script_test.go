@@ -69,10 +69,10 @@ func pullEvents() []mol.Event {
 		{Kind: mol.EventBaseImage, BaseImage: "docker.io/library/python:3.13"},
 		{Kind: mol.EventStepStarted, Step: 1, Steps: 4, StepName: name},
 		{Kind: mol.EventStepStarted, Step: 2, Steps: 4, StepName: "[b 2/2] RUN make"},
-		{Kind: mol.EventPullStarted, Step: 1, StepName: name},
+		{Kind: mol.EventPullStarted, Step: 1, StepName: name, Message: name + ": pulling the base image"},
 		{Kind: mol.EventPullProgress, Step: 1, StepName: name, Layer: "sha256:aa", Action: "download", Bytes: 4 << 20, BytesTotal: 4 << 20, BytesPerSecond: 8 << 20},
 		{Kind: mol.EventPullProgress, Step: 1, StepName: name, Layer: "sha256:bb", Action: "download", Bytes: 8 << 20, BytesTotal: 40 << 20, BytesPerSecond: 2 << 20},
-		{Kind: mol.EventPullDone, Step: 1, StepName: name, Bytes: 44 << 20, Duration: 21 * time.Second},
+		{Kind: mol.EventPullDone, Step: 1, StepName: name, Message: name + ": pulled the base image, 44.0 MiB", Bytes: 44 << 20, Duration: 21 * time.Second},
 		{Kind: mol.EventStepDone, Step: 1, Steps: 4, StepName: name, Duration: 21 * time.Second},
 	}
 }
