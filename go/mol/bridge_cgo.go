@@ -105,6 +105,9 @@ func setOption(options C.mol_options, s setting) error {
 	return nil
 }
 
+// This compiles only if the two constants are equal.
+var _ = [1]struct{}{}[timeoutCeiling-C.MOL_TIMEOUT_CEILING]
+
 func (c *cgoClient) start(t task, timeoutMS int64) (uint64, *Error) {
 	runtime, commit := cText(t.runtime), cText(t.commit)
 	defer C.free(unsafe.Pointer(runtime))
@@ -122,11 +125,7 @@ func (c *cgoClient) start(t task, timeoutMS int64) (uint64, *Error) {
 	}
 	var call C.mol_call
 	var cErr *C.mol_error
-	limit := C.int64_t(C.MOL_TIMEOUT_CEILING)
-	if timeoutMS > 0 {
-		limit = C.int64_t(timeoutMS)
-	}
-	if status := C.mol_call_start(c.id, &request, limit, &call, &cErr); status != C.MOL_OK {
+	if status := C.mol_call_start(c.id, &request, C.int64_t(timeoutMS), &call, &cErr); status != C.MOL_OK {
 		return 0, takeError(status, cErr)
 	}
 	return uint64(call.id), nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	goruntime "runtime"
 	"strings"
 	"sync"
@@ -100,7 +101,7 @@ func (c *Client) Close() error {
 // coreClient is a client of the library, as mol.h has it. bridge_cgo.go implements it; tests have another one that
 // misbehaves on demand.
 type coreClient interface {
-	// start starts a call and does not wait for it. A timeout of 0 stands for the ceiling.
+	// start starts a call and does not wait for it. The timeout is as in mol.h.
 	start(t task, timeoutMS int64) (id uint64, err *Error)
 	// cancel cancels a call. It still gets its result.
 	cancel(id uint64)
@@ -411,12 +412,15 @@ func (e *ended) failure(runtime string) error {
 	return &err
 }
 
+// timeoutCeiling is MOL_TIMEOUT_CEILING of mol.h: the call ends at the ceiling of the options.
+const timeoutCeiling = math.MaxInt64
+
 // timeoutMS is the time up to the context's deadline in milliseconds, at least one and rounded up, so that
-// the library never gives up before the context does; 0 without a deadline.
+// the library never gives up before the context does; timeoutCeiling without a deadline.
 func timeoutMS(ctx context.Context) int64 {
 	deadline, ok := ctx.Deadline()
 	if !ok {
-		return 0
+		return timeoutCeiling
 	}
 	return max(1, int64((time.Until(deadline)+time.Millisecond-1)/time.Millisecond))
 }

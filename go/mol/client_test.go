@@ -214,13 +214,13 @@ func TestADeadlineGoesToTheLibraryRoundedUp(t *testing.T) {
 	if _, err := c.EnsureLocalImage(ctx, "hermes"); err != nil {
 		t.Fatal(err)
 	}
-	if f.timeouts[0] != 0 || f.timeouts[1] < 3_590_000 || f.timeouts[1] > 3_600_000 {
+	if f.timeouts[0] != timeoutCeiling || f.timeouts[1] < 3_590_000 || f.timeouts[1] > 3_600_000 {
 		t.Errorf("got %v", f.timeouts)
 	}
 	almost, cancel := context.WithDeadline(context.Background(), time.Now().Add(time.Microsecond))
 	defer cancel()
 	if got := timeoutMS(almost); got != 1 {
-		t.Errorf("a deadline that is almost there makes %d ms, which would stand for none", got)
+		t.Errorf("a deadline that is almost there makes %d ms: with 0, the library would not wait at all", got)
 	}
 }
 

@@ -24,7 +24,7 @@ type app struct {
 	asJSON   bool
 	progress choice // of progressModes
 	verbose  bool
-	timeout  time.Duration
+	timeout  timeoutFlag
 	chosen   choices
 	from     map[string]string // where the variables come from, see loadConfig
 	parsed   bool              // the command line is valid, so later errors are not usage errors
@@ -123,10 +123,10 @@ func (a *app) with(ctx context.Context, do func(context.Context, library) error)
 
 // withTimeout applies --timeout.
 func (a *app) withTimeout(ctx context.Context) (context.Context, context.CancelFunc) {
-	if a.timeout <= 0 {
+	if a.timeout == 0 {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, a.timeout)
+	return context.WithTimeout(ctx, time.Duration(a.timeout))
 }
 
 // printJSON writes a JSON object as one line to standard output.

@@ -298,6 +298,8 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"list", "--runtimes", "hermes, codex"}, `"--runtimes" flag: " codex" is not a valid name`},
 		{[]string{"list", "--runtimes", "Hermes"}, `"Hermes" is not a valid name`},
 		{[]string{"list", "--runtimes", "hermes-"}, `"hermes-" is not a valid name`},
+		{[]string{"ensure", "hermes", "--timeout", "0"}, `invalid argument "0" for "--timeout" flag: must be positive; leave the flag out for the limit of MOLECULE_BUILD_CEILING_S`},
+		{[]string{"doctor", "--timeout", "-5m"}, `invalid argument "-5m" for "--timeout" flag: must be positive`},
 		{[]string{"list", "--runtimes", strings.Repeat("a", 65)}, "use at most 64 lower-case letters"},
 		{[]string{"list", "--runtimes", "codex,hermes,codex"}, `"--runtimes" flag: duplicate name "codex"`},
 	}

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"github.com/spf13/cobra"
@@ -108,8 +110,32 @@ func (a *app) mirroredFlags(cmd *cobra.Command, names ...string) {
 }
 
 func (a *app) timeoutFlag(cmd *cobra.Command) {
-	cmd.Flags().DurationVar(&a.timeout, "timeout", 0, "maximum `duration`, such as 90s or 10m")
+	cmd.Flags().Var(&a.timeout, "timeout", "maximum `duration`, such as 90s or 10m")
 }
+
+// A timeoutFlag is the duration of --timeout, or 0 without the flag.
+type timeoutFlag time.Duration
+
+// Set accepts a positive duration.
+func (f *timeoutFlag) Set(text string) error {
+	d, err := time.ParseDuration(text)
+	if err == nil && d <= 0 {
+		err = errors.New("must be positive; leave the flag out for the limit of MOLECULE_BUILD_CEILING_S")
+	}
+	*f = timeoutFlag(d)
+	return err
+}
+
+// String is "" without the flag, so that the help shows no default.
+func (f *timeoutFlag) String() string {
+	if *f == 0 {
+		return ""
+	}
+	return time.Duration(*f).String()
+}
+
+// Type is the name of the value in the help.
+func (f *timeoutFlag) Type() string { return "duration" }
 
 // setEnv sets the variables of the flags that were given.
 func (a *app) setEnv(flags *pflag.FlagSet) error {
