@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -105,6 +106,26 @@ func TestAnInvalidOptionIsRefusedByNameWithoutSecrets(t *testing.T) {
 		}
 		if text := err.Error(); !strings.Contains(text, name) || strings.Contains(text, "hunter2") {
 			t.Errorf("%s: got %q", name, text)
+		}
+	}
+}
+
+func TestDurationsReachTheLibraryInItsSyntax(t *testing.T) {
+	clearEnv(t)
+	t.Setenv("HOME", t.TempDir())
+	for _, d := range []time.Duration{1, time.Millisecond, time.Second + 1, time.Minute + 500*time.Millisecond, time.Hour, longestDuration} {
+		c, err := New(Options{StallGrace: d, Ceiling: d})
+		if err != nil {
+			t.Errorf("%v: %v", d, err)
+			continue
+		}
+		_ = c.Close()
+	}
+	for _, d := range []time.Duration{-1, -time.Hour, longestDuration + time.Millisecond, math.MaxInt64, math.MinInt64} {
+		for _, o := range []Options{{StallGrace: d}, {Ceiling: d}} {
+			if _, err := New(o); !errors.Is(err, ErrInvalidOption) {
+				t.Errorf("%v: got %v", o, err)
+			}
 		}
 	}
 }

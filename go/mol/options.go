@@ -150,9 +150,9 @@ type environment struct {
 	// machine has the values of machineVariables; nil if they were not read.
 	machine map[string]string
 
-	// Invalid values of variables whose public field cannot hold them. The library refuses them with an error that
-	// quotes the value.
-	offline, runtimeVersionPin, stallGrace, ceiling, memory string
+	// invalid has the values of variables that their field cannot hold. The library refuses them with an error that quotes
+	// the value.
+	invalid map[string]string
 }
 
 // machineVariables are about the machine and have no field in [Options].
@@ -163,25 +163,70 @@ var machineVariables = []string{
 	"HOME", "XDG_CACHE_HOME", "XDG_RUNTIME_DIR", "TMPDIR", "PATH",
 }
 
-// textOptions are the options that have a variable and the same text in it, in the order in which they are shown.
-var textOptions = []struct {
+// envOption is an option that has a field and a variable.
+type envOption struct {
 	variable, field string
-	value           func(*Options) *string
-}{
-	{"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "RepoPrefix", func(o *Options) *string { return &o.RepoPrefix }},
-	{"MOLECULE_LOCAL_TEMPLATE_BRANCH", "Branch", func(o *Options) *string { return &o.Branch }},
-	{envToken, "Token", func(o *Options) *string { return &o.Token }},
-	{"MOLECULE_LOCAL_BUILD_CACHE", "CacheDir", func(o *Options) *string { return &o.CacheDir }},
-	{envPlatform, "Platform", func(o *Options) *string { return &o.Platform }},
-	{envIsolation, "Isolation", func(o *Options) *string { return &o.Isolation }},
-	{"DOCKER_HOST", "DockerHost", func(o *Options) *string { return &o.DockerHost }},
-	{"MOLECULE_LOCAL_BUILDER", "Builder", func(o *Options) *string { return &o.Builder }},
-	{"MOLECULE_LOCAL_BUILDER_CA", "BuilderTLS.CA", func(o *Options) *string { return &o.BuilderTLS.CA }},
-	{"MOLECULE_LOCAL_BUILDER_CERT", "BuilderTLS.Cert", func(o *Options) *string { return &o.BuilderTLS.Cert }},
-	{"MOLECULE_LOCAL_BUILDER_KEY", "BuilderTLS.Key", func(o *Options) *string { return &o.BuilderTLS.Key }},
-	{"MOLECULE_LOCAL_BUILDER_SERVER_NAME", "BuilderTLS.ServerName", func(o *Options) *string { return &o.BuilderTLS.ServerName }},
-	{"MOLECULE_LOCAL_SHARED_CACHE", "SharedCache", func(o *Options) *string { return &o.SharedCache }},
-	{"MOLECULE_LOCAL_SHARED_CACHE_MODE", "SharedCacheMode", func(o *Options) *string { return (*string)(&o.SharedCacheMode) }},
+	value           func(*Options) any // a pointer to the field
+}
+
+// envOptions are all of them, in the order in which they are shown.
+var envOptions = []envOption{
+	{"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "RepoPrefix", func(o *Options) any { return &o.RepoPrefix }},
+	{"MOLECULE_LOCAL_TEMPLATE_BRANCH", "Branch", func(o *Options) any { return &o.Branch }},
+	{envToken, "Token", func(o *Options) any { return &o.Token }},
+	{"MOLECULE_LOCAL_BUILD_CACHE", "CacheDir", func(o *Options) any { return &o.CacheDir }},
+	{envPlatform, "Platform", func(o *Options) any { return &o.Platform }},
+	{envIsolation, "Isolation", func(o *Options) any { return &o.Isolation }},
+	{"DOCKER_HOST", "DockerHost", func(o *Options) any { return &o.DockerHost }},
+	{"MOLECULE_LOCAL_BUILDER", "Builder", func(o *Options) any { return &o.Builder }},
+	{"MOLECULE_LOCAL_BUILDER_CA", "BuilderTLS.CA", func(o *Options) any { return &o.BuilderTLS.CA }},
+	{"MOLECULE_LOCAL_BUILDER_CERT", "BuilderTLS.Cert", func(o *Options) any { return &o.BuilderTLS.Cert }},
+	{"MOLECULE_LOCAL_BUILDER_KEY", "BuilderTLS.Key", func(o *Options) any { return &o.BuilderTLS.Key }},
+	{"MOLECULE_LOCAL_BUILDER_SERVER_NAME", "BuilderTLS.ServerName", func(o *Options) any { return &o.BuilderTLS.ServerName }},
+	{"MOLECULE_LOCAL_SHARED_CACHE", "SharedCache", func(o *Options) any { return &o.SharedCache }},
+	{"MOLECULE_LOCAL_SHARED_CACHE_MODE", "SharedCacheMode", func(o *Options) any { return (*string)(&o.SharedCacheMode) }},
+	{"MOLECULE_LOCAL_OFFLINE", "Offline", func(o *Options) any { return &o.Offline }},
+	{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "RuntimeVersionPin", func(o *Options) any { return &o.RuntimeVersionPin }},
+	{"MOLECULE_BUILD_STALL_GRACE_S", "StallGrace", func(o *Options) any { return &o.StallGrace }},
+	{envCeiling, "Ceiling", func(o *Options) any { return &o.Ceiling }},
+	{"MOLECULE_BUILD_MEMORY_MIB", "MemoryMiB", func(o *Options) any { return &o.MemoryMiB }},
+}
+
+// parse sets the field to the value of the variable. If the field cannot hold it, the field is zero, and the result false.
+func (e envOption) parse(o *Options, text string) bool {
+	ok := true
+	switch field := e.value(o).(type) {
+	case *string:
+		*field = text
+	case *bool:
+		*field, ok = parseSwitch(text)
+	case *time.Duration:
+		*field, ok = parseDuration(text)
+	case *int:
+		*field, ok = parseNumber(text)
+	}
+	return ok
+}
+
+// text returns the value of the field as the variable has it, or the invalid value of the variable. "" is not set.
+func (e envOption) text(o *Options) string {
+	switch field := e.value(o).(type) {
+	case *string:
+		return *field
+	case *bool:
+		if *field {
+			return "1"
+		}
+	case *time.Duration:
+		if *field != 0 {
+			return durationText(*field)
+		}
+	case *int:
+		if *field != 0 {
+			return strconv.Itoa(*field)
+		}
+	}
+	return o.env.invalid[e.variable]
 }
 
 // OptionsFromEnv reads the environment: the MOLECULE_ variables, and those about the machine (DOCKER_*, BUILDX_*, proxies,
@@ -191,16 +236,13 @@ var textOptions = []struct {
 // For other Options, New reads DOCKER_*, BUILDX_*, proxies, certificates and folders itself, and DOCKER_HOST only if the
 // field DockerHost is empty.
 func OptionsFromEnv() Options {
-	var o Options
-	for _, option := range textOptions {
-		*option.value(&o) = os.Getenv(option.variable)
+	o := Options{env: environment{invalid: map[string]string{}}}
+	for _, option := range envOptions {
+		if text := os.Getenv(option.variable); text != "" && !option.parse(&o, text) {
+			o.env.invalid[option.variable] = text
+		}
 	}
 	o.env.capture()
-	o.Offline, o.env.offline = switchFromEnv("MOLECULE_LOCAL_OFFLINE")
-	o.RuntimeVersionPin, o.env.runtimeVersionPin = switchFromEnv("MOLECULE_LOCAL_RUNTIME_VERSION_PIN")
-	o.StallGrace, o.env.stallGrace = durationFromEnv("MOLECULE_BUILD_STALL_GRACE_S")
-	o.Ceiling, o.env.ceiling = durationFromEnv(envCeiling)
-	o.MemoryMiB, o.env.memory = memoryFromEnv("MOLECULE_BUILD_MEMORY_MIB")
 	return o
 }
 
@@ -214,7 +256,7 @@ const (
 // DefaultProvisionCeiling returns the time limit of a call whose context has no deadline: MOLECULE_BUILD_CEILING_S, or
 // 30 minutes. An invalid value (see [Options.StallGrace]) counts as unset here; [New] and [EnsureLocalImage] refuse it.
 func DefaultProvisionCeiling() time.Duration {
-	if ceiling, _ := durationFromEnv(envCeiling); ceiling > 0 {
+	if ceiling, ok := parseDuration(os.Getenv(envCeiling)); ok {
 		return ceiling
 	}
 	return 30 * time.Minute
@@ -243,34 +285,30 @@ func proxyFromEnv(name string) string {
 	return os.Getenv(name)
 }
 
-// switchFromEnv reads a boolean variable. An invalid value is returned as raw.
-func switchFromEnv(name string) (on bool, raw string) {
-	switch value := os.Getenv(name); value {
-	case "", "0", "false":
-		return false, ""
+func parseSwitch(text string) (on, ok bool) {
+	switch text {
+	case "0", "false":
+		return false, true
 	case "1", "true":
-		return true, ""
-	default:
-		return false, value
+		return true, true
 	}
+	return false, false
 }
 
-// durationFromEnv reads whole seconds, or a duration in hours, minutes, seconds and milliseconds, from a millisecond to
-// 365 days, as the library does. Any other value is returned as raw, so that the library's error quotes it.
-func durationFromEnv(name string) (time.Duration, string) {
-	value := os.Getenv(name)
-	text := value
+// parseDuration reads whole seconds, or a duration in hours, minutes, seconds and milliseconds, from a millisecond to 365
+// days, as the library does.
+func parseDuration(text string) (time.Duration, bool) {
 	switch {
 	case wholeSeconds.MatchString(text):
 		text += "s"
 	case !unitDuration.MatchString(text):
-		return 0, value
+		return 0, false
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d < time.Millisecond || d > longestDuration {
-		return 0, value
+		return 0, false
 	}
-	return d, ""
+	return d, true
 }
 
 var (
@@ -280,14 +318,13 @@ var (
 
 const longestDuration = 365 * 24 * time.Hour
 
-// memoryFromEnv reads a number of MiB. An invalid value is returned as raw.
-func memoryFromEnv(name string) (int, string) {
-	value := os.Getenv(name)
-	n, err := strconv.Atoi(value)
-	if err != nil || n <= 0 || strconv.Itoa(n) != value {
-		return 0, value
+// parseNumber reads a positive number without a sign or leading zeros.
+func parseNumber(text string) (int, bool) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n <= 0 || strconv.Itoa(n) != text {
+		return 0, false
 	}
-	return n, ""
+	return n, true
 }
 
 // setting is one option as the library takes it.
@@ -307,14 +344,6 @@ func (o *Options) settings() ([]setting, error) {
 			o.DockerHost = os.Getenv("DOCKER_HOST")
 		}
 	}
-	stallGrace, err := durationSetting("StallGrace", o.StallGrace, o.env.stallGrace)
-	if err != nil {
-		return nil, err
-	}
-	ceiling, err := durationSetting("Ceiling", o.Ceiling, o.env.ceiling)
-	if err != nil {
-		return nil, err
-	}
 	runtimes, err := runtimesSetting(o.Runtimes, masker(o.Token))
 	if err != nil {
 		return nil, err
@@ -324,15 +353,10 @@ func (o *Options) settings() ([]setting, error) {
 		return nil, err
 	}
 	var all []setting
-	for _, option := range textOptions {
-		all = append(all, setting{option.variable, option.field, *option.value(o)})
+	for _, option := range envOptions {
+		all = append(all, setting{option.variable, option.field, option.text(o)})
 	}
 	all = append(all, []setting{
-		{"MOLECULE_LOCAL_OFFLINE", "Offline", switchSetting(o.Offline, o.env.offline)},
-		{"MOLECULE_LOCAL_RUNTIME_VERSION_PIN", "RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin)},
-		{"MOLECULE_BUILD_STALL_GRACE_S", "StallGrace", stallGrace},
-		{envCeiling, "Ceiling", ceiling},
-		{"MOLECULE_BUILD_MEMORY_MIB", "MemoryMiB", memorySetting(o.MemoryMiB, o.env.memory)},
 		{"runtimes", "Runtimes", runtimes},
 		{"tag_arch", "TagArch", string(o.TagArch)},
 		{"pins", "Pins", pins},
@@ -371,40 +395,14 @@ func checkText(s setting) error {
 	return nil
 }
 
-func switchSetting(on bool, raw string) string {
-	if on {
-		return "1"
+// durationText returns a duration as the variables have it, rounded up to whole milliseconds. The library refuses a negative
+// one, and one above the maximum.
+func durationText(d time.Duration) string {
+	rounded := d.Truncate(time.Millisecond)
+	if rounded < d && d < longestDuration {
+		rounded += time.Millisecond
 	}
-	return raw
-}
-
-func durationSetting(name string, d time.Duration, raw string) (string, error) {
-	switch {
-	case d < 0:
-		return "", &Error{
-			Code:    CodeInvalidOption,
-			Message: fmt.Sprintf("option %s is negative: %s", name, d),
-			Hint:    "give a positive duration, or 0 for the default",
-		}
-	case d == 0:
-		return raw, nil
-	}
-	if d%time.Second == 0 {
-		return strconv.FormatInt(int64(d/time.Second), 10), nil
-	}
-	ms := int64(d / time.Millisecond)
-	if d%time.Millisecond != 0 {
-		ms++
-	}
-	return strconv.FormatInt(ms, 10) + "ms", nil
-}
-
-// memorySetting does not check the minimum, which the library knows.
-func memorySetting(mib int, raw string) string {
-	if mib == 0 {
-		return raw
-	}
-	return strconv.Itoa(mib)
+	return rounded.String()
 }
 
 // redacted returns the names and values of the options that are set, with secrets masked.
@@ -414,23 +412,18 @@ func (o Options) redacted() (names, values []string) {
 			names, values = append(names, name), append(values, MaskTokenInString(maskUserinfo(value), o.Token))
 		}
 	}
-	for _, option := range textOptions {
+	for _, option := range envOptions {
 		if option.variable == envToken && o.Token != "" {
 			names, values = append(names, option.field), append(values, mask)
 			continue
 		}
-		add(option.field, *option.value(&o))
+		add(option.field, option.text(&o))
 	}
 	add("Runtimes", strings.Join(o.Runtimes, ","))
 	for _, runtime := range slices.Sorted(maps.Keys(o.Pins)) {
 		add("Pins["+MaskTokenInString(runtime, o.Token)+"]", o.Pins[runtime])
 	}
 	add("TagArch", string(o.TagArch))
-	add("Offline", switchSetting(o.Offline, o.env.offline))
-	add("RuntimeVersionPin", switchSetting(o.RuntimeVersionPin, o.env.runtimeVersionPin))
-	add("StallGrace", durationText(o.StallGrace, o.env.stallGrace))
-	add("Ceiling", durationText(o.Ceiling, o.env.ceiling))
-	add("MemoryMiB", memorySetting(o.MemoryMiB, o.env.memory))
 	return names, values
 }
 
@@ -443,13 +436,6 @@ func maskUserinfo(value string) string {
 		return mask + value[at:]
 	}
 	return value
-}
-
-func durationText(d time.Duration, raw string) string {
-	if d == 0 {
-		return raw
-	}
-	return d.String()
 }
 
 // String returns the options that are set, with *** for the token and for the userinfo of URLs.
