@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 )
 
@@ -62,9 +63,13 @@ func demo(ctx context.Context, out *printer, after *cleanup, root string) error 
 		return err
 	}
 	after.add(func(context.Context) error { return os.RemoveAll(dir) })
-	for _, name := range settings {
-		if err := os.Unsetenv(name); err != nil {
-			return err
+	// The demo ignores the user's settings.
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "MOLECULE_") || name == "BUILDX_BUILDER" {
+			if err := os.Unsetenv(name); err != nil {
+				return err
+			}
 		}
 	}
 	if err := os.Setenv("MOLECULE_LOCAL_BUILD_CACHE", filepath.Join(dir, "cache")); err != nil {
@@ -85,25 +90,4 @@ func demo(ctx context.Context, out *printer, after *cleanup, root string) error 
 
 	d := &demonstration{out: out, engine: eng, templates: tpl, after: after}
 	return d.show(ctx)
-}
-
-// settings are the user's variables that the demo ignores.
-var settings = []string{
-	"MOLECULE_IMAGE_REGISTRY",
-	"MOLECULE_LOCAL_TEMPLATE_BRANCH",
-	"MOLECULE_GITEA_TOKEN",
-	"MOLECULE_IMAGE_PLATFORM",
-	"MOLECULE_LOCAL_IMAGE_ISOLATION",
-	"MOLECULE_LOCAL_OFFLINE",
-	"MOLECULE_LOCAL_RUNTIME_VERSION_PIN",
-	"MOLECULE_BUILD_STALL_GRACE_S",
-	"MOLECULE_BUILD_CEILING_S", "MOLECULE_BUILD_MEMORY_MIB",
-	"MOLECULE_LOCAL_BUILDER",
-	"MOLECULE_LOCAL_BUILDER_CA",
-	"MOLECULE_LOCAL_BUILDER_CERT",
-	"MOLECULE_LOCAL_BUILDER_KEY",
-	"MOLECULE_LOCAL_BUILDER_SERVER_NAME",
-	"BUILDX_BUILDER",
-	"MOLECULE_LOCAL_SHARED_CACHE",
-	"MOLECULE_LOCAL_SHARED_CACHE_MODE",
 }
