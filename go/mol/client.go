@@ -221,7 +221,7 @@ func (c *client) call(ctx context.Context, t task) (*ended, error) {
 	}
 	select {
 	case e := <-results:
-		c.listener.settle(e.lastEvent, eventGrace)
+		c.listener.waitDelivered(e.lastEvent, eventGrace)
 		return e, e.failure(t.runtime)
 	case <-ctx.Done():
 		grace := time.Duration(0)
@@ -393,10 +393,10 @@ func (c *client) close() {
 	lastEvent := c.lastEvent
 	c.mu.Unlock()
 	start := time.Now()
-	c.listener.settle(lastEvent, closeGrace)
+	c.listener.waitDelivered(lastEvent, closeGrace)
 	c.core.free()
 	<-c.dead
-	c.listener.wait(closeGrace - time.Since(start))
+	c.listener.waitEnded(closeGrace - time.Since(start))
 	close(c.closed)
 }
 
@@ -437,7 +437,7 @@ func isPassed(ctx context.Context) bool {
 
 // contextError is the error of a call that its context ended. The library's own error is kept if it says more than that
 // the call was cancelled. The text of the context's cause is the caller's: it is masked, and put on one line.
-func contextError(ctx context.Context, runtime string, said *Error, mask func(string) string) *Error {
+func contextError(ctx context.Context, runtime string, fromLibrary *Error, mask func(string) string) *Error {
 	call := "the call"
 	if runtime != "" {
 		call += " for the runtime " + runtime
@@ -451,11 +451,11 @@ func contextError(ctx context.Context, runtime string, said *Error, mask func(st
 			err.Hint += ": a first build can take 10 minutes and more where the platform is emulated"
 		}
 	}
-	if said != nil {
-		if said.Code == CodeCanceled || said.Code == CodeDeadlineExceeded && !isPassed(ctx) {
-			err.takeBuild(said)
+	if fromLibrary != nil {
+		if fromLibrary.Code == CodeCanceled || fromLibrary.Code == CodeDeadlineExceeded && !isPassed(ctx) {
+			err.takeBuild(fromLibrary)
 		} else {
-			kept := *said
+			kept := *fromLibrary
 			err = &kept
 		}
 	}
@@ -467,10 +467,10 @@ func contextError(ctx context.Context, runtime string, said *Error, mask func(st
 	return err.withCauses(ctx.Err(), cause)
 }
 
-func closedError(runtime string, said *Error) *Error {
+func closedError(runtime string, fromLibrary *Error) *Error {
 	err := &Error{Code: CodeClosed, Runtime: runtime, Message: "the client was closed while the call was running"}
-	if said != nil {
-		err.takeBuild(said)
+	if fromLibrary != nil {
+		err.takeBuild(fromLibrary)
 	}
 	return err.withCauses(context.Canceled)
 }

@@ -74,7 +74,7 @@ func TestAResultMayArriveBeforeStartReturns(t *testing.T) {
 	}
 }
 
-func TestAContextThatHasEndedAsksTheLibraryNothing(t *testing.T) {
+func TestAnEndedContextStartsNoCall(t *testing.T) {
 	f := newFakeCore()
 	c := fakeClient(t, f, Options{})
 	cause := errors.New("shutting down")
@@ -225,13 +225,13 @@ func TestADeadlineGoesToTheLibraryRoundedUp(t *testing.T) {
 }
 
 func TestADeadlineThatPassesIsDeadlineExceeded(t *testing.T) {
-	for name, said := range map[string]*Error{
+	for name, fromLibrary := range map[string]*Error{
 		"the library sees a cancel":   {Code: CodeCanceled, Message: "the call was cancelled"},
 		"the library sees it as well": {Code: CodeDeadlineExceeded, Message: "the deadline passed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFakeCore()
-			f.onCancel = func(f *fakeCore, id uint64) { f.fail(id, said) }
+			f.onCancel = func(f *fakeCore, id uint64) { f.fail(id, fromLibrary) }
 			c := fakeClient(t, f, Options{})
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 			defer cancel()

@@ -95,8 +95,8 @@ func (l *listener) advance(number uint64) {
 	l.changed = make(chan struct{})
 }
 
-// settle waits until the events up to this number were handed over, at most for limit.
-func (l *listener) settle(number uint64, limit time.Duration) {
+// waitDelivered waits until the events up to this number were handed over, at most for limit.
+func (l *listener) waitDelivered(number uint64, limit time.Duration) {
 	if l == nil {
 		return
 	}
@@ -121,8 +121,8 @@ func (l *listener) settle(number uint64, limit time.Duration) {
 	}
 }
 
-// wait waits until no more events come, at most for limit.
-func (l *listener) wait(limit time.Duration) {
+// waitEnded waits until no more events come, at most for limit.
+func (l *listener) waitEnded(limit time.Duration) {
 	if l == nil {
 		return
 	}

@@ -19,9 +19,9 @@ func listening(options Options) (*fakeCore, *listener, func()) {
 	f := newFakeCore()
 	l := newListener(f, options)
 	return f, l, func() {
-		l.settle(f.lastEvent, 10*time.Second)
+		l.waitDelivered(f.lastEvent, 10*time.Second)
 		f.free()
-		l.wait(10 * time.Second)
+		l.waitEnded(10 * time.Second)
 	}
 }
 
@@ -30,8 +30,8 @@ func TestNobodyListening(t *testing.T) {
 	if l != nil {
 		t.Fatal("a listener without a callback and a logger")
 	}
-	l.settle(1, time.Hour)
-	l.wait(time.Hour)
+	l.waitDelivered(1, time.Hour)
+	l.waitEnded(time.Hour)
 }
 
 func TestEventsComeInOrderAndFromOneGoroutineAtATime(t *testing.T) {
@@ -104,7 +104,7 @@ func TestAnOnEventThatEndsItsGoroutineStopsNothing(t *testing.T) {
 	events := 0
 	f, l, done := listening(Options{OnEvent: func(Event) { events++; runtime.Goexit() }})
 	f.event(Event{Kind: EventTagged})
-	l.settle(f.lastEvent, 10*time.Second)
+	l.waitDelivered(f.lastEvent, 10*time.Second)
 	for range 9 {
 		f.event(Event{Kind: EventTagged})
 	}
@@ -177,20 +177,20 @@ func TestSettleWaitsForTheEventsAndNotForEver(t *testing.T) {
 		f.event(Event{Kind: EventTagged})
 	}
 	start := time.Now()
-	l.settle(2, 50*time.Millisecond)
+	l.waitDelivered(2, 50*time.Millisecond)
 	if took := time.Since(start); took < 50*time.Millisecond || took > 5*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	settled := make(chan struct{})
-	go func() { l.settle(2, 10*time.Second); close(settled) }()
+	delivered := make(chan struct{})
+	go func() { l.waitDelivered(2, 10*time.Second); close(delivered) }()
 	step <- struct{}{}
 	select {
-	case <-settled:
+	case <-delivered:
 		t.Error("one event was not delivered")
 	case <-time.After(10 * time.Millisecond):
 	}
 	step <- struct{}{}
-	<-settled
+	<-delivered
 	close(step)
 	done()
 }
