@@ -108,9 +108,9 @@ func (a *app) ensure(ctx context.Context, runtime, commit string, d display) (mo
 	return c.EnsureLocalImage(ctx, runtime)
 }
 
-// with calls do with a client for the environment and the flags, and a context that
+// withClient calls do with a client for the environment and the flags, and a context that
 // ends after --timeout.
-func (a *app) with(ctx context.Context, do func(context.Context, library) error) error {
+func (a *app) withClient(ctx context.Context, do func(context.Context, library) error) error {
 	ctx, cancel := a.withTimeout(ctx)
 	defer cancel()
 	c, err := a.open(a.options())
@@ -142,8 +142,8 @@ func (a *app) println(line string) error {
 	return err
 }
 
-// typed replaces the name of each variable in a message by what the user has set: the flag, or the key in a file.
-func (a *app) typed(text string) string {
+// asTyped replaces the name of each variable in a message by what the user has set: the flag, or the key in a file.
+func (a *app) asTyped(text string) string {
 	for _, s := range settings {
 		switch from := a.from[s.env]; {
 		case from == "" || from == s.env || from == contextEnv || from == buildxEnv:
@@ -165,7 +165,7 @@ func replaceWord(text, name, by string) string {
 func (a *app) report(ctx context.Context, err error) {
 	if a.asJSON {
 		failed := failure(ctx, err)
-		failed.Error.Message, failed.Error.Hint = a.typed(failed.Error.Message), a.typed(failed.Error.Hint)
+		failed.Error.Message, failed.Error.Hint = a.asTyped(failed.Error.Message), a.asTyped(failed.Error.Hint)
 		_ = a.printJSON(failed)
 		return
 	}
@@ -184,7 +184,7 @@ func (a *app) report(ctx context.Context, err error) {
 		}
 		return
 	}
-	_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), a.typed(headline(detail)))
+	_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), a.asTyped(headline(detail)))
 	if detail.Excerpt != "" {
 		_, _ = fmt.Fprintf(a.stderr, "Dockerfile:%d\n", detail.Line)
 		for line := range strings.SplitSeq(detail.Excerpt, "\n") {
@@ -201,7 +201,7 @@ func (a *app) report(ctx context.Context, err error) {
 		}
 	}
 	if detail.Hint != "" {
-		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), a.typed(plain(detail.Hint)))
+		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), a.asTyped(plain(detail.Hint)))
 	}
 	if detail.Runtime != "" && detail.LogTail != "" {
 		_, _ = fmt.Fprintln(a.stderr, style.dim("the whole output:"), "mol logs --build", detail.Runtime)

@@ -118,7 +118,7 @@ func golden(t *testing.T, name, got string) {
 }
 
 func TestEnsurePrintsOnlyTheReference(t *testing.T) {
-	code, stdout, stderr := runFake(t, t.Context(), &fakeClient{events: script(), img: scriptImage()}, "ensure", "hermes")
+	code, stdout, stderr := runFake(t, t.Context(), &fakeClient{events: scriptedEvents(), img: scriptImage()}, "ensure", "hermes")
 	if code != 0 || stdout != testRef+"\n" {
 		t.Errorf("exit code %d, standard output %q; want 0 and %q", code, stdout, testRef+"\n")
 	}
@@ -154,16 +154,16 @@ func TestUpUsesTheEngineThatHasTheImage(t *testing.T) {
 func TestPlainOutput(t *testing.T) {
 	var out bytes.Buffer
 	d := newPlainDisplay(&out, began, false)
-	for _, e := range script() {
+	for _, e := range scriptedEvents() {
 		d.event(e)
 	}
 	d.end("")
-	d.event(script()[0]) // ignored after end
+	d.event(scriptedEvents()[0]) // ignored after end
 	golden(t, "ensure.txt", out.String())
 }
 
 func TestJSONOutput(t *testing.T) {
-	_, stdout, stderr := runFake(t, t.Context(), &fakeClient{events: script(), img: scriptImage()}, "ensure", "hermes", "--json")
+	_, stdout, stderr := runFake(t, t.Context(), &fakeClient{events: scriptedEvents(), img: scriptImage()}, "ensure", "hermes", "--json")
 	golden(t, "ensure.jsonl", stdout)
 	if stderr != "" {
 		t.Errorf("standard error is not empty: %s", stderr)
@@ -454,13 +454,13 @@ func TestProgressFlag(t *testing.T) {
 		"--progress auto":  "look up " + testURL,
 		"--progress quiet": "^$",
 	} {
-		f := &fakeClient{events: script(), img: scriptImage()}
+		f := &fakeClient{events: scriptedEvents(), img: scriptImage()}
 		code, stdout, stderr := runFake(t, t.Context(), f, append([]string{"ensure", "hermes"}, strings.Fields(args)...)...)
 		if code != 0 || stdout != testRef+"\n" || !regexp.MustCompile(want).MatchString(stderr) {
 			t.Errorf("%s: exit code %d, %q, %q", args, code, stdout, stderr)
 		}
 	}
-	f := &fakeClient{events: script(), img: scriptImage()}
+	f := &fakeClient{events: scriptedEvents(), img: scriptImage()}
 	_, plain, _ := runFake(t, t.Context(), f, "ensure", "hermes", "--json")
 	_, asJSON, stderr := runFake(t, t.Context(), f, "ensure", "hermes", "--progress=json")
 	if asJSON != plain || stderr != "" || !strings.Contains(asJSON, `"kind":"result"`) {

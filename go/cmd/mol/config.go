@@ -40,7 +40,7 @@ func (a *app) configCommand() *cobra.Command {
 			for _, s := range settings {
 				value := settingValue{Key: s.key, Value: os.Getenv(s.env), From: a.from[s.env], Env: s.env}
 				if value.From == "" {
-					value.Value, value.From = s.fallback, "default"
+					value.Value, value.From = s.defaultText, "default"
 				} else if value.From == contextEnv {
 					value.Value = "the context " + os.Getenv(contextEnv)
 				} else if value.From == buildxEnv {
@@ -123,10 +123,10 @@ func configTemplate(project bool) string {
 	var text strings.Builder
 	text.WriteString("# Settings of the command mol. A flag or a variable overrides them; mol config shows what is in effect.\n")
 	for _, s := range settings {
-		if project && s.personal {
+		if project && s.userFileOnly {
 			continue
 		}
-		example := s.fallback
+		example := s.defaultText
 		switch {
 		case s.kind != "":
 		case strings.Contains(example, " ") || example == "none":
@@ -134,7 +134,7 @@ func configTemplate(project bool) string {
 		default:
 			example = `"` + example + `"`
 		}
-		_, _ = fmt.Fprintf(&text, "\n# %s (%s). Default: %s.\n# %s = %s\n", strings.ReplaceAll(s.usage, "`", ""), s.env, s.fallback, s.key, example)
+		_, _ = fmt.Fprintf(&text, "\n# %s (%s). Default: %s.\n# %s = %s\n", strings.ReplaceAll(s.usage, "`", ""), s.env, s.defaultText, s.key, example)
 	}
 	return text.String()
 }

@@ -118,7 +118,7 @@ func TestInitWritesAFileThatChangesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, s := range settings {
-			if has := strings.Contains(string(text), "\n# "+s.key+" = "); has == (s.personal && len(args) == 2) {
+			if has := strings.Contains(string(text), "\n# "+s.key+" = "); has == (s.userFileOnly && len(args) == 2) {
 				t.Errorf("mol %s: %s is there: %v", strings.Join(args, " "), s.key, has)
 			}
 		}
@@ -235,7 +235,7 @@ func TestADockerContextComesBeforeTheHostOfAFile(t *testing.T) {
 		t.Errorf("with a context: %+v", got)
 	}
 	a := &app{from: map[string]string{hostEnv: contextEnv}}
-	if got := a.typed("set DOCKER_HOST"); got != "set DOCKER_HOST" {
+	if got := a.asTyped("set DOCKER_HOST"); got != "set DOCKER_HOST" {
 		t.Errorf("a hint with a context: %s", got)
 	}
 }
@@ -256,7 +256,7 @@ func TestABuildxBuilderComesBeforeTheBuilderOfAFile(t *testing.T) {
 		t.Errorf("the TLS files of another builder: %+v", got)
 	}
 	a := &app{from: map[string]string{builderEnv: buildxEnv}}
-	if got := a.typed("set MOLECULE_LOCAL_BUILDER"); got != "set MOLECULE_LOCAL_BUILDER" {
+	if got := a.asTyped("set MOLECULE_LOCAL_BUILDER"); got != "set MOLECULE_LOCAL_BUILDER" {
 		t.Errorf("a hint with a variable: %s", got)
 	}
 }

@@ -26,50 +26,50 @@ type setting struct {
 	key, env string
 	usage    string // with the name of a flag's value in backquotes, as pflag has it
 	flag     bool   // --key exists
-	// fallback describes the default.
-	fallback string
+	// defaultText describes the default.
+	defaultText string
 	// kind is the type of the value in a file: "true or false", or "" for text or a whole number.
 	kind string
-	// personal settings are not read from a project's file: whoever wrote the project could send the user's token to
+	// userFileOnly settings are not read from a project's file: whoever wrote the project could send the user's token to
 	// another server, or the user's files to another engine or registry.
-	personal bool
+	userFileOnly bool
 	// path settings are paths: in a file, relative to its folder.
 	path bool
-	// of is the variable that this setting belongs to, "" for none; see leftOut.
-	of string
+	// belongsTo is the variable that this setting belongs to, "" for none; see isOverridden.
+	belongsTo string
 }
 
 // settings are the keys, in the order of mol config.
 var settings = []setting{
-	{key: "repo-prefix", env: "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", personal: true, fallback: "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-",
+	{key: "repo-prefix", env: "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", userFileOnly: true, defaultText: "https://git.moleculesai.app/molecule-ai/molecule-ai-workspace-template-",
 		flag: true, usage: "`URL` of the template repositories, up to the runtime's name"},
-	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", fallback: "main, else the default branch of the repository", flag: true, usage: "`branch` of the template to build"},
-	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", fallback: "linux/amd64", flag: true, usage: "`os/arch` to build for, or native"},
-	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", fallback: "none", flag: true, usage: "`suffix` of the tags, to separate these images from others"},
-	{key: "cache-dir", env: cacheEnv, personal: true, path: true, fallback: "below the user's cache folder", flag: true,
+	{key: "branch", env: "MOLECULE_LOCAL_TEMPLATE_BRANCH", defaultText: "main, else the default branch of the repository", flag: true, usage: "`branch` of the template to build"},
+	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", defaultText: "linux/amd64", flag: true, usage: "`os/arch` to build for, or native"},
+	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", defaultText: "none", flag: true, usage: "`suffix` of the tags, to separate these images from others"},
+	{key: "cache-dir", env: cacheEnv, userFileOnly: true, path: true, defaultText: "below the user's cache folder", flag: true,
 		usage: "`folder` for fetched templates; a relative path starts at the working directory, in a file at the folder of the file"},
-	{key: "docker-host", env: hostEnv, personal: true, fallback: "the docker context, else the first usual socket that answers", flag: true,
+	{key: "docker-host", env: hostEnv, userFileOnly: true, defaultText: "the docker context, else the first usual socket that answers", flag: true,
 		usage: "`address` of the container engine"},
-	{key: "builder", env: builderEnv, personal: true, fallback: "the engine's own", flag: true,
+	{key: "builder", env: builderEnv, userFileOnly: true, defaultText: "the engine's own", flag: true,
 		usage: "`address` of a BuildKit that builds, or the name of a buildx builder; default is the engine's own"},
-	{key: "builder-ca", env: "MOLECULE_LOCAL_BUILDER_CA", personal: true, path: true, of: builderEnv, fallback: "none",
+	{key: "builder-ca", env: "MOLECULE_LOCAL_BUILDER_CA", userFileOnly: true, path: true, belongsTo: builderEnv, defaultText: "none",
 		usage: "PEM file of the certificates to trust for a builder at a tcp:// address: the CA's, or the builder's own"},
-	{key: "builder-cert", env: "MOLECULE_LOCAL_BUILDER_CERT", personal: true, path: true, of: builderEnv, fallback: "none",
+	{key: "builder-cert", env: "MOLECULE_LOCAL_BUILDER_CERT", userFileOnly: true, path: true, belongsTo: builderEnv, defaultText: "none",
 		usage: "PEM file of the client's certificate for the builder"},
-	{key: "builder-key", env: "MOLECULE_LOCAL_BUILDER_KEY", personal: true, path: true, of: builderEnv, fallback: "none",
+	{key: "builder-key", env: "MOLECULE_LOCAL_BUILDER_KEY", userFileOnly: true, path: true, belongsTo: builderEnv, defaultText: "none",
 		usage: "PEM file of the key of that certificate"},
-	{key: "builder-server-name", env: "MOLECULE_LOCAL_BUILDER_SERVER_NAME", personal: true, of: builderEnv,
-		fallback: "the host of the builder's address", usage: "name in the builder's certificate"},
-	{key: "shared-cache", env: sharedCacheEnv, personal: true, fallback: "none", flag: true,
+	{key: "builder-server-name", env: "MOLECULE_LOCAL_BUILDER_SERVER_NAME", userFileOnly: true, belongsTo: builderEnv,
+		defaultText: "the host of the builder's address", usage: "name in the builder's certificate"},
+	{key: "shared-cache", env: sharedCacheEnv, userFileOnly: true, defaultText: "none", flag: true,
 		usage: "`registry/path` of a build cache that several machines share"},
-	{key: "shared-cache-mode", env: sharedCacheModeEnv, personal: true, of: sharedCacheEnv, fallback: "ro",
+	{key: "shared-cache-mode", env: sharedCacheModeEnv, userFileOnly: true, belongsTo: sharedCacheEnv, defaultText: "ro",
 		usage: "ro: the shared cache is only read; rw: builds also write it"},
-	{key: "offline", env: offlineEnv, kind: "true or false", fallback: "false", flag: true, usage: "no network: the newest local image"},
-	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", fallback: "false",
+	{key: "offline", env: offlineEnv, kind: "true or false", defaultText: "false", flag: true, usage: "no network: the newest local image"},
+	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", defaultText: "false",
 		usage: "if true or 1, the template's .runtime-version is the build argument RUNTIME_VERSION"},
-	{key: "stall-grace", env: "MOLECULE_BUILD_STALL_GRACE_S", fallback: "4m", usage: "longest silence of a fetch or a build: seconds, or a duration"},
-	{key: "ceiling", env: "MOLECULE_BUILD_CEILING_S", fallback: "30m", usage: "longest time of a call without --timeout"},
-	{key: "memory-mib", env: "MOLECULE_BUILD_MEMORY_MIB", fallback: "512", usage: "most memory of the library, in MiB"},
+	{key: "stall-grace", env: "MOLECULE_BUILD_STALL_GRACE_S", defaultText: "4m", usage: "longest silence of a fetch or a build: seconds, or a duration"},
+	{key: "ceiling", env: "MOLECULE_BUILD_CEILING_S", defaultText: "30m", usage: "longest time of a call without --timeout"},
+	{key: "memory-mib", env: "MOLECULE_BUILD_MEMORY_MIB", defaultText: "512", usage: "most memory of the library, in MiB"},
 }
 
 // userFile is the path of the user's file, "" if the user has no folder for it.
@@ -138,7 +138,7 @@ func (a *app) loadConfig() error {
 			return err
 		}
 		for _, s := range settings {
-			if value, ok := values[s.key]; ok && a.from[s.env] == "" && !a.leftOut(s, path) {
+			if value, ok := values[s.key]; ok && a.from[s.env] == "" && !a.isOverridden(s, path) {
 				a.from[s.env] = path
 				if err := os.Setenv(s.env, value); err != nil {
 					return fmt.Errorf("%s: %s: %w", path, s.key, err)
@@ -149,16 +149,16 @@ func (a *app) loadConfig() error {
 	return nil
 }
 
-// leftOut reports whether a setting is ignored because the builder or the shared cache that it belongs to comes from
+// isOverridden reports whether a setting is ignored because the builder or the shared cache that it belongs to comes from
 // another source, such as a flag. TLS files are ignored for a builder without a tcp:// address, where they would be an
 // error. The mode of a shared cache in a file applies only to the cache of the same file.
-func (a *app) leftOut(s setting, source string) bool {
-	from := a.from[s.of]
+func (a *app) isOverridden(s setting, source string) bool {
+	from := a.from[s.belongsTo]
 	if from == "" || from == source {
 		return false
 	}
-	value := os.Getenv(s.of)
-	switch s.of {
+	value := os.Getenv(s.belongsTo)
+	switch s.belongsTo {
 	case builderEnv:
 		return !strings.HasPrefix(value, "tcp://")
 	case sharedCacheEnv:
@@ -189,7 +189,7 @@ func readConfig(path string, project bool) (map[string]string, error) {
 			return nil, fmt.Errorf("%s: unknown setting %q; the settings are %s", path, key, strings.Join(keys(), ", "))
 		}
 		s := settings[i]
-		if project && s.personal {
+		if project && s.userFileOnly {
 			return nil, fmt.Errorf("%s: %s is not read from a project's file, because it decides where your token and your files go: "+
 				"move it to %s, or set %s", path, key, userFile(), s.env)
 		}

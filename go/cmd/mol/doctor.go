@@ -62,7 +62,7 @@ type diagnosisResult struct {
 // problem reported.
 func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 	var diagnosis mol.Diagnosis
-	err := a.with(ctx, func(ctx context.Context, c library) error {
+	err := a.withClient(ctx, func(ctx context.Context, c library) error {
 		var err error
 		err = a.showIfSlow("check the engine, the cache and Gitea", func() error {
 			diagnosis, err = c.Diagnose(ctx)
@@ -73,7 +73,7 @@ func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 	var detail *mol.Error
 	if errors.Is(err, mol.ErrInvalidOption) && errors.As(err, &detail) {
 		return mol.Diagnosis{Version: mol.LibraryVersion(), Status: mol.CheckProblem, Checks: []mol.Check{
-			{Name: "options", Status: mol.CheckProblem, Found: a.typed(detail.Message), Fix: a.typed(detail.Hint)},
+			{Name: "options", Status: mol.CheckProblem, Found: a.asTyped(detail.Message), Fix: a.asTyped(detail.Hint)},
 		}}, nil
 	}
 	return diagnosis, err
@@ -82,7 +82,7 @@ func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 // The columns of a check: its status, its name, and from foundColumn on what was found.
 const foundColumn = 23
 
-// printDiagnosis prints what is broken, with its fix and what else it affects, and what is well in one line. With
+// printDiagnosis prints what is broken, with its fix and what else it affects, and what passed in one line. With
 // --verbose it prints every check.
 func (a *app) printDiagnosis(diagnosis mol.Diagnosis) error {
 	r := report{style: newStyle(a.stdout), verbose: a.verbose}
@@ -96,12 +96,12 @@ func (a *app) printDiagnosis(diagnosis mol.Diagnosis) error {
 			affected[check.Cause] = append(affected[check.Cause], check.Name)
 		}
 	}
-	var well []string
+	var passed []string
 	var problems, warnings int64
 	for _, check := range diagnosis.Checks {
 		switch {
 		case check.Status == mol.CheckOK:
-			well = append(well, check.Name)
+			passed = append(passed, check.Name)
 			if !a.verbose {
 				continue
 			}
@@ -119,8 +119,8 @@ func (a *app) printDiagnosis(diagnosis mol.Diagnosis) error {
 			r.below("also affected: ", strings.Join(names, ", "))
 		}
 	}
-	if len(well) > 0 && !a.verbose {
-		r.line(mol.CheckOK, "", strings.Join(well, ", "))
+	if len(passed) > 0 && !a.verbose {
+		r.line(mol.CheckOK, "", strings.Join(passed, ", "))
 	}
 	version := " (libmol " + diagnosis.Version + ")"
 	if problems+warnings == 0 {

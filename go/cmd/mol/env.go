@@ -154,7 +154,7 @@ func (a *app) setEnv(flags *pflag.FlagSet) error {
 		a.from[s.env] = "--" + s.key
 	}
 	for _, s := range settings {
-		if from := a.from[s.env]; from != "" && a.leftOut(s, from) && strings.HasPrefix(a.from[s.of], "--") {
+		if from := a.from[s.env]; from != "" && a.isOverridden(s, from) && strings.HasPrefix(a.from[s.belongsTo], "--") {
 			delete(a.from, s.env)
 			if err := os.Unsetenv(s.env); err != nil {
 				return err

@@ -122,7 +122,7 @@ func TestLiveDisplay(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := newLiveDisplay(s.tty, "hermes", false)
-	events := script()
+	events := scriptedEvents()
 
 	d.event(events[0])
 	s.shows(t, `. look up +0\.\d\ds\n  `+regexp.QuoteMeta(testURL)+`$`)
@@ -165,7 +165,7 @@ func TestLiveDisplayControlSequences(t *testing.T) {
 			t.Setenv("NO_COLOR", noColour)
 			s := newScreen(t, 80, 24)
 			d := newLiveDisplay(s.tty, "hermes", false)
-			for _, e := range script() {
+			for _, e := range scriptedEvents() {
 				d.event(e)
 			}
 			s.shows(t, `tagged`)
@@ -193,7 +193,7 @@ func TestLiveDisplayOnNarrowTerminal(t *testing.T) {
 	const width = 30
 	s := newScreen(t, width, 10)
 	d := newLiveDisplay(s.tty, "hermes", false)
-	for _, e := range script()[7:14] {
+	for _, e := range scriptedEvents()[7:14] {
 		d.event(e)
 	}
 	// Each line must fit: redrawing a wrapped line would leave parts of it behind.
@@ -283,7 +283,7 @@ func TestLiveDisplayShowsAPullOfAStepThatHasEnded(t *testing.T) {
 func TestLiveDisplayWithVerboseKeepsTheOutput(t *testing.T) {
 	s := newScreen(t, 80, 24)
 	d := newLiveDisplay(s.tty, "hermes", true)
-	for _, e := range script()[7:15] {
+	for _, e := range scriptedEvents()[7:15] {
 		d.event(e)
 	}
 	s.shows(t, `^  Collecting numpy\n  100% ünïcödé\n. build`)

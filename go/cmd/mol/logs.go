@@ -71,7 +71,7 @@ func (a *app) logsCommand() *cobra.Command {
 
 // buildLog prints the log of a runtime's last build.
 func (a *app) buildLog(ctx context.Context, runtime string) error {
-	return a.with(ctx, func(ctx context.Context, c library) error {
+	return a.withClient(ctx, func(ctx context.Context, c library) error {
 		log, err := c.BuildLog(ctx, runtime)
 		if err != nil {
 			return err

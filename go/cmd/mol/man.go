@@ -57,7 +57,7 @@ func manual(root *cobra.Command) string {
 		case s.flag:
 			write("**%s**\n: %s, as **--%s** *%s*\n\n", s.env, markdown(usage), s.key, name)
 		default:
-			write("**%s**\n: %s (default %s)\n\n", s.env, markdown(usage), s.fallback)
+			write("**%s**\n: %s (default %s)\n\n", s.env, markdown(usage), s.defaultText)
 		}
 	}
 	for _, v := range otherVariables {

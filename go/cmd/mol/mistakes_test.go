@@ -140,7 +140,7 @@ func TestMistakes(t *testing.T) {
 				t.Fatalf("no message in\n%s", stderr.String())
 			}
 			table.WriteString("| " + m.what + ": " + code(commandLine(m)) + " | " + string(rune('0'+m.code/10)) + string(rune('0'+m.code%10)) + " | " +
-				cell(general(e, dir, "mol: "+shown)) + " |\n")
+				cell(normalized(e, dir, "mol: "+shown)) + " |\n")
 		})
 	}
 	text := regexp.MustCompile(`\| 0(\d) \|`).ReplaceAllString(table.String(), "| $1 |")
@@ -158,8 +158,8 @@ func commandLine(m mistake) string {
 	return strings.Join(append(append(words, "mol"), m.args...), " ")
 }
 
-// general replaces what differs in every run.
-func general(e *testEnv, dir, text string) string {
+// normalized replaces what differs in every run.
+func normalized(e *testEnv, dir, text string) string {
 	for _, r := range [][2]string{
 		{regexp.QuoteMeta(e.templates.URL()), "https://git.example.com"},
 		{regexp.QuoteMeta(e.value("XDG_CONFIG_HOME")), "/home/me/.config"},

@@ -57,7 +57,7 @@ func pinsTopic() *cobra.Command {
 func readPins(path string, allowlist mol.Options) (map[string]string, error) {
 	pins, err := pinsFrom(path, allowlist)
 	if err != nil {
-		return nil, usageError{within("--pins", err)}
+		return nil, usageError{withPlace("--pins", err)}
 	}
 	return pins, nil
 }
@@ -80,13 +80,13 @@ func pinsFrom(path string, allowlist mol.Options) (map[string]string, error) {
 	}
 	pins, err := parsePins(data, allowlist)
 	if err != nil {
-		return nil, within(path, err)
+		return nil, withPlace(path, err)
 	}
 	return pins, nil
 }
 
-// within adds the place of an error to its text. A mol.Error stays a mol.Error.
-func within(place string, err error) error {
+// withPlace adds the place of an error to its text. A mol.Error stays a mol.Error.
+func withPlace(place string, err error) error {
 	var detail *mol.Error
 	if !errors.As(err, &detail) {
 		return fmt.Errorf("%s: %w", place, err)
@@ -128,7 +128,7 @@ func parsePins(data []byte, allowlist mol.Options) (map[string]string, error) {
 	found := map[string]pin{}
 	for _, e := range entries {
 		if err := allowlist.CheckRuntime(e.runtime); err != nil {
-			return nil, within(e.entry, err)
+			return nil, withPlace(e.entry, err)
 		}
 		if err := checkCommit(e.commit); err != nil {
 			return nil, fmt.Errorf("%s: %w", e.entry, err)

@@ -28,7 +28,7 @@ type frameWriter struct {
 }
 
 func newFrameWriter(f *os.File) *frameWriter {
-	return &frameWriter{Writer: cupwriter.New(f, false), out: f, wraps: wrapsAnew(os.Getenv)}
+	return &frameWriter{Writer: cupwriter.New(f, false), out: f, wraps: rewrapsLines(os.Getenv)}
 }
 
 // GetTermSize is called before each frame.
@@ -77,10 +77,10 @@ var (
 	wrappingVariables = []string{"ALACRITTY_WINDOW_ID", "KITTY_WINDOW_ID", "KONSOLE_VERSION", "VTE_VERSION", "WT_SESSION"}
 )
 
-// wrapsAnew reports whether the terminal is one that wraps the lines on the screen anew when it gets narrower. Terminals
+// rewrapsLines reports whether the terminal is one that rewraps the lines on the screen when it gets narrower. Terminals
 // cannot be asked, so it goes by the variables that these terminals set. For an unknown one, a line that stays behind is
 // better than the loss of other output.
-func wrapsAnew(getenv func(string) string) bool {
+func rewrapsLines(getenv func(string) string) bool {
 	switch term := getenv("TERM"); {
 	case getenv("TMUX") != "":
 		return true

@@ -116,7 +116,7 @@ func TestTerminalsThatWrapLinesAnew(t *testing.T) {
 			}
 			return ""
 		}
-		if got := wrapsAnew(getenv); got != want {
+		if got := rewrapsLines(getenv); got != want {
 			t.Errorf("%s: %t, want %t", environment, got, want)
 		}
 	}

@@ -16,9 +16,9 @@ const (
 	testURL = "https://git.example.com/org/tpl-hermes"
 )
 
-// script returns the events of a build, with colours and control characters in its
+// scriptedEvents returns the events of a build, with colours and control characters in its
 // output.
-func script() []mol.Event {
+func scriptedEvents() []mol.Event {
 	events := []mol.Event{
 		{Kind: mol.EventLookupStarted, URL: testURL},
 		{Kind: mol.EventLookupDone, CommitSHA: testSHA, Branch: "main", Duration: 120 * time.Millisecond},

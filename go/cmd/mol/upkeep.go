@@ -23,7 +23,7 @@ func (a *app) listCommand() *cobra.Command {
 			"templates in the cache.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
+			return a.withClient(cmd.Context(), func(ctx context.Context, c library) error {
 				var inventory mol.Inventory
 				err := a.showIfSlow("list the images and templates", func() (err error) {
 					inventory, err = c.List(ctx)
@@ -69,7 +69,7 @@ func (a *app) pruneCommand() *cobra.Command {
 			if recent == 0 {
 				options.KeepRecent = -1
 			}
-			return a.with(cmd.Context(), func(ctx context.Context, c library) error {
+			return a.withClient(cmd.Context(), func(ctx context.Context, c library) error {
 				var report mol.PruneReport
 				err := a.showIfSlow("remove old images and templates", func() (err error) {
 					report, err = c.Prune(ctx, options)

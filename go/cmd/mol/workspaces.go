@@ -50,7 +50,7 @@ func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
 	}
 	_ = engine.Close()
 	var inventory mol.Inventory
-	err = a.with(ctx, func(ctx context.Context, c library) (err error) {
+	err = a.withClient(ctx, func(ctx context.Context, c library) (err error) {
 		inventory, err = c.List(ctx)
 		return err
 	})
