@@ -94,8 +94,8 @@ func (f *faults) set(list []Fault) error {
 		if fault.Status != 0 && (fault.Status < 200 || fault.Status > 599) {
 			return fmt.Errorf("fault %d: %d is not a valid status", i, fault.Status)
 		}
-		if without := active.ineffective(); without != "" {
-			return fmt.Errorf("fault %d: %s", i, without)
+		if problem := active.ineffective(); problem != "" {
+			return fmt.Errorf("fault %d: %s", i, problem)
 		}
 		fresh = append(fresh, active)
 	}

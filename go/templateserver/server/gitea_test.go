@@ -27,8 +27,8 @@ const (
 	anyID = "0123456789012345678901234567890123456789"
 )
 
-// played describes how this server gives the same answer.
-type played struct {
+// scenario describes how this server gives the same answer.
+type scenario struct {
 	token   bool // the server requires a token
 	send    string
 	private bool
@@ -36,8 +36,8 @@ type played struct {
 	forbidden bool
 }
 
-// Answers that this server does not have: it has no users and no renamed repositories.
-var notPlayed = []string{
+// notSupported are the answers that this server does not have: it has no users and no renamed repositories.
+var notSupported = []string{
 	"no_access", "no_access_git", "no_git", "public_only", "public_only_git", "renamed", "renamed_git",
 	// The server does not require the token.
 	"missing_token", "wrong_scope_public",
@@ -45,7 +45,7 @@ var notPlayed = []string{
 
 func TestAnswersMatchRecordedGitea(t *testing.T) {
 	const right, wrong = giteaToken, "0123456789abcdef"
-	cases := map[string]played{
+	cases := map[string]scenario{
 		"branch": {}, "repository": {}, "references": {}, "tree": {}, "commit": {}, "git": {},
 		"missing_branch": {}, "missing_reference": {}, "missing_commit": {},
 		"empty": {}, "empty_branch": {}, "missing": {}, "missing_git": {},
@@ -67,7 +67,7 @@ func TestAnswersMatchRecordedGitea(t *testing.T) {
 		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		how, ok := cases[name]
 		if !ok {
-			if !slices.Contains(notPlayed, name) {
+			if !slices.Contains(notSupported, name) {
 				t.Errorf("%s is not compared", name)
 			}
 			continue
@@ -80,7 +80,7 @@ func TestAnswersMatchRecordedGitea(t *testing.T) {
 	}
 }
 
-func compare(t *testing.T, file string, how played) {
+func compare(t *testing.T, file string, how scenario) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)

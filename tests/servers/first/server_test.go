@@ -93,7 +93,7 @@ func environment(t *testing.T) *server.Server {
 	t.Cleanup(func() { _ = templates.Close() })
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", templates.RepoPrefix())
 	t.Setenv("MOLECULE_LOCAL_BUILD_CACHE", "cache")
-	t.Setenv("DOCKER_HOST", given(t, "MOL_TEST_ENGINE"))
+	t.Setenv("DOCKER_HOST", requiredEnv(t, "MOL_TEST_ENGINE"))
 	return templates
 }
 
@@ -129,7 +129,7 @@ func commit(t *testing.T, templates *server.Server, content string) string {
 	}
 	t.Cleanup(func() {
 		for _, ref := range []string{mol.LocalImageTag(runtime, sha), mol.LocalImageLatestTag(runtime)} {
-			_ = exec.Command(given(t, "MOL_TEST_DOCKER"), "--host", given(t, "MOL_TEST_ENGINE"), "image", "rm", ref).Run()
+			_ = exec.Command(requiredEnv(t, "MOL_TEST_DOCKER"), "--host", requiredEnv(t, "MOL_TEST_ENGINE"), "image", "rm", ref).Run()
 		}
 	})
 	return sha
@@ -152,7 +152,7 @@ func imageID(t *testing.T, ref string) string {
 // docker runs the docker command on the test engine.
 func docker(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(given(t, "MOL_TEST_DOCKER"), append([]string{"--host", given(t, "MOL_TEST_ENGINE")}, args...)...)
+	cmd := exec.Command(requiredEnv(t, "MOL_TEST_DOCKER"), append([]string{"--host", requiredEnv(t, "MOL_TEST_ENGINE")}, args...)...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -161,7 +161,7 @@ func docker(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-func given(t *testing.T, name string) string {
+func requiredEnv(t *testing.T, name string) string {
 	t.Helper()
 	value := os.Getenv(name)
 	if value == "" {
