@@ -45,7 +45,7 @@ func plain(text string) string {
 // colours matches the common control sequences: colours, cursor movement and erasing.
 var colours = regexp.MustCompile(`\x1b\[[0-9:;?]*[A-Za-z]`)
 
-// As in libmol (src/redact/printable.rs): deceptive characters change the text direction or are tags; invisible ones are
+// As in libmol (src/printable.rs): deceptive characters change the text direction or are tags; invisible ones are
 // kept after a non-ASCII character, because some scripts need them.
 var (
 	deceptive = &unicode.RangeTable{
