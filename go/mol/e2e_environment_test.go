@@ -60,16 +60,6 @@ func TestTheVariablesOfAJobHaveTheirEffect(t *testing.T) {
 	}
 }
 
-func TestDockerBuildkit0ChoosesTheClassicBuilder(t *testing.T) {
-	env, _ := environTestEnv(t)
-	t.Setenv("DOCKER_BUILDKIT", "0")
-	c := env.clientFromEnv()
-	c.ensure("hermes")
-	if got := c.waitFor(EventBuildStarted, nil).Builder; got != "classic" {
-		t.Errorf("the builder is %s", got)
-	}
-}
-
 func TestTheDefaultCacheIsInTheUsersCacheFolder(t *testing.T) {
 	env, sha := environTestEnv(t)
 	unsetenv(t, "MOLECULE_LOCAL_BUILD_CACHE")

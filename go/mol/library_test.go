@@ -5,10 +5,8 @@ package mol
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"math"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -187,48 +185,6 @@ func TestTheAllowlistOfAClientIsThatOfItsOptions(t *testing.T) {
 	_, err := c.EnsureLocalImage(context.Background(), "hermes")
 	if want := (Options{Runtimes: []string{"zeta", "google-adk"}}).CheckRuntime("hermes"); err == nil || err.Error() != want.Error() {
 		t.Errorf("got %v, want %v", err, want)
-	}
-}
-
-func TestARefusedConnectionIsGiteaUnreachable(t *testing.T) {
-	// Nothing listens on this port any more.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	prefix := "http://" + l.Addr().String() + "/org/tpl-"
-	_ = l.Close()
-	c := realClient(t, prefix, nil)
-	_, err = c.EnsureLocalImage(context.Background(), "hermes")
-	if !errors.Is(err, ErrGiteaUnreachable) || !strings.Contains(err.Error(), prefix+"hermes") {
-		t.Errorf("got %v", err)
-	}
-}
-
-func TestTheTokenGoesIntoTheHeaderAndNotIntoTheError(t *testing.T) {
-	var header atomic.Value
-	prefix := gitea(t, func(w http.ResponseWriter, r *http.Request) {
-		header.Store(r.Header.Get("Authorization"))
-		http.Error(w, `{"message":"bad `+testToken+`"}`, http.StatusUnauthorized)
-	})
-	c := realClient(t, prefix, func(o *Options) { o.Token = testToken })
-	_, err := c.EnsureLocalImage(context.Background(), "hermes")
-	if !errors.Is(err, ErrAuth) || !strings.Contains(err.Error(), "MOLECULE_GITEA_TOKEN") || strings.Contains(fmt.Sprintf("%#v", err), testToken) {
-		t.Errorf("got %v", err)
-	}
-	if got := header.Load(); got != "token "+testToken {
-		t.Errorf("the header is %v", got)
-	}
-}
-
-func TestAMissingEngineIsEngineUnreachable(t *testing.T) {
-	prefix := gitea(t, func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprint(w, `{"commit":{"id":"0123456789abcdef0123456789abcdef01234567"}}`)
-	})
-	c := realClient(t, prefix, nil)
-	_, err := c.EnsureLocalImage(context.Background(), "hermes")
-	if !errors.Is(err, ErrEngineUnreachable) || !strings.Contains(err.Error(), "no-engine.sock") {
-		t.Errorf("got %v", err)
 	}
 }
 
