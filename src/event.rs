@@ -298,7 +298,10 @@ impl Event {
         Self {
             url: Some(url.to_string()),
             commit_sha: Some(commit.to_string()),
-            ..Self::new(Kind::FetchStarted, format!("fetching {}", commit.short()))
+            ..Self::new(
+                Kind::FetchStarted,
+                format!("fetching {} from {url}", commit.short()),
+            )
         }
     }
 

@@ -77,18 +77,18 @@ impl FetchTask {
             }
             checkout::Failure::TooLarge(what) => self.too_large(&what),
             checkout::Failure::Collision(path) => {
-                let commit = &self.commit;
+                let (url, commit) = (&self.url, &self.commit);
                 let text = format!(
-                    "the commit {commit} has two names that are the same on this disk: {path}"
+                    "the commit {commit} of {url} has two names that are the same on this disk: {path}"
                 );
                 Error::new(Code::Fetch, text).hint(
                     "rename one of them in the template, or put the cache on a case-sensitive disk",
                 )
             }
             checkout::Failure::Renamed(name) => {
-                let commit = &self.commit;
+                let (url, commit) = (&self.url, &self.commit);
                 let text = format!(
-                    "the disk changes a name of the commit {commit}: it has {name} instead"
+                    "the disk changes a file name of the commit {commit} of {url} to {name}"
                 );
                 Error::new(Code::Fetch, text)
                     .hint("rename the file in the template, or put the cache on another disk")
