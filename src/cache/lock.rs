@@ -27,8 +27,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
 
 /// How long the lock file must name the same holder before it is reported. A process takes the lock first and writes
-/// its name into the file after that.
-const HOLDER_SETTLES: Duration = Duration::from_millis(100);
+/// its id into the file after that.
+const HOLDER_STABLE: Duration = Duration::from_millis(100);
 
 /// The lock of one commit, held until the last clone is dropped.
 #[derive(Clone, Debug)]
@@ -60,14 +60,14 @@ impl HolderReport {
     }
 
     /// The holder, if it is to be reported now.
-    fn see(&mut self, holder: String, now: Instant) -> Option<String> {
+    fn observe(&mut self, holder: String, now: Instant) -> Option<String> {
         if self.holder != holder {
             *self = Self {
                 holder,
                 ..Self::new(now)
             };
         }
-        let report = !self.reported && now.duration_since(self.since) >= HOLDER_SETTLES;
+        let report = !self.reported && now.duration_since(self.since) >= HOLDER_STABLE;
         self.reported |= report;
         report.then(|| self.holder.clone())
     }
@@ -87,7 +87,7 @@ impl Cache {
         let tasks = TaskTracker::new();
         let opened = path.clone();
         let mut file = blocking(&tasks, move || lock_file::open(&opened)).await?;
-        let mut settling = HolderReport::new(Instant::now());
+        let mut report = HolderReport::new(Instant::now());
         let mut pause = FIRST_PAUSE;
         loop {
             let path = path.clone();
@@ -104,7 +104,7 @@ impl Cache {
                     holder
                 }
             };
-            if let Some(holder) = settling.see(holder, Instant::now()) {
+            if let Some(holder) = report.observe(holder, Instant::now()) {
                 waiting(holder);
             }
             tokio::time::sleep(pause).await;
@@ -182,12 +182,28 @@ mod tests {
     /// The reports, if the lock file has these holders at these times, in milliseconds.
     fn reported(seen: &[(u64, &str)]) -> Vec<String> {
         let start = Instant::now();
-        let mut settling = HolderReport::new(start);
+        let mut report = HolderReport::new(start);
         seen.iter()
             .filter_map(|(at, holder)| {
-                settling.see((*holder).to_owned(), start + Duration::from_millis(*at))
+                report.observe((*holder).to_owned(), start + Duration::from_millis(*at))
             })
             .collect()
+    }
+
+    #[test]
+    fn a_lock_file_names_its_holder() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[b'x'; 1000]).unwrap();
+        write_holder(&file).unwrap();
+        assert_eq!(read_holder(&mut file), "another client in this process");
+
+        file.set_len(0).unwrap();
+        file.rewind().unwrap();
+        file.write_all(br#"{"pid":1,"since_unix":2}"#).unwrap();
+        assert_eq!(read_holder(&mut file), "process 1");
+
+        file.set_len(0).unwrap();
+        assert_eq!(read_holder(&mut file), "another process");
     }
 
     #[test]
@@ -201,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_that_has_not_written_its_name_yet_is_reported_by_its_name() {
+    fn a_holder_is_reported_only_once_its_pid_is_in_the_file() {
         for before in ["another process", "process 1, which has ended"] {
             let seen = [
                 (0, before),
