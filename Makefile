@@ -4,8 +4,8 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 
-# The Rust target to build for. Targets other than this machine's are compiled with packaging/with-zig.
-# With PORTABLE=1 this machine's is too, for glibc GLIBC and newer, like the others.
+# The Rust target to build for. Targets other than this machine's are compiled with packaging/with-zig, for glibc GLIBC
+# and newer. With PORTABLE=1, so is this machine's own.
 HOST       := $(shell rustc --version --verbose 2>/dev/null | sed -n 's/^host: //p')
 # `sudo make install` needs no Rust, which root may not have.
 HOST       := $(or $(HOST),$(shell uname -m)-unknown-linux-gnu)
@@ -29,7 +29,7 @@ BUILD      := rustup target add $(TARGET) && packaging/with-zig $(CARGO) zigbuil
 RUSTC      := rustup target add $(TARGET) && packaging/with-zig $(CARGO)-zigbuild rustc $(FOR)
 endif
 ifneq ($(findstring apple-darwin,$(TARGET)),)
-# GNU ld leaves out of libmol.a what is not reachable; for macOS the compiler does.
+# For Linux, GNU ld removes unreachable code from libmol.a. For macOS, link-time optimization does.
 export CARGO_PROFILE_RELEASE_LTO := fat
 ifeq ($(findstring apple-darwin,$(HOST)),)
 # packaging/macos/prelink links the shared library.
@@ -60,7 +60,7 @@ command: lib ## build mol, its manual page and completions, in the folder comman
 
 .PHONY: musl
 musl: MUSL := $(firstword $(subst -, ,$(TARGET)))-unknown-linux-musl
-musl: ## for Alpine and other musl systems: the archive for the Go build tag musl, and a static mol; TARGET=aarch64-… for arm64
+musl: ## build, for Alpine and other musl systems, the archive for the Go build tag musl, and a static mol; TARGET=aarch64-… for arm64
 	$(MAKE) --no-print-directory command TARGET=$(MUSL)
 
 # The C library can be installed without Go. Where there is no cargo either, packaging/install says what to run first.
@@ -111,7 +111,7 @@ fuzz: ## run each fuzz target for FUZZ_SECONDS (60)
 	@scripts/fuzz
 
 .PHONY: mutants
-mutants: ## mutation tests of masking, names, options, lookup, sharing, cache and context, for MINUTES (60)
+mutants: ## run mutation tests of masking, names, options, lookup, sharing, cache and context, for MINUTES (60)
 	@tests/run mutants
 
 .PHONY: bench

@@ -122,7 +122,7 @@ pub(super) struct BuildMonitor<'a> {
     sent_before: u64,
     context_done: bool,
     export: Export,
-    /// The way of the image into the engine, unless it is built there.
+    /// How the image gets into the engine, unless it is built there.
     transfer: Option<Transfer>,
     /// The bytes moved at the last tick.
     moved_before: u64,
