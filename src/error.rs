@@ -20,7 +20,8 @@ pub enum Code {
     UnknownRuntime = 1,
     /// An option, or the environment variable behind it, has an invalid value.
     InvalidOption = 2,
-    /// The template server did not answer (refused, unknown host, no route, time-out, TLS), or answered 429 or 5xx.
+    /// The template server did not answer (refused, unknown host, no route, time-out, TLS), or its API answered 429 or
+    /// 5xx.
     GiteaUnreachable = 3,
     /// The template repository, or the branch, does not exist.
     RepoNotFound = 4,

@@ -234,8 +234,8 @@ func (c *client) call(ctx context.Context, t task) (*ended, error) {
 	}
 }
 
-// shown returns the runtime of a task for an error. Only the library checks the name, so it may be any text before a call
-// has started.
+// shown returns the runtime of a task for an error. Only the library checks the name, so it may be any text before a
+// call has started.
 func (c *client) shown(t task) string { return shownRuntime(t.runtime, c.mask) }
 
 // report runs a task whose result is a report, and decodes it into report.

@@ -220,8 +220,8 @@ const (
 	shownTailBytes = 4 << 10
 )
 
-// Error returns the message, the cause of the context and the hint in one line. For a failed build, the lines of the Dockerfile and the last lines
-// of the output follow. Step and URL are not repeated: the message names them where they matter.
+// Error returns the message, the cause of the context and the hint in one line. For a failed build, the lines of the
+// Dockerfile and the last lines of the output follow. Step and URL are only fields; most messages name them.
 func (e *Error) Error() string {
 	if e == nil {
 		return "<nil>"

@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -119,9 +120,10 @@ func TestDurationsReachTheLibraryInItsSyntax(t *testing.T) {
 		}
 		_ = c.Close()
 	}
-	for _, d := range []time.Duration{-1, -time.Hour, longestDuration + time.Millisecond, math.MaxInt64, math.MinInt64} {
+	for _, d := range []time.Duration{-1, -time.Hour, longestDuration + 1, math.MaxInt64, math.MinInt64} {
 		for _, o := range []Options{{StallGrace: d}, {Ceiling: d}} {
-			if _, err := New(o); !errors.Is(err, ErrInvalidOption) {
+			_, err := New(o)
+			if !errors.Is(err, ErrInvalidOption) || !strings.Contains(err.Error(), strconv.Quote(d.String())) {
 				t.Errorf("%v: got %v", o, err)
 			}
 		}

@@ -170,7 +170,7 @@ func TestTheLoggerSeesOnlyItsLevel(t *testing.T) {
 	}
 }
 
-func TestSettleWaitsForTheEventsAndNotForEver(t *testing.T) {
+func TestWaitDeliveredWaitsForTheEventsAndNotForEver(t *testing.T) {
 	step := make(chan struct{})
 	f, l, done := listening(Options{OnEvent: func(Event) { <-step }})
 	for range 3 {

@@ -192,7 +192,8 @@ var envOptions = []envOption{
 	{"MOLECULE_BUILD_MEMORY_MIB", "MemoryMiB", func(o *Options) any { return &o.MemoryMiB }},
 }
 
-// parse sets the field to the value of the variable. If the field cannot hold it, the field is zero, and the result false.
+// parse sets the field to the value of the variable. If the field cannot hold it, the field is zero, and the result is
+// false.
 func (e envOption) parse(o *Options, text string) bool {
 	ok := true
 	switch field := e.value(o).(type) {
@@ -295,8 +296,8 @@ func parseSwitch(text string) (on, ok bool) {
 	return false, false
 }
 
-// parseDuration reads whole seconds, or a duration in hours, minutes, seconds and milliseconds, from a millisecond to 365
-// days, as the library does.
+// parseDuration reads whole seconds, or a duration in hours, minutes, seconds and milliseconds, from a millisecond to
+// 365 days, as the library does.
 func parseDuration(text string) (time.Duration, bool) {
 	switch {
 	case wholeSeconds.MatchString(text):
@@ -395,11 +396,14 @@ func checkText(s setting) error {
 	return nil
 }
 
-// durationText returns a duration as the variables have it, rounded up to whole milliseconds. The library refuses a negative
-// one, and one above the maximum.
+// durationText returns a duration as the variables have it, rounded up to whole milliseconds. What the library refuses is
+// not rounded: a negative duration, and one above the maximum.
 func durationText(d time.Duration) string {
+	if d < 0 || d > longestDuration {
+		return d.String()
+	}
 	rounded := d.Truncate(time.Millisecond)
-	if rounded < d && d < longestDuration {
+	if rounded < d {
 		rounded += time.Millisecond
 	}
 	return rounded.String()

@@ -45,8 +45,8 @@ func (o Options) CheckRuntime(name string) error {
 	}
 }
 
-// shownRuntime returns the name of a runtime for an error, on one line. The name is masked before it is truncated: a part
-// of a token would not be recognised.
+// shownRuntime returns the name of a runtime for an error, on one line. The name is masked before it is truncated: a
+// part of a token would not be recognised.
 func shownRuntime(name string, mask func(string) string) string {
 	quoted := strconv.Quote(shorten(mask(name)))
 	return quoted[1 : len(quoted)-1]

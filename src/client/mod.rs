@@ -81,13 +81,13 @@ impl Progress {
     }
 }
 
-/// The calls under way, by id.
 /// The template that a call is for, as its events and errors name it.
 struct Template {
     runtime: Runtime,
     url: Url,
 }
 
+/// The calls under way, by id.
 type Calls = Arc<Mutex<HashMap<u64, CancellationToken>>>;
 
 impl std::fmt::Debug for Client {

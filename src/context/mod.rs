@@ -51,8 +51,8 @@ const BUILDAH_IGNORE_FILES: [&str; 4] = [
     IGNORE_FILE,
 ];
 
-/// The largest Dockerfile. Long ones written by hand have a few tens of KiB, generated ones a few hundred. It is read as
-/// a whole, as in BuildKit, which rejects a line of 64 KiB.
+/// The largest Dockerfile. Long ones written by hand have a few tens of KiB, generated ones a few hundred. It is read
+/// as a whole, as in BuildKit, which rejects a line of 64 KiB.
 const MAX_DOCKERFILE: usize = 1 << 20;
 
 /// The largest ignore file, and the most patterns in it. Long ones have a few hundred patterns and a few tens of KiB.
@@ -90,7 +90,7 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    /// An attempt begins: it has sent nothing yet.
+    /// An attempt begins: it has sent nothing yet. A thread of the attempt before may still add one chunk.
     pub(crate) fn begin(&self) {
         self.files.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);

@@ -185,8 +185,8 @@ fn processes_share_one_fetch_and_one_build_for_each_runtime() {
 fn when_the_lock_holder_is_killed_another_process_takes_over() {
     soak(|| {
         let shared = Shared::new();
-        let idle = shared.hanging_engine();
-        let mut holder = shared.holder(&idle, "");
+        let engine = shared.hanging_engine();
+        let mut holder = shared.holder(&engine, "");
         let crowds: Vec<Crowd> = (1..PROCESSES).map(|_| shared.crowd(None)).collect();
         for crowd in &crowds {
             crowd.wait_until_it_waits_for(holder.process.id());

@@ -94,7 +94,7 @@ func TestANarrowerWindowThatWrapsLinesHasNoStaleLines(t *testing.T) {
 	}
 }
 
-func TestTerminalsThatWrapLinesAnew(t *testing.T) {
+func TestTerminalsThatRewrapLines(t *testing.T) {
 	for environment, want := range map[string]bool{
 		"TERM=xterm-256color":                                      false,
 		"TERM=linux":                                               false,

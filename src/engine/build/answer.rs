@@ -42,7 +42,7 @@ pub(super) fn lines(answer: Answer) -> impl Stream<Item = Result<BuildMessage, F
     let body = response.into_body().into_data_stream();
     let reader = StreamReader::new(body.map_err(io::Error::other));
     FramedRead::new(reader, LinesCodec::new_with_max_length(MAX_LINE)).filter_map(move |line| {
-        // TransferProgress in here, so that the connection lives as long as the stream.
+        // Moved in here, so that the connection lives as long as the stream.
         let _ = &connection;
         std::future::ready(match line {
             Ok(line) if line.trim().is_empty() => None,

@@ -209,13 +209,16 @@ fn repository(image: &str) -> &str {
     path.split_once(':').map_or(path, |(path, _)| path)
 }
 
-/// The text without a name. Parts of words stay: the name `x` is not in `x509`.
+/// The text without a name. Parts of words stay: the name `x` is not in `x509`, but in `repository%3Ax`.
 fn without(text: &str, name: &str) -> String {
-    let in_word = |beside: Option<char>| beside.is_some_and(char::is_alphanumeric);
+    let continues = |word: Option<char>| word.is_some_and(char::is_alphanumeric);
     let (mut kept, mut from) = (String::new(), 0);
     for (at, _) in text.match_indices(name) {
-        let end = at + name.len();
-        if !in_word(text[..at].chars().next_back()) && !in_word(text[end..].chars().next()) {
+        let (end, before) = (at + name.len(), &text[..at]);
+        let after_escape = before.rfind('%').is_some_and(|percent| percent + 3 == at);
+        if (after_escape || !continues(before.chars().next_back()))
+            && !continues(text[end..].chars().next())
+        {
             kept.push_str(&text[from..at]);
             from = end;
         }
@@ -305,6 +308,10 @@ mod tests {
             assert_eq!(without(says, image).matches("x509:").count(), 1, "{image}");
         }
         assert_eq!(without("x: no x/x", "x"), ": no /");
+        assert_eq!(
+            without("repository%3Ax%3Apull", "x"),
+            "repository%3A%3Apull"
+        );
         let found = BaseImage::of(step, says).unwrap();
         assert_eq!(found.problem, Problem::Tls);
     }

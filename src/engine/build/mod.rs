@@ -197,7 +197,7 @@ impl Engine {
         inputs: &Inputs,
         emit: &Sink,
     ) -> Result<()> {
-        self.warn_of_base_images_only_here(&inputs.dockerfile, emit)
+        self.warn_of_local_base_images(&inputs.dockerfile, emit)
             .await;
         let mut lost: Vec<(builders::Node, String)> = Vec::new();
         let mut interrupted = 0;
@@ -236,7 +236,7 @@ impl Engine {
     }
 
     /// Warns of base images that a builder cannot use, if no registry has them.
-    async fn warn_of_base_images_only_here(&self, dockerfile: &Dockerfile, emit: &Sink) {
+    async fn warn_of_local_base_images(&self, dockerfile: &Dockerfile, emit: &Sink) {
         for image in dockerfile.base_images().take(MAX_BASE_IMAGES) {
             match self.is_local_only(image).await {
                 Ok(true) => {

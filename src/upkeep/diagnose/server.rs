@@ -163,6 +163,7 @@ fn clock(server: Option<SystemTime>, took: Duration) -> Check {
 fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
     const NAME: &str = "token";
     let set = !shared.settings.token.is_empty();
+    let plain = shared.settings.repo_prefix.is_plain_text();
     match (set, accepted, refused) {
         (true, 0, 1..) => Check::problem(
             NAME,
@@ -172,12 +173,19 @@ fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
         ),
         (true, 0, 0) => Check::warning(NAME, "set, but not checked by the server", "see gitea")
             .because_of("gitea"),
-        (true, _, 1..) => Check::warning(
-            NAME,
-            format!("set, but refused for {refused} of the repositories"),
-            "give the token access to them as well",
-        ),
-        (true, _, 0) if shared.settings.repo_prefix.is_plain_text() => Check::warning(
+        (true, _, 1..) => {
+            let sent = if plain {
+                ", and sent over plain http"
+            } else {
+                ""
+            };
+            Check::warning(
+                NAME,
+                format!("set, but refused for {refused} of the repositories{sent}"),
+                "give the token access to them as well",
+            )
+        }
+        (true, _, 0) if plain => Check::warning(
             NAME,
             "set and accepted, but sent over plain http",
             "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
