@@ -483,6 +483,32 @@ mod tests {
     }
 
     #[test]
+    fn the_base_images_are_those_of_stages_without_scratch_and_other_stages() {
+        let text = "ARG TAG=3\nFROM alpine:$TAG AS Base\nFROM base AS next\nFROM scratch\nFROM SCRATCH\nFROM python";
+        let file = Dockerfile::parse(text, &HashMap::new());
+        let images: Vec<&str> = file.base_images().collect();
+        assert_eq!(images, ["alpine:3", "python"]);
+    }
+
+    #[test]
+    fn an_excerpt_has_two_lines_around_each_instruction() {
+        let text = "FROM x\nRUN 2\nRUN 3\nRUN 4 \\\n  5\nRUN 6\nRUN 7\nRUN 8\nRUN 9\n";
+        let file = Dockerfile::parse(text, &HashMap::new());
+        for (line, expected) in [
+            (1, "> 1 | FROM x\n  2 | RUN 2\n  3 | RUN 3\n"),
+            (
+                4,
+                "  2 | RUN 2\n  3 | RUN 3\n> 4 | RUN 4 \\\n> 5 |   5\n  6 | RUN 6\n  7 | RUN 7\n",
+            ),
+            (9, "  7 | RUN 7\n  8 | RUN 8\n> 9 | RUN 9\n"),
+            (0, ""),
+            (10, ""),
+        ] {
+            assert_eq!(file.excerpt(line), expected, "{line}");
+        }
+    }
+
+    #[test]
     fn the_registries_of_all_named_images_are_found() {
         for (text, expected) in [
             ("FROM scratch", &[][..]),
