@@ -571,6 +571,35 @@ mod tests {
     }
 
     #[test]
+    fn the_line_of_every_instruction_is_found() {
+        let lines = [
+            "FROM alpine",
+            "ADD a b",
+            "ARG A=1",
+            "CMD a",
+            "COPY a b",
+            "ENTRYPOINT a",
+            "ENV A=1",
+            "EXPOSE 80",
+            "HEALTHCHECK CMD a",
+            "LABEL a=b",
+            "MAINTAINER a",
+            "ONBUILD RUN a",
+            "RUN a",
+            "SHELL [\"a\"]",
+            "STOPSIGNAL 9",
+            "USER a",
+            "VOLUME /a",
+            "WORKDIR /a",
+        ];
+        let (file, of) = (parse(&lines.join("\n")), lines.len());
+        for (number, line) in (1..).zip(lines) {
+            let step = format!("[{number}/{of}] {line}");
+            assert_eq!(file.line_of(&step), Some(number), "{step}");
+        }
+    }
+
+    #[test]
     fn the_line_of_a_step_is_found_for_each_builder() {
         let one = "# comment\nFROM alpine\nENV A=1\nWORKDIR /w\n\nRUN a \\\n  b\nCOPY . .\nRUN c\n";
         let two = "ARG V=1\nFROM alpine AS build\nRUN make\nFROM scratch\nCOPY --from=build /a /a\nADD b /b\n";
