@@ -157,7 +157,7 @@ func TestDurationsAreRoundedUpToMilliseconds(t *testing.T) {
 	clearEnv(t)
 	for d, want := range map[time.Duration]string{
 		1: "1ms", time.Second: "1s", time.Second + 1: "1.001s", 1500 * time.Millisecond: "1.5s", time.Hour: "1h0m0s",
-		math.MaxInt64: "2562047h47m16.854s",
+		math.MaxInt64: "2562047h47m16.854775807s", // above the maximum: refused as it is
 	} {
 		if got := settingsOf(t, Options{StallGrace: d, Ceiling: d}); got["StallGrace"] != want || got["Ceiling"] != want {
 			t.Errorf("%v: got %q, want %s", d, got, want)
