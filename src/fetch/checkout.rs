@@ -358,8 +358,8 @@ mod tests {
     /// HFS+ of macOS stores `\u{e9}` as `e` and an accent.
     #[test]
     fn a_name_that_the_disk_has_composed_differently_is_named() {
-        let failure = check("d/caf\u{e9}", "d/cafe\u{301}");
-        assert!(matches!(failure, Err(Failure::Renamed(name)) if name == "d/cafe\u{301}"));
+        let failure = check("d/x\u{e9}", "d/xe\u{301}");
+        assert!(matches!(failure, Err(Failure::Renamed(name)) if name == "d/xe\u{301}"));
     }
 
     #[test]
@@ -370,6 +370,6 @@ mod tests {
 
     #[test]
     fn equal_names_are_accepted() {
-        assert!(check("d/caf\u{e9}", "d/caf\u{e9}").is_ok());
+        assert!(check("d/x\u{e9}", "d/x\u{e9}").is_ok());
     }
 }
