@@ -355,7 +355,9 @@ fn checkout() -> TempDir {
 /// What `make release` says when it refuses.
 fn refusal(checkout: &Path, version: &str) -> String {
     let mut make = Command::new("make");
-    make.arg("release").arg(format!("VERSION={version}"));
+    // A make that another make calls, such as that of `make test`, also prints folders in quotes.
+    make.args(["--no-print-directory", "release"])
+        .arg(format!("VERSION={version}"));
     let output = make.current_dir(checkout).output().unwrap();
     assert!(!output.status.success());
     text(&output)

@@ -101,7 +101,7 @@ impl Credentials {
         }
     }
 
-    /// Whether a credential helper is running.
+    /// Whether a login is being looked up: by a credential helper, or in config.json.
     pub(super) fn is_looking_up(&self) -> bool {
         self.lookup.permits.available_permits() < PARALLEL_LOOKUPS
     }
