@@ -9,10 +9,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gix::attrs::StateRef;
-use gix::bstr::{BStr, ByteSlice};
-use gix::objs::Data;
-use gix::{ObjectId, oid};
+use gix_attributes::StateRef;
+use gix_hash::{ObjectId, oid};
+use gix_object::Data;
+use gix_object::bstr::{BStr, ByteSlice};
 
 use crate::fetch::checkout::{Failure, is_file};
 use crate::fetch::store::Store;
@@ -38,7 +38,7 @@ pub(super) enum Conversion {
     Always(&'static str),
 }
 
-pub(super) fn conversion(matches: &gix::attrs::search::Outcome) -> Conversion {
+pub(super) fn conversion(matches: &gix_attributes::search::Outcome) -> Conversion {
     let mut text = None;
     let mut crlf = false;
     for found in matches.iter_selected() {
@@ -70,7 +70,7 @@ pub(super) fn is_attribute_file(path: &BStr) -> bool {
 
 /// Returns the attribute files that git reads in another way than gix. Fails if matching them could take too long.
 pub(super) fn attribute_files(
-    index: &gix::index::State,
+    index: &gix_index::State,
     store: &Store,
 ) -> Result<HashSet<ObjectId>, Failure> {
     let (mut corrected, mut seen) = (HashSet::new(), HashSet::new());
@@ -136,10 +136,14 @@ impl Objects {
     }
 }
 
-impl gix::objs::Find for Objects {
-    fn try_find<'a>(&self, id: &oid, buffer: &'a mut Vec<u8>) -> gix::Result<Option<Data<'a>>> {
+impl gix_object::Find for Objects {
+    fn try_find<'a>(
+        &self,
+        id: &oid,
+        buffer: &'a mut Vec<u8>,
+    ) -> gix_error::Result<Option<Data<'a>>> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(gix::Error::from_error(io::Error::from(
+            return Err(gix_error::Error::from_error(io::Error::from(
                 io::ErrorKind::Interrupted,
             )));
         }

@@ -12,22 +12,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gix::attrs::Search;
-use gix::attrs::search::MetadataCollection;
-use gix::bstr::{BString, ByteSlice};
-use gix::filter::plumbing::Pipeline;
-use gix::filter::plumbing::driver::apply::Delay;
-use gix::filter::plumbing::pipeline::convert::{ToWorktreeOutcome, to_worktree};
-use gix::fs::Capabilities;
-use gix::hash::Kind;
-use gix::index::entry::{Flags, Mode};
-use gix::oid;
-use gix::progress::Discard;
-use gix::validate::path::component;
-use gix::worktree::stack::State;
-use gix::worktree::stack::state::Attributes;
-use gix::worktree::stack::state::attributes::Source;
-use gix::worktree::{Stack, state::checkout};
+use gix_attributes::Search;
+use gix_attributes::search::MetadataCollection;
+use gix_filter::Pipeline;
+use gix_filter::driver::apply::Delay;
+use gix_filter::pipeline::convert::{ToWorktreeOutcome, to_worktree};
+use gix_fs::Capabilities;
+use gix_hash::Kind;
+use gix_hash::oid;
+use gix_index::entry::{Flags, Mode};
+use gix_object::bstr::{BString, ByteSlice};
+use gix_validate::path::component;
+use gix_worktree::Stack;
+use gix_worktree::stack::State;
+use gix_worktree::stack::state::Attributes;
+use gix_worktree::stack::state::attributes::Source;
+use gix_worktree_state::checkout;
+use prodash::progress::Discard;
 
 use crate::event::human_bytes;
 use crate::fetch::attributes::{
@@ -46,7 +47,7 @@ const MAX_CONVERTED: u64 = 4 << 20;
 /// Why a checkout failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    Git(gix::Error),
+    Git(gix_error::Error),
     /// A limit was exceeded: by a file to be converted, or by patterns that would take too long to match.
     TooLarge(String),
     /// Two names are the same on this disk.
@@ -56,15 +57,15 @@ pub(super) enum Failure {
     Stopped,
 }
 
-impl From<gix::Error> for Failure {
-    fn from(error: gix::Error) -> Self {
+impl From<gix_error::Error> for Failure {
+    fn from(error: gix_error::Error) -> Self {
         Failure::Git(error)
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Failure::Git(gix::Error::from_error(error))
+        Failure::Git(gix_error::Error::from_error(error))
     }
 }
 
@@ -109,7 +110,7 @@ pub(super) fn check_out(
         attributes: Arc::default(),
         stop: Arc::clone(stop),
     };
-    let mut index = gix::index::State::from_tree(root, &objects, options.validate)?;
+    let mut index = gix_index::State::from_tree(root, &objects, options.validate)?;
     objects.attributes = Arc::new(attribute_files(&index, store)?);
     large_files(&mut index, &objects, target, &options, stop)?;
     let (files, bytes) = (Discard, Discard);
@@ -165,13 +166,13 @@ fn options(hash: Kind, beside: &Path, workers: usize) -> Result<checkout::Option
 
 /// Writes the large files, and marks them so that gix skips them.
 fn large_files(
-    index: &mut gix::index::State,
+    index: &mut gix_index::State,
     objects: &Objects,
     target: &Path,
     options: &checkout::Options,
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
-    let is_large = |entry: &gix::index::Entry| {
+    let is_large = |entry: &gix_index::Entry| {
         let size = objects.store.header(&entry.id).map_or(0, |(_, size)| size);
         // gix would write the corrected attribute files.
         is_file(entry.mode) && (size > SMALL || objects.attributes.contains(&entry.id))
@@ -267,13 +268,13 @@ fn large_files(
 /// Encodes as UTF-16 the files for which `.gitattributes` says so: gix has written them as UTF-8.
 fn utf16_files(
     mut stack: Stack,
-    index: &gix::index::State,
+    index: &gix_index::State,
     objects: &Objects,
     target: &Path,
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
     const ATTRIBUTE: &str = "working-tree-encoding";
-    let has_attributes = |entry: &gix::index::Entry| is_attribute_file(entry.path(index));
+    let has_attributes = |entry: &gix_index::Entry| is_attribute_file(entry.path(index));
     if !index.entries().iter().any(has_attributes) {
         return Ok(());
     }
@@ -290,7 +291,7 @@ fn utf16_files(
             Utf16::named(&name.to_string())
         });
         if let Some(encoding) = encoding {
-            encoding.encode_file(&target.join(gix::path::from_bstr(path)?))?;
+            encoding.encode_file(&target.join(gix_path::from_bstr(path)?))?;
         }
     }
     Ok(())
@@ -298,7 +299,7 @@ fn utf16_files(
 
 /// Checks that the disk has each file of the tree, under its own name. The folders `A` and `a` are one folder on a disk
 /// that ignores case, and some disks change how a name is composed (`é` as one character or as two).
-fn check_names(index: &gix::index::State, target: &Path, stop: &AtomicBool) -> Result<(), Failure> {
+fn check_names(index: &gix_index::State, target: &Path, stop: &AtomicBool) -> Result<(), Failure> {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
         if stop.load(Ordering::Relaxed) {
@@ -344,10 +345,10 @@ mod tests {
         let file = folder.path().join(on_disk);
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, "").unwrap();
-        let mut index = gix::index::State::new(gix::hash::Kind::Sha1);
+        let mut index = gix_index::State::new(gix_hash::Kind::Sha1);
         index.dangerously_push_entry(
-            gix::index::entry::Stat::default(),
-            gix::hash::Kind::Sha1.null(),
+            gix_index::entry::Stat::default(),
+            gix_hash::Kind::Sha1.null(),
             Flags::empty(),
             Mode::FILE,
             in_tree.into(),

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use gix::progress::MessageLevel;
+use prodash::messages::MessageLevel;
 
 use crate::cache::FetchDir;
 use crate::error::{Code, Error, chain, joined};
@@ -41,7 +41,7 @@ impl FetchTask {
             pack::Failure::TooLarge(what) => self.too_large(&what),
             pack::Failure::Broken(why) => self.broken(&format!("the pack is broken: {why}")),
             pack::Failure::Receive(error) => {
-                let error = gix::Error::from_error(error);
+                let error = gix_error::Error::from_error(error);
                 self.failed("cannot be fetched", &error, dir, None)
             }
             pack::Failure::Disk(error) => self.disk_failed(error, dir),
@@ -98,11 +98,11 @@ impl FetchTask {
     }
 
     /// An annotated tag has an id of its own, which is easily mistaken for the commit's.
-    pub(super) fn not_a_commit(&self, kind: gix::objs::Kind) -> Error {
+    pub(super) fn not_a_commit(&self, kind: gix_object::Kind) -> Error {
         let (url, id) = (&self.url, &self.commit);
         let text = format!("{id} of {url} is a {kind}, not a commit");
         let hint = match kind {
-            gix::objs::Kind::Tag => {
+            gix_object::Kind::Tag => {
                 format!("give the commit's own id: git rev-parse {id}^{{commit}}")
             }
             _ => "give the id of a commit".to_owned(),
@@ -127,7 +127,7 @@ impl FetchTask {
     pub(super) fn failed(
         &self,
         what: &str,
-        error: &gix::Error,
+        error: &gix_error::Error,
         dir: &FetchDir,
         size: Option<u64>,
     ) -> Error {
@@ -147,7 +147,7 @@ impl FetchTask {
 
     /// The error for a write to the disk that failed.
     pub(super) fn disk_failed(&self, error: io::Error, dir: &FetchDir) -> Error {
-        let error = gix::Error::from_error(error);
+        let error = gix_error::Error::from_error(error);
         self.limit_reached(&error, dir, None).unwrap_or_else(|| {
             let path = dir.path().display();
             let message = format!("{path} cannot be written: {}", chain(&error));
@@ -159,7 +159,7 @@ impl FetchTask {
     /// Returns the error for a full disk, or for a limit of this process, if that caused the failure.
     fn limit_reached(
         &self,
-        error: &gix::Error,
+        error: &gix_error::Error,
         dir: &FetchDir,
         size: Option<u64>,
     ) -> Option<Error> {

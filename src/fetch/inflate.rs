@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::FileExt;
 
-use gix::zlib::Decompress;
-use gix::zlib::stream::inflate;
+use gix_zlib::Decompress;
+use gix_zlib::stream::inflate;
 
 use crate::fetch::store::Object;
 

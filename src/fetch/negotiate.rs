@@ -1,13 +1,13 @@
 //! The negotiation with the server: one commit is wanted, by its id, and nothing is there already.
 
-use gix::ObjectId;
-use gix::protocol::fetch::{Arguments, Negotiate, Response, negotiate};
+use gix_hash::ObjectId;
+use gix_protocol::fetch::{Arguments, Negotiate, Response, negotiate};
 
 /// Wants one commit and has none.
 pub(super) struct SingleCommit(pub(super) ObjectId);
 
 impl Negotiate for SingleCommit {
-    fn mark_complete_and_common_ref(&mut self) -> gix::Result<negotiate::Action> {
+    fn mark_complete_and_common_ref(&mut self) -> gix_error::Result<negotiate::Action> {
         Ok(negotiate::Action::MustNegotiate {
             remote_ref_target_known: Vec::new(),
         })
@@ -23,7 +23,7 @@ impl Negotiate for SingleCommit {
         _state: &mut negotiate::one_round::State,
         _arguments: &mut Arguments,
         _previous: Option<&Response>,
-    ) -> gix::Result<(negotiate::Round, bool)> {
+    ) -> gix_error::Result<(negotiate::Round, bool)> {
         let round = negotiate::Round {
             haves_sent: 0,
             in_vain: 0,

@@ -11,12 +11,11 @@ use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use gix::ObjectId;
-use gix::hash::{Hasher, hasher};
-use gix::odb::pack::data::entry::Header;
-use gix::odb::pack::data::{self, Version};
-use gix::zlib::Decompress;
-use gix::zlib::stream::inflate;
+use gix_hash::{Hasher, ObjectId, hasher};
+use gix_pack::data::entry::Header;
+use gix_pack::data::{self, Version};
+use gix_zlib::Decompress;
+use gix_zlib::stream::inflate;
 
 use crate::event::human_bytes;
 use crate::fetch::inflate::read_buffered;
@@ -44,7 +43,7 @@ const DELTA_SIZES: usize = 20;
 #[derive(Debug)]
 pub(super) struct Pack {
     pub(super) file: File,
-    pub(super) hash: gix::hash::Kind,
+    pub(super) hash: gix_hash::Kind,
     /// In the order of the file.
     pub(super) entries: Vec<Entry>,
     /// The bases that are given by their id.
@@ -67,7 +66,7 @@ pub(super) struct Entry {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Base {
     /// None: it is not a delta.
-    None(gix::objs::Kind),
+    None(gix_object::Kind),
     /// The entry with this index.
     Entry(u32),
     /// The object with the id of this index in [`Pack::bases`].
@@ -119,7 +118,7 @@ impl Pack {
 pub(super) fn receive(
     from: &mut dyn BufRead,
     file: File,
-    hash: gix::hash::Kind,
+    hash: gix_hash::Kind,
     counters: &Counters,
     stop: &AtomicBool,
 ) -> Result<Pack, Failure> {
@@ -150,7 +149,7 @@ pub(super) fn receive(
 
 fn read(
     stream: &mut Stream<'_>,
-    hash: gix::hash::Kind,
+    hash: gix_hash::Kind,
 ) -> Result<(Vec<Entry>, Vec<ObjectId>), Failure> {
     let mut header = [0; data::header::SIZE];
     stream.read_exact(&mut header).map_err(Failure::Receive)?;
@@ -193,10 +192,10 @@ fn read(
                 bases.push(base_id);
                 Base::Id(u32::try_from(bases.len() - 1).unwrap_or(u32::MAX))
             }
-            Header::Commit => Base::None(gix::objs::Kind::Commit),
-            Header::Tree => Base::None(gix::objs::Kind::Tree),
-            Header::Blob => Base::None(gix::objs::Kind::Blob),
-            Header::Tag => Base::None(gix::objs::Kind::Tag),
+            Header::Commit => Base::None(gix_object::Kind::Commit),
+            Header::Tree => Base::None(gix_object::Kind::Tree),
+            Header::Blob => Base::None(gix_object::Kind::Blob),
+            Header::Tag => Base::None(gix_object::Kind::Tag),
         };
         stream.end = found.data_offset + longest_deflated(found.decompressed_size);
         let size = match (base, stream.skip(&mut inflater, found.decompressed_size)?) {
@@ -274,7 +273,7 @@ impl Stream<'_> {
         }
     }
 
-    fn check_trailer(&mut self, hash: gix::hash::Kind) -> Result<(), Failure> {
+    fn check_trailer(&mut self, hash: gix_hash::Kind) -> Result<(), Failure> {
         let hasher = self.hasher.take();
         let mut stated = vec![0; hash.len_in_bytes()];
         self.read_exact(&mut stated).map_err(Failure::Receive)?;

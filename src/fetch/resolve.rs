@@ -11,10 +11,9 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use gix::ObjectId;
-use gix::hash::{Hasher, hasher};
-use gix::objs::Kind;
-use gix::objs::encode::loose_header;
+use gix_hash::{Hasher, ObjectId, hasher};
+use gix_object::Kind;
+use gix_object::encode::loose_header;
 
 use crate::fetch::delta;
 use crate::fetch::inflate::{Inflater, PIECE, read_at};
@@ -31,7 +30,7 @@ const CHUNK: usize = 256;
 pub(super) struct Resolver<'a> {
     pack: File,
     resolved: File,
-    hash: gix::hash::Kind,
+    hash: gix_hash::Kind,
     workers: usize,
     stop: &'a AtomicBool,
     entries: Vec<Entry>,

@@ -11,8 +11,8 @@ use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gix::objs::{Data, Kind};
-use gix::{ObjectId, oid};
+use gix_hash::{ObjectId, oid};
+use gix_object::{Data, Kind};
 
 use crate::fetch::MAX_IN_MEMORY;
 use crate::fetch::inflate::{Inflater, read_at};
@@ -29,7 +29,7 @@ pub(super) struct Table {
     pub(super) pack: File,
     /// The resolved deltas.
     pub(super) resolved: File,
-    pub(super) hash: gix::hash::Kind,
+    pub(super) hash: gix_hash::Kind,
     /// In the order of the pack.
     pub(super) objects: Vec<Object>,
     pub(super) ids: Vec<ObjectId>,
@@ -98,8 +98,12 @@ impl Store {
     }
 }
 
-impl gix::objs::Find for Store {
-    fn try_find<'a>(&self, id: &oid, buffer: &'a mut Vec<u8>) -> gix::Result<Option<Data<'a>>> {
+impl gix_object::Find for Store {
+    fn try_find<'a>(
+        &self,
+        id: &oid,
+        buffer: &'a mut Vec<u8>,
+    ) -> gix_error::Result<Option<Data<'a>>> {
         point!("checkout-object");
         let Some((kind, size)) = self.header(id) else {
             return Ok(None);
@@ -114,7 +118,7 @@ impl gix::objs::Find for Store {
             buffer.extend_from_slice(piece);
             Ok(())
         })
-        .map_err(gix::Error::from_error)?;
+        .map_err(gix_error::Error::from_error)?;
         Ok(Some(Data::new(buffer, kind, self.table.hash)))
     }
 }

@@ -4,14 +4,14 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use gix::ObjectId;
-use gix::bstr::BStr;
-use gix::objs::FindExt;
-use gix::progress::Discard;
-use gix::progress::tree::Root;
-use gix::protocol::fetch::{Context, Options, Shallow, Tags};
+use gix_hash::ObjectId;
+use gix_object::FindExt;
+use gix_object::bstr::BStr;
+use gix_protocol::fetch::{Context, Options, Shallow, Tags};
 use gix_transport::Protocol;
 use gix_transport::client::blocking_io::http::Transport;
+use prodash::progress::Discard;
+use prodash::tree::Root;
 use tokio::runtime::Handle;
 use url::Url;
 
@@ -95,10 +95,10 @@ impl FetchTask {
         })
     }
 
-    fn hash(&self) -> gix::hash::Kind {
+    fn hash(&self) -> gix_hash::Kind {
         match self.commit.as_str().len() {
-            64 => gix::hash::Kind::Sha256,
-            _ => gix::hash::Kind::Sha1,
+            64 => gix_hash::Kind::Sha256,
+            _ => gix_hash::Kind::Sha1,
         }
     }
 
@@ -109,10 +109,10 @@ impl FetchTask {
 
     /// Receives a pack with the commit and its tree, and nothing older.
     fn receive(&self, dir: &FetchDir) -> Result<Pack> {
-        let failed = |error: gix::Error| self.failed("cannot be fetched", &error, dir, None);
-        let url = gix::url::parse(BStr::new(self.url.as_str())).map_err(failed)?;
+        let failed = |error: gix_error::Error| self.failed("cannot be fetched", &error, dir, None);
+        let url = gix_url::parse(BStr::new(self.url.as_str())).map_err(failed)?;
         let mut transport = Transport::new_http(self.wire.clone(), url, Protocol::V2, false);
-        let mut handshake = gix::protocol::handshake(
+        let mut handshake = gix_protocol::handshake(
             &mut transport,
             gix_transport::Service::UploadPack,
             // No credentials for gix: the transport sends the token.
@@ -127,7 +127,7 @@ impl FetchTask {
         let file = File::create_new(dir.path().join("pack"))
             .map_err(|error| self.disk_failed(error, dir))?;
         let mut received = None;
-        let outcome = gix::protocol::fetch(
+        let outcome = gix_protocol::fetch(
             &mut wants,
             |reader, _, stop| {
                 let pack = pack::receive(reader, file, self.hash(), &self.counters, stop);
@@ -202,10 +202,11 @@ impl FetchTask {
 
     /// Returns the id of the commit's tree, and the commit's time.
     fn read_commit(&self, store: &Store, dir: &FetchDir) -> Result<(ObjectId, i64)> {
-        let failed = |error: gix::Error| self.failed("cannot be checked out", &error, dir, None);
+        let failed =
+            |error: gix_error::Error| self.failed("cannot be checked out", &error, dir, None);
         let id = self.id()?;
         match store.header(&id) {
-            Some((kind, _)) if kind != gix::objs::Kind::Commit => Err(self.not_a_commit(kind)),
+            Some((kind, _)) if kind != gix_object::Kind::Commit => Err(self.not_a_commit(kind)),
             Some((_, ..=MAX_COMMIT)) => {
                 let mut buffer = Vec::new();
                 let commit = store.find_commit(&id, &mut buffer).map_err(failed)?;

@@ -9,9 +9,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gix::ObjectId;
-use gix::bstr::{BStr, BString, ByteSlice};
-use gix::objs::{FindExt, Kind};
+use gix_hash::ObjectId;
+use gix_object::bstr::{BStr, BString, ByteSlice};
+use gix_object::{FindExt, Kind};
 
 use crate::event::human_bytes;
 use crate::fetch::MAX_IN_MEMORY;
@@ -50,7 +50,7 @@ const KINDS: [u16; 4] = [FILE, FOLDER, LINK, SUBMODULE];
 #[derive(Debug)]
 pub(super) enum Refused {
     /// It could not be read.
-    Unreadable(gix::Error),
+    Unreadable(gix_error::Error),
     /// It is not a valid tree: why.
     Invalid(String),
     /// It exceeds a limit: what, and the limit.

@@ -100,13 +100,13 @@ pub fn order_of_nodes(nodes: &[(String, usize)], runtime: &str) -> Vec<usize> {
 
 /// Git objects, in the form in which a server sends them.
 #[derive(Default)]
-pub struct Repository(std::sync::Mutex<Vec<(gix::objs::Kind, Vec<u8>)>>);
+pub struct Repository(std::sync::Mutex<Vec<(gix_object::Kind, Vec<u8>)>>);
 
 impl Repository {
     /// Adds a blob, a tree or a commit with any content, and returns its id.
     pub fn write(&self, kind: &str, data: &[u8]) -> String {
-        let kind = gix::objs::Kind::from_bytes(kind.as_bytes()).expect("a kind of git's");
-        let id = gix::objs::compute_hash(gix::hash::Kind::Sha1, kind, data);
+        let kind = gix_object::Kind::from_bytes(kind.as_bytes()).expect("a kind of git's");
+        let id = gix_object::compute_hash(gix_hash::Kind::Sha1, kind, data);
         let mut objects = self.0.lock().expect("no writer panics");
         objects.push((kind, data.to_owned()));
         id.expect("no collision").to_string()
@@ -124,26 +124,26 @@ impl Repository {
     }
 
     fn pack(&self) -> Vec<u8> {
-        use gix::odb::pack::data;
+        use gix_pack::data;
         let objects = self.0.lock().expect("no writer panics");
         let count = u32::try_from(objects.len()).expect("they are few");
         let mut pack = data::header::encode(data::Version::V2, count).to_vec();
         for (kind, content) in &*objects {
             let header = match kind {
-                gix::objs::Kind::Commit => data::entry::Header::Commit,
-                gix::objs::Kind::Tree => data::entry::Header::Tree,
-                gix::objs::Kind::Blob => data::entry::Header::Blob,
-                gix::objs::Kind::Tag => data::entry::Header::Tag,
+                gix_object::Kind::Commit => data::entry::Header::Commit,
+                gix_object::Kind::Tree => data::entry::Header::Tree,
+                gix_object::Kind::Blob => data::entry::Header::Blob,
+                gix_object::Kind::Tag => data::entry::Header::Tag,
             };
             let size = content.len() as u64;
             header.write_to(size, &mut pack).expect("memory takes it");
-            let fast = gix::zlib::Compression::BEST_SPEED;
-            let mut deflate = gix::zlib::stream::deflate::Write::new(pack, fast);
+            let fast = gix_zlib::Compression::BEST_SPEED;
+            let mut deflate = gix_zlib::stream::deflate::Write::new(pack, fast);
             deflate.write_all(content).expect("memory takes it");
             deflate.flush().expect("memory takes it");
             pack = deflate.into_inner();
         }
-        let mut hash = gix::hash::hasher(gix::hash::Kind::Sha1);
+        let mut hash = gix_hash::hasher(gix_hash::Kind::Sha1);
         hash.update(&pack);
         let sum = hash.try_finalize().expect("no collision");
         pack.extend_from_slice(sum.as_slice());

@@ -4,7 +4,7 @@
 
 use std::io::Write;
 
-use gix::zlib::{Compression, stream::deflate};
+use gix_zlib::{Compression, stream::deflate};
 
 /// The author and the fixed time of commits and tags.
 const WHEN: &str = "Template Author <templates@example.com> 1767603600 +0000";
@@ -197,7 +197,7 @@ pub fn deflated_zeros(length: u64) -> Vec<u8> {
 }
 
 pub fn sha1(data: &[u8]) -> Vec<u8> {
-    let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
+    let mut hasher = gix_hash::hasher(gix_hash::Kind::Sha1);
     hasher.update(data);
     hasher.try_finalize().unwrap().as_bytes().to_vec()
 }

@@ -163,18 +163,19 @@ impl Wire {
         base_url: &str,
         headers: impl IntoIterator<Item = impl AsRef<str>>,
         body: Option<Vec<u8>>,
-    ) -> gix::Result<SharedExchange> {
+    ) -> gix_error::Result<SharedExchange> {
         let url = match &self.base {
             Some(base) => format!("{base}{}", url.strip_prefix(base_url).unwrap_or_default()),
             None => url.to_owned(),
         };
-        let url = Url::parse(&url).map_err(gix::Error::from_error)?;
+        let url = Url::parse(&url).map_err(gix_error::Error::from_error)?;
         let mut map = HeaderMap::new();
         for header in headers {
             let (name, value) = header.as_ref().split_once(':').unwrap_or_default();
             map.append(
-                HeaderName::from_bytes(name.trim().as_bytes()).map_err(gix::Error::from_error)?,
-                HeaderValue::from_str(value.trim()).map_err(gix::Error::from_error)?,
+                HeaderName::from_bytes(name.trim().as_bytes())
+                    .map_err(gix_error::Error::from_error)?,
+                HeaderValue::from_str(value.trim()).map_err(gix_error::Error::from_error)?,
             );
         }
         Ok(SharedExchange::new(Exchange {

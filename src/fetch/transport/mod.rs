@@ -96,7 +96,7 @@ impl GitHttp for Wire {
         url: &str,
         base_url: &str,
         headers: impl IntoIterator<Item = impl AsRef<str>>,
-    ) -> gix::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
+    ) -> gix_error::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
         let exchange = self.exchange(url, base_url, headers, None)?;
         // A renamed repository redirects this request. The next ones have bodies, which are not sent again after
         // a redirect: they go to the redirected URL directly.
@@ -106,7 +106,7 @@ impl GitHttp for Wire {
             let requested = exchange.url.clone();
             let answered = exchange
                 .response()
-                .map_err(gix::Error::from_error)?
+                .map_err(gix_error::Error::from_error)?
                 .url()
                 .clone();
             if answered != requested {
@@ -123,7 +123,7 @@ impl GitHttp for Wire {
         base_url: &str,
         headers: impl IntoIterator<Item = impl AsRef<str>>,
         _body: PostBodyDataKind,
-    ) -> gix::Result<PostResponse<Self::Headers, Self::ResponseBody, Self::PostBody>> {
+    ) -> gix_error::Result<PostResponse<Self::Headers, Self::ResponseBody, Self::PostBody>> {
         let exchange = self.exchange(url, base_url, headers, Some(Vec::new()))?;
         let (headers, body) = response(&exchange);
         Ok(PostResponse {
@@ -133,7 +133,7 @@ impl GitHttp for Wire {
         })
     }
 
-    fn configure(&mut self, _config: &dyn std::any::Any) -> gix::Result {
+    fn configure(&mut self, _config: &dyn std::any::Any) -> gix_error::Result {
         Ok(())
     }
 
