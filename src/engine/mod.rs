@@ -277,3 +277,16 @@ fn map_error(endpoint: &str, failure: &Failure) -> Error {
     let message = format!("the engine at {endpoint} {what}");
     Error::new(Code::EngineUnreachable, message).hint(hint)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_this_process_is_not_blamed_on_the_engine() {
+        let limit = Error::new(Code::ProcessLimit, "no file descriptor is left");
+        let error = map_error("unix:///engine.sock", &Failure::Local(limit));
+        assert_eq!(error.code, Code::ProcessLimit);
+        assert_eq!(error.message, "no file descriptor is left");
+    }
+}

@@ -82,7 +82,13 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
             clock(greeting.date, greeting.took),
         ),
     };
-    let token = token(shared, found, failed(Code::Auth));
+    let settings = &shared.settings;
+    let token = token(
+        !settings.token.is_empty(),
+        settings.repo_prefix.is_plain_text(),
+        found,
+        failed(Code::Auth),
+    );
     let no_access = token.status != Status::Ok;
     let mut checks = vec![gitea, token, clock];
     checks.extend(heads.into_iter().map(|(runtime, head)| {
@@ -160,10 +166,9 @@ fn clock(server: Option<SystemTime>, took: Duration) -> Check {
     }
 }
 
-fn token(shared: &Shared, accepted: usize, refused: usize) -> Check {
+/// Whether the token works. `accepted` and `refused` are numbers of repositories, `plain` means http.
+fn token(set: bool, plain: bool, accepted: usize, refused: usize) -> Check {
     const NAME: &str = "token";
-    let set = !shared.settings.token.is_empty();
-    let plain = shared.settings.repo_prefix.is_plain_text();
     match (set, accepted, refused) {
         (true, 0, 1..) => Check::problem(
             NAME,
@@ -216,5 +221,25 @@ fn repository(shared: &Shared, runtime: &Runtime, head: Result<gitea::Head>) -> 
             Check::ok(name, "no repository: cannot be built here")
         }
         Err(error) => Check::failed(name, error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_some_repositories_refuse_is_reported_first() {
+        let found = |plain, accepted, refused| token(true, plain, accepted, refused).found;
+        assert_eq!(found(true, 0, 2), "set, but refused");
+        let some = "set, but refused for 2 of the repositories";
+        assert_eq!(found(false, 1, 2), some);
+        assert_eq!(
+            found(true, 1, 2),
+            format!("{some}, and sent over plain http")
+        );
+        let all = "set and accepted, but sent over plain http";
+        assert_eq!(found(true, 3, 0), all);
+        assert_eq!(found(false, 3, 0), "set, and accepted");
     }
 }
