@@ -186,12 +186,14 @@ pub fn deflate(data: &[u8]) -> Vec<u8> {
 
 /// This many zeros, compressed to less than a thousandth.
 pub fn deflated_zeros(length: u64) -> Vec<u8> {
+    const ZEROS: [u8; 8192] = [0; 8192];
     let mut writer = deflate::Write::new(Vec::new(), Compression::BEST_SPEED);
-    std::io::copy(
-        &mut std::io::Read::take(std::io::repeat(0), length),
-        &mut writer,
-    )
-    .unwrap();
+    let mut left = length;
+    while left > 0 {
+        let piece = left.min(ZEROS.len() as u64);
+        writer.write_all(&ZEROS[..piece as usize]).unwrap();
+        left -= piece;
+    }
     writer.flush().unwrap();
     writer.into_inner()
 }

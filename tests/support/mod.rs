@@ -23,6 +23,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use mol::event::Kind;
 use mol::{Client, Code, Error, Event, Image, OptionName, Options};
 use proptest::strategy::Strategy;
@@ -122,14 +124,17 @@ pub fn unique() -> String {
 /// A text that hardly compresses. The same in every run.
 pub fn noise(length: usize) -> String {
     let mut state: u64 = 1;
-    let mut next = || {
-        // Knuth's linear congruential generator for MMIX.
+    let mut bytes = Vec::with_capacity(length);
+    while bytes.len() < length {
+        // Knuth's linear congruential generator for MMIX. Its upper half is the better one.
         state = state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
-        char::from(b'!' + (state >> 40) as u8 % 90)
-    };
-    (0..length).map(|_| next()).collect()
+        bytes.extend_from_slice(&state.to_be_bytes()[..4]);
+    }
+    let mut text = BASE64_STANDARD.encode(bytes);
+    text.truncate(length);
+    text
 }
 
 /// The name of a docker context's folders: the hexadecimal SHA-256 of the context's name.
