@@ -79,7 +79,7 @@ fn a_cancelled_build_starts_no_further_step() {
     let (env, podman) = (TestEnv::new(), Engine::podman_of_the_tests());
     let (first, second) = (unique(), unique());
     let text = format!(
-        "FROM {BUSYBOX}\nRUN echo {first}; sleep 4; true\nRUN echo {second}; sleep 600; true\n"
+        "FROM {BUSYBOX}\nRUN echo {first}; sleep 10; true\nRUN echo {second}; sleep 600; true\n"
     );
     let sha = env.template("hermes", dockerfile(&text));
     let client = client(&env, &podman);
