@@ -212,8 +212,10 @@ type tip struct {
 // the content of a commit never changes, and the branch's file has the current commit id.
 func (r *repository) tip(branch string) (*tip, error) {
 	sha := r.looseRef(branch)
-	if _, err := os.Stat(filepath.Join(r.dir, "packed-refs")); sha == "" && errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+	if sha == "" {
+		if _, err := os.Stat(filepath.Join(r.dir, "packed-refs")); errors.Is(err, fs.ErrNotExist) {
+			return nil, nil
+		}
 	}
 	r.mutex.Lock()
 	known := r.tips[branch]
