@@ -6,9 +6,7 @@ SHELL       := /bin/bash
 
 # The Rust target to build for. Targets other than this machine's are compiled with packaging/with-zig, for glibc GLIBC
 # and newer. With PORTABLE=1, so is this machine's own.
-HOST       := $(shell rustc --version --verbose 2>/dev/null | sed -n 's/^host: //p')
-# `sudo make install` needs no Rust, which root may not have.
-HOST       := $(or $(HOST),$(shell uname -m)-unknown-linux-gnu)
+HOST       := $(shell packaging/host)
 TARGET     := $(HOST)
 PLATFORM   := $(shell packaging/platform $(TARGET))
 GO_PACKAGE := go/mol
@@ -41,6 +39,11 @@ PACKAGE    := $(BUILT)/package
 
 export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM PORTABLE GLIBC MACOSX_DEPLOYMENT_TARGET
 
+# The command needs Go.
+GO := $(shell command -v go)
+.PHONY: all
+all: $(if $(GO),command,lib) ## build the library and, where Go is installed, the command mol: what a plain `make` does
+
 .PHONY: help
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -63,9 +66,8 @@ musl: MUSL := $(firstword $(subst -, ,$(TARGET)))-unknown-linux-musl
 musl: ## build, for Alpine and other musl systems, the archive for the Go build tag musl, and a static mol; TARGET=aarch64-… for arm64
 	$(MAKE) --no-print-directory command TARGET=$(MUSL)
 
-# The C library can be installed without Go. Where there is no cargo either, packaging/install says what to run first.
-GO := $(shell command -v go)
-MISSING := $(if $(wildcard $(PACKAGE)/libmol.a),,$(if $(shell command -v $(CARGO)),$(if $(GO),command,lib)))
+# Where there is no cargo, packaging/install says what to run first.
+MISSING := $(if $(wildcard $(PACKAGE)/libmol.a),,$(if $(shell command -v $(CARGO)),all))
 .PHONY: install
 install: $(MISSING) ## install what was built, or build it first; PREFIX= DESTDIR= BINDIR= INCLUDEDIR= LIBDIR= DATADIR=
 	packaging/install $(PACKAGE)

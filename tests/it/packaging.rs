@@ -206,7 +206,7 @@ fn without_rust_and_a_build_make_install_says_what_to_run() {
         .unwrap();
     assert!(!output.status.success());
     let text = text(&output);
-    assert!(text.contains("first run make command"), "{text}");
+    assert!(text.contains("first run make as the user"), "{text}");
     assert!(!text.contains("cargo"), "{text}");
 }
 
@@ -245,6 +245,10 @@ fn install_is_complete_and_uninstall_removes_it() {
         expected.len(),
         "nothing outside the prefix"
     );
+
+    let version = succeed(Command::new(root.join("bin/mol")).arg("version"));
+    let expected = concat!("mol v", env!("CARGO_PKG_VERSION"), "\n");
+    assert!(text(&version).starts_with(expected), "{version:?}");
 
     let library = root.join("lib/x86_64").join(&soname);
     let named = succeed(Command::new("readelf").arg("-d").arg(&library));

@@ -58,20 +58,13 @@ fn release(version: &str, libraries: &str, folder: &Path) -> Command {
     release
 }
 
-/// What the README sets besides `GOPROXY`.
-fn settings() -> Vec<(String, String)> {
+/// The lines of the README that set the variables of the go command.
+fn exports() -> String {
     let readme = std::fs::read_to_string(source("README.md")).unwrap();
-    let exports = readme
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("export "))
-        .flat_map(str::split_whitespace)
-        .filter_map(|setting| setting.split_once('='))
-        .filter(|(name, _)| *name != "GOPROXY");
-    let settings: Vec<_> = exports
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect();
-    assert_eq!(settings.len(), 2, "{settings:?}");
-    settings
+    let lines = readme.lines().map(str::trim);
+    let exports: Vec<_> = lines.filter(|line| line.starts_with("export ")).collect();
+    assert_eq!(exports.len(), 2, "{exports:?}");
+    exports.join("\n")
 }
 
 /// The linker flags of docs/integration.md for a static program. glibc needs none.
@@ -128,25 +121,27 @@ impl User {
             text(&output).trim().to_owned()
         };
         let var = |name| std::env::var(name).unwrap();
-        let proxies = format!(
-            "file://{},file://{}/cache/download,{}",
-            proxy().display(),
+        let others = format!(
+            "file://{}/cache/download,{}",
             here("GOMODCACHE"),
             here("GOPROXY")
         );
-        let mut go = Command::new(self.home.path().join("bin/go"));
+        // With the proxy of the tests in place of the README's.
+        let script = exports().replace("https://goproxy.example.com", "$PROXY");
+        let mut go = Command::new("/bin/sh");
+        go.args(["-e", "-c", &format!("{script}\nexec go \"$@\""), "go"]);
         go.args(arguments.split_whitespace()).current_dir(folder);
         go.env_clear().envs([
             ("HOME", self.home.path().display().to_string()),
             ("PATH", self.home.path().join("bin").display().to_string()),
-            ("GOPROXY", proxies),
+            ("PROXY", format!("file://{}", proxy().display())),
+            ("GOPROXY", others),
             ("GOSUMDB", here("GOSUMDB")),
             ("GOFLAGS", WITHOUT_CGO.to_owned()),
             ("GOTOOLCHAIN", "local".to_owned()),
             // Only saves time, as -trimpath does: the standard library is compiled once.
             ("GOCACHE", here("GOCACHE")),
         ]);
-        go.envs(settings());
         if is_musl() {
             // The compiler is a script, which needs the programs of this machine.
             let (path, home, cc) = (var("PATH"), var("HOME"), var("MOL_TEST_CC"));
@@ -206,6 +201,33 @@ fn a_server_builds_with_go_get_alone() {
     std::fs::remove_file(server.join("server")).unwrap();
     succeed(&mut user.go(&server, "build -mod=vendor -o server"));
     works();
+}
+
+/// v0.2.1 has failpoints.
+#[test]
+fn a_panic_in_the_library_is_an_error_of_the_server() {
+    let env = TestEnv::new();
+    let user = User::new();
+    let server = user.server();
+    succeed(&mut user.go(&server, &format!("get {MODULES}/mol@v0.2.1")));
+    succeed(&mut user.go(&server, "build -o server"));
+    let mut process = command(&env, &server.join("server"));
+    let output = process.env("FAILPOINTS", "entry=return(boom)").output();
+    let said = text(&output.unwrap());
+    assert!(said.contains("error a defect in libmol"), "{said}");
+    assert!(said.contains("boom at the point entry"), "{said}");
+}
+
+/// The README's settings add to the user's, who may have private modules of their own.
+#[test]
+fn the_settings_of_the_readme_keep_those_of_the_user() {
+    let user = User::new();
+    let mut print = user.go(user.home.path(), "env GOPRIVATE GONOPROXY GONOSUMDB");
+    let own = "corp.example.com";
+    let output = succeed(print.env("GOPRIVATE", own));
+    let without_sums = format!("git.moleculesai.app,{own}");
+    let expected = format!("{own}\n{own}\n{without_sums}\n");
+    assert_eq!(text(&output), expected);
 }
 
 #[test]
@@ -296,6 +318,24 @@ fn the_command_is_installed_with_go_install() {
     assert!(text(&output).contains("CGO_ENABLED=1"), "{output:?}");
 }
 
+/// The packages that a server's author may want besides go/mol and the command.
+#[test]
+fn every_other_module_builds_from_the_proxy() {
+    let user = User::new();
+    let server = user.server();
+    for package in ["templateserver", "workspace", "examples/provisioner/..."] {
+        succeed(&mut user.go(&server, &format!("get {MODULES}/{package}@v0.2.0")));
+        succeed(&mut user.go(&server, &format!("build {MODULES}/{package}")));
+    }
+    let manifests = files(proxy()).into_iter();
+    let mut manifests = manifests.filter(|file| file.ends_with(".mod")).peekable();
+    assert!(manifests.peek().is_some());
+    for manifest in manifests {
+        let said = std::fs::read_to_string(proxy().join(&manifest)).unwrap();
+        assert!(!said.contains("replace"), "{manifest}: {said}");
+    }
+}
+
 /// The tests for glibc have a release without musl, those for musl one with both.
 #[test]
 fn a_build_for_the_wrong_c_library_fails_and_says_why() {
@@ -372,6 +412,44 @@ fn a_release_needs_a_version_and_a_clean_tree() {
     std::fs::write(checkout.path().join("new"), "").unwrap();
     let said = refusal(checkout.path(), env!("CARGO_PKG_VERSION"));
     assert!(said.contains("changes that are not committed"), "{said}");
+}
+
+#[test]
+fn a_release_needs_the_same_version_in_every_file() {
+    // Some other package has this version, so it is in the lists of packages anyway.
+    let (old, new) = (env!("CARGO_PKG_VERSION"), "0.2.0");
+    let checkout = checkout();
+    let git = |script: &str| {
+        let mut shell = Command::new("sh");
+        let script = format!(
+            "{script}\ngit -c user.name=test -c user.email=test@example.org commit --quiet --all --message test"
+        );
+        succeed(
+            shell
+                .args(["-e", "-c", &script])
+                .current_dir(checkout.path()),
+        );
+    };
+    let places = [
+        ("Cargo.toml", "version = \"VERSION\""),
+        ("include/mol.h", "\"VERSION\""),
+        ("go/mol/mol.h", "\"VERSION\""),
+        ("packaging/libmol.cdx.json", "cargo/mol@VERSION"),
+        ("packaging/libmol-macos.cdx.json", "cargo/mol@VERSION"),
+        ("packaging/homebrew/mol.rb", "version \"VERSION\""),
+        ("packaging/alpine/APKBUILD", "pkgver=VERSION"),
+    ];
+    for (file, line) in places {
+        if file != "Cargo.toml" {
+            let said = refusal(checkout.path(), new);
+            assert!(
+                said.contains(&format!("{file} has another version")),
+                "{said}"
+            );
+        }
+        let (from, to) = (line.replace("VERSION", old), line.replace("VERSION", new));
+        git(&format!("sed -i 's|{from}|{to}|' {file}"));
+    }
 }
 
 /// The commands of the message work although cargo is called with --locked everywhere.

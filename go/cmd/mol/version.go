@@ -45,8 +45,14 @@ type versionResult struct {
 	Engine  string `json:"engine"` // "" if none answers
 }
 
-// version is the version of this command, as Go's module system knows it.
+// built is the version that packaging/command builds. It is empty for a mol that the go command alone builds.
+var built string
+
+// version is the version of this command. Without built, it is what Go's module system knows.
 func version() string {
+	if built != "" {
+		return built
+	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version
 	}
