@@ -7,9 +7,10 @@ use std::process::{Command, Output};
 use mol::{Code, OptionName};
 
 use crate::abi::declared_functions;
+use crate::packaging::host;
 use crate::support::child::{
     BOTH, Link, command, compiler, installed, native_libraries, process, program_with_points,
-    source, succeed, text,
+    source, succeed, text, words,
 };
 use crate::support::points::{POINTS, Trigger, prepare, setting, template};
 use crate::support::{TestEnv, in_parallel, required_var};
@@ -171,6 +172,21 @@ fn rust_compilers() -> Vec<Command> {
         .collect()
 }
 
+/// How programs with libmol are linked: with shared libraries of the system, or as a static program. zig can do only one
+/// of them for each target.
+fn linker_flags() -> Vec<Vec<String>> {
+    let shared = native_libraries();
+    let of_target = words("MOL_TEST_CFLAGS");
+    if std::env::var_os("MOL_TEST_CC").is_some() {
+        return vec![[of_target, shared].concat()];
+    }
+    let mut of_static = shared.clone();
+    // There is no static libgcc_s; gcc takes libgcc_eh by itself.
+    of_static.retain(|library| library != "-lgcc_s");
+    of_static.push("-static".to_owned());
+    vec![shared, of_static]
+}
+
 #[test]
 fn another_rust_static_library_can_be_in_the_same_program() {
     let profiles: [&[&str]; 3] = [
@@ -178,27 +194,22 @@ fn another_rust_static_library_can_be_in_the_same_program() {
         &["-Copt-level=3", "-Clto=fat"],
         &["-Copt-level=s", "-Clto=thin", "-Ccodegen-units=1"],
     ];
+    let target = std::env::var("MOL_TEST_TARGET").unwrap_or_else(|_| host());
     let libmol = Path::new(&required_var("MOL_TEST_FAILPOINTS_LIB_DIR")).join("libmol.a");
     let folder = tempfile::tempdir().unwrap();
     let other = folder.path().join("libother.a");
     for profile in profiles {
         for mut rustc in rust_compilers() {
             rustc
-                .args(["--edition=2024", "--crate-type=staticlib", "-o"])
+                .args(["--edition=2024", "--crate-type=staticlib"])
+                .args(["--target", &target, "-o"])
                 .arg(&other)
                 .args(profile)
                 .arg(source("tests/rust/other.rs"));
             succeed(&mut rustc);
             // The linker takes the first definition of a name that it finds, so both orders are tested.
             for libraries in [[&libmol, &other], [&other, &libmol]] {
-                let native = native_libraries();
-                // There is no static libgcc_s; gcc takes libgcc_eh by itself.
-                let of_static = native.iter().filter(|library| *library != "-lgcc_s");
-                let of_static = std::iter::once("-static").chain(of_static.map(String::as_str));
-                for flags in [
-                    native.iter().map(String::as_str).collect(),
-                    of_static.collect::<Vec<_>>(),
-                ] {
+                for flags in linker_flags() {
                     let program = folder.path().join("beside");
                     let mut cc = compiler(false);
                     cc.arg("-I")
@@ -216,8 +227,7 @@ fn another_rust_static_library_can_be_in_the_same_program() {
 /// Each library catches its own panics.
 fn assert_beside_works(program: &Path, what: &str) {
     for (points, status) in [("", "ok"), ("entry=return(boom)", "internal")] {
-        let mut beside = Command::new(program);
-        let output = beside.env_clear().env("FAILPOINTS", points).output();
+        let output = process(program).env("FAILPOINTS", points).output();
         let round = format!("other 2\nmol_resolve {status}\n");
         assert_eq!(text(&output.unwrap()), round.repeat(2), "{what}");
     }

@@ -193,7 +193,7 @@ pub fn with_a_disk(env: &TestEnv, options: &str, script: &str, program: &Path) -
 
 /// The words of a variable of tests/memcheck or tests/shipped: the compiler, extra compiler flags, or a command prefix for
 /// programs.
-fn words(variable: &str) -> Vec<String> {
+pub fn words(variable: &str) -> Vec<String> {
     let text = std::env::var(variable).unwrap_or_default();
     text.split_whitespace().map(str::to_owned).collect()
 }
