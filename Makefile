@@ -97,7 +97,7 @@ demo: ## boot a workspace from a template, twice, then from a new commit
 	@scripts/demo
 
 .PHONY: test
-test: ## run all tests (Rust, C, Go) on private engines, and the demo
+test: ## run the default test suites (Rust, C, Go) on private engines, and the demo
 	@tests/run
 
 .PHONY: soak

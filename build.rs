@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::{env, fs};
 
-/// In the order in which a reader of the header wants them.
+/// The files of `src/ffi` with the C interface, in the order of the header's sections.
 const SOURCES: [&str; 7] = [
     "timeout", "types", "basics", "options", "client", "call", "free",
 ];

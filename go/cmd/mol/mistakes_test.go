@@ -98,8 +98,9 @@ func write(t *testing.T, path, text string) {
 const errorsHead = `# Mistakes and what is shown
 
 Each of these mistakes is made by a test, with the command ` + "`mol`" + `, a template server and an engine. The test writes this
-table: ` + "`go test -run Mistakes -update`" + ` in go/cmd/mol. Addresses, folders and commits are examples, and "…" is the engine's
-own text. The codes of errors are in [local-development.md](local-development.md#errors).
+table: after ` + "`make lib`, with `MOL_TEST_ENGINE` set, `go test -run Mistakes -update`" + ` in go/cmd/mol. Addresses, folders
+and commits are examples, and "…" is the engine's own text. The codes of errors are in
+[local-development.md](local-development.md#errors).
 
 | what is done | exit code | what is shown |
 | --- | --- | --- |
