@@ -10,7 +10,6 @@ HOST       := $(shell packaging/host)
 TARGET     := $(HOST)
 PLATFORM   := $(shell packaging/platform $(TARGET))
 GO_PACKAGE := go/mol
-ARCHIVE    := $(GO_PACKAGE)/libmol_$(PLATFORM).a
 CARGO      := cargo
 TARGET_DIR := target
 GLIBC      := 2.28
@@ -53,9 +52,7 @@ lib: ## build libmol.a and libmol.so, and copy the first to where the Go package
 	@packaging/prelink --check $(TARGET)
 	$(BUILD) --release --locked --target-dir $(TARGET_DIR)
 	packaging/prelink $(TARGET) $(BUILT) $(PACKAGE)
-	cp $(PACKAGE)/libmol.a $(ARCHIVE).new
-	mv $(ARCHIVE).new $(ARCHIVE)
-	packaging/link-id $(PLATFORM) $(ARCHIVE) > $(ARCHIVE:.a=.go)
+	packaging/go-library $(PLATFORM) $(PACKAGE)/libmol.a $(GO_PACKAGE)
 
 .PHONY: command
 command: lib ## build mol, its manual page and completions, in the folder command beside libmol.a; TARGET= to cross-compile
