@@ -28,8 +28,8 @@ pub(super) use node::{Node, Worker};
 pub(crate) use rank::order_by_address;
 pub(super) use trouble::Trouble;
 
-/// How long a node that did not answer is not asked again, if another one answers.
-const REST: Duration = Duration::from_secs(30);
+/// How long a node that did not answer is skipped while another node can build the platform.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// What a client knows of its builder's nodes, by address.
 #[derive(Clone, Debug, Default)]
@@ -60,10 +60,10 @@ impl NodeStates {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn rests(&self, node: &Node) -> bool {
+    fn failed_recently(&self, node: &Node) -> bool {
         let known = self.lock();
         let failed = known.get(&node.to_string()).and_then(|state| state.failed);
-        failed.is_some_and(|failed| failed.elapsed() < REST)
+        failed.is_some_and(|failed| failed.elapsed() < RETRY_AFTER)
     }
 
     fn note(&self, node: &Node, failed: bool) {
@@ -120,7 +120,7 @@ impl Engine {
         Ok(Some(ask(nodes, false).await))
     }
 
-    /// How many bytes the cache of each node has that has answered, if it says so in time.
+    /// The cache size of each node in bytes; `None` if the node did not answer, or does not report it in time.
     pub(crate) async fn cache_sizes(asked: &[Asked]) -> Vec<Option<u64>> {
         join_all(asked.iter().map(|(node, answer)| async move {
             match answer {
@@ -155,8 +155,9 @@ impl Engine {
         let silent: Sink = Arc::new(|_| {});
         self.check_platform(platform, &silent).await?;
         let nodes = read(&self.settings, builder, tasks).await?;
-        let (resting, fresh): (Vec<Node>, Vec<Node>) =
-            nodes.into_iter().partition(|node| self.known.rests(node));
+        let (failed, fresh): (Vec<Node>, Vec<Node>) = nodes
+            .into_iter()
+            .partition(|node| self.known.failed_recently(node));
         let can_build = |answer: &std::result::Result<Worker, Trouble>| {
             answer
                 .as_ref()
@@ -164,7 +165,7 @@ impl Engine {
         };
         let mut asked = ask(fresh, start).await;
         if !asked.iter().any(|(_, answer)| can_build(answer)) {
-            asked.extend(ask(resting, start).await);
+            asked.extend(ask(failed, start).await);
         }
         let (mut workers, mut troubles) = (Vec::new(), Vec::new());
         for (node, answer) in asked {

@@ -24,12 +24,12 @@ pub(super) fn order(
         .into_iter()
         .map(|worker| (worker.is_native(platform), builds(&worker), worker))
         .collect();
-    let best = ranked.iter().any(|(native, ..)| *native);
-    let group = ranked.iter().filter(|(native, ..)| *native == best);
+    let any_native = ranked.iter().any(|(native, ..)| *native);
+    let group = ranked.iter().filter(|(native, ..)| *native == any_native);
     let (count, total) = group.fold((0, 0), |(count, total), (_, builds, _)| {
         (count + 1, total + builds)
     });
-    // One more than now, times 1.25, divided among the nodes and rounded up.
+    // ceil(1.25 * (total + 1) / count): the mean with this build included, plus 25 %.
     let bound = ((total + 1) * 5).div_ceil(4 * count.max(1));
     ranked.sort_by_cached_key(|(native, builds, worker)| {
         (

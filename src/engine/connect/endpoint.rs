@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::engine::connect::address::{self, Address, PLAIN_PORT};
 use crate::engine::connect::config::{self, Config};
-use crate::engine::connect::places::{self, DEFAULT_SOCKET, Place};
+use crate::engine::connect::places::{self, DEFAULT_SOCKET, KnownSocket};
 use crate::engine::connect::{docker_context, tls};
 use crate::error::{Code, Result};
 use crate::options::EngineSettings;
@@ -23,19 +23,19 @@ pub(crate) struct Endpoint {
     /// `DOCKER_HOST`, a context, or the engine whose socket this is.
     pub(crate) named_by: String,
     /// Set if the address is a well-known socket.
-    pub(in crate::engine) place: Option<Place>,
+    pub(in crate::engine) known_socket: Option<KnownSocket>,
 }
 
 impl Endpoint {
     pub(super) fn named(address: Address, named_by: &str, settings: &EngineSettings) -> Self {
-        let place = match &address {
+        let known_socket = match &address {
             Address::Unix(socket) => places::at(settings, socket),
             Address::Ssh(_) | Address::Tcp { .. } => None,
         };
         Self {
             address,
             named_by: named_by.to_owned(),
-            place,
+            known_socket,
         }
     }
 }
@@ -111,14 +111,14 @@ pub(in crate::engine) fn candidates(settings: &EngineSettings) -> Result<Vec<End
 
 /// The places where engines listen.
 fn well_known(settings: &EngineSettings) -> Vec<Endpoint> {
-    let endpoint = |place: Place| Endpoint {
-        address: Address::Unix(place.socket.clone()),
+    let endpoint = |known: KnownSocket| Endpoint {
+        address: Address::Unix(known.socket.clone()),
         // Another engine may have a link there.
-        named_by: match place.socket.as_path() == Path::new(DEFAULT_SOCKET) {
+        named_by: match known.socket.as_path() == Path::new(DEFAULT_SOCKET) {
             true => "the default socket".to_owned(),
-            false => place.engine.to_owned(),
+            false => known.engine.to_owned(),
         },
-        place: Some(place),
+        known_socket: Some(known),
     };
     places::all(settings).into_iter().map(endpoint).collect()
 }

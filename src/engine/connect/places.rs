@@ -1,8 +1,8 @@
 //! Where engines listen, and how each is started: what is tried if no engine is named.
 //!
-//! The sources are the documents of each engine. Docker Desktop, Colima, OrbStack and Rancher Desktop also create a docker
-//! context; these places count where it is not the current one. Nothing below `TMPDIR` is tried, where another user
-//! could listen.
+//! The sources are the documents of each engine. Docker Desktop, Colima, OrbStack and Rancher Desktop also create a
+//! docker context; these sockets are tried when that context is not the current one. Nothing below `TMPDIR` is tried,
+//! where another user could listen.
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,7 @@ pub(in crate::engine) const DEFAULT_SOCKET: &str = "/var/run/docker.sock";
 
 /// A socket of an engine.
 #[derive(Clone, Debug)]
-pub(in crate::engine) struct Place {
+pub(in crate::engine) struct KnownSocket {
     pub(in crate::engine) socket: PathBuf,
     pub(in crate::engine) engine: &'static str,
     /// The command that starts the engine.
@@ -37,7 +37,7 @@ pub(super) enum SetUp {
     No,
 }
 
-impl Place {
+impl KnownSocket {
     /// Looks at the disk.
     pub(super) fn set_up(&self) -> SetUp {
         match self.set_up_path.path.exists() {
@@ -77,7 +77,7 @@ const PLACES: [(Below, &str, &str, &str, &str); 12] = [
 ];
 
 /// All places for these settings, in the order in which they are tried.
-pub(super) fn all(settings: &EngineSettings) -> Vec<Place> {
+pub(super) fn all(settings: &EngineSettings) -> Vec<KnownSocket> {
     let home = settings.home.as_deref();
     let place = |(below, socket, engine, start, set_up_path): (_, _, _, _, &str)| {
         let folder = match below {
@@ -85,7 +85,7 @@ pub(super) fn all(settings: &EngineSettings) -> Vec<Place> {
             RuntimeDir => settings.runtime_dir.as_deref()?,
             Home => home?,
         };
-        Some(Place {
+        Some(KnownSocket {
             socket: folder.join(socket),
             engine,
             start,
@@ -100,7 +100,7 @@ pub(super) fn all(settings: &EngineSettings) -> Vec<Place> {
 }
 
 /// The place with this socket: for an engine that is named by it, in a docker context for example.
-pub(super) fn at(settings: &EngineSettings, socket: &Path) -> Option<Place> {
+pub(super) fn at(settings: &EngineSettings, socket: &Path) -> Option<KnownSocket> {
     all(settings)
         .into_iter()
         .find(|place| place.socket == socket)
@@ -147,8 +147,8 @@ mod tests {
             fs::create_dir_all(socket.parent().unwrap()).unwrap();
             let _listener = UnixListener::bind(&socket).unwrap();
             let places = all(&settings(root.path()));
-            let below = |place: &&Place| place.socket.starts_with(root.path());
-            let found: Vec<&Place> = places
+            let below = |place: &&KnownSocket| place.socket.starts_with(root.path());
+            let found: Vec<&KnownSocket> = places
                 .iter()
                 .filter(below)
                 .filter(|place| place.socket.exists())
@@ -185,7 +185,7 @@ mod tests {
             let settings = settings(root.path());
             let home = settings.home.clone().unwrap();
             let ours = |settings| {
-                let places: Vec<Place> = all(settings);
+                let places: Vec<KnownSocket> = all(settings);
                 let own = places
                     .into_iter()
                     .filter(|place| place.set_up() == SetUp::ForThisUser);

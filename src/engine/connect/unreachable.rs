@@ -11,7 +11,7 @@ use rustix::process::{getegid, geteuid, getgroups};
 use crate::cache::ownership::OVERFLOW_UID;
 use crate::engine::connect::address::Address;
 use crate::engine::connect::endpoint::Endpoint;
-use crate::engine::connect::places::SetUp;
+use crate::engine::connect::places::{KnownSocket, SetUp};
 use crate::error::{Code, Error};
 use crate::process::outside_file;
 
@@ -58,12 +58,12 @@ impl Attempt {
         let Address::Unix(socket) = &self.endpoint.address else {
             return Cause::NoAnswer;
         };
-        let set_up = || self.endpoint.place.as_ref().map(|place| place.set_up());
+        let set_up = || self.endpoint.known_socket.as_ref().map(KnownSocket::set_up);
         match self.kind {
             Some(ErrorKind::ConnectionRefused) => Cause::NothingListens,
             // Most users may not look into /run/podman, which says nothing about their engine.
             Some(ErrorKind::PermissionDenied)
-                if self.endpoint.place.is_none() || fs::metadata(socket).is_ok() =>
+                if self.endpoint.known_socket.is_none() || fs::metadata(socket).is_ok() =>
             {
                 Cause::Denied
             }
@@ -80,18 +80,18 @@ impl Attempt {
     /// What is wrong, and what to do. Looks at the disk.
     fn explained(&self, cause: Cause) -> (String, String) {
         let why = &self.why;
-        let (socket, hint_elsewhere) = match &self.endpoint.address {
-            Address::Unix(socket) => (socket, HINT_SILENT),
+        let socket = match &self.endpoint.address {
+            Address::Unix(socket) => socket,
             Address::Ssh(_) => return (why.clone(), self.hint_or(HINT_SSH)),
             Address::Tcp { .. } => return (why.clone(), self.hint_or(HINT_TCP)),
         };
-        let place = self.endpoint.place.as_ref();
-        let running = place.map(|place| {
-            let hint = format!("start {}: {}", place.engine, place.start);
-            (place.engine, hint)
+        let known = self.endpoint.known_socket.as_ref();
+        let running = known.map(|known| {
+            let hint = format!("start {}: {}", known.engine, known.start);
+            (known.engine, hint)
         });
         match (cause, running) {
-            (Cause::NoAnswer, _) => (why.clone(), self.hint_or(hint_elsewhere)),
+            (Cause::NoAnswer, _) => (why.clone(), self.hint_or(HINT_SILENT)),
             (Cause::Denied, _) => match Access::of(socket) {
                 Some(access) => (format!("{why}: {access}"), access.hint()),
                 None => (
@@ -104,7 +104,7 @@ impl Attempt {
                 ("it is not a socket".to_owned(), HINT_START.to_owned())
             }
             (Cause::NothingListens, Some((engine, hint)))
-                if place.is_some_and(|place| place.set_up() != SetUp::No) =>
+                if known.is_some_and(|known| known.set_up() != SetUp::No) =>
             {
                 (format!("{engine} is not running: {why}"), hint)
             }
@@ -157,7 +157,7 @@ pub(in crate::engine) fn explain(attempts: &[Attempt]) -> Error {
     Error::new(Code::EngineUnreachable, message).hint(hint)
 }
 
-/// The same, without a look at the disk.
+/// Like [`explain`], but reads no files.
 pub(in crate::engine) fn unexplained(attempts: &[Attempt]) -> Error {
     let tried: Vec<String> = attempts
         .iter()
@@ -306,11 +306,12 @@ mod tests {
             home: Some(home.to_owned()),
             ..EngineSettings::default()
         };
-        // Docker Desktop's sign is not in the home folder: it may be installed on this machine.
-        let below = |place: &places::Place| {
+        // Docker Desktop is left out: the path that shows that it is set up is outside the home folder, so it may exist
+        // here.
+        let below = |place: &places::KnownSocket| {
             place.socket.starts_with(home) && place.engine != "Docker Desktop"
         };
-        let attempt = |place: places::Place| {
+        let attempt = |place: places::KnownSocket| {
             let socket = place.socket.strip_prefix(home).unwrap();
             let found = happened.iter().find(|(name, _)| Path::new(name) == socket);
             let kind = found.map_or(ErrorKind::NotFound, |(_, kind)| *kind);
@@ -318,7 +319,7 @@ mod tests {
                 endpoint: Endpoint {
                     address: Address::Unix(place.socket.clone()),
                     named_by: place.engine.to_owned(),
-                    place: Some(place),
+                    known_socket: Some(place),
                 },
                 why: kind.to_string(),
                 kind: Some(kind),
@@ -333,7 +334,7 @@ mod tests {
         let endpoint = Endpoint {
             address,
             named_by: "DOCKER_HOST".to_owned(),
-            place: None,
+            known_socket: None,
         };
         let (why, hint) = ("why".to_owned(), None);
         explain(&[Attempt {
