@@ -228,7 +228,8 @@ typedef struct mol_timings {
   int64_t lookup_us;
   // The request for the image.
   int64_t inspect_us;
-  // The wait for another call or process that made the same image.
+  // The wait for another process, or another client of this process, that built the same image. A call that joins a
+  // running build of its client has the durations of that whole build, so they can exceed total_us.
   int64_t wait_us;
   // The fetch and the checkout.
   int64_t fetch_us;
@@ -361,7 +362,8 @@ void mol_options_free(mol_options options);
 // client   receives the client, for mol_client_free
 MOL_NODISCARD mol_status mol_client_new(mol_options options, bool events, mol_client *client, mol_error **error);
 
-// Cancels a client's calls, waits up to two seconds for them, and frees it. Waiting functions return MOL_ERR_CLOSED.
+// Cancels a client's calls, waits up to two seconds for them, and frees it. mol_client_next_event then returns
+// MOL_ERR_CLOSED, mol_call_wait that or the result of the cancelled call, and mol_ensure_local_image MOL_ERR_CANCELED.
 void mol_client_free(mol_client client);
 
 // Takes the oldest event of a client that was created with events. All events of a call come before

@@ -243,6 +243,11 @@ impl Error {
     pub(crate) fn canceled() -> Self {
         Self::new(Code::Canceled, "the call was cancelled")
     }
+
+    /// The client was freed.
+    pub(crate) fn freed() -> Self {
+        Self::new(Code::Closed, "the client was freed")
+    }
 }
 
 /// An error and its causes, outermost first.

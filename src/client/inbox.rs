@@ -143,7 +143,7 @@ impl Inbox {
     pub(crate) fn descriptor(&self) -> Result<RawFd> {
         let mut state = self.lock();
         if state.closed {
-            return Err(Error::new(Code::Closed, "the client was freed"));
+            return Err(Error::freed());
         }
         if state.readiness.is_none() {
             state.readiness = Some(Readiness::new().map_err(no_descriptor)?);

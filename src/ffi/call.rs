@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::client::{CLIENTS, Object, closed};
+use super::client::{CLIENTS, Object};
 use super::guard::{ffi_call, write};
 use super::text::{optional, required};
 use super::timeout;
@@ -122,7 +122,7 @@ pub unsafe extern "C" fn mol_call_wait(
                 match inbox.wait(call, timeout::of_wait(timeout_ms))? {
                     Taken::Item(ended) => Ok(mol_result::new(ended)),
                     Taken::Nothing => Ok(ptr::null_mut()),
-                    Taken::Closed => Err(closed()),
+                    Taken::Closed => Err(Error::freed()),
                 }
             })
         })
@@ -236,7 +236,7 @@ impl<'a> Request<'a> {
     }
 }
 
-/// A larger `size` is not one of a struct, but an uninitialised field.
+/// A larger `size` can only come from an uninitialised field.
 const MAX_REQUEST: usize = 4096;
 
 fn prune_options(keep_per_runtime: u32, keep_recent_ms: i64, dry_run: bool) -> PruneOptions {

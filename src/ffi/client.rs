@@ -61,7 +61,8 @@ fn observer(inbox: Arc<Inbox>) -> Observer {
     Box::new(move |event| inbox.push(event))
 }
 
-/// Cancels a client's calls, waits up to two seconds for them, and frees it. Waiting functions return MOL_ERR_CLOSED.
+/// Cancels a client's calls, waits up to two seconds for them, and frees it. mol_client_next_event then returns
+/// MOL_ERR_CLOSED, mol_call_wait that or the result of the cancelled call, and mol_ensure_local_image MOL_ERR_CANCELED.
 #[unsafe(no_mangle)]
 pub extern "C" fn mol_client_free(client: mol_client) {
     ffi_value((), || {
@@ -112,7 +113,7 @@ pub unsafe extern "C" fn mol_client_next_event(
                 match inbox.next_event(timeout::of_wait(timeout_ms)) {
                     Taken::Item(numbered) => mol_event::new(numbered),
                     Taken::Nothing => Ok(std::ptr::null_mut()),
-                    Taken::Closed => Err(closed()),
+                    Taken::Closed => Err(Error::freed()),
                 }
             })
         })
@@ -165,8 +166,4 @@ pub unsafe extern "C" fn mol_client_metrics(
             })
         })
     }
-}
-
-pub(super) fn closed() -> Error {
-    Error::new(Code::Closed, "the client was freed")
 }

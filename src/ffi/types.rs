@@ -175,7 +175,8 @@ pub struct mol_timings {
     pub lookup_us: i64,
     /// The request for the image.
     pub inspect_us: i64,
-    /// The wait for another call or process that made the same image.
+    /// The wait for another process, or another client of this process, that built the same image. A call that joins a
+    /// running build of its client has the durations of that whole build, so they can exceed total_us.
     pub wait_us: i64,
     /// The fetch and the checkout.
     pub fetch_us: i64,

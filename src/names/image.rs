@@ -11,7 +11,8 @@ pub struct Timings {
     pub lookup: Duration,
     /// Asking the engine for the image.
     pub inspect: Duration,
-    /// Waiting for a build of another caller or process.
+    /// Waiting for another process, or another client of this process, that built the same image. A call that joins a
+    /// running build of its client has the durations of that whole build, so they can exceed `total`.
     pub wait: Duration,
     /// Fetching the commit and checking it out.
     pub fetch: Duration,

@@ -299,6 +299,7 @@ mod tests {
 
     use super::*;
     use crate::event::{Event, Kind};
+    use crate::process::executor::block_on;
 
     #[test]
     fn steps_are_parsed_and_similar_output_is_not() {
@@ -341,10 +342,7 @@ mod tests {
         let mut monitor = BuildMonitor::new(Arc::default(), None, Duration::from_secs(240), &emit);
         let mut transcript = Transcript::new(builder);
         let update = transcript.update(text, &mut monitor);
-        crate::process::executor::runtime()
-            .unwrap()
-            .block_on(update)
-            .unwrap();
+        block_on(update).unwrap();
         transcript.end(None, &mut monitor);
         events.into_inner().unwrap()
     }

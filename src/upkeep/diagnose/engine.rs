@@ -72,16 +72,16 @@ async fn builder(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check 
     let asked_for = shared.settings.engine.classic_builder;
     match engine.builder() {
         Builder::Classic if asked_for => Check::warning(
-            "builder",
+            NAME,
             "classic, because DOCKER_BUILDKIT is 0",
             "unset DOCKER_BUILDKIT: BuildKit is faster and supports more Dockerfile syntax",
         ),
         Builder::Classic => Check::warning(
-            "builder",
+            NAME,
             "classic: the engine is too old for BuildKit",
             "update the engine: templates may use syntax that the classic builder does not support",
         ),
-        builder => Check::ok("builder", builder.name()),
+        builder => Check::ok(NAME, builder.name()),
     }
 }
 

@@ -115,7 +115,8 @@ impl Session {
         Ok(Self::serve(connection, services, ended))
     }
 
-    /// The same with a builder, over the connection of the build: its bytes are the messages of `Control/Session`.
+    /// Like [`Self::open`], with a builder, over the connection of the build: the session's bytes are the messages of
+    /// `Control/Session`.
     pub(super) async fn over(
         grpc: &Grpc,
         id: &str,
@@ -290,6 +291,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use crate::process::executor::block_on;
 
     /// A body that never ends.
     type Silent = StreamBody<futures_util::stream::Pending<Result<Frame<Bytes>, Infallible>>>;
@@ -329,61 +331,59 @@ mod tests {
         std::fs::write(tree.path().join("Dockerfile"), "FROM scratch\n").unwrap();
         let beside = tempfile::tempdir().unwrap();
         let socket = beside.path().join("socket");
-        crate::process::executor::runtime()
-            .unwrap()
-            .block_on(async {
-                let listener = UnixListener::bind(&socket).unwrap();
-                let engine = tokio::spawn(engine(listener));
-                let tasks = TaskTracker::new();
-                let settings = crate::options::EngineSettings::default();
-                let emit: crate::event::Sink = Arc::new(|_| {});
-                let registries = std::collections::BTreeSet::new();
-                let context = Context::open(tree.path(), 0, CancellationToken::new()).unwrap();
-                let services = SessionServices {
-                    credentials: Credentials::new(settings, registries, tasks.clone(), emit),
-                    tasks,
-                    context: Some(Arc::new(context)),
-                    image: None,
-                };
-                let version = Version {
-                    major: 1,
-                    minor: 41,
-                };
-                let address = Address::Unix(socket);
-                let ended = CancellationToken::new();
-                let _session = Session::open(&address, version, "id", "key", services, ended)
-                    .await
-                    .unwrap();
-                let sender = engine.await.unwrap();
-                let asked: Vec<_> = (0..10)
-                    .map(|number| {
-                        // One request has the header of the largest ignore file.
-                        let patterns = if number == 0 {
-                            crate::context::MAX_PATTERNS
-                        } else {
-                            0
-                        };
-                        let request = diff_copy(patterns);
-                        let mut sender = sender.clone();
-                        tokio::spawn(async move { sender.send_request(request).await })
-                    })
-                    .collect();
-                tokio::time::sleep(Duration::from_secs(2)).await;
-                let answered: Vec<_> = asked
-                    .into_iter()
-                    .filter(|asked| asked.is_finished())
-                    .collect();
-                assert_eq!(answered.len(), MAX_COPIES);
-                for answer in answered {
-                    let answer = answer.await.unwrap().unwrap();
-                    assert_eq!(answer.status(), 200, "{:?}", answer.headers());
-                    assert_eq!(
-                        answer.headers().get("grpc-status"),
-                        None,
-                        "{:?}",
-                        answer.headers()
-                    );
-                }
-            });
+        block_on(async {
+            let listener = UnixListener::bind(&socket).unwrap();
+            let engine = tokio::spawn(engine(listener));
+            let tasks = TaskTracker::new();
+            let settings = crate::options::EngineSettings::default();
+            let emit: crate::event::Sink = Arc::new(|_| {});
+            let registries = std::collections::BTreeSet::new();
+            let context = Context::open(tree.path(), 0, CancellationToken::new()).unwrap();
+            let services = SessionServices {
+                credentials: Credentials::new(settings, registries, tasks.clone(), emit),
+                tasks,
+                context: Some(Arc::new(context)),
+                image: None,
+            };
+            let version = Version {
+                major: 1,
+                minor: 41,
+            };
+            let address = Address::Unix(socket);
+            let ended = CancellationToken::new();
+            let _session = Session::open(&address, version, "id", "key", services, ended)
+                .await
+                .unwrap();
+            let sender = engine.await.unwrap();
+            let asked: Vec<_> = (0..10)
+                .map(|number| {
+                    // One request has the header of the largest ignore file.
+                    let patterns = if number == 0 {
+                        crate::context::MAX_PATTERNS
+                    } else {
+                        0
+                    };
+                    let request = diff_copy(patterns);
+                    let mut sender = sender.clone();
+                    tokio::spawn(async move { sender.send_request(request).await })
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let answered: Vec<_> = asked
+                .into_iter()
+                .filter(|asked| asked.is_finished())
+                .collect();
+            assert_eq!(answered.len(), MAX_COPIES);
+            for answer in answered {
+                let answer = answer.await.unwrap().unwrap();
+                assert_eq!(answer.status(), 200, "{:?}", answer.headers());
+                assert_eq!(
+                    answer.headers().get("grpc-status"),
+                    None,
+                    "{:?}",
+                    answer.headers()
+                );
+            }
+        });
     }
 }
