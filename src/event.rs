@@ -369,7 +369,8 @@ impl Event {
         }
     }
 
-    /// The only warning with an endpoint.
+    /// A warning that programs that read only `DOCKER_HOST` do not find the engine in use. No other warning has
+    /// `endpoint`.
     pub(crate) fn engine_elsewhere(endpoint: &str, tls: bool) -> Self {
         let message = format!(
             "the engine in use is at {endpoint}, and DOCKER_HOST is not set: a client that reads only the \

@@ -222,7 +222,7 @@ pub struct Snapshot {
     pub hits: u64,
     /// Calls whose image was missing or could not be used.
     pub misses: u64,
-    /// How often a call has started to wait for another one, of this process or of another.
+    /// How often a call has started to wait for another call or a prune, of this process or of another.
     pub waits: u64,
     /// Fetches with their builds that were not cancelled, by result: `ok` or the name of the error's code. A build that
     /// many callers wait for counts once.

@@ -589,7 +589,7 @@ mod tests {
             (event(Kind::StepDone, "FROM", "FROM: was cached"), "RUN"),
             (event(Kind::StepDone, "RUN", "RUN: done"), "RUN: done"),
             (event(Kind::StepStarted, "COPY", "COPY"), "COPY"),
-            // A build that broke off is repeated.
+            // A build whose node was lost starts again on another node.
             (Event::new(Kind::BuildStarted, "build"), "build"),
         ] {
             progress.note(&event);

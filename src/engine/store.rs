@@ -68,7 +68,7 @@ pub(crate) enum Removal {
     Untagged,
     /// The reference does not exist any more.
     Absent,
-    /// The engine refused, for this reason: a container uses the image.
+    /// The engine refused, for this reason: for example, a container uses the image.
     Refused(String),
 }
 

@@ -178,7 +178,8 @@ async fn join_build(
     Ok((output.image_id, output.cache_hit))
 }
 
-/// Builds the image once for all callers of this process, under a lock for other processes.
+/// Builds the image once for all callers of this client. The lock excludes other processes, and other clients of this
+/// process.
 async fn build_shared(shared: Arc<Shared>, target: Target, emit: Sink) -> Result<BuildOutput> {
     let mut timings = Timings::default();
     let (root, runtime) = (shared.settings.cache_dir.clone(), target.runtime.clone());

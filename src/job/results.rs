@@ -21,7 +21,7 @@ pub(super) enum MissReason {
 #[derive(Clone, Debug)]
 pub(crate) struct BuildOutput {
     pub(super) image_id: String,
-    /// True if another process has built it meanwhile.
+    /// True if another process or client has built it in the meantime.
     pub(super) cache_hit: bool,
     pub(super) timings: Timings,
 }

@@ -92,8 +92,8 @@ impl Ignores {
     }
 }
 
-/// In which order a client tries the nodes of a builder, for the simulation of a farm. They are given by their host names
-/// and the number of builds that the client has on each; the result has their positions.
+/// The order in which a client tries the nodes of a builder. Each node is its host name and the number of builds that
+/// the client runs there; the result is their indexes, best first.
 pub fn order_of_nodes(nodes: &[(String, usize)], runtime: &str) -> Vec<usize> {
     order_by_address(nodes, runtime)
 }

@@ -329,13 +329,14 @@ fn silent(
     monitor: &BuildMonitor<'_>,
 ) -> AttemptError {
     match progress {
-        // It cannot be tried again: without the cache BuildKit waits too.
+        // No second attempt: BuildKit's scheduler hangs in the cache lookup, so a build without the cache would hang
+        // too (see `shared_cache`).
         Progress::Graph(graph) if graph.waits_for_cache() => stalled
             .hint(format!(
                 "the shared cache does not answer: {HINT_CACHE}, or unset it"
             ))
             .into(),
-        // Docker does not report all downloads of results.
+        // Docker does not report the download of every cached result. So a stall outside of a step counts as one, too.
         Progress::Graph(graph)
             if cache.read.is_some()
                 && (monitor.downloads_result() || graph.has_cached() && !is_in_step(&stalled)) =>

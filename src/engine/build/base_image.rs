@@ -209,7 +209,7 @@ fn repository(image: &str) -> &str {
     path.split_once(':').map_or(path, |(path, _)| path)
 }
 
-/// The text without a name. Parts of words stay: the name `x` is not in `x509`, but in `repository%3Ax`.
+/// Removes a name from a text where it is a whole word: `x` is removed from `repository%3Ax`, but not from `x509`.
 fn without(text: &str, name: &str) -> String {
     let continues = |word: Option<char>| word.is_some_and(char::is_alphanumeric);
     let (mut kept, mut from) = (String::new(), 0);

@@ -404,7 +404,8 @@ pub(super) const HINT_CACHE: &str =
 const CACHE_IMPORT: &str = "importing cache manifest from ";
 const CACHE_EXPORT: &str = "exporting cache to ";
 
-/// How the error of an import ends if nothing was ever written there. A registry that imitates it only hides a warning.
+/// The end of an import's error text if the cache does not exist yet, which is not worth a warning. If a registry
+/// imitates it, only a warning is lost.
 const CACHE_NOT_WRITTEN: &str = ": not found";
 
 /// Whether it is a step of BuildKit itself: loading the Dockerfile, or the template's files.

@@ -276,7 +276,7 @@ fn parse_error_line(reason: &str) -> Option<u32> {
 
 /// The reason without the step, which some builders repeat in it.
 fn without_step<'r>(builder: Builder, mut reason: &'r str, step: &str) -> &'r str {
-    // What BuildKit did when it failed: nothing that helps its users.
+    // Prefixes that name an internal phase of BuildKit, which does not help users.
     for solver in [
         "failed to solve with frontend dockerfile.v0: ",
         "failed to solve: ",

@@ -235,7 +235,7 @@ impl Engine {
         Err(builders::build_lost(&lost))
     }
 
-    /// Warns of base images that a builder cannot use, if no registry has them.
+    /// Warns of base images that were built or loaded in the engine: a builder can only pull them from a registry.
     async fn warn_of_local_base_images(&self, dockerfile: &Dockerfile, emit: &Sink) {
         for image in dockerfile.base_images().take(MAX_BASE_IMAGES) {
             match self.is_local_only(image).await {
@@ -243,7 +243,7 @@ impl Engine {
                     let line = dockerfile.line_of_image(image).unwrap_or(0);
                     let message = format!(
                         "the base image {image} (line {line} of the Dockerfile) was built or loaded in the engine at \
-                         {}; a builder needs it in its registry",
+                         {}; a builder can only pull it from its registry",
                         self.endpoint
                     );
                     emit(Event::warning(message, HINT_BASE_IMAGE_ONLY_HERE));

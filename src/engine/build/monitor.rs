@@ -59,7 +59,7 @@ struct RunningStep {
     output: Output,
 }
 
-/// How the error of a step ends that BuildKit has cancelled.
+/// The end of the error text of a step that BuildKit cancelled.
 const CANCELED: &str = "context canceled";
 
 /// The step that failed: of the Dockerfile, or an internal one of the builder.
@@ -236,7 +236,7 @@ impl<'a> BuildMonitor<'a> {
         pulls.any(|pull| !pull.step.is_base_image() && pull.is_downloading())
     }
 
-    /// The step has what it needed.
+    /// The pull of this step, if there was one, is done.
     pub(super) fn pulled(&mut self, step: &Step) {
         if let Some(index) = self.pull_of(step) {
             let mut pull = self.pulls.swap_remove(index);

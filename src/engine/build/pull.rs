@@ -54,9 +54,9 @@ struct Layer {
     total: u64,
     /// The bytes that are downloaded, also while it is extracted.
     downloaded: u64,
-    /// What is done with it now is complete.
+    /// The current action is complete.
     complete: bool,
-    /// Since its last event.
+    /// Whether it has changed since its last event.
     changed: bool,
 }
 

@@ -47,7 +47,7 @@ impl<'a> CacheUse<'a> {
         Self {
             read: Some(cache),
             write,
-            // Who may write the cache pushes most layers there anyway.
+            // A builder that writes the cache pushes most layers to this repository anyway.
             repository: write.map(|cache| &*cache.repository),
             no_cache: false,
         }

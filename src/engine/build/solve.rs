@@ -36,7 +36,7 @@ const STATUS: &str = "/moby.buildkit.v1.Control/Status";
 /// What is written to a shared cache: also the results of steps whose files are not in the image, as in other stages.
 const CACHE_MODE: &str = "max";
 
-/// How long the last progress may come after the end of a build.
+/// How long to wait for the last progress after a build has ended.
 const LAST_PROGRESS: Duration = Duration::from_secs(1);
 
 type Solved = Result<Response<SolveResponse>, Status>;
@@ -46,7 +46,7 @@ struct Running {
     progress: BoxStream<'static, Result<Vec<u8>, Status>>,
     solve: AbortOnDropHandle<Solved>,
     transfer: Transfer,
-    /// Set when the build has ended: until when its last progress may come.
+    /// Set when the build has ended: its result, and the deadline for its last progress.
     result: Option<(Result<(), Failure>, Instant)>,
     grpc: Grpc,
     _session: Session,

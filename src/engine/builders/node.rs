@@ -148,7 +148,7 @@ impl Node {
         })
     }
 
-    /// How many bytes the daemon's cache has, if it says so in time.
+    /// The size of the daemon's cache in bytes, if it reports it in time.
     pub(super) async fn cache_size(&self) -> Option<u64> {
         let work = async {
             let grpc = self.connect(false).await.ok()?;

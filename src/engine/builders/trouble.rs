@@ -84,7 +84,7 @@ impl Trouble {
 fn tls_trouble(error: &rustls::Error) -> Option<(&'static str, &'static str)> {
     Some(match error {
         rustls::Error::InvalidCertificate(certificate) => match certificate {
-            // The second, if two authorities have the same name.
+            // `BadSignature`: the signer has the name of the configured CA, but another key.
             CertificateError::UnknownIssuer | CertificateError::BadSignature => (
                 "its certificate is not signed by the configured CA",
                 "give the CA that has signed the builder's certificate",

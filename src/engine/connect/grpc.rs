@@ -80,7 +80,7 @@ impl Grpc {
             .max_decoding_message_size(MAX_ANSWER)
     }
 
-    /// The same, for a session.
+    /// Like [`Self::control`], with the message limit of a session.
     pub(in crate::engine) fn session(&self) -> ControlClient<Channel> {
         self.control().max_decoding_message_size(MAX_PIECE)
     }

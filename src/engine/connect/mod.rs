@@ -162,7 +162,8 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
     })
 }
 
-/// Lets a connection fail whose peer has lost its power or its network: nothing else would end a silent build there.
+/// Enables TCP keep-alive, so that a connection fails when its peer loses power or network. Otherwise a build that
+/// prints nothing would wait on.
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEP_ALIVE_IDLE)?;

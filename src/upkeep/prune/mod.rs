@@ -288,7 +288,7 @@ impl Outcome {
 }
 
 /// The image as it is now, right before its removal; `None` if the name no longer points to it. Its labels cannot have
-/// changed: they are part of the data that its id is the digest of.
+/// changed: the image id is a digest that covers them.
 async fn inspect_again(
     shared: &Shared,
     found: &FoundImage,

@@ -106,8 +106,8 @@ impl Credentials {
         self.lookup.permits.available_permits() < PARALLEL_LOOKUPS
     }
 
-    /// Reads docker's configuration, and warns about its invalid parts. It is called also when no login is
-    /// requested: other settings of the file are missing too.
+    /// Reads docker's configuration, and warns about its invalid parts. Also called when no login is requested, because
+    /// an invalid file loses its other settings too, such as the current context.
     pub(super) async fn check(&self) {
         // A lookup reports the error.
         let _ = self.config.clone().await;

@@ -30,7 +30,7 @@ pub(in crate::engine::build) struct ImageLoad {
     result: OnceLock<Result<(), Error>>,
     /// The builder has begun to send an archive.
     begun: AtomicBool,
-    /// The archive broke off before its end.
+    /// The archive is truncated.
     truncated: Arc<AtomicBool>,
 }
 
@@ -71,8 +71,10 @@ impl ImageLoad {
         let loading = async move {
             let loaded = self.load(pieces).await;
             if self.truncated.load(Ordering::Relaxed) {
-                // The builder knows why.
-                return Some(Err(Status::aborted("the archive of the image broke off")));
+                // Not the engine's error: the builder reports the cause.
+                return Some(Err(Status::aborted(
+                    "the archive of the image is truncated",
+                )));
             }
             let result = match loaded {
                 Ok(()) => Ok(()),

@@ -1,5 +1,5 @@
-//! The way of a builder's image into the engine: through this process, or through the registry of a shared cache that
-//! may be written.
+//! How the image gets from a builder into the engine: through this process, or through the registry of a shared cache
+//! that may be written.
 
 mod load;
 mod registry;
