@@ -55,8 +55,8 @@ pub(super) async fn connect(
         }
         Err(failure) if is_conflict(&failure) => {
             match post(engine, &format!("/containers/{name}/start"), "").await {
-                Ok(_) => exec().await,
-                Err(failure) => Err(failure),
+                Err(failure) if !is_started(&failure) => Err(failure),
+                _ => exec().await,
             }
         }
         created => created,
@@ -122,6 +122,13 @@ fn is_conflict(failure: &Failure) -> bool {
     matches!(failure, Failure::Refused(refusal) if refusal.status == StatusCode::CONFLICT.as_u16())
 }
 
+/// Whether the container to be started already runs (Docker Engine API, `ContainerStart`), because another build has
+/// started it in the meantime.
+fn is_started(failure: &Failure) -> bool {
+    let status = StatusCode::NOT_MODIFIED.as_u16();
+    matches!(failure, Failure::Refused(refusal) if refusal.status == status)
+}
+
 /// Why a container cannot run a program: it is stopped (a build starts it), or paused, for example.
 async fn not_running(engine: &Address, container: &str) -> Trouble {
     #[derive(Deserialize)]
@@ -167,5 +174,69 @@ fn trouble(engine: &Address, container: &str, failure: &Failure) -> Trouble {
             format!("the engine at {engine} cannot connect to it: {failure}"),
             "check the engine and the container (docker logs); docker buildx inspect --bootstrap starts the builder",
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Read, Write};
+    use std::os::unix::net::UnixListener;
+    use std::thread;
+
+    use crate::process::executor::block_on;
+
+    /// Serves these requests, each on a connection of its own: the path, and the answer.
+    fn serve(listener: UnixListener, answers: Vec<(&'static str, &'static str)>) {
+        for (path, answer) in answers {
+            let (mut connection, _) = listener.accept().unwrap();
+            let mut reader = BufReader::new(connection.try_clone().unwrap());
+            let (mut first, mut length) = (String::new(), 0);
+            reader.read_line(&mut first).unwrap();
+            assert_eq!(first, format!("POST {path} HTTP/1.1\r\n"));
+            loop {
+                let mut line = String::new();
+                reader.read_line(&mut line).unwrap();
+                let line = line.trim_end().to_lowercase();
+                if let Some(value) = line.strip_prefix("content-length: ") {
+                    length = value.parse().unwrap();
+                }
+                if line.is_empty() {
+                    break;
+                }
+            }
+            reader.read_exact(&mut vec![0; length]).unwrap();
+            let answer = answer.replace('\n', "\r\n");
+            connection.write_all(answer.as_bytes()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_container_that_another_build_has_just_started_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("engine.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let answers = vec![
+            (
+                "/containers/buildkit/exec",
+                "HTTP/1.1 409 Conflict\nContent-Length: 0\n\n",
+            ),
+            (
+                "/containers/buildkit/start",
+                "HTTP/1.1 304 Not Modified\n\n",
+            ),
+            (
+                "/containers/buildkit/exec",
+                "HTTP/1.1 201 Created\nContent-Length: 11\n\n{\"Id\":\"id\"}",
+            ),
+            (
+                "/exec/id/start",
+                "HTTP/1.1 101 Switching Protocols\nConnection: Upgrade\nUpgrade: tcp\n\n",
+            ),
+        ];
+        let engine = thread::spawn(move || serve(listener, answers));
+        let connected = block_on(connect(&Address::Unix(socket), "buildkit", true));
+        assert!(connected.is_ok(), "{:?}", connected.err());
+        engine.join().unwrap();
     }
 }
