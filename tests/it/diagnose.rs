@@ -194,7 +194,7 @@ fn on_a_broken_system_each_failed_check_is_reported_in_time() {
     assert_check(
         &found,
         "logins",
-        Status::Problem,
+        Status::Warning,
         &["config.json", "fix the file"],
     );
     assert_check(
@@ -290,6 +290,20 @@ fn a_token_is_reported_as_accepted_or_refused_never_shown() {
     for secret in [TOKEN, "another-t0ken", "hunter2", "bWU6aHVudGVyMg"] {
         assert!(!all.contains(secret), "{secret} in {all}");
     }
+}
+
+#[test]
+fn an_engine_disk_that_cannot_be_checked_is_only_a_warning() {
+    let env = TestEnv::new();
+    let forbids = Proxy::start(&env.engine, env.scratch(), |head: &str| {
+        match head.contains("/info ") {
+            true => Handling::Fail,
+            false => Handling::Pass,
+        }
+    });
+    let found = with(&env, &[(OptionName::DockerHost, &forbids.url)]);
+    assert_check(&found, "engine", Status::Ok, &[]);
+    assert_check(&found, "engine disk", Status::Warning, &["/info", "500"]);
 }
 
 #[test]

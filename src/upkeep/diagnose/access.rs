@@ -11,13 +11,15 @@ use crate::process::executor::blocking;
 use crate::upkeep::diagnose::registry::{self, Reply};
 use crate::upkeep::diagnose::{Check, Deadline};
 
+/// Which logins there are. Builds work without them, so the worst outcome is a warning. If the engine cannot be found
+/// without the file, the check of the engine says so.
 pub(super) async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {
     const NAME: &str = "logins";
     let settings = shared.settings.engine.clone();
     let work = blocking(&shared.tasks, move || Logins::of(&settings));
     let logins = match deadline.limited("docker's config.json", work).await {
         Ok(logins) => logins,
-        Err(error) => return Check::failed(NAME, error),
+        Err(error) => return Check::warning(NAME, error.message, error.hint),
     };
     let mut found = Vec::new();
     if logins.stored > 0 {
