@@ -57,7 +57,7 @@ fn unread(error: LinesCodecError) -> Failure {
     match error {
         LinesCodecError::MaxLineLengthExceeded => {
             let limit = MAX_LINE >> 20;
-            Failure::LimitExceeded(format!("a message of more than {limit} MiB"))
+            Failure::InvalidAnswer(format!("a message of more than {limit} MiB"))
         }
         LinesCodecError::Io(error) => Failure::broken(&error),
     }
@@ -96,7 +96,8 @@ fn parse(line: &str) -> Result<BuildMessage, Failure> {
         message: Option<String>,
         code: Option<i32>,
     }
-    let unreadable = |error: String| Failure::Broken(format!("its answer cannot be read: {error}"));
+    let unreadable =
+        |error: String| Failure::InvalidAnswer(format!("an answer that cannot be read: {error}"));
     let Object(line) =
         serde_json::from_str::<Object<Line<'_>>>(line).map_err(|e| unreadable(e.to_string()))?;
     if let Some(Reason {
@@ -252,7 +253,10 @@ mod tests {
             r#"{"aux":"%"}"#,
             r#"{"aux":"\u0041"}"#,
         ] {
-            assert!(matches!(parse(line), Err(Failure::Broken(_))), "{line}");
+            assert!(
+                matches!(parse(line), Err(Failure::InvalidAnswer(_))),
+                "{line}"
+            );
         }
     }
 }

@@ -425,7 +425,7 @@ async fn follow(
                     None => return Ok(Ok(())),
                 };
                 if let Err(what) = progress.update(info, monitor).await {
-                    return Ok(Err(Failure::LimitExceeded(what)));
+                    return Ok(Err(Failure::InvalidAnswer(what)));
                 }
             }
             _ = ticks.tick() => monitor.tick()?,

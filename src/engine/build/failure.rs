@@ -79,7 +79,7 @@ impl Place<'_> {
                 unreachable(format!("{self} {refusal}")).hint(refusal.hint())
             }
             Failure::Broken(why) => self.connection_lost(&why),
-            Failure::LimitExceeded(what) => {
+            Failure::InvalidAnswer(what) => {
                 let noun = self.noun();
                 unreachable(format!("the build was stopped: {self} sent {what}")).hint(format!(
                     "fix the template if its build has thousands of steps; else read the {noun}'s log"

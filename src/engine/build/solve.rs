@@ -199,7 +199,7 @@ impl Running {
             (None, Some(status)) => {
                 match tokio::time::timeout(SESSION_END_TIMEOUT, &mut self.solve).await {
                     Ok(result) => outcome(&self.grpc, &self.transfer, result).await,
-                    Err(_) if status.code() == Code::OutOfRange => Err(Failure::LimitExceeded(
+                    Err(_) if status.code() == Code::OutOfRange => Err(Failure::InvalidAnswer(
                         "a message of progress that is too large".to_owned(),
                     )),
                     Err(_) => Err(connection_failure(

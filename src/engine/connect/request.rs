@@ -37,12 +37,12 @@ pub(in crate::engine) enum Failure {
         message: String,
         exit_code: Option<i32>,
     },
-    /// The connection failed, or the response is invalid.
+    /// The connection failed.
     #[error("{0}")]
     Broken(String),
-    /// The response exceeds a limit.
+    /// The response is invalid, or exceeds a limit. The text says what was sent.
     #[error("it sent {0}")]
-    LimitExceeded(String),
+    InvalidAnswer(String),
     /// The request was not sent, because of an error on this side.
     #[error("{0}")]
     Local(crate::error::Error),

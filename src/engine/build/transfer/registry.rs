@@ -113,7 +113,7 @@ impl ImagePull {
     fn source(&self) -> Result<String, Failure> {
         let digest = self.digest.get().filter(|digest| !digest.is_empty());
         let digest =
-            digest.ok_or_else(|| Failure::Broken("the builder reported no digest".to_owned()))?;
+            digest.ok_or_else(|| Failure::InvalidAnswer("no digest of the image".to_owned()))?;
         Ok(format!("{}@{digest}", self.repository))
     }
 
