@@ -106,6 +106,7 @@ impl Code {
                 | Code::EngineUnreachable
                 | Code::PlatformUnsupported
                 | Code::Cache
+                | Code::NoLocalImage
                 | Code::ProcessLimit
                 | Code::BuilderUnreachable
         )

@@ -307,6 +307,7 @@ fn offline_without_an_image_fails_with_no_local_image() {
         error.message.contains("hermes") && error.hint.contains("MOLECULE_LOCAL_OFFLINE"),
         "{error:?}"
     );
+    assert_eq!(error.url, "", "the template is not the cause");
     assert!(env.server.requests().is_empty());
 }
 
