@@ -123,7 +123,7 @@ typedef enum mol_status {
   MOL_ERR_INVALID_ARGUMENT = 18,
   // No object has this id: it was freed, or never created.
   MOL_ERR_NO_SUCH_HANDLE = 19,
-  // The client was freed while the function waited.
+  // The client was freed while the function ran.
   MOL_ERR_CLOSED = 20,
   // MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
   MOL_ERR_NO_LOCAL_IMAGE = 22,

@@ -45,7 +45,7 @@ pub type Observer = Box<dyn Fn(Event) + Send + Sync>;
 pub struct Client {
     shared: Arc<Shared>,
     observer: Option<Arc<Observer>>,
-    calls: Calls,
+    calls: Arc<Mutex<Calls>>,
 }
 
 /// Called with the id and the result when a call ends.
@@ -87,8 +87,14 @@ struct Template {
     url: Url,
 }
 
-/// The calls under way, by id.
-type Calls = Arc<Mutex<HashMap<u64, CancellationToken>>>;
+/// The calls of a client.
+#[derive(Default)]
+struct Calls {
+    /// Those under way, by id.
+    running: HashMap<u64, CancellationToken>,
+    /// No call can start any more.
+    closed: bool,
+}
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -126,7 +132,7 @@ impl Client {
                 metrics: Metrics::default(),
             }),
             observer: observer.map(Arc::new),
-            calls: Calls::default(),
+            calls: Arc::default(),
         })
     }
 
@@ -136,7 +142,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Code::UnknownRuntime`] at once; then `done` is not called.
+    /// [`Code::UnknownRuntime`], and [`Code::Closed`] after [`Client::close`], at once; then `done` is not called.
     pub fn start(
         &self,
         runtime: &str,
@@ -153,7 +159,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Code::UnknownRuntime`] and [`Code::InvalidArgument`] at once; then `done` is not called.
+    /// [`Code::InvalidArgument`], and those of [`Client::start`], at once; then `done` is not called.
     pub fn start_commit(
         &self,
         runtime: &str,
@@ -198,7 +204,11 @@ impl Client {
                 job::ensure(&shared, request, &emit).await
             }
         };
-        self.begin(Some(template), timeout, work, done)
+        let call = self.begin(Some(template), timeout, work, done);
+        if call.is_err() {
+            self.shared.metrics.not_started();
+        }
+        call
     }
 
     /// Starts to find the engine; otherwise as [`Client::start`].
@@ -222,7 +232,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Code::Internal`] if the library's async runtime cannot be used.
+    /// [`Code::Closed`] after [`Client::close`].
     pub fn start_list(
         &self,
         timeout: Option<Duration>,
@@ -318,10 +328,9 @@ impl Client {
         work: impl FnOnce(Arc<Shared>, Sink) -> W + Send + 'static,
         done: impl FnOnce(u64, Result<T>) + Send + 'static,
     ) -> Result<u64> {
-        let id = next_id();
-        let cancel = CancellationToken::new();
-        lock(&self.calls).insert(id, cancel.clone());
-
+        // The client has started it, so this does not fail.
+        let executor = executor::runtime()?;
+        let (id, cancel) = self.register()?;
         let latest = Latest::default();
         let runtime = template.as_ref().map(|template| template.runtime.clone());
         let emit = self.sink(id, runtime.clone(), Arc::clone(&latest));
@@ -336,7 +345,7 @@ impl Client {
                 result = panics::catch_future(work) => result,
                 () = tokio::time::sleep(limit) => Err(too_late(runtime.as_ref(), timeout, limit, &latest)),
             };
-            lock(&calls).remove(&id);
+            lock(&calls).running.remove(&id);
             let named = |error: Error| match &template {
                 None => error,
                 Some(template) => Error {
@@ -357,10 +366,19 @@ impl Client {
             let defective = |defect| Err(Masker::default().error(named(defect)));
             done(id, masked.unwrap_or_else(defective));
         };
-        self.shared
-            .tasks
-            .spawn_on(call, executor::runtime()?.handle());
+        self.shared.tasks.spawn_on(call, executor.handle());
         Ok(id)
+    }
+
+    /// A new call, which [`Self::cancel`] and [`Self::close`] can cancel.
+    fn register(&self) -> Result<(u64, CancellationToken)> {
+        let mut calls = lock(&self.calls);
+        if calls.closed {
+            return Err(Error::new(Code::Closed, "the client is closed"));
+        }
+        let (id, cancel) = (next_id(), CancellationToken::new());
+        calls.running.insert(id, cancel.clone());
+        Ok((id, cancel))
     }
 
     /// Finds or builds the image for the head of the runtime's template. May be awaited in any executor. Dropping the
@@ -368,7 +386,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::NoLocalImage`], [`Code::ProcessLimit`] and
+    /// Any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::Closed`], [`Code::NoLocalImage`], [`Code::ProcessLimit`] and
     /// [`Code::BuilderUnreachable`].
     pub async fn ensure_local_image(
         &self,
@@ -475,21 +493,25 @@ impl Client {
     /// Cancels a call. Its `done` is called soon, with [`Code::Canceled`] unless the call has just ended. A call that has
     /// ended is ignored.
     pub fn cancel(&self, call: u64) {
-        if let Some(cancel) = lock(&self.calls).get(&call) {
+        if let Some(cancel) = lock(&self.calls).running.get(&call) {
             cancel.cancel();
         }
     }
 
     /// Cancels every call, and waits up to two seconds until their tasks have ended. Tasks that take longer, such as the
-    /// removal of many files or a read of a disk that does not answer, go on without the client.
+    /// removal of many files or a read of a disk that does not answer, go on without the client. A call that starts later
+    /// fails with [`Code::Closed`].
     pub async fn close(&self) {
-        self.cancel_all();
+        self.end_calls();
         self.shared.tasks.close();
         let _ = tokio::time::timeout(CLOSING, self.shared.tasks.wait()).await;
     }
 
-    fn cancel_all(&self) {
-        for cancel in lock(&self.calls).values() {
+    /// Cancels every call, and refuses later ones.
+    fn end_calls(&self) {
+        let mut calls = lock(&self.calls);
+        calls.closed = true;
+        for cancel in calls.running.values() {
             cancel.cancel();
         }
     }
@@ -519,11 +541,11 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.cancel_all();
+        self.end_calls();
     }
 }
 
-fn lock(calls: &Calls) -> MutexGuard<'_, HashMap<u64, CancellationToken>> {
+fn lock(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
     calls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -575,6 +597,7 @@ mod tests {
     use super::*;
 
     use crate::options::OptionName;
+    use crate::process::executor::block_on;
 
     #[test]
     fn a_call_is_in_the_step_that_runs_when_an_earlier_one_ends_later() {
@@ -603,19 +626,32 @@ mod tests {
         let mut options = Options::default();
         options.set(OptionName::CacheDir, cache.path().to_str().unwrap());
         let client = Client::new(&options, None).unwrap();
-        executor::runtime().unwrap().block_on(async {
+        block_on(async {
             for _ in 0..3 {
                 // Fails at once: nothing was built with this cache.
                 let error = client.build_log("hermes", None).await.unwrap_err();
                 assert_eq!(error.code, Code::Cache);
             }
-            assert!(lock(&client.calls).is_empty());
-            let ended = || lock(&client.calls).is_empty();
+            let ended = || lock(&client.calls).running.is_empty();
+            assert!(ended());
             let (sender, receiver) = oneshot::channel();
             let done = |_, result: Result<BuildLog>| sender.send(result.is_err()).unwrap();
             let id = client.start_build_log("hermes", None, done).unwrap();
             client.cancel(id);
             assert!(receiver.await.unwrap() && ended());
         });
+    }
+
+    #[test]
+    fn no_call_starts_after_the_close() {
+        let client = Client::new(&Options::default(), None).unwrap();
+        block_on(client.close());
+        let image = client.start("hermes", None, |_, _| unreachable!());
+        let list = client.start_list(None, |_, _| unreachable!());
+        for refused in [image, list] {
+            assert_eq!(refused.unwrap_err().code, Code::Closed);
+        }
+        assert!(lock(&client.calls).running.is_empty());
+        assert_eq!(client.metrics().in_progress, 0);
     }
 }
