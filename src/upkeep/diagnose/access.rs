@@ -116,14 +116,6 @@ pub(super) fn shared_cache(
             found(&format!("its registry cannot be reached from here: {why}")),
             "check MOLECULE_LOCAL_SHARED_CACHE, the proxy variables and SSL_CERT_FILE; a builder may still reach it",
         ),
-        (_, Some(Ok(Reply::Silent))) => Check::warning(
-            NAME,
-            found(&format!(
-                "its registry did not answer within {} seconds",
-                registry::LIMIT.as_secs()
-            )),
-            REGISTRY,
-        ),
         (_, Some(Err(error))) => Check::warning(NAME, found(&error.message), REGISTRY),
         (_, Some(Ok(Reply::Status(status)))) if status.is_server_error() => Check::warning(
             NAME,

@@ -14,9 +14,6 @@ use crate::net::http::Http;
 /// Time limit of a connection. BuildKit has limits of its own for that, and for the TLS handshake.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// Time limit of the answer.
-pub(super) const LIMIT: Duration = Duration::from_secs(10);
-
 /// What a registry does with a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reply {
@@ -24,30 +21,24 @@ pub(super) enum Reply {
     Status(StatusCode),
     /// There is no answer from it here, for this reason. A builder may be elsewhere, and trust other certificates.
     Unreachable(String),
-    /// It accepts the connection, but does not answer within [`LIMIT`].
-    Silent,
 }
 
 /// Asks for the manifest of a cache, such as `registry.example/team/cache/hermes:linux-amd64`, as BuildKit does. Sends
-/// neither a login nor the token.
+/// neither a login nor the token. The caller limits the time: a registry that accepts the connection may never answer.
 pub(super) async fn ask(http: &Http, reference: &str) -> Reply {
-    ask_within(LIMIT, http, reference).await
-}
-
-async fn ask_within(limit: Duration, http: &Http, reference: &str) -> Reply {
     let https = url("https", reference);
-    let (reply, is_plain) = request(limit, http, &https).await;
+    let (reply, is_plain) = request(http, &https).await;
     match reply {
         // BuildKit uses plain HTTP there, unless its configuration says otherwise.
         Reply::Unreachable(_) if is_plain || is_loopback(&https) => {
-            request(limit, http, &url("http", reference)).await.0
+            request(http, &url("http", reference)).await.0
         }
         reply => reply,
     }
 }
 
 /// Sends one request. Also returns whether the server answered a TLS handshake with something else.
-async fn request(limit: Duration, http: &Http, url: &Option<Url>) -> (Reply, bool) {
+async fn request(http: &Http, url: &Option<Url>) -> (Reply, bool) {
     let Some(url) = url else {
         return (
             Reply::Unreachable("its address is not valid".to_owned()),
@@ -63,9 +54,9 @@ async fn request(limit: Duration, http: &Http, url: &Option<Url>) -> (Reply, boo
         Ok(Err(error)) => return unreachable(error.to_string()),
         Err(_) => return unreachable("the connection timed out".to_owned()),
     }
-    match tokio::time::timeout(limit, http.head(url)).await {
-        Ok(Ok(status)) => (Reply::Status(status), false),
-        Ok(Err(error)) if !error.is_timeout() => {
+    match http.head(url).await {
+        Ok(status) => (Reply::Status(status), false),
+        Err(error) => {
             let tls = causes(&error).find_map(|cause| cause.downcast_ref::<TlsError>());
             let why = match (tls, causes(&error).last()) {
                 (Some(tls), _) => format!("TLS failed: {tls}"),
@@ -75,7 +66,6 @@ async fn request(limit: Duration, http: &Http, url: &Option<Url>) -> (Reply, boo
             let is_plain = matches!(tls, Some(TlsError::InvalidMessage(_)));
             (Reply::Unreachable(why), is_plain)
         }
-        _ => (Reply::Silent, false),
     }
 }
 
@@ -154,8 +144,8 @@ mod tests {
         (address, received)
     }
 
-    /// Asks with a token, whose server this address is too.
-    fn asked(address: SocketAddr) -> Reply {
+    /// Asks with a token, whose server this address is too. `None` if there is no answer in time.
+    fn asked(address: SocketAddr) -> Option<Reply> {
         let mut options = Options::default();
         options.set(
             OptionName::RepoPrefix,
@@ -166,7 +156,11 @@ mod tests {
         let http = Http::new(&settings.repo_prefix, &settings.token, &settings.network).unwrap();
         let limit = Duration::from_millis(500);
         let reference = format!("{address}/team/cache/hermes:linux-amd64");
-        block_on(ask_within(limit, &http, &reference))
+        block_on(async {
+            tokio::time::timeout(limit, ask(&http, &reference))
+                .await
+                .ok()
+        })
     }
 
     const REFUSED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
@@ -174,7 +168,10 @@ mod tests {
     #[test]
     fn any_status_is_an_answer_and_the_token_is_not_sent() {
         let (address, received) = server(Does::Answer(REFUSED));
-        assert_eq!(asked(address), Reply::Status(StatusCode::UNAUTHORIZED));
+        assert_eq!(
+            asked(address),
+            Some(Reply::Status(StatusCode::UNAUTHORIZED))
+        );
         let received = String::from_utf8_lossy(&received.lock().unwrap()).into_owned();
         let request = "HEAD /v2/team/cache/hermes/manifests/linux-amd64 HTTP/1.1\r\n";
         assert!(received.contains(request), "{received}");
@@ -187,17 +184,17 @@ mod tests {
     fn a_registry_is_silent_only_if_it_accepts_and_does_not_answer() {
         for does in [Does::Nothing, Does::AnswerTlsOnly(REFUSED)] {
             let (address, _) = server(does);
-            assert_eq!(asked(address), Reply::Silent);
+            assert_eq!(asked(address), None);
         }
         let unused = TcpListener::bind("127.0.0.1:0").unwrap();
         let refuses = unused.local_addr().unwrap();
         drop(unused);
         let refused = Reply::Unreachable("the connection was refused".to_owned());
-        assert_eq!(asked(refuses), refused);
+        assert_eq!(asked(refuses), Some(refused));
         for does in [Does::Close, Does::Answer("rubbish")] {
             let (address, _) = server(does);
             let reply = asked(address);
-            assert!(matches!(reply, Reply::Unreachable(_)), "{reply:?}");
+            assert!(matches!(reply, Some(Reply::Unreachable(_))), "{reply:?}");
         }
     }
 
