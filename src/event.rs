@@ -396,23 +396,25 @@ impl Event {
             .flatten()
     }
 
-    /// Every other text that may come from outside.
+    /// Every other text that may come from outside, but the hint. All fields are listed, so that a new one does not
+    /// compile before it has been decided whether it is masked.
     pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        #[rustfmt::skip]
+        let Self {
+            message, runtime, url, branch, reason, holder, builder, endpoint, node, step_name, error, line, image, layer,
+            // The names, and the hint.
+            r#ref: _, latest_ref: _, commit_sha: _, hint: _,
+            // Texts of the library itself.
+            kind: _, span: _, action: _,
+            // Numbers.
+            call: _, time_unix_ms: _, step: _, steps: _, cached: _, files: _, objects: _, objects_total: _, bytes: _,
+            bytes_total: _, bytes_per_second: _, dropped: _, duration_ms: _,
+        } = self;
         let optional = [
-            &mut self.url,
-            &mut self.branch,
-            &mut self.reason,
-            &mut self.holder,
-            &mut self.builder,
-            &mut self.endpoint,
-            &mut self.node,
-            &mut self.step_name,
-            &mut self.error,
-            &mut self.line,
-            &mut self.image,
-            &mut self.layer,
+            url, branch, reason, holder, builder, endpoint, node, step_name, error, line, image,
+            layer,
         ];
-        [&mut self.message, &mut self.runtime]
+        [message, runtime]
             .into_iter()
             .chain(optional.into_iter().flatten())
     }

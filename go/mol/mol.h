@@ -24,12 +24,11 @@
  *          NULL for any other pointer is MOL_ERR_INVALID_ARGUMENT, unless the function allows it. Results are
  *          written only after success, errors only after failure.
  *
- * Strings  are UTF-8 and end in a NUL byte. The library copies what it keeps of a string that is passed
- *          in. What it hands out belongs to it, is read-only, and goes back once, through the _free
- *          function of its type. Every _free function ignores NULL.
+ * Strings  are UTF-8 and end in a NUL byte. The library copies the strings that are passed in. What it returns
+ *          is read-only: free it once, with the _free function of its type. These functions ignore NULL.
  *
- * Ids      Options, clients and calls are ids, passed by value. {0} is none. Ids are never reused: using a
- *          freed id is MOL_ERR_NO_SUCH_HANDLE. The _free functions ignore freed ids and {0}.
+ * Ids      Options, clients and calls are ids, passed by value. They are never reused: using a freed id is
+ *          MOL_ERR_NO_SUCH_HANDLE. The _free functions and mol_call_cancel ignore freed ids and {0}.
  *
  * Timeouts timeout_ms is in milliseconds. Negative (MOL_TIMEOUT_NONE): no limit. 0: do not wait.
  *          MOL_TIMEOUT_CEILING: the ceiling of the client's options, for a call; no limit, for a wait.
@@ -44,8 +43,8 @@
  *
  * Secrets  No token, and no user information of a URL, is in anything that the library hands out.
  *
- * Growth   Only structs that begin with `size` grow, at their end; `size` says how much is there. A program
- *          with a newer header checks that before it reads a new field: the library may be an older one.
+ * Growth   New fields are added only at the end of structs that begin with `size`: the bytes that are set. With
+ *          a header that is newer than the library, check `size` before you read a new field.
  *
  * This file is generated from src/ffi; change it there.
  */
@@ -63,7 +62,7 @@
 #define MOL_VERSION_PATCH 0
 #define MOL_VERSION "0.1.0"
 
-// Marks functions whose status must be looked at.
+// Marks functions whose result must not be ignored.
 #if defined(__cplusplus) && __cplusplus >= 201703L || defined(__STDC_VERSION__) && __STDC_VERSION__ >= 202311L
 #define MOL_NODISCARD [[nodiscard]]
 #elif defined(__GNUC__)
@@ -153,7 +152,7 @@ typedef enum mol_request_kind {
   MOL_REQUEST_DIAGNOSE = 4,
   // The log of the last build of `runtime` with this cache, by any process: {"text": ...}
   MOL_REQUEST_BUILD_LOG = 5,
-  // The engine in use, as DOCKER_HOST has it: {"docker_host": "unix:///var/run/docker.sock"}
+  // The address of the engine in use, as in DOCKER_HOST: {"docker_host": "unix:///var/run/docker.sock"}
   MOL_REQUEST_ENGINE_HOST = 6,
 } mol_request_kind;
 
@@ -228,8 +227,7 @@ typedef struct mol_timings {
   int64_t lookup_us;
   // The request for the image.
   int64_t inspect_us;
-  // The wait for another process, or another client of this process, that built the same image. A call that joins a
-  // running build of its client has the durations of that whole build, so they can exceed total_us.
+  // The wait for another process or client that built the same image. A call that joins a build has its times.
   int64_t wait_us;
   // The fetch and the checkout.
   int64_t fetch_us;
@@ -272,7 +270,7 @@ typedef struct mol_request {
   size_t size;
   // What the call does.
   mol_request_kind kind;
-  // Prune: how many of the newest images and trees of each runtime stay. 0: none for this reason.
+  // Prune: how many of the newest images and trees of each runtime stay. 0: none stays only because it is new.
   uint32_t keep_per_runtime;
   // Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
   int64_t keep_recent_ms;
@@ -368,7 +366,7 @@ void mol_client_free(mol_client client);
 
 // Takes the oldest event of a client that was created with events. All events of a call come before
 // its result, except those of a build that goes on for others after the call was cancelled. When the
-// program is slow, events are dropped, and a "thinned" event has their number.
+// program is slow, events are dropped, and a "thinned" event says how many.
 //
 // timeout_ms  how long to wait for an event
 // event       receives the event, for mol_event_free; NULL if none came in time

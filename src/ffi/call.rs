@@ -2,9 +2,9 @@
 
 use std::ffi::{c_char, c_int};
 use std::mem::{MaybeUninit, offset_of};
-use std::ptr;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
+use std::{ptr, slice};
 
 use serde::Serialize;
 
@@ -179,9 +179,21 @@ impl<'a> Request<'a> {
             return Err(invalid(format!("the size of the request is {size}"))
                 .hint("set request.size to sizeof(mol_request)"));
         }
+        let known = size.min(size_of::<mol_request>());
+        // A newer program's struct is longer: what is set there must not be ignored.
+        // SAFETY: `size` bytes are there.
+        let unknown =
+            unsafe { slice::from_raw_parts(request.cast::<u8>().add(known), size - known) };
+        if unknown.iter().any(|byte| *byte != 0) {
+            return Err(invalid(
+                "the request sets a field that this library does not know".to_owned(),
+            )
+            .hint(
+                "set all of the request to 0 first, or use the library of the header's version",
+            ));
+        }
         // An older program's struct is shorter: the rest is 0, the default.
         let mut whole = MaybeUninit::<mol_request>::zeroed();
-        let known = size.min(size_of::<mol_request>());
         // SAFETY: `size` bytes are there, and so many fit.
         unsafe { ptr::copy_nonoverlapping(request.cast::<u8>(), whole.as_mut_ptr().cast(), known) };
         let whole = whole.as_ptr();

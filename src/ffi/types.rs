@@ -175,8 +175,7 @@ pub struct mol_timings {
     pub lookup_us: i64,
     /// The request for the image.
     pub inspect_us: i64,
-    /// The wait for another process, or another client of this process, that built the same image. A call that joins a
-    /// running build of its client has the durations of that whole build, so they can exceed total_us.
+    /// The wait for another process or client that built the same image. A call that joins a build has its times.
     pub wait_us: i64,
     /// The fetch and the checkout.
     pub fetch_us: i64,
@@ -281,7 +280,7 @@ pub enum mol_request_kind {
     MOL_REQUEST_DIAGNOSE = 4,
     /// The log of the last build of `runtime` with this cache, by any process: {"text": ...}
     MOL_REQUEST_BUILD_LOG = 5,
-    /// The engine in use, as DOCKER_HOST has it: {"docker_host": "unix:///var/run/docker.sock"}
+    /// The address of the engine in use, as in DOCKER_HOST: {"docker_host": "unix:///var/run/docker.sock"}
     MOL_REQUEST_ENGINE_HOST = 6,
 }
 
@@ -295,7 +294,7 @@ pub struct mol_request {
     pub size: usize,
     /// What the call does.
     pub kind: mol_request_kind,
-    /// Prune: how many of the newest images and trees of each runtime stay. 0: none for this reason.
+    /// Prune: how many of the newest images and trees of each runtime stay. 0: none stays only because it is new.
     pub keep_per_runtime: u32,
     /// Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
     pub keep_recent_ms: i64,

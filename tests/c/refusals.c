@@ -505,14 +505,14 @@ static mol_status end_of(const mol_request *request)
 }
 
 /* A request in memory of exactly `size` bytes, so that valgrind and AddressSanitizer find a read beyond it. The
- * bytes beyond mol_request are 0xff. */
+ * bytes beyond mol_request are 0. */
 static mol_request *sized(mol_request request, size_t size)
 {
     /* The library reads the size in any case. */
     unsigned char *memory = malloc(size < sizeof size ? sizeof size : size);
 
     CHECK(memory != NULL);
-    memset(memory, 0xff, size);
+    memset(memory, 0, size);
     request.size = size;
     memcpy(memory, &request, size < sizeof size ? sizeof size : size < sizeof request ? size : sizeof request);
     return (mol_request *)(void *)memory;
@@ -548,7 +548,7 @@ static void request_sizes(void)
     CHECK(end_of(request) == MOL_ERR_ENGINE_UNREACHABLE);
     free(request);
 
-    /* A program with a newer header: the fields that this library does not know are ignored. */
+    /* A program with a newer header: fields that this library does not know must be 0. */
     for (size = sizeof *request; size <= 4096; size *= 2) {
         request = sized(list, size);
         CHECK(end_of(request) == MOL_ERR_ENGINE_UNREACHABLE);
@@ -556,6 +556,11 @@ static void request_sizes(void)
     }
     request = sized(list, 4096);
     CHECK(end_of(request) == MOL_ERR_ENGINE_UNREACHABLE);
+    for (i = sizeof *request; i < 4096; i += 4095 - sizeof *request) {
+        ((unsigned char *)request)[i] = 1;
+        REFUSES(MOL_ERR_INVALID_ARGUMENT, mol_call_start(client, request, 0, &call, error));
+        ((unsigned char *)request)[i] = 0;
+    }
     free(request);
 }
 
