@@ -8,7 +8,7 @@ use mol::event::Kind;
 use mol::{Code, Error, OptionName};
 use serde_json::json;
 
-use crate::support::engine::{BUSYBOX, is_running};
+use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
 use crate::support::server::dockerfile;
 use crate::support::{
     CANCEL_LIMIT, End, Handling, Proxy, TestClient, TestEnv, block_on, random_below, soak, unique,
@@ -174,7 +174,7 @@ fn a_call_cancelled_right_after_its_start_has_no_effect() {
     let env = TestEnv::new();
     env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     env.server
-        .faults(json!([{ "match": "/api/", "delay_ms": 200 }]));
+        .faults(json!([{ "match": "/api/", "hang": true }]));
     let client = env.client();
     let call = client.begin("hermes");
     client.cancel(call);
@@ -273,13 +273,14 @@ fn cancelling_a_finished_call_has_no_effect() {
 fn one_callers_cancel_does_not_affect_the_others() {
     let env = TestEnv::new();
     let word = unique();
-    let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 3; echo {word} > /done\n");
+    let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 600; echo {word} > /done\n");
     env.template("hermes", dockerfile(&text));
     let client = env.client();
     let (first, second) = (client.begin("hermes"), client.begin("hermes"));
     wait_until_it_builds(&client, &word);
     client.cancel(first);
     assert!(is_running(&word), "the other caller still needs the build");
+    end_sleep_of(&word);
     let image = second.end().unwrap();
     assert_eq!(env.engine.read(&image.reference, "done").trim(), word);
     assert_eq!(client.count(Kind::BuildStarted), 1);
@@ -304,20 +305,21 @@ fn the_last_of_100_callers_gets_its_image_when_99_cancel_at_random() {
     soak(|| {
         let env = TestEnv::new();
         let word = unique();
-        let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 4; echo > /{word}\n");
+        let text = format!("FROM {BUSYBOX}\nRUN echo running {word}; sleep 600; echo > /{word}\n");
         env.template("hermes", dockerfile(&text));
         let client = env.client();
         let mut calls: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
         wait_until_it_builds(&client, &word);
         // Any of them may be the last, also the one that started the build.
         let last = calls.swap_remove(random_below(100) as usize);
-        let mut delays: Vec<u64> = calls.iter().map(|_| random_below(2500)).collect();
+        let mut delays: Vec<u64> = calls.iter().map(|_| random_below(1000)).collect();
         delays.sort_unstable();
         let begun = Instant::now();
         for (call, delay) in calls.into_iter().zip(delays) {
             std::thread::sleep(Duration::from_millis(delay).saturating_sub(begun.elapsed()));
             client.cancel_in_time(call);
         }
+        end_sleep_of(&word);
         let image = last.end().unwrap();
         assert!(env.engine.files(&image.reference).contains_key(&word));
         assert_eq!(client.count(Kind::BuildStarted), 1);

@@ -6,7 +6,7 @@ use mol::event::Kind;
 use mol::{Code, OptionName};
 use serde_json::json;
 
-use crate::support::server::{GIT, dockerfile, of_service};
+use crate::support::server::{GIT, dockerfile, fetches};
 use crate::support::{CANCEL_LIMIT, Files, TestEnv, file, in_parallel, noise};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
@@ -406,35 +406,10 @@ fn the_checkout_is_in_the_cache_by_runtime_and_commit() {
 }
 
 #[test]
-fn a_symlink_out_of_the_tree_writes_nothing_outside() {
-    let env = TestEnv::new();
-    let outside = env.scratch().join("outside");
-    std::fs::create_dir(&outside).unwrap();
-    env.template(
-        "hermes",
-        Files::from([
-            ("Dockerfile".to_owned(), file(PLAIN)),
-            (
-                "link".to_owned(),
-                json!({ "text": outside.to_str().unwrap(), "mode": "120000" }),
-            ),
-        ]),
-    );
-    env.client().ensure("hermes").unwrap();
-    let left: Vec<_> = std::fs::read_dir(&outside).unwrap().collect();
-    assert!(left.is_empty(), "{left:?}");
-}
-
-#[test]
 fn a_fetch_requests_the_refs_once() {
     let env = TestEnv::new();
     env.template("hermes", dockerfile(PLAIN));
     env.client().ensure("hermes").unwrap();
     let requests = env.server.requests();
-    let git = of_service(&requests, "git");
-    let asked = git
-        .iter()
-        .filter(|request| request.path.ends_with("/info/refs"))
-        .count();
-    assert_eq!(asked, 1, "{git:?}");
+    assert_eq!(fetches(&requests), 1, "{requests:?}");
 }

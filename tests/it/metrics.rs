@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::support::TestEnv;
 use crate::support::child::{BOTH, command, field, program, succeed};
-use crate::support::engine::BUSYBOX;
+use crate::support::engine::{BUSYBOX, end_sleep_of};
 use crate::support::server::dockerfile;
 
 #[test]
@@ -68,7 +68,7 @@ fn a_shared_build_counts_once_and_its_waiters_are_counted() {
     env.template(
         "hermes",
         dockerfile(&format!(
-            "FROM {BUSYBOX}\nRUN echo {}; sleep 2\n",
+            "FROM {BUSYBOX}\nRUN echo {}; sleep 600; true\n",
             env.isolation
         )),
     );
@@ -77,6 +77,7 @@ fn a_shared_build_counts_once_and_its_waiters_are_counted() {
     let found = client.inner().metrics();
     assert_eq!(found.in_progress, 10);
     assert_eq!(json!(found.node_builds_in_progress), json!({ "engine": 1 }));
+    end_sleep_of(&env.isolation);
     for call in calls {
         call.end().unwrap();
     }

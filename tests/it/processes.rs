@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::child::{Link, command, program, program_with_points};
 use crate::support::engine::BUSYBOX;
 use crate::support::proxy::End;
-use crate::support::server::dockerfile;
+use crate::support::server::{dockerfile, fetches};
 use crate::support::{CANCEL_LIMIT, Handling, Proxy, TestEnv, soak, unique, wait_until};
 
 const RUNTIMES: [&str; 3] = ["autogen", "claude-code", "hermes"];
@@ -111,10 +111,8 @@ impl Shared {
 
     /// The number of fetches and builds, as the servers saw them.
     fn work(&self) -> (usize, usize) {
-        let requests = self.env.server.requests();
-        let fetches = requests.iter().filter(|r| r.path.ends_with("/info/refs"));
         (
-            fetches.count(),
+            fetches(&self.env.server.requests()),
             self.engine.sent().matches("/build?").count(),
         )
     }

@@ -8,10 +8,10 @@ use mol::upkeep::prune::{Action, PruneOptions};
 use mol::{Code, Event, OptionName};
 
 use crate::support::child::{Link, command, field, program, succeed};
-use crate::support::engine::BUSYBOX;
+use crate::support::engine::{BUSYBOX, end_sleep_of};
 use crate::support::git::{Object, packed};
 use crate::support::server::dockerfile;
-use crate::support::{TestClient, TestEnv, block_on, required_var, write_docker_context};
+use crate::support::{TestClient, TestEnv, block_on, required_var, unique, write_docker_context};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -58,17 +58,25 @@ fn a_given_commit_is_built_without_lookup_and_hit_without_network() {
 
 #[test]
 fn calls_by_commit_and_by_branch_share_a_build() {
-    let env = TestEnv::new();
+    let (env, word) = (TestEnv::new(), unique());
     let sha = env.template(
         "hermes",
-        dockerfile(&format!("FROM {BUSYBOX}\nRUN sleep 2\n")),
+        dockerfile(&format!(
+            "FROM {BUSYBOX}\nRUN echo {word}; sleep 600; echo done\n"
+        )),
     );
     let client = env.client();
     let head = client.begin("hermes");
-    client.wait_for(Kind::BuildStarted, |_| true);
-    let given = at(&client, "hermes", &sha).unwrap();
+    client.wait_for_line(&word);
+    let given = std::thread::scope(|scope| {
+        let given = scope.spawn(|| at(&client, "hermes", &sha).unwrap());
+        client.wait_for(Kind::Waiting, |_| true);
+        end_sleep_of(&word);
+        given.join().unwrap()
+    });
     assert_eq!(given.image_id, head.end().unwrap().image_id);
     assert_eq!(client.count(Kind::BuildStarted), 1);
+    assert_eq!(client.count(Kind::Waiting), 1);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One shared build (promise P3) for all callers of one process and of several processes.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 
 use mol::Code;
@@ -8,16 +9,16 @@ use mol::event::Kind;
 use serde_json::json;
 
 use crate::support::child::{Link, command, program};
-use crate::support::engine::{BUSYBOX, is_running};
-use crate::support::server::{dockerfile, of_service};
+use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
+use crate::support::server::{dockerfile, fetches, of_service};
 use crate::support::{TestEnv, unique, wait_until};
 
-/// A template with a slow build that stores a random number in the image, so that two builds differ.
-/// Returns a word that its RUN step prints.
-fn slow(env: &TestEnv, runtime: &str, seconds: u32) -> String {
+/// A template whose RUN step prints a word, which is returned, and then sleeps until [`end_sleep_of`] ends that. The image
+/// contains a random number, so that two builds differ.
+fn slow(env: &TestEnv, runtime: &str) -> String {
     let word = unique();
     let text = format!(
-        "FROM {BUSYBOX}\nRUN echo {word}; sleep {seconds}; cat /proc/sys/kernel/random/uuid > /number\n"
+        "FROM {BUSYBOX}\nRUN echo {word}; sleep 600; cat /proc/sys/kernel/random/uuid > /number\n"
     );
     env.template(runtime, dockerfile(&text));
     word
@@ -26,9 +27,13 @@ fn slow(env: &TestEnv, runtime: &str, seconds: u32) -> String {
 #[test]
 fn many_callers_for_one_runtime_share_one_fetch_and_one_build() {
     let env = TestEnv::new();
-    slow(&env, "hermes", 2);
+    let word = slow(&env, "hermes");
     let client = env.client();
     let calls: Vec<_> = (0..50).map(|_| client.begin("hermes")).collect();
+    wait_until("49 calls to wait", || {
+        (client.count(Kind::Waiting) == 49).then_some(())
+    });
+    end_sleep_of(&word);
     let images: Vec<_> = calls.into_iter().map(|call| call.end().unwrap()).collect();
     assert!(
         images
@@ -38,27 +43,20 @@ fn many_callers_for_one_runtime_share_one_fetch_and_one_build() {
     assert_eq!(client.count(Kind::FetchStarted), 1);
     assert_eq!(client.count(Kind::BuildStarted), 1);
     assert_eq!(client.count(Kind::Waiting), 49);
-    let requests = env.server.requests();
-    let fetches = of_service(&requests, "git");
-    assert_eq!(
-        fetches
-            .iter()
-            .filter(|r| r.path.ends_with("/info/refs"))
-            .count(),
-        1
-    );
+    assert_eq!(fetches(&env.server.requests()), 1);
 }
 
 #[test]
 fn two_clients_of_one_process_share_one_build() {
     let env = TestEnv::new();
-    let word = slow(&env, "hermes", 2);
+    let word = slow(&env, "hermes");
     let (one, two) = (env.client(), env.client());
     let first = one.begin("hermes");
     one.wait_for_line(&word);
     let second = two.begin("hermes");
     let waiting = two.wait_for(Kind::Waiting, |_| true);
     assert!(waiting.holder.unwrap().contains("this process"));
+    end_sleep_of(&word);
     let (first, second) = (first.end().unwrap(), second.end().unwrap());
     assert_eq!(first.image_id, second.image_id);
     assert_eq!(
@@ -72,9 +70,9 @@ fn two_clients_of_one_process_share_one_build() {
 fn different_runtimes_build_in_parallel() {
     let env = TestEnv::new();
     let words = [
-        slow(&env, "hermes", 600),
-        slow(&env, "codex", 600),
-        slow(&env, "autogen", 600),
+        slow(&env, "hermes"),
+        slow(&env, "codex"),
+        slow(&env, "autogen"),
     ];
     let client = env.client();
     let calls: Vec<_> = ["hermes", "codex", "autogen"]
@@ -96,14 +94,14 @@ fn spawn(env: &TestEnv, program_name: &'static str) -> Child {
         .unwrap()
 }
 
-fn output_of(mut child: Child) -> String {
+/// Reads the output of the program until it ends. `each` gets every line at once.
+fn output_of(mut child: Child, each: impl Fn(&str)) -> String {
     let mut text = String::new();
-    child
-        .stdout
-        .take()
-        .unwrap()
-        .read_to_string(&mut text)
-        .unwrap();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        each(&line);
+        text += &(line + "\n");
+    }
     assert!(child.wait().unwrap().success(), "{text}");
     text
 }
@@ -111,10 +109,21 @@ fn output_of(mut child: Child) -> String {
 #[test]
 fn two_processes_share_one_fetch_and_one_build() {
     let env = TestEnv::new();
-    slow(&env, "hermes", 2);
+    let word = slow(&env, "hermes");
     program("events", Link::Static); // compiled before the two start together
     let children = [spawn(&env, "events"), spawn(&env, "events")];
-    let outputs = children.map(output_of);
+    let outputs = std::thread::scope(|scope| {
+        let (sender, said) = std::sync::mpsc::channel();
+        let readers = children.map(|child| {
+            let sender = sender.clone();
+            scope.spawn(move || output_of(child, |line| sender.send(line.to_owned()).unwrap()))
+        });
+        drop(sender);
+        let waits = |line: &String| line.contains("\"kind\":\"waiting\"");
+        assert!(said.iter().any(|line| waits(&line)), "no process waits");
+        end_sleep_of(&word);
+        readers.map(|reader| reader.join().unwrap())
+    });
     let all = outputs.concat();
     let count = |kind: &str| all.matches(&format!("\"kind\":\"{kind}\"")).count();
     assert_eq!(count("build_started"), 1, "{all}");
@@ -124,37 +133,13 @@ fn two_processes_share_one_fetch_and_one_build() {
         1,
         "the other process waits for this one: {all}"
     );
-    let requests = env.server.requests();
-    let fetches = of_service(&requests, "git");
-    assert_eq!(
-        fetches
-            .iter()
-            .filter(|r| r.path.ends_with("/info/refs"))
-            .count(),
-        1
-    );
-}
-
-#[test]
-fn a_killed_lock_holder_is_replaced_by_the_waiter() {
-    let env = TestEnv::new();
-    let word = slow(&env, "hermes", 3);
-    let mut holder = spawn(&env, "events");
-    wait_until("the build", || is_running(&word).then_some(()));
-    let client = env.client();
-    let call = client.begin("hermes");
-    let waiting = client.wait_for(Kind::Waiting, |_| true);
-    assert_eq!(waiting.holder, Some(format!("process {}", holder.id())));
-    holder.kill().unwrap();
-    holder.wait().unwrap();
-    call.end().unwrap();
-    assert_eq!(client.count(Kind::BuildStarted), 1);
+    assert_eq!(fetches(&env.server.requests()), 1);
 }
 
 #[test]
 fn a_call_that_waits_for_another_process_can_be_cancelled() {
     let env = TestEnv::new();
-    let word = slow(&env, "hermes", 5);
+    let word = slow(&env, "hermes");
     let holder = spawn(&env, "events");
     wait_until("the build", || is_running(&word).then_some(()));
     let client = env.client();
@@ -162,36 +147,43 @@ fn a_call_that_waits_for_another_process_can_be_cancelled() {
     client.wait_for(Kind::Waiting, |_| true);
     client.cancel_in_time(call);
     assert!(is_running(&word), "the other process is not disturbed");
-    output_of(holder);
+    end_sleep_of(&word);
+    output_of(holder, |_| ());
 }
 
 #[test]
 fn a_failed_build_fails_all_waiters_and_the_next_call_rebuilds() {
     let env = TestEnv::new();
-    let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1; exit 5\n", unique());
+    let word = unique();
+    let text = format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600; exit 5\n");
     env.template("hermes", dockerfile(&text));
     let client = env.client();
     let calls = [client.begin("hermes"), client.begin("hermes")];
+    client.wait_for(Kind::Waiting, |_| true);
+    end_sleep_of(&word);
     for call in calls {
         let error = call.end().unwrap_err();
         assert_eq!(error.code, Code::BuildFailed);
         assert!(error.build.unwrap().step.contains("exit 5"));
     }
     assert_eq!(client.count(Kind::BuildStarted), 1);
-    assert_eq!(client.ensure_err("hermes").code, Code::BuildFailed);
+    let again = client.begin("hermes");
+    end_sleep_of(&word);
+    assert_eq!(again.end().unwrap_err().code, Code::BuildFailed);
     assert_eq!(client.count(Kind::BuildStarted), 2);
 }
 
 #[test]
 fn a_push_during_a_build_gives_later_calls_the_new_commit() {
     let env = TestEnv::new();
-    let word = slow(&env, "hermes", 2);
+    let word = slow(&env, "hermes");
     let client = env.client();
     let first = client.begin("hermes");
     client.wait_for_line(&word);
     let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     let second = client.begin("hermes").end().unwrap();
     assert_eq!(second.commit_sha, sha);
+    end_sleep_of(&word);
     assert_ne!(first.end().unwrap().commit_sha, sha);
 }
 
@@ -240,26 +232,28 @@ fn a_cancelled_lookup_passes_to_the_next_waiter() {
 #[test]
 fn waiting_calls_do_not_hold_threads() {
     let env = TestEnv::new();
-    let word = slow(&env, "hermes", 600);
-    let client = env.client();
-    let first = client.begin("hermes");
-    client.wait_for_line(&word);
-    let calls: Vec<_> = (0..300).map(|_| client.begin("hermes")).collect();
-    wait_until("all to wait", || {
-        (client.count(Kind::Waiting) >= 300).then_some(())
-    });
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let threads: usize = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Threads:"))
-        .unwrap()
-        .trim()
-        .parse()
+    let word = slow(&env, "hermes");
+    let output = env.scratch().join("output");
+    // In a process of its own, so that the threads of other tests are not counted.
+    let mut crowd = command(&env, &program("crowd", Link::Static))
+        .args(["300", "0", "1", "hermes"])
+        .stdout(File::create(&output).unwrap())
+        .spawn()
         .unwrap();
-    assert!(threads < 200, "{threads} threads");
-    for call in calls.into_iter().chain([first]) {
-        client.inner().cancel(call.id);
-    }
+    let output = || std::fs::read_to_string(&output).unwrap();
+    wait_until("all but one to wait", || {
+        (output().matches("\"kind\":\"waiting\"").count() == 299).then_some(())
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", crowd.id())).unwrap();
+    let threads = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Threads:"));
+    let threads: usize = threads.unwrap().trim().parse().unwrap();
+    println!("{threads} threads");
+    end_sleep_of(&word);
+    assert!(crowd.wait().unwrap().success(), "{}", output());
+    assert_eq!(output().matches("end 1 hermes ok").count(), 300);
+    assert!(threads < 100, "{threads} threads");
 }
 
 #[test]
@@ -274,12 +268,12 @@ fn a_freed_client_leaves_no_open_cache_file() {
             .filter(|path| path.starts_with(&cache))
             .count()
     };
-    let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", unique());
-    env.template("hermes", dockerfile(&text));
+    let word = slow(&env, "hermes");
     let client = env.client();
     let call = client.begin("hermes");
-    client.wait_for(Kind::BuildStarted, |_| true);
+    client.wait_for_line(&word);
     assert!(open() > 0, "the lock file must be open during the build");
+    end_sleep_of(&word);
     call.end().unwrap();
     drop(client);
     assert_eq!(open(), 0);
@@ -288,7 +282,7 @@ fn a_freed_client_leaves_no_open_cache_file() {
 #[test]
 fn a_call_that_waits_for_another_client_can_be_cancelled() {
     let env = TestEnv::new();
-    let word = slow(&env, "hermes", 3);
+    let word = slow(&env, "hermes");
     let (one, two) = (env.client(), env.client());
     let builds = one.begin("hermes");
     one.wait_for_line(&word);
@@ -296,5 +290,6 @@ fn a_call_that_waits_for_another_client_can_be_cancelled() {
     two.wait_for(Kind::Waiting, |_| true);
     two.cancel_in_time(waits);
     assert!(is_running(&word), "the other client is not disturbed");
+    end_sleep_of(&word);
     builds.end().unwrap();
 }

@@ -4,7 +4,7 @@ use mol::event::Kind;
 use mol::{Code, OptionName};
 use serde_json::json;
 
-use crate::support::engine::{BUSYBOX, is_running};
+use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
 use crate::support::server::dockerfile;
 use crate::support::{Files, TestClient, TestEnv, file, script, unique};
 
@@ -144,7 +144,7 @@ fn an_invalid_dockerfile_is_a_failed_build() {
     for buildkit in BUILDERS {
         for (text, says) in [
             ("FROM scratch\nFLY me to the moon\n", "FLY"),
-            ("RUN true\n", ""),
+            ("RUN true\n", "no build stage in current context"),
             ("FROM scratch\nCOPY missing-file /\n", "missing-file"),
         ] {
             let env = TestEnv::new();
@@ -175,9 +175,8 @@ fn build_output_arrives_line_by_line_during_the_build() {
         let env = TestEnv::new();
         let word = unique();
         let text = format!(
-            "FROM {BUSYBOX}\nRUN echo begun {word}; sleep 3; printf '\\033[31mred\\033[0m\\n'\n"
-        )
-        .replace("printf", "echo -e");
+            "FROM {BUSYBOX}\nRUN echo begun {word}; sleep 600; echo -e '\\033[31mred\\033[0m\\n'\n"
+        );
         env.template("hermes", dockerfile(&text));
         let client = with_builder(&env, buildkit);
         let call = client.begin("hermes");
@@ -188,6 +187,7 @@ fn build_output_arrives_line_by_line_during_the_build() {
             is_running(&word),
             "the line must arrive before the build ends"
         );
+        end_sleep_of(&word);
         call.end().unwrap();
         let red = client.wait_for(Kind::Log, |event| event.line.as_deref() == Some("red"));
         assert!(red.step_name.unwrap().contains(&word));
@@ -225,13 +225,14 @@ fn an_image_is_not_tagged_before_its_build_succeeds() {
             let word = unique();
             // One layer already exists while the last step runs.
             let text = format!(
-                "FROM {BUSYBOX}\nCOPY Dockerfile /\nRUN echo running {word}; sleep 2; {end}\n"
+                "FROM {BUSYBOX}\nCOPY Dockerfile /\nRUN echo running {word}; sleep 600; {end}\n"
             );
             env.template("hermes", dockerfile(&text));
             let call = client.begin("hermes");
             client.wait_for_line(&word);
             let early = references();
             assert!(early.is_empty(), "{buildkit} {end}: {early:?}");
+            end_sleep_of(&word);
             assert_eq!(call.end().is_ok(), left > 0, "{buildkit} {end}");
             assert_eq!(references().len(), left, "{buildkit} {end}");
         }

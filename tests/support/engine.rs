@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::child::{source, succeed};
-use super::{block_on, required_var, unique};
+use super::{block_on, required_var, unique, wait_until};
 
 /// An image with a shell and the usual small programs, for templates with a RUN instruction.
 pub const BUSYBOX: &str = "libmol-test/busybox:latest";
@@ -446,12 +446,43 @@ pub fn busybox() -> Vec<u8> {
         .expect("there is no busybox: install busybox-static, or run `make test`")
 }
 
-/// Whether a process in a container of the engine or on this machine has this word in its command line.
-/// The engine's PID namespace is a child of this one, so its processes are visible here.
+/// A process of this machine.
+struct Process {
+    id: u32,
+    parent: u32,
+    /// Its arguments, each with a NUL at its end.
+    command: String,
+}
+
+fn processes() -> impl Iterator<Item = Process> {
+    let folders = std::fs::read_dir("/proc").unwrap().flatten();
+    folders.filter_map(|folder| {
+        let id = folder.file_name().to_str()?.parse().ok()?;
+        let command = std::fs::read(folder.path().join("cmdline")).ok()?;
+        let status = std::fs::read_to_string(folder.path().join("status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        Some(Process {
+            id,
+            parent: parent.trim().parse().ok()?,
+            command: String::from_utf8_lossy(&command).into_owned(),
+        })
+    })
+}
+
+/// Whether a process is running whose command contains this word.
 pub fn is_running(word: &str) -> bool {
-    std::fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok())
-        .any(|line| String::from_utf8_lossy(&line).contains(word))
+    processes().any(|process| process.command.contains(word))
+}
+
+/// Ends the `sleep 600` of the RUN step whose command contains this word, so that the step goes on with its next command.
+/// A step that must still run when a test looks sleeps for longer than any test takes.
+pub fn end_sleep_of(word: &str) {
+    let sleep = wait_until(&format!("the sleep of {word}"), || {
+        let shells = processes().filter(|process| process.command.contains(word));
+        let shells: Vec<u32> = shells.map(|process| process.id).collect();
+        processes().find(|process| {
+            shells.contains(&process.parent) && process.command == "sleep\x00600\x00"
+        })
+    });
+    succeed(Command::new("kill").arg(sleep.id.to_string()));
 }

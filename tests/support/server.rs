@@ -228,3 +228,11 @@ impl Drop for Server {
 pub fn of_service<'a>(requests: &'a [Request], service: &str) -> Vec<&'a Request> {
     requests.iter().filter(|r| r.service == service).collect()
 }
+
+/// How many fetches these requests belong to. Each begins with one request for the capabilities of git's protocol.
+pub fn fetches(requests: &[Request]) -> usize {
+    let git = of_service(requests, "git");
+    git.iter()
+        .filter(|request| request.path.ends_with("/info/refs"))
+        .count()
+}
