@@ -37,13 +37,15 @@ fn builders(call: Call) -> &'static [&'static str] {
     if call == Build { &["1", "0"] } else { &["1"] }
 }
 
-/// A proxy rule that applies `handling` to one kind of call while the switch is on.
+/// A proxy rule that applies `handling` to one kind of call while the switch is on, and counts how often.
 fn treating(
     call: Call,
     handling: Handling,
     switch: &Arc<AtomicBool>,
+    applied: &Arc<AtomicUsize>,
 ) -> impl Fn(&str) -> Handling + Send + Sync + 'static {
     let (built, on) = (AtomicBool::new(false), Arc::clone(switch));
+    let applied = Arc::clone(applied);
     move |line| {
         let found = if line.contains("/build?") {
             built.store(true, Ordering::SeqCst);
@@ -59,7 +61,10 @@ fn treating(
             None
         };
         match found == Some(call) && on.load(Ordering::SeqCst) {
-            true => handling.clone(),
+            true => {
+                applied.fetch_add(1, Ordering::SeqCst);
+                handling.clone()
+            }
             false => Handling::Pass,
         }
     }
@@ -79,7 +84,8 @@ fn fail_then_recover(
     let env = TestEnv::new();
     env.template("hermes", template());
     let switch = Arc::new(AtomicBool::new(true));
-    let rule = treating(call, handling.clone(), &switch);
+    let applied = Arc::default();
+    let rule = treating(call, handling.clone(), &switch, &applied);
     let proxy = Proxy::start(&env.engine, env.scratch(), rule);
     let options = [
         (OptionName::DockerHost, proxy.url.as_str()),
@@ -92,6 +98,8 @@ fn fail_then_recover(
     let error = end.expect_err(&format!("{call:?} {handling:?} {builder}"));
     let took = begun.elapsed();
     assert!(!error.hint.is_empty(), "{error:?}");
+    let reached = applied.load(Ordering::SeqCst) > 0;
+    assert!(reached, "{call:?} {handling:?} {builder}: {error:?}");
     // A call that ends at its deadline does not wait for its folder to be removed.
     let partial = |path: &String| path.contains("/.work-");
     wait_until("no unfinished folder in the cache", || {
@@ -249,7 +257,7 @@ fn failed_vertex(name: &str, error: &str) -> String {
 }
 
 #[test]
-fn a_build_that_lost_a_step_to_another_client_is_retried() {
+fn a_build_disturbed_by_a_concurrent_cancel_or_removal_is_retried() {
     let id = "4f53cda18c2baa0c0354bb5f9a3ecbe5ed12ab4d8e11ba873c2f11161202b945";
     let failed = |message: &str| serde_json::json!({ "errorDetail": { "message": message } });
     let (docker, podman) = (Engine::of_the_tests(), Engine::podman_of_the_tests());
@@ -345,12 +353,14 @@ fn an_invalid_engine_answer_is_reported() {
 #[test]
 fn a_hanging_engine_is_reported_within_the_limits() {
     let mut rows = Vec::new();
-    for call in [Version, Inspect, Built] {
+    // The call must reach the fault before its deadline; the last one has a whole build before it.
+    for (call, deadline) in [(Version, 2), (Inspect, 5), (Built, 10)] {
         for cut in [
             Handling::CutAnswer(0, End::Hang),
             Handling::CutRequest(0, End::Hang),
         ] {
-            rows.push((call, cut, &"1", Some(2), Code::DeadlineExceeded, 2));
+            let code = Code::DeadlineExceeded;
+            rows.push((call, cut, &"1", Some(deadline), code, deadline));
         }
     }
     for (call, builder) in [(Session, &"1"), (Build, &"1"), (Build, &"0")] {

@@ -411,8 +411,8 @@ fn an_endless_pack_is_refused_or_ends_at_the_deadline() {
     let block = [&[0, 0xff, 0xff, 0, 0][..], &[b'x'; 0xffff]].concat();
     let small = Object::blob("x").entry().repeat(1000);
     let minute = Duration::from_secs(60);
-    // Too short to read 2 GB of incompressible objects.
-    let moment = Duration::from_millis(300);
+    // Too short to read 2 GB of incompressible objects, or 500 MiB as packets of git.
+    let moment = Duration::from_secs(2);
     let larger = Object::blob(noise(4096)).entry().repeat(100);
     let rows = [
         (
@@ -458,6 +458,8 @@ fn an_endless_pack_is_refused_or_ends_at_the_deadline() {
         let options = [(OptionName::RepoPrefix, prefix.as_str())];
         let end = peak(&env, &options, Some(limit));
         assert_eq!(end.status, status, "{what}: {end:?}");
+        let asked = proxy.sent().contains("command=fetch");
+        assert!(asked, "{what}: the call ended before its fetch");
         assert!(end.growth_mib < most, "{what}: {end:?}");
         assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
         assert!(env.is_clean(), "{what}: {:?}", env.fetched());

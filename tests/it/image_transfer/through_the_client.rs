@@ -100,8 +100,8 @@ fn a_slow_engine_is_not_a_stall() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let slow = Handling::SlowRequest(Duration::from_millis(15));
-    let since = Instant::now();
     let (_client, call) = in_the_load(&env, &builder, slow, "3s");
+    let since = Instant::now();
     call.end().unwrap();
     // The load must have taken longer than the stall grace.
     assert!(
