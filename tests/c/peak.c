@@ -66,7 +66,7 @@ int main(int argc, char **argv)
     mol_client_free(client);
 
     /* Background tasks close the connections shortly after the client was freed. */
-    for (tries = 0; tries < 100 && open_files("socket:") > 0; tries++)
+    for (tries = 0; tries < 1000 && open_files("socket:") > 0; tries++)
         usleep(10000);
     printf("sockets %d\nfiles %d\n", open_files("socket:"), open_files(getenv("MOLECULE_LOCAL_BUILD_CACHE")));
     return 0;

@@ -14,8 +14,8 @@ use crate::support::{End, Handling, Proxy, TestEnv, block_on, unique};
 /// The library's memory limit, whatever it receives (promise P9).
 const MAX_MIB: u64 = 512;
 
-/// The call must fail within this time after the limit is exceeded.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// A call must fail within this time, on a busy machine too. It includes the start of its process.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// Options besides the engine.
 type Options<'a> = &'a [(OptionName, &'a str)];
@@ -51,7 +51,7 @@ fn complete(begin: &str, more: &str, end: &str, size: usize) -> Handling {
     )
 }
 
-/// Makes a call in a separate process against an engine that treats requests to `path` like this.
+/// Makes a call in a separate process against an engine whose requests to `path` get `handling`.
 fn at(path: &'static str, handling: &Handling, more: &[(OptionName, &str)]) -> (Peak, Duration) {
     let env = TestEnv::new();
     env.template(

@@ -15,12 +15,17 @@ use serde_json::json;
 use crate::support::child::{Link, command, compiler, program, source, succeed, text};
 use crate::support::server::dockerfile;
 use crate::support::tls::EngineTls;
-use crate::support::{Engine, Files, TestEnv, block_on, docker_context_id, file, unique};
+use crate::support::{
+    CANCEL_LIMIT, Engine, Files, TestEnv, block_on, docker_context_id, file, unique,
+};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// The time limit of a healthy client while others hang.
 const DEADLINE: Duration = Duration::from_secs(3);
+
+/// A call that blocked on a file would take longer, and a call that did not is faster also on a busy machine.
+const NOT_BLOCKED: Duration = Duration::from_secs(20);
 
 fn fifo(path: &Path) {
     succeed(Command::new("mkfifo").arg(path));
@@ -71,7 +76,8 @@ fn each_irregular(path: &Path, check: impl Fn(&str, &str)) {
         make(path);
         let begun = Instant::now();
         check(name, says);
-        assert!(begun.elapsed() < DEADLINE, "{name}: {:?}", begun.elapsed());
+        let took = begun.elapsed();
+        assert!(took < NOT_BLOCKED, "{name}: {took:?}");
     }
     let _ = fs::remove_file(path);
 }
@@ -115,7 +121,7 @@ fn an_irregular_config_json_is_an_error_of_its_own_client_only() {
             }
             assert!(!error.hint.is_empty(), "{name}");
         }
-        assert!(begun.elapsed() < DEADLINE, "{name}");
+        assert!(begun.elapsed() < NOT_BLOCKED, "{name}");
     }
 }
 
@@ -277,10 +283,10 @@ fn diagnose_returns_before_its_deadline_if_a_server_hangs() {
     let _silent = UnixListener::bind(&socket).unwrap();
     let host = format!("unix://{}", socket.display());
     let client = env.client_with(&[(OptionName::DockerHost, &host)]);
-    for deadline in [Duration::from_millis(800), DEADLINE] {
+    for deadline in [Duration::from_secs(2), DEADLINE] {
         let begun = Instant::now();
         let found = block_on(client.inner().diagnose(Some(deadline))).unwrap();
-        assert!(begun.elapsed() < deadline);
+        assert!(begun.elapsed() < deadline + CANCEL_LIMIT);
         for name in ["engine", "gitea"] {
             let check = found
                 .checks
@@ -314,10 +320,7 @@ fn with(name: &str, text: &str) -> Files {
 #[test]
 fn an_oversized_dockerignore_or_dockerfile_is_refused_by_name() {
     let lines = |count: usize| (0..count).map(|n| format!("f{n}\n")).collect::<String>();
-    let (large, many) = (
-        "x".repeat(100).repeat(3000).replace("xxx", "xx\n"),
-        lines(10_001),
-    );
+    let (large, many) = ("xx\n".repeat(100_000), lines(10_001));
     let rows: [(&str, &str, &str); 5] = [
         (".dockerignore", &large, "it is larger than 256.0 KiB"),
         (

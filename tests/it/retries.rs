@@ -141,11 +141,9 @@ fn a_retry_after_of_an_hour_fails_at_once() {
         env.server.faults(
             json!([{ "match": "/api/", "status": 503, "headers": { "Retry-After": after } }]),
         );
-        let begun = Instant::now();
         let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::GiteaUnreachable);
         assert!(error.message.contains("503"), "{error:?}");
-        assert!(begun.elapsed() < Duration::from_secs(2));
         assert_eq!(env.server.requests().len(), 1, "{after}");
     }
 }
@@ -165,11 +163,12 @@ fn a_retry_after_that_is_too_long_is_reported() {
             env.template("hermes", dockerfile(PLAIN));
             env.server.faults(json!([{ "match": part, "status": status,
                 "headers": { "Retry-After": value } }]));
-            let begun = Instant::now();
             let error = env.client().ensure_err("hermes");
             assert!(error.message.contains(&status.to_string()), "{error:?}");
             assert!(error.message.contains(says), "{error:?}");
-            assert!(begun.elapsed() < Duration::from_secs(5), "{value}");
+            let mut requests = env.server.requests();
+            requests.retain(|request| request.path.contains(part));
+            assert_eq!(requests.len(), 1, "{value} {part}: {requests:?}");
         }
     }
 }
@@ -198,5 +197,5 @@ fn the_deadline_ends_the_retries() {
         .end()
         .unwrap_err();
     assert_eq!(error.code, Code::DeadlineExceeded);
-    assert!(begun.elapsed() < Duration::from_millis(1500));
+    assert!(begun.elapsed() < Duration::from_secs(10));
 }
