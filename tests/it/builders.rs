@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::support::builder::{program, template};
 use crate::support::child::{self, Link, succeed, text};
+use crate::support::emulation::impossible;
 use crate::support::engine::{BUSYBOX, is_running};
 use crate::support::registry::Registry;
 use crate::support::server::{dockerfile, of_service};
@@ -160,7 +161,7 @@ fn each_tls_fault_of_a_builder_is_reported_with_its_cause() {
     }
     // Without TLS, the daemon does not understand the client.
     let plain = client(&env, &address);
-    says(&address, &plain, "");
+    says(&address, &plain, "connection");
     assert!(
         plain
             .ensure_err("hermes")
@@ -208,7 +209,7 @@ fn a_platform_that_the_builder_cannot_run_is_refused_before_the_fetch() {
     let address = builder.address();
     let client = env.client_with(&[
         (OptionName::Builder, &address),
-        (OptionName::Platform, "linux/mips64le"),
+        (OptionName::Platform, &format!("linux/{}", impossible().0)),
     ]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");

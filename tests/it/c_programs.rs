@@ -3,10 +3,10 @@
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use mol::Code;
+use mol::{Code, OptionName};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -417,7 +417,6 @@ fn no_program_on_the_path_is_started() {
     );
     let traps = env.scratch().join("bin");
     let sprung = env.scratch().join("sprung");
-    std::fs::create_dir(&traps).unwrap();
     for name in [
         "git",
         "docker",
@@ -428,20 +427,22 @@ fn no_program_on_the_path_is_started() {
         "ssh",
         "podman",
     ] {
-        let path = traps.join(name);
-        std::fs::write(
-            &path,
-            format!("#!/bin/sh\necho {name} \"$@\" >> {}\n", sprung.display()),
-        )
-        .unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .unwrap();
+        let script = format!("echo {name} \"$@\" >> {}", sprung.display());
+        write_program(&traps, name, &script);
     }
+    // Each trap works.
+    succeed(Command::new(traps.join("git")).arg("control"));
+    assert_eq!(std::fs::read_to_string(&sprung).unwrap(), "git control\n");
+    std::fs::remove_file(&sprung).unwrap();
+    // A helper is for private base images only, and this template has none.
+    let login = r#"{"credsStore":"trap"}"#;
+    std::fs::write(env.scratch().join("config.json"), login).unwrap();
     let config = "[filter \"trap\"]\n\tsmudge = trap\n\tclean = trap\n\tprocess = trap\n[core]\n\tfsmonitor = trap\n\tsshCommand = trap\n";
     std::fs::write(env.scratch().join(".gitconfig"), config).unwrap();
     succeed(
         command(&env, &program("ensure", Link::Static))
             .env("PATH", &traps)
+            .env(OptionName::DockerConfig.name(), env.scratch())
             .arg("hermes"),
     );
     assert!(

@@ -1,9 +1,10 @@
 //! The environment variables of the contract, and their effects.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use mol::{Client, OptionName, Options};
 
+use crate::support::child::source;
 use crate::support::server::dockerfile;
 use crate::support::{TestClient, TestEnv, write_docker_context};
 
@@ -17,42 +18,59 @@ fn from_env(variables: &[(&str, &str)]) -> Options {
     options
 }
 
+/// The names in the first column of the tables that begin with `| variable |` in this text.
+fn documented(text: &str) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    let mut in_a_table = false;
+    for line in text.lines() {
+        in_a_table = line.starts_with("| variable |") || in_a_table && line.starts_with('|');
+        if in_a_table {
+            let column = line.split('|').nth(1).unwrap();
+            names.extend(column.split('`').skip(1).step_by(2));
+        }
+    }
+    names
+}
+
 #[test]
-fn every_documented_variable_is_an_option() {
-    let names: Vec<&str> = OptionName::ALL.iter().map(|name| name.name()).collect();
-    for variable in [
-        "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
-        "MOLECULE_LOCAL_TEMPLATE_BRANCH",
-        "MOLECULE_GITEA_TOKEN",
-        "MOLECULE_LOCAL_BUILD_CACHE",
-        "MOLECULE_IMAGE_PLATFORM",
-        "MOLECULE_LOCAL_IMAGE_ISOLATION",
-        "MOLECULE_LOCAL_OFFLINE",
-        "MOLECULE_LOCAL_RUNTIME_VERSION_PIN",
-        "MOLECULE_BUILD_STALL_GRACE_S",
-        "MOLECULE_BUILD_CEILING_S",
-        "DOCKER_HOST",
-        "DOCKER_CONTEXT",
-        "DOCKER_CONFIG",
-        "DOCKER_TLS_VERIFY",
-        "DOCKER_CERT_PATH",
-        "DOCKER_BUILDKIT",
-        "MOLECULE_LOCAL_BUILDER",
-        "MOLECULE_LOCAL_BUILDER_CA",
-        "MOLECULE_LOCAL_BUILDER_CERT",
-        "MOLECULE_LOCAL_BUILDER_KEY",
-        "MOLECULE_LOCAL_BUILDER_SERVER_NAME",
-        "MOLECULE_LOCAL_SHARED_CACHE",
-        "MOLECULE_LOCAL_SHARED_CACHE_MODE",
-        "BUILDX_BUILDER",
-        "BUILDX_CONFIG",
-        "HTTPS_PROXY",
-        "HTTP_PROXY",
-        "NO_PROXY",
-        "SSL_CERT_FILE",
-        "SSL_CERT_DIR",
-    ] {
-        assert!(names.contains(&variable), "{variable}");
+fn the_documented_variables_are_the_options() {
+    let text = std::fs::read_to_string(source("docs/local-development.md")).unwrap();
+    let mut documented = documented(&text);
+    // This one decides whether a server uses the library at all.
+    assert!(documented.remove("MOLECULE_IMAGE_REGISTRY"));
+    let options = OptionName::ALL.iter().map(|name| name.name());
+    let set_in_code = ["runtimes", "tag_arch", "pins"];
+    let options: BTreeSet<&str> = options.filter(|name| !set_in_code.contains(name)).collect();
+    assert_eq!(documented, options);
+}
+
+/// The variables that the Go package lists in its options and reads, in quotes.
+#[test]
+fn go_has_the_same_variables() {
+    let text = std::fs::read_to_string(source("go/mol/options.go")).unwrap();
+    let in_quotes = text.split('"').skip(1).step_by(2);
+    let is_variable = |name: &&str| {
+        let letter = |letter: char| letter.is_ascii_uppercase() || "_".contains(letter);
+        name.len() > 3 && name.chars().all(letter)
+    };
+    let go: BTreeSet<&str> = in_quotes.filter(is_variable).collect();
+    let options = OptionName::ALL.iter().map(|name| name.name());
+    let options: BTreeSet<&str> = options.filter(|name| is_variable(name)).collect();
+    assert_eq!(go, options);
+}
+
+/// The command's settings are those of its file, the machine's, and the token.
+#[test]
+fn the_command_has_a_setting_for_each_variable_of_the_library() {
+    let mut text = String::new();
+    for name in ["configfile.go", "env.go"] {
+        text += &std::fs::read_to_string(source("go/cmd/mol").join(name)).unwrap();
+    }
+    for option in OptionName::ALL {
+        let name = option.name();
+        if name.starts_with("MOLECULE_") || *option == OptionName::DockerHost {
+            assert!(text.contains(&format!("\"{name}\"")), "{name}");
+        }
     }
 }
 

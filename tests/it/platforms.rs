@@ -11,27 +11,10 @@ use mol::{Code, OptionName};
 use serde_json::json;
 
 use crate::support::child::succeed;
-use crate::support::emulation::{self, Emulation};
+use crate::support::emulation::{Emulation, impossible};
 use crate::support::engine::Engine;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::{Files, TestEnv, file, wait_until};
-
-/// A platform that this machine can neither run nor emulate, with its ELF machine number.
-fn impossible() -> (&'static str, u16) {
-    // The last number is not assigned to any processor.
-    [
-        ("riscv64", 243_u16),
-        ("ppc64le", 21),
-        ("loong64", 258),
-        ("sparc64", 0xfeed),
-    ]
-    .into_iter()
-    .find(|(_, machine)| {
-        let [low, high] = machine.to_le_bytes();
-        !emulation::runs(&format!("0200{low:02x}{high:02x}"))
-    })
-    .expect("an unassigned machine number is not emulated")
-}
 
 /// A template whose only RUN step runs this program.
 fn with_program(program: &[u8]) -> Files {

@@ -76,3 +76,20 @@ pub fn runs(header: &str) -> bool {
         .filter_map(|path: PathBuf| fs::read_to_string(path).ok())
         .any(|text| text.starts_with("enabled") && text.contains(header))
 }
+
+/// A platform that this machine can neither run nor emulate, with its ELF machine number.
+pub fn impossible() -> (&'static str, u16) {
+    // The last number is not assigned to any processor.
+    [
+        ("riscv64", 243_u16),
+        ("ppc64le", 21),
+        ("loong64", 258),
+        ("sparc64", 0xfeed),
+    ]
+    .into_iter()
+    .find(|(_, machine)| {
+        let [low, high] = machine.to_le_bytes();
+        !runs(&format!("0200{low:02x}{high:02x}"))
+    })
+    .expect("an unassigned machine number is not emulated")
+}
