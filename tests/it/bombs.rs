@@ -406,7 +406,7 @@ fn pack_bombs_are_refused_in_little_memory() {
 }
 
 #[test]
-fn endless_git_messages_are_refused_in_little_memory() {
+fn endless_git_messages_cost_little_memory() {
     let env = TestEnv::new();
     let objects = template(vec![Object::blob("spam\n"), Object::tree([])]);
     let commit = objects.last().unwrap();

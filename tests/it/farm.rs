@@ -190,7 +190,7 @@ fn users_of_one_machine_wait_for_the_same_image() {
 }
 
 #[test]
-fn a_runtime_uses_another_node_only_if_its_machine_has_builds_there() {
+fn a_runtime_uses_a_second_node_only_if_the_machine_builds_on_the_first() {
     let used = |outcome: &Outcome| outcome.sent.iter().filter(|sent| **sent > 0.0).count();
     let laptops = Farm {
         nodes: 4,

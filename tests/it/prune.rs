@@ -167,7 +167,7 @@ fn prune_keeps_the_newest_two_on_podman() {
 }
 
 #[test]
-fn an_image_used_by_a_stopped_or_running_container_is_kept() {
+fn an_image_used_by_a_container_that_does_not_run_is_kept() {
     for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
         let env = TestEnv::new();
         let client = env.client_with(&[(OptionName::DockerHost, &engine.url)]);
