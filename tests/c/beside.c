@@ -1,4 +1,5 @@
-/* Uses libmol and another Rust static library in one program. Prints how both take a panic of their own. */
+/* Uses libmol and another Rust static library in one program. Each library panics once per round; prints what each
+ * returns. */
 #include "check.h"
 
 uint32_t other_panics(void);

@@ -1,5 +1,5 @@
-//! Base images from a registry: the progress of a pull, and what is said when an image cannot be pulled. The registry is
-//! a real one.
+//! Base images from a registry: the progress of a pull, and the errors when an image cannot be pulled. The registry
+//! is a real one.
 
 use std::time::Duration;
 

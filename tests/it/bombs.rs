@@ -552,6 +552,7 @@ fn a_template_at_the_limits_stays_within_the_memory_limit() {
     let end = peak(&env, &[], Some(Duration::from_secs(20)));
     println!("{} MiB: {}", end.growth_mib, end.message);
     assert_eq!(end.status, "deadline_exceeded", "{end:?}");
+    assert!(end.growth_mib > 64, "without the lists: {end:?}");
     assert!(end.growth_mib < 400, "{end:?}");
 }
 

@@ -15,7 +15,7 @@ use crate::support::child::{
 };
 use crate::support::daemon::write_program;
 use crate::support::engine::{BUSYBOX, is_running};
-use crate::support::server::{dockerfile, of_service, script};
+use crate::support::server::{dockerfile, fetches, of_service, script};
 use crate::support::sshd::Sshd;
 use crate::support::{CANCEL_LIMIT, Files, TestEnv, file, unique, wait_until};
 
@@ -88,7 +88,7 @@ fn a_timeout_from_c_is_a_deadline() {
 fn a_c_program_takes_events_and_one_result() {
     for link in BOTH {
         let env = TestEnv::new();
-        // BuildKit reports no steps for a build that another one with the same files is just doing.
+        // BuildKit reports no steps for a build that joins a running one with the same files.
         let unique = format!("{PLAIN}# {}\n", env.isolation);
         let sha = env.template("hermes", dockerfile(&unique));
         let output = succeed(command(&env, &program("events", link)).arg("hermes"));
@@ -273,7 +273,7 @@ fn every_parameter_rejects_invalid_values() {
 fn the_library_changes_no_signal_child_or_output_of_its_host() {
     for link in BOTH {
         let env = TestEnv::new();
-        // Long enough to be looked at.
+        // The pause gives the program time for its checks.
         let text = format!("FROM {BUSYBOX}\nRUN echo {}; sleep 1\n", env.isolation);
         env.template("hermes", dockerfile(&text));
         let output = succeed(command(&env, &program("host", link)).arg("hermes"));
@@ -290,8 +290,8 @@ fn a_host_forks_and_executes_during_a_build() {
         let host = program("host", link);
         let output = succeed(command(&env, &host).args(["after", "hermes"]));
         assert_eq!(child::text(&output), "as it was\n");
-        let builds = of_service(&env.server.requests(), "git").len();
-        assert!(builds > 0, "the first build must fetch the template");
+        let fetches = fetches(&env.server.requests());
+        assert!(fetches > 0, "the first build must fetch the template");
     }
 }
 

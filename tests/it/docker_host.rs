@@ -168,6 +168,7 @@ fn the_host_of_a_docker_context_may_have_a_path() {
     let meta = config.join("contexts/meta").join(id);
     std::fs::create_dir_all(&meta).unwrap();
     let host = format!("tcp://{}/p", proxy.host);
+    // As docker: field names in any case, and text after the JSON value is ignored.
     let text = json!({ "name": "work", "ENDPOINTS": { "docker": { "host": host, "SkipTLSVerify": null } } });
     std::fs::write(meta.join("meta.json"), format!("{text} and more")).unwrap();
     std::fs::write(

@@ -46,8 +46,8 @@ fn nine_runtimes() -> Vec<String> {
     (1..=9).map(|number| format!("runtime-{number}")).collect()
 }
 
-/// No build takes any time, and each request is for a new commit: only the network matters. One image can use all of it,
-/// and takes a minute.
+/// No build takes any time, and each request is for a new commit: only the network matters. One transfer can use the
+/// whole network, and then takes a minute.
 fn only_the_network() -> Farm {
     let mut farm = farm();
     let nothing = Work {

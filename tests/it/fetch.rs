@@ -170,6 +170,7 @@ fn git_content_types_are_parsed_as_media_types() {
         let env = TestEnv::new();
         let sha = env.template("hermes", dockerfile(PLAIN));
         let typed = |part: &str, kind: &str| {
+            // A drip passes git's own answer; only its headers are replaced.
             json!({ "match": part, "drip_ms": 1, "drip_bytes": 1 << 20,
                 "headers": { "Content-Type": kind } })
         };

@@ -327,7 +327,7 @@ fn gitattributes_with_bom_or_crlf_apply_as_in_a_git_clone() {
         format!("{MARK}\"*.txt\" text eol=crlf\n"),
         format!("{ALL}*.txt{MARK} -text\n"),
         format!("a.txt {MARK}text eol=crlf\n"),
-        // The mark of UTF-7, and what only begins like it.
+        // The byte-order mark of UTF-7, and a line that only begins like it.
         format!("+/v8{ALL}"),
         format!("+/v9{ALL}b.txt text eol=crlf\n"),
         format!("+b.txt text eol=crlf\n{ALL}"),

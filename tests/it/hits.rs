@@ -9,9 +9,9 @@ use crate::support::{Handling, Proxy, TestEnv, unique};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
-/// Gives another image the tag of this commit.
-fn tag_as(env: &TestEnv, image_of: &str, as_of: &str, sha: &str) {
-    env.engine.tag(image_of, &env.reference(as_of, sha));
+/// Gives `image` the reference of this commit of `runtime`.
+fn tag_as(env: &TestEnv, image: &str, runtime: &str, sha: &str) {
+    env.engine.tag(image, &env.reference(runtime, sha));
 }
 
 #[test]

@@ -114,7 +114,8 @@ impl User {
         folder
     }
 
-    /// The go command. Other modules come from the downloads of this machine, or from where it downloads.
+    /// The go command. Modules other than libmol's come from this machine's module cache, or from its
+    /// GOPROXY.
     fn go(&self, folder: &Path, arguments: &str) -> Command {
         let here = |name| {
             let output = succeed(Command::new("go").args(["env", name]));
@@ -336,7 +337,7 @@ fn every_other_module_builds_from_the_proxy() {
     }
 }
 
-/// The tests for glibc have a release without musl, those for musl one with both.
+/// The release of the glibc tests has no musl library; that of the musl tests has both.
 #[test]
 fn a_build_for_the_wrong_c_library_fails_and_says_why() {
     let user = User::new();
@@ -416,7 +417,7 @@ fn a_release_needs_a_version_and_a_clean_tree() {
 
 #[test]
 fn a_release_needs_the_same_version_in_every_file() {
-    // Some other package has this version, so it is in the lists of packages anyway.
+    // Other packages also have this version: the check must not be satisfied by theirs.
     let (old, new) = (env!("CARGO_PKG_VERSION"), "0.2.0");
     let checkout = checkout();
     let git = |script: &str| {

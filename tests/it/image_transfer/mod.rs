@@ -22,7 +22,7 @@ use crate::support::{
     Builder, Call, End, Engine, Handling, Proxy, TestClient, TestEnv, noise, unique, wait_until,
 };
 
-/// A step whose image has this many bytes more.
+/// A RUN step that adds this many random bytes to the image.
 fn bytes(count: u64) -> String {
     format!("RUN /bin/busybox head -c {count} /dev/urandom > /noise")
 }
@@ -56,7 +56,7 @@ fn refusal() -> Handling {
 
 /// A builder and an engine, and a shared cache that may be written.
 struct Farm {
-    // The folder of `env` goes last: stopping the others needs their files in it.
+    // `env` is dropped last, because the others need files in its folder to stop.
     builder: Builder,
     registry: Registry,
     env: TestEnv,
