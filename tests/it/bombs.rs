@@ -194,6 +194,7 @@ fn assert_refused(env: &TestEnv, what: &str, says: &str, (end, took): (Peak, Dur
     assert!(end.message.contains(says), "{what}: {end:?}");
     assert!(end.growth_mib < MAX_GROWTH_MIB, "{what}: {end:?}");
     assert!(took < TIME_LIMIT, "{what}: {took:?}");
+    assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
     assert!(env.is_clean(), "{what}: {:?}", env.fetched());
 }
 
@@ -395,9 +396,38 @@ fn pack_bombs_are_refused_in_little_memory() {
             ),
         ),
         (
+            "a delta that announces a terabyte",
+            "a file of more than 512.0 MiB",
+            pack_with(
+                &objects,
+                vec![ref_delta(
+                    &file,
+                    &[size(file.data.len() as u64), size(1 << 40)].concat(),
+                )],
+            ),
+        ),
+        (
+            "an object that decompresses to 600 MiB",
+            "a file of more than 512.0 MiB",
+            pack_with(
+                &objects,
+                vec![entry(3, 600 * MIB, &deflated_zeros(600 * MIB))],
+            ),
+        ),
+        (
+            "an object that announces a terabyte",
+            "a file of more than 512.0 MiB",
+            pack_with(&objects, vec![entry(3, 1 << 40, &deflate(b"abc"))]),
+        ),
+        (
             "a million objects",
             "more than 500002 objects",
             pack(1_000_000, &vec![file.entry(); 1_000_000]),
+        ),
+        (
+            "four billion announced objects",
+            "more than 500002 objects",
+            pack(u32::MAX, &vec![Object::blob("").entry(); 100_000]),
         ),
     ];
     for (what, says, pack) in rows {

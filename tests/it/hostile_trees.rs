@@ -355,30 +355,6 @@ fn an_unusual_but_valid_tree_is_checked_out() {
 }
 
 #[test]
-fn a_tree_bomb_is_refused_at_once() {
-    let env = TestEnv::new();
-    let mut objects = vec![Object::blob("spam\n")];
-    let names: Vec<String> = (0..10).map(|number| format!("d{number}")).collect();
-    for _ in 0..10 {
-        let below = objects.last().unwrap();
-        let mode = if objects.len() == 1 {
-            "100644"
-        } else {
-            "40000"
-        };
-        let entries = names.iter().map(|name| (mode, name.as_bytes(), below.id()));
-        objects.push(Object::tree(entries));
-    }
-    objects.push(Object::commit(objects.last().unwrap()));
-    env.server.answer_with(
-        &env.server.template("hermes"),
-        objects.last().unwrap(),
-        &packed(&objects),
-    );
-    assert_refused(&env, &env.client(), "a tree bomb", "more than 500000 files");
-}
-
-#[test]
 fn excessively_nested_folders_are_refused_at_once() {
     let env = TestEnv::new();
     let mut objects = vec![Object::tree([])];
