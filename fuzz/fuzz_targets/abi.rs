@@ -1,4 +1,4 @@
-//! The input is a tape: a sequence of C calls and their arguments (tests/c/tape.c).
+//! The input is a tape: a sequence of C calls and their arguments (tests/c/random_calls.c).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,12 +1,12 @@
 /* Calls any function with any arguments: the result is a status, never a crash.
  *
- *     tape --list                        prints the functions, one per line
- *     tape SEED TAPES LENGTH THREADS     plays random tapes, on THREADS threads at once
+ *     random_calls --list                        prints the functions, one per line
+ *     random_calls SEED TAPES LENGTH THREADS     plays random tapes, on THREADS threads at once
  *
  * With MOL_TAPE_ONLY it has no main: the fuzz target has one. No call reaches another machine: the template server is
  * a port that refuses connections, and the engine's socket does not exist. */
 #include "check.h"
-#include "tape.h"
+#include "random_calls.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
