@@ -13,13 +13,11 @@ use serde_json::{Value, json};
 use crate::support::builder::{program, template};
 use crate::support::child::{self, Link, succeed, text};
 use crate::support::emulation::impossible;
-use crate::support::engine::{BUSYBOX, is_running};
+use crate::support::engine::{BUSYBOX, assert_gone, is_running, wait_until_gone};
 use crate::support::registry::Registry;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::tls::{Certificates, Flaw};
-use crate::support::{
-    Builder, CANCEL_LIMIT, TestClient, TestEnv, block_on, required_var, unique, wait_until,
-};
+use crate::support::{Builder, TestClient, TestEnv, block_on, required_var, unique, wait_until};
 
 /// Commits a template whose last step prints a unique word and never ends. Returns the word, which is also in the
 /// step's command line.
@@ -252,14 +250,7 @@ fn a_cancelled_call_stops_the_builder_within_a_second() {
     );
     let since = Instant::now();
     client.cancel_in_time(call);
-    wait_until("the end of the build's process", || {
-        (!is_running(&word)).then_some(())
-    });
-    assert!(
-        since.elapsed() < CANCEL_LIMIT,
-        "it took {:?}",
-        since.elapsed()
-    );
+    assert_gone(&word, since);
     assert_counts(
         &client,
         json!({ &address: { "ok": 0 } }),
@@ -281,9 +272,7 @@ fn a_silent_build_on_a_builder_is_stopped_after_the_stall_grace() {
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Stalled, "{error:?}");
     assert!(error.build.unwrap().step.contains(&word));
-    wait_until("the end of the build's process", || {
-        (!is_running(&word)).then_some(())
-    });
+    wait_until_gone(&word);
 }
 
 #[test]

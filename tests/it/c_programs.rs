@@ -14,10 +14,10 @@ use crate::support::child::{
     self, BOTH, Link, command, compiler, field, program, source, succeed, text,
 };
 use crate::support::daemon::write_program;
-use crate::support::engine::{BUSYBOX, is_running};
+use crate::support::engine::{BUSYBOX, assert_gone};
 use crate::support::server::{dockerfile, fetches, of_service, script};
 use crate::support::sshd::Sshd;
-use crate::support::{CANCEL_LIMIT, Files, TestEnv, file, unique, wait_until};
+use crate::support::{Files, TestEnv, file, unique};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
@@ -144,10 +144,7 @@ fn a_c_program_cancels_and_the_build_is_gone() {
             .unwrap();
         let since = Instant::now();
         assert_eq!(field(&output, "error"), "canceled");
-        wait_until("the end of the build's process", || {
-            (!is_running(&word)).then_some(())
-        });
-        assert!(since.elapsed() < CANCEL_LIMIT);
+        assert_gone(&word, since);
     }
 }
 
@@ -232,10 +229,7 @@ fn ctrl_c_cancels_the_progress_example_and_its_build() {
         let output = progress.process.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(Code::Canceled as i32));
         assert!(String::from_utf8_lossy(&output.stderr).starts_with("canceled: "));
-        wait_until("the end of the build's process", || {
-            (!is_running(&word)).then_some(())
-        });
-        assert!(since.elapsed() < CANCEL_LIMIT);
+        assert_gone(&word, since);
     }
 }
 

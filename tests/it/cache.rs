@@ -141,16 +141,22 @@ fn pruning_removes_the_marker_before_the_tree() {
     assert!(!tree(&env, &sha).exists());
 }
 
+/// Replaces the text of the marker of this commit's tree.
+fn change_marker(env: &TestEnv, sha: &str, change: impl Fn(&str) -> String) {
+    let marker = env.cache().join(format!("hermes/.{}.json", &sha[..12]));
+    let text = fs::read_to_string(&marker).unwrap();
+    assert!(text.contains(sha), "{text}");
+    fs::write(&marker, change(&text)).unwrap();
+}
+
 #[test]
 fn a_discarded_tree_loses_its_marker_first() {
     let env = TestEnv::new();
     let sha = env.template("hermes", copying("right"));
     env.client().ensure("hermes").unwrap();
     env.engine.remove_all_of(&env.isolation);
-    let marker = env.cache().join(format!("hermes/.{}.json", &sha[..12]));
     let other = format!("{}{}", &sha[..12], "0".repeat(28));
-    let text = fs::read_to_string(&marker).unwrap();
-    fs::write(&marker, text.replace(&sha, &other)).unwrap();
+    change_marker(&env, &sha, |text| text.replace(&sha, &other));
     let mut ensure = command(&env, &program("ensure", Link::Static));
     ensure.arg("hermes");
     assert_marker_goes_first(&traced(&env, &ensure, REMOVALS), &sha);
@@ -202,17 +208,7 @@ fn a_tree_of_another_commit_with_the_same_short_sha_is_discarded() {
     env.engine.remove_all_of(&env.isolation);
     // The marker names the full commit id: here, a different one.
     let other = format!("{}{}", &sha[..12], "0".repeat(28));
-    let mut markers = 0;
-    for entry in fs::read_dir(env.cache().join("hermes")).unwrap().flatten() {
-        let Ok(text) = fs::read_to_string(entry.path()) else {
-            continue;
-        };
-        if text.contains(&sha) {
-            markers += 1;
-            fs::write(entry.path(), text.replace(&sha, &other)).unwrap();
-        }
-    }
-    assert_eq!(markers, 1);
+    change_marker(&env, &sha, |text| text.replace(&sha, &other));
     fs::write(tree(&env, &sha).join("stale"), "").unwrap();
     assert_right(&env);
 }
@@ -223,17 +219,7 @@ fn a_truncated_marker_is_ignored() {
     let sha = env.template("hermes", copying("right"));
     env.client().ensure("hermes").unwrap();
     env.engine.remove_all_of(&env.isolation);
-    let mut markers = 0;
-    for entry in fs::read_dir(env.cache().join("hermes")).unwrap().flatten() {
-        let Ok(text) = fs::read_to_string(entry.path()) else {
-            continue;
-        };
-        if text.contains(&sha) {
-            markers += 1;
-            fs::write(entry.path(), &text[..text.len() / 2]).unwrap();
-        }
-    }
-    assert_eq!(markers, 1);
+    change_marker(&env, &sha, |text| text[..text.len() / 2].to_owned());
     fs::write(tree(&env, &sha).join("stale"), "").unwrap();
     assert_right(&env);
 }

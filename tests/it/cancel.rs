@@ -8,7 +8,7 @@ use mol::event::Kind;
 use mol::{Code, Error, OptionName};
 use serde_json::json;
 
-use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
+use crate::support::engine::{BUSYBOX, assert_gone, end_sleep_of, is_running};
 use crate::support::server::dockerfile;
 use crate::support::{
     CANCEL_LIMIT, End, Handling, Proxy, TestClient, TestEnv, block_on, random_below, soak, unique,
@@ -30,18 +30,6 @@ fn wait_until_it_builds(client: &TestClient, word: &str) {
     assert!(
         is_running(word),
         "the test must see the processes of the engine"
-    );
-}
-
-/// The process ends within the promised time.
-fn assert_gone(word: &str, since: Instant) {
-    wait_until("the end of the build's process", || {
-        (!is_running(word)).then_some(())
-    });
-    assert!(
-        since.elapsed() < CANCEL_LIMIT,
-        "it took {:?}",
-        since.elapsed()
     );
 }
 
@@ -200,7 +188,7 @@ fn a_call_cancelled_during_the_lookup_ends_at_once() {
 fn a_call_cancelled_during_the_fetch_ends_at_once_and_cleans_up() {
     for part in ["/info/refs", "/git-upload-pack"] {
         let env = TestEnv::new();
-        let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
         env.server
             .faults(json!([{ "match": part, "truncate_after": 30, "hang": true }]));
         let client = env.client();
@@ -217,7 +205,7 @@ fn a_call_cancelled_during_the_fetch_ends_at_once_and_cleans_up() {
         client.cancel_in_time(call);
 
         wait_until("the removal of the partial tree", || {
-            leftovers(&env, &sha).is_empty().then_some(())
+            env.fetched().is_empty().then_some(())
         });
         assert!(
             since.elapsed() < CANCEL_LIMIT,
@@ -229,30 +217,17 @@ fn a_call_cancelled_during_the_fetch_ends_at_once_and_cleans_up() {
     }
 }
 
-/// The files of a fetch in the cache, partial or complete.
-fn leftovers(env: &TestEnv, sha: &str) -> Vec<String> {
-    let mut paths = env.cached_paths();
-    paths.retain(|path| path.contains("work") || path.ends_with(&sha[..12]));
-    paths
-}
-
 #[test]
 fn closing_a_client_removes_partial_fetches() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     env.server
         .faults(json!([{ "match": "/info/refs", "truncate_after": 30, "hang": true }]));
     let client = env.client();
     let call = client.begin("hermes");
-    wait_until("the fetch", || {
-        (!leftovers(&env, &sha).is_empty()).then_some(())
-    });
+    wait_until("the fetch", || (!env.fetched().is_empty()).then_some(()));
     block_on(client.inner().close());
-    assert!(
-        leftovers(&env, &sha).is_empty(),
-        "{:?}",
-        leftovers(&env, &sha)
-    );
+    assert!(env.fetched().is_empty(), "{:?}", env.fetched());
     assert_eq!(call.end().unwrap_err().code, Code::Canceled);
 }
 
@@ -350,20 +325,18 @@ fn the_build_stops_when_all_of_100_callers_cancel_at_random() {
 #[test]
 fn no_partial_tree_remains_when_all_cancel_during_the_fetch() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
     env.server
         .faults(json!([{ "match": "/git-upload-pack$", "truncate_after": 40, "hang": true }]));
     let client = env.client();
     let calls: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
-    wait_until("the fetch", || {
-        (!leftovers(&env, &sha).is_empty()).then_some(())
-    });
+    wait_until("the fetch", || (!env.fetched().is_empty()).then_some(()));
     for call in calls {
         client.cancel(call);
     }
     let since = Instant::now();
     wait_until("the removal of the partial tree", || {
-        leftovers(&env, &sha).is_empty().then_some(())
+        env.fetched().is_empty().then_some(())
     });
     assert!(
         since.elapsed() < CANCEL_LIMIT,

@@ -13,7 +13,7 @@ use mol::{Code, Event, OptionName};
 use serde_json::{Value, json};
 
 use crate::support::daemon::write_program;
-use crate::support::engine::{BUSYBOX, Engine, is_running};
+use crate::support::engine::{BUSYBOX, Engine, is_running, wait_until_gone};
 use crate::support::registry::{PASSWORD, Registry, USER};
 use crate::support::server::dockerfile;
 use crate::support::{CANCEL_LIMIT, TestClient, TestEnv, block_on, unique, wait_until};
@@ -496,9 +496,7 @@ fn cancelling_a_call_kills_and_reaps_a_hanging_helper() {
         wait_until("the helper", || is_running(&word).then_some(()));
         let since = Instant::now();
         client.cancel(call);
-        wait_until("the end of the helper", || {
-            (!is_running(&word)).then_some(())
-        });
+        wait_until_gone(&word);
         let pid = std::fs::read_to_string(&pid_file).unwrap();
         wait_until("the helper to be reaped", || {
             (!Path::new("/proc").join(pid.trim()).exists()).then_some(())

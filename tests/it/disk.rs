@@ -7,19 +7,10 @@ use mol::Code;
 
 use crate::support::child::{Link, field, program, program_with_points, text, with_a_disk};
 use crate::support::engine::{BUSYBOX, OwnEngine};
-use crate::support::server::dockerfile;
+use crate::support::server::{dockerfile, fetches};
 use crate::support::{Builder, Files, TestEnv, file, noise, wait_until};
 
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
-
-/// The number of fetches started since the last call.
-fn fetches(env: &TestEnv) -> usize {
-    let requests = env.server.requests();
-    requests
-        .iter()
-        .filter(|request| request.path.ends_with("/info/refs"))
-        .count()
-}
 
 /// Makes a first call on this disk, which must fail because the disk is full and leave nothing. Then runs
 /// `free_space` on the same disk and makes a second call, which must succeed. Returns the first output.
@@ -80,7 +71,11 @@ fn a_nearly_full_disk_is_refused_before_the_fetch() {
         message.contains("2.0 MiB free, and 4.0 MiB needed"),
         "{message}"
     );
-    assert_eq!(fetches(&env), 1, "only the second call fetched");
+    assert_eq!(
+        fetches(&env.server.requests()),
+        1,
+        "only the second call fetched"
+    );
 }
 
 #[test]
@@ -191,7 +186,7 @@ fn disk_full_before_the_marker_keeps_image_drops_tree() {
         .filter(|line| line.starts_with("hit "))
         .collect();
     assert_eq!(hits, ["hit 0", "hit 0"]);
-    assert_eq!(fetches(&env), 2);
+    assert_eq!(fetches(&env.server.requests()), 2);
 }
 
 #[test]
@@ -218,7 +213,7 @@ fn a_full_disk_does_not_matter_for_a_cached_tree() {
         .filter(|line| line.starts_with("hit "))
         .collect();
     assert_eq!(hits, ["hit 0", "hit 1", "hit 0"]);
-    assert_eq!(fetches(&env), 1);
+    assert_eq!(fetches(&env.server.requests()), 1);
 }
 
 /// Makes a build that must fail because the engine's disk is full. Returns the message and the hint.

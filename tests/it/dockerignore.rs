@@ -14,8 +14,8 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use crate::support::child::{source, succeed};
-use crate::support::docker_context::{Answer, Choice, DOCKER, DockerContext, Recorder, paths};
-use crate::support::{Engine, for_all, unique};
+use crate::support::docker_context::{Answer, Choice, DockerContext, Recorder, paths};
+use crate::support::{Engine, for_all, required_var, unique};
 
 /// The builder reads these, so they are always sent; `fidelity::ignore_files` tests that.
 const BUILDER_FILES: [&str; 2] = ["Dockerfile", ".dockerignore"];
@@ -192,7 +192,7 @@ fn an_image_built_by_docker_has_the_files_of_the_chosen_vectors() {
         let tree = case.tree();
         let image = format!("libmol-test/{}", unique());
         succeed(
-            Command::new(DOCKER)
+            Command::new(required_var("MOL_TEST_DOCKER"))
                 .args(["build", "--quiet", "--tag", &image])
                 .arg(tree.path())
                 .env_clear()

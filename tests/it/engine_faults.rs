@@ -174,21 +174,16 @@ fn a_500_from_the_engine_is_reported_with_its_message() {
 
 #[test]
 fn a_refused_engine_request_is_reported_with_status_and_hint() {
-    let answer = |status: &str, kind: &str, body: &str| {
-        let length = body.len();
-        let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}");
-        Handling::Answer(format!("{head}\r\n\r\n{body}").into_bytes(), End::Stay)
-    };
     let page = "<html><body><h1>403 Forbidden</h1>\nRequest forbidden by rules.\n</body></html>\n";
-    let forbidden = answer("403 Forbidden", "text/html; charset=utf-8", page);
+    let forbidden = Handling::answer("403 Forbidden", "text/html; charset=utf-8", page);
     let denied = r#"{"message":"authorization denied by plugin opa: request rejected"}"#;
-    let denied = answer("403 Forbidden", "application/json", denied);
-    let misdirected = answer("421 Misdirected Request", "text/plain", "");
+    let denied = Handling::answer("403 Forbidden", "application/json", denied);
+    let misdirected = Handling::answer("421 Misdirected Request", "text/plain", "");
     // The engine itself answers 400, 404 and 500 too, but in JSON.
-    let unknown = answer("404 Not Found", "text/plain", "Not Found\n");
-    let invalid = answer("400 Bad Request", "text/html", page);
-    let broken = answer("500 Internal Server Error", "text/html", page);
-    let no_upgrade = answer("200 OK", "text/plain", "");
+    let unknown = Handling::answer("404 Not Found", "text/plain", "Not Found\n");
+    let invalid = Handling::answer("400 Bad Request", "text/html", page);
+    let broken = Handling::answer("500 Internal Server Error", "text/html", page);
+    let no_upgrade = Handling::answer("200 OK", "text/plain", "");
     let mut rows = Vec::new();
     for (call, request) in [
         (Version, "GET /version"),
@@ -290,11 +285,9 @@ fn a_build_disturbed_by_a_concurrent_cancel_or_removal_is_retried() {
         env.template("hermes", template());
         let builds = Arc::new(AtomicUsize::new(0));
         let rule = {
-            let (builds, answer) = (Arc::clone(&builds), json(&format!("{answer}\n")));
+            let (builds, answer) = (Arc::clone(&builds), Handling::json(&format!("{answer}\n")));
             move |line: &str| match line.contains("/build?") {
-                true if builds.fetch_add(1, Ordering::SeqCst) == 0 => {
-                    Handling::Answer(answer.clone(), End::Stay)
-                }
+                true if builds.fetch_add(1, Ordering::SeqCst) == 0 => answer.clone(),
                 _ => Handling::Pass,
             }
         };
@@ -309,13 +302,6 @@ fn a_build_disturbed_by_a_concurrent_cancel_or_removal_is_retried() {
     }
 }
 
-/// An HTTP answer with this JSON body.
-fn json(body: &str) -> Vec<u8> {
-    let length = body.len();
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json";
-    format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes()
-}
-
 #[test]
 fn an_invalid_engine_answer_is_reported() {
     let invalid_http = [
@@ -325,7 +311,7 @@ fn an_invalid_engine_answer_is_reported() {
         format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "x".repeat(1 << 20)).into_bytes(),
         format!("HTTP/1.1 200 OK\r\n{}\r\n", "X: y\r\n".repeat(10_000)).into_bytes(),
     ];
-    let invalid_json = ["<html>sign in</html>", "{\"Id\":", "[]", "7"].map(json);
+    let invalid_json = ["<html>sign in</html>", "{\"Id\":", "[]", "7"].map(Handling::json);
     let mut rows = Vec::new();
     for call in ALL {
         for builder in builders(call) {
@@ -335,9 +321,7 @@ fn an_invalid_engine_answer_is_reported() {
             );
             if ![Session, Build].contains(&call) {
                 let answers = invalid_json.clone().into_iter();
-                rows.extend(
-                    answers.map(|answer| (call, Handling::Answer(answer, End::Stay), builder)),
-                );
+                rows.extend(answers.map(|answer| (call, answer, builder)));
             }
         }
     }

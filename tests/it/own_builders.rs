@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::support::builder::program;
 use crate::support::child::{succeed, text};
-use crate::support::engine::{busybox, is_running};
+use crate::support::engine::{busybox, is_running, wait_until_gone};
 use crate::support::registry::Registry;
 use crate::support::tls::{Certificates, Flaw};
 use crate::support::{Builder, unique, wait_until};
@@ -128,7 +128,7 @@ fn a_killed_builder_keeps_its_cache() {
         .unwrap();
     wait_until("the step", || is_running(&word).then_some(()));
     builder.kill();
-    wait_until("the end of the step", || (!is_running(&word)).then_some(()));
+    wait_until_gone(&word);
     assert!(!long.wait().unwrap().success());
     fail(&mut workers(&builder, None));
 

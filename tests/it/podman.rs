@@ -6,9 +6,9 @@ use std::time::Duration;
 use mol::event::Kind;
 use mol::{Code, Image, OptionName};
 
-use crate::support::engine::{BUSYBOX, Engine, is_running};
+use crate::support::engine::{BUSYBOX, Engine, is_running, wait_until_gone};
 use crate::support::server::{Files, dockerfile, file};
-use crate::support::{Handling, Proxy, TestClient, TestEnv, block_on, unique, wait_until};
+use crate::support::{Handling, Proxy, TestClient, TestEnv, block_on, unique};
 
 fn copying(content: &str) -> Files {
     Files::from([
@@ -89,9 +89,7 @@ fn a_cancelled_build_starts_no_further_step() {
         client.wait_for_line(&first);
         client.cancel_in_time(call);
         // Podman's API cannot stop a running step.
-        wait_until("the end of the step", || {
-            (!is_running(&first)).then_some(())
-        });
+        wait_until_gone(&first);
         std::thread::sleep(Duration::from_secs(2));
         assert!(!is_running(&second));
         assert!(podman.inspect(&env.reference("hermes", &sha)).is_none());

@@ -197,11 +197,9 @@ fn an_image_that_the_engine_refuses_to_remove_is_kept() {
     // The proxy answers with an empty list of containers, as if the container had been created after the listing.
     for engine in [Engine::of_the_tests(), Engine::podman_of_the_tests()] {
         let env = TestEnv::new();
-        let head =
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n[]";
         let proxy = Proxy::start(&engine, env.scratch(), move |line| {
             match line.contains("/containers/json") {
-                true => Handling::Answer(head.as_bytes().to_vec(), End::Stay),
+                true => Handling::json("[]"),
                 false => Handling::Pass,
             }
         });

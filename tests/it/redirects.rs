@@ -11,6 +11,14 @@ use crate::support::{Server, TestEnv};
 const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const TOKEN: &str = "7f3c0b5e9d2a4f6188c1e0b7a6d5943210fedcba";
 
+/// A template server that requires this token, if it is not empty.
+fn env_with(token: &str) -> TestEnv {
+    match token {
+        "" => TestEnv::new(),
+        token => TestEnv::with(&["--token", token]),
+    }
+}
+
 fn has_token(request: &Request) -> bool {
     let encoded = request
         .authorization
@@ -75,12 +83,7 @@ fn renamed(env: &TestEnv, server: &Server) {
 #[test]
 fn a_redirect_of_a_renamed_repository_is_followed() {
     for token in ["", TOKEN] {
-        let flags: &[&str] = if token.is_empty() {
-            &[]
-        } else {
-            &["--token", token]
-        };
-        let env = TestEnv::with(flags);
+        let env = env_with(token);
         let sha = env.template("codex", dockerfile(PLAIN));
         renamed(&env, &env.server);
         let client = env.client_with(&[(OptionName::Token, token)]);
@@ -180,12 +183,7 @@ fn a_redirect_loop_ends() {
 fn a_redirect_loop_ends_in_each_git_request() {
     for (part, body) in [("/info/refs", ""), ("/git-upload-pack$", "fetch")] {
         for token in ["", TOKEN] {
-            let flags: &[&str] = if token.is_empty() {
-                &[]
-            } else {
-                &["--token", token]
-            };
-            let env = TestEnv::with(flags);
+            let env = env_with(token);
             env.template("hermes", dockerfile(PLAIN));
             for status in [301, 302, 307, 308] {
                 env.server.faults(json!([
@@ -248,12 +246,7 @@ fn a_redirect_to_an_invalid_or_non_http_url_is_refused() {
     ] {
         for part in ["/api/", "/info/refs", "/git-upload-pack$"] {
             for token in ["", TOKEN] {
-                let flags: &[&str] = if token.is_empty() {
-                    &[]
-                } else {
-                    &["--token", token]
-                };
-                let env = TestEnv::with(flags);
+                let env = env_with(token);
                 env.template("hermes", dockerfile(PLAIN));
                 env.server.faults(
                     json!([{ "match": part, "status": 307, "headers": { "Location": target } }]),

@@ -6,7 +6,7 @@ use mol::event::Kind;
 use mol::{Code, OptionName};
 
 use crate::support::daemon::write_program;
-use crate::support::engine::{BUSYBOX, is_running};
+use crate::support::engine::{BUSYBOX, assert_gone, is_running};
 use crate::support::server::{dockerfile, file};
 use crate::support::sshd::Sshd;
 use crate::support::{
@@ -206,14 +206,7 @@ fn a_cancelled_build_stops_remotely_and_leaves_no_ssh() {
 
         let since = Instant::now();
         client.cancel_in_time(call);
-        wait_until("the end of the build's process", || {
-            (!is_running(&word)).then_some(())
-        });
-        assert!(
-            since.elapsed() < CANCEL_LIMIT,
-            "it took {:?}",
-            since.elapsed()
-        );
+        assert_gone(&word, since);
 
         let since = Instant::now();
         drop(client);

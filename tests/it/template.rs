@@ -4,7 +4,7 @@ use mol::event::Kind;
 use mol::{Code, OptionName};
 use serde_json::json;
 
-use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
+use crate::support::engine::{BUSYBOX, end_sleep_of, is_running, wait_until_gone};
 use crate::support::server::dockerfile;
 use crate::support::{Files, TestClient, TestEnv, file, script, unique};
 
@@ -254,9 +254,7 @@ fn a_build_silent_for_the_stall_grace_is_stopped() {
         "{error:?}"
     );
     assert!(error.build.unwrap().step.contains(&word));
-    crate::support::wait_until("the end of the build's process", || {
-        (!is_running(&word)).then_some(())
-    });
+    wait_until_gone(&word);
 }
 
 #[test]

@@ -13,9 +13,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 
 use super::child::{source, succeed};
-
-/// The docker CLI of the distribution's package, which scripts/engine installs. Others may be in PATH.
-pub const DOCKER: &str = "/usr/bin/docker";
+use super::required_var;
 
 /// The paths that are sent, folders with a trailing slash; or the error.
 pub type Choice = Result<BTreeSet<String>, String>;
@@ -70,7 +68,7 @@ impl Recorder {
     /// The files that `docker build` sends of a folder with a Dockerfile.
     pub fn docker_build(&self, tree: &Path) -> Choice {
         let engine = self.folder.path().join("engine");
-        let output = Command::new(DOCKER)
+        let output = Command::new(required_var("MOL_TEST_DOCKER"))
             .args(["build", "--quiet"])
             .arg(tree)
             .env_clear()
@@ -79,7 +77,7 @@ impl Recorder {
             .env("DOCKER_BUILDKIT", "0")
             .stdin(Stdio::null())
             .output()
-            .unwrap_or_else(|error| panic!("{DOCKER}: {error}: install docker.io"));
+            .unwrap_or_else(|error| panic!("MOL_TEST_DOCKER: {error}"));
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if said.contains(RECORDED) {
             Ok(paths(&self.contexts.recv().unwrap()))

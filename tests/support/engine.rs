@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use bollard::Docker;
 use bollard::models::{ContainerCreateBody, ImageInspect, ImageSummary};
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::child::{source, succeed};
-use super::{block_on, required_var, unique, wait_until};
+use super::{CANCEL_LIMIT, block_on, required_var, unique, wait_until};
 
 /// An image with a shell and the usual small programs, for templates with a RUN instruction.
 pub const BUSYBOX: &str = "libmol-test/busybox:latest";
@@ -469,9 +470,25 @@ fn processes() -> impl Iterator<Item = Process> {
     })
 }
 
-/// Whether a process is running whose command contains this word.
+/// Whether a process is running whose command contains this word, on this machine or in a container of an engine: the PID
+/// namespaces of the engines are children of this one.
 pub fn is_running(word: &str) -> bool {
     processes().any(|process| process.command.contains(word))
+}
+
+/// Waits until no such process is running.
+pub fn wait_until_gone(word: &str) {
+    wait_until(&format!("the end of the processes of {word}"), || {
+        (!is_running(word)).then_some(())
+    });
+}
+
+/// Waits until no such process is running, and checks that this took no longer since `since` than the end of a cancelled
+/// call may take.
+pub fn assert_gone(word: &str, since: Instant) {
+    wait_until_gone(word);
+    let took = since.elapsed();
+    assert!(took < CANCEL_LIMIT, "it took {took:?}");
 }
 
 /// Ends the `sleep 600` of the RUN step whose command contains this word, so that the step goes on with its next command.

@@ -37,6 +37,20 @@ pub enum Handling {
     Drip(usize, Duration),
 }
 
+impl Handling {
+    /// Answer with this status, type and body.
+    pub fn answer(status: &str, kind: &str, body: &str) -> Self {
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}");
+        Self::Answer(format!("{head}\r\n\r\n{body}").into_bytes(), End::Stay)
+    }
+
+    /// Answer with this JSON text.
+    pub fn json(body: &str) -> Self {
+        Self::answer("200 OK", "application/json", body)
+    }
+}
+
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {

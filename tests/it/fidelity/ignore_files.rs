@@ -19,17 +19,16 @@ folder/
 up/../down
 a?c
 [x-z]1
-[^p]2
+q[^p]2
 **/node_modules
 docs/**/draft
 deep/**
 \\*star
 middle/*/leaf
-"
-    .replace("[^p]2", "q[^p]2");
+";
     assert_same(
         &template(COPY_ALL)
-            .file(".dockerignore", &ignore)
+            .file(".dockerignore", ignore)
             .files(["a.log", "in/a.log", "a.tmp", "in/deeper/a.tmp"])
             .files(["rooted", "in/rooted", "folder/one", "in/folder/one"])
             .files(["dotted", "down", "up/down", "abc", "ac", "a/c", "in/abc"])

@@ -50,8 +50,11 @@ fn proxy(
 }
 
 fn refusal() -> Handling {
-    let answer = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nContent-Length: 20\r\n\r\n{\"message\":\"denied\"}";
-    Handling::Answer(answer.as_bytes().to_vec(), End::Close)
+    Handling::answer(
+        "403 Forbidden",
+        "application/json",
+        r#"{"message":"denied"}"#,
+    )
 }
 
 /// A builder and an engine, and a shared cache that may be written.
