@@ -34,6 +34,7 @@ type app struct {
 type library interface {
 	EnsureLocalImage(ctx context.Context, runtime string) (mol.Image, error)
 	EnsureCommit(ctx context.Context, runtime, sha string) (mol.Image, error)
+	EngineHost(ctx context.Context) (string, error)
 	List(ctx context.Context) (mol.Inventory, error)
 	Prune(ctx context.Context, o mol.PruneOptions) (mol.PruneReport, error)
 	Diagnose(ctx context.Context) (mol.Diagnosis, error)

@@ -30,6 +30,7 @@ type fakeClient struct {
 	commit    string // the argument of EnsureCommit
 	events    []mol.Event
 	img       mol.Image
+	host      string // the result of EngineHost
 	inventory mol.Inventory
 	pruned    mol.PruneOptions
 	report    mol.PruneReport
@@ -52,6 +53,8 @@ func (f *fakeClient) EnsureCommit(ctx context.Context, runtime, sha string) (mol
 	f.commit = sha
 	return f.EnsureLocalImage(ctx, runtime)
 }
+
+func (f *fakeClient) EngineHost(context.Context) (string, error) { return f.host, f.err }
 
 func (f *fakeClient) List(context.Context) (mol.Inventory, error) { return f.inventory, f.err }
 

@@ -7,7 +7,6 @@ import (
 	"os/user"
 	"slices"
 
-	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 	"github.com/cli/browser"
 	"github.com/moby/moby/client"
@@ -49,9 +48,9 @@ func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
 		return engine, nil // another error comes again, from the caller's request
 	}
 	_ = engine.Close()
-	var inventory mol.Inventory
+	var host string
 	err = a.withClient(ctx, func(ctx context.Context, c library) (err error) {
-		inventory, err = c.List(ctx)
+		host, err = c.EngineHost(ctx)
 		return err
 	})
 	if errors.Is(err, errors.ErrUnsupported) { // without the library
@@ -60,7 +59,7 @@ func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return workspace.ConnectOr(inventory.Endpoint)
+	return workspace.ConnectOr(host)
 }
 
 // withWorkspace calls do with the workspace of this user that name denotes.

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
@@ -156,6 +157,24 @@ func TestWithoutAnEngineTheCommandsSayWhatToDo(t *testing.T) {
 			t.Errorf("mol %s: exit code %d: %s%s", strings.Join(args, " "), code, stdout, stderr)
 		}
 	}
+}
+
+// brokenCache is a library whose cache folder cannot be read.
+type brokenCache struct{ fakeClient }
+
+func (*brokenCache) List(context.Context) (mol.Inventory, error) {
+	return mol.Inventory{}, &mol.Error{Code: mol.CodeCache, Message: "the cache folder is a file"}
+}
+
+func TestFindingTheEngineNeedsNoCache(t *testing.T) {
+	cleanEnv(t)
+	t.Setenv(hostEnv, "unix:///nowhere/docker.sock") // so that the library is asked
+	a := &app{open: func(mol.Options) (library, error) { return &brokenCache{}, nil }}
+	engine, err := a.findEngine(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = engine.Close()
 }
 
 func TestShellOnATerminal(t *testing.T) {
