@@ -116,20 +116,30 @@ func failure(ctx context.Context, err error) result {
 
 // A jsonDisplay writes each event as one line.
 type jsonDisplay struct {
-	a  *app
-	mu sync.Mutex
+	a     *app
+	mu    sync.Mutex
+	ended bool
 }
 
 func (d *jsonDisplay) event(e mol.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.ended {
+		return
+	}
 	e.Time, e.Call = e.Time.UTC(), 0 // there is only one call
 	_ = d.a.printJSON(e)
 }
 
 func (d *jsonDisplay) phase(string, string) {}
 func (d *jsonDisplay) output(string)        {}
-func (d *jsonDisplay) end(string)           {}
+
+// end waits until the last event is written whole, so that the result is the last line.
+func (d *jsonDisplay) end(string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.ended = true
+}
 
 func (d *jsonDisplay) note(line string) {
 	d.event(mol.Event{Kind: mol.EventWarning, Time: time.Now(), Message: line})

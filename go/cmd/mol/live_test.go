@@ -240,6 +240,20 @@ func TestDisplayForStandardError(t *testing.T) {
 	}
 }
 
+// libmol waits only a while for a slow reader, so events may come after the end of a call.
+func TestJSONDisplayShowsNothingAfterTheEnd(t *testing.T) {
+	var out bytes.Buffer
+	d := &jsonDisplay{a: &app{stdout: &out}}
+	d.event(mol.Event{Kind: mol.EventLog, Line: "before"})
+	d.end("")
+	before := out.String()
+	d.event(mol.Event{Kind: mol.EventLog, Line: "after"})
+	d.note("after")
+	if before == "" || out.String() != before {
+		t.Errorf("got %s", out.String())
+	}
+}
+
 func TestLiveDisplayShowsPullsAndParallelSteps(t *testing.T) {
 	for width, pulling := range map[int]string{
 		80:  "  \\[a 1/2\\] FROM docker.io/library/python:3…  12 MiB / 44 MiB, 2.0 MiB/s, 16s left\n",
