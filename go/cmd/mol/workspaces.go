@@ -186,7 +186,8 @@ func (a *app) openCommand() *cobra.Command {
 	return a.workspaceCommand(&cobra.Command{
 		Use:   "open WORKSPACE",
 		Short: "Open a workspace in the browser",
-		Long:  "Open a workspace in the browser, and print its URL.",
+		Long: "Open a workspace in the browser, and print its URL. With --json only the result is\n" +
+			"printed; no browser is started.",
 	}, func(_ context.Context, _ *client.Client, found workspace.Info) error {
 		switch {
 		case !found.Running:
