@@ -39,7 +39,7 @@ func waitUntilHealthy(ctx context.Context, engine *client.Client, ws *Workspace,
 	if timeout <= 0 {
 		timeout = defaultReadyTimeout
 	}
-	waiting, cancel := context.WithTimeoutCause(ctx, timeout, ErrNotReady)
+	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
 	var last error

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
@@ -211,6 +212,10 @@ func TestAWorkspaceThatNeverAnswersARequestIsNotReady(t *testing.T) {
 	if _, err := s.start(t.Context()); !errors.Is(err, ErrNotReady) || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Start() = %v, want ErrNotReady and no deadline of the caller", err)
 	}
+	s.cfg.ReadyTimeout = time.Second // it ends during the first request
+	if _, err := s.start(t.Context()); err == nil || strings.Count(err.Error(), ErrNotReady.Error()) != 1 {
+		t.Errorf("Start() = %v, want ErrNotReady once", err)
+	}
 }
 
 func TestTheErrorEndsWithTheLastLineOfALongOutput(t *testing.T) {
@@ -223,14 +228,35 @@ func TestTheErrorEndsWithTheLastLineOfALongOutput(t *testing.T) {
 func TestStartReturnsWhenItsContextEnds(t *testing.T) {
 	s := newStarter(t, "silent")
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
 	go func() {
-		for len(containers(t, s.engine, s.cfg.ID)) == 0 && t.Context().Err() == nil {
-			time.Sleep(10 * time.Millisecond)
-		}
-		cancel()
+		_, err := s.start(ctx)
+		ended <- err
 	}()
-	if _, err := s.start(ctx); !errors.Is(err, context.Canceled) {
+	for len(containers(t, s.engine, s.cfg.ID)) == 0 && len(ended) == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("Start() = %v, want context.Canceled", err)
+	}
+}
+
+func TestWaitReportsAnErrorOfTheEngine(t *testing.T) {
+	answer := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"StatusCode": 0, "Error": {"Message": "the runtime is gone"}}`)
+	})
+	server := httptest.NewServer(answer)
+	defer server.Close()
+	engine, err := client.New(client.WithHost("tcp://"+server.Listener.Addr().String()), client.WithAPIVersion("1.44"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = engine.Close() }()
+	if code, err := Wait(t.Context(), engine, "x"); err == nil || !strings.Contains(err.Error(), "the runtime is gone") {
+		t.Errorf("Wait() = %d, %v; want the engine's error", code, err)
 	}
 }
 

@@ -145,6 +145,9 @@ func Wait(ctx context.Context, engine *client.Client, containerID string) (exitC
 	case <-ctx.Done():
 		return 0, ctx.Err()
 	case state := <-exited.Result:
+		if state.Error != nil {
+			return 0, fmt.Errorf("wait for container %s: %s", containerID, state.Error.Message)
+		}
 		return state.StatusCode, nil
 	case err := <-exited.Error:
 		return 0, fmt.Errorf("wait for container %s: %w", containerID, err)
