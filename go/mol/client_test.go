@@ -546,7 +546,7 @@ func TestAClientDoesNotShowItsOptions(t *testing.T) {
 	}
 }
 
-func TestTenThousandCallsWaitWithoutAThreadEach(t *testing.T) {
+func TestTenThousandCallsCanWaitAtOnce(t *testing.T) {
 	f := newFakeCore()
 	c := fakeClient(t, f, Options{})
 	const calls = 10_000
@@ -567,7 +567,7 @@ func TestTenThousandCallsWaitWithoutAThreadEach(t *testing.T) {
 	t.Logf("%d answers in %v", calls, time.Since(start))
 }
 
-func TestTheImageHasTheFieldsOfTheContractAndTheEngine(t *testing.T) {
+func TestImageHasExactlyTheDocumentedFields(t *testing.T) {
 	var names []string
 	for i := range reflect.TypeFor[Image]().NumField() {
 		names = append(names, reflect.TypeFor[Image]().Field(i).Name)

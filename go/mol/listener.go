@@ -25,10 +25,10 @@ type listener struct {
 	delivered uint64        // the number of the last event that was handed over
 	changed   chan struct{} // closed and replaced when delivered grows
 
-	panicked bool // only the delivering goroutine uses it
+	panicLogged bool // only the delivering goroutine uses it
 }
 
-// observed tells whether anybody takes the events.
+// observed reports whether events go to OnEvent or a logger.
 func (o *Options) observed() bool { return o.OnEvent != nil || o.Logger != nil || o.logger != nil }
 
 func newListener(core coreClient, options Options) *listener {
@@ -136,28 +136,34 @@ func (l *listener) waitEnded(limit time.Duration) {
 
 func (l *listener) deliver(e Event) {
 	if l.onEvent != nil {
-		l.protect("OnEvent", func() { l.onEvent(e) })
+		l.callOnEvent(e)
 	}
 	if logger := l.logger(); logger != nil {
-		l.protect("Logger", func() { l.log(logger, e) })
+		ignorePanic(func() { l.log(logger, e) })
 	}
 }
 
-// protect recovers a panic of the caller's code, which would end the process: the caller cannot recover it in this
-// goroutine. Only the first one is logged, because a callback that panics once often does so every time.
-func (l *listener) protect(what string, call func()) {
+// callOnEvent recovers a panic of OnEvent, which would end the process: the caller cannot recover it in this goroutine.
+// Only the first one is logged, because a callback that panics once often does so every time.
+func (l *listener) callOnEvent(e Event) {
 	defer func() {
 		p := recover()
-		if p == nil || l.panicked {
+		if p == nil || l.panicLogged {
 			return
 		}
-		l.panicked = true
-		if logger := l.logger(); logger != nil && what != "Logger" {
-			defer func() { _ = recover() }()
-			logger.Error("panic in "+what+" of mol.Options; later ones are not logged",
-				"panic", l.mask(fmt.Sprint(p)))
+		if logger := l.logger(); logger != nil {
+			l.panicLogged = true
+			ignorePanic(func() {
+				logger.Error("panic in OnEvent of mol.Options; later ones are not logged", "panic", l.mask(fmt.Sprint(p)))
+			})
 		}
 	}()
+	l.onEvent(e)
+}
+
+// ignorePanic calls a logger of the caller. A panic in it cannot be logged.
+func ignorePanic(call func()) {
+	defer func() { _ = recover() }()
 	call()
 }
 

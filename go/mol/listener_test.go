@@ -25,7 +25,7 @@ func listening(options Options) (*fakeCore, *listener, func()) {
 	}
 }
 
-func TestNobodyListening(t *testing.T) {
+func TestNoListenerWithoutCallbackOrLogger(t *testing.T) {
 	l := newListener(newFakeCore(), Options{})
 	if l != nil {
 		t.Fatal("a listener without a callback and a logger")
@@ -78,6 +78,40 @@ func TestAPanicInOnEventIsLoggedOnceAndStopsNothing(t *testing.T) {
 	}
 	if !strings.Contains(log.String(), "cannot draw ***") {
 		t.Errorf("the log does not say what it was:\n%s", log.String())
+	}
+}
+
+// A failingOnce panics at its first record.
+type failingOnce struct {
+	slog.Handler
+	failed *bool
+}
+
+func (h failingOnce) Enabled(context.Context, slog.Level) bool {
+	if !*h.failed {
+		*h.failed = true
+		panic("no log yet")
+	}
+	return true
+}
+
+func TestAPanicInOnEventIsLoggedAfterOneInTheLogger(t *testing.T) {
+	var log bytes.Buffer
+	events := 0
+	f, _, done := listening(Options{
+		Logger: slog.New(failingOnce{slog.NewTextHandler(&log, nil), new(bool)}),
+		OnEvent: func(Event) {
+			if events++; events > 1 {
+				panic("cannot draw")
+			}
+		},
+	})
+	for range 3 {
+		f.event(Event{Kind: EventTagged})
+	}
+	done()
+	if strings.Count(log.String(), "panic in OnEvent") != 1 {
+		t.Errorf("log:\n%s", log.String())
 	}
 }
 
