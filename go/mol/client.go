@@ -53,7 +53,7 @@ func (c *Client) EnsureLocalImage(ctx context.Context, runtime string) (Image, e
 }
 
 // EnsureCommit returns the image for exactly one commit of a runtime's template, and builds it if the engine does not
-// have it. The commit has all 40 or 64 hexadecimal digits. There is no lookup, and no network at all if the engine has
+// have it. The commit has all 40 or 64 hexadecimal digits. There is no lookup, and no request to Gitea if the engine has
 // the image. The tags are those of [Client.EnsureLocalImage], so the moving one is set to this commit.
 //
 // The error for an invalid commit is [ErrInvalidArgument]. The context and all other errors are as for

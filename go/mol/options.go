@@ -232,7 +232,7 @@ func (e envOption) text(o *Options) string {
 
 // OptionsFromEnv reads the environment: the MOLECULE_ variables, and those about the machine (DOCKER_*, BUILDX_*, proxies,
 // certificates, home and temporary folders). An invalid value, such as a malformed number, makes [New] fail. Its field is
-// zero; setting the field replaces the invalid value.
+// zero; a non-zero value in the field replaces the invalid one.
 //
 // For other Options, New reads DOCKER_*, BUILDX_*, proxies, certificates and folders itself, and DOCKER_HOST only if the
 // field DockerHost is empty.

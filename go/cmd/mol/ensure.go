@@ -15,7 +15,7 @@ func (a *app) ensureCommand() *cobra.Command {
 		Long: "Build the image of a runtime from the head of its template repository, unless the\n" +
 			"engine has it already, and print its reference to standard output.\n\n" +
 			"With @SHA it is the image of exactly that commit, given with all 40 or 64 digits. Then\n" +
-			"no branch is looked up, and no network is needed if the engine has the image.",
+			"no branch is looked up, and Gitea is not asked if the engine has the image.",
 		Example: "  mol ensure claude-code\n  docker run $(mol ensure hermes)\n" +
 			"  mol ensure hermes@0123456789abcdef0123456789abcdef01234567\n" +
 			"  mol ensure google-adk --runtimes google-adk,hermes --pins manifest.json",
