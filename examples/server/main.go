@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -52,8 +51,11 @@ func run() error {
 		return err
 	case <-ctx.Done():
 	}
+	stop()             // a second signal ends the process at once
 	_ = client.Close() // cancels the running calls, so that their requests end
-	return server.Shutdown(context.Background())
+	ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return server.Shutdown(ending)
 }
 
 // An answer is the image to start. With Pull, the image must be pulled first, and only Ref is set.
@@ -70,8 +72,8 @@ func handler(ensure func(ctx context.Context, runtime string) (mol.Image, error)
 	choose := func(ctx context.Context, runtime string) (answer, error) {
 		registry := mol.Resolve()
 		if registry.Mode == mol.RegistryModeSaaS {
-			if !mol.IsKnownRuntime(runtime) {
-				return answer{}, fmt.Errorf("%w %q", mol.ErrUnknownRuntime, runtime)
+			if err := (mol.Options{}).CheckRuntime(runtime); err != nil {
+				return answer{}, err
 			}
 			return answer{Ref: registry.Prefix + "/workspace-template-" + runtime + ":latest", Pull: true}, nil
 		}

@@ -37,8 +37,8 @@ func ImageFor(ctx context.Context, runtime string) (Image, error) {
 		}
 		return Image{Ref: ref, Pull: !mol.IsLocalBuildImage(ref)}, nil
 	}
-	if !mol.IsKnownRuntime(runtime) {
-		return Image{}, fmt.Errorf("provision %s: unknown runtime %q", runtime, runtime)
+	if err := (mol.Options{}).CheckRuntime(runtime); err != nil {
+		return Image{}, fmt.Errorf("provision %s: %w", runtime, err)
 	}
 	return Image{Ref: source.Prefix + "/workspace-template-" + runtime + ":latest", Pull: true}, nil
 }
