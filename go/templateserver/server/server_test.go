@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
@@ -282,7 +283,18 @@ func TestNotFoundAndBadNames(t *testing.T) {
 	}
 }
 
-func TestToken(t *testing.T) {
+func TestAFileThatCannotBeReadIsNotReportedAsChanged(t *testing.T) {
+	folder := t.TempDir()
+	if err := os.WriteFile(filepath.Join(folder, "file"), nil, 0o644); err != nil { // so that its size is not 0
+		t.Fatal(err)
+	}
+	err := writeContent(bufio.NewWriter(io.Discard), content{mode: "100644", path: "x", file: folder})
+	if !errors.Is(err, syscall.EISDIR) || strings.Contains(err.Error(), "changed") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRequestsNeedTheToken(t *testing.T) {
 	s := start(t, Options{Token: "s3cret"})
 	sha := commit(t, s, oneFile("Dockerfile", "FROM scratch\n"))
 	api := s.URL() + "/api/v1/repos/" + testRepo + "/branches/main"

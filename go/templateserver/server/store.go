@@ -484,8 +484,12 @@ func writeContent(out *bufio.Writer, entry content) error {
 		return err
 	}
 	fmt.Fprintf(out, "M %s inline %s\ndata %d\n", entry.mode, quotePath(entry.path), info.Size())
-	if n, err := io.Copy(out, io.LimitReader(file, info.Size())); err != nil || n != info.Size() {
-		return fmt.Errorf("%s changed while it was read (%w)", entry.file, errors.Join(err, io.ErrUnexpectedEOF))
+	n, err := io.Copy(out, io.LimitReader(file, info.Size()))
+	if err != nil {
+		return err
+	}
+	if n != info.Size() {
+		return fmt.Errorf("%s changed while it was read: %w", entry.file, io.ErrUnexpectedEOF)
 	}
 	return out.WriteByte('\n')
 }
