@@ -388,9 +388,12 @@ func throughput(ctx context.Context, env *testEnv, r *report) error {
 		return err
 	}
 	what := fmt.Sprintf("%d warm hits, %d at a time: connections to the ", hits, atOnce)
-	for name, p := range map[string]*recordingProxy{"API": api, "engine": engine} {
-		connections, _ := p.seen()
-		r.limit(what+name, []float64{float64(connections)}, count, atOnce)
+	for _, to := range []struct {
+		name  string
+		proxy *recordingProxy
+	}{{"API", api}, {"engine", engine}} {
+		connections, _ := to.proxy.seen()
+		r.limit(what+to.name, []float64{float64(connections)}, count, atOnce)
 	}
 	return env.forget(ctx)
 }
