@@ -35,7 +35,8 @@ func New(options Options) (*Client, error) {
 	}
 	inner := startClient(core, newListener(core, options), options)
 	c := &Client{inner}
-	// For a Client that is never closed. In a goroutine, because closing waits, and all cleanups share one.
+	// For a Client that is never closed. In its own goroutine, because close blocks and the runtime runs all cleanups in
+	// one goroutine.
 	goruntime.AddCleanup(c, func(inner *client) { go inner.close() }, inner)
 	return c, nil
 }
@@ -45,7 +46,7 @@ func New(options Options) (*Client, error) {
 //
 // A deadline on the context takes the place of [Options.Ceiling]. When the context ends, the call returns
 // within a second, with an error for which errors.Is holds for the context's Err and its Cause; the fetch
-// or the build stops unless somebody else waits for it as well.
+// or the build stops unless another call waits for it.
 //
 // The error is an [*Error], whose [Code] says what kind of failure it is.
 func (c *Client) EnsureLocalImage(ctx context.Context, runtime string) (Image, error) {
@@ -91,7 +92,7 @@ func (c *Client) EngineHost(ctx context.Context) (string, error) {
 // Close may be called more than once and from several goroutines; each call returns when the client is
 // closed. The error is always nil.
 //
-// Close waits up to a second for [Options.OnEvent] to take the events that came before.
+// Close waits up to a second for [Options.OnEvent] to handle the events that are still queued.
 func (c *Client) Close() error {
 	c.inner.close()
 	goruntime.KeepAlive(c)
@@ -255,11 +256,7 @@ func (c *client) begin() *Error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closing {
-		return &Error{
-			Code:    CodeClosed,
-			Message: "the client is closed",
-			Hint:    "make another one with mol.New",
-		}
+		return alreadyClosedError()
 	}
 	if c.broken != nil {
 		err := *c.broken
@@ -350,7 +347,7 @@ func (c *client) dispatch() {
 	}
 }
 
-// isFreed tells whether the client was freed, during a wait or between two.
+// isFreed reports whether the client was freed, during a wait or between two.
 func (e *Error) isFreed() bool {
 	return e != nil && (e.Code == CodeClosed || e.Code == CodeNoSuchHandle)
 }
@@ -467,6 +464,12 @@ func contextError(ctx context.Context, runtime string, fromLibrary *Error, mask 
 	return err.withCauses(ctx.Err(), cause)
 }
 
+// alreadyClosedError is the error of a call that begins after Close.
+func alreadyClosedError() *Error {
+	return &Error{Code: CodeClosed, Message: "the client is closed", Hint: "create a new client with mol.New"}
+}
+
+// closedError is the error of a call that Close cancels.
 func closedError(runtime string, fromLibrary *Error) *Error {
 	err := &Error{Code: CodeClosed, Runtime: runtime, Message: "the client was closed while the call was running"}
 	if fromLibrary != nil {

@@ -34,16 +34,7 @@ func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 	if ctx.Err() != nil {
 		return Image{}, contextError(ctx, runtime, nil, masker(token))
 	}
-	shared, err := acquireShared()
-	if err != nil {
-		return Image{}, err
-	}
-	defer sharedClients.release(shared)
-	result, err := shared.inner.call(ctx, task{kind: taskEnsure, runtime: runtime})
-	if err != nil {
-		return Image{}, err
-	}
-	return *result.image, nil
+	return withShared(ctx, func(c *Client, ctx context.Context) (Image, error) { return c.EnsureLocalImage(ctx, runtime) })
 }
 
 // EngineHost is [Client.EngineHost] with the options of the environment: the engine that [EnsureLocalImage] uses. A
@@ -52,12 +43,18 @@ func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
 //
 //	client.NewClientWithOpts(client.WithHost(host), …)
 func EngineHost(ctx context.Context) (string, error) {
+	return withShared(ctx, (*Client).EngineHost)
+}
+
+// withShared calls do with the shared client for the options of the environment.
+func withShared[T any](ctx context.Context, do func(*Client, context.Context) (T, error)) (T, error) {
 	shared, err := acquireShared()
 	if err != nil {
-		return "", err
+		var none T
+		return none, err
 	}
 	defer sharedClients.release(shared)
-	return shared.EngineHost(ctx)
+	return do(shared.Client, ctx)
 }
 
 // acquireShared returns the client of all functions of this package that read the environment. Each of them may be the

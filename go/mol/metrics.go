@@ -63,7 +63,7 @@ func (c *Client) Metrics() (MetricsSnapshot, error) {
 	goruntime.KeepAlive(c)
 	if failed != nil {
 		if failed.Code == CodeNoSuchHandle {
-			failed = &Error{Code: CodeClosed, Message: "the client is closed", Hint: "make another one with mol.New"}
+			failed = alreadyClosedError()
 		}
 		return MetricsSnapshot{}, failed
 	}

@@ -180,14 +180,3 @@ func (i LocalImage) Created() time.Time { return time.Unix(i.CreatedUnix, 0) }
 
 // Created is when the tree was fetched, to the second.
 func (t CachedTree) Created() time.Time { return time.Unix(t.CreatedUnix, 0) }
-
-// withShared calls do with the shared client for the options of the environment.
-func withShared[T any](ctx context.Context, do func(*Client, context.Context) (T, error)) (T, error) {
-	shared, err := acquireShared()
-	if err != nil {
-		var none T
-		return none, err
-	}
-	defer sharedClients.release(shared)
-	return do(shared.Client, ctx)
-}
