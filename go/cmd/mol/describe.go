@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -15,7 +16,7 @@ func describe(e mol.Event) string {
 	case mol.EventLookupStarted:
 		return "look up " + e.URL
 	case mol.EventLookupDone:
-		return fmt.Sprintf("%s is at %s", or(e.Branch, "the branch"), short(e.CommitSHA))
+		return fmt.Sprintf("%s is at %s", cmp.Or(e.Branch, "the branch"), short(e.CommitSHA))
 	case mol.EventCacheHit:
 		return "the engine has " + e.Ref
 	case mol.EventCacheMiss:
@@ -27,7 +28,7 @@ func describe(e mol.Event) string {
 	case mol.EventFetchDone:
 		return fmt.Sprintf("fetched %s in %s", amount(e), seconds(e.Duration))
 	case mol.EventBuildStarted:
-		return fmt.Sprintf("build with %s on %s", or(e.Builder, "the engine"), or(e.Endpoint, "its default endpoint"))
+		return fmt.Sprintf("build with %s on %s", cmp.Or(e.Builder, "the engine"), cmp.Or(e.Endpoint, "its default endpoint"))
 	case mol.EventBaseImage:
 		return "look up the base image " + e.BaseImage
 	case mol.EventContextProgress:
@@ -53,7 +54,7 @@ func describe(e mol.Event) string {
 	case mol.EventExportStarted:
 		return "export the image"
 	case mol.EventExportProgress:
-		return "sending the image to the engine: " + or(layerAmount(e), size(e.Bytes))
+		return "sending the image to the engine: " + cmp.Or(layerAmount(e), size(e.Bytes))
 	case mol.EventExportDone:
 		return "exported the image in " + seconds(e.Duration)
 	case mol.EventTagged:
@@ -63,7 +64,7 @@ func describe(e mol.Event) string {
 	case mol.EventThinned:
 		return fmt.Sprintf("(%s dropped: the output was too fast to show)", count(e.Dropped, "event"))
 	default:
-		return or(e.Message, string(e.Kind))
+		return cmp.Or(e.Message, string(e.Kind))
 	}
 }
 
@@ -118,13 +119,6 @@ func stepOutcome(e mol.Event) string {
 		return "cached"
 	}
 	return "done in " + seconds(e.Duration)
-}
-
-func or(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
 }
 
 // join appends an explanation to a text, if there is one.

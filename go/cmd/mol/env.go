@@ -145,8 +145,11 @@ func (a *app) setEnv(flags *pflag.FlagSet) error {
 			continue
 		}
 		value := f.Value.String()
-		if s.env == offlineEnv {
-			value = map[string]string{"true": "1"}[value]
+		switch {
+		case s.env == offlineEnv && value == "true":
+			value = "1"
+		case s.env == offlineEnv:
+			value = ""
 		}
 		if err := os.Setenv(s.env, value); err != nil {
 			return usageError{err}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -122,8 +123,8 @@ func (a *app) printInventory(inventory mol.Inventory) error {
 				state = append(state, "used by "+strings.Join(image.UsedBy, ", "))
 			}
 			return []string{
-				image.Runtime, or(short(image.CommitSHA), "-"), or(image.Platform, "-"), humanize.Time(image.Created()),
-				size(image.Bytes), or(strings.Join(state, ", "), "-"),
+				image.Runtime, cmp.Or(short(image.CommitSHA), "-"), cmp.Or(image.Platform, "-"), humanize.Time(image.Created()),
+				size(image.Bytes), cmp.Or(strings.Join(state, ", "), "-"),
 			}
 		})
 		if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -31,7 +32,7 @@ func (a *app) versionCommand() *cobra.Command {
 				engine = "none answers; mol doctor says why"
 			}
 			return a.println(fmt.Sprintf("mol %s\nlibmol %s, ABI %d\n%s %s/%s\nengine: %s",
-				v.Version, or(v.Library, "none: built without cgo"), v.ABI, v.Go, runtime.GOOS, runtime.GOARCH, engine))
+				v.Version, cmp.Or(v.Library, "none: built without cgo"), v.ABI, v.Go, runtime.GOOS, runtime.GOARCH, engine))
 		},
 	}
 }
@@ -66,7 +67,7 @@ func (a *app) engineVersion(ctx context.Context) (description string) {
 	_ = a.withEngine(ctx, func(ctx context.Context, engine *client.Client) error {
 		found, err := engine.ServerVersion(ctx, client.ServerVersionOptions{})
 		if err == nil {
-			description = fmt.Sprintf("%s %s at %s", or(found.Platform.Name, "Docker"), found.Version, engine.DaemonHost())
+			description = fmt.Sprintf("%s %s at %s", cmp.Or(found.Platform.Name, "Docker"), found.Version, engine.DaemonHost())
 		}
 		return err
 	})

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -157,9 +158,9 @@ func (a *app) printWorkspaces(workspaces []workspace.Info, owners bool) error {
 		head = "NAME\tOWNER\tURL\tSTATUS"
 	}
 	return printTable(a.stdout, head, workspaces, func(w workspace.Info) []string {
-		cells := []string{w.ID, or(w.URL, "-"), w.Status}
+		cells := []string{w.ID, cmp.Or(w.URL, "-"), w.Status}
 		if owners {
-			cells = slices.Insert(cells, 1, or(w.Owner, "-"))
+			cells = slices.Insert(cells, 1, cmp.Or(w.Owner, "-"))
 		}
 		return cells
 	})
