@@ -1,8 +1,8 @@
-// Command bench compares libmol with the way that it replaces, and with the floor, on one machine: `make bench`.
+// Command bench compares libmol with the git and docker commands that it replaces (the CLI way, cli.go), and with the
+// fewest requests that a cache hit needs, sent directly (the floor, [testEnv.floor]): `make bench`.
 //
-// The way that it replaces (the CLI way, cli.go) looks the commit up with net/http and runs the docker and git commands
-// for the rest. The floor is the minimum of requests, sent directly. All use the same engine and template server and run
-// in turns. Other load on the machine then affects all of them equally, so only the ratios are meaningful.
+// All use the same machine, engine and template server, and run in turns. Other load on the machine then affects all of
+// them equally, so only the ratios are meaningful.
 package main
 
 import (

@@ -139,14 +139,14 @@ func warm(ctx context.Context, env *testEnv, r *report) error {
 	return env.forget(ctx)
 }
 
-// race has the seconds of cold builds, with libmol and with the CLI way in turns, each from a new commit. A proxy in front
-// of the engine measures when the steps happen.
-type race struct {
+// coldTimes are the seconds of cold builds, with libmol and with the CLI way in turns, each from a new commit. A proxy in
+// front of the engine measures when the steps happen.
+type coldTimes struct {
 	total, start, context [2][]float64 // index 0: libmol, index 1: the CLI way
 }
 
-func (env *testEnv) race(ctx context.Context, t template, rounds int) (race, error) {
-	var r race
+func (env *testEnv) measureCold(ctx context.Context, t template, rounds int) (coldTimes, error) {
+	var r coldTimes
 	p, err := newEngineProxy(filepath.Join(env.work, "proxy.sock"), env.socket)
 	if err != nil {
 		return r, err
@@ -207,7 +207,7 @@ func (env *testEnv) race(ctx context.Context, t template, rounds int) (race, err
 }
 
 func cold(ctx context.Context, env *testEnv, r *report) error {
-	found, err := env.race(ctx, env.template, env.runs(20, 3))
+	found, err := env.measureCold(ctx, env.template, env.runs(20, 3))
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func files(ctx context.Context, env *testEnv, r *report) error {
 	if err != nil {
 		return err
 	}
-	found, err := env.race(ctx, t, env.runs(2, 1))
+	found, err := env.measureCold(ctx, t, env.runs(2, 1))
 	if err != nil {
 		return err
 	}
