@@ -20,7 +20,8 @@ import (
 	"testing"
 )
 
-// The environment, through OptionsFromEnv: each variable of the contract reaches the library and has its effect.
+// The environment, through OptionsFromEnv: each variable of docs/local-development.md reaches the library and has its
+// effect.
 
 func TestTheVariablesOfAJobHaveTheirEffect(t *testing.T) {
 	const token = "7f3c0b5e9d2a4f6188c1e0b7a6d5943210fedcba"

@@ -140,7 +140,7 @@ func (env *TestEnv) commit(runtime string, content files) string {
 	return env.server.commit(env, templateRepo(runtime), "main", content)
 }
 
-// ref and latest are the references of a commit's image, by the rule of the contract.
+// ref and latest are the references of a commit's image, as in docs/local-development.md.
 func (env *TestEnv) ref(runtime, sha string) string { return env.tagged(runtime, sha[:12]) }
 func (env *TestEnv) latest(runtime string) string   { return env.tagged(runtime, "latest") }
 

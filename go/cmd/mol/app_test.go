@@ -377,7 +377,7 @@ func TestEnsureCommitArgument(t *testing.T) {
 	}
 }
 
-func TestTimeoutFlag(t *testing.T) {
+func TestTimeoutFlagEndsTheCall(t *testing.T) {
 	code, _, _ := runFake(t, t.Context(), &fakeClient{}, "ensure", "hermes", "--timeout", "1ns")
 	if code != exitTimeout {
 		t.Errorf("exit code %d, want %d", code, exitTimeout)
@@ -402,7 +402,7 @@ func TestResolve(t *testing.T) {
 	}
 }
 
-func TestVersion(t *testing.T) {
+func TestVersionWorksWithoutAnEngine(t *testing.T) {
 	t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
 	code, stdout, _ := runFake(t, t.Context(), &fakeClient{}, "version")
 	want := regexp.MustCompile(`^mol .+\nlibmol .+, ABI \d+\ngo1\..+\nengine: none answers; mol doctor says why\n$`)

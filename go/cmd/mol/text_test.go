@@ -9,7 +9,7 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-func TestPlain(t *testing.T) {
+func TestPlainRemovesControlCharacters(t *testing.T) {
 	for text, want := range map[string]string{
 		"größe 日本語 می\u200cخواهم 👩\u200d💻 ❤\ufe0f":     "größe 日本語 می\u200cخواهم 👩\u200d💻 ❤\ufe0f",
 		"\x1b[31mred\x1b[0m and \x1b[2Kmore\r\n":       "red and more",

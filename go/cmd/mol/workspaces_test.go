@@ -260,7 +260,7 @@ func TestCtrlCWithKeepSaysThatTheContainerIsLeft(t *testing.T) {
 	}
 }
 
-func TestOutputLines(t *testing.T) {
+func TestOutputLinesSplitsAndLimitsLines(t *testing.T) {
 	var lines []string
 	out := &outputLines{to: func(line string) { lines = append(lines, line) }}
 	for _, piece := range []string{"one\ntw", "o\n\x1b[31mthree", "\x1b[0m\n"} {

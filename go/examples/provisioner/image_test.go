@@ -31,7 +31,7 @@ func hookAnswers(t *testing.T, ref string, err error) *[]string {
 	return &asked
 }
 
-func TestChoose(t *testing.T) {
+func TestChooseFollowsImageThenRegistryMode(t *testing.T) {
 	tests := []struct {
 		name     string
 		registry string

@@ -17,7 +17,7 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
 )
 
-// runtime is a runtime for which no other test builds images without an isolation on this engine.
+// runtime is the runtime of these tests. Only these tests build images of this runtime without an isolation.
 const runtime = "autogen"
 
 func TestBuildHitAndRebuild(t *testing.T) {
