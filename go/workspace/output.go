@@ -12,7 +12,7 @@ import (
 
 // CopyOutput writes what a workspace has written to standard output and error. With
 // follow it goes on until the workspace exits or ctx ends, and then returns nil. tail
-// is the number of last lines to begin with, or negative for all.
+// is the number of last lines to copy; negative copies all.
 func CopyOutput(ctx context.Context, engine *client.Client, containerID string, stdout, stderr io.Writer, follow bool, tail int) error {
 	opts := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: follow}
 	if tail >= 0 {

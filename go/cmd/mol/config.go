@@ -30,9 +30,9 @@ func (a *app) configCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "config",
 		Short: "Show each setting with where it comes from",
-		Long: "Show each setting, its value, and where that comes from. The order is: a flag, a variable,\n" +
-			"the project's file (" + projectFile + " in the working directory or above), the user's file\n" +
-			"($XDG_CONFIG_HOME/molecule/mol.toml, else ~/.config/molecule/mol.toml), the default.\n" +
+		Long: "Show each setting, its value, and where that comes from. Precedence, highest first: a flag,\n" +
+			"a variable, the project's file (" + projectFile + " in the working directory or above), the user's\n" +
+			"file ($XDG_CONFIG_HOME/molecule/mol.toml, else ~/.config/molecule/mol.toml), the default.\n" +
 			"mol init writes a file. The token has no setting; set " + tokenEnv + ".",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {

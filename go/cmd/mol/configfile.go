@@ -15,7 +15,8 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// The order of a setting, from the strongest: its flag, its variable, the project's file, the user's file, the default.
+// Where a setting is read from, highest precedence first: its flag, its variable, the project's file, the user's file,
+// the default.
 
 // projectFile is the name of a project's file, in the working directory or the nearest folder above it.
 const projectFile = ".mol.toml"
@@ -47,8 +48,8 @@ var settings = []setting{
 	{key: "platform", env: "MOLECULE_IMAGE_PLATFORM", defaultText: "linux/amd64", flag: true, usage: "`os/arch` to build for, or native"},
 	{key: "isolation", env: "MOLECULE_LOCAL_IMAGE_ISOLATION", defaultText: "none", flag: true, usage: "`suffix` of the tags, to separate these images from others"},
 	{key: "cache-dir", env: cacheEnv, userFileOnly: true, path: true, defaultText: "below the user's cache folder", flag: true,
-		usage: "`folder` for fetched templates; a relative path starts at the working directory, in a file at the folder of the file"},
-	{key: "docker-host", env: hostEnv, userFileOnly: true, defaultText: "the docker context, else the first usual socket that answers", flag: true,
+		usage: "`folder` for fetched templates; a relative path is relative to the working directory or, in a configuration file, to that file's folder"},
+	{key: "docker-host", env: hostEnv, userFileOnly: true, defaultText: "the docker context, else the first well-known socket that answers", flag: true,
 		usage: "`address` of the container engine"},
 	{key: "builder", env: builderEnv, userFileOnly: true, defaultText: "the engine's own", flag: true,
 		usage: "`address` of a BuildKit that builds, or the name of a buildx builder; default is the engine's own"},
@@ -67,9 +68,9 @@ var settings = []setting{
 	{key: "offline", env: offlineEnv, kind: "true or false", defaultText: "false", flag: true, usage: "no network: the newest local image"},
 	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", defaultText: "false",
 		usage: "if true or 1, the template's .runtime-version is the build argument RUNTIME_VERSION"},
-	{key: "stall-grace", env: "MOLECULE_BUILD_STALL_GRACE_S", defaultText: "4m", usage: "longest silence of a fetch or a build: seconds, or a duration"},
-	{key: "ceiling", env: "MOLECULE_BUILD_CEILING_S", defaultText: "30m", usage: "longest time of a call without --timeout"},
-	{key: "memory-mib", env: "MOLECULE_BUILD_MEMORY_MIB", defaultText: "512", usage: "most memory of the library, in MiB"},
+	{key: "stall-grace", env: "MOLECULE_BUILD_STALL_GRACE_S", defaultText: "4m", usage: "how long a fetch or a build may make no progress: seconds, or a duration"},
+	{key: "ceiling", env: "MOLECULE_BUILD_CEILING_S", defaultText: "30m", usage: "time limit of a call without --timeout"},
+	{key: "memory-mib", env: "MOLECULE_BUILD_MEMORY_MIB", defaultText: "512", usage: "memory limit of the library, in MiB"},
 }
 
 // userFile is the path of the user's file, "" if the user has no folder for it.
@@ -93,7 +94,8 @@ func findProjectFile() string {
 	}
 	for {
 		path := filepath.Join(folder, projectFile)
-		// As git does with a repository: not that of another user, who could write one into a shared folder.
+		// Like git's safe.directory check: ignore a file of another user, because anyone can create one in a shared
+		// folder such as /tmp.
 		if info, err := os.Stat(path); err == nil && ownedByUs(info) {
 			return path
 		}

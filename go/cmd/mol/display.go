@@ -20,7 +20,7 @@ type display interface {
 	output(line string)
 	// note shows a permanent line.
 	note(line string)
-	// end removes the moving part and prints the line last, unless that is empty.
+	// end removes the part that is redrawn, then prints last, unless it is empty.
 	end(last string)
 }
 

@@ -25,7 +25,7 @@ const (
 	sharedCacheModeEnv = "MOLECULE_LOCAL_SHARED_CACHE_MODE"
 )
 
-// otherVariables are no settings of a file.
+// otherVariables cannot be set in a configuration file.
 var otherVariables = []struct{ env, usage string }{
 	{"MOLECULE_IMAGE_REGISTRY", "the registry that mol up pulls images from; empty: images are built"},
 	{tokenEnv, "the token for Gitea; it has no flag, because all users can see flags"},

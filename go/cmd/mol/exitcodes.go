@@ -13,8 +13,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The exit codes. They tell scripts which failures may be temporary (repository,
-// timeout) and which need a fix (all others).
+// The exit codes. Scripts may retry after exitRepository and exitTimeout; other
+// failures usually need a fix first.
 const (
 	exitOK         = 0
 	exitInternal   = 1

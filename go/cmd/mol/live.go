@@ -46,7 +46,7 @@ type liveDisplay struct {
 	ended bool
 }
 
-// An activity is the content of the moving part.
+// An activity is the content of the redrawn part.
 type activity struct {
 	name        string
 	since       time.Time
@@ -172,7 +172,7 @@ func (d *liveDisplay) event(e mol.Event) {
 	}
 }
 
-// apply updates the moving part and returns the permanent lines.
+// apply updates the redrawn part and returns the permanent lines.
 func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 	d.now.pulls.note(e)
 	switch e.Kind {
@@ -271,7 +271,7 @@ func (d *liveDisplay) end(last string) {
 	}
 }
 
-// keep prints a permanent line above the moving part. A line longer than the
+// keep prints a permanent line above the redrawn part. A line longer than the
 // terminal's width wraps.
 func (d *liveDisplay) keep(line string) {
 	_, _ = io.WriteString(d.progress, line+"\n")

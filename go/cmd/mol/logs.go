@@ -62,8 +62,8 @@ func (a *app) logsCommand() *cobra.Command {
 	}
 	cmd.Flags().SortFlags = false
 	cmd.Flags().BoolVar(&build, "build", false, "the log of a runtime's last build")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the workspace exits")
-	cmd.Flags().IntVarP(&tail, "tail", "n", -1, "begin with this `number` of last lines")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "keep printing new output until the workspace exits")
+	cmd.Flags().IntVarP(&tail, "tail", "n", -1, "show only the last `number` lines")
 	a.mirroredFlags(cmd, "cache-dir", "docker-host")
 	a.runtimesFlag(cmd)
 	return cmd

@@ -76,7 +76,8 @@ func findShell(ctx context.Context, engine *client.Client, found workspace.Info)
 	}
 }
 
-// execute runs a command in a container, on a terminal if this process has one. Without in its input is empty.
+// execute runs a command in a container, on a terminal if this process has one. If in is nil, the command gets empty
+// input.
 func execute(ctx context.Context, engine *client.Client, container string, command []string, in *os.File, stdout, stderr io.Writer) error {
 	out, onScreen := stdout.(*os.File)
 	tty := onScreen && term.IsTerminal(int(in.Fd())) && term.IsTerminal(int(out.Fd()))

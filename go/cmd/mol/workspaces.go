@@ -63,7 +63,7 @@ func (a *app) findEngine(ctx context.Context) (*client.Client, error) {
 	return workspace.ConnectOr(host)
 }
 
-// withWorkspace calls do with the workspace of this user that name denotes.
+// withWorkspace calls do with this user's workspace of that name.
 func (a *app) withWorkspace(ctx context.Context, name string, do func(context.Context, *client.Client, workspace.Info) error) error {
 	return a.withEngine(ctx, func(ctx context.Context, engine *client.Client) error {
 		found, err := workspace.Find(ctx, engine, owner(), name)
