@@ -202,7 +202,7 @@ func (c *cgoClient) free() { C.mol_client_free(c.id) }
 // takeError copies the library's error and frees it.
 func takeError(status C.mol_status, cErr *C.mol_error) *Error {
 	if cErr == nil {
-		return &Error{Code: Code(status), Message: fmt.Sprintf("libmol reports %s without saying why", Code(status))}
+		return &Error{Code: Code(status), Message: fmt.Sprintf("libmol returned %s without an error object", Code(status))}
 	}
 	defer C.mol_error_free(cErr)
 	return copyError(cErr)

@@ -35,8 +35,8 @@ func New(options Options) (*Client, error) {
 	}
 	inner := startClient(core, newListener(core, options), options)
 	c := &Client{inner}
-	// For a Client that is never closed. In its own goroutine, because close blocks and the runtime runs all cleanups in
-	// one goroutine.
+	// For a Client that is never closed. In its own goroutine, because close blocks and the runtime runs all cleanups
+	// in one goroutine.
 	goruntime.AddCleanup(c, func(inner *client) { go inner.close() }, inner)
 	return c, nil
 }
@@ -54,8 +54,8 @@ func (c *Client) EnsureLocalImage(ctx context.Context, runtime string) (Image, e
 }
 
 // EnsureCommit returns the image for exactly one commit of a runtime's template, and builds it if the engine does not
-// have it. The commit has all 40 or 64 hexadecimal digits. There is no lookup, and no request to Gitea if the engine has
-// the image. The tags are those of [Client.EnsureLocalImage], so the moving one is set to this commit.
+// have it. The commit has all 40 or 64 hexadecimal digits. There is no lookup, and no request to Gitea if the engine
+// has the image. The tags are those of [Client.EnsureLocalImage], so the moving one is set to this commit.
 //
 // The error for an invalid commit is [ErrInvalidArgument]. The context and all other errors are as for
 // [Client.EnsureLocalImage].

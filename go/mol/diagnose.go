@@ -26,7 +26,7 @@ type Check struct {
 	Found string `json:"found"`
 	// Fix says how to fix it; "" for CheckOK.
 	Fix string `json:"fix"`
-	// Cause is the name of the check whose problem is the cause of this status; "" if it has a cause of its own.
+	// Cause is the name of the check whose failure caused this one, or "" if there is none.
 	Cause string `json:"cause"`
 }
 

@@ -78,7 +78,7 @@ func splitRepoURL(prefix, runtime string) (origin string, segments []string, err
 		// url.Parse treats a backslash as part of the path, browsers and WHATWG parsers treat it as a slash, so they
 		// would disagree about the host.
 		if c := prefix[i]; c <= ' ' || c == 0x7f || c == '\\' {
-			return "", nil, fmt.Errorf("holds a character that a URL cannot have (%q)", c)
+			return "", nil, fmt.Errorf("contains a character that a URL cannot have (%q)", c)
 		}
 	}
 	scheme, rest, found := strings.Cut(prefix, "://")
@@ -188,13 +188,13 @@ func branchProblem(branch string) string {
 	case strings.HasSuffix(branch, "."):
 		return "ends with a dot"
 	case strings.Contains(branch, ".."):
-		return "holds two dots in a row"
+		return "contains two dots in a row"
 	case strings.Contains(branch, "@{"):
-		return "holds @{"
+		return "contains @{"
 	}
 	for i := range len(branch) {
 		if c := branch[i]; c <= ' ' || c == 0x7f || strings.IndexByte(`~^:?*[\`, c) >= 0 {
-			return fmt.Sprintf("holds %q", c)
+			return fmt.Sprintf("contains %q", c)
 		}
 	}
 	for part := range strings.SplitSeq(branch, "/") {

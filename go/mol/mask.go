@@ -48,7 +48,7 @@ func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 // MaskTokenInString replaces every spelling of a token in a text by ***, and then the userinfo of every URL in it. An
 // empty token leaves only the URLs. The spellings are
 //
-//   - the token itself, in upper case (BuildKit quotes an unknown instruction so) and in lower case (as in a host
+//   - the token itself, in upper case (as BuildKit prints an unknown instruction) and in lower case (as in a host
 //     name),
 //   - each of these with any of its bytes percent-encoded (%2F, and encoded again: %252F), escaped as in a string
 //     of JSON, C or Python and in file names that git quotes (\u002F, \x2F, \057, \/, \", \n), or as a character
@@ -68,8 +68,8 @@ func MaskTokenInString(s, token string) string {
 	return replaceSpans(s, userinfoSpans(s))
 }
 
-// userinfoSpans finds the userinfo of the URLs in s: what stands between a scheme with :// and the last @ before the
-// path (RFC 3986, section 3.2.1), a white space, or a character that does not occur in a URL.
+// userinfoSpans finds the userinfo of the URLs in s: the text between "scheme://" and the last @ before the path
+// (RFC 3986, section 3.2.1), before white space, or before a character that cannot occur in a URL.
 func userinfoSpans(s string) []span {
 	if strings.IndexByte(s, '@') < 0 {
 		return nil
@@ -99,7 +99,7 @@ func userinfoSpans(s string) []span {
 	}
 }
 
-// endsInScheme tells whether a scheme stands at the end of s. It may have other characters of a scheme before it.
+// endsInScheme reports whether a scheme is at the end of s. Other characters of a scheme may be before it.
 func endsInScheme(s string) bool {
 	for i := len(s) - 1; i >= 0 && isSchemeChar(s[i]); i-- {
 		if isLetter(s[i]) {

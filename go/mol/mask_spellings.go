@@ -24,7 +24,7 @@ const (
 	patternToken patternKind = iota
 	// patternHex is the token in hexadecimal.
 	patternHex
-	// patternBase64 is a part of a run of base64, all of which is the match.
+	// patternBase64 is the base64 that depends on the token alone; the match is the whole base64 run around it.
 	patternBase64
 )
 
@@ -66,7 +66,7 @@ func tokenPatterns(token string) []tokenPattern {
 	return patterns
 }
 
-// asciiUpper and asciiLower leave all other letters as they are, and so do the programs that change the case.
+// asciiUpper and asciiLower change only ASCII letters, as the programs do whose output is masked.
 func asciiUpper(s string) string { return changeCase(s, 'a', 'z') }
 
 func asciiLower(s string) string { return changeCase(s, 'A', 'Z') }
@@ -94,7 +94,7 @@ func tokenSpans(s, token string) []span {
 		return nil
 	}
 	patterns := tokenPatterns(token)
-	// The patterns that can have a byte in the first and in the second place of a match, as bit sets.
+	// first[b] and second[b]: bit sets of the patterns whose match can have byte b at its first or second position.
 	var first, second [256]uint16
 	for i, p := range patterns {
 		first[p.text[0]] |= 1 << i
@@ -133,7 +133,7 @@ func tokenSpans(s, token string) []span {
 	return spans
 }
 
-// matchAt gives the match at s[at:], if there is one. It does not begin before from.
+// matchAt returns the match at s[at:], if there is one. It does not begin before from.
 func (p tokenPattern) matchAt(s string, at, from int) (span, bool) {
 	if p.kind == patternToken {
 		end := tokenEnd(s, at, p.text)
@@ -166,7 +166,7 @@ const escapes = `%\&+`
 
 func isEscape(c byte) bool { return c == '%' || c == '\\' || c == '&' || c == '+' }
 
-// tokenEnd gives the end of the token at s[at:], each byte in any form, or -1. If the token contains a character
+// tokenEnd returns the end of the token at s[at:], each byte in any form, or -1. If the token contains a character
 // that also begins an escape, such as %25, several readings may match. The longest counts, so that no part of it
 // stays.
 func tokenEnd(s string, at int, token string) int {
@@ -257,7 +257,7 @@ func appendForms(ends []int, s string, at int, c byte) []int {
 	return ends
 }
 
-// letterEscape gives the character that is escaped by a backslash and this letter or sign.
+// letterEscape returns the character that is escaped by a backslash and this letter or sign.
 func letterEscape(letter byte) (byte, bool) {
 	if strings.IndexByte(`"'/\`, letter) >= 0 {
 		return letter, true
@@ -268,7 +268,7 @@ func letterEscape(letter byte) (byte, bool) {
 	return 0, false
 }
 
-// isReference tells whether &name; stands for the character c in HTML.
+// isReference reports whether &name; stands for the character c in HTML.
 func isReference(name string, c byte) bool {
 	switch name {
 	case "lt":
@@ -290,7 +290,7 @@ func isReference(name string, c byte) bool {
 	return ok && number != "" && len(number) <= 4 && isNumber(number, 0, len(number), base, c)
 }
 
-// isNumber tells whether the digits s[at:at+n] are the number c.
+// isNumber reports whether the digits s[at:at+n] are the number c.
 func isNumber(s string, at, n, base int, c byte) bool {
 	if at+n > len(s) {
 		return false

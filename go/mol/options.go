@@ -76,7 +76,7 @@ type Options struct {
 	// RuntimeVersionPin passes the template's .runtime-version to its build as the build argument RUNTIME_VERSION.
 	// Environment: MOLECULE_LOCAL_RUNTIME_VERSION_PIN.
 	RuntimeVersionPin bool
-	// StallGrace is how long a fetch or a build may run without output, rounded up to whole milliseconds. 0: 240 s;
+	// StallGrace is how long a fetch or a build may run without progress, rounded up to whole milliseconds. 0: 240 s;
 	// otherwise 1 ms to 365 days. Environment: MOLECULE_BUILD_STALL_GRACE_S, in whole seconds, or in hours, minutes,
 	// seconds and milliseconds such as 1m30s.
 	StallGrace time.Duration
@@ -94,7 +94,7 @@ type Options struct {
 	// OnEvent, if set, is called for every event, in order and from one goroutine, so it needs no lock. A call returns
 	// after its events have been delivered, but waits for a slow OnEvent no longer than a tenth of a second. While OnEvent
 	// is more than about a thousand events behind, lines of build output and progress events are left out; an event of
-	// kind [EventThinned] has their number. A panic in OnEvent is caught and logged to Logger. OnEvent should not call
+	// kind [EventThinned] says how many. A panic in OnEvent is caught and logged to Logger. OnEvent should not call
 	// [Client.Close], which would wait for it.
 	OnEvent func(Event)
 
@@ -383,7 +383,7 @@ func checkText(s setting) error {
 	case strings.IndexByte(s.value, 0) >= 0:
 		return &Error{
 			Code:    CodeInvalidOption,
-			Message: fmt.Sprintf("option %s holds a NUL byte", s.field),
+			Message: fmt.Sprintf("option %s contains a NUL byte", s.field),
 			Hint:    "remove it",
 		}
 	case !utf8.ValidString(s.value):
