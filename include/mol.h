@@ -122,7 +122,7 @@ typedef enum mol_status {
   MOL_ERR_INVALID_ARGUMENT = 18,
   // No object has this id: it was freed, or never created.
   MOL_ERR_NO_SUCH_HANDLE = 19,
-  // The client was freed while the function ran.
+  // The client was freed while the function ran. A call that runs then ends with MOL_ERR_CANCELED.
   MOL_ERR_CLOSED = 20,
   // MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
   MOL_ERR_NO_LOCAL_IMAGE = 22,
@@ -221,13 +221,13 @@ typedef struct mol_event {
   const char *json;
 } mol_event;
 
-// Durations of a call's steps in microseconds; 0 for a step that was not needed.
+// Durations of the steps of a call, or of the build that it joined, in microseconds; 0 for a step that was not needed.
 typedef struct mol_timings {
   // The request for the commit, with its retries.
   int64_t lookup_us;
   // The request for the image.
   int64_t inspect_us;
-  // The wait for another process or client that built the same image. A call that joins a build has its times.
+  // The wait for another process, or another client of this process, that built the same image.
   int64_t wait_us;
   // The fetch and the checkout.
   int64_t fetch_us;
@@ -235,7 +235,7 @@ typedef struct mol_timings {
   int64_t build_us;
   // The tagging.
   int64_t tag_us;
-  // The whole call.
+  // The whole call. If it joined a running build, that build's durations can be longer.
   int64_t total_us;
 } mol_timings;
 
@@ -360,8 +360,7 @@ void mol_options_free(mol_options options);
 // client   receives the client, for mol_client_free
 MOL_NODISCARD mol_status mol_client_new(mol_options options, bool events, mol_client *client, mol_error **error);
 
-// Cancels a client's calls, waits up to two seconds for them, and frees it. mol_client_next_event then returns
-// MOL_ERR_CLOSED, mol_call_wait that or the result of the cancelled call, and mol_ensure_local_image MOL_ERR_CANCELED.
+// Cancels a client's calls, waits up to two seconds for them, and frees it. Waits for events and results end too.
 void mol_client_free(mol_client client);
 
 // Takes the oldest event of a client that was created with events. All events of a call come before

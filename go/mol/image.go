@@ -32,7 +32,7 @@ type Timings struct {
 	Lookup time.Duration
 	// Inspect is the request to the engine for an existing image.
 	Inspect time.Duration
-	// Wait is the time spent waiting for another call, here or in another process, that built the same image.
+	// Wait is the time spent waiting for another process, or another client of this one, that built the same image.
 	Wait time.Duration
 	// Fetch is the fetch of the commit and its checkout.
 	Fetch time.Duration

@@ -386,8 +386,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::Closed`], [`Code::NoLocalImage`], [`Code::ProcessLimit`] and
-    /// [`Code::BuilderUnreachable`].
+    /// Any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::Closed`], [`Code::NoLocalImage`], [`Code::ProcessLimit`]
+    /// and [`Code::BuilderUnreachable`].
     pub async fn ensure_local_image(
         &self,
         runtime: &str,
@@ -499,8 +499,8 @@ impl Client {
     }
 
     /// Cancels every call, and waits up to two seconds until their tasks have ended. Tasks that take longer, such as the
-    /// removal of many files or a read of a disk that does not answer, go on without the client. A call that starts later
-    /// fails with [`Code::Closed`].
+    /// removal of many files or a read of a disk that does not answer, go on without the client. A call that starts
+    /// later fails with [`Code::Closed`].
     pub async fn close(&self) {
         self.end_calls();
         self.shared.tasks.close();

@@ -61,8 +61,7 @@ fn observer(inbox: Arc<Inbox>) -> Observer {
     Box::new(move |event| inbox.push(event))
 }
 
-/// Cancels a client's calls, waits up to two seconds for them, and frees it. mol_client_next_event then returns
-/// MOL_ERR_CLOSED, mol_call_wait that or the result of the cancelled call, and mol_ensure_local_image MOL_ERR_CANCELED.
+/// Cancels a client's calls, waits up to two seconds for them, and frees it. Waits for events and results end too.
 #[unsafe(no_mangle)]
 pub extern "C" fn mol_client_free(client: mol_client) {
     ffi_value((), || {

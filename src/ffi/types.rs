@@ -55,7 +55,7 @@ pub enum mol_status {
     MOL_ERR_INVALID_ARGUMENT = 18,
     /// No object has this id: it was freed, or never created.
     MOL_ERR_NO_SUCH_HANDLE = 19,
-    /// The client was freed while the function ran.
+    /// The client was freed while the function ran. A call that runs then ends with MOL_ERR_CANCELED.
     MOL_ERR_CLOSED = 20,
     /// MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
     MOL_ERR_NO_LOCAL_IMAGE = 22,
@@ -167,7 +167,7 @@ impl mol_error {
     }
 }
 
-/// Durations of a call's steps in microseconds; 0 for a step that was not needed.
+/// Durations of the steps of a call, or of the build that it joined, in microseconds; 0 for a step that was not needed.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct mol_timings {
@@ -175,7 +175,7 @@ pub struct mol_timings {
     pub lookup_us: i64,
     /// The request for the image.
     pub inspect_us: i64,
-    /// The wait for another process or client that built the same image. A call that joins a build has its times.
+    /// The wait for another process, or another client of this process, that built the same image.
     pub wait_us: i64,
     /// The fetch and the checkout.
     pub fetch_us: i64,
@@ -183,7 +183,7 @@ pub struct mol_timings {
     pub build_us: i64,
     /// The tagging.
     pub tag_us: i64,
-    /// The whole call.
+    /// The whole call. If it joined a running build, that build's durations can be longer.
     pub total_us: i64,
 }
 

@@ -172,7 +172,7 @@ async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check
     )
 }
 
-/// The free space of the engine's disk. Builds work without this information, so if it cannot be had, that is a warning.
+/// The free space of the engine's disk. Builds work without this information, so its absence is a warning.
 async fn engine_disk(engine: &Engine, deadline: Deadline) -> Check {
     const NAME: &str = "engine disk";
     let folder = match deadline.limited("the engine", engine.data_folder()).await {
