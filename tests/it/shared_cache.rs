@@ -218,8 +218,8 @@ fn a_step_whose_cached_result_cannot_be_downloaded_runs_again() {
             .unwrap();
         env.engine.remove_all_of(&env.isolation);
 
-        // BuildKit keeps a partly downloaded layer and resumes it. Wrong bytes in a layer of the base image would make that
-        // image unusable on this builder, so those layers are passed.
+        // BuildKit keeps a partly downloaded layer and resumes it. Wrong bytes in a layer of the base image would make
+        // that image unusable on this builder, so those layers are passed.
         let except = (name == "rubbish").then_some("base");
         let proxy = registry.with_layers("cache/hermes", except, handling);
         let host = proxy.url.strip_prefix("http://").unwrap();

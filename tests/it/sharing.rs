@@ -13,8 +13,8 @@ use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
 use crate::support::server::{dockerfile, fetches, of_service};
 use crate::support::{TestEnv, unique, wait_until};
 
-/// A template whose RUN step prints a word, which is returned, and then sleeps until [`end_sleep_of`] ends that. The image
-/// contains a random number, so that two builds differ.
+/// A template whose RUN step prints a word, which is returned, and then sleeps until [`end_sleep_of`] ends that. The
+/// image contains a random number, so that two builds differ.
 fn slow(env: &TestEnv, runtime: &str) -> String {
     let word = unique();
     let text = format!(

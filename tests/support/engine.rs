@@ -470,8 +470,8 @@ fn processes() -> impl Iterator<Item = Process> {
     })
 }
 
-/// Whether a process is running whose command contains this word, on this machine or in a container of an engine: the PID
-/// namespaces of the engines are children of this one.
+/// Whether a process is running whose command contains this word, on this machine or in a container of an engine: the
+/// PID namespaces of the engines are children of this one.
 pub fn is_running(word: &str) -> bool {
     processes().any(|process| process.command.contains(word))
 }
@@ -483,16 +483,16 @@ pub fn wait_until_gone(word: &str) {
     });
 }
 
-/// Waits until no such process is running, and checks that this took no longer since `since` than the end of a cancelled
-/// call may take.
+/// Waits until no such process is running, and checks that this took no longer since `since` than the end of a
+/// cancelled call may take.
 pub fn assert_gone(word: &str, since: Instant) {
     wait_until_gone(word);
     let took = since.elapsed();
     assert!(took < CANCEL_LIMIT, "it took {took:?}");
 }
 
-/// Ends the `sleep 600` of the RUN step whose command contains this word, so that the step goes on with its next command.
-/// A step that must still run when a test looks sleeps for longer than any test takes.
+/// Ends the `sleep 600` of the RUN step whose command contains this word, so that the step goes on with its next
+/// command. A step that must still run when a test looks sleeps for longer than any test takes.
 pub fn end_sleep_of(word: &str) {
     let sleep = wait_until(&format!("the sleep of {word}"), || {
         let shells = processes().filter(|process| process.command.contains(word));

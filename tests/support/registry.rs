@@ -68,8 +68,8 @@ impl Registry {
         }
     }
 
-    /// A proxy that applies `handling` to downloads of the repository's layers and passes all other requests. Layers that the
-    /// repository `except` has too are also passed.
+    /// A proxy that applies `handling` to downloads of the repository's layers and passes all other requests. Layers
+    /// that the repository `except` has too are also passed.
     pub fn with_layers(&self, repository: &str, except: Option<&str>, handling: Handling) -> Proxy {
         let repositories = self.data.join("repositories");
         let passed = except.map(|name| repositories.join(name).join("_layers/sha256"));
