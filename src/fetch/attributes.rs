@@ -86,25 +86,68 @@ pub(super) fn attribute_files(
             content.extend_from_slice(piece);
             Ok(())
         })?;
-        if may_begin_with_mark(&content) || content.contains(&0) {
+        if may_begin_with_mark(&content) || content.contains(&0) || has_too_long_line(&content) {
             corrected.insert(entry.id);
+            content = as_git_reads_it(&content);
         }
-        for line in content.lines() {
-            if line.len() >= MAX_ATTRIBUTE_LINE {
-                corrected.insert(entry.id);
-                continue;
-            }
-            let stars = line.find_iter("**").count();
-            with_two += usize::from(stars == MAX_DOUBLE_STARS);
-            if stars > MAX_DOUBLE_STARS || with_two > MAX_WITH_TWO {
-                return Err(Failure::TooLarge(format!(
-                    "a .gitattributes pattern with more than {MAX_DOUBLE_STARS} \"**\", or more than \
-                     {MAX_WITH_TWO} patterns with {MAX_DOUBLE_STARS}"
-                )));
-            }
+        with_two += check_patterns(&content)?;
+        if with_two > MAX_WITH_TWO {
+            return Err(too_many_double_stars());
         }
     }
     Ok(corrected)
+}
+
+/// Returns the number of patterns with the most allowed `**`. Fails for more. gix parses the file, because it also
+/// matches the patterns: `**` may be written as `"\052\052"`, and a comment may contain any number of stars.
+fn check_patterns(content: &[u8]) -> Result<usize, Failure> {
+    let mut with_two = 0;
+    for line in gix_attributes::parse(content) {
+        // gix skips invalid lines.
+        let Ok((gix_attributes::parse::Kind::Pattern(pattern), ..)) = line else {
+            continue;
+        };
+        match pattern.text.find_iter("**").count() {
+            ..MAX_DOUBLE_STARS => {}
+            MAX_DOUBLE_STARS => with_two += 1,
+            _ => return Err(too_many_double_stars()),
+        }
+    }
+    Ok(with_two)
+}
+
+fn too_many_double_stars() -> Failure {
+    Failure::TooLarge(format!(
+        "a .gitattributes pattern with more than {MAX_DOUBLE_STARS} \"**\", or more than {MAX_WITH_TWO} patterns with \
+         {MAX_DOUBLE_STARS}"
+    ))
+}
+
+/// Whether git ignores the line, which ends before a line feed.
+fn is_too_long(line: &[u8]) -> bool {
+    line.trim_end_with(|c| c == '\n').len() >= MAX_ATTRIBUTE_LINE
+}
+
+fn has_too_long_line(content: &[u8]) -> bool {
+    content.lines_with_terminator().any(is_too_long)
+}
+
+/// Returns an attribute file as gix must get it, so that it reads what git reads.
+fn as_git_reads_it(content: &[u8]) -> Vec<u8> {
+    let mut corrected = Vec::new();
+    // git reads the file as a C string, up to the first NUL.
+    let content = content.split(|byte| *byte == 0).next().unwrap_or_default();
+    if may_begin_with_mark(content) {
+        // gix skips the mark at the beginning of a file. git skips only the mark of UTF-8, and only in a file of the
+        // worktree: in a checkout the mark is part of the first pattern (attr.c). After an empty line gix does not
+        // skip it either.
+        corrected.push(b'\n');
+    }
+    let lines = content.lines_with_terminator();
+    lines
+        .filter(|line| !is_too_long(line))
+        .for_each(|line| corrected.extend_from_slice(line));
+    corrected
 }
 
 /// Whether gix may read the beginning of a file as a byte order mark. gix knows the mark of UTF-8, which some Windows
@@ -159,19 +202,27 @@ impl gix_object::Find for Objects {
         else {
             return Ok(None);
         };
-        buffer.clear();
-        // git reads the file as a C string, up to the first NUL.
-        let data = data.split(|byte| *byte == 0).next().unwrap_or_default();
-        if may_begin_with_mark(data) {
-            // gix skips the mark at the beginning of a file. git skips only the mark of UTF-8, and only in a file
-            // of the worktree: in a checkout the mark is part of the first pattern (attr.c). After an empty line gix
-            // does not skip it either.
-            buffer.push(b'\n');
-        }
-        let lines = data.lines_with_terminator();
-        lines
-            .filter(|line| line.trim_end_with(|c| c == '\n').len() < MAX_ATTRIBUTE_LINE)
-            .for_each(|line| buffer.extend_from_slice(line));
+        *buffer = as_git_reads_it(data);
         Ok(Some(Data::new(buffer, kind, object_hash)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_double_stars_of_patterns_are_counted() {
+        for (content, expected) in [
+            ("# **** text files ****\n  # ** ** **\n*.c text\n", Some(0)),
+            ("**/a text\n**/b/**/c text\n", Some(1)),
+            (r#""\052\052/\052*/c" text"#, Some(1)),
+            ("**/**/**/c text\n", None),
+            (r#""\052\052/\052\052/\052\052/c" text"#, None),
+            ("*.c a=**/**/**/**\n", Some(0)),
+        ] {
+            let found = check_patterns(content.as_bytes()).ok();
+            assert_eq!(found, expected, "{content}");
+        }
     }
 }

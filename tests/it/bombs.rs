@@ -323,6 +323,15 @@ fn tree_bombs_are_refused_in_little_memory() {
             ),
         ),
         (
+            "a quoted pattern with 60 times **",
+            "pattern with more than 2 \"**\"",
+            one_file(
+                "100644",
+                ".gitattributes",
+                format!("\"{}b\" text\n", r"\052\052/".repeat(60)),
+            ),
+        ),
+        (
             "a link to a path of 48 MiB",
             "a link to a path of more than 4095 bytes",
             one_file("120000", "link", "a".repeat(48 << 20)),
