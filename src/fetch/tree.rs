@@ -102,9 +102,9 @@ pub(super) fn check(store: &Store, root: ObjectId, stop: &AtomicBool) -> Result<
 impl Walk<'_> {
     fn folder(&mut self, id: ObjectId, path: &BStr, levels: u32) -> Result<Extent, Refused> {
         let known = self.seen.get(&id).copied();
-        if known.map_or(0, |extent| extent.depth) >= levels {
+        if known.map_or(1, |extent| extent.depth) > levels {
             return Err(Refused::Invalid(format!(
-                "its folders are nested {MAX_DEPTH} levels deep or more"
+                "its folders are nested more than {MAX_DEPTH} levels deep"
             )));
         }
         if let Some(extent) = known {

@@ -372,8 +372,42 @@ fn excessively_nested_folders_are_refused_at_once() {
         &env,
         &env.client(),
         "20000 nested folders",
-        "nested 128 levels deep",
+        "nested more than 128 levels deep",
     );
+}
+
+#[test]
+fn folders_may_be_nested_128_levels_deep() {
+    let env = TestEnv::new();
+    for levels in [128, 129] {
+        let file = Object::blob(DOCKERFILE);
+        let leaf = Object::tree([("100644", &b"file"[..], file.id())]);
+        // The second leaf is the object that was read for the first one.
+        let leaves = [&b"a"[..], b"b"].map(|name| ("40000", name, leaf.id()));
+        let mut objects = vec![file.clone(), leaf.clone(), Object::tree(leaves)];
+        for _ in 0..levels - 3 {
+            let below = objects.last().unwrap().id();
+            objects.push(Object::tree([("40000", &b"d"[..], below)]));
+        }
+        let root = Object::tree([
+            ("100644", &b"Dockerfile"[..], file.id()),
+            ("40000", b"d", objects.last().unwrap().id()),
+        ]);
+        objects.extend([root.clone(), Object::commit(&root)]);
+        env.server.answer_with(
+            &env.server.template("hermes"),
+            objects.last().unwrap(),
+            &packed(&objects),
+        );
+        match env.client().ensure("hermes") {
+            Ok(_) => assert_eq!(levels, 128),
+            Err(error) => {
+                assert_eq!(levels, 129, "{error:?}");
+                let text = "nested more than 128 levels deep";
+                assert!(error.message.contains(text), "{error:?}");
+            }
+        }
+    }
 }
 
 #[test]
