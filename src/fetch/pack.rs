@@ -25,7 +25,8 @@ use crate::fetch::{delta, tree};
 /// The largest object, and so the largest file of a template.
 pub(super) const MAX_OBJECT: u64 = 512 << 20;
 
-/// All objects together, uncompressed and with their deltas resolved.
+/// All objects together, uncompressed and with their deltas resolved. A delta that is larger than its object counts
+/// instead of it: it is on the disk too.
 const MAX_TOTAL: u64 = 4 << 30;
 
 /// At most one object for each entry of the tree, and the root tree and the commit.
@@ -35,6 +36,9 @@ const MAX_OBJECTS: u64 = tree::MAX_ENTRIES + 2;
 const fn longest_deflated(size: u64) -> u64 {
     size + size / 2 + (64 << 10)
 }
+
+/// Upper bound of the whole pack. Many small objects, each in empty blocks, can take far more space than they announce.
+const MAX_PACK: u64 = longest_deflated(MAX_TOTAL);
 
 /// Upper bound of the bytes of the two sizes at the beginning of a delta.
 const DELTA_SIZES: usize = 20;
@@ -207,7 +211,7 @@ fn read(
             }
         };
         check_size(size)?;
-        total += size;
+        total += size.max(found.decompressed_size);
         if total > MAX_TOTAL {
             let limit = human_bytes(MAX_TOTAL);
             return Err(Failure::TooLarge(format!("objects of more than {limit}")));
@@ -305,6 +309,10 @@ impl BufRead for Stream<'_> {
         if self.failure.is_some() {
             return Err(io::Error::other("reading the pack was stopped"));
         }
+        if self.at > MAX_PACK {
+            let limit = human_bytes(MAX_PACK);
+            return Err(self.fail(Failure::TooLarge(format!("a pack of more than {limit}"))));
+        }
         if self.at > self.end {
             let text = "an object is compressed to more than its own size".to_owned();
             return Err(self.fail(Failure::Broken(text)));
@@ -329,5 +337,32 @@ impl BufRead for Stream<'_> {
         self.counters
             .bytes
             .fetch_add(length as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pack_is_refused_where_it_exceeds_its_limit() {
+        for (at, refused) in [(MAX_PACK, false), (MAX_PACK + 1, true)] {
+            let counters = Counters::default();
+            let mut stream = Stream {
+                from: &mut &b"more"[..],
+                out: BufWriter::new(tempfile::tempfile().unwrap()),
+                hasher: None,
+                at,
+                end: u64::MAX,
+                counters: &counters,
+                stop: &AtomicBool::new(false),
+                failure: None,
+            };
+            assert_eq!(stream.fill_buf().is_err(), refused, "{at}");
+            let failure = stream.failure.take();
+            let text = "a pack of more than 6.0 GiB";
+            let found = matches!(failure, Some(Failure::TooLarge(found)) if found == text);
+            assert_eq!(found, refused, "{at}");
+        }
     }
 }

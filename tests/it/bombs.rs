@@ -374,11 +374,19 @@ fn pack_bombs_are_refused_in_little_memory() {
     let commit = objects.last().unwrap();
     let large = 500 * MIB;
     let zeros = entry(3, large, &deflated_zeros(large));
+    let delta = [&file.id()[..], &deflated_zeros(large)].concat();
+    let large_delta = entry(7, large, &delta);
     let rows: Vec<(&str, &str, Vec<u8>)> = vec![
         (
             "ten objects of 500 MiB",
             "objects of more than 4.0 GiB",
             pack_with(&objects, vec![zeros; 10]),
+        ),
+        (
+            // Each makes an empty object.
+            "ten deltas of 500 MiB",
+            "objects of more than 4.0 GiB",
+            pack_with(&objects, vec![large_delta; 10]),
         ),
         (
             "a chain of 300 MiB objects with pending siblings",
