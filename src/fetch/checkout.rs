@@ -41,7 +41,8 @@ use crate::fetch::utf16::Utf16;
 /// Files up to this size are written by gix, larger ones in pieces.
 const SMALL: u64 = 1 << 20;
 
-/// The largest file that is converted: it is in memory before and after the conversion.
+/// The largest file that is converted, before and after each `$Id$` is replaced. It is in memory before and after the
+/// conversion.
 const MAX_CONVERTED: u64 = 4 << 20;
 
 /// Why a checkout failed.
@@ -69,25 +70,37 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// The bytes by which `$Id$` grows, to `$Id: …$` with an object id.
+fn id_growth(hash: Kind) -> u64 {
+    ": ".len() as u64 + hash.len_in_hex() as u64
+}
+
 /// Upper bound of a checkout's memory, in bytes: the list of files, and for each of `workers` a small file, its
 /// converted content, and the attributes. Large files are converted one at a time, not while the workers run.
-pub(super) fn memory(extent: &Extent, workers: usize) -> u64 {
+pub(super) fn memory(hash: Kind, extent: &Extent, workers: usize) -> u64 {
     const ENTRY: u64 = 128;
     /// gix takes about 130 bytes for each byte of an attribute file.
     const ATTRIBUTE: u64 = 160;
     const ATTRIBUTE_FILE: u64 = 128;
-    /// `$Id$` grows tenfold, and UTF-16 doubles that.
-    const CONVERTED: u64 = 32;
-    let small = SMALL.min(extent.bytes);
-    let files = match extent.attributes {
-        0 => 2 * small,
-        _ => CONVERTED * small,
+    /// gix's two buffers for conversions, as a multiple of the converted text. gix keeps them for all files of a
+    /// worker, and makes them three times as large as a text to encode, which is enough for ISO-2022-JP. Later, a text
+    /// and its UTF-16 form take half of that.
+    const BUFFERS: u64 = 2 * 3;
+    let small = SMALL.min(extent.largest);
+    let (files, converted) = match extent.attributes {
+        0 => (2 * small, 0),
+        _ => {
+            // The text grows most if it consists of `$Id$`. Other line endings only double it.
+            let text = small * (4 + id_growth(hash)).div_ceil(4);
+            // A large text is limited with each `$Id$` replaced.
+            let large = match extent.largest {
+                ..=SMALL => 0,
+                _ => MAX_CONVERTED + BUFFERS * 2 * MAX_CONVERTED,
+            };
+            (small + BUFFERS * text, large)
+        }
     };
     let attributes = ATTRIBUTE * extent.attributes + ATTRIBUTE_FILE * extent.attribute_files;
-    let converted = match extent.attributes {
-        0 => 0,
-        _ => CONVERTED * MAX_CONVERTED.min(extent.bytes),
-    };
     let parallel = workers as u64 * (files + attributes);
     ENTRY * extent.entries + 2 * extent.paths + parallel.max(converted + attributes)
 }
@@ -112,7 +125,7 @@ pub(super) fn check_out(
     };
     let mut index = gix_index::State::from_tree(root, &objects, options.validate)?;
     objects.attributes = Arc::new(attribute_files(&index, store)?);
-    large_files(&mut index, &objects, target, &options, stop)?;
+    large_files(hash, &mut index, &objects, target, &options, stop)?;
     let (files, bytes) = (Discard, Discard);
     let outcome = checkout(
         &mut index,
@@ -166,6 +179,7 @@ fn options(hash: Kind, beside: &Path, workers: usize) -> Result<checkout::Option
 
 /// Writes the large files, and marks them so that gix skips them.
 fn large_files(
+    hash: Kind,
     index: &mut gix_index::State,
     objects: &Objects,
     target: &Path,
@@ -234,12 +248,22 @@ fn large_files(
                     "a file of more than {limit} that .gitattributes converts ({name}): {path:?}"
                 )));
             }
-            Some(_) => {
+            Some(name) => {
                 content.clear();
                 objects.store.stream(&entry.id, &mut |piece| {
                     content.extend_from_slice(piece);
                     Ok(())
                 })?;
+                let ids = match name {
+                    "ident" => content.find_iter("$Id$").count() as u64,
+                    _ => 0,
+                };
+                if size + ids * id_growth(hash) > MAX_CONVERTED {
+                    let limit = human_bytes(MAX_CONVERTED);
+                    return Err(Failure::TooLarge(format!(
+                        "a file of more than {limit} with each $Id$ replaced: {path:?}"
+                    )));
+                }
                 let converted = filters.convert_to_worktree(
                     &content,
                     path,
@@ -338,6 +362,73 @@ pub(super) fn is_file(mode: Mode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use gix_object::bstr::BStr;
+
+    use crate::process::memory::{self, LEAST_MIB, Pool};
+
+    /// A tree with a small attribute file, and with a file of this size.
+    fn extent(largest: u64) -> Extent {
+        let mut extent = Extent::default();
+        extent.largest = largest;
+        extent.attributes = 1 << 10;
+        extent
+    }
+
+    /// Converts files with one pipeline, as a worker does, and returns the memory of its buffers.
+    fn buffers(hash: Kind, files: &[(&str, &str)]) -> u64 {
+        let mut filters = Pipeline::new(Default::default(), hash, Default::default());
+        for (attributes, content) in files {
+            let (mut search, mut known) = (Search::default(), MetadataCollection::default());
+            let line = format!("* {attributes}\n");
+            search
+                .add_patterns_buffer(line.as_bytes(), "test".into(), None, &mut known, true)
+                .unwrap();
+            let options = to_worktree::Options {
+                can_delay: Delay::Forbid,
+                unknown_encoding: to_worktree::UnknownEncoding::Fail,
+            };
+            let mut find = |path: &BStr, found: &mut gix_attributes::search::Outcome| {
+                let names = [
+                    "crlf",
+                    "ident",
+                    "filter",
+                    "eol",
+                    "text",
+                    "working-tree-encoding",
+                ];
+                found.initialize_with_selection(&known, names);
+                search.pattern_matching_relative_path(path, Default::default(), None, found);
+            };
+            let outcome = filters
+                .convert_to_worktree(content.as_bytes(), "file".into(), &mut find, options)
+                .unwrap();
+            assert!(outcome.is_changed(), "{attributes}");
+        }
+        let buffers = filters.buffers_mut();
+        (buffers.src.capacity() + buffers.dest.capacity()) as u64
+    }
+
+    #[test]
+    fn conversions_take_at_most_the_reserved_memory() {
+        let size = SMALL as usize;
+        let (ids, lines) = ("$Id$".repeat(size / 4), "\n".repeat(size));
+        let encoded = "ident working-tree-encoding=iso-2022-jp";
+        // The buffers change places with the conversion in the middle, so both become as large as possible.
+        let files = [(encoded, &ids[..]), ("eol=crlf", &lines), (encoded, &ids)];
+        let reserved = memory(Kind::Sha1, &extent(SMALL), 1);
+        let used = SMALL + buffers(Kind::Sha1, &files);
+        assert!(used <= reserved, "{used} of {reserved}");
+        assert!(used > reserved / 4 * 3, "{used} of {reserved}");
+    }
+
+    #[test]
+    fn the_least_memory_limit_is_enough_for_conversions() {
+        let room = memory::size(Pool::Step, LEAST_MIB << 20);
+        for hash in [Kind::Sha1, Kind::Sha256] {
+            assert!(memory(hash, &extent(2 * SMALL), 1) <= room, "{hash}");
+        }
+    }
 
     /// Compares a tree that has one file with a folder that has another one.
     fn check(in_tree: &str, on_disk: &str) -> Result<(), Failure> {

@@ -171,9 +171,10 @@ impl FetchTask {
         dir.disk().require(extent.bytes, "the template's files")?;
         // Fewer threads take less memory and more time.
         let room = memory::size(Pool::Step, self.memory);
-        let fits = |workers: &usize| checkout::memory(&extent, *workers) <= room;
-        let workers = (1..=workers).rev().find(fits).unwrap_or(1);
-        let _memory = self.reserve(Pool::Step, checkout::memory(&extent, workers))?;
+        let needed = |workers| checkout::memory(self.hash(), &extent, workers);
+        let workers = (1..=workers).rev().find(|workers| needed(*workers) <= room);
+        let workers = workers.unwrap_or(1);
+        let _memory = self.reserve(Pool::Step, needed(workers))?;
         let target = dir.path().join("tree");
         std::fs::create_dir(&target).map_err(|error| self.disk_failed(error, dir))?;
         point!("checkout-begun");

@@ -66,6 +66,8 @@ pub(super) struct Extent {
     pub(super) entries: u64,
     /// The bytes of all files and links.
     pub(super) bytes: u64,
+    /// The bytes of the largest file or link.
+    pub(super) largest: u64,
     /// The bytes of all paths, relative to this folder.
     pub(super) paths: u64,
     /// The longest path, relative to this folder.
@@ -121,6 +123,7 @@ impl Walk<'_> {
             let length = name.len() as u64 + 1;
             extent.entries += below.entries;
             extent.bytes = extent.bytes.saturating_add(below.bytes);
+            extent.largest = extent.largest.max(below.largest);
             // Neither overflows: the entries and the lengths of paths have been limited before.
             extent.paths += below.paths + below.entries * length;
             extent.longest = extent.longest.max(length + below.longest);
@@ -194,6 +197,7 @@ impl Walk<'_> {
                 FILE | LINK => {
                     let size = self.blob(&id, path, name)?;
                     extent.bytes = extent.bytes.saturating_add(size);
+                    extent.largest = extent.largest.max(size);
                     if kind == LINK && size > MAX_PATH {
                         let what = format!("a link to a path of more than {MAX_PATH} bytes");
                         return Err(too_long(&what, path));

@@ -14,7 +14,7 @@ use crate::event::human_bytes;
 /// The default limit of the library's memory, in MiB.
 pub(crate) const DEFAULT_MIB: u64 = 512;
 
-/// The lowest allowed limit, in MiB. Less is not enough for the largest file that is converted: see
+/// The lowest allowed limit, in MiB. Much less is not enough for one thread that converts files: see
 /// `checkout::memory`.
 pub(crate) const LEAST_MIB: u64 = 256;
 

@@ -359,6 +359,19 @@ fn tree_bombs_are_refused_in_little_memory() {
                 template(vec![text, attributes, folder])
             },
         ),
+        (
+            "a file of 2 MiB of $Id$",
+            "of more than 4.0 MiB with each $Id$ replaced",
+            {
+                let text = Object::blob("$Id$".repeat(2 << 20 >> 2));
+                let attributes = Object::blob("* ident\n");
+                let folder = tree(vec![
+                    ("100644", b".gitattributes".to_vec(), &attributes),
+                    ("100644", b"text".to_vec(), &text),
+                ]);
+                template(vec![text, attributes, folder])
+            },
+        ),
     ];
     for (what, says, objects) in rows {
         let end = fetch_pack(&env, &packed(&objects), objects.last().unwrap());
