@@ -174,10 +174,8 @@ impl<'a> Resolver<'a> {
         let mut done = Vec::with_capacity(found.len());
         for (delta, kind, id) in found {
             self.objects[delta as usize].kind = kind;
-            if self.ids[delta as usize].is_null() {
-                done.push(delta);
-            }
             self.ids[delta as usize] = id;
+            done.push(delta);
         }
         Ok(done)
     }
