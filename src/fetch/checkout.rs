@@ -188,7 +188,8 @@ fn large_files(
 ) -> Result<(), Failure> {
     let is_large = |entry: &gix_index::Entry| {
         let size = objects.store.header(&entry.id).map_or(0, |(_, size)| size);
-        // gix would write the corrected attribute files.
+        // Corrected attribute files are written here too: gix would write the corrected content instead of the
+        // committed one.
         is_file(entry.mode) && (size > SMALL || objects.attributes.contains(&entry.id))
     };
     if !index.entries().iter().any(is_large) {
@@ -215,7 +216,7 @@ fn large_files(
             io::ErrorKind::AlreadyExists => Failure::Collision(path.to_owned()),
             _ => error.into(),
         };
-        // It makes the folders above the file.
+        // `at_entry` creates the parent folders.
         let platform = stack
             .at_entry(path, Some(entry.mode), objects)
             .map_err(collides)?;
@@ -321,8 +322,8 @@ fn utf16_files(
     Ok(())
 }
 
-/// Checks that the disk has each file of the tree, under its own name. The folders `A` and `a` are one folder on a disk
-/// that ignores case, and some disks change how a name is composed (`é` as one character or as two).
+/// Checks that each file on the disk is in the tree, under the same name. The folders `A` and `a` are one folder on a
+/// disk that ignores case, and some disks change how a name is composed (`é` as one character or as two).
 fn check_names(index: &gix_index::State, target: &Path, stop: &AtomicBool) -> Result<(), Failure> {
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {

@@ -1,5 +1,5 @@
-//! Applying a delta: an object as copies of pieces of its base, and of new bytes (gitformat-pack(5), "Deltified
-//! representation").
+//! Applies a delta, which describes an object as copies of parts of its base and as new bytes (gitformat-pack(5),
+//! "Deltified representation").
 //!
 //! The base is read in place, and the result is written in pieces, so the memory use does not depend on their sizes.
 //! gix-pack's function for this is private, and has base, delta and result in memory.

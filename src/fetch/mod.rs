@@ -2,8 +2,8 @@
 //!
 //! The commit is requested by its id, never by the name of a branch, so a branch that moves between the lookup
 //! and the fetch changes nothing (promise P2). The checkout is the one that `git clone` would make with an empty
-//! configuration: `.gitattributes` is applied (line endings, encodings), the configuration of the user and of the
-//! machine is not, and no filter program is started.
+//! configuration, except for `$Id$` (docs/fidelity.md): `.gitattributes` is applied (line endings, encodings), the
+//! configuration of the user and of the machine is not, and no filter program is started.
 //!
 //! | file | holds |
 //! | --- | --- |
@@ -79,7 +79,7 @@ pub(crate) struct Request<'a> {
     pub(crate) commit: &'a CommitSha,
     /// Whether a lookup has just found the commit.
     pub(crate) looked_up: bool,
-    /// The longest silence that is not a stall.
+    /// How long the server may send nothing before the fetch fails as stalled.
     pub(crate) stall_grace: Duration,
     /// The library's memory limit, in bytes.
     pub(crate) memory: u64,

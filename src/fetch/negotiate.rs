@@ -1,4 +1,4 @@
-//! The negotiation with the server: one commit is wanted, by its id, and nothing is there already.
+//! The negotiation with the server: requests one commit by its id, and sends no `have` lines.
 
 use gix_hash::ObjectId;
 use gix_protocol::fetch::{Arguments, Negotiate, Response, negotiate};

@@ -82,7 +82,7 @@ impl FetchTask {
         executor::check_threads(workers())?;
         let pack = self.receive(&dir)?;
         point!("pack-written");
-        // Only now: others that wait for memory must not have to wait for a server.
+        // Reserved only after the download, so that no fetch waits for memory that is held by one with a slow server.
         let objects = pack.entries.len() as u64;
         let _memory = self.reserve(Pool::Objects, objects * OBJECT_MEMORY)?;
         let (files, commit_time) = self.check_out(pack, &dir)?;

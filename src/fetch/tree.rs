@@ -33,7 +33,7 @@ const MAX_DEPTH: u32 = 128;
 const ATTRIBUTES: &[u8] = b".gitattributes";
 
 /// Upper bound of the `.gitattributes` that apply to one file (one in each folder above it), and of all together, in
-/// bytes. git reads up to 100 MiB of each (gitattributes(5)), and needs a hundred times that of memory.
+/// bytes. git reads up to 100 MiB of each (gitattributes(5)); gix needs over a hundred bytes of memory for each byte.
 const MAX_ATTRIBUTES: u64 = 256 << 10;
 const MAX_ATTRIBUTE_FILES: u64 = 10_000;
 
@@ -176,7 +176,7 @@ impl Walk<'_> {
             }
             if !names.insert(name) {
                 let place = join(path, name);
-                return Err(Refused::Invalid(format!("{place:?} is in it twice")));
+                return Err(Refused::Invalid(format!("it contains {place:?} twice")));
             }
             if !KINDS.contains(&kind) {
                 let place = join(path, name);

@@ -21,8 +21,8 @@ use crate::net::retry;
 /// commits and messages. Unlike the pack, all of it is kept in memory.
 const MAX_PREAMBLE: u64 = 8 << 20;
 
-/// The headers of packets take at most 5 of 1000 bytes (gitprotocol-pack(5), "side-band"). Allowed for them is the size
-/// of the pack divided by this number, which is twice as much.
+/// The headers of packets take at most 5 of 1000 bytes (gitprotocol-pack(5), "side-band"). The allowance for them is
+/// the pack's size divided by this number, twice what they need.
 const PACKET_SHARE: u64 = 100;
 
 /// A request, sent when its response is first read: by then gix has written the body.

@@ -35,7 +35,7 @@ pub(super) struct Wire {
     pub(super) http: Http,
     pub(super) runtime: Handle,
     pub(super) interrupt: CancellationToken,
-    /// The longest silence that is not a stall.
+    /// How long the server may send nothing before the fetch fails as stalled.
     pub(super) stall_grace: Duration,
     /// Bytes received so far.
     pub(super) received: Arc<AtomicU64>,
