@@ -32,10 +32,10 @@ const OWN_CACHE: &str = "set MOLECULE_LOCAL_BUILD_CACHE to a folder of your own"
 ///
 /// [`Code::Cache`], naming the folder and what is wrong with it.
 pub(crate) fn check(folder: &Path) -> Result<()> {
-    check_parents(folder)?;
+    check_parents(folder, false)?;
     match fs::metadata(folder) {
         Ok(found) => check_own(folder, &found),
-        // Only this user and root can create it there.
+        // What does not exist passes: the caller checks it again once it exists.
         Err(_) => Ok(()),
     }
 }
@@ -62,8 +62,8 @@ fn check_own(folder: &Path, found: &Metadata) -> Result<()> {
     Ok(())
 }
 
-/// Checks every folder and every link in `path`, from the root on.
-fn check_parents(path: &Path) -> Result<()> {
+/// Checks every folder and every link in `path`, from the root on: also its last component, if `whole` is set.
+fn check_parents(path: &Path, whole: bool) -> Result<()> {
     let mut places: Vec<&Path> = path.ancestors().collect();
     places.reverse();
     for place in places {
@@ -87,8 +87,10 @@ fn check_parents(path: &Path) -> Result<()> {
             end.map_err(|error| refused(place, &format!("cannot be resolved: {error}")))?;
             let target =
                 fs::read_link(place).map_err(|error| refused(place, &error.to_string()))?;
-            check_parents(&place.parent().unwrap_or(place).join(target))?;
-        } else if place != path {
+            let target = place.parent().unwrap_or(place).join(target);
+            // What a link in the middle of the path leads to is a parent folder.
+            check_parents(&target, whole || place != path)?;
+        } else if whole || place != path {
             if !trusted {
                 let what = format!("belongs to another user (uid {uid})");
                 return Err(refused(place, &what));
@@ -134,4 +136,37 @@ pub(crate) fn is_own_folder(path: &Path) -> bool {
 
 fn me() -> u32 {
     rustix::process::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_link_above_the_cache_to_an_unsafe_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let mode = |path: &Path, mode| {
+            fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        };
+        let target = at("target");
+        fs::create_dir_all(target.join("cache")).unwrap();
+        mode(&target.join("cache"), 0o700);
+        symlink("target", at("link")).unwrap();
+        symlink("link", at("chain")).unwrap();
+        symlink("link/cache", at("last")).unwrap();
+        for cache in ["link/cache", "chain/cache", "chain/new", "last"] {
+            for (bits, safe) in [(0o755, true), (0o777, false), (0o1777, true)] {
+                mode(&target, bits);
+                let checked = check(&at(cache));
+                assert_eq!(checked.is_ok(), safe, "{cache} {bits:o} {checked:?}");
+                if let Err(error) = checked {
+                    let said = format!("{} can be written by every user", target.display());
+                    assert!(error.message.contains(&said), "{cache} {error:?}");
+                }
+            }
+        }
+    }
 }
