@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -117,7 +118,8 @@ impl Context {
     ///
     /// [`Code::NoDockerfile`]; [`Code::BuildFailed`] if one of the files cannot be used; [`Code::ProcessLimit`].
     pub(crate) fn open(tree: &Path, commit_time: i64, received: CancellationToken) -> Result<Self> {
-        match look(tree, DOCKERFILE) {
+        let found = |name| look(tree, name).map_err(|error| cannot_be_read(tree, &error));
+        match found(DOCKERFILE)? {
             Found::File(file) => {
                 read(&file, MAX_DOCKERFILE).map_err(|error| unreadable(DOCKERFILE, &error))?;
             }
@@ -130,7 +132,7 @@ impl Context {
             Found::Nothing => return Err(no_dockerfile("it has no Dockerfile at its root")),
         }
         for name in [IGNORE_FILE, OWN_IGNORE_FILE] {
-            if let Found::File(file) = look(tree, name) {
+            if let Found::File(file) = found(name)? {
                 read_patterns(&file).map_err(|error| unreadable(name, &error))?;
             }
         }
@@ -165,7 +167,7 @@ impl Context {
                 Ok(Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
                     return Err(error);
                 }
-                Ok(Err(error)) => context.cannot_be_read(&error),
+                Ok(Err(error)) => cannot_be_read(&context.tree, &error),
                 Err(error) => error,
             };
             let returned = io::Error::other(error.clone());
@@ -175,29 +177,19 @@ impl Context {
         }
     }
 
-    fn cannot_be_read(&self, error: &io::Error) -> Error {
-        limits::reached(error).unwrap_or_else(|| {
-            let tree = self.tree.display();
-            Error::new(
-                Code::Cache,
-                format!("the template cannot be read from {tree}: {error}"),
-            )
-            .hint("check whether something removes files from the cache, and try again")
-        })
-    }
-
     /// The parsed Dockerfile; empty if it cannot be read. A process limit is stored as the failure, because it would
     /// otherwise show only as a missing login.
     pub(crate) fn dockerfile(&self, build_args: &HashMap<String, String>) -> Dockerfile {
-        let text = match look(&self.tree, DOCKERFILE) {
-            Found::File(file) => read(&file, MAX_DOCKERFILE).unwrap_or_else(|error| {
-                if let Some(limit) = limits::reached(&error) {
-                    let _ = self.failure.set(limit);
-                }
-                String::new()
-            }),
-            _ => String::new(),
-        };
+        let text = look(&self.tree, DOCKERFILE).and_then(|found| match found {
+            Found::File(file) => read(&file, MAX_DOCKERFILE),
+            _ => Ok(String::new()),
+        });
+        let text = text.unwrap_or_else(|error| {
+            if let Some(limit) = limits::reached(&error) {
+                let _ = self.failure.set(limit);
+            }
+            String::new()
+        });
         Dockerfile::parse(&text, build_args)
     }
 
@@ -213,8 +205,11 @@ impl Context {
     pub(crate) fn buildah_filter(&self) -> Result<(Filter, Option<String>)> {
         let filter = self.filter(&[DOCKERFILE], &[OWN_IGNORE_FILE, IGNORE_FILE])?;
         // A folder with such a name is an error, which Buildah reports.
-        let exists = |name: &str| matches!(look(&self.tree, name), Found::File(_) | Found::Outside);
-        if !BUILDAH_IGNORE_FILES.iter().any(|name| exists(name)) {
+        let mut exists = false;
+        for name in BUILDAH_IGNORE_FILES {
+            exists |= matches!(self.look(name)?, Found::File(_) | Found::Outside);
+        }
+        if !exists {
             return Ok((filter, None));
         }
         // Buildah ignores an empty list. This pattern matches nothing, because a file has no entries.
@@ -234,17 +229,18 @@ impl Context {
             stop: self.stop.clone(),
             ..Filter::default()
         };
-        let found = ignore_files
-            .iter()
-            .find_map(|name| match look(&self.tree, name) {
-                Found::File(file) => Some((name, file)),
-                _ => None,
-            });
-        if let Some((name, file)) = found {
-            let text = read_patterns(&file).map_err(|error| unreadable(name, &error))?;
-            filter.excludes = Patterns::parse(&text).map_err(|why| unusable(name, &why))?;
+        for name in ignore_files {
+            if let Found::File(file) = self.look(name)? {
+                let text = read_patterns(&file).map_err(|error| unreadable(name, &error))?;
+                filter.excludes = Patterns::parse(&text).map_err(|why| unusable(name, &why))?;
+                break;
+            }
         }
         Ok(filter)
+    }
+
+    fn look(&self, name: &str) -> Result<Found> {
+        look(&self.tree, name).map_err(|error| cannot_be_read(&self.tree, &error))
     }
 }
 
@@ -259,17 +255,30 @@ enum Found {
 }
 
 /// Looks up a name at the root of a tree. Links within the tree are followed, as in the docker CLI.
-fn look(tree: &Path, name: &str) -> Found {
-    let found = fs::canonicalize(tree.join(name)).and_then(|path| {
+///
+/// # Errors
+///
+/// Those of the operating system that say nothing about the template, also if there is no tree.
+fn look(tree: &Path, name: &str) -> io::Result<Found> {
+    let place = tree.join(name);
+    let found = fs::canonicalize(&place).and_then(|path| {
         let inside = path.starts_with(fs::canonicalize(tree)?);
         let found = fs::metadata(&path)?;
         Ok((inside, found, path))
     });
-    match found {
-        Ok((false, ..)) => Found::Outside,
-        Ok((true, found, path)) if found.is_file() => Found::File(path),
-        Ok(_) => Found::Other,
-        Err(_) => Found::Nothing,
+    let error = match found {
+        Ok((false, ..)) => return Ok(Found::Outside),
+        Ok((true, found, path)) if found.is_file() => return Ok(Found::File(path)),
+        Ok(_) => return Ok(Found::Other),
+        Err(error) => error,
+    };
+    fs::metadata(tree)?;
+    match Errno::from_io_error(&error) {
+        // Also a link to what does not or cannot exist.
+        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(Found::Nothing),
+        // This user may look into every folder of the tree, so the link leads out of it.
+        Some(Errno::ACCESS) if fs::symlink_metadata(&place)?.is_symlink() => Ok(Found::Outside),
+        _ => Err(error),
     }
 }
 
@@ -292,6 +301,17 @@ fn read_patterns(file: &Path) -> io::Result<String> {
             "it has {count} patterns, and {MAX_PATTERNS} are allowed"
         ))),
     }
+}
+
+fn cannot_be_read(tree: &Path, error: &io::Error) -> Error {
+    limits::reached(error).unwrap_or_else(|| {
+        let tree = tree.display();
+        Error::new(
+            Code::Cache,
+            format!("the template cannot be read from {tree}: {error}"),
+        )
+        .hint("check whether something removes files from the cache, and try again")
+    })
 }
 
 fn unreadable(name: &str, error: &io::Error) -> Error {
@@ -339,6 +359,33 @@ mod tests {
         fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink("../outside", &link).unwrap();
         assert!(!ignores("secret"));
+    }
+
+    #[test]
+    fn a_tree_that_was_removed_is_not_a_template_without_a_dockerfile() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        let refused = || Context::open(&tree, 0, CancellationToken::new()).unwrap_err();
+        let error = refused();
+        assert_eq!(error.code, Code::Cache, "{error:?}");
+        assert!(error.hint.contains("removes files"), "{error:?}");
+
+        fs::create_dir(&tree).unwrap();
+        assert_eq!(refused().code, Code::NoDockerfile);
+        fs::write(tree.join("file"), "").unwrap();
+        let long = "x".repeat(300);
+        for target in ["nowhere", DOCKERFILE, "file/below", &long] {
+            let link = tree.join(DOCKERFILE);
+            std::os::unix::fs::symlink(target, &link).unwrap();
+            assert_eq!(refused().code, Code::NoDockerfile, "{target}");
+            fs::remove_file(link).unwrap();
+        }
+
+        fs::write(tree.join(DOCKERFILE), "FROM scratch\n").unwrap();
+        let context = Context::open(&tree, 0, CancellationToken::new()).unwrap();
+        fs::remove_dir_all(&tree).unwrap();
+        assert_eq!(context.classic_filter().unwrap_err().code, Code::Cache);
+        assert_eq!(context.buildah_filter().unwrap_err().code, Code::Cache);
     }
 
     #[test]
