@@ -1,11 +1,12 @@
 //! The trees in the cache, complete or not: listing them, and removing one.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use crate::cache::files::{failed, read_own, remove};
+use crate::cache::files::{failed, remove};
 use crate::cache::{Cache, TEMP_PREFIX, ownership};
 use crate::error::Result;
 use crate::names::reference::{CommitSha, is_short};
@@ -44,12 +45,7 @@ impl Cache {
             if !ours {
                 return None;
             }
-            let commit = self
-                .marker(&short)
-                .ok()?
-                .filter(|_| temp.is_none())
-                .and_then(|marker| CommitSha::parse(&marker.commit))
-                .filter(|commit| commit.short() == short);
+            let commit = self.marked(&short).ok()?.filter(|_| temp.is_none());
             let marker = commit.as_ref().map(|_| self.marker_path(&short));
             let made = marker.and_then(|marker| fs::metadata(marker).ok());
             let made = made.unwrap_or(found).modified().ok();
@@ -62,6 +58,14 @@ impl Cache {
             })
         });
         entries.collect()
+    }
+
+    /// The commit that a tree is marked complete for. `None` without a valid marker of this tree.
+    fn marked(&self, short: &str) -> io::Result<Option<CommitSha>> {
+        let marker = self.marker(short)?;
+        Ok(marker
+            .and_then(|marker| CommitSha::parse(&marker.commit))
+            .filter(|commit| commit.short() == short))
     }
 
     /// When a tree was marked complete, or, for an incomplete tree, when its folder was last changed. Read from the
@@ -82,9 +86,9 @@ impl Cache {
         if entry.path == self.tree_path(&entry.short) {
             let marker = self.marker_path(&entry.short);
             if entry.commit.is_none() {
-                let text = read_own(&marker);
-                let text = text.map_err(|error| failed(&marker, "cannot be read", &error))?;
-                if text.is_some_and(|text| !text.is_empty()) {
+                let marked = self.marked(&entry.short);
+                let marked = marked.map_err(|error| failed(&marker, "cannot be read", &error))?;
+                if marked.is_some() {
                     return Ok(false);
                 }
             }
@@ -130,12 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_with_an_empty_marker_is_removed_with_it() {
+    fn a_tree_with_an_invalid_marker_is_removed_with_it() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path());
-        let entry = unmarked(&cache);
-        fs::write(cache.marker_path(SHORT), "").unwrap();
-        assert!(cache.discard(&entry).unwrap());
-        assert!(!entry.path.exists() && !cache.marker_path(SHORT).exists());
+        let other = format!(r#"{{"commit":"{}","commit_time":1}}"#, "b".repeat(40));
+        // After a power failure, a file can be empty or consist of NUL bytes.
+        for marker in ["", &"\0".repeat(80), &other] {
+            fs::write(cache.marker_path(SHORT), marker).unwrap();
+            let entry = unmarked(&cache);
+            assert!(cache.discard(&entry).unwrap(), "{marker:?}");
+            assert!(!entry.path.exists() && !cache.marker_path(SHORT).exists());
+        }
     }
 }
