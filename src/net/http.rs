@@ -419,21 +419,24 @@ fn authorization(scheme: &str, credentials: &[u8]) -> Result<HeaderValue> {
 /// origin is an error, so that the caller learns that the address is wrong. Without a token it is followed, but never
 /// from https to http.
 fn follow(attempt: redirect::Attempt<'_>, has_token: bool) -> redirect::Action {
-    let Some(first) = attempt.previous().first() else {
-        return attempt.stop();
-    };
-    let same = first.origin() == attempt.url().origin();
-    let downgrade = first.scheme() == "https" && attempt.url().scheme() != "https";
-    if attempt.previous().len() > MAX_REDIRECTS {
-        attempt.error(format!("more than {MAX_REDIRECTS} redirects"))
-    } else if same || !(has_token || downgrade) {
-        attempt.follow()
-    } else {
-        let target = attempt.url().origin().ascii_serialization();
-        attempt.error(format!(
-            "it redirects to another server, {target}, which is not followed"
-        ))
+    match refusal(attempt.previous(), attempt.url(), has_token) {
+        None => attempt.follow(),
+        Some(why) => attempt.error(why),
     }
+}
+
+/// Why a redirect to `next` is not followed, if so. `previous` begins with the URL of the request.
+fn refusal(previous: &[Url], next: &Url, has_token: bool) -> Option<String> {
+    if previous.len() > MAX_REDIRECTS {
+        return Some(format!("more than {MAX_REDIRECTS} redirects"));
+    }
+    let from = previous.last()?;
+    let same = from.origin() == next.origin();
+    let downgrade = from.scheme() == "https" && next.scheme() != "https";
+    (!same && (has_token || downgrade)).then(|| {
+        let target = next.origin().ascii_serialization();
+        format!("it redirects to another server, {target}, which is not followed")
+    })
 }
 
 /// `NO_PROXY`, and this machine, to which no proxy leads (as in Go's golang.org/x/net/http/httpproxy).
@@ -530,6 +533,25 @@ fn unreachable(url: &Url, proxy: Option<&str>, error: &reqwest::Error) -> Error 
 mod tests {
     use super::*;
     use std::time::UNIX_EPOCH;
+
+    #[test]
+    fn each_redirect_is_compared_with_the_one_before() {
+        for (urls, without_token, with_token) in [
+            (&["http://a/1", "http://a/2"][..], true, true),
+            (&["http://a/", "https://b/"], true, false),
+            (&["http://a/", "http://b/", "http://a/"], true, false),
+            (&["https://a/", "http://a/"], false, false),
+            (&["http://a/", "https://b/", "http://c/"], false, false),
+            (&["http://a/", "https://a/", "http://a/"], false, false),
+        ] {
+            let urls: Vec<Url> = urls.iter().map(|url| url.parse().unwrap()).collect();
+            for (has_token, followed) in [(false, without_token), (true, with_token)] {
+                let refused =
+                    (1..urls.len()).find_map(|next| refusal(&urls[..next], &urls[next], has_token));
+                assert_eq!(refused.is_none(), followed, "{urls:?} {refused:?}");
+            }
+        }
+    }
 
     #[test]
     fn retry_after_is_a_number_or_a_date_in_the_future() {
