@@ -592,12 +592,10 @@ fn is_repository(text: &str) -> bool {
         name.split('.').all(is_label) && (name == "localhost" || host.contains(['.', ':']));
     let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let is_part = |part: &str| {
-        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-".contains(c);
-        let ends = |c: char| "._-".contains(c);
-        !part.is_empty()
-            && !part.starts_with(ends)
-            && !part.ends_with(ends)
-            && part.chars().all(plain)
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let is_separator =
+            |run: &str| matches!(run, "." | "_" | "__") || run.bytes().all(|byte| byte == b'-');
+        part.starts_with(plain) && part.ends_with(plain) && part.split(plain).all(is_separator)
     };
     is_host && port.is_none_or(is_port) && path.split('/').all(is_part)
 }
@@ -741,6 +739,7 @@ mod tests {
             "registry.example/cache",
             "localhost/a/b",
             "127.0.0.1:5000/team/a_b-c.d",
+            "registry.example/a__b---c",
         ] {
             assert!(is_repository(good), "{good}");
         }
@@ -757,6 +756,12 @@ mod tests {
             "registry.example:x/cache",
             "registry.example/../cache",
             "registry.example/a//b",
+            "registry.example/a..b",
+            "registry.example/a._b",
+            "registry.example/a___b",
+            "registry.example/a-_b",
+            "registry.example/-a",
+            "registry.example/a.",
             "user@registry.example/cache",
         ] {
             assert!(!is_repository(bad), "{bad}");
