@@ -35,6 +35,11 @@ static WORK: Semaphore = Semaphore::const_new(64);
 /// [`WORK`], so these have a limit of their own.
 static STEPS: Semaphore = Semaphore::const_new(64);
 
+/// Limits the threads that read files from outside the library. Such a read has a time limit, so it does not wait for
+/// slots of [`WORK`], which fetches hold for minutes. A thread that hangs with its disk cannot be ended; with this
+/// limit, hanging disks leave most of the process's threads to other work.
+static READS: Semaphore = Semaphore::const_new(16);
+
 /// The runtime. The first call starts it.
 ///
 /// # Errors
@@ -208,6 +213,18 @@ where
     W: FnOnce() -> Result<T> + Send + 'static,
 {
     on_thread(&STEPS, tasks, work)
+}
+
+/// Like [`blocking`], for reading a file from outside the library.
+pub(super) fn blocking_read<T, W>(
+    tasks: &TaskTracker,
+    work: W,
+) -> impl Future<Output = Result<T>> + Send + use<T, W>
+where
+    T: Send + 'static,
+    W: FnOnce() -> Result<T> + Send + 'static,
+{
+    on_thread(&READS, tasks, work)
 }
 
 fn on_thread<T, W>(

@@ -13,19 +13,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
-use crate::process::executor::{self, blocking};
+use crate::process::executor::{self, blocking_read};
 
 /// How long to wait for a disk. A slow network home answers within one or two seconds.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
-
-/// Limits the threads that read such files at once. A hanging thread cannot be ended; with this limit, hanging disks
-/// leave most of the blocking threads to other work.
-static THREADS: Semaphore = Semaphore::const_new(16);
 
 /// Reads a regular file of at most `max` bytes. Links are followed.
 ///
@@ -95,13 +91,11 @@ pub(crate) async fn within<T: Send + 'static>(
 ) -> Result<T> {
     let read = async {
         let turn = read_lock(what).lock_owned().await;
-        // Never closed, so this cannot fail.
-        let thread = THREADS.acquire().await;
         let work = move || {
-            let _guards = (turn, thread);
+            let _turn = turn;
             work()
         };
-        blocking(tasks, work).await
+        blocking_read(tasks, work).await
     };
     tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| {
         let limit = LIMIT.as_secs();
@@ -150,6 +144,7 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+    use crate::process::executor::blocking;
 
     const MAX: usize = 1024;
 
@@ -272,6 +267,33 @@ mod tests {
             drop(release);
             for call in calls {
                 call.await.unwrap().unwrap();
+            }
+        });
+    }
+    #[test]
+    fn fetches_do_not_delay_reads() {
+        let runtime = executor::runtime().unwrap();
+        let tasks = TaskTracker::new();
+        let (release, fetching) = std::sync::mpsc::channel::<()>();
+        let fetching = Arc::new(Mutex::new(fetching));
+        runtime.block_on(async {
+            // More than there are slots.
+            let fetches = (0..100).map(|_| {
+                let fetching = Arc::clone(&fetching);
+                let fetch = blocking(&tasks, move || {
+                    let fetching = fetching.lock().unwrap_or_else(PoisonError::into_inner);
+                    let _ = fetching.recv();
+                    Ok(())
+                });
+                tokio::spawn(fetch)
+            });
+            let fetches: Vec<_> = fetches.collect();
+            let read = within(&tasks, Code::InvalidOption, "/meanwhile", || Ok(()));
+            let read = tokio::time::timeout(Duration::from_secs(5), read).await;
+            drop(release);
+            read.expect("it is not delayed").unwrap();
+            for fetch in fetches {
+                fetch.await.unwrap().unwrap();
             }
         });
     }
