@@ -15,7 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use crate::error::Error;
-#[cfg(any(windows, target_vendor = "apple"))]
+#[cfg(target_vendor = "apple")]
 use crate::error::chain;
 use crate::process::limits;
 use crate::process::outside_file::read;
@@ -58,7 +58,7 @@ pub(crate) fn find(file: Option<&Path>, folder: Option<&Path>) -> Found {
 }
 
 /// The certificate bundles of the distributions, in the order in which Go's `crypto/x509` tries them.
-#[cfg(not(any(windows, target_vendor = "apple")))]
+#[cfg(not(target_vendor = "apple"))]
 const BUNDLES: [&str; 6] = [
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -69,14 +69,14 @@ const BUNDLES: [&str; 6] = [
 ];
 
 /// The certificates that the machine trusts: those of the first bundle that exists.
-#[cfg(not(any(windows, target_vendor = "apple")))]
+#[cfg(not(target_vendor = "apple"))]
 pub(crate) fn of_machine() -> Found {
     let bundle = BUNDLES.iter().map(Path::new).find(|file| file.exists());
     find(bundle, None)
 }
 
 /// The certificates that the machine trusts.
-#[cfg(any(windows, target_vendor = "apple"))]
+#[cfg(target_vendor = "apple")]
 pub(crate) fn of_machine() -> Found {
     let found = rustls_native_certs::load_native_certs();
     Found {
