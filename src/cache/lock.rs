@@ -10,7 +10,7 @@ use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::task::TaskTracker;
@@ -40,7 +40,6 @@ pub(crate) struct Lock {
 #[derive(Serialize, Deserialize)]
 struct Holder {
     pid: u32,
-    since_unix: u64,
 }
 
 /// Decides when a holder is reported.
@@ -146,12 +145,8 @@ fn take(file: File, path: &Path) -> Result<std::result::Result<Lock, File>> {
 }
 
 fn write_holder(mut file: &File) -> io::Result<()> {
-    let since = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
     let holder = serde_json::to_vec(&Holder {
         pid: std::process::id(),
-        since_unix: since.as_secs(),
     })?;
     file.set_len(0)?;
     file.rewind()?;
