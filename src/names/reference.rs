@@ -15,8 +15,7 @@ pub struct CommitSha(String);
 impl CommitSha {
     /// Accepts exactly this form.
     pub fn parse(id: &str) -> Option<Self> {
-        let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        (matches!(id.len(), 40 | 64) && id.bytes().all(hex)).then(|| Self(id.to_owned()))
+        (matches!(id.len(), 40 | 64) && is_hex(id)).then(|| Self(id.to_owned()))
     }
 
     /// Accepts upper-case digits too, for an id that was typed or configured.
@@ -70,16 +69,12 @@ impl Platform {
         if Self::go_arch(text).is_some() {
             return None;
         }
-        let part = |p: &str| {
-            !p.is_empty()
-                && p.len() <= 32
-                && p.bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        };
         let parts: Vec<&str> = text.split('/').collect();
-        (matches!(parts.len(), 2 | 3) && parts.iter().all(|p| part(p))).then(|| Self {
-            text: text.to_owned(),
-        })
+        (matches!(parts.len(), 2 | 3) && parts.iter().all(|part| is_platform_part(part))).then(
+            || Self {
+                text: text.to_owned(),
+            },
+        )
     }
 
     /// Go's name of the architecture, if the text has another one, such as the kernel's. Docker accepts those too
@@ -327,14 +322,8 @@ impl LocalName {
             short if is_short(short) => Some(short.to_owned()),
             _ => return None,
         };
-        let is_plain = |part: &str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
-        };
         let mut parts = platform.split('-').skip(1);
-        (platform.split('-').count() <= 3 && parts.all(is_plain)).then(|| Self {
+        (platform.split('-').count() <= 3 && parts.all(is_platform_part)).then(|| Self {
             runtime,
             commit,
             platform: platform.to_owned(),
@@ -344,8 +333,21 @@ impl LocalName {
 
 /// Whether the text has the form of [`CommitSha::short`].
 pub(crate) fn is_short(text: &str) -> bool {
-    let hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    text.len() == 12 && text.bytes().all(hex)
+    text.len() == 12 && is_hex(text)
+}
+
+/// Whether the text has only lower-case hexadecimal digits.
+fn is_hex(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Whether the text can be one part of a platform.
+fn is_platform_part(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
 /// Removes the host that Podman adds to a reference without one (containers-registries.conf, short names). A reference
