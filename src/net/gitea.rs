@@ -353,7 +353,7 @@ fn expect_ok(url: &Url, answer: Answer, has_token: bool) -> Result<bytes::Bytes>
         408 | 429 | 500..=599 => Err(Error::new(
             Code::GiteaUnreachable,
             format!(
-                "{url} has a problem ({status}){}{says}",
+                "{url} answered {status}{}{says}",
                 retry::requested_pause(retry)
             ),
         )
