@@ -167,7 +167,7 @@ const escapes = `%\&+`
 func isEscape(c byte) bool { return c == '%' || c == '\\' || c == '&' || c == '+' }
 
 // tokenEnd returns the end of the token at s[at:], each byte in any form, or -1. If the token contains a character
-// that also begins an escape, such as %25, several readings may match. The longest counts, so that no part of it
+// that also begins an escape, such as `%`, several readings may match. The longest counts, so that no part of it
 // stays.
 func tokenEnd(s string, at int, token string) int {
 	plain := 0

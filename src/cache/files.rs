@@ -56,7 +56,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// Whether a file was last changed longer ago than that. A time in the future is not.
+/// Whether a file was last changed more than `age` ago. False for a time in the future.
 pub(super) fn is_older(found: &Metadata, age: Duration) -> bool {
     let changed = found.modified();
     changed.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))

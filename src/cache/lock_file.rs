@@ -113,7 +113,7 @@ pub(super) fn is_locked(file: File) -> bool {
     }
 }
 
-/// Removes the file at `path` if nobody has locked it and it is still `expired` once it is locked.
+/// Locks the file at `path` and removes it if it is still `expired`. Does nothing if another process holds a lock.
 pub(super) fn remove_unlocked(path: &Path, expired: impl Fn(&Metadata) -> bool) -> io::Result<()> {
     let file = options().open(path)?;
     if !ownership::is_own_file(&file) || file.try_lock().is_err() {

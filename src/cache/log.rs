@@ -10,7 +10,7 @@ use crate::names::reference::CommitSha;
 
 const LOG: &str = ".build.log";
 
-/// The largest log that is written, and that is read. In bytes.
+/// Upper bound of a log, in bytes: `job/recorder.rs` writes no longer one, and only this much is read.
 pub(crate) const MAX_LOG: usize = 2 << 20;
 
 impl Cache {
@@ -42,7 +42,7 @@ mod tests {
     use crate::cache::tests::{cache, commit, locked};
 
     #[test]
-    fn of_a_log_that_is_too_long_only_the_start_is_read() {
+    fn only_the_start_of_a_too_long_log_is_read() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path());
         let lock = locked(&cache);

@@ -48,7 +48,7 @@ impl Cache {
         self.folder.join(format!(".{short}.json"))
     }
 
-    /// Reads a marker; `None` if it does not exist or has another content.
+    /// Reads a marker; `None` if it does not exist or is not a valid marker.
     pub(super) fn marker(&self, short: &str) -> io::Result<Option<Marker>> {
         let text = read_own(&self.marker_path(short))?;
         Ok(text.and_then(|text| serde_json::from_slice(&text).ok()))

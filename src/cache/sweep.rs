@@ -27,7 +27,8 @@ impl Cache {
                 Some((short, "used")) => (short, usage::is_expired),
                 _ => continue,
             };
-            // Looked at before it is locked, so that calls do not see the lock of each sweep.
+            // Checked before locking too: otherwise every sweep would lock every file, and calls would find them
+            // locked.
             let unneeded = is_short(short)
                 && fs::symlink_metadata(self.tree_path(short)).is_err()
                 && entry.metadata().is_ok_and(|found| expired(&found));

@@ -76,8 +76,8 @@ pub(super) fn record(file: File, path: &Path) -> Result<SharedLockResult> {
     lock_file::try_lock_shared(file, path)
 }
 
-/// Whether a record can be removed: it was made by pruning over a day ago, or its use is over a year ago. Pruning may
-/// respect uses within any time, also of images that have no tree here, so a use must be kept long.
+/// Whether a record can be removed: it is empty and over a day old, or its use is over a year ago. A use is kept that
+/// long because pruning can be given a window of any length, and also checks images that have no tree here.
 pub(super) fn is_expired(record: &Metadata) -> bool {
     let keep = match record.len() {
         0 => DAY,

@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn the_base_images_are_those_of_stages_without_scratch_and_other_stages() {
+    fn base_images_leave_out_scratch_and_other_stages() {
         let text = "ARG TAG=3\nFROM alpine:$TAG AS Base\nFROM base AS next\nFROM scratch\nFROM SCRATCH\nFROM python";
         let file = Dockerfile::parse(text, &HashMap::new());
         let images: Vec<&str> = file.base_images().collect();

@@ -91,14 +91,14 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
-    /// An attempt begins: it has sent nothing yet. A thread of the attempt before may still add one chunk.
+    /// Resets the counters for a new attempt. A thread of the attempt before may still add one chunk.
     pub(crate) fn begin(&self) {
         self.files.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
         self.complete.store(false, Ordering::Relaxed);
     }
 
-    /// The engine has received everything that it needs.
+    /// Records that the engine has received everything that it needs.
     pub(crate) fn set_complete(&self) {
         self.complete.store(true, Ordering::Relaxed);
         self.received.cancel();

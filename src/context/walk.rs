@@ -88,7 +88,7 @@ struct Folder {
 }
 
 impl Walk<'_> {
-    /// Uses an explicit stack of folders: recursion into two thousand levels would overflow a thread's stack.
+    /// Uses an explicit stack of folders, so that a deep tree cannot overflow a thread's stack.
     fn all(mut self) -> io::Result<()> {
         let mut folders = vec![self.folder(PathBuf::new(), Inherited::default())?];
         while let Some(folder) = folders.last_mut() {

@@ -308,7 +308,7 @@ impl Http {
         TcpStream::connect(&*addresses).await.map(drop)
     }
 
-    /// Sends a `HEAD` request, without the token to any server, and returns the status of the answer.
+    /// Sends a `HEAD` request, never with the token, and returns the status.
     pub(crate) async fn head(&self, url: &Url) -> reqwest::Result<StatusCode> {
         let answer = self.client.head(url.clone()).send().await?;
         Ok(answer.status())

@@ -1,7 +1,7 @@
 //! Limits the memory that all fetches of the process use together (promise P9).
 //!
 //! A fetch reserves memory before it uses it, computed from checked sizes. If that much is not free, it waits for other
-//! fetches; if it exceeds the pool, it fails. There are two pools, and each fetch reserves from the first one first. So
+//! fetches; if it exceeds the pool, it fails. There are two pools. Each fetch reserves from `Objects` before `Step`, so
 //! two fetches cannot wait for each other.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};

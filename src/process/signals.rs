@@ -13,7 +13,7 @@ use nix::sys::signal::{SigSet, Signal};
 /// The host's mask: that of the thread that started the runtime.
 static HOST: OnceLock<SigSet> = OnceLock::new();
 
-/// Stores the mask of this thread, which is a host's, for programs that are started later.
+/// Stores the signal mask of this thread, which must be a thread of the host, for programs that are started later.
 pub(crate) fn remember_host() {
     HOST.get_or_init(|| SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty()));
 }

@@ -60,7 +60,7 @@ impl Secret {
         Self(Zeroizing::new(text.into()))
     }
 
-    /// The secret itself, for the one header that sends it.
+    /// The secret itself. It must not be shown or logged.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

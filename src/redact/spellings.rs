@@ -170,9 +170,8 @@ fn hexadecimal(text: &[u8], digits: [u8; 16]) -> Zeroizing<Vec<u8>> {
 /// The first bytes of all [`forms`] other than the byte itself.
 const ESCAPES: &[u8] = b"%\\&+";
 
-/// The length of the token at the beginning of `text`, each byte in any form. If the token contains a
-/// character that also begins an escape, such as `%25`, several readings may match. The longest counts, so
-/// that no part of it stays.
+/// The length of the token at the beginning of `text`, each byte in any form. If the token contains a character that
+/// also begins an escape, such as `%`, several readings may match. The longest counts, so that no part of it stays.
 fn token_length(text: &[u8], token: &[u8]) -> Option<usize> {
     let plain = text
         .iter()
