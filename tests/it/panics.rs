@@ -178,7 +178,10 @@ fn linker_flags() -> Vec<Vec<String>> {
     let shared = native_libraries();
     let of_target = words("MOL_TEST_CFLAGS");
     if std::env::var_os("MOL_TEST_CC").is_some() {
-        return vec![[of_target, shared].concat()];
+        // libmol.a for musl has its own libunwind; the other library needs one.
+        let is_musl = std::env::var("MOL_TEST_TARGET").is_ok_and(|target| target.ends_with("musl"));
+        let of_other = is_musl.then(|| "-lunwind".to_owned());
+        return vec![[of_target, shared, Vec::from_iter(of_other)].concat()];
     }
     let mut of_static = shared.clone();
     // There is no static libgcc_s; gcc takes libgcc_eh by itself.
