@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/templateserver/server"
+	"golang.org/x/term"
 )
 
 // A tmuxWindow is the window of a real terminal, which wraps its lines anew when its width changes.
@@ -41,6 +42,27 @@ func (w tmuxWindow) tmux(args ...string) string {
 		w.t.Fatalf("tmux %s: %v: %s", args[0], err, text)
 	}
 	return string(text)
+}
+
+// resize changes the window's width, then waits until its terminal has the width too. tmux changes that a little later.
+func (w tmuxWindow) resize(width int) {
+	w.t.Helper()
+	w.tmux("resize-window", "-x", strconv.Itoa(width), "-y", "24")
+	tty, err := os.OpenFile(strings.TrimSpace(w.tmux("display-message", "-p", "#{pane_tty}")), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer tty.Close()
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(frameEvery) {
+		got, _, err := term.GetSize(int(tty.Fd()))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if got == width {
+			return
+		}
+	}
+	w.t.Fatalf("the terminal is not %d columns wide", width)
 }
 
 // shows waits until the window and what it has scrolled away match the pattern.
@@ -83,8 +105,7 @@ func TestANarrowerWindowThatWrapsLinesHasNoStaleLines(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		w.tmux("resize-window", "-x", strconv.Itoa(width), "-y", "24")
-		time.Sleep(5 * frameEvery) // tmux changes the size a little later
+		w.resize(width)
 		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
