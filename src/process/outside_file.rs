@@ -151,7 +151,7 @@ mod tests {
     fn refused(path: &Path) -> io::Error {
         let begun = Instant::now();
         let error = read(path, MAX).unwrap_err();
-        assert!(begun.elapsed() < Duration::from_secs(1), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{error}");
         error
     }
 
@@ -233,7 +233,7 @@ mod tests {
             }
         });
         assert_eq!(started.load(Ordering::SeqCst), 1, "one thread");
-        assert!(begun.elapsed() < LIMIT + Duration::from_secs(2));
+        assert!(begun.elapsed() < LIMIT + Duration::from_secs(10));
         drop(release);
         let again = within(&tasks, Code::InvalidOption, "/hangs", || Ok(()));
         runtime.block_on(again).unwrap();

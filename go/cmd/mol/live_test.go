@@ -125,15 +125,15 @@ func TestLiveDisplay(t *testing.T) {
 	events := scriptedEvents()
 
 	d.event(events[0])
-	s.shows(t, `. look up +0\.\d\ds\n  `+regexp.QuoteMeta(testURL)+`$`)
+	s.shows(t, `. look up +[\d.]+s\n  `+regexp.QuoteMeta(testURL)+`$`)
 	for _, e := range events[1:6] {
 		d.event(e)
 	}
-	s.shows(t, `✓ main is at 0123456789ab\n. fetch \[=+>-+\] +1.0 MiB  0\.\d\ds\n  `+regexp.QuoteMeta(testURL)+`$`)
+	s.shows(t, `✓ main is at 0123456789ab\n. fetch \[=+>-+\] +1.0 MiB  [\d.]+s\n  `+regexp.QuoteMeta(testURL)+`$`)
 	for _, e := range events[6:14] {
 		d.event(e)
 	}
-	s.shows(t, `. build \[=+>-+\] 1/3  0\.\d\ds\n  \[2/3\] RUN pip install -r requirements.txt\n  100% ünïcödé$`)
+	s.shows(t, `. build \[=+>-+\] 1/3  [\d.]+s\n  \[2/3\] RUN pip install -r requirements.txt\n  100% ünïcödé$`)
 	for _, e := range events[14:] {
 		d.event(e)
 	}
@@ -197,9 +197,9 @@ func TestLiveDisplayOnNarrowTerminal(t *testing.T) {
 		d.event(e)
 	}
 	// Each line must fit: redrawing a wrapped line would leave parts of it behind.
-	s.shows(t, `^. build +\[.*\] +1/3  0\.\d\ds\n  \[2/3\] RUN pip install -r re…\n  100% ünïcödé$`)
+	s.shows(t, `^. build +\[.*\] +1/3  [\d.]+s\n  \[2/3\] RUN pip install -r re…\n  100% ünïcödé$`)
 	time.Sleep(5 * frameEvery)
-	s.shows(t, `^. build +\[.*\] +1/3  0\.\d\ds\n  \[2/3\] RUN pip install -r re…\n  100% ünïcödé$`)
+	s.shows(t, `^. build +\[.*\] +1/3  [\d.]+s\n  \[2/3\] RUN pip install -r re…\n  100% ünïcödé$`)
 	d.end("")
 	s.shows(t, `^$`)
 }
