@@ -33,12 +33,12 @@ static WORK: Semaphore = Semaphore::const_new(64);
 
 /// Limits the threads for name lookups and process starts. A fetch waits for a name lookup while it holds a slot of
 /// [`WORK`], so these have a limit of their own.
-static STEPS: Semaphore = Semaphore::const_new(64);
+pub(crate) static STEPS: Semaphore = Semaphore::const_new(64);
 
 /// Limits the threads that read files from outside the library. Such a read has a time limit, so it does not wait for
 /// slots of [`WORK`], which fetches hold for minutes. A thread that hangs with its disk cannot be ended; with this
 /// limit, hanging disks leave most of the process's threads to other work.
-static READS: Semaphore = Semaphore::const_new(16);
+pub(crate) static READS: Semaphore = Semaphore::const_new(16);
 
 /// The runtime. The first call starts it.
 ///
@@ -200,34 +200,11 @@ where
     T: Send + 'static,
     W: FnOnce() -> Result<T> + Send + 'static,
 {
-    on_thread(&WORK, tasks, work)
+    blocking_in(&WORK, tasks, work)
 }
 
-/// Like [`blocking`], for a short step that other blocking work waits for.
-pub(crate) fn blocking_step<T, W>(
-    tasks: &TaskTracker,
-    work: W,
-) -> impl Future<Output = Result<T>> + Send + use<T, W>
-where
-    T: Send + 'static,
-    W: FnOnce() -> Result<T> + Send + 'static,
-{
-    on_thread(&STEPS, tasks, work)
-}
-
-/// Like [`blocking`], for reading a file from outside the library.
-pub(super) fn blocking_read<T, W>(
-    tasks: &TaskTracker,
-    work: W,
-) -> impl Future<Output = Result<T>> + Send + use<T, W>
-where
-    T: Send + 'static,
-    W: FnOnce() -> Result<T> + Send + 'static,
-{
-    on_thread(&READS, tasks, work)
-}
-
-fn on_thread<T, W>(
+/// Like [`blocking`], with slots of another kind: [`STEPS`] or [`READS`].
+pub(crate) fn blocking_in<T, W>(
     slots: &'static Semaphore,
     tasks: &TaskTracker,
     work: W,
@@ -323,7 +300,7 @@ pub(crate) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>
     let host = host.to_owned();
     let lookup = move || Ok(look_up(&host, port));
     // Not counted for a client: the lookup may take until the system's resolver times out.
-    let found = blocking_step(&TaskTracker::new(), lookup).await;
+    let found = blocking_in(&STEPS, &TaskTracker::new(), lookup).await;
     found.map_err(io::Error::other)?
 }
 

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
-use crate::process::executor::{self, blocking_read};
+use crate::process::executor::{self, READS, blocking_in};
 
 /// How long to wait for a disk. A slow network home answers within one or two seconds.
 pub(crate) const LIMIT: Duration = Duration::from_secs(10);
@@ -95,7 +95,7 @@ pub(crate) async fn within<T: Send + 'static>(
             let _turn = turn;
             work()
         };
-        blocking_read(tasks, work).await
+        blocking_in(&READS, tasks, work).await
     };
     tokio::time::timeout(LIMIT, read).await.unwrap_or_else(|_| {
         let limit = LIMIT.as_secs();
