@@ -6,6 +6,9 @@
 //! ([`crate::redact`]), and nothing is removed afterwards.
 //!
 //! Readable text is never removed: of an unterminated sequence, only the introducer is.
+//!
+//! Libraries looked at: strip-ansi-escapes 0.2 and anstream 0.6 take all text after an unterminated OSC for a part of
+//! it, and keep invisible characters and those that change the direction of text.
 
 use std::borrow::Cow;
 
@@ -134,6 +137,7 @@ fn is_invisible(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::ops::RangeInclusive;
 
     use super::*;
@@ -216,6 +220,33 @@ mod tests {
             };
             assert_eq!(shown, wanted, "{c:?}");
         }
+    }
+
+    /// Ranges of characters by what becomes of them. The tests of the command mol read the same file.
+    #[test]
+    fn each_character_is_shown_as_in_the_vectors() {
+        let mut found = BTreeMap::<&str, Vec<[u32; 2]>>::new();
+        for c in '\0'..=char::MAX {
+            let shown = |before: &str| line(&format!("{before}{c}"))[before.len()..].to_owned();
+            let becomes = match (shown("a").as_str(), shown("é").as_str()) {
+                (" ", " ") => "a space",
+                ("", "") => "nothing",
+                ("", kept) if kept.chars().eq([c]) => "nothing after ASCII",
+                (kept, also) => {
+                    assert!(kept.chars().eq([c]) && kept == also, "{c:?}");
+                    continue;
+                }
+            };
+            let ranges = found.entry(becomes).or_default();
+            let c = u32::from(c);
+            match ranges.last_mut() {
+                Some([_, last]) if *last + 1 == c => *last = c,
+                _ => ranges.push([c, c]),
+            }
+        }
+        let vectors = include_str!("../tests/vectors/printable.json");
+        let vectors: serde_json::Value = serde_json::from_str(vectors).unwrap();
+        assert_eq!(serde_json::json!(found), vectors);
     }
 
     #[test]

@@ -34,7 +34,7 @@ func plain(text string) string {
 		switch {
 		case r == '\t', r == '\n', r == '\v', r == '\f', r == '\r', r == '\u0085', r == '\u2028', r == '\u2029':
 			r = ' '
-		case unicode.IsControl(r), unicode.Is(deceptive, r), unicode.In(r, invisible...) && !wide:
+		case unicode.IsControl(r), unicode.Is(deceptive, r), isInvisible(r) && !wide:
 			return -1
 		}
 		wide = r >= 0x80
@@ -45,18 +45,27 @@ func plain(text string) string {
 // colours matches the common control sequences: colours, cursor movement and erasing.
 var colours = regexp.MustCompile(`\x1b\[[0-9:;?]*[A-Za-z]`)
 
-// As in libmol (src/printable.rs): deceptive characters change the text direction or are tags; invisible ones are
-// kept after a non-ASCII character, because some scripts need them.
-var (
-	deceptive = &unicode.RangeTable{
-		R16: []unicode.Range16{
-			{Lo: 0x61c, Hi: 0x61c, Stride: 1}, {Lo: 0x200e, Hi: 0x200f, Stride: 1}, {Lo: 0x202a, Hi: 0x202e, Stride: 1},
-			{Lo: 0x2066, Hi: 0x206f, Stride: 1}, {Lo: 0xfeff, Hi: 0xfeff, Stride: 1}, {Lo: 0xfff9, Hi: 0xfffb, Stride: 1},
-		},
-		R32: []unicode.Range32{{Lo: 0xe0000, Hi: 0xe007f, Stride: 1}},
+// deceptive has the characters that change the direction of text, and tags. As in libmol (src/printable.rs).
+var deceptive = &unicode.RangeTable{
+	R16: []unicode.Range16{
+		{Lo: 0x61c, Hi: 0x61c, Stride: 1}, {Lo: 0x200e, Hi: 0x200f, Stride: 1}, {Lo: 0x202a, Hi: 0x202e, Stride: 1},
+		{Lo: 0x2066, Hi: 0x206f, Stride: 1}, {Lo: 0xfeff, Hi: 0xfeff, Stride: 1}, {Lo: 0xfff9, Hi: 0xfffb, Stride: 1},
+	},
+	R32: []unicode.Range32{{Lo: 0xe0000, Hi: 0xe007f, Stride: 1}},
+}
+
+// isInvisible reports whether a character is one of Unicode's default ignorable code points, which some scripts need
+// after a non-ASCII character. Of the format characters (Cf), Arabic number signs and the controls of Egyptian
+// hieroglyphs are visible.
+func isInvisible(r rune) bool {
+	switch {
+	case unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point):
+		return true
+	case unicode.Is(unicode.Prepended_Concatenation_Mark, r), r >= 0x13430 && r <= 0x13440:
+		return false
 	}
-	invisible = []*unicode.RangeTable{unicode.Cf, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point}
-)
+	return unicode.Is(unicode.Cf, r)
+}
 
 // lastLines returns the last n lines of text.
 func lastLines(text string, n int) []string {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
@@ -20,6 +23,49 @@ func TestPlainRemovesControlCharacters(t *testing.T) {
 	} {
 		if got := plain(text); got != want {
 			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
+
+// The tests of libmol read the same file.
+func TestPlainRemovesTheSameCharactersAsTheLibrary(t *testing.T) {
+	text, err := os.ReadFile("../../../tests/vectors/printable.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors map[string][][2]rune
+	if err := json.Unmarshal(text, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	becomes := map[rune]string{}
+	for what, ranges := range vectors {
+		for _, r := range ranges {
+			for c := r[0]; c <= r[1]; c++ {
+				becomes[c] = what
+			}
+		}
+	}
+	var given, want strings.Builder
+	for c := range unicode.MaxRune + 1 {
+		if !utf8.ValidRune(c) {
+			continue
+		}
+		ascii, other := string(c), string(c)
+		switch becomes[c] {
+		case "a space":
+			ascii, other = " ", " "
+		case "nothing":
+			ascii, other = "", ""
+		case "nothing after ASCII":
+			ascii = ""
+		}
+		given.WriteString("a" + string(c) + "é" + string(c))
+		want.WriteString("a" + ascii + "é" + other)
+	}
+	got, expected := []rune(plain(given.String()+"a")), []rune(want.String()+"a")
+	for i, c := range expected {
+		if i == len(got) || got[i] != c {
+			t.Fatalf("after %q: got %q, want %q", string(expected[max(0, i-4):i]), string(got[i:min(len(got), i+4)]), string(expected[i:min(len(expected), i+4)]))
 		}
 	}
 }
