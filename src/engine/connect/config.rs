@@ -1,4 +1,7 @@
 //! The fields of the docker CLI's `config.json` that matter here: the current context and the logins.
+//!
+//! Libraries looked at: `docker_credential` 1.4 reads the logins but no context, and its JSON is strict, where docker's
+//! is not.
 
 use std::collections::BTreeMap;
 use std::io;
