@@ -122,11 +122,6 @@ impl Metrics {
         self.in_progress.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes back [`Self::started`], for a call that could not start.
-    pub(crate) fn not_started(&self) {
-        self.in_progress.fetch_sub(1, Ordering::Relaxed);
-    }
-
     /// Counts the end of a call for an image.
     pub(crate) fn ended(&self, error: Option<&Error>, hit: bool, took: Duration) {
         self.in_progress.fetch_sub(1, Ordering::Relaxed);

@@ -1,19 +1,19 @@
 //! A client: one set of options, one engine, any number of calls at once.
 
+pub mod call;
 pub(crate) mod inbox;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use url::Url;
 
-use crate::error::{Code, Error, FailedBuild, Result};
-use crate::event::{Event, Kind, Sink, human_duration};
+use self::call::{Call, Task, Template};
+use crate::error::{Code, Error, Result};
+use crate::event::Event;
 use crate::job;
 use crate::job::coalesce::Coalesced;
 use crate::job::lease::Leases;
@@ -28,8 +28,7 @@ use crate::names::runtimes::Runtime;
 use crate::net::http::Http;
 use crate::options::Options;
 use crate::process::executor::{self, blocking};
-use crate::process::panics;
-use crate::redact::{MAX_LINE, Masker, Redact};
+use crate::redact::{MAX_LINE, Masker};
 use crate::upkeep::build_log::{self, BuildLog};
 use crate::upkeep::diagnose::{self, Diagnosis};
 use crate::upkeep::list::{self, Inventory};
@@ -46,45 +45,6 @@ pub struct Client {
     shared: Arc<Shared>,
     observer: Option<Arc<Observer>>,
     calls: Arc<Mutex<Calls>>,
-}
-
-/// Called with the id and the result when a call ends.
-type Done<T> = Box<dyn FnOnce(u64, Result<T>) + Send>;
-
-/// Where a call is, for the error of one that takes too long.
-type Latest = Arc<Mutex<Progress>>;
-
-#[derive(Default)]
-struct Progress {
-    /// The last message.
-    message: String,
-    /// The build steps that have begun and not ended, in the order in which they began.
-    running: Vec<String>,
-}
-
-impl Progress {
-    fn note(&mut self, event: &Event) {
-        self.message.clone_from(&event.message);
-        let step = event.step_name.as_ref();
-        match event.kind {
-            Kind::BuildStarted => self.running.clear(),
-            Kind::StepStarted => self.running.extend(step.cloned()),
-            Kind::StepDone => self.running.retain(|running| Some(running) != step),
-            _ => {}
-        }
-    }
-
-    /// The step that began last of those that are running, or else the last message. BuildKit can report the end of a
-    /// step after the next one has begun.
-    fn point(&self) -> &str {
-        self.running.last().unwrap_or(&self.message)
-    }
-}
-
-/// The template that a call is for, as its events and errors name it.
-struct Template {
-    runtime: Runtime,
-    url: Url,
 }
 
 /// The calls of a client.
@@ -136,58 +96,36 @@ impl Client {
         })
     }
 
-    /// Starts a call for the head of the runtime's template, or for the commit that is pinned for the runtime, and
-    /// returns its id. `done` is called exactly once, when the call ends, on a thread of the library. Without a
-    /// `timeout` the ceiling applies; [`Duration::MAX`] is no limit.
+    /// Finds or builds the image for the head of the runtime's template, or for the commit that is pinned for the
+    /// runtime.
     ///
     /// # Errors
     ///
-    /// [`Code::UnknownRuntime`], and [`Code::Closed`] after [`Client::close`], at once; then `done` is not called.
-    pub fn start(
-        &self,
-        runtime: &str,
-        timeout: Option<Duration>,
-        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
-    ) -> Result<u64> {
-        let runtime = self.runtime(runtime)?;
-        let commit = self.shared.settings.pins.get(&runtime).cloned();
-        self.start_request(runtime, commit, timeout, done)
+    /// Of the call: any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::Closed`], [`Code::NoLocalImage`],
+    /// [`Code::ProcessLimit`] and [`Code::BuilderUnreachable`].
+    pub fn ensure_local_image(&self, runtime: &str) -> Call<'_, Image> {
+        let task = self.runtime(runtime).map(|runtime| {
+            let commit = self.shared.settings.pins.get(&runtime).cloned();
+            self.image(runtime, commit)
+        });
+        Call::new(self, task)
     }
 
-    /// Starts a call for exactly one commit of the runtime's template, of 40 or 64 hexadecimal digits. There is no
-    /// lookup, and no request to the template server if the engine has the image. Otherwise as [`Client::start`].
+    /// Finds or builds the image for exactly one commit of the runtime's template, of 40 or 64 hexadecimal digits. There
+    /// is no lookup, and no request to the template server if the engine has the image.
     ///
     /// # Errors
     ///
-    /// [`Code::InvalidArgument`], and those of [`Client::start`], at once; then `done` is not called.
-    pub fn start_commit(
-        &self,
-        runtime: &str,
-        commit: &str,
-        timeout: Option<Duration>,
-        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
-    ) -> Result<u64> {
-        let runtime = self.runtime(runtime)?;
-        let commit = self.commit(commit)?;
-        self.start_request(runtime, Some(commit), timeout, done)
+    /// Of the call: those of [`Client::ensure_local_image`], and [`Code::InvalidArgument`].
+    pub fn ensure_commit(&self, runtime: &str, commit: &str) -> Call<'_, Image> {
+        let task = self.runtime(runtime).and_then(|runtime| {
+            let commit = self.commit(commit)?;
+            Ok(self.image(runtime, Some(commit)))
+        });
+        Call::new(self, task)
     }
 
-    fn start_request(
-        &self,
-        runtime: Runtime,
-        commit: Option<CommitSha>,
-        timeout: Option<Duration>,
-        done: impl FnOnce(u64, Result<Image>) + Send + 'static,
-    ) -> Result<u64> {
-        let (shared, begun) = (Arc::clone(&self.shared), Instant::now());
-        self.shared.metrics.started();
-        let done = move |id, result: Result<Image>| {
-            let hit = result.as_ref().is_ok_and(|image| image.cache_hit);
-            shared
-                .metrics
-                .ended(result.as_ref().err(), hit, begun.elapsed());
-            done(id, result);
-        };
+    fn image(&self, runtime: Runtime, commit: Option<CommitSha>) -> Task<Image> {
         let request = Request {
             repository: self.shared.settings.repo_prefix.repository(&runtime),
             commit,
@@ -197,103 +135,81 @@ impl Client {
             runtime: request.runtime.clone(),
             url: request.repository.url.clone(),
         };
-        let work = move |shared: Arc<Shared>, emit| async move {
+        let work = |shared: Arc<Shared>, emit, _| async move {
             if shared.settings.offline {
                 offline::find(&shared, &request, &emit).await
             } else {
                 job::ensure(&shared, request, &emit).await
             }
         };
-        let call = self.begin(Some(template), timeout, work, done);
-        if call.is_err() {
-            self.shared.metrics.not_started();
-        }
-        call
+        Task::new(Some(template), work).counted(|image| image.cache_hit)
     }
 
-    /// Starts to find the engine; otherwise as [`Client::start`].
+    /// Finds the engine; the result has its address, as `DOCKER_HOST` has it.
     ///
     /// # Errors
     ///
-    /// As for [`Client::start_list`].
-    pub fn start_engine_host(
-        &self,
-        timeout: Option<Duration>,
-        done: impl FnOnce(u64, Result<EngineHost>) + Send + 'static,
-    ) -> Result<u64> {
-        let work = move |shared: Arc<Shared>, _| async move {
+    /// Of the call: [`Code::EngineUnreachable`] mostly.
+    pub fn engine_host(&self) -> Call<'_, EngineHost> {
+        let work = |shared: Arc<Shared>, _, _| async move {
             let docker_host = shared.engine().await?.endpoint().to_owned();
             Ok(EngineHost { docker_host })
         };
-        self.begin(None, timeout, work, done)
+        Call::new(self, Ok(Task::new(None, work)))
     }
 
-    /// Starts to list the images and trees of this library; otherwise as [`Client::start`].
+    /// Lists this library's images of every runtime in the engine, and its trees in the cache.
     ///
     /// # Errors
     ///
-    /// [`Code::Closed`] after [`Client::close`].
-    pub fn start_list(
-        &self,
-        timeout: Option<Duration>,
-        done: impl FnOnce(u64, Result<Inventory>) + Send + 'static,
-    ) -> Result<u64> {
-        let work = move |shared: Arc<Shared>, _| async move { list::inventory(&shared).await };
-        self.begin(None, timeout, work, done)
+    /// Of the call: [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
+    pub fn list(&self) -> Call<'_, Inventory> {
+        let work = |shared: Arc<Shared>, _, _| async move { list::inventory(&shared).await };
+        Call::new(self, Ok(Task::new(None, work)))
     }
 
-    /// Starts to remove old images and trees; otherwise as [`Client::start`].
+    /// Removes old images and trees of this library, and nothing else, see [`PruneOptions`]. An error or a cancel does
+    /// not undo what was removed before it.
     ///
     /// # Errors
     ///
-    /// As for [`Client::start_list`].
-    pub fn start_prune(
-        &self,
-        options: PruneOptions,
-        timeout: Option<Duration>,
-        done: impl FnOnce(u64, Result<PruneReport>) + Send + 'static,
-    ) -> Result<u64> {
+    /// Of the call: [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
+    pub fn prune(&self, options: PruneOptions) -> Call<'_, PruneReport> {
         let work =
-            move |shared: Arc<Shared>, _| async move { prune::prune(&shared, options).await };
-        self.begin(None, timeout, work, done)
+            move |shared: Arc<Shared>, _, _| async move { prune::prune(&shared, options).await };
+        Call::new(self, Ok(Task::new(None, work)))
     }
 
-    /// Starts to check everything that a build depends on; otherwise as [`Client::start`].
+    /// Checks everything that a build depends on. Problems are in the diagnosis, not an error.
     ///
     /// # Errors
     ///
-    /// As for [`Client::start_list`].
-    pub fn start_diagnose(
-        &self,
-        timeout: Option<Duration>,
-        done: impl FnOnce(u64, Result<Diagnosis>) + Send + 'static,
-    ) -> Result<u64> {
-        let work =
-            move |shared: Arc<Shared>, _| async move { diagnose::diagnose(&shared, timeout).await };
-        self.begin(None, timeout, work, done)
+    /// Of the call: only those that each call can have, see [`Call::wait`].
+    pub fn diagnose(&self) -> Call<'_, Diagnosis> {
+        let work = |shared: Arc<Shared>, _, timeout| async move {
+            diagnose::diagnose(&shared, timeout).await
+        };
+        Call::new(self, Ok(Task::new(None, work)))
     }
 
-    /// Starts to read the log of the last build of `runtime`; otherwise as [`Client::start`].
+    /// Reads the log of the last build of `runtime` with this cache, by any process.
     ///
     /// # Errors
     ///
-    /// As for [`Client::start`].
-    pub fn start_build_log(
-        &self,
-        runtime: &str,
-        timeout: Option<Duration>,
-        done: impl FnOnce(u64, Result<BuildLog>) + Send + 'static,
-    ) -> Result<u64> {
-        let runtime = self.runtime(runtime)?;
-        let template = Template {
-            url: self.shared.settings.repo_prefix.repository(&runtime).url,
-            runtime: runtime.clone(),
-        };
-        let work = move |shared: Arc<Shared>, _| async move {
-            let root = shared.settings.cache_dir.clone();
-            blocking(&shared.tasks, move || build_log::last(&root, &runtime)).await
-        };
-        self.begin(Some(template), timeout, work, done)
+    /// Of the call: [`Code::UnknownRuntime`]; [`Code::Cache`] if there is no log.
+    pub fn build_log(&self, runtime: &str) -> Call<'_, BuildLog> {
+        let task = self.runtime(runtime).map(|runtime| {
+            let template = Template {
+                url: self.shared.settings.repo_prefix.repository(&runtime).url,
+                runtime: runtime.clone(),
+            };
+            let work = |shared: Arc<Shared>, _, _| async move {
+                let root = shared.settings.cache_dir.clone();
+                blocking(&shared.tasks, move || build_log::last(&root, &runtime)).await
+            };
+            Task::new(Some(template), work)
+        });
+        Call::new(self, task)
     }
 
     /// The counters of this client.
@@ -320,56 +236,6 @@ impl Client {
         })
     }
 
-    /// Runs the work of a call as a task, until it ends, reaches its time limit or is cancelled.
-    fn begin<T: Redact, W: Future<Output = Result<T>> + Send>(
-        &self,
-        template: Option<Template>,
-        timeout: Option<Duration>,
-        work: impl FnOnce(Arc<Shared>, Sink) -> W + Send + 'static,
-        done: impl FnOnce(u64, Result<T>) + Send + 'static,
-    ) -> Result<u64> {
-        // The client has started it, so this does not fail.
-        let executor = executor::runtime()?;
-        let (id, cancel) = self.register()?;
-        let latest = Latest::default();
-        let runtime = template.as_ref().map(|template| template.runtime.clone());
-        let emit = self.sink(id, runtime.clone(), Arc::clone(&latest));
-        let (shared, calls) = (Arc::clone(&self.shared), Arc::clone(&self.calls));
-        let limit = timeout.unwrap_or(self.shared.settings.ceiling);
-        let call = async move {
-            // Boxed, so that the futures around it do not each hold a copy.
-            let work = Box::pin(work(Arc::clone(&shared), emit));
-            let result = tokio::select! {
-                biased;
-                () = cancel.cancelled() => Err(Error::canceled()),
-                result = panics::catch_future(work) => result,
-                () = tokio::time::sleep(limit) => Err(too_late(runtime.as_ref(), timeout, limit, &latest)),
-            };
-            lock(&calls).running.remove(&id);
-            let named = |error: Error| match &template {
-                None => error,
-                Some(template) => Error {
-                    runtime: template.runtime.to_string(),
-                    url: match error.code.concerns_template() {
-                        true => template.url.as_str().to_owned(),
-                        false => String::new(),
-                    },
-                    ..error
-                },
-            };
-            let masked = panics::catch(|| {
-                point!("call-ended");
-                Ok(result
-                    .map(|result| result.masked(&shared.masker))
-                    .map_err(|error| shared.masker.error(named(error))))
-            });
-            let defective = |defect| Err(Masker::default().error(named(defect)));
-            done(id, masked.unwrap_or_else(defective));
-        };
-        self.shared.tasks.spawn_on(call, executor.handle());
-        Ok(id)
-    }
-
     /// A new call, which [`Self::cancel`] and [`Self::close`] can cancel.
     fn register(&self) -> Result<(u64, CancellationToken)> {
         let mut calls = lock(&self.calls);
@@ -379,115 +245,6 @@ impl Client {
         let (id, cancel) = (next_id(), CancellationToken::new());
         calls.running.insert(id, cancel.clone());
         Ok((id, cancel))
-    }
-
-    /// Finds or builds the image for the head of the runtime's template. May be awaited in any executor. Dropping the
-    /// future cancels the call.
-    ///
-    /// # Errors
-    ///
-    /// Any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::Closed`], [`Code::NoLocalImage`], [`Code::ProcessLimit`]
-    /// and [`Code::BuilderUnreachable`].
-    pub async fn ensure_local_image(
-        &self,
-        runtime: &str,
-        timeout: Option<Duration>,
-    ) -> Result<Image> {
-        self.awaited(|done| self.start(runtime, timeout, done))
-            .await
-    }
-
-    /// Finds or builds the image for exactly one commit, see [`Client::start_commit`]; otherwise as
-    /// [`Client::ensure_local_image`].
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Client::ensure_local_image`], and [`Code::InvalidArgument`].
-    pub async fn ensure_commit(
-        &self,
-        runtime: &str,
-        commit: &str,
-        timeout: Option<Duration>,
-    ) -> Result<Image> {
-        self.awaited(|done| self.start_commit(runtime, commit, timeout, done))
-            .await
-    }
-
-    /// The address of the engine in use, as `DOCKER_HOST` has it; otherwise as [`Client::ensure_local_image`].
-    ///
-    /// # Errors
-    ///
-    /// [`Code::EngineUnreachable`] mostly.
-    pub async fn engine_host(&self, timeout: Option<Duration>) -> Result<EngineHost> {
-        self.awaited(|done| self.start_engine_host(timeout, done))
-            .await
-    }
-
-    /// Lists this library's images of every runtime in the engine, and its trees in the cache; otherwise as
-    /// [`Client::ensure_local_image`].
-    ///
-    /// # Errors
-    ///
-    /// [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
-    pub async fn list(&self, timeout: Option<Duration>) -> Result<Inventory> {
-        self.awaited(|done| self.start_list(timeout, done)).await
-    }
-
-    /// Removes old images and trees of this library, and nothing else, see [`PruneOptions`]; otherwise as
-    /// [`Client::ensure_local_image`]. An error or a cancel does not undo what was removed before it.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
-    pub async fn prune(
-        &self,
-        options: PruneOptions,
-        timeout: Option<Duration>,
-    ) -> Result<PruneReport> {
-        self.awaited(|done| self.start_prune(options, timeout, done))
-            .await
-    }
-
-    /// Checks everything that a build depends on. Problems are in the diagnosis, not an error; otherwise as
-    /// [`Client::ensure_local_image`].
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Canceled`], [`Code::DeadlineExceeded`], [`Code::Timeout`] and [`Code::Internal`] only.
-    pub async fn diagnose(&self, timeout: Option<Duration>) -> Result<Diagnosis> {
-        self.awaited(|done| self.start_diagnose(timeout, done))
-            .await
-    }
-
-    /// The log of the last build of `runtime` with this cache, by any process; otherwise as
-    /// [`Client::ensure_local_image`].
-    ///
-    /// # Errors
-    ///
-    /// [`Code::Cache`] if there is none.
-    pub async fn build_log(&self, runtime: &str, timeout: Option<Duration>) -> Result<BuildLog> {
-        self.awaited(|done| self.start_build_log(runtime, timeout, done))
-            .await
-    }
-
-    /// Starts a call and waits for its end.
-    async fn awaited<T: Send + 'static>(
-        &self,
-        start: impl FnOnce(Done<T>) -> Result<u64>,
-    ) -> Result<T> {
-        struct CancelOnDrop<'a>(&'a Client, u64);
-        impl Drop for CancelOnDrop<'_> {
-            fn drop(&mut self) {
-                self.0.cancel(self.1);
-            }
-        }
-        let (sender, receiver) = oneshot::channel();
-        let id = start(Box::new(|_, result| {
-            // Nobody waits any more if the future was dropped.
-            let _ = sender.send(result);
-        }))?;
-        let _cancel = CancelOnDrop(self, id);
-        receiver.await.unwrap_or_else(|_| Err(Error::canceled()))
     }
 
     /// Cancels a call. Its `done` is called soon, with [`Code::Canceled`] unless the call has just ended. A call that has
@@ -515,28 +272,6 @@ impl Client {
             cancel.cancel();
         }
     }
-
-    /// The sink for the events of a call: it masks them, and adds the call and its runtime.
-    fn sink(&self, call: u64, runtime: Option<Runtime>, latest: Latest) -> Sink {
-        let (observer, shared) = (self.observer.clone(), Arc::clone(&self.shared));
-        Arc::new(move |mut event: Event| {
-            shared.metrics.event(event.kind);
-            point!("event-{:?}", event.kind);
-            if !event.kind.is_minor() {
-                let mut progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
-                progress.note(&event);
-            }
-            let Some(observer) = &observer else {
-                return;
-            };
-            event.call = call;
-            event.runtime = runtime
-                .as_ref()
-                .map(|runtime| runtime.to_string())
-                .unwrap_or_default();
-            observer(shared.masker.event(event));
-        })
-    }
 }
 
 impl Drop for Client {
@@ -555,70 +290,13 @@ fn next_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// The error of a call that reached the caller's deadline, or the ceiling.
-fn too_late(
-    runtime: Option<&Runtime>,
-    timeout: Option<Duration>,
-    limit: Duration,
-    latest: &Latest,
-) -> Error {
-    let call = match runtime {
-        Some(runtime) => format!("the call for the runtime {runtime}"),
-        None => "the call".to_owned(),
-    };
-    let progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
-    let at = match progress.point() {
-        "" => String::new(),
-        point => format!(", at this point: {point}"),
-    };
-    let error = match timeout {
-        Some(_) => Error::new(
-            Code::DeadlineExceeded,
-            format!("the deadline of {call} has passed{at}"),
-        )
-        .hint("give it more time: a first build can take minutes, much longer under emulation"),
-        None => Error::new(
-            Code::Timeout,
-            format!("{call} was stopped after {}{at}", human_duration(limit)),
-        )
-        .hint("raise MOLECULE_BUILD_CEILING_S, or give the call a deadline of its own"),
-    };
-    match progress.running.last() {
-        Some(step) => error.in_build(FailedBuild {
-            step: step.clone(),
-            ..FailedBuild::default()
-        }),
-        None => error,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::sync::oneshot;
 
+    use super::*;
     use crate::options::OptionName;
     use crate::process::executor::block_on;
-
-    #[test]
-    fn a_call_is_in_the_step_that_runs_when_an_earlier_one_ends_later() {
-        let event = |kind, step: &str, message: &str| Event {
-            step_name: Some(step.to_owned()),
-            ..Event::new(kind, message)
-        };
-        let mut progress = Progress::default();
-        for (event, point) in [
-            (event(Kind::StepStarted, "FROM", "FROM"), "FROM"),
-            (event(Kind::StepStarted, "RUN", "RUN"), "RUN"),
-            (event(Kind::StepDone, "FROM", "FROM: was cached"), "RUN"),
-            (event(Kind::StepDone, "RUN", "RUN: done"), "RUN: done"),
-            (event(Kind::StepStarted, "COPY", "COPY"), "COPY"),
-            // A build whose node was lost starts again on another node.
-            (Event::new(Kind::BuildStarted, "build"), "build"),
-        ] {
-            progress.note(&event);
-            assert_eq!(progress.point(), point);
-        }
-    }
 
     #[test]
     fn a_call_that_has_ended_is_dropped() {
@@ -629,14 +307,14 @@ mod tests {
         block_on(async {
             for _ in 0..3 {
                 // Fails at once: nothing was built with this cache.
-                let error = client.build_log("hermes", None).await.unwrap_err();
+                let error = client.build_log("hermes").wait(None).await.unwrap_err();
                 assert_eq!(error.code, Code::Cache);
             }
             let ended = || lock(&client.calls).running.is_empty();
             assert!(ended());
             let (sender, receiver) = oneshot::channel();
             let done = |_, result: Result<BuildLog>| sender.send(result.is_err()).unwrap();
-            let id = client.start_build_log("hermes", None, done).unwrap();
+            let id = client.build_log("hermes").start(None, done).unwrap();
             client.cancel(id);
             assert!(receiver.await.unwrap() && ended());
         });
@@ -646,8 +324,9 @@ mod tests {
     fn no_call_starts_after_the_close() {
         let client = Client::new(&Options::default(), None).unwrap();
         block_on(client.close());
-        let image = client.start("hermes", None, |_, _| unreachable!());
-        let list = client.start_list(None, |_, _| unreachable!());
+        let image = client.ensure_local_image("hermes");
+        let image = image.start(None, |_, _| unreachable!());
+        let list = client.list().start(None, |_, _| unreachable!());
         for refused in [image, list] {
             assert_eq!(refused.unwrap_err().code, Code::Closed);
         }

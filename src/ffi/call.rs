@@ -52,7 +52,8 @@ pub unsafe extern "C" fn mol_ensure_local_image(
                 };
                 object
                     .client
-                    .start(runtime, timeout::of_call(timeout_ms), done)?;
+                    .ensure_local_image(runtime)
+                    .start(timeout::of_call(timeout_ms), done)?;
                 let result = receiver.recv().unwrap_or_else(|_| Err(Error::canceled()));
                 result.map(mol_image::new)
             })
@@ -235,15 +236,17 @@ impl<'a> Request<'a> {
     fn start(self, object: &Object, limit: Option<Duration>) -> Result<u64> {
         let (client, inbox) = (&object.client, &object.inbox);
         match self {
-            Self::Image(runtime, None) => client.start(runtime, limit, image_to(inbox)),
-            Self::Image(runtime, Some(commit)) => {
-                client.start_commit(runtime, commit, limit, image_to(inbox))
-            }
-            Self::List => client.start_list(limit, report_to(inbox)),
-            Self::Prune(options) => client.start_prune(options, limit, report_to(inbox)),
-            Self::Diagnose => client.start_diagnose(limit, report_to(inbox)),
-            Self::BuildLog(runtime) => client.start_build_log(runtime, limit, report_to(inbox)),
-            Self::EngineHost => client.start_engine_host(limit, report_to(inbox)),
+            Self::Image(runtime, None) => client
+                .ensure_local_image(runtime)
+                .start(limit, image_to(inbox)),
+            Self::Image(runtime, Some(commit)) => client
+                .ensure_commit(runtime, commit)
+                .start(limit, image_to(inbox)),
+            Self::List => client.list().start(limit, report_to(inbox)),
+            Self::Prune(options) => client.prune(options).start(limit, report_to(inbox)),
+            Self::Diagnose => client.diagnose().start(limit, report_to(inbox)),
+            Self::BuildLog(runtime) => client.build_log(runtime).start(limit, report_to(inbox)),
+            Self::EngineHost => client.engine_host().start(limit, report_to(inbox)),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::support::server::dockerfile;
 use crate::support::{TestClient, TestEnv, block_on, unique, wait_until};
 
 fn log(client: &TestClient) -> BuildLog {
-    block_on(client.inner().build_log("hermes", None)).unwrap()
+    block_on(client.inner().build_log("hermes").wait(None)).unwrap()
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn a_cancelled_build_has_a_log() {
     client.wait_for_line(&word);
     client.cancel(call);
     let text = wait_until("the log", || {
-        let found = block_on(client.inner().build_log("hermes", None));
+        let found = block_on(client.inner().build_log("hermes").wait(None));
         Some(found.ok()?.text)
     });
     assert!(
@@ -141,7 +141,7 @@ fn a_missing_or_symlinked_log_is_reported_as_no_log() {
     let env = TestEnv::new();
     let client = env.client();
     let assert_no_log = |client: &TestClient| {
-        let error = block_on(client.inner().build_log("hermes", None)).unwrap_err();
+        let error = block_on(client.inner().build_log("hermes").wait(None)).unwrap_err();
         assert_eq!(error.code, Code::Cache, "{error:?}");
         assert!(
             error.message.contains("no log of a build of hermes"),
@@ -165,6 +165,6 @@ fn a_missing_or_symlinked_log_is_reported_as_no_log() {
     client.ensure("hermes").unwrap();
     assert_eq!(fs::read_to_string(&secret).unwrap(), "precious");
     assert!(log(&client).text.contains("done"));
-    let error = block_on(client.inner().build_log("cobol", None)).unwrap_err();
+    let error = block_on(client.inner().build_log("cobol").wait(None)).unwrap_err();
     assert_eq!(error.code, Code::UnknownRuntime);
 }

@@ -778,7 +778,7 @@ fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
             .args(["--network", "host", &image, "--oci-worker-net=host"]),
     );
     // The diagnosis names the container and leaves it alone.
-    let found = block_on(client.inner().diagnose(None)).unwrap();
+    let found = block_on(client.inner().diagnose().wait(None)).unwrap();
     let check = found
         .checks
         .iter()
@@ -797,7 +797,7 @@ fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
 
 /// The check of the builder in a diagnosis, and that of the platform.
 fn diagnosed(client: &TestClient) -> [Check; 2] {
-    let found = block_on(client.inner().diagnose(None)).unwrap();
+    let found = block_on(client.inner().diagnose().wait(None)).unwrap();
     ["builder", "platform"].map(|name| {
         let check = found.checks.iter().find(|check| check.name == name);
         check.unwrap().clone()

@@ -84,7 +84,10 @@ fn dropping_a_client_cancels_its_calls() {
     let client = mol::Client::new(&env.options(), None).unwrap();
     let (sender, ended) = mpsc::channel();
     let end = move |_, result: mol::Result<mol::Image>| sender.send(result).unwrap();
-    client.start("hermes", None, end).unwrap();
+    client
+        .ensure_local_image("hermes")
+        .start(None, end)
+        .unwrap();
     wait_until("the request", || {
         (!env.server.requests().is_empty()).then_some(())
     });
@@ -99,7 +102,7 @@ fn dropping_a_future_stops_its_build() {
     let client = env.client();
     let word = endless(&env, "hermes");
     let since = block_on(async {
-        let work = client.inner().ensure_local_image("hermes", None);
+        let work = client.inner().ensure_local_image("hermes").wait(None);
         let seen = async {
             while !is_running(&word) {
                 tokio::time::sleep(Duration::from_millis(20)).await;

@@ -386,7 +386,7 @@ fn an_invalid_config_json_is_ignored_with_a_warning() {
     ] {
         stage.config(config);
         assert_warned(&stage.assert_refused(BuildKit, says), says);
-        let found = block_on(stage.client(BuildKit).inner().diagnose(None)).unwrap();
+        let found = block_on(stage.client(BuildKit).inner().diagnose().wait(None)).unwrap();
         let logins = found.checks.iter().find(|check| check.name == "logins");
         let logins = logins.unwrap();
         assert_eq!(logins.status, Status::Warning, "{logins:?}");

@@ -40,7 +40,7 @@ const NAMES: [&str; 21] = [
 ];
 
 fn diagnose(client: &TestClient) -> Diagnosis {
-    let found = block_on(client.inner().diagnose(None)).unwrap();
+    let found = block_on(client.inner().diagnose().wait(None)).unwrap();
     let names: Vec<&str> = found.checks.iter().map(|check| &*check.name).collect();
     assert_eq!(names, NAMES, "always the same checks");
     let worst = found.checks.iter().map(|check| check.status).max();
@@ -342,7 +342,7 @@ fn an_unusable_shared_cache_is_only_a_warning_in_the_diagnosis() {
         let cache = format!("{host}/team/cache");
         let mut options = vec![(OptionName::SharedCache, &*cache)];
         options.extend_from_slice(more);
-        let found = block_on(env.client_with(&options).inner().diagnose(None)).unwrap();
+        let found = block_on(env.client_with(&options).inner().diagnose().wait(None)).unwrap();
         let names: Vec<&str> = found.checks.iter().map(|check| &*check.name).collect();
         assert_eq!(names[8..11], ["proxy", "shared cache", "gitea"]);
         check(&found, "shared cache").clone()

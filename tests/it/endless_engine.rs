@@ -261,7 +261,7 @@ fn an_endless_list_fails_a_prune_and_is_named() {
         });
         let client = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
         let begun = Instant::now();
-        let error = block_on(client.inner().prune(PruneOptions::default(), None)).unwrap_err();
+        let error = block_on(client.inner().prune(PruneOptions::default()).wait(None)).unwrap_err();
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         let says = format!("sent more than 64.0 MiB in answer to {path}");
         assert!(error.message.contains(&says), "{error:?}");

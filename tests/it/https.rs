@@ -184,7 +184,7 @@ fn sending_the_token_in_plain_text_warns_once() {
         (OptionName::NoProxy, "127.0.0.1"),
         (OptionName::Token, TOKEN),
     ]);
-    let given = by_commit.inner().ensure_commit("hermes", &sha, None);
+    let given = by_commit.inner().ensure_commit("hermes", &sha).wait(None);
     assert_eq!(block_on(given).unwrap().commit_sha, sha);
     assert_eq!(by_commit.count(Kind::Warning), 1, "also without a lookup");
 

@@ -30,7 +30,8 @@ fn an_unknown_runtime_is_refused_before_any_io() {
     ] {
         let error = client
             .inner()
-            .start(name, None, |_, _| panic!("the call was never started"))
+            .ensure_local_image(name)
+            .start(None, |_, _| panic!("the call was never started"))
             .unwrap_err();
         assert_eq!(error.code, Code::UnknownRuntime, "{name:?}");
         assert!(

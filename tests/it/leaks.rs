@@ -368,7 +368,8 @@ fn a_token_in_an_option_is_masked() {
 
     let error = self::client(&env, &[])
         .inner()
-        .start(TOKEN, None, |_, _| {})
+        .ensure_local_image(TOKEN)
+        .start(None, |_, _| {})
         .unwrap_err();
     assert_clean("a runtime", &format!("{error:?}"));
 }

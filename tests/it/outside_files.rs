@@ -285,7 +285,7 @@ fn diagnose_returns_before_its_deadline_if_a_server_hangs() {
     let client = env.client_with(&[(OptionName::DockerHost, &host)]);
     for deadline in [Duration::from_secs(2), DEADLINE] {
         let begun = Instant::now();
-        let found = block_on(client.inner().diagnose(Some(deadline))).unwrap();
+        let found = block_on(client.inner().diagnose().wait(Some(deadline))).unwrap();
         assert!(begun.elapsed() < deadline + CANCEL_LIMIT);
         for name in ["engine", "gitea"] {
             let check = found

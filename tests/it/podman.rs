@@ -141,7 +141,7 @@ fn a_list_that_fails_for_a_moment_is_retried() {
     let proxy = failing_lists(&env, &podman, LISTS, 3);
     let through = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
     let images = podman.keep_images();
-    let found = block_on(through.inner().list(None)).unwrap();
+    let found = block_on(through.inner().list().wait(None)).unwrap();
     assert!(
         found
             .images
@@ -165,7 +165,7 @@ fn a_list_that_keeps_failing_is_reported_and_only_podman_retries() {
         let env = TestEnv::new();
         let proxy = failing_lists(&env, &engine, LISTS, u32::MAX);
         let through = env.client_with(&[(OptionName::DockerHost, &proxy.url)]);
-        let error = block_on(through.inner().list(None)).unwrap_err();
+        let error = block_on(through.inner().list().wait(None)).unwrap_err();
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(
             error.message.contains("answered GET /images/json with 500"),

@@ -273,13 +273,13 @@ fn build_output_becomes_printable_lines() {
                 .count(),
             lines.len()
         );
-        let log = block_on(client.inner().build_log("hermes", None)).unwrap();
+        let log = block_on(client.inner().build_log("hermes").wait(None)).unwrap();
         assert!(log.text.contains("| says ***"), "{}", log.text);
         assert_lines("the log", &serde_json::to_value(&log).unwrap());
 
         // The same for a log file that another program wrote.
         fs::write(&log.path, format!("{}\nmore\r\n", noise())).unwrap();
-        let log = block_on(client.inner().build_log("hermes", None)).unwrap();
+        let log = block_on(client.inner().build_log("hermes").wait(None)).unwrap();
         assert_lines(
             "a log of another program",
             &serde_json::to_value(&log).unwrap(),
@@ -306,7 +306,7 @@ fn engine_text_becomes_one_printable_line() {
     let client = client(&env, &[(OptionName::DockerHost, &proxy.url)]);
     let error = refused("an engine", &client, Code::EngineUnreachable);
     assert!(error.message.contains("***"), "{error:?}");
-    let found = block_on(client.inner().diagnose(None)).unwrap();
+    let found = block_on(client.inner().diagnose().wait(None)).unwrap();
     assert_lines("the diagnosis", &serde_json::to_value(&found).unwrap());
 }
 
@@ -319,7 +319,7 @@ fn diagnose_shows_server_text_in_printable_lines() {
         { "match": "/api/v1/version", "status": 200, "body": version },
         { "match": "/branches/", "status": 200, "body": branch.to_string() },
     ]));
-    let found = block_on(client(&env, &[]).inner().diagnose(None)).unwrap();
+    let found = block_on(client(&env, &[]).inner().diagnose().wait(None)).unwrap();
     let json = serde_json::to_value(&found).unwrap();
     assert!(json.to_string().contains("***"), "{json}");
     assert_lines("the diagnosis", &json);
@@ -363,7 +363,7 @@ fn a_commit_id_that_contains_the_token_is_refused_and_hidden() {
         assert!(error.message.contains("holds the token"), "{error:?}");
         let shown = format!("{error:?} {:?}", client.events());
         assert!(!shown.contains(&id[..12]), "{shown}");
-        let found = block_on(client.inner().diagnose(None)).unwrap();
+        let found = block_on(client.inner().diagnose().wait(None)).unwrap();
         assert!(!format!("{found:?}").contains(&id[..12]), "{found:?}");
     }
 }
@@ -409,7 +409,7 @@ fn a_result_that_contains_the_token_is_not_masked() {
                 assert_eq!(reference, image.reference);
             }
         }
-        let listed = block_on(client.inner().list(None)).unwrap();
+        let listed = block_on(client.inner().list().wait(None)).unwrap();
         assert!(
             listed
                 .images

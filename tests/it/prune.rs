@@ -75,7 +75,7 @@ fn go_back(env: &TestEnv, runtime: &str, sha: &str) {
 
 fn prune(client: &TestClient, engine: &Engine, options: PruneOptions) -> PruneReport {
     let _alone = engine.alone();
-    block_on(client.inner().prune(options, None)).unwrap()
+    block_on(client.inner().prune(options).wait(None)).unwrap()
 }
 
 fn of<'r>(report: &'r PruneReport, reference: &str) -> &'r PrunedImage {
@@ -400,7 +400,7 @@ fn parallel_prunes_and_builds_do_not_conflict() {
     std::thread::scope(|scope| {
         let prune = || {
             let client = env.client();
-            block_on(client.inner().prune(KEEP_NONE, None)).unwrap()
+            block_on(client.inner().prune(KEEP_NONE).wait(None)).unwrap()
         };
         let prunes: Vec<_> = (0..4).map(|_| scope.spawn(prune)).collect();
         let image = env.client().ensure("hermes").unwrap();
@@ -416,14 +416,14 @@ fn list_reports_images_and_trees() {
     let env = TestEnv::new();
     let client = env.client();
     assert!(
-        block_on(client.inner().list(None))
+        block_on(client.inner().list().wait(None))
             .unwrap()
             .images
             .is_empty()
     );
     assert!(!env.cache().exists(), "listing creates no cache folder");
     let hermes = built(&env, &client, &env.engine, "hermes", 2);
-    let found = block_on(client.inner().list(None)).unwrap();
+    let found = block_on(client.inner().list().wait(None)).unwrap();
     let commits: Vec<&str> = found
         .images
         .iter()
@@ -446,7 +446,7 @@ fn prune_without_an_engine_leaves_the_cache_unchanged() {
     built(&env, &env.client(), &env.engine, "hermes", 1);
     let before = env.cached_paths();
     let client = env.client_with(&[(OptionName::DockerHost, "unix:///nowhere/docker.sock")]);
-    let error = block_on(client.inner().prune(KEEP_NONE, None)).unwrap_err();
+    let error = block_on(client.inner().prune(KEEP_NONE).wait(None)).unwrap_err();
     assert_eq!(error.code, Code::EngineUnreachable);
     assert_eq!((error.runtime.as_str(), error.url.as_str()), ("", ""));
     assert_eq!(env.cached_paths(), before);
@@ -573,7 +573,7 @@ fn recently_built_or_returned_images_are_kept() {
         let why = "used or built within the last 2 seconds";
         for (client, options) in [(&client, dry), (&other, dry), (&client, BRIEF)] {
             hit();
-            let report = block_on(client.inner().prune(options, None)).unwrap();
+            let report = block_on(client.inner().prune(options).wait(None)).unwrap();
             let used = of(&report, &env.reference("hermes", &hermes[0]));
             assert_eq!(
                 (used.action, &*used.reason),
@@ -658,7 +658,7 @@ fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
                             let mut prune = brief_prune(&env, engine, pruning, &program);
                             succeed(prune.env("MOLECULE_LOCAL_IMAGE_ISOLATION", isolation(round)));
                         } else {
-                            block_on(client.inner().prune(BRIEF, None)).unwrap();
+                            block_on(client.inner().prune(BRIEF).wait(None)).unwrap();
                         }
                     }
                 });
@@ -680,7 +680,7 @@ fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
     wait_until_unused();
     let alone = engine.alone();
     for (round, [_, (_, newer)]) in built.iter().enumerate() {
-        block_on(client(round, pruning).inner().prune(BRIEF, None)).unwrap();
+        block_on(client(round, pruning).inner().prune(BRIEF).wait(None)).unwrap();
         assert!(
             engine.inspect(newer).is_none(),
             "an unused image is removed"

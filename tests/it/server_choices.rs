@@ -19,7 +19,7 @@ const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const NOWHERE: &str = "http://127.0.0.1:1/molecule-ai/molecule-ai-workspace-template-";
 
 fn at(client: &TestClient, runtime: &str, commit: &str) -> mol::Result<Image> {
-    block_on(client.inner().ensure_commit(runtime, commit, None))
+    block_on(client.inner().ensure_commit(runtime, commit).wait(None))
 }
 
 fn kinds(events: &[Event]) -> Vec<Kind> {
@@ -181,12 +181,12 @@ fn a_custom_allowlist_replaces_the_default_everywhere() {
     let name = "molecule-local/workspace-template-google-adk:";
     assert!(image.reference.starts_with(name), "{image:?}");
 
-    let error = block_on(client.inner().ensure_local_image("hermes", None)).unwrap_err();
+    let error = block_on(client.inner().ensure_local_image("hermes").wait(None)).unwrap_err();
     assert_eq!(error.code, Code::UnknownRuntime);
     assert_eq!(error.message, "unknown runtime \"hermes\"");
     assert_eq!(error.hint, "the known runtimes are codex, google-adk");
 
-    let listed = block_on(client.inner().list(None)).unwrap();
+    let listed = block_on(client.inner().list().wait(None)).unwrap();
     let of = |runtime: &str| {
         listed
             .images
@@ -197,13 +197,13 @@ fn a_custom_allowlist_replaces_the_default_everywhere() {
     assert_eq!((of("google-adk"), of("hermes")), (1, 0));
     let trees: Vec<_> = listed.trees.iter().map(|tree| &*tree.runtime).collect();
     assert_eq!(trees, ["google-adk"]);
-    let found = block_on(client.inner().diagnose(None)).unwrap();
+    let found = block_on(client.inner().diagnose().wait(None)).unwrap();
     let names: Vec<_> = found.checks.iter().map(|check| &*check.name).collect();
     assert!(
         names.ends_with(&["clock", "codex", "google-adk"]),
         "{names:?}"
     );
-    block_on(client.inner().build_log("google-adk", None)).unwrap();
+    block_on(client.inner().build_log("google-adk").wait(None)).unwrap();
 }
 
 // --- tags ---------------------------------------------------------------------------------------
@@ -318,12 +318,12 @@ fn prune_and_offline_recognise_tags_with_the_architecture() {
     };
     // A client with another allowlist ignores hermes.
     let others = env.client_with(&[(OptionName::Runtimes, "codex")]);
-    let report = block_on(others.inner().prune(all, None)).unwrap();
+    let report = block_on(others.inner().prune(all).wait(None)).unwrap();
     assert!(
         report.images.is_empty() && report.trees.is_empty(),
         "{report:?}"
     );
-    let report = block_on(client.inner().prune(all, None)).unwrap();
+    let report = block_on(client.inner().prune(all).wait(None)).unwrap();
     let done: Vec<_> = report
         .images
         .iter()
@@ -357,7 +357,7 @@ fn the_engine_of_a_docker_context_is_reported_as_docker_host() {
         (OptionName::DockerContext, "lab"),
         (OptionName::DockerConfig, docker.to_str().unwrap()),
     ]);
-    let found = block_on(client.inner().engine_host(None)).unwrap();
+    let found = block_on(client.inner().engine_host().wait(None)).unwrap();
     assert_eq!(found.docker_host, host);
     for _ in 0..2 {
         assert_eq!(client.ensure("hermes").unwrap().endpoint, host);
@@ -373,7 +373,7 @@ fn the_engine_of_a_docker_context_is_reported_as_docker_host() {
 
     let client = env.client();
     assert_eq!(
-        block_on(client.inner().engine_host(None))
+        block_on(client.inner().engine_host().wait(None))
             .unwrap()
             .docker_host,
         host

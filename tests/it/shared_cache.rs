@@ -230,7 +230,9 @@ fn a_step_whose_cached_result_cannot_be_downloaded_runs_again() {
             (OptionName::SharedCacheMode, mode),
             (OptionName::StallGrace, "6s"),
         ]);
-        let image = client.ensure("hermes").unwrap();
+        let image = client.ensure("hermes");
+        let image =
+            image.unwrap_or_else(|error| panic!("{name}: {error:?}\n{:#?}", client.events()));
         assert_eq!(env.engine.read(&image.reference, "made").trim(), word);
         assert!(run_steps(&client).ends_with(&[false, false]), "{name}");
         let warnings = client.of_kind(Kind::Warning);

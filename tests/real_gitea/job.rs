@@ -58,7 +58,10 @@ impl Job {
         let client = Client::new(&options, Some(observer)).unwrap();
         let (sender, end) = mpsc::channel();
         let done = move |_, result| sender.send(result).unwrap_or(());
-        client.start(runtime, None, done).unwrap();
+        client
+            .ensure_local_image(runtime)
+            .start(None, done)
+            .unwrap();
         let result = end.recv_timeout(WAIT_LIMIT).expect("the call must end");
         block_on(client.close());
         result

@@ -335,9 +335,8 @@ impl TestClient {
         let (sender, end) = mpsc::channel();
         let id = self
             .client
-            .start(runtime, timeout, move |_, result| {
-                sender.send(result).unwrap_or(())
-            })
+            .ensure_local_image(runtime)
+            .start(timeout, move |_, result| sender.send(result).unwrap_or(()))
             .unwrap();
         Call { id, end }
     }
