@@ -21,6 +21,10 @@ use crate::engine::connect::request::Failure;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
 
+/// How long BuildKit gets to cancel a build whose connection was closed. It shares the downloads of concurrent builds: an
+/// attempt that begins too early would wait for the same download that hangs.
+const UNTIL_CANCELED: Duration = Duration::from_secs(2);
+
 /// The interval of upload progress and of the check for a stall.
 const TICK: Duration = Duration::from_millis(200);
 
@@ -112,6 +116,9 @@ impl Place<'_> {
                         read.reference()
                     );
                     emit(Event::warning(message, HINT_CACHE));
+                    if *hangs {
+                        tokio::time::sleep(UNTIL_CANCELED).await;
+                    }
                 }
                 _ => return Err(failed),
             }
