@@ -4,7 +4,6 @@
 use std::cell::RefCell;
 use std::ops::{Range, RangeInclusive};
 
-use mol::redact::mask_token;
 use mol::testing::internals;
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -212,20 +211,6 @@ fn any_text_is_shown_as_one_printable_line_without_the_token() {
             Ok(())
         },
     );
-}
-
-#[test]
-fn go_and_rust_mask_alike() {
-    let go = RefCell::new(GoOracle::start());
-    let values = (surroundings(), token(), spelling(), surroundings());
-    for_all(1000, &values, |(before, token, spelling, after)| {
-        let text = format!("{before}{}{after}", spelling.of(&token));
-        prop_assert_eq!(
-            go.borrow_mut().mask(&text, &token),
-            mask_token(&text, &token)
-        );
-        Ok(())
-    });
 }
 
 // URLs --------------------------------------------------------------------------------------------

@@ -56,11 +56,6 @@ impl GoOracle {
         self.ask(&json!({ "body": STANDARD.encode(body) }))
     }
 
-    /// The result of `MaskTokenInString`.
-    pub fn mask(&mut self, text: &str, token: &str) -> String {
-        self.ask(&json!({ "text": text, "token": token })).unwrap()
-    }
-
     fn ask(&mut self, question: &serde_json::Value) -> Result<String, String> {
         #[derive(Deserialize)]
         struct Answer {

@@ -17,8 +17,6 @@ type request struct {
 	Prefix, Runtime, Branch string
 	// Body: return the commit in this response of Gitea.
 	Body []byte
-	// Text and Token: return the masked text.
-	Text, Token string
 }
 
 type response struct {
@@ -47,14 +45,10 @@ func main() {
 }
 
 func run(r request) response {
-	switch {
-	case r.Branch != "":
+	if r.Branch != "" {
 		return result(mol.GiteaBranchAPIURL(r.Prefix, r.Runtime, r.Branch))
-	case r.Body != nil:
-		return result(mol.ParseGiteaBranchHeadSha(r.Body))
-	default:
-		return response{Value: mol.MaskTokenInString(r.Text, r.Token)}
 	}
+	return result(mol.ParseGiteaBranchHeadSha(r.Body))
 }
 
 func result(value string, err error) response {
