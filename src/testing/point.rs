@@ -1,4 +1,4 @@
-//! Failpoints: named points in the code, at which a test kills the process or makes it panic.
+//! Failpoints: named points in the code, at which a test kills the process, makes it panic or holds it.
 //!
 //! They exist only with the cargo feature `failpoints`, which a release does not have. The environment variable
 //! `FAILPOINTS` sets what happens at each, in the syntax of the crate `fail`:
@@ -7,6 +7,7 @@
 //! FAILPOINTS='tree-renamed=return(kill)'              killed there, without cleanup
 //! FAILPOINTS='git-received=2*off->return(panic)'      a panic at the third pass
 //! FAILPOINTS='tree-renamed=sleep(2000)'               a pause of two seconds
+//! FAILPOINTS='tree-renamed=1*return(until /tmp/go)'   the first pass waits until this file exists
 //! ```
 
 /// A failpoint. Its name is a format string with arguments.
@@ -31,8 +32,14 @@ pub(crate) fn reached(name: &str) {
 
     static SETUP: Once = Once::new();
     SETUP.call_once(|| std::mem::forget(fail::FailScenario::setup()));
-    match fail::eval(name, Option::unwrap_or_default).as_deref() {
+    let action = fail::eval(name, Option::unwrap_or_default);
+    match action.as_deref() {
         None => {}
+        Some(text) if let Some(file) = text.strip_prefix("until ") => {
+            while !std::path::Path::new(file).exists() {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+        }
         Some("kill") => {
             let me = rustix::process::getpid();
             let _ = rustix::process::kill_process(me, rustix::process::Signal::KILL);

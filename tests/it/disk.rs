@@ -7,6 +7,7 @@ use mol::Code;
 
 use crate::support::child::{Link, field, program, program_with_points, text, with_a_disk};
 use crate::support::engine::{BUSYBOX, OwnEngine};
+use crate::support::points::first_pass_until;
 use crate::support::server::{dockerfile, fetches};
 use crate::support::{Builder, Files, TestEnv, file, noise, wait_until};
 
@@ -158,12 +159,13 @@ fn disk_full_before_the_marker_keeps_image_drops_tree() {
     let env = TestEnv::new();
     let sha = env.template("hermes", dockerfile(PLAIN));
     let tree = format!("hermes/{}", &sha[..12]);
-    // The tree is in its final place. While the library pauses, the script fills the disk.
+    // The tree is in its final place. While the library waits, the script fills the disk.
+    let held = first_pass_until("tree-synced", &env.scratch().join("full"));
     let script = format!(
-        "FAILPOINTS='tree-synced=sleep(3000)' \"$@\" & \
+        "FAILPOINTS='{held}' \"$@\" & \
          until [ -e {tree} ]; do sleep 0.05; done; \
          cat /dev/zero > filler 2>/dev/null || true; \
-         wait $!; rm filler; ls -A hermes; \
+         touch ../full; wait $!; rm filler; ls -A hermes; \
          touch ../filled; until [ -e ../go ]; do sleep 0.05; done; \"$@\""
     );
     let ensure = program_with_points("ensure", Link::Static);

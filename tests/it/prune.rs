@@ -13,6 +13,7 @@ use mol::{Code, OptionName};
 
 use crate::support::child::{BOTH, Link, command, field, program, program_with_points, succeed};
 use crate::support::engine::{BUSYBOX, Engine};
+use crate::support::points::first_pass_until;
 use crate::support::{
     End, Files, Handling, Proxy, TestClient, TestEnv, block_on, file, in_parallel, random_below,
     unique, wait_until,
@@ -724,8 +725,9 @@ fn a_call_waits_while_another_process_prunes_its_image() {
     let _alone = env.engine.alone();
     let program = program_with_points("upkeep", Link::Static);
     go_back(&env, "hermes", &hermes[0]);
+    let go = env.scratch().join("go");
     let mut prune = brief_prune(&env, &env.engine, &env.cache(), &program)
-        .env("FAILPOINTS", "image-judged=1*sleep(4000)")
+        .env("FAILPOINTS", first_pass_until("image-judged", &go))
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
@@ -734,7 +736,10 @@ fn a_call_waits_while_another_process_prunes_its_image() {
         .join(format!("hermes/.{}.used", &hermes[0][..12]));
     wait_until("the prune", || is_locked(&used).then_some(()));
     client.clear_events();
-    let image = client.ensure("hermes").unwrap();
+    let call = client.begin("hermes");
+    client.wait_for(Kind::Waiting, |_| true);
+    fs::write(&go, "").unwrap();
+    let image = call.end().unwrap();
     let waited = client.of_kind(Kind::Waiting);
     assert!(
         waited.len() == 1 && waited[0].message.contains("prune"),
@@ -754,8 +759,9 @@ fn prune_rechecks_each_image_before_removing_it() {
     wait_until_unused();
     let _alone = env.engine.alone();
     let program = program_with_points("upkeep", Link::Static);
+    let go = env.scratch().join("go");
     let prune = brief_prune(&env, &env.engine, &env.cache(), &program)
-        .env("FAILPOINTS", "image-claimed=1*sleep(3000)")
+        .env("FAILPOINTS", first_pass_until("image-claimed", &go))
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -769,6 +775,7 @@ fn prune_rechecks_each_image_before_removing_it() {
     env.engine.tag(BUSYBOX, &reference(2));
     env.engine.tag(&reference(1), &reference(1));
     env.engine.tag(&reference(0), &env.latest("hermes"));
+    fs::write(&go, "").unwrap();
     let output = prune.wait_with_output().unwrap();
     assert!(output.status.success());
     env.engine.remove_container(&container);

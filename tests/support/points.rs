@@ -126,6 +126,11 @@ pub fn setting((name, trigger): (&str, Trigger), action: &str, once: bool) -> St
     }
 }
 
+/// The value of `FAILPOINTS` with which the first pass of a failpoint waits until a file exists.
+pub fn first_pass_until(name: &str, file: &Path) -> String {
+    format!("{name}=1*return(until {})", file.display())
+}
+
 /// A template with which a call reaches every failpoint: several files, one of several chunks, and a step
 /// with output.
 pub fn template(env: &TestEnv) -> String {
