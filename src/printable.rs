@@ -222,7 +222,7 @@ mod tests {
         }
     }
 
-    /// Ranges of characters by what becomes of them. The tests of the command mol read the same file.
+    /// The vectors list ranges of characters by what becomes of them. The tests of the command mol read the same file.
     #[test]
     fn each_character_is_shown_as_in_the_vectors() {
         let mut found = BTreeMap::<&str, Vec<[u32; 2]>>::new();

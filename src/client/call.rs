@@ -19,7 +19,7 @@ use crate::redact::{Masker, Redact};
 /// A call of a client. It does nothing until [`Call::wait`] or [`Call::start`].
 ///
 /// Both take the call's time limit. `None` stands for the ceiling of the options, [`Duration::MAX`] for no limit.
-#[must_use = "a call does nothing until it is started"]
+#[must_use = "a call does nothing until it is started or awaited"]
 pub struct Call<'a, T> {
     client: &'a Client,
     /// An error is why the call cannot start.
@@ -35,7 +35,7 @@ pub(super) struct Task<T> {
     cache_hit: Option<fn(&T) -> bool>,
 }
 
-/// It is given the time limit of the call too.
+/// What the call runs. The last argument is the time limit that the caller gave; `None` is the ceiling.
 type Work<T> =
     Box<dyn FnOnce(Arc<Shared>, Sink, Option<Duration>) -> BoxFuture<'static, Result<T>> + Send>;
 

@@ -1,6 +1,6 @@
 //! A client: one set of options, one engine, any number of calls at once.
 
-pub mod call;
+mod call;
 pub(crate) mod inbox;
 
 use std::collections::HashMap;
@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use self::call::{Call, Task, Template};
+pub use self::call::Call;
+use self::call::{Task, Template};
 use crate::error::{Code, Error, Result};
 use crate::event::Event;
 use crate::job;
@@ -184,7 +185,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Of the call: only those that each call can have, see [`Call::wait`].
+    /// Of the call: only [`Code::Closed`], [`Code::Canceled`], [`Code::DeadlineExceeded`], [`Code::Timeout`] and
+    /// [`Code::Internal`].
     pub fn diagnose(&self) -> Call<'_, Diagnosis> {
         let work = |shared: Arc<Shared>, _, timeout| async move {
             diagnose::diagnose(&shared, timeout).await

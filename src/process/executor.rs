@@ -38,7 +38,7 @@ pub(crate) static STEPS: Semaphore = Semaphore::const_new(64);
 /// Limits the threads that read files from outside the library. Such a read has a time limit, so it does not wait for
 /// slots of [`WORK`], which fetches hold for minutes. A thread that hangs with its disk cannot be ended; with this
 /// limit, hanging disks leave most of the process's threads to other work.
-pub(crate) static READS: Semaphore = Semaphore::const_new(16);
+pub(super) static READS: Semaphore = Semaphore::const_new(16);
 
 /// The runtime. The first call starts it.
 ///

@@ -7,7 +7,8 @@
 //! FAILPOINTS='tree-renamed=return(kill)'              killed there, without cleanup
 //! FAILPOINTS='git-received=2*off->return(panic)'      a panic at the third pass
 //! FAILPOINTS='tree-renamed=sleep(2000)'               a pause of two seconds
-//! FAILPOINTS='tree-renamed=1*return(until /tmp/go)'   the first pass waits until this file exists
+//! FAILPOINTS='tree-renamed=1*return(until /tmp/go)'   the first pass waits until this file exists, or
+//!                                                     its folder is gone
 //! ```
 
 /// A failpoint. Its name is a format string with arguments.
@@ -36,7 +37,9 @@ pub(crate) fn reached(name: &str) {
     match action.as_deref() {
         None => {}
         Some(text) if let Some(file) = text.strip_prefix("until ") => {
-            while !std::path::Path::new(file).exists() {
+            let file = std::path::Path::new(file);
+            // A test that has failed has removed the folder.
+            while !file.exists() && file.parent().is_some_and(std::path::Path::exists) {
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
         }

@@ -45,7 +45,8 @@ func plain(text string) string {
 // colours matches the common control sequences: colours, cursor movement and erasing.
 var colours = regexp.MustCompile(`\x1b\[[0-9:;?]*[A-Za-z]`)
 
-// deceptive has the characters that change the direction of text, and tags. As in libmol (src/printable.rs).
+// deceptive has the characters that only change how other text looks, such as direction marks, annotations, tags and
+// the byte order mark: those of is_deceptive in src/printable.rs.
 var deceptive = &unicode.RangeTable{
 	R16: []unicode.Range16{
 		{Lo: 0x61c, Hi: 0x61c, Stride: 1}, {Lo: 0x200e, Hi: 0x200f, Stride: 1}, {Lo: 0x202a, Hi: 0x202e, Stride: 1},
@@ -54,9 +55,10 @@ var deceptive = &unicode.RangeTable{
 	R32: []unicode.Range32{{Lo: 0xe0000, Hi: 0xe007f, Stride: 1}},
 }
 
-// isInvisible reports whether a character is one of Unicode's default ignorable code points, which some scripts need
-// after a non-ASCII character. Of the format characters (Cf), Arabic number signs and the controls of Egyptian
-// hieroglyphs are visible.
+// isInvisible reports whether a character is one of Unicode's default ignorable code points, as is_invisible in
+// src/printable.rs does; it may be deceptive too. Some scripts need them after a non-ASCII character. Two kinds of format
+// characters (Cf) are visible: signs before numbers, such as the Arabic ones (Prepended_Concatenation_Mark), and the
+// controls of Egyptian hieroglyphs (U+13430 to U+13440).
 func isInvisible(r rune) bool {
 	switch {
 	case unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point):

@@ -21,9 +21,9 @@ use crate::engine::connect::request::Failure;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
 
-/// How long BuildKit gets to cancel a build whose connection was closed. It shares the downloads of concurrent builds: an
-/// attempt that begins too early would wait for the same download that hangs.
-const UNTIL_CANCELED: Duration = Duration::from_secs(2);
+/// How long BuildKit gets to cancel a build whose connection was closed. BuildKit shares a download between builds, so an
+/// attempt that begins too early would wait for the download that hangs.
+const CANCEL_TIME: Duration = Duration::from_secs(2);
 
 /// The interval of upload progress and of the check for a stall.
 const TICK: Duration = Duration::from_millis(200);
@@ -117,7 +117,7 @@ impl Place<'_> {
                     );
                     emit(Event::warning(message, HINT_CACHE));
                     if *hangs {
-                        tokio::time::sleep(UNTIL_CANCELED).await;
+                        tokio::time::sleep(CANCEL_TIME).await;
                     }
                 }
                 _ => return Err(failed),
