@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Serialize, Serializer};
 use url::Url;
 
-use crate::names::reference::{CommitSha, References};
+use crate::names::commit::CommitSha;
+use crate::names::reference::References;
 
 /// Something that happened during a call: one flat JSON object. Fields that do not apply are absent.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use crate::cache::files::{failed, remove};
 use crate::cache::{Cache, TEMP_PREFIX, ownership};
 use crate::error::Result;
-use crate::names::reference::{CommitSha, is_short};
+use crate::names::commit::{CommitSha, is_short};
 
 /// A tree in the cache, complete or not.
 #[derive(Debug)]

@@ -19,7 +19,7 @@ use crate::cache::Cache;
 use crate::cache::files::FLAGS;
 use crate::cache::lock_file::{self, Locked};
 use crate::error::Result;
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 use crate::process::executor::blocking;
 
 /// The longest pause between two attempts, and the first one. Each pause is twice as long as the one before.

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::cache::files::open_own;
 use crate::cache::{Cache, Lock, temp_prefix};
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 
 const LOG: &str = ".build.log";
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cache::files::{failed, read_own};
 use crate::cache::{Cache, temp_prefix};
 use crate::error::Result;
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 
 /// The content of a marker.
 #[derive(Serialize, Deserialize)]

@@ -53,7 +53,7 @@ use tempfile::TempDir;
 use crate::cache::disk::Disk;
 use crate::cache::files::{failed, remove};
 use crate::error::Result;
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 use crate::names::runtimes::Runtime;
 
 pub(crate) use crate::cache::inventory::CacheEntry;

@@ -7,7 +7,7 @@ use std::fs::{self, Metadata};
 
 use crate::cache::files::{DAY, is_older, remove};
 use crate::cache::{Cache, TEMP_PREFIX, lock_file, usage};
-use crate::names::reference::is_short;
+use crate::names::commit::is_short;
 
 impl Cache {
     /// Removes leftovers of all commits. Errors are ignored: the next sweep retries.

@@ -8,7 +8,9 @@ use time::format_description::well_known::Rfc3339;
 use super::api::{Capped, Failure, Labels, MAX_IGNORED, in_path};
 use super::{Engine, PLATFORM_LABEL, REVISION_LABEL, RUNTIME_LABEL};
 use crate::error::Result;
-use crate::names::reference::{CommitSha, Platform, without_default_host};
+use crate::names::commit::CommitSha;
+use crate::names::platform::Platform;
+use crate::names::reference::without_default_host;
 
 /// The largest answer about one image, in bytes. Most of it is the configuration, which registries limit to some
 /// MiB.

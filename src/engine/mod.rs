@@ -30,7 +30,7 @@ pub(crate) use image::Found;
 pub(crate) use store::{Removal, Stored, bare};
 
 use crate::error::{Code, Error, Result};
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 use crate::options::EngineSettings;
 use crate::process::outside_file::within;
 use api::{About, Api, Failure};

@@ -11,7 +11,7 @@ use crate::engine::connect::grpc::Grpc;
 use crate::engine::connect::request::{post, upgrade};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 
 impl Engine {
     /// Warns if the platform is emulated.

@@ -47,7 +47,7 @@ use crate::cache::FetchDir;
 use crate::error::Result;
 use crate::event::Progress;
 use crate::fetch::task::FetchTask;
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 use crate::net::gitea;
 use crate::net::http::Http;
 use crate::options::Repository;

@@ -23,7 +23,7 @@ use crate::fetch::pack::{self, Counters, Pack};
 use crate::fetch::store::Store;
 use crate::fetch::transport::Wire;
 use crate::fetch::{Fetched, Request, StopOnDrop, checkout, failures, tree};
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 use crate::process::executor;
 use crate::process::memory::{self, Pool, Reserved};
 

@@ -9,8 +9,9 @@ use crate::event::{Event, Sink};
 use crate::job::lease;
 use crate::job::shared::Shared;
 use crate::job::target::Request;
+use crate::names::commit::full_id;
 use crate::names::image::{Image, Timings};
-use crate::names::reference::{References, full_id};
+use crate::names::reference::References;
 
 /// Finds the newest image of the runtime for the configured platform and tag rules, or the image of the commit that
 /// the caller has named.

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::cache::{Cache, Lock, MAX_LOG};
 use crate::error::Error;
 use crate::event::{Event, Kind, Sink};
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 use crate::process::executor;
 use crate::redact::{MAX_LINE, Masker};
 

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 
 use crate::engine::{PLATFORM_LABEL, REVISION_LABEL, RUNTIME_LABEL};
 use crate::error::Error;
-use crate::names::reference::{CommitSha, Platform, References};
+use crate::names::commit::CommitSha;
+use crate::names::platform::Platform;
+use crate::names::reference::References;
 use crate::names::runtimes::Runtime;
 use crate::options::Repository;
 

@@ -1,135 +1,10 @@
-//! The references of an image, and the parts of their tags: commit, platform, isolation.
-
-use std::fmt;
-
-use sha2::{Digest, Sha256};
+//! The references of an image, and what their tags contain.
 
 use crate::error::{Code, Error, Result};
+use crate::names::commit::{CommitSha, is_short};
+use crate::names::platform::{Platform, is_platform_part};
 use crate::names::registry::LOCAL_IMAGE_PREFIX;
 use crate::names::runtimes::{Runtime, Runtimes};
-
-/// A full commit id: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct CommitSha(String);
-
-impl CommitSha {
-    /// Accepts exactly this form.
-    pub fn parse(id: &str) -> Option<Self> {
-        (matches!(id.len(), 40 | 64) && is_hex(id)).then(|| Self(id.to_owned()))
-    }
-
-    /// Accepts upper-case digits too, for an id that was typed or configured.
-    pub fn given(id: &str) -> Option<Self> {
-        Self::parse(&id.to_ascii_lowercase())
-    }
-
-    /// The whole id.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The first twelve digits, as used in tags and in the names of cache folders.
-    pub fn short(&self) -> &str {
-        &self.0[..12]
-    }
-}
-
-/// The commit id in a label; empty if it is not a valid one.
-pub(crate) fn full_id(label: Option<&str>) -> String {
-    label
-        .and_then(CommitSha::parse)
-        .map_or_else(String::new, |commit| commit.0)
-}
-
-impl fmt::Display for CommitSha {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The systems and architectures of containers, by Go's names (`go tool dist list`).
-const SYSTEMS: [&str; 4] = ["linux", "windows", "freebsd", "darwin"];
-const ARCHITECTURES: [&str; 15] = [
-    "amd64", "arm64", "arm", "386", "riscv64", "ppc64le", "ppc64", "s390x", "loong64", "mips64le",
-    "mips64", "mipsle", "mips", "sparc64", "wasm",
-];
-
-/// A platform: `os/arch[/variant]`, as in the OCI image index specification.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Platform {
-    text: String,
-}
-
-impl Platform {
-    /// The platform of the images that the registry serves.
-    pub const DEFAULT: &'static str = "linux/amd64";
-
-    /// Accepts `os/arch[/variant]` in lower case, with Go's names of architectures.
-    pub fn parse(text: &str) -> Option<Self> {
-        if Self::go_arch(text).is_some() {
-            return None;
-        }
-        let parts: Vec<&str> = text.split('/').collect();
-        (matches!(parts.len(), 2 | 3) && parts.iter().all(|part| is_platform_part(part))).then(
-            || Self {
-                text: text.to_owned(),
-            },
-        )
-    }
-
-    /// Go's name of the architecture, if the text has another one, such as the kernel's. Docker accepts those too
-    /// (containerd, `platforms.Normalize`), but tags have Go's.
-    pub(crate) fn go_arch(text: &str) -> Option<&'static str> {
-        match text.split('/').nth(1)? {
-            "aarch64" => Some("arm64"),
-            "x86_64" | "x86-64" => Some("amd64"),
-            "i386" => Some("386"),
-            "armhf" => Some("arm/v7"),
-            "armel" => Some("arm/v6"),
-            _ => None,
-        }
-    }
-
-    /// The nearest platform with known names, if the system or the architecture of this one is unknown.
-    pub(crate) fn nearest_known(&self) -> Option<String> {
-        let nearest = |name: &str, known: &'static [&'static str]| {
-            let similarity = |known: &&str| strsim::jaro_winkler(known, name);
-            let best = known
-                .iter()
-                .max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
-            best.copied().unwrap_or_default()
-        };
-        let (os, arch) = self.os_arch();
-        let known = (nearest(os, &SYSTEMS), nearest(arch, &ARCHITECTURES));
-        (known != (os, arch)).then(|| format!("{}/{}", known.0, known.1))
-    }
-
-    /// `os/arch[/variant]`.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether engines treat the two as equal: an architecture without a variant means its default one: v1 for amd64,
-    /// v8 for arm64, v7 for arm (containerd, `platforms.Normalize`).
-    pub(crate) fn is_same_as(&self, other: &str) -> bool {
-        let normalized = |platform: &str| match platform.split_once('/') {
-            Some((os, "amd64/v1")) => format!("{os}/amd64"),
-            Some((os, "arm64/v8")) => format!("{os}/arm64"),
-            Some((os, "arm/v7")) => format!("{os}/arm"),
-            _ => platform.to_owned(),
-        };
-        normalized(&self.text) == normalized(other)
-    }
-
-    /// `os` and `arch`, which is all that an engine reports for an image.
-    pub(crate) fn os_arch(&self) -> (&str, &str) {
-        let mut parts = self.text.split('/');
-        (
-            parts.next().unwrap_or_default(),
-            parts.next().unwrap_or_default(),
-        )
-    }
-}
 
 /// Which tags contain the architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -147,9 +22,9 @@ impl TagArch {
     /// The part after the commit in the pinned tag.
     fn pinned_suffix(self, platform: &Platform) -> String {
         match self {
-            Self::Auto if platform.text == Platform::DEFAULT => String::new(),
+            Self::Auto if platform.as_str() == Platform::DEFAULT => String::new(),
             Self::Auto => platform
-                .text
+                .as_str()
                 .split('/')
                 .skip(1)
                 .map(|part| format!("-{part}"))
@@ -164,20 +39,6 @@ impl TagArch {
             Self::Auto => self.pinned_suffix(platform),
             Self::Always => String::new(),
         }
-    }
-}
-
-impl Default for Platform {
-    fn default() -> Self {
-        Self {
-            text: Self::DEFAULT.to_owned(),
-        }
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
     }
 }
 
@@ -331,25 +192,6 @@ impl LocalName {
     }
 }
 
-/// Whether the text has the form of [`CommitSha::short`].
-pub(crate) fn is_short(text: &str) -> bool {
-    text.len() == 12 && is_hex(text)
-}
-
-/// Whether the text has only lower-case hexadecimal digits.
-fn is_hex(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-/// Whether the text can be one part of a platform.
-fn is_platform_part(text: &str) -> bool {
-    (1..=32).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
-}
-
 /// Removes the host that Podman adds to a reference without one (containers-registries.conf, short names). A reference
 /// with any other host names another image.
 pub(crate) fn without_default_host(listed: &str) -> &str {
@@ -362,18 +204,6 @@ pub(crate) fn without_default_host(listed: &str) -> &str {
 /// A runtime's image repository, without a tag.
 fn repository(runtime: &Runtime) -> String {
     format!("{LOCAL_IMAGE_PREFIX}/workspace-template-{runtime}")
-}
-
-/// A short key for a commit of a repository: the first eight bytes of `sha256("<runtime>|<sha>|<repository prefix>")`,
-/// in hexadecimal.
-pub fn cache_key(runtime: &str, sha: &str, repo_prefix: &str) -> String {
-    let digest = Sha256::digest(format!("{runtime}|{sha}|{repo_prefix}"));
-    hex(&digest[..8])
-}
-
-/// Lower-case hexadecimal.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -398,19 +228,6 @@ mod tests {
 
     fn refs(platform: &str, isolation: &str) -> References {
         refs_with(TagArch::Auto, platform, isolation)
-    }
-
-    #[test]
-    fn a_missing_variant_means_the_default_one() {
-        let same = |a: &str, b: &str| Platform::parse(a).unwrap().is_same_as(b);
-        for (short, full, other) in [
-            ("linux/amd64", "linux/amd64/v1", "linux/amd64/v2"),
-            ("linux/arm64", "linux/arm64/v8", "linux/arm64/v9"),
-            ("linux/arm", "linux/arm/v7", "linux/arm/v6"),
-        ] {
-            assert!(same(short, full) && same(full, short), "{short}");
-            assert!(!same(short, other) && !same(other, full), "{short}");
-        }
     }
 
     #[test]
@@ -519,73 +336,5 @@ mod tests {
             );
         }
         Isolation::parse(&"a".repeat(48)).unwrap();
-    }
-
-    #[test]
-    fn commit_ids_are_full_and_lower_case() {
-        assert!(CommitSha::parse(&"a".repeat(64)).is_some());
-        for id in [
-            "abc",
-            &"A".repeat(40),
-            &"g".repeat(40),
-            &"a".repeat(41),
-            &"a".repeat(12),
-        ] {
-            assert!(CommitSha::parse(id).is_none(), "{id}");
-        }
-    }
-
-    #[test]
-    fn a_mistyped_platform_has_a_nearest_known_one() {
-        for (text, nearest) in [
-            ("linux/amd", Some("linux/amd64")),
-            ("linux/amd46/v2", Some("linux/amd64")),
-            ("linux/arm46", Some("linux/arm64")),
-            ("linus/amd64", Some("linux/amd64")),
-            ("linux/riscv", Some("linux/riscv64")),
-            ("linux/amd64", None),
-            ("linux/arm/v7", None),
-            ("windows/arm64", None),
-        ] {
-            let platform = Platform::parse(text).unwrap();
-            assert_eq!(platform.nearest_known().as_deref(), nearest, "{text}");
-        }
-    }
-
-    #[test]
-    fn platforms_have_two_or_three_lower_case_parts() {
-        for text in ["linux/amd64", "linux/arm/v7"] {
-            assert_eq!(Platform::parse(text).unwrap().as_str(), text);
-        }
-        for (text, usual) in [
-            ("linux/aarch64", "arm64"),
-            ("linux/aarch64/v8", "arm64"),
-            ("linux/x86_64", "amd64"),
-            ("linux/x86-64", "amd64"),
-            ("linux/i386", "386"),
-            ("linux/armhf", "arm/v7"),
-            ("linux/armel", "arm/v6"),
-        ] {
-            assert_eq!(Platform::parse(text), None, "{text}");
-            assert_eq!(Platform::go_arch(text), Some(usual));
-        }
-        for text in [
-            "",
-            "linux",
-            "linux/",
-            "/amd64",
-            "linux/amd64/",
-            "Linux/amd64",
-            "a/b/c/d",
-            "linux/amd64,linux/arm64",
-        ] {
-            assert!(Platform::parse(text).is_none(), "{text}");
-        }
-    }
-
-    #[test]
-    fn the_cache_key_is_stable() {
-        assert_eq!(cache_key("a", "b", "c").len(), 16);
-        assert_eq!(cache_key("a", "b", "c"), hex(&Sha256::digest("a|b|c")[..8]));
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::error::{Code, Error, Result};
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 use crate::names::runtimes::Runtime;
 use crate::net::http::{Answer, HINT_NO_GITEA, Http, MAX_ANSWER};
 use crate::net::json::Object;

@@ -6,14 +6,16 @@
 
 mod repository;
 mod settings;
+mod shared_cache;
 
 use zeroize::Zeroizing;
 
 pub(crate) use repository::{RepoPrefix, Repository};
 pub use settings::Settings;
 pub(crate) use settings::{
-    BuilderSettings, BuilderTls, EngineSettings, NetworkSettings, PlatformChoice, RuntimeCache,
+    BuilderSettings, BuilderTls, EngineSettings, NetworkSettings, PlatformChoice,
 };
+pub(crate) use shared_cache::RuntimeCache;
 
 use crate::error::{Code, Error};
 use crate::redact::{MIN_TOKEN, Masker, Secret};

@@ -16,7 +16,7 @@ use crate::context::{Context, Filter, Patterns};
 use crate::engine::{Lines, order_by_address};
 use crate::error::{Code, Error, Result, Retry};
 use crate::fetch;
-use crate::names::reference::CommitSha;
+use crate::names::commit::CommitSha;
 use crate::names::runtimes::Runtimes;
 use crate::net::gitea;
 use crate::net::http::Answer;

@@ -1,6 +1,6 @@
 //! The cases in tests/vectors, which the tests of the Go package also use, so that both languages agree.
 
-use mol::names::reference;
+use mol::names::commit;
 use mol::names::registry::{RegistryMode, resolve};
 use mol::names::runtimes::is_known_runtime;
 use mol::redact::mask_token;
@@ -108,14 +108,16 @@ fn the_cache_key_is_stable() {
         want: String,
     }
     for case in cases::<Case>("cache_key.json") {
-        let key = reference::cache_key(&case.runtime, &case.sha, &case.repo_prefix);
+        let key = commit::cache_key(&case.runtime, &case.sha, &case.repo_prefix);
         assert_eq!(key, case.want, "{}", case.name);
     }
 }
 
 #[test]
 fn image_references_match_the_contract() {
-    use mol::names::reference::{CommitSha, Isolation, Platform, References, TagArch, TagRules};
+    use mol::names::commit::CommitSha;
+    use mol::names::platform::Platform;
+    use mol::names::reference::{Isolation, References, TagArch, TagRules};
     use mol::names::runtimes::Runtimes;
     #[derive(Deserialize)]
     struct Case {

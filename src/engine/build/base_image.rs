@@ -5,7 +5,7 @@
 
 use crate::context::{DOCKER_HUB, registry};
 use crate::engine::build::buildkit::LOAD_METADATA;
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 
 /// A base image that cannot be pulled.
 #[derive(Debug, PartialEq, Eq)]

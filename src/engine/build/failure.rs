@@ -15,7 +15,7 @@ use crate::engine::connect::request::Failure;
 use crate::engine::platforms::unsupported_hint;
 use crate::engine::refusal::Refusal;
 use crate::error::{Code, Error, FailedBuild, Result};
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 
 /// The builder's reason for a failed build.
 pub(super) struct Reason {

@@ -6,7 +6,7 @@ use crate::engine::Engine;
 use crate::engine::build::Builder;
 use crate::engine::builders::Worker;
 use crate::error::Code;
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 
 /// The engine's own builder, or a node of another one.
 #[derive(Clone, Copy)]

@@ -20,7 +20,8 @@ use crate::engine::build::place::Place;
 use crate::engine::build::session::{Session, SessionServices};
 use crate::engine::build::session_id;
 use crate::engine::connect::grpc::Grpc;
-use crate::names::reference::{Platform, hex};
+use crate::names::commit::hex;
+use crate::names::platform::Platform;
 use crate::options::RuntimeCache;
 
 /// The time limit for the registry.

@@ -20,7 +20,7 @@ use crate::engine::Engine;
 use crate::engine::platforms::unsupported_hint;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 use crate::options::{BuilderSettings, EngineSettings};
 use crate::process::outside_file::within;
 pub(super) use node::{Node, Worker};

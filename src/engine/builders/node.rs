@@ -16,7 +16,7 @@ use crate::engine::connect;
 use crate::engine::connect::address::Address;
 use crate::engine::connect::grpc::Grpc;
 use crate::engine::platforms::runs;
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 
 /// The time limit for a daemon to say what it can run.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);

@@ -11,7 +11,7 @@ use std::cmp::Reverse;
 use sha2::{Digest, Sha256};
 
 use crate::engine::builders::Worker;
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 
 /// Orders the nodes for a runtime. `builds` is how many builds a node has.
 pub(super) fn order(

@@ -13,7 +13,7 @@ use crate::engine::connect::invalid;
 use crate::engine::connect::tls;
 use crate::engine::go_json::{self, Json, WrongType};
 use crate::error::Result;
-use crate::names::reference::hex;
+use crate::names::commit::hex;
 use crate::options::EngineSettings;
 use crate::process::{limits, outside_file};
 

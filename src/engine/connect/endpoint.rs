@@ -128,7 +128,7 @@ mod tests {
     use sha2::{Digest, Sha256};
 
     use super::*;
-    use crate::names::reference::hex;
+    use crate::names::commit::hex;
     use crate::redact::mask_token;
 
     fn settings(config_dir: &Path) -> EngineSettings {

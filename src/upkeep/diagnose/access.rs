@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::engine::{Builder, Engine, Logins};
 use crate::error::Result;
 use crate::job::shared::Shared;
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 use crate::options::PlatformChoice;
 use crate::process::executor::blocking;
 use crate::upkeep::diagnose::registry::{self, Reply};

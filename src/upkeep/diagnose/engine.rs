@@ -6,7 +6,7 @@ use crate::engine::{Asked, Builder, Engine};
 use crate::error::Code;
 use crate::event::{Event, Kind, Sink, human_bytes};
 use crate::job::shared::Shared;
-use crate::names::reference::Platform;
+use crate::names::platform::Platform;
 use crate::upkeep::diagnose::{Check, Deadline, free_space};
 
 /// With less free space, in bytes, the next builds may not fit: a base image and what a template installs take
