@@ -55,29 +55,19 @@ fn files(names: &[(&str, &str)]) -> Files {
 #[ignore = "tests/run release runs it"]
 fn names_that_differ_only_in_case_are_an_error() {
     let large = noise(3 << 20);
-    for (what, names, says) in [
-        ("files", vec![("README", "1"), ("readme", "2")], "readme"),
-        ("folders", vec![("A/x", "1"), ("a/y", "2")], "a/y"),
-        (
-            "folders further down",
-            vec![("d/A/x", "1"), ("d/a/y", "2")],
-            "d/a/y",
-        ),
-        ("a folder and a file", vec![("A/x", "1"), ("a", "2")], ""), // either of them
-        (
-            "letters beyond ASCII",
-            vec![("\u{c4}", "1"), ("\u{e4}", "2")],
-            "\u{e4}",
-        ),
+    for (what, names) in [
+        ("files", [("README", "1"), ("readme", "2")]),
+        ("folders", [("A/x", "1"), ("a/y", "2")]),
+        ("folders further down", [("d/A/x", "1"), ("d/a/y", "2")]),
+        ("a folder and a file", [("A/x", "1"), ("a", "2")]),
+        ("letters beyond ASCII", [("\u{c4}", "1"), ("\u{e4}", "2")]),
         (
             "a large file, and a folder with one",
-            vec![("A", large.as_str()), ("a/big", large.as_str())],
-            "a/big",
+            [("A", large.as_str()), ("a/big", large.as_str())],
         ),
         (
             "large files",
-            vec![("README", large.as_str()), ("readme", large.as_str())],
-            "readme",
+            [("README", large.as_str()), ("readme", large.as_str())],
         ),
     ] {
         let env = TestEnv::new();
@@ -89,8 +79,12 @@ fn names_that_differ_only_in_case_are_an_error() {
             Some(Code::Fetch as i32),
             "{what}: {text}"
         );
-        let says = format!("two names that are the same on this disk: {says}");
-        assert!(text.contains(&says), "{what}: {text}");
+        // Several threads write the files, so it is either name.
+        let named = names.iter().any(|(name, _)| {
+            let says = "two names that are the same on this disk: ";
+            text.contains(&format!("{says}{name}\n"))
+        });
+        assert!(named, "{what}: {text}");
         assert!(text.contains("case-sensitive disk"), "{what}: {text}");
     }
 }
