@@ -17,7 +17,7 @@ use crate::error::{Code, Error, Result};
 use crate::event::Event;
 use crate::job;
 use crate::job::coalesce::Coalesced;
-use crate::job::lease::Leases;
+use crate::job::ledger::Leases;
 use crate::job::offline;
 use crate::job::shared::Shared;
 use crate::job::shared_build::SharedBuilds;

@@ -18,16 +18,6 @@ const HINT_LARGE: &str =
 const HINT_REFUSED: &str =
     "run git fsck in the template's repository: git does not create such a commit";
 
-/// What to do after a failure that may pass.
-pub(super) fn retry_hint(looked_up: bool) -> &'static str {
-    match looked_up {
-        true => {
-            "try again; if the branch was force-pushed meanwhile, the next call sees its new head"
-        }
-        false => "try again, and check that the repository still has the commit",
-    }
-}
-
 impl FetchTask {
     pub(super) fn no_objects(&self) -> Error {
         let (commit, url) = (&self.commit, &self.url);

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use gix_zlib::Decompress;
 use gix_zlib::stream::inflate;
 
-use crate::fetch::store::Object;
+use crate::fetch::table::Object;
 
 /// How much is read or written at once.
 pub(super) const PIECE: usize = 64 << 10;

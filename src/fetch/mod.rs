@@ -25,10 +25,12 @@ mod checkout;
 mod delta;
 mod failures;
 mod inflate;
+mod limits;
 mod negotiate;
 mod pack;
 mod resolve;
 mod store;
+mod table;
 mod task;
 mod transport;
 mod tree;
@@ -55,9 +57,6 @@ use crate::process::executor;
 
 /// How often progress is reported.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-
-/// The largest object that is read into memory whole: a tree object, the list of the files in a folder.
-const MAX_IN_MEMORY: u64 = 32 << 20;
 
 /// A fetched commit.
 #[derive(Debug)]

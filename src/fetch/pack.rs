@@ -18,9 +18,9 @@ use gix_zlib::Decompress;
 use gix_zlib::stream::inflate;
 
 use crate::event::human_bytes;
+use crate::fetch::delta;
 use crate::fetch::inflate::read_buffered;
-use crate::fetch::resolve::BASE_IN_MEMORY;
-use crate::fetch::{delta, tree};
+use crate::fetch::limits::{BASE_IN_MEMORY, MAX_ENTRIES};
 
 /// The largest object, and so the largest file of a template.
 pub(super) const MAX_OBJECT: u64 = 512 << 20;
@@ -30,7 +30,7 @@ pub(super) const MAX_OBJECT: u64 = 512 << 20;
 const MAX_TOTAL: u64 = 4 << 30;
 
 /// At most one object for each entry of the tree, and the root tree and the commit.
-const MAX_OBJECTS: u64 = tree::MAX_ENTRIES + 2;
+const MAX_OBJECTS: u64 = MAX_ENTRIES + 2;
 
 /// Upper bound of the compressed size. zlib makes incompressible data larger, but by less than this.
 const fn longest_deflated(size: u64) -> u64 {

@@ -17,11 +17,9 @@ use gix_object::encode::loose_header;
 
 use crate::fetch::delta;
 use crate::fetch::inflate::{Inflater, PIECE, read_at};
+use crate::fetch::limits::BASE_IN_MEMORY;
 use crate::fetch::pack::{Base, Entry, Failure, Pack};
-use crate::fetch::store::{Object, Table};
-
-/// A base of this size or less is read into memory for its deltas; a larger one is read in place.
-pub(super) const BASE_IN_MEMORY: u64 = 8 << 20;
+use crate::fetch::table::{Object, Table};
 
 /// How many objects one worker takes at a time.
 const CHUNK: usize = 256;

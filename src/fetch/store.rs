@@ -11,43 +11,19 @@ use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gix_hash::{ObjectId, oid};
+use gix_hash::oid;
 use gix_object::{Data, Kind};
 
-use crate::fetch::MAX_IN_MEMORY;
 use crate::fetch::inflate::{Inflater, read_at};
+use crate::fetch::limits::MAX_IN_MEMORY;
 use crate::fetch::pack::{Failure, Pack};
 use crate::fetch::resolve::Resolver;
+use crate::fetch::table::Table;
 
 /// The objects of a pack. A clone shares the table and has an inflater of its own.
 pub(super) struct Store {
     table: Arc<Table>,
     inflater: Mutex<Inflater>,
-}
-
-pub(super) struct Table {
-    pub(super) pack: File,
-    /// The resolved deltas.
-    pub(super) resolved: File,
-    pub(super) hash: gix_hash::Kind,
-    /// In the order of the pack.
-    pub(super) objects: Vec<Object>,
-    pub(super) ids: Vec<ObjectId>,
-    /// The indices of the objects, in the order of their ids.
-    pub(super) order: Vec<u32>,
-}
-
-/// Where an object is.
-#[derive(Clone, Copy)]
-pub(super) struct Object {
-    pub(super) kind: Kind,
-    /// Whether it is in the file of resolved deltas, uncompressed; else it is in the pack, compressed.
-    pub(super) resolved: bool,
-    /// The offset of its data.
-    pub(super) at: u64,
-    /// The latest offset at which its compressed data ends.
-    pub(super) end: u64,
-    pub(super) size: u64,
 }
 
 impl Clone for Store {
@@ -120,15 +96,5 @@ impl gix_object::Find for Store {
         })
         .map_err(gix_error::Error::from_error)?;
         Ok(Some(Data::new(buffer, kind, self.table.hash)))
-    }
-}
-
-impl Table {
-    fn get(&self, id: &oid) -> Option<Object> {
-        let place = self
-            .order
-            .binary_search_by(|&index| self.ids[index as usize].as_ref().cmp(id))
-            .ok()?;
-        Some(self.objects[self.order[place] as usize])
     }
 }

@@ -22,7 +22,7 @@ use crate::fetch::negotiate::SingleCommit;
 use crate::fetch::pack::{self, Counters, Pack};
 use crate::fetch::store::Store;
 use crate::fetch::transport::Wire;
-use crate::fetch::{Fetched, Request, StopOnDrop, checkout, failures, tree};
+use crate::fetch::{Fetched, Request, StopOnDrop, checkout, transport, tree};
 use crate::names::commit::CommitSha;
 use crate::process::executor;
 use crate::process::memory::{self, Pool, Reserved};
@@ -65,7 +65,7 @@ impl FetchTask {
                     "the commit {} of {}",
                     request.commit, request.repository.url
                 ),
-                retry_hint: failures::retry_hint(request.looked_up),
+                retry_hint: transport::retry_hint(request.looked_up),
                 base: None,
             },
             interrupted: Arc::clone(&stop.flag),

@@ -14,11 +14,8 @@ use gix_object::bstr::{BStr, BString, ByteSlice};
 use gix_object::{FindExt, Kind};
 
 use crate::event::human_bytes;
-use crate::fetch::MAX_IN_MEMORY;
+use crate::fetch::limits::{MAX_ENTRIES, MAX_IN_MEMORY};
 use crate::fetch::store::Store;
-
-/// Upper bound of files and folders: more than a template has, and few enough to keep a list of.
-pub(super) const MAX_ENTRIES: u64 = 500_000;
 
 /// Upper bound of the paths of all files and folders together, in bytes.
 const MAX_PATHS: u64 = 64 << 20;

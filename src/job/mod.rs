@@ -6,7 +6,8 @@
 
 mod checkout;
 pub(crate) mod coalesce;
-pub(crate) mod lease;
+mod lease;
+pub(crate) mod ledger;
 mod node_builds;
 pub(crate) mod offline;
 pub(crate) mod recorder;

@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::error::Result;
 use crate::event::{Event, Sink};
 use crate::job::coalesce::Coalesced;
-use crate::job::lease::Leases;
+use crate::job::ledger::Leases;
 use crate::job::results::{BuildOutput, LookupResult};
 use crate::job::shared_build::SharedBuilds;
 use crate::job::target::Request;

@@ -235,8 +235,29 @@ async fn read(
     let what = format!("the builder {}", builder.value);
     let (settings, builder) = (settings.clone(), builder.clone());
     let tracked = tasks.clone();
-    let nodes = move || source::nodes(&settings, &builder, &tracked);
+    let nodes = move || named(&settings, &builder, &tracked);
     within(tasks, Code::InvalidOption, &what, nodes).await
+}
+
+/// The daemons that the option names: by an address, or by the name of a buildx builder. Reads files.
+///
+/// # Errors
+///
+/// [`Code::InvalidOption`], [`Code::ProcessLimit`]
+fn named(
+    settings: &EngineSettings,
+    builder: &BuilderSettings,
+    tasks: &TaskTracker,
+) -> Result<Vec<Node>> {
+    if !builder.value.contains("://") {
+        return buildx::nodes(settings, builder, tasks);
+    }
+    Ok(vec![source::node(
+        settings,
+        &builder.value,
+        &builder.tls,
+        builder.option,
+    )?])
 }
 
 /// Asks all nodes at once. `start` is whether a container that is stopped may be started.

@@ -1,14 +1,11 @@
-//! The daemons that an option names: by an address, or by the name of a buildx builder.
+//! The daemon at an address that an option or a buildx builder names.
 
-use tokio_util::task::TaskTracker;
-
-use crate::engine::builders::buildx;
 use crate::engine::builders::node::Node;
 use crate::engine::connect::address::{self, Address};
 use crate::engine::connect::invalid;
 use crate::engine::connect::tls;
 use crate::error::{Error, Result};
-use crate::options::{BuilderSettings, BuilderTls, EngineSettings};
+use crate::options::{BuilderTls, EngineSettings};
 
 /// The port of a `tcp://` address without one, which BuildKit's documentation uses.
 const PORT: u16 = 1234;
@@ -16,28 +13,11 @@ const PORT: u16 = 1234;
 const HINT: &str =
     "use unix:///path, tcp://host:port, or the name of a buildx builder (docker buildx ls)";
 
-/// The daemons that the option names. Reads files.
+/// The daemon at an address. Reads files. `named_by` starts the message of an error.
 ///
 /// # Errors
 ///
-/// [`Code::InvalidOption`](crate::error::Code::InvalidOption); [`Code::ProcessLimit`](crate::error::Code::ProcessLimit).
-pub(super) fn nodes(
-    settings: &EngineSettings,
-    builder: &BuilderSettings,
-    tasks: &TaskTracker,
-) -> Result<Vec<Node>> {
-    if !builder.value.contains("://") {
-        return buildx::nodes(settings, builder, tasks);
-    }
-    Ok(vec![node(
-        settings,
-        &builder.value,
-        &builder.tls,
-        builder.option,
-    )?])
-}
-
-/// The daemon at an address. `named_by` starts the message of an error.
+/// [`Code::InvalidOption`](crate::error::Code::InvalidOption).
 pub(super) fn node(
     settings: &EngineSettings,
     address: &str,

@@ -53,6 +53,16 @@ pub(super) struct Wire {
     pub(super) base: Option<String>,
 }
 
+/// What to do after a failure that may pass.
+pub(super) fn retry_hint(looked_up: bool) -> &'static str {
+    match looked_up {
+        true => {
+            "try again; if the branch was force-pushed meanwhile, the next call sees its new head"
+        }
+        false => "try again, and check that the repository still has the commit",
+    }
+}
+
 impl Wire {
     /// Waits for the network on this blocking thread. Fails if it is silent for too long, or the fetch is
     /// interrupted.

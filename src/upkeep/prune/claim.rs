@@ -2,7 +2,7 @@
 
 use crate::cache::{Cache, Lock, UnusedLock};
 use crate::error::Result;
-use crate::job::lease::{self, Removing};
+use crate::job::ledger::{self, Removing};
 use crate::job::shared::Shared;
 use crate::names::reference::without_default_host;
 use crate::names::runtimes::Runtime;
@@ -32,7 +32,7 @@ impl Claim {
             runtime.clone(),
             short.to_owned(),
         );
-        let window = lease::window(options.recent);
+        let window = ledger::window(options.recent);
         let claim = blocking(&shared.tasks, move || {
             let cache = match Cache::existing(&root, &runtime)? {
                 Some(cache) => cache,

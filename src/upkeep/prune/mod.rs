@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use crate::engine::{Engine, Removal, bare};
 use crate::error::Result;
-use crate::job::lease;
+use crate::job::ledger;
 use crate::job::shared::Shared;
 use crate::names::runtimes::Runtime;
 use crate::process::executor::blocking;
@@ -207,7 +207,7 @@ fn why_kept(found: &FoundImage, newest: bool, options: PruneOptions, now: i64) -
             image.runtime.clone(),
         ));
     }
-    is_within(lease::window(options.recent), image.created_unix, now)
+    is_within(ledger::window(options.recent), image.created_unix, now)
         .then_some(Reason::Recent(options.recent))
 }
 
@@ -324,7 +324,7 @@ fn remove_tree(found: &FoundTree, options: PruneOptions) -> Result<(Action, Reas
             lock => lock,
         },
     };
-    let window = lease::window(options.recent);
+    let window = ledger::window(options.recent);
     let made = unix_seconds(cache.made(entry).unwrap_or(entry.made));
     let recent =
         cache.is_used(short, window) || is_within(window, made, unix_seconds(SystemTime::now()));
