@@ -1,7 +1,8 @@
 //! The one error type: what failed, where, and what to do next.
 //!
 //! Messages are one line, in lower case and without a full stop, and name the place (URL, path, step). They may quote a
-//! peer, so they must go through [`Masker::error`](crate::redact::Masker::error) before anyone sees them.
+//! peer, so they must go through [`Masker::error`](crate::redact::Masker::error) before anyone sees them. An error keeps
+//! its cause and its context apart; only [`Error::message`] joins them.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -153,7 +154,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// A failure: what, where, and what to do next. Fields that do not apply are empty.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
+#[error("{}", self.message())]
 pub struct Error {
     /// The kind of failure.
     pub code: Code,
@@ -161,8 +162,10 @@ pub struct Error {
     pub runtime: String,
     /// The template repository of the runtime.
     pub url: String,
-    /// What failed, and where.
-    pub message: String,
+    /// What failed.
+    pub(crate) cause: String,
+    /// Where it failed, innermost first.
+    pub(crate) context: Vec<String>,
     /// What to do next. A `&'static str` is this library's own text, and is not masked.
     pub hint: Cow<'static, str>,
     /// Where the build failed, if it did.
@@ -205,11 +208,18 @@ impl Error {
             code,
             runtime: String::new(),
             url: String::new(),
-            message: message.into(),
+            cause: message.into(),
+            context: Vec::new(),
             hint: Cow::Borrowed(""),
             build: None,
             retry: Retry::Never,
         }
+    }
+
+    /// What failed, and where: the places, outermost first, and the cause.
+    pub fn message(&self) -> String {
+        let places = self.context.iter().rev();
+        places.map(|place| format!("{place}: ")).collect::<String>() + &self.cause
     }
 
     /// Adds what to do next.
@@ -219,10 +229,10 @@ impl Error {
         self
     }
 
-    /// Puts the place in front of the message: "place: message".
+    /// Adds where it failed: the message is then "place: message".
     #[must_use]
     pub(crate) fn context(mut self, place: impl fmt::Display) -> Self {
-        self.message = format!("{place}: {}", self.message);
+        self.context.push(place.to_string());
         self
     }
 
@@ -305,6 +315,16 @@ mod tests {
             .collect();
         let names: Vec<&str> = Code::ALL.iter().map(|code| code.name()).collect();
         assert_eq!(rows, names);
+    }
+
+    #[test]
+    fn a_message_names_the_places_outermost_first() {
+        let error = Error::new(Code::Fetch, "no route").context("inner");
+        assert_eq!(
+            error.clone().context("outer").message(),
+            "outer: inner: no route"
+        );
+        assert_eq!(error.message(), "inner: no route");
     }
 
     #[test]

@@ -157,6 +157,6 @@ mod tests {
         disk.require(1, "a byte").unwrap();
         let error = disk.require(u64::MAX, "everything").unwrap_err();
         assert_eq!(error.code, Code::Cache);
-        assert!(error.message.contains("everything"), "{error:?}");
+        assert!(error.message().contains("everything"), "{error:?}");
     }
 }

@@ -164,7 +164,7 @@ mod tests {
                 assert_eq!(checked.is_ok(), safe, "{cache} {bits:o} {checked:?}");
                 if let Err(error) = checked {
                     let said = format!("{} can be written by every user", target.display());
-                    assert!(error.message.contains(&said), "{cache} {error:?}");
+                    assert!(error.message().contains(&said), "{cache} {error:?}");
                 }
             }
         }

@@ -287,6 +287,6 @@ mod tests {
         let limit = Error::new(Code::ProcessLimit, "no file descriptor is left");
         let error = map_error("unix:///engine.sock", &Failure::Local(limit));
         assert_eq!(error.code, Code::ProcessLimit);
-        assert_eq!(error.message, "no file descriptor is left");
+        assert_eq!(error.message(), "no file descriptor is left");
     }
 }

@@ -78,11 +78,11 @@ mod tests {
             let failure = Error::new(code, "a\x1b[31m\r\nb\u{202e}\u{9b}1m https://me:pw@host/")
                 .hint("use ssh://user@host");
             let failure = catch::<()>(|| Err(failure)).unwrap_err();
-            assert_eq!(failure.message, "a  b https://***@host/");
+            assert_eq!(failure.message(), "a  b https://***@host/");
             assert_eq!(failure.hint, "use ssh://user@host");
         }
         let panicked = catch::<()>(|| panic!("a\x1b]0;b\x07\nc")).unwrap_err();
-        assert!(panicked.message.contains("a c"), "{panicked:?}");
+        assert!(panicked.message().contains("a c"), "{panicked:?}");
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
         let panicked = catch::<()>(|| panic!("at https://me:hunter2@host/x")).unwrap_err();
         assert_eq!(panicked.code, Code::Internal);
         assert!(
-            panicked.message.contains("https://***@host/x"),
+            panicked.message().contains("https://***@host/x"),
             "{panicked:?}"
         );
     }

@@ -150,13 +150,14 @@ pub struct mol_error {
 impl mol_error {
     /// Hands an error to C.
     pub(super) fn new(error: Error) -> *mut Self {
+        let message = error.message();
         let build = error.build.map(|build| *build).unwrap_or_default();
         Box::into_raw(Box::new(Self {
             size: size_of::<Self>(),
             code: error.code.into(),
             line: build.line,
             exit_code: build.exit_code,
-            message: give(error.message),
+            message: give(message),
             hint: give(error.hint),
             runtime: give(error.runtime),
             url: give(error.url),

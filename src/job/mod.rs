@@ -313,7 +313,7 @@ async fn tag(shared: &Shared, target: &Target, emit: &Sink) -> Result<String> {
 async fn refresh_latest(engine: &Engine, target: &Target, emit: &Sink) {
     let References { pinned, latest } = &target.references;
     if let Err(error) = engine.tag(pinned, latest).await {
-        let message = format!("the tag {latest} cannot be updated: {}", error.message);
+        let message = format!("the tag {latest} cannot be updated: {}", error.message());
         emit(Event::warning(message, error.hint));
     }
 }

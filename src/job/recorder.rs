@@ -132,7 +132,7 @@ impl Recorder {
     pub(crate) async fn end(mut self, error: Option<&Error>) {
         let last = match error {
             None => "done".to_owned(),
-            Some(error) => format!("failed ({}): {}", error.code, error.message),
+            Some(error) => format!("failed ({}): {}", error.code, error.message()),
         };
         if let Some(written) = self.write(&last) {
             let _ = written.await;

@@ -218,7 +218,7 @@ mod tests {
             for waiter in [one, two] {
                 let error = waiter.wait().await.unwrap_err();
                 assert_eq!(error.code, Code::Internal);
-                assert!(error.message.contains("boom"));
+                assert!(error.message().contains("boom"));
             }
         });
     }

@@ -178,13 +178,13 @@ mod tests {
         ] {
             let error = Runtimes::default().parse(name).unwrap_err();
             assert_eq!(error.code, Code::UnknownRuntime, "{name:?}");
-            assert!(error.message.starts_with("unknown runtime \""), "{error}");
-            assert!(!error.message.contains('\n'), "{name:?}");
+            assert!(error.message().starts_with("unknown runtime \""), "{error}");
+            assert!(!error.message().contains('\n'), "{name:?}");
             assert!(error.hint.contains("gemini-cli"), "{name:?}");
         }
         let long = "x".repeat(1 << 20);
         let error = Runtimes::default().parse(&long).unwrap_err();
-        assert!(error.message.len() < 200);
+        assert!(error.message().len() < 200);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use url::Url;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, Retry};
 use crate::names::commit::CommitSha;
 use crate::names::runtimes::Runtime;
 use crate::net::http::{Answer, HINT_NO_GITEA, Http, MAX_ANSWER};
@@ -247,9 +247,12 @@ pub(crate) async fn explain_refusal(
 ) -> Error {
     let url = &repository.url;
     let absent = |code, what: String, hint: &'static str| {
-        Error::new(code, refused.message.clone())
-            .context(what)
-            .hint(hint)
+        let error = Error {
+            code,
+            retry: Retry::Never,
+            ..refused.clone()
+        };
+        error.context(what).hint(hint)
     };
     match http.get_api(&repository.api).await {
         Ok(answer) if answer.status == StatusCode::NOT_FOUND => absent(

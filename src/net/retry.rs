@@ -54,7 +54,7 @@ where
     })
     .notify(|error, pause| {
         let pause = pause.as_secs_f32();
-        let message = format!("{}; trying again in {pause:.1} seconds", error.message);
+        let message = format!("{}; trying again in {pause:.1} seconds", error.message());
         emit(Event::warning(message, error.hint.clone()));
     })
     .await

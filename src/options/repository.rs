@@ -202,7 +202,7 @@ mod tests {
             let error = RepoPrefix::parse(prefix).unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{prefix}");
             let variable = OptionName::RepoPrefix.name();
-            assert!(error.message.contains(variable), "{error:?}");
+            assert!(error.message().contains(variable), "{error:?}");
         }
         let error = RepoPrefix::parse("https://u:hunter2@host/org/tpl-").unwrap_err();
         assert!(!format!("{error:?}").contains("hunter2"));

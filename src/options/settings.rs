@@ -570,7 +570,9 @@ mod tests {
         }
         let error = with(OptionName::DockerBuildkit, "off").unwrap_err();
         assert!(
-            error.message.contains("DOCKER_BUILDKIT is neither 1 nor 0"),
+            error
+                .message()
+                .contains("DOCKER_BUILDKIT is neither 1 nor 0"),
             "{error:?}"
         );
     }
@@ -611,7 +613,7 @@ mod tests {
         ] {
             let error = with(name, value).unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{value}");
-            assert!(error.message.contains(name.name()), "{error}");
+            assert!(error.message().contains(name.name()), "{error}");
             assert!(!error.hint.is_empty());
         }
     }

@@ -89,7 +89,7 @@ mod tests {
     fn message(error: &(dyn StdError + 'static)) -> String {
         reached(error).map_or_else(String::new, |error| {
             assert_eq!(error.code, Code::ProcessLimit);
-            error.message
+            error.message()
         })
     }
 

@@ -132,7 +132,7 @@ mod tests {
         let error = error.now_or_never().unwrap().unwrap_err();
         assert_eq!(error.code, Code::Fetch);
         for text in ["the list of objects", "129.0 MiB", "128.0 MiB", "512.0 MiB"] {
-            assert!(error.message.contains(text), "{error:?}");
+            assert!(error.message().contains(text), "{error:?}");
         }
         assert!(error.hint.contains("MOLECULE_BUILD_MEMORY_MIB"));
     }

@@ -228,8 +228,8 @@ mod tests {
             assert!(other.unwrap() < Duration::from_secs(5), "it is not delayed");
             for call in calls {
                 let error = call.unwrap_err();
-                assert!(error.message.contains("/hangs"), "{error:?}");
-                assert!(error.message.contains("10 seconds"), "{error:?}");
+                assert!(error.message().contains("/hangs"), "{error:?}");
+                assert!(error.message().contains("10 seconds"), "{error:?}");
             }
         });
         assert_eq!(started.load(Ordering::SeqCst), 1, "one thread");

@@ -87,9 +87,9 @@ mod tests {
     fn a_panic_becomes_an_error_with_its_message() {
         let error = catch::<()>(|| panic!("number {}", 7)).unwrap_err();
         assert_eq!(error.code, Code::Internal);
-        assert!(error.message.contains("number 7"), "{error:?}");
+        assert!(error.message().contains("number 7"), "{error:?}");
         let strange = catch::<()>(|| panic::panic_any(7)).unwrap_err();
-        assert!(strange.message.contains("no message"), "{strange:?}");
+        assert!(strange.message().contains("no message"), "{strange:?}");
     }
 
     #[test]

@@ -190,8 +190,14 @@ impl Masker {
     }
 
     /// Redacts every text of an error.
-    pub fn error(&self, mut error: Error) -> Error {
-        for text in [&mut error.runtime, &mut error.url, &mut error.message] {
+    pub fn error(&self, error: Error) -> Error {
+        // Joined first: a token could reach from a place into the cause.
+        let mut error = Error {
+            cause: error.message(),
+            context: Vec::new(),
+            ..error
+        };
+        for text in [&mut error.runtime, &mut error.url, &mut error.cause] {
             self.in_place(text);
         }
         self.in_place_unless_static(&mut error.hint);
@@ -418,7 +424,7 @@ mod tests {
         let error = Error::new(crate::Code::InvalidOption, "no ssh://me@host")
             .hint("use ssh://user@host, or molecule-local");
         let error = masker.error(error);
-        assert_eq!(error.message, "no ssh://***@host");
+        assert_eq!(error.to_string(), "no ssh://***@host");
         assert_eq!(error.hint, "use ssh://user@host, or molecule-local");
         let error = masker.error(error.hint("use ssh://user@host".to_owned()));
         assert_eq!(error.hint, "use ssh://***@host");
@@ -438,7 +444,7 @@ mod tests {
                 ..Default::default()
             });
         let error = Masker::default().error(error);
-        assert_eq!(error.message, "one  two three four ");
+        assert_eq!(error.to_string(), "one  two three four ");
         let build = error.build.unwrap();
         assert_eq!(build.step, "one  two three four ");
         assert_eq!(build.log_tail, "one\ntwo three four");

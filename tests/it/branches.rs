@@ -64,8 +64,11 @@ fn an_empty_repository_is_reported_as_empty() {
         .repository(&env.server.template("hermes"), json!({ "empty": true }));
     let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
-    assert!(error.message.contains("empty"), "{error:?}");
-    assert!(error.message.contains(&env.server.repo_prefix), "{error:?}");
+    assert!(error.message().contains("empty"), "{error:?}");
+    assert!(
+        error.message().contains(&env.server.repo_prefix),
+        "{error:?}"
+    );
     assert!(error.hint.contains("push"), "{error:?}");
 }
 
@@ -83,7 +86,7 @@ fn a_repository_without_a_default_branch_counts_as_empty() {
         ]));
         let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
-        assert!(error.message.contains("is empty"), "{answer}: {error:?}");
+        assert!(error.message().contains("is empty"), "{answer}: {error:?}");
         assert_eq!(env.server.requests().len(), 2, "{answer}");
     }
 }
@@ -97,7 +100,7 @@ fn a_missing_default_branch_is_named_in_the_error() {
         .repository(&repository, json!({ "default_branch": "gone" }));
     let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
-    assert!(error.message.contains("gone"), "{error:?}");
+    assert!(error.message().contains("gone"), "{error:?}");
     assert!(
         error.hint.contains("MOLECULE_LOCAL_TEMPLATE_BRANCH"),
         "{error:?}"
@@ -126,8 +129,11 @@ fn a_missing_configured_branch_is_an_error_without_fallback() {
         .client_with(&[(OptionName::Branch, "no/such")])
         .ensure_err("hermes");
     assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
-    assert!(error.message.contains("no/such"), "{error:?}");
-    assert!(error.message.contains(&env.server.repo_prefix), "{error:?}");
+    assert!(error.message().contains("no/such"), "{error:?}");
+    assert!(
+        error.message().contains(&env.server.repo_prefix),
+        "{error:?}"
+    );
     assert!(
         error.hint.contains("MOLECULE_LOCAL_TEMPLATE_BRANCH"),
         "{error:?}"

@@ -144,7 +144,7 @@ fn a_missing_or_symlinked_log_is_reported_as_no_log() {
         let error = block_on(client.inner().build_log("hermes").wait(None)).unwrap_err();
         assert_eq!(error.code, Code::Cache, "{error:?}");
         assert!(
-            error.message.contains("no log of a build of hermes"),
+            error.message().contains("no log of a build of hermes"),
             "{error:?}"
         );
         assert!(error.hint.contains("mol ensure hermes"), "{error:?}");

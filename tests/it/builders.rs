@@ -138,8 +138,8 @@ fn each_tls_fault_of_a_builder_is_reported_with_its_cause() {
     let says = |address: &str, client: &TestClient, why: &str| {
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
-        assert!(error.message.contains(address), "{error:?}");
-        assert!(error.message.contains(why), "{why}: {error:?}");
+        assert!(error.message().contains(address), "{error:?}");
+        assert!(error.message().contains(why), "{why}: {error:?}");
         assert!(!error.hint.is_empty(), "{error:?}");
     };
     let builder = Builder::tls(&env.scratch().join("b"), &certificates);
@@ -189,7 +189,7 @@ fn a_builder_that_does_not_answer_is_an_error_and_never_replaced() {
     let nobody = format!("unix://{}", env.scratch().join("nobody").display());
     let error = client(&env, &nobody).ensure_err("hermes");
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
-    assert!(error.message.contains(&nobody), "{error:?}");
+    assert!(error.message().contains(&nobody), "{error:?}");
     assert!(error.hint.contains("start buildkitd"), "{error:?}");
     assert!(env.engine.references_of(&env.isolation).is_empty());
     let requests = env.server.requests();
@@ -312,7 +312,7 @@ fn a_base_image_that_only_the_engine_has_is_named_before_the_build() {
     assert!(warning.message.contains(&base), "{warning:?}");
     assert!(warning.message.contains("line 1"), "{warning:?}");
     assert_eq!(error.code, Code::BuildFailed, "{error:?}");
-    assert!(error.message.contains(&base), "{error:?}");
+    assert!(error.message().contains(&base), "{error:?}");
     assert!(error.hint.contains("push it to its registry"), "{error:?}");
     assert_eq!(error.build.unwrap().line, 1);
 }
@@ -390,7 +390,7 @@ fn a_build_that_loses_two_of_three_nodes_is_not_tried_on_the_third() {
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
     let each = "the builder was lost on each node that was tried";
-    assert!(error.message.contains(each), "{error:?}");
+    assert!(error.message().contains(each), "{error:?}");
     assert_eq!(client.count(Kind::BuildStarted), 2);
 }
 
@@ -533,12 +533,12 @@ fn a_build_whose_nodes_are_all_killed_fails_with_the_reason_of_each() {
     );
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
     for address in &addresses {
-        assert!(error.message.contains(address), "{error:?}");
+        assert!(error.message().contains(address), "{error:?}");
     }
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
     assert!(
-        error.message.contains("none of the builder's 2 nodes"),
+        error.message().contains("none of the builder's 2 nodes"),
         "{error:?}"
     );
     assert!(env.engine.references_of(&env.isolation).is_empty());
@@ -580,10 +580,10 @@ fn a_wrong_builder_option_is_refused_with_advice() {
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{value}: {error:?}");
         assert!(
-            error.message.contains("MOLECULE_LOCAL_BUILDER"),
+            error.message().contains("MOLECULE_LOCAL_BUILDER"),
             "{value}: {error:?}"
         );
-        assert!(error.message.contains(why), "{value}: {error:?}");
+        assert!(error.message().contains(why), "{value}: {error:?}");
         assert!(error.hint.contains(hint), "{value}: {error:?}");
     }
 }
@@ -607,7 +607,7 @@ fn a_buildx_node_with_a_part_of_its_tls_options_is_refused() {
         let error = client_of(&env, &folder).ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
         let expected = format!("without {missing},");
-        assert!(error.message.contains(&expected), "{options}: {error:?}");
+        assert!(error.message().contains(&expected), "{options}: {error:?}");
         assert!(error.hint.contains("docker buildx create"), "{error:?}");
     }
 }
@@ -633,8 +633,8 @@ fn an_unsupported_buildx_driver_is_refused_with_advice() {
         ]);
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
-        assert!(error.message.contains("BUILDX_BUILDER"), "{error:?}");
-        assert!(error.message.contains(driver), "{error:?}");
+        assert!(error.message().contains("BUILDX_BUILDER"), "{error:?}");
+        assert!(error.message().contains(driver), "{error:?}");
         assert!(error.hint.contains(hint), "{error:?}");
     }
 }
@@ -742,7 +742,9 @@ fn a_builder_in_a_container_that_buildx_has_created_is_started_and_used() {
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
     assert!(
-        error.message.contains("has no container buildx_buildkit_"),
+        error
+            .message()
+            .contains("has no container buildx_buildkit_"),
         "{error:?}"
     );
     assert!(

@@ -172,7 +172,7 @@ impl Stage {
         let error = client.ensure_err("hermes");
         drop(images);
         assert_eq!(error.code, Code::BuildFailed, "{what}: {error:?}");
-        assert!(error.message.contains(&self.base), "{what}: {error:?}");
+        assert!(error.message().contains(&self.base), "{what}: {error:?}");
         client
     }
 

@@ -152,10 +152,12 @@ fn an_address_without_a_scheme_means_tcp() {
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
-        error.message.contains(&format!("tcp://localhost:{port} ")),
+        error
+            .message()
+            .contains(&format!("tcp://localhost:{port} ")),
         "{error:?}"
     );
-    assert!(error.message.contains("421"), "{error:?}");
+    assert!(error.message().contains("421"), "{error:?}");
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn buildkit(tree: &Path, patterns: &[String]) -> Choice {
 fn chosen(archive: mol::Result<Vec<u8>>) -> Choice {
     archive
         .map(|archive| paths(&archive))
-        .map_err(|error| error.message)
+        .map_err(|error| error.message())
 }
 
 fn without_builder_files(choice: Choice) -> Choice {

@@ -146,7 +146,7 @@ fn a_dropped_engine_connection_is_reported_at_every_point() {
         let (error, took) = fail_then_recover(*call, handling, builder, None, LONG_GRACE);
         let what = format!("{call:?} {handling:?} {builder} {took:?}: {error:?}");
         assert_eq!(error.code, Code::EngineUnreachable, "{what}");
-        assert!(error.message.contains("proxy.sock"), "{what}");
+        assert!(error.message().contains("proxy.sock"), "{what}");
         assert!(took < Duration::from_secs(20), "{what}");
     });
 }
@@ -166,7 +166,7 @@ fn a_500_from_the_engine_is_reported_with_its_message() {
         };
         assert_eq!(error.code, code, "{call:?} {builder}: {error:?}");
         assert!(
-            error.message.contains("injected failure"),
+            error.message().contains("injected failure"),
             "{call:?} {builder}: {error:?}"
         );
     });
@@ -223,10 +223,10 @@ fn a_refused_engine_request_is_reported_with_status_and_hint() {
         let (error, took) = fail_then_recover(*call, handling, builder, None, LONG_GRACE);
         let what = format!("{call:?} {handling:?} {builder} {took:?}: {error:?}");
         assert_eq!(error.code, Code::EngineUnreachable, "{what}");
-        assert!(error.message.contains(request), "{what}");
-        assert!(error.message.contains(said), "{what}");
-        assert!(!error.message.contains("was lost"), "{what}");
-        assert!(!error.message.contains("<html>"), "{what}");
+        assert!(error.message().contains(request), "{what}");
+        assert!(error.message().contains(said), "{what}");
+        assert!(!error.message().contains("was lost"), "{what}");
+        assert!(!error.message().contains("<html>"), "{what}");
         assert!(error.hint.contains(&format!("allow {request}")), "{what}");
         assert_eq!(error.hint.contains("Upgrade"), *call == Session, "{what}");
     });
@@ -392,7 +392,7 @@ fn an_engine_restart_fails_the_build_and_the_next_call_works() {
         own.stop();
         let error = call.end().unwrap_err();
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
-        assert!(error.message.contains(&own.engine.url), "{error:?}");
+        assert!(error.message().contains(&own.engine.url), "{error:?}");
         assert!(begun.elapsed() < Duration::from_secs(10));
         assert_eq!(client.ensure_err("hermes").code, Code::EngineUnreachable);
 

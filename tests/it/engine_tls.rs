@@ -100,7 +100,7 @@ fn an_invalid_self_signed_engine_certificate_is_refused() {
         let client = env.client_with(&by_variables(&engine.host, &engine.certificates));
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{flaw:?}: {error:?}");
-        assert!(error.message.contains(says), "{flaw:?}: {error:?}");
+        assert!(error.message().contains(says), "{flaw:?}: {error:?}");
     }
 }
 
@@ -112,7 +112,7 @@ fn a_docker_context_with_skip_tls_verify_is_refused() {
     let client = env.client_with(&by_context(&config));
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::InvalidOption, "{error:?}");
-    assert!(error.message.contains("far away"), "{error:?}");
+    assert!(error.message().contains("far away"), "{error:?}");
     assert!(error.hint.contains("ca.pem"), "{error:?}");
     assert!(env.is_clean());
 }
@@ -125,7 +125,7 @@ fn the_default_port_is_2375_or_2376_for_a_context_with_tls() {
         let error = env.client_with(options).ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         let address = format!("{bare}:{port}");
-        assert!(error.message.contains(&address), "{port}: {error:?}");
+        assert!(error.message().contains(&address), "{port}: {error:?}");
     };
     says(&[(OptionName::DockerHost, bare)], 2375);
     // The docker CLI also uses 2375 for DOCKER_HOST with TLS.
@@ -142,10 +142,10 @@ fn an_engine_certificate_of_an_unknown_ca_is_refused() {
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
-        error.message.contains("UnknownIssuer") || error.message.contains("BadSignature"),
+        error.message().contains("UnknownIssuer") || error.message().contains("BadSignature"),
         "{error:?}"
     );
-    assert!(error.message.contains("DOCKER_HOST"), "{error:?}");
+    assert!(error.message().contains("DOCKER_HOST"), "{error:?}");
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn a_missing_client_certificate_is_reported() {
     let client = env.client_with(&by_variables(&engine.host, &engine.certificates));
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
-    assert!(error.message.contains("CertificateRequired"), "{error:?}");
+    assert!(error.message().contains("CertificateRequired"), "{error:?}");
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn plain_tcp_to_a_tls_engine_fails_with_a_hint() {
     let client = env.client_with(&[(OptionName::DockerHost, &engine.host)]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
-    assert!(error.message.contains(&engine.host), "{error:?}");
+    assert!(error.message().contains(&engine.host), "{error:?}");
     assert!(error.hint.contains("DOCKER_TLS_VERIFY"), "{error:?}");
 }
 
@@ -185,7 +185,10 @@ fn an_invalid_certificate_file_is_named_in_the_error() {
         let client = env.client_with(&by_variables(&engine.host, &engine.certificates));
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
-        assert!(error.message.contains(file.to_str().unwrap()), "{error:?}");
-        assert!(error.message.contains("DOCKER_CERT_PATH"), "{error:?}");
+        assert!(
+            error.message().contains(file.to_str().unwrap()),
+            "{error:?}"
+        );
+        assert!(error.message().contains("DOCKER_CERT_PATH"), "{error:?}");
     }
 }

@@ -36,10 +36,10 @@ fn a_commit_pruned_after_the_lookup_is_reported_as_gone() {
     assert_eq!(error.code, Code::Fetch, "{error:?}");
     assert!(error.url.starts_with(&env.server.repo_prefix), "{error:?}");
     let says = format!("the commit {commit} is gone from {}", error.url);
-    assert!(error.message.starts_with(&says), "{error:?}");
+    assert!(error.message().starts_with(&says), "{error:?}");
     assert!(
         error
-            .message
+            .message()
             .contains("the server says: upload-pack: not our ref"),
         "{error:?}"
     );
@@ -71,7 +71,7 @@ fn an_err_packet_of_git_is_shown_complete_and_masked() {
             .ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{error:?}");
         let says = "cannot be fetched: the server says: upload-pack: no, ***, not this one";
-        assert!(error.message.ends_with(says), "{error:?}");
+        assert!(error.message().ends_with(says), "{error:?}");
         assert!(!error.hint.is_empty(), "{error:?}");
     }
 }
@@ -115,8 +115,8 @@ fn a_repository_deleted_after_the_lookup_is_not_an_auth_error() {
                 .client_with(&[(OptionName::Token, token)])
                 .ensure_err("hermes");
             assert_eq!(error.code, code, "{git} {api}: {error:?}");
-            assert!(error.message.contains(says), "{git} {api}: {error:?}");
-            assert!(error.message.contains(&error.url), "{error:?}");
+            assert!(error.message().contains(says), "{git} {api}: {error:?}");
+            assert!(error.message().contains(&error.url), "{error:?}");
         }
     }
 }
@@ -132,7 +132,7 @@ fn the_reason_for_a_403_is_shown_if_it_is_plain_text() {
             "headers": { "Content-Type": kind } }]));
         let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::Auth, "{error:?}");
-        assert_eq!(error.message.contains(off), shown, "{error:?}");
+        assert_eq!(error.message().contains(off), shown, "{error:?}");
         assert!(error.hint.contains("git over HTTP"), "{error:?}");
     }
 }
@@ -255,7 +255,7 @@ fn git_http_errors_map_to_error_codes() {
                 .faults(json!([{ "match": part, "status": status }]));
             let error = env.client().ensure_err("hermes");
             assert_eq!(error.code, code, "{part} {status}: {error:?}");
-            assert!(error.message.contains(&status.to_string()), "{error:?}");
+            assert!(error.message().contains(&status.to_string()), "{error:?}");
             assert!(
                 !error.hint.is_empty() && error.url.contains("hermes"),
                 "{error:?}"
@@ -284,7 +284,7 @@ fn an_invalid_git_answer_is_a_fetch_error() {
             let error = env.client().ensure_err("hermes");
             assert_eq!(error.code, Code::Fetch, "{part} {body:?}: {error:?}");
             assert!(
-                !error.message.contains("did not answer as git does"),
+                !error.message().contains("did not answer as git does"),
                 "the content type is right: {error:?}"
             );
             assert!(!has_tree(&env, &sha));

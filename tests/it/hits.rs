@@ -127,7 +127,7 @@ fn a_base_for_another_platform_fails_or_gives_an_image_that_hits() {
                             "{what}"
                         );
                         assert!(
-                            error.message.contains("it is for linux/arm64"),
+                            error.message().contains("it is for linux/arm64"),
                             "{what}: {error:?}"
                         );
                         assert!(
@@ -304,7 +304,7 @@ fn offline_without_an_image_fails_with_no_local_image() {
         "an image for another platform must not be used: {error:?}"
     );
     assert!(
-        error.message.contains("hermes") && error.hint.contains("MOLECULE_LOCAL_OFFLINE"),
+        error.message().contains("hermes") && error.hint.contains("MOLECULE_LOCAL_OFFLINE"),
         "{error:?}"
     );
     assert_eq!(error.url, "", "the template is not the cause");
@@ -377,7 +377,7 @@ fn an_engine_that_disconnects_during_a_build_is_reported() {
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(
-            error.message.contains(&proxy.url) && !error.hint.is_empty(),
+            error.message().contains(&proxy.url) && !error.hint.is_empty(),
             "{error:?}"
         );
         env.client().ensure("hermes").unwrap();
@@ -399,7 +399,7 @@ fn an_engine_error_is_reported_with_its_message() {
         .ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
-        error.message.contains("injected failure") && error.message.contains("500"),
+        error.message().contains("injected failure") && error.message().contains("500"),
         "{error:?}"
     );
 }

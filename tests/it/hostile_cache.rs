@@ -91,7 +91,7 @@ fn refused(env: &TestEnv, cache: &Path, place: &Path, why: &str) -> Error {
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Cache, "{error:?}");
     let said = format!("{} {why}", place.display());
-    assert!(error.message.contains(&said), "{said} in {error:?}");
+    assert!(error.message().contains(&said), "{said} in {error:?}");
     assert!(!error.hint.is_empty(), "{error:?}");
     error
 }

@@ -198,9 +198,9 @@ fn a_corrupt_or_wrong_pack_fails_the_fetch() {
         let begun = Instant::now();
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{what}: {error:?}");
-        assert!(error.message.contains(&commit.hex()), "{what}: {error:?}");
+        assert!(error.message().contains(&commit.hex()), "{what}: {error:?}");
         assert!(
-            error.message.contains(&env.server.repo_prefix),
+            error.message().contains(&env.server.repo_prefix),
             "{what}: {error:?}"
         );
         assert!(!error.hint.is_empty(), "{what}: {error:?}");
@@ -258,7 +258,7 @@ fn a_server_error_instead_of_a_pack_is_reported() {
             .answer_fetch(&env.server.template("hermes"), commit, &answer);
         let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{error:?}");
-        assert!(error.message.contains(said), "{error:?}");
+        assert!(error.message().contains(said), "{error:?}");
         assert!(env.is_clean());
     }
 }

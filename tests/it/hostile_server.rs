@@ -557,10 +557,10 @@ fn a_git_response_needs_a_git_content_type() {
             let error = env.client().ensure_err("hermes");
             assert_eq!(error.code, Code::Fetch, "{part} {kind}: {error:?}");
             assert!(
-                error.message.contains("did not answer as git does"),
+                error.message().contains("did not answer as git does"),
                 "{error:?}"
             );
-            assert!(error.message.contains(kind), "{error:?}");
+            assert!(error.message().contains(kind), "{error:?}");
             assert!(error.hint.contains("login page"), "{error:?}");
             assert!(env.is_clean());
         }

@@ -80,7 +80,7 @@ fn assert_refused(env: &TestEnv, client: &TestClient, what: &str, says: &str) {
     let begun = Instant::now();
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::Fetch, "{what}: {error:?}");
-    assert!(error.message.contains(says), "{what}: {error:?}");
+    assert!(error.message().contains(says), "{what}: {error:?}");
     assert!(!error.hint.is_empty(), "{what}: {error:?}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
     assert_eq!(client.count(Kind::BuildStarted), 0, "{what}");
@@ -404,7 +404,7 @@ fn folders_may_be_nested_128_levels_deep() {
             Err(error) => {
                 assert_eq!(levels, 129, "{error:?}");
                 let text = "nested more than 128 levels deep";
-                assert!(error.message.contains(text), "{error:?}");
+                assert!(error.message().contains(text), "{error:?}");
             }
         }
     }

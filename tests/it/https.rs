@@ -19,8 +19,8 @@ fn a_certificate_of_an_unknown_issuer_is_refused() {
     let client = env.client_with(&[(OptionName::RepoPrefix, &https.repo_prefix)]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
-    assert!(error.message.contains("TLS"), "{error:?}");
-    assert!(error.message.contains("UnknownIssuer"), "{error:?}");
+    assert!(error.message().contains("TLS"), "{error:?}");
+    assert!(error.message().contains("UnknownIssuer"), "{error:?}");
     assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
     assert!(env.server.requests().is_empty());
 }
@@ -46,8 +46,8 @@ fn an_invalid_certificate_is_refused_without_retry() {
         ]);
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::GiteaUnreachable, "{flaw:?}: {error:?}");
-        assert!(error.message.contains("TLS"), "{flaw:?}: {error:?}");
-        assert!(error.message.contains(says), "{flaw:?}: {error:?}");
+        assert!(error.message().contains("TLS"), "{flaw:?}: {error:?}");
+        assert!(error.message().contains(says), "{flaw:?}: {error:?}");
         assert!(error.hint.contains("clock"), "{flaw:?}: {error:?}");
         let retries = client.of_kind(Kind::Warning);
         assert!(retries.is_empty(), "{flaw:?}: {retries:?}");
@@ -113,7 +113,7 @@ fn an_invalid_self_signed_certificate_is_refused_even_if_trusted() {
         ]);
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::GiteaUnreachable, "{flaw:?}: {error:?}");
-        assert!(error.message.contains(says), "{flaw:?}: {error:?}");
+        assert!(error.message().contains(says), "{flaw:?}: {error:?}");
         assert!(env.server.requests().is_empty(), "the token is not sent");
     }
 }
@@ -131,7 +131,7 @@ fn an_untrusted_self_signed_certificate_of_the_same_name_is_refused() {
     ]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
-    assert!(error.message.contains("CaUsedAsEndEntity"), "{error:?}");
+    assert!(error.message().contains("CaUsedAsEndEntity"), "{error:?}");
     assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
     assert!(env.server.requests().is_empty(), "the token is not sent");
 }
@@ -149,7 +149,7 @@ fn a_redirect_from_https_to_http_is_refused() {
     ]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
-    assert!(error.message.contains(&other.url), "{error:?}");
+    assert!(error.message().contains(&other.url), "{error:?}");
     assert!(other.requests().is_empty());
 }
 

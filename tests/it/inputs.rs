@@ -35,7 +35,7 @@ fn an_unknown_runtime_is_refused_before_any_io() {
             .unwrap_err();
         assert_eq!(error.code, Code::UnknownRuntime, "{name:?}");
         assert!(
-            !error.message.contains('\n') && !error.message.contains('\0'),
+            !error.message().contains('\n') && !error.message().contains('\0'),
             "{error:?}"
         );
         assert!(error.hint.contains("claude-code"), "{error:?}");
@@ -51,7 +51,7 @@ fn refused(env: &TestEnv, name: OptionName, value: &str) -> mol::Error {
     let error = Client::new(&options, None).expect_err(value);
     assert_eq!(error.code, Code::InvalidOption, "{value}: {error:?}");
     assert!(
-        error.message.contains(name.name()),
+        error.message().contains(name.name()),
         "the variable is missing: {error:?}"
     );
     assert!(!error.hint.is_empty(), "no hint: {error:?}");
@@ -149,7 +149,7 @@ fn an_invalid_docker_host_is_refused_before_the_fetch() {
             .ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{host}: {error:?}");
         assert!(
-            error.message.contains("DOCKER_HOST") && !error.hint.is_empty(),
+            error.message().contains("DOCKER_HOST") && !error.hint.is_empty(),
             "{error:?}"
         );
     }
@@ -172,7 +172,7 @@ fn a_cache_folder_that_cannot_be_created_is_named() {
             .client_with(&[(OptionName::CacheDir, folder)])
             .ensure_err("hermes");
         assert_eq!(error.code, Code::Cache, "{error:?}");
-        assert!(error.message.contains(folder), "{error:?}");
+        assert!(error.message().contains(folder), "{error:?}");
         assert!(
             error.hint.contains("MOLECULE_LOCAL_BUILD_CACHE"),
             "{error:?}"
@@ -216,11 +216,11 @@ fn a_cache_folder_that_others_can_write_to_is_refused() {
     let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::Cache, "{error:?}");
     assert!(
-        error.message.contains("other users") && error.hint.contains("chmod"),
+        error.message().contains("other users") && error.hint.contains("chmod"),
         "{error:?}"
     );
     assert!(
-        error.message.contains(env.cache().to_str().unwrap()),
+        error.message().contains(env.cache().to_str().unwrap()),
         "{error:?}"
     );
 }
@@ -235,7 +235,7 @@ fn a_cache_folder_of_another_user_is_refused() {
     let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::Cache, "{error:?}");
     for part in [env.cache().to_str().unwrap(), "another user", "12345"] {
-        assert!(error.message.contains(part), "{part} in {error:?}");
+        assert!(error.message().contains(part), "{part} in {error:?}");
     }
     assert!(
         error.hint.contains("MOLECULE_LOCAL_BUILD_CACHE"),
@@ -264,7 +264,7 @@ fn an_unreachable_engine_is_reported_with_the_reason() {
             .ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         for part in [host, "DOCKER_HOST", reason] {
-            assert!(error.message.contains(part), "{part} in {error:?}");
+            assert!(error.message().contains(part), "{part} in {error:?}");
         }
         assert!(error.hint.contains("start Docker"), "{error:?}");
     }
@@ -407,5 +407,5 @@ fn set_all_from_reads_each_option_from_the_given_lookup() {
     });
     let error = crate::support::TestClient::new(&options).ensure_err("hermes");
     assert_eq!(error.code, Code::RepoNotFound);
-    assert!(error.message.contains(&mark), "{error:?}");
+    assert!(error.message().contains(&mark), "{error:?}");
 }

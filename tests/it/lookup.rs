@@ -18,7 +18,7 @@ const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 fn assert_reported(env: &TestEnv, error: &Error) {
     assert_eq!(error.runtime, "hermes");
     assert!(
-        error.message.contains("hermes"),
+        error.message().contains("hermes"),
         "the URL is missing: {error:?}"
     );
     assert!(error.url.contains("workspace-template-hermes"), "{error:?}");
@@ -40,7 +40,7 @@ fn lookup_error(env: &TestEnv, fault: Value) -> Error {
     let error = client.ensure_err("hermes");
     assert_reported(env, &error);
     let repository = format!("{}hermes", env.server.repo_prefix);
-    assert!(error.message.contains(&repository), "{error:?}");
+    assert!(error.message().contains(&repository), "{error:?}");
     assert_eq!(client.count(Kind::LookupDone), 0);
     let requests = env.server.requests();
     assert!(
@@ -63,14 +63,14 @@ fn unreachable(env: &TestEnv, prefix: &str) -> Error {
 fn a_refused_connection_is_reported() {
     let env = TestEnv::new();
     let error = unreachable(&env, "http://127.0.0.1:1/o/workspace-template-");
-    assert!(error.message.contains("refused"), "{error:?}");
+    assert!(error.message().contains("refused"), "{error:?}");
 }
 
 #[test]
 fn an_unresolvable_host_is_reported() {
     let env = TestEnv::new();
     let error = unreachable(&env, "https://no-such-host.invalid/o/workspace-template-");
-    assert!(error.message.contains("resolve"), "{error:?}");
+    assert!(error.message().contains("resolve"), "{error:?}");
 }
 
 #[test]
@@ -78,7 +78,7 @@ fn a_server_without_tls_is_reported() {
     let env = TestEnv::new();
     let prefix = env.server.repo_prefix.replace("http://", "https://");
     let error = unreachable(&env, &prefix);
-    assert!(error.message.contains("TLS"), "{error:?}");
+    assert!(error.message().contains("TLS"), "{error:?}");
     assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
 }
 
@@ -131,7 +131,7 @@ fn a_lookup_times_out_after_30_seconds() {
         let begun = Instant::now();
         let error = unreachable(&env, &prefix);
         assert!(
-            error.message.contains("30 seconds") || error.message.contains("timed out"),
+            error.message().contains("30 seconds") || error.message().contains("timed out"),
             "{error:?}"
         );
         assert!(begun.elapsed() < Duration::from_secs(40), "{begin}{more}");
@@ -163,7 +163,7 @@ fn only_the_missing_repository_is_named() {
     assert_reported(&env, &error);
     assert!(
         error
-            .message
+            .message()
             .contains(&format!("{}hermes", env.server.repo_prefix)),
         "{error:?}"
     );
@@ -227,7 +227,7 @@ fn the_server_message_is_shown_truncated_printable_and_masked() {
             .faults(json!([{ "match": "/api/", "status": status,
             "headers": { "Content-Type": kind }, "body": body }]));
         let client = env.client_with(&[(OptionName::Token, TOKEN)]);
-        client.ensure_err("hermes").message
+        client.ensure_err("hermes").message()
     };
     let message = |text: &str| json!({ "message": text, "url": "x" }).to_string();
     for status in [400, 401, 403, 500] {
@@ -368,7 +368,7 @@ fn a_401_or_403_names_the_token_variable() {
         );
         assert_eq!(error.code, Code::Auth, "{error:?}");
         assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
-        assert!(error.message.contains(&status.to_string()), "{error:?}");
+        assert!(error.message().contains(&status.to_string()), "{error:?}");
     }
 }
 
@@ -397,7 +397,7 @@ fn a_server_error_is_unreachable_and_names_the_status() {
     for status in [408, 500, 501, 505] {
         let error = lookup_error(&env, json!({ "status": status, "body": "trouble" }));
         assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
-        assert!(error.message.contains(&status.to_string()), "{error:?}");
+        assert!(error.message().contains(&status.to_string()), "{error:?}");
     }
 }
 
@@ -407,7 +407,7 @@ fn any_other_status_is_a_bad_response() {
     for status in [201, 204, 304, 400, 405, 410, 418] {
         let error = lookup_error(&env, json!({ "status": status, "body": "{}" }));
         assert_eq!(error.code, Code::BadResponse, "{error:?}");
-        assert!(error.message.contains(&status.to_string()), "{error:?}");
+        assert!(error.message().contains(&status.to_string()), "{error:?}");
     }
 }
 
@@ -481,7 +481,7 @@ fn a_response_of_64_kib_is_read_and_a_longer_one_is_refused() {
     let error = lookup_error(&env, json!({ "status": 200, "body": body(64 * 1024 + 1) }));
     assert_eq!(error.code, Code::BadResponse, "{error:?}");
     assert!(
-        error.message.contains("65536"),
+        error.message().contains("65536"),
         "the limit is missing: {error:?}"
     );
 

@@ -62,7 +62,10 @@ fn a_failed_command_is_build_failed_whatever_it_prints() {
         let error = client.ensure_err("hermes");
         let what = format!("{} {buildkit} {words}: {error:?}", engine.url);
         assert_eq!(error.code, Code::BuildFailed, "{what}");
-        assert!(!error.message.contains("the disk of the engine"), "{what}");
+        assert!(
+            !error.message().contains("the disk of the engine"),
+            "{what}"
+        );
         let build = error.build.expect("the error has build details");
         assert_eq!(build.exit_code, *exit_code, "{what}");
         assert_eq!(build.line, 2, "{what}");
@@ -96,7 +99,10 @@ fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
         let error = client.ensure_err("hermes");
         let what = format!("{} {buildkit} {text}: {error:?}", engine.url);
         assert_eq!(error.code, Code::BuildFailed, "{what}");
-        assert!(!error.message.contains("the disk of the engine"), "{what}");
+        assert!(
+            !error.message().contains("the disk of the engine"),
+            "{what}"
+        );
         assert_eq!(error.build.unwrap_or_default().exit_code, 0, "{what}");
         assert_eq!(proxy.sent().matches("/build?").count(), 1, "{what}");
     });

@@ -128,7 +128,7 @@ fn the_current_docker_context_is_used() {
     assert!(
         client
             .ensure_err("hermes")
-            .message
+            .message()
             .contains("tcp://127.0.0.1:1"),
         "DOCKER_HOST takes precedence"
     );
@@ -238,7 +238,7 @@ fn a_proxy_that_cannot_be_reached_is_named() {
     for scheme in ["http", "https"] {
         let error = error_with_a_dead_proxy(scheme, "example.com");
         let says = "cannot be reached through the proxy 127.0.0.1:1: the connection was refused";
-        assert!(error.message.contains(says), "{error:?}");
+        assert!(error.message().contains(says), "{error:?}");
         assert!(error.hint.contains("NO_PROXY"), "{error:?}");
     }
 }
@@ -247,10 +247,10 @@ fn a_proxy_that_cannot_be_reached_is_named() {
 fn a_host_in_no_proxy_is_reached_without_the_proxy() {
     let error = error_with_a_dead_proxy("http", "example.com,gitea.invalid");
     assert!(
-        error.message.contains("the host name cannot be resolved"),
+        error.message().contains("the host name cannot be resolved"),
         "{error:?}"
     );
-    assert!(!error.message.contains("proxy"), "{error:?}");
+    assert!(!error.message().contains("proxy"), "{error:?}");
 }
 
 #[test]

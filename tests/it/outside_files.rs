@@ -117,7 +117,7 @@ fn an_irregular_config_json_is_an_error_of_its_own_client_only() {
             let error = call.end().unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{name}: {error:?}");
             for part in [config.to_str().unwrap(), says] {
-                assert!(error.message.contains(part), "{name}: {error:?}");
+                assert!(error.message().contains(part), "{name}: {error:?}");
             }
             assert!(!error.hint.is_empty(), "{name}");
         }
@@ -141,8 +141,8 @@ fn irregular_docker_context_and_tls_files_are_reported() {
     each_irregular(&meta, |name, says| {
         let error = by_context.ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{name}: {error:?}");
-        assert!(error.message.contains("meta.json"), "{name}: {error:?}");
-        assert!(error.message.contains(says), "{name}: {error:?}");
+        assert!(error.message().contains("meta.json"), "{name}: {error:?}");
+        assert!(error.message().contains(says), "{name}: {error:?}");
     });
 
     let engine = EngineTls::before(&env.engine, &env.scratch().join("certificates"));
@@ -160,8 +160,8 @@ fn irregular_docker_context_and_tls_files_are_reported() {
         each_irregular(&path, |name, says| {
             let error = by_variables.ensure_err("hermes");
             assert_eq!(error.code, Code::InvalidOption, "{part} {name}: {error:?}");
-            assert!(error.message.contains(part), "{name}: {error:?}");
-            assert!(error.message.contains(says), "{part} {name}: {error:?}");
+            assert!(error.message().contains(part), "{name}: {error:?}");
+            assert!(error.message().contains(says), "{part} {name}: {error:?}");
         });
         fs::write(&path, good).unwrap();
     }
@@ -182,7 +182,7 @@ fn irregular_ca_files_fail_client_creation() {
         let error = Client::new(&options, None).unwrap_err();
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
         assert!(error.hint.contains("SSL_CERT_FILE"), "{error:?}");
-        error.message
+        error.message()
     };
     each_irregular(&file, |name, says| {
         let message = refused(OptionName::SslCertFile, &file);
@@ -351,7 +351,7 @@ fn an_oversized_dockerignore_or_dockerfile_is_refused_by_name() {
             let error = client.ensure_err("hermes");
             assert_eq!(error.code, Code::BuildFailed, "{error:?}");
             let says = format!("the template's {name} cannot be used: {says}");
-            assert!(error.message.contains(&says), "{error:?}");
+            assert!(error.message().contains(&says), "{error:?}");
             assert!(error.hint.contains("template repository"), "{error:?}");
         }
     }

@@ -71,8 +71,8 @@ fn an_unsupported_platform_is_refused_before_the_fetch() {
         ]);
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
-        assert!(error.message.contains(&platform), "{error:?}");
-        assert!(error.message.contains("linux/amd64"), "{error:?}");
+        assert!(error.message().contains(&platform), "{error:?}");
+        assert!(error.message().contains("linux/amd64"), "{error:?}");
         assert!(
             error.hint.contains(&format!("--install {arch}")),
             "{error:?}"
@@ -188,7 +188,7 @@ fn an_exec_format_error_is_platform_unsupported() {
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
         let (message, build) = (
-            error.message,
+            error.message(),
             error.build.expect("the error has build details"),
         );
         // Docker has it in its error message, Podman in the step's output.

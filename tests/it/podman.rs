@@ -112,7 +112,7 @@ fn a_failed_step_is_named() {
     );
     let error = ensure(&client(&env, &podman), &podman).unwrap_err();
     assert_eq!(error.code, mol::Code::BuildFailed, "{error:?}");
-    let named = error.message.matches("COPY nothing").count();
+    let named = error.message().matches("COPY nothing").count();
     assert_eq!(named, 1, "{error:?}");
     let build = error.build.unwrap();
     assert!(build.step.contains("COPY nothing"), "{build:?}");
@@ -168,7 +168,9 @@ fn a_list_that_keeps_failing_is_reported_and_only_podman_retries() {
         let error = block_on(through.inner().list().wait(None)).unwrap_err();
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(
-            error.message.contains("answered GET /images/json with 500"),
+            error
+                .message()
+                .contains("answered GET /images/json with 500"),
             "{error:?}"
         );
         let requests = proxy.sent().matches(LISTS[0]).count();

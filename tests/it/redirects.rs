@@ -104,7 +104,7 @@ fn with_a_token_a_redirect_to_another_origin_is_refused() {
         .ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(
-        error.message.contains(&other.url),
+        error.message().contains(&other.url),
         "the target is missing: {error:?}"
     );
     assert!(
@@ -134,7 +134,7 @@ fn with_a_token_a_fetch_redirect_to_another_origin_is_refused() {
         .client_with(&[(OptionName::Token, TOKEN)])
         .ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
-    assert!(error.message.contains(&other.url), "{error:?}");
+    assert!(error.message().contains(&other.url), "{error:?}");
     assert!(
         error.hint.contains("MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
         "{error:?}"
@@ -175,7 +175,7 @@ fn a_redirect_loop_ends() {
     );
     let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
-    assert!(error.message.contains("redirects"), "{error:?}");
+    assert!(error.message().contains("redirects"), "{error:?}");
     assert!(env.server.requests().len() < 20);
 }
 
@@ -199,7 +199,7 @@ fn a_redirect_loop_ends_in_each_git_request() {
                     Code::GiteaUnreachable,
                     "{part} {body} {status}: {error:?}"
                 );
-                assert!(error.message.contains("redirects"), "{error:?}");
+                assert!(error.message().contains("redirects"), "{error:?}");
                 assert!(env.server.requests().len() < 30);
                 assert!(env.is_clean(), "{:?}", env.fetched());
             }
@@ -227,7 +227,7 @@ fn with_a_token_no_post_is_redirected_to_another_origin() {
                 Code::GiteaUnreachable,
                 "{body} {status}: {error:?}"
             );
-            assert!(error.message.contains(&other.url), "{error:?}");
+            assert!(error.message().contains(&other.url), "{error:?}");
             assert!(other.requests().is_empty());
             assert!(env.is_clean());
         }

@@ -143,7 +143,7 @@ fn a_retry_after_of_an_hour_fails_at_once() {
         );
         let error = env.client().ensure_err("hermes");
         assert_eq!(error.code, Code::GiteaUnreachable);
-        assert!(error.message.contains("503"), "{error:?}");
+        assert!(error.message().contains("503"), "{error:?}");
         assert_eq!(env.server.requests().len(), 1, "{after}");
     }
 }
@@ -164,8 +164,8 @@ fn a_retry_after_that_is_too_long_is_reported() {
             env.server.faults(json!([{ "match": part, "status": status,
                 "headers": { "Retry-After": value } }]));
             let error = env.client().ensure_err("hermes");
-            assert!(error.message.contains(&status.to_string()), "{error:?}");
-            assert!(error.message.contains(says), "{error:?}");
+            assert!(error.message().contains(&status.to_string()), "{error:?}");
+            assert!(error.message().contains(says), "{error:?}");
             let mut requests = env.server.requests();
             requests.retain(|request| request.path.contains(part));
             assert_eq!(requests.len(), 1, "{value} {part}: {requests:?}");
@@ -180,7 +180,7 @@ fn a_lasting_failure_is_reported_after_some_retries() {
         .faults(json!([{ "match": "/api/", "status": 503 }]));
     let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable);
-    assert!(error.message.contains("503"), "{error:?}");
+    assert!(error.message().contains("503"), "{error:?}");
     let tries = env.server.requests().len();
     assert!((3..10).contains(&tries), "{tries}");
 }

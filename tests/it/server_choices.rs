@@ -88,14 +88,14 @@ fn a_missing_commit_or_repository_is_named() {
     assert_eq!(error.code, Code::Fetch, "{error:?}");
     let repository = format!("{}hermes", env.server.repo_prefix);
     let message = format!("{repository} does not have the commit {commit}");
-    assert!(error.message.starts_with(&message), "{error:?}");
+    assert!(error.message().starts_with(&message), "{error:?}");
     assert!(error.hint.starts_with("check the commit"), "{error:?}");
     assert!(env.is_clean());
 
     let error = at(&env.client(), "codex", commit).unwrap_err();
     assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
     let message = format!("{}codex was not found: ", env.server.repo_prefix);
-    assert!(error.message.starts_with(&message), "{error:?}");
+    assert!(error.message().starts_with(&message), "{error:?}");
     assert!(error.hint.contains("MOLECULE_GITEA_TOKEN"), "{error:?}");
 }
 
@@ -113,7 +113,7 @@ fn the_id_of_an_annotated_tag_is_reported_as_a_tag() {
     let error = at(&env.client(), "hermes", &tag.hex()).unwrap_err();
     assert_eq!(error.code, Code::Fetch, "{error:?}");
     assert!(
-        error.message.ends_with("is a tag, not a commit"),
+        error.message().ends_with("is a tag, not a commit"),
         "{error:?}"
     );
     assert!(error.hint.contains("git rev-parse"), "{error:?}");
@@ -151,7 +151,7 @@ fn offline_a_given_commit_is_found_or_reported_missing() {
     assert_eq!(at(&client, "hermes", &new).unwrap().commit_sha, new);
     let error = at(&client, "hermes", &"a".repeat(40)).unwrap_err();
     assert_eq!(error.code, Code::NoLocalImage, "{error:?}");
-    assert!(error.message.contains("aaaaaaaaaaaa"), "{error:?}");
+    assert!(error.message().contains("aaaaaaaaaaaa"), "{error:?}");
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a_custom_allowlist_replaces_the_default_everywhere() {
 
     let error = block_on(client.inner().ensure_local_image("hermes").wait(None)).unwrap_err();
     assert_eq!(error.code, Code::UnknownRuntime);
-    assert_eq!(error.message, "unknown runtime \"hermes\"");
+    assert_eq!(error.message(), "unknown runtime \"hermes\"");
     assert_eq!(error.hint, "the known runtimes are codex, google-adk");
 
     let listed = block_on(client.inner().list().wait(None)).unwrap();

@@ -82,11 +82,11 @@ fn the_path_of_the_ssh_url_is_the_remote_engine_socket() {
     let error = client(&env, &sshd, &[(OptionName::DockerHost, &wrong)]).ensure_err("hermes");
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
-        error.message.contains(&format!("{socket}.not")),
+        error.message().contains(&format!("{socket}.not")),
         "{error:?}"
     );
     // From the docker command on the remote machine.
-    assert!(error.message.contains("no such file"), "{error:?}");
+    assert!(error.message().contains("no such file"), "{error:?}");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn an_unreachable_engine_is_reported_with_the_ssh_error() {
         let since = Instant::now();
         let error = client(&env, &sshd, &[(option, value)]).ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
-        assert!(error.message.contains(says), "{error:?}");
+        assert!(error.message().contains(says), "{error:?}");
         assert!(error.hint.contains("ssh HOST docker version"), "{error:?}");
         assert!(since.elapsed() < Duration::from_secs(20));
     }
@@ -169,8 +169,8 @@ fn an_ssh_that_exits_at_once_is_reported_with_its_stderr() {
         let path = programs.to_str().unwrap();
         let error = client(&env, &sshd, &[(OptionName::SearchPath, path)]).ensure_err("hermes");
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
-        assert!(error.message.contains(says), "{error:?}");
-        assert!(error.message.len() < 6000, "{}", error.message.len());
+        assert!(error.message().contains(says), "{error:?}");
+        assert!(error.message().len() < 6000, "{}", error.message().len());
     }
 }
 
@@ -186,7 +186,7 @@ fn a_missing_ssh_program_is_reported() {
             ])
             .ensure_err("hermes");
         assert_eq!(error.code, Code::InvalidOption, "{error:?}");
-        assert!(error.message.contains("no ssh in PATH"), "{error:?}");
+        assert!(error.message().contains("no ssh in PATH"), "{error:?}");
         assert!(error.hint.contains("install an ssh client"), "{error:?}");
     }
 }

@@ -19,7 +19,7 @@ pub fn url_names_the_branch(prefix: &str, runtime: &str, branch: &str) {
                 "{error:?}"
             );
             assert!(
-                !error.message.is_empty() && !error.hint.is_empty(),
+                !error.message().is_empty() && !error.hint.is_empty(),
                 "{error:?}"
             );
             return;

@@ -21,7 +21,7 @@ pub fn sha_is_the_commit_id(body: &[u8]) {
         Err(error) => {
             assert_eq!(error.code, Code::BadResponse, "{error:?}");
             assert!(
-                !error.message.is_empty() && !error.hint.is_empty(),
+                !error.message().is_empty() && !error.hint.is_empty(),
                 "{error:?}"
             );
             let answer = reference.unwrap_or_default();

@@ -240,7 +240,7 @@ impl Place<'_> {
             Remedy::Again
         } else if may_be_cache_failure {
             Remedy::WithoutCache {
-                why: error.message.clone(),
+                why: error.message(),
                 hangs: false,
             }
         } else {
@@ -265,7 +265,7 @@ impl Place<'_> {
         let why = match end {
             Ok(Ok(())) => None,
             Ok(Err(failure)) => Some(failure.to_string()),
-            Err(stalled) => Some(stalled.message.clone()),
+            Err(stalled) => Some(stalled.message()),
         };
         if transfer.is_complete() {
             monitor.export_done();
@@ -302,7 +302,7 @@ impl Place<'_> {
             (Ok(Err(failure)), _) if image.is_pushed() => {
                 format!("the engine cannot pull it: {failure}")
             }
-            (Err(stalled), _) if monitor.has_exported() => stalled.message.clone(),
+            (Err(stalled), _) if monitor.has_exported() => stalled.message(),
             (Ok(Err(Failure::Reported { .. })), Some(error)) => error.to_owned(),
             _ => return None,
         };
@@ -350,7 +350,7 @@ fn silent(
         {
             AttemptError {
                 remedy: Remedy::WithoutCache {
-                    why: stalled.message.clone(),
+                    why: stalled.message(),
                     hangs: true,
                 },
                 error: stalled,

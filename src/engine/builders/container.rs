@@ -168,7 +168,7 @@ fn trouble(engine: &Address, container: &str, failure: &Failure) -> Trouble {
         ),
         Failure::Local(limit) => Trouble {
             limit: Some(Box::new(limit.clone())),
-            ..Trouble::new(limit.message.clone(), "")
+            ..Trouble::new(limit.message(), "")
         },
         failure => Trouble::new(
             format!("the engine at {engine} cannot connect to it: {failure}"),

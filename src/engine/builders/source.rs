@@ -122,10 +122,10 @@ mod tests {
             let error = parse(value).unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{value}");
             assert!(
-                error.message.starts_with("MOLECULE_LOCAL_BUILDER "),
+                error.message().starts_with("MOLECULE_LOCAL_BUILDER "),
                 "{error:?}"
             );
-            assert!(error.message.contains(why), "{value}: {error:?}");
+            assert!(error.message().contains(why), "{value}: {error:?}");
             assert!(!error.hint.is_empty(), "{value}");
         }
     }

@@ -183,8 +183,8 @@ mod tests {
             std::fs::write(folder.join("meta.json"), meta).unwrap();
             let error = load().unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{meta}");
-            assert!(error.message.contains(why), "{meta}: {error:?}");
-            assert!(error.message.contains("work"), "{meta}: {error:?}");
+            assert!(error.message().contains(why), "{meta}: {error:?}");
+            assert!(error.message().contains("work"), "{meta}: {error:?}");
         }
     }
 }

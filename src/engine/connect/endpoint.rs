@@ -221,8 +221,8 @@ mod tests {
             settings.host = Some(host.into());
             let error = candidates(&settings).unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{host}");
-            assert!(error.message.contains("DOCKER_HOST"));
-            assert!(!error.message.contains("secret"));
+            assert!(error.message().contains("DOCKER_HOST"));
+            assert!(!error.message().contains("secret"));
             assert!(!error.hint.is_empty());
             // Masking the hint does not change it.
             assert_eq!(mask_token(&error.hint, ""), error.hint, "{host}");
@@ -232,7 +232,7 @@ mod tests {
         assert!(
             candidates(&settings)
                 .unwrap_err()
-                .message
+                .message()
                 .contains("nowhere")
         );
     }

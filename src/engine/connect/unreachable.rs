@@ -387,12 +387,12 @@ mod tests {
         ] {
             let error = explained(home.path(), &happened);
             assert_eq!(error.code, Code::EngineUnreachable);
-            assert!(error.message.contains(cause), "{error:?}");
+            assert!(error.message().contains(cause), "{error:?}");
             assert!(error.hint.starts_with(hint), "{error:?}");
             // Every place is named, and only once.
             for socket in [COLIMA, ORBSTACK, RANCHER] {
                 assert_eq!(
-                    error.message.matches(socket).count(),
+                    error.message().matches(socket).count(),
                     1,
                     "{socket}: {error:?}"
                 );
@@ -406,7 +406,7 @@ mod tests {
         let error = explained(home.path(), &[]);
         let cause =
             "(OrbStack): OrbStack is set up here, but is not running; no socket was found at unix:";
-        assert!(error.message.contains(cause), "{error:?}");
+        assert!(error.message().contains(cause), "{error:?}");
         assert_eq!(error.hint, "start OrbStack: orb start");
     }
 
@@ -422,7 +422,7 @@ mod tests {
         ];
         let error = explained(home.path(), &happened);
         assert_eq!(error.hint, "start Colima: colima start", "{error:?}");
-        assert!(!error.message.contains("denied"), "{error:?}");
+        assert!(!error.message().contains("denied"), "{error:?}");
     }
 
     #[test]
@@ -444,7 +444,7 @@ mod tests {
                 kind: Some(ErrorKind::ConnectionRefused),
                 hint: None,
             }]);
-            assert!(error.message.ends_with(why), "{error:?}");
+            assert!(error.message().ends_with(why), "{error:?}");
             assert_eq!(error.hint, HINT_START);
         }
     }
@@ -471,8 +471,8 @@ mod tests {
         let home = home(&[]);
         let error = explained(home.path(), &[]);
         let start = "no container engine answers; no socket was found at unix:///";
-        assert!(error.message.starts_with(start), "{error:?}");
-        assert_eq!(error.message.matches("unix:///").count(), 6, "{error:?}");
+        assert!(error.message().starts_with(start), "{error:?}");
+        assert_eq!(error.message().matches("unix:///").count(), 6, "{error:?}");
         assert_eq!(error.hint, HINT_START);
     }
 
@@ -491,7 +491,7 @@ mod tests {
             (named(tcp, Some(ErrorKind::ConnectionRefused)), HINT_TCP),
         ] {
             assert_eq!(error.hint, hint, "{error:?}");
-            assert!(error.message.ends_with("(DOCKER_HOST): why"), "{error:?}");
+            assert!(error.message().ends_with("(DOCKER_HOST): why"), "{error:?}");
         }
     }
 

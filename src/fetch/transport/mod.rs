@@ -84,7 +84,7 @@ impl Wire {
 
     /// Keeps the error if it is the first, and returns its text as the I/O error that gix expects.
     fn fail(&self, error: Error) -> io::Error {
-        let text = error.message.clone();
+        let text = error.message();
         let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert(error);
         io::Error::other(text)

@@ -19,7 +19,7 @@ pub(super) async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {
     let work = blocking(&shared.tasks, move || Logins::of(&settings));
     let logins = match deadline.limited("docker's config.json", work).await {
         Ok(logins) => logins,
-        Err(error) => return Check::warning(NAME, error.message, error.hint),
+        Err(error) => return Check::warning(NAME, error.message(), error.hint),
     };
     let mut found = Vec::new();
     if logins.stored > 0 {
@@ -116,7 +116,7 @@ pub(super) fn shared_cache(
             found(&format!("its registry cannot be reached from here: {why}")),
             "check MOLECULE_LOCAL_SHARED_CACHE, the proxy variables and SSL_CERT_FILE; a builder may still reach it",
         ),
-        (_, Some(Err(error))) => Check::warning(NAME, found(&error.message), REGISTRY),
+        (_, Some(Err(error))) => Check::warning(NAME, found(&error.message()), REGISTRY),
         (_, Some(Ok(Reply::Status(status)))) if status.is_server_error() => Check::warning(
             NAME,
             found(&format!("its registry answers {status}")),

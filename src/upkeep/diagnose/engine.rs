@@ -177,7 +177,7 @@ async fn engine_disk(engine: &Engine, deadline: Deadline) -> Check {
     const NAME: &str = "engine disk";
     let folder = match deadline.limited("the engine", engine.data_folder()).await {
         Ok(folder) => folder,
-        Err(error) => return Check::warning(NAME, error.message, error.hint),
+        Err(error) => return Check::warning(NAME, error.message(), error.hint),
     };
     let Some(folder) = folder else {
         return Check::ok(NAME, "the engine does not report where its data is");
@@ -185,7 +185,7 @@ async fn engine_disk(engine: &Engine, deadline: Deadline) -> Check {
     let free = async { Ok(engine.free_at(&folder).await) };
     let free = match deadline.limited("the engine's disk", free).await {
         Ok(free) => free,
-        Err(error) => return Check::warning(NAME, error.message, error.hint),
+        Err(error) => return Check::warning(NAME, error.message(), error.hint),
     };
     let Some(free) = free else {
         let found = format!(

@@ -125,7 +125,7 @@ impl Check {
     }
 
     fn failed(name: &str, error: Error) -> Self {
-        Self::problem(name, error.message, error.hint)
+        Self::problem(name, error.message(), error.hint)
     }
 
     /// Adds the check whose problem is the cause of this outcome.

@@ -54,7 +54,7 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     let (gitea, clock) = match greeting {
         Err(error) if !any_answer => (Check::failed("gitea", error), no_clock()),
         Err(error) => (
-            Check::warning("gitea", error.message, error.hint),
+            Check::warning("gitea", error.message(), error.hint),
             no_clock(),
         ),
         Ok(_) if found + failed(Code::Auth) == 0 && failed(Code::RepoNotFound) > 0 => (

@@ -238,7 +238,7 @@ async fn remove_image(
             Ok(Some(now)) => *found = now,
             Ok(None) => continue,
             Err(error) => {
-                outcome.kept = Some(Reason::Failed(error.message));
+                outcome.kept = Some(Reason::Failed(error.message()));
                 continue;
             }
         }
@@ -268,7 +268,7 @@ impl Outcome {
             Ok(Removal::Absent) => {}
             Ok(Removal::Refused(why)) => self.kept = Some(Reason::Refused(why)),
             // The other names and images are still tried. Each of them reports its own error.
-            Err(error) => self.kept = Some(Reason::Failed(error.message)),
+            Err(error) => self.kept = Some(Reason::Failed(error.message())),
         }
     }
 
@@ -336,7 +336,7 @@ fn remove_tree(found: &FoundTree, options: PruneOptions) -> Result<(Action, Reas
         match cache.discard(entry) {
             Ok(true) => {}
             Ok(false) => return Ok((Action::Kept, Reason::InUse)),
-            Err(error) => return Ok((Action::Kept, Reason::Failed(error.message))),
+            Err(error) => return Ok((Action::Kept, Reason::Failed(error.message()))),
         }
     }
     let reason = match found.tree.whole {

@@ -172,7 +172,7 @@ fn differences(
         (Outcome::Differs, _) => Vec::new(),
         (Outcome::Fails(why), Err(error))
             if error.code == Code::BuildFailed
-                && error.message.contains(why)
+                && error.message().contains(why)
                 && !error.hint.is_empty()
                 && said.contains(why) =>
         {

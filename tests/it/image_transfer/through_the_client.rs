@@ -84,7 +84,7 @@ fn an_engine_that_stops_reading_the_image_is_a_stall() {
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::Stalled, "{error:?}");
     assert!(
-        error.message.contains("on the way to the engine"),
+        error.message().contains("on the way to the engine"),
         "{error:?}"
     );
     assert!(
@@ -119,7 +119,10 @@ fn an_engine_that_disconnects_during_the_load_gets_no_tag() {
     let (_client, call) = in_the_load(&env, &builder, cut, "60s");
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
-    assert!(error.message.contains("cannot load the image"), "{error:?}");
+    assert!(
+        error.message().contains("cannot load the image"),
+        "{error:?}"
+    );
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }
 

@@ -206,7 +206,7 @@ impl Lookup {
         match self.find(config_key(registry)).await {
             Ok(login) => login,
             Err(error) => {
-                let message = format!("no login for {registry}: {}", error.message);
+                let message = format!("no login for {registry}: {}", error.message());
                 (self.emit)(Event::warning(message, error.hint));
                 None
             }

@@ -40,7 +40,7 @@ impl Logins {
         for (registry, helper) in config.cred_helpers {
             match helper {
                 Ok(helper) => drop(helpers.insert(helper)),
-                Err(wrong) => warnings.push(wrong_entry("credHelpers", &registry, wrong).message),
+                Err(wrong) => warnings.push(wrong_entry("credHelpers", &registry, wrong).message()),
             }
         }
         let mut stored = 0;
@@ -48,7 +48,7 @@ impl Logins {
             match stored_login(auth, registry) {
                 // With a credsStore, the docker CLI leaves empty entries there.
                 Ok(_) => stored += usize::from(auth.as_ref().is_ok_and(Auth::is_set)),
-                Err(error) => warnings.push(error.message),
+                Err(error) => warnings.push(error.message()),
             }
         }
         Ok(Self {

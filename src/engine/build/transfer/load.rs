@@ -81,7 +81,7 @@ impl ImageLoad {
                 Err(failure) => Err(self.error(failure).await),
             };
             let answer = result.as_ref().err();
-            let answer = answer.map(|error| Err(Status::internal(error.message.clone())));
+            let answer = answer.map(|error| Err(Status::internal(error.message())));
             let _ = self.result.set(result);
             answer
         };
