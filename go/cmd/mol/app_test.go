@@ -453,8 +453,8 @@ func TestPlainDisplayShowsWholePulls(t *testing.T) {
 
 func TestProgressFlag(t *testing.T) {
 	for args, want := range map[string]string{
-		"--progress plain": "look up " + testURL,
-		"--progress auto":  "look up " + testURL,
+		"--progress plain": "looking up " + testURL,
+		"--progress auto":  "looking up " + testURL,
 		"--progress quiet": "^$",
 	} {
 		f := &fakeClient{events: scriptedEvents(), img: scriptImage()}

@@ -9,32 +9,13 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// describe returns an event as one line of text. For a kind that this command does
-// not know, that is the event's message.
+// describe returns an event as one line of text: its message, for some kinds with more numbers.
 func describe(e mol.Event) string {
 	switch e.Kind {
-	case mol.EventLookupStarted:
-		return "look up " + e.URL
-	case mol.EventLookupDone:
-		return fmt.Sprintf("%s is at %s", cmp.Or(e.Branch, "the branch"), short(e.CommitSHA))
-	case mol.EventCacheHit:
-		return "the engine has " + e.Ref
-	case mol.EventCacheMiss:
-		return join("build "+e.Ref, e.Reason)
-	case mol.EventFetchStarted:
-		return "fetch from " + e.URL
 	case mol.EventFetchProgress:
 		return "fetching: " + amount(e)
 	case mol.EventFetchDone:
 		return fmt.Sprintf("fetched %s in %s", amount(e), seconds(e.Duration))
-	case mol.EventBuildStarted:
-		return fmt.Sprintf("build with %s on %s", cmp.Or(e.Builder, "the engine"), cmp.Or(e.Endpoint, "its default endpoint"))
-	case mol.EventBaseImage:
-		return "look up the base image " + e.BaseImage
-	case mol.EventContextProgress:
-		return "sending the build context: " + amount(e)
-	case mol.EventContextDone:
-		return "sent the build context: " + amount(e)
 	case mol.EventStepStarted:
 		return stepName(e)
 	case mol.EventPullStarted:
@@ -51,18 +32,10 @@ func describe(e mol.Event) string {
 		return stepName(e) + ": " + stepOutcome(e)
 	case mol.EventLog:
 		return "| " + clean(e.Line)
-	case mol.EventExportStarted:
-		return "export the image"
-	case mol.EventExportProgress:
-		return "sending the image to the engine: " + cmp.Or(layerAmount(e), size(e.Bytes))
 	case mol.EventExportDone:
 		return "exported the image in " + seconds(e.Duration)
-	case mol.EventTagged:
-		return "tagged " + e.Ref
 	case mol.EventWarning:
 		return join("warning: "+e.Message, e.Hint)
-	case mol.EventThinned:
-		return fmt.Sprintf("(%s dropped: the output was too fast to show)", count(e.Dropped, "event"))
 	default:
 		return cmp.Or(e.Message, string(e.Kind))
 	}

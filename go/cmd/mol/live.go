@@ -183,7 +183,7 @@ func (d *liveDisplay) apply(e mol.Event) (kept []string) {
 	case mol.EventBuildStarted:
 		d.begin("build", "")
 	case mol.EventExportStarted:
-		d.now.detail, d.now.line = "exporting the image", ""
+		d.now.detail, d.now.line = clean(describe(e)), ""
 	case mol.EventWaiting:
 		d.begin("wait", describe(e))
 	case mol.EventFetchProgress:

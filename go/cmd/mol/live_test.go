@@ -143,8 +143,8 @@ func TestLiveDisplay(t *testing.T) {
 	want := regexp.MustCompile(`^✓ main is at 0123456789ab
 ✓ fetched 1,234 objects, 14 files, 2.0 MiB in 0.85s
 ! warning: the :latest tag was not refreshed: the engine is read-only
-✓ built 3 steps, 1 of them cached in \d\.\d\ds
-✓ tagged molecule-local/workspace-template-hermes:0123456789ab
+✓ built 3 steps, 1 of them cached in [\d.]+s
+✓ molecule-local/workspace-template-hermes:0123456789ab is ready
 ✓ ready in 14.1s$`)
 	if got := s.text(); !want.MatchString(got) {
 		t.Errorf("at the end the screen is\n%s\nwant\n%s", got, want)
@@ -168,7 +168,7 @@ func TestLiveDisplayControlSequences(t *testing.T) {
 			for _, e := range scriptedEvents() {
 				d.event(e)
 			}
-			s.shows(t, `tagged`)
+			s.shows(t, `is ready`)
 			d.end("done")
 			s.shows(t, `done$`)
 
@@ -265,7 +265,7 @@ func TestLiveDisplayShowsPullsAndParallelSteps(t *testing.T) {
 		for _, e := range events[:2] {
 			d.event(e)
 		}
-		s.shows(t, `look up the base image docker.io/library/python:3.13$`)
+		s.shows(t, `looking up the base image docker.io/library/python:3.13$`)
 		for _, e := range events[2:7] {
 			d.event(e)
 		}

@@ -464,7 +464,10 @@ impl<'a> BuildMonitor<'a> {
             self.note_activity();
             let of_total =
                 total.map_or_else(String::new, |total| format!(" of {}", human_bytes(total)));
-            let message = format!("the image is on its way: {}{of_total}", human_bytes(bytes));
+            let message = format!(
+                "sending the image to the engine: {}{of_total}",
+                human_bytes(bytes)
+            );
             (self.emit)(Event {
                 bytes: Some(bytes),
                 bytes_total: total,
