@@ -72,11 +72,9 @@ func (a *app) rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if err := errors.Join(a.checkProgress(), a.loadConfig()); err != nil {
-				return err
-			}
-			a.parsed = true
-			return nil
+			err := a.checkProgress()
+			a.parsed = err == nil
+			return err
 		},
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")

@@ -144,11 +144,11 @@ func TestWarningForServersIsNotShown(t *testing.T) {
 
 // libmol finds rootless engines too, which the docker command finds only by a context.
 func TestUpUsesTheEngineThatHasTheImage(t *testing.T) {
-	t.Setenv("DOCKER_HOST", "")
-	t.Setenv("DOCKER_CONTEXT", "default")
+	cleanEnv(t)
+	t.Setenv("DOCKER_CONFIG", t.TempDir()) // without a current context
 	image := scriptImage()
 	image.Endpoint = "unix:///nowhere/podman.sock"
-	code, _, stderr := runFake(t, t.Context(), &fakeClient{img: image}, "up", "hermes")
+	code, _, stderr := runHere(t.Context(), &fakeClient{img: image}, "up", "hermes")
 	if code != exitEngine || !strings.Contains(stderr, image.Endpoint) {
 		t.Errorf("exit code %d, standard error:\n%s", code, stderr)
 	}
@@ -403,8 +403,9 @@ func TestResolve(t *testing.T) {
 }
 
 func TestVersionWorksWithoutAnEngine(t *testing.T) {
-	t.Setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
-	code, stdout, _ := runFake(t, t.Context(), &fakeClient{}, "version")
+	cleanEnv(t)
+	t.Setenv(hostEnv, "unix:///nowhere/docker.sock")
+	code, stdout, _ := runHere(t.Context(), &fakeClient{}, "version")
 	want := regexp.MustCompile(`^mol .+\nlibmol .+, ABI \d+\ngo1\..+\nengine: none answers; mol doctor says why\n$`)
 	if code != 0 || !want.MatchString(stdout) {
 		t.Errorf("exit code %d, %q", code, stdout)

@@ -35,7 +35,10 @@ func (a *app) configCommand() *cobra.Command {
 			"file ($XDG_CONFIG_HOME/molecule/mol.toml, else ~/.config/molecule/mol.toml), the default.\n" +
 			"mol init writes a file. The token has no setting; set " + tokenEnv + ".",
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.setEnv(cmd.Flags()); err != nil {
+				return err
+			}
 			var values []settingValue
 			for _, s := range settings {
 				value := settingValue{Key: s.key, Value: os.Getenv(s.env), From: a.from[s.env], Env: s.env}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,6 +164,17 @@ func TestMessagesNameWhatWasTyped(t *testing.T) {
 	}
 }
 
+// Only commands that use settings depend on the files.
+func TestAnInvalidFileDoesNotPreventHelpAndInit(t *testing.T) {
+	for _, args := range []string{"help", "help exit-codes", "man", "completion bash", "resolve", "version", "init --project"} {
+		inProject(t, "", "platfrom = \"linux/arm64\"\n")
+		t.Setenv(hostEnv, "unix:///nowhere/docker.sock")
+		if code, _, stderr := runHere(t.Context(), &fakeClient{}, strings.Fields(args)...); code != 0 {
+			t.Errorf("mol %s: exit code %d: %s", args, code, stderr)
+		}
+	}
+}
+
 func TestConfigShowsNoSecret(t *testing.T) {
 	inProject(t, "", "")
 	t.Setenv(tokenEnv, "t0ken-of-4-nobody")
@@ -176,7 +189,7 @@ func TestConfigShowsNoSecret(t *testing.T) {
 
 // Anyone can write a file into a shared folder such as /tmp.
 func TestAProjectFileOfAnotherUserIsIgnored(t *testing.T) {
-	inProject(t, "branch = \"of-the-project\"\n", "")
+	inProject(t, "branch = \"of-the-project\"\n", "branch = \"of-the-user\"\n")
 	path := findProjectFile()
 	if path == "" {
 		t.Fatal("the user's own file is not found")
@@ -188,15 +201,36 @@ func TestAProjectFileOfAnotherUserIsIgnored(t *testing.T) {
 	if !ownedByUs(info) {
 		t.Error("the user's own file counts as another's")
 	}
-	if os.Geteuid() == 0 {
-		if err := os.Chown(path, 12345, 12345); err != nil {
-			t.Fatal(err)
-		}
-		if got := findProjectFile(); got != "" {
-			t.Errorf("the file of another user is read: %s", got)
-		}
+	if ownedByUs(anothersFile{info}) {
+		t.Error("the file of another user counts as the user's own")
+	}
+	if os.Geteuid() != 0 {
+		return
+	}
+	if err := os.Chown(path, 12345, 12345); err != nil {
+		t.Fatal(err)
+	}
+	if got := findProjectFile(); got != "" {
+		t.Errorf("the file of another user is read: %s", got)
+	}
+	if err := errors.Join(os.Remove(path), os.Symlink(userFile(), path), os.Lchown(path, 12345, 12345)); err != nil {
+		t.Fatal(err)
+	}
+	if got := findProjectFile(); got != "" {
+		t.Errorf("a symbolic link of another user is followed: %s", got)
+	}
+	if err := os.Lchown(path, 0, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got := findProjectFile(); got != path {
+		t.Errorf("the user's own symbolic link is not followed: %q", got)
 	}
 }
+
+// anothersFile belongs to a user who is neither this one nor root.
+type anothersFile struct{ fs.FileInfo }
+
+func (anothersFile) Sys() any { return &syscall.Stat_t{Uid: 12345} }
 
 func TestAFIFOAsConfigFileIsRefused(t *testing.T) {
 	inProject(t, "", "")
@@ -270,6 +304,7 @@ func TestTLSFilesStayWithTheirBuilder(t *testing.T) {
 	}{
 		{"", "", "tcp://10.0.0.1:1234", file},
 		{"tcp://10.0.0.2:1234", "", "tcp://10.0.0.2:1234", file},
+		{" tcp://10.0.0.2:1234", "", " tcp://10.0.0.2:1234", file},
 		{"unix:///b.sock", "", "unix:///b.sock", mol.BuilderTLS{}},
 		{"default", "tcp://10.0.0.3:1234", "default", mol.BuilderTLS{}},
 		{"", "farm", "farm", mol.BuilderTLS{}},

@@ -94,10 +94,13 @@ func findProjectFile() string {
 	}
 	for {
 		path := filepath.Join(folder, projectFile)
-		// Like git's safe.directory check: ignore a file of another user, because anyone can create one in a shared
-		// folder such as /tmp.
-		if info, err := os.Stat(path); err == nil && ownedByUs(info) {
-			return path
+		// Like git's safe.directory check: ignore a file or a symbolic link of another user, because anyone can create
+		// one in a shared folder such as /tmp.
+		link, err := os.Lstat(path)
+		if err == nil && ownedByUs(link) {
+			if file, err := os.Stat(path); err == nil && ownedByUs(file) {
+				return path
+			}
 		}
 		above := filepath.Dir(folder)
 		if above == folder {
@@ -159,7 +162,7 @@ func (a *app) isOverridden(s setting, source string) bool {
 	if from == "" || from == source {
 		return false
 	}
-	value := os.Getenv(s.belongsTo)
+	value := strings.TrimSpace(os.Getenv(s.belongsTo))
 	switch s.belongsTo {
 	case builderEnv:
 		return !strings.HasPrefix(value, "tcp://")

@@ -137,8 +137,12 @@ func (f *timeoutFlag) String() string {
 // Type is the name of the value in the help.
 func (f *timeoutFlag) Type() string { return "duration" }
 
-// setEnv sets the variables of the flags that were given.
+// setEnv sets the variables of the settings in the configuration files, and of the flags that were given. Every command
+// that reads settings calls it first.
 func (a *app) setEnv(flags *pflag.FlagSet) error {
+	if err := a.loadConfig(); err != nil {
+		return usageError{err}
+	}
 	for _, s := range settings {
 		f := flags.Lookup(s.key)
 		if f == nil || !f.Changed {

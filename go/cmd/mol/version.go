@@ -23,7 +23,9 @@ func (a *app) versionCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			v := versionResult{outcome: succeeded, Version: version(), Library: mol.LibraryVersion(), ABI: mol.ABIVersion(), Go: runtime.Version()}
-			v.Engine = a.engineVersion(cmd.Context())
+			if a.setEnv(cmd.Flags()) == nil { // mol doctor reports an invalid configuration file
+				v.Engine = a.engineVersion(cmd.Context())
+			}
 			if a.asJSON {
 				return a.printJSON(v)
 			}

@@ -102,7 +102,7 @@ func (a *app) engineFlags(cmd *cobra.Command) {
 // completeWorkspace offers the workspaces to the shell.
 func (a *app) completeWorkspace(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	var ids []string
-	if len(args) == 0 {
+	if len(args) == 0 && a.setEnv(cmd.Flags()) == nil {
 		_ = a.withEngine(cmd.Context(), func(ctx context.Context, engine *client.Client) error {
 			workspaces, err := workspace.List(ctx, engine, owner())
 			for _, w := range workspaces {

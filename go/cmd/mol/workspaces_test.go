@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -175,6 +176,15 @@ func TestFindingTheEngineNeedsNoCache(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = engine.Close()
+}
+
+func TestCompletionAsksTheEngineOfDockerHost(t *testing.T) {
+	cleanEnv(t)
+	f := &fakeClient{err: errors.New("no engine")}
+	_, _, _ = runHere(t.Context(), f, "__complete", "down", "--docker-host", "unix:///nowhere/of-the-flag.sock", "")
+	if f.opts.DockerHost != "unix:///nowhere/of-the-flag.sock" {
+		t.Errorf("asked for %q", f.opts.DockerHost)
+	}
 }
 
 func TestShellOnATerminal(t *testing.T) {
