@@ -6,8 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
-	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,7 +53,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
 	if err != nil && !a.parsed {
-		err = usageError{err}
+		err = usageError{withSuggestions(root, args, err)}
 	}
 	var command commandError
 	if err != nil && !errors.Is(err, errProblems) && !errors.As(err, &command) {
@@ -76,12 +77,28 @@ func (a *app) rootCommand() *cobra.Command {
 			a.parsed = err == nil
 			return err
 		},
+		DisableSuggestions:         true, // withSuggestions makes a hint of them
+		SuggestionsMinimumDistance: 2,    // cobra's default
 	}
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "write JSON lines to standard output: events, then one result")
 	root.AddCommand(a.resolveCommand(), a.ensureCommand(), a.upCommand(), a.psCommand(), a.logsCommand(),
 		a.shellCommand(), a.openCommand(), a.downCommand(), a.listCommand(), a.pruneCommand(), a.doctorCommand(),
 		a.configCommand(), a.initCommand(), a.versionCommand(), a.manCommand(), exitCodesTopic(), pinsTopic())
 	return root
+}
+
+// withSuggestions adds to the error for an unknown command which one may be meant.
+func withSuggestions(root *cobra.Command, args []string, err error) error {
+	_, rest, unknown := root.Find(args)
+	if unknown == nil {
+		return err
+	}
+	isName := func(arg string) bool { return arg != "" && !strings.HasPrefix(arg, "-") }
+	names := root.SuggestionsFor(rest[slices.IndexFunc(rest, isName)])
+	if len(names) == 0 {
+		return err
+	}
+	return hinted{err, "did you mean " + strings.Join(names, " or ") + "?"}
 }
 
 // ensure builds the image of a runtime, unless the engine has it, and shows the
@@ -141,30 +158,38 @@ func (a *app) println(line string) error {
 	return err
 }
 
-// asTyped replaces the name of each variable in a message by what the user has set: the flag, or the key in a file.
-func (a *app) asTyped(text string) string {
+// setBy returns, for each variable that a text names and that a flag or a file sets, that flag, or the key in the file.
+func (a *app) setBy(text string) map[string]string {
+	words := strings.FieldsFunc(text, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') })
+	found := map[string]string{}
 	for _, s := range settings {
 		switch from := a.from[s.env]; {
-		case from == "" || from == s.env || from == contextEnv || from == buildxEnv:
+		case from == "" || from == s.env || from == contextEnv || from == buildxEnv || !slices.Contains(words, s.env):
 		case strings.HasPrefix(from, "--"):
-			text = replaceWord(text, s.env, from)
+			found[s.env] = from
 		default:
-			text = replaceWord(text, s.env, s.key+" in "+from)
+			found[s.env] = s.key + " in " + plain(from)
 		}
 	}
-	return text
+	return found
 }
 
-// replaceWord replaces a name, but not the beginning of a longer one.
-func replaceWord(text, name, by string) string {
-	return regexp.MustCompile(`\b`+name+`\b`).ReplaceAllLiteralString(text, by)
+// notes returns what setBy finds as text.
+func (a *app) notes(text string) []string {
+	var lines []string
+	found := a.setBy(text)
+	for _, env := range slices.Sorted(maps.Keys(found)) {
+		lines = append(lines, found[env]+" sets "+env)
+	}
+	return lines
 }
 
 // report prints an error: to standard error, or as the JSON result.
 func (a *app) report(ctx context.Context, err error) {
+	failed := failure(ctx, err)
+	text := failed.Error.Message + " " + failed.Error.Hint
 	if a.asJSON {
-		failed := failure(ctx, err)
-		failed.Error.Message, failed.Error.Hint = a.asTyped(failed.Error.Message), a.asTyped(failed.Error.Hint)
+		failed.Error.SetBy = a.setBy(text)
 		_ = a.printJSON(failed)
 		return
 	}
@@ -175,18 +200,18 @@ func (a *app) report(ctx context.Context, err error) {
 		return
 	}
 	var detail *mol.Error
-	if !errors.As(err, &detail) {
-		first, rest, _ := strings.Cut(err.Error(), "\n")
+	if errors.As(err, &detail) {
+		_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), failed.Error.Message)
+	} else {
+		first, rest, _ := strings.Cut(masked(err.Error()), "\n")
 		_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), clean(first))
 		for line := range strings.Lines(rest) {
 			_, _ = fmt.Fprintln(a.stderr, "  |", clean(line))
 		}
-		return
 	}
-	_, _ = fmt.Fprintln(a.stderr, style.bad("mol:"), a.asTyped(headline(detail)))
-	if detail.Excerpt != "" {
-		_, _ = fmt.Fprintf(a.stderr, "Dockerfile:%d\n", detail.Line)
-		for line := range strings.SplitSeq(detail.Excerpt, "\n") {
+	if failed.Error.Excerpt != "" {
+		_, _ = fmt.Fprintf(a.stderr, "Dockerfile:%d\n", failed.Error.Line)
+		for line := range strings.SplitSeq(failed.Error.Excerpt, "\n") {
 			line = "  " + clean(line)
 			if strings.HasPrefix(line, "  >") {
 				line = style.bad(line)
@@ -194,15 +219,18 @@ func (a *app) report(ctx context.Context, err error) {
 			_, _ = fmt.Fprintln(a.stderr, line)
 		}
 	}
-	if detail.LogTail != "" {
-		for _, line := range lastLines(detail.LogTail, 20) {
+	if failed.Error.LogTail != "" {
+		for _, line := range lastLines(failed.Error.LogTail, 20) {
 			_, _ = fmt.Fprintln(a.stderr, "  |", clean(line))
 		}
 	}
-	if detail.Hint != "" {
-		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), a.asTyped(plain(detail.Hint)))
+	if failed.Error.Hint != "" {
+		_, _ = fmt.Fprintln(a.stderr, style.dim("hint:"), failed.Error.Hint)
 	}
-	if detail.Runtime != "" && detail.LogTail != "" {
+	for _, note := range a.notes(text) {
+		_, _ = fmt.Fprintln(a.stderr, style.dim("note:"), note)
+	}
+	if detail != nil && detail.Runtime != "" && detail.LogTail != "" {
 		_, _ = fmt.Fprintln(a.stderr, style.dim("the whole output:"), "mol logs --build", detail.Runtime)
 	}
 }

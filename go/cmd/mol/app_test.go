@@ -276,9 +276,10 @@ func TestUsageErrors(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"ensrue", "hermes"}, "ensure"},
+		{[]string{"ensrue", "hermes"}, "mol: unknown command \"ensrue\" for \"mol\"\nhint: did you mean ensure?\n"},
+		{[]string{"kubernetes"}, "mol: unknown command \"kubernetes\" for \"mol\"\n"},
 		{[]string{"ensure"}, "the runtime is missing: the known runtimes are autogen, claude-code"},
-		{[]string{"ensure", "hermes", "codex"}, "only one runtime is allowed, not 2"},
+		{[]string{"ensure", "hermes", "codex"}, `only one runtime is allowed, not 2: "hermes", "codex"`},
 		{[]string{"ensure", "hermess"}, "did you mean hermes? the known runtimes are autogen, claude-code"},
 		{[]string{"ensure", "Claude-Code"}, "did you mean claude-code?"},
 		{[]string{"up", "claude"}, "did you mean claude-code?"},
@@ -313,6 +314,31 @@ func TestUsageErrors(t *testing.T) {
 				t.Errorf("exit code %d, standard output %q, standard error:\n%s\nwant exit code %d and %q", code, stdout, stderr, exitUsage, tt.want)
 			}
 		})
+	}
+}
+
+func TestErrorsOfArgumentsDoNotShowTheToken(t *testing.T) {
+	cleanEnv(t)
+	t.Setenv(tokenEnv, "t0ken-of-4-nobody")
+	for _, args := range [][]string{{"ensure", "hermes", "t0ken-of-4-nobody"}, {"list", "t0ken-of-4-nobody"}, {"t0ken-of-4-nobody"}} {
+		for _, args := range [][]string{args, append(args, "--json")} {
+			code, stdout, stderr := runHere(t.Context(), &fakeClient{}, args...)
+			if code != exitUsage || strings.Contains(stdout+stderr, "t0ken") || !strings.Contains(stdout+stderr, "***") {
+				t.Errorf("mol %q: exit code %d: %s%s", args, code, stdout, stderr)
+			}
+		}
+	}
+}
+
+func TestAdviceIsTheHintOfAnError(t *testing.T) {
+	err := (&app{}).notUp(workspace.Config{ID: "x"}, fmt.Errorf("%w: it exited", workspace.ErrNotReady))
+	_, _, stderr := runFake(t, t.Context(), &fakeClient{err: err}, "ensure", "hermes")
+	const message, hint = `start workspace "x": the workspace did not become ready: it exited`, "start it again with --keep"
+	if !strings.HasPrefix(stderr, "mol: "+message+"\nhint: "+hint) {
+		t.Errorf("standard error:\n%s", stderr)
+	}
+	if got := failure(t.Context(), err).Error; got.Message != message || !strings.HasPrefix(got.Hint, hint) {
+		t.Errorf("with --json: %+v", got)
 	}
 }
 
@@ -386,8 +412,8 @@ func TestTimeoutFlagEndsTheCall(t *testing.T) {
 
 func TestResolve(t *testing.T) {
 	tests := []struct{ registry, plain, asJSON string }{
-		{"", "local molecule-local\n", `{"kind":"result","ok":true,"mode":"local","prefix":"molecule-local","exit_code":0}` + "\n"},
-		{"registry.example.com/a b", "saas registry.example.com/a b\n", `{"kind":"result","ok":true,"mode":"saas","prefix":"registry.example.com/a b","exit_code":0}` + "\n"},
+		{"", "local molecule-local\n", `{"kind":"result","ok":true,"exit_code":0,"mode":"local","prefix":"molecule-local"}` + "\n"},
+		{"registry.example.com/a b", "saas registry.example.com/a b\n", `{"kind":"result","ok":true,"exit_code":0,"mode":"saas","prefix":"registry.example.com/a b"}` + "\n"},
 	}
 	for _, tt := range tests {
 		for args, want := range map[string]string{"resolve": tt.plain, "resolve --json": tt.asJSON} {

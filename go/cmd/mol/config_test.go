@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,7 +15,7 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// inProject changes to a folder below one with this project's file, with an own folder for the user's file.
+// inProject changes to a folder below one with this project's file, and sets a separate folder for the user's file.
 func inProject(t *testing.T, project, user string) {
 	t.Helper()
 	cleanEnv(t)
@@ -57,7 +58,7 @@ func effective(t *testing.T) map[string]settingValue {
 	return values
 }
 
-func TestSettingsHaveOneOrder(t *testing.T) {
+func TestPrecedenceOfSettings(t *testing.T) {
 	inProject(t, "branch = \"of-the-project\"\nplatform = \"linux/arm64\"\noffline = true\n",
 		"branch = \"of-the-user\"\nplatform = \"linux/386\"\nmemory-mib = 256\nstall-grace = \"2m\"\nisolation = \"me\"\n")
 	t.Setenv("MOLECULE_LOCAL_TEMPLATE_BRANCH", "of-the-variable")
@@ -151,16 +152,40 @@ func TestInitWritesAFileThatChangesNothing(t *testing.T) {
 	}
 }
 
-func TestMessagesNameWhatWasTyped(t *testing.T) {
+func TestErrorsNameTheFlagOrFileThatSetsAVariable(t *testing.T) {
 	inProject(t, "branch = \"x\"\n", "")
-	refused := &mol.Error{
-		Code: mol.CodeInvalidOption, Message: "MOLECULE_IMAGE_PLATFORM is wrong, MOLECULE_LOCAL_TEMPLATE_BRANCH too",
-		Hint: "set MOLECULE_IMAGE_PLATFORM, or MOLECULE_LOCAL_IMAGE_ISOLATION",
+	t.Setenv("MOLECULE_LOCAL_IMAGE_ISOLATION", "mine")
+	const message = "MOLECULE_LOCAL_BUILDER_CA is set, MOLECULE_IMAGE_PLATFORM and MOLECULE_LOCAL_IMAGE_ISOLATION are wrong"
+	const hint = "unset MOLECULE_LOCAL_TEMPLATE_BRANCH once"
+	inFile := "branch in " + findProjectFile()
+	for _, err := range []error{
+		&mol.Error{Code: mol.CodeInvalidOption, Message: message, Hint: hint},
+		hinted{errors.New(message), hint},
+	} {
+		args := []string{"ensure", "hermes", "--platform", "y", "--builder", "z"}
+		_, _, stderr := runHere(t.Context(), &fakeClient{err: err}, args...)
+		want := "mol: " + message + "\nhint: " + hint + "\nnote: --platform sets MOLECULE_IMAGE_PLATFORM\n" +
+			"note: " + inFile + " sets MOLECULE_LOCAL_TEMPLATE_BRANCH\n"
+		if stderr != want {
+			t.Errorf("got\n%swant\n%s", stderr, want)
+		}
+
+		_ = os.Unsetenv("MOLECULE_LOCAL_TEMPLATE_BRANCH") // which the run before has set
+		_ = os.Unsetenv("MOLECULE_IMAGE_PLATFORM")
+		_, stdout, _ := runHere(t.Context(), &fakeClient{err: err}, append(args, "--json")...)
+		var got result
+		if err := json.Unmarshal([]byte(stdout), &got); err != nil {
+			t.Fatal(err)
+		}
+		setBy := map[string]string{"MOLECULE_IMAGE_PLATFORM": "--platform", "MOLECULE_LOCAL_TEMPLATE_BRANCH": inFile}
+		if got.Error.Message != message || got.Error.Hint != hint || !maps.Equal(got.Error.SetBy, setBy) {
+			t.Errorf("with --json: %s", stdout)
+		}
+		_ = os.Unsetenv("MOLECULE_LOCAL_TEMPLATE_BRANCH")
 	}
-	_, _, stderr := runHere(t.Context(), &fakeClient{err: refused}, "ensure", "hermes", "--platform", "y")
-	want := "mol: --platform is wrong, branch in " + findProjectFile() + " too\nhint: set --platform, or MOLECULE_LOCAL_IMAGE_ISOLATION\n"
-	if stderr != want {
-		t.Errorf("got\n%swant\n%s", stderr, want)
+	_, stdout, _ := runHere(t.Context(), &fakeClient{err: errors.New("x")}, "ensure", "hermes", "--json")
+	if strings.Contains(stdout, "set_by") {
+		t.Errorf("without a variable: %s", stdout)
 	}
 }
 
@@ -238,7 +263,7 @@ func TestAFIFOAsConfigFileIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, _, stderr := runHere(t.Context(), &fakeClient{}, "list")
-	if code != exitUsage || !strings.Contains(stderr, "is not a regular file of at most 64 KiB") {
+	if code != exitUsage || !strings.Contains(stderr, "must be a regular file of at most 64 KiB") {
 		t.Errorf("exit code %d: %s", code, stderr)
 	}
 }
@@ -269,7 +294,7 @@ func TestADockerContextComesBeforeTheHostOfAFile(t *testing.T) {
 		t.Errorf("with a context: %+v", got)
 	}
 	a := &app{from: map[string]string{hostEnv: contextEnv}}
-	if got := a.asTyped("set DOCKER_HOST"); got != "set DOCKER_HOST" {
+	if got := a.setBy("set DOCKER_HOST"); len(got) > 0 {
 		t.Errorf("a hint with a context: %s", got)
 	}
 }
@@ -290,7 +315,7 @@ func TestABuildxBuilderComesBeforeTheBuilderOfAFile(t *testing.T) {
 		t.Errorf("the TLS files of another builder: %+v", got)
 	}
 	a := &app{from: map[string]string{builderEnv: buildxEnv}}
-	if got := a.asTyped("set MOLECULE_LOCAL_BUILDER"); got != "set MOLECULE_LOCAL_BUILDER" {
+	if got := a.setBy("set MOLECULE_LOCAL_BUILDER"); len(got) > 0 {
 		t.Errorf("a hint with a variable: %s", got)
 	}
 }
@@ -333,7 +358,7 @@ func TestTLSFilesStayWithTheirBuilder(t *testing.T) {
 	}
 }
 
-func TestTheModeOfAFileStaysWithItsSharedCache(t *testing.T) {
+func TestSharedCacheModeOfAFileAppliesOnlyToItsCache(t *testing.T) {
 	const own, other = "registry.example/own", "registry.example/other"
 	for _, c := range []struct {
 		file, variable, mode string // the cache in the file and in the variable, the mode in the variable
@@ -366,18 +391,6 @@ func TestTheModeOfAFileStaysWithItsSharedCache(t *testing.T) {
 		if f.opts.SharedCache != c.cache || f.opts.SharedCacheMode != c.want {
 			t.Errorf("%+v: the library gets %v", c, f.opts)
 		}
-	}
-}
-
-func TestMessagesNameTheWholeVariable(t *testing.T) {
-	inProject(t, "", "")
-	refused := &mol.Error{
-		Code:    mol.CodeInvalidOption,
-		Message: "MOLECULE_LOCAL_BUILDER_CA is set, but MOLECULE_LOCAL_BUILDER is not a tcp:// address",
-	}
-	_, _, stderr := runHere(t.Context(), &fakeClient{err: refused}, "ensure", "hermes", "--builder", "x")
-	if want := "mol: MOLECULE_LOCAL_BUILDER_CA is set, but --builder is not a tcp:// address\n"; stderr != want {
-		t.Errorf("got\n%swant\n%s", stderr, want)
 	}
 }
 

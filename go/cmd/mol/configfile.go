@@ -223,7 +223,7 @@ func readSmallFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() || info.Size() > most {
-		return nil, fmt.Errorf("%s is not a regular file of at most 64 KiB", path)
+		return nil, fmt.Errorf("%s must be a regular file of at most 64 KiB", path)
 	}
 	return io.ReadAll(io.LimitReader(file, most))
 }

@@ -72,8 +72,9 @@ func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 	})
 	var detail *mol.Error
 	if errors.Is(err, mol.ErrInvalidOption) && errors.As(err, &detail) {
+		found := strings.Join(append([]string{detail.Message}, a.notes(detail.Message+" "+detail.Hint)...), "; ")
 		return mol.Diagnosis{Version: mol.LibraryVersion(), Status: mol.CheckProblem, Checks: []mol.Check{
-			{Name: "options", Status: mol.CheckProblem, Found: a.asTyped(detail.Message), Fix: a.asTyped(detail.Hint)},
+			{Name: "options", Status: mol.CheckProblem, Found: found, Fix: detail.Hint},
 		}}, nil
 	}
 	return diagnosis, err

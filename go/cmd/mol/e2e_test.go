@@ -157,6 +157,15 @@ func (e *testEnv) command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// commandOn is command with s as its terminal.
+func (e *testEnv) commandOn(t *testing.T, s *screen, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := e.command(t, args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	return cmd
+}
+
 func (e *testEnv) run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	cmd := e.command(t, args...)
@@ -167,6 +176,17 @@ func (e *testEnv) run(t *testing.T, args ...string) (code int, stdout, stderr st
 		t.Fatal(runErr)
 	}
 	return cmd.ProcessState.ExitCode(), out.String(), err.String()
+}
+
+// lastResult decodes the last line of standard output with --json.
+func lastResult(t *testing.T, stdout string) result {
+	t.Helper()
+	lines := strings.Split(strings.TrimSpace(stdout), "\n")
+	var got result
+	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	return got
 }
 
 func TestEnsureEndToEnd(t *testing.T) {
@@ -181,11 +201,7 @@ func TestEnsureEndToEnd(t *testing.T) {
 	}
 
 	code, again, _ := e.run(t, "ensure", "claude-code", "--json")
-	lines := strings.Split(strings.TrimSpace(again), "\n")
-	var got result
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
-		t.Fatal(err)
-	}
+	got := lastResult(t, again)
 	if code != 0 || !got.OK || got.CacheHit == nil || !*got.CacheHit || got.Ref != strings.TrimSpace(stdout) {
 		t.Errorf("the second call: exit code %d, %s", code, again)
 	}
@@ -206,7 +222,7 @@ func TestFailuresEndToEnd(t *testing.T) {
 		{[]string{"ensure", "claude-code", "--repo-prefix", "http://127.0.0.1:1/org/tpl-"}, exitRepository, "http://127.0.0.1:1/org/tpl-claude-code"},
 		{[]string{"ensure", "claude-code", "--docker-host", "unix:///nowhere/docker.sock"}, exitEngine, "/nowhere/docker.sock"},
 		{[]string{"ensure", "claude-code", "--cache-dir", "/proc/nowhere"}, exitCache, "/proc/nowhere"},
-		{[]string{"ensure", "claude-code", "--isolation", "NOT VALID"}, exitUsage, "--isolation"},
+		{[]string{"ensure", "claude-code", "--isolation", "NOT VALID"}, exitUsage, "note: --isolation sets MOLECULE_LOCAL_IMAGE_ISOLATION"},
 	}
 	for _, tt := range tests {
 		t.Run(strings.Join(tt.args[1:], " "), func(t *testing.T) {
@@ -249,17 +265,61 @@ func TestUpEndToEnd(t *testing.T) {
 	}
 }
 
+func TestUpWritesOneResultAsJSON(t *testing.T) {
+	e := newTestEnv(t)
+	const id = "mol-cmd-test-one-result"
+	t.Cleanup(func() { e.down(t, id) })
+	for end, want := range map[string]int{"ctrl-C": 0, "an exit by itself": exitWorkspace} {
+		t.Run(end, func(t *testing.T) {
+			cmd := e.command(t, "up", "claude-code", "--id", id, "--json")
+			stdout, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			var started startedLine
+			lines := bufio.NewScanner(stdout)
+			for started.Kind != "started" && lines.Scan() {
+				if err := json.Unmarshal(lines.Bytes(), &started); err != nil || started.Kind == "result" {
+					t.Fatalf("%v: %s", err, lines.Text())
+				}
+			}
+			if started.URL == "" || started.Runtime != "claude-code" {
+				t.Errorf("started %+v", started)
+			}
+			if end == "ctrl-C" {
+				err = cmd.Process.Signal(os.Interrupt)
+			} else {
+				_, err = e.engine.ContainerKill(t.Context(), started.ContainerID, client.ContainerKillOptions{Signal: "KILL"})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			var rest []string
+			for lines.Scan() {
+				rest = append(rest, lines.Text())
+			}
+			_ = cmd.Wait()
+			if len(rest) != 1 {
+				t.Fatalf("%d lines after started, want 1: %q", len(rest), rest)
+			}
+			got := lastResult(t, rest[0])
+			if code := cmd.ProcessState.ExitCode(); code != want || got.OK != (want == 0) || got.ExitCode != want || got.Kind != "result" {
+				t.Errorf("exit code %d: %s", code, rest)
+			}
+		})
+	}
+}
+
 func TestUpDetachedEndToEnd(t *testing.T) {
 	e := newTestEnv(t)
 	code, stdout, stderr := e.run(t, "up", "claude-code", "--detach", "--id", "mol-cmd-test-detached", "--env", "A=1", "--json")
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s%s", code, stdout, stderr)
 	}
-	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	var got result
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
-		t.Fatal(err)
-	}
+	got := lastResult(t, stdout)
 	t.Cleanup(func() {
 		_, err := e.engine.ContainerRemove(context.WithoutCancel(t.Context()), got.ContainerID, client.ContainerRemoveOptions{Force: true})
 		if err != nil {
@@ -311,6 +371,12 @@ func TestUpPullsFromTheRegistryEndToEnd(t *testing.T) {
 		t.Errorf("exit code %d: %s%s", code, stdout, stderr)
 	}
 
+	e.down(t, id)
+	_, stdout, _ = e.run(t, "up", "hermes", "--detach", "--id", id, "-e", "BEHAVIOUR=healthy", "--json")
+	if up := lastResult(t, stdout); !up.OK || up.Runtime != "hermes" || up.Ref != ref {
+		t.Errorf("with --json: %s", stdout)
+	}
+
 	code, stdout, _ = e.run(t, "up", "openclaw", "--id", id+"-none", "--json")
 	if code != exitBuild || !strings.Contains(stdout, `"code":"pull_failed"`) || !strings.Contains(stdout, "check MOLECULE_IMAGE_REGISTRY") {
 		t.Errorf("exit code %d: %s", code, stdout)
@@ -328,13 +394,11 @@ func TestCtrlCOnTerminal(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := e.command(t, "ensure", "claude-code")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	cmd := e.commandOn(t, s, "ensure", "claude-code")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s.shows(t, `. look up +\d\.\d\ds\n  `+regexp.QuoteMeta(e.templates.URL()))
+	s.shows(t, `. look up +[\d.]+s\n  `+regexp.QuoteMeta(e.templates.URL()))
 
 	pressed := time.Now()
 	s.press(t, '\x03')
@@ -441,7 +505,7 @@ func TestDoctorEndToEnd(t *testing.T) {
 	}
 
 	code, stdout, stderr = e.run(t, "doctor", "--platform", "nonsense")
-	if code != exitProblem || !strings.Contains(stdout, "problem  options       --platform is not a valid platform") || stderr != "" {
+	if code != exitProblem || !regexp.MustCompile(`problem  options       MOLECULE_IMAGE_PLATFORM is not a valid platform.*; --platform sets MOLECULE_IMAGE_PLATFORM\n`).MatchString(stdout) || stderr != "" {
 		t.Errorf("with an invalid option: exit code %d\n%s%s", code, stdout, stderr)
 	}
 }
@@ -451,9 +515,7 @@ func TestDoctorGroupsByCause(t *testing.T) {
 	e := newTestEnv(t)
 	e.env = append(e.env, "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX=https://git.invalid/org/tpl-", "DOCKER_HOST=unix:///nowhere/docker.sock")
 	s := newScreen(t, 80, 24)
-	cmd := e.command(t, "doctor")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	cmd := e.commandOn(t, s, "doctor")
 	_ = cmd.Run()
 	if code := cmd.ProcessState.ExitCode(); code != exitProblem {
 		t.Errorf("exit code %d", code)
@@ -471,9 +533,7 @@ func TestDoctorGroupsByCause(t *testing.T) {
 func TestDoctorFitsOnScreen(t *testing.T) {
 	e := newTestEnv(t)
 	s := newScreen(t, 80, 24)
-	cmd := e.command(t, "doctor")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	cmd := e.commandOn(t, s, "doctor")
 	if err := cmd.Run(); err != nil {
 		t.Error(err)
 	}
@@ -485,10 +545,9 @@ func TestDoctorFitsOnScreen(t *testing.T) {
 func (e *testEnv) ensured(t *testing.T, args ...string) result {
 	t.Helper()
 	code, stdout, stderr := e.run(t, append([]string{"ensure", "--json"}, args...)...)
-	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	var got result
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil || code != 0 || got.CacheHit == nil {
-		t.Fatalf("mol ensure %s: exit code %d, %v\n%s%s", args, code, err, stdout, stderr)
+	got := lastResult(t, stdout)
+	if code != 0 || got.CacheHit == nil {
+		t.Fatalf("mol ensure %s: exit code %d\n%s%s", args, code, stdout, stderr)
 	}
 	return got
 }
@@ -551,11 +610,7 @@ func TestUpCommitEndToEnd(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s%s", code, stdout, stderr)
 	}
-	lines := strings.Split(strings.TrimSpace(stdout), "\n")
-	var got result
-	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &got); err != nil {
-		t.Fatal(err)
-	}
+	got := lastResult(t, stdout)
 	if _, err := e.engine.ContainerRemove(t.Context(), got.ContainerID, client.ContainerRemoveOptions{Force: true}); err != nil {
 		t.Error(err)
 	}

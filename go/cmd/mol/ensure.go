@@ -37,7 +37,7 @@ func (a *app) ensureCommand() *cobra.Command {
 			}
 			d.end(ready(img))
 			if a.asJSON {
-				return a.printJSON(imageResult(img))
+				return a.printJSON(result{outcome: succeeded, details: imageDetails(img)})
 			}
 			return a.println(img.Ref)
 		},

@@ -64,6 +64,14 @@ type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }
 
+// A hinted error says what to do next.
+type hinted struct {
+	error
+	hint string
+}
+
+func (e hinted) Unwrap() error { return e.error }
+
 // exitCode returns the exit code for the error of a command.
 func exitCode(ctx context.Context, err error) int {
 	if err == nil {

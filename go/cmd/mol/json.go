@@ -10,12 +10,31 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/workspace"
 )
 
-// A result is the last JSON line of a command. Its kind distinguishes it from the
-// events before it.
-type result struct {
-	Kind string `json:"kind"` // "result"
-	OK   bool   `json:"ok"`
+// An outcome has the fields that all results share. A result is the last JSON line of a command; its kind distinguishes
+// it from the lines before it.
+type outcome struct {
+	Kind     string `json:"kind"` // "result"
+	OK       bool   `json:"ok"`
+	ExitCode int    `json:"exit_code"`
+}
 
+var succeeded = outcome{Kind: "result", OK: true}
+
+// A result is the result of a command for an image or a workspace, or of one that failed.
+type result struct {
+	outcome
+	details
+	Error *errorOut `json:"error,omitempty"`
+}
+
+// A startedLine is written by mol up when the workspace is up, unless the command ends there.
+type startedLine struct {
+	Kind string `json:"kind"` // "started"
+	details
+}
+
+// details describe an image, and the workspace that was started from it.
+type details struct {
 	Ref       string      `json:"ref,omitempty"`
 	LatestRef string      `json:"latest_ref,omitempty"`
 	Runtime   string      `json:"runtime,omitempty"`
@@ -29,12 +48,6 @@ type result struct {
 	HealthURL     string `json:"health_url,omitempty"`
 	ContainerID   string `json:"container_id,omitempty"`
 	ContainerName string `json:"container_name,omitempty"`
-
-	Mode   string `json:"mode,omitempty"`
-	Prefix string `json:"prefix,omitempty"`
-
-	ExitCode int       `json:"exit_code"`
-	Error    *errorOut `json:"error,omitempty"`
 }
 
 type timingsOut struct {
@@ -48,26 +61,23 @@ type timingsOut struct {
 }
 
 type errorOut struct {
-	Code     string `json:"code"`
-	Message  string `json:"message"`
-	Hint     string `json:"hint,omitempty"`
-	URL      string `json:"url,omitempty"`
-	Step     string `json:"step,omitempty"`
-	Line     int    `json:"line,omitempty"`
-	ExitCode int    `json:"exit_code,omitempty"`
-	Excerpt  string `json:"excerpt,omitempty"`
-	LogTail  string `json:"log_tail,omitempty"`
+	Code     string            `json:"code"`
+	Message  string            `json:"message"`
+	Hint     string            `json:"hint,omitempty"`
+	SetBy    map[string]string `json:"set_by,omitempty"`
+	URL      string            `json:"url,omitempty"`
+	Step     string            `json:"step,omitempty"`
+	Line     int               `json:"line,omitempty"`
+	ExitCode int               `json:"exit_code,omitempty"`
+	Excerpt  string            `json:"excerpt,omitempty"`
+	LogTail  string            `json:"log_tail,omitempty"`
 }
 
-// imageResult returns the result of a command that built or found an image.
-func imageResult(img mol.Image) result {
-	if img.Ref == "" {
-		return result{Kind: "result", OK: true}
-	}
+// imageDetails describe an image that was built or found.
+func imageDetails(img mol.Image) details {
 	ms := func(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 	t := img.Timings
-	return result{
-		Kind: "result", OK: true,
+	return details{
 		Ref: img.Ref, LatestRef: img.LatestRef, Runtime: img.Runtime, CommitSHA: img.CommitSHA,
 		ImageID: img.ImageID, Platform: img.Platform, CacheHit: &img.CacheHit,
 		Timings: &timingsOut{ms(t.Lookup), ms(t.Inspect), ms(t.Wait), ms(t.Fetch), ms(t.Build), ms(t.Tag), ms(t.Total)},
@@ -76,7 +86,7 @@ func imageResult(img mol.Image) result {
 
 // failure returns the result of a command that failed.
 func failure(ctx context.Context, err error) result {
-	out := &errorOut{Message: plain(err.Error())}
+	out := &errorOut{Message: plain(masked(err.Error()))}
 	code := exitCode(ctx, err)
 	switch {
 	case code == exitUsage:
@@ -107,11 +117,15 @@ func failure(ctx context.Context, err error) result {
 	var detail *mol.Error
 	if errors.As(err, &detail) {
 		out.Code, out.Message = detail.Code.String(), headline(detail)
-		out.Hint, out.URL, out.Step, out.LogTail = detail.Hint, detail.URL, detail.Step, detail.LogTail
+		out.Hint, out.URL, out.Step, out.LogTail = plain(detail.Hint), detail.URL, detail.Step, detail.LogTail
 		out.Excerpt = detail.Excerpt
 		out.Line, out.ExitCode = detail.Line, detail.ExitCode
 	}
-	return result{Kind: "result", ExitCode: code, Error: out}
+	var advice hinted
+	if errors.As(err, &advice) {
+		out.Hint = plain(masked(advice.hint))
+	}
+	return result{outcome: outcome{Kind: "result", ExitCode: code}, Error: out}
 }
 
 // A jsonDisplay writes each event as one line.

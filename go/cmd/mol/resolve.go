@@ -15,9 +15,15 @@ func (a *app) resolveCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			source := mol.Resolve()
 			if a.asJSON {
-				return a.printJSON(result{Kind: "result", OK: true, Mode: string(source.Mode), Prefix: source.Prefix})
+				return a.printJSON(sourceResult{succeeded, source.Mode, source.Prefix})
 			}
 			return a.println(string(source.Mode) + " " + source.Prefix)
 		},
 	}
+}
+
+type sourceResult struct {
+	outcome
+	Mode   mol.RegistryMode `json:"mode"`
+	Prefix string           `json:"prefix"`
 }

@@ -66,7 +66,11 @@ func (a *app) oneArgument(args []string) error {
 	case 1:
 		return nil
 	}
-	return fmt.Errorf("only one runtime is allowed, not %d: %s", len(args), strings.Join(args, ", "))
+	var all []string
+	for _, arg := range args {
+		all = append(all, quoted(arg))
+	}
+	return fmt.Errorf("only one runtime is allowed, not %d: %s", len(args), strings.Join(all, ", "))
 }
 
 // checkCommit accepts a full commit id.
@@ -82,12 +86,15 @@ var wholeCommit = regexp.MustCompile(`^([0-9a-fA-F]{40}|[0-9a-fA-F]{64})$`)
 // quoted returns text for an error message: masked, truncated and quoted.
 func quoted(text string) string {
 	const most = 80
-	text = mol.MaskTokenInString(text, os.Getenv(tokenEnv))
+	text = masked(text)
 	if runes := []rune(text); len(runes) > most {
 		text = string(runes[:most]) + "…"
 	}
 	return strconv.Quote(text)
 }
+
+// masked replaces the token.
+func masked(text string) string { return mol.MaskTokenInString(text, os.Getenv(tokenEnv)) }
 
 // completeRuntime offers the runtimes to the shell.
 func (a *app) completeRuntime(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {

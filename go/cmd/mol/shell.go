@@ -54,6 +54,8 @@ func (a *app) shellCommand() *cobra.Command {
 			if len(command) == 0 {
 				return errors.New("the command after -- is missing")
 			}
+		} else if len(args) > 1 {
+			return errors.New("put -- before the command: mol shell hermes -- env")
 		}
 		return one(cmd, args)
 	}

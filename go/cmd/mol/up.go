@@ -83,16 +83,20 @@ func (a *app) up(ctx context.Context, cfg workspace.Config, commit string, detac
 		next = fmt.Sprintf("next: mol open %[1]s, mol logs -f %[1]s, mol shell %[1]s, mol down %[1]s", cfg.ID)
 	}
 	d.end("up in " + seconds(time.Since(began)) + "; " + next)
-	err = a.printWorkspace(ws, built)
+	up := workspaceDetails(cfg.Runtime, built, ws)
 	if detach {
-		return err
+		return a.printUp(result{outcome: succeeded, details: up}, ws.URL)
 	}
-	if err == nil {
+	if err = a.printUp(startedLine{"started", up}, ws.URL); err == nil {
 		err = wait(ctx, engine, ws)
 	}
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
-	return errors.Join(err, workspace.Stop(stopping, engine, ws.ContainerID))
+	err = errors.Join(err, workspace.Stop(stopping, engine, ws.ContainerID))
+	if err == nil && a.asJSON {
+		err = a.printJSON(result{outcome: succeeded, details: up})
+	}
+	return err
 }
 
 // notUp explains why a workspace is not up, in terms of the command line.
@@ -100,15 +104,15 @@ func (a *app) notUp(cfg workspace.Config, err error) error {
 	err = fmt.Errorf("start workspace %q: %w", cfg.ID, err)
 	switch {
 	case errors.Is(err, workspace.ErrNameTaken):
-		return fmt.Errorf("%w\nchoose another name with --id, or remove that one: mol down %[2]s, or docker rm -f workspace-%[2]s if it is not in mol ps", err, cfg.ID)
+		return hinted{err, fmt.Sprintf("choose another name with --id, or remove that one: mol down %[1]s, or docker rm -f workspace-%[1]s if it is not in mol ps", cfg.ID)}
 	case errors.Is(err, workspace.ErrPull):
-		return fmt.Errorf("%w\ncheck MOLECULE_IMAGE_REGISTRY, and log in with docker login if the registry asks for that; without the variable the image is built here", err)
+		return hinted{err, "check MOLECULE_IMAGE_REGISTRY, and log in with docker login if the registry asks for that; without the variable the image is built here"}
 	case errors.Is(err, workspace.ErrNoPort):
 		return usageError{fmt.Errorf("the image of %s exposes no TCP port: use --port, or add EXPOSE to the template's Dockerfile", cfg.Runtime)}
 	case errors.Is(err, workspace.ErrKept):
-		return fmt.Errorf("%w\nits container is kept: mol logs %[2]s, mol shell %[2]s, mol down %[2]s", err, cfg.ID)
+		return hinted{err, fmt.Sprintf("its container is kept: mol logs %[1]s, mol shell %[1]s, mol down %[1]s", cfg.ID)}
 	case errors.Is(err, workspace.ErrNotReady):
-		return fmt.Errorf("%w\nto look at its container, start it with --keep; --health-path and --port say where it answers", err)
+		return hinted{err, "start it again with --keep to examine its container; if it answers elsewhere, set --port or --health-path"}
 	}
 	return err
 }
@@ -176,16 +180,24 @@ func (a *app) pull(ctx context.Context, engine *client.Client, runtime, ref stri
 	return img, err
 }
 
-// printWorkspace prints the workspace's URL or, with --json, the result.
-func (a *app) printWorkspace(ws *workspace.Workspace, built mol.Image) error {
-	if !a.asJSON {
-		return a.println(ws.URL)
+// workspaceDetails describe a workspace that is up. If its image was pulled, built is empty.
+func workspaceDetails(runtime string, built mol.Image, ws *workspace.Workspace) details {
+	var up details
+	if built.Ref != "" {
+		up = imageDetails(built)
 	}
-	up := imageResult(built)
-	up.Ref = ws.Image
+	up.Runtime, up.Ref = runtime, ws.Image
 	up.URL, up.HealthURL = ws.URL, ws.HealthURL
 	up.ContainerID, up.ContainerName = ws.ContainerID, ws.Name
-	return a.printJSON(up)
+	return up
+}
+
+// printUp prints the workspace's URL or, with --json, a line.
+func (a *app) printUp(line any, url string) error {
+	if a.asJSON {
+		return a.printJSON(line)
+	}
+	return a.println(url)
 }
 
 // wait returns nil when ctx ends, because that is how a user stops a workspace,

@@ -93,15 +93,6 @@ func (a *app) pruneCommand() *cobra.Command {
 	return cmd
 }
 
-// An outcome has the fields that all JSON results share.
-type outcome struct {
-	Kind     string `json:"kind"`
-	OK       bool   `json:"ok"`
-	ExitCode int    `json:"exit_code"`
-}
-
-var succeeded = outcome{Kind: "result", OK: true}
-
 type inventoryResult struct {
 	outcome
 	mol.Inventory

@@ -211,8 +211,7 @@ func (a *app) openCommand() *cobra.Command {
 }
 
 func workspaceResult(found workspace.Info) result {
-	return result{
-		Kind: "result", OK: true, Ref: found.Image, Runtime: found.Runtime,
-		URL: found.URL, ContainerID: found.ContainerID, ContainerName: found.Name,
-	}
+	return result{outcome: succeeded, details: details{
+		Ref: found.Image, Runtime: found.Runtime, URL: found.URL, ContainerID: found.ContainerID, ContainerName: found.Name,
+	}}
 }

@@ -103,8 +103,9 @@ func TestWorkspaceCommandsEndToEnd(t *testing.T) {
 		"an exit code":       {[]string{"shell", id, "--", "sh", "-c", "echo no >&2; exit 7"}, 7, `^$`, `^no\n$`},
 		"no such program":    {[]string{"shell", id, "--", "nosuch"}, 126, `nosuch`, ``},
 		"no command":         {[]string{"shell", id, "--"}, exitUsage, `^$`, `the command after -- is missing`},
+		"no dash":            {[]string{"shell", id, "env"}, exitUsage, `^$`, `put -- before the command`},
 		"open":               {[]string{"open", id}, 0, `^` + regexp.QuoteMeta(url) + `\n$`, ``},
-		"a taken name":       {up, exitName, `^$`, `the name is taken.*\n.*--id, or remove that one: mol down ` + id},
+		"a taken name":       {up, exitName, `^$`, `the name is taken.*\nhint: .*--id, or remove that one: mol down ` + id},
 		"no such workspace":  {[]string{"down", "nosuch"}, exitName, `^$`, `no such workspace: "nosuch"; mol ps lists them`},
 		"a runtime's log":    {[]string{"logs", "langgraph"}, exitName, `^$`, `mol logs --build langgraph`},
 		"which workspace":    {[]string{"down"}, exitUsage, `^$`, `name one workspace; mol ps lists them`},
@@ -199,9 +200,7 @@ func TestShellOnATerminal(t *testing.T) {
 	}
 	t.Cleanup(func() { e.down(t, id) })
 	s := newScreen(t, 90, 20)
-	cmd := e.command(t, "shell", id)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.tty, s.tty, s.tty
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	cmd := e.commandOn(t, s, "shell", id)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
