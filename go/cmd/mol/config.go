@@ -16,7 +16,7 @@ import (
 type settingValue struct {
 	Key   string `json:"key"`
 	Value string `json:"value"`
-	// From is a variable, the path of a file, or "default".
+	// From is an environment variable, the path of a file, or "default".
 	From string `json:"from"`
 	Env  string `json:"env"`
 }
@@ -29,11 +29,11 @@ type configResult struct {
 func (a *app) configCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "config",
-		Short: "Show each setting with where it comes from",
+		Short: "Show each setting and where it comes from",
 		Long: "Show each setting, its value, and where that comes from. Precedence, highest first: a flag,\n" +
-			"a variable, the project's file (" + projectFile + " in the working directory or above), the user's\n" +
-			"file ($XDG_CONFIG_HOME/molecule/mol.toml, else ~/.config/molecule/mol.toml), the default.\n" +
-			"mol init writes a file. The token has no setting; set " + tokenEnv + ".",
+			"an environment variable, the project's file (" + projectFile + " in the working directory or above),\n" +
+			"the user's file ($XDG_CONFIG_HOME/molecule/mol.toml, else ~/.config/molecule/mol.toml), the\n" +
+			"default. mol init writes a file. The token has no setting; set " + tokenEnv + ".",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := a.setEnv(cmd.Flags()); err != nil {
@@ -124,7 +124,7 @@ type fileResult struct {
 // configTemplate is the text of a new file: every setting that it may have, as a comment.
 func configTemplate(project bool) string {
 	var text strings.Builder
-	text.WriteString("# Settings of the command mol. A flag or a variable overrides them; mol config shows what is in effect.\n")
+	text.WriteString("# Settings of the command mol. A flag or an environment variable overrides them; mol config shows what is in effect.\n")
 	for _, s := range settings {
 		if project && s.userFileOnly {
 			continue

@@ -52,7 +52,7 @@ var settings = []setting{
 	{key: "docker-host", env: hostEnv, userFileOnly: true, defaultText: "the docker context, else the first well-known socket that answers", flag: true,
 		usage: "`address` of the container engine"},
 	{key: "builder", env: builderEnv, userFileOnly: true, defaultText: "the engine's own", flag: true,
-		usage: "`address` of a BuildKit that builds, or the name of a buildx builder; default is the engine's own"},
+		usage: "`address` of a BuildKit daemon to build with, or the name of a buildx builder"},
 	{key: "builder-ca", env: "MOLECULE_LOCAL_BUILDER_CA", userFileOnly: true, path: true, belongsTo: builderEnv, defaultText: "none",
 		usage: "PEM file of the certificates to trust for a builder at a tcp:// address: the CA's, or the builder's own"},
 	{key: "builder-cert", env: "MOLECULE_LOCAL_BUILDER_CERT", userFileOnly: true, path: true, belongsTo: builderEnv, defaultText: "none",
@@ -67,9 +67,9 @@ var settings = []setting{
 		usage: "ro: the shared cache is only read; rw: builds also write it"},
 	{key: "offline", env: offlineEnv, kind: "true or false", defaultText: "false", flag: true, usage: "no network: the newest local image"},
 	{key: "runtime-version-pin", env: "MOLECULE_LOCAL_RUNTIME_VERSION_PIN", kind: "true or false", defaultText: "false",
-		usage: "if true or 1, the template's .runtime-version is the build argument RUNTIME_VERSION"},
-	{key: "stall-grace", env: "MOLECULE_BUILD_STALL_GRACE_S", defaultText: "4m", usage: "how long a fetch or a build may make no progress: seconds, or a duration"},
-	{key: "ceiling", env: "MOLECULE_BUILD_CEILING_S", defaultText: "30m", usage: "time limit of a call without --timeout"},
+		usage: "pass the template's .runtime-version to the build as the build argument RUNTIME_VERSION"},
+	{key: "stall-grace", env: "MOLECULE_BUILD_STALL_GRACE_S", defaultText: "4m", usage: "how long a fetch or a build may run without progress: seconds, or a duration such as 4m"},
+	{key: "ceiling", env: "MOLECULE_BUILD_CEILING_S", defaultText: "30m", usage: "time limit of a call without --timeout: seconds, or a duration such as 30m"},
 	{key: "memory-mib", env: "MOLECULE_BUILD_MEMORY_MIB", defaultText: "512", usage: "memory limit of the library, in MiB"},
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
@@ -54,13 +53,14 @@ func (a *app) checkProgress() error {
 	return nil
 }
 
-// showIfSlow calls do, and shows what it waits for if that takes a while.
+// showIfSlow calls do, and shows what it is doing if that takes a while.
 func (a *app) showIfSlow(what string, do func() error) error {
 	if a.asJSON {
 		return do()
 	}
-	after, f, isTTY := 5*time.Second, (*os.File)(nil), false
-	if f, isTTY = isTerminal(a.stderr); isTTY {
+	f, isTTY := isTerminal(a.stderr)
+	after := 5 * time.Second
+	if isTTY {
 		after = 300 * time.Millisecond
 	}
 	done := make(chan error, 1)
@@ -71,7 +71,7 @@ func (a *app) showIfSlow(what string, do func() error) error {
 	case <-time.After(after):
 	}
 	if !isTTY {
-		_, _ = fmt.Fprintln(a.stderr, "mol: this takes a while:", what)
+		_, _ = fmt.Fprintln(a.stderr, "mol: still", what)
 		return <-done
 	}
 	d := newLiveDisplay(f, what, false)

@@ -46,7 +46,7 @@ func (a *app) doctorCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().SortFlags = false
-	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder", "shared-cache")
+	a.mirroredFlags(cmd, buildSettings...)
 	a.runtimesFlag(cmd)
 	a.timeoutFlag(cmd)
 	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "show every check")
@@ -63,12 +63,10 @@ type diagnosisResult struct {
 func (a *app) diagnose(ctx context.Context) (mol.Diagnosis, error) {
 	var diagnosis mol.Diagnosis
 	err := a.withClient(ctx, func(ctx context.Context, c library) error {
-		var err error
-		err = a.showIfSlow("check the engine, the cache and Gitea", func() error {
+		return a.showIfSlow("checking the engine, the cache and Gitea", func() (err error) {
 			diagnosis, err = c.Diagnose(ctx)
 			return err
 		})
-		return err
 	})
 	var detail *mol.Error
 	if errors.Is(err, mol.ErrInvalidOption) && errors.As(err, &detail) {

@@ -46,7 +46,7 @@ func (a *app) ensureCommand() *cobra.Command {
 	return cmd
 }
 
-// ready returns the last line of a successful command.
+// ready returns the last line of a successful mol ensure.
 func ready(img mol.Image) string {
 	if img.CacheHit {
 		return "ready in " + seconds(img.Timings.Total) + ", nothing to build"

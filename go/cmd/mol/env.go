@@ -53,24 +53,25 @@ func (a *app) options() mol.Options {
 	return options
 }
 
-// buildFlags adds the flags of the commands that build. Each sets its variable in
-// this process, so that libmol, the package workspace and the Docker client read the
-// same values.
+// buildSettings are the flags of the commands that look up a template or build, and have a variable.
+var buildSettings = []string{"repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder", "shared-cache"}
+
+// buildFlags adds the flags of the commands that build. Those with a variable set it in this process, so that libmol,
+// the package workspace and the Docker client read the same values.
 func (a *app) buildFlags(cmd *cobra.Command) {
 	cmd.Flags().SortFlags = false
-	a.mirroredFlags(cmd, "repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder", "shared-cache")
-	cmd.Flags().Bool("offline", false, "no network: the newest local image ("+offlineEnv+"=1)")
+	a.mirroredFlags(cmd, append(buildSettings, "offline")...)
 	a.runtimesFlag(cmd)
 	pins := cmd.Flags().String("pins", "", "JSON `file` of commits to build instead of a branch's head; see mol help pins")
 	a.chosen.tagArch.of = []string{string(mol.TagArchAuto), string(mol.TagArchAlways)}
-	cmd.Flags().Var(&a.chosen.tagArch, "tag-arch", "when tags contain the architecture. auto: both tags, except for linux/amd64; always: the pinned tag, for all platforms")
+	cmd.Flags().Var(&a.chosen.tagArch, "tag-arch", "when tags contain the architecture. auto: both tags, except for linux/amd64; always: the tag with the commit, for all platforms")
 	complete(cmd, "pins", []string{"json"}, cobra.ShellCompDirectiveFilterFileExt)
 	complete(cmd, "tag-arch", a.chosen.tagArch.of, cobra.ShellCompDirectiveNoFileComp)
 	a.progress.of = progressModes
 	a.progress.then = func(mode string) { a.asJSON = a.asJSON || mode == "json" }
 	cmd.Flags().Var(&a.progress, "progress", "how progress is shown (default auto: tty on a terminal, else plain)")
 	complete(cmd, "progress", progressModes, cobra.ShellCompDirectiveNoFileComp)
-	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "keep every line of the build's output, and the progress of every layer")
+	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "on a terminal keep every line of the build's output; elsewhere also show all progress, of every layer")
 	a.timeoutFlag(cmd)
 	cmd.PreRunE = func(*cobra.Command, []string) (err error) {
 		if err = a.setEnv(cmd.Flags()); err == nil && cmd.Flags().Changed("pins") {
@@ -102,7 +103,11 @@ func complete(cmd *cobra.Command, flag string, values []string, how cobra.ShellC
 func (a *app) mirroredFlags(cmd *cobra.Command, names ...string) {
 	flags := cmd.Flags()
 	for _, s := range settings {
-		if slices.Contains(names, s.key) {
+		switch {
+		case !slices.Contains(names, s.key):
+		case s.kind != "":
+			flags.Bool(s.key, false, s.usage+" ("+s.env+"=1)")
+		default:
 			flags.String(s.key, "", s.usage+" ("+s.env+")")
 		}
 	}

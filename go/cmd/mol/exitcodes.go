@@ -37,7 +37,7 @@ var exitGroups = []struct {
 	text  string
 	kinds []error
 }{
-	{exitUsage, "usage: an unknown command, flag or runtime, an invalid option, variable or commit",
+	{exitUsage, "usage: an unknown command, flag or runtime, or an invalid option, environment variable, configuration file, pins file or commit",
 		[]error{mol.ErrUnknownRuntime, mol.ErrInvalidOption, mol.ErrInvalidArgument}},
 	{exitRepository, "the template repository cannot be reached or read; trying again may help",
 		[]error{mol.ErrGiteaUnreachable, mol.ErrBadResponse, mol.ErrFetch}},
@@ -115,9 +115,12 @@ func exitCodes() []exitMeaning {
 		codes = append(codes, exitMeaning{group.code, group.text})
 	}
 	return append(codes,
-		exitMeaning{exitSignal + int(syscall.SIGINT), "interrupted (ctrl-C); mol up exits with 0 if the workspace was up and was stopped"},
-		exitMeaning{exitSignal + int(syscall.SIGTERM), "terminated"})
+		exitMeaning{exitSignal + int(syscall.SIGINT), "interrupted (ctrl-C)"},
+		exitMeaning{exitSignal + int(syscall.SIGTERM), "terminated (SIGTERM); mol up exits with 0 after either, if the workspace was up and was stopped"})
 }
+
+// shellExitCode is the exception from exitCodes.
+const shellExitCode = "mol shell exits with the code of its command."
 
 // exitCodesTopic is `mol help exit-codes`.
 func exitCodesTopic() *cobra.Command {
@@ -126,5 +129,6 @@ func exitCodesTopic() *cobra.Command {
 	for _, code := range exitCodes() {
 		_, _ = fmt.Fprintf(&text, "  %3d  %s\n", code.code, code.text)
 	}
-	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: strings.TrimSuffix(text.String(), "\n")}
+	text.WriteString("\n" + shellExitCode)
+	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: text.String()}
 }

@@ -110,7 +110,7 @@ func newLiveDisplay(f *os.File, runtime string, verbose bool) *liveDisplay {
 	return d
 }
 
-// snapshot returns the activity without what event changes in place.
+// snapshot returns the activity without the slices and maps that event changes in place.
 func (d *liveDisplay) snapshot() activity {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -37,7 +37,7 @@ func newScreen(t *testing.T, width, height int) *screen {
 		t.Fatal(err)
 	}
 	s := &screen{tty: tty, master: master, emu: vt.NewEmulator(width, height)}
-	go func() { _, _ = io.Copy(master, s.emu) }() // the answers to questions, such as where the cursor is
+	go func() { _, _ = io.Copy(master, s.emu) }() // replies to terminal queries, such as the cursor position
 	read := make(chan struct{})
 	go func() {
 		defer close(read)

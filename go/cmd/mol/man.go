@@ -48,14 +48,16 @@ func manual(root *cobra.Command) string {
 	}
 	write("# GLOBAL FLAGS\n\n")
 	flags(&b, root.PersistentFlags())
-	write("# ENVIRONMENT\n\nA flag overrides its variable, where there is one.\n\n")
+	write("# ENVIRONMENT\n\nIf a variable has a flag, the flag overrides it.\n\n")
+	set := pflag.NewFlagSet("", pflag.ContinueOnError)
 	for _, s := range settings {
-		name, usage := pflag.UnquoteUsage(&pflag.Flag{Name: s.key, Usage: s.usage, Value: textValue{}})
+		set.String(s.key, "", s.usage)
+		name, usage := pflag.UnquoteUsage(set.Lookup(s.key))
 		switch {
-		case s.env == offlineEnv:
-			write("**%s**\n: %s, as **--%s**\n\n", s.env, markdown(usage), s.key)
+		case s.flag && s.kind != "":
+			write("**%s**\n: %s (flag **--%s**)\n\n", s.env, markdown(usage), s.key)
 		case s.flag:
-			write("**%s**\n: %s, as **--%s** *%s*\n\n", s.env, markdown(usage), s.key, name)
+			write("**%s**\n: %s (flag **--%s** *%s*)\n\n", s.env, markdown(usage), s.key, name)
 		default:
 			write("**%s**\n: %s (default %s)\n\n", s.env, markdown(usage), s.defaultText)
 		}
@@ -75,6 +77,7 @@ func manual(root *cobra.Command) string {
 	for _, code := range exitCodes() {
 		write("**%d**\n: %s\n\n", code.code, markdown(code.text))
 	}
+	write("%s\n", shellExitCode)
 	return b.String()
 }
 
@@ -114,10 +117,3 @@ func flags(b *strings.Builder, set *pflag.FlagSet) {
 func markdown(text string) string {
 	return strings.NewReplacer(`\`, `\\`, "*", `\*`, "_", `\_`, "`", "\\`", "<", `\<`, "[", `\[`, "]", `\]`).Replace(text)
 }
-
-// textValue is the value of a flag that takes text.
-type textValue struct{}
-
-func (textValue) String() string   { return "" }
-func (textValue) Set(string) error { return nil }
-func (textValue) Type() string     { return "string" }

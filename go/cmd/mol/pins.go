@@ -24,8 +24,8 @@ var commitKeys = []string{"commit", "commit_sha", "sha"}
 const refKey = "ref"
 
 // pinsText describes the file of --pins in the help and the manual page.
-const pinsText = `--pins FILE reads commits from a JSON file. For a runtime in the file, that commit is built
-instead of the head of the branch. All other runtimes are built from their branch.
+const pinsText = `--pins FILE reads commits from a JSON file. A runtime in the file is built from its commit
+instead of the head of its branch. All other runtimes are built from their branch.
 RUNTIME@SHA overrides both.
 
 The file is an object of runtimes and commits:
@@ -256,7 +256,7 @@ func commitOf(members []member) (string, error) {
 	}
 	ref, err := textOf(members, refKey)
 	if err == nil && !wholeCommit.MatchString(ref) {
-		return "", fmt.Errorf("%q is %s, a branch or a tag: set it or %q to a commit with all 40 or 64 hexadecimal digits",
+		return "", fmt.Errorf("%q is %s, not a full commit id: set it or %q to all 40 or 64 hexadecimal digits of a commit",
 			refKey, quoted(ref), commitKeys[0])
 	}
 	return ref, err
@@ -333,7 +333,7 @@ func kindOf(value []byte) string {
 	case 'n':
 		return "null"
 	case 't', 'f':
-		return "true or false"
+		return "a boolean"
 	}
 	return "a number"
 }

@@ -18,7 +18,7 @@ type pull struct {
 // A layer is the state of one layer.
 type layer struct {
 	bytes, total int64 // of its download
-	rate         int64 // bytes per second; 0 when it is downloaded
+	rate         int64 // bytes per second; 0 once the download is complete
 	extracting   bool
 }
 

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/term"
 )
 
-// A tmuxWindow is the window of a real terminal, which wraps its lines anew when its width changes.
+// A tmuxWindow is the window of a real terminal, which rewraps its lines when its width changes.
 type tmuxWindow struct {
 	t      *testing.T
 	socket string
@@ -44,7 +44,7 @@ func (w tmuxWindow) tmux(args ...string) string {
 	return string(text)
 }
 
-// resize changes the window's width, then waits until its terminal has the width too. tmux changes that a little later.
+// resize changes the window's width, then waits for the pane's terminal, which tmux resizes a little later.
 func (w tmuxWindow) resize(width int) {
 	w.t.Helper()
 	w.tmux("resize-window", "-x", strconv.Itoa(width), "-y", "24")
@@ -65,7 +65,7 @@ func (w tmuxWindow) resize(width int) {
 	w.t.Fatalf("the terminal is not %d columns wide", width)
 }
 
-// shows waits until the window and what it has scrolled away match the pattern.
+// shows waits until the window's text, including its scrollback, matches the pattern.
 func (w tmuxWindow) shows(pattern string) {
 	w.t.Helper()
 	want := regexp.MustCompile(`^` + pattern + `$`)
@@ -89,7 +89,7 @@ func TestANarrowerWindowThatWrapsLinesHasNoStaleLines(t *testing.T) {
 	}
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	w := newTmuxWindow(t, e.env, 110, "seq 40; sh -c 'echo $$ > "+pidFile+"; exec "+path+" ensure claude-code'; true")
-	// Also nothing of what was there before may be lost.
+	// The earlier output must not be lost either.
 	const lookUp = `(\d+\n){40}. look up[^\n]*\n  http[^\n]*`
 	w.shows(lookUp)
 	text, err := os.ReadFile(pidFile)

@@ -47,7 +47,7 @@ func (a *app) shellCommand() *cobra.Command {
 	one := cmd.Args
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if a.asJSON {
-			return errors.New("a shell has no --json: its output is that of the command")
+			return errors.New("--json is not supported: the output is that of the command")
 		}
 		if dash := cmd.ArgsLenAtDash(); dash >= 0 {
 			args, command = args[:dash], args[dash:]
@@ -145,7 +145,7 @@ func execute(ctx context.Context, engine *client.Client, container string, comma
 	return nil
 }
 
-// followSize keeps the size of the command's terminal that of this one until stop.
+// followSize keeps the command's terminal at the size of this one until stop is called.
 func followSize(ctx context.Context, engine *client.Client, id string, out *os.File) (stop func()) {
 	changed := make(chan os.Signal, 1)
 	signal.Notify(changed, syscall.SIGWINCH)

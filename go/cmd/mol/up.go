@@ -28,10 +28,11 @@ func (a *app) upCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up RUNTIME[@SHA]",
 		Short: "Start a workspace and print its URL",
-		Long: "Start a workspace as a server does: find or build the image, start a container and\n" +
-			"wait until it answers. The URL is printed to standard output; ctrl-C stops and removes\n" +
-			"the workspace. With --detach it keeps running. With @SHA the image is the one of\n" +
-			"exactly that commit. What the workspace writes until it answers is shown.",
+		Long: "Start a workspace as a server does: find or build the image (or pull it, if\n" +
+			"MOLECULE_IMAGE_REGISTRY is set), start a container and wait until it answers. The URL is\n" +
+			"printed to standard output; ctrl-C stops and removes the workspace. With --detach it keeps\n" +
+			"running. With @SHA the image is the one of exactly that commit. What the workspace writes\n" +
+			"until it answers is shown.",
 		Example:           "  mol up claude-code\n  mol up hermes --detach -e MODEL_API_KEY -v $PWD:/workspace/code",
 		Args:              a.oneTarget,
 		ValidArgsFunction: a.completeRuntime,
@@ -52,7 +53,7 @@ func (a *app) upCommand() *cobra.Command {
 	cmd.Flags().StringVar(&cfg.ID, "id", "", "the workspace's `name` (default: the runtime and a random number)")
 	cmd.Flags().VarP(envFlag{&cfg.Env}, "env", "e", "`NAME=value` for the workspace, or NAME to pass on this process's value; may be repeated")
 	cmd.Flags().Uint16Var(&cfg.Port, "port", 0, "the `port` that the workspace listens on (default: the one that its image exposes)")
-	cmd.Flags().StringArrayVarP(&cfg.Volumes, "volume", "v", nil, "mount `folder:path[:ro]`, or a named volume; may be repeated; a relative folder is relative to the working directory")
+	cmd.Flags().StringArrayVarP(&cfg.Volumes, "volume", "v", nil, "mount `folder:path[:ro]`, or a named volume as name:path; may be repeated; write a folder in the working directory as ./folder")
 	cmd.Flags().StringVar(&cfg.HealthPath, "health-path", "/health", "the `path` that answers when the workspace is ready")
 	cmd.Flags().BoolVar(&cfg.Keep, "keep", false, "keep the container if it does not become ready")
 	return cmd

@@ -20,13 +20,13 @@ func (a *app) listCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the local images",
-		Long: "List the engine's images of all runtimes, newest first, and the size of the fetched\n" +
-			"templates in the cache.",
+		Long: "List the engine's images by runtime and platform, each group newest first, and the size of\n" +
+			"the fetched templates in the cache.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withClient(cmd.Context(), func(ctx context.Context, c library) error {
 				var inventory mol.Inventory
-				err := a.showIfSlow("list the images and templates", func() (err error) {
+				err := a.showIfSlow("listing the images and templates", func() (err error) {
 					inventory, err = c.List(ctx)
 					return err
 				})
@@ -49,10 +49,10 @@ func (a *app) pruneCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "prune",
 		Short: "Remove old images and fetched templates",
-		Long: "Remove old images that mol or a server built, and old templates from the cache. Kept\n" +
-			"are the newest of each runtime, those built or used within the last ten minutes, and\n" +
-			"images that a container uses or that the tag latest points at. Images of other tools\n" +
-			"are never removed.",
+		Long: "Remove old images that mol or a server built, and old templates from the cache. It keeps\n" +
+			"the newest two images of each runtime and platform, the newest two templates of each\n" +
+			"runtime, everything built or used within the last ten minutes, and images that a container\n" +
+			"uses or that the tag latest points at. Images of other tools are never removed.",
 		Example: "  mol prune --dry-run\n  mol prune --keep 1\n  mol prune --keep 0 --keep-recent 1h",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -72,7 +72,7 @@ func (a *app) pruneCommand() *cobra.Command {
 			}
 			return a.withClient(cmd.Context(), func(ctx context.Context, c library) error {
 				var report mol.PruneReport
-				err := a.showIfSlow("remove old images and templates", func() (err error) {
+				err := a.showIfSlow("removing old images and templates", func() (err error) {
 					report, err = c.Prune(ctx, options)
 					return err
 				})
@@ -87,7 +87,7 @@ func (a *app) pruneCommand() *cobra.Command {
 		},
 	}
 	a.upkeepFlags(cmd)
-	cmd.Flags().IntVar(&keep, "keep", keep, "`number` of the newest images and templates to keep for each runtime")
+	cmd.Flags().IntVar(&keep, "keep", keep, "how many of the newest images (of each runtime and platform) and templates (of each runtime) to keep")
 	cmd.Flags().DurationVar(&recent, "keep-recent", recent, "keep everything that was built or used within this time; 0 turns this off")
 	cmd.Flags().BoolVarP(&dryRun, "dry-run", "n", false, "only show what would be removed")
 	return cmd
@@ -170,8 +170,8 @@ func freed(report mol.PruneReport) string {
 	return text + size(report.FreedBytes)
 }
 
-// printTable prints a table. Its cells are cleaned, so foreign text cannot break the lines. On a terminal each row is one
-// line: the last column is cut.
+// printTable prints a table. Its cells are cleaned, so foreign text cannot break the lines. Rows are cut at the
+// terminal's width, or at longestLine if out is not a terminal.
 func printTable[T any](out io.Writer, head string, rows []T, cells func(T) []string) error {
 	width := longestLine
 	if f, ok := isTerminal(out); ok {

@@ -48,13 +48,14 @@ type versionResult struct {
 	Engine  string `json:"engine"` // "" if none answers
 }
 
-// built is the version that packaging/command builds. It is empty for a mol that the go command alone builds.
-var built string
+// releaseVersion is set by packaging/command with -ldflags -X. It is empty in a mol built by plain go build or go
+// install.
+var releaseVersion string
 
-// version is the version of this command. Without built, it is what Go's module system knows.
+// version is the version of this command. Without releaseVersion, it is what Go's module system knows.
 func version() string {
-	if built != "" {
-		return built
+	if releaseVersion != "" {
+		return releaseVersion
 	}
 	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
 		return info.Main.Version

@@ -26,7 +26,7 @@ func owner() string {
 // withEngine calls do with a client for the engine that libmol uses.
 func (a *app) withEngine(ctx context.Context, do func(context.Context, *client.Client) error) error {
 	var engine *client.Client
-	err := a.showIfSlow("ask the engine", func() (err error) {
+	err := a.showIfSlow("asking the engine", func() (err error) {
 		engine, err = a.findEngine(ctx)
 		return err
 	})
