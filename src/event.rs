@@ -50,7 +50,7 @@ pub struct Event {
     /// `buildkit`, `classic` or, on Podman, `buildah`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub builder: Option<String>,
-    /// The engine's address.
+    /// The address of the engine, or of the builder. A user name in it is masked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// The node of a builder that cannot be used, or that was lost.
@@ -347,8 +347,9 @@ impl Event {
         }
     }
 
-    /// The placeholder for `dropped` events, the last of which is `before`. If they belong to other calls than `call`
-    /// too, it has call 0 and no runtime.
+    /// The placeholder for `dropped` events. `before` is the placeholder that it replaces, or the dropped event itself if
+    /// that is the first; `call` is the call of the last dropped event. If the two differ in their call, the placeholder
+    /// has call 0 and no runtime.
     pub(crate) fn thinned(before: &Self, call: u64, dropped: u64) -> Self {
         let (call, runtime) = match before.call == call {
             true => (call, before.runtime.clone()),
@@ -377,13 +378,14 @@ impl Event {
             "the engine in use is at {endpoint}, and DOCKER_HOST is not set: a client that reads only the \
              environment does not find it"
         );
-        let and_tls = match tls {
-            true => ", with DOCKER_TLS_VERIFY and DOCKER_CERT_PATH",
-            false => "",
+        // Without the address: a user name in it would be masked.
+        let hint = match tls {
+            true => {
+                "create containers with the endpoint of the image, or set DOCKER_HOST to it, with DOCKER_TLS_VERIFY \
+                 and DOCKER_CERT_PATH"
+            }
+            false => "create containers with the endpoint of the image, or set DOCKER_HOST to it",
         };
-        let hint = format!(
-            "create containers with the endpoint of the image, or set DOCKER_HOST={endpoint}{and_tls}"
-        );
         Self {
             endpoint: Some(endpoint.to_owned()),
             ..Self::warning(message, hint)
@@ -397,8 +399,8 @@ impl Event {
             .flatten()
     }
 
-    /// Every other text that may come from outside, but the hint. All fields are listed, so that a new one does not
-    /// compile before it has been decided whether it is masked.
+    /// Every other text that may come from outside, except the hint. The pattern lists all fields, so that a new field
+    /// does not compile until it is put in one of the groups.
     pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
         #[rustfmt::skip]
         let Self {
@@ -462,6 +464,7 @@ pub(crate) type Sink = std::sync::Arc<dyn Fn(Event) + Send + Sync>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redact::Masker;
 
     #[test]
     fn events_md_has_a_chapter_for_every_kind() {
@@ -485,6 +488,17 @@ mod tests {
             ["call", "hint", "kind", "message", "runtime", "time_unix_ms"]
         );
         assert_eq!(json["kind"], "warning");
+    }
+
+    #[test]
+    fn masking_leaves_the_hint_about_docker_host_usable() {
+        for tls in [false, true] {
+            let event = Event::engine_elsewhere("ssh://me@host", tls);
+            let hint = event.hint.clone();
+            let masked = Masker::default().event(event);
+            assert!(masked.message.contains("ssh://***@host"), "{masked:?}");
+            assert_eq!(masked.hint, hint);
+        }
     }
 
     #[test]

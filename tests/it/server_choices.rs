@@ -366,10 +366,7 @@ fn the_engine_of_a_docker_context_is_reported_as_docker_host() {
     assert_eq!(warnings.len(), 1, "one warning per client: {warnings:?}");
     let hint = warnings[0].hint.as_deref().unwrap();
     assert!(warnings[0].message.contains(&host), "{warnings:?}");
-    assert!(
-        hint.contains(&format!("DOCKER_HOST={host}")),
-        "{warnings:?}"
-    );
+    assert!(hint.contains("set DOCKER_HOST"), "{warnings:?}");
 
     let client = env.client();
     assert_eq!(
