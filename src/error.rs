@@ -44,7 +44,7 @@ pub enum Code {
     Stalled = 12,
     /// The call had no time limit of its own, and took longer than `MOLECULE_BUILD_CEILING_S`.
     Timeout = 13,
-    /// The cache folder cannot be used.
+    /// The cache folder cannot be used, or it has no build log of the runtime.
     Cache = 14,
     /// A bug in the library: please report it.
     Internal = 15,

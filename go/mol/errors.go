@@ -43,7 +43,8 @@ const (
 	CodeStalled Code = 12
 	// CodeTimeout means that a call without a deadline reached [Options.Ceiling].
 	CodeTimeout Code = 13
-	// CodeCache means that the cache folder cannot be read, written or trusted.
+	// CodeCache means that the cache folder cannot be read, written or trusted, or that it has no build log of the
+	// runtime.
 	CodeCache Code = 14
 	// CodeInternal means a bug in libmol, or that this package was built without the library.
 	CodeInternal Code = 15

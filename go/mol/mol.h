@@ -28,10 +28,11 @@
  *          is read-only: free it once, with the _free function of its type. These functions ignore NULL.
  *
  * Ids      Options, clients and calls are ids, passed by value. They are never reused: using a freed id is
- *          MOL_ERR_NO_SUCH_HANDLE. The _free functions and mol_call_cancel ignore freed ids and {0}.
+ *          MOL_ERR_NO_SUCH_HANDLE. The _free functions ignore freed ids and {0}.
  *
- * Timeouts timeout_ms is in milliseconds. Negative (MOL_TIMEOUT_NONE): no limit. 0: do not wait.
- *          MOL_TIMEOUT_CEILING: the ceiling of the client's options, for a call; no limit, for a wait.
+ * Timeouts timeout_ms is in milliseconds. Negative (MOL_TIMEOUT_NONE): no limit. 0: a wait returns at once; a call
+ *          gets no time and ends with MOL_ERR_DEADLINE_EXCEEDED. MOL_TIMEOUT_CEILING: the ceiling of the client's
+ *          options, for a call; no limit, for a wait.
  *
  * Threads  Every function may be called from any thread at any time. There are no callbacks. The library
  *          starts its threads with the first client; they live as long as the process. A forked child
@@ -41,7 +42,8 @@
  *          exit. A panic becomes MOL_ERR_INTERNAL. The only child processes are ssh, for an engine at ssh://, and
  *          docker's credential helpers: the library waits for each, and kills it if its call or client ends first.
  *
- * Secrets  No token, and no user information of a URL, is in anything that the library hands out.
+ * Secrets  No token is in anything that the library hands out, and no user information of a URL, except the user
+ *          name in an engine's own address: ssh://me@host in mol_image.endpoint and in reports.
  *
  * Growth   New fields are added only at the end of structs that begin with `size`: the bytes that are set. With
  *          a header that is newer than the library, check `size` before you read a new field.
@@ -74,7 +76,7 @@
 // No limit. Every negative value means the same.
 #define MOL_TIMEOUT_NONE -1
 
-// The time limit of the client's options (MOLECULE_BUILD_CEILING_S). Then a call ends with MOL_ERR_TIMEOUT.
+// The time limit of the client's options (MOLECULE_BUILD_CEILING_S). A call that exceeds it ends with MOL_ERR_TIMEOUT.
 #define MOL_TIMEOUT_CEILING INT64_MAX
 
 // The version of this ABI. It changes when programs built with an older header cannot use the new library.
@@ -110,7 +112,7 @@ typedef enum mol_status {
   MOL_ERR_STALLED = 12,
   // The call had MOL_TIMEOUT_CEILING, and took longer than MOLECULE_BUILD_CEILING_S.
   MOL_ERR_TIMEOUT = 13,
-  // The cache folder cannot be used.
+  // The cache folder cannot be used, or it has no build log of the runtime.
   MOL_ERR_CACHE = 14,
   // A bug in the library: please report it.
   MOL_ERR_INTERNAL = 15,
@@ -122,7 +124,7 @@ typedef enum mol_status {
   MOL_ERR_INVALID_ARGUMENT = 18,
   // No object has this id: it was freed, or never created.
   MOL_ERR_NO_SUCH_HANDLE = 19,
-  // The client was freed while the function ran. A call that runs then ends with MOL_ERR_CANCELED.
+  // The client was freed while the function ran. A waiting mol_ensure_local_image returns MOL_ERR_CANCELED instead.
   MOL_ERR_CLOSED = 20,
   // MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
   MOL_ERR_NO_LOCAL_IMAGE = 22,
@@ -270,7 +272,8 @@ typedef struct mol_request {
   size_t size;
   // What the call does.
   mol_request_kind kind;
-  // Prune: how many of the newest images and trees of each runtime stay. 0: none stays only because it is new.
+  // Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime, stay.
+  // 0: none stays for being among the newest.
   uint32_t keep_per_runtime;
   // Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
   int64_t keep_recent_ms;
@@ -338,11 +341,13 @@ MOL_NODISCARD mol_status mol_options_new(mol_options *options, mol_error **error
 
 // Creates options from the environment of the process. No other thread may change the environment
 // meanwhile (POSIX, setenv); no other function reads it.
+//
+// options  receives the options, for mol_options_free
 MOL_NODISCARD mol_status mol_options_from_env(mol_options *options, mol_error **error);
 
 // Sets one option. mol_client_new checks the values.
 //
-// name   the environment variable that the option has, such as "MOLECULE_GITEA_TOKEN" or "DOCKER_HOST"
+// name   the name of the option's environment variable, such as "MOLECULE_GITEA_TOKEN" or "DOCKER_HOST"
 //        (docs/local-development.md lists them); or, without a variable:
 //        "runtimes"  the allowlist in place of the default one: "claude-code,hermes"
 //        "tag_arch"  which tags name the architecture: "auto" or "always"
@@ -355,16 +360,17 @@ void mol_options_free(mol_options options);
 
 // Creates a client. It connects to nothing before its first call.
 //
-// options  checked here, and not needed afterwards. MOL_ERR_INVALID_OPTION names the wrong one
+// options  checked here, and not needed afterwards; if one is invalid, the error's message names it
 // events   whether events are kept for mol_client_next_event
 // client   receives the client, for mol_client_free
 MOL_NODISCARD mol_status mol_client_new(mol_options options, bool events, mol_client *client, mol_error **error);
 
-// Cancels a client's calls, waits up to two seconds for them, and frees it. Waits for events and results end too.
+// Cancels a client's calls, waits up to two seconds until they have ended, and frees the client. Functions that wait
+// for its events or results return MOL_ERR_CLOSED; results and events that were not taken are dropped.
 void mol_client_free(mol_client client);
 
-// Takes the oldest event of a client that was created with events. All events of a call come before
-// its result, except those of a build that goes on for others after the call was cancelled. When the
+// Takes the oldest event of a client that was created with events. All events of a call come before its result, except
+// those of a shared build that goes on for other calls after this call was cancelled or ran out of time. When the
 // program is slow, events are dropped, and a "thinned" event says how many.
 //
 // timeout_ms  how long to wait for an event
@@ -406,24 +412,19 @@ mol_status mol_call_start(mol_client client,
                           mol_call *call,
                           mol_error **error);
 
-// Waits for the end of a call. The result of each call is given out once; after that, the id of the call is
+// Waits for the end of a call. Each result is returned once; another wait for the same call returns
 // MOL_ERR_NO_SUCH_HANDLE. Returns MOL_OK also for a call that failed: result->status has the reason.
 //
 // call        from mol_call_start; an id of 0 stands for any call of the client
 // timeout_ms  how long to wait; if it passes, the call goes on
 // result      receives the result, for mol_result_free; NULL if no call ended in time
-MOL_NODISCARD
-mol_status mol_call_wait(mol_client client,
-                         mol_call call,
-                         int64_t timeout_ms,
-                         mol_result **result,
-                         mol_error **error);
+MOL_NODISCARD mol_status mol_call_wait(mol_client client, mol_call call, int64_t timeout_ms, mol_result **result, mol_error **error);
 
 // Cancels a call, and returns without waiting. The call's result comes soon after, with MOL_ERR_CANCELED unless the
 // call had just ended. The fetch or build stops if no other call waits for it. Podman completes a RUN that has
 // started, and starts no further step.
 //
-// call  from mol_call_start; a call that has ended is ignored
+// call  from mol_call_start; calls that have ended, and {0}, are ignored
 mol_status mol_call_cancel(mol_client client, mol_call call, mol_error **error);
 
 // Frees a string from mol_mask_token or mol_client_metrics.

@@ -29,6 +29,7 @@ use crate::names::runtimes::Runtime;
 use crate::net::http::Http;
 use crate::options::Options;
 use crate::process::executor::{self, blocking};
+use crate::process::panics;
 use crate::redact::{MAX_LINE, Masker};
 use crate::upkeep::build_log::{self, BuildLog};
 use crate::upkeep::diagnose::{self, Diagnosis};
@@ -72,7 +73,9 @@ impl Client {
     /// started.
     pub fn new(options: &Options, observer: Option<Observer>) -> Result<Self> {
         let masker = Arc::new(options.masker());
-        Self::open(options, observer, &masker).map_err(|error| masker.error(error))
+        // A panic too is masked here, where the token is known.
+        panics::catch(|| Self::open(options, observer, &masker))
+            .map_err(|error| masker.error(error))
     }
 
     fn open(options: &Options, observer: Option<Observer>, masker: &Arc<Masker>) -> Result<Self> {

@@ -94,7 +94,7 @@ pub unsafe extern "C" fn mol_call_start(
     }
 }
 
-/// Waits for the end of a call. The result of each call is given out once; after that, the id of the call is
+/// Waits for the end of a call. Each result is returned once; another wait for the same call returns
 /// MOL_ERR_NO_SUCH_HANDLE. Returns MOL_OK also for a call that failed: result->status has the reason.
 ///
 /// call        from mol_call_start; an id of 0 stands for any call of the client
@@ -134,7 +134,7 @@ pub unsafe extern "C" fn mol_call_wait(
 /// call had just ended. The fetch or build stops if no other call waits for it. Podman completes a RUN that has
 /// started, and starts no further step.
 ///
-/// call  from mol_call_start; a call that has ended is ignored
+/// call  from mol_call_start; calls that have ended, and {0}, are ignored
 ///
 /// # Safety
 ///

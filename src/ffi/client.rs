@@ -24,7 +24,7 @@ pub(super) struct Object {
 
 /// Creates a client. It connects to nothing before its first call.
 ///
-/// options  checked here, and not needed afterwards. MOL_ERR_INVALID_OPTION names the wrong one
+/// options  checked here, and not needed afterwards; if one is invalid, the error's message names it
 /// events   whether events are kept for mol_client_next_event
 /// client   receives the client, for mol_client_free
 ///
@@ -61,7 +61,8 @@ fn observer(inbox: Arc<Inbox>) -> Observer {
     Box::new(move |event| inbox.push(event))
 }
 
-/// Cancels a client's calls, waits up to two seconds for them, and frees it. Waits for events and results end too.
+/// Cancels a client's calls, waits up to two seconds until they have ended, and frees the client. Functions that wait
+/// for its events or results return MOL_ERR_CLOSED; results and events that were not taken are dropped.
 #[unsafe(no_mangle)]
 pub extern "C" fn mol_client_free(client: mol_client) {
     ffi_value((), || {
@@ -76,8 +77,8 @@ pub extern "C" fn mol_client_free(client: mol_client) {
     });
 }
 
-/// Takes the oldest event of a client that was created with events. All events of a call come before
-/// its result, except those of a build that goes on for others after the call was cancelled. When the
+/// Takes the oldest event of a client that was created with events. All events of a call come before its result, except
+/// those of a shared build that goes on for other calls after this call was cancelled or ran out of time. When the
 /// program is slow, events are dropped, and a "thinned" event says how many.
 ///
 /// timeout_ms  how long to wait for an event

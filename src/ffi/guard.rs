@@ -39,8 +39,8 @@ fn catch<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
         point!("entry");
         body()
     });
-    // Errors of a client are masked already. Others, such as panics, may quote anything; there is no token
-    // to mask in them, but there may be the user information of a URL.
+    // Errors of a client are masked already. Others, such as panics, may quote anything. No token is known
+    // here, so only the user information of URLs is masked.
     called.map_err(|failure| Masker::default().error(failure))
 }
 

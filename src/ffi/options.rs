@@ -1,5 +1,6 @@
 //! Options: set one by one, or all from the environment.
 
+use std::cell::OnceCell;
 use std::ffi::c_char;
 use std::sync::{Mutex, PoisonError};
 
@@ -44,6 +45,8 @@ pub unsafe extern "C" fn mol_options_new(
 /// Creates options from the environment of the process. No other thread may change the environment
 /// meanwhile (POSIX, setenv); no other function reads it.
 ///
+/// options  receives the options, for mol_options_free
+///
 /// # Safety
 ///
 /// `options` and `error` are NULL or may be written; no other thread changes the environment.
@@ -68,19 +71,16 @@ fn insert(options: Options) -> mol_options {
 }
 
 fn from_env() -> Result<Options> {
-    let mut not_text = None;
+    let not_text = OnceCell::new();
     let mut options = Options::default();
-    let seen = std::cell::RefCell::new(&mut not_text);
     options.set_all_from(|name| {
-        let value = std::env::var_os(name)?;
-        value
-            .into_string()
-            .inspect_err(|_| {
-                seen.borrow_mut().get_or_insert_with(|| name.to_owned());
-            })
-            .ok()
+        let value = std::env::var_os(name)?.into_string();
+        if value.is_err() {
+            not_text.get_or_init(|| name.to_owned());
+        }
+        value.ok()
     });
-    match not_text {
+    match not_text.into_inner() {
         None => Ok(options),
         Some(name) => Err(
             Error::new(Code::InvalidOption, format!("{name} is not valid UTF-8"))
@@ -91,7 +91,7 @@ fn from_env() -> Result<Options> {
 
 /// Sets one option. mol_client_new checks the values.
 ///
-/// name   the environment variable that the option has, such as "MOLECULE_GITEA_TOKEN" or "DOCKER_HOST"
+/// name   the name of the option's environment variable, such as "MOLECULE_GITEA_TOKEN" or "DOCKER_HOST"
 ///        (docs/local-development.md lists them); or, without a variable:
 ///        "runtimes"  the allowlist in place of the default one: "claude-code,hermes"
 ///        "tag_arch"  which tags name the architecture: "auto" or "always"

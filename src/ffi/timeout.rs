@@ -5,7 +5,7 @@ use std::time::Duration;
 /// No limit. Every negative value means the same.
 pub const MOL_TIMEOUT_NONE: i64 = -1;
 
-/// The time limit of the client's options (MOLECULE_BUILD_CEILING_S). Then a call ends with MOL_ERR_TIMEOUT.
+/// The time limit of the client's options (MOLECULE_BUILD_CEILING_S). A call that exceeds it ends with MOL_ERR_TIMEOUT.
 pub const MOL_TIMEOUT_CEILING: i64 = i64::MAX;
 
 /// For a call: `None` stands for the ceiling.
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn negative_is_no_limit_and_zero_does_not_wait() {
+    fn negative_is_no_limit_and_zero_is_no_time() {
         for none in [MOL_TIMEOUT_NONE, -2, i64::MIN] {
             assert_eq!(of_wait(none), None);
             assert_eq!(of_call(none), Some(Duration::MAX));

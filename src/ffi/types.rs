@@ -43,7 +43,7 @@ pub enum mol_status {
     MOL_ERR_STALLED = 12,
     /// The call had MOL_TIMEOUT_CEILING, and took longer than MOLECULE_BUILD_CEILING_S.
     MOL_ERR_TIMEOUT = 13,
-    /// The cache folder cannot be used.
+    /// The cache folder cannot be used, or it has no build log of the runtime.
     MOL_ERR_CACHE = 14,
     /// A bug in the library: please report it.
     MOL_ERR_INTERNAL = 15,
@@ -55,7 +55,7 @@ pub enum mol_status {
     MOL_ERR_INVALID_ARGUMENT = 18,
     /// No object has this id: it was freed, or never created.
     MOL_ERR_NO_SUCH_HANDLE = 19,
-    /// The client was freed while the function ran. A call that runs then ends with MOL_ERR_CANCELED.
+    /// The client was freed while the function ran. A waiting mol_ensure_local_image returns MOL_ERR_CANCELED instead.
     MOL_ERR_CLOSED = 20,
     /// MOLECULE_LOCAL_OFFLINE is set, and the engine has no image of the runtime.
     MOL_ERR_NO_LOCAL_IMAGE = 22,
@@ -285,7 +285,8 @@ pub enum mol_request_kind {
     MOL_REQUEST_ENGINE_HOST = 6,
 }
 
-// A later field starts behind the padding after `dry_run` (offset 48): older programs do not set the padding.
+// A new field must begin after the padding that follows `dry_run` (at offset 48 with 64-bit pointers): older programs
+// leave the padding uninitialised.
 /// What a call does, for mol_call_start. The fields that its kind does not use are 0:
 /// mol_request request = {.size = sizeof request, .kind = MOL_REQUEST_LIST};
 #[repr(C)]
@@ -295,7 +296,8 @@ pub struct mol_request {
     pub size: usize,
     /// What the call does.
     pub kind: mol_request_kind,
-    /// Prune: how many of the newest images and trees of each runtime stay. 0: none stays only because it is new.
+    /// Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime, stay.
+    /// 0: none stays for being among the newest.
     pub keep_per_runtime: u32,
     /// Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
     pub keep_recent_ms: i64,

@@ -4,7 +4,7 @@
 //! the message of a panic are handled alike. So no list of sources has to be kept up to date.
 //! Only two kinds of text are not masked: hints written in this library (a `&'static str`), and names that
 //! an engine or git parses (references, commit and image ids, platforms), which are checked when they are
-//! made.
+//! made. In the engine's own address, in an image or a report, only the token is masked, not the user name.
 //!
 //! The order is: make the text one printable line (`printable`), mask it, truncate it. Removing
 //! characters after masking could join the parts of a token, and truncating before masking could leave a
@@ -235,7 +235,8 @@ impl Masker {
     }
 
     /// Masks only the token in an engine's address. The caller connects to the address, and `ssh://host`
-    /// is not the same as `ssh://me@host`. There is no password: an address with one is refused.
+    /// is not the same as `ssh://me@host`. It has no password: an ssh:// address with one is refused, and the
+    /// user information of a tcp:// address is dropped.
     pub(crate) fn endpoint(&self, endpoint: &mut String) {
         clean(endpoint);
         let token = self.token.find(endpoint.as_bytes());

@@ -49,7 +49,7 @@ var exitGroups = []struct {
 		[]error{mol.ErrNoDockerfile, mol.ErrBuildFailed, workspace.ErrPull}},
 	{exitTimeout, "it took too long: --timeout, a limit of libmol, or no progress",
 		[]error{mol.ErrStalled, mol.ErrTimeout, context.DeadlineExceeded}},
-	{exitCache, "the cache folder cannot be used, or this process has reached its limit of threads or file descriptors",
+	{exitCache, "the cache folder cannot be used or has no build log of the runtime, or this process has reached its limit of threads or file descriptors",
 		[]error{mol.ErrCache, mol.ErrProcessLimit}},
 	{exitWorkspace, "the workspace did not become ready, is not running, or exited by itself",
 		[]error{workspace.ErrNotReady, errNotRunning, errExited}},
