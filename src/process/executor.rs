@@ -29,11 +29,12 @@ const NAME: &str = "libmol";
 const WORKERS: usize = 2;
 
 /// Limits the threads for fetches, archives and the disk. A build sometimes uses two at once.
-static WORK: Semaphore = Semaphore::const_new(64);
+static WORK: Semaphore = Semaphore::const_new(MAX_WORK);
+const MAX_WORK: usize = 64;
 
 /// Limits the threads for name lookups and process starts. A fetch waits for a name lookup while it holds a slot of
 /// [`WORK`], so these have a limit of their own.
-pub(crate) static STEPS: Semaphore = Semaphore::const_new(64);
+pub(crate) static SHORT_WORK: Semaphore = Semaphore::const_new(64);
 
 /// Limits the threads that read files from outside the library. Such a read has a time limit, so it does not wait for
 /// slots of [`WORK`], which fetches hold for minutes. A thread that hangs with its disk cannot be ended; with this
@@ -69,7 +70,7 @@ fn start_runtime() -> Result<Runtime> {
             .worker_threads(WORKERS)
             .thread_name(NAME)
             .on_thread_start(move || {
-                signals::block_writes();
+                signals::block_write_signals();
                 worker_gate.pass();
             })
             .enable_io()
@@ -114,7 +115,7 @@ pub(crate) fn check_threads(threads: usize) -> Result<()> {
         let _hold = held.lock().unwrap_or_else(PoisonError::into_inner);
         for _ in 0..threads {
             let wait = || {
-                signals::block_writes();
+                signals::block_write_signals();
                 drop(held.lock());
             };
             named()
@@ -203,7 +204,7 @@ where
     blocking_in(&WORK, tasks, work)
 }
 
-/// Like [`blocking`], with slots of another kind: [`STEPS`] or [`READS`].
+/// Like [`blocking`], with slots of another kind: [`SHORT_WORK`] or [`READS`].
 pub(crate) fn blocking_in<T, W>(
     slots: &'static Semaphore,
     tasks: &TaskTracker,
@@ -263,7 +264,7 @@ fn or_limit(error: Error) -> Error {
 pub(crate) fn detach(work: Box<dyn FnOnce() + Send>) -> Result<()> {
     let runtime = runtime()?;
     let start = move || {
-        signals::block_writes();
+        signals::block_write_signals();
         let _entered = runtime.enter();
         work();
     };
@@ -282,7 +283,7 @@ pub(crate) fn with_host_signals<T: Send>(
     start: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
     let start = || {
-        signals::unblock_as_host()?;
+        signals::set_host_mask()?;
         start()
     };
     thread::scope(|scope| {
@@ -291,7 +292,7 @@ pub(crate) fn with_host_signals<T: Send>(
             .map_err(limits::starting)?;
         thread
             .join()
-            .unwrap_or_else(|_| Err(io::Error::other("its start panicked")))
+            .unwrap_or_else(|_| Err(io::Error::other("a panic while the program was started")))
     })
 }
 
@@ -300,7 +301,7 @@ pub(crate) async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>
     let host = host.to_owned();
     let lookup = move || Ok(look_up(&host, port));
     // Not counted for a client: the lookup may take until the system's resolver times out.
-    let found = blocking_in(&STEPS, &TaskTracker::new(), lookup).await;
+    let found = blocking_in(&SHORT_WORK, &TaskTracker::new(), lookup).await;
     found.map_err(io::Error::other)?
 }
 
@@ -319,6 +320,7 @@ fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Instant;
 
     #[test]
@@ -344,15 +346,20 @@ mod tests {
 
     #[test]
     fn work_beyond_the_thread_limit_waits_for_a_slot() {
+        static RUNNING: AtomicUsize = AtomicUsize::new(0);
+        static MOST: AtomicUsize = AtomicUsize::new(0);
         let tasks = TaskTracker::new();
-        let work = (0..200).map(|number| {
+        let work = (0..3 * MAX_WORK).map(|number| {
             blocking(&tasks, move || {
+                MOST.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 thread::sleep(Duration::from_millis(1));
+                RUNNING.fetch_sub(1, Ordering::SeqCst);
                 Ok(number)
             })
         });
         let done = block_on(futures_util::future::try_join_all(work));
-        assert_eq!(done.unwrap(), (0..200).collect::<Vec<_>>());
+        assert_eq!(done.unwrap(), (0..3 * MAX_WORK).collect::<Vec<_>>());
+        assert!(MOST.load(Ordering::SeqCst) <= MAX_WORK);
         tasks.close();
         block_on(tasks.wait());
     }

@@ -1,8 +1,8 @@
 //! Limits the memory that all fetches of the process use together (promise P9).
 //!
-//! A fetch reserves memory before it uses it, computed from checked sizes. If that much is not free, it waits for other
-//! fetches; if it exceeds the pool, it fails. There are two pools. Each fetch reserves from `Objects` before `Step`, so
-//! two fetches cannot wait for each other.
+//! Before a fetch uses memory, it reserves it; the amount is computed from checked sizes. If that much is not free, the
+//! fetch waits for others; if it exceeds the pool, the fetch fails. There are two pools. Each fetch reserves from
+//! `Objects` before `Step`, so two fetches cannot wait for each other.
 
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -55,7 +55,7 @@ pub(crate) fn size(pool: Pool, limit: u64) -> u64 {
 ///
 /// # Errors
 ///
-/// [`Code::Fetch`] if the pool is smaller.
+/// [`Code::Fetch`] if `bytes` is more than the whole pool.
 pub(crate) async fn reserve(pool: Pool, bytes: u64, limit: u64, what: &str) -> Result<Reserved> {
     let size = size(pool, limit);
     if bytes > size {
@@ -103,20 +103,15 @@ mod tests {
 
     use futures_util::FutureExt;
 
-    const LIMIT: u64 = 16 << 40;
-
-    /// A fraction of the pool for steps. With this limit the pool is larger than all other tests need.
-    fn step(part: u64) -> impl Future<Output = Result<Reserved>> {
-        reserve(Pool::Step, 9 * (LIMIT / 16) / part, LIMIT, "a test")
-    }
-
     #[test]
     fn a_reservation_waits_until_the_memory_is_free() {
+        /// So large that the pool has room for all other tests.
+        const LIMIT: u64 = 16 << 40;
+        let pool = size(Pool::Step, LIMIT);
+        let step = |bytes| reserve(Pool::Step, bytes, LIMIT, "a test");
         block_on(async {
-            let most = reserve(Pool::Step, 8 * (LIMIT / 16), LIMIT, "a test")
-                .await
-                .unwrap();
-            let mut waits = Box::pin(step(2));
+            let most = step(pool / 9 * 8).await.unwrap();
+            let mut waits = Box::pin(step(pool / 2));
             assert!((&mut waits).now_or_never().is_none());
             // The other pool is not affected.
             let other = reserve(Pool::Objects, 1, LIMIT, "a test").now_or_never();

@@ -76,9 +76,9 @@ fn regular(kind: FileType) -> io::Result<()> {
     Err(io::Error::new(ErrorKind::InvalidInput, why))
 }
 
-/// Runs `work`, which reads such files, on a separate thread, and waits for it up to [`LIMIT`]. `what` names the file,
-/// with its path. After a timeout the thread continues until the disk answers. Until then no other caller starts to
-/// read the same file, so that a hanging path blocks one thread, not one for each caller.
+/// Runs `work`, which reads such files, on a separate thread, and waits for it up to [`LIMIT`]. After a timeout the
+/// thread continues until the disk answers. `what` names what is read, for the error; calls with the same `what` run one
+/// after another, so that a hanging path blocks one thread, not one for each caller.
 ///
 /// # Errors
 ///
@@ -122,7 +122,7 @@ pub(crate) fn wait<T: Send + 'static>(
     receiver.recv().unwrap_or_else(|_| Err(Error::canceled()))
 }
 
-/// The lock of the callers that read the same file.
+/// The lock of the callers with the same `what`.
 fn read_lock(what: &str) -> Arc<AsyncMutex<()>> {
     static LOCKS: Mutex<Option<HashMap<String, Weak<AsyncMutex<()>>>>> = Mutex::new(None);
     let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -260,7 +260,9 @@ mod tests {
                 })
             });
             let calls: Vec<_> = calls.collect();
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            while READS.available_permits() > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             let free = blocking(&tasks, || Ok(()));
             let free = tokio::time::timeout(Duration::from_secs(5), free).await;
             free.expect("a thread is free").unwrap();
@@ -270,6 +272,7 @@ mod tests {
             }
         });
     }
+
     #[test]
     fn fetches_do_not_delay_reads() {
         let runtime = executor::runtime().unwrap();

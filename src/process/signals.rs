@@ -19,7 +19,7 @@ pub(crate) fn remember_host() {
 }
 
 /// Permanently blocks the signals that a write can raise on this thread. Each thread of the library starts with it.
-pub(crate) fn block_writes() {
+pub(crate) fn block_write_signals() {
     let set: SigSet = [Signal::SIGPIPE, Signal::SIGXFSZ].into_iter().collect();
     // It only fails for an invalid set or operation.
     let _ = set.thread_block();
@@ -27,7 +27,7 @@ pub(crate) fn block_writes() {
 
 /// Sets the host's mask on this thread. A program inherits the mask of the thread that starts it; with SIGPIPE blocked it
 /// would not end when its output is closed.
-pub(crate) fn unblock_as_host() -> io::Result<()> {
+pub(crate) fn set_host_mask() -> io::Result<()> {
     let host = HOST.get().copied().unwrap_or_else(SigSet::empty);
     Ok(host.thread_set_mask()?)
 }

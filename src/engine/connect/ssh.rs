@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::engine::child::{self, ChildProcess};
-use crate::process::executor::{STEPS, blocking_in};
+use crate::process::executor::{SHORT_WORK, blocking_in};
 use crate::redact::whole_words;
 
 /// The most bytes of ssh's standard error that are kept.
@@ -122,7 +122,7 @@ impl Destination {
     /// dropped while ssh starts, ssh is killed.
     pub(super) async fn open(&self) -> io::Result<Connection> {
         let destination = self.clone();
-        let started = blocking_in(&STEPS, &self.tasks, move || Ok(destination.start())).await;
+        let started = blocking_in(&SHORT_WORK, &self.tasks, move || Ok(destination.start())).await;
         started.map_err(io::Error::other)??.connected()
     }
 
