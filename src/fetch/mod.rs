@@ -141,7 +141,7 @@ pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, dir: &FetchDir) -> Re
         http: &Http::new(&settings.repo_prefix, &settings.token, &settings.network)?,
         repository: &settings
             .repo_prefix
-            .repository(&settings.runtimes.parse("hermes")?),
+            .repository(&crate::names::runtimes::known("hermes")),
         commit,
         looked_up: false,
         stall_grace: settings.stall_grace,

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use sha2::{Digest, Sha256};
-
 /// A full commit id: 40 (SHA-1) or 64 (SHA-256) lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct CommitSha(String);
@@ -54,13 +52,6 @@ fn is_hex(text: &str) -> bool {
         .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// A short key for a commit of a repository: the first eight bytes of `sha256("<runtime>|<sha>|<repository prefix>")`,
-/// in hexadecimal.
-pub fn cache_key(runtime: &str, sha: &str, repo_prefix: &str) -> String {
-    let digest = Sha256::digest(format!("{runtime}|{sha}|{repo_prefix}"));
-    hex(&digest[..8])
-}
-
 /// Lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -82,11 +73,5 @@ mod tests {
         ] {
             assert!(CommitSha::parse(id).is_none(), "{id}");
         }
-    }
-
-    #[test]
-    fn the_cache_key_is_stable() {
-        assert_eq!(cache_key("a", "b", "c").len(), 16);
-        assert_eq!(cache_key("a", "b", "c"), hex(&Sha256::digest("a|b|c")[..8]));
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error};
 
 /// The default allowlist, sorted.
 pub const DEFAULT_RUNTIMES: [&str; 9] = [
@@ -61,16 +61,7 @@ impl Runtimes {
         self.0.iter()
     }
 
-    /// Looks up `name`.
-    ///
-    /// # Errors
-    ///
-    /// [`Code::UnknownRuntime`], with the nearest known name and the whole list.
-    pub fn parse(&self, name: &str) -> Result<Runtime> {
-        self.find(name).cloned().ok_or_else(|| self.unknown(name))
-    }
-
-    /// The error for a name that is not on the list.
+    /// The error for a name that is not on the list: with the nearest known name and the whole list.
     pub(crate) fn unknown(&self, name: &str) -> Error {
         let known: Vec<&str> = self.iter().map(Runtime::as_str).collect();
         let list = format!("the known runtimes are {}", known.join(", "));
@@ -87,8 +78,8 @@ impl Runtimes {
         error
     }
 
-    /// The runtime that was probably meant. It tolerates missing separators, the wrong case, a prefix only, and wrong
-    /// letters, up to a third of the name.
+    /// The runtime that was probably meant. Ignores case and separators, and accepts a prefix of a name, a name with a
+    /// suffix, and typing errors in up to a third of the letters.
     fn nearest(&self, name: &str) -> Option<&Runtime> {
         let asked = letters_and_digits(name);
         let distance = |known: &Runtime| {
@@ -145,10 +136,11 @@ fn truncated(name: &str) -> String {
     }
 }
 
-/// A runtime of the default allowlist, for unit tests.
-#[cfg(test)]
+/// A runtime of the default allowlist, for tests.
+#[cfg(any(test, feature = "internals"))]
 pub(crate) fn known(name: &str) -> Runtime {
-    Runtimes::default().parse(name).unwrap()
+    let runtimes = Runtimes::default();
+    runtimes.find(name).cloned().expect("a default runtime")
 }
 
 #[cfg(test)]
@@ -166,6 +158,7 @@ mod tests {
 
     #[test]
     fn an_unknown_name_is_refused_and_quoted_safely() {
+        let runtimes = Runtimes::default();
         for name in [
             "",
             "unknown",
@@ -176,14 +169,15 @@ mod tests {
             "CLAUDE-CODE",
             "hermes\0",
         ] {
-            let error = Runtimes::default().parse(name).unwrap_err();
+            assert!(runtimes.find(name).is_none(), "{name:?}");
+            let error = runtimes.unknown(name);
             assert_eq!(error.code, Code::UnknownRuntime, "{name:?}");
             assert!(error.message().starts_with("unknown runtime \""), "{error}");
             assert!(!error.message().contains('\n'), "{name:?}");
             assert!(error.hint.contains("gemini-cli"), "{name:?}");
         }
         let long = "x".repeat(1 << 20);
-        let error = Runtimes::default().parse(&long).unwrap_err();
+        let error = runtimes.unknown(&long);
         assert!(error.message().len() < 200);
     }
 
@@ -207,8 +201,9 @@ mod tests {
     #[test]
     fn a_custom_list_replaces_the_default() {
         let runtimes = Runtimes::new(["zeta", "google-adk"]);
-        assert_eq!(runtimes.parse("google-adk").unwrap().as_str(), "google-adk");
-        let error = runtimes.parse("hermes").unwrap_err();
+        assert!(runtimes.find("google-adk").is_some());
+        assert!(runtimes.find("hermes").is_none());
+        let error = runtimes.unknown("hermes");
         assert_eq!(error.hint, "the known runtimes are google-adk, zeta");
     }
 

@@ -17,7 +17,7 @@ use crate::engine::{Lines, order_by_address};
 use crate::error::{Code, Error, Result, Retry};
 use crate::fetch;
 use crate::names::commit::CommitSha;
-use crate::names::runtimes::Runtimes;
+use crate::names::runtimes::known;
 use crate::net::gitea;
 use crate::net::http::Answer;
 use crate::options::{OptionName, Options};
@@ -52,9 +52,10 @@ pub fn branch_url(prefix: &str, runtime: &str, branch: &str) -> Result<String> {
     options.set(OptionName::RepoPrefix, prefix);
     options.set(OptionName::Branch, branch);
     let settings = options.settings()?;
-    let repository = settings
-        .repo_prefix
-        .repository(&settings.runtimes.parse(runtime)?);
+    let runtimes = &settings.runtimes;
+    let unknown = || runtimes.unknown(runtime);
+    let runtime = runtimes.find(runtime).ok_or_else(unknown)?;
+    let repository = settings.repo_prefix.repository(runtime);
     Ok(gitea::branch_url(&repository, branch).into())
 }
 
@@ -105,7 +106,7 @@ pub struct Repository(std::sync::Mutex<Vec<(gix_object::Kind, Vec<u8>)>>);
 impl Repository {
     /// Adds a blob, a tree or a commit with any content, and returns its id.
     pub fn write(&self, kind: &str, data: &[u8]) -> String {
-        let kind = gix_object::Kind::from_bytes(kind.as_bytes()).expect("a kind of git's");
+        let kind = gix_object::Kind::from_bytes(kind.as_bytes()).expect("a kind of git object");
         let id = gix_object::compute_hash(gix_hash::Kind::Sha1, kind, data);
         let mut objects = self.0.lock().expect("no writer panics");
         objects.push((kind, data.to_owned()));
@@ -115,8 +116,7 @@ impl Repository {
     /// Writes the tree of a commit into a cache, like a fetch.
     pub fn check_out(&self, commit: &str, cache: &Path) -> Result<Checkout> {
         let commit = CommitSha::parse(commit).ok_or_else(Error::canceled)?;
-        let runtime = Runtimes::default().parse("hermes")?;
-        let cache = Cache::open(cache, &runtime)?;
+        let cache = Cache::open(cache, &known("hermes"))?;
         let lock = executor::runtime()?.block_on(cache.lock(&commit, |_| {}))?;
         let work = cache.fetch_dir(&commit, &lock)?;
         let result = fetch::check_out(&self.pack(), &commit, &work);
@@ -136,11 +136,15 @@ impl Repository {
                 gix_object::Kind::Tag => data::entry::Header::Tag,
             };
             let size = content.len() as u64;
-            header.write_to(size, &mut pack).expect("memory takes it");
+            header
+                .write_to(size, &mut pack)
+                .expect("writing to memory does not fail");
             let fast = gix_zlib::Compression::BEST_SPEED;
             let mut deflate = gix_zlib::stream::deflate::Write::new(pack, fast);
-            deflate.write_all(content).expect("memory takes it");
-            deflate.flush().expect("memory takes it");
+            deflate
+                .write_all(content)
+                .expect("writing to memory does not fail");
+            deflate.flush().expect("writing to memory does not fail");
             pack = deflate.into_inner();
         }
         let mut hash = gix_hash::hasher(gix_hash::Kind::Sha1);
