@@ -30,8 +30,8 @@ pub(crate) enum Step {
 /// The names, in the order of [`Step`].
 const STEPS: [&str; 6] = ["lookup", "inspect", "wait", "fetch", "build", "tag"];
 
-/// Upper bound of the nodes that are counted one by one. All further ones count as [`OTHER`]: a server may run for
-/// years, and its builder may get new nodes all the time.
+/// How many nodes have counters of their own. All others are counted together as [`OTHER`]: a server may run for years,
+/// and its builder may get new nodes all the time.
 const MAX_NODES: usize = 100;
 const OTHER: &str = "other";
 
@@ -190,7 +190,7 @@ impl Metrics {
         Snapshot {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             calls: self.calls.snapshot(),
-            in_progress: self.in_progress.load(Ordering::Relaxed).max(0),
+            in_progress: self.in_progress.load(Ordering::Relaxed),
             hits: self.hits.load(Ordering::Relaxed),
             misses: self.misses.load(Ordering::Relaxed),
             waits: self.waits.load(Ordering::Relaxed),

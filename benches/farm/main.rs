@@ -15,7 +15,7 @@ const HOUR: f64 = 3600.0;
 /// single user on an empty node.
 const BOUND: f64 = 1.5;
 
-/// How many farms are simulated for a figure. The names of the nodes differ between them, and decide
+/// How many farms are simulated for a figure, at least. The names of the nodes differ between them, and decide
 /// which runtimes share a node.
 const FARMS: u64 = 4;
 
@@ -140,7 +140,10 @@ fn carried(nodes: usize, network: usize) -> usize {
         figures(&farm).percentile_95 <= BOUND * alone
     };
     let above = choices.partition_point(carries);
-    assert!(above > 0 && above < choices.len(), "no choice is enough");
+    assert!(
+        above > 0 && above < choices.len(),
+        "the limit is outside the choices"
+    );
     choices[above - 1]
 }
 

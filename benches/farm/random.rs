@@ -30,13 +30,13 @@ impl Random {
         self.unit() <= probability
     }
 
-    /// A time between events that do not depend on each other, with this mean. In whole microseconds, because the last
-    /// digits of a logarithm are not the same on all machines.
+    /// The time to the next event of a Poisson process, with this mean. In whole microseconds, because the last digits of
+    /// a logarithm are not the same on all machines.
     pub fn exponential(&mut self, mean: f64) -> f64 {
         (-self.unit().ln() * mean * 1e6).round() / 1e6
     }
 
-    /// A number below `count`. The second is half as likely as the first, the third a third, and so on.
+    /// A rank below `count`, by Zipf's law: rank n (from 0) has the weight 1/(n + 1).
     pub fn rank(&mut self, count: usize) -> usize {
         let weight = |rank: usize| 1.0 / (rank + 1) as f64;
         let total: f64 = (0..count).map(weight).sum();

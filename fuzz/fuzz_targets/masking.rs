@@ -1,4 +1,5 @@
-//! Text, a token and more text, separated by NUL bytes. No spelling of the token may remain after masking.
+//! A byte that selects the spelling, then text, a token and more text, separated by NUL bytes. No spelling of the token
+//! may remain after masking.
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
