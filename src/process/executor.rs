@@ -348,15 +348,19 @@ mod tests {
     fn work_beyond_the_thread_limit_waits_for_a_slot() {
         static RUNNING: AtomicUsize = AtomicUsize::new(0);
         static MOST: AtomicUsize = AtomicUsize::new(0);
+        static GATE: Mutex<()> = Mutex::new(());
         let tasks = TaskTracker::new();
+        let closed = GATE.lock().unwrap();
         let work = (0..3 * MAX_WORK).map(|number| {
             blocking(&tasks, move || {
                 MOST.fetch_max(RUNNING.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                thread::sleep(Duration::from_millis(1));
+                drop(GATE.lock());
                 RUNNING.fetch_sub(1, Ordering::SeqCst);
                 Ok(number)
             })
         });
+        let work: Vec<_> = work.collect();
+        drop(closed);
         let done = block_on(futures_util::future::try_join_all(work));
         assert_eq!(done.unwrap(), (0..3 * MAX_WORK).collect::<Vec<_>>());
         assert!(MOST.load(Ordering::SeqCst) <= MAX_WORK);
