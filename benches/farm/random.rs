@@ -30,8 +30,8 @@ impl Random {
         self.unit() <= probability
     }
 
-    /// The time to the next event of a Poisson process, with this mean. In whole microseconds, because the last digits of
-    /// a logarithm are not the same on all machines.
+    /// The time to the next event of a Poisson process, with this mean. In whole microseconds, because the last digits
+    /// of a logarithm are not the same on all machines.
     pub fn exponential(&mut self, mean: f64) -> f64 {
         (-self.unit().ln() * mean * 1e6).round() / 1e6
     }

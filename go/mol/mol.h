@@ -272,8 +272,8 @@ typedef struct mol_request {
   size_t size;
   // What the call does.
   mol_request_kind kind;
-  // Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime, stay.
-  // 0: none stays for being among the newest.
+  // Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime,
+  // stay. 0: none stays for being among the newest.
   uint32_t keep_per_runtime;
   // Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
   int64_t keep_recent_ms;

@@ -296,8 +296,8 @@ pub struct mol_request {
     pub size: usize,
     /// What the call does.
     pub kind: mol_request_kind,
-    /// Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime, stay.
-    /// 0: none stays for being among the newest.
+    /// Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime,
+    /// stay. 0: none stays for being among the newest.
     pub keep_per_runtime: u32,
     /// Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
     pub keep_recent_ms: i64,

@@ -77,8 +77,8 @@ fn regular(kind: FileType) -> io::Result<()> {
 }
 
 /// Runs `work`, which reads such files, on a separate thread, and waits for it up to [`LIMIT`]. After a timeout the
-/// thread continues until the disk answers. `what` names what is read, for the error; calls with the same `what` run one
-/// after another, so that a hanging path blocks one thread, not one for each caller.
+/// thread continues until the disk answers. `what` names what is read, for the error; calls with the same `what` run
+/// one after another, so that a hanging path blocks one thread, not one for each caller.
 ///
 /// # Errors
 ///
