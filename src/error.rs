@@ -2,7 +2,7 @@
 //!
 //! Messages are one line, in lower case and without a full stop, and name the place (URL, path, step). They may quote a
 //! peer, so they must go through [`Masker::error`](crate::redact::Masker::error) before anyone sees them. An error keeps
-//! its cause and its context apart; only [`Error::message`] joins them.
+//! its cause and its places apart; only [`Error::message`] joins them.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -162,10 +162,8 @@ pub struct Error {
     pub runtime: String,
     /// The template repository of the runtime.
     pub url: String,
-    /// What failed.
-    pub(crate) cause: String,
-    /// Where it failed, innermost first.
-    pub(crate) context: Vec<String>,
+    /// What failed, and then where, innermost first.
+    pub(crate) message: Vec<String>,
     /// What to do next. A `&'static str` is this library's own text, and is not masked.
     pub hint: Cow<'static, str>,
     /// Where the build failed, if it did.
@@ -208,18 +206,17 @@ impl Error {
             code,
             runtime: String::new(),
             url: String::new(),
-            cause: message.into(),
-            context: Vec::new(),
+            message: vec![message.into()],
             hint: Cow::Borrowed(""),
             build: None,
             retry: Retry::Never,
         }
     }
 
-    /// What failed, and where: the places, outermost first, and the cause.
+    /// What failed, and where: "outer place: inner place: cause".
     pub fn message(&self) -> String {
-        let places = self.context.iter().rev();
-        places.map(|place| format!("{place}: ")).collect::<String>() + &self.cause
+        let parts: Vec<&str> = self.message.iter().rev().map(String::as_str).collect();
+        parts.join(": ")
     }
 
     /// Adds what to do next.
@@ -232,7 +229,7 @@ impl Error {
     /// Adds where it failed: the message is then "place: message".
     #[must_use]
     pub(crate) fn context(mut self, place: impl fmt::Display) -> Self {
-        self.context.push(place.to_string());
+        self.message.push(place.to_string());
         self
     }
 

@@ -190,16 +190,13 @@ impl Masker {
     }
 
     /// Redacts every text of an error.
-    pub fn error(&self, error: Error) -> Error {
+    pub fn error(&self, mut error: Error) -> Error {
         // Joined first: a token could reach from a place into the cause.
-        let mut error = Error {
-            cause: error.message(),
-            context: Vec::new(),
-            ..error
-        };
-        for text in [&mut error.runtime, &mut error.url, &mut error.cause] {
+        let mut message = error.message();
+        for text in [&mut error.runtime, &mut error.url, &mut message] {
             self.in_place(text);
         }
+        error.message = vec![message];
         self.in_place_unless_static(&mut error.hint);
         if let Some(build) = &mut error.build {
             self.in_place(&mut build.step);
