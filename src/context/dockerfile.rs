@@ -15,7 +15,7 @@ pub(crate) const DOCKER_HUB: &str = "docker.io";
 #[derive(Debug, Default)]
 pub(crate) struct Dockerfile {
     text: String,
-    /// The base images of the stages, with their lines.
+    /// The images that stages begin with, without `scratch` and earlier stages; with their lines.
     bases: Vec<(String, u32)>,
     registries: BTreeSet<String>,
     /// The names of the stages, in order; empty for a stage without a name.
@@ -50,22 +50,14 @@ impl Dockerfile {
             lines: Lines::default(),
             budget: MAX_EXPANDED,
         };
-        match parse_dockerfile::parse(text) {
-            Ok(whole) => {
-                if let Some(syntax) = &whole.parser_directives.syntax {
-                    let _ = reader.image(syntax.value.value);
-                }
-                whole
-                    .instructions
-                    .iter()
-                    .for_each(|instruction| reader.read(instruction));
-            }
-            Err(_) => parse_dockerfile::parse_iter(text)
-                .into_iter()
-                .flatten()
-                .map_while(Result::ok)
-                .for_each(|instruction| reader.read(&instruction)),
+        if let Some(frontend) = frontend(text) {
+            reader.image(&frontend);
         }
+        parse_dockerfile::parse_iter(text)
+            .into_iter()
+            .flatten()
+            .map_while(Result::ok)
+            .for_each(|instruction| reader.read(&instruction));
         reader.file
     }
 
@@ -75,8 +67,8 @@ impl Dockerfile {
         &self.registries
     }
 
-    /// The line of a step, from the builder's name for it: `[2/5] RUN make`, `[build 2/3] COPY . .`. `None` if it is
-    /// ambiguous.
+    /// The line of a step, from the builder's name for it: `[2/5] RUN make`, `[build 2/3] COPY . .`. The
+    /// first list of steps that fits decides; `None` if none does.
     pub(crate) fn line_of(&self, step: &str) -> Option<u32> {
         let (place, instruction) = step.strip_prefix('[')?.split_once("] ")?;
         let keyword = instruction.split_whitespace().next()?;
@@ -87,7 +79,7 @@ impl Dockerfile {
             None => None,
         };
 
-        // Each builder counts other instructions as steps. A list of steps fits if it has as many steps as the builder
+        // Builders differ in which instructions they count as steps. A list of steps fits if it has as many steps as the builder
         // says, and the named instruction at the given position.
         let counted = |counts: &dyn Fn(&Step) -> bool| {
             let steps = self.steps.iter().filter(|step| counts(step)).copied();
@@ -130,18 +122,13 @@ impl Dockerfile {
             .map(|(_, line)| *line)
     }
 
-    /// The images that stages begin with, without `scratch` and other stages.
+    /// The images that stages begin with, without `scratch` and earlier stages.
     pub(crate) fn base_images(&self) -> impl Iterator<Item = &str> {
-        let stages = self.stages.iter().map(|stage| stage.to_ascii_lowercase());
-        let stages: HashSet<String> = stages
-            .chain([String::new(), "scratch".to_owned()])
-            .collect();
-        let images = self.bases.iter().map(|(image, _)| image.as_str());
-        images.filter(move |image| !stages.contains(&image.to_ascii_lowercase()))
+        self.bases.iter().map(|(image, _)| image.as_str())
     }
 
-    /// The lines around the instruction at `line`, with their numbers. The lines of the instruction begin with `>`. Empty
-    /// if there is no such line.
+    /// The lines around `line`, with their numbers. `line` begins with `>`, and so do the lines that continue it after
+    /// a `\`. Empty if there is no such line.
     pub(crate) fn excerpt(&self, line: u32) -> String {
         const AROUND: usize = 2;
         const MOST: usize = 6;
@@ -247,13 +234,13 @@ impl Reader<'_> {
         let line = u32::try_from(lines_before + 1).unwrap_or(u32::MAX);
         match instruction {
             Instruction::Arg(arg) if self.file.stages.is_empty() => {
-                self.arg(&arg.arguments.value);
+                words(&arg.arguments.value).for_each(|declared| self.arg(declared));
             }
             Instruction::From(from) => {
                 let image = self.image(&from.image.value);
-                if self.file.bases.len() < MAX_BASES {
-                    self.file.bases.push((image, line));
-                }
+                let has_room = self.file.bases.len() < MAX_BASES;
+                let base = image.filter(|_| has_room).map(|image| (image, line));
+                self.file.bases.extend(base);
                 let name = from.as_.as_ref().map(|(_, name)| name.value.to_string());
                 let name = name.unwrap_or_default();
                 self.names.insert(name.to_ascii_lowercase());
@@ -282,7 +269,7 @@ impl Reader<'_> {
     fn image_of_flag(&mut self, flags: &[Flag<'_>]) {
         for flag in flags.iter().filter(|flag| flag.name.value == "from") {
             if let Some(image) = &flag.value {
-                let _ = self.image(&image.value);
+                self.image(&image.value);
             }
         }
     }
@@ -292,7 +279,7 @@ impl Reader<'_> {
         for flag in flags.iter().filter(|flag| flag.name.value == "mount") {
             for option in flag.value.iter().flat_map(|value| value.value.split(',')) {
                 if let Some(image) = option.trim().strip_prefix("from=") {
-                    let _ = self.image(image);
+                    self.image(image);
                 }
             }
         }
@@ -312,27 +299,56 @@ impl Reader<'_> {
         expanded
     }
 
-    /// Adds the registry of an image, unless the name is that of a stage. Returns the name without variables.
-    fn image(&mut self, name: &str) -> String {
+    /// Adds the registry of an image. Returns the name without variables; `None` for `scratch` and earlier stages.
+    fn image(&mut self, name: &str) -> Option<String> {
         let name = self.expand(name);
-        let is_stage =
-            name.parse::<usize>().is_ok() || self.names.contains(&name.to_ascii_lowercase());
-        let room = self.file.registries.len() < MAX_REGISTRIES;
-        if !is_stage && !name.is_empty() && name != "scratch" && room {
+        let lower = name.to_ascii_lowercase();
+        let is_stage = name.parse::<usize>().is_ok() || self.names.contains(&lower);
+        if is_stage || name.is_empty() || lower == "scratch" {
+            return None;
+        }
+        if self.file.registries.len() < MAX_REGISTRIES {
             self.file.registries.insert(registry(&name).to_owned());
         }
-        name
+        Some(name)
     }
 }
 
+/// The image of the frontend that parses the Dockerfile (`# syntax=`). Only `parse` gives it, which fails for an
+/// instruction that the frontend adds: so it gets the comments at the beginning, where the directives are.
+fn frontend(text: &str) -> Option<String> {
+    let comments = text.split_inclusive('\n');
+    let comments: String = comments.take_while(|line| line.starts_with('#')).collect();
+    let whole = comments + "\nFROM scratch";
+    let file = parse_dockerfile::parse(&whole).ok()?;
+    let syntax = file.parser_directives.syntax?;
+    Some(syntax.value.value.to_owned())
+}
+
+/// The words of a text, with their quotes. A space in quotes does not end a word.
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    let mut quote = None;
+    let words = text.split(move |c: char| {
+        match quote {
+            Some(open) if open == c => quote = None,
+            None if matches!(c, '"' | '\'') => quote = Some(c),
+            _ => {}
+        }
+        quote.is_none() && c.is_whitespace()
+    });
+    words.filter(|word| !word.is_empty())
+}
+
 /// The registry of an image, by the rule of github.com/distribution/reference: the part before the first `/`, if it
-/// looks like a host.
+/// looks like a host. `registry-1.docker.io`, the address of Docker Hub's API, is not in that rule: it has the same
+/// login.
 pub(crate) fn registry(image: &str) -> &str {
+    let is_host = |name: &str| {
+        name == "localhost" || name.contains(['.', ':']) || name.contains(char::is_uppercase)
+    };
     match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => match host {
-            "index.docker.io" | "registry-1.docker.io" => DOCKER_HUB,
-            host => host,
-        },
+        Some(("index.docker.io" | "registry-1.docker.io", _)) => DOCKER_HUB,
+        Some((host, _)) if is_host(host) => host,
         _ => DOCKER_HUB,
     }
 }
@@ -341,7 +357,15 @@ pub(crate) fn registry(image: &str) -> &str {
 fn familiar(image: &str) -> &str {
     // BuildKit adds the digest to a name with a tag.
     let image = match image.split_once('@') {
-        Some((name, _)) if name.contains(':') => name,
+        // A colon before the last `/` is that of a registry's port.
+        Some((name, _))
+            if name
+                .rsplit('/')
+                .next()
+                .is_some_and(|last| last.contains(':')) =>
+        {
+            name
+        }
         _ => image,
     };
     let image = image.strip_prefix("docker.io/").unwrap_or(image);
@@ -356,8 +380,12 @@ fn expand(text: &str, args: &HashMap<String, String>, depth: usize, expanded: &m
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('$') {
         append(expanded, before);
-        let (expression, after) = match after.strip_prefix('{').and_then(|a| a.split_once('}')) {
-            Some(parts) => parts,
+        let (expression, after) = match after.strip_prefix('{') {
+            Some(inner) => match split_at_brace(inner) {
+                Some(parts) => parts,
+                // The builders reject it.
+                None => return,
+            },
             None => after.split_at(after.find(|c| !is_name(c)).unwrap_or(after.len())),
         };
         let (name, operator) = match expression.find(|c| !is_name(c)) {
@@ -384,6 +412,24 @@ fn expand(text: &str, args: &HashMap<String, String>, depth: usize, expanded: &m
         rest = after;
     }
     append(expanded, rest);
+}
+
+/// Splits the text after a `${` at the `}` that closes it.
+fn split_at_brace(text: &str) -> Option<(&str, &str)> {
+    let mut open = 1;
+    let mut before = ' ';
+    for (at, c) in text.char_indices() {
+        match c {
+            '{' if before == '$' => open += 1,
+            '}' => open -= 1,
+            _ => {}
+        }
+        if open == 0 {
+            return Some((&text[..at], &text[at + 1..]));
+        }
+        before = c;
+    }
+    None
 }
 
 fn append(expanded: &mut String, text: &str) {
@@ -444,6 +490,7 @@ mod tests {
             deep.replace('}', ""),
             balanced,
             format!("ARG A=x\n{}FROM $A\n", repeat("ARG A=$A$A\n")),
+            format!("ARG A=x {}\nFROM $A\n", repeat("A=$A$A ")),
             format!(
                 "ARG A=x\n{}",
                 numbered(&|n| format!("ARG A{n}=${{A:-$A{n}}}$A\n"))
@@ -483,11 +530,35 @@ mod tests {
     }
 
     #[test]
-    fn base_images_leave_out_scratch_and_other_stages() {
-        let text = "ARG TAG=3\nFROM alpine:$TAG AS Base\nFROM base AS next\nFROM scratch\nFROM SCRATCH\nFROM python";
-        let file = Dockerfile::parse(text, &HashMap::new());
-        let images: Vec<&str> = file.base_images().collect();
-        assert_eq!(images, ["alpine:3", "python"]);
+    fn base_images_leave_out_scratch_and_earlier_stages() {
+        for (text, expected) in [
+            (
+                "ARG TAG=3\nFROM alpine:$TAG AS Base\nFROM base AS next",
+                "alpine:3",
+            ),
+            ("FROM scratch\nFROM SCRATCH\nFROM python", "python"),
+            ("FROM node AS node", "node"),
+            ("FROM node AS base\nFROM base AS node", "node"),
+        ] {
+            let file = parse(text);
+            let images: Vec<&str> = file.base_images().collect();
+            assert_eq!(images, [expected], "{text}");
+        }
+    }
+
+    #[test]
+    fn the_line_of_an_image_is_found_for_each_form_of_its_name() {
+        let text = "FROM localhost:5000/x@sha256:aa\nFROM localhost:5000/x@sha256:bb\nFROM alpine\nFROM node:20";
+        let file = parse(text);
+        for (image, line) in [
+            ("localhost:5000/x@sha256:aa", Some(1)),
+            ("localhost:5000/x@sha256:bb", Some(2)),
+            ("docker.io/library/alpine:latest", Some(3)),
+            ("docker.io/library/node:20@sha256:cc", Some(4)),
+            ("node", None),
+        ] {
+            assert_eq!(file.line_of_image(image), line, "{image}");
+        }
     }
 
     #[test]
@@ -546,6 +617,19 @@ mod tests {
                 &["e.example"],
             ),
             ("FROM ${BASE:-f.example/image}", &["f.example"]),
+            (
+                "ARG REG=r.example\nFROM ${BASE:-${REG}/image}",
+                &["r.example"],
+            ),
+            (
+                "ARG REG=s.example TAG=\"3\"\nFROM $REG/image:$TAG",
+                &["s.example"],
+            ),
+            (
+                "ARG A=\"a b=c\" REG='t.example'\nFROM $REG/image",
+                &["t.example"],
+            ),
+            ("FROM Host/image", &["Host"]),
             ("FROM ${BASE}g.example/image", &["g.example"]),
             (
                 "# see h.example/image\nFROM scratch\nRUN echo i.example/image",
@@ -555,6 +639,11 @@ mod tests {
                 "FROM j.example/image\nWHATEVER\nFROM k.example/image",
                 &["j.example"],
             ),
+            (
+                "# syntax=l.example/frontend\nFROM scratch\nWHATEVER",
+                &["l.example"],
+            ),
+            ("# l.example/x\n# syntax=m.example/x\nFROM scratch", &[]),
         ] {
             let file = parse(text);
             let found: Vec<&str> = file.registries().iter().map(String::as_str).collect();
@@ -621,7 +710,7 @@ mod tests {
             // Podman.
             (one, "[6/6] RUN c", Some(9)),
             (two, "[2/2 3/3] ADD b /b", Some(6)),
-            // Unknown or ambiguous steps.
+            // Steps that fit no list.
             (one, "[2/5] COPY . .", None),
             (one, "[2/9] RUN a", None),
             (one, "[7/9] LABEL a=b", None),
