@@ -51,7 +51,7 @@ impl Context {
         walk(&self.tree, filter, &mut |entry| {
             self.append(&mut archive, &entry)
         })?;
-        archive.into_inner()?.finish()
+        archive.into_inner()?.send()
     }
 
     fn append(&self, archive: &mut tar::Builder<ChunkWriter>, entry: &Entry<'_>) -> io::Result<()> {
@@ -78,8 +78,15 @@ impl Context {
             Kind::File { size, .. } => {
                 header.set_entry_type(tar::EntryType::Regular);
                 header.set_size(*size);
-                let file = fs::File::open(self.tree.join(entry.path))?.take(*size);
-                archive.append_data(&mut header, entry.path, file)?;
+                let mut file = fs::File::open(self.tree.join(entry.path))?.take(*size);
+                archive.append_data(&mut header, entry.path, &mut file)?;
+                // tar would fill up a file that is shorter than its header says.
+                if file.limit() > 0 {
+                    let path = entry.path.display();
+                    return Err(io::Error::other(format!(
+                        "{path} changed while it was sent"
+                    )));
+                }
             }
         }
         self.sent.files.fetch_add(1, Ordering::Relaxed);
@@ -107,10 +114,6 @@ impl ChunkWriter {
             .blocking_send(Ok(chunk))
             .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
-
-    fn finish(mut self) -> io::Result<()> {
-        self.send()
-    }
 }
 
 impl Write for ChunkWriter {
@@ -124,5 +127,39 @@ impl Write for ChunkWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_became_shorter_is_an_error() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join("Dockerfile"), "FROM scratch\n").unwrap();
+        fs::write(tree.path().join("file"), "12345").unwrap();
+        let context = Context::open(tree.path(), 0, CancellationToken::new()).unwrap();
+        for (size, complete) in [(3, true), (5, true), (6, false), (600, false)] {
+            let (sender, _receiver) = mpsc::channel(CHUNKS_AHEAD);
+            let mut archive = tar::Builder::new(ChunkWriter {
+                sender,
+                buffer: BytesMut::new(),
+                sent: Arc::default(),
+            });
+            let entry = Entry {
+                path: Path::new("file"),
+                kind: Kind::File {
+                    size,
+                    executable: false,
+                },
+            };
+            let end = context.append(&mut archive, &entry);
+            assert_eq!(end.is_ok(), complete, "{size}: {end:?}");
+        }
     }
 }
