@@ -19,8 +19,8 @@ pub(crate) struct Includes {
     patterns: Vec<Vec<Part>>,
 }
 
-/// How a path relates to the requested ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How a path relates to the requested ones. The first one includes most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reach {
     /// The path, or a folder that contains it, is requested.
     Within,
@@ -71,10 +71,7 @@ impl Includes {
 
     pub(crate) fn reach(&self, path: &Path) -> Reach {
         let reaches = self.patterns.iter().map(|pattern| reach(pattern, path));
-        // The variants of `Reach` are ordered: the first one includes most.
-        reaches
-            .min_by_key(|reach| *reach as u8)
-            .unwrap_or(Reach::Outside)
+        reaches.min().unwrap_or(Reach::Outside)
     }
 }
 
@@ -121,8 +118,11 @@ fn cleaned(path: &Path) -> PathBuf {
     clean
 }
 
-/// Limits for following links: they can form endless chains, and a pattern can match very many of them.
+/// The most requested patterns, and the most paths on which links are followed: links can form endless chains, and a
+/// pattern can match very many of them.
 const MAX_PATHS: usize = 10_000;
+
+/// The longest total of the paths that links lead to, in bytes.
 const MAX_TARGET_BYTES: usize = 4 << 20;
 
 /// Follows the links on paths.
