@@ -116,7 +116,8 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Code::NoDockerfile`]; [`Code::BuildFailed`] if one of the files cannot be used; [`Code::ProcessLimit`].
+    /// [`Code::NoDockerfile`]; [`Code::BuildFailed`] if one of the files cannot be used; [`Code::Cache`] if the tree
+    /// cannot be read; [`Code::ProcessLimit`].
     pub(crate) fn open(tree: &Path, commit_time: i64, received: CancellationToken) -> Result<Self> {
         let found = |name| look(tree, name).map_err(|error| cannot_be_read(tree, &error));
         match found(DOCKERFILE)? {
@@ -258,7 +259,7 @@ enum Found {
 ///
 /// # Errors
 ///
-/// Those of the operating system that say nothing about the template, also if there is no tree.
+/// I/O errors that the template did not cause, such as a tree that was removed.
 fn look(tree: &Path, name: &str) -> io::Result<Found> {
     let place = tree.join(name);
     let found = fs::canonicalize(&place).and_then(|path| {
@@ -291,11 +292,7 @@ fn read(file: &Path, max: usize) -> io::Result<String> {
 /// The text of an ignore file, within the limits.
 fn read_patterns(file: &Path) -> io::Result<String> {
     let text = read(file, MAX_IGNORE_FILE)?;
-    let patterns = text.lines().filter(|line| {
-        let line = line.trim();
-        !line.is_empty() && !line.starts_with('#')
-    });
-    match patterns.count() {
+    match dockerignore::pattern_lines(&text).count() {
         ..=MAX_PATTERNS => Ok(text),
         count => Err(io::Error::other(format!(
             "it has {count} patterns, and {MAX_PATTERNS} are allowed"
@@ -362,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_that_was_removed_is_not_a_template_without_a_dockerfile() {
+    fn a_removed_tree_is_a_cache_error_not_a_missing_dockerfile() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
         let refused = || Context::open(&tree, 0, CancellationToken::new()).unwrap_err();
@@ -386,6 +383,25 @@ mod tests {
         fs::remove_dir_all(&tree).unwrap();
         assert_eq!(context.classic_filter().unwrap_err().code, Code::Cache);
         assert_eq!(context.buildah_filter().unwrap_err().code, Code::Cache);
+    }
+
+    #[test]
+    fn every_line_that_is_a_pattern_counts_towards_the_limit() {
+        let tree = tempfile::tempdir().unwrap();
+        let file = tree.path().join(IGNORE_FILE);
+        for (line, count, accepted) in [
+            (" #a\n", MAX_PATTERNS, true),
+            (" #a\n", MAX_PATTERNS + 1, false),
+            ("#a\n", MAX_PATTERNS + 1, true),
+            (" \n", MAX_PATTERNS + 1, true),
+        ] {
+            fs::write(&file, line.repeat(count)).unwrap();
+            assert_eq!(
+                read_patterns(&file).is_ok(),
+                accepted,
+                "{count} of {line:?}"
+            );
+        }
     }
 
     #[test]

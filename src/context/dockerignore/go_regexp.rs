@@ -73,13 +73,14 @@ const NAMED: [(&str, &[Range]); 14] = [
 /// large.
 pub(super) fn compile(expression: &str, budget: &mut Budget) -> Result<Regex, &'static str> {
     const TOO_LARGE: &str = "is too large, or too many patterns come before it";
+    const INVALID: &str = "is not valid";
     let mut parser = Parser {
         rest: expression,
         repeated: false,
         cost: PATTERN,
         regex: String::with_capacity(4 * expression.len()),
     };
-    parser.all().ok_or("is not valid")?;
+    parser.all().ok_or(INVALID)?;
     let Some(left) = budget.0.checked_sub(parser.cost) else {
         budget.0 = 0;
         return Err(TOO_LARGE);
@@ -88,7 +89,10 @@ pub(super) fn compile(expression: &str, budget: &mut Budget) -> Result<Regex, &'
     RegexBuilder::new(&parser.regex)
         .size_limit(MOST_BYTES)
         .build()
-        .map_err(|_| TOO_LARGE)
+        .map_err(|error| match error {
+            regex::Error::CompiledTooBig(_) => TOO_LARGE,
+            _ => INVALID,
+        })
 }
 
 struct Parser<'a> {
