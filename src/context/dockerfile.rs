@@ -355,17 +355,10 @@ pub(crate) fn registry(image: &str) -> &str {
 
 /// The shortest form of an image's name (github.com/distribution/reference).
 fn familiar(image: &str) -> &str {
-    // BuildKit adds the digest to a name with a tag.
+    // BuildKit adds the digest to a name with a tag. A colon before the last `/` is that of a registry's port.
+    let has_tag = |name: &str| name.rsplit('/').next().unwrap_or(name).contains(':');
     let image = match image.split_once('@') {
-        // A colon before the last `/` is that of a registry's port.
-        Some((name, _))
-            if name
-                .rsplit('/')
-                .next()
-                .is_some_and(|last| last.contains(':')) =>
-        {
-            name
-        }
+        Some((name, _)) if has_tag(name) => name,
         _ => image,
     };
     let image = image.strip_prefix("docker.io/").unwrap_or(image);
