@@ -9,8 +9,11 @@ use gix_zlib::stream::inflate;
 
 use crate::fetch::table::Object;
 
-/// How much is read or written at once.
+/// How much is read from a pack at once, and how much of a resolved object is written at once.
 pub(super) const PIECE: usize = 64 << 10;
+
+/// How much of an object is passed on at once, from a buffer on the stack.
+const BUFFER: usize = 16 << 10;
 
 /// Inflates objects, with a zlib state that is used again for each.
 #[derive(Default)]
@@ -32,11 +35,11 @@ pub(super) fn read_at(
     length: u64,
     out: &mut dyn FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut buffer = [0; 16 << 10];
+    let mut buffer = [0; BUFFER];
     let mut done = 0;
     while done < length {
         let wanted = usize::try_from(length - done).unwrap_or(usize::MAX);
-        let piece = &mut buffer[..wanted.min(16 << 10)];
+        let piece = &mut buffer[..wanted.min(BUFFER)];
         file.read_exact_at(piece, at + done)?;
         out(piece)?;
         done += piece.len() as u64;
@@ -54,7 +57,7 @@ impl Inflater {
     ) -> io::Result<()> {
         self.state.reset();
         let mut packed = Deflated::new(pack, object.at, object.end);
-        let mut buffer = [0; 16 << 10];
+        let mut buffer = [0; BUFFER];
         let mut inflated = 0;
         // The size was checked when the pack was received; the file may have been changed since.
         while inflated < object.size {

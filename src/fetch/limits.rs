@@ -6,5 +6,6 @@ pub(super) const MAX_ENTRIES: u64 = 500_000;
 /// The largest object that is read into memory whole: a tree object, the list of the files in a folder.
 pub(super) const MAX_IN_MEMORY: u64 = 32 << 20;
 
-/// A base of this size or less is read into memory for its deltas; a larger one is read in place.
+/// A base of this size or less is read into memory for its deltas; a larger one is read from a file, into which a
+/// compressed one is inflated first.
 pub(super) const BASE_IN_MEMORY: u64 = 8 << 20;

@@ -25,8 +25,8 @@ use crate::fetch::limits::{BASE_IN_MEMORY, MAX_ENTRIES};
 /// The largest object, and so the largest file of a template.
 pub(super) const MAX_OBJECT: u64 = 512 << 20;
 
-/// All objects together, uncompressed and with their deltas resolved. A delta that is larger than its object counts
-/// instead of it: it is on the disk too.
+/// All objects together, uncompressed and with their deltas resolved. For a delta, the larger of its own size and the
+/// size of its object counts.
 const MAX_TOTAL: u64 = 4 << 30;
 
 /// At most one object for each entry of the tree, and the root tree and the commit.
@@ -37,7 +37,8 @@ const fn longest_deflated(size: u64) -> u64 {
     size + size / 2 + (64 << 10)
 }
 
-/// Upper bound of the whole pack. Many small objects, each in empty blocks, can take far more space than they announce.
+/// Upper bound of the whole pack. Many small objects, each padded with empty deflate blocks, can take far more space
+/// than they announce.
 const MAX_PACK: u64 = longest_deflated(MAX_TOTAL);
 
 /// Upper bound of the bytes of the two sizes at the beginning of a delta.
@@ -107,14 +108,18 @@ impl Pack {
     pub(super) fn memory(&self, workers: usize) -> u64 {
         const BUFFERS: u64 = 1 << 20;
         let bases = self.entries.iter().map(|entry| entry.size).max();
-        workers as u64 * (BUFFERS + 2 * bases.unwrap_or(0).min(BASE_IN_MEMORY))
+        workers as u64 * (BUFFERS + bases.unwrap_or(0).min(BASE_IN_MEMORY))
     }
 
-    /// The size of its deltas once they are resolved, in bytes.
+    /// Upper bound of the bytes that resolving its deltas writes: the resolved objects, and the whole objects that are
+    /// too large to be bases in memory. Which of those are bases is not known yet.
     pub(super) fn resolved_bytes(&self) -> u64 {
-        let is_delta = |entry: &&Entry| !matches!(entry.base, Base::None(_));
-        let deltas = self.entries.iter().filter(is_delta);
-        deltas.map(|entry| entry.size).sum()
+        let is_written = |entry: &&Entry| match entry.base {
+            Base::None(_) => entry.size > BASE_IN_MEMORY,
+            Base::Entry(_) | Base::Id(_) => true,
+        };
+        let written = self.entries.iter().filter(is_written);
+        written.map(|entry| entry.size).sum()
     }
 }
 
@@ -156,9 +161,8 @@ fn read(
     hash: gix_hash::Kind,
 ) -> Result<(Vec<Entry>, Vec<ObjectId>), Failure> {
     let mut header = [0; data::header::SIZE];
-    stream.read_exact(&mut header).map_err(Failure::Receive)?;
-    let (version, objects) =
-        data::header::decode(&header).map_err(|error| Failure::Broken(error.to_string()))?;
+    stream.read_exact(&mut header).map_err(broken)?;
+    let (version, objects) = data::header::decode(&header).map_err(broken)?;
     if version != Version::V2 {
         return Err(Failure::Broken("it is not a pack of version 2".to_owned()));
     }
@@ -181,7 +185,7 @@ fn read(
         let start = stream.at;
         stream.end = u64::MAX;
         let found = data::Entry::from_read(stream, start, hash.len_in_bytes());
-        let found = found.map_err(Failure::Receive)?;
+        let found = found.map_err(broken)?;
         check_size(found.decompressed_size)?;
         let base = match found.header {
             Header::OfsDelta { base_distance } => {
@@ -207,7 +211,7 @@ fn read(
             (_, beginning) => {
                 let mut beginning = &beginning[..];
                 let sizes = delta::size(&mut beginning).and_then(|_| delta::size(&mut beginning));
-                sizes.map_err(|error| Failure::Broken(error.to_string()))?
+                sizes.map_err(broken)?
             }
         };
         check_size(size)?;
@@ -227,6 +231,11 @@ fn read(
     stream.end = u64::MAX;
     stream.check_trailer(hash)?;
     Ok((entries, bases))
+}
+
+/// The failure for an error that the data caused. [`Stream`] keeps the failures with another cause, which come first.
+fn broken(error: impl std::fmt::Display) -> Failure {
+    Failure::Broken(error.to_string())
 }
 
 fn check_size(size: u64) -> Result<(), Failure> {
@@ -251,7 +260,7 @@ struct Stream<'a> {
     end: u64,
     counters: &'a Counters,
     stop: &'a AtomicBool,
-    /// The first failure that is not an I/O error of reading: `Read` cannot return those.
+    /// The first failure of a read or a write, which `Read` can only return as an I/O error.
     failure: Option<Failure>,
 }
 
@@ -263,7 +272,7 @@ impl Stream<'_> {
         let mut buffer = [0; 32 << 10];
         let mut inflated = 0;
         loop {
-            let length = inflate::read(self, inflater, &mut buffer).map_err(Failure::Receive)?;
+            let length = inflate::read(self, inflater, &mut buffer).map_err(broken)?;
             let missing = DELTA_SIZES.saturating_sub(beginning.len());
             beginning.extend_from_slice(&buffer[..length.min(missing)]);
             inflated += length as u64;
@@ -280,18 +289,18 @@ impl Stream<'_> {
     fn check_trailer(&mut self, hash: gix_hash::Kind) -> Result<(), Failure> {
         let hasher = self.hasher.take();
         let mut stated = vec![0; hash.len_in_bytes()];
-        self.read_exact(&mut stated).map_err(Failure::Receive)?;
+        self.read_exact(&mut stated).map_err(broken)?;
         let found = hasher.map(Hasher::try_finalize);
         match found {
             Some(Ok(found)) if found.as_bytes() == stated => Ok(()),
-            Some(Err(error)) => Err(Failure::Broken(error.to_string())),
+            Some(Err(error)) => Err(broken(error)),
             _ => Err(Failure::Broken("its checksum is wrong".to_owned())),
         }
     }
 
     fn fail(&mut self, failure: Failure) -> io::Error {
         self.failure.get_or_insert(failure);
-        io::Error::other("reading the pack was stopped")
+        stopped()
     }
 }
 
@@ -307,17 +316,20 @@ impl BufRead for Stream<'_> {
             return Err(self.fail(Failure::Stopped));
         }
         if self.failure.is_some() {
-            return Err(io::Error::other("reading the pack was stopped"));
+            return Err(stopped());
         }
         if self.at > MAX_PACK {
             let limit = human_bytes(MAX_PACK);
             return Err(self.fail(Failure::TooLarge(format!("a pack of more than {limit}"))));
         }
         if self.at > self.end {
-            let text = "an object is compressed to more than its own size".to_owned();
+            let text = "an object's compressed data is far larger than the object".to_owned();
             return Err(self.fail(Failure::Broken(text)));
         }
-        self.from.fill_buf()
+        self.from.fill_buf().map_err(|error| {
+            self.failure.get_or_insert(Failure::Receive(error));
+            stopped()
+        })
     }
 
     fn consume(&mut self, length: usize) {
@@ -340,9 +352,73 @@ impl BufRead for Stream<'_> {
     }
 }
 
+/// The error of a read after a failure.
+fn stopped() -> io::Error {
+    io::Error::other("reading the pack was stopped")
+}
+
 #[cfg(test)]
 mod tests {
+    use gix_object::Kind::Blob;
+
     use super::*;
+
+    /// Receives a pack with this entry after the header, from a connection that then is lost.
+    fn received(entry: &[u8]) -> Result<Pack, Failure> {
+        struct Lost;
+        impl Read for Lost {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::Error::other("the connection was lost"))
+            }
+        }
+        let header = data::header::encode(Version::V2, 1);
+        let pack = [&header[..], entry].concat();
+        receive(
+            &mut io::BufReader::new(pack.chain(Lost)),
+            tempfile::tempfile().unwrap(),
+            gix_hash::Kind::Sha1,
+            &Counters::default(),
+            &AtomicBool::new(false),
+        )
+    }
+
+    #[test]
+    fn broken_data_is_told_apart_from_a_lost_connection() {
+        for (entry, why) in [
+            (&b"\x03xxxxxxxx"[..], "Object type 0 is unsupported"),
+            (b"\x33xxxxxxxx", "corrupt deflate stream"),
+            (&[0xff; 30], "pack entry header overflowed"),
+        ] {
+            let failure = received(entry);
+            let found = matches!(&failure, Err(Failure::Broken(text)) if text.contains(why));
+            assert!(found, "{why}: {failure:?}");
+        }
+        for entry in [&b""[..], b"\x33", b"\x33\x78\x01"] {
+            let failure = received(entry);
+            assert!(matches!(failure, Err(Failure::Receive(_))), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn large_bases_count_as_bytes_that_are_written() {
+        let entry = |size: u64, base: Base| Entry {
+            start: 0,
+            data: 0,
+            size,
+            base,
+        };
+        let pack = Pack {
+            file: tempfile::tempfile().unwrap(),
+            hash: gix_hash::Kind::Sha1,
+            entries: vec![
+                entry(BASE_IN_MEMORY, Base::None(Blob)),
+                entry(BASE_IN_MEMORY + 1, Base::None(Blob)),
+                entry(5, Base::Entry(1)),
+            ],
+            bases: Vec::new(),
+        };
+        assert_eq!(pack.resolved_bytes(), BASE_IN_MEMORY + 1 + 5);
+    }
 
     #[test]
     fn a_pack_is_refused_where_it_exceeds_its_limit() {

@@ -196,8 +196,9 @@ impl<'a> Resolver<'a> {
 
     /// Makes a base readable for its deltas: in memory, or uncompressed in the file.
     fn load(&self, inflater: &mut Inflater, base: &Object) -> Result<Source<'_>, Failure> {
-        let mut content = Vec::new();
         if base.size <= BASE_IN_MEMORY {
+            // With all the capacity: a growing vector would take up to three times as much memory.
+            let mut content = Vec::with_capacity(usize::try_from(base.size).unwrap_or(0));
             let mut keep = |piece: &[u8]| {
                 content.extend_from_slice(piece);
                 Ok(())

@@ -419,7 +419,7 @@ fn pack_bombs_are_refused_in_little_memory() {
         ),
         (
             "an object of 5 bytes in a million empty blocks",
-            "compressed to more than its own size",
+            "compressed data is far larger than the object",
             pack_with(
                 &objects,
                 vec![entry(3, 5, &blocks_without_content(1_000_000))],
