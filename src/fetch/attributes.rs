@@ -123,7 +123,7 @@ fn too_many_double_stars() -> Failure {
     ))
 }
 
-/// Whether git ignores the line, which ends before a line feed.
+/// Whether git ignores the line as too long. Its line feed does not count.
 fn is_too_long(line: &[u8]) -> bool {
     line.trim_end_with(|c| c == '\n').len() >= MAX_ATTRIBUTE_LINE
 }

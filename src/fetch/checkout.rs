@@ -41,8 +41,8 @@ use crate::fetch::utf16::Utf16;
 /// Files up to this size are written by gix, larger ones in pieces.
 const SMALL: u64 = 1 << 20;
 
-/// The largest file that is converted, before and after each `$Id$` is replaced. It is in memory before and after the
-/// conversion.
+/// The largest file that is converted, before and after each `$Id$` is replaced. The original and the converted content
+/// are in memory together.
 const MAX_CONVERTED: u64 = 4 << 20;
 
 /// Why a checkout failed.
@@ -83,8 +83,8 @@ pub(super) fn memory(hash: Kind, extent: &Extent, workers: usize) -> u64 {
     const ATTRIBUTE: u64 = 160;
     const ATTRIBUTE_FILE: u64 = 128;
     /// gix's two buffers for conversions, as a multiple of the converted text. gix keeps them for all files of a
-    /// worker, and makes them three times as large as a text to encode, which is enough for ISO-2022-JP. Later, a text
-    /// and its UTF-16 form take half of that.
+    /// worker, and makes them three times as large as a text to encode, which is enough for ISO-2022-JP.
+    /// `utf16_files`, which runs afterwards, needs half of that.
     const BUFFERS: u64 = 2 * 3;
     let small = SMALL.min(extent.largest);
     let (files, converted) = match extent.attributes {
@@ -105,8 +105,8 @@ pub(super) fn memory(hash: Kind, extent: &Extent, workers: usize) -> u64 {
     ENTRY * extent.entries + 2 * extent.paths + parallel.max(converted + attributes)
 }
 
-/// Writes the tree `root` into `target`, an empty folder, on `workers` threads. Returns the number of its files and
-/// links.
+/// Writes the tree `root` into `target`, an empty folder, on `workers` threads. Returns the number of its files,
+/// links and submodules.
 pub(super) fn check_out(
     hash: Kind,
     store: &Store,
@@ -187,7 +187,7 @@ fn large_files(
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
     let is_large = |entry: &gix_index::Entry| {
-        let size = objects.store.header(&entry.id).map_or(0, |(_, size)| size);
+        let size = objects.store.size(&entry.id);
         // Corrected attribute files are written here too: gix would write the corrected content instead of the
         // committed one.
         is_file(entry.mode) && (size > SMALL || objects.attributes.contains(&entry.id))
@@ -206,12 +206,12 @@ fn large_files(
     let (entries, paths) = index.entries_mut_and_pathbacking();
     let mut filters = options.filters.clone();
     let mut content = Vec::new();
+    let mut matches = stack.selected_attribute_matches(CONVERTING);
     for entry in entries.iter_mut().filter(|entry| is_large(entry)) {
         if stop.load(Ordering::Relaxed) {
             return Err(Failure::Stopped);
         }
         let path = entry.path_in(paths);
-        let mut matches = stack.selected_attribute_matches(CONVERTING);
         let collides = |error: io::Error| match error.kind() {
             io::ErrorKind::AlreadyExists => Failure::Collision(path.to_owned()),
             _ => error.into(),
@@ -229,7 +229,7 @@ fn large_files(
             .mode(if executable { 0o777 } else { 0o666 })
             .open(platform.path())
             .map_err(collides)?;
-        let size = objects.store.header(&entry.id).map_or(0, |(_, size)| size);
+        let size = objects.store.size(&entry.id);
         let attribute = match conversion {
             Conversion::None => None,
             Conversion::OfText(_) if objects.is_binary(&entry.id)? => None,
@@ -340,16 +340,12 @@ fn check_names(index: &gix_index::State, target: &Path, stop: &AtomicBool) -> Re
             let found = path.as_os_str().as_bytes().as_bstr();
             if index.entry_by_path(found).is_none() {
                 let lower = found.to_str_lossy().to_lowercase();
-                let meant = index.entries().iter().map(|entry| entry.path(index));
-                return Err(
-                    match meant
-                        .into_iter()
-                        .find(|path| path.to_str_lossy().to_lowercase() == lower)
-                    {
-                        Some(path) => Failure::Collision(path.to_owned()),
-                        None => Failure::Renamed(found.to_owned()),
-                    },
-                );
+                let mut paths = index.entries().iter().map(|entry| entry.path(index));
+                let meant = paths.find(|path| path.to_str_lossy().to_lowercase() == lower);
+                return Err(match meant {
+                    Some(path) => Failure::Collision(path.to_owned()),
+                    None => Failure::Renamed(found.to_owned()),
+                });
             }
         }
     }
@@ -451,7 +447,7 @@ mod tests {
 
     /// HFS+ of macOS stores `\u{e9}` as `e` and an accent.
     #[test]
-    fn a_name_that_the_disk_has_composed_differently_is_named() {
+    fn a_name_that_the_disk_normalizes_differently_is_an_error() {
         let failure = check("d/x\u{e9}", "d/xe\u{301}");
         assert!(matches!(failure, Err(Failure::Renamed(name)) if name == "d/xe\u{301}"));
     }

@@ -59,6 +59,11 @@ impl Store {
         self.table.get(id).map(|object| (object.kind, object.size))
     }
 
+    /// Returns the size of an object; 0 if it is missing.
+    pub(super) fn size(&self, id: &oid) -> u64 {
+        self.header(id).map_or(0, |(_, size)| size)
+    }
+
     /// Passes an object to `out`, in pieces.
     pub(super) fn stream(
         &self,

@@ -59,7 +59,7 @@ pub(super) enum Refused {
 /// The extent of a folder with everything below it. A folder that it contains several times counts each time.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Extent {
-    /// Files, folders and links.
+    /// Files, folders, links and submodules.
     pub(super) entries: u64,
     /// The bytes of all files and links.
     pub(super) bytes: u64,
@@ -102,8 +102,8 @@ impl Walk<'_> {
     fn folder(&mut self, id: ObjectId, path: &BStr, levels: u32) -> Result<Extent, Refused> {
         let known = self.seen.get(&id).copied();
         if known.map_or(1, |extent| extent.depth) > levels {
-            return Err(Refused::Invalid(format!(
-                "its folders are nested more than {MAX_DEPTH} levels deep"
+            return Err(Refused::TooLarge(format!(
+                "folders nested more than {MAX_DEPTH} levels deep"
             )));
         }
         if let Some(extent) = known {
@@ -144,8 +144,7 @@ impl Walk<'_> {
         if self.stop.load(Ordering::Relaxed) {
             return Err(Refused::Stopped);
         }
-        let size = self.store.header(&id).map_or(0, |(_, size)| size);
-        if size > MAX_IN_MEMORY {
+        if self.store.size(&id) > MAX_IN_MEMORY {
             let limit = human_bytes(MAX_IN_MEMORY);
             let what = format!("a list of files of more than {limit}{}", in_folder(path));
             return Err(Refused::TooLarge(what));
@@ -184,7 +183,7 @@ impl Walk<'_> {
             }
             self.read += 1;
             // A lower bound of the entries of the tree: each is in it at least once.
-            too_many(self.read)?;
+            check_entries(self.read)?;
             extent.entries += 1;
             extent.paths += name.len() as u64;
             extent.longest = extent.longest.max(name.len() as u64);
@@ -228,7 +227,7 @@ impl Walk<'_> {
 
 impl Extent {
     fn check(&self, path: &BStr) -> Result<(), Refused> {
-        too_many(self.entries)?;
+        check_entries(self.entries)?;
         if self.longest > MAX_PATH {
             return Err(path_too_long(path));
         }
@@ -247,7 +246,7 @@ impl Extent {
     }
 }
 
-fn too_many(entries: u64) -> Result<(), Refused> {
+fn check_entries(entries: u64) -> Result<(), Refused> {
     if entries <= MAX_ENTRIES {
         return Ok(());
     }

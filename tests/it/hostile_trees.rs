@@ -403,7 +403,7 @@ fn folders_may_be_nested_128_levels_deep() {
             Ok(_) => assert_eq!(levels, 128),
             Err(error) => {
                 assert_eq!(levels, 129, "{error:?}");
-                let text = "nested more than 128 levels deep";
+                let text = "too large: it has folders nested more than 128 levels deep";
                 assert!(error.message().contains(text), "{error:?}");
             }
         }
