@@ -20,8 +20,7 @@ const HINT_REFUSED: &str =
 
 impl FetchTask {
     pub(super) fn no_objects(&self) -> Error {
-        let (commit, url) = (&self.commit, &self.url);
-        let text = format!("{url} sent no objects for the commit {commit}");
+        let text = format!("{} sent no objects for the commit {}", self.url, self.id);
         Error::new(Code::Fetch, text)
             .hint("try again; if it fails again, the server's repository is damaged")
     }
@@ -45,8 +44,8 @@ impl FetchTask {
                 self.failed("cannot be checked out", &error, dir, None)
             }
             tree::Refused::Invalid(what) => {
-                let (url, commit) = (&self.url, &self.commit);
-                let text = format!("the commit {commit} of {url} is not checked out: {what}");
+                let subject = &self.wire.subject;
+                let text = format!("{subject} is not checked out: {what}");
                 Error::new(Code::Fetch, text).hint(HINT_REFUSED)
             }
             tree::Refused::TooLarge(what) => self.too_large(&what),
@@ -67,19 +66,16 @@ impl FetchTask {
             }
             checkout::Failure::TooLarge(what) => self.too_large(&what),
             checkout::Failure::Collision(path) => {
-                let (url, commit) = (&self.url, &self.commit);
-                let text = format!(
-                    "the commit {commit} of {url} has two names that are the same on this disk: {path}"
-                );
+                let subject = &self.wire.subject;
+                let text =
+                    format!("{subject} has two names that are the same on this disk: {path}");
                 Error::new(Code::Fetch, text).hint(
                     "rename one of them in the template, or put the cache on a case-sensitive disk",
                 )
             }
             checkout::Failure::Renamed(name) => {
-                let (url, commit) = (&self.url, &self.commit);
-                let text = format!(
-                    "the disk changes a file name of the commit {commit} of {url} to {name}"
-                );
+                let subject = &self.wire.subject;
+                let text = format!("the disk changes a file name of {subject} to {name}");
                 Error::new(Code::Fetch, text)
                     .hint("rename the file in the template, or put the cache on another disk")
             }
@@ -89,7 +85,7 @@ impl FetchTask {
 
     /// An annotated tag has an id of its own, which is easily mistaken for the commit's.
     pub(super) fn not_a_commit(&self, kind: gix_object::Kind) -> Error {
-        let (url, id) = (&self.url, &self.commit);
+        let (url, id) = (&self.url, self.id);
         let text = format!("{id} of {url} is a {kind}, not a commit");
         let hint = match kind {
             gix_object::Kind::Tag => {
@@ -101,15 +97,15 @@ impl FetchTask {
     }
 
     pub(super) fn too_large(&self, what: &str) -> Error {
-        let (url, commit) = (&self.url, &self.commit);
-        let text = format!("the commit {commit} of {url} is too large: it has {what}");
+        let subject = &self.wire.subject;
+        let text = format!("{subject} is too large: it has {what}");
         Error::new(Code::Fetch, text).hint(HINT_LARGE)
     }
 
     pub(super) fn broken(&self, why: &str) -> Error {
         let why = self.server_error().unwrap_or_else(|| why.to_owned());
-        let (commit, url) = (&self.commit, &self.url);
-        let text = format!("the commit {commit} of {url} cannot be fetched: {why}");
+        let subject = &self.wire.subject;
+        let text = format!("{subject} cannot be fetched: {why}");
         Error::new(Code::Fetch, text).hint(self.wire.retry_hint)
     }
 
@@ -130,17 +126,17 @@ impl FetchTask {
         let why = self
             .server_error()
             .unwrap_or_else(|| joined(error.iter_errors()));
-        let (commit, url) = (&self.commit, &self.url);
-        let text = format!("the commit {commit} of {url} {what}: {why}");
+        let subject = &self.wire.subject;
+        let text = format!("{subject} {what}: {why}");
         Error::new(Code::Fetch, text).hint(self.wire.retry_hint)
     }
 
-    /// The error for a write to the disk that failed.
+    /// The error for a failure to write to the disk or to read back.
     pub(super) fn disk_failed(&self, error: io::Error, dir: &FetchDir) -> Error {
         let error = gix_error::Error::from_error(error);
         self.limit_reached(&error, dir, None).unwrap_or_else(|| {
             let path = dir.path().display();
-            let message = format!("{path} cannot be written: {}", chain(&error));
+            let message = format!("{path} cannot be written or read: {}", chain(&error));
             Error::new(Code::Cache, message)
                 .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
         })

@@ -14,6 +14,8 @@
 //! | `transport/` | git's HTTP protocol over the library's HTTP client |
 //! | `pack.rs`, `resolve.rs`, `delta.rs`, `inflate.rs` | receiving a pack, and resolving its deltas |
 //! | `store.rs` | the objects of a pack, by id |
+//! | `table.rs` | where each object is |
+//! | `limits.rs` | limits that several steps share |
 //! | `tree.rs` | limits of a tree, checked before it is checked out |
 //! | `checkout.rs`, `attributes.rs`, `utf16.rs` | writing the files |
 //!
@@ -64,7 +66,7 @@ pub(crate) struct Fetched {
     pub(crate) progress: Progress,
     /// The folder that holds the tree, as `tree`.
     pub(crate) dir: FetchDir,
-    /// Files and links in the tree.
+    /// Files, links and submodules in the tree.
     pub(crate) files: u64,
     /// When the commit was made, in seconds since 1970: the time of every file in the image.
     pub(crate) commit_time: i64,
@@ -95,8 +97,8 @@ pub(crate) async fn commit(
     let stop = StopOnDrop::default();
     let (http, repository, commit) = (request.http, request.repository, request.commit);
     let looked_up = request.looked_up;
-    let task = FetchTask::new(request, Handle::current(), &stop);
-    let (wire, counters) = (task.wire.clone(), Arc::clone(&task.counters));
+    let task = FetchTask::new(request, Handle::current(), &stop)?;
+    let wire = task.wire.clone();
     let mut fetching = pin!(executor::blocking(tasks, move || task.run(dir)));
 
     let mut ticks = tokio::time::interval(PROGRESS_INTERVAL);
@@ -104,7 +106,7 @@ pub(crate) async fn commit(
     let result = loop {
         tokio::select! {
             result = &mut fetching => break result,
-            _ = ticks.tick() => report(task::progress(&wire, &counters)),
+            _ = ticks.tick() => report(task::progress(&wire)),
         }
     };
     let Err(error) = result else {
@@ -148,6 +150,6 @@ pub(crate) fn check_out(packed: &[u8], commit: &CommitSha, dir: &FetchDir) -> Re
         memory: settings.memory,
     };
     let stop = StopOnDrop::default();
-    let task = FetchTask::new(request, executor::runtime()?.handle().clone(), &stop);
+    let task = FetchTask::new(request, executor::runtime()?.handle().clone(), &stop)?;
     task.check_out_pack(packed, dir)
 }

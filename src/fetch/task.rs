@@ -19,11 +19,10 @@ use crate::cache::FetchDir;
 use crate::error::{Code, Error, Result};
 use crate::event::{Progress, human_bytes};
 use crate::fetch::negotiate::SingleCommit;
-use crate::fetch::pack::{self, Counters, Pack};
+use crate::fetch::pack::{self, Pack};
 use crate::fetch::store::Store;
 use crate::fetch::transport::Wire;
 use crate::fetch::{Fetched, Request, StopOnDrop, checkout, transport, tree};
-use crate::names::commit::CommitSha;
 use crate::process::executor;
 use crate::process::memory::{self, Pool, Reserved};
 
@@ -41,24 +40,25 @@ pub(super) struct FetchTask {
     pub(super) wire: Wire,
     pub(super) interrupted: Arc<AtomicBool>,
     pub(super) url: Url,
-    pub(super) commit: CommitSha,
+    /// The id of the commit.
+    pub(super) id: ObjectId,
     memory: u64,
-    pub(super) counters: Arc<Counters>,
     /// The messages that git sends from the server.
     pub(super) server_messages: Arc<Root>,
 }
 
 impl FetchTask {
-    pub(super) fn new(request: Request<'_>, runtime: Handle, stop: &StopOnDrop) -> Self {
-        let counters = Arc::<Counters>::default();
-        Self {
+    pub(super) fn new(request: Request<'_>, runtime: Handle, stop: &StopOnDrop) -> Result<Self> {
+        let id = ObjectId::from_hex(request.commit.as_str().as_bytes())
+            .map_err(|error| Error::new(Code::Internal, error.to_string()))?;
+        Ok(Self {
             wire: Wire {
                 http: request.http.clone(),
                 runtime,
                 interrupt: stop.token.clone(),
                 stall_grace: request.stall_grace,
                 received: Arc::default(),
-                counters: Arc::clone(&counters),
+                counters: Arc::default(),
                 failure: Arc::new(Mutex::new(None)),
                 refused: Arc::default(),
                 subject: format!(
@@ -70,11 +70,10 @@ impl FetchTask {
             },
             interrupted: Arc::clone(&stop.flag),
             url: request.repository.url.clone(),
-            commit: request.commit.clone(),
+            id,
             memory: request.memory,
-            counters,
             server_messages: Root::new(),
-        }
+        })
     }
 
     pub(super) fn run(self, dir: FetchDir) -> Result<Fetched> {
@@ -88,23 +87,11 @@ impl FetchTask {
         let (files, commit_time) = self.check_out(pack, &dir)?;
         point!("checkout-done");
         Ok(Fetched {
-            progress: progress(&self.wire, &self.counters),
+            progress: progress(&self.wire),
             dir,
             files,
             commit_time,
         })
-    }
-
-    fn hash(&self) -> gix_hash::Kind {
-        match self.commit.as_str().len() {
-            64 => gix_hash::Kind::Sha256,
-            _ => gix_hash::Kind::Sha1,
-        }
-    }
-
-    fn id(&self) -> Result<ObjectId> {
-        ObjectId::from_hex(self.commit.as_str().as_bytes())
-            .map_err(|error| Error::new(Code::Internal, error.to_string()))
     }
 
     /// Receives a pack with the commit and its tree, and nothing older.
@@ -123,14 +110,14 @@ impl FetchTask {
         .map_err(failed)?;
         // Before protocol version 2 a server lists all its branches. The commit is requested by its id.
         handshake.refs = None;
-        let mut wants = SingleCommit(self.id()?);
+        let mut wants = SingleCommit(self.id);
         let file = File::create_new(dir.path().join("pack"))
             .map_err(|error| self.disk_failed(error, dir))?;
         let mut received = None;
         let outcome = gix_protocol::fetch(
             &mut wants,
             |reader, _, stop| {
-                let pack = pack::receive(reader, file, self.hash(), &self.counters, stop);
+                let pack = pack::receive(reader, file, self.id.kind(), &self.wire.counters, stop);
                 received = Some(pack);
                 // Nothing that follows the pack is needed: the connection ends here.
                 Ok(false)
@@ -171,7 +158,7 @@ impl FetchTask {
         dir.disk().require(extent.bytes, "the template's files")?;
         // Fewer threads take less memory and more time.
         let room = memory::size(Pool::Step, self.memory);
-        let needed = |workers| checkout::memory(self.hash(), &extent, workers);
+        let needed = |workers| checkout::memory(self.id.kind(), &extent, workers);
         let workers = (1..=workers).rev().find(|workers| needed(*workers) <= room);
         let workers = workers.unwrap_or(1);
         let _memory = self.reserve(Pool::Step, needed(workers))?;
@@ -179,7 +166,7 @@ impl FetchTask {
         std::fs::create_dir(&target).map_err(|error| self.disk_failed(error, dir))?;
         point!("checkout-begun");
         let files = checkout::check_out(
-            self.hash(),
+            self.id.kind(),
             &store,
             &tree,
             &target,
@@ -205,12 +192,11 @@ impl FetchTask {
     fn read_commit(&self, store: &Store, dir: &FetchDir) -> Result<(ObjectId, i64)> {
         let failed =
             |error: gix_error::Error| self.failed("cannot be checked out", &error, dir, None);
-        let id = self.id()?;
-        match store.header(&id) {
+        match store.header(&self.id) {
             Some((kind, _)) if kind != gix_object::Kind::Commit => Err(self.not_a_commit(kind)),
             Some((_, ..=MAX_COMMIT)) => {
                 let mut buffer = Vec::new();
-                let commit = store.find_commit(&id, &mut buffer).map_err(failed)?;
+                let commit = store.find_commit(&self.id, &mut buffer).map_err(failed)?;
                 let time = commit.time().map_err(failed)?.seconds;
                 Ok((commit.tree(), time))
             }
@@ -239,12 +225,11 @@ impl FetchTask {
     pub(super) fn check_out_pack(&self, packed: &[u8], dir: &FetchDir) -> Result<u64> {
         let file = File::create_new(dir.path().join("pack"))
             .map_err(|error| self.disk_failed(error, dir))?;
-        let counters = Counters::default();
         let pack = pack::receive(
             &mut &*packed,
             file,
-            self.hash(),
-            &counters,
+            self.id.kind(),
+            &self.wire.counters,
             &self.interrupted,
         )
         .map_err(|failure| self.pack_failed(failure, dir))?;
@@ -254,7 +239,8 @@ impl FetchTask {
 }
 
 /// How far a fetch is.
-pub(super) fn progress(wire: &Wire, counters: &Counters) -> Progress {
+pub(super) fn progress(wire: &Wire) -> Progress {
+    let counters = &wire.counters;
     let total = counters.objects_total.load(Ordering::Relaxed);
     Progress {
         bytes: wire.received.load(Ordering::Relaxed),

@@ -47,13 +47,13 @@ pub(super) struct Wire {
     pub(super) refused: Arc<AtomicBool>,
     /// "the commit … of …", for errors.
     pub(super) subject: String,
-    /// What to do after a failure that may pass.
+    /// What to do after a failure that may be temporary.
     pub(super) retry_hint: &'static str,
     /// The URL of the repository after a redirect.
     pub(super) base: Option<String>,
 }
 
-/// What to do after a failure that may pass.
+/// What to do after a failure that may be temporary.
 pub(super) fn retry_hint(looked_up: bool) -> &'static str {
     match looked_up {
         true => {
@@ -75,7 +75,7 @@ impl Wire {
                     Code::Stalled,
                     format!("{what} sent nothing for {}", human_duration(self.stall_grace)),
                 )
-                .hint("try again; on a slow line, raise MOLECULE_BUILD_STALL_GRACE_S")),
+                .hint("try again; on a slow connection, raise MOLECULE_BUILD_STALL_GRACE_S")),
                 result = work => result,
             }
         });
