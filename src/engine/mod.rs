@@ -94,9 +94,7 @@ impl Engine {
     pub(crate) async fn connect(settings: &EngineSettings, tasks: &TaskTracker) -> Result<Self> {
         let mut attempts = Vec::new();
         for mut endpoint in endpoint::resolve(settings, tasks).await? {
-            if let Address::Ssh(destination) = &mut endpoint.address {
-                destination.track_in(tasks);
-            }
+            endpoint.address.track_in(tasks);
             let attempt = Self::try_connect(&endpoint, settings);
             let failure = match tokio::time::timeout(CALL_TIMEOUT, attempt).await {
                 Ok(Ok(engine)) => return Ok(engine),
@@ -137,7 +135,7 @@ impl Engine {
         settings: &EngineSettings,
     ) -> std::result::Result<Self, Failure> {
         let (api, about) = Api::open(&endpoint.address).await?;
-        let builder = choose_builder(settings, &about, api.version);
+        let builder = builder_kind(settings, &about, api.version);
         Ok(Self {
             api,
             settings: settings.clone(),
@@ -247,7 +245,7 @@ impl Engine {
 
 /// BuildKit if the engine has it. The API version decides: `_ping` does not always report BuildKit, and Podman's
 /// API accepts requests for BuildKit although it has none.
-fn choose_builder(settings: &EngineSettings, about: &About, api: Version) -> Builder {
+fn builder_kind(settings: &EngineSettings, about: &About, api: Version) -> Builder {
     if about.podman().is_some() {
         Builder::Buildah
     } else if settings.classic_builder || api < BUILDKIT_API {

@@ -13,14 +13,14 @@ use crate::engine::builders::source;
 use crate::engine::connect::address::{self, Address, PLAIN_PORT};
 use crate::engine::connect::config::is_absent;
 use crate::engine::connect::docker_context::{self, NO_CONTEXT};
-use crate::engine::connect::endpoint;
+use crate::engine::connect::endpoint::{self, Endpoint};
 use crate::engine::connect::invalid;
 use crate::engine::go_json::{self, Json, WrongType};
 use crate::error::{Error, Result};
 use crate::options::{BuilderSettings, BuilderTls, EngineSettings};
 use crate::process::{limits, outside_file};
 
-/// The largest file. One node takes some hundred bytes.
+/// The largest file. One node takes a few hundred bytes.
 const MAX_FILE: usize = 1 << 20;
 
 /// The most nodes of a builder.
@@ -31,6 +31,9 @@ const CONTAINER_PREFIX: &str = "buildx_buildkit_";
 
 /// The most names that an error lists.
 const MAX_LISTED: usize = 20;
+
+/// The hint for a docker context that cannot be used.
+const HINT_CONTEXT: &str = "see docker context ls, or create the builder anew: docker buildx rm, then docker buildx create";
 
 /// The daemons of a buildx builder.
 pub(super) fn nodes(
@@ -89,9 +92,7 @@ pub(super) fn nodes(
         if in_container {
             let container = format!("{CONTAINER_PREFIX}{}", json.text("Name").map_err(wrong)?);
             let mut engine = engine(settings, endpoint, &named_by)?;
-            if let Address::Ssh(destination) = &mut engine {
-                destination.track_in(tasks);
-            }
+            engine.track_in(tasks);
             source::refuse_plain_tcp(
                 &engine,
                 &named_by,
@@ -136,23 +137,24 @@ fn engine(settings: &EngineSettings, endpoint: &str, named_by: &str) -> Result<A
     if endpoint.contains("://") {
         return address::parse(endpoint, None, PLAIN_PORT, named_by, settings);
     }
-    let of_context = EngineSettings {
-        // buildx takes DOCKER_HOST for the default context only.
-        host: settings.host.clone().filter(|_| endpoint == NO_CONTEXT),
-        context: Some(endpoint.to_owned()),
+    if endpoint != NO_CONTEXT {
+        let named_by = format!("{named_by} has a node whose docker context");
+        let loaded = docker_context::load(settings, endpoint, &named_by, HINT_CONTEXT);
+        return loaded.map(|(address, _)| address);
+    }
+    // As buildx does: DOCKER_HOST counts for the default context, DOCKER_CONTEXT does not.
+    let without_context = EngineSettings {
+        context: Some(NO_CONTEXT.to_owned()),
         ..settings.clone()
     };
-    let mut engines = endpoint::candidates(&of_context)?.into_iter();
-    let exists = |address: &Address| match address {
+    let engines = endpoint::candidates(&without_context)?;
+    let exists = |engine: &&Endpoint| match &engine.address {
         Address::Unix(socket) => socket.exists(),
         _ => true,
     };
-    let mut addresses = engines.by_ref().map(|engine| engine.address);
-    let first = addresses.next();
-    let found = first.clone().into_iter().chain(addresses).find(exists);
-    found
-        .or(first)
-        .ok_or_else(|| invalid(named_by, "has no engine"))
+    let found = engines.iter().find(exists).or(engines.first());
+    let found = found.map(|engine| engine.address.clone());
+    found.ok_or_else(|| invalid(named_by, "has no engine"))
 }
 
 /// The error for a builder whose driver cannot be used.
@@ -201,4 +203,25 @@ fn unknown(settings: &EngineSettings, named_by: &str, name: &str, folder: PathBu
         folder.display()
     );
     invalid(named_by, &what).hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_docker_context_of_a_node_names_the_builder() {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = EngineSettings {
+            config_dir: Some(dir.path().to_owned()),
+            host: Some("tcp://engine:1".to_owned()),
+            ..EngineSettings::default()
+        };
+        let engine = |endpoint| engine(&settings, endpoint, "MOLECULE_LOCAL_BUILDER \"farm\"");
+        assert_eq!(engine(NO_CONTEXT).unwrap().to_string(), "tcp://engine:1");
+        let error = engine("gone").unwrap_err();
+        let message = "MOLECULE_LOCAL_BUILDER \"farm\" has a node whose docker context \"gone\" does not exist: ";
+        assert!(error.message().starts_with(message), "{error:?}");
+        assert_eq!(error.hint, HINT_CONTEXT);
+    }
 }

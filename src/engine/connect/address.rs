@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::path::PathBuf;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, percent_encode};
+use tokio_util::task::TaskTracker;
 use url::Url;
 
 use crate::engine::child;
@@ -61,6 +62,13 @@ impl Address {
             Address::Ssh(_) => "docker.example.com".to_owned(),
             Address::Tcp { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
             Address::Tcp { host, port, .. } => format!("{host}:{port}"),
+        }
+    }
+
+    /// Has `tasks` track the programs that are started for connections.
+    pub(in crate::engine) fn track_in(&mut self, tasks: &TaskTracker) {
+        if let Address::Ssh(destination) = self {
+            destination.track_in(tasks);
         }
     }
 
@@ -138,7 +146,10 @@ pub(in crate::engine) fn parse(
             let url = Url::parse(value).map_err(|_| "is not a valid URL");
             url.and_then(|url| ssh::Destination::parse(&url, program))
                 .map(Address::Ssh)
-                .map_err(|why| invalid(named_by, why).hint("use ssh://host, or with a user"))
+                .map_err(|why| {
+                    invalid(named_by, why)
+                        .hint("use ssh://host, with a user name and @ before the host if needed")
+                })
         }
         "fd" => Err(
             invalid(named_by, "is an fd:// address, which only a daemon can use")
@@ -281,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_docker_refuses_or_reads_otherwise_are_accepted() {
+    fn addresses_that_docker_rejects_or_parses_differently_are_accepted() {
         for (value, shown) in [
             ("/run/engine.sock", "unix:///run/engine.sock"),
             ("[::1]", "tcp://[::1]:2375"),

@@ -4,6 +4,7 @@
 //! current context, but not its TLS files, and does not follow Go's rules for JSON.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
@@ -23,34 +24,26 @@ pub(in crate::engine) const NO_CONTEXT: &str = "default";
 /// The largest `meta.json` of a context. The docker CLI writes a few hundred bytes.
 const MAX_META: usize = 1 << 20;
 
-const HINT: &str = "see docker context ls, or set DOCKER_HOST";
-
 /// The address of a context, and where it comes from. The docker CLI stores it in
 /// `contexts/meta/<sha256 of the name>/meta.json`, with the TLS files in `contexts/tls/<sha256 of the name>/docker`.
-/// `named_by` says where the name of the context comes from.
+/// `named_by` says where the name of the context comes from, `hint` what to do about a context that cannot be used.
 ///
 /// # Errors
 ///
 /// [`Code::InvalidOption`](crate::error::Code::InvalidOption) if the context does not exist, cannot be read, or
 /// skips TLS verification; [`Code::ProcessLimit`](crate::error::Code::ProcessLimit).
-pub(super) fn load(
+pub(in crate::engine) fn load(
     settings: &EngineSettings,
     name: &str,
     named_by: &str,
+    hint: &'static str,
 ) -> Result<(Address, String)> {
     let named_by = format!("{named_by} {name:?}");
-    let store = settings
-        .config_dir
-        .as_ref()
-        .ok_or_else(|| {
-            invalid(
-                &named_by,
-                "cannot be looked up: HOME and DOCKER_CONFIG are unset",
-            )
-        })?
-        .join("contexts");
-    let id = hex(&Sha256::digest(name));
-    let file = store.join("meta").join(&id).join("meta.json");
+    let dir = settings.config_dir.as_ref().ok_or_else(|| {
+        let what = "cannot be looked up: HOME and DOCKER_CONFIG are unset";
+        invalid(&named_by, what).hint("set one of them")
+    })?;
+    let file = meta_file(dir, name);
     let text = outside_file::read(&file, MAX_META).map_err(|error| {
         if let Some(limit) = limits::reached(&error) {
             return limit;
@@ -60,10 +53,10 @@ pub(super) fn load(
             false => "cannot be read",
         };
         let why = format!("{what}: {}: {error}", file.display());
-        invalid(&named_by, &why).hint(HINT)
+        invalid(&named_by, &why).hint(hint)
     })?;
     let unusable = |why: &dyn fmt::Display| {
-        invalid(&named_by, &format!("{why}: {}", file.display())).hint(HINT)
+        invalid(&named_by, &format!("{why}: {}", file.display())).hint(hint)
     };
     let meta = go_json::first(&text).map_err(|why| unusable(&format!("cannot be read ({why})")))?;
     let docker = meta.as_ref().map(docker_endpoint).transpose();
@@ -77,7 +70,7 @@ pub(super) fn load(
                 .hint("add the engine's ca.pem to the context"),
         );
     }
-    let folder = store.join("tls").join(&id).join("docker");
+    let folder = dir.join("contexts/tls").join(id(name)).join("docker");
     let tls = folder
         .exists()
         .then(|| tls::from_folder(&folder, &named_by))
@@ -89,14 +82,20 @@ pub(super) fn load(
 
 /// Whether there is a context of this name.
 pub(in crate::engine) fn exists(settings: &EngineSettings, name: &str) -> bool {
-    let id = hex(&Sha256::digest(name));
-    let folder = settings.config_dir.as_ref();
-    folder.is_some_and(|dir| {
-        dir.join("contexts/meta")
-            .join(id)
-            .join("meta.json")
-            .is_file()
-    })
+    let dir = settings.config_dir.as_ref();
+    dir.is_some_and(|dir| meta_file(dir, name).is_file())
+}
+
+fn meta_file(config_dir: &Path, name: &str) -> PathBuf {
+    config_dir
+        .join("contexts/meta")
+        .join(id(name))
+        .join("meta.json")
+}
+
+/// The name of a context's folders.
+fn id(name: &str) -> String {
+    hex(&Sha256::digest(name))
 }
 
 /// The address in a context's `meta.json`, and whether TLS verification is skipped.
@@ -113,8 +112,6 @@ fn docker_endpoint(meta: &Json) -> std::result::Result<Option<(String, bool)>, W
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::error::Code;
 
@@ -128,12 +125,9 @@ mod tests {
     #[test]
     fn a_context_is_read_as_the_docker_cli_reads_it() {
         let dir = tempfile::tempdir().unwrap();
-        let load = || load(&settings(dir.path()), "work", "DOCKER_CONTEXT");
-        let folder = dir
-            .path()
-            .join("contexts/meta")
-            .join(hex(&Sha256::digest("work")));
-        std::fs::create_dir_all(&folder).unwrap();
+        let load = || load(&settings(dir.path()), "work", "DOCKER_CONTEXT", "");
+        let file = meta_file(dir.path(), "work");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         for (meta, expected) in [
             (
                 r#"{"Endpoints":{"docker":{"Host":" h:1/p\n"}}}"#,
@@ -157,7 +151,7 @@ mod tests {
                 "unix:///var/run/docker.sock",
             ),
         ] {
-            std::fs::write(folder.join("meta.json"), meta).unwrap();
+            std::fs::write(&file, meta).unwrap();
             assert_eq!(load().unwrap().0.to_string(), expected, "{meta}");
         }
         for (meta, why) in [
@@ -180,7 +174,7 @@ mod tests {
                 "fd:// address",
             ),
         ] {
-            std::fs::write(folder.join("meta.json"), meta).unwrap();
+            std::fs::write(&file, meta).unwrap();
             let error = load().unwrap_err();
             assert_eq!(error.code, Code::InvalidOption, "{meta}");
             assert!(error.message().contains(why), "{meta}: {error:?}");

@@ -16,6 +16,9 @@ use crate::error::{Code, Result};
 use crate::options::EngineSettings;
 use crate::process::outside_file;
 
+/// The hint for a docker context that cannot be used.
+const HINT_CONTEXT: &str = "see docker context ls, or set DOCKER_HOST";
+
 /// The address of an engine, and where it comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
@@ -96,7 +99,7 @@ pub(in crate::engine) fn candidates(settings: &EngineSettings) -> Result<Vec<End
         }
     };
     if !name.is_empty() && name != docker_context::NO_CONTEXT {
-        let (address, named_by) = docker_context::load(settings, &name, named_by)?;
+        let (address, named_by) = docker_context::load(settings, &name, named_by, HINT_CONTEXT)?;
         return Ok(vec![Endpoint::named(address, &named_by, settings)]);
     }
     let mut places = well_known(settings);
