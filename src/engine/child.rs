@@ -6,24 +6,27 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, kill_process_group, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process_group, waitid, waitpid,
+};
 use tokio_util::task::TaskTracker;
 
 use crate::options::OptionName;
 use crate::process::{executor, limits};
 
-/// A child process. Dropping it kills the process and those that it has started.
+/// A child process in its own group. Dropping it kills the group: the process and those that it has started, also if
+/// the process itself has ended.
 #[derive(Debug)]
 pub(super) struct ChildProcess {
     pub(super) child: Child,
-    /// Counts the process until it has ended.
+    /// Tracks the thread that waits for the process after it is killed.
     tasks: TaskTracker,
 }
 
@@ -46,6 +49,21 @@ impl ChildProcess {
             tasks: tasks.clone(),
         })
     }
+
+    /// The exit status, if the process has ended. The process is reaped only on drop: until then its id is not reused,
+    /// so its group can be killed.
+    pub(super) fn exit_status(&self) -> io::Result<Option<ExitStatus>> {
+        let child = WaitId::Pid(Pid::from_child(&self.child));
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let ended = waitid(child, options)?;
+        // The encoding of wait(2).
+        Ok(ended.map(|ended| {
+            ExitStatus::from_raw(match ended.exit_status() {
+                Some(code) => code << 8,
+                None => ended.terminating_signal().unwrap_or_default(),
+            })
+        }))
+    }
 }
 
 /// A pair of sockets: one to write to, and one as the child's standard input. A write to a socket raises no SIGPIPE
@@ -65,11 +83,13 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 
 impl Drop for ChildProcess {
     fn drop(&mut self) {
-        // The id cannot be reused before the process is waited for.
-        if let Ok(None) = self.child.try_wait() {
+        // An error means that something else has reaped the process, so the id may be in use again.
+        if self.exit_status().is_ok() {
             let child = Pid::from_child(&self.child);
             let _ = kill_process_group(child, Signal::KILL);
-            reap(child, &self.tasks);
+            if !has_ended(child) {
+                reap(child, &self.tasks);
+            }
         }
     }
 }
@@ -141,22 +161,30 @@ mod tests {
 
     #[test]
     fn dropping_a_child_kills_its_own_children() {
-        let mut command = Command::new("/bin/sh");
-        command
-            .args(["-c", "sleep 30 & echo $!; wait"])
-            .stdout(Stdio::piped());
-        let tasks = TaskTracker::new();
-        let mut child = ChildProcess::spawn(&mut command, &tasks).unwrap();
-        let mut output = BufReader::new(child.child.stdout.take().unwrap());
-        let mut grandchild = String::new();
-        output.read_line(&mut grandchild).unwrap();
-        assert!(is_running(&grandchild));
+        for (script, ends) in [
+            ("sleep 30 & echo $!; wait", false),
+            ("sleep 30 & echo $!; exit 3", true),
+        ] {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script]).stdout(Stdio::piped());
+            let tasks = TaskTracker::new();
+            let mut child = ChildProcess::spawn(&mut command, &tasks).unwrap();
+            let mut output = BufReader::new(child.child.stdout.take().unwrap());
+            let mut grandchild = String::new();
+            output.read_line(&mut grandchild).unwrap();
+            while ends && child.exit_status().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let code = child.exit_status().unwrap().and_then(|end| end.code());
+            assert_eq!(code, ends.then_some(3));
+            assert!(is_running(&grandchild));
 
-        let since = Instant::now();
-        drop(child);
-        // The pipe is open until the grandchild has ended.
-        assert_eq!(output.read_line(&mut String::new()).unwrap(), 0);
-        assert!(since.elapsed() < Duration::from_secs(10));
+            let since = Instant::now();
+            drop(child);
+            // The pipe is open until the grandchild has ended.
+            assert_eq!(output.read_line(&mut String::new()).unwrap(), 0);
+            assert!(since.elapsed() < Duration::from_secs(10), "{script}");
+        }
     }
 
     fn is_running(pid: &str) -> bool {

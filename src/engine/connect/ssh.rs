@@ -1,8 +1,8 @@
 //! Engines behind `ssh://`: each connection is an `ssh` process that runs `docker system dial-stdio` on the remote
 //! machine, as in the docker CLI.
 //!
-//! The user's ssh configuration provides keys, known hosts and jump hosts. ssh never asks for a password, because
-//! there is no terminal.
+//! The user's ssh configuration provides keys, known hosts and jump hosts. ssh never asks for a password
+//! (`BatchMode=yes`): nobody could answer.
 //!
 //! Libraries looked at: bollard's `ssh` feature uses the openssh crate, which starts ssh with `tokio::process`. That
 //! installs a SIGCHLD handler without SA_ONSTACK, which a Go host does not survive. russh is a client of its own,
@@ -38,7 +38,7 @@ pub(crate) struct Destination {
     port: Option<u16>,
     /// The engine's socket on the remote machine, if it is not the default one.
     socket: Option<String>,
-    /// Counts every ssh process until it ends.
+    /// Tracks the threads that start ssh, and those that wait for it after it is killed.
     tasks: TaskTracker,
 }
 
@@ -96,7 +96,7 @@ impl Destination {
         })
     }
 
-    /// Counts every ssh process in `tasks` until it ends.
+    /// Has `tasks` track the threads that start ssh, and those that wait for it after it is killed.
     pub(in crate::engine) fn track_in(&mut self, tasks: &TaskTracker) {
         self.tasks = tasks.clone();
     }

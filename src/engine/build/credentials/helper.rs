@@ -137,7 +137,7 @@ fn run(
     while start.elapsed() < limit && !canceled.is_cancelled() {
         // Check for the exit before reading, so that no output is missed. Do not wait for the end of the
         // pipe: a grandchild may keep it open.
-        let exited = child.child.try_wait()?;
+        let exited = child.exit_status()?;
         read_available(&mut stdout, &mut answer)?;
         if let Some(status) = exited {
             return Ok((answer, status));
