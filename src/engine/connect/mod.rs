@@ -30,6 +30,7 @@ use rustix::net::sockopt;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error};
@@ -95,7 +96,8 @@ pub(super) async fn dial_for_grpc(address: &Address) -> io::Result<Stream> {
 }
 
 async fn connect(address: &Address) -> io::Result<Box<dyn Duplex>> {
-    tokio::time::timeout(CONNECT_TIMEOUT, open(address))
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    tokio::time::timeout_at(deadline, open(address, deadline))
         .await
         .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
@@ -131,7 +133,7 @@ async fn limited<T: Send + 'static>(
         .map_err(io::Error::other)?
 }
 
-async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
+async fn open(address: &Address, deadline: Instant) -> io::Result<Box<dyn Duplex>> {
     Ok(match address {
         Address::Unix(path) => {
             // connect() resolves the path on this thread, and would block it if a network file system hangs.
@@ -144,7 +146,8 @@ async fn open(address: &Address) -> io::Result<Box<dyn Duplex>> {
         Address::Tcp {
             host, port, tls, ..
         } => {
-            let stream = connect_to_any(&executor::resolve(host, *port).await?).await?;
+            let addresses = executor::resolve(host, *port).await?;
+            let stream = connect_to_any(&addresses, deadline).await?;
             stream.set_nodelay(true)?;
             keep_alive(&stream)?;
             match tls {
@@ -172,13 +175,16 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Connects to the first address that accepts; otherwise returns the error of the last one.
-async fn connect_to_any(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+/// Connects to the first address that accepts; otherwise returns the error of the last one. Each address has its share
+/// of the remaining time, as in Go: a firewall may drop the packets to one of them.
+async fn connect_to_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the host has no address");
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = error,
+    for (address, left) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
+        let share = deadline.saturating_duration_since(Instant::now()) / left;
+        match tokio::time::timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::ErrorKind::TimedOut.into(),
         }
     }
     Err(last)
@@ -223,5 +229,38 @@ impl Write for Stream {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpSocket;
+
+    use super::*;
+    use crate::process::executor::block_on;
+
+    #[test]
+    fn an_address_that_drops_packets_leaves_time_for_the_next_one() {
+        block_on(async {
+            let listen = || {
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+                socket.listen(0).unwrap()
+            };
+            let (silent, open) = (listen(), listen());
+            let addresses = [silent.local_addr().unwrap(), open.local_addr().unwrap()];
+            // Linux drops the packets for a listener whose queue is full.
+            let mut queued = Vec::new();
+            let wait = Duration::from_millis(200);
+            while let Ok(stream) =
+                tokio::time::timeout(wait, TcpStream::connect(addresses[0])).await
+            {
+                queued.push(stream.unwrap());
+            }
+            let deadline = Instant::now() + Duration::from_secs(1);
+            let connected = connect_to_any(&addresses, deadline);
+            let connected = tokio::time::timeout_at(deadline, connected).await.unwrap();
+            assert_eq!(connected.unwrap().peer_addr().unwrap(), addresses[1]);
+        });
     }
 }
