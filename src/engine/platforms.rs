@@ -20,36 +20,31 @@ impl Engine {
     ///
     /// [`Code::PlatformUnsupported`] if the engine cannot run it.
     pub(crate) async fn check_platform(&self, platform: &Platform, emit: &Sink) -> Result<()> {
-        let native = self.native_platform();
-        if native
-            .as_ref()
-            .is_ok_and(|native| native.os_arch() == platform.os_arch())
-        {
+        let native = self.native_platform().ok();
+        let native = native.as_ref();
+        if native.is_some_and(|native| native.os_arch() == platform.os_arch()) {
             return Ok(());
         }
-        let native = native.map_or_else(
-            |_| "an unknown platform".to_owned(),
-            |native| native.to_string(),
-        );
         let Some(platforms) = self.platforms().await else {
             return Ok(());
         };
         let endpoint = &self.endpoint;
         let (os, arch) = platform.os_arch();
+        let runs_on = native.map_or("an unknown platform", Platform::as_str);
         if !platforms.iter().any(|(o, a)| o == os && runs(a, arch)) {
             return Err(Error::new(
                 Code::PlatformUnsupported,
                 format!(
-                    "the engine at {endpoint} runs {native} and cannot run {platform}: there is no \
+                    "the engine at {endpoint} runs {runs_on} and cannot run {platform}: there is no \
                      emulation for it"
                 ),
             )
             .hint(unsupported_hint(platform)));
         }
-        if !runs(native.split('/').nth(1).unwrap_or_default(), arch) {
+        if is_emulated(native, platform) {
             emit(Event::warning(
                 format!(
-                    "the engine at {endpoint} runs {native} and emulates {platform}: this will be slow"
+                    "the engine at {endpoint} runs {runs_on} and emulates {platform}: this will be slow"
                 ),
                 "a first build can take ten minutes and more; MOLECULE_IMAGE_PLATFORM=native builds \
                  for the engine itself",
@@ -104,6 +99,11 @@ pub(super) fn unsupported_hint(platform: &Platform) -> String {
     }
 }
 
+/// Whether the machine is known to need emulation for a platform that it can run.
+fn is_emulated(native: Option<&Platform>, platform: &Platform) -> bool {
+    native.is_some_and(|native| !runs(native.os_arch().1, platform.os_arch().1))
+}
+
 /// Whether an architecture natively runs programs for another one: the same, or its 32-bit one. BuildKit may omit the
 /// 32-bit one from its list (with the containerd image store), as containerd's `platforms.Only` implies it.
 pub(super) fn runs(arch: &str, other: &str) -> bool {
@@ -112,7 +112,16 @@ pub(super) fn runs(arch: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::runs;
+    use super::*;
+
+    #[test]
+    fn an_unknown_machine_is_not_said_to_emulate() {
+        let platform = |text| Platform::parse(text).unwrap();
+        let (amd64, arm64) = (platform("linux/amd64"), platform("linux/arm64"));
+        assert!(is_emulated(Some(&amd64), &arm64));
+        assert!(!is_emulated(Some(&amd64), &platform("linux/386")));
+        assert!(!is_emulated(None, &arm64));
+    }
 
     #[test]
     fn an_architecture_runs_itself_and_its_32_bit_one() {
