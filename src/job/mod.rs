@@ -223,7 +223,7 @@ async fn build_locked(
     let engine = shared.engine().await?;
     let (runtime, platform) = (target.runtime.as_str(), &target.platform);
     let nodes = engine
-        .choose_builder(runtime, platform, true, &shared.tasks, emit)
+        .choose_nodes(runtime, platform, true, &shared.tasks, emit)
         .await?;
     let checkout = Checkout::new(shared, target, cache, lock, emit);
     let checkout = timed(shared, Step::Fetch, &mut timings.fetch, checkout).await?;

@@ -71,6 +71,24 @@ impl NodeStates {
         known.entry(node.to_string()).or_default().failed = failed.then(Instant::now);
     }
 
+    /// Notes which nodes have answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Code::ProcessLimit`] if a node could not be asked because of a limit of this process.
+    fn note_all(&self, asked: &[Asked]) -> Result<()> {
+        for (node, answer) in asked {
+            if let Err(Trouble {
+                limit: Some(limit), ..
+            }) = answer
+            {
+                return Err((**limit).clone());
+            }
+            self.note(node, answer.is_err());
+        }
+        Ok(())
+    }
+
     fn builds(&self, node: &Node) -> usize {
         self.lock()
             .get(&node.to_string())
@@ -139,7 +157,7 @@ impl Engine {
     ///
     /// [`Code::BuilderUnreachable`] if no node answers, with the reason of each; [`Code::PlatformUnsupported`];
     /// [`Code::InvalidOption`]; [`Code::ProcessLimit`].
-    pub(crate) async fn choose_builder(
+    pub(crate) async fn choose_nodes(
         &self,
         runtime: &str,
         platform: &Platform,
@@ -167,19 +185,13 @@ impl Engine {
         if !asked.iter().any(|(_, answer)| can_build(answer)) {
             asked.extend(ask(failed, start).await);
         }
+        self.known.note_all(&asked)?;
         let (mut workers, mut troubles) = (Vec::new(), Vec::new());
         for (node, answer) in asked {
-            self.known.note(&node, answer.is_err());
             match answer {
                 Ok(worker) => workers.push(worker),
                 Err(trouble) => troubles.push((node, trouble)),
             }
-        }
-        if let Some(limit) = troubles
-            .iter()
-            .find_map(|(_, trouble)| trouble.limit.clone())
-        {
-            return Err(*limit);
         }
         let able: Vec<Worker> = workers
             .iter()
@@ -318,4 +330,25 @@ fn unsupported(workers: &[Worker], platform: &Platform) -> Error {
         runs.join("; ")
     );
     Error::new(Code::PlatformUnsupported, message).hint(unsupported_hint(platform))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::connect::address::Address;
+
+    #[test]
+    fn a_limit_of_this_process_is_not_a_failure_of_the_node() {
+        let known = NodeStates::default();
+        let node = Node::At(Address::Unix("/builder.sock".into()));
+        let trouble = |code| {
+            let error = std::io::Error::from_raw_os_error(code);
+            [(node.clone(), Err(Trouble::of(&error)))]
+        };
+        let limit = known.note_all(&trouble(libc::EMFILE)).unwrap_err();
+        assert_eq!(limit.code, Code::ProcessLimit);
+        assert!(!known.failed_recently(&node));
+        known.note_all(&trouble(libc::ENOENT)).unwrap();
+        assert!(known.failed_recently(&node));
+    }
 }

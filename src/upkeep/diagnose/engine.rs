@@ -138,7 +138,7 @@ async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check
     });
     let work = async {
         let platform = shared.platform_on(engine)?;
-        let chosen = engine.choose_builder("", &platform, false, &shared.tasks, &emit);
+        let chosen = engine.choose_nodes("", &platform, false, &shared.tasks, &emit);
         chosen.await?;
         Ok(platform)
     };
