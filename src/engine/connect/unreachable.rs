@@ -199,16 +199,9 @@ impl Access {
         let found = fs::metadata(socket).ok()?;
         let (mode, uid, gid) = (found.mode(), found.uid(), found.gid());
         let me = geteuid().as_raw();
-        // Connecting needs the right to write (unix(7)).
-        let is_member = || {
-            let groups = getgroups().unwrap_or_default();
-            getegid().as_raw() == gid || groups.iter().any(|group| group.as_raw() == gid)
-        };
-        let may = me == 0
-            || mode & 0o002 != 0
-            || (mode & 0o200 != 0 && me == uid)
-            || (mode & 0o020 != 0 && is_member());
-        (!may).then(|| Self {
+        let groups = getgroups().unwrap_or_default();
+        let is_member = getegid().as_raw() == gid || groups.iter().any(|id| id.as_raw() == gid);
+        (!may_write(mode, me, uid, is_member)).then(|| Self {
             uid,
             group: (mode & 0o020 != 0).then(|| Account {
                 id: gid,
@@ -266,6 +259,17 @@ impl fmt::Display for Access {
         }
         write!(f, " may open it, and this process is {}", self.user)
     }
+}
+
+/// Whether a mode allows a user to write, which is what connecting to a socket needs (unix(7)). Only one class of it
+/// applies: the owner's, else the group's, else that of all others (path_resolution(7)).
+fn may_write(mode: u32, user: u32, owner: u32, is_member: bool) -> bool {
+    user == 0
+        || match (user == owner, is_member) {
+            (true, _) => mode & 0o200 != 0,
+            (false, true) => mode & 0o020 != 0,
+            (false, false) => mode & 0o002 != 0,
+        }
 }
 
 /// Docker and Podman create these files in each container.
@@ -574,10 +578,27 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("engine.sock");
         let _listener = UnixListener::bind(&socket).unwrap();
-        for mode in [0o600, 0o666, 0o060] {
-            fs::set_permissions(&socket, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(Access::of(&socket), None, "{mode:o}");
-        }
+        fs::set_permissions(&socket, fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(Access::of(&socket), None);
         assert_eq!(Access::of(Path::new("/nowhere/engine.sock")), None);
+    }
+
+    #[test]
+    fn only_the_class_that_applies_decides_who_may_open_a_socket() {
+        // The modes with which root, the owner, a member of the group and others may.
+        const OWNER: u32 = 1000;
+        for (mode, allowed) in [
+            (0o600, [true, true, false, false]),
+            (0o060, [true, false, true, false]),
+            (0o006, [true, false, false, true]),
+            (0o660, [true, true, true, false]),
+            (0o606, [true, true, false, true]),
+            (0o666, [true, true, true, true]),
+            (0o555, [true, false, false, false]),
+        ] {
+            let users = [(0, false), (OWNER, true), (33, true), (33, false)];
+            let may = users.map(|(user, is_member)| may_write(mode, user, OWNER, is_member));
+            assert_eq!(may, allowed, "{mode:o}");
+        }
     }
 }
