@@ -135,7 +135,9 @@ impl ImageLoad {
 /// request, so that the engine does not load a truncated image. It also sets `truncated`.
 ///
 /// The check is needed because a builder that is stopped, or fails, may end the stream without an error. A complete
-/// archive ends with two blocks of zeros, which Go's `tar.Writer` writes only after a complete last file.
+/// archive ends with two blocks of zeros, which Go's `tar.Writer` writes only after a complete last file. The structure
+/// of the archive is not parsed: a stream that ends inside a file, after 1 KiB of zeros, passes, and the engine refuses
+/// it, because the rest of the file is missing.
 fn whole(
     pieces: impl Stream<Item = Result<Bytes, Status>> + Send + 'static,
     truncated: Arc<AtomicBool>,
