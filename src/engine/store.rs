@@ -27,8 +27,8 @@ const USAGE_TIMEOUT: Duration = Duration::from_secs(20);
 const REMOVAL_RETRIES: u32 = 10;
 const REMOVAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// The largest answer with a list, in bytes. Ten thousand images or containers are some ten MiB, forty where their
-/// labels are long.
+/// The largest answer with a list, in bytes. A list of ten thousand images or containers has about 10 MiB, or
+/// 40 MiB with long labels.
 const MAX_LIST: usize = 64 << 20;
 
 /// The largest answer about disk usage, in bytes.
@@ -230,10 +230,9 @@ impl Engine {
             shared: i64,
         }
         // Older engines ignore the parameters, and compute everything.
-        let ask = self
-            .api
-            .get::<Usage>("/system/df?type=image&verbose=true", MAX_USAGE);
-        let Ok(Ok(usage)) = tokio::time::timeout(USAGE_TIMEOUT, ask).await else {
+        let path = "/system/df?type=image&verbose=true";
+        let usage = self.call(|| self.api.get::<Usage>(path, MAX_USAGE));
+        let Ok(Ok(usage)) = tokio::time::timeout(USAGE_TIMEOUT, usage).await else {
             return HashMap::new();
         };
         let of_new = usage.image_usage.and_then(|usage| usage.items);
