@@ -59,7 +59,7 @@ const MAX_DOCKERFILE: usize = 1 << 20;
 /// The largest ignore file, and the most patterns in it. Long ones have a few hundred patterns and a few tens of KiB.
 /// Each path of the template is matched against each pattern, and BuildKit sends all patterns back in the headers of
 /// a request, whose size it and gRPC limit.
-const MAX_IGNORE_FILE: usize = 256 << 10;
+pub(crate) const MAX_IGNORE_FILE: usize = 256 << 10;
 pub(crate) const MAX_PATTERNS: usize = 10_000;
 
 /// A checked-out tree that is ready to be sent.

@@ -528,12 +528,20 @@ mod tests {
         let (dir, settings) = user(r#"{"credsStore": "of-the-test"}"#, "touch log; sleep 600");
         let (credentials, _) = recorded(settings, &["a.example"]);
         let another = credentials.clone();
+        let log = dir.path().join("log");
         block_on(async {
             let login = credentials.login("a.example");
-            let _ = tokio::time::timeout(Duration::from_millis(300), login).await;
+            let started = async {
+                while !log.exists() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::select! {
+                _ = login => panic!("the helper ended"),
+                started = tokio::time::timeout(Duration::from_secs(10), started) => started.unwrap(),
+            }
         });
         drop(credentials);
-        assert!(dir.path().join("log").exists());
         let running = || {
             let name = dir.path().join("docker-credential-of-the-test");
             std::fs::read_dir("/proc")

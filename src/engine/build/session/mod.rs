@@ -58,7 +58,7 @@ const METHODS: [&str; 3] = [DIFF_COPY, CREDENTIALS, HEALTH];
 /// What a session is called in BuildKit's log.
 const NAME: &str = "libmol";
 
-/// How many pieces of at most some ten KiB wait in a session over gRPC.
+/// How many pieces of at most some tens of KiB wait in a session over gRPC.
 const QUEUE: usize = 16;
 
 /// The largest header of a request in bytes, as HTTP/2 counts it (RFC 9113, section 6.5.2: each field counts 32
@@ -82,7 +82,7 @@ const MAX_COPIES: usize = 3;
 pub(super) struct SessionServices {
     pub(super) credentials: Credentials,
     pub(super) tasks: TaskTracker,
-    /// The template's files, if it is a build.
+    /// The template's files; `None` for a cache lookup, which needs only logins.
     pub(super) context: Option<Arc<Context>>,
     /// Takes the image, if it goes through this process.
     pub(super) image: Option<Arc<ImageLoad>>,
@@ -140,7 +140,7 @@ impl Session {
             let value = value.parse();
             metadata.insert(
                 name,
-                value.map_err(|_| Status::internal("an invalid session"))?,
+                value.map_err(|_| Status::internal("invalid session id or shared key"))?,
             );
         }
         for method in METHODS.into_iter().chain([FILE_SEND]) {
@@ -283,6 +283,7 @@ mod tests {
     use std::time::Duration;
 
     use bytes::Bytes;
+    use futures_util::stream::FuturesUnordered;
     use http_body_util::StreamBody;
     use hyper::body::Frame;
     use hyper::header::CONTENT_TYPE;
@@ -291,6 +292,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use crate::context::{MAX_IGNORE_FILE, MAX_PATTERNS};
     use crate::process::executor::block_on;
 
     /// A body that never ends.
@@ -317,9 +319,12 @@ mod tests {
     fn diff_copy(patterns: usize) -> hyper::Request<Silent> {
         let mut request = hyper::Request::post(format!("http://session{DIFF_COPY}"))
             .header(CONTENT_TYPE, "application/grpc")
-            .header("dir-name", "context");
-        for number in 0..patterns {
-            request = request.header("exclude-patterns", format!("modules/of/a/project/{number}"));
+            .header("dir-name", "context")
+            .header("exclude-patterns-encoded", "1");
+        // Each is a line of two-byte letters, of which each byte is encoded.
+        let pattern = "%C3%B6".repeat((MAX_IGNORE_FILE / MAX_PATTERNS - 1) / 2);
+        for _ in 0..patterns {
+            request = request.header("exclude-patterns", &pattern);
         }
         let silent = StreamBody::new(futures_util::stream::pending());
         request.body(silent).unwrap()
@@ -354,36 +359,23 @@ mod tests {
             let _session = Session::open(&address, version, "id", "key", services, ended)
                 .await
                 .unwrap();
-            let sender = engine.await.unwrap();
-            let asked: Vec<_> = (0..10)
-                .map(|number| {
-                    // One request has the header of the largest ignore file.
-                    let patterns = if number == 0 {
-                        crate::context::MAX_PATTERNS
-                    } else {
-                        0
-                    };
-                    let request = diff_copy(patterns);
-                    let mut sender = sender.clone();
-                    tokio::spawn(async move { sender.send_request(request).await })
-                })
-                .collect();
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            let answered: Vec<_> = asked
-                .into_iter()
-                .filter(|asked| asked.is_finished())
-                .collect();
-            assert_eq!(answered.len(), MAX_COPIES);
-            for answer in answered {
-                let answer = answer.await.unwrap().unwrap();
-                assert_eq!(answer.status(), 200, "{:?}", answer.headers());
-                assert_eq!(
-                    answer.headers().get("grpc-status"),
-                    None,
-                    "{:?}",
-                    answer.headers()
-                );
+            let mut sender = engine.await.unwrap();
+            let largest = sender.send_request(diff_copy(MAX_PATTERNS)).await;
+            // A transfer goes on while its answer exists.
+            let mut answered = vec![largest.unwrap()];
+            let mut asked: FuturesUnordered<_> =
+                (0..10).map(|_| sender.send_request(diff_copy(0))).collect();
+            while answered.len() < MAX_COPIES {
+                answered.push(asked.next().await.unwrap().unwrap());
             }
+            for answer in &answered {
+                let headers = answer.headers();
+                assert_eq!(answer.status(), 200, "{headers:?}");
+                assert_eq!(headers.get("grpc-status"), None, "{headers:?}");
+            }
+            // The others wait.
+            let more = tokio::time::timeout(Duration::from_millis(300), asked.next());
+            assert!(more.await.is_err());
         });
     }
 }
