@@ -510,9 +510,12 @@ mod tests {
     use crate::engine::build::pull::Action;
     use crate::engine::build::transfer::ImagePull;
 
-    use std::thread::sleep;
+    const GRACE: Duration = Duration::from_secs(60);
 
-    const GRACE: Duration = Duration::from_millis(20);
+    /// Lets time pass without activity.
+    fn be_silent(monitor: &mut BuildMonitor<'_>) {
+        monitor.last_activity -= 2 * GRACE;
+    }
 
     #[test]
     fn the_reason_of_a_cancelled_build_is_the_error_of_its_failed_step() {
@@ -533,13 +536,13 @@ mod tests {
         let emit = |_| {};
         let mut monitor = BuildMonitor::new(Arc::default(), None, GRACE, &emit);
         monitor.export_started();
-        sleep(2 * GRACE);
+        be_silent(&mut monitor);
         monitor.tick().unwrap();
         // The message that ends the export counts as activity.
         monitor.note_activity();
         monitor.export_done();
         monitor.tick().unwrap();
-        sleep(2 * GRACE);
+        be_silent(&mut monitor);
         assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
     }
 
@@ -551,13 +554,13 @@ mod tests {
         // BuildKit exports the image, and then pushes it under the same name.
         for _ in 0..2 {
             monitor.export_started();
-            sleep(2 * GRACE);
+            be_silent(&mut monitor);
             monitor.tick().unwrap();
             monitor.note_activity();
             monitor.export_done();
         }
         assert!(monitor.has_exported());
-        sleep(2 * GRACE);
+        be_silent(&mut monitor);
         assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
     }
 
@@ -571,7 +574,7 @@ mod tests {
             name: "[1/1] RUN make".to_owned(),
         };
         let report = |monitor: &mut BuildMonitor<'_>, action, bytes| {
-            sleep(2 * GRACE);
+            be_silent(monitor);
             monitor.pulling(
                 &step,
                 LayerStatus {
@@ -606,10 +609,10 @@ mod tests {
         let emit = |_| {};
         let sent = Arc::<Sent>::default();
         let mut monitor = BuildMonitor::new(Arc::clone(&sent), None, GRACE, &emit);
-        sleep(2 * GRACE);
+        be_silent(&mut monitor);
         sent.bytes.fetch_add(1, Ordering::Relaxed);
         monitor.tick().unwrap();
-        sleep(2 * GRACE);
+        be_silent(&mut monitor);
         assert_eq!(monitor.tick().unwrap_err().code, Code::Stalled);
     }
 }
