@@ -1,6 +1,5 @@
 //! The engine's answer to a build: one JSON object on each line.
 
-use std::borrow::Cow;
 use std::{fmt, io};
 
 use base64::Engine as _;
@@ -68,8 +67,8 @@ fn parse(line: &str) -> Result<BuildMessage, Failure> {
     #[serde(default)]
     struct Line<'a> {
         stream: Option<String>,
-        status: Option<Cow<'a, str>>,
-        id: Option<Cow<'a, str>>,
+        status: Option<String>,
+        id: Option<String>,
         #[serde(rename = "progressDetail")]
         progress: Option<Detail>,
         #[serde(borrow)]
@@ -126,7 +125,7 @@ fn parse(line: &str) -> Result<BuildMessage, Failure> {
     };
     Ok(match (action, line.id, line.progress) {
         (Some(action), Some(layer), Some(detail)) => BuildMessage::Layer(LayerStatus {
-            layer: layer.into_owned(),
+            layer,
             action,
             bytes: detail.bytes(detail.current),
             total: detail.bytes(detail.total),

@@ -16,7 +16,8 @@ use crate::engine::build::place::Place;
 use crate::engine::build::shared_cache::{self, CacheUse};
 use crate::engine::build::solve::solve;
 use crate::engine::build::transfer::{ImagePull, Transfer};
-use crate::engine::build::{Build, Builder, Inputs, SESSION_END_TIMEOUT};
+use crate::engine::build::{Build, Builder, Inputs};
+use crate::engine::connect::grpc::END_TIMEOUT;
 use crate::engine::connect::request::Failure;
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind, Sink};
@@ -225,7 +226,7 @@ impl Place<'_> {
         // An internal step of BuildKit fails if the session ends, because it loads the files through it. The
         // failure of a template's step has another cause.
         if is_internal(&end.failed.name) {
-            let ended = tokio::time::timeout(SESSION_END_TIMEOUT, session_ended.cancelled());
+            let ended = tokio::time::timeout(END_TIMEOUT, session_ended.cancelled());
             if ended.await.is_ok() {
                 return Err(self.lost(reason.message.trim(), begun));
             }

@@ -256,9 +256,10 @@ pub(super) fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool
 
 /// Whether the command could not be started because it is for another architecture (execve, ENOEXEC).
 ///
-/// No builder has a code for it. The OCI runtime (runc up to 1.0, runc, crun) writes it instead of the command's output,
-/// as the only line, to standard error, and exits with its own exit code. A command that imitates all that fails anyway,
-/// but with the wrong error code. Podman does not tell standard error from standard output.
+/// No builder has a code for it. The OCI runtime (runc before and after 1.0, and crun, each in its own words) writes it
+/// instead of the command's output, as the only line, to standard error, and exits with its own exit code. A command
+/// that imitates all that fails anyway, but with the wrong error code. Podman does not tell standard error from standard
+/// output.
 fn is_foreign_program(failed: &FailedStep, exit_code: Option<i32>) -> bool {
     let line = failed.only_line().unwrap_or_default().to_ascii_lowercase();
     let runtime = line.starts_with("exec ") || line.contains("exec user process caused: ");
@@ -289,17 +290,14 @@ fn without_step<'r>(builder: Builder, mut reason: &'r str, step: &str) -> &'r st
         return reason;
     }
     let rest = match builder {
-        Builder::BuildKit => None
-            .or_else(|| {
-                reason
-                    .strip_prefix("executor failed running [")?
-                    .rsplit_once("]: ")
+        Builder::BuildKit => {
+            let ends = ["]: ", "\" did not complete successfully: "];
+            let mut forms = COMMAND_FAILED.iter().zip(ends);
+            forms.find_map(|(beginning, end)| {
+                let (_, rest) = reason.strip_prefix(beginning)?.rsplit_once(end)?;
+                Some(rest)
             })
-            .or_else(|| {
-                let rest = reason.strip_prefix("process \"")?;
-                rest.rsplit_once("\" did not complete successfully: ")
-            })
-            .map(|(_, rest)| rest),
+        }
         Builder::Classic => None,
         Builder::Buildah => {
             let rest = reason.strip_prefix("building at STEP \"");
@@ -326,8 +324,8 @@ pub(super) fn may_be_cache_failure(step: &str, reason: &Reason) -> bool {
 }
 
 /// The exit code of the failed command, for builders that report it only in the text: the builder writes it at
-/// the end, after the command. Other failures end with a text of the Dockerfile, a registry or a server, and have another
-/// beginning.
+/// the end, after the command. Other failures may end with text from the Dockerfile, a registry or a server, but begin
+/// differently.
 fn exit_code(builder: Builder, reason: &str) -> Option<i32> {
     let (beginnings, label) = match builder {
         Builder::BuildKit => (&COMMAND_FAILED[..], "exit code: "),
@@ -524,7 +522,7 @@ mod tests {
             Classic,
             &format!("unable to find image \"sha256:{id}\"")
         ));
-        // As older versions say it, too.
+        // Older versions add the prefix `error `.
         for error in ["", "error "] {
             let said = "checking if cached image exists from a previous build: getting top layer info: \
                         layer not known";

@@ -32,7 +32,7 @@ use bollard_stubs::query_parameters::{
     BuildImageOptions, BuildImageOptionsBuilder, BuilderVersion,
 };
 use futures_util::{Stream, StreamExt, TryStreamExt};
-use http_body_util::{BodyExt, Empty, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper::header::CONTENT_TYPE;
 use hyper::http::request::Builder as RequestBuilder;
@@ -42,7 +42,7 @@ use tokio_util::task::TaskTracker;
 use super::Engine;
 use super::builders::{self, Nodes};
 use crate::context::{Context, DOCKERFILE, Dockerfile, registry, template_name};
-use crate::engine::connect::request::{Failure, post, send};
+use crate::engine::connect::request::{Failure, empty, post, send};
 use crate::error::{Code, Result};
 use crate::event::{Event, Sink};
 use crate::names::commit::hex;
@@ -56,9 +56,6 @@ use place::Place;
 use session::{Session, SessionServices};
 use shared_cache::CacheUse;
 use transfer::ImageLoad;
-
-/// How long to wait after a failed build for its session to end. If it ends, that is the cause of the failure.
-const SESSION_END_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A build fails when it has lost this many nodes while they were building, so it moves to another node at most once.
 /// Nodes that cannot be reached do not count.
@@ -289,8 +286,8 @@ impl Engine {
             .remote("client-session")
             .session(&id);
         let request = self.build_request(&options.build(), None)?;
-        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-        let answer = send(&self.address, request.body(body).map_err(broken)?).await?;
+        let request = request.body(empty()).map_err(broken)?;
+        let answer = send(&self.address, request).await?;
         Ok(answer::lines(answer).inspect(move |_| {
             // The session lives as long as the answer.
             let _ = &session;

@@ -59,8 +59,10 @@ struct RunningStep {
     output: Output,
 }
 
-/// The end of the error text of a step that BuildKit cancelled.
-const CANCELED: &str = "context canceled";
+/// Whether an error is that of a step that BuildKit cancelled.
+fn is_canceled(error: &str) -> bool {
+    error.trim_end().ends_with("context canceled")
+}
 
 /// The step that failed: of the Dockerfile, or an internal one of the builder.
 #[derive(Debug, Default)]
@@ -76,8 +78,7 @@ pub(super) struct FailedStep {
 impl FailedStep {
     /// Why the build failed. BuildKit may give the cancellation of a parallel step as the reason of the build.
     pub(super) fn reason<'a>(&'a self, of_build: &'a str) -> &'a str {
-        let canceled = |error: &str| error.trim_end().ends_with(CANCELED);
-        if canceled(of_build) && !self.error.is_empty() && !canceled(&self.error) {
+        if is_canceled(of_build) && !self.error.is_empty() && !is_canceled(&self.error) {
             return &self.error;
         }
         of_build
@@ -259,7 +260,7 @@ impl<'a> BuildMonitor<'a> {
     /// template cannot imitate a cancellation.
     fn record_failure(&mut self, failed: FailedStep) {
         let known = self.failed.as_ref();
-        if known.is_none_or(|known| known.error.ends_with(CANCELED)) {
+        if known.is_none_or(|known| is_canceled(&known.error)) {
             self.failed = Some(failed);
         }
     }

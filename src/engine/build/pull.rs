@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::engine::build::step::Step;
 use crate::event::{Event, Kind, human_bytes, millis};
 
-/// The most layers of one pull that are reported. An image cannot have so many.
-const MAX_LAYERS: usize = 1024;
+/// The most layers of one pull whose progress is counted. An image cannot have so many.
+pub(super) const MAX_LAYERS: usize = 1024;
 
 /// The longest name of a layer: `sha256:` and 64 hex digits.
 const MAX_NAME: usize = 71;
@@ -96,8 +96,8 @@ impl Pull {
     }
 
     /// Updates the state of a layer, and returns whether the report counts as activity. A download that hangs is
-    /// reported again and again, so it counts only if something changed. An extraction reports no progress, so it
-    /// always counts.
+    /// reported again and again, so it counts only if something changed. BuildKit reports an extraction without byte
+    /// counts, so every report of one counts.
     pub(super) fn update(&mut self, status: LayerStatus) -> bool {
         let LayerStatus {
             layer,
@@ -192,7 +192,7 @@ impl Layer {
     }
 }
 
-/// The average, once there is enough time to tell.
+/// The average rate; `None` in the first 100 ms, which are too short for one.
 fn rate(bytes: u64, time: Duration) -> Option<u64> {
     const SHORTEST: Duration = Duration::from_millis(100);
     (bytes > 0 && time >= SHORTEST)

@@ -25,9 +25,9 @@ use crate::engine::build::answer::BuildMessage;
 use crate::engine::build::session::{Session, SessionServices};
 use crate::engine::build::shared_cache::CacheUse;
 use crate::engine::build::transfer::Transfer;
-use crate::engine::build::{Build, SESSION_END_TIMEOUT, session_id};
+use crate::engine::build::{Build, session_id};
 use crate::engine::builders::{Node, Trouble};
-use crate::engine::connect::grpc::Grpc;
+use crate::engine::connect::grpc::{END_TIMEOUT, Grpc};
 use crate::engine::connect::request::Failure;
 use crate::options::RuntimeCache;
 
@@ -197,7 +197,7 @@ impl Running {
                 outcome(&self.grpc, &self.transfer, result).await
             }
             (None, Some(status)) => {
-                match tokio::time::timeout(SESSION_END_TIMEOUT, &mut self.solve).await {
+                match tokio::time::timeout(END_TIMEOUT, &mut self.solve).await {
                     Ok(result) => outcome(&self.grpc, &self.transfer, result).await,
                     Err(_) if status.code() == Code::OutOfRange => Err(Failure::InvalidAnswer(
                         "a message of progress that is too large".to_owned(),
@@ -234,7 +234,7 @@ async fn outcome(
 async fn failed(grpc: &Grpc, status: Status) -> Failure {
     // A daemon that is stopped cancels its builds first, and closes its connections then.
     let stopped = matches!(status.code(), Code::Unavailable | Code::Cancelled)
-        && tokio::time::timeout(SESSION_END_TIMEOUT, grpc.ended.cancelled())
+        && tokio::time::timeout(END_TIMEOUT, grpc.ended.cancelled())
             .await
             .is_ok();
     if stopped || std::error::Error::source(&status).is_some() || grpc.ended.is_cancelled() {

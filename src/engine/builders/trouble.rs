@@ -64,15 +64,15 @@ impl Trouble {
 
     /// The reason and the advice for a request that failed.
     pub(in crate::engine) async fn of_request(grpc: &Grpc, status: &tonic::Status) -> Self {
-        let is_local = status.source().is_some();
-        let of_connection = match is_local {
-            true => grpc.error().await,
-            false => None,
-        };
-        match (of_connection, status.source()) {
-            (Some(error), _) => Self::of(error),
-            (None, Some(error)) => Self::of(error),
-            (None, None) => Self::new(
+        // The error of a request that got no answer does not say why the connection ended.
+        if status.source().is_some()
+            && let Some(error) = grpc.error().await
+        {
+            return Self::of(error);
+        }
+        match status.source() {
+            Some(error) => Self::of(error),
+            None => Self::new(
                 format!("it answered: {}", printable::line(status.message())),
                 "check that it is BuildKit, and read its log",
             ),

@@ -20,10 +20,10 @@ use tonic::body::Body;
 /// The origin of the requests. Nothing resolves it.
 const ORIGIN: &str = "http://buildkit";
 
-/// How long to wait after a failed request for its connection to end. If it ends, that is the cause of the failure.
-const END: Duration = Duration::from_millis(500);
+/// How long to wait after a failure for its cause to show: the end of the session, of the connection, or of `Solve`.
+pub(in crate::engine) const END_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The largest answer that is decoded. It has some ten platforms for each worker, and two bytes of it can decode to
+/// The largest answer that is decoded. It has about ten platforms for each worker, and two bytes of it can decode to
 /// hundreds.
 const MAX_ANSWER: usize = 256 << 10;
 
@@ -70,7 +70,7 @@ impl Grpc {
 
     /// Why the connection ended, if it did. The requests on it fail too, but may have no reason.
     pub(in crate::engine) async fn error(&self) -> Option<&hyper::Error> {
-        let ended = tokio::time::timeout(END, self.ended.cancelled()).await;
+        let ended = tokio::time::timeout(END_TIMEOUT, self.ended.cancelled()).await;
         self.error.get().filter(|_| ended.is_ok())
     }
 

@@ -25,6 +25,11 @@ use crate::process::limits;
 /// The body of a request.
 pub(in crate::engine) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
+/// The body of a request without one.
+pub(in crate::engine) fn empty() -> Body {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::engine) enum Failure {
@@ -90,8 +95,7 @@ pub(in crate::engine) async fn upgrade(
     address: &Address,
     request: Builder,
 ) -> Result<Upgraded, Failure> {
-    let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-    upgrade_with(address, request, "h2c", body).await
+    upgrade_with(address, request, "h2c", empty()).await
 }
 
 /// Sends a request with a body that upgrades the connection to a protocol.

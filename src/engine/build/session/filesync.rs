@@ -202,8 +202,8 @@ struct List {
     entries: Vec<Entry>,
     /// The names, concatenated.
     names: Vec<u8>,
-    /// The folder of the last entry and its ancestors, outermost first: depth and number of each.
-    folders: Vec<(usize, u32)>,
+    /// The folder of the last entry and its ancestors, outermost first, by their numbers.
+    folders: Vec<u32>,
     /// The path of the last entry's folder.
     path: PathBuf,
 }
@@ -226,14 +226,14 @@ impl List {
             self.folders.truncate(depth);
             if self.folders.len() < depth {
                 let last = u32::try_from(self.entries.len()).unwrap_or(0);
-                self.folders.push((depth, last.saturating_sub(1)));
+                self.folders.push(last.saturating_sub(1));
             }
             self.path = parent.to_owned();
         }
         let name = path.file_name().unwrap_or_default();
         self.names.extend_from_slice(name.as_bytes());
         self.entries.push(Entry {
-            folder: self.folders.last().map(|(_, number)| *number),
+            folder: self.folders.last().copied(),
             end: self.names.len(),
             can_request: is_file,
         });

@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock};
 
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt};
-use http_body_util::{BodyExt, Empty};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
@@ -19,13 +18,10 @@ use crate::context::registry;
 use crate::engine::Engine;
 use crate::engine::build::answer::{self, BuildMessage};
 use crate::engine::build::credentials::Credentials;
-use crate::engine::build::pull::Action;
+use crate::engine::build::pull::{Action, MAX_LAYERS};
 use crate::engine::build::transfer::{TransferGuard, TransferProgress};
 use crate::engine::build::{Build, Inputs, broken};
-use crate::engine::connect::request::{Failure, post, send};
-
-/// The most layers whose progress is counted. An image cannot have so many.
-const MAX_LAYERS: usize = 1024;
+use crate::engine::connect::request::{Failure, empty, post, send};
 
 /// The key of the digest in the builder's result.
 const DIGEST: &str = "containerimage.digest";
@@ -136,8 +132,8 @@ impl ImagePull {
         if let Some(login) = credentials.header_for(registry(repository)).await {
             request = request.header("X-Registry-Auth", login.as_str());
         }
-        let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-        let answer = send(&engine.address, request.body(body).map_err(broken)?).await?;
+        let request = request.body(empty()).map_err(broken)?;
+        let answer = send(&engine.address, request).await?;
         Ok(answer::lines(answer))
     }
 }
