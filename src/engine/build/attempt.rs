@@ -29,7 +29,7 @@ const CANCEL_TIME: Duration = Duration::from_secs(2);
 /// The interval of upload progress and of the check for a stall.
 const TICK: Duration = Duration::from_millis(200);
 
-/// What to do about an image that cannot go through a registry.
+/// What to do about an image that cannot be transferred through a registry.
 const HINT_THROUGH_REGISTRY: &str = "check that the builder can push to the registry of \
     MOLECULE_LOCAL_SHARED_CACHE and the engine can pull from it: both must reach it and trust its certificate; or set \
     MOLECULE_LOCAL_SHARED_CACHE_MODE=ro";
@@ -45,7 +45,7 @@ pub(super) enum Remedy {
     None,
     /// The same again: it lost a race with another build.
     Again,
-    /// The same, but with the image through this process, because it cannot go through a registry.
+    /// The same, but with the image through this process, because it cannot be transferred through a registry.
     ThroughClient {
         why: String,
     },
@@ -101,7 +101,8 @@ impl Place<'_> {
                 Remedy::Again if again => again = false,
                 Remedy::ThroughClient { why } if let Some(refused) = cache.repository.take() => {
                     let message = format!(
-                        "the image cannot go through {refused}: {why}; the builder sends it"
+                        "the image cannot be transferred through the registry ({refused}): {why}; the builder sends it \
+                         to this process instead"
                     );
                     emit(Event::warning(message, HINT_THROUGH_REGISTRY));
                 }
@@ -341,7 +342,7 @@ fn silent(
         // too (see `shared_cache`).
         Progress::Graph(graph) if graph.waits_for_cache() => stalled
             .hint(format!(
-                "the shared cache does not answer: {HINT_CACHE}, or unset it"
+                "the shared cache does not answer: {HINT_CACHE}, or unset MOLECULE_LOCAL_SHARED_CACHE"
             ))
             .into(),
         // Docker does not report the download of every cached result. So a stall outside of a step counts as one, too.

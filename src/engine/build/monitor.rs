@@ -207,7 +207,7 @@ impl<'a> BuildMonitor<'a> {
         });
     }
 
-    /// The base image of this step is pulled, or its result from a shared cache.
+    /// The download of the step's base image, or of its result in a shared cache, starts.
     pub(super) fn pull_started(&mut self, step: &Step) {
         if self.pull_of(step).is_none() && self.pulls_started < MAX_PULLS {
             self.pulls_started += 1;
@@ -417,7 +417,7 @@ impl<'a> BuildMonitor<'a> {
         if is_moving {
             let silence = human_duration(self.stall_grace);
             let message = format!(
-                "the build was stopped while its image was on the way to the engine: nothing arrived for {silence}"
+                "the build was stopped during the transfer of its image to the engine: no data for {silence}"
             );
             return Err(Error::new(Code::Stalled, message).hint(
                 "check whether the engine hangs or has a slow disk (its log), and the network to the builder",
@@ -453,7 +453,7 @@ impl<'a> BuildMonitor<'a> {
         }))
     }
 
-    /// Reports the progress of the image, and returns whether it is on its way to the engine.
+    /// Reports the progress of the image, and returns whether it is being transferred.
     fn image_progress(&mut self) -> bool {
         let Some(transfer) = &self.transfer else {
             return false;
@@ -466,7 +466,7 @@ impl<'a> BuildMonitor<'a> {
             let of_total =
                 total.map_or_else(String::new, |total| format!(" of {}", human_bytes(total)));
             let message = format!(
-                "sending the image to the engine: {}{of_total}",
+                "transferring the image to the engine: {}{of_total}",
                 human_bytes(bytes)
             );
             (self.emit)(Event {

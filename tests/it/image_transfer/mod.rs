@@ -127,6 +127,9 @@ fn assert_warned(client: &TestClient, why: &str) {
     let [warning] = &warnings[..] else {
         panic!("{warnings:#?}");
     };
-    assert!(warning.message.contains("cannot go through"), "{warning:?}");
+    assert!(
+        warning.message.contains("cannot be transferred through"),
+        "{warning:?}"
+    );
     assert!(warning.message.contains(why), "{warning:?}");
 }

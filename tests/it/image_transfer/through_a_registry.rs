@@ -74,7 +74,7 @@ fn a_builder_that_cannot_push_sends_the_image_through_the_client() {
     let client = farm.client(&farm.env.engine.url, host, "60s");
     farm.assert_builds(&client, &farm.env.engine);
     let warnings = warnings(&client);
-    let about_push = |event: &&Event| event.message.contains("cannot go through");
+    let about_push = |event: &&Event| event.message.contains("cannot be transferred through");
     assert_eq!(
         warnings.iter().filter(about_push).count(),
         1,

@@ -84,7 +84,7 @@ fn an_engine_that_stops_reading_the_image_is_a_stall() {
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::Stalled, "{error:?}");
     assert!(
-        error.message().contains("on the way to the engine"),
+        error.message().contains("during the transfer of its image"),
         "{error:?}"
     );
     assert!(
