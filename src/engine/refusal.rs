@@ -49,7 +49,7 @@ impl Refusal {
     /// What to do next.
     pub(super) fn hint(&self) -> String {
         let request = &self.request;
-        // The engine itself answers 400, 404 and 500, but never refuses an upgrade.
+        // The engine itself answers 400, 404, 409 and 500. It refuses no upgrade: something in between does.
         let in_between = self.upgrade
             || !self.has_engine_form
             || matches!(self.status, 401 | 403 | 405 | 407 | 421 | 501);
@@ -92,7 +92,8 @@ pub(super) fn name(method: &Method, path: &str) -> String {
     format!("{method} {}", rest.unwrap_or(path))
 }
 
-/// The message, and whether it has the engine's form, `{"message": "…"}`. Another one is shown if it is plain text.
+/// The message, and whether it has the engine's form, `{"message": "…"}`. A body in another form is shown as it
+/// is, unless it is HTML.
 async fn reason(
     status: StatusCode,
     headers: &HeaderMap,

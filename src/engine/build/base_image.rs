@@ -112,7 +112,7 @@ impl BaseImage {
         })
     }
 
-    /// The image's name, as the engine says it.
+    /// The image's name, as the engine reports it.
     pub(super) fn image(&self) -> &str {
         &self.image
     }

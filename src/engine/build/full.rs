@@ -13,7 +13,8 @@ use crate::engine::connect::address::Address;
 use crate::error::{Code, Result};
 use crate::process::outside_file::within;
 
-/// The kernel's texts for ENOSPC and EDQUOT. The engine's API and the output of programs have no error number.
+/// The texts of Go and of the C library for ENOSPC and EDQUOT, in lower case. The engine's API and the output of
+/// programs have no error number.
 const SHORTAGES: [&str; 2] = ["no space left on device", "disk quota exceeded"];
 
 /// What to do about the engine's full disk.
@@ -31,8 +32,8 @@ pub(super) enum FullDisk {
 
 impl Place<'_> {
     /// Checks whether a build failed because of a full disk. `reason` is the builder's error, `log_tail` the output of
-    /// the template's programs. Both can have the words of a Dockerfile, a registry or a server, so only the free
-    /// space of the engine's disk decides.
+    /// the template's programs. Both can contain text from a Dockerfile, a registry or a server, so the engine's disk
+    /// is blamed only if its free space is low. Otherwise the result is `Unknown`.
     pub(super) async fn full_disk(&self, reason: &str, log_tail: &str) -> Option<FullDisk> {
         if !mentions_shortage(reason) && !mentions_shortage(log_tail) {
             return None;

@@ -1,4 +1,4 @@
-//! Where an attempt to build runs, and how errors and events call it.
+//! Where an attempt to build runs, and how errors and events refer to it.
 
 use std::fmt;
 

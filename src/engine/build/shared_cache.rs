@@ -67,7 +67,7 @@ impl Place<'_> {
     ) -> bool {
         let id = session_id();
         let begun = tokio::time::timeout(BEGIN_LIMIT, self.begin(&id, credentials, tasks));
-        // A builder that does not answer shows in the build too.
+        // If the builder does not answer, the build itself reports it.
         let Ok(Some((grpc, _session))) = begun.await else {
             return false;
         };

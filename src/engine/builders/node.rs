@@ -18,10 +18,10 @@ use crate::engine::connect::grpc::Grpc;
 use crate::engine::platforms::runs;
 use crate::names::platform::Platform;
 
-/// The time limit for a daemon to say what it can run.
+/// The time limit for a daemon to report what it can run.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// The time limit for a daemon to say how large its cache is. It looks at each result in it.
+/// The time limit for a daemon to report its cache size, for which it inspects every cache record.
 const SIZE_TIMEOUT: Duration = Duration::from_secs(3);
 
 const DISK_USAGE: &str = "/moby.buildkit.v1.Control/DiskUsage";
@@ -29,7 +29,7 @@ const DISK_USAGE: &str = "/moby.buildkit.v1.Control/DiskUsage";
 /// The pause before a daemon in a container is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The most platforms of a daemon that are kept. Those with all emulations have some fifteen.
+/// The most platforms of a daemon that are kept. Those with all emulations have about fifteen.
 const MAX_PLATFORMS: usize = 100;
 
 /// A daemon that the user has named.
@@ -57,11 +57,11 @@ impl fmt::Display for Node {
 #[derive(Clone, Debug)]
 pub(crate) struct Worker {
     pub(crate) node: Node,
-    /// The version of BuildKit, if it says so (since 0.11).
+    /// The version of BuildKit, if it reports it (since 0.11).
     pub(crate) version: String,
     /// What it can run, its own platform first.
     pub(crate) platforms: Vec<Platform>,
-    /// Up to how many bytes its cache may grow, if it says so (since 0.17).
+    /// The maximum cache size in bytes, if it reports it (since 0.17).
     pub(crate) cache_limit: Option<u64>,
 }
 

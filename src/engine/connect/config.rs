@@ -18,7 +18,7 @@ use crate::process::outside_file;
 /// The largest file. With hundreds of logins, it has a few tens of KiB.
 const MAX_SIZE: usize = 1 << 20;
 
-/// The hint for a file that cannot be read.
+/// The hint for a file whose content is wrong.
 pub(in crate::engine) const HINT: &str = "fix the file: the docker CLI reports this error too";
 
 /// The fields that can be read. Missing ones are empty.
@@ -175,7 +175,8 @@ fn invalid(settings: &EngineSettings, why: &io::Error) -> Error {
     limits::reached(why).unwrap_or_else(|| {
         let file = path(settings).unwrap_or_default();
         let text = format!("{} cannot be read: {why}", file.display());
-        Error::new(Code::InvalidOption, text).hint(HINT)
+        Error::new(Code::InvalidOption, text)
+            .hint("make config.json a readable, regular file of at most 1 MiB")
     })
 }
 
