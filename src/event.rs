@@ -180,7 +180,7 @@ kinds! {
     /// The engine starts to write the image, or the builder to send it to the engine. docs/events.md says when silence
     /// after this is a stall.
     ExportStarted = "export_started" in "mol.build.export";
-    /// Progress of the image on its way from the builder to the engine.
+    /// Progress of the transfer of the image from the builder to the engine.
     ExportProgress = "export_progress" in "mol.build.export";
     /// The engine has the image.
     ExportDone = "export_done" in "mol.build.export";

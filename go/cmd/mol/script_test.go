@@ -38,7 +38,7 @@ func scriptedEvents() []mol.Event {
 		{Kind: mol.EventStepStarted, Step: 3, Steps: 3, StepName: "COPY . /workspace"},
 		{Kind: mol.EventStepDone, Step: 3, Steps: 3, StepName: "COPY . /workspace", Duration: 40 * time.Millisecond},
 		{Kind: mol.EventExportStarted, Message: "the builder sends the image"},
-		{Kind: mol.EventExportProgress, Bytes: 300 << 20, BytesTotal: 400 << 20, Message: "sending the image to the engine: 300.0 MiB of 400.0 MiB"},
+		{Kind: mol.EventExportProgress, Bytes: 300 << 20, BytesTotal: 400 << 20, Message: "transferring the image to the engine: 300.0 MiB of 400.0 MiB"},
 		{Kind: mol.EventExportDone, Duration: 300 * time.Millisecond},
 		{Kind: mol.EventWarning, Message: "the :latest tag was not refreshed", Hint: "the engine is read-only"},
 		{Kind: mol.EventThinned, Dropped: 1200, Message: "1200 events were dropped: the reader is too slow"},
