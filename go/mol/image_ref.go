@@ -156,6 +156,11 @@ func parsePlatform(platform string) (parts []string, ok bool) {
 			return nil, false
 		}
 	}
+	switch parts[1] {
+	case "aarch64", "i386", "armhf", "armel":
+		// Docker accepts these and the library refuses them, because tags have Go's names.
+		return nil, false
+	}
 	return parts, true
 }
 

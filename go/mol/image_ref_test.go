@@ -24,22 +24,22 @@ func TestLocalImageTagsFollowPlatformAndIsolation(t *testing.T) {
 	eachVector(t, "image_refs.json", func(t *testing.T, v vector) {
 		o := Options{Platform: v.Platform, Isolation: v.Isolation, TagArch: TagArch(v.TagArch)}
 		// In case of an error the reference is "".
-		got := map[string]string{o.LocalImageTag(v.Runtime, v.SHA): v.Ref, o.LocalImageLatestTag(v.Runtime): v.LatestRef}
+		type pair struct{ got, want string }
+		refs := []pair{{o.LocalImageTag(v.Runtime, v.SHA), v.Ref}, {o.LocalImageLatestTag(v.Runtime), v.LatestRef}}
 		if v.TagArch == "" {
 			t.Setenv("MOLECULE_IMAGE_PLATFORM", v.Platform)
 			t.Setenv("MOLECULE_LOCAL_IMAGE_ISOLATION", v.Isolation)
-			got[LocalImageTag(v.Runtime, v.SHA)] = v.Ref
-			got[LocalImageLatestTag(v.Runtime)] = v.LatestRef
+			refs = append(refs, pair{LocalImageTag(v.Runtime, v.SHA), v.Ref}, pair{LocalImageLatestTag(v.Runtime), v.LatestRef})
 		}
-		for got, want := range got {
-			if got != want {
-				t.Errorf("got %q, want %q", got, want)
+		for _, ref := range refs {
+			if ref.got != ref.want {
+				t.Errorf("got %q, want %q", ref.got, ref.want)
 			}
-			if _, text, _ := strings.Cut(got, ":"); v.Error == "" && !tag.MatchString(text) {
+			if _, text, _ := strings.Cut(ref.got, ":"); v.Error == "" && !tag.MatchString(text) {
 				t.Errorf("invalid tag %q", text)
 			}
-			if IsLocalBuildImage(got) != (v.Error == "") {
-				t.Errorf("IsLocalBuildImage(%q) is %v", got, IsLocalBuildImage(got))
+			if IsLocalBuildImage(ref.got) != (v.Error == "") {
+				t.Errorf("IsLocalBuildImage(%q) is %v", ref.got, IsLocalBuildImage(ref.got))
 			}
 		}
 	})
