@@ -89,10 +89,13 @@ func splitRepoURL(prefix, runtime string) (origin string, segments []string, err
 	if strings.ContainsAny(rest, "?#") {
 		return "", nil, errors.New("has a query or a fragment")
 	}
-	authority, path, _ := strings.Cut(rest, "/")
-	if strings.Contains(authority, "@") {
+	if strings.Contains(rest, "@") { // anywhere: a password may have an unencoded slash
 		return "", nil, errors.New("has a user name or a password in it")
 	}
+	if strings.Contains(rest[max(0, len(rest)-2):], "%") { // the runtime would complete it: %2 and autogen
+		return "", nil, errors.New("ends with an incomplete percent escape")
+	}
+	authority, path, _ := strings.Cut(rest, "/")
 	// url.Parse checks the path. Its error quotes the URL, so it is not passed on.
 	u, err := url.Parse(scheme + "://" + authority + "/" + path + runtime)
 	if err != nil || !validAuthority(authority) {
@@ -105,7 +108,7 @@ func splitRepoURL(prefix, runtime string) (origin string, segments []string, err
 	for _, segment := range segments {
 		decoded, err := url.PathUnescape(segment)
 		if err != nil || decoded == "" || decoded == "." || decoded == ".." || strings.ContainsAny(decoded, "/\\") {
-			return "", nil, errors.New("has an empty part, a dot part or an encoded slash in its path")
+			return "", nil, errors.New(`has an empty segment, a "." or ".." segment, or an encoded slash or backslash in its path`)
 		}
 	}
 	authority = strings.ToLower(authority)
@@ -134,7 +137,7 @@ func validAuthority(authority string) bool {
 	for i := range len(host) {
 		c := host[i]
 		switch {
-		case isLowerAlnum(c), 'A' <= c && c <= 'Z', c == '.', c == '-', c == '_':
+		case isAlnum(c), c == '.', c == '-', c == '_':
 		case c == ':' && bracketed:
 		default:
 			// A name that is not ASCII must be in its xn-- form, as in Gitea's ROOT_URL.
@@ -164,7 +167,7 @@ func validRepoNamePart(name string) bool {
 	}
 	for i := range len(name) {
 		c := name[i]
-		if !isLowerAlnum(c) && (c < 'A' || c > 'Z') && c != '-' && c != '_' && c != '.' {
+		if !isAlnum(c) && c != '-' && c != '_' && c != '.' {
 			return false
 		}
 	}
@@ -200,7 +203,7 @@ func branchProblem(branch string) string {
 	for part := range strings.SplitSeq(branch, "/") {
 		switch {
 		case part == "":
-			return "has an empty part between slashes"
+			return "begins or ends with a slash, or has two in a row"
 		case strings.HasPrefix(part, "."):
 			return "has a part that begins with a dot"
 		case strings.HasSuffix(part, ".lock"):
@@ -216,7 +219,7 @@ func writePercentEncoded(b *strings.Builder, s string) {
 	const hexDigits = "0123456789ABCDEF"
 	for i := range len(s) {
 		c := s[i]
-		if isLowerAlnum(c) || 'A' <= c && c <= 'Z' || c == '-' || c == '.' || c == '_' || c == '~' {
+		if isAlnum(c) || c == '-' || c == '.' || c == '_' || c == '~' {
 			b.WriteByte(c)
 			continue
 		}

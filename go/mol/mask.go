@@ -39,11 +39,13 @@ func validScheme(scheme string) bool {
 	return scheme != ""
 }
 
-func isSchemeChar(c byte) bool { return isLetter(c) || isDigit(c) || c == '+' || c == '-' || c == '.' }
+func isSchemeChar(c byte) bool { return isAlnum(c) || c == '+' || c == '-' || c == '.' }
 
 func isLetter(c byte) bool { return 'a' <= c|0x20 && c|0x20 <= 'z' }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+func isAlnum(c byte) bool { return isLetter(c) || isDigit(c) }
 
 // MaskTokenInString replaces every spelling of a token in a text by ***, and then the userinfo of every URL in it. An
 // empty token leaves only the URLs. The spellings are

@@ -158,7 +158,7 @@ func (p tokenPattern) matchAt(s string, at, from int) (span, bool) {
 }
 
 func isBase64(c byte) bool {
-	return isLetter(c) || isDigit(c) || c == '+' || c == '/' || c == '-' || c == '_'
+	return isAlnum(c) || c == '+' || c == '/' || c == '-' || c == '_'
 }
 
 // escapes are the first bytes of all forms other than the byte itself.
