@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -239,20 +240,30 @@ func TestBranchTipAfterAnyKindOfUpdate(t *testing.T) {
 		t.Helper()
 		return commit(t, s, Commit{Message: message, Files: map[string]File{"Dockerfile": {Text: message}}})
 	}
-	for _, moved := range []func(sha string){
-		func(string) {},
-		func(string) { runGit(t, s.Root(), "-C", testRepo+".git", "pack-refs", "--all") },
-		func(sha string) { runGit(t, s.Root(), "-C", testRepo+".git", "update-ref", "refs/heads/main", sha) },
+	// Each function returns what the head is after it.
+	for _, update := range []func(first, second string) string{
+		func(_, second string) string { return second + " second" },
+		func(_, second string) string {
+			runGit(t, s.Root(), "-C", testRepo+".git", "pack-refs", "--all")
+			return second + " second"
+		},
+		func(first, _ string) string {
+			runGit(t, s.Root(), "-C", testRepo+".git", "update-ref", "refs/heads/main", first)
+			return first + " first"
+		},
 	} {
 		first := release("first")
 		if got := head(); got != first+" first" {
 			t.Errorf("%q, want %s", got, first)
 		}
 		second := release("second")
-		moved(second)
+		if got := head(); got != second+" second" {
+			t.Errorf("%q, want %s", got, second)
+		}
+		want := update(first, second)
 		for range 2 {
-			if got := head(); got != second+" second" {
-				t.Errorf("%q, want %s", got, second)
+			if got := head(); got != want {
+				t.Errorf("%q, want %q", got, want)
 			}
 		}
 	}
@@ -710,7 +721,7 @@ func TestFaults(t *testing.T) {
 	})
 	t.Run("hang after a part", func(t *testing.T) {
 		set(t, s, Fault{Match: `.`, TruncateAfter: &four, Hang: true})
-		response, err := (&http.Client{Timeout: 200 * time.Millisecond}).Get(api)
+		response, err := (&http.Client{Timeout: 2 * time.Second}).Get(api)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -734,7 +745,7 @@ func TestFaults(t *testing.T) {
 	})
 	t.Run("hang after a body", func(t *testing.T) {
 		set(t, s, Fault{Match: `.`, Body: "{", Hang: true})
-		response, err := (&http.Client{Timeout: 200 * time.Millisecond}).Get(api)
+		response, err := (&http.Client{Timeout: 2 * time.Second}).Get(api)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -796,14 +807,26 @@ func set(t *testing.T, s *Server, list ...Fault) {
 // Close does not wait for clients that never read, and leaves no child process.
 func TestCloseEndsRunningRequests(t *testing.T) {
 	s := start(t, Options{})
-	commit(t, s, oneFile("a", "1"))
+	// More than the connection's buffers take, so that git waits for the client.
+	large := make([]byte, 8<<20)
+	rand.NewChaCha8([32]byte{}).Read(large)
+	sha := commit(t, s, Commit{Files: map[string]File{"large": {Base64: base64.StdEncoding.EncodeToString(large)}}})
 	zero := int64(0)
 	set(t, s, Fault{Match: `requests=1`, TruncateAfter: &zero, Hang: true}, Fault{Match: `requests=2`, Endless: true}, Fault{Match: `requests=3`, DelayMS: 60_000})
 	for i := 1; i <= 3; i++ {
 		go http.Get(fmt.Sprintf("%s/api/v1/repos/%s?requests=%d", s.URL(), testRepo, i))
 	}
-	for len(s.Requests()) < 3 {
+	response, err := http.Post(s.RepoPrefix()+"hermes.git/git-upload-pack", "application/x-git-upload-pack-request",
+		strings.NewReader(fetchRequest(sha)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	for len(s.Requests()) < 4 {
 		time.Sleep(time.Millisecond)
+	}
+	if len(children(t)) == 0 {
+		t.Fatal("git does not wait for the client")
 	}
 	began := time.Now()
 	if err := s.Close(); err != nil {
@@ -812,8 +835,55 @@ func TestCloseEndsRunningRequests(t *testing.T) {
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("took %s", took)
 	}
+	if left := children(t); len(left) > 0 {
+		t.Errorf("child processes: %v", left)
+	}
 	if _, err := os.Stat(s.Root()); !os.IsNotExist(err) {
 		t.Errorf("the temporary folder was not removed: %v", err)
+	}
+}
+
+// children returns the child processes, zombies included.
+func children(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no threads in /proc: %v", err)
+	}
+	var found []string
+	for _, file := range files {
+		list, _ := os.ReadFile(file) // the thread may have ended
+		found = append(found, strings.Fields(string(list))...)
+	}
+	return found
+}
+
+// fetchRequest is the body of a fetch of one commit.
+func fetchRequest(sha string) string {
+	line := "want " + sha + " ofs-delta\n"
+	return fmt.Sprintf("%04x%s00000009done\n", len(line)+4, line)
+}
+
+func TestARepositoryIsCreatedOnce(t *testing.T) {
+	s := start(t, Options{})
+	for round := range 300 {
+		var group sync.WaitGroup
+		for range 8 {
+			group.Add(1)
+			go func() {
+				defer group.Done()
+				repo, err := s.store.create("org", fmt.Sprintf("new-%d", round))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				// A second creation would write it again.
+				if head, err := os.ReadFile(filepath.Join(repo.dir, "HEAD")); err != nil || len(head) == 0 {
+					t.Errorf("HEAD is %q, %v", head, err)
+				}
+			}()
+		}
+		group.Wait()
 	}
 }
 
@@ -852,9 +922,8 @@ func TestConcurrentRequests(t *testing.T) {
 func TestChunkedFetchRequest(t *testing.T) {
 	s := start(t, Options{})
 	sha := commit(t, s, oneFile("a", "1"))
-	line := "want " + sha + " ofs-delta\n"
-	body := fmt.Sprintf("%04x%s00000009done\n", len(line)+4, line)
-	request, err := http.NewRequest("POST", s.RepoPrefix()+"hermes.git/git-upload-pack", io.NopCloser(strings.NewReader(body)))
+	body := io.NopCloser(strings.NewReader(fetchRequest(sha)))
+	request, err := http.NewRequest("POST", s.RepoPrefix()+"hermes.git/git-upload-pack", body)
 	if err != nil {
 		t.Fatal(err)
 	}

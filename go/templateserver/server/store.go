@@ -80,9 +80,14 @@ func (s *store) repository(org, name string) *repository {
 	if checkName(org) != nil || checkName(name) != nil {
 		return nil
 	}
-	dir := filepath.Join(s.root, org, name+".git")
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	return s.repositoryLocked(org, name)
+}
+
+// repositoryLocked is repository with the mutex locked and names that are valid.
+func (s *store) repositoryLocked(org, name string) *repository {
+	dir := s.dir(org, name)
 	if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
 		return nil
 	}
@@ -94,26 +99,24 @@ func (s *store) repository(org, name string) *repository {
 	return repo
 }
 
+func (s *store) dir(org, name string) string { return filepath.Join(s.root, org, name+".git") }
+
 // create creates a repository, or returns the existing one.
 func (s *store) create(org, name string) (*repository, error) {
 	if err := errors.Join(checkName(org), checkName(name)); err != nil {
 		return nil, err
 	}
-	if repo := s.repository(org, name); repo != nil {
-		return repo, nil
-	}
-	dir := filepath.Join(s.root, org, name+".git")
-	if err := initRepository(dir, "main"); err != nil {
-		return nil, err
-	}
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	if repo := s.repositoryLocked(org, name); repo != nil {
+		return repo, nil
+	}
 	repo := s.repos[org+"/"+name]
-	if repo == nil { // another request may have found it on disk already
-		repo = &repository{org: org, name: name, dir: dir}
+	if repo == nil { // it is known, but has no files, while its history is removed
+		repo = &repository{org: org, name: name, dir: s.dir(org, name)}
 		s.repos[org+"/"+name] = repo
 	}
-	return repo, nil
+	return repo, initRepository(repo.dir, "main")
 }
 
 func (s *store) remove(org, name string) error {
