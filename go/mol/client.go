@@ -15,7 +15,7 @@ import (
 // needs a goroutine and no thread. The client itself uses one thread, and one more for events if [Options.OnEvent] or
 // [Options.Logger] is set, until [Client.Close].
 type Client struct {
-	// A pointer, so that the goroutine that waits for results does not keep the Client itself alive (see New), and
+	// A pointer, so that the goroutine that waits for results does not keep the Client itself alive (see newClient), and
 	// that printing a Client shows none of its fields.
 	inner *client
 }
@@ -33,12 +33,15 @@ func New(options Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	inner := startClient(core, newListener(core, options), options)
+	return newClient(startClient(core, newListener(core, options), options)), nil
+}
+
+func newClient(inner *client) *Client {
 	c := &Client{inner}
-	// For a Client that is never closed. In its own goroutine, because close blocks and the runtime runs all cleanups
-	// in one goroutine.
+	// For a Client that is never closed. In its own goroutine, because close blocks, and a cleanup must not run for a
+	// long time.
 	goruntime.AddCleanup(c, func(inner *client) { go inner.close() }, inner)
-	return c, nil
+	return c
 }
 
 // EnsureLocalImage returns the image for the newest commit of a runtime's template, or for the one in [Options.Pins],
@@ -445,7 +448,7 @@ func contextError(ctx context.Context, runtime string, fromLibrary *Error, mask 
 		err.Message = "the deadline of " + call + " has passed"
 		err.Hint = "allow more time"
 		if runtime != "" {
-			err.Hint += ": a first build can take 10 minutes and more where the platform is emulated"
+			err.Hint += ": a first build can take 10 minutes or more if the platform is emulated"
 		}
 	}
 	if fromLibrary != nil {

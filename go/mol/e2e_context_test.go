@@ -33,7 +33,7 @@ func (c *testClient) waitForBuild(word string) {
 // mustStop checks that the process of a build ends within cancelLimit.
 func (env *TestEnv) mustStop(word string, since time.Time) {
 	env.Helper()
-	waitUntil(env, "the process of the build ends", func() bool { return !isRunning(word) })
+	eventually(env, "the process of the build ends", func() bool { return !isRunning(word) })
 	if took := time.Since(since); took > cancelLimit {
 		env.Errorf("the process of the build ended after %v", took)
 	}
@@ -72,7 +72,7 @@ func TestTheBuildStopsWhenTheLastContextEnds(t *testing.T) {
 	first := c.start("hermes")
 	c.waitForBuild(word)
 	second := c.start("hermes")
-	waitUntil(t, "the second call waits for the first", func() bool { return c.count(EventWaiting) == 1 })
+	eventually(t, "the second call waits for the first", func() bool { return c.count(EventWaiting) == 1 })
 	first.mustCancel()
 	if !isRunning(word) {
 		t.Error("the build was stopped although the second call waits for it")
@@ -108,7 +108,7 @@ func TestCloseStopsTheBuildAndTheFetch(t *testing.T) {
 	env.server.setFaults(t, fault{"match": "/info/refs", "truncate_after": 30, "hang": true})
 	c = env.client()
 	call = c.start("hermes")
-	waitUntil(t, "the fetch has begun", func() bool { return len(env.unfinishedFetches()) > 0 })
+	eventually(t, "the fetch has begun", func() bool { return len(env.unfinishedFetches()) > 0 })
 	_ = c.Close()
 	if left := env.unfinishedFetches(); len(left) > 0 {
 		t.Errorf("left in the cache: %v", left)

@@ -96,7 +96,7 @@ func TestSetLoggerAppliesToRunningCalls(t *testing.T) {
 		_, err := EnsureLocalImage(context.Background(), "hermes")
 		done <- err
 	}()
-	waitUntil(t, "the fetch has begun", func() bool { return env.server.fetches(t) > 0 })
+	eventually(t, "the fetch has begun", func() bool { return env.server.fetches(t) > 0 })
 	second := logToBuffer(t)
 	if err := <-done; err != nil {
 		t.Fatal(err)

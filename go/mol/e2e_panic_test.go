@@ -49,7 +49,7 @@ func TestAPanicInTheLibraryIsErrInternalAndTheNextCallWorks(t *testing.T) {
 	for _, point := range panicsAt[1:] {
 		checkPanic(c.mustFail("hermes", ErrInternal), point)
 		// A thread may still work in the folder of the fetch for a moment.
-		waitUntil(t, "at "+point+": no fetch is left in the cache", func() bool { return len(env.unfinishedFetches()) == 0 })
+		eventually(t, "at "+point+": no fetch is left in the cache", func() bool { return len(env.unfinishedFetches()) == 0 })
 	}
 	c.ensure("hermes")
 }

@@ -29,8 +29,6 @@ import (
 // the library behaves is tested in Rust, in tests/it.
 
 const (
-	// waitLimit is longer than anything here takes, also on a slow machine.
-	waitLimit = 90 * time.Second
 	// cancelLimit is how long a cancelled call may take to end, here and in the engine (promise P4).
 	cancelLimit = time.Second
 )
@@ -58,16 +56,6 @@ var lastUnique atomic.Int64
 // uniqueWord returns a word that no other test and no earlier run has used.
 func uniqueWord() string {
 	return fmt.Sprintf("g%x-%x-%d", time.Now().UnixMilli(), os.Getpid(), lastUnique.Add(1))
-}
-
-// waitUntil waits for something that a server, the engine or another process is about to do.
-func waitUntil(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(waitLimit); !holds(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", waitLimit, what)
-		}
-	}
 }
 
 // TestEnv has a template server, a cache folder and an isolation token for one test, so that tests run in parallel on

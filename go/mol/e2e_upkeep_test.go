@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-func TestPruneAndListAreGoTypes(t *testing.T) {
+func TestPruneAndListReturnTypedReports(t *testing.T) {
 	env := parallelTestEnv(t)
 	c := env.client()
 	var commits []string
@@ -131,7 +131,7 @@ func silentEngine(t *testing.T) string {
 	return "unix://" + path
 }
 
-func TestDiagnoseIsAGoType(t *testing.T) {
+func TestDiagnoseReturnsATypedReport(t *testing.T) {
 	env, sha := environTestEnv(t)
 	report, err := Diagnose(t.Context())
 	if err != nil {
@@ -171,7 +171,7 @@ func TestDiagnoseIsAGoType(t *testing.T) {
 	}
 }
 
-func TestBuildLogAndMetricsAreGoTypes(t *testing.T) {
+func TestBuildLogAndMetricsReturnTypedReports(t *testing.T) {
 	env := newTestEnv(t)
 	env.setVariables()
 	c := env.client()

@@ -26,7 +26,7 @@ func EnsureLocalImage(ctx context.Context, runtime string) (string, error) {
 }
 
 func ensureLocalImage(ctx context.Context, runtime string) (Image, error) {
-	// Checked here too, because the library needs a client, and a new client reads the machine's certificates.
+	// Checked before there is a client, because creating one reads the machine's certificates.
 	token := os.Getenv(envToken)
 	if err := (Options{Token: token}).CheckRuntime(runtime); err != nil {
 		return Image{}, err

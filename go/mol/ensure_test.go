@@ -295,39 +295,3 @@ func TestTheResultOfACallIsLogged(t *testing.T) {
 		}
 	}
 }
-
-// A server may be asked for its metrics before it starts the first workspace.
-func TestEveryFunctionOfTheEnvironmentUsesOneClientThatLogs(t *testing.T) {
-	clearEnv(t)
-	t.Chdir(t.TempDir())
-	t.Setenv("MOLECULE_LOCAL_BUILD_CACHE", "cache")
-	ended, cancel := context.WithCancel(t.Context())
-	cancel()
-	var first *sharedClient
-	for _, function := range []struct {
-		name string
-		call func() error
-	}{
-		{"Metrics", func() error { _, err := Metrics(); return err }},
-		{"List", func() error { _, err := List(ended); return err }},
-		{"Prune", func() error { _, err := Prune(ended, PruneOptions{}); return err }},
-		{"Diagnose", func() error { _, err := Diagnose(ended); return err }},
-		{"EngineHost", func() error { _, err := EngineHost(ended); return err }},
-	} {
-		if err := function.call(); err != nil && !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: %v", function.name, err)
-		}
-		sharedClients.mu.Lock()
-		current := sharedClients.current
-		sharedClients.mu.Unlock()
-		if first == nil {
-			first = current
-		}
-		if current != first {
-			t.Errorf("%s uses another client", function.name)
-		}
-	}
-	if first.inner.listener == nil {
-		t.Error("the client does not log")
-	}
-}

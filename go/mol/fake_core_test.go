@@ -132,12 +132,15 @@ func fakeClient(t *testing.T, f *fakeCore, options Options) *Client {
 	return c
 }
 
-// eventually waits for something that another goroutine is about to do.
-func eventually(t *testing.T, what string, holds func() bool) {
+// waitLimit is longer than anything in these tests takes, also on a slow machine.
+const waitLimit = 90 * time.Second
+
+// eventually waits for something that another goroutine, the engine or another process is about to do.
+func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !holds(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); !holds(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("after 10 s still not: %s", what)
+			t.Fatalf("not within %v: %s", waitLimit, what)
 		}
 	}
 }

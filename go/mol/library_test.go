@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -72,9 +73,21 @@ func TestTheLibraryHasTheABIVersionOfThisPackage(t *testing.T) {
 }
 
 func TestNewMakesNoRequest(t *testing.T) {
-	c := realClient(t, "http://127.0.0.1:1/org/tpl-", nil)
+	var connections, requests atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { requests.Add(1) }))
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	defer server.Close()
+	c := realClient(t, server.URL+"/org/tpl-", func(o *Options) { o.DockerHost = "tcp://" + server.Listener.Addr().String() })
 	if err := c.Close(); err != nil {
 		t.Error(err)
+	}
+	if connections.Load() != 0 || requests.Load() != 0 {
+		t.Errorf("%d connections, %d requests", connections.Load(), requests.Load())
 	}
 }
 
@@ -250,10 +263,18 @@ func TestEventsReportTheRequest(t *testing.T) {
 		t.Fatal("want events before the call returns")
 	}
 	e := events[0]
-	if e.Kind != EventLookupStarted || e.Runtime != "hermes" || e.Call == 0 || !strings.HasPrefix(e.URL, prefix[:len("http://127.0.0.1:")]) ||
+	if e.Kind != EventLookupStarted || e.Runtime != "hermes" || e.Call == 0 || e.URL != prefix+"hermes" ||
 		e.Message == "" || time.Since(e.Time).Abs() > time.Minute {
 		t.Errorf("got %+v", e)
 	}
+}
+
+// threads counts the threads of the process; where there is no /proc, those of Go.
+func threads() int {
+	if tasks, err := os.ReadDir("/proc/self/task"); err == nil {
+		return len(tasks)
+	}
+	return pprof.Lookup("threadcreate").Count()
 }
 
 func TestTenThousandWaitingCallsUseFewThreads(t *testing.T) {
@@ -261,7 +282,6 @@ func TestTenThousandWaitingCallsUseFewThreads(t *testing.T) {
 	c := realClient(t, prefix, nil)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	threads := func() int { return pprof.Lookup("threadcreate").Count() }
 	before := threads()
 	const calls = 10_000
 	var returned atomic.Int32
@@ -312,5 +332,41 @@ func TestTheHookReadsTheEnvironmentAtEachCall(t *testing.T) {
 	}
 	if requests[0].Load() != 2 || requests[1].Load() != 2 {
 		t.Errorf("%d and %d requests, want 2 each", requests[0].Load(), requests[1].Load())
+	}
+}
+
+// A server may be asked for its metrics before it starts the first workspace.
+func TestEveryFunctionOfTheEnvironmentUsesOneClientThatLogs(t *testing.T) {
+	clearEnv(t)
+	t.Chdir(t.TempDir())
+	t.Setenv("MOLECULE_LOCAL_BUILD_CACHE", "cache")
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	var first *sharedClient
+	for _, function := range []struct {
+		name string
+		call func() error
+	}{
+		{"Metrics", func() error { _, err := Metrics(); return err }},
+		{"List", func() error { _, err := List(ended); return err }},
+		{"Prune", func() error { _, err := Prune(ended, PruneOptions{}); return err }},
+		{"Diagnose", func() error { _, err := Diagnose(ended); return err }},
+		{"EngineHost", func() error { _, err := EngineHost(ended); return err }},
+	} {
+		if err := function.call(); err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v", function.name, err)
+		}
+		sharedClients.mu.Lock()
+		current := sharedClients.current
+		sharedClients.mu.Unlock()
+		if first == nil {
+			first = current
+		}
+		if current != first {
+			t.Errorf("%s uses another client", function.name)
+		}
+	}
+	if first.inner.listener == nil {
+		t.Error("the client does not log")
 	}
 }

@@ -162,7 +162,7 @@ func (g generator) url(token string) string {
 		pick(g, "host", "[::1]:443", "") + pick(g, "", "/org/repo", "?q=a@b", "#a@b")
 }
 
-// spelling is the token in one of the encodings that programs use, or in one that is no spelling of it, but close.
+// spelling is the token in one of the encodings that programs use, or in a near miss.
 func (g generator) spelling(token string) string {
 	switch g.IntN(12) {
 	case 0:
@@ -214,7 +214,7 @@ func asJSON(s string) string {
 	return string(encoded)
 }
 
-// forms are the ways to write one byte. The last ones are no forms of it, but close.
+// forms are the ways to write one byte. The last ones are near misses.
 var forms = func() []func(c byte) string {
 	var forms []func(c byte) string
 	for _, format := range []string{

@@ -147,7 +147,7 @@ func runtimesSetting(names []string, mask func(string) string) (string, error) {
 	if len(names) == 0 {
 		return "", &Error{
 			Code:    CodeInvalidOption,
-			Message: "option Runtimes is empty, so that no runtime would be known",
+			Message: "option Runtimes is an empty list, which allows no runtime",
 			Hint:    "list the runtimes, or leave it nil for the default ones",
 		}
 	}
