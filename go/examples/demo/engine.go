@@ -130,19 +130,32 @@ func (e *engine) keepLatest(ctx context.Context, after *cleanup) error {
 	// The entries of the build cache have no owner, so the demo cannot remove its own.
 	after.note = "the engine's build cache keeps some megabytes, as after any build; docker builder prune removes them"
 	latest := mol.LocalImageLatestTag(runtime)
-	before, err := e.client.ImageInspect(ctx, latest)
-	if err != nil && !errdefs.IsNotFound(err) {
+	before, err := e.imageID(ctx, latest)
+	if err != nil {
 		return err
 	}
 	after.add(func(ctx context.Context) error {
+		now, err := e.imageID(ctx, latest)
+		if err != nil || now == before {
+			return err // untagging the user's own image could remove it
+		}
 		// Untag first: moving the tag would leave the demo's image without a name.
-		if err := e.untag(ctx, latest); err != nil || before.ID == "" {
+		if err := e.untag(ctx, latest); err != nil || before == "" {
 			return err
 		}
-		_, err := e.client.ImageTag(ctx, client.ImageTagOptions{Source: before.ID, Target: latest})
+		_, err = e.client.ImageTag(ctx, client.ImageTagOptions{Source: before, Target: latest})
 		return err
 	})
 	return nil
+}
+
+// imageID returns the ID of the image that ref points to, or "" if there is none.
+func (e *engine) imageID(ctx context.Context, ref string) (string, error) {
+	found, err := e.client.ImageInspect(ctx, ref)
+	if errdefs.IsNotFound(err) {
+		return "", nil
+	}
+	return found.ID, err
 }
 
 // removeAfterwards removes an image of the demo at the end. Its commit was created
