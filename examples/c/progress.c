@@ -66,7 +66,7 @@ static mol_result *run(mol_client client, mol_call call)
             if (errno == EINTR)
                 continue; /* a signal: the pipe is readable now */
             perror("poll");
-            exit(1);
+            exit(MOL_ERR_INTERNAL);
         }
         if (wait_for[1].revents != 0) {
             check(mol_call_cancel(client, call, &error), error);
