@@ -39,7 +39,7 @@ type WorkspaceConfig struct {
 }
 
 // Start starts a workspace and returns once it answers. If it fails, it removes
-// the container, also when ctx has ended.
+// the container, also when ctx has ended, unless cfg.Keep is set.
 func (p *Provisioner) Start(ctx context.Context, cfg WorkspaceConfig) (*workspace.Workspace, error) {
 	img, err := p.image(ctx, cfg)
 	if err != nil {
