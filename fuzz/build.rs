@@ -1,11 +1,11 @@
-//! Compiles the player of random calls, a C program of the tests.
+//! Compiles the C program of the tests that makes random calls.
 
 fn main() {
     println!("cargo::rerun-if-changed=../tests/c");
     cc::Build::new()
         .file("../tests/c/random_calls.c")
         .include("../include")
-        .define("MOL_TAPE_ONLY", None)
+        .define("MOL_WITHOUT_MAIN", None)
         .std("c11")
         .compile("random_calls");
 }

@@ -1,4 +1,4 @@
-//! The input is a tape: a sequence of C calls and their arguments (tests/c/random_calls.c).
+//! The input is a sequence of C calls and their arguments (tests/c/random_calls.c).
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -6,14 +6,14 @@ use libfuzzer_sys::fuzz_target;
 use mol as _;
 
 unsafe extern "C" {
-    fn play(tape: *const u8, length: usize);
-    fn rewind_all();
+    fn run_input(bytes: *const u8, length: usize);
+    fn free_all();
 }
 
-fuzz_target!(|tape: &[u8]| {
+fuzz_target!(|input: &[u8]| {
     // SAFETY: pointer and length are those of one slice.
     unsafe {
-        play(tape.as_ptr(), tape.len());
-        rewind_all();
+        run_input(input.as_ptr(), input.len());
+        free_all();
     }
 });

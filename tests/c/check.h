@@ -17,6 +17,27 @@
 /* Longer than any call of a test takes. */
 #define LONG_MS 120000
 
+/* The content of an out-parameter that must not be written. */
+#define UNTOUCHED ((uint64_t)0x5afe5afe5afe5afe)
+static void *const untouched = (void *)(uintptr_t)UNTOUCHED;
+
+/* Sets options with which a client reaches no server and no engine: port 1 refuses connections, and the engine's socket
+ * does not exist. */
+static inline mol_status reach_nothing(mol_options options)
+{
+    static const char *const values[][2] = {
+        {"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "http://127.0.0.1:1/o/t-"},
+        {"DOCKER_HOST", "unix:///nowhere/engine"},
+        {"MOLECULE_LOCAL_BUILD_CACHE", "/proc/nowhere/cache"},
+    };
+    mol_status status = MOL_OK;
+    size_t i;
+
+    for (i = 0; i < sizeof values / sizeof *values && status == MOL_OK; i++)
+        status = mol_options_set(options, values[i][0], values[i][1], NULL);
+    return status;
+}
+
 /* A client with the options from the environment. */
 static inline mol_client client_from_env(bool events)
 {

@@ -1,6 +1,7 @@
 /* The library changes nothing of its host: signals, child processes, output, file descriptors.
  *
- *     host RUNTIME        builds an image, and compares all of them before, during and after the build
+ *     host RUNTIME        builds an image: there are no child processes during and after the build, and the signals,
+ *                         the umask and the output are as before
  *     host after RUNTIME  forks and executes during a build, and then executes this program as a host again
  *     host descriptors    what a child process runs: fails if it inherited more than its three descriptors */
 #define _GNU_SOURCE /* mkostemp */

@@ -1,10 +1,9 @@
 /* Calls any function with any arguments: the result is a status, never a crash.
  *
- *     random_calls --list                        prints the functions, one per line
- *     random_calls SEED TAPES LENGTH THREADS     plays random tapes, on THREADS threads at once
+ *     random_calls --list                         prints the functions, one per line
+ *     random_calls SEED INPUTS LENGTH THREADS     runs random inputs, on THREADS threads at once
  *
- * With MOL_TAPE_ONLY it has no main: the fuzz target has one. No call reaches another machine: the template server is
- * a port that refuses connections, and the engine's socket does not exist. */
+ * With MOL_WITHOUT_MAIN it has no main: the fuzz target has one. No call reaches another machine (reach_nothing). */
 #include "check.h"
 #include "random_calls.h"
 
@@ -15,30 +14,30 @@
 #define IDS 16
 static _Atomic uint64_t ids[IDS];
 
-struct tape {
+struct input {
     const uint8_t *next;
     const uint8_t *end;
 };
 
-static uint8_t byte(struct tape *tape)
+static uint8_t byte(struct input *input)
 {
-    return tape->next < tape->end ? *tape->next++ : 0;
+    return input->next < input->end ? *input->next++ : 0;
 }
 
-static uint64_t number(struct tape *tape)
+static uint64_t number(struct input *input)
 {
     uint64_t value = 0;
     int i;
 
     for (i = 0; i < 8; i++)
-        value = value << 8 | byte(tape);
+        value = value << 8 | byte(input);
     return value;
 }
 
 /* One of the kept ids, or an arbitrary number. */
-static uint64_t id(struct tape *tape)
+static uint64_t id(struct input *input)
 {
-    uint8_t choice = byte(tape);
+    uint8_t choice = byte(input);
 
     if (choice < 0xf0)
         return atomic_load(&ids[choice % IDS]);
@@ -46,7 +45,7 @@ static uint64_t id(struct tape *tape)
         return 0;
     if (choice < 0xf8)
         return UINT64_MAX;
-    return number(tape);
+    return number(input);
 }
 
 static void free_object(uint64_t old)
@@ -56,19 +55,19 @@ static void free_object(uint64_t old)
 }
 
 /* Keeps an id, and frees the object of the id that it replaces, whatever its type. */
-static void keep(struct tape *tape, uint64_t made)
+static void keep(struct input *input, uint64_t made)
 {
-    uint64_t old = atomic_exchange(&ids[byte(tape) % IDS], made);
+    uint64_t old = atomic_exchange(&ids[byte(input) % IDS], made);
 
     free_object(old);
 }
 
 /* A string in an allocation of exactly its size, or NULL. The caller frees it. */
-static char *text(struct tape *tape)
+static char *text(struct input *input)
 {
     static const char *const usual[] = {"hermes", "langgraph", "", "\xff\xfe\xc3", "1", "native", "s3cr3t-t0ken"};
-    uint8_t choice = byte(tape);
-    size_t length, left = (size_t)(tape->end - tape->next);
+    uint8_t choice = byte(input);
+    size_t length, left = (size_t)(input->end - input->next);
     char *copy;
 
     if (choice < 0x18)
@@ -84,37 +83,33 @@ static char *text(struct tape *tape)
     length = length < left ? length : left;
     copy = malloc(length + 1);
     CHECK(copy != NULL);
-    memcpy(copy, tape->next, length);
+    memcpy(copy, input->next, length);
     copy[length] = '\0';
-    tape->next += length;
+    input->next += length;
     return copy;
 }
 
 /* The name of an option, or any text. The caller frees it. */
-static char *option(struct tape *tape)
+static char *option(struct input *input)
 {
     static const char *const names[] = {
         "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "MOLECULE_LOCAL_TEMPLATE_BRANCH", "MOLECULE_GITEA_TOKEN", "pins",
         "MOLECULE_BUILD_CEILING_S", "MOLECULE_IMAGE_PLATFORM", "DOCKER_HOST", "HTTP_PROXY", "runtimes", "tag_arch",
     };
-    uint8_t choice = byte(tape);
+    uint8_t choice = byte(input);
     char *copy;
 
     if (choice >= 0xf0)
-        return text(tape);
+        return text(input);
     copy = malloc(64);
     CHECK(copy != NULL);
     return strcpy(copy, names[choice % (sizeof names / sizeof *names)]);
 }
 
-/* The content of an out-parameter that must not be written. */
-#define UNTOUCHED ((uint64_t)0x5afe5afe5afe5afe)
-static void *const untouched = (void *)(uintptr_t)UNTOUCHED;
-
 /* Whether an out-parameter is passed, or NULL. */
-static bool given(struct tape *tape)
+static bool given(struct input *input)
 {
-    return byte(tape) >= 0x10;
+    return byte(input) >= 0x10;
 }
 
 /* Checks a failure, and frees the error. */
@@ -132,7 +127,7 @@ static void failed(mol_status status, mol_error *error, bool wanted)
 #define WORKS(worked, call)                                       \
     do {                                                          \
         mol_error *failure = untouched;                           \
-        bool wanted = given(tape);                                \
+        bool wanted = given(input);                               \
         mol_error **error = wanted ? &failure : NULL;             \
         mol_status status = (call);                               \
         (worked) = status == MOL_OK;                              \
@@ -142,36 +137,36 @@ static void failed(mol_status status, mol_error *error, bool wanted)
             failed(status, failure, wanted);                      \
     } while (0)
 
-static void play_mol_abi_version(struct tape *tape)
+static void run_mol_abi_version(struct input *input)
 {
-    (void)tape;
+    (void)input;
     CHECK(mol_abi_version() == MOL_ABI_VERSION);
 }
 
-static void play_mol_version(struct tape *tape)
+static void run_mol_version(struct input *input)
 {
-    (void)tape;
+    (void)input;
     CHECK(strlen(mol_version()) >= 5);
 }
 
-static void play_mol_status_name(struct tape *tape)
+static void run_mol_status_name(struct input *input)
 {
-    CHECK(mol_status_name((int)number(tape))[0] != '\0');
+    CHECK(mol_status_name((int)number(input))[0] != '\0');
 }
 
-static void play_mol_is_known_runtime(struct tape *tape)
+static void run_mol_is_known_runtime(struct input *input)
 {
-    char *runtime = text(tape);
+    char *runtime = text(input);
 
     CHECK(!mol_is_known_runtime(runtime) || strlen(runtime) >= 5);
     free(runtime);
 }
 
-static void play_mol_resolve(struct tape *tape)
+static void run_mol_resolve(struct input *input)
 {
-    char *value = text(tape);
+    char *value = text(input);
     mol_registry registry = {MOL_REGISTRY_MODE_LOCAL, untouched};
-    bool out = given(tape), worked;
+    bool out = given(input), worked;
 
     WORKS(worked, mol_resolve(value, out ? &registry : NULL, error));
     CHECK(worked ? out : registry.prefix == untouched);
@@ -184,47 +179,47 @@ static void play_mol_resolve(struct tape *tape)
     free(value);
 }
 
-static void play_mol_mask_token(struct tape *tape)
+static void run_mol_mask_token(struct input *input)
 {
-    char *input = text(tape), *token = text(tape), *masked = untouched;
-    bool out = given(tape), worked;
+    char *plain = text(input), *token = text(input), *masked = untouched;
+    bool out = given(input), worked;
 
-    WORKS(worked, mol_mask_token(input, token, out ? &masked : NULL, error));
+    WORKS(worked, mol_mask_token(plain, token, out ? &masked : NULL, error));
     CHECK(worked ? out : masked == untouched);
     if (worked) {
         CHECK(token == NULL || token[0] == '\0' || strchr(token, '*') != NULL || strstr(masked, token) == NULL);
         mol_string_free(masked);
     }
-    free(input);
+    free(plain);
     free(token);
 }
 
-static void play_mol_options_new(struct tape *tape)
+static void run_mol_options_new(struct input *input)
 {
     mol_options options = {UNTOUCHED};
-    bool out = given(tape), worked;
+    bool out = given(input), worked;
 
     WORKS(worked, mol_options_new(out ? &options : NULL, error));
     CHECK(worked ? out && options.id != 0 : options.id == UNTOUCHED);
     if (worked)
-        keep(tape, options.id);
+        keep(input, options.id);
 }
 
-static void play_mol_options_from_env(struct tape *tape)
+static void run_mol_options_from_env(struct input *input)
 {
     mol_options options = {UNTOUCHED};
-    bool out = given(tape), worked;
+    bool out = given(input), worked;
 
     WORKS(worked, mol_options_from_env(out ? &options : NULL, error));
     CHECK(worked ? out && options.id != 0 : options.id == UNTOUCHED);
     if (worked)
-        keep(tape, options.id);
+        keep(input, options.id);
 }
 
-static void play_mol_options_set(struct tape *tape)
+static void run_mol_options_set(struct input *input)
 {
-    mol_options options = {id(tape)};
-    char *name = option(tape), *value = text(tape);
+    mol_options options = {id(input)};
+    char *name = option(input), *value = text(input);
     bool worked;
 
     WORKS(worked, mol_options_set(options, name, value, error));
@@ -233,9 +228,9 @@ static void play_mol_options_set(struct tape *tape)
     free(value);
 }
 
-static void play_mol_options_free(struct tape *tape)
+static void run_mol_options_free(struct input *input)
 {
-    mol_options_free((mol_options){id(tape)});
+    mol_options_free((mol_options){id(input)});
 }
 
 static void ignore(mol_status status)
@@ -243,50 +238,41 @@ static void ignore(mol_status status)
     (void)status;
 }
 
-/* Overrides the options of the tape with which calls could leave this machine. */
+/* Overrides the options of the input with which calls could leave this machine. */
 static void stay_local(mol_options options)
 {
-    static const struct {
-        const char *name;
-        const char *value;
-    } local[] = {
-        {"MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX", "http://127.0.0.1:1/o/t-"},
-        {"DOCKER_HOST", "unix:///nowhere/engine"},
-        {"MOLECULE_LOCAL_BUILD_CACHE", "/proc/nowhere/cache"},
-        {"HTTP_PROXY", ""},
-        {"HTTPS_PROXY", ""},
-        {"runtimes", ""},
-    };
+    static const char *const unset[] = {"HTTP_PROXY", "HTTPS_PROXY", "runtimes"};
     size_t i;
 
-    for (i = 0; i < sizeof local / sizeof *local; i++)
-        ignore(mol_options_set(options, local[i].name, local[i].value, NULL));
+    ignore(reach_nothing(options));
+    for (i = 0; i < sizeof unset / sizeof *unset; i++)
+        ignore(mol_options_set(options, unset[i], "", NULL));
 }
 
-static void play_mol_client_new(struct tape *tape)
+static void run_mol_client_new(struct input *input)
 {
-    mol_options options = {id(tape)};
+    mol_options options = {id(input)};
     mol_client client = {UNTOUCHED};
-    bool events = byte(tape) & 1, out = given(tape), worked;
+    bool events = byte(input) & 1, out = given(input), worked;
 
     stay_local(options);
     WORKS(worked, mol_client_new(options, events, out ? &client : NULL, error));
     CHECK(worked ? out && client.id != 0 : client.id == UNTOUCHED);
     if (worked)
-        keep(tape, client.id);
+        keep(input, client.id);
 }
 
-static void play_mol_client_free(struct tape *tape)
+static void run_mol_client_free(struct input *input)
 {
-    mol_client_free((mol_client){id(tape)});
+    mol_client_free((mol_client){id(input)});
 }
 
-static void play_mol_client_next_event(struct tape *tape)
+static void run_mol_client_next_event(struct input *input)
 {
-    mol_client client = {id(tape)};
-    int64_t timeout = byte(tape) % 4;
+    mol_client client = {id(input)};
+    int64_t timeout = byte(input) % 4;
     mol_event *event = untouched;
-    bool out = given(tape), worked;
+    bool out = given(input), worked;
 
     WORKS(worked, mol_client_next_event(client, timeout, out ? &event : NULL, error));
     CHECK(worked ? out : event == untouched);
@@ -297,21 +283,21 @@ static void play_mol_client_next_event(struct tape *tape)
     }
 }
 
-static void play_mol_client_fd(struct tape *tape)
+static void run_mol_client_fd(struct input *input)
 {
-    mol_client client = {id(tape)};
-    bool out = given(tape), worked;
+    mol_client client = {id(input)};
+    bool out = given(input), worked;
     int fd = -1;
 
     WORKS(worked, mol_client_fd(client, out ? &fd : NULL, error));
     CHECK(worked ? out && fd >= 0 : fd == -1);
 }
 
-static void play_mol_client_metrics(struct tape *tape)
+static void run_mol_client_metrics(struct input *input)
 {
-    mol_client client = {id(tape)};
+    mol_client client = {id(input)};
     char *metrics = untouched;
-    bool out = given(tape), worked;
+    bool out = given(input), worked;
 
     WORKS(worked, mol_client_metrics(client, out ? &metrics : NULL, error));
     CHECK(worked ? out : metrics == untouched);
@@ -319,39 +305,39 @@ static void play_mol_client_metrics(struct tape *tape)
         mol_string_free(metrics);
 }
 
-static void play_mol_ensure_local_image(struct tape *tape)
+static void run_mol_ensure_local_image(struct input *input)
 {
-    mol_client client = {id(tape)};
-    char *runtime = text(tape);
-    int64_t timeout = byte(tape) % 8;
+    mol_client client = {id(input)};
+    char *runtime = text(input);
+    int64_t timeout = byte(input) % 8;
     mol_image *image = untouched;
-    bool out = given(tape), worked;
+    bool out = given(input), worked;
 
     WORKS(worked, mol_ensure_local_image(client, runtime, timeout, out ? &image : NULL, error));
     CHECK(!worked && image == untouched);
     free(runtime);
 }
 
-/* A request in an allocation of exactly its size, or NULL. The caller frees it. Nothing is ever pruned, because
- * another thread may have changed the options: a prune is a dry run, and has a size that says so. */
-static mol_request *request(struct tape *tape, char *runtime, char *commit)
+/* A request in an allocation of exactly its size, or NULL. The caller frees it. A prune is always a dry run, with a
+ * size that includes dry_run: another thread may have changed the options, so the client may not be a local one. */
+static mol_request *request(struct input *input, char *runtime, char *commit)
 {
     static const size_t sizes[] = {0, 8, 12, 16, 24, 32, 40, 48, 64, 4096, 4097, SIZE_MAX};
     mol_request fields = {.runtime = runtime, .commit = commit, .dry_run = true};
-    uint8_t kind = byte(tape), choice = byte(tape);
+    uint8_t kind = byte(input), choice = byte(input);
     size_t room;
     unsigned char *memory;
-    int number_of_kind = kind < 0xf0 ? kind % 8 : (int)number(tape);
+    int number_of_kind = kind < 0xf0 ? kind % 8 : (int)number(input);
 
     if (choice < 0x08)
         return NULL;
     memcpy(&fields.kind, &number_of_kind, sizeof fields.kind);
-    fields.keep_per_runtime = byte(tape);
-    fields.keep_recent_ms = (int64_t)number(tape);
+    fields.keep_per_runtime = byte(input);
+    fields.keep_recent_ms = (int64_t)number(input);
     fields.size = choice < 0xc0 ? sizeof fields : sizes[choice % (sizeof sizes / sizeof *sizes)];
     if (number_of_kind == MOL_REQUEST_PRUNE && fields.size < sizeof fields)
         fields.size = sizeof fields;
-    /* The size itself is read in any case. A size that is refused is all that is read. */
+    /* The library always reads the size. If it refuses the size, it reads nothing else. */
     room = fields.size < sizeof(size_t) || fields.size > 4096 ? sizeof(size_t) : fields.size;
     memory = malloc(room);
     CHECK(memory != NULL);
@@ -360,31 +346,31 @@ static mol_request *request(struct tape *tape, char *runtime, char *commit)
     return (mol_request *)(void *)memory;
 }
 
-static void play_mol_call_start(struct tape *tape)
+static void run_mol_call_start(struct input *input)
 {
-    mol_client client = {id(tape)};
-    char *runtime = text(tape), *commit = text(tape);
-    mol_request *what = request(tape, runtime, commit);
+    mol_client client = {id(input)};
+    char *runtime = text(input), *commit = text(input);
+    mol_request *what = request(input, runtime, commit);
     mol_call call = {UNTOUCHED};
-    int64_t timeout = (int64_t)number(tape);
-    bool out = given(tape), worked;
+    int64_t timeout = (int64_t)number(input);
+    bool out = given(input), worked;
 
     WORKS(worked, mol_call_start(client, what, timeout, out ? &call : NULL, error));
     CHECK(worked ? out && what != NULL && call.id != 0 : call.id == UNTOUCHED);
     if (worked)
-        keep(tape, call.id);
+        keep(input, call.id);
     free(what);
     free(runtime);
     free(commit);
 }
 
-static void play_mol_call_wait(struct tape *tape)
+static void run_mol_call_wait(struct input *input)
 {
-    mol_client client = {id(tape)};
-    mol_call call = {id(tape)};
-    int64_t timeout = byte(tape) % 4;
+    mol_client client = {id(input)};
+    mol_call call = {id(input)};
+    int64_t timeout = byte(input) % 4;
     mol_result *result = untouched;
-    bool out = given(tape), worked;
+    bool out = given(input), worked;
 
     WORKS(worked, mol_call_wait(client, call, timeout, out ? &result : NULL, error));
     CHECK(worked ? out : result == untouched);
@@ -397,43 +383,43 @@ static void play_mol_call_wait(struct tape *tape)
     }
 }
 
-static void play_mol_call_cancel(struct tape *tape)
+static void run_mol_call_cancel(struct input *input)
 {
-    mol_client client = {id(tape)};
-    mol_call call = {id(tape)};
+    mol_client client = {id(input)};
+    mol_call call = {id(input)};
     bool worked;
 
     WORKS(worked, mol_call_cancel(client, call, error));
 }
 
 /* The functions above free what they received. */
-static void play_mol_string_free(struct tape *tape)
+static void run_mol_string_free(struct input *input)
 {
-    (void)tape;
+    (void)input;
     mol_string_free(NULL);
 }
 
-static void play_mol_error_free(struct tape *tape)
+static void run_mol_error_free(struct input *input)
 {
-    (void)tape;
+    (void)input;
     mol_error_free(NULL);
 }
 
-static void play_mol_image_free(struct tape *tape)
+static void run_mol_image_free(struct input *input)
 {
-    (void)tape;
+    (void)input;
     mol_image_free(NULL);
 }
 
-static void play_mol_result_free(struct tape *tape)
+static void run_mol_result_free(struct input *input)
 {
-    (void)tape;
+    (void)input;
     mol_result_free(NULL);
 }
 
-static void play_mol_event_free(struct tape *tape)
+static void run_mol_event_free(struct input *input)
 {
-    (void)tape;
+    (void)input;
     mol_event_free(NULL);
 }
 
@@ -464,22 +450,22 @@ static void play_mol_event_free(struct tape *tape)
     X(mol_result_free)        \
     X(mol_event_free)
 
-#define ROW(function) {#function, play_##function},
+#define ROW(function) {#function, run_##function},
 static const struct {
     const char *name;
-    void (*play)(struct tape *tape);
+    void (*run)(struct input *input);
 } functions[] = {FUNCTIONS(ROW)};
 #define COUNT (sizeof functions / sizeof *functions)
 
-void play(const uint8_t *bytes, size_t length)
+void run_input(const uint8_t *bytes, size_t length)
 {
-    struct tape tape = {bytes, bytes + length};
+    struct input input = {bytes, bytes + length};
 
-    while (tape.next < tape.end)
-        functions[byte(&tape) % COUNT].play(&tape);
+    while (input.next < input.end)
+        functions[byte(&input) % COUNT].run(&input);
 }
 
-void rewind_all(void)
+void free_all(void)
 {
     int i;
 
@@ -490,35 +476,35 @@ void rewind_all(void)
     }
 }
 
-#ifndef MOL_TAPE_ONLY
+#ifndef MOL_WITHOUT_MAIN
 
-struct player {
+struct runner {
     uint64_t state;
-    long tapes;
+    long inputs;
     size_t length;
 };
 
 /* The generator of Knuth's MMIX. Its low bits are not random enough. */
-static uint8_t noise(struct player *player)
+static uint8_t random_byte(struct runner *runner)
 {
-    player->state = player->state * 6364136223846793005u + 1442695040888963407u;
-    return (uint8_t)(player->state >> 56);
+    runner->state = runner->state * 6364136223846793005u + 1442695040888963407u;
+    return (uint8_t)(runner->state >> 56);
 }
 
-static void *play_noise(void *arg)
+static void *run_random_inputs(void *arg)
 {
-    struct player *player = arg;
+    struct runner *runner = arg;
     long i;
     size_t at;
 
-    for (i = 0; i < player->tapes; i++) {
-        uint8_t *tape = malloc(player->length);
+    for (i = 0; i < runner->inputs; i++) {
+        uint8_t *input = malloc(runner->length);
 
-        CHECK(tape != NULL);
-        for (at = 0; at < player->length; at++)
-            tape[at] = noise(player);
-        play(tape, player->length);
-        free(tape);
+        CHECK(input != NULL);
+        for (at = 0; at < runner->length; at++)
+            input[at] = random_byte(runner);
+        run_input(input, runner->length);
+        free(input);
     }
     return NULL;
 }
@@ -528,7 +514,7 @@ static void *play_noise(void *arg)
 int main(int argc, char **argv)
 {
     pthread_t threads[THREADS];
-    struct player players[THREADS];
+    struct runner runners[THREADS];
     long count, i;
     size_t function;
 
@@ -541,15 +527,15 @@ int main(int argc, char **argv)
     count = atol(argv[4]);
     CHECK(count > 0 && count <= THREADS);
     for (i = 0; i < count; i++) {
-        players[i].state = strtoull(argv[1], NULL, 10) * THREADS + (uint64_t)i;
-        players[i].tapes = atol(argv[2]);
-        players[i].length = (size_t)atol(argv[3]);
-        CHECK(pthread_create(&threads[i], NULL, play_noise, &players[i]) == 0);
+        runners[i].state = strtoull(argv[1], NULL, 10) * THREADS + (uint64_t)i;
+        runners[i].inputs = atol(argv[2]);
+        runners[i].length = (size_t)atol(argv[3]);
+        CHECK(pthread_create(&threads[i], NULL, run_random_inputs, &runners[i]) == 0);
     }
     for (i = 0; i < count; i++)
         CHECK(pthread_join(threads[i], NULL) == 0);
-    rewind_all();
-    puts("played");
+    free_all();
+    puts("passed");
     return 0;
 }
 
