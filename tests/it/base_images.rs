@@ -183,7 +183,9 @@ fn an_image_that_the_engine_has_is_not_pulled() {
         let text = format!("FROM {}\nLABEL a={}\n", BUSYBOX, unique());
         env.template("hermes", dockerfile(&text));
         let client = client(&env, &engine, buildkit);
+        let images = engine.keep_images();
         client.ensure("hermes").unwrap();
+        drop(images);
         assert_eq!(client.count(Kind::PullStarted), 0, "{:#?}", client.events());
         engine.remove_all_of(&env.isolation);
     }
@@ -239,7 +241,7 @@ fn an_image_that_cannot_be_pulled_is_reported_with_the_cause() {
                 "try again later",
             ),
         ] {
-            // Podman itself asks again for minutes.
+            // Podman itself retries for minutes.
             if builder == "buildah" && registry == limited {
                 continue;
             }

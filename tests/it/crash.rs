@@ -19,7 +19,6 @@ fn every_failpoint_in_the_code_is_tested() {
     let tested: BTreeSet<String> = POINTS.iter().map(|(name, _)| (*name).to_owned()).collect();
     assert_eq!(tested.len(), POINTS.len(), "each once");
     assert_eq!(tested, failpoints_in_source());
-    assert!(tested.len() >= 20);
 }
 
 #[test]
@@ -42,7 +41,7 @@ fn killed_at(point: (&str, Trigger)) {
     assert_eq!(killed.status.signal(), Some(SIGKILL), "{name}: {said}");
     assert!(
         !said.contains("end 1"),
-        "{name}: an image was reported before the kill: {said}"
+        "{name}: a call ended before the kill: {said}"
     );
     if marked_complete(&env, &sha) {
         assert_complete(&env, &sha);

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mol::{Code, Error, OptionName};
 use serde_json::json;
+use tokio::task::block_in_place;
 
 use crate::support::child::peak;
 use crate::support::git::{Object, entry, packet};
@@ -411,56 +412,67 @@ fn an_endless_pack_is_refused_or_ends_at_the_deadline() {
     let block = [&[0, 0xff, 0xff, 0, 0][..], &[b'x'; 0xffff]].concat();
     let small = Object::blob("x").entry().repeat(1000);
     let minute = Duration::from_secs(60);
-    // Too short to read 2 GB of incompressible objects, or 500 MiB as packets of git.
-    let moment = Duration::from_secs(2);
+    // The pack begins shortly before this deadline: too late to read 2 GB of incompressible objects, or 500 MiB as
+    // packets of git.
+    let (deadline, late) = (Duration::from_secs(10), Duration::from_secs(8));
+    let at_once = Duration::ZERO;
     let larger = Object::blob(noise(4096)).entry().repeat(100);
     let rows = [
         (
-            "one file",
+            "one file, until the deadline",
             endless_pack(1, &entry(3, 500 << 20, &[0x78, 0x01]), &block),
-            moment,
+            late,
+            deadline,
             "deadline_exceeded",
-            64,
         ),
         (
-            "one file, for longer",
+            "one file, until the size limit",
             endless_pack(1, &entry(3, 500 << 20, &[0x78, 0x01]), &block),
+            at_once,
             minute,
             "fetch",
-            64,
         ),
         (
-            "small ones",
+            "small objects",
             endless_pack(100_000, &small, &small),
+            at_once,
             minute,
             "fetch",
-            64,
         ),
         (
-            "many, for a while",
+            "many large objects, until the deadline",
             endless_pack(490_000, &larger, &larger),
-            moment,
+            late,
+            deadline,
             "deadline_exceeded",
-            64,
         ),
         (
             "more than any template has",
             endless_pack(3_000_000, &small, &small),
+            at_once,
             minute,
             "fetch",
-            64,
         ),
     ];
-    for (what, handling, limit, status, most) in rows {
+    for (what, handling, start, limit, status) in rows {
         let env = env();
-        let proxy = Proxy::before(&env.server, treat_requests(Objects, ALWAYS, handling));
+        let begun = Instant::now();
+        let rule = treat_requests(Objects, ALWAYS, handling);
+        let proxy = Proxy::before(&env.server, move |line| {
+            let handling = rule(line);
+            if handling != Handling::Pass {
+                let left = start.saturating_sub(begun.elapsed());
+                block_in_place(|| std::thread::sleep(left));
+            }
+            handling
+        });
         let prefix = proxy.repo_prefix(&env.server);
         let options = [(OptionName::RepoPrefix, prefix.as_str())];
         let end = peak(&env, &options, Some(limit));
         assert_eq!(end.status, status, "{what}: {end:?}");
         let asked = proxy.sent().contains("command=fetch");
         assert!(asked, "{what}: the call ended before its fetch");
-        assert!(end.growth_mib < most, "{what}: {end:?}");
+        assert!(end.growth_mib < 64, "{what}: {end:?}");
         assert_eq!((end.sockets, end.files), (0, 0), "{what}: {end:?}");
         assert!(env.is_clean(), "{what}: {:?}", env.fetched());
     }
@@ -597,7 +609,7 @@ fn a_repository_with_50000_branches_works() {
 
 #[test]
 fn a_git_server_with_protocol_0_works() {
-    // Protocol 0 (gitprotocol-pack(5)) lists all refs first. The fetch then works with the same server.
+    // Protocol 0 (gitprotocol-pack(5)) lists all refs first. Only this list is faked; git itself answers the fetch.
     let env = env();
     let sha = env.template("hermes", Files::from([("content".to_owned(), file("x"))]));
     let mut offer = packet("# service=git-upload-pack\n");

@@ -101,7 +101,7 @@ fn assert_masked(env: &TestEnv, what: &str, client: &TestClient, code: Code) {
     }
 }
 
-/// The same where the output need not contain the planted text.
+/// Like [`assert_masked`], but the output need not contain the token at all.
 fn assert_hidden(what: &str, client: &TestClient, code: Code) {
     let error = client.ensure_err("hermes");
     let text = shown(client, &error);
@@ -427,7 +427,9 @@ fn image_engine_and_cache_never_receive_the_token() {
                 (OptionName::DockerBuildkit, buildkit),
             ],
         );
+        let images = env.engine.keep_images();
         let image = client.ensure("hermes").unwrap();
+        drop(images);
 
         let sent = proxy.sent();
         assert!(sent.contains("/build"), "the proxy records the requests");

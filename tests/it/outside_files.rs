@@ -24,7 +24,7 @@ const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 /// The time limit of a healthy client while others hang.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-/// A call that blocked on a file would take longer, and a call that did not is faster also on a busy machine.
+/// Upper bound for a call that does not block on a file, also on a busy machine.
 const NOT_BLOCKED: Duration = Duration::from_secs(20);
 
 fn fifo(path: &Path) {
@@ -384,7 +384,9 @@ fn a_dockerignore_of_200_kib_works_with_every_builder() {
             (OptionName::DockerHost, &engine.url),
             (OptionName::DockerBuildkit, buildkit),
         ]);
+        let images = engine.keep_images();
         let image = client.ensure("hermes").unwrap();
+        drop(images);
         let paths: Vec<PathBuf> = engine
             .files(&image.reference)
             .into_keys()

@@ -1,8 +1,9 @@
 //! A panic in the library becomes an error of the call, with the panic's message and location, and has
 //! no other effect. Tested through the libraries as hosts link them (promise P7).
 
+use std::fs::File;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use mol::{Code, OptionName};
 
@@ -12,8 +13,8 @@ use crate::support::child::{
     BOTH, Link, command, compiler, installed, native_libraries, process, program_with_points,
     source, succeed, text, words,
 };
-use crate::support::points::{POINTS, Trigger, prepare, setting, template};
-use crate::support::{TestEnv, in_parallel, required_var};
+use crate::support::points::{POINTS, Trigger, first_pass_until, prepare, setting, template};
+use crate::support::{TestEnv, in_parallel, required_var, wait_until};
 
 /// The output lines of a program that must succeed with an empty standard error.
 fn lines(output: &Output) -> Vec<String> {
@@ -115,14 +116,26 @@ fn panics_at(point: (&str, Trigger), link: Link) {
 fn a_panic_in_a_shared_build_fails_all_its_callers() {
     let env = TestEnv::new();
     template(&env);
-    let output = command(&env, &program_with_points("crowd", Link::Shared))
-        .env(
-            "FAILPOINTS",
-            "lock-taken=sleep(1000);tree-ready=1*return(boom)",
-        )
+    let (printed, go) = (env.scratch().join("printed"), env.scratch().join("go"));
+    let points = format!(
+        "{};tree-ready=1*return(boom)",
+        first_pass_until("lock-taken", &go)
+    );
+    let crowd = command(&env, &program_with_points("crowd", Link::Shared))
+        .env("FAILPOINTS", points)
         .args(["20", "0", "2", "hermes"])
-        .output()
+        .stdout(File::create(&printed).unwrap())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
+    let printed = || std::fs::read(&printed).unwrap();
+    wait_until("all but one to wait", || {
+        let text = String::from_utf8_lossy(&printed()).into_owned();
+        (text.matches("\"kind\":\"waiting\"").count() == 19).then_some(())
+    });
+    File::create(go).unwrap();
+    let mut output = crowd.wait_with_output().unwrap();
+    output.stdout = printed();
     let lines = lines(&output);
     let ends = |start: &str| lines.iter().filter(|line| line.starts_with(start)).count();
     assert_eq!(ends("end 1 hermes internal "), 20, "{lines:#?}");

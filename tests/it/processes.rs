@@ -203,7 +203,8 @@ fn when_the_lock_holder_is_killed_another_process_takes_over() {
 fn when_the_lock_holder_is_stopped_waiters_meet_their_deadlines() {
     soak(|| {
         let shared = Shared::new();
-        let pause = format!("cache-synced=sleep({})", CANCEL_LIMIT.as_millis());
+        let go = shared.env.scratch().join("go");
+        let pause = format!("cache-synced=return(until {})", go.display());
         let holder = shared.holder(&shared.engine, &pause);
         holder.signal(Signal::STOP);
         // Long enough for the lookups of all callers on a busy machine.
@@ -227,6 +228,7 @@ fn when_the_lock_holder_is_stopped_waiters_meet_their_deadlines() {
             assert_eq!(count(first), CALLERS - RUNTIMES.len(), "{late:#?}");
         }
         holder.signal(Signal::CONT);
+        File::create(go).unwrap();
         shared.assert_all_succeed(holder);
         shared.assert_all_succeed(shared.crowd(None));
         assert_eq!(shared.work(), (RUNTIMES.len(), RUNTIMES.len()));

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use mol::Code;
 use mol::event::Kind;
@@ -11,10 +12,10 @@ use serde_json::json;
 use crate::support::child::{Link, command, program};
 use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
 use crate::support::server::{dockerfile, fetches, of_service};
-use crate::support::{TestEnv, unique, wait_until};
+use crate::support::{CANCEL_LIMIT, TestEnv, unique, wait_until};
 
-/// A template whose RUN step prints a word, which is returned, and then sleeps until [`end_sleep_of`] ends that. The
-/// image contains a random number, so that two builds differ.
+/// A template whose RUN step prints a word, which is returned, and then sleeps until [`end_sleep_of`] ends the sleep.
+/// The image contains a random number, so that two builds differ.
 fn slow(env: &TestEnv, runtime: &str) -> String {
     let word = unique();
     let text = format!(
@@ -209,7 +210,8 @@ fn calls_during_a_lookup_share_the_next_one_and_see_new_pushes() {
     }
     assert_eq!(first.end().unwrap().commit_sha, old);
     let lookups = of_service(&env.server.requests(), "api").len();
-    assert_eq!(lookups, 1, "one further lookup for all later calls");
+    // On a busy machine some calls begin after the next lookup, and share a second one.
+    assert!((1..=2).contains(&lookups), "{lookups} for all later calls");
     assert_eq!(client.count(Kind::LookupDone), 101, "one event per call");
 }
 
@@ -225,7 +227,14 @@ fn a_cancelled_lookup_passes_to_the_next_waiter() {
         (!of_service(&env.server.requests(), "api").is_empty()).then_some(())
     });
     let second = client.begin("hermes");
+    wait_until("the second call to wait", || {
+        (client.count(Kind::LookupStarted) == 2).then_some(())
+    });
+    let since = Instant::now();
     client.cancel(first);
+    client.wait_for(Kind::LookupDone, |_| true);
+    let took = since.elapsed();
+    assert!(took < CANCEL_LIMIT, "it took {took:?}");
     second.end().unwrap();
 }
 

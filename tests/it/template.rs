@@ -252,7 +252,7 @@ fn a_build_silent_for_the_stall_grace_is_stopped() {
     let text = format!("FROM {BUSYBOX}\nRUN echo {word}; sleep 600; true\n");
     env.template("hermes", dockerfile(&text));
     let error = env
-        .client_with(&[(OptionName::StallGrace, "2")])
+        .client_with(&[(OptionName::StallGrace, "10s")])
         .ensure_err("hermes");
     assert_eq!(error.code, Code::Stalled, "{error:?}");
     assert!(
@@ -267,11 +267,12 @@ fn a_build_silent_for_the_stall_grace_is_stopped() {
 fn a_slow_build_with_output_is_not_stopped() {
     let env = TestEnv::new();
     let text = format!(
-        "FROM {BUSYBOX}\nRUN for i in 1 2 3 4 5 6 7 8 9; do echo {} $i; sleep 0.5; done\n",
+        "FROM {BUSYBOX}\nRUN for i in $(seq 24); do echo {} $i; sleep 0.5; done\n",
         env.isolation
     );
     env.template("hermes", dockerfile(&text));
-    env.client_with(&[(OptionName::StallGrace, "2")])
+    // The pauses are far shorter, and the whole build is longer.
+    env.client_with(&[(OptionName::StallGrace, "10s")])
         .ensure("hermes")
         .unwrap();
 }
