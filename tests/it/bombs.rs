@@ -46,7 +46,7 @@ fn tree_of(names: impl IntoIterator<Item = String>, mode: &'static str, object: 
     )
 }
 
-/// Adds a root tree with a Dockerfile and, as the folder `x`, the last object (a tree), and a commit.
+/// Adds a root tree and its commit. The root has a Dockerfile and a folder `x`, which is the last of `objects` (a tree).
 fn template(mut objects: Vec<Object>) -> Vec<Object> {
     let dockerfile = Object::blob("FROM scratch\nCOPY Dockerfile /\n");
     let below = objects.last().unwrap().clone();

@@ -32,7 +32,8 @@ fn client(env: &TestEnv, builder: &str) -> TestClient {
     env.client_with(&[(OptionName::Builder, builder)])
 }
 
-/// A client of a builder with TLS: the folder with the authority's certificate, and the one with its own.
+/// A client of a builder with TLS. `authority` is the folder with the CA certificate, `own` the one with the client's
+/// certificate and key.
 fn client_with_tls(
     env: &TestEnv,
     builder: &str,
@@ -433,7 +434,7 @@ fn a_remote_builder_that_buildx_has_created_is_used_by_its_name() {
     }
 }
 
-/// The client's counts of builds by node: the results, and those that run.
+/// The client's build counts by node: results, and builds in progress.
 fn assert_counts(client: &TestClient, results: Value, running: Value) {
     let found = client.inner().metrics();
     assert_eq!(json!(found.node_builds), results);
@@ -656,7 +657,7 @@ fn a_full_disk_of_the_builder_is_reported() {
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }
 
-/// The docker command, and buildx, for the engine of the tests.
+/// A command (docker or buildx) that uses the tests' engine.
 fn of_engine(program: &Path, env: &TestEnv) -> Command {
     let mut command = Command::new(program);
     command

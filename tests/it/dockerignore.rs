@@ -365,7 +365,7 @@ fn random_trees_are_sent_as_current_docker_and_buildx_send_them() {
 }
 
 #[test]
-fn random_plain_trees_are_sent_as_the_installed_docker_does() {
+fn random_plain_trees_are_sent_as_the_installed_docker_sends_them() {
     let recorder = Recorder::start();
     for_all(120, &plain_case(), |case| {
         let tree = tree(&case.paths, &case.file);

@@ -14,7 +14,7 @@ use station::Station;
 
 const HOUR: f64 = 3600.0;
 
-/// A node and a user, without a warm-up. Alone, a build takes 60, 10 or 1 seconds, and the load of an image 30 or 5.
+/// A node and a user, without a warm-up. Alone, a build takes 60, 10 or 1 seconds, and loading an image 30 or 5.
 fn farm() -> Farm {
     let work = |processor, fixed| Work { processor, fixed };
     Farm {

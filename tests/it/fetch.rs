@@ -77,7 +77,7 @@ fn an_err_packet_of_git_is_shown_complete_and_masked() {
 }
 
 #[test]
-fn a_repository_deleted_after_the_lookup_is_not_an_auth_error() {
+fn the_api_explains_why_git_refuses_after_the_lookup() {
     const REPOSITORY: &str = "/api/v1/repos/[^/]+/[^/]+$";
     for (git, api, code, says) in [
         (
@@ -407,7 +407,7 @@ fn the_checkout_is_in_the_cache_by_runtime_and_commit() {
 }
 
 #[test]
-fn a_fetch_requests_the_refs_once() {
+fn a_fetch_requests_the_capabilities_once() {
     let env = TestEnv::new();
     env.template("hermes", dockerfile(PLAIN));
     env.client().ensure("hermes").unwrap();

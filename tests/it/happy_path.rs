@@ -9,7 +9,7 @@ use mol::event::Kind;
 use serde_json::json;
 
 use crate::support::child::succeed;
-use crate::support::engine::{BUSYBOX, Entry};
+use crate::support::engine::BUSYBOX;
 use crate::support::server::{dockerfile, of_service};
 use crate::support::{Files, TestEnv, file, noise};
 
@@ -441,8 +441,7 @@ fn a_template_may_consist_of_only_a_dockerfile() {
     );
     let image = env.client().ensure("codex").unwrap();
     let files = env.engine.files(&image.reference);
-    let only: BTreeMap<String, Entry> = files;
-    assert_eq!(only.keys().collect::<Vec<_>>(), ["as-sent"]);
+    assert_eq!(files.keys().collect::<Vec<_>>(), ["as-sent"]);
 }
 
 #[test]

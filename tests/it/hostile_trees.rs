@@ -382,7 +382,7 @@ fn folders_may_be_nested_128_levels_deep() {
     for levels in [128, 129] {
         let file = Object::blob(DOCKERFILE);
         let leaf = Object::tree([("100644", &b"file"[..], file.id())]);
-        // The second leaf is the object that was read for the first one.
+        // Both names refer to the same tree object, so its second use needs no read.
         let leaves = [&b"a"[..], b"b"].map(|name| ("40000", name, leaf.id()));
         let mut objects = vec![file.clone(), leaf.clone(), Object::tree(leaves)];
         for _ in 0..levels - 3 {

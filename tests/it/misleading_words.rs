@@ -110,7 +110,7 @@ fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
 
 /// Not tested with Podman, which mixes standard output with standard error, to which the container runtime writes.
 #[test]
-fn a_command_cannot_imitate_the_runtime_on_its_standard_output() {
+fn a_command_cannot_imitate_the_container_runtime_on_stdout() {
     for (engine, buildkit) in &builders()[..2] {
         for print in ["echo", "printf"] {
             let env = TestEnv::new();

@@ -44,7 +44,7 @@ fn the_documented_variables_are_the_options() {
     assert_eq!(documented, options);
 }
 
-/// The variables that the Go package lists in its options and reads, in quotes.
+/// Compares the option names with the quoted variable names in go/mol/options.go.
 #[test]
 fn go_has_the_same_variables() {
     let text = std::fs::read_to_string(source("go/mol/options.go")).unwrap();
@@ -59,7 +59,7 @@ fn go_has_the_same_variables() {
     assert_eq!(go, options);
 }
 
-/// The command's settings are those of its file, the machine's, and the token.
+/// Each MOLECULE_ variable, and DOCKER_HOST, is named in the sources of the `mol` command's settings.
 #[test]
 fn the_command_has_a_setting_for_each_variable_of_the_library() {
     let mut text = String::new();

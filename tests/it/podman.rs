@@ -156,7 +156,7 @@ fn a_list_that_fails_for_a_moment_is_retried() {
 }
 
 #[test]
-fn a_list_that_keeps_failing_is_reported_and_only_podman_retries() {
+fn a_list_that_keeps_failing_is_reported_and_retried_only_on_podman() {
     const LISTS: [&str; 2] = ["/images/json", "/containers/json"];
     for (engine, most) in [
         (Engine::podman_of_the_tests(), 20),

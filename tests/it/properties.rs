@@ -20,7 +20,7 @@ use invariants::masking::Spelling;
 use invariants::tree::Entry;
 use invariants::{branch_url, head_sha, ignore_file, masking, tree};
 
-/// Strings of so many of these parts.
+/// Concatenations of `count` of these parts.
 fn strings(
     parts: impl Strategy<Value = &'static str>,
     count: Range<usize>,
@@ -28,7 +28,7 @@ fn strings(
     prop::collection::vec(parts, count).prop_map(|parts| parts.concat())
 }
 
-/// Strings of so many characters from these ranges.
+/// Strings of `count` characters from these ranges.
 fn chars(
     ranges: &'static [RangeInclusive<char>],
     count: Range<usize>,

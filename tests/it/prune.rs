@@ -31,7 +31,7 @@ const KEEP_TWO: PruneOptions = PruneOptions {
     ..KEEP_NONE
 };
 
-/// A used image is kept this much longer than `recent`: one lease (src/job/lease.rs).
+/// A used image is kept this much longer than `recent`: one lease (src/job/ledger.rs).
 const LEASE: Duration = Duration::from_secs(5);
 
 fn copying(content: &str) -> Files {
@@ -505,13 +505,13 @@ fn brief_prune(env: &TestEnv, engine: &Engine, cache: &Path, program: &Path) -> 
     prune
 }
 
-/// Whether a process holds the exclusive lock of a file. Trying the lock instead would take it for a moment, in which
-/// prune does not get it.
+/// Whether a process holds the exclusive lock of a file. Trying to take the lock would hold it
+/// briefly, and prune could not get it meanwhile.
 fn is_locked(path: &Path) -> bool {
     let Ok(file) = fs::metadata(path) else {
         return false;
     };
-    // The last part is the inode. Lines with an arrow are of those who wait.
+    // The last part is the inode. Lines with an arrow are waiters.
     let inode = format!(":{}", file.ino());
     let locks = fs::read_to_string("/proc/locks").unwrap();
     locks.lines().any(|lock| {

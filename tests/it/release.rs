@@ -378,7 +378,7 @@ fn a_released_version_is_not_overwritten() {
     );
 }
 
-/// A repository whose only commit has this checkout's files, with their changes.
+/// A repository with one commit: the files of this checkout, including uncommitted changes.
 fn checkout() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     let script = r#"
@@ -396,7 +396,7 @@ fn checkout() -> TempDir {
 /// What `make release` says when it refuses.
 fn refusal(checkout: &Path, version: &str) -> String {
     let mut make = Command::new("make");
-    // A make that another make calls, such as that of `make test`, also prints folders in quotes.
+    // When another make calls it (as `make test` does), make also prints the folders that it enters, in quotes.
     make.args(["--no-print-directory", "release"])
         .arg(format!("VERSION={version}"));
     let output = make.current_dir(checkout).output().unwrap();

@@ -98,8 +98,9 @@ fn assert_ends(what: &str, mut host: Command, count: usize, with: &[&str]) {
     assert!(ends.keys().all(known), "{what}: {ends:?}");
 }
 
-/// An engine that received only a part of the context may report a failed build.
-const BROKEN_OFF: [&str; 2] = ["engine_unreachable", "build_failed"];
+/// The possible statuses after an interrupted upload: an engine that received only part of the context may report a
+/// failed build.
+const UPLOAD_CUT: [&str; 2] = ["engine_unreachable", "build_failed"];
 
 #[test]
 fn a_host_survives_an_ssh_that_dies_at_any_time() {
@@ -116,7 +117,7 @@ fn a_host_survives_an_ssh_that_dies_at_any_time() {
         let mut options = ssh(&env, script);
         options.push((OptionName::DockerBuildkit, buildkit.to_owned()));
         let host = host(&env, &options, 2, rounds);
-        assert_ends(script, host, 2 * rounds as usize, &BROKEN_OFF);
+        assert_ends(script, host, 2 * rounds as usize, &UPLOAD_CUT);
     }
 }
 
@@ -167,7 +168,7 @@ fn a_host_survives_an_engine_that_resets_during_the_upload() {
                 (OptionName::DockerBuildkit, buildkit.to_owned()),
             ];
             let host = host(&env, &options, 2, 4);
-            assert_ends(&proxy.url, host, 8, &BROKEN_OFF);
+            assert_ends(&proxy.url, host, 8, &UPLOAD_CUT);
         }
     }
 }

@@ -354,20 +354,6 @@ fn a_template_without_a_version_file_builds_with_the_pin_option() {
 }
 
 #[test]
-fn an_unavailable_base_image_is_a_failed_build_that_names_it() {
-    for buildkit in BUILDERS {
-        let env = TestEnv::new();
-        env.template(
-            "hermes",
-            dockerfile("FROM registry.invalid/no/such:image\nRUN true\n"),
-        );
-        let error = with_builder(&env, buildkit).ensure_err("hermes");
-        assert_eq!(error.code, Code::BuildFailed, "{error:?}");
-        assert!(error.message().contains("registry.invalid"), "{error:?}");
-    }
-}
-
-#[test]
 fn two_commits_with_the_same_tree_get_two_references() {
     let env = TestEnv::new();
     let first = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));

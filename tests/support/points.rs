@@ -58,7 +58,7 @@ pub const POINTS: [(&str, Trigger); 43] = [
     ("context-file", Trigger::Later(1)),
     ("event-ContextProgress", Trigger::Slow("context-file")),
     ("event-ContextDone", Trigger::First),
-    // From here to "cache-synced" at the same time as the steps of the build.
+    // The points from here to "cache-synced" run in parallel with the build steps.
     ("tree-synced", Trigger::First),
     ("marker-written", Trigger::First),
     ("marker-renamed", Trigger::First),

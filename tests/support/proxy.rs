@@ -21,8 +21,6 @@ pub enum Handling {
     Fail,
     /// Pass the request without its headers Connection and Upgrade.
     WithoutUpgrade,
-    /// Pass the request, and close the connection as soon as the peer answers.
-    Break,
     /// Answer with these bytes, then end like this.
     Answer(Vec<u8>, End),
     /// Answer with the first bytes, then repeat the second ones as long as the library reads.
@@ -353,7 +351,6 @@ async fn answers<C: Connection>(
         };
         let mut end = None;
         match handling {
-            Handling::Break => return End::Close,
             Handling::CutAnswer(limit, how) if answered + length >= limit => {
                 data = &data[..limit.saturating_sub(answered)];
                 end = Some(how);

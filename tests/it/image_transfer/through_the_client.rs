@@ -4,7 +4,7 @@ use super::*;
 
 /// Starts the build of an image of 32 MiB on the builder, with an engine that applies `handling` to the request that
 /// loads the image. Returns when that request has arrived.
-fn in_the_load(
+fn begin_load(
     env: &TestEnv,
     builder: &Builder,
     handling: Handling,
@@ -62,7 +62,7 @@ fn the_progress_of_the_image_is_reported() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let slow = Handling::SlowRequest(PAUSE);
-    let (client, call) = in_the_load(&env, &builder, slow, "60s");
+    let (client, call) = begin_load(&env, &builder, slow, "60s");
     call.end().unwrap();
     let progress = client.of_kind(Kind::ExportProgress);
     let bytes: Vec<u64> = progress.iter().map(|event| event.bytes.unwrap()).collect();
@@ -79,7 +79,7 @@ fn the_progress_of_the_image_is_reported() {
 fn an_engine_that_stops_reading_the_image_is_a_stall() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
-    let (_client, call) = in_the_load(&env, &builder, STUCK, "3s");
+    let (_client, call) = begin_load(&env, &builder, STUCK, "3s");
     let since = Instant::now();
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::Stalled, "{error:?}");
@@ -100,7 +100,7 @@ fn a_slow_engine_is_not_a_stall() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let slow = Handling::SlowRequest(Duration::from_millis(15));
-    let (_client, call) = in_the_load(&env, &builder, slow, "3s");
+    let (_client, call) = begin_load(&env, &builder, slow, "3s");
     let since = Instant::now();
     call.end().unwrap();
     // The load must have taken longer than the stall grace.
@@ -116,7 +116,7 @@ fn an_engine_that_disconnects_during_the_load_gets_no_tag() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let cut = Handling::CutRequest(2 << 20, End::Close);
-    let (_client, call) = in_the_load(&env, &builder, cut, "60s");
+    let (_client, call) = begin_load(&env, &builder, cut, "60s");
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
     assert!(
@@ -130,7 +130,7 @@ fn an_engine_that_disconnects_during_the_load_gets_no_tag() {
 fn a_builder_killed_during_the_load_leaves_no_tag() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
-    let (_client, call) = in_the_load(&env, &builder, STUCK, "60s");
+    let (_client, call) = begin_load(&env, &builder, STUCK, "60s");
     builder.kill();
     let error = call.end().unwrap_err();
     assert_eq!(error.code, Code::BuilderUnreachable, "{error:?}");
@@ -142,7 +142,7 @@ fn a_builder_stopped_during_the_load_sends_all_or_leaves_no_tag() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
     let slow = Handling::SlowRequest(Duration::from_millis(15));
-    let (_client, call) = in_the_load(&env, &builder, slow, "60s");
+    let (_client, call) = begin_load(&env, &builder, slow, "60s");
     builder.terminate();
     match call.end() {
         Ok(image) => {
@@ -160,7 +160,7 @@ fn a_builder_stopped_during_the_load_sends_all_or_leaves_no_tag() {
 fn a_cancelled_call_leaves_no_tag() {
     let env = TestEnv::new();
     let builder = Builder::unix(&env.scratch().join("b"));
-    let (client, call) = in_the_load(&env, &builder, STUCK, "60s");
+    let (client, call) = begin_load(&env, &builder, STUCK, "60s");
     client.cancel_in_time(call);
     assert!(env.engine.references_of(&env.isolation).is_empty());
 }
