@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::child::{Link, compiler, program, source, succeed, text};
+use crate::support::child::{Link, program, source, strict_compiler, succeed, text};
 use crate::support::header::{Declaration, Header};
 use crate::support::required_var;
 
@@ -64,16 +64,7 @@ fn the_abi_is_the_recorded_one() {
     let (code, layout) = (folder.join("layout.c"), folder.join("layout"));
     std::fs::write(&code, layout_program(&header)).unwrap();
     succeed(
-        compiler(false)
-            .args([
-                "-std=c11",
-                "-Wall",
-                "-Wextra",
-                "-Wpedantic",
-                "-Werror",
-                "-I",
-            ])
-            .arg(source("include"))
+        strict_compiler(false, "c11")
             .arg(&code)
             .arg("-o")
             .arg(&layout),

@@ -6,20 +6,11 @@ use std::time::Duration;
 use mol::event::Kind;
 use mol::{Code, Event, OptionName};
 
-use crate::support::engine::BUSYBOX;
+use crate::support::engine::{BUSYBOX, builders};
 use crate::support::proxy::{End, Handling, Proxy};
 use crate::support::registry::Registry;
 use crate::support::server::dockerfile;
 use crate::support::{Builder, Engine, TestClient, TestEnv, noise, unique};
-
-/// Each builder: its name in events, its engine, and the value of `DOCKER_BUILDKIT`.
-fn builders() -> [(&'static str, Engine, &'static str); 3] {
-    [
-        ("buildkit", Engine::of_the_tests(), "1"),
-        ("classic", Engine::of_the_tests(), "0"),
-        ("buildah", Engine::podman_of_the_tests(), "1"),
-    ]
-}
 
 fn client(env: &TestEnv, engine: &Engine, buildkit: &str) -> TestClient {
     env.client_with(&[

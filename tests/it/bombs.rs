@@ -13,7 +13,7 @@ use crate::support::child::{Peak, peak};
 use crate::support::git::{
     Object, deflate, deflated_zeros, entry, fetch_answer, pack, packed, packet, ref_delta, size,
 };
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{Files, TestEnv, block_on, file, wait_until};
 
 const MIB: u64 = 1 << 20;
@@ -48,7 +48,7 @@ fn tree_of(names: impl IntoIterator<Item = String>, mode: &'static str, object: 
 
 /// Adds a root tree and its commit. The root has a Dockerfile and a folder `x`, which is the last of `objects` (a tree).
 fn template(mut objects: Vec<Object>) -> Vec<Object> {
-    let dockerfile = Object::blob("FROM scratch\nCOPY Dockerfile /\n");
+    let dockerfile = Object::blob(PLAIN);
     let below = objects.last().unwrap().clone();
     let root = tree(vec![
         ("100644", b"Dockerfile".to_vec(), &dockerfile),
@@ -661,7 +661,7 @@ fn announced_object_counts_do_not_block_other_fetches() {
     let env = TestEnv::new();
     let many = (0..2000).map(|number| (format!("f/{number}"), file(&number.to_string())));
     let mut files: Files = many.collect();
-    files.extend(dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    files.extend(dockerfile(PLAIN));
     env.template("hermes", files);
     let begun = Instant::now();
     env.client().ensure("hermes").unwrap();

@@ -5,9 +5,7 @@ use mol::{Code, OptionName};
 use serde_json::json;
 
 use crate::support::TestEnv;
-use crate::support::server::dockerfile;
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+use crate::support::server::{PLAIN, dockerfile};
 
 fn api_paths(env: &TestEnv) -> Vec<String> {
     let mut requests = env.server.requests();

@@ -7,7 +7,7 @@ use mol::upkeep::build_log::BuildLog;
 use mol::{Code, OptionName};
 
 use crate::support::engine::BUSYBOX;
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{TestClient, TestEnv, block_on, unique, wait_until};
 
 fn log(client: &TestClient) -> BuildLog {
@@ -161,7 +161,7 @@ fn a_missing_or_symlinked_log_is_reported_as_no_log() {
     std::os::unix::fs::symlink(&secret, folder.join(".build.log")).unwrap();
     assert_no_log(&client);
     // A build does not follow the link either.
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     client.ensure("hermes").unwrap();
     assert_eq!(fs::read_to_string(&secret).unwrap(), "precious");
     assert!(log(&client).text.contains("done"));

@@ -11,15 +11,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::support::child::{
-    self, BOTH, Link, command, compiler, field, program, source, succeed, text,
+    self, BOTH, Link, command, field, program, source, strict_compiler, succeed, text,
 };
 use crate::support::daemon::write_program;
 use crate::support::engine::{BUSYBOX, assert_gone};
-use crate::support::server::{dockerfile, fetches, of_service, script};
+use crate::support::server::{PLAIN, dockerfile, fetches, of_service, script};
 use crate::support::sshd::Sshd;
 use crate::support::{Files, TestEnv, file, unique};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 #[test]
 fn a_c_program_gets_an_image_with_the_static_and_the_shared_library() {
@@ -483,19 +481,8 @@ fn compile(code: &str, cpp: bool, standard: &str) -> Result<(), String> {
 }
 
 fn compile_file(file: &Path, cpp: bool, standard: &str) -> Result<(), String> {
-    let output = compiler(cpp)
-        .arg(format!("-std={standard}"))
-        .args([
-            "-Wall",
-            "-Wextra",
-            "-Wpedantic",
-            "-Werror",
-            "-c",
-            "-o",
-            "/dev/null",
-            "-I",
-        ])
-        .arg(source("include"))
+    let output = strict_compiler(cpp, standard)
+        .args(["-c", "-o", "/dev/null"])
         .arg(file)
         .output()
         .unwrap();

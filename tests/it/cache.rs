@@ -11,15 +11,8 @@ use mol::OptionName;
 use mol::event::Kind;
 
 use crate::support::child::{Link, command, program, text, under_strace};
-use crate::support::server::{dockerfile, of_service};
-use crate::support::{Files, TestEnv, file, wait_until};
-
-fn copying(content: &str) -> Files {
-    Files::from([
-        ("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n")),
-        ("content".to_owned(), file(content)),
-    ])
-}
+use crate::support::server::{PLAIN, copying_all, dockerfile, of_service};
+use crate::support::{TestEnv, wait_until};
 
 fn tree(env: &TestEnv, sha: &str) -> PathBuf {
     env.cache().join("hermes").join(&sha[..12])
@@ -35,7 +28,7 @@ fn assert_right(env: &TestEnv) {
 
 /// Creates the runtime's cache folder and returns the path of the tree, which does not exist yet.
 fn prepared(env: &TestEnv) -> PathBuf {
-    let sha = env.template("hermes", copying("right"));
+    let sha = env.template("hermes", copying_all("right"));
     let tree = tree(env, &sha);
     fs::create_dir_all(tree.parent().unwrap()).unwrap();
     fs::set_permissions(env.cache(), PermissionsExt::from_mode(0o700)).unwrap();
@@ -94,7 +87,7 @@ fn call<'c>(calls: &'c [Call], parts: &[&str]) -> &'c Call {
 #[test]
 fn a_tree_is_marked_complete_only_after_it_is_synced_to_disk() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", copying("right"));
+    let sha = env.template("hermes", copying_all("right"));
     let short = &sha[..12];
     let mut ensure = command(&env, &program("ensure", Link::Static));
     ensure.arg("hermes");
@@ -131,7 +124,7 @@ const REMOVALS: &str = "unlink,unlinkat,rmdir";
 #[test]
 fn pruning_removes_the_marker_before_the_tree() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", copying("right"));
+    let sha = env.template("hermes", copying_all("right"));
     env.client().ensure("hermes").unwrap();
     env.engine.remove_all_of(&env.isolation);
     let _alone = env.engine.alone();
@@ -152,7 +145,7 @@ fn change_marker(env: &TestEnv, sha: &str, change: impl Fn(&str) -> String) {
 #[test]
 fn a_discarded_tree_loses_its_marker_first() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", copying("right"));
+    let sha = env.template("hermes", copying_all("right"));
     env.client().ensure("hermes").unwrap();
     env.engine.remove_all_of(&env.isolation);
     let other = format!("{}{}", &sha[..12], "0".repeat(28));
@@ -203,7 +196,7 @@ fn a_symlink_in_place_of_the_tree_is_discarded_not_followed() {
 #[test]
 fn a_tree_of_another_commit_with_the_same_short_sha_is_discarded() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", copying("right"));
+    let sha = env.template("hermes", copying_all("right"));
     env.client().ensure("hermes").unwrap();
     env.engine.remove_all_of(&env.isolation);
     // The marker names the full commit id: here, a different one.
@@ -216,7 +209,7 @@ fn a_tree_of_another_commit_with_the_same_short_sha_is_discarded() {
 #[test]
 fn a_truncated_marker_is_ignored() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", copying("right"));
+    let sha = env.template("hermes", copying_all("right"));
     env.client().ensure("hermes").unwrap();
     env.engine.remove_all_of(&env.isolation);
     change_marker(&env, &sha, |text| text[..text.len() / 2].to_owned());
@@ -227,7 +220,7 @@ fn a_truncated_marker_is_ignored() {
 #[test]
 fn a_complete_tree_is_used_without_a_fetch() {
     let env = TestEnv::new();
-    env.template("hermes", copying("right"));
+    env.template("hermes", copying_all("right"));
     env.client().ensure("hermes").unwrap();
     env.engine.remove_all_of(&env.isolation);
     env.server.requests();
@@ -240,7 +233,7 @@ fn a_complete_tree_is_used_without_a_fetch() {
 #[test]
 fn the_leftovers_of_a_killed_fetch_are_not_used() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", copying("right"));
+    let sha = env.template("hermes", copying_all("right"));
     env.server.faults(
         serde_json::json!([{ "match": "/git-upload-pack$", "truncate_after": 60, "hang": true }]),
     );
@@ -284,7 +277,7 @@ fn old_leftovers_are_removed_and_recent_ones_kept() {
 #[test]
 fn the_cache_is_accessible_only_to_its_owner() {
     let env = TestEnv::new();
-    env.template("hermes", copying("right"));
+    env.template("hermes", copying_all("right"));
     env.client().ensure("hermes").unwrap();
     for folder in [env.cache(), env.cache().join("hermes")] {
         let mode = fs::metadata(&folder).unwrap().permissions().mode();
@@ -295,7 +288,7 @@ fn the_cache_is_accessible_only_to_its_owner() {
 #[test]
 fn the_default_cache_path_follows_xdg_home_and_tmpdir() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let (home, xdg, tmp) = (
         env.scratch().join("home"),
         env.scratch().join("xdg"),
@@ -344,7 +337,7 @@ fn the_default_cache_path_follows_xdg_home_and_tmpdir() {
 #[test]
 fn the_cache_may_be_a_symlink_to_another_disk() {
     let env = TestEnv::new();
-    env.template("hermes", copying("right"));
+    env.template("hermes", copying_all("right"));
     let disk = env.scratch().join("disk");
     fs::create_dir(&disk).unwrap();
     fs::set_permissions(&disk, PermissionsExt::from_mode(0o700)).unwrap();

@@ -9,7 +9,7 @@ use mol::{Code, Error, OptionName};
 use serde_json::json;
 
 use crate::support::engine::{BUSYBOX, assert_gone, end_sleep_of, is_running};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{
     CANCEL_LIMIT, End, Handling, Proxy, TestClient, TestEnv, block_on, random_below, soak, unique,
     wait_until,
@@ -163,7 +163,7 @@ fn a_deadline_replaces_the_ceiling() {
 #[test]
 fn a_call_cancelled_right_after_its_start_has_no_effect() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     env.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
     let client = env.client();
@@ -177,7 +177,7 @@ fn a_call_cancelled_right_after_its_start_has_no_effect() {
 #[test]
 fn a_call_cancelled_during_the_lookup_ends_at_once() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     env.server
         .faults(json!([{ "match": "/api/", "hang": true }]));
     let client = env.client();
@@ -191,7 +191,7 @@ fn a_call_cancelled_during_the_lookup_ends_at_once() {
 fn a_call_cancelled_during_the_fetch_ends_at_once_and_cleans_up() {
     for part in ["/info/refs", "/git-upload-pack"] {
         let env = TestEnv::new();
-        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        env.template("hermes", dockerfile(PLAIN));
         env.server
             .faults(json!([{ "match": part, "truncate_after": 30, "hang": true }]));
         let client = env.client();
@@ -223,7 +223,7 @@ fn a_call_cancelled_during_the_fetch_ends_at_once_and_cleans_up() {
 #[test]
 fn closing_a_client_removes_partial_fetches() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     env.server
         .faults(json!([{ "match": "/info/refs", "truncate_after": 30, "hang": true }]));
     let client = env.client();
@@ -237,7 +237,7 @@ fn closing_a_client_removes_partial_fetches() {
 #[test]
 fn cancelling_a_finished_call_has_no_effect() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let client = env.client();
     let call = client.begin("hermes");
     let id = call.id;
@@ -328,7 +328,7 @@ fn the_build_stops_when_all_of_100_callers_cancel_at_random() {
 #[test]
 fn no_partial_tree_remains_when_all_cancel_during_the_fetch() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     env.server
         .faults(json!([{ "match": "/git-upload-pack$", "truncate_after": 40, "hang": true }]));
     let client = env.client();
@@ -351,7 +351,7 @@ fn no_partial_tree_remains_when_all_cancel_during_the_fetch() {
 #[test]
 fn cancelling_during_the_build_keeps_the_fetched_tree() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     // The engine never confirms the upload, so the tree is not yet marked complete at the cancel.
     let proxy = Proxy::start(&env.engine, env.scratch(), |line| {
         match line.contains("/build?") {
@@ -381,6 +381,6 @@ fn a_call_after_a_cancelled_build_succeeds() {
     wait_until_it_builds(&client, &word);
     client.inner().cancel(call.id);
     call.end().unwrap_err();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     client.ensure("hermes").unwrap();
 }

@@ -3,7 +3,7 @@
 //! `tests/run release` runs these, as root: not every container may mount a disk.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Output};
+use std::process::Output;
 
 use mol::Code;
 
@@ -17,30 +17,14 @@ const DOCKERFILE: &str = "FROM scratch\nCOPY . /\n";
 /// Calls the C program `ensure` with the cache on such a disk.
 fn ensure(env: &TestEnv) -> Output {
     let image = env.scratch().join("disk");
-    let script = "mkdir -p \"$1\"; truncate -s 64M \"$0\"; mkfs.exfat \"$0\" >/dev/null
-        mount -t exfat-fuse -o loop,uid=0,gid=0,umask=0077 \"$0\" \"$1\"
-        touch \"$1/probe\"; [ -e \"$1/PROBE\" ]; rm \"$1/probe\"
-        shift; exec \"$@\"";
-    let mut command = Command::new("unshare");
-    command
-        .args([
-            "--mount",
-            "--propagation",
-            "private",
-            "--",
-            "sh",
-            "-ec",
-            script,
-        ])
-        .args([image, env.cache()])
-        .arg(child::program("ensure", Link::Static))
+    let mount = "truncate -s 64M \"$0\"; mkfs.exfat \"$0\" >/dev/null
+        mount -t exfat-fuse -o loop,uid=0,gid=0,umask=0077 \"$0\" \"$1\"";
+    let script = "touch probe; [ -e PROBE ]; rm probe; exec \"$@\"";
+    let program = child::program("ensure", Link::Static);
+    child::with_mount(env, mount, image.as_ref(), script, &program)
         .arg("hermes")
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default());
-    for (name, value) in env.values() {
-        command.env(name.name(), value);
-    }
-    command.output().unwrap()
+        .output()
+        .unwrap()
 }
 
 fn files(names: &[(&str, &str)]) -> Files {

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::child::{BOTH, command, field, program, succeed};
 use crate::support::engine::Engine;
 use crate::support::registry::Registry;
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{Handling, Proxy, TestClient, TestEnv, block_on};
 
 /// The names of all checks, in order.
@@ -85,7 +85,7 @@ fn assert_check(found: &Diagnosis, name: &str, status: Status, parts: &[&str]) {
 #[test]
 fn on_a_healthy_system_every_check_reports_what_it_found() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let sha = env.template("hermes", dockerfile(PLAIN));
     let client = env.client();
     let found = diagnose(&client);
     assert_check(

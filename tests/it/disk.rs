@@ -8,10 +8,8 @@ use mol::Code;
 use crate::support::child::{Link, field, program, program_with_points, text, with_a_disk};
 use crate::support::engine::{BUSYBOX, OwnEngine};
 use crate::support::points::first_pass_until;
-use crate::support::server::{dockerfile, fetches};
+use crate::support::server::{PLAIN, dockerfile, fetches};
 use crate::support::{Builder, Files, TestEnv, file, noise, wait_until};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// Makes a first call on this disk, which must fail because the disk is full and leave nothing. Then runs
 /// `free_space` on the same disk and makes a second call, which must succeed. Returns the first output.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 
-use crate::support::child::{compiler, source, text};
+use crate::support::child::{source, strict_compiler, text};
 use crate::support::header::Header;
 
 /// The documents that name tests.
@@ -317,10 +317,8 @@ fn every_c_block_of_a_document_compiles() {
     let file = folder.path().join("block.c");
     for (document, block) in blocks {
         std::fs::write(&file, c_program(&block)).unwrap();
-        let output = compiler(false)
-            .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
-            .args(["-fsyntax-only", "-I"])
-            .arg(source("include"))
+        let output = strict_compiler(false, "c11")
+            .arg("-fsyntax-only")
             .arg(&file)
             .output()
             .unwrap();

@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use mol::{Code, Error, OptionName};
 
 use crate::support::engine::{BUSYBOX, Engine, OwnEngine};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{
     End, Files, Handling, Proxy, TestEnv, file, in_parallel, noise, unique, wait_until,
 };
@@ -401,7 +401,7 @@ fn an_engine_restart_fails_the_build_and_the_next_call_works() {
         assert_eq!(client.ensure_err("hermes").code, Code::EngineUnreachable);
 
         own.start_again();
-        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        env.template("hermes", dockerfile(PLAIN));
         client.ensure("hermes").unwrap();
     }
 }

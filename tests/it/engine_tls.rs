@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 use mol::{Code, OptionName};
 use serde_json::{Value, json};
 
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::tls::{EngineTls, Flaw};
 use crate::support::{TestEnv, docker_context_id};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// A test environment with a template, and its engine behind TLS.
 fn env() -> (TestEnv, EngineTls) {

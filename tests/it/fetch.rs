@@ -6,10 +6,8 @@ use mol::event::Kind;
 use mol::{Code, OptionName};
 use serde_json::json;
 
-use crate::support::server::{GIT, dockerfile, fetches};
-use crate::support::{CANCEL_LIMIT, Files, TestEnv, file, in_parallel, noise};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+use crate::support::server::{GIT, PLAIN, copying, dockerfile, fetches};
+use crate::support::{CANCEL_LIMIT, TestEnv, in_parallel, noise};
 
 fn has_tree(env: &TestEnv, sha: &str) -> bool {
     env.cached_paths()
@@ -296,20 +294,11 @@ fn an_invalid_git_answer_is_a_fetch_error() {
 fn a_truncated_pack_is_never_used() {
     // Large enough that a cut is inside the pack.
     let content = noise(20_000);
-    let template = || {
-        Files::from([
-            (
-                "Dockerfile".to_owned(),
-                file("FROM scratch\nCOPY content /\n"),
-            ),
-            ("content".to_owned(), file(&content)),
-        ])
-    };
     // In parallel, because most of the time is spent waiting between retries.
     let cuts = [0, 1, 10, 50, 100, 200, 1000, 5000, 10_000];
     in_parallel(cuts.into_iter(), |cut| {
         let env = TestEnv::new();
-        let sha = env.template("hermes", template());
+        let sha = env.template("hermes", copying(&content));
         // Every request is cut, because the fetch is retried.
         env.server
             .faults(json!([{ "match": "/git-upload-pack$", "truncate_after": cut }]));

@@ -10,19 +10,8 @@ use serde_json::json;
 
 use crate::support::child::succeed;
 use crate::support::engine::BUSYBOX;
-use crate::support::server::{dockerfile, of_service};
+use crate::support::server::{copying, dockerfile, of_service};
 use crate::support::{Files, TestEnv, file, noise};
-
-/// A template whose image contains one file of its context.
-fn copying(content: &str) -> Files {
-    Files::from([
-        (
-            "Dockerfile".to_owned(),
-            file("FROM scratch\nCOPY content /\n"),
-        ),
-        ("content".to_owned(), file(content)),
-    ])
-}
 
 #[test]
 fn the_image_is_built_from_the_head_commit_and_named_after_it() {

@@ -4,10 +4,8 @@ use mol::event::Kind;
 use mol::{Code, OptionName};
 
 use crate::support::engine::{BUSYBOX, Engine};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{Handling, Proxy, TestEnv, unique};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// Gives `image` the reference of this commit of `runtime`.
 fn tag_as(env: &TestEnv, image: &str, runtime: &str, sha: &str) {

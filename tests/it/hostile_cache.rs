@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use mol::{Code, Error, OptionName};
 use rustix::fs::{CWD, FileType, Mode};
 
-use crate::support::server::dockerfile;
-use crate::support::{Files, TestEnv, file};
+use crate::support::TestEnv;
+use crate::support::server::{PLAIN, copying_all, dockerfile};
 
 const OTHER_USER: u32 = 12345;
 
@@ -23,11 +23,7 @@ struct Cache {
 impl Cache {
     fn new() -> Self {
         let env = TestEnv::new();
-        let files = Files::from([
-            ("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n")),
-            ("content".to_owned(), file("right")),
-        ]);
-        let sha = env.template("hermes", files);
+        let sha = env.template("hermes", copying_all("right"));
         let folder = env.cache().join("hermes");
         private(&env.cache());
         private(&folder);
@@ -99,7 +95,7 @@ fn refused(env: &TestEnv, cache: &Path, place: &Path, why: &str) -> Error {
 #[test]
 fn another_users_symlink_in_the_cache_path_is_not_followed() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let victim = victim(&env);
     let link = env.scratch().join("link");
     link_of_other_user(&victim, &link);
@@ -118,7 +114,7 @@ fn another_users_symlink_in_the_cache_path_is_not_followed() {
 #[test]
 fn a_dangling_symlink_in_the_cache_path_is_reported() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let (dangling, circle) = (env.scratch().join("dangling"), env.scratch().join("circle"));
     symlink("nowhere", &dangling).unwrap();
     symlink("circle", &circle).unwrap();
@@ -131,7 +127,7 @@ fn a_dangling_symlink_in_the_cache_path_is_reported() {
 #[test]
 fn a_parent_folder_that_others_can_write_to_is_refused() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let above = env.scratch().join("above");
     private(&above);
     let cache = above.join("between/cache");

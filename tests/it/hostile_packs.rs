@@ -11,9 +11,7 @@ use crate::support::git::{
     Object, deflate, deflated_zeros, entry, fetch_answer, pack, packed, packet, ref_delta, sha1,
     size,
 };
-use crate::support::server::{dockerfile, fetches};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+use crate::support::server::{PLAIN, dockerfile, fetches};
 
 /// More than the largest file that is accepted.
 const TOO_LARGE: u64 = 600 << 20;

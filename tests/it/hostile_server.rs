@@ -11,10 +11,8 @@ use tokio::task::block_in_place;
 
 use crate::support::child::peak;
 use crate::support::git::{Object, entry, packet};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{End, Files, Handling, Proxy, TestEnv, file, in_parallel, noise};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// The three requests of a job, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

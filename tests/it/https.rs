@@ -4,11 +4,10 @@ use mol::event::Kind;
 use mol::{Code, OptionName};
 use serde_json::json;
 
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::tls::{Flaw, Https};
 use crate::support::{Server, TestEnv, block_on};
 
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const TOKEN: &str = "0b5e9d2a4f6188c1e0b7a6d5943210fedcba7f3c";
 
 #[test]

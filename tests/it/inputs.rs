@@ -6,10 +6,8 @@ use std::process::Command;
 use mol::{Client, Code, OptionName, Options};
 
 use crate::support::child::{self, Link};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{TestEnv, unique};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 #[test]
 fn an_unknown_runtime_is_refused_before_any_io() {

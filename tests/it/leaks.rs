@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::support::child::{self, Link, command, program};
 use crate::support::daemon::write_program;
 use crate::support::engine::BUSYBOX;
-use crate::support::server::{GIT, dockerfile};
+use crate::support::server::{GIT, PLAIN, dockerfile};
 use crate::support::{Files, Handling, Proxy, TestClient, TestEnv, file, script};
 
 /// Has characters that each encoding changes.
@@ -302,7 +302,7 @@ fn a_token_in_the_runtime_version_file_is_masked() {
 #[test]
 fn a_token_in_an_option_is_masked() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let file = env.scratch().join("file");
     std::fs::write(&file, "").unwrap();
     let below_a_file = format!("{}/{TOKEN}", file.display());
@@ -418,7 +418,7 @@ fn a_token_invalid_in_a_header_is_refused_without_showing_it() {
 fn image_engine_and_cache_never_receive_the_token() {
     for buildkit in ["1", "0"] {
         let env = TestEnv::with(&["--token", TOKEN]);
-        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        env.template("hermes", dockerfile(PLAIN));
         let proxy = Proxy::start(&env.engine, env.scratch(), |_| Handling::Pass);
         let client = client(
             &env,
@@ -521,7 +521,7 @@ fn child_processes_do_not_receive_the_token() {
 #[test]
 fn the_token_is_never_in_a_url() {
     let env = TestEnv::with(&["--token", TOKEN]);
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     client(&env, &[]).ensure("hermes").unwrap();
     let requests = env.server.requests();
     assert!(requests.len() >= 3, "one lookup and a fetch: {requests:?}");

@@ -9,10 +9,8 @@ use mol::event::Kind;
 use mol::{Code, Error, OptionName};
 use serde_json::{Value, json};
 
-use crate::support::server::{dockerfile, of_service};
+use crate::support::server::{PLAIN, dockerfile, of_service};
 use crate::support::{CANCEL_LIMIT, TestEnv, in_parallel};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// Checks what all lookup errors have in common.
 fn assert_reported(env: &TestEnv, error: &Error) {

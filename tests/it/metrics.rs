@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::support::TestEnv;
 use crate::support::child::{BOTH, command, field, program, succeed};
 use crate::support::engine::{BUSYBOX, end_sleep_of};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 
 #[test]
 fn calls_hits_misses_builds_and_failures_add_up() {
@@ -16,7 +16,7 @@ fn calls_hits_misses_builds_and_failures_add_up() {
     assert_eq!(before.calls["ok"], 0);
     assert_eq!(before.call_durations.count, 0);
 
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     client.ensure("hermes").unwrap();
     client.ensure("hermes").unwrap();
     client.ensure_err("codex");
@@ -94,7 +94,7 @@ fn a_shared_build_counts_once_and_its_waiters_are_counted() {
 fn events_name_documented_spans() {
     let env = TestEnv::new();
     let client = env.client();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     client.ensure("hermes").unwrap();
     let mut spans: Vec<&str> = client
         .events()
@@ -125,7 +125,7 @@ fn events_name_documented_spans() {
 fn a_c_program_reads_metrics_and_build_log() {
     for link in BOTH {
         let env = TestEnv::new();
-        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        env.template("hermes", dockerfile(PLAIN));
         let output = succeed(command(&env, &program("upkeep", link)).arg("metrics"));
         let json_field = |name: &str| -> serde_json::Value {
             serde_json::from_str(&field(&output, name)).unwrap()

@@ -4,19 +4,9 @@
 use mol::event::Kind;
 use mol::{Code, OptionName};
 
-use crate::support::engine::{BUSYBOX, Engine};
+use crate::support::engine::{BUSYBOX, Engine, builders};
 use crate::support::server::dockerfile;
 use crate::support::{Handling, Proxy, TestClient, TestEnv, in_parallel, unique};
-
-/// Docker's two builders and Podman's: the engine, and the value of `DOCKER_BUILDKIT`.
-fn builders() -> [(Engine, &'static str); 3] {
-    let docker = Engine::of_the_tests();
-    [
-        (docker.clone(), "1"),
-        (docker, "0"),
-        (Engine::podman_of_the_tests(), "1"),
-    ]
-}
 
 /// A client, and the proxy that records its requests to the engine.
 fn client(env: &TestEnv, engine: &Engine, buildkit: &str) -> (TestClient, Proxy) {
@@ -52,25 +42,29 @@ fn a_failed_command_is_build_failed_whatever_it_prints() {
         .iter()
         .flat_map(|builder| commands.iter().map(move |command| (builder, command)))
         .collect();
-    in_parallel(rows.iter(), |((engine, buildkit), (words, exit_code))| {
-        let env = TestEnv::new();
-        let word = unique();
-        let text = format!("FROM {BUSYBOX}\nRUN echo \"{words}\"; : {word}; exit {exit_code}\n");
-        env.template("hermes", dockerfile(&text));
-        let (client, proxy) = client(&env, engine, buildkit);
-        let _images = engine.keep_images();
-        let error = client.ensure_err("hermes");
-        let what = format!("{} {buildkit} {words}: {error:?}", engine.url);
-        assert_eq!(error.code, Code::BuildFailed, "{what}");
-        assert!(
-            !error.message().contains("the disk of the engine"),
-            "{what}"
-        );
-        let build = error.build.expect("the error has build details");
-        assert_eq!(build.exit_code, *exit_code, "{what}");
-        assert_eq!(build.line, 2, "{what}");
-        assert_eq!(proxy.sent().matches("/build?").count(), 1, "{what}");
-    });
+    in_parallel(
+        rows.iter(),
+        |((_, engine, buildkit), (words, exit_code))| {
+            let env = TestEnv::new();
+            let word = unique();
+            let text =
+                format!("FROM {BUSYBOX}\nRUN echo \"{words}\"; : {word}; exit {exit_code}\n");
+            env.template("hermes", dockerfile(&text));
+            let (client, proxy) = client(&env, engine, buildkit);
+            let _images = engine.keep_images();
+            let error = client.ensure_err("hermes");
+            let what = format!("{} {buildkit} {words}: {error:?}", engine.url);
+            assert_eq!(error.code, Code::BuildFailed, "{what}");
+            assert!(
+                !error.message().contains("the disk of the engine"),
+                "{what}"
+            );
+            let build = error.build.expect("the error has build details");
+            assert_eq!(build.exit_code, *exit_code, "{what}");
+            assert_eq!(build.line, 2, "{what}");
+            assert_eq!(proxy.sent().matches("/build?").count(), 1, "{what}");
+        },
+    );
 }
 
 #[test]
@@ -91,7 +85,7 @@ fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
         .iter()
         .flat_map(|builder| dockerfiles.iter().map(move |text| (builder, *text)))
         .collect();
-    in_parallel(rows.iter(), |((engine, buildkit), text)| {
+    in_parallel(rows.iter(), |((_, engine, buildkit), text)| {
         let env = TestEnv::new();
         env.template("hermes", dockerfile(text));
         let (client, proxy) = client(&env, engine, buildkit);
@@ -111,7 +105,7 @@ fn error_phrases_in_a_dockerfile_do_not_change_the_error() {
 /// Not tested with Podman, which mixes standard output with standard error, to which the container runtime writes.
 #[test]
 fn a_command_cannot_imitate_the_container_runtime_on_stdout() {
-    for (engine, buildkit) in &builders()[..2] {
+    for (_, engine, buildkit) in &builders()[..2] {
         for print in ["echo", "printf"] {
             let env = TestEnv::new();
             let text = format!(
@@ -132,7 +126,7 @@ fn a_command_cannot_imitate_the_container_runtime_on_stdout() {
 
 #[test]
 fn output_that_looks_like_a_step_is_logged_as_output() {
-    for (engine, buildkit) in builders() {
+    for (_, engine, buildkit) in builders() {
         let env = TestEnv::new();
         let lines = [
             "Step 4/4 : RUN fake",

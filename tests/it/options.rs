@@ -5,10 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use mol::{Client, OptionName, Options};
 
 use crate::support::child::source;
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{TestClient, TestEnv, write_docker_context};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// Options from these variables and no others.
 fn from_env(variables: &[(&str, &str)]) -> Options {

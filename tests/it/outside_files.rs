@@ -12,14 +12,11 @@ use mol::upkeep::diagnose::Status;
 use mol::{Client, Code, OptionName};
 use serde_json::json;
 
-use crate::support::child::{Link, command, compiler, program, source, succeed, text};
-use crate::support::server::dockerfile;
+use crate::support::child::{Link, command, program, source, strict_compiler, succeed, text};
+use crate::support::engine::builders;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::tls::EngineTls;
-use crate::support::{
-    CANCEL_LIMIT, Engine, Files, TestEnv, block_on, docker_context_id, file, unique,
-};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+use crate::support::{CANCEL_LIMIT, Files, TestEnv, block_on, docker_context_id, file, unique};
 
 /// The time limit of a healthy client while others hang.
 const DEADLINE: Duration = Duration::from_secs(3);
@@ -210,16 +207,8 @@ fn a_hung_disk_delays_no_other_client_and_no_deadline() {
     env.client().ensure("hermes").unwrap();
     let hang = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hang.so");
     succeed(
-        compiler(false)
-            .args([
-                "-std=gnu11",
-                "-Wall",
-                "-Wextra",
-                "-Werror",
-                "-shared",
-                "-fPIC",
-                "-o",
-            ])
+        strict_compiler(false, "gnu11")
+            .args(["-shared", "-fPIC", "-o"])
             .arg(&hang)
             .arg(source("tests/c/hang.c"))
             .arg("-ldl"),
@@ -299,15 +288,6 @@ fn diagnose_returns_before_its_deadline_if_a_server_hangs() {
     }
 }
 
-/// Each builder: its value of DOCKER_BUILDKIT, and its engine.
-fn builders() -> [(&'static str, Engine); 3] {
-    [
-        ("1", Engine::of_the_tests()),
-        ("0", Engine::of_the_tests()),
-        ("1", Engine::podman_of_the_tests()),
-    ]
-}
-
 fn with(name: &str, text: &str) -> Files {
     let mut files = dockerfile(&format!(
         "FROM scratch\nCOPY . /\nLABEL only={}\n",
@@ -340,7 +320,7 @@ fn an_oversized_dockerignore_or_dockerfile_is_refused_by_name() {
             "it is larger than 1.0 MiB",
         ),
     ];
-    for (buildkit, engine) in builders() {
+    for (_, engine, buildkit) in builders() {
         let env = TestEnv::new();
         let client = env.client_with(&[
             (OptionName::DockerHost, &engine.url),
@@ -374,7 +354,7 @@ fn a_dockerignore_of_200_kib_works_with_every_builder() {
         "{}",
         text.len()
     );
-    for (buildkit, engine) in builders() {
+    for (_, engine, buildkit) in builders() {
         let env = TestEnv::new();
         let mut files = with(".dockerignore", &text);
         files.insert("secret-key".to_owned(), file("s"));

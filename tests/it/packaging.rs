@@ -8,12 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use crate::support::child::{command, compiler, soname, source, succeed, text};
+use crate::support::child::{command, compiler, host, platform, soname, source, succeed, text};
 use crate::support::header::Header;
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{TestEnv, required_var};
-
-pub const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// A Go server that ensures one image and prints the library version.
 pub const SERVER: &str = r#"package main
@@ -40,11 +38,6 @@ func main() {
 }
 "#;
 
-/// The Rust target triple of this machine.
-pub fn host() -> String {
-    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
-}
-
 /// A folder with the libraries, as packaging/install expects it.
 fn libraries(folder: &Path) -> &Path {
     std::fs::create_dir_all(folder).unwrap();
@@ -69,12 +62,8 @@ fn with_command() -> &'static Path {
 
 /// Runs packaging/install with these settings and returns its output.
 fn install(settings: &[(&str, &Path)], argument: impl AsRef<OsStr>) -> String {
-    let platform = match std::env::consts::ARCH {
-        "x86_64" => "linux_amd64",
-        _ => "linux_arm64",
-    };
     let mut install = Command::new(source("packaging/install"));
-    install.arg(argument).env("PLATFORM", platform);
+    install.arg(argument).env("PLATFORM", platform());
     for name in [
         "PREFIX",
         "DESTDIR",

@@ -8,9 +8,8 @@ use std::process::{Command, Output, Stdio};
 use mol::{Code, OptionName};
 
 use crate::abi::declared_functions;
-use crate::packaging::host;
 use crate::support::child::{
-    BOTH, Link, command, compiler, installed, native_libraries, process, program_with_points,
+    BOTH, Link, command, compiler, host, installed, native_libraries, process, program_with_points,
     source, succeed, text, words,
 };
 use crate::support::points::{POINTS, Trigger, first_pass_until, prepare, setting, template};

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::support::child::succeed;
 use crate::support::emulation::{Emulation, impossible};
 use crate::support::engine::Engine;
-use crate::support::server::{dockerfile, of_service};
+use crate::support::server::{PLAIN, dockerfile, of_service};
 use crate::support::{Files, TestEnv, file, wait_until};
 
 /// A template whose only RUN step runs this program.
@@ -63,7 +63,7 @@ fn an_unsupported_platform_is_refused_before_the_fetch() {
     let (arch, _) = impossible();
     for buildkit in ["1", "0"] {
         let env = TestEnv::new();
-        env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+        env.template("hermes", dockerfile(PLAIN));
         let platform = format!("linux/{arch}");
         let client = env.client_with(&[
             (OptionName::Platform, &platform),
@@ -89,7 +89,7 @@ fn an_unsupported_platform_is_refused_before_the_fetch() {
 #[test]
 fn windows_images_need_a_windows_engine() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let error = env
         .client_with(&[(OptionName::Platform, "windows/amd64")])
         .ensure_err("hermes");
@@ -158,7 +158,7 @@ fn an_emulated_platform_builds_with_a_slowness_warning() {
 #[test]
 fn amd64_runs_386_natively() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let client = env.client_with(&[(OptionName::Platform, "linux/386")]);
     client.ensure("hermes").unwrap();
     assert_eq!(client.count(Kind::Warning), 0);

@@ -7,18 +7,8 @@ use mol::event::Kind;
 use mol::{Code, Image, OptionName};
 
 use crate::support::engine::{BUSYBOX, Engine, is_running, wait_until_gone};
-use crate::support::server::{Files, dockerfile, file};
+use crate::support::server::{Files, copying, dockerfile, file};
 use crate::support::{Handling, Proxy, TestClient, TestEnv, block_on, unique};
-
-fn copying(content: &str) -> Files {
-    Files::from([
-        (
-            "Dockerfile".to_owned(),
-            file("FROM scratch\nCOPY content /\n"),
-        ),
-        ("content".to_owned(), file(content)),
-    ])
-}
 
 /// Ensures the image while no other test removes images.
 fn ensure(client: &TestClient, podman: &Engine) -> mol::Result<Image> {

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::support::child::{BOTH, command, field, program, source, text};
 use crate::support::engine::BUSYBOX;
 use crate::support::git::{Object, packet};
-use crate::support::server::{GIT, dockerfile};
+use crate::support::server::{GIT, PLAIN, dockerfile};
 use crate::support::{End, Files, Handling, Proxy, TestClient, TestEnv, block_on, file, script};
 
 const TOKEN: &str = "tk_7f3c0b5e9d2a4f6188c1e0b7";
@@ -291,7 +291,7 @@ fn build_output_becomes_printable_lines() {
 #[test]
 fn engine_text_becomes_one_printable_line() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let body = json!({ "message": noise() }).to_string();
     let answer = format!(
         "HTTP/1.1 500 Internal\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -395,7 +395,7 @@ fn options_in_image_references_must_not_contain_the_token() {
 #[test]
 fn a_result_that_contains_the_token_is_not_masked() {
     let env = TestEnv::new();
-    let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let sha = env.template("hermes", dockerfile(PLAIN));
     for token in ["molecule-local", "local/workspace", "linux/amd64"] {
         let client = env.client_with(&[(OptionName::Token, token)]);
         let image = client.ensure("hermes").unwrap();

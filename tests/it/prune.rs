@@ -14,9 +14,10 @@ use mol::{Code, OptionName};
 use crate::support::child::{BOTH, Link, command, field, program, program_with_points, succeed};
 use crate::support::engine::{BUSYBOX, Engine};
 use crate::support::points::first_pass_until;
+use crate::support::server::copying_all;
 use crate::support::{
-    End, Files, Handling, Proxy, TestClient, TestEnv, block_on, file, in_parallel, random_below,
-    unique, wait_until,
+    End, Handling, Proxy, TestClient, TestEnv, block_on, in_parallel, random_below, unique,
+    wait_until,
 };
 
 const KEEP_NONE: PruneOptions = PruneOptions {
@@ -34,13 +35,6 @@ const KEEP_TWO: PruneOptions = PruneOptions {
 /// A used image is kept this much longer than `recent`: one lease (src/job/ledger.rs).
 const LEASE: Duration = Duration::from_secs(5);
 
-fn copying(content: &str) -> Files {
-    Files::from([
-        ("Dockerfile".to_owned(), file("FROM scratch\nCOPY . /\n")),
-        ("content".to_owned(), file(content)),
-    ])
-}
-
 fn both_engines() -> impl Iterator<Item = Engine> + Send {
     [Engine::of_the_tests(), Engine::podman_of_the_tests()].into_iter()
 }
@@ -56,7 +50,7 @@ fn built(
     let commits = (0..n).map(|number| {
         // Unique content, so that no other test's image shares its layers.
         let content = format!("{runtime} {number} of {}", env.isolation);
-        let sha = env.template(runtime, copying(&content));
+        let sha = env.template(runtime, copying_all(&content));
         let _images = engine.keep_images();
         client.ensure(runtime).unwrap();
         if *engine.url == Engine::podman_of_the_tests().url {
@@ -237,9 +231,9 @@ fn images_not_built_here_or_of_another_isolation_are_kept() {
     // The image of a server with another isolation.
     let other = format!("{}-2", env.isolation);
     let neighbour = env.client_with(&[(OptionName::Isolation, &other)]);
-    env.template("hermes", copying("of both"));
+    env.template("hermes", copying_all("of both"));
     let theirs = neighbour.ensure("hermes").unwrap().reference;
-    env.template("hermes", copying("of the neighbour"));
+    env.template("hermes", copying_all("of the neighbour"));
     neighbour.ensure("hermes").unwrap();
 
     let report = prune(&client, &env.engine, KEEP_NONE);
@@ -396,7 +390,7 @@ fn leftovers_are_removed_and_foreign_files_in_the_cache_are_kept() {
 fn parallel_prunes_and_builds_do_not_conflict() {
     let env = TestEnv::new();
     built(&env, &env.client(), &env.engine, "hermes", 3);
-    env.template("hermes", copying("the newest"));
+    env.template("hermes", copying_all("the newest"));
     let _alone = env.engine.alone();
     std::thread::scope(|scope| {
         let prune = || {
@@ -624,7 +618,7 @@ fn returned_image_exists(engine: &Engine, other_cache: bool, processes: bool) {
             (OptionName::CacheDir, cache.to_str().unwrap()),
         ])
     };
-    let content = |round: usize, which: &str| copying(&format!("{which} {}", isolation(round)));
+    let content = |round: usize, which: &str| copying_all(&format!("{which} {}", isolation(round)));
     let built: Vec<[(String, String); 2]> = (0..ROUNDS)
         .map(|round| {
             let client = client(round, &env.cache());

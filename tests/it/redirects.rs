@@ -5,10 +5,9 @@ use base64::engine::general_purpose::STANDARD;
 use mol::{Code, OptionName};
 use serde_json::json;
 
-use crate::support::server::{Request, dockerfile, of_service};
+use crate::support::server::{PLAIN, Request, dockerfile, of_service};
 use crate::support::{Server, TestEnv};
 
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 const TOKEN: &str = "7f3c0b5e9d2a4f6188c1e0b7a6d5943210fedcba";
 
 /// A template server that requires this token, if it is not empty.

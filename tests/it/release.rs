@@ -9,9 +9,9 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
-use crate::packaging::{PLAIN, SERVER, files, host};
-use crate::support::child::{command, source, succeed, text};
-use crate::support::server::dockerfile;
+use crate::packaging::{SERVER, files};
+use crate::support::child::{command, host, source, succeed, text};
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{TestEnv, required_var};
 
 const MODULES: &str = "git.moleculesai.app/molecule-ai/libmol/go";

@@ -7,9 +7,7 @@ use mol::event::Kind;
 use serde_json::{Value, json};
 
 use crate::support::TestEnv;
-use crate::support::server::{dockerfile, of_service};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+use crate::support::server::{PLAIN, dockerfile, of_service};
 
 /// A fault for the first `times` matching requests.
 fn temporary(matches: &str, times: u32, mut fault: Value) -> Value {

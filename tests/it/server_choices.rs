@@ -10,10 +10,8 @@ use mol::{Code, Event, OptionName};
 use crate::support::child::{Link, command, field, program, succeed};
 use crate::support::engine::{BUSYBOX, end_sleep_of};
 use crate::support::git::{Object, packed};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{TestClient, TestEnv, block_on, required_var, unique, write_docker_context};
-
-const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
 
 /// A prefix on a port without a listener.
 const NOWHERE: &str = "http://127.0.0.1:1/molecule-ai/molecule-ai-workspace-template-";

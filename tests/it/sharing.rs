@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::support::child::{Link, command, program};
 use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
-use crate::support::server::{dockerfile, fetches, of_service};
+use crate::support::server::{PLAIN, dockerfile, fetches, of_service};
 use crate::support::{CANCEL_LIMIT, TestEnv, unique, wait_until};
 
 /// A template whose RUN step prints a word, which is returned, and then sleeps until [`end_sleep_of`] ends the sleep.
@@ -181,7 +181,7 @@ fn a_push_during_a_build_gives_later_calls_the_new_commit() {
     let client = env.client();
     let first = client.begin("hermes");
     client.wait_for_line(&word);
-    let sha = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let sha = env.template("hermes", dockerfile(PLAIN));
     let second = client.begin("hermes").end().unwrap();
     assert_eq!(second.commit_sha, sha);
     end_sleep_of(&word);
@@ -218,7 +218,7 @@ fn calls_during_a_lookup_share_the_next_one_and_see_new_pushes() {
 #[test]
 fn a_cancelled_lookup_passes_to_the_next_waiter() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     env.server
         .faults(json!([{ "match": "/api/", "times": 1, "hang": true }]));
     let client = env.client();

@@ -5,7 +5,7 @@ use mol::{Code, OptionName};
 use serde_json::json;
 
 use crate::support::engine::{BUSYBOX, end_sleep_of, is_running, wait_until_gone};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 use crate::support::{Files, TestClient, TestEnv, file, script, unique};
 
 const BUILDERS: [&str; 2] = ["1", "0"];
@@ -74,7 +74,7 @@ fn a_template_with_a_fixed_dockerfile_is_built() {
     env.template("hermes", Files::from([("README".to_owned(), file("none"))]));
     let client = env.client();
     client.ensure_err("hermes");
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     client.ensure("hermes").unwrap();
 }
 
@@ -347,7 +347,7 @@ fn runtime_version_is_sent_only_if_the_pin_option_is_set() {
 #[test]
 fn a_template_without_a_version_file_builds_with_the_pin_option() {
     let env = TestEnv::new();
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let client = env.client_with(&[(OptionName::RuntimeVersionPin, "1")]);
     client.ensure("hermes").unwrap();
     assert_eq!(client.count(Kind::Warning), 0);
@@ -356,8 +356,8 @@ fn a_template_without_a_version_file_builds_with_the_pin_option() {
 #[test]
 fn two_commits_with_the_same_tree_get_two_references() {
     let env = TestEnv::new();
-    let first = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
-    let second = env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    let first = env.template("hermes", dockerfile(PLAIN));
+    let second = env.template("hermes", dockerfile(PLAIN));
     assert_ne!(first, second);
     let client = env.client();
     let image = client.ensure("hermes").unwrap();

@@ -11,7 +11,7 @@ use mol::OptionName;
 
 use crate::support::TestEnv;
 use crate::support::child::{Link, command, program, text};
-use crate::support::server::dockerfile;
+use crate::support::server::{PLAIN, dockerfile};
 
 /// Does not occur in memory by chance, and has upper and lower case letters.
 const TOKEN: &str = "Tk7f3c0b5e9d2A4f6188c1e0b7a6d5943210fedQ";
@@ -93,7 +93,7 @@ fn a_freed_client_wipes_the_token_from_memory() {
 #[test]
 fn after_a_job_at_most_one_buffer_per_connection_holds_the_token() {
     let env = TestEnv::with(&["--token", TOKEN]);
-    env.template("hermes", dockerfile("FROM scratch\nCOPY Dockerfile /\n"));
+    env.template("hermes", dockerfile(PLAIN));
     let (status, found) = search(&env, &[]);
     assert_eq!(status, "ok");
     // The headers of the last request of a connection, which the HTTP stack frees without wiping. A request opens a

@@ -1,6 +1,7 @@
 //! C programs, compiled as the author of a host program would, and run as separate processes.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -24,6 +25,19 @@ pub fn source(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// The Rust target triple of this machine.
+pub fn host() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+/// This machine's platform in the names of files and packages.
+pub fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "linux_amd64",
+        _ => "linux_arm64",
+    }
+}
+
 /// This machine's C or C++ compiler, or the one of `MOL_TEST_CC` for the programs of another target (tests/shipped).
 pub fn compiler(cpp: bool) -> Command {
     if let [program, arguments @ ..] = &words("MOL_TEST_CC")[..] {
@@ -31,7 +45,7 @@ pub fn compiler(cpp: bool) -> Command {
         command.args(arguments);
         return command;
     }
-    let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let host = host();
     cc::Build::new()
         .cpp(cpp)
         .target(&host)
@@ -40,6 +54,16 @@ pub fn compiler(cpp: bool) -> Command {
         .cargo_metadata(false)
         .get_compiler()
         .to_command()
+}
+
+/// The same compiler with this C or C++ standard, all warnings as errors, and include/mol.h.
+pub fn strict_compiler(cpp: bool, standard: &str) -> Command {
+    let mut command = compiler(cpp);
+    command
+        .arg(format!("-std={standard}"))
+        .args(["-Wall", "-Wextra", "-Wpedantic", "-Werror", "-I"])
+        .arg(source("include"));
+    command
 }
 
 /// Runs a command that must succeed.
@@ -88,17 +112,14 @@ fn compile(name: &str, link: Link, libraries: &str) -> PathBuf {
     let file = format!("{name}-{link:?}-{libraries}{platform}");
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(file);
     let libraries = PathBuf::from(required_var(libraries));
-    let mut command = compiler(false);
+    let mut command = strict_compiler(false, "c11");
     command
-        .args(["-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror"])
         .args(words("MOL_TEST_CFLAGS"))
-        .arg("-I")
-        .arg(source("include"))
         .arg(code_of(name))
         .arg("-o")
         .arg(&program);
     match link {
-        // There is none for musl.
+        // There is no shared library for musl.
         Link::Shared if !platform.starts_with("musl_") => {
             let installed = installed(&libraries, &program.with_extension("lib"));
             command
@@ -142,11 +163,7 @@ pub fn soname() -> String {
 /// The linker flags for libmol.a: the list that `make generate` took from the Rust compiler, for this machine or for
 /// `MOL_TEST_PLATFORM`.
 pub fn native_libraries() -> Vec<String> {
-    let host = match std::env::consts::ARCH {
-        "x86_64" => "linux_amd64",
-        _ => "linux_arm64",
-    };
-    let platform = std::env::var("MOL_TEST_PLATFORM").unwrap_or_else(|_| host.to_owned());
+    let platform = std::env::var("MOL_TEST_PLATFORM").unwrap_or_else(|_| platform().to_owned());
     let file = format!("go/mol/link_{platform}.go");
     let text = std::fs::read_to_string(source(&file)).unwrap();
     let flags = text
@@ -176,12 +193,25 @@ pub fn field(output: &Output, name: &str) -> String {
 /// disappears with the process, however that ends. In the script `"$@"` is the program, and the working
 /// directory is the cache.
 pub fn with_a_disk(env: &TestEnv, options: &str, script: &str, program: &Path) -> Command {
-    let mount = "mkdir -p \"$1\"; mount -t tmpfs -o \"$0\" none \"$1\"; cd \"$1\"; shift";
+    let mount = "mount -t tmpfs -o \"$0\" none \"$1\"";
+    with_mount(env, mount, options.as_ref(), script, program)
+}
+
+/// The same with the disk that the script `mount` mounts at `$1`. `disk` is its `$0`.
+pub fn with_mount(
+    env: &TestEnv,
+    mount: &str,
+    disk: &OsStr,
+    script: &str,
+    program: &Path,
+) -> Command {
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "private", "--", "sh", "-ec"])
-        .args([&format!("{mount}; {script}"), options])
-        .arg(env.cache())
+        .arg(format!(
+            "mkdir -p \"$1\"; {mount}; cd \"$1\"; shift; {script}"
+        ))
+        .args([disk, env.cache().as_ref()])
         .arg(program)
         .env_clear()
         .env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -274,17 +304,10 @@ pub fn peak(env: &TestEnv, more: &[(OptionName, &str)], timeout: Option<Duration
     }
     let timeout = timeout.map(|timeout| timeout.as_millis().to_string());
     let output = succeed(command.arg("hermes").args(timeout));
-    let text = text(&output);
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name));
-        line.unwrap_or_else(|| panic!("no {name} in:\n{text}"))
-            .trim()
-            .to_owned()
-    };
-    let number = |name: &str| field(name).parse().unwrap();
+    let number = |name: &str| field(&output, name).parse().unwrap();
     Peak {
-        status: field("status"),
-        message: field("message"),
+        status: field(&output, "status"),
+        message: field(&output, "message"),
         growth_mib: u64::from(number("growth")) / 1024,
         sockets: number("sockets"),
         files: number("files"),

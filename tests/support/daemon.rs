@@ -1,11 +1,14 @@
 //! Servers and other programs for one test.
 
+use std::collections::BTreeSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Mutex;
 
-use super::wait_until;
+use super::child::{source, succeed};
+use super::{lock, wait_until};
 
 /// A server program that ends with the test, also if the test is killed.
 pub struct Daemon {
@@ -60,6 +63,54 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.stdin.take());
+        let _ = self.process.wait();
+    }
+}
+
+/// A Go program of this repository that answers each line with one line. Compiled once.
+pub struct GoProcess {
+    process: Child,
+    questions: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl GoProcess {
+    /// Starts a package of the module in the folder `module`.
+    pub fn start(module: &str, package: &str) -> Self {
+        static COMPILED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+        let path = Path::new(module).join(package);
+        let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(path.file_name().unwrap());
+        let mut compiled = lock(&COMPILED);
+        if !compiled.contains(&program) {
+            let mut build = Command::new("go");
+            build.args(["build", "-o"]).arg(&program).arg(package);
+            succeed(build.env("CGO_ENABLED", "0").current_dir(source(module)));
+            compiled.insert(program.clone());
+        }
+        drop(compiled);
+        let mut process = Command::new(program)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self {
+            questions: process.stdin.take(),
+            answers: BufReader::new(process.stdout.take().unwrap()),
+            process,
+        }
+    }
+
+    pub fn ask(&mut self, line: &str) -> String {
+        writeln!(self.questions.as_mut().unwrap(), "{line}").unwrap();
+        let mut answer = String::new();
+        self.answers.read_line(&mut answer).unwrap();
+        answer
+    }
+}
+
+impl Drop for GoProcess {
+    fn drop(&mut self) {
+        drop(self.questions.take());
         let _ = self.process.wait();
     }
 }

@@ -4,15 +4,14 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use serde::Deserialize;
 use tempfile::TempDir;
 
-use super::child::{source, succeed};
+use super::daemon::GoProcess;
 use super::required_var;
 
 /// The paths that are sent, folders with a trailing slash; or the error.
@@ -144,11 +143,7 @@ fn chunks(requests: &mut impl BufRead) -> Vec<u8> {
 }
 
 /// The current docker CLI and buildx: go/dockercontext, a process that answers one question per line.
-pub struct DockerContext {
-    process: Child,
-    questions: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
+pub struct DockerContext(GoProcess);
 
 /// The files that they would send.
 pub struct Answer {
@@ -160,25 +155,7 @@ pub struct Answer {
 
 impl DockerContext {
     pub fn start() -> Self {
-        static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-        let program = PROGRAM.get_or_init(|| {
-            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dockercontext");
-            let mut build = Command::new("go");
-            build.args(["build", "-o"]).arg(&program).arg(".");
-            succeed(build.current_dir(source("go/dockercontext")));
-            program
-        });
-        let mut process = Command::new(program)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self {
-            questions: process.stdin.take(),
-            answers: BufReader::new(process.stdout.take().unwrap()),
-            process,
-        }
+        Self(GoProcess::start("go/dockercontext", "."))
     }
 
     /// The files that they would send of a folder.
@@ -195,11 +172,7 @@ impl DockerContext {
             classic: Sent,
             buildkit: Sent,
         }
-        let question = format!("{}\n", tree.to_str().unwrap());
-        let questions = self.questions.as_mut().unwrap();
-        questions.write_all(question.as_bytes()).unwrap();
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
+        let line = self.0.ask(tree.to_str().unwrap());
         let line: Line = serde_json::from_str(&line).unwrap();
         let choice = |sent: Sent| match sent.error {
             error if error.is_empty() => Ok(with_folders(sent.paths.unwrap_or_default())),
@@ -210,12 +183,5 @@ impl DockerContext {
             classic: choice(line.classic),
             buildkit: choice(line.buildkit),
         }
-    }
-}
-
-impl Drop for DockerContext {
-    fn drop(&mut self) {
-        self.questions = None;
-        let _ = self.process.wait();
     }
 }

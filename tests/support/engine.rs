@@ -20,6 +20,7 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
 use super::child::{source, succeed};
+use super::git::hex;
 use super::{CANCEL_LIMIT, block_on, required_var, unique, wait_until};
 
 /// An image with a shell and the usual small programs, for templates with a RUN instruction.
@@ -30,9 +31,18 @@ pub struct Engine {
     pub url: String,
     pub(super) docker: Docker,
     /// Podman, and Docker's classic builder for `FROM scratch`, search all images for a cached parent, and
-    /// fail if one disappears meanwhile. Such a build takes the read lock, the removal of an image the write
-    /// lock.
+    /// fail if one disappears meanwhile. A test holds the read lock during such a build, and the removal of an image
+    /// takes the write lock.
     images: Arc<RwLock<()>>,
+}
+
+/// Each builder: its name in events, its engine, and the value of `DOCKER_BUILDKIT`.
+pub fn builders() -> [(&'static str, Engine, &'static str); 3] {
+    [
+        ("buildkit", Engine::of_the_tests(), "1"),
+        ("classic", Engine::of_the_tests(), "0"),
+        ("buildah", Engine::podman_of_the_tests(), "1"),
+    ]
 }
 
 /// A file or link in an image.
@@ -141,10 +151,7 @@ impl Engine {
             archive.into_inner().unwrap()
         };
         let layer = archive(&[("empty/", b"")]);
-        let id: String = Sha256::digest(&layer)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let id = hex(&Sha256::digest(&layer));
         let config = json!({
             "architecture": architecture,
             "os": "linux",
@@ -305,24 +312,10 @@ impl Engine {
     /// The files and links in an image, without those that the engine adds to every container.
     pub fn files(&self, reference: &str) -> BTreeMap<String, Entry> {
         let name = format!("libmol-test-{}", unique());
-        let options = CreateContainerOptionsBuilder::new().name(&name).build();
-        let body = ContainerCreateBody {
-            image: Some(reference.to_owned()),
-            cmd: Some(vec!["never-started".to_owned()]),
-            ..Default::default()
-        };
-        let bytes = block_on(async {
-            self.docker
-                .create_container(Some(options), body)
-                .await
-                .unwrap();
-            let bytes: Vec<_> = self.docker.export_container(&name).collect().await;
-            self.docker.remove_container(&name, None).await.unwrap();
-            bytes
-                .into_iter()
-                .flat_map(Result::unwrap)
-                .collect::<Vec<u8>>()
-        });
+        self.create_container(&name, reference);
+        let chunks: Vec<_> = block_on(self.docker.export_container(&name).collect());
+        self.remove_container(&name);
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(Result::unwrap).collect();
         let mut files = BTreeMap::new();
         for entry in tar::Archive::new(&*bytes).entries().unwrap() {
             let mut entry = entry.unwrap();
@@ -448,24 +441,28 @@ pub fn busybox() -> Vec<u8> {
 }
 
 /// A process of this machine.
-struct Process {
-    id: u32,
-    parent: u32,
+pub(super) struct Process {
+    pub(super) id: u32,
+    pub(super) parent: u32,
     /// Its arguments, each with a NUL at its end.
-    command: String,
+    pub(super) command: String,
+    /// The text of `/proc/PID/status`.
+    pub(super) status: String,
 }
 
-fn processes() -> impl Iterator<Item = Process> {
+pub(super) fn processes() -> impl Iterator<Item = Process> {
     let folders = std::fs::read_dir("/proc").unwrap().flatten();
     folders.filter_map(|folder| {
         let id = folder.file_name().to_str()?.parse().ok()?;
         let command = std::fs::read(folder.path().join("cmdline")).ok()?;
         let status = std::fs::read_to_string(folder.path().join("status")).ok()?;
         let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+        let parent = parent.trim().parse().ok()?;
         Some(Process {
             id,
-            parent: parent.trim().parse().ok()?,
+            parent,
             command: String::from_utf8_lossy(&command).into_owned(),
+            status,
         })
     })
 }

@@ -1,44 +1,17 @@
 //! The Go package's pure functions (go/mol/internal/vectororacle), which must return the same as the core.
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::sync::OnceLock;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::child::{source, succeed};
+use super::daemon::GoProcess;
 
-pub struct GoOracle {
-    process: Child,
-    questions: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
-}
+pub struct GoOracle(GoProcess);
 
 impl GoOracle {
     pub fn start() -> Self {
-        static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-        let program = PROGRAM.get_or_init(|| {
-            let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("vectororacle");
-            let mut build = Command::new("go");
-            build.args(["build", "-o"]).arg(&program);
-            build.arg("./internal/vectororacle").env("CGO_ENABLED", "0");
-            succeed(build.current_dir(source("go/mol")));
-            program
-        });
-        let mut process = Command::new(program)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self {
-            questions: process.stdin.take(),
-            answers: BufReader::new(process.stdout.take().unwrap()),
-            process,
-        }
+        Self(GoProcess::start("go/mol", "./internal/vectororacle"))
     }
 
     /// The result of `GiteaBranchAPIURL`, or the name of its error.
@@ -63,20 +36,10 @@ impl GoOracle {
             #[serde(default)]
             error: String,
         }
-        let questions = self.questions.as_mut().unwrap();
-        writeln!(questions, "{question}").unwrap();
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
+        let line = self.0.ask(&question.to_string());
         match serde_json::from_str(&line).unwrap() {
             Answer { value, error } if error.is_empty() => Ok(value),
             Answer { error, .. } => Err(error),
         }
-    }
-}
-
-impl Drop for GoOracle {
-    fn drop(&mut self) {
-        self.questions = None;
-        let _ = self.process.wait();
     }
 }

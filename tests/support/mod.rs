@@ -139,8 +139,7 @@ pub fn noise(length: usize) -> String {
 
 /// The name of a docker context's folders: the hexadecimal SHA-256 of the context's name.
 pub fn docker_context_id(name: &str) -> String {
-    let digest = Sha256::digest(name);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    git::hex(&Sha256::digest(name))
 }
 
 /// Writes a docker context into a docker configuration folder, as `docker context create` does.

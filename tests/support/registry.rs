@@ -4,10 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use bollard::auth::DockerCredentials;
-use bollard::models::{ContainerConfig, ContainerCreateBody};
+use bollard::models::ContainerConfig;
 use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, PushImageOptionsBuilder,
-    UploadToContainerOptionsBuilder,
+    CommitContainerOptionsBuilder, PushImageOptionsBuilder, UploadToContainerOptionsBuilder,
 };
 use futures_util::TryStreamExt;
 
@@ -102,18 +101,9 @@ impl Registry {
         let (repository, reference) = (format!("{host}/{name}"), format!("{host}/{name}:1"));
         let engine = Engine::of_the_tests();
         let docker = &engine.docker;
+        let container = format!("libmol-test-{word}");
+        engine.create_container(&container, BUSYBOX);
         block_on(async {
-            let container = format!("libmol-test-{word}");
-            let options = CreateContainerOptionsBuilder::new().name(&container);
-            let body = ContainerCreateBody {
-                image: Some(BUSYBOX.to_owned()),
-                cmd: Some(vec!["never-started".to_owned()]),
-                ..Default::default()
-            };
-            docker
-                .create_container(Some(options.build()), body)
-                .await
-                .unwrap();
             let options = UploadToContainerOptionsBuilder::new().path("/");
             let file =
                 bollard::body_full(archive(&[("base", word.as_bytes()), ("noise", noise)]).into());
@@ -129,7 +119,6 @@ impl Registry {
                 .commit_container(options.build(), ContainerConfig::default())
                 .await
                 .unwrap();
-            docker.remove_container(&container, None).await.unwrap();
             let login = DockerCredentials {
                 username: Some(USER.to_owned()),
                 password: Some(PASSWORD.to_owned()),
@@ -142,6 +131,7 @@ impl Registry {
                 .await
                 .expect("the registry must accept the image");
         });
+        engine.remove_container(&container);
         engine.untag(&reference);
         assert!(engine.inspect(&reference).is_none());
         (reference, word)

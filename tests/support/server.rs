@@ -40,6 +40,25 @@ pub fn dockerfile(text: &str) -> Files {
     Files::from([("Dockerfile".to_owned(), file(text))])
 }
 
+/// A Dockerfile that needs no other file and no other image.
+pub const PLAIN: &str = "FROM scratch\nCOPY Dockerfile /\n";
+
+/// A template whose image has the file `content`.
+pub fn copying(content: &str) -> Files {
+    with_content("FROM scratch\nCOPY content /\n", content)
+}
+
+/// A template whose image has all files of its context.
+pub fn copying_all(content: &str) -> Files {
+    with_content("FROM scratch\nCOPY . /\n", content)
+}
+
+fn with_content(text: &str, content: &str) -> Files {
+    let mut files = dockerfile(text);
+    files.insert("content".to_owned(), file(content));
+    files
+}
+
 /// A request that the server received.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Request {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use super::child::succeed;
 use super::daemon::{Daemon, write_program};
+use super::engine::{Process, processes};
 use super::{required_var, wait_until};
 
 pub struct Sshd {
@@ -112,43 +113,24 @@ impl Sshd {
     /// The process ids of the running ssh clients of this server.
     pub fn connections(&self) -> Vec<u32> {
         let config = format!("{}/", self.folder.display());
-        processes(|about| {
-            let line = std::fs::read(about.join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line);
-            line.contains(&config) && line.contains("dial-stdio")
-        })
+        ids(|process| process.command.contains(&config) && process.command.contains("dial-stdio"))
     }
 
     /// The same, plus zombies: clients that have ended but were not reaped.
     pub fn clients(&self) -> Vec<u32> {
         // A zombie has no command line, so it may belong to another test.
-        let dead = processes(|about| {
-            let stat = std::fs::read_to_string(about.join("stat"));
-            stat.is_ok_and(|stat| is_zombie_ssh(&stat))
+        let zombies = ids(|process| {
+            process.status.starts_with("Name:\tssh\n")
+                && process.status.contains("\nState:\tZ")
+                && process.parent == std::process::id()
         });
-        [self.connections(), dead].concat()
+        [self.connections(), zombies].concat()
     }
 }
 
-/// The ids of the processes whose folder in `/proc` matches.
-fn processes(wanted: impl Fn(&Path) -> bool) -> Vec<u32> {
-    let all = std::fs::read_dir("/proc").unwrap().flatten();
-    all.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        wanted(&entry.path()).then_some(pid)
-    })
-    .collect()
-}
-
-/// Whether this content of `/proc/PID/stat` is that of a zombie ssh that is a child of this process.
-fn is_zombie_ssh(stat: &str) -> bool {
-    let Some((name, rest)) = stat.rsplit_once(") ") else {
-        return false;
-    };
-    let mut fields = rest.split(' ');
-    let dead = fields.next() == Some("Z");
-    let parent = fields.next().and_then(|parent| parent.parse().ok());
-    name.ends_with("(ssh") && dead && parent == Some(std::process::id())
+fn ids(wanted: impl Fn(&Process) -> bool) -> Vec<u32> {
+    let found = processes().filter(wanted);
+    found.map(|process| process.id).collect()
 }
 
 fn free_port() -> u16 {

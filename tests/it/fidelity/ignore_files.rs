@@ -4,6 +4,7 @@ use super::Builder::{Classic, Podman};
 use super::assert_same;
 use super::template::{Outcome, template};
 use crate::support::engine::BUSYBOX;
+use crate::support::server::PLAIN;
 
 const COPY_ALL: &str = "FROM scratch\nCOPY . /\n";
 
@@ -152,7 +153,7 @@ fn an_ignored_dockerfile_and_ignore_file() {
 #[test]
 fn an_ignored_dockerfile_that_is_copied_by_name() {
     assert_same(
-        &template("FROM scratch\nCOPY Dockerfile /\n")
+        &template(PLAIN)
             .file(".dockerignore", "Dockerfile\n")
             .fails_on(super::Builder::BuildKit, "Dockerfile")
             .fails_on(Classic, "Dockerfile")
