@@ -19,7 +19,7 @@ pub(crate) mod version_pin;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::cache::{Cache, Lock};
 use crate::context::{self, Context};
@@ -93,10 +93,9 @@ async fn find_image(shared: &Shared, request: &Request, emit: &Sink) -> Result<A
         timings,
     };
     emit_found(&result, emit);
-    let latest = &result.target.references.latest;
-    if matches!(&result.found, Ok(found) if !found.is_known_as(latest)) {
-        let refresh = refresh_latest(engine, &result.target, emit);
-        timed(shared, Step::Tag, &mut result.timings.tag, refresh).await;
+    if let Ok(found) = &result.found {
+        let took = &mut result.timings.tag;
+        tag_hit(shared, engine, &result.target, found, took, emit).await;
     }
     point!("image-inspected");
     Ok(Arc::new(result))
@@ -192,6 +191,8 @@ async fn build_shared(shared: Arc<Shared>, target: Target, emit: Sink) -> Result
     point!("lock-taken");
     if let Ok(found) = usable(&shared, &target, &emit).await? {
         emit(Event::cache_hit(&target.references.pinned));
+        let (engine, took) = (shared.engine().await?, &mut timings.tag);
+        tag_hit(&shared, engine, &target, &found, took, &emit).await;
         return Ok(BuildOutput {
             image_id: found.id,
             cache_hit: true,
@@ -306,6 +307,26 @@ async fn tag(shared: &Shared, target: &Target, emit: &Sink) -> Result<String> {
     point!("latest-tagged");
     emit(Event::tagged(&target.references));
     Ok(image.id)
+}
+
+/// Points the moving tag at an image that was not built by this call, unless it points there already.
+async fn tag_hit(
+    shared: &Shared,
+    engine: &Engine,
+    target: &Target,
+    found: &Found,
+    took: &mut Duration,
+    emit: &Sink,
+) {
+    if !found.is_known_as(&target.references.latest) {
+        timed(
+            shared,
+            Step::Tag,
+            took,
+            refresh_latest(engine, target, emit),
+        )
+        .await;
+    }
 }
 
 /// Points the moving tag at the image. Containers are started from the pinned one, so a failure is only a

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use crate::support::child::{Link, command, program, program_with_points, text};
 use crate::support::points::{
@@ -143,20 +143,23 @@ fn repeated_kills_leave_at_most_one_fetch_folder() {
     assert!(leftovers().is_empty(), "{:?}", leftovers());
 }
 
-#[test]
-fn a_waiter_takes_over_when_the_lock_holder_is_killed() {
-    let env = TestEnv::new();
-    let sha = template(&env);
-    let mut holder = command(&env, &program_with_points("ensure", Link::Static))
-        .env("FAILPOINTS", "tree-renamed=sleep(60000)")
+/// Starts a call with these failpoints, and two callers that wait for it once `reached` is true. Then `kill` kills the
+/// call. Returns the output of the waiters.
+fn waiters_after_a_kill(
+    env: &TestEnv,
+    failpoints: &str,
+    reached: impl Fn() -> bool,
+    kill: impl FnOnce(&mut Child),
+) -> String {
+    let mut holder = command(env, &program_with_points("ensure", Link::Static))
+        .env("FAILPOINTS", failpoints)
         .arg("hermes")
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let tree = env.cache().join("hermes").join(&sha[..12]);
-    wait_until("a tree without its marker", || tree.exists().then_some(()));
+    wait_until("the call to hold the lock", || reached().then_some(()));
     let output = env.scratch().join("output");
-    let mut waiter = command(&env, &program("crowd", Link::Static))
+    let mut waiter = command(env, &program("crowd", Link::Static))
         .args(["2", "0", "1", "hermes"])
         .stdout(File::create(&output).unwrap())
         .spawn()
@@ -166,16 +169,52 @@ fn a_waiter_takes_over_when_the_lock_holder_is_killed() {
     wait_until("the other process to wait", || {
         said().contains(&waits).then_some(())
     });
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    kill(&mut holder);
+    assert_eq!(holder.wait().unwrap().signal(), Some(SIGKILL));
     let status = waiter.wait().unwrap();
     let said = said();
     assert!(status.success(), "{said}");
+    assert_eq!(said.matches("end 1 hermes ok").count(), 2, "{said}");
+    said
+}
+
+#[test]
+fn a_waiter_takes_over_when_the_lock_holder_is_killed() {
+    let env = TestEnv::new();
+    let sha = template(&env);
+    let tree = env.cache().join("hermes").join(&sha[..12]);
+    let said = waiters_after_a_kill(
+        &env,
+        "tree-renamed=sleep(60000)",
+        || tree.exists(),
+        |holder| holder.kill().unwrap(),
+    );
     assert_eq!(
         said.matches("\"kind\":\"fetch_started\"").count(),
         1,
         "{said}"
     );
-    assert_eq!(said.matches("end 1 hermes ok").count(), 2, "{said}");
     assert_complete(&env, &sha);
+}
+
+#[test]
+fn a_waiter_sets_the_latest_tag_if_the_builder_was_killed_before() {
+    let env = TestEnv::new();
+    let sha = template(&env);
+    let (tree, go) = (
+        env.cache().join("hermes").join(&sha[..12]),
+        env.scratch().join("go"),
+    );
+    let said = waiters_after_a_kill(
+        &env,
+        &format!(
+            "tree-ready=return(until {});image-built=return(kill)",
+            go.display()
+        ),
+        || tree.exists(),
+        |_| drop(File::create(&go).unwrap()),
+    );
+    assert!(!said.contains("\"kind\":\"build_started\""), "{said}");
+    let references = [env.reference("hermes", &sha), env.latest("hermes")];
+    assert_eq!(env.engine.references_of(&env.isolation), references);
 }
