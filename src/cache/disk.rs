@@ -15,6 +15,10 @@ use crate::event::human_bytes;
 /// in whole blocks of the disk.
 pub(crate) const LEAST: u64 = 4 << 20;
 
+/// What to do about a full disk of the cache.
+pub(crate) const HINT_FULL: &str =
+    "free some space there, or set MOLECULE_LOCAL_BUILD_CACHE to a folder on another disk";
+
 /// The free space on a disk, for this process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Free {
@@ -93,7 +97,7 @@ fn disk_full(what: String) -> Error {
         Code::Cache,
         format!("the disk of the cache is full: {what}"),
     )
-    .hint("free some space there, or set MOLECULE_LOCAL_BUILD_CACHE to a folder on another disk")
+    .hint(HINT_FULL)
 }
 
 /// Returns a description if the error, or one of its causes, is ENOSPC or EDQUOT.

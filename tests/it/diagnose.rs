@@ -123,7 +123,7 @@ fn on_a_healthy_system_every_check_reports_what_it_found() {
         &diagnose(&client),
         "cache",
         Status::Ok,
-        &[cache.to_str().unwrap(), ": 1 complete, "],
+        &[cache.to_str().unwrap(), ": 1 complete trees; "],
     );
     fs::create_dir(cache.join("hermes/.work-0123456789ab-Xy")).unwrap();
     assert_check(
@@ -319,6 +319,7 @@ fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
             "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
         ],
     );
+    assert_check(&found, "clock", Status::Ok, &["same as the server's"]);
     env.template("hermes", dockerfile("FROM scratch\n"));
     env.server.faults(json!([{
         "match": "/api/v1/version$",
@@ -332,6 +333,36 @@ fn a_wrong_clock_and_a_wrong_prefix_are_reported() {
         Status::Warning,
         &["ahead of the server's", "timedatectl"],
     );
+}
+
+#[test]
+fn a_branch_that_does_not_exist_is_reported() {
+    const BRANCH: &str = "MOLECULE_LOCAL_TEMPLATE_BRANCH";
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile("FROM scratch\n"));
+    let found = with(&env, &[(OptionName::Branch, "typo")]);
+    let expected = ["no template repository with the branch \"typo\"", BRANCH];
+    assert_check(&found, "gitea", Status::Problem, &expected);
+    let expected = ["the branch \"typo\" or its repository", BRANCH];
+    assert_check(&found, "hermes", Status::Warning, &expected);
+    assert_eq!(check(&found, "hermes").cause, "gitea");
+
+    let found = with(&env, &[(OptionName::Branch, "main")]);
+    assert_check(&found, "gitea", Status::Ok, &[]);
+    assert_check(&found, "hermes", Status::Ok, &["main at"]);
+    assert_check(&found, "codex", Status::Warning, &[BRANCH]);
+    assert_eq!(check(&found, "codex").cause, "");
+}
+
+#[test]
+fn one_missing_repository_does_not_stand_for_those_that_fail() {
+    let env = TestEnv::new();
+    env.server
+        .faults(json!([{ "match": "/api/v1/repos/.*tpl-[^c]", "status": 500 }]));
+    let found = with(&env, &[]);
+    assert_check(&found, "gitea", Status::Ok, &[]);
+    assert_check(&found, "codex", Status::Ok, &["no repository"]);
+    assert_check(&found, "hermes", Status::Problem, &["500"]);
 }
 
 #[test]

@@ -14,30 +14,27 @@ use crate::upkeep::diagnose::{Check, Deadline, free_space};
 /// With less free space, in bytes, the next trees may not fit: a tree takes some megabytes.
 const LOW_SPACE: u64 = 256 << 20;
 
-pub(super) async fn cache(shared: &Arc<Shared>, deadline: Deadline) -> Vec<Check> {
+pub(super) async fn cache(shared: &Arc<Shared>, deadline: Deadline) -> [Check; 2] {
     let settings = &shared.settings;
     let (root, runtimes) = (settings.cache_dir.clone(), settings.runtimes.clone());
-    let work = blocking(&shared.tasks, move || Ok(cache_at(&root, &runtimes)));
-    let checks = deadline.limited("the disk of the cache", work).await;
-    checks.unwrap_or_else(|error| vec![Check::failed("cache", error)])
+    let contents = blocking(&shared.tasks, move || contents(&root, &runtimes));
+    let root = settings.cache_dir.clone();
+    let space = blocking(&shared.tasks, move || Ok(space(&root)));
+    let (contents, space) = tokio::join!(
+        deadline.limited("the disk of the cache", contents),
+        deadline.limited("the disk of the cache", space)
+    );
+    [
+        contents.unwrap_or_else(|error| Check::failed("cache", error)),
+        space.unwrap_or_else(|error| Check::failed("cache disk", error).because_of("cache")),
+    ]
 }
 
-fn cache_at(root: &Path, runtimes: &Runtimes) -> Vec<Check> {
-    let free = disk::free(root);
-    let disk = match free {
-        Some(free) => free_space(
-            "cache disk",
-            root,
-            free,
-            LOW_SPACE,
-            "free some space there, or set MOLECULE_LOCAL_BUILD_CACHE to a folder on another disk",
-        ),
+fn space(root: &Path) -> Check {
+    match disk::free(root) {
+        Some(free) => free_space("cache disk", root, free, LOW_SPACE, disk::HINT_FULL),
         None => Check::ok("cache disk", "the free space is unknown"),
-    };
-    vec![
-        contents(root, runtimes).unwrap_or_else(|error| Check::failed("cache", error)),
-        disk,
-    ]
+    }
 }
 
 fn contents(root: &Path, runtimes: &Runtimes) -> Result<Check> {
@@ -70,12 +67,13 @@ fn contents(root: &Path, runtimes: &Runtimes) -> Result<Check> {
             }
         }
     }
-    let found = format!("{path}: {complete} complete, {}", human_bytes(bytes));
+    let bytes = human_bytes(bytes);
+    let found = format!("{path}: {complete} complete trees; {bytes} in total");
     Ok(match incomplete {
         0 => Check::ok("cache", found),
         incomplete => Check::warning(
             "cache",
-            format!("{found}; {incomplete} incomplete, from processes that were stopped"),
+            format!("{found}; {incomplete} incomplete, left by processes that were stopped"),
             "mol prune removes them",
         ),
     })

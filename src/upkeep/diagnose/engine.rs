@@ -150,12 +150,10 @@ async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check
         }
         Err(error) => return Check::failed(NAME, error),
     };
-    let warning = warnings
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .pop();
-    if let Some((message, hint)) = warning {
-        return Check::warning(NAME, message, hint);
+    let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
+    if !warnings.is_empty() {
+        let (messages, hints): (Vec<_>, Vec<_>) = warnings.into_iter().unzip();
+        return Check::warning(NAME, messages.join("; "), hints.join("; "));
     }
     if shared.settings.engine.builder.is_some() {
         return Check::ok(NAME, format!("{platform}, without emulation"));

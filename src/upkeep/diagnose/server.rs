@@ -7,6 +7,8 @@ use crate::error::{Code, Result};
 use crate::job::shared::Shared;
 use crate::names::runtimes::Runtime;
 use crate::net::gitea;
+use crate::options::Settings;
+use crate::printable::quoted;
 use crate::upkeep::diagnose::{Check, Deadline, Status};
 
 /// The tolerated clock difference. Certificates and tokens depend on the clock; their issuers allow for about this much.
@@ -43,6 +45,7 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     };
     let found = heads.iter().filter(|(_, head)| head.is_ok()).count();
     let any_answer = found + failed(Code::RepoNotFound) + failed(Code::Auth) > 0;
+    let none_exists = failed(Code::RepoNotFound) == heads.len();
 
     let no_clock =
         || Check::warning("clock", "unknown without an answer", "see gitea").because_of("gitea");
@@ -57,28 +60,11 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
             Check::warning("gitea", error.message(), error.hint),
             no_clock(),
         ),
-        Ok(_) if found + failed(Code::Auth) == 0 && failed(Code::RepoNotFound) > 0 => (
-            Check::problem(
-                "gitea",
-                format!(
-                    "no template repository exists: {}…",
-                    shared.settings.repo_prefix.as_str()
-                ),
-                match shared.http.has_token() {
-                    true => {
-                        "check MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX, and whether the token in \
-                         MOLECULE_GITEA_TOKEN may read the repositories"
-                    }
-                    false => {
-                        "check MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX; for private repositories, set \
-                         MOLECULE_GITEA_TOKEN"
-                    }
-                },
-            ),
-            Check::ok("clock", "not compared"),
-        ),
         Ok(greeting) => (
-            Check::ok("gitea", greeting.to_string()),
+            match none_exists {
+                true => no_template(&shared.settings),
+                false => Check::ok("gitea", greeting.to_string()),
+            },
             clock(greeting.date, greeting.took),
         ),
     };
@@ -94,10 +80,11 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     checks.extend(heads.into_iter().map(|(runtime, head)| {
         let cause = match head.as_ref().err().map(|error| error.code) {
             Some(Code::Auth) if no_access => "token",
+            Some(Code::RepoNotFound) if none_exists && settings.branch.is_some() => "gitea",
             Some(code) if Some(code) == unreachable => "gitea",
             _ => "",
         };
-        repository(shared, runtime, head).because_of(cause)
+        repository(settings, runtime, head).because_of(cause)
     }));
     checks
 }
@@ -205,21 +192,44 @@ fn token(set: bool, plain: bool, accepted: usize, refused: usize) -> Check {
     }
 }
 
-fn repository(shared: &Shared, runtime: &Runtime, head: Result<gitea::Head>) -> Check {
+/// The server answers, but no runtime has a template there, or none with the branch that is set.
+fn no_template(settings: &Settings) -> Check {
+    let prefix = settings.repo_prefix.as_str();
+    let (what, check) = match &settings.branch {
+        Some(branch) => (
+            format!("with the branch {}", quoted(branch)),
+            "MOLECULE_LOCAL_TEMPLATE_BRANCH and MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
+        ),
+        None => ("exists".to_owned(), "MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX"),
+    };
+    let access = match settings.token.is_empty() {
+        true => "; for private repositories, set MOLECULE_GITEA_TOKEN",
+        false => ", and whether the token in MOLECULE_GITEA_TOKEN may read the repositories",
+    };
+    Check::problem(
+        "gitea",
+        format!("no template repository {what}: {prefix}…"),
+        format!("check {check}{access}"),
+    )
+}
+
+fn repository(settings: &Settings, runtime: &Runtime, head: Result<gitea::Head>) -> Check {
     let name = runtime.as_str();
     match head {
         Ok(head) => {
             let head = format!("{} at {}", head.branch, head.commit.short());
-            let found = match shared.settings.pins.get(runtime) {
+            let found = match settings.pins.get(runtime) {
                 Some(pin) => format!("pinned to {}; {head}", pin.short()),
                 None => head,
             };
             Check::ok(name, found)
         }
-        // A missing repository is expected. If all are missing, the check of the server reports it.
-        Err(error) if error.code == Code::RepoNotFound => {
-            Check::ok(name, "no repository: cannot be built here")
-        }
+        // A missing repository is expected, but not a missing branch that is set: the server gives the same answer for
+        // both. If all are missing, the check of the server reports it.
+        Err(error) if error.code == Code::RepoNotFound => match &settings.branch {
+            None => Check::ok(name, "no repository: cannot be built here"),
+            Some(_) => Check::warning(name, error.message(), error.hint),
+        },
         Err(error) => Check::failed(name, error),
     }
 }
