@@ -117,7 +117,7 @@ impl Cache {
         Ok(take(lock_file::open(&path)?, &path)?.ok())
     }
 
-    /// Whether the commit is locked, checked without creating the lock file (for dry runs).
+    /// Whether the commit is locked, checked without creating the lock file (for dry runs and `mol doctor`).
     pub(crate) fn is_locked(&self, short: &str) -> bool {
         let file = OpenOptions::new()
             .read(true)
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_is_reported_only_once_its_pid_is_in_the_file() {
+    fn a_holder_is_reported_after_it_is_unchanged_for_100_ms() {
         for before in ["another process", "process 1, which has ended"] {
             let seen = [
                 (0, before),
