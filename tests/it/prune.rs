@@ -334,6 +334,26 @@ fn the_tree_and_image_of_a_locked_commit_are_kept() {
 }
 
 #[test]
+fn an_image_and_a_tree_that_cannot_be_locked_are_kept_and_reported() {
+    let env = TestEnv::new();
+    let client = env.client();
+    let hermes = built(&env, &client, &env.engine, "hermes", 3);
+    let lock = format!("hermes/.{}.lock", &hermes[0][..12]);
+    fs::remove_file(env.cache().join(&lock)).unwrap();
+    fs::create_dir(env.cache().join(&lock)).unwrap();
+    let report = prune(&client, &env.engine, KEEP_NONE);
+    for (commit, action) in [(&hermes[0], Action::Kept), (&hermes[1], Action::Removed)] {
+        let image = of(&report, &env.reference("hermes", commit));
+        let tree = (report.trees.iter()).find(|tree| &tree.tree.commit_sha == commit);
+        let tree = tree.unwrap();
+        assert_eq!((image.action, tree.action), (action, action), "{report:#?}");
+        for reason in [&image.reason, &tree.reason] {
+            assert_eq!(reason.contains(&lock), action == Action::Kept, "{reason}");
+        }
+    }
+}
+
+#[test]
 fn leftovers_are_removed_and_foreign_files_in_the_cache_are_kept() {
     let env = TestEnv::new();
     let client = env.client();
@@ -350,8 +370,6 @@ fn leftovers_are_removed_and_foreign_files_in_the_cache_are_kept() {
     fs::write(elsewhere.join("precious"), "").unwrap();
     std::os::unix::fs::symlink(&elsewhere, folder.join("aaaaaaaaaaaa")).unwrap();
     std::os::unix::fs::symlink(&elsewhere, half.join("link")).unwrap();
-    std::os::unix::fs::symlink(&elsewhere, env.cache().join("codex")).unwrap();
-    fs::create_dir(elsewhere.join("bbbbbbbbbbbb")).unwrap();
     for name in [
         "hermes/notes",
         "hermes/0123456789abc",
@@ -379,7 +397,6 @@ fn leftovers_are_removed_and_foreign_files_in_the_cache_are_kept() {
         "hermes/0123456789abc",
         "other",
         ".work-0123456789ab-x",
-        "codex/bbbbbbbbbbbb",
         "hermes/aaaaaaaaaaaa/precious",
     ] {
         assert!(env.cache().join(left).exists(), "{left}");

@@ -1,5 +1,7 @@
 //! Claims a name of an image before pruning removes it.
 
+use std::path::Path;
+
 use crate::cache::{Cache, Lock, UnusedLock};
 use crate::error::Result;
 use crate::job::ledger::{self, Removing};
@@ -33,38 +35,11 @@ impl Claim {
             short.to_owned(),
         );
         let window = ledger::window(options.recent);
-        let claim = blocking(&shared.tasks, move || {
-            let cache = match Cache::existing(&root, &runtime)? {
-                Some(cache) => cache,
-                None if options.dry_run => return Ok(Ok(Self::default())),
-                // A call that starts now creates the folder. Without the folder it would not see the claim.
-                None => match Cache::open(&root, &runtime) {
-                    Ok(cache) => cache,
-                    // Such a call cannot create it either.
-                    Err(_) => return Ok(Ok(Self::default())),
-                },
-            };
-            let recent = || window.map_or(Reason::InUse, |_| Reason::Recent(options.recent));
-            if options.dry_run {
-                return Ok(match () {
-                    () if cache.is_locked(&short) => Err(Reason::InUse),
-                    () if cache.is_used(&short, window) => Err(recent()),
-                    () => Ok(Self::default()),
-                });
-            }
-            let Some(lock) = cache.try_lock(&short)? else {
-                return Ok(Err(Reason::InUse));
-            };
-            let Some(unused) = cache.try_lock_unused(&short, window)? else {
-                return Ok(Err(recent()));
-            };
-            Ok(Ok(Self {
-                _lock: Some(lock),
-                _unused: Some(unused),
-                _removing: None,
-            }))
-        });
-        let claim = match claim.await? {
+        let claim = move || {
+            let claim = Self::in_cache(&root, &runtime, &short, options);
+            Ok(claim.unwrap_or_else(|error| Err(Reason::Failed(error.message()))))
+        };
+        let claim = match blocking(&shared.tasks, claim).await? {
             Ok(claim) => claim,
             Err(reason) => return Ok(Err(reason)),
         };
@@ -81,5 +56,46 @@ impl Claim {
             }),
             None => Err(Reason::Recent(options.recent)),
         })
+    }
+
+    /// The part of a claim that other processes see.
+    fn in_cache(
+        root: &Path,
+        runtime: &Runtime,
+        short: &str,
+        options: PruneOptions,
+    ) -> Result<std::result::Result<Self, Reason>> {
+        let cache = match Cache::existing(root, runtime)? {
+            Some(cache) => cache,
+            None if options.dry_run => return Ok(Ok(Self::default())),
+            // Create the folder: a call that starts now would create it too, and must find the claim in it.
+            None => match Cache::open(root, runtime) {
+                Ok(cache) => cache,
+                // Such a call cannot create it either.
+                Err(_) => return Ok(Ok(Self::default())),
+            },
+        };
+        let window = ledger::window(options.recent);
+        let recent = || window.map_or(Reason::InUse, |_| Reason::Recent(options.recent));
+        if options.dry_run {
+            return Ok(if cache.is_locked(short) {
+                Err(Reason::InUse)
+            } else if cache.is_used(short, window) {
+                Err(recent())
+            } else {
+                Ok(Self::default())
+            });
+        }
+        let Some(lock) = cache.try_lock(short)? else {
+            return Ok(Err(Reason::InUse));
+        };
+        let Some(unused) = cache.try_lock_unused(short, window)? else {
+            return Ok(Err(recent()));
+        };
+        Ok(Ok(Self {
+            _lock: Some(lock),
+            _unused: Some(unused),
+            _removing: None,
+        }))
     }
 }

@@ -148,7 +148,7 @@ pub(crate) async fn prune(shared: &Arc<Shared>, options: PruneOptions) -> Result
                 Action::Kept,
                 Reason::Newest(options.keep_per_runtime, tree.runtime.clone()),
             ),
-            false => blocking(&shared.tasks, move || remove_tree(&found, options)).await?,
+            false => blocking(&shared.tasks, move || Ok(remove_tree(&found, options))).await?,
         };
         if action == Action::Removed {
             report.freed_bytes += tree.bytes;
@@ -314,13 +314,24 @@ async fn inspect_again(
     Ok(Some(found))
 }
 
-fn remove_tree(found: &FoundTree, options: PruneOptions) -> Result<(Action, Reason)> {
+fn remove_tree(found: &FoundTree, options: PruneOptions) -> (Action, Reason) {
+    match discard_tree(found, options) {
+        Ok(Some(reason)) => (Action::Kept, reason),
+        // The other trees are still tried. Each of them reports its own error.
+        Err(error) => (Action::Kept, Reason::Failed(error.message())),
+        Ok(None) if found.tree.whole => (Action::Removed, Reason::Older(options.keep_per_runtime)),
+        Ok(None) => (Action::Removed, Reason::Incomplete),
+    }
+}
+
+/// Removes a tree, or returns the reason to keep it.
+fn discard_tree(found: &FoundTree, options: PruneOptions) -> Result<Option<Reason>> {
     let (cache, entry, short) = (&found.cache, &found.entry, &found.entry.short);
     let _lock = match options.dry_run {
-        true if cache.is_locked(short) => return Ok((Action::Kept, Reason::InUse)),
+        true if cache.is_locked(short) => return Ok(Some(Reason::InUse)),
         true => None,
         false => match cache.try_lock(short)? {
-            None => return Ok((Action::Kept, Reason::InUse)),
+            None => return Ok(Some(Reason::InUse)),
             lock => lock,
         },
     };
@@ -330,20 +341,10 @@ fn remove_tree(found: &FoundTree, options: PruneOptions) -> Result<(Action, Reas
         cache.is_used(short, window) || is_within(window, made, unix_seconds(SystemTime::now()));
     // No call uses an incomplete tree.
     if found.tree.whole && recent {
-        return Ok((Action::Kept, Reason::Recent(options.recent)));
+        return Ok(Some(Reason::Recent(options.recent)));
     }
-    if !options.dry_run {
-        match cache.discard(entry) {
-            Ok(true) => {}
-            Ok(false) => return Ok((Action::Kept, Reason::InUse)),
-            Err(error) => return Ok((Action::Kept, Reason::Failed(error.message()))),
-        }
-    }
-    let reason = match found.tree.whole {
-        true => Reason::Older(options.keep_per_runtime),
-        false => Reason::Incomplete,
-    };
-    Ok((Action::Removed, reason))
+    let removed = options.dry_run || cache.discard(entry)?;
+    Ok((!removed).then_some(Reason::InUse))
 }
 
 impl Redact for PruneReport {
