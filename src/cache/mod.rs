@@ -120,12 +120,12 @@ impl Cache {
         Ok(Self { folder })
     }
 
-    /// Opens the folder without creating anything. `None` if it does not exist, is a link, or belongs
-    /// to another user.
+    /// Opens the folder without creating anything. `None` if it does not exist or belongs to another user.
     pub(crate) fn existing(root: &Path, runtime: &Runtime) -> Result<Option<Self>> {
         let folder = root.join(runtime.as_str());
         ownership::check(root)?;
-        if !ownership::is_own_folder(&folder) {
+        // Also through a link of this user, as when it is created.
+        if !fs::canonicalize(&folder).is_ok_and(|folder| ownership::is_own_folder(&folder)) {
             return Ok(None);
         }
         ownership::check(&folder)?;
@@ -239,6 +239,17 @@ mod tests {
         let entry = cache.entries().pop().unwrap();
         assert_eq!((&*entry.short, &entry.commit), (SHORT, &None));
         entry
+    }
+
+    #[test]
+    fn a_runtime_folder_that_is_a_link_is_used_and_found() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = root.path().join("disk");
+        DirBuilder::new().mode(0o700).create(&disk).unwrap();
+        std::os::unix::fs::symlink(&disk, root.path().join("hermes")).unwrap();
+        unmarked(&cache(root.path()));
+        let found = Cache::existing(root.path(), &known("hermes")).unwrap();
+        assert_eq!(found.unwrap().entries().len(), 1);
     }
 
     #[test]
