@@ -5,6 +5,7 @@
 //! are skipped; they are reported only if there is no valid one.
 
 use std::collections::HashSet;
+use std::env;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
@@ -37,8 +38,9 @@ pub(crate) struct Found {
     pub(crate) limit: Option<Error>,
 }
 
-/// The certificates of a file and of the files of a folder, without duplicates.
-pub(crate) fn find(file: Option<&Path>, folder: Option<&Path>) -> Found {
+/// The certificates of a file and of the files of `folders`, without duplicates. As `PATH` does, `folders` has one path,
+/// or several separated by `:`.
+pub(crate) fn find(file: Option<&Path>, folders: Option<&Path>) -> Found {
     let mut found = Found::default();
     let mut seen = HashSet::new();
     if let Some(file) = file {
@@ -47,10 +49,11 @@ pub(crate) fn find(file: Option<&Path>, folder: Option<&Path>) -> Found {
         }
         found.add(file, MAX_FILE);
     }
-    if let Some(folder) = folder
-        && let Err(error) = found.add_folder(folder, &mut seen)
-    {
-        found.failed(folder, &error);
+    let folders = folders.into_iter().flat_map(env::split_paths);
+    for folder in folders.filter(|folder| !folder.as_os_str().is_empty()) {
+        if let Err(error) = found.add_folder(&folder, &mut seen) {
+            found.failed(&folder, &error);
+        }
     }
     found.certificates.sort_unstable_by(|a, b| a.cmp(b));
     found.certificates.dedup();
@@ -160,4 +163,29 @@ pub(crate) fn of_file(file: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
 pub(crate) fn key_of_file(file: &Path) -> io::Result<PrivateKeyDer<'static>> {
     let text = Zeroizing::new(read(file, MAX_FILE)?);
     PrivateKeyDer::from_pem_slice(&text).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_of_several_folders_is_read() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str, content: &str| {
+            let folder = root.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            let pem = "CERTIFICATE-----\n";
+            let text = format!("-----BEGIN {pem}{content}\n-----END {pem}");
+            fs::write(folder.join("ca.pem"), text).unwrap();
+            folder
+        };
+        let (one, two) = (folder("one", "AAAA"), folder("two", "BBBB"));
+        let none = root.path().join("none");
+        let folders = env::join_paths([&one, &none, Path::new(""), &two]).unwrap();
+        let found = find(None, Some(Path::new(&folders)));
+        assert_eq!(found.certificates.len(), 2);
+        assert_eq!(found.errors.len(), 1, "{:?}", found.errors);
+        assert!(found.errors[0].contains("/none cannot be read"));
+    }
 }
