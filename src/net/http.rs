@@ -171,7 +171,7 @@ impl Http {
             let retry = retry_after(&response);
             let date = response.headers().get(DATE);
             let date = date.and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
-            let body = self.body(&mut response, MAX_ANSWER).await;
+            let body = body(&mut response).await;
             let body = body.map_err(|error| self.unreachable(url, &error))?;
             let reason = match (&body, status.is_success()) {
                 (Some(body), false) => self.reason(&response, body),
@@ -197,22 +197,6 @@ impl Http {
                 )
                 .hint(HINT_UNREACHABLE))
             })
-    }
-
-    /// Reads a body to its end; `None` if it is larger than `max` bytes.
-    async fn body(
-        &self,
-        response: &mut reqwest::Response,
-        max: usize,
-    ) -> reqwest::Result<Option<Bytes>> {
-        let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await? {
-            if body.len() + chunk.len() > max {
-                return Ok(None);
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok(Some(body.freeze()))
     }
 
     /// The server's reason for a refusal: the `message` of Gitea's API, or plain text, as its git sends. A page of HTML
@@ -247,7 +231,7 @@ impl Http {
 
     /// The server's reason for refusing a git request; empty if it does not arrive at once.
     pub(crate) async fn git_reason(&self, response: &mut reqwest::Response) -> String {
-        let body = tokio::time::timeout(REASON_TIMEOUT, self.body(response, MAX_ANSWER)).await;
+        let body = tokio::time::timeout(REASON_TIMEOUT, body(response)).await;
         match body {
             Ok(Ok(Some(body))) => self.reason(response, &body),
             _ => String::new(),
@@ -308,10 +292,15 @@ impl Http {
         TcpStream::connect(&*addresses).await.map(drop)
     }
 
-    /// Sends a `HEAD` request, never with the token, and returns the status.
+    /// Sends a `HEAD` request, never with the token, and returns the status: that of the redirect, if it is not followed.
     pub(crate) async fn head(&self, url: &Url) -> reqwest::Result<StatusCode> {
-        let answer = self.client.head(url.clone()).send().await?;
-        Ok(answer.status())
+        match self.client.head(url.clone()).send().await {
+            Ok(answer) => Ok(answer.status()),
+            Err(error) => match RefusedRedirect::find(&error) {
+                Some(refused) => Ok(refused.status),
+                None => Err(error),
+            },
+        }
     }
 
     fn unreachable(&self, url: &Url, error: &reqwest::Error) -> Error {
@@ -349,6 +338,18 @@ const HINT_PROXY: &str = "check the proxy in HTTPS_PROXY or HTTP_PROXY, or name 
 /// The hint for an answer that is not from Gitea. Go has it too (`go/mol/gitea_url.go`).
 pub(crate) const HINT_NO_GITEA: &str = "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea \
      server, and that no proxy or login page is in between";
+
+/// Reads a body to its end; `None` if it is larger than [`MAX_ANSWER`].
+async fn body(response: &mut reqwest::Response) -> reqwest::Result<Option<Bytes>> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = response.chunk().await? {
+        if body.len() + chunk.len() > MAX_ANSWER {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body.freeze()))
+}
 
 /// Refuses a compressed answer. The library requests none (it sends no `Accept-Encoding`), so that a few bytes cannot
 /// unpack to gigabytes.
@@ -415,28 +416,53 @@ fn authorization(scheme: &str, credentials: &[u8]) -> Result<HeaderValue> {
     Ok(header)
 }
 
+/// A redirect that is not followed.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+struct RefusedRedirect {
+    why: Refusal,
+    status: StatusCode,
+}
+
+/// Why a redirect is not followed.
+#[derive(Debug, thiserror::Error)]
+enum Refusal {
+    #[error("more than {MAX_REDIRECTS} redirects")]
+    TooMany,
+    #[error("it redirects to another server, {0}; this redirect is not followed")]
+    OtherServer(String),
+}
+
+impl RefusedRedirect {
+    /// The refused redirect that caused an error, if it was one.
+    fn find(error: &reqwest::Error) -> Option<&Self> {
+        causes(error).find_map(|cause| cause.downcast_ref())
+    }
+}
+
 /// Follows redirects within one origin, which Gitea sends for a renamed repository. With a token, a redirect to another
 /// origin is an error, so that the caller learns that the address is wrong. Without a token it is followed, but never
 /// from https to http.
 fn follow(attempt: redirect::Attempt<'_>, has_token: bool) -> redirect::Action {
     match refusal(attempt.previous(), attempt.url(), has_token) {
         None => attempt.follow(),
-        Some(why) => attempt.error(why),
+        Some(why) => {
+            let status = attempt.status();
+            attempt.error(RefusedRedirect { why, status })
+        }
     }
 }
 
-/// Why a redirect to `next` is not followed, if so. `previous` begins with the URL of the request.
-fn refusal(previous: &[Url], next: &Url, has_token: bool) -> Option<String> {
+/// Why a redirect to `next` is refused; `None` if it is followed. `previous` begins with the URL of the request.
+fn refusal(previous: &[Url], next: &Url, has_token: bool) -> Option<Refusal> {
     if previous.len() > MAX_REDIRECTS {
-        return Some(format!("more than {MAX_REDIRECTS} redirects"));
+        return Some(Refusal::TooMany);
     }
     let from = previous.last()?;
     let same = from.origin() == next.origin();
     let downgrade = from.scheme() == "https" && next.scheme() != "https";
-    (!same && (has_token || downgrade)).then(|| {
-        let target = next.origin().ascii_serialization();
-        format!("it redirects to another server, {target}, which is not followed")
-    })
+    (!same && (has_token || downgrade))
+        .then(|| Refusal::OtherServer(next.origin().ascii_serialization()))
 }
 
 /// `NO_PROXY`, and this machine, to which no proxy leads (as in Go's golang.org/x/net/http/httpproxy).
@@ -502,11 +528,14 @@ fn unreachable(url: &Url, proxy: Option<&str>, error: &reqwest::Error) -> Error 
             "check the machine's clock and certificates, or point SSL_CERT_FILE at the certificate of the \
              server or of its authority",
         )
-    } else if error.is_redirect() {
-        (
-            innermost,
-            "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to the address that the server redirects to",
-        )
+    } else if let Some(refused) = RefusedRedirect::find(error) {
+        let hint = match refused.why {
+            Refusal::TooMany => HINT_NO_GITEA,
+            Refusal::OtherServer(_) => {
+                "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to the address that the server redirects to"
+            }
+        };
+        (refused.to_string(), hint)
     } else if error.is_dns() {
         (
             format!("the host name cannot be resolved: {innermost}"),

@@ -175,6 +175,7 @@ fn a_redirect_loop_ends() {
     let error = env.client().ensure_err("hermes");
     assert_eq!(error.code, Code::GiteaUnreachable, "{error:?}");
     assert!(error.message().contains("redirects"), "{error:?}");
+    assert!(error.hint.contains("a Gitea server"), "{error:?}");
     assert!(env.server.requests().len() < 20);
 }
 

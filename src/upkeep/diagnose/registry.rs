@@ -144,8 +144,8 @@ mod tests {
         (address, received)
     }
 
-    /// Asks with a token, whose server this address is too. `None` if there is no answer in time.
-    fn asked(address: SocketAddr) -> Option<Reply> {
+    /// Asks with a token, whose server this address is too. `None` if there is no answer within the limit.
+    fn asked_within(limit: Duration, address: SocketAddr) -> Option<Reply> {
         let mut options = Options::default();
         options.set(
             OptionName::RepoPrefix,
@@ -154,7 +154,6 @@ mod tests {
         options.set(OptionName::Token, TOKEN);
         let settings = options.settings().unwrap();
         let http = Http::new(&settings.repo_prefix, &settings.token, &settings.network).unwrap();
-        let limit = Duration::from_millis(500);
         let reference = format!("{address}/team/cache/hermes:linux-amd64");
         block_on(async {
             tokio::time::timeout(limit, ask(&http, &reference))
@@ -163,15 +162,17 @@ mod tests {
         })
     }
 
+    /// The answer of a server that gives one.
+    fn asked(address: SocketAddr) -> Reply {
+        asked_within(Duration::from_secs(10), address).unwrap()
+    }
+
     const REFUSED: &str = "HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
 
     #[test]
     fn any_status_is_an_answer_and_the_token_is_not_sent() {
         let (address, received) = server(Does::Answer(REFUSED));
-        assert_eq!(
-            asked(address),
-            Some(Reply::Status(StatusCode::UNAUTHORIZED))
-        );
+        assert_eq!(asked(address), Reply::Status(StatusCode::UNAUTHORIZED));
         let received = String::from_utf8_lossy(&received.lock().unwrap()).into_owned();
         let request = "HEAD /v2/team/cache/hermes/manifests/linux-amd64 HTTP/1.1\r\n";
         assert!(received.contains(request), "{received}");
@@ -181,20 +182,31 @@ mod tests {
     }
 
     #[test]
+    fn a_redirect_to_another_server_is_an_answer() {
+        let login = "HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\n\
+                     Location: https://login.example/\r\n\r\n";
+        let (address, _) = server(Does::Answer(login));
+        assert_eq!(
+            asked(address),
+            Reply::Status(StatusCode::TEMPORARY_REDIRECT)
+        );
+    }
+
+    #[test]
     fn a_registry_is_silent_only_if_it_accepts_and_does_not_answer() {
         for does in [Does::Nothing, Does::AnswerTlsOnly(REFUSED)] {
             let (address, _) = server(does);
-            assert_eq!(asked(address), None);
+            assert_eq!(asked_within(Duration::from_millis(500), address), None);
         }
         let unused = TcpListener::bind("127.0.0.1:0").unwrap();
         let refuses = unused.local_addr().unwrap();
         drop(unused);
         let refused = Reply::Unreachable("the connection was refused".to_owned());
-        assert_eq!(asked(refuses), Some(refused));
+        assert_eq!(asked(refuses), refused);
         for does in [Does::Close, Does::Answer("rubbish")] {
             let (address, _) = server(does);
             let reply = asked(address);
-            assert!(matches!(reply, Some(Reply::Unreachable(_))), "{reply:?}");
+            assert!(matches!(reply, Reply::Unreachable(_)), "{reply:?}");
         }
     }
 
