@@ -26,28 +26,31 @@ enum Pin {
     Version(String),
     /// Not a valid version: it is ignored.
     Invalid,
+    /// Cannot be read, for this reason: it is ignored.
+    Unreadable(String),
 }
 
-/// The build arguments for the template at `tree`. An invalid version is ignored with a warning.
+/// The build arguments for the template at `tree`. A file that has no valid version or cannot be read is ignored with
+/// a warning.
 ///
 /// # Errors
 ///
 /// [`Code::ProcessLimit`](crate::Code::ProcessLimit), so that a lack of file descriptors does not lead to an image
 /// without the pin.
 pub(crate) fn build_args(tree: &Path, emit: &Sink) -> Result<HashMap<String, String>> {
-    Ok(match read(tree)? {
-        Pin::None => HashMap::new(),
-        Pin::Version(version) => HashMap::from([(BUILD_ARG.to_owned(), version)]),
+    let warning = match read(tree)? {
+        Pin::None => return Ok(HashMap::new()),
+        Pin::Version(version) => return Ok(HashMap::from([(BUILD_ARG.to_owned(), version)])),
         Pin::Invalid => {
-            emit(Event::warning(
-                format!(
-                    "the first line of the template's {FILE} is not a valid version and is ignored"
-                ),
-                "put a version such as 1.2.3 on its first line",
-            ));
-            HashMap::new()
+            format!("the first line of the template's {FILE} is not a valid version and is ignored")
         }
-    })
+        Pin::Unreadable(why) => {
+            format!("the template's {FILE} cannot be read and is ignored: {why}")
+        }
+    };
+    let hint = "put a version such as 1.2.3 on the first line of a small file";
+    emit(Event::warning(warning, hint));
+    Ok(HashMap::new())
 }
 
 /// Reads the pin of the template at `tree`. A symbolic link is not followed, because its target may be outside the
@@ -59,7 +62,9 @@ fn read(tree: &Path) -> Result<Pin> {
     }
     match outside_file::read(&path, MAX_FILE) {
         Ok(text) => Ok(parse(&String::from_utf8_lossy(&text))),
-        Err(error) => limits::reached(&error).map_or(Ok(Pin::Invalid), Err),
+        Err(error) => {
+            limits::reached(&error).map_or_else(|| Ok(Pin::Unreadable(error.to_string())), Err)
+        }
     }
 }
 
@@ -112,6 +117,21 @@ mod tests {
     fn an_empty_file_pins_nothing() {
         for text in ["", "\n", " \t\r\n\n"] {
             assert_eq!(parse(text), Pin::None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_unreadable_and_not_invalid() {
+        let tree = tempfile::tempdir().unwrap();
+        for (size, pin) in [
+            (MAX_FILE, Pin::Invalid),
+            (
+                MAX_FILE + 1,
+                Pin::Unreadable("it is larger than 64.0 KiB".to_owned()),
+            ),
+        ] {
+            fs::write(tree.path().join(FILE), vec![b'x'; size]).unwrap();
+            assert_eq!(read(tree.path()).unwrap(), pin, "{size}");
         }
     }
 
