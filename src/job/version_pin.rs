@@ -38,18 +38,21 @@ enum Pin {
 /// [`Code::ProcessLimit`](crate::Code::ProcessLimit), so that a lack of file descriptors does not lead to an image
 /// without the pin.
 pub(crate) fn build_args(tree: &Path, emit: &Sink) -> Result<HashMap<String, String>> {
-    let warning = match read(tree)? {
+    let (message, hint) = match read(tree)? {
         Pin::None => return Ok(HashMap::new()),
         Pin::Version(version) => return Ok(HashMap::from([(BUILD_ARG.to_owned(), version)])),
-        Pin::Invalid => {
-            format!("the first line of the template's {FILE} is not a valid version and is ignored")
-        }
-        Pin::Unreadable(why) => {
-            format!("the template's {FILE} cannot be read and is ignored: {why}")
-        }
+        Pin::Invalid => (
+            format!(
+                "the first line of the template's {FILE} is not a valid version and is ignored"
+            ),
+            "put a version such as 1.2.3 on its first line",
+        ),
+        Pin::Unreadable(why) => (
+            format!("the template's {FILE} cannot be read and is ignored: {why}"),
+            "make it a small file with a version such as 1.2.3 on its first line",
+        ),
     };
-    let hint = "put a version such as 1.2.3 on the first line of a small file";
-    emit(Event::warning(warning, hint));
+    emit(Event::warning(message, hint));
     Ok(HashMap::new())
 }
 
