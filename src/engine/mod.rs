@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 #[cfg(feature = "internals")]
 pub(crate) use build::Lines;
-pub(crate) use build::{Build, Builder, Logins};
+pub(crate) use build::{Build, Builder, HINT_SHARED_CACHE, Logins};
 #[cfg(feature = "internals")]
 pub(crate) use builders::order_by_address;
 pub(crate) use builders::{Asked, Nodes};

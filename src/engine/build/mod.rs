@@ -83,7 +83,23 @@ impl Builder {
             Builder::Buildah => "buildah",
         }
     }
+
+    /// How the shared cache is used, if the engine's own builder cannot do all that is asked for with it.
+    pub(crate) fn restricts_shared_cache(self, write: bool) -> Option<&'static str> {
+        match self {
+            Builder::BuildKit if write => {
+                Some("read, but not written: the engine's own builder cannot write it")
+            }
+            Builder::BuildKit => None,
+            Builder::Classic => Some("not used: the classic builder does not support it"),
+            Builder::Buildah => Some("not used: Podman does not support it"),
+        }
+    }
 }
+
+/// What to do if the engine's own builder cannot do all that is asked for with the shared cache.
+pub(crate) const HINT_SHARED_CACHE: &str =
+    "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which supports it";
 
 /// The parameters of a build.
 #[derive(Clone, Debug)]
@@ -169,21 +185,12 @@ impl Engine {
 
     /// Warns, once for each client, if the builder cannot do all that is asked for with the shared cache.
     fn warn_of_unusable_cache(&self, on_nodes: bool, write: bool, emit: &Sink) {
-        let what = match self.builder {
-            _ if on_nodes => return,
-            Builder::BuildKit if !write => return,
-            Builder::BuildKit => {
-                "is read, but not written: the engine's own builder cannot write it"
-            }
-            Builder::Classic => "is not used: the classic builder does not support it",
-            Builder::Buildah => "is not used: Podman does not support it",
+        let Some(how) = self.builder.restricts_shared_cache(write) else {
+            return;
         };
-        if !self.warned_of_cache.swap(true, Ordering::Relaxed) {
-            let message = format!("the shared cache {what}");
-            emit(Event::warning(
-                message,
-                "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which supports it",
-            ));
+        if !on_nodes && !self.warned_of_cache.swap(true, Ordering::Relaxed) {
+            let message = format!("the shared cache is {how}");
+            emit(Event::warning(message, HINT_SHARED_CACHE));
         }
     }
 

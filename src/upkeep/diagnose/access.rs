@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::{Builder, Engine, Logins};
+use crate::engine::{Engine, HINT_SHARED_CACHE, Logins};
 use crate::error::Result;
 use crate::job::shared::Shared;
 use crate::names::platform::Platform;
@@ -73,7 +73,7 @@ pub(super) fn proxy(shared: &Shared) -> Check {
     }
 }
 
-/// What the registry of the shared cache replies, if there is one to be asked.
+/// The reply of the shared cache's registry; `None` if no cache is set or the client is offline.
 pub(super) async fn registry(shared: &Shared, deadline: Deadline) -> Option<Result<Reply>> {
     let cache = shared.settings.engine.shared_cache.as_ref();
     let cache = cache.filter(|_| !shared.settings.offline)?;
@@ -95,21 +95,13 @@ pub(super) fn shared_cache(
     reply: Option<Result<Reply>>,
 ) -> Option<Check> {
     const NAME: &str = "shared cache";
-    const BUILDER: &str = "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which supports it";
     const REGISTRY: &str = "check the registry of MOLECULE_LOCAL_SHARED_CACHE, or unset it";
     let settings = &shared.settings.engine;
     let cache = settings.shared_cache.as_ref()?;
     let found = |what: &str| format!("{cache}: {what}");
     let own = engine.filter(|_| settings.builder.is_none());
-    let unusable = match own.map(Engine::builder) {
-        Some(Builder::Classic) => Some("not used: the classic builder does not support it"),
-        Some(Builder::Buildah) => Some("not used: Podman does not support it"),
-        Some(Builder::BuildKit) if cache.write => {
-            Some("read, but not written: the engine's own builder cannot write it")
-        }
-        _ => None,
-    };
-    Some(match (unusable, reply) {
+    let restricted = own.and_then(|engine| engine.builder().restricts_shared_cache(cache.write));
+    Some(match (restricted, reply) {
         (_, None) => Check::ok(NAME, found("not checked: MOLECULE_LOCAL_OFFLINE is set")),
         (_, Some(Ok(Reply::Unreachable(why)))) => Check::warning(
             NAME,
@@ -122,7 +114,9 @@ pub(super) fn shared_cache(
             found(&format!("its registry answers {status}")),
             "read the registry's log",
         ),
-        (Some(what), Some(Ok(Reply::Status(_)))) => Check::warning(NAME, found(what), BUILDER),
+        (Some(how), Some(Ok(Reply::Status(_)))) => {
+            Check::warning(NAME, found(how), HINT_SHARED_CACHE)
+        }
         (None, Some(Ok(Reply::Status(_)))) => Check::ok(NAME, found("its registry answers")),
     })
 }
