@@ -145,12 +145,14 @@ impl Inbox {
         if state.closed {
             return Err(Error::freed());
         }
-        if state.readiness.is_none() {
-            state.readiness = Some(Readiness::new().map_err(no_descriptor)?);
-            state.update_readiness();
+        if let Some(readiness) = &state.readiness {
+            return Ok(readiness.descriptor());
         }
-        let descriptor = state.readiness.as_ref().map(Readiness::descriptor);
-        descriptor.ok_or_else(Error::canceled)
+        let readiness = Readiness::new().map_err(no_descriptor)?;
+        let descriptor = readiness.descriptor();
+        state.readiness = Some(readiness);
+        state.update_readiness();
+        Ok(descriptor)
     }
 
     /// Wakes every reader, drops what waits, and closes the descriptor.
@@ -403,11 +405,21 @@ mod tests {
         assert!(matches!(inbox.wait(Some(7), short), Ok(Taken::Nothing)));
         assert!(matches!(inbox.next_event(short), Taken::Nothing));
         std::thread::scope(|scope| {
-            let result = scope.spawn(|| inbox.wait(Some(7), None));
-            let event = scope.spawn(|| inbox.next_event(None));
+            let inbox = &inbox;
+            let (sender, looked) = std::sync::mpsc::channel();
+            let readers = [&inbox.call_ended, &inbox.event_came].map(|condition| {
+                let sender = sender.clone();
+                let find_nothing = move |_: &mut State| sender.send(()).err();
+                scope.spawn(move || inbox.take(condition, None, find_nothing))
+            });
+            // A reader looks with the lock held, and releases it by waiting. So both wait when `close` has the lock.
+            for _ in &readers {
+                looked.recv().unwrap();
+            }
             inbox.close();
-            assert!(matches!(result.join().unwrap(), Ok(Taken::Closed)));
-            assert!(matches!(event.join().unwrap(), Taken::Closed));
+            for reader in readers {
+                assert!(matches!(reader.join().unwrap(), Taken::Closed));
+            }
         });
         canceled(&inbox);
         assert!(matches!(inbox.wait(None, None), Ok(Taken::Closed)));

@@ -152,7 +152,6 @@ impl<T: Clone + Send + Sync + 'static> Drop for Waiter<T> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Duration;
 
     use crate::error::Code;
     use crate::process::executor::block_on;
@@ -161,17 +160,18 @@ mod tests {
     fn a_thousand_callers_share_one_build() {
         block_on(async {
             let (builds, tasks) = (SharedBuilds::default(), TaskTracker::new());
-            let runs = Arc::new(AtomicUsize::new(0));
+            let (runs, end) = (Arc::new(AtomicUsize::new(0)), CancellationToken::new());
             let waiters: Vec<_> = (0..1000)
                 .map(|_| {
-                    let runs = Arc::clone(&runs);
+                    let (runs, end) = (Arc::clone(&runs), end.clone());
                     builds.join("key", &tasks, || async move {
-                        tokio::time::sleep(Duration::from_millis(20)).await;
+                        end.cancelled().await;
                         Ok(runs.fetch_add(1, Ordering::SeqCst))
                     })
                 })
                 .collect();
             assert_eq!(waiters.iter().filter(|waiter| waiter.first).count(), 1);
+            end.cancel();
             for waiter in waiters {
                 assert_eq!(waiter.wait().await.unwrap(), 0);
             }
@@ -184,20 +184,23 @@ mod tests {
         block_on(async {
             let (builds, tasks) = (SharedBuilds::default(), TaskTracker::new());
             let finished = Arc::new(AtomicUsize::new(0));
-            let join = || {
-                let finished = Arc::clone(&finished);
+            let join = |end: &CancellationToken| {
+                let (finished, end) = (Arc::clone(&finished), end.clone());
                 builds.join("key", &tasks, || async move {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    end.cancelled().await;
                     finished.fetch_add(1, Ordering::SeqCst);
                     Ok(())
                 })
             };
-            let (first, second) = (join(), join());
+            let end = CancellationToken::new();
+            let (first, second) = (join(&end), join(&end));
             drop(first);
+            end.cancel();
             second.wait().await.unwrap();
             assert_eq!(finished.load(Ordering::SeqCst), 1);
 
-            drop(join());
+            let end = CancellationToken::new();
+            drop(join(&end));
             tasks.close();
             tasks.wait().await;
             assert_eq!(
@@ -213,8 +216,17 @@ mod tests {
     fn a_panic_is_an_error_for_every_waiter() {
         block_on(async {
             let (builds, tasks) = (SharedBuilds::<()>::default(), TaskTracker::new());
-            let join = || builds.join("key", &tasks, || async { panic!("boom") });
+            let end = CancellationToken::new();
+            let join = || {
+                let end = end.clone();
+                builds.join("key", &tasks, || async move {
+                    end.cancelled().await;
+                    panic!("boom")
+                })
+            };
             let (one, two) = (join(), join());
+            assert!(!two.first);
+            end.cancel();
             for waiter in [one, two] {
                 let error = waiter.wait().await.unwrap_err();
                 assert_eq!(error.code, Code::Internal);
