@@ -46,16 +46,15 @@ impl Cache {
                 return None;
             }
             let commit = self.marked(&short).ok()?.filter(|_| temp.is_none());
-            let marker = commit.as_ref().map(|_| self.marker_path(&short));
-            let made = marker.and_then(|marker| fs::metadata(marker).ok());
-            let made = made.unwrap_or(found).modified().ok();
-            Some(CacheEntry {
+            let entry = CacheEntry {
                 short,
                 commit,
                 bytes: used_bytes(&path),
-                made: made.unwrap_or(SystemTime::UNIX_EPOCH),
+                made: SystemTime::UNIX_EPOCH,
                 path,
-            })
+            };
+            let made = self.made(&entry).unwrap_or(entry.made);
+            Some(CacheEntry { made, ..entry })
         });
         entries.collect()
     }

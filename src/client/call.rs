@@ -22,7 +22,7 @@ use crate::redact::{Masker, Redact};
 #[must_use = "a call does nothing until it is started or awaited"]
 pub struct Call<'a, T> {
     client: &'a Client,
-    /// An error is why the call cannot start.
+    /// `Err` if the call cannot start, with the reason.
     task: Result<Task<T>>,
 }
 

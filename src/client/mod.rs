@@ -105,7 +105,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Of the call: any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::Closed`], [`Code::NoLocalImage`],
+    /// The call fails with any [`Code`] up to [`Code::DeadlineExceeded`], [`Code::Closed`], [`Code::NoLocalImage`],
     /// [`Code::ProcessLimit`] and [`Code::BuilderUnreachable`].
     pub fn ensure_local_image(&self, runtime: &str) -> Call<'_, Image> {
         let task = self.runtime(runtime).map(|runtime| {
@@ -120,7 +120,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Of the call: those of [`Client::ensure_local_image`], and [`Code::InvalidArgument`].
+    /// The call fails with those of [`Client::ensure_local_image`], and [`Code::InvalidArgument`].
     pub fn ensure_commit(&self, runtime: &str, commit: &str) -> Call<'_, Image> {
         let task = self.runtime(runtime).and_then(|runtime| {
             let commit = self.commit(commit)?;
@@ -153,7 +153,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Of the call: [`Code::EngineUnreachable`] mostly.
+    /// The call usually fails with [`Code::EngineUnreachable`].
     pub fn engine_host(&self) -> Call<'_, EngineHost> {
         let work = |shared: Arc<Shared>, _, _| async move {
             let docker_host = shared.engine().await?.endpoint().to_owned();
@@ -166,7 +166,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Of the call: [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
+    /// The call usually fails with [`Code::EngineUnreachable`] and [`Code::Cache`].
     pub fn list(&self) -> Call<'_, Inventory> {
         let work = |shared: Arc<Shared>, _, _| async move { list::inventory(&shared).await };
         Call::new(self, Ok(Task::new(None, work)))
@@ -177,7 +177,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Of the call: [`Code::EngineUnreachable`] and [`Code::Cache`] mostly.
+    /// The call usually fails with [`Code::EngineUnreachable`] and [`Code::Cache`].
     pub fn prune(&self, options: PruneOptions) -> Call<'_, PruneReport> {
         let work =
             move |shared: Arc<Shared>, _, _| async move { prune::prune(&shared, options).await };
@@ -188,7 +188,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Of the call: only [`Code::Closed`], [`Code::Canceled`], [`Code::DeadlineExceeded`], [`Code::Timeout`] and
+    /// The call fails only with [`Code::Closed`], [`Code::Canceled`], [`Code::DeadlineExceeded`], [`Code::Timeout`] and
     /// [`Code::Internal`].
     pub fn diagnose(&self) -> Call<'_, Diagnosis> {
         let work = |shared: Arc<Shared>, _, timeout| async move {
@@ -201,7 +201,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Of the call: [`Code::UnknownRuntime`]; [`Code::Cache`] if there is no log.
+    /// The call fails with [`Code::UnknownRuntime`]; [`Code::Cache`] if there is no log.
     pub fn build_log(&self, runtime: &str) -> Call<'_, BuildLog> {
         let task = self.runtime(runtime).map(|runtime| {
             let template = Template {
@@ -224,7 +224,8 @@ impl Client {
 
     fn runtime(&self, name: &str) -> Result<Runtime> {
         let runtimes = &self.shared.settings.runtimes;
-        // Masked first, because the error quotes the name. The masked name may be a valid one by chance.
+        // The error quotes the masked name. The lookup uses the unmasked one, because a masked name could be a known
+        // runtime by chance.
         let unknown = || runtimes.unknown(&self.shared.masker.shown(name, MAX_LINE));
         runtimes.find(name).cloned().ok_or_else(unknown)
     }
@@ -233,7 +234,9 @@ impl Client {
     fn commit(&self, id: &str) -> Result<CommitSha> {
         let invalid = |what: String| Error::new(Code::InvalidArgument, what);
         if self.shared.masker.finds_token_in(id) {
-            return Err(invalid("the commit holds the token".to_owned()).hint("give a commit id"));
+            return Err(
+                invalid("the commit contains the token".to_owned()).hint("give a commit id")
+            );
         }
         CommitSha::given(id).ok_or_else(|| {
             let what = format!("{:?} is not a commit id", self.shared.masker.shown(id, 80));

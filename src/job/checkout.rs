@@ -82,7 +82,10 @@ impl Checkout {
         };
         match write.await.unwrap_or_else(|_| Err(Error::canceled())) {
             Err(error) if error.code != Code::Internal => {
-                let message = format!("the template's files are not kept: {}", error.message());
+                let message = format!(
+                    "the template's files could not be kept in the cache: {}",
+                    error.message()
+                );
                 emit(Event::warning(message, error.hint));
                 Ok(())
             }

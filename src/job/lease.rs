@@ -33,7 +33,7 @@ const REMOVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call waits for the cache's disk. A call continues without a record rather than hang.
 const MARK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often an image is looked up, if its lease ends or the image is removed while the engine answers.
+/// Upper bound of lookups, if the lease ends or the image is removed while the engine answers.
 const ATTEMPTS: u32 = 3;
 
 /// Looks up an image in the engine, under a lease: from now on pruning keeps it. `None` if the engine has no image of

@@ -266,7 +266,7 @@ async fn build(
     };
     let opened = outside_file::within(&shared.tasks, Code::Cache, &what, open).await;
     let shared_cache = shared.settings.engine.shared_cache.as_ref();
-    let (context, build_args) = opened.map_err(|error| target.error(error))?;
+    let (context, build_args) = opened.map_err(|error| target.with_template(error))?;
     let build = Build {
         reference: &target.references.pinned,
         commit: target.commit.as_str(),
@@ -279,7 +279,7 @@ async fn build(
     let built = engine
         .build(nodes, build, context, &shared.tasks, emit)
         .await;
-    built.map_err(|error| target.error(error))
+    built.map_err(|error| target.with_template(error))
 }
 
 /// Checks the image that the build has given the pinned tag, and refreshes the moving tag.
@@ -301,7 +301,7 @@ async fn tag(shared: &Shared, target: &Target, emit: &Sink) -> Result<String> {
             "use a base image for {platform} in the Dockerfile, or remove the local one that the builder took \
              (docker image rm), or set MOLECULE_IMAGE_PLATFORM"
         );
-        return Err(target.error(Error::new(Code::BuildFailed, message).hint(hint)));
+        return Err(target.with_template(Error::new(Code::BuildFailed, message).hint(hint)));
     }
     refresh_latest(engine, target, emit).await;
     point!("latest-tagged");

@@ -12,7 +12,8 @@ const OWN: &str = "engine";
 /// Upper bound of a node's name, in bytes.
 const MAX_NAME: usize = 200;
 
-/// The node on which a build runs. Dropped without [`NodeBuilds::end`], the build was cancelled, and has no result.
+/// Counts one build on the node where it runs. If this is dropped without [`NodeBuilds::end`], the build was cancelled
+/// and has no result.
 pub(crate) struct NodeBuilds {
     shared: Arc<Shared>,
     running: Arc<Mutex<Option<String>>>,

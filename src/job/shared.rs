@@ -18,7 +18,7 @@ use crate::job::target::Request;
 use crate::metrics::{Metrics, Step};
 use crate::names::platform::Platform;
 use crate::names::reference::LocalName;
-use crate::net::http::Http;
+use crate::net::http::{HINT_PLAIN_TEXT, Http};
 use crate::options::{PlatformChoice, Settings};
 use crate::process::executor::blocking;
 use crate::redact::Masker;
@@ -62,8 +62,7 @@ impl Shared {
     pub(crate) fn warn_of_plain_text(&self, emit: &Sink) {
         if let Some(server) = self.http.take_plain_text_warning() {
             let message = format!("the token goes to {server} in plain text");
-            let hint = "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
-            emit(Event::warning(message, hint));
+            emit(Event::warning(message, HINT_PLAIN_TEXT));
         }
     }
 

@@ -18,7 +18,7 @@ pub(crate) struct Request {
     pub(crate) commit: Option<CommitSha>,
 }
 
-/// The image that a request stands for.
+/// The image that a request resolves to.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) runtime: Runtime,
@@ -31,8 +31,8 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// An error of the template, with the template's name.
-    pub(crate) fn error(&self, error: Error) -> Error {
+    /// Adds the template's URL and commit to an error.
+    pub(crate) fn with_template(&self, error: Error) -> Error {
         let (url, commit) = (&self.repository.url, self.commit.short());
         error.context(format_args!("{url} at {commit}"))
     }

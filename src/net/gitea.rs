@@ -94,7 +94,7 @@ pub(crate) async fn head(
         let hint = match http.has_token() {
             true => {
                 "check MOLECULE_LOCAL_TEMPLATE_BRANCH, or unset it to build the default branch; the server \
-                 answers the same where the token in MOLECULE_GITEA_TOKEN may not read the repository"
+                 gives the same answer if the token in MOLECULE_GITEA_TOKEN may not read the repository"
             }
             false => {
                 "check MOLECULE_LOCAL_TEMPLATE_BRANCH, or unset it to build the default branch; for a \
@@ -108,8 +108,8 @@ pub(crate) async fn head(
         // Gitea gives the same answer for a repository that the caller may not read.
         let hint = match http.has_token() {
             true => {
-                "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a fork that has it; the server answers the \
-                 same where the token in MOLECULE_GITEA_TOKEN may not read the repository"
+                "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a fork that has it; the server gives the same \
+                 answer if the token in MOLECULE_GITEA_TOKEN may not read the repository"
             }
             false => {
                 "set MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX to a fork that has it; for a private repository, \
@@ -156,7 +156,7 @@ async fn head_of(http: &Http, repository: &Repository, branch: &str) -> Result<O
         // A commit is in the names of images and folders, which are never masked. No commit has the token in its id
         // by chance.
         Some(head) if http.token_is_in(head.commit.as_str()) => {
-            Err(bad(&repository.api, "its commit.id holds the token"))
+            Err(bad(&repository.api, "its commit.id contains the token"))
         }
         _ => Ok(head),
     }
@@ -204,10 +204,9 @@ async fn head_of_ref(http: &Http, repository: &Repository, branch: &str) -> Resu
 /// first file. In Gitea, `sha` is the commit at the head of the branch (`services/repository/files/tree.go`). In
 /// GitHub's API it is the id of the tree. So this request is only the last resort.
 async fn head_of_tree(http: &Http, repository: &Repository, branch: &str) -> Result<Head> {
-    let mut url = repository.api.clone();
     let name = format!("refs/heads/{branch}");
     let name = utf8_percent_encode(&name, SEGMENT);
-    url.set_path(&format!("{}/git/trees/{name}", url.path()));
+    let mut url = below(repository, &format!("git/trees/{name}"));
     url.set_query(Some("per_page=1"));
     let answer = http.get_api(&url).await?;
     let Object(tree): Object<GitObject> = parse(&url, expect_ok(&url, answer, http.has_token())?)?;
@@ -282,8 +281,7 @@ pub(crate) async fn explain_refusal(
             })
         }
         Ok(answer) if answer.status == StatusCode::OK && refused.code == Code::Fetch => {
-            let mut url = repository.api.clone();
-            url.set_path(&format!("{}/git/commits/{commit}", url.path()));
+            let mut url = below(repository, &format!("git/commits/{commit}"));
             // Leaves out the long parts of the answer.
             url.set_query(Some("stat=false&verification=false&files=false"));
             match http.get_api(&url).await {
@@ -297,7 +295,7 @@ pub(crate) async fn explain_refusal(
                     false => absent(
                         Code::Fetch,
                         format!("{} does not have the commit {commit}", repository.url),
-                        "check the commit: it may be another repository's, or of a branch that was deleted",
+                        "check the commit id: the commit may belong to another repository or to a deleted branch",
                     ),
                 },
                 _ => refused,
@@ -309,28 +307,23 @@ pub(crate) async fn explain_refusal(
 
 /// `<api>/branches/<branch>`, with `/` and everything outside of unreserved ASCII escaped.
 pub(crate) fn branch_url(repository: &Repository, branch: &str) -> Url {
-    let mut url = repository.api.clone();
-    let path = format!(
-        "{}/branches/{}",
-        url.path(),
-        utf8_percent_encode(branch, SEGMENT)
-    );
-    url.set_path(&path);
-    url
+    let name = utf8_percent_encode(branch, SEGMENT);
+    below(repository, &format!("branches/{name}"))
 }
 
-/// `<api>/git/refs/heads/<branch>`, whose path has the branch's slashes as they are.
+/// `<api>/git/refs/heads/<branch>`, with the slashes of the branch name not escaped.
 fn ref_url(repository: &Repository, branch: &str) -> Url {
-    let mut url = repository.api.clone();
     let names = branch
         .split('/')
         .map(|name| utf8_percent_encode(name, SEGMENT).to_string());
-    let path = format!(
-        "{}/git/refs/heads/{}",
-        url.path(),
-        names.collect::<Vec<_>>().join("/")
-    );
-    url.set_path(&path);
+    let names = names.collect::<Vec<_>>().join("/");
+    below(repository, &format!("git/refs/heads/{names}"))
+}
+
+/// `<api>/<path>`, with `path` as it is.
+fn below(repository: &Repository, path: &str) -> Url {
+    let mut url = repository.api.clone();
+    url.set_path(&format!("{}/{path}", url.path()));
     url
 }
 
@@ -342,7 +335,7 @@ pub(crate) fn says(reason: &str) -> String {
     }
 }
 
-/// The body of a 200, or the error that another status stands for, however large its page is.
+/// The body of a 200 answer; for any other status its error, even if the body is too large.
 fn expect_ok(url: &Url, answer: Answer, has_token: bool) -> Result<bytes::Bytes> {
     let (status, retry, says) = (answer.status, answer.retry, says(&answer.reason));
     match status.as_u16() {
@@ -366,18 +359,22 @@ fn expect_ok(url: &Url, answer: Answer, has_token: bool) -> Result<bytes::Bytes>
     }
 }
 
+/// What to do if access is refused and no token is set.
+pub(crate) const HINT_TOKEN: &str =
+    "set MOLECULE_GITEA_TOKEN to a token that may read the template repositories";
+
 /// What to do if access is refused. Gitea answers 401 if it requires a token or does not accept the one it got, and 403
 /// if the token lacks a scope, or the server is closed for anonymous users.
 pub(crate) fn access_hint(status: StatusCode, has_token: bool) -> &'static str {
     match (status, has_token) {
-        (_, false) => "set MOLECULE_GITEA_TOKEN to a token that may read the template repositories",
+        (_, false) => HINT_TOKEN,
         (StatusCode::UNAUTHORIZED, true) => {
             "the server does not accept the token in MOLECULE_GITEA_TOKEN: replace it if it is wrong or \
              has expired, or unset it if the repositories are public"
         }
         (_, true) => {
             "give the token in MOLECULE_GITEA_TOKEN the scope read:repository for this repository, or \
-             replace it by one that has it"
+             replace it with one that has it"
         }
     }
 }

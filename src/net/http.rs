@@ -292,7 +292,7 @@ impl Http {
         TcpStream::connect(&*addresses).await.map(drop)
     }
 
-    /// Sends a `HEAD` request, never with the token, and returns the status: that of the redirect, if it is not followed.
+    /// Sends a `HEAD` request, never with the token, and returns the status, also of a redirect that is not followed.
     pub(crate) async fn head(&self, url: &Url) -> reqwest::Result<StatusCode> {
         match self.client.head(url.clone()).send().await {
             Ok(answer) => Ok(answer.status()),
@@ -334,6 +334,10 @@ const HINT_UNREACHABLE: &str = "check the network and the proxy variables, or se
 
 const HINT_PROXY: &str = "check the proxy in HTTPS_PROXY or HTTP_PROXY, or name the server in NO_PROXY if it can be \
      reached without one";
+
+/// What to do about a token that is sent in plain text.
+pub(crate) const HINT_PLAIN_TEXT: &str =
+    "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX";
 
 /// The hint for an answer that is not from Gitea. Go has it too (`go/mol/gitea_url.go`).
 pub(crate) const HINT_NO_GITEA: &str = "check that MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX is the address of a Gitea \

@@ -405,7 +405,7 @@ impl Options {
         if !self.masker().finds_token_in(value) {
             return Ok(());
         }
-        Err(invalid(name, "holds the token").hint("remove it: MOLECULE_GITEA_TOKEN is enough"))
+        Err(invalid(name, "contains the token").hint("remove it: MOLECULE_GITEA_TOKEN is enough"))
     }
 
     /// A branch name that git allows (git-check-ref-format) and that is not too long for Gitea.

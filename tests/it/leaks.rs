@@ -345,7 +345,7 @@ fn a_token_in_an_option_is_masked() {
     options.set(OptionName::DockerHost, TOKEN);
     let error = Client::new(&options, None).unwrap_err();
     assert_eq!(error.code, Code::InvalidOption, "{error:?}");
-    assert!(error.message().contains("holds the token"), "{error:?}");
+    assert!(error.message().contains("contains the token"), "{error:?}");
 
     // TOKEN has characters that a branch name cannot have, so another token is used.
     let plain = "tk-0123456789abcdef";
@@ -362,7 +362,7 @@ fn a_token_in_an_option_is_masked() {
         options.set(OptionName::RepoPrefix, &prefix);
         let error = Client::new(&options, None).unwrap_err();
         assert_eq!(error.code, Code::InvalidOption);
-        assert!(error.message().contains("holds the token"), "{error:?}");
+        assert!(error.message().contains("contains the token"), "{error:?}");
         assert!(!format!("{error:?}").contains(token), "{error:?}");
     }
 

@@ -49,11 +49,11 @@ impl Deadline {
             .map_or(LIMIT, |at| at.saturating_duration_since(now));
         let limit = LIMIT.min(left);
         // `10`, `2.5`
-        let tenths = (limit.as_secs_f32() * 10.0).round() / 10.0;
+        let seconds = (limit.as_secs_f32() * 10.0).round() / 10.0;
         tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
             Err(Error::new(
                 Code::Timeout,
-                format!("{what} did not answer within {tenths} seconds"),
+                format!("{what} did not answer within {seconds} seconds"),
             )
             .hint("check whether it hangs"))
         })

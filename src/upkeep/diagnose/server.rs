@@ -7,6 +7,7 @@ use crate::error::{Code, Result};
 use crate::job::shared::Shared;
 use crate::names::runtimes::Runtime;
 use crate::net::gitea;
+use crate::net::http::HINT_PLAIN_TEXT;
 use crate::options::Settings;
 use crate::printable::quoted;
 use crate::upkeep::diagnose::{Check, Deadline, Status};
@@ -180,13 +181,13 @@ fn token(set: bool, plain: bool, accepted: usize, refused: usize) -> Check {
         (true, _, 0) if plain => Check::warning(
             NAME,
             "set and accepted, but sent over plain http",
-            "use an https:// address in MOLECULE_LOCAL_TEMPLATE_REPO_PREFIX",
+            HINT_PLAIN_TEXT,
         ),
         (true, _, 0) => Check::ok(NAME, "set, and accepted"),
         (false, 0, 1..) => Check::problem(
             NAME,
             "not set, but the server requires one",
-            "set MOLECULE_GITEA_TOKEN to a token that may read the template repositories",
+            gitea::HINT_TOKEN,
         ),
         (false, _, _) => Check::ok(NAME, "not set; public repositories need none"),
     }

@@ -12,7 +12,7 @@ pub(super) enum Reason {
     Containers(Vec<String>),
     /// The moving tag points to the image.
     Latest,
-    /// It is one of this many newest ones of the runtime.
+    /// It is among this many newest of the runtime.
     Newest(u32, String),
     /// It was built or used within this time.
     Recent(Duration),
@@ -72,7 +72,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// In minutes if the time is a whole number of them, else in seconds; without the number one.
+/// In minutes if that is a whole number, else in seconds; one is `minute`, not `1 minute`.
 fn text_of(time: Duration) -> String {
     let (number, unit) = match time.as_secs() {
         seconds if seconds >= 60 && seconds.is_multiple_of(60) => (seconds / 60, "minute"),
