@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::error::{Code, Error};
 use crate::event::Kind;
+use crate::process;
 
 /// The upper bounds of the histograms' buckets, in seconds: from a fast answer of the engine to a build under emulation.
 pub const BUCKETS: [f64; 16] = [
@@ -177,7 +178,7 @@ impl Metrics {
     }
 
     fn nodes(&self) -> MutexGuard<'_, BTreeMap<String, Node>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+        process::lock(&self.nodes)
     }
 
     pub(crate) fn step(&self, step: Step, took: Duration) {

@@ -1,6 +1,6 @@
 //! A call of a client: its work, its time limit and its end.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, FutureExt};
@@ -12,6 +12,7 @@ use crate::error::{Code, Error, FailedBuild, Result};
 use crate::event::{Event, Kind, Sink, human_duration};
 use crate::job::shared::Shared;
 use crate::names::runtimes::Runtime;
+use crate::process;
 use crate::process::executor;
 use crate::process::panics;
 use crate::redact::{Masker, Redact};
@@ -137,7 +138,7 @@ impl<'a, T: Send + 'static> Call<'a, T> {
                 result = panics::catch_future(work) => result,
                 () = tokio::time::sleep(limit) => Err(too_late(runtime.as_ref(), timeout, limit, &latest)),
             };
-            super::lock(&calls).running.remove(&id);
+            process::lock(&calls).running.remove(&id);
             let named = |error: Error| match &template {
                 None => error,
                 Some(template) => Error {
@@ -177,7 +178,7 @@ fn sink(client: &Client, call: u64, runtime: Option<Runtime>, latest: Latest) ->
         shared.metrics.event(event.kind);
         point!("event-{:?}", event.kind);
         if !event.kind.is_minor() {
-            let mut progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut progress = process::lock(&latest);
             progress.note(&event);
         }
         let Some(observer) = &observer else {
@@ -233,7 +234,7 @@ fn too_late(
         Some(runtime) => format!("the call for the runtime {runtime}"),
         None => "the call".to_owned(),
     };
-    let progress = latest.lock().unwrap_or_else(PoisonError::into_inner);
+    let progress = process::lock(latest);
     let at = match progress.point() {
         "" => String::new(),
         point => format!(", at this point: {point}"),

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Code, Error, Result};
 use crate::event::{Event, Kind};
 use crate::names::image::Image;
+use crate::process;
 use crate::process::limits;
 
 /// When this many events are queued, log lines and progress are dropped.
@@ -217,7 +218,7 @@ impl Inbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        process::lock(&self.state)
     }
 }
 

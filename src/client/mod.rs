@@ -5,7 +5,7 @@ pub(crate) mod inbox;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -28,6 +28,7 @@ use crate::names::image::{EngineHost, Image};
 use crate::names::runtimes::Runtime;
 use crate::net::http::Http;
 use crate::options::Options;
+use crate::process;
 use crate::process::executor::{self, blocking};
 use crate::process::panics;
 use crate::redact::{MAX_LINE, Masker};
@@ -246,7 +247,7 @@ impl Client {
 
     /// A new call, which [`Self::cancel`] and [`Self::close`] can cancel.
     fn register(&self) -> Result<(u64, CancellationToken)> {
-        let mut calls = lock(&self.calls);
+        let mut calls = process::lock(&self.calls);
         if calls.closed {
             return Err(Error::new(Code::Closed, "the client is closed"));
         }
@@ -258,7 +259,7 @@ impl Client {
     /// Cancels a call. Its `done` is called soon, with [`Code::Canceled`] unless the call has just ended. A call that has
     /// ended is ignored.
     pub fn cancel(&self, call: u64) {
-        if let Some(cancel) = lock(&self.calls).running.get(&call) {
+        if let Some(cancel) = process::lock(&self.calls).running.get(&call) {
             cancel.cancel();
         }
     }
@@ -274,7 +275,7 @@ impl Client {
 
     /// Cancels every call, and refuses later ones.
     fn end_calls(&self) {
-        let mut calls = lock(&self.calls);
+        let mut calls = process::lock(&self.calls);
         calls.closed = true;
         for cancel in calls.running.values() {
             cancel.cancel();
@@ -286,10 +287,6 @@ impl Drop for Client {
     fn drop(&mut self) {
         self.end_calls();
     }
-}
-
-fn lock(calls: &Mutex<Calls>) -> MutexGuard<'_, Calls> {
-    calls.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ids are unique in the process and never reused.
@@ -318,7 +315,7 @@ mod tests {
                 let error = client.build_log("hermes").wait(None).await.unwrap_err();
                 assert_eq!(error.code, Code::Cache);
             }
-            let ended = || lock(&client.calls).running.is_empty();
+            let ended = || process::lock(&client.calls).running.is_empty();
             assert!(ended());
             let (sender, receiver) = oneshot::channel();
             let done = |_, result: Result<BuildLog>| sender.send(result.is_err()).unwrap();
@@ -338,7 +335,7 @@ mod tests {
         for refused in [image, list] {
             assert_eq!(refused.unwrap_err().code, Code::Closed);
         }
-        assert!(lock(&client.calls).running.is_empty());
+        assert!(process::lock(&client.calls).running.is_empty());
         assert_eq!(client.metrics().in_progress, 0);
     }
 }

@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -19,6 +19,7 @@ use rustix::process::{
 use tokio_util::task::TaskTracker;
 
 use crate::options::OptionName;
+use crate::process;
 use crate::process::{executor, limits};
 
 /// A child process in its own group. Dropping it kills the group: the process and those that it has started, also if
@@ -118,13 +119,13 @@ fn reap(child: Pid, tasks: &TaskTracker) {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    let mut late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut late = process::lock(&LATE);
     late.push(child);
 }
 
 /// Reaps the children of [`LATE`] that have ended.
 fn reap_late() {
-    let mut late = LATE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut late = process::lock(&LATE);
     late.retain(|child| !has_ended(*child));
 }
 

@@ -20,6 +20,7 @@ use crate::fetch::inflate::{Inflater, PIECE, read_at};
 use crate::fetch::limits::BASE_IN_MEMORY;
 use crate::fetch::pack::{Base, Entry, Failure, Pack};
 use crate::fetch::table::{Object, Table};
+use crate::process;
 
 /// How many objects one worker takes at a time.
 const CHUNK: usize = 256;
@@ -163,7 +164,7 @@ impl<'a> Resolver<'a> {
             let mut source = this.load(inflater, &base)?;
             for &(_, delta) in group {
                 let id = this.resolve(inflater, &base, &mut source, delta)?;
-                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut found = process::lock(&found);
                 found.push((delta, base.kind, id));
             }
             Ok(())
@@ -289,13 +290,13 @@ impl<'a> Resolver<'a> {
         let worker = || {
             let mut inflater = Inflater::default();
             loop {
-                let item = items.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let item = process::lock(&items).next();
                 let Some(item) = item else { return };
                 let result = match self.stop.load(Ordering::Relaxed) {
                     true => Err(Failure::Stopped),
                     false => work(&mut inflater, item),
                 };
-                let mut failed = failed.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut failed = process::lock(&failed);
                 if let Err(failure) = result {
                     failed.get_or_insert(failure);
                 }

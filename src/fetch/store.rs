@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use gix_hash::oid;
 use gix_object::{Data, Kind};
@@ -19,6 +19,7 @@ use crate::fetch::limits::MAX_IN_MEMORY;
 use crate::fetch::pack::{Failure, Pack};
 use crate::fetch::resolve::Resolver;
 use crate::fetch::table::Table;
+use crate::process;
 
 /// The objects of a pack. A clone shares the table and has an inflater of its own.
 pub(super) struct Store {
@@ -71,7 +72,7 @@ impl Store {
         out: &mut dyn FnMut(&[u8]) -> io::Result<()>,
     ) -> io::Result<()> {
         let object = self.table.get(id).ok_or(io::ErrorKind::NotFound)?;
-        let mut inflater = self.inflater.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inflater = process::lock(&self.inflater);
         match object.resolved {
             true => read_at(&self.table.resolved, object.at, object.size, out),
             false => inflater.inflate(&self.table.pack, &object, out),

@@ -2,9 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::error::{Code, Error, Result};
+use crate::process;
 
 /// One counter for all kinds of objects, so that no two objects have the same id.
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -50,6 +51,6 @@ impl<T> Handles<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<HashMap<u64, Arc<T>>>> {
-        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+        process::lock(&self.objects)
     }
 }

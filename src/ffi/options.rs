@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::ffi::c_char;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::guard::{ffi_call, ffi_value, write};
 use super::handles::Handles;
@@ -10,6 +10,7 @@ use super::text::required;
 use super::types::{mol_error, mol_options, mol_status};
 use crate::error::{Code, Error, Result};
 use crate::options::{OptionName, Options};
+use crate::process;
 use crate::redact::Masker;
 
 static OPTIONS: Handles<Mutex<Options>> = Handles::new("set of options");
@@ -17,7 +18,7 @@ static OPTIONS: Handles<Mutex<Options>> = Handles::new("set of options");
 /// A copy of a set of options, for a client.
 pub(super) fn get(options: mol_options) -> Result<Options> {
     let options = OPTIONS.get(options.id)?;
-    let options = options.lock().unwrap_or_else(PoisonError::into_inner);
+    let options = process::lock(&options);
     Ok(options.clone())
 }
 
@@ -116,7 +117,7 @@ pub unsafe extern "C" fn mol_options_set(
             let name = required("name", name)?;
             let option = OptionName::find(name).ok_or_else(|| unknown_option(name))?;
             let value = required("value", value)?;
-            let mut options = options.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut options = process::lock(&options);
             options.set(option, value);
             Ok(())
         })

@@ -9,8 +9,10 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
+
+use crate::process;
 
 /// How long a caller waits for the request of another. One that hangs must not delay the others.
 const WAIT_LIMIT: Duration = Duration::from_secs(3);
@@ -72,7 +74,7 @@ impl<K: Eq + Hash, T: Clone> Coalesced<K, T> {
     }
 
     fn slot(&self, key: K) -> Arc<Slot<T>> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = process::lock(&self.slots);
         if let Some(slot) = slots.get(&key).and_then(Weak::upgrade) {
             return slot;
         }

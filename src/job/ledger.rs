@@ -2,10 +2,12 @@
 //! removed. [`lease`](crate::job::lease) says in which order they are recorded and read.
 
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
+
+use crate::process;
 
 /// How long a lease is valid. A call under a valid lease writes nothing, so that a hit stays cheap. Therefore pruning
 /// keeps an image for this much longer than the caller asked for.
@@ -46,14 +48,14 @@ impl Default for Leases {
 
 impl Leases {
     pub(super) fn is_valid(&self, pinned: &str) -> bool {
-        lock(&self.ends)
+        process::lock(&self.ends)
             .get(pinned)
             .is_some_and(|end| Instant::now() < *end)
     }
 
     pub(super) fn add(&self, pinned: &str, end: Instant) {
         let now = Instant::now();
-        let mut ends = lock(&self.ends);
+        let mut ends = process::lock(&self.ends);
         ends.retain(|_, end| now < *end);
         ends.insert(pinned.to_owned(), end);
     }
@@ -66,7 +68,7 @@ pub(crate) fn window(recent: Duration) -> Option<Duration> {
 
 /// Records the use in this process. False while the image is being removed.
 pub(super) fn mark(pinned: &str) -> bool {
-    let mut ledger = lock(&LEDGER);
+    let mut ledger = process::lock(&LEDGER);
     if ledger.used.len() >= LEDGER_ENTRIES {
         ledger.used.retain(|_, used| used.elapsed() < LEDGER_AGE);
     }
@@ -83,7 +85,7 @@ pub(crate) struct Removing {
 impl Removing {
     /// `None` if this process has used the image within the window.
     pub(crate) fn begin(pinned: &str, window: Option<Duration>) -> Option<Self> {
-        let mut ledger = lock(&LEDGER);
+        let mut ledger = process::lock(&LEDGER);
         if is_used(&ledger, pinned, window) {
             return None;
         }
@@ -95,13 +97,13 @@ impl Removing {
 
     /// Whether this process has used the image within the window, so that [`Removing::begin`] would refuse.
     pub(crate) fn is_used(pinned: &str, window: Option<Duration>) -> bool {
-        is_used(&lock(&LEDGER), pinned, window)
+        is_used(&process::lock(&LEDGER), pinned, window)
     }
 }
 
 impl Drop for Removing {
     fn drop(&mut self) {
-        let mut ledger = lock(&LEDGER);
+        let mut ledger = process::lock(&LEDGER);
         if let Some(n) = ledger.removing.get_mut(&self.pinned) {
             *n -= 1;
             if *n == 0 {
@@ -115,10 +117,6 @@ fn is_used(ledger: &Ledger, pinned: &str, window: Option<Duration>) -> bool {
     let used = ledger.used.get(pinned);
     used.zip(window)
         .is_some_and(|(used, window)| used.elapsed() < window)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -171,6 +169,6 @@ mod tests {
         leases.add("old", Instant::now());
         leases.add("new", Instant::now() + LEASE);
         assert!(!leases.is_valid("old") && leases.is_valid("new"));
-        assert_eq!(lock(&leases.ends).len(), 1);
+        assert_eq!(process::lock(&leases.ends).len(), 1);
     }
 }

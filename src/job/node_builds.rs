@@ -1,10 +1,11 @@
 //! Counts the builds of each node of a builder, from the events of a build.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::error::{Code, Error};
 use crate::event::{Event, Kind, Sink};
 use crate::job::shared::Shared;
+use crate::process;
 
 /// What the metrics call the engine's own builder.
 const OWN: &str = "engine";
@@ -32,14 +33,14 @@ impl NodeBuilds {
         let (shared, running) = (Arc::clone(&self.shared), Arc::clone(&self.running));
         let emit = Arc::clone(emit);
         Arc::new(move |event: Event| {
-            note(&shared, &mut locked(&running), &event);
+            note(&shared, &mut process::lock(&running), &event);
             emit(event);
         })
     }
 
     /// Counts the result of the build, if it has started.
     pub(crate) fn end(self, error: Option<&Error>) {
-        if let Some(node) = locked(&self.running).take() {
+        if let Some(node) = process::lock(&self.running).take() {
             let code = error.map(|error| error.code);
             self.shared.metrics.node_ended(&node, code);
         }
@@ -48,7 +49,7 @@ impl NodeBuilds {
 
 impl Drop for NodeBuilds {
     fn drop(&mut self) {
-        if let Some(node) = locked(&self.running).take() {
+        if let Some(node) = process::lock(&self.running).take() {
             self.shared.metrics.node_left(&node);
         }
     }
@@ -72,8 +73,4 @@ fn note(shared: &Shared, running: &mut Option<String>, event: &Event) {
         metrics.node_started(&node);
         *running = Some(node);
     }
-}
-
-fn locked(running: &Mutex<Option<String>>) -> MutexGuard<'_, Option<String>> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
 }

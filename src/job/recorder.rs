@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::FutureExt;
@@ -15,6 +15,7 @@ use crate::cache::{Cache, Lock, MAX_LOG};
 use crate::error::Error;
 use crate::event::{Event, Kind, Sink};
 use crate::names::commit::CommitSha;
+use crate::process;
 use crate::process::executor;
 use crate::redact::{MAX_LINE, Masker};
 
@@ -105,7 +106,7 @@ impl Recorder {
             }),
         };
         let now = httpdate::fmt_http_date(SystemTime::now());
-        locked(&recorder.lines).push(masker.shown(&format!("{title}, {now}"), MAX_LINE));
+        process::lock(&recorder.lines).push(masker.shown(&format!("{title}, {now}"), MAX_LINE));
         recorder
     }
 
@@ -120,7 +121,7 @@ impl Recorder {
         Arc::new(move |event: Event| {
             if let Some(line) = line_of(&event, started.elapsed()) {
                 let line = masker.shown(&line, MAX_LINE);
-                let mut lines = locked(&lines);
+                let mut lines = process::lock(&lines);
                 lines.building |= event.kind == Kind::BuildStarted;
                 lines.push(line);
             }
@@ -142,7 +143,7 @@ impl Recorder {
     fn write(&mut self, last: &str) -> Option<tokio::task::JoinHandle<()>> {
         let target = self.target.take()?;
         let text = {
-            let mut lines = locked(&self.lines);
+            let mut lines = process::lock(&self.lines);
             if !lines.building {
                 return None;
             }
@@ -167,10 +168,6 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.write("stopped before the build ended");
     }
-}
-
-fn locked(lines: &Mutex<Lines>) -> MutexGuard<'_, Lines> {
-    lines.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn timestamp(since: Duration) -> String {

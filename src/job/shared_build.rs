@@ -4,13 +4,14 @@
 //! disturb the others, and when the last one leaves the build is cancelled.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Error, Result};
+use crate::process;
 use crate::process::panics;
 
 /// The builds under way, by the image reference that they make.
@@ -119,7 +120,7 @@ impl<T: Clone + Send + Sync + 'static> SharedBuilds<T> {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, SharedBuild<T>>> {
-        self.builds.lock().unwrap_or_else(PoisonError::into_inner)
+        process::lock(&self.builds)
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, Result};
+use crate::process;
 use crate::process::{limits, panics, signals};
 
 static RUNTIME: OnceCell<Runtime> = OnceCell::new();
@@ -112,7 +113,7 @@ pub(crate) fn check_threads(threads: usize) -> Result<()> {
     let held = Mutex::new(());
     thread::scope(|scope| {
         // The threads end when this guard is dropped, also after an error.
-        let _hold = held.lock().unwrap_or_else(PoisonError::into_inner);
+        let _hold = process::lock(&held);
         for _ in 0..threads {
             let wait = || {
                 signals::block_write_signals();
@@ -161,7 +162,7 @@ impl Gate {
 
     /// Waits until the runtime is complete. After the timeout it ends this thread.
     fn pass(&self) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = process::lock(&self.state);
         let (mut state, _) = self
             .changed
             .wait_timeout_while(state, self.timeout, |state| *state == GateState::Waiting)
@@ -178,7 +179,7 @@ impl Gate {
 
     /// Lets the workers start, because the runtime is complete. False if a worker has timed out before.
     fn open(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = process::lock(&self.state);
         if *state == GateState::Waiting {
             *state = GateState::Open;
         }

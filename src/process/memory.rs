@@ -4,12 +4,13 @@
 //! fetch waits for others; if it exceeds the pool, the fetch fails. There are two pools. Each fetch reserves from
 //! `Objects` before `Step`, so two fetches cannot wait for each other.
 
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
+use crate::process;
 
 /// The default limit of the library's memory, in MiB.
 pub(crate) const DEFAULT_MIB: u64 = 512;
@@ -85,7 +86,7 @@ pub(crate) async fn reserve(pool: Pool, bytes: u64, limit: u64, what: &str) -> R
 
 impl Ledger {
     fn lock(&self) -> MutexGuard<'_, [u64; 2]> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+        process::lock(&self.used)
     }
 }
 

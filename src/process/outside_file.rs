@@ -10,7 +10,7 @@ use std::fs::{self, FileType, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::{Code, Error, Result};
 use crate::event::human_bytes;
+use crate::process;
 use crate::process::executor::{self, READS, blocking_in};
 
 /// How long to wait for a disk. A slow network home answers within one or two seconds.
@@ -125,7 +126,7 @@ pub(crate) fn wait<T: Send + 'static>(
 /// The lock of the callers with the same `what`.
 fn read_lock(what: &str) -> Arc<AsyncMutex<()>> {
     static LOCKS: Mutex<Option<HashMap<String, Weak<AsyncMutex<()>>>>> = Mutex::new(None);
-    let mut locks = LOCKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut locks = process::lock(&LOCKS);
     let locks = locks.get_or_insert_default();
     if let Some(lock) = locks.get(what).and_then(Weak::upgrade) {
         return lock;
@@ -253,7 +254,7 @@ mod tests {
                 tokio::spawn(async move {
                     let hang = move || {
                         // All others hang on the lock.
-                        let _ = hung.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let _ = process::lock(&hung).recv();
                         Ok(())
                     };
                     within(&tasks, Code::InvalidOption, &what, hang).await
@@ -284,7 +285,7 @@ mod tests {
             let fetches = (0..100).map(|_| {
                 let fetching = Arc::clone(&fetching);
                 let fetch = blocking(&tasks, move || {
-                    let fetching = fetching.lock().unwrap_or_else(PoisonError::into_inner);
+                    let fetching = process::lock(&fetching);
                     let _ = fetching.recv();
                     Ok(())
                 });

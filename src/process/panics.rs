@@ -3,11 +3,12 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, Location, PanicHookInfo};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Mutex, Once};
 
 use futures_util::FutureExt;
 
 use crate::error::{Code, Error, Result};
+use crate::process;
 
 /// The message of `std::thread::scope` when it replaces the panic of one of its threads. gix uses scoped threads.
 const IN_ANOTHER_THREAD: &str = "a scoped thread panicked";
@@ -59,7 +60,7 @@ pub(crate) fn install_hook() {
 fn record(panic: &PanicHookInfo<'_>) {
     let place = panic.location().map(place).unwrap_or_default();
     let message = panic.payload_as_str().unwrap_or("no message");
-    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut last = process::lock(&LAST);
     let place = if message == IN_ANOTHER_THREAD {
         last.take().unwrap_or(place)
     } else {

@@ -10,7 +10,7 @@ mod source;
 mod trouble;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -22,6 +22,7 @@ use crate::error::{Code, Error, Result};
 use crate::event::{Event, Sink};
 use crate::names::platform::Platform;
 use crate::options::{BuilderSettings, EngineSettings};
+use crate::process;
 use crate::process::outside_file::within;
 pub(super) use node::{Node, Worker};
 #[cfg(feature = "internals")]
@@ -57,7 +58,7 @@ pub(super) struct Running {
 
 impl NodeStates {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, State>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        process::lock(&self.0)
     }
 
     fn failed_recently(&self, node: &Node) -> bool {

@@ -14,7 +14,7 @@ mod streams;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gix_transport::client::blocking_io::http::{
@@ -28,6 +28,7 @@ use crate::event::human_duration;
 use crate::fetch::pack::Counters;
 use crate::fetch::transport::streams::{RequestBody, ResponseBody, ResponseHeaders, response};
 use crate::net::http::Http;
+use crate::process;
 
 /// What all requests of one fetch share.
 #[derive(Clone)]
@@ -85,13 +86,13 @@ impl Wire {
     /// Keeps the error if it is the first, and returns its text as the I/O error that gix expects.
     fn fail(&self, error: Error) -> io::Error {
         let text = error.message();
-        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = process::lock(&self.failure);
         first.get_or_insert(error);
         io::Error::other(text)
     }
 
     pub(super) fn first_failure(&self) -> Option<Error> {
-        let mut first = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut first = process::lock(&self.failure);
         first.take()
     }
 }

@@ -1,7 +1,7 @@
 //! An exchange as the streams that gix writes and reads.
 
 use std::io::{self, BufRead, Read, Write};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::{Buf, Bytes};
 use reqwest::header::CONTENT_TYPE;
@@ -9,6 +9,7 @@ use reqwest::header::CONTENT_TYPE;
 use crate::fetch::inflate::read_buffered;
 use crate::fetch::transport::exchange::Exchange;
 use crate::net::http::media_type;
+use crate::process;
 
 /// An exchange, shared by its streams. They are used one after the other on one thread: the lock is there because
 /// gix requires transports that are `Send`.
@@ -21,7 +22,7 @@ impl SharedExchange {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Exchange> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        process::lock(&self.0)
     }
 }
 

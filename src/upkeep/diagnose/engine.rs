@@ -1,12 +1,13 @@
 //! The engine: its version, builder, platform and disk.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use crate::engine::{Asked, Builder, Engine};
 use crate::error::Code;
 use crate::event::{Event, Kind, Sink, human_bytes};
 use crate::job::shared::Shared;
 use crate::names::platform::Platform;
+use crate::process;
 use crate::upkeep::diagnose::{Check, Deadline, free_space};
 
 /// With less free space, in bytes, the next builds may not fit: a base image and what a template installs take
@@ -132,7 +133,7 @@ async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check
     let emit: Sink = Arc::new(move |event: Event| {
         // A node that does not answer is in the check of the builder.
         if event.kind == Kind::Warning && event.node.is_none() {
-            let mut warnings = emitted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut warnings = process::lock(&emitted);
             warnings.push((event.message, event.hint.unwrap_or_default()));
         }
     });
@@ -150,7 +151,7 @@ async fn platform(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check
         }
         Err(error) => return Check::failed(NAME, error),
     };
-    let warnings = std::mem::take(&mut *warnings.lock().unwrap_or_else(PoisonError::into_inner));
+    let warnings = std::mem::take(&mut *process::lock(&warnings));
     if !warnings.is_empty() {
         let (messages, hints): (Vec<_>, Vec<_>) = warnings.into_iter().unzip();
         return Check::warning(NAME, messages.join("; "), hints.join("; "));

@@ -10,7 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::context::{Context, Filter, Includes, Kind, Patterns, walk};
 use crate::engine::build::session::wire::{MODE_DIR, MODE_SYMLINK, Packet, Stat};
+use crate::process;
 use bollard_buildkit_proto::fsutil::types::packet::PacketType;
 
 /// BuildKit's names for the folder with the Dockerfile, and for the one with the other files. Both are the
@@ -286,7 +287,7 @@ impl Files {
     }
 
     fn list(&self) -> MutexGuard<'_, List> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        process::lock(&self.0)
     }
 }
 
