@@ -121,7 +121,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The call fails with those of [`Client::ensure_local_image`], and [`Code::InvalidArgument`].
+    /// The call fails with the codes of [`Client::ensure_local_image`], and [`Code::InvalidArgument`].
     pub fn ensure_commit(&self, runtime: &str, commit: &str) -> Call<'_, Image> {
         let task = self.runtime(runtime).and_then(|runtime| {
             let commit = self.commit(commit)?;
@@ -154,7 +154,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The call usually fails with [`Code::EngineUnreachable`].
+    /// If the call fails, then usually with [`Code::EngineUnreachable`].
     pub fn engine_host(&self) -> Call<'_, EngineHost> {
         let work = |shared: Arc<Shared>, _, _| async move {
             let docker_host = shared.engine().await?.endpoint().to_owned();
@@ -167,7 +167,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The call usually fails with [`Code::EngineUnreachable`] and [`Code::Cache`].
+    /// If the call fails, then usually with [`Code::EngineUnreachable`] or [`Code::Cache`].
     pub fn list(&self) -> Call<'_, Inventory> {
         let work = |shared: Arc<Shared>, _, _| async move { list::inventory(&shared).await };
         Call::new(self, Ok(Task::new(None, work)))
@@ -178,7 +178,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// The call usually fails with [`Code::EngineUnreachable`] and [`Code::Cache`].
+    /// If the call fails, then usually with [`Code::EngineUnreachable`] or [`Code::Cache`].
     pub fn prune(&self, options: PruneOptions) -> Call<'_, PruneReport> {
         let work =
             move |shared: Arc<Shared>, _, _| async move { prune::prune(&shared, options).await };
