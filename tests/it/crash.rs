@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
-use crate::support::child::{Link, command, program, program_with_points, text};
+use crate::support::child::{Link, command, program_with_points, text};
 use crate::support::points::{
     POINTS, Trigger, assert_right, failpoints_in_source, prepare, setting, template,
 };
@@ -159,7 +159,7 @@ fn waiters_after_a_kill(
         .unwrap();
     wait_until("the call to hold the lock", || reached().then_some(()));
     let output = env.scratch().join("output");
-    let mut waiter = command(env, &program("crowd", Link::Static))
+    let mut waiter = command(env, &program_with_points("crowd", Link::Static))
         .args(["2", "0", "1", "hermes"])
         .stdout(File::create(&output).unwrap())
         .spawn()

@@ -358,7 +358,7 @@ fn a_branch_that_does_not_exist_is_reported() {
 fn one_missing_repository_does_not_stand_for_those_that_fail() {
     let env = TestEnv::new();
     env.server
-        .faults(json!([{ "match": "/api/v1/repos/.*tpl-[^c]", "status": 500 }]));
+        .faults(json!([{ "match": "/api/v1/repos/.*template-[^c]", "status": 500 }]));
     let found = with(&env, &[]);
     assert_check(&found, "gitea", Status::Ok, &[]);
     assert_check(&found, "codex", Status::Ok, &["no repository"]);
