@@ -111,11 +111,17 @@ impl Pack {
         workers as u64 * (BUFFERS + bases.unwrap_or(0).min(BASE_IN_MEMORY))
     }
 
-    /// Upper bound of the bytes that resolving its deltas writes: the resolved objects, and the whole objects that are
-    /// too large to be bases in memory. Which of those are bases is not known yet.
+    /// Upper bound of the bytes that resolving its deltas writes: the resolved objects, and whole objects that are too
+    /// large to be bases in memory. If one of these is a base, all of them count.
     pub(super) fn resolved_bytes(&self) -> u64 {
+        let is_large = |entry: &Entry| entry.size > BASE_IN_MEMORY;
+        let has_large_base = self.entries.iter().any(|entry| match entry.base {
+            Base::None(_) => false,
+            Base::Entry(base) => is_large(&self.entries[base as usize]),
+            Base::Id(_) => true,
+        });
         let is_written = |entry: &&Entry| match entry.base {
-            Base::None(_) => entry.size > BASE_IN_MEMORY,
+            Base::None(_) => has_large_base && is_large(entry),
             Base::Entry(_) | Base::Id(_) => true,
         };
         let written = self.entries.iter().filter(is_written);
@@ -407,17 +413,23 @@ mod tests {
             size,
             base,
         };
-        let pack = Pack {
-            file: tempfile::tempfile().unwrap(),
-            hash: gix_hash::Kind::Sha1,
-            entries: vec![
-                entry(BASE_IN_MEMORY, Base::None(Blob)),
-                entry(BASE_IN_MEMORY + 1, Base::None(Blob)),
-                entry(5, Base::Entry(1)),
-            ],
-            bases: Vec::new(),
-        };
-        assert_eq!(pack.resolved_bytes(), BASE_IN_MEMORY + 1 + 5);
+        for (delta, written) in [
+            (Base::Entry(0), 5),
+            (Base::Entry(1), BASE_IN_MEMORY + 1 + 5),
+            (Base::Id(0), BASE_IN_MEMORY + 1 + 5),
+        ] {
+            let pack = Pack {
+                file: tempfile::tempfile().unwrap(),
+                hash: gix_hash::Kind::Sha1,
+                entries: vec![
+                    entry(BASE_IN_MEMORY, Base::None(Blob)),
+                    entry(BASE_IN_MEMORY + 1, Base::None(Blob)),
+                    entry(5, delta),
+                ],
+                bases: Vec::new(),
+            };
+            assert_eq!(pack.resolved_bytes(), written, "{delta:?}");
+        }
     }
 
     #[test]

@@ -195,7 +195,7 @@ fn on_a_broken_system_each_failed_check_is_reported_in_time() {
         &found,
         "logins",
         Status::Warning,
-        &["config.json", "fix the file"],
+        &["make config.json a readable, regular file"],
     );
     assert_check(
         &found,

@@ -190,7 +190,7 @@ fn the_hint_depends_on_the_status_and_on_a_token_being_set() {
         (
             404,
             true,
-            "where the token in MOLECULE_GITEA_TOKEN may not read",
+            "if the token in MOLECULE_GITEA_TOKEN may not read",
         ),
     ] {
         for branch in ["", "main"] {

@@ -55,7 +55,7 @@ fn an_engine_that_hangs_in_the_pull_gets_the_image_through_the_client() {
     let (proxy, _) = proxy(&farm.env, &farm.env.engine, "/images/create?", hang);
     let client = farm.client(&proxy.url, &farm.registry.host, "3s");
     farm.assert_builds(&client, &farm.env.engine);
-    assert_warned(&client, "nothing arrived for 3 seconds");
+    assert_warned(&client, "no data for 3 seconds");
 }
 
 #[test]
