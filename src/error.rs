@@ -1,8 +1,8 @@
 //! The one error type: what failed, where, and what to do next.
 //!
 //! Messages are one line, in lower case and without a full stop, and name the place (URL, path, step). They may quote a
-//! peer, so they must go through [`Masker::error`](crate::redact::Masker::error) before anyone sees them. An error keeps
-//! its cause and its places apart; only [`Error::message`] joins them.
+//! peer, so they must go through [`Masker::error`](crate::redact::Masker::error) before anyone sees them. An error
+//! keeps its cause and its places apart; only [`Error::message`] joins them.
 
 use std::borrow::Cow;
 use std::ffi::CStr;

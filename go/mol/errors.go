@@ -62,8 +62,8 @@ const (
 	CodeNoLocalImage Code = 22
 	// CodeProcessLimit means that no thread or file descriptor was available.
 	CodeProcessLimit Code = 23
-	// CodeBuilderUnreachable means that no node of the builder in [Options.Builder] answers, or that each node that was tried
-	// was lost during the build.
+	// CodeBuilderUnreachable means that no node of the builder in [Options.Builder] answers, or that each node that was
+	// tried was lost during the build.
 	CodeBuilderUnreachable Code = 24
 )
 

@@ -138,7 +138,7 @@ const waitLimit = 90 * time.Second
 // eventually waits for something that another goroutine, the engine or another process is about to do.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(waitLimit); !holds(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); !holds(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %v: %s", waitLimit, what)
 		}

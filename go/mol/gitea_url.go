@@ -19,10 +19,10 @@ import (
 // The branch name is percent-encoded, with a slash as %2F, which Gitea's route (/branches/*) accepts like a plain slash.
 // Scheme and host are in lower case, without the default port of the scheme.
 //
-// The error is an [*Error] with [CodeInvalidOption]: for a prefix that is not http or https, has userinfo, a
-// query or a fragment, or no organisation and repository in its path; for a runtime that cannot be part of a
-// repository's name; for a branch that git itself would refuse (git-check-ref-format(1)). It never shows
-// userinfo.
+// The error is an [*Error] with [CodeInvalidOption]: for a prefix that is not http or https, contains an @, a query or a
+// fragment, ends with an incomplete percent escape, or has no organisation and repository in its path; for a runtime
+// that cannot be part of a repository's name; for a branch that git itself would refuse (git-check-ref-format(1)). It
+// never shows userinfo.
 func GiteaBranchAPIURL(repoPrefix, runtime, branch string) (string, error) {
 	if !validRepoNamePart(runtime) {
 		return "", &Error{

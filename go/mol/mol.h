@@ -31,8 +31,8 @@
  *          MOL_ERR_NO_SUCH_HANDLE. The _free functions ignore freed ids and {0}.
  *
  * Timeouts timeout_ms is in milliseconds. Negative (MOL_TIMEOUT_NONE): no limit. 0: a wait returns at once; a call
- *          gets no time and ends with MOL_ERR_DEADLINE_EXCEEDED. MOL_TIMEOUT_CEILING: the ceiling of the client's
- *          options, for a call; no limit, for a wait.
+ *          ends with MOL_ERR_DEADLINE_EXCEEDED, unless it needs no time. MOL_TIMEOUT_CEILING: the ceiling of the
+ *          client's options, for a call; no limit, for a wait.
  *
  * Threads  Every function may be called from any thread at any time. There are no callbacks. The library
  *          starts its threads with the first client; they live as long as the process. A forked child
@@ -273,7 +273,7 @@ typedef struct mol_request {
   // What the call does.
   mol_request_kind kind;
   // Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime,
-  // stay. 0: none stays for being among the newest.
+  // stay. 0: being among the newest keeps nothing.
   uint32_t keep_per_runtime;
   // Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
   int64_t keep_recent_ms;

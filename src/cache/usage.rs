@@ -44,17 +44,18 @@ impl Cache {
         let Ok(file) = lock_file::try_lock(lock_file::open(&path)?, &path)? else {
             return Ok(None);
         };
-        let record = file.metadata();
-        let record = record.map_err(|error| failed(&path, "cannot be read", &error))?;
-        Ok((!is_recent(&record, window)).then_some(UnusedLock { _file: file }))
+        let last = last_use(&file, window);
+        if matches!(last, Some(LastUse::InTheFuture)) {
+            // The clock was set back since. From now on the record ages as others do.
+            let _ = file.set_modified(SystemTime::now());
+        }
+        Ok(last.is_none().then_some(UnusedLock { _file: file }))
     }
 
-    /// Whether a call has used the commit within the window, checked without changing anything. A commit whose record
-    /// cannot be read counts as used.
+    /// Whether a call has used the commit within the window, or may have, checked without changing anything.
     pub(crate) fn is_used(&self, short: &str, window: Option<Duration>) -> bool {
-        let file = open_own(&self.used_path(short));
-        match file.and_then(|file| file.map(|file| file.metadata()).transpose()) {
-            Ok(record) => record.is_some_and(|record| is_recent(&record, window)),
+        match open_own(&self.used_path(short)) {
+            Ok(file) => file.is_some_and(|file| last_use(&file, window).is_some()),
             Err(_) => true,
         }
     }
@@ -85,18 +86,29 @@ pub(super) fn is_expired(record: &Metadata) -> bool {
     is_older(record, keep)
 }
 
-/// Whether a record has a use within the window. A time in the future counts too, up to the window, because clocks are
-/// set back.
-fn is_recent(record: &Metadata, window: Option<Duration>) -> bool {
-    let (Some(window), Ok(used)) = (window, record.modified()) else {
-        return false;
-    };
-    let distance = used.elapsed().unwrap_or_else(|ahead| ahead.duration());
-    record.len() > 0 && distance < window
+/// A use that pruning must respect.
+enum LastUse {
+    WithinWindow,
+    /// The clock was set back, so it may have been a moment ago.
+    InTheFuture,
+}
+
+/// Reads the last use; `None` if there was none within the window.
+fn last_use(file: &File, window: Option<Duration>) -> Option<LastUse> {
+    let (window, found) = (window?, file.metadata().ok()?);
+    if found.len() == 0 {
+        return None;
+    }
+    match found.modified().ok()?.elapsed() {
+        Ok(age) => (age < window).then_some(LastUse::WithinWindow),
+        Err(_) => Some(LastUse::InTheFuture),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::cache::tests::{SHORT, cache};
 
@@ -147,15 +159,17 @@ mod tests {
     }
 
     #[test]
-    fn a_use_in_the_future_counts_up_to_the_window() {
+    fn a_use_in_the_future_counts_and_ages_from_the_next_check() {
         let root = tempfile::tempdir().unwrap();
         let cache = cache(root.path());
         mark(root.path());
-        for (ahead, used) in [(30, true), (365 * 24 * 3600, false)] {
-            set_time(&cache, SystemTime::now() + Duration::from_secs(ahead));
-            assert_eq!(cache.is_used(SHORT, MINUTE), used, "{ahead}");
-            let unused = cache.try_lock_unused(SHORT, MINUTE).unwrap();
-            assert_eq!(unused.is_none(), used, "{ahead}");
-        }
+        set_time(
+            &cache,
+            SystemTime::now() + Duration::from_secs(3600 * 24 * 365),
+        );
+        assert!(cache.is_used(SHORT, MINUTE));
+        assert!(cache.try_lock_unused(SHORT, MINUTE).unwrap().is_none());
+        let recorded = fs::metadata(cache.used_path(SHORT)).unwrap().modified();
+        assert!(recorded.unwrap() <= SystemTime::now());
     }
 }

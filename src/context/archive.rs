@@ -80,7 +80,8 @@ impl Context {
                 header.set_size(*size);
                 let mut file = fs::File::open(self.tree.join(entry.path))?.take(*size);
                 archive.append_data(&mut header, entry.path, &mut file)?;
-                // tar would fill up a file that is shorter than its header says.
+                // The tar crate does not notice a file that is shorter than its header says, and the entries after it
+                // would be misread.
                 if file.limit() > 0 {
                     let path = entry.path.display();
                     return Err(io::Error::other(format!(

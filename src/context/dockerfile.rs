@@ -67,8 +67,8 @@ impl Dockerfile {
         &self.registries
     }
 
-    /// The line of a step, from the builder's name for it: `[2/5] RUN make`, `[build 2/3] COPY . .`. The
-    /// first list of steps that fits decides; `None` if none does.
+    /// The line of a step, from the builder's name for it: `[2/5] RUN make`, `[build 2/3] COPY . .`. The first list of
+    /// steps that fits decides; `None` if none does.
     pub(crate) fn line_of(&self, step: &str) -> Option<u32> {
         let (place, instruction) = step.strip_prefix('[')?.split_once("] ")?;
         let keyword = instruction.split_whitespace().next()?;
@@ -79,8 +79,8 @@ impl Dockerfile {
             None => None,
         };
 
-        // Builders differ in which instructions they count as steps. A list of steps fits if it has as many steps as the builder
-        // says, and the named instruction at the given position.
+        // Builders differ in which instructions they count as steps. A list of steps fits if it has as many steps as the
+        // builder says, and the named instruction at the given position.
         let counted = |counts: &dyn Fn(&Step) -> bool| {
             let steps = self.steps.iter().filter(|step| counts(step)).copied();
             steps.collect::<Vec<Step>>()
@@ -314,8 +314,8 @@ impl Reader<'_> {
     }
 }
 
-/// The image of the frontend that parses the Dockerfile (`# syntax=`). Only `parse` gives it, which fails for an
-/// instruction that the frontend adds: so it gets the comments at the beginning, where the directives are.
+/// The image of the frontend that parses the Dockerfile (`# syntax=`). Only `parse` returns directives, and it fails on
+/// instructions that a frontend adds. So it is given only the leading comments, where directives are.
 fn frontend(text: &str) -> Option<String> {
     let comments = text.split_inclusive('\n');
     let comments: String = comments.take_while(|line| line.starts_with('#')).collect();

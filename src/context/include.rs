@@ -19,7 +19,7 @@ pub(crate) struct Includes {
     patterns: Vec<Vec<Part>>,
 }
 
-/// How a path relates to the requested ones. The first one includes most.
+/// How a path relates to the requested ones. Ordered from the most inclusive to the least.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Reach {
     /// The path, or a folder that contains it, is requested.

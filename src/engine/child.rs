@@ -60,7 +60,7 @@ impl ChildProcess {
         // The encoding of wait(2).
         Ok(ended.map(|ended| {
             ExitStatus::from_raw(match ended.exit_status() {
-                Some(code) => code << 8,
+                Some(code) => (code & 0xff) << 8, // macOS gives all bits
                 None => ended.terminating_signal().unwrap_or_default(),
             })
         }))

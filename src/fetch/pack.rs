@@ -112,7 +112,7 @@ impl Pack {
     }
 
     /// Upper bound of the bytes that resolving its deltas writes: the resolved objects, and whole objects that are too
-    /// large to be bases in memory. If one of these is a base, all of them count.
+    /// large to be bases in memory. They all count if any delta has a base that is, or may be, that large.
     pub(super) fn resolved_bytes(&self) -> u64 {
         let is_large = |entry: &Entry| entry.size > BASE_IN_MEMORY;
         let has_large_base = self.entries.iter().any(|entry| match entry.base {
@@ -332,7 +332,11 @@ impl BufRead for Stream<'_> {
             let text = "an object's compressed data is far larger than the object".to_owned();
             return Err(self.fail(Failure::Broken(text)));
         }
-        self.from.fill_buf().map_err(|error| {
+        let received = self.from.fill_buf().and_then(|bytes| match bytes {
+            [] => Err(io::ErrorKind::UnexpectedEof.into()),
+            bytes => Ok(bytes),
+        });
+        received.map_err(|error| {
             self.failure.get_or_insert(Failure::Receive(error));
             stopped()
         })

@@ -297,7 +297,7 @@ pub struct mol_request {
     /// What the call does.
     pub kind: mol_request_kind,
     /// Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime,
-    /// stay. 0: none stays for being among the newest.
+    /// stay. 0: being among the newest keeps nothing.
     pub keep_per_runtime: u32,
     /// Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
     pub keep_recent_ms: i64,

@@ -38,8 +38,8 @@ pub(crate) struct Found {
     pub(crate) limit: Option<Error>,
 }
 
-/// The certificates of a file and of the files of `folders`, without duplicates. As `PATH` does, `folders` has one path,
-/// or several separated by `:`.
+/// The certificates of a file and of the files of `folders`, without duplicates. `folders` is a list of paths separated
+/// by `:`, like `PATH`.
 pub(crate) fn find(file: Option<&Path>, folders: Option<&Path>) -> Found {
     let mut found = Found::default();
     let mut seen = HashSet::new();

@@ -49,7 +49,7 @@ pub(crate) fn last(root: &std::path::Path, runtime: &Runtime) -> Result<BuildLog
             ),
         )
         .hint(format!(
-            "run mol ensure {runtime}: it writes a log when it builds, which it does unless the engine already has the image"
+            "run mol ensure {runtime}: a build writes a log; nothing is built if the engine already has the image"
         ))
     })?;
     let ended = ended

@@ -46,7 +46,8 @@ fn tree_of(names: impl IntoIterator<Item = String>, mode: &'static str, object: 
     )
 }
 
-/// Adds a root tree and its commit. The root has a Dockerfile and a folder `x`, which is the last of `objects` (a tree).
+/// Adds a root tree and its commit. The root has a Dockerfile and a folder `x`, which is the last of `objects` (a
+/// tree).
 fn template(mut objects: Vec<Object>) -> Vec<Object> {
     let dockerfile = Object::blob(PLAIN);
     let below = objects.last().unwrap().clone();

@@ -123,7 +123,7 @@ fn on_a_healthy_system_every_check_reports_what_it_found() {
         &diagnose(&client),
         "cache",
         Status::Ok,
-        &[cache.to_str().unwrap(), ": 1 complete trees; "],
+        &[cache.to_str().unwrap(), ": complete trees: 1; "],
     );
     fs::create_dir(cache.join("hermes/.work-0123456789ab-Xy")).unwrap();
     assert_check(

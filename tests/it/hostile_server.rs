@@ -2,6 +2,7 @@
 //! HTTP. In each of the three requests, the call ends in time with the right error, leaves nothing
 //! behind and takes little memory (promises P1, P4, P5 and P9).
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -410,8 +411,8 @@ fn an_endless_pack_is_refused_or_ends_at_the_deadline() {
     let block = [&[0, 0xff, 0xff, 0, 0][..], &[b'x'; 0xffff]].concat();
     let small = Object::blob("x").entry().repeat(1000);
     let minute = Duration::from_secs(60);
-    // The pack begins shortly before this deadline: too late to read 2 GB of incompressible objects, or 500 MiB as
-    // packets of git.
+    // The pack begins shortly before this deadline, counted from the first request: too late to read 2 GB of
+    // incompressible objects, or 500 MiB as packets of git.
     let (deadline, late) = (Duration::from_secs(10), Duration::from_secs(8));
     let at_once = Duration::ZERO;
     let larger = Object::blob(noise(4096)).entry().repeat(100);
@@ -454,9 +455,10 @@ fn an_endless_pack_is_refused_or_ends_at_the_deadline() {
     ];
     for (what, handling, start, limit, status) in rows {
         let env = env();
-        let begun = Instant::now();
+        let begun = OnceLock::new();
         let rule = treat_requests(Objects, ALWAYS, handling);
         let proxy = Proxy::before(&env.server, move |line| {
+            let begun = begun.get_or_init(Instant::now);
             let handling = rule(line);
             if handling != Handling::Pass {
                 let left = start.saturating_sub(begun.elapsed());

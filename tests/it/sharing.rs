@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mol::Code;
 use mol::event::Kind;
@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::support::child::{Link, command, program};
 use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
 use crate::support::server::{PLAIN, dockerfile, fetches, of_service};
-use crate::support::{CANCEL_LIMIT, TestEnv, unique, wait_until};
+use crate::support::{TestEnv, unique, wait_until};
 
 /// A template whose RUN step prints a word, which is returned, and then sleeps until [`end_sleep_of`] ends the sleep.
 /// The image contains a random number, so that two builds differ.
@@ -234,7 +234,8 @@ fn a_cancelled_lookup_passes_to_the_next_waiter() {
     client.cancel(first);
     client.wait_for(Kind::LookupDone, |_| true);
     let took = since.elapsed();
-    assert!(took < CANCEL_LIMIT, "it took {took:?}");
+    // Without the hand-over, the waiter makes its own request after three seconds.
+    assert!(took < Duration::from_millis(2500), "it took {took:?}");
     second.end().unwrap();
 }
 

@@ -197,7 +197,7 @@ pub fn with_a_disk(env: &TestEnv, options: &str, script: &str, program: &Path) -
     with_mount(env, mount, options.as_ref(), script, program)
 }
 
-/// The same with the disk that the script `mount` mounts at `$1`. `disk` is its `$0`.
+/// Like [`with_a_disk`], for another disk: the script `mount` gets `disk` as `$0` and mounts it at `$1`.
 pub fn with_mount(
     env: &TestEnv,
     mount: &str,

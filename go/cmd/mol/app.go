@@ -89,12 +89,16 @@ func (a *app) rootCommand() *cobra.Command {
 
 // withSuggestions adds to the error for an unknown command which one may be meant.
 func withSuggestions(root *cobra.Command, args []string, err error) error {
-	_, rest, unknown := root.Find(args)
+	_, _, unknown := root.Find(args)
 	if unknown == nil {
 		return err
 	}
-	isName := func(arg string) bool { return arg != "" && !strings.HasPrefix(arg, "-") }
-	names := root.SuggestionsFor(rest[slices.IndexFunc(rest, isName)])
+	// Only cobra's message tells which of the arguments it took for the command.
+	var name string
+	if _, scanned := fmt.Sscanf(unknown.Error(), "unknown command %q", &name); scanned != nil {
+		return err
+	}
+	names := root.SuggestionsFor(name)
 	if len(names) == 0 {
 		return err
 	}

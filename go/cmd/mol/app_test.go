@@ -277,6 +277,7 @@ func TestUsageErrors(t *testing.T) {
 		want string
 	}{
 		{[]string{"ensrue", "hermes"}, "mol: unknown command \"ensrue\" for \"mol\"\nhint: did you mean ensure?\n"},
+		{[]string{"--platform", "linux/arm64", "ensrue"}, "mol: unknown command \"ensrue\" for \"mol\"\nhint: did you mean ensure?\n"},
 		{[]string{"kubernetes"}, "mol: unknown command \"kubernetes\" for \"mol\"\n"},
 		{[]string{"ensure"}, "the runtime is missing: the known runtimes are autogen, claude-code"},
 		{[]string{"ensure", "hermes", "codex"}, `only one runtime is allowed, not 2: "hermes", "codex"`},

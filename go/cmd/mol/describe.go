@@ -9,7 +9,7 @@ import (
 	"git.moleculesai.app/molecule-ai/libmol/go/mol"
 )
 
-// describe returns an event as one line of text: its message, for some kinds with more numbers.
+// describe returns an event as one line of text: its message or, for some kinds, a text with more numbers.
 func describe(e mol.Event) string {
 	switch e.Kind {
 	case mol.EventFetchProgress:

@@ -53,7 +53,7 @@ func (a *app) options() mol.Options {
 	return options
 }
 
-// buildSettings are the flags of the commands that look up a template or build, and have a variable.
+// buildSettings are the flags with a variable that every command has which looks up a template or builds.
 var buildSettings = []string{"repo-prefix", "branch", "platform", "isolation", "cache-dir", "docker-host", "builder", "shared-cache"}
 
 // buildFlags adds the flags of the commands that build. Those with a variable set it in this process, so that libmol,
@@ -71,7 +71,7 @@ func (a *app) buildFlags(cmd *cobra.Command) {
 	a.progress.then = func(mode string) { a.asJSON = a.asJSON || mode == "json" }
 	cmd.Flags().Var(&a.progress, "progress", "how progress is shown (default auto: tty on a terminal, else plain)")
 	complete(cmd, "progress", progressModes, cobra.ShellCompDirectiveNoFileComp)
-	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "on a terminal keep every line of the build's output; elsewhere also show all progress, of every layer")
+	cmd.Flags().BoolVar(&a.verbose, "verbose", false, "on a terminal, keep every line of the build's output; elsewhere, print every progress event, also of single layers")
 	a.timeoutFlag(cmd)
 	cmd.PreRunE = func(*cobra.Command, []string) (err error) {
 		if err = a.setEnv(cmd.Flags()); err == nil && cmd.Flags().Changed("pins") {

@@ -116,7 +116,7 @@ func exitCodes() []exitMeaning {
 	}
 	return append(codes,
 		exitMeaning{exitSignal + int(syscall.SIGINT), "interrupted (ctrl-C)"},
-		exitMeaning{exitSignal + int(syscall.SIGTERM), "terminated (SIGTERM); mol up exits with 0 after either, if the workspace was up and was stopped"})
+		exitMeaning{exitSignal + int(syscall.SIGTERM), "terminated (SIGTERM). After ctrl-C or SIGTERM, mol up exits with 0 if the workspace was up and was stopped"})
 }
 
 // shellExitCode is the exception from exitCodes.

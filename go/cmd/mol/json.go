@@ -27,7 +27,7 @@ type result struct {
 	Error *errorOut `json:"error,omitempty"`
 }
 
-// A startedLine is written by mol up when the workspace is up, unless the command ends there.
+// A startedLine is written by mol up when the workspace is up, without --detach.
 type startedLine struct {
 	Kind string `json:"kind"` // "started"
 	details

@@ -71,8 +71,12 @@ func (a *app) pruneCommand() *cobra.Command {
 				options.KeepRecent = -1
 			}
 			return a.withClient(cmd.Context(), func(ctx context.Context, c library) error {
+				doing := "removing old images and templates"
+				if dryRun {
+					doing = "looking for old images and templates"
+				}
 				var report mol.PruneReport
-				err := a.showIfSlow("removing old images and templates", func() (err error) {
+				err := a.showIfSlow(doing, func() (err error) {
 					report, err = c.Prune(ctx, options)
 					return err
 				})

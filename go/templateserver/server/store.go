@@ -112,7 +112,7 @@ func (s *store) create(org, name string) (*repository, error) {
 		return repo, nil
 	}
 	repo := s.repos[org+"/"+name]
-	if repo == nil { // it is known, but has no files, while its history is removed
+	if repo == nil { // a known repository has no files for a moment while its history is removed
 		repo = &repository{org: org, name: name, dir: s.dir(org, name)}
 		s.repos[org+"/"+name] = repo
 	}

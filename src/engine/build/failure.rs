@@ -258,8 +258,8 @@ pub(super) fn is_lost_race(builder: Builder, end: &End, reason: &Reason) -> bool
 ///
 /// No builder has a code for it. The OCI runtime (runc before and after 1.0, and crun, each in its own words) writes it
 /// instead of the command's output, as the only line, to standard error, and exits with its own exit code. A command
-/// that imitates all that fails anyway, but with the wrong error code. Podman does not tell standard error from standard
-/// output.
+/// that imitates all that fails anyway, but with the wrong error code. Podman does not tell standard error from
+/// standard output.
 fn is_foreign_program(failed: &FailedStep, exit_code: Option<i32>) -> bool {
     let line = failed.only_line().unwrap_or_default().to_ascii_lowercase();
     let runtime = line.starts_with("exec ") || line.contains("exec user process caused: ");

@@ -84,7 +84,7 @@ impl Builder {
         }
     }
 
-    /// How the shared cache is used, if the engine's own builder cannot do all that is asked for with it.
+    /// How this builder restricts the use of the shared cache; `None` if it does not.
     pub(crate) fn restricts_shared_cache(self, write: bool) -> Option<&'static str> {
         match self {
             Builder::BuildKit if write => {
@@ -97,7 +97,7 @@ impl Builder {
     }
 }
 
-/// What to do if the engine's own builder cannot do all that is asked for with the shared cache.
+/// What to do if the engine's own builder restricts the shared cache.
 pub(crate) const HINT_SHARED_CACHE: &str =
     "set MOLECULE_LOCAL_BUILDER to a BuildKit builder, which supports it";
 

@@ -192,7 +192,7 @@ impl Layer {
     }
 }
 
-/// The average rate; `None` in the first 100 ms, which are too short for one.
+/// The average rate; `None` without bytes, and in the first 100 ms.
 fn rate(bytes: u64, time: Duration) -> Option<u64> {
     const SHORTEST: Duration = Duration::from_millis(100);
     (bytes > 0 && time >= SHORTEST)

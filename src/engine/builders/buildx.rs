@@ -137,7 +137,7 @@ fn engine(settings: &EngineSettings, endpoint: &str, named_by: &str) -> Result<A
     if endpoint.contains("://") {
         return address::parse(endpoint, None, PLAIN_PORT, named_by, settings);
     }
-    if endpoint != NO_CONTEXT {
+    if !endpoint.is_empty() && endpoint != NO_CONTEXT {
         let named_by = format!("{named_by} has a node whose docker context");
         let loaded = docker_context::load(settings, endpoint, &named_by, HINT_CONTEXT);
         return loaded.map(|(address, _)| address);

@@ -148,7 +148,7 @@ pub(in crate::engine) fn parse(
                 .map(Address::Ssh)
                 .map_err(|why| {
                     invalid(named_by, why)
-                        .hint("use ssh://host, with a user name and @ before the host if needed")
+                        .hint("use ssh://host; a user name goes before the host, with an @")
                 })
         }
         "fd" => Err(

@@ -176,11 +176,12 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
 }
 
 /// Connects to the first address that accepts; otherwise returns the error of the last one. Each address has its share
-/// of the remaining time, as in Go: a firewall may drop the packets to one of them.
+/// of the remaining time, but at least two seconds, as in Go: a firewall may drop the packets to one of them.
 async fn connect_to_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the host has no address");
     for (address, left) in addresses.iter().zip((1..=addresses.len() as u32).rev()) {
         let share = deadline.saturating_duration_since(Instant::now()) / left;
+        let share = share.max(Duration::from_secs(2));
         match tokio::time::timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = error,
@@ -257,7 +258,7 @@ mod tests {
             {
                 queued.push(stream.unwrap());
             }
-            let deadline = Instant::now() + Duration::from_secs(1);
+            let deadline = Instant::now() + Duration::from_secs(6);
             let connected = connect_to_any(&addresses, deadline);
             let connected = tokio::time::timeout_at(deadline, connected).await.unwrap();
             assert_eq!(connected.unwrap().peer_addr().unwrap(), addresses[1]);

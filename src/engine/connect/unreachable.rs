@@ -194,14 +194,16 @@ impl fmt::Display for Account {
 }
 
 impl Access {
-    /// `None` if the mode does not explain why this process may not.
+    /// `None` if the mode does not explain why this process may not, or excludes it in an unusual way: the owner, or a
+    /// member of the group where all others may.
     fn of(socket: &Path) -> Option<Self> {
         let found = fs::metadata(socket).ok()?;
         let (mode, uid, gid) = (found.mode(), found.uid(), found.gid());
         let me = geteuid().as_raw();
         let groups = getgroups().unwrap_or_default();
         let is_member = getegid().as_raw() == gid || groups.iter().any(|id| id.as_raw() == gid);
-        (!may_write(mode, me, uid, is_member)).then(|| Self {
+        let is_usual = me != uid && mode & 0o002 == 0;
+        (is_usual && !may_write(mode, me, uid, is_member)).then(|| Self {
             uid,
             group: (mode & 0o020 != 0).then(|| Account {
                 id: gid,
@@ -261,8 +263,9 @@ impl fmt::Display for Access {
     }
 }
 
-/// Whether a mode allows a user to write, which is what connecting to a socket needs (unix(7)). Only one class of it
-/// applies: the owner's, else the group's, else that of all others (path_resolution(7)).
+/// Whether a mode allows a user to write, which is what connecting to a socket needs (unix(7)). Only one of the mode's
+/// three classes applies: the owner's to the owner, the group's to its other members, the last to everybody else
+/// (path_resolution(7)).
 fn may_write(mode: u32, user: u32, owner: u32, is_member: bool) -> bool {
     user == 0
         || match (user == owner, is_member) {

@@ -24,9 +24,10 @@ pub(super) async fn cache(shared: &Arc<Shared>, deadline: Deadline) -> [Check; 2
         deadline.limited("the disk of the cache", contents),
         deadline.limited("the disk of the cache", space)
     );
+    let cause = if contents.is_err() { "cache" } else { "" };
     [
         contents.unwrap_or_else(|error| Check::failed("cache", error)),
-        space.unwrap_or_else(|error| Check::failed("cache disk", error).because_of("cache")),
+        space.unwrap_or_else(|error| Check::failed("cache disk", error).because_of(cause)),
     ]
 }
 
@@ -68,7 +69,7 @@ fn contents(root: &Path, runtimes: &Runtimes) -> Result<Check> {
         }
     }
     let bytes = human_bytes(bytes);
-    let found = format!("{path}: {complete} complete trees; {bytes} in total");
+    let found = format!("{path}: complete trees: {complete}; {bytes} in total");
     Ok(match incomplete {
         0 => Check::ok("cache", found),
         incomplete => Check::warning(

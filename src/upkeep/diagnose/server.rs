@@ -46,7 +46,7 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
     };
     let found = heads.iter().filter(|(_, head)| head.is_ok()).count();
     let any_answer = found + failed(Code::RepoNotFound) + failed(Code::Auth) > 0;
-    let none_exists = failed(Code::RepoNotFound) == heads.len();
+    let none_exists = greeting.is_ok() && failed(Code::RepoNotFound) == heads.len();
 
     let no_clock =
         || Check::warning("clock", "unknown without an answer", "see gitea").because_of("gitea");
@@ -70,12 +70,16 @@ pub(super) async fn server(shared: &Shared, deadline: Deadline) -> Vec<Check> {
         ),
     };
     let settings = &shared.settings;
-    let token = token(
+    let refused = failed(Code::Auth);
+    let mut token = token(
         !settings.token.is_empty(),
         settings.repo_prefix.is_plain_text(),
         found,
-        failed(Code::Auth),
+        refused,
     );
+    if found + refused == 0 && token.status != Status::Ok && gitea.status != Status::Ok {
+        token = token.because_of("gitea");
+    }
     let no_access = token.status != Status::Ok;
     let mut checks = vec![gitea, token, clock];
     checks.extend(heads.into_iter().map(|(runtime, head)| {
@@ -164,8 +168,11 @@ fn token(set: bool, plain: bool, accepted: usize, refused: usize) -> Check {
             "set MOLECULE_GITEA_TOKEN to one that may read the template repositories, or unset it \
              if they are public",
         ),
-        (true, 0, 0) => Check::warning(NAME, "set, but not checked by the server", "see gitea")
-            .because_of("gitea"),
+        (true, 0, 0) => Check::warning(
+            NAME,
+            "set, but not checked by the server",
+            "fix the problems of the server and the runtimes first",
+        ),
         (true, _, 1..) => {
             let sent = if plain {
                 ", and sent over plain http"

@@ -337,10 +337,12 @@ fn discard_tree(found: &FoundTree, options: PruneOptions) -> Result<Option<Reaso
     };
     let window = ledger::window(options.recent);
     let made = unix_seconds(cache.made(entry).unwrap_or(entry.made));
-    let recent =
-        cache.is_used(short, window) || is_within(window, made, unix_seconds(SystemTime::now()));
+    let made_recently = is_within(window, made, unix_seconds(SystemTime::now()));
+    // The lock also corrects a use that is recorded in the future, so that it ages.
+    let is_used = cache.is_used(short, window)
+        && (options.dry_run || cache.try_lock_unused(short, window)?.is_none());
     // No call uses an incomplete tree.
-    if found.tree.whole && recent {
+    if found.tree.whole && (made_recently || is_used) {
         return Ok(Some(Reason::Recent(options.recent)));
     }
     let removed = options.dry_run || cache.discard(entry)?;

@@ -72,7 +72,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// In minutes if that is a whole number, else in seconds; one is `minute`, not `1 minute`.
+/// In whole minutes if possible, else in seconds. Without the number for one: `minute`.
 fn text_of(time: Duration) -> String {
     let (number, unit) = match time.as_secs() {
         seconds if seconds >= 60 && seconds.is_multiple_of(60) => (seconds / 60, "minute"),
