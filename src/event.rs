@@ -347,8 +347,8 @@ impl Event {
         }
     }
 
-    /// The placeholder for `dropped` events. `before` is the previous placeholder, or the first dropped event. `call` is
-    /// that of the event dropped last: if it is another call, the placeholder has call 0 and no runtime.
+    /// The placeholder for `dropped` events. `before` is the previous placeholder, or the first dropped event. `call`
+    /// is that of the event dropped last: if it is another call, the placeholder has call 0 and no runtime.
     pub(crate) fn thinned(before: &Self, call: u64, dropped: u64) -> Self {
         let (call, runtime) = match before.call == call {
             true => (call, before.runtime.clone()),

@@ -19,8 +19,8 @@ import (
 // The branch name is percent-encoded, with a slash as %2F, which Gitea's route (/branches/*) accepts like a plain slash.
 // Scheme and host are in lower case, without the default port of the scheme.
 //
-// The error is an [*Error] with [CodeInvalidOption]: for a prefix that is not http or https, contains an @, a query or a
-// fragment, ends with an incomplete percent escape, or has no organisation and repository in its path; for a runtime
+// The error is an [*Error] with [CodeInvalidOption]: for a prefix that is not http or https, contains an @, a query or
+// a fragment, ends with an incomplete percent escape, or has no organisation and repository in its path; for a runtime
 // that cannot be part of a repository's name; for a branch that git itself would refuse (git-check-ref-format(1)). It
 // never shows userinfo.
 func GiteaBranchAPIURL(repoPrefix, runtime, branch string) (string, error) {

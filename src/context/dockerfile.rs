@@ -79,8 +79,8 @@ impl Dockerfile {
             None => None,
         };
 
-        // Builders differ in which instructions they count as steps. A list of steps fits if it has as many steps as the
-        // builder says, and the named instruction at the given position.
+        // Builders differ in which instructions they count as steps. A list of steps fits if it has as many steps as
+        // the builder says, and the named instruction at the given position.
         let counted = |counts: &dyn Fn(&Step) -> bool| {
             let steps = self.steps.iter().filter(|step| counts(step)).copied();
             steps.collect::<Vec<Step>>()

@@ -292,8 +292,8 @@ impl Http {
         TcpStream::connect(&*addresses).await.map(drop)
     }
 
-    /// Sends a `HEAD` request, never with the token, and returns the status, also of a redirect to another server, which
-    /// is not followed.
+    /// Sends a `HEAD` request, never with the token, and returns the status, also of a redirect to another server,
+    /// which is not followed.
     pub(crate) async fn head(&self, url: &Url) -> reqwest::Result<StatusCode> {
         match self.client.head(url.clone()).send().await {
             Ok(answer) => Ok(answer.status()),
