@@ -672,7 +672,7 @@ func TestVariablesEndToEnd(t *testing.T) {
 	if out, err := in("ensure", "claude-code"); err != nil || !strings.HasSuffix(strings.TrimSpace(out), "--"+isolation) {
 		t.Errorf("%v\n%s", err, out)
 	}
-	if out, err := in("doctor", "--verbose"); err != nil || !strings.Contains(out, filepath.Join(dir, "some/cache")+": 1 complete") {
+	if out, err := in("doctor", "--verbose"); err != nil || !strings.Contains(out, filepath.Join(dir, "some/cache")+": complete trees: 1;") {
 		t.Errorf("%v\n%s", err, out)
 	}
 	for _, bad := range []string{"4 m", "0", "-1", "4x", "9000h"} {
