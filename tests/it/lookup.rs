@@ -357,6 +357,19 @@ fn a_single_ref_is_read_like_a_list_of_one() {
 }
 
 #[test]
+fn a_branch_deleted_between_two_requests_is_not_found() {
+    let env = TestEnv::new();
+    env.template("hermes", dockerfile(PLAIN));
+    env.server.faults(json!([
+        { "match": "/branches/", "body": " ", "body_repeat": 70_000 },
+        { "match": "/git/refs/heads/main$", "status": 404, "body": "{}" },
+    ]));
+    let client = env.client_with(&[(OptionName::Branch, "main")]);
+    let error = client.ensure_err("hermes");
+    assert_eq!(error.code, Code::RepoNotFound, "{error:?}");
+}
+
+#[test]
 fn a_401_or_403_names_the_token_variable() {
     let env = TestEnv::new();
     for status in [401, 403] {
