@@ -418,3 +418,20 @@ fn bad(url: &Url, what: &str) -> Error {
     )
     .hint(HINT_NO_GITEA)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_does_not_quote_the_json() {
+        let url = Url::parse("http://git.example.com/api/v1/repos/org/tpl-hermes").unwrap();
+        for body in [r#""t0ken""#, r#""a \"t0\u006ben\" in quotes""#] {
+            let error = parse::<u32>(&url, body.into()).unwrap_err().message();
+            assert!(
+                error.contains("invalid type: string \"…\", expected u32"),
+                "{error}"
+            );
+        }
+    }
+}
