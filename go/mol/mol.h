@@ -43,7 +43,7 @@
  *          docker's credential helpers: the library waits for each, and kills it if its call or client ends first.
  *
  * Secrets  No token is in anything that the library hands out, and no user information of a URL, except the user
- *          name in an engine's own address: ssh://me@host in mol_image.endpoint and in reports.
+ *          name in an engine's own ssh:// address: in mol_image.endpoint and in reports.
  *
  * Growth   New fields are added only at the end of structs that begin with `size`: the bytes that are set. With
  *          a header that is newer than the library, check `size` before you read a new field.
