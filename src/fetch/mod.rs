@@ -17,12 +17,11 @@
 //! | `table.rs` | where each object is |
 //! | `limits.rs` | limits that several steps share |
 //! | `tree.rs` | limits of a tree, checked before it is checked out |
-//! | `checkout.rs`, `attributes.rs`, `utf16.rs` | writing the files |
+//! | `checkout/` | writing the files |
 //!
 //! gix has the protocol, the hashes and most of the checkout. `docs/adr/0002` and `docs/adr/0005` say why the
 //! transport and the pack reader are not gix's (nor libgit2's, nor the git program).
 
-mod attributes;
 mod checkout;
 mod delta;
 mod failures;
@@ -36,7 +35,6 @@ mod table;
 mod task;
 mod transport;
 mod tree;
-mod utf16;
 
 use std::pin::pin;
 use std::sync::Arc;

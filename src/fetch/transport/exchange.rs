@@ -12,7 +12,6 @@ use crate::error::{Code, Error, Retry, chain};
 use crate::event::human_bytes;
 use crate::fetch::transport::Wire;
 use crate::fetch::transport::refusal::Refusal;
-use crate::fetch::transport::streams::SharedExchange;
 use crate::net::gitea;
 use crate::net::http::{HINT_NO_GITEA, media_type, retry_after, uncompressed};
 use crate::net::retry;
@@ -163,7 +162,7 @@ impl Wire {
         base_url: &str,
         headers: impl IntoIterator<Item = impl AsRef<str>>,
         body: Option<Vec<u8>>,
-    ) -> gix_error::Result<SharedExchange> {
+    ) -> gix_error::Result<Exchange> {
         let url = match &self.base {
             Some(base) => format!("{base}{}", url.strip_prefix(base_url).unwrap_or_default()),
             None => url.to_owned(),
@@ -178,12 +177,12 @@ impl Wire {
                 HeaderValue::from_str(value.trim()).map_err(gix_error::Error::from_error)?,
             );
         }
-        Ok(SharedExchange::new(Exchange {
+        Ok(Exchange {
             wire: self.clone(),
             url,
             request: Some((map, body)),
             response: None,
             checked: false,
-        }))
+        })
     }
 }

@@ -26,7 +26,9 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Code, Error};
 use crate::event::human_duration;
 use crate::fetch::pack::Counters;
-use crate::fetch::transport::streams::{RequestBody, ResponseBody, ResponseHeaders, response};
+use crate::fetch::transport::streams::{
+    RequestBody, ResponseBody, ResponseHeaders, SharedExchange, response,
+};
 use crate::net::http::Http;
 use crate::process;
 
@@ -108,23 +110,19 @@ impl GitHttp for Wire {
         base_url: &str,
         headers: impl IntoIterator<Item = impl AsRef<str>>,
     ) -> gix_error::Result<GetResponse<Self::Headers, Self::ResponseBody>> {
-        let exchange = self.exchange(url, base_url, headers, None)?;
+        let mut exchange = self.exchange(url, base_url, headers, None)?;
         // A renamed repository redirects this request. The next ones have bodies, which are not sent again after
         // a redirect: they go to the redirected URL directly.
-        let tail = url.strip_prefix(base_url).unwrap_or_default().to_owned();
-        {
-            let mut exchange = exchange.lock();
-            let requested = exchange.url.clone();
-            let answered = exchange
-                .response()
-                .map_err(gix_error::Error::from_error)?
-                .url()
-                .clone();
-            if answered != requested {
-                self.base = answered.as_str().strip_suffix(&tail).map(str::to_owned);
-            }
+        let tail = url.strip_prefix(base_url).unwrap_or_default();
+        let requested = exchange.url.clone();
+        let answered = exchange
+            .response()
+            .map_err(gix_error::Error::from_error)?
+            .url();
+        if *answered != requested {
+            self.base = answered.as_str().strip_suffix(tail).map(str::to_owned);
         }
-        let (headers, body) = response(&exchange);
+        let (headers, body) = response(&SharedExchange::new(exchange));
         Ok(GetResponse { headers, body })
     }
 
@@ -136,6 +134,7 @@ impl GitHttp for Wire {
         _body: PostBodyDataKind,
     ) -> gix_error::Result<PostResponse<Self::Headers, Self::ResponseBody, Self::PostBody>> {
         let exchange = self.exchange(url, base_url, headers, Some(Vec::new()))?;
+        let exchange = SharedExchange::new(exchange);
         let (headers, body) = response(&exchange);
         Ok(PostResponse {
             post_body: RequestBody { exchange },

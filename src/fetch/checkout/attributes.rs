@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use gix_attributes::StateRef;
 use gix_hash::{ObjectId, oid};
+use gix_index::entry::Mode;
 use gix_object::Data;
 use gix_object::bstr::{BStr, ByteSlice};
 
-use crate::fetch::checkout::{Failure, is_file};
+use crate::fetch::checkout::failure::Failure;
 use crate::fetch::store::Store;
 
 /// git ignores lines of `.gitattributes` of this length or more (`ATTR_MAX_LINE_LENGTH` in git's attr.h).
@@ -62,6 +63,10 @@ pub(super) fn conversion(matches: &gix_attributes::search::Outcome) -> Conversio
         Some(StateRef::Value(value)) if value.as_bstr() == "auto" => Conversion::OfText("eol"),
         _ => Conversion::Always("eol"),
     }
+}
+
+pub(super) fn is_file(mode: Mode) -> bool {
+    mode == Mode::FILE || mode == Mode::FILE_EXECUTABLE
 }
 
 pub(super) fn is_attribute_file(path: &BStr) -> bool {

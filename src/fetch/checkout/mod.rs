@@ -4,6 +4,10 @@
 //! way too, so those are written here, in pieces: their size costs no memory. Only a large file that
 //! `.gitattributes` converts is read whole, up to a limit.
 
+mod attributes;
+mod failure;
+mod utf16;
+
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -21,7 +25,7 @@ use gix_fs::Capabilities;
 use gix_hash::Kind;
 use gix_hash::oid;
 use gix_index::entry::{Flags, Mode};
-use gix_object::bstr::{BString, ByteSlice};
+use gix_object::bstr::ByteSlice;
 use gix_validate::path::component;
 use gix_worktree::Stack;
 use gix_worktree::stack::State;
@@ -31,12 +35,13 @@ use gix_worktree_state::checkout;
 use prodash::progress::Discard;
 
 use crate::event::human_bytes;
-use crate::fetch::attributes::{
-    CONVERTING, Conversion, Objects, attribute_files, conversion, is_attribute_file,
+use crate::fetch::checkout::attributes::{
+    CONVERTING, Conversion, Objects, attribute_files, conversion, is_attribute_file, is_file,
 };
+pub(in crate::fetch) use crate::fetch::checkout::failure::Failure;
+use crate::fetch::checkout::utf16::Utf16;
 use crate::fetch::store::Store;
 use crate::fetch::tree::Extent;
-use crate::fetch::utf16::Utf16;
 
 /// Files up to this size are written by gix, larger ones in pieces.
 const SMALL: u64 = 1 << 20;
@@ -44,31 +49,6 @@ const SMALL: u64 = 1 << 20;
 /// The largest file that is converted, before and after each `$Id$` is replaced. The original and the converted content
 /// are in memory together.
 const MAX_CONVERTED: u64 = 4 << 20;
-
-/// Why a checkout failed.
-#[derive(Debug)]
-pub(super) enum Failure {
-    Git(gix_error::Error),
-    /// A limit was exceeded: by a file to be converted, or by patterns that would take too long to match.
-    TooLarge(String),
-    /// Two names are the same on this disk.
-    Collision(BString),
-    /// The disk has another name for a file.
-    Renamed(BString),
-    Stopped,
-}
-
-impl From<gix_error::Error> for Failure {
-    fn from(error: gix_error::Error) -> Self {
-        Failure::Git(error)
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure::Git(gix_error::Error::from_error(error))
-    }
-}
 
 /// The bytes by which `$Id$` grows, to `$Id: …$` with an object id.
 fn id_growth(hash: Kind) -> u64 {
@@ -350,10 +330,6 @@ fn check_names(index: &gix_index::State, target: &Path, stop: &AtomicBool) -> Re
         }
     }
     Ok(())
-}
-
-pub(super) fn is_file(mode: Mode) -> bool {
-    mode == Mode::FILE || mode == Mode::FILE_EXECUTABLE
 }
 
 #[cfg(test)]
