@@ -8,6 +8,8 @@ use std::fmt;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::StatVfs;
+
 use crate::error::{Code, Error, Result, causes};
 use crate::event::human_bytes;
 
@@ -25,6 +27,24 @@ pub(crate) struct Free {
     pub(crate) bytes: u64,
     /// No more files can be created, however many bytes are free.
     pub(crate) out_of_inodes: bool,
+}
+
+impl Free {
+    /// `None` if the file system does not report its space.
+    fn of(disk: &StatVfs, is_root: bool) -> Option<Self> {
+        // A network file system may report no blocks. btrfs and others do not count inodes, and report 0 of 0.
+        (disk.f_blocks > 0).then(|| {
+            // Part of the space is reserved for root.
+            let (blocks, inodes) = match is_root {
+                true => (disk.f_bfree, disk.f_ffree),
+                false => (disk.f_bavail, disk.f_favail),
+            };
+            Free {
+                bytes: blocks.saturating_mul(disk.f_frsize),
+                out_of_inodes: disk.f_files > 0 && inodes == 0,
+            }
+        })
+    }
 }
 
 impl fmt::Display for Free {
@@ -114,18 +134,7 @@ pub(crate) fn free(path: &Path) -> Option<Free> {
     let disk = path
         .ancestors()
         .find_map(|folder| rustix::fs::statvfs(folder).ok())?;
-    // btrfs and others do not count inodes, and report 0 of 0; a network file system may report no blocks.
-    (disk.f_blocks > 0).then(|| {
-        // Part of the space is reserved for root.
-        let (blocks, inodes) = match rustix::process::geteuid().is_root() {
-            true => (disk.f_bfree, disk.f_ffree),
-            false => (disk.f_bavail, disk.f_favail),
-        };
-        Free {
-            bytes: blocks.saturating_mul(disk.f_frsize),
-            out_of_inodes: disk.f_files > 0 && inodes == 0,
-        }
-    })
+    Free::of(&disk, rustix::process::geteuid().is_root())
 }
 
 #[cfg(test)]
@@ -162,5 +171,54 @@ mod tests {
         let error = disk.require(u64::MAX, "everything").unwrap_err();
         assert_eq!(error.code, Code::Cache);
         assert!(error.message().contains("everything"), "{error:?}");
+    }
+
+    #[test]
+    fn the_space_and_the_inodes_that_this_process_may_use_are_free() {
+        let ext4 = StatVfs {
+            f_bsize: 4096,
+            f_frsize: 1024,
+            f_blocks: 1000,
+            f_bfree: 300,
+            f_bavail: 200,
+            f_files: 10,
+            f_ffree: 5,
+            f_favail: 0,
+            f_fsid: 0,
+            f_flag: rustix::fs::StatVfsMountFlags::empty(),
+            f_namemax: 255,
+        };
+        let shown = |disk: &StatVfs, is_root| Free::of(disk, is_root).map(|free| free.to_string());
+        let root = shown(&ext4, true);
+        assert_eq!(root.as_deref(), Some("300.0 KiB free"));
+        let user = shown(&ext4, false).unwrap();
+        assert_eq!(
+            user,
+            "200.0 KiB free, but no more files can be created (inodes)"
+        );
+        let btrfs = StatVfs { f_files: 0, ..ext4 };
+        assert_eq!(shown(&btrfs, false).as_deref(), Some("200.0 KiB free"));
+        let unknown = StatVfs {
+            f_blocks: 0,
+            ..ext4
+        };
+        assert_eq!(shown(&unknown, true), None);
+    }
+
+    #[test]
+    fn the_error_for_a_full_disk_says_what_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = io::Error::from_raw_os_error(libc::ENOSPC);
+        let at_once = full(dir.path(), &error).unwrap();
+        let later = Disk::of(dir.path()).ran_full(&error, "with 2 MiB received");
+        let later = later.unwrap().message();
+        assert_eq!(at_once.code, Code::Cache);
+        assert!(at_once.message().ends_with(" free)"), "{at_once:?}");
+        assert!(
+            later.contains("no space left, with 2 MiB received; at the start "),
+            "{later}"
+        );
+        let other = io::Error::from_raw_os_error(libc::EACCES);
+        assert!(full(dir.path(), &other).is_none());
     }
 }

@@ -73,3 +73,30 @@ pub(super) fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
         .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anything_is_removed_and_may_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, folder, link) = (
+            dir.path().join("file"),
+            dir.path().join("folder"),
+            dir.path().join("link"),
+        );
+        fs::write(&file, "").unwrap();
+        fs::create_dir_all(folder.join("in/side")).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        // A path through a file cannot exist, which is not the same as a path that does not.
+        assert_eq!(remove(&file.join("in")).unwrap_err().code, Code::Cache);
+        remove(&link).unwrap();
+        assert!(file.exists());
+        for path in [&file, &folder] {
+            remove(path).unwrap();
+            remove(path).unwrap();
+            assert!(!path.exists());
+        }
+    }
+}

@@ -46,15 +46,14 @@ impl Cache {
                 return None;
             }
             let commit = self.marked(&short).ok()?.filter(|_| temp.is_none());
-            let entry = CacheEntry {
-                short,
+            let made = self.changed(&short, &path, commit.is_some());
+            Some(CacheEntry {
                 commit,
                 bytes: used_bytes(&path),
-                made: SystemTime::UNIX_EPOCH,
+                made: made.unwrap_or(SystemTime::UNIX_EPOCH),
+                short,
                 path,
-            };
-            let made = self.made(&entry).unwrap_or(entry.made);
-            Some(CacheEntry { made, ..entry })
+            })
         });
         entries.collect()
     }
@@ -70,13 +69,15 @@ impl Cache {
     /// When a tree was marked complete, or, for an incomplete tree, when its folder was last changed. Read from the
     /// disk again, because the entry may be out of date.
     pub(crate) fn made(&self, entry: &CacheEntry) -> Option<SystemTime> {
-        let marker = entry
-            .commit
-            .as_ref()
-            .map(|_| self.marker_path(&entry.short));
-        fs::symlink_metadata(marker.as_ref().unwrap_or(&entry.path))
-            .and_then(|found| found.modified())
-            .ok()
+        self.changed(&entry.short, &entry.path, entry.commit.is_some())
+    }
+
+    fn changed(&self, short: &str, tree: &Path, is_complete: bool) -> Option<SystemTime> {
+        let found = match is_complete {
+            true => fs::symlink_metadata(self.marker_path(short)),
+            false => fs::symlink_metadata(tree),
+        };
+        found.and_then(|found| found.modified()).ok()
     }
 
     /// Removes a tree. Returns false, and leaves it, if it has become complete since it was listed. The caller must
@@ -118,9 +119,51 @@ fn used_bytes(path: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::os::unix::fs::MetadataExt;
+    use std::time::{Duration, SystemTime};
 
+    use super::TEMP_PREFIX;
     use crate::cache::tests::{SHORT, cache, commit, unmarked};
+
+    #[test]
+    fn a_tree_is_listed_with_its_size_and_when_it_was_completed() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        let tree = cache.tree_path(SHORT);
+        fs::create_dir_all(tree.join("folder")).unwrap();
+        fs::write(tree.join("folder/file"), vec![1; 1 << 20]).unwrap();
+        let second = |number| SystemTime::UNIX_EPOCH + Duration::from_secs(number);
+        let (changed, completed) = (second(1_000_000), second(2_000_000));
+        File::open(&tree).unwrap().set_modified(changed).unwrap();
+        let entry = cache.entries().pop().unwrap();
+        assert_eq!((entry.commit, entry.made), (None, changed));
+
+        cache.mark_complete(&commit(), 1).unwrap();
+        let marker = File::open(cache.marker_path(SHORT)).unwrap();
+        marker.set_modified(completed).unwrap();
+        let entry = cache.entries().pop().unwrap();
+        assert_eq!(cache.made(&entry), Some(completed));
+        assert_eq!((entry.commit, entry.made), (Some(commit()), completed));
+        let parts = [tree.clone(), tree.join("folder"), tree.join("folder/file")];
+        let blocks = parts.map(|part| fs::symlink_metadata(part).unwrap().blocks());
+        assert_eq!(entry.bytes, 512 * blocks.iter().sum::<u64>());
+    }
+
+    #[test]
+    fn only_folders_and_temporary_files_are_listed() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = cache(root.path());
+        fs::write(cache.tree_path(SHORT), "").unwrap();
+        fs::write(cache.folder.join("abc"), "").unwrap();
+        assert!(cache.entries().is_empty());
+        fs::write(
+            cache.folder.join(format!("{TEMP_PREFIX}{SHORT}-marker")),
+            "",
+        )
+        .unwrap();
+        assert_eq!(cache.entries().len(), 1);
+    }
 
     #[test]
     fn a_tree_completed_since_it_was_listed_is_not_removed() {
