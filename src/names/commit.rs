@@ -62,6 +62,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_label_that_is_no_commit_is_empty() {
+        let id = "a".repeat(40);
+        assert_eq!(full_id(Some(&id)), id);
+        assert_eq!(full_id(Some("abc")), "");
+        assert_eq!(full_id(None), "");
+    }
+
+    #[test]
     fn commit_ids_are_full_and_lower_case() {
         assert!(CommitSha::parse(&"a".repeat(64)).is_some());
         for id in [

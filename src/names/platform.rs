@@ -115,7 +115,8 @@ mod tests {
     #[test]
     fn platforms_have_two_or_three_lower_case_parts() {
         for text in ["linux/amd64", "linux/arm/v7"] {
-            assert_eq!(Platform::parse(text).unwrap().as_str(), text);
+            let platform = Platform::parse(text).unwrap();
+            assert_eq!((platform.as_str(), &*platform.to_string()), (text, text));
         }
         for (text, usual) in [
             ("linux/aarch64", "arm64"),

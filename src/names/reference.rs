@@ -233,6 +233,7 @@ mod tests {
     #[test]
     fn the_tag_is_the_first_twelve_digits() {
         let refs = refs("linux/amd64", "");
+        assert_eq!(refs.short(), "0123456789ab");
         assert_eq!(
             refs.pinned,
             "molecule-local/workspace-template-hermes:0123456789ab"

@@ -154,6 +154,7 @@ mod tests {
             assert_eq!(known(name).as_str(), name);
             assert!(is_known_runtime(name));
         }
+        assert!(!is_known_runtime("herme"));
     }
 
     #[test]
@@ -179,6 +180,8 @@ mod tests {
         let long = "x".repeat(1 << 20);
         let error = runtimes.unknown(&long);
         assert!(error.message().len() < 200);
+        assert_eq!(error.runtime, format!("{}…", "x".repeat(MAX_NAME)));
+        assert_eq!(runtimes.unknown("cobol").runtime, "cobol");
     }
 
     #[test]
@@ -205,6 +208,9 @@ mod tests {
         assert!(runtimes.find("hermes").is_none());
         let error = runtimes.unknown("hermes");
         assert_eq!(error.hint, "the known runtimes are google-adk, zeta");
+        // The same letters are nearer than a prefix.
+        let runtimes = Runtimes::new(["code", "code-x"]);
+        assert_eq!(runtimes.nearest("CODE_X").unwrap().as_str(), "code-x");
     }
 
     #[test]

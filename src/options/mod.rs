@@ -228,6 +228,40 @@ mod tests {
     }
 
     #[test]
+    fn the_environment_sets_options_by_name_and_proxies_in_lower_case_too() {
+        let mut options = Options::default();
+        let environment = [
+            (OptionName::Branch.name(), "next"),
+            ("HTTPS_PROXY", "upper"),
+            ("https_proxy", "lower"),
+            ("HTTP_PROXY", "set"),
+            ("http_proxy", ""),
+            ("NO_PROXY", "localhost"),
+            ("docker_host", "unix:///run/docker.sock"),
+        ];
+        options.set_all_from(|asked| {
+            let found = environment.iter().find(|(name, _)| *name == asked);
+            found.map(|(_, value)| (*value).to_owned())
+        });
+        for (name, value) in [
+            (OptionName::Branch, Some("next")),
+            (OptionName::HttpsProxy, Some("lower")),
+            (OptionName::HttpProxy, None),
+            (OptionName::NoProxy, Some("localhost")),
+            (OptionName::DockerHost, None),
+        ] {
+            assert_eq!(options.get(name), value, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_which_options_are_set_and_no_value() {
+        let mut options = Options::default();
+        options.set(OptionName::Token, "s3cr3t-t0ken");
+        assert_eq!(format!("{options:?}"), "{Token}");
+    }
+
+    #[test]
     fn runtimes_tag_form_and_pins_are_not_read_from_the_environment() {
         let mut options = Options::default();
         options.set_all_from(|_| Some("hermes=".into()));

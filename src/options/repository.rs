@@ -45,18 +45,17 @@ impl RepoPrefix {
                 "contains white space, a control character or a backslash",
             ));
         }
-        let prefix = Self::split(given)
-            .ok_or_else(|| refuse("is not a valid URL of an organisation and a repository"))?;
-        let url = &prefix.server;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err(refuse("is neither an http:// nor an https:// address"));
-        }
-        if !url.username().is_empty() || url.password().is_some() || given.contains('@') {
+        if given.contains('@') {
             return Err(refuse("contains a user name or a password")
                 .hint("remove it, and set MOLECULE_GITEA_TOKEN instead"));
         }
-        if url.query().is_some() || url.fragment().is_some() {
+        if given.contains(['?', '#']) {
             return Err(refuse("contains a query or a fragment"));
+        }
+        let prefix = Self::split(given)
+            .ok_or_else(|| refuse("is not a valid URL of an organisation and a repository"))?;
+        if !matches!(prefix.server.scheme(), "http" | "https") {
+            return Err(refuse("is neither an http:// nor an https:// address"));
         }
         Ok(prefix)
     }
@@ -179,6 +178,25 @@ mod tests {
             let whole = format!("{prefix}hermes");
             assert_eq!(repository.url, Url::parse(&whole).unwrap());
         }
+    }
+
+    #[test]
+    fn a_refused_prefix_is_told_what_is_wrong_with_it() {
+        for (prefix, what) in [
+            ("https://host/org/tpl-?x=", "query"),
+            ("https://host/org/tpl-#x", "fragment"),
+            ("https://user@host/org/tpl-", "user name"),
+            ("https://:secret@host/org/tpl-", "password"),
+            ("https://host/org/tpl\u{1}", "control character"),
+            ("https://host\\org/tpl-", "backslash"),
+            ("ftp://host/org/tpl-", "http://"),
+            ("https://host/tpl-", "organisation"),
+        ] {
+            let error = RepoPrefix::parse(prefix).unwrap_err();
+            assert!(error.message().contains(what), "{prefix}: {error}");
+        }
+        let prefix = "https://HOST/org/tpl-";
+        assert_eq!(RepoPrefix::parse(prefix).unwrap().as_str(), prefix);
     }
 
     #[test]

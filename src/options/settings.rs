@@ -537,9 +537,15 @@ mod tests {
     use crate::error::Code;
 
     fn with(name: OptionName, value: &str) -> Result<Settings> {
+        with_all(&[(name, value)])
+    }
+
+    fn with_all(values: &[(OptionName, &str)]) -> Result<Settings> {
         let mut options = Options::default();
         options.set(OptionName::Home, "/home/u");
-        options.set(name, value);
+        for (name, value) in values {
+            options.set(*name, value);
+        }
         options.settings()
     }
 
@@ -659,9 +665,144 @@ mod tests {
     }
 
     #[test]
-    fn branch_names_may_have_slashes_and_non_ascii_letters() {
-        for branch in ["main", "feature/x", "größe", "日本/語"] {
+    fn branch_names_are_those_that_git_allows() {
+        let longest = "a".repeat(255);
+        for branch in [
+            "main",
+            "feature/x",
+            "größe",
+            "日本/語",
+            "a@b",
+            "a.b",
+            "a-",
+            &longest,
+        ] {
             with(OptionName::Branch, branch).unwrap();
+        }
+        let too_long = "a".repeat(256);
+        for branch in [
+            "@", "-a", "a.", "a..b", "a@{b", "a b", "a~b", "a^b", "a:b", "a?b", "a*b", "a[b",
+            "a\\b", "a\u{7f}b", "a//b", "/a", "a/", ".a", "a/.b", "a.lock", "a.lock/b", &too_long,
+        ] {
+            let error = with(OptionName::Branch, branch).unwrap_err();
+            let start: String = branch.chars().take(8).collect();
+            let start = start.replace('\\', "\\\\").replace('\u{7f}', "");
+            assert!(error.message().contains(&start), "{branch}: {error}");
+        }
+    }
+
+    #[test]
+    fn memory_and_the_length_of_the_token_have_limits() {
+        for (name, least, most, below, above) in [
+            (OptionName::Memory, "256", "1048576", "255", "1048577"),
+            (
+                OptionName::Token,
+                &*"t".repeat(MIN_TOKEN),
+                &*"t".repeat(MAX_TOKEN),
+                &*"t".repeat(MIN_TOKEN - 1),
+                &*"t".repeat(MAX_TOKEN + 1),
+            ),
+        ] {
+            for (value, allowed) in [(least, true), (most, true), (below, false), (above, false)] {
+                let length = value.len();
+                assert_eq!(
+                    with(name, value).is_ok(),
+                    allowed,
+                    "{} {length}",
+                    name.name()
+                );
+            }
+        }
+        let memory = |value| with(OptionName::Memory, value).unwrap().memory;
+        assert_eq!(memory("1024"), 1 << 30);
+        assert_eq!(memory(""), memory::DEFAULT_MIB << 20);
+    }
+
+    #[test]
+    fn the_token_is_allowed_in_the_path_of_a_socket_only() {
+        let token = (OptionName::Token, "s3cr3t-t0ken");
+        for (name, value, allowed) in [
+            (
+                OptionName::DockerHost,
+                "unix:///s3cr3t-t0ken/docker.sock",
+                true,
+            ),
+            (OptionName::DockerHost, "tcp://s3cr3t-t0ken:2376", false),
+            (OptionName::Builder, "tcp://s3cr3t-t0ken:1234", false),
+            (OptionName::SharedCache, "r.example/s3cr3t-t0ken", false),
+            (OptionName::Isolation, "s3cr3t-t0ken", false),
+        ] {
+            let found = with_all(&[token, (name, value)]);
+            assert_eq!(found.is_ok(), allowed, "{value}");
+            if let Err(error) = found {
+                let expected = format!("{} contains the token", name.name());
+                assert!(error.message().contains(&expected), "{error}");
+            }
+        }
+        let host = with(OptionName::DockerHost, "unix:///run/docker.sock").unwrap();
+        assert_eq!(host.engine.host.as_deref(), Some("unix:///run/docker.sock"));
+    }
+
+    #[test]
+    fn certificates_belong_to_a_builder_at_a_tcp_address() {
+        use OptionName::{
+            Builder, BuilderCa, BuilderCert, BuilderKey, BuilderServerName, BuildxBuilder,
+        };
+        let tcp = (Builder, "tcp://builder:1234");
+        let (ca, cert, key) = (
+            (BuilderCa, "/ca"),
+            (BuilderCert, "/cert"),
+            (BuilderKey, "/key"),
+        );
+        let name = (BuilderServerName, "builder.example");
+        for values in [
+            &[tcp][..],
+            &[tcp, ca],
+            &[tcp, ca, name],
+            &[tcp, ca, cert, key],
+            &[(Builder, "unix:///run/buildkit.sock")],
+            &[(BuildxBuilder, "mine")],
+        ] {
+            assert!(
+                with_all(values).unwrap().engine.builder.is_some(),
+                "{values:?}"
+            );
+        }
+        assert!(with(Builder, "default").unwrap().engine.builder.is_none());
+        for (values, wrong) in [
+            (&[ca][..], BuilderCa),
+            (&[(Builder, "unix:///run/buildkit.sock"), ca], BuilderCa),
+            (&[(BuildxBuilder, "tcp://builder:1234"), ca], BuilderCa),
+            (&[tcp, ca, cert], BuilderCert),
+            (&[tcp, ca, key], BuilderKey),
+            (&[tcp, cert, key], BuilderCert),
+            (&[tcp, name], BuilderServerName),
+        ] {
+            let error = with_all(values).unwrap_err();
+            let expected = format!("{} is set, but ", wrong.name());
+            assert!(error.message().contains(&expected), "{values:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_mode_of_the_shared_cache_needs_a_cache_to_write() {
+        use OptionName::{SharedCache, SharedCacheMode};
+        let cache = (SharedCache, "r.example/c");
+        for (values, write) in [
+            (&[cache][..], Some(false)),
+            (&[cache, (SharedCacheMode, "ro")], Some(false)),
+            (&[cache, (SharedCacheMode, "rw")], Some(true)),
+            (&[(SharedCacheMode, "ro")], None),
+        ] {
+            let found = with_all(values).unwrap().engine.shared_cache;
+            assert_eq!(found.map(|cache| cache.write), write, "{values:?}");
+        }
+        for values in [
+            &[(SharedCacheMode, "rw")][..],
+            &[cache, (SharedCacheMode, "w")],
+            &[(SharedCache, "cache")],
+        ] {
+            assert!(with_all(values).is_err(), "{values:?}");
         }
     }
 }

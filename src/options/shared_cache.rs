@@ -105,6 +105,9 @@ mod tests {
             "https://registry.example/cache",
             "registry.example/Cache",
             "registry.example/cache:tag",
+            "registry-.example/cache",
+            "-registry.example/cache",
+            "registry..example/cache",
             "registry.example:/cache",
             "registry.example:x/cache",
             "registry.example/../cache",
@@ -118,6 +121,14 @@ mod tests {
             "user@registry.example/cache",
         ] {
             assert!(!is_repository(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_shared_cache_is_shown_with_its_mode() {
+        for (write, shown) in [(false, "r.example/c (ro)"), (true, "r.example/c (rw)")] {
+            let cache = SharedCache::new("r.example/c", write).unwrap();
+            assert_eq!(cache.to_string(), shown);
         }
     }
 
