@@ -327,6 +327,20 @@ mod tests {
     }
 
     #[test]
+    fn a_text_below_the_limit_is_shown_whole() {
+        let masker = Masker::new(&Secret::new(TOKEN));
+        let shown = |length: usize| masker.shown(&"x".repeat(length), usize::MAX);
+        let limit = MAX_KEPT - WITHIN_CHAR;
+        assert_eq!(shown(limit - 1), "x".repeat(limit - 1));
+        assert_eq!(shown(limit), format!("{}…", "x".repeat(limit - MARGIN)));
+        // The mask moves the end of what is shown.
+        let text = format!("{TOKEN}{}", "x".repeat(limit));
+        let kept = crate::printable::line(&text).len() - MARGIN - TOKEN.len();
+        let expected = format!("***{}…", "x".repeat(kept));
+        assert_eq!(masker.shown(&text, usize::MAX), expected);
+    }
+
+    #[test]
     fn text_is_masked_before_it_is_truncated() {
         let masker = Masker::new(&Secret::new(TOKEN));
         for before in 0..TOKEN.len() + 4 {

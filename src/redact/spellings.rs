@@ -380,6 +380,58 @@ mod tests {
     }
 
     #[test]
+    fn each_escape_of_a_character_is_masked() {
+        for (character, escape) in [
+            ('\x07', "\\a"),
+            ('\x08', "\\b"),
+            ('\t', "\\t"),
+            ('\n', "\\n"),
+            ('\x0b', "\\v"),
+            ('\x0c', "\\f"),
+            ('\r', "\\r"),
+            ('"', "\\\""),
+            ('\'', "\\'"),
+            ('/', "\\/"),
+            ('\\', "\\\\"),
+            ('<', "&lt;"),
+            ('>', "&gt;"),
+            ('&', "&amp;"),
+            ('"', "&quot;"),
+            ('\'', "&apos;"),
+        ] {
+            let masked = mask_token(&format!("to{escape}ken"), &format!("to{character}ken"));
+            assert_eq!(masked, "***", "{escape}");
+        }
+    }
+
+    #[test]
+    fn an_escape_of_another_character_is_not_masked() {
+        for (character, escape) in [
+            ('/', "+"),
+            ('/', "\\u0041"),
+            ('/', "\\x41"),
+            ('/', "\\101"),
+            ('/', "\\t"),
+            ('/', "%41"),
+            ('/', "&#65;"),
+            ('/', "&lt;"),
+            // These two are Ã and ©; the bytes of é have the same numbers.
+            ('é', "\\u00c3\\u00a9"),
+            ('é', "&#xc3;&#xa9;"),
+        ] {
+            let text = format!("to{escape}ken");
+            assert_eq!(mask_token(&text, &format!("to{character}ken")), text);
+        }
+    }
+
+    #[test]
+    fn each_token_has_its_own_mask_unless_they_overlap() {
+        for (text, masked) in [("1a11A1", "******"), ("1a1A1", "***"), ("1A1a1A1", "***")] {
+            assert_eq!(mask_token(text, "1a1"), masked);
+        }
+    }
+
+    #[test]
     fn non_ascii_text_around_a_token_stays() {
         assert_eq!(mask_token("ä=tok;ö=tok", "tok"), "ä=***;ö=***");
     }
