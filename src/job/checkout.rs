@@ -146,3 +146,61 @@ async fn write(
     };
     blocking(&tasks, write).await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::process;
+    use crate::process::executor::block_on;
+
+    /// A checkout whose write to the disk begins when the engine has received the tree.
+    fn checkout(result: Result<()>) -> Checkout {
+        let received = CancellationToken::new();
+        let begin = received.clone();
+        let write = tokio::spawn(async move {
+            begin.cancelled().await;
+            result
+        });
+        Checkout {
+            tree: Tree {
+                path: "tree".into(),
+                commit_time: 0,
+            },
+            received,
+            write: Some(write),
+        }
+    }
+
+    #[test]
+    fn only_an_internal_error_of_the_write_fails_the_call() {
+        block_on(async {
+            for (code, fails) in [(Code::Cache, false), (Code::Internal, true)] {
+                let events = Arc::new(Mutex::new(Vec::new()));
+                let seen = Arc::clone(&events);
+                let emit: Sink = Arc::new(move |event| process::lock(&seen).push(event));
+                let error = Error::new(code, "no space left").hint("free some space");
+                let end = checkout(Err(error)).written(&emit).await;
+                assert_eq!(end.is_err(), fails, "{code:?}");
+                let events = process::lock(&events);
+                assert_eq!(events.is_empty(), fails, "{events:?}");
+                for event in &*events {
+                    assert!(event.message.ends_with(": no space left"), "{event:?}");
+                    assert_eq!(event.hint.as_deref(), Some("free some space"));
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_checkout_that_is_dropped_waits_for_no_engine() {
+        block_on(async {
+            let checkout = checkout(Ok(()));
+            let received = checkout.received.clone();
+            assert!(!received.is_cancelled());
+            drop(checkout);
+            assert!(received.is_cancelled());
+        });
+    }
+}

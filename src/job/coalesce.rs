@@ -100,6 +100,16 @@ mod tests {
     use crate::process::executor::block_on;
 
     #[test]
+    fn a_slot_is_kept_as_long_as_it_is_in_use() {
+        let slots = Coalesced::<&str, ()>::default();
+        let used = slots.slot("used");
+        let _ = slots.slot("unused");
+        assert!(Arc::ptr_eq(&used, &slots.slot("used")));
+        let _ = slots.slot("new");
+        assert!(!process::lock(&slots.slots).contains_key("unused"));
+    }
+
+    #[test]
     fn callers_during_a_request_share_the_next_one() {
         block_on(async {
             let (slots, answered) = (Coalesced::default(), Notify::new());

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use url::Url;
 
-use crate::error::{Code, Error, Result, Retry};
+use crate::error::{Code, Error, Result};
 use crate::names::commit::CommitSha;
 use crate::names::runtimes::Runtime;
 use crate::net::http::{Answer, HINT_NO_GITEA, Http, MAX_ANSWER};
@@ -248,7 +248,6 @@ pub(crate) async fn explain_refusal(
     let absent = |code, what: String, hint: &'static str| {
         let error = Error {
             code,
-            retry: Retry::Never,
             ..refused.clone()
         };
         error.context(what).hint(hint)

@@ -63,13 +63,16 @@ fn an_err_packet_of_git_is_shown_complete_and_masked() {
             fault["drip_ms"] = json!(1);
             fault["drip_bytes"] = json!(3);
         }
-        env.server.faults(json!([fault]));
+        // The API cannot say whether the commit is gone.
+        let api = json!({ "match": "/git/commits/", "status": 500 });
+        env.server.faults(json!([fault, api]));
         let error = env
             .client_with(&[(OptionName::Token, TOKEN)])
             .ensure_err("hermes");
         assert_eq!(error.code, Code::Fetch, "{error:?}");
         let says = "cannot be fetched: the server says: upload-pack: no, ***, not this one";
         assert!(error.message().ends_with(says), "{error:?}");
+        assert!(!error.message().contains("is gone"), "{error:?}");
         assert!(!error.hint.is_empty(), "{error:?}");
     }
 }
@@ -98,6 +101,7 @@ fn the_api_explains_why_git_refuses_after_the_lookup() {
         ),
         (401, 403, Code::Auth, "refuses access (403"),
         (401, 500, Code::Auth, "answered 401"),
+        (403, 200, Code::Auth, "answered 403"),
     ] {
         for (part, token) in [
             ("/info/refs", ""),
@@ -108,6 +112,7 @@ fn the_api_explains_why_git_refuses_after_the_lookup() {
             env.server.faults(json!([
                 { "match": part, "status": git },
                 { "match": REPOSITORY, "status": api },
+                { "match": "/git/commits/", "status": 404 },
             ]));
             let error = env
                 .client_with(&[(OptionName::Token, token)])
