@@ -140,6 +140,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_archive_is_sent_in_large_chunks() {
+        let (sender, mut receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let sent = Arc::new(Sent::default());
+        let mut out = ChunkWriter {
+            sender,
+            buffer: BytesMut::new(),
+            sent: Arc::clone(&sent),
+        };
+        for _ in 0..CHUNK / 1024 + 1 {
+            out.write_all(&[0; 1024]).unwrap();
+        }
+        out.send().unwrap();
+        drop(out);
+        let mut lengths = Vec::new();
+        while let Some(chunk) = receiver.blocking_recv() {
+            lengths.push(chunk.unwrap().len());
+        }
+        assert_eq!(lengths, [CHUNK, 1024]);
+        let bytes = sent.bytes.load(Ordering::Relaxed);
+        assert_eq!(bytes, CHUNK as u64 + 1024);
+    }
+
+    #[test]
     fn a_file_that_became_shorter_is_an_error() {
         let tree = tempfile::tempdir().unwrap();
         fs::write(tree.path().join("Dockerfile"), "FROM scratch\n").unwrap();

@@ -138,7 +138,7 @@ impl Dockerfile {
         };
         let continued = |index: &usize| lines[*index].trim_end().ends_with('\\');
         let marked = (first..lines.len()).take_while(continued).take(MOST - 1);
-        let last = first + marked.count().min(lines.len() - 1 - first);
+        let last = first + marked.count();
         let shown = first.saturating_sub(AROUND)..lines.len().min(last + AROUND + 1);
         let width = shown.end.to_string().len();
         let mut excerpt = String::new();
@@ -203,9 +203,6 @@ struct Lines {
 
 impl Lines {
     fn before(&mut self, text: &str, end: usize) -> usize {
-        if end < self.end {
-            *self = Self::default();
-        }
         let passed = &text.as_bytes()[self.end..end];
         self.count += passed.iter().filter(|byte| **byte == b'\n').count();
         self.end = end;
@@ -570,6 +567,9 @@ mod tests {
         ] {
             assert_eq!(file.excerpt(line), expected, "{line}");
         }
+        let long = parse(&format!("FROM x\nRUN {}", "\\\n".repeat(9)));
+        let expected = "  1 | FROM x\n> 2 | RUN \\\n> 3 | \\\n> 4 | \\\n> 5 | \\\n> 6 | \\\n> 7 | \\\n  8 | \\\n  9 | \\\n";
+        assert_eq!(long.excerpt(2), expected);
     }
 
     #[test]
@@ -629,6 +629,14 @@ mod tests {
                 &[],
             ),
             (
+                "ARG REG=u.example A=\"a REG=v.example\" B='\" REG=v.example'\nFROM $REG/image",
+                &["u.example"],
+            ),
+            (
+                "FROM w.example/image\nARG REG=v.example\nFROM $REG/image",
+                &["docker.io", "w.example"],
+            ),
+            (
                 "FROM j.example/image\nWHATEVER\nFROM k.example/image",
                 &["j.example"],
             ),
@@ -647,9 +655,34 @@ mod tests {
     #[test]
     fn a_build_argument_overrides_its_default() {
         let args = HashMap::from([("BASE".to_owned(), "given.example/x".to_owned())]);
-        let file = Dockerfile::parse("ARG BASE=default.example/x\nFROM $BASE", &args);
-        assert!(file.registries().contains("given.example"));
-        assert_eq!(file.registries().len(), 1);
+        for text in [
+            "ARG BASE=default.example/x\nFROM $BASE",
+            "FROM ${BASE:-default.example/{}",
+        ] {
+            let file = Dockerfile::parse(text, &args);
+            assert!(file.registries().contains("given.example"), "{text}");
+            assert_eq!(file.registries().len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_left_out_if_its_variables_are_too_long() {
+        let value = "x".repeat(MAX_VALUE);
+        let fits = MAX_EXPANDED / MAX_VALUE;
+        for (number, expected) in [(fits - 1, 1), (fits, 0)] {
+            let arguments = "ARG B=$A\n".repeat(number);
+            let file = parse(&format!("ARG A={value}\n{arguments}FROM $A"));
+            assert_eq!(file.base_images().count(), expected, "{number}");
+        }
+    }
+
+    #[test]
+    fn base_images_and_lines_are_limited() {
+        let file = parse(&"FROM a\n".repeat(MAX_BASES + 1));
+        assert_eq!(file.base_images().count(), MAX_BASES);
+        let line = format!("RUN {}", "word ".repeat(MAX_KEPT));
+        let excerpt = parse(&format!("FROM a\n{line}\n")).excerpt(2);
+        assert!(excerpt.len() < MAX_KEPT + 100, "{}", excerpt.len());
     }
 
     #[test]
@@ -685,8 +718,18 @@ mod tests {
     fn the_line_of_a_step_is_found_for_each_builder() {
         let one = "# comment\nFROM alpine\nENV A=1\nWORKDIR /w\n\nRUN a \\\n  b\nCOPY . .\nRUN c\n";
         let two = "ARG V=1\nFROM alpine AS build\nRUN make\nFROM scratch\nCOPY --from=build /a /a\nADD b /b\n";
+        // For a folder that exists, WORKDIR is no step; FROM is none if it is scratch.
+        let mixed =
+            "FROM a AS x\nRUN 2\nCOPY 3 /\nFROM b AS y\nENV A=5\nWORKDIR /6\nWORKDIR /7\nRUN 8\n";
+        let argument = "ARG A=1\nFROM a\nENV A=3\nRUN 4\n";
         for (text, step, line) in [
             // BuildKit.
+            (mixed, "[y 4/4] RUN 8", Some(8)),
+            (mixed, "[y 3/4] WORKDIR /7", Some(7)),
+            (mixed, "[y 2/3] WORKDIR /7", Some(7)),
+            (mixed, "[y 1/2] FROM b", Some(4)),
+            (mixed, "[y 2/2] RUN 8", Some(8)),
+            (mixed, "[y 1/1] RUN 8", Some(8)),
             (one, "[1/5] FROM alpine", Some(2)),
             (one, "[2/5] WORKDIR /w", Some(4)),
             (one, "[3/5] RUN a   b", Some(6)),
@@ -701,6 +744,8 @@ mod tests {
             (two, "[6/6] ADD b /b", Some(6)),
             (two, "[1/6] ARG V=1", Some(1)),
             // Podman.
+            (argument, "[1/3] FROM a", Some(2)),
+            (argument, "[3/3] RUN 4", Some(4)),
             (one, "[6/6] RUN c", Some(9)),
             (two, "[2/2 3/3] ADD b /b", Some(6)),
             // Steps that fit no list.

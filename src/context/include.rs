@@ -276,6 +276,35 @@ mod tests {
     }
 
     #[test]
+    fn a_pattern_that_cannot_be_matched_matches_everything() {
+        let tree = tempfile::tempdir().unwrap();
+        for pattern in ["**/x", "["] {
+            let includes = includes(tree.path(), &[pattern]).unwrap();
+            let reach = includes.reach(Path::new("folder/inner/x"));
+            assert_eq!(reach, Reach::Within, "{pattern}");
+        }
+    }
+
+    #[test]
+    fn patterns_made_to_be_expensive_mean_the_whole_tree() {
+        let tree = tempfile::tempdir().unwrap();
+        let requested = |patterns: usize| {
+            let patterns = vec!["[a-z][a-z]".to_owned(); patterns];
+            Includes::new(tree.path(), &patterns, &[], &Stop::default()).unwrap()
+        };
+        assert!(requested(100).is_some());
+        assert!(requested(MAX_PATHS).is_none());
+    }
+
+    #[test]
+    fn only_a_missing_file_is_no_error() {
+        for kind in [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory] {
+            assert!(matches!(found::<()>(Err(kind.into())), Ok(None)));
+        }
+        assert!(found::<()>(Err(io::ErrorKind::PermissionDenied.into())).is_err());
+    }
+
+    #[test]
     fn a_request_for_the_root_means_the_whole_tree() {
         let tree = tempfile::tempdir().unwrap();
         for all in [&[][..], &["."], &["/"], &["a", "."]] {

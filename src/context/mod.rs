@@ -336,6 +336,74 @@ mod tests {
     use super::*;
     use crate::context::dockerignore::Inherited;
 
+    fn context() -> (tempfile::TempDir, Context) {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join(DOCKERFILE), "FROM a.example/x\n").unwrap();
+        let context = Context::open(tree.path(), 0, CancellationToken::new()).unwrap();
+        (tree, context)
+    }
+
+    #[test]
+    fn a_template_is_named_by_its_folder() {
+        assert_eq!(template_name(Path::new("/a")), "the template in /a");
+    }
+
+    #[test]
+    fn what_an_attempt_has_sent_is_counted_anew() {
+        let (tree, _) = context();
+        let received = CancellationToken::new();
+        let context = Context::open(tree.path(), 0, received.clone()).unwrap();
+        let sent = &context.sent;
+        sent.files.store(1, Ordering::Relaxed);
+        sent.bytes.store(2, Ordering::Relaxed);
+        assert!(!sent.is_complete() && !received.is_cancelled());
+        sent.set_complete();
+        assert!(sent.is_complete() && received.is_cancelled());
+        sent.begin();
+        let counts = [&sent.files, &sent.bytes].map(|count| count.load(Ordering::Relaxed));
+        assert_eq!((counts, sent.is_complete()), ([0, 0], false));
+    }
+
+    #[test]
+    fn a_filter_keeps_what_the_builder_reads_and_stops_with_the_context() {
+        let (_tree, context) = context();
+        let filters = [
+            context.classic_filter().unwrap(),
+            context.buildah_filter().unwrap().0,
+        ];
+        drop(context.stop.on_drop());
+        for filter in filters {
+            assert!(filter.always.contains(&DOCKERFILE));
+            assert!(filter.stop.is_set());
+        }
+    }
+
+    #[test]
+    fn the_dockerfile_is_empty_if_the_tree_is_gone() {
+        let (tree, context) = context();
+        let registries = || context.dockerfile(&HashMap::new()).registries().len();
+        assert_eq!(registries(), 1);
+        drop(tree);
+        assert_eq!(registries(), 0);
+    }
+
+    #[test]
+    fn only_an_error_of_the_tree_is_stored_as_the_failure() {
+        for (kind, stored) in [
+            (io::ErrorKind::BrokenPipe, false),
+            (io::ErrorKind::PermissionDenied, true),
+        ] {
+            let (_tree, context) = context();
+            let context = Arc::new(context);
+            let end = crate::process::executor::block_on(async {
+                let sending = context.send(&TaskTracker::new(), move |_| Err(kind.into()));
+                sending.await
+            });
+            assert!(end.is_err());
+            assert_eq!(context.failure.get().is_some(), stored, "{kind:?}");
+        }
+    }
+
     #[test]
     fn an_ignore_file_link_is_followed_only_within_the_tree() {
         let dir = tempfile::tempdir().unwrap();

@@ -197,6 +197,71 @@ mod tests {
     }
 
     #[test]
+    fn entries_have_the_modes_of_git() {
+        let tree = tempfile::tempdir().unwrap();
+        let place = |name: &str| tree.path().join(name);
+        fs::create_dir(place("folder")).unwrap();
+        std::os::unix::fs::symlink("nowhere", place("link")).unwrap();
+        for (name, mode) in [("no", 0o600), ("owner", 0o700), ("others", 0o001)] {
+            fs::write(place(name), "").unwrap();
+            fs::set_permissions(place(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let mut modes = Vec::new();
+        walk(tree.path(), &Filter::default(), &mut |entry| {
+            modes.push((entry.path.to_str().unwrap().to_owned(), entry.kind.mode()));
+            Ok(())
+        })
+        .unwrap();
+        let expected = [
+            ("folder", 0o755),
+            ("link", 0o777),
+            ("no", 0o644),
+            ("others", 0o755),
+            ("owner", 0o755),
+        ];
+        assert_eq!(modes, expected.map(|(name, mode)| (name.to_owned(), mode)));
+    }
+
+    #[test]
+    fn ignored_entries_are_sent_for_what_they_contain() {
+        let tree = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "b/inner"] {
+            fs::create_dir(tree.path().join(name)).unwrap();
+        }
+        for name in ["Dockerfile", "a/drop", "b/inner/keep", "other"] {
+            fs::write(tree.path().join(name), "").unwrap();
+        }
+        for (excludes, requested, expected) in [
+            ("*", None, &["Dockerfile"][..]),
+            (
+                "*\n!a/missing\n!b/inner/keep",
+                None,
+                &["Dockerfile", "b", "b/inner", "b/inner/keep"],
+            ),
+            ("", Some("a/missing"), &[]),
+            ("", Some("b/inner"), &["b", "b/inner", "b/inner/keep"]),
+        ] {
+            let includes = requested.and_then(|path: &str| {
+                let stop = Stop::default();
+                Includes::new(tree.path(), &[path.to_owned()], &[], &stop).unwrap()
+            });
+            let filter = Filter {
+                includes,
+                excludes: Patterns::parse(excludes).unwrap(),
+                always: &["Dockerfile"],
+                ..Filter::default()
+            };
+            let mut sent = Vec::new();
+            walk(tree.path(), &filter, &mut |entry| {
+                sent.push(entry.path.to_str().unwrap().to_owned());
+                Ok(())
+            })
+            .unwrap();
+            assert_eq!(sent, expected, "{excludes:?} {requested:?}");
+        }
+    }
+
+    #[test]
     fn a_walk_that_sends_nothing_stops_on_request() {
         let tree = tempfile::tempdir().unwrap();
         for number in 0..5000 {

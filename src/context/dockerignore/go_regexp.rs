@@ -378,3 +378,76 @@ fn ranges(members: &[Range], negated: bool) -> Vec<Range> {
     others.extend(char::from_u32(next).map(|next| (next, char::MAX)));
     others
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The results are those of Go 1.26.
+    #[test]
+    fn expressions_match_what_they_match_in_go() {
+        for (expression, text, matches) in [
+            ("^a{0}b$", "b", true),
+            ("^a{02}$", "a{02}", true),
+            ("^a{02}$", "aa", false),
+            ("^a{10}$", "aaaaaaaaaa", true),
+            ("^a{2,2}$", "aa", true),
+            ("^a{2,}$", "aaa", true),
+            ("^[a-]$", "-", true),
+            ("^[a-]$", "b", false),
+            (r"^\a$", "\x07", true),
+            (r"^\f$", "\x0c", true),
+            (r"^\n$", "\n", true),
+            (r"^\r$", "\r", true),
+            (r"^\t$", "\t", true),
+            (r"^\v$", "\x0b", true),
+            (r"^\12$", "\n", true),
+            (r"^\0$", "\0", true),
+            (r"^\D$", "9", false),
+            (r"^\D$", ":", true),
+            (r"^\D$", "/", true),
+            ("^[[:^digit:]]$", "9", false),
+            ("^[[:^digit:]]$", "/", true),
+        ] {
+            let regex = compile(expression, &mut Budget::default()).unwrap();
+            let found = regex.is_match(text.as_bytes());
+            assert_eq!(found, matches, "{expression} {text:?}");
+        }
+    }
+
+    /// The results are those of Go 1.26.
+    #[test]
+    fn repetitions_and_escapes_have_the_limits_of_go() {
+        for (expression, is_valid) in [
+            ("^a{1000}$", true),
+            ("^a{1000,1000}$", true),
+            ("^a{1001}$", false),
+            ("^a{1001,}$", false),
+            ("^a{2,1001}$", false),
+            ("^a{2,1}$", false),
+            (r"^\1$", false),
+            ("^[a-", false),
+        ] {
+            let compiled = compile(expression, &mut Budget::default());
+            assert_eq!(compiled.is_ok(), is_valid, "{expression}");
+        }
+    }
+
+    #[test]
+    fn an_expression_costs_its_elements_and_their_repetitions() {
+        for (expression, cost) in [
+            ("^$", 0),
+            ("^ab$", 2),
+            ("^[^/]*[^/]*$", 2),
+            ("^.*.*$", 2),
+            ("^ab{3}$", 2 + 3),
+            ("^ab{3,5}$", 2 + 5),
+            ("^[a-c]{10}$", 11 * (CLASS + 2)),
+        ] {
+            let mut budget = Budget::default();
+            compile(expression, &mut budget).unwrap();
+            let spent = Budget::default().0 - budget.0;
+            assert_eq!(spent, PATTERN + cost, "{expression}");
+        }
+    }
+}

@@ -529,6 +529,31 @@ mod tests {
     }
 
     #[test]
+    fn every_64th_pattern_asks_whether_to_stop() {
+        let patterns = Patterns::parse(&"a\n".repeat(129)).unwrap();
+        let checks = std::cell::Cell::new(0);
+        let count = || {
+            checks.set(checks.get() + 1);
+            Ok(())
+        };
+        let (ignored, _) = patterns.verdict("a", &Inherited::default(), count).unwrap();
+        assert_eq!((ignored, checks.get()), (true, 3));
+    }
+
+    #[test]
+    fn the_longest_line_is_allowed() {
+        let line = "a".repeat(LONGEST_LINE);
+        assert!(ignored(&line, &line));
+        assert!(Patterns::parse(&format!("{line}a")).is_err());
+    }
+
+    #[test]
+    fn a_pattern_of_the_root_ignores_nothing() {
+        assert_eq!(anchored("/"), "/");
+        assert!(!ignored("/", "a"));
+    }
+
+    #[test]
     fn a_file_made_to_be_expensive_is_rejected() {
         let long = "?".repeat(64 * 1024);
         let lines = "?{1000}\n".repeat(1000);
@@ -564,6 +589,19 @@ mod tests {
         ] {
             let error = Patterns::parse(text).unwrap_err();
             assert!(!error.contains("too large"), "{text:?}: {error}");
+        }
+    }
+
+    /// The results are those of Go's `filepath.Match(pattern, ".")`.
+    #[test]
+    fn what_follows_a_star_is_checked_only_if_a_dot_matches_before_it() {
+        for pattern in [
+            "*[", "**[", ".*[", "?*[", "\\.*[", "[.]*[", "[.a]*[", "[a.]*[", "[+-/]*[", "[^a]*[",
+        ] {
+            assert!(check(pattern).is_err(), "{pattern}");
+        }
+        for pattern in ["a*[", "\\a*[", "..*[", "a.*[", ".a*[", "[a]*[", "[^.]*["] {
+            assert!(check(pattern).is_ok(), "{pattern}");
         }
     }
 }
