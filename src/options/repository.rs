@@ -49,7 +49,7 @@ impl RepoPrefix {
             return Err(refuse("contains a user name or a password")
                 .hint("remove it, and set MOLECULE_GITEA_TOKEN instead"));
         }
-        if given.contains(['?', '#']) {
+        if given.contains('?') || given.contains('#') {
             return Err(refuse("contains a query or a fragment"));
         }
         let prefix = Self::split(given)
