@@ -718,7 +718,7 @@ mod tests {
     fn the_line_of_a_step_is_found_for_each_builder() {
         let one = "# comment\nFROM alpine\nENV A=1\nWORKDIR /w\n\nRUN a \\\n  b\nCOPY . .\nRUN c\n";
         let two = "ARG V=1\nFROM alpine AS build\nRUN make\nFROM scratch\nCOPY --from=build /a /a\nADD b /b\n";
-        // For a folder that exists, WORKDIR is no step; FROM is none if it is scratch.
+        // BuildKit counts FROM and WORKDIR as steps in some builds only.
         let mixed =
             "FROM a AS x\nRUN 2\nCOPY 3 /\nFROM b AS y\nENV A=5\nWORKDIR /6\nWORKDIR /7\nRUN 8\n";
         let argument = "ARG A=1\nFROM a\nENV A=3\nRUN 4\n";
