@@ -7,9 +7,11 @@
 use std::io::{self, BufRead};
 use std::ops::Range;
 
+use crate::fetch::inflate::PIECE;
+
 /// The base object, from which a delta copies.
 pub(super) trait Base {
-    /// Passes the bytes in `range` to `out`, in pieces. The range lies within the base.
+    /// Passes the bytes in `range` to `out`, in pieces of at most [`PIECE`] bytes. The range lies within the base.
     fn copy(
         &mut self,
         range: Range<u64>,
@@ -25,7 +27,9 @@ impl Base for &[u8] {
     ) -> io::Result<()> {
         let index =
             |at: u64| usize::try_from(at).map_err(|_| broken("copies from outside its base"));
-        out(&self[index(range.start)?..index(range.end)?])
+        self[index(range.start)?..index(range.end)?]
+            .chunks(PIECE)
+            .try_for_each(out)
     }
 }
 
@@ -152,6 +156,18 @@ mod tests {
         let base = "z".repeat(0x10000);
         assert_eq!(applied(b"\x80", base.as_bytes(), 0x10000).unwrap(), base);
         assert_eq!(applied(b"", b"", 0).unwrap(), "");
+    }
+
+    #[test]
+    fn a_large_copy_is_passed_in_pieces() {
+        let base = vec![b'z'; 3 * PIECE + 1];
+        let mut pieces = Vec::new();
+        let mut out = |piece: &[u8]| {
+            pieces.push(piece.len());
+            Ok(())
+        };
+        (&base[..]).copy(1..base.len() as u64, &mut out).unwrap();
+        assert_eq!(pieces, [PIECE; 3]);
     }
 
     #[test]
