@@ -99,10 +99,13 @@ impl Http {
             ("HTTP_PROXY", "http", &network.http_proxy),
         ] {
             if let Some(address) = address {
-                builder = builder.proxy(proxy(name, scheme, address, &no_proxy)?);
+                builder = builder.proxy(proxy(name, scheme, address.expose(), &no_proxy)?);
             }
         }
-        let address = |proxy: &Option<String>| proxy.clone().unwrap_or_default();
+        let address = |proxy: &Option<Secret>| {
+            let address = proxy.as_ref().map(Secret::expose);
+            address.unwrap_or_default().to_owned()
+        };
         let client = builder.build().map_err(|error| {
             Error::new(
                 Code::Internal,

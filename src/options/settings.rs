@@ -80,11 +80,11 @@ pub(crate) struct BuilderTls {
     pub(crate) server_name: Option<String>,
 }
 
-/// Proxies and trusted certificates for the template server.
+/// Proxies and trusted certificates for the template server. The address of a proxy may contain a password.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkSettings {
-    pub(crate) https_proxy: Option<String>,
-    pub(crate) http_proxy: Option<String>,
+    pub(crate) https_proxy: Option<Secret>,
+    pub(crate) http_proxy: Option<Secret>,
     pub(crate) no_proxy: Option<String>,
     pub(crate) cert_file: Option<PathBuf>,
     pub(crate) cert_dir: Option<PathBuf>,
@@ -138,8 +138,8 @@ impl Options {
                 shared_cache: self.shared_cache()?,
             },
             network: NetworkSettings {
-                https_proxy: text(OptionName::HttpsProxy),
-                http_proxy: text(OptionName::HttpProxy),
+                https_proxy: text(OptionName::HttpsProxy).map(Secret::new),
+                http_proxy: text(OptionName::HttpProxy).map(Secret::new),
                 no_proxy: text(OptionName::NoProxy),
                 cert_file: path(OptionName::SslCertFile),
                 cert_dir: path(OptionName::SslCertDir),
@@ -559,6 +559,21 @@ mod tests {
         assert_eq!(settings.stall_grace.as_secs(), 240);
         assert_eq!(settings.ceiling.as_secs(), 1800);
         assert!(settings.token.is_empty() && !settings.offline);
+    }
+
+    #[test]
+    fn the_debug_output_shows_no_secret() {
+        let proxy = "http://me:hunter2@proxy.example:3128";
+        let settings = with_all(&[
+            (OptionName::Token, "hunter2-token"),
+            (OptionName::HttpsProxy, proxy),
+            (OptionName::HttpProxy, proxy),
+        ]);
+        let shown = format!("{settings:?}");
+        assert!(
+            shown.starts_with("Ok(") && !shown.contains("hunter2"),
+            "{shown}"
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ use crate::job::shared::Shared;
 use crate::names::platform::Platform;
 use crate::options::PlatformChoice;
 use crate::process::executor::blocking;
+use crate::redact::Secret;
 use crate::upkeep::diagnose::registry::{self, Reply};
 use crate::upkeep::diagnose::{Check, Deadline};
 
@@ -58,14 +59,15 @@ pub(super) async fn logins(shared: &Arc<Shared>, deadline: Deadline) -> Check {
 
 pub(super) fn proxy(shared: &Shared) -> Check {
     let network = &shared.settings.network;
+    let proxy = |address: &Option<Secret>| Some(without_login(address.as_ref()?.expose()));
     let set = [
-        ("HTTPS_PROXY", &network.https_proxy),
-        ("HTTP_PROXY", &network.http_proxy),
-        ("NO_PROXY", &network.no_proxy),
+        ("HTTPS_PROXY", proxy(&network.https_proxy)),
+        ("HTTP_PROXY", proxy(&network.http_proxy)),
+        ("NO_PROXY", network.no_proxy.as_deref().map(without_login)),
     ];
     let set: Vec<String> = set
         .into_iter()
-        .filter_map(|(name, value)| Some(format!("{name} {}", without_login(value.as_ref()?))))
+        .filter_map(|(name, value)| Some(format!("{name} {}", value?)))
         .collect();
     match set.is_empty() {
         true => Check::ok("proxy", "none"),
