@@ -34,7 +34,7 @@ impl Cache {
     }
 
     /// Takes the permission to remove what was built from a commit. `None` if a call has used it within the window, or
-    /// somebody else has the permission. The caller must hold the commit's lock.
+    /// somebody else has the permission. Without a window, uses do not count. The caller must hold the commit's lock.
     pub(crate) fn try_lock_unused(
         &self,
         short: &str,
@@ -52,7 +52,8 @@ impl Cache {
         Ok(last.is_none().then_some(UnusedLock { _file: file }))
     }
 
-    /// Whether a call has used the commit within the window, or may have, checked without changing anything.
+    /// Whether a call has used the commit within the window, or may have, checked without changing anything. Without a
+    /// window, uses do not count.
     pub(crate) fn is_used(&self, short: &str, window: Option<Duration>) -> bool {
         match open_own(&self.used_path(short)) {
             Ok(file) => file.is_some_and(|file| last_use(&file, window).is_some()),
@@ -88,6 +89,7 @@ pub(super) fn is_expired(record: &Metadata) -> bool {
 
 /// A use that pruning must respect.
 enum LastUse {
+    /// Also if the record cannot be read.
     WithinWindow,
     /// The clock was set back, so it may have been a moment ago.
     InTheFuture,
@@ -95,11 +97,15 @@ enum LastUse {
 
 /// Reads the last use; `None` if there was none within the window.
 fn last_use(file: &File, window: Option<Duration>) -> Option<LastUse> {
-    let (window, found) = (window?, file.metadata().ok()?);
-    if found.len() == 0 {
-        return None;
-    }
-    match found.modified().ok()?.elapsed() {
+    let window = window?;
+    let read = file
+        .metadata()
+        .and_then(|found| Ok((found.len(), found.modified()?)));
+    let Ok((length, at)) = read else {
+        return Some(LastUse::WithinWindow);
+    };
+    match at.elapsed() {
+        _ if length == 0 => None,
         Ok(age) => (age < window).then_some(LastUse::WithinWindow),
         Err(_) => Some(LastUse::InTheFuture),
     }
