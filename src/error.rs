@@ -99,20 +99,6 @@ impl Code {
         self.c_name().to_str().unwrap_or_default()
     }
 
-    /// Whether the cause can be in the template or on its server; else it is on this machine or in the engine.
-    pub(crate) fn concerns_template(self) -> bool {
-        !matches!(
-            self,
-            Code::InvalidOption
-                | Code::EngineUnreachable
-                | Code::PlatformUnsupported
-                | Code::Cache
-                | Code::NoLocalImage
-                | Code::ProcessLimit
-                | Code::BuilderUnreachable
-        )
-    }
-
     /// The name, for C.
     pub(crate) const fn c_name(self) -> &'static CStr {
         match self {
@@ -211,6 +197,21 @@ impl Error {
             build: None,
             retry: Retry::Never,
         }
+    }
+
+    /// Whether the cause can be in the template or on its server; else it is this machine, the engine or a builder.
+    pub(crate) fn concerns_template(&self) -> bool {
+        self.build.is_some()
+            || !matches!(
+                self.code,
+                Code::InvalidOption
+                    | Code::EngineUnreachable
+                    | Code::PlatformUnsupported
+                    | Code::Cache
+                    | Code::NoLocalImage
+                    | Code::ProcessLimit
+                    | Code::BuilderUnreachable
+            )
     }
 
     /// What failed, and where: "outer place: inner place: cause".

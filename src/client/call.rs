@@ -143,7 +143,7 @@ impl<'a, T: Send + 'static> Call<'a, T> {
                 None => error,
                 Some(template) => Error {
                     runtime: template.runtime.to_string(),
-                    url: match error.code.concerns_template() {
+                    url: match error.concerns_template() {
                         true => template.url.as_str().to_owned(),
                         false => String::new(),
                     },

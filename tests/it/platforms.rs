@@ -72,6 +72,7 @@ fn an_unsupported_platform_is_refused_before_the_fetch() {
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
         assert!(error.message().contains(&platform), "{error:?}");
+        assert_eq!(error.url, "", "the cause is not the template");
         assert!(error.message().contains("linux/amd64"), "{error:?}");
         assert!(
             error.hint.contains(&format!("--install {arch}")),
@@ -187,6 +188,7 @@ fn an_exec_format_error_is_platform_unsupported() {
         ]);
         let error = client.ensure_err("hermes");
         assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
+        assert!(error.url.contains("hermes"), "{error:?}");
         let (message, build) = (
             error.message(),
             error.build.expect("the error has build details"),
