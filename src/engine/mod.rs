@@ -101,7 +101,10 @@ impl Engine {
                 Ok(Err(Failure::Local(error))) => return Err(error),
                 Ok(Err(failure)) => failure,
                 Err(_) => Failure::Broken {
-                    why: "it does not answer".to_owned(),
+                    why: format!(
+                        "it did not answer within {} seconds",
+                        CALL_TIMEOUT.as_secs()
+                    ),
                     kind: None,
                 },
             };
@@ -124,7 +127,10 @@ impl Engine {
         let tried = attempts.clone();
         let explain = move || Ok(unreachable::explain(&tried));
         // If the disk hangs, the error lacks the explanation.
-        let what = format!("what is known of {} engines", attempts.len());
+        let addresses = attempts
+            .iter()
+            .map(|attempt| attempt.endpoint.address.to_string());
+        let what = addresses.collect::<Vec<_>>().join(", ");
         Err(within(tasks, Code::EngineUnreachable, &what, explain)
             .await
             .unwrap_or_else(|_| unreachable::unexplained(&attempts)))

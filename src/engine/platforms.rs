@@ -39,7 +39,7 @@ impl Engine {
                      emulation for it"
                 ),
             )
-            .hint(unsupported_hint(platform)));
+            .hint(unsupported_hint("engine", platform)));
         }
         if is_emulated(native, platform) {
             emit(Event::warning(
@@ -84,17 +84,23 @@ impl Engine {
     }
 }
 
-/// The hint for a platform that the engine cannot run. BuildKit's list may be 20 seconds old (since 0.14, in Docker
-/// 27).
-pub(super) fn unsupported_hint(platform: &Platform) -> String {
+/// The hint for a platform that the machine of the `engine` or `builder`, which is `noun`, cannot run. BuildKit's list
+/// may be 20 seconds old (since 0.14, in Docker 27).
+pub(super) fn unsupported_hint(noun: &str, platform: &Platform) -> String {
     match platform.os_arch() {
-        ("linux", arch) => format!(
-            "register emulation on the engine's machine (docker run --privileged --rm \
-             tonistiigi/binfmt --install {arch}, or the package qemu-user-static) and try again 20 seconds \
-             later, or set MOLECULE_IMAGE_PLATFORM=native"
-        ),
+        ("linux", arch) => {
+            let instead = match noun {
+                "engine" => "set MOLECULE_IMAGE_PLATFORM=native".to_owned(),
+                _ => format!("use a {noun} whose machine runs {platform}"),
+            };
+            format!(
+                "register emulation on the {noun}'s machine (docker run --privileged --rm \
+                 tonistiigi/binfmt --install {arch}, or the package qemu-user-static) and try again 20 seconds \
+                 later, or {instead}"
+            )
+        }
         (os, _) => {
-            format!("use an engine that runs {os} containers, or another MOLECULE_IMAGE_PLATFORM")
+            format!("use a machine that runs {os} containers, or another MOLECULE_IMAGE_PLATFORM")
         }
     }
 }

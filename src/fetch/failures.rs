@@ -14,7 +14,7 @@ use crate::printable;
 use crate::process::limits;
 
 const HINT_LARGE: &str =
-    "remove it from the template or make it smaller; the Dockerfile can download large files";
+    "reduce this in the template's repository; the Dockerfile can download large files";
 const HINT_REFUSED: &str =
     "run git fsck in the template's repository: git does not create such a commit";
 

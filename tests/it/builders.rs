@@ -212,6 +212,9 @@ fn a_platform_that_the_builder_cannot_run_is_refused_before_the_fetch() {
     ]);
     let error = client.ensure_err("hermes");
     assert_eq!(error.code, Code::PlatformUnsupported, "{error:?}");
+    // The builder's machine would need the emulation, not the engine's, and `native` is the platform of the engine.
+    assert!(error.hint.contains("the builder's machine"), "{error:?}");
+    assert!(!error.hint.contains("native"), "{error:?}");
     assert!(of_service(&env.server.requests(), "git").is_empty());
 }
 
@@ -567,12 +570,20 @@ fn a_wrong_builder_option_is_refused_with_advice() {
     env.template("hermes", template(""));
     let folder = env.scratch().join("buildx");
     write_buildx(&folder, "known", &["unix:///x".to_owned()]);
+    write_buildx(&folder, "empty", &[]);
+    write_buildx(&folder, "large", &vec!["unix:///x".to_owned(); 101]);
     let config = folder.to_str().unwrap();
     for (value, why, hint) in [
         ("tcp://10.0.0.1:1234", "without TLS", "_CA"),
         ("ssh://host", "not an address of BuildKit", "unix:///path"),
         ("nobody", "not a buildx builder", "known"),
         ("../known", "neither an address nor", "docker buildx ls"),
+        ("empty", "has no nodes", "docker buildx create"),
+        (
+            "large",
+            "has 101 nodes, more than 100",
+            "docker buildx create",
+        ),
     ] {
         let client = env.client_with(&[
             (OptionName::Builder, value),

@@ -194,7 +194,7 @@ impl Place<'_> {
                 Code::PlatformUnsupported,
                 format!("{self} cannot build for {platform}{place}: {why}"),
             )
-            .hint(unsupported_hint(platform)),
+            .hint(unsupported_hint(noun, platform)),
             Cause::FullDisk(FullDisk::Engine { folder, free }) => Error::new(
                 Code::BuildFailed,
                 format!(

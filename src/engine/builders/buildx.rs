@@ -83,9 +83,10 @@ pub(super) fn nodes(
         return Err(wrong_driver(&named_by, driver));
     }
     let listed = json.list("Nodes").map_err(wrong)?;
-    if listed.is_empty() || listed.len() > MAX_NODES {
-        let what = format!("has {} nodes", listed.len());
-        return Err(unusable(what));
+    match listed.len() {
+        0 => return Err(unusable("has no nodes".to_owned())),
+        1..=MAX_NODES => {}
+        more => return Err(unusable(format!("has {more} nodes, more than {MAX_NODES}"))),
     }
     let node = |json: &Json| {
         let endpoint = json.text("Endpoint").map_err(wrong)?;

@@ -330,7 +330,7 @@ fn unsupported(workers: &[Worker], platform: &Platform) -> Error {
         "{} and cannot run {platform}: there is no emulation for it",
         runs.join("; ")
     );
-    Error::new(Code::PlatformUnsupported, message).hint(unsupported_hint(platform))
+    Error::new(Code::PlatformUnsupported, message).hint(unsupported_hint("builder", platform))
 }
 
 #[cfg(test)]

@@ -73,7 +73,7 @@ pub(in crate::engine) fn load(
     let folder = dir.join("contexts/tls").join(id(name)).join("docker");
     let tls = folder
         .exists()
-        .then(|| tls::from_folder(&folder, &named_by))
+        .then(|| tls::from_folder(&folder, &named_by, tls::HINT_FOLDER))
         .transpose()?;
     let default_port = if tls.is_some() { TLS_PORT } else { PLAIN_PORT };
     let address = address::parse(&host, tls, default_port, &named_by, settings)?;

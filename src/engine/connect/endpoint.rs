@@ -75,11 +75,17 @@ pub(in crate::engine) fn candidates(settings: &EngineSettings) -> Result<Vec<End
         let tls = settings
             .tls_verify
             .then(|| {
-                let dir = settings
-                    .cert_path
-                    .as_deref()
-                    .or(settings.config_dir.as_deref());
-                tls::from_folder(dir.unwrap_or(Path::new("/")), "DOCKER_CERT_PATH")
+                if let Some(folder) = &settings.cert_path {
+                    return tls::from_folder(folder, "DOCKER_CERT_PATH", tls::HINT_FOLDER);
+                }
+                // As the docker CLI does.
+                let folder = settings.config_dir.as_deref().unwrap_or(Path::new("/"));
+                tls::from_folder(
+                    folder,
+                    "docker's configuration",
+                    "put ca.pem, cert.pem and key.pem there, set DOCKER_CERT_PATH to their folder, or unset \
+                     DOCKER_TLS_VERIFY",
+                )
             })
             .transpose()?;
         // The docker CLI uses this port with TLS too.
@@ -190,6 +196,25 @@ mod tests {
         for endpoint in candidates(&settings).unwrap() {
             let shown = endpoint.to_string();
             assert!(shown.contains("config.json cannot be read"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn missing_tls_files_are_reported_with_the_setting_that_names_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = settings(dir.path());
+        settings.host = Some("tcp://host:2376".into());
+        settings.tls_verify = true;
+        let file = dir.path().join("ca.pem");
+        for (cert_path, named_by, hint) in [
+            (None, "docker's configuration", "unset DOCKER_TLS_VERIFY"),
+            (Some(dir.path()), "DOCKER_CERT_PATH", "put ca.pem"),
+        ] {
+            settings.cert_path = cert_path.map(Path::to_owned);
+            let error = candidates(&settings).unwrap_err();
+            let says = format!("{named_by} has no usable TLS file {}: ", file.display());
+            assert!(error.message().starts_with(&says), "{error:?}");
+            assert!(error.hint.contains(hint), "{error:?}");
         }
     }
 

@@ -20,12 +20,14 @@ pub(crate) struct Tls {
     pub(super) server_name: Option<ServerName<'static>>,
 }
 
+/// The hint where a folder was set for these files.
+pub(super) const HINT_FOLDER: &str = "put ca.pem, cert.pem and key.pem there";
+
 /// TLS with the files in `folder`: `ca.pem`, and `cert.pem` with `key.pem` if the engine asks for a client
 /// certificate. `named_by` starts the message of an error.
-pub(super) fn from_folder(folder: &Path, named_by: &str) -> Result<Tls> {
+pub(super) fn from_folder(folder: &Path, named_by: &str, hint: &'static str) -> Result<Tls> {
     let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     let client = (cert.exists() || key.exists()).then_some((&*cert, &*key));
-    let hint = "put ca.pem, cert.pem and key.pem there";
     let config = from_files(&folder.join("ca.pem"), client, named_by, hint)?;
     Ok(Tls {
         config: Arc::new(config),

@@ -146,7 +146,7 @@ impl Wire {
                  read the template repositories",
             ),
             404 => error(Code::RepoNotFound)
-                .hint("the API knows the repository, but git does not find it: check the server"),
+                .hint("check that the repository exists, and that the server allows git over HTTP"),
             408 | 429 | 500..=599 => error(Code::Fetch)
                 .hint("try again later")
                 .retryable(retry),
