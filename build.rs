@@ -1,4 +1,4 @@
-//! Makes the C header from `src/ffi`, and gives the shared library its name.
+//! Makes the C header from `src/ffi` and `cbindgen.toml`, and gives the shared library its name.
 //!
 //! The header goes to `OUT_DIR`; the one in `include/` is committed, and a test compares the two, so
 //! that a build never writes into the source tree. `make generate` copies it over.

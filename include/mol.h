@@ -17,7 +17,7 @@
  *     mol_client_free(client);
  *     mol_options_free(options);
  *
- * examples/c has this as a program, and one with progress and cancel. These rules hold for every function:
+ * examples/c has this program, and one that shows progress and can be cancelled. The rules for every function:
  *
  * Status   A function that can fail returns a mol_status, 0 for success. Its last parameter, `error`, receives
  *          a mol_error that says what failed, where, and what to do next; pass NULL if the status is enough.
@@ -31,8 +31,8 @@
  *          MOL_ERR_NO_SUCH_HANDLE. The _free functions ignore freed ids and {0}.
  *
  * Timeouts timeout_ms is in milliseconds. Negative (MOL_TIMEOUT_NONE): no limit. 0: a wait returns at once; a call
- *          ends with MOL_ERR_DEADLINE_EXCEEDED, unless it needs no time. MOL_TIMEOUT_CEILING: the ceiling of the
- *          client's options, for a call; no limit, for a wait.
+ *          ends with MOL_ERR_DEADLINE_EXCEEDED, unless another result comes first. MOL_TIMEOUT_CEILING: the ceiling
+ *          of the client's options, for a call; no limit, for a wait.
  *
  * Threads  Every function may be called from any thread at any time. There are no callbacks. The library
  *          starts its threads with the first client; they live as long as the process. A forked child
@@ -45,10 +45,10 @@
  * Secrets  No token is in anything that the library hands out, and no user information of a URL, except the user
  *          name in an engine's own ssh:// address: in mol_image.endpoint and in reports.
  *
- * Growth   New fields are added only at the end of structs that begin with `size`: the bytes that are set. With
- *          a header that is newer than the library, check `size` before you read a new field.
+ * Growth   Structs that begin with `size`, their number of bytes, get new fields at their end. With a header newer
+ *          than the library, read a new field only if `size` includes it, and leave it 0 in a mol_request.
  *
- * This file is generated from src/ffi; change it there.
+ * This file is generated from src/ffi and cbindgen.toml; change it there.
  */
 
 #ifndef MOL_H
@@ -102,9 +102,9 @@ typedef enum mol_status {
   MOL_ERR_FETCH = 7,
   // The commit has no file called Dockerfile at its root.
   MOL_ERR_NO_DOCKERFILE = 8,
-  // No container engine answered, or it answered with an error.
+  // No container engine answered, or the engine answered with an error.
   MOL_ERR_ENGINE_UNREACHABLE = 9,
-  // The engine cannot build or run the platform.
+  // The engine, or the builder, cannot run programs for the platform.
   MOL_ERR_PLATFORM_UNSUPPORTED = 10,
   // The build ran and failed: see step, line, exit_code and log_tail.
   MOL_ERR_BUILD_FAILED = 11,
@@ -120,7 +120,7 @@ typedef enum mol_status {
   MOL_ERR_CANCELED = 16,
   // The timeout_ms of the call passed.
   MOL_ERR_DEADLINE_EXCEEDED = 17,
-  // An argument is NULL where it must not be, is not UTF-8, or is out of range.
+  // An argument is NULL where it must not be, not UTF-8, out of range, no commit id, or an unknown option or request.
   MOL_ERR_INVALID_ARGUMENT = 18,
   // No object has this id: it was freed, or never created.
   MOL_ERR_NO_SUCH_HANDLE = 19,
@@ -182,7 +182,7 @@ typedef struct mol_error {
   const char *hint;
   // The runtime of the call.
   const char *runtime;
-  // The URL of the template repository; empty if the cause is this machine or the engine.
+  // The URL of the template repository; empty if the cause is this machine, the engine or a builder.
   const char *url;
   // The build step that failed, as the builder names it.
   const char *step;
@@ -273,7 +273,7 @@ typedef struct mol_request {
   // What the call does.
   mol_request_kind kind;
   // Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime,
-  // stay. 0: being among the newest keeps nothing.
+  // stay. 0: none stays for being among the newest.
   uint32_t keep_per_runtime;
   // Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
   int64_t keep_recent_ms;
@@ -345,7 +345,7 @@ MOL_NODISCARD mol_status mol_options_new(mol_options *options, mol_error **error
 // options  receives the options, for mol_options_free
 MOL_NODISCARD mol_status mol_options_from_env(mol_options *options, mol_error **error);
 
-// Sets one option. mol_client_new checks the values.
+// Sets one option. The name must be known; mol_client_new checks the values.
 //
 // name   the name of the option's environment variable, such as "MOLECULE_GITEA_TOKEN" or "DOCKER_HOST"
 //        (docs/local-development.md lists them); or, without a variable:
@@ -369,9 +369,9 @@ MOL_NODISCARD mol_status mol_client_new(mol_options options, bool events, mol_cl
 // for its events or results return MOL_ERR_CLOSED; results and events that were not taken are dropped.
 void mol_client_free(mol_client client);
 
-// Takes the oldest event of a client that was created with events. All events of a call come before its result, except
-// those of a shared build that goes on for other calls after this call was cancelled or ran out of time. When the
-// program is slow, events are dropped, and a "thinned" event says how many.
+// Takes the oldest event of a client, which must have been created with events. All events of a call come before its
+// result, except those of a shared build that goes on for other calls after this call was cancelled or ran out of
+// time. When the program is slow, events are dropped, and a "thinned" event says how many.
 //
 // timeout_ms  how long to wait for an event
 // event       receives the event, for mol_event_free; NULL if none came in time
@@ -400,7 +400,7 @@ mol_status mol_ensure_local_image(mol_client client,
                                   mol_image **image,
                                   mol_error **error);
 
-// Starts a call of any kind, and returns without waiting. Wait for it with mol_call_wait.
+// Starts a call of any kind; mol_call_wait waits for it. An invalid request and an unknown runtime fail here.
 //
 // request     what to do; copied
 // timeout_ms  MOL_TIMEOUT_CEILING, or how long the call may take

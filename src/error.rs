@@ -34,9 +34,9 @@ pub enum Code {
     Fetch = 7,
     /// The commit has no file called `Dockerfile` at its root.
     NoDockerfile = 8,
-    /// No container engine answered, or it answered with an error.
+    /// No container engine answered, or the engine answered with an error.
     EngineUnreachable = 9,
-    /// The engine cannot build or run the platform.
+    /// The engine, or the builder, cannot run programs for the platform.
     PlatformUnsupported = 10,
     /// The build ran and failed: see the step and the last lines of its output.
     BuildFailed = 11,
@@ -52,7 +52,8 @@ pub enum Code {
     Canceled = 16,
     /// The deadline that the caller set has passed.
     DeadlineExceeded = 17,
-    /// An argument of a C call is NULL where it must not be, is not UTF-8, or is out of range.
+    /// An argument is invalid: not a commit id; in C also NULL where it must not be, not UTF-8, out of range, or an
+    /// unknown option or request.
     InvalidArgument = 18,
     /// No object has this id: it was freed, or never created.
     NoSuchHandle = 19,

@@ -14,7 +14,7 @@ use crate::names::reference::References;
 pub struct Event {
     /// What happened.
     pub kind: Kind,
-    /// The call. A step that serves several calls of one client is reported once, with the call that started it.
+    /// The call. The events of a build that several calls of one client share have the call that started it.
     pub call: u64,
     /// The runtime the call is for.
     pub runtime: String,
@@ -123,7 +123,7 @@ macro_rules! kinds {
         }
 
         impl Kind {
-            /// Every kind, in the order in which a call meets them.
+            /// Every kind, in the order in which they occur in a call.
             pub const ALL: &'static [Kind] = &[$(Kind::$kind),+];
 
             /// The name in JSON.

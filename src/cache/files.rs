@@ -62,6 +62,10 @@ pub(super) fn is_older(found: &Metadata, age: Duration) -> bool {
     changed.is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > age))
 }
 
+/// The hint for a folder or file of the cache that cannot be used.
+pub(crate) const HINT_PERMISSIONS: &str =
+    "check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder";
+
 /// The error for an operation on `path`: a process limit or a full disk, if that was the cause.
 pub(super) fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
     let known = limits::reached(error).or_else(|| disk::full(path, error));
@@ -70,7 +74,7 @@ pub(super) fn failed(path: &Path, what: &str, error: &io::Error) -> Error {
             Code::Cache,
             format!("the cache: {} {what}: {error}", path.display()),
         )
-        .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
+        .hint(HINT_PERMISSIONS)
     })
 }
 

@@ -10,7 +10,7 @@ use crate::names::commit::CommitSha;
 
 const LOG: &str = ".build.log";
 
-/// Upper bound of a log, in bytes: `job/recorder.rs` writes no longer one, and only this much is read.
+/// Upper bound of a log, in bytes. `job/recorder.rs` never writes more, and no more is read.
 pub(crate) const MAX_LOG: usize = 2 << 20;
 
 impl Cache {

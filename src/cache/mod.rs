@@ -56,6 +56,7 @@ use crate::error::Result;
 use crate::names::commit::CommitSha;
 use crate::names::runtimes::Runtime;
 
+pub(crate) use crate::cache::files::HINT_PERMISSIONS;
 pub(crate) use crate::cache::inventory::CacheEntry;
 pub(crate) use crate::cache::lock::Lock;
 pub(crate) use crate::cache::log::MAX_LOG;

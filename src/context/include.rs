@@ -118,7 +118,7 @@ fn cleaned(path: &Path) -> PathBuf {
     clean
 }
 
-/// The most requested patterns, and the most paths on which links are followed: links can form endless chains, and a
+/// Upper bound of requested patterns, and of paths on which links are followed: links can form endless chains, and a
 /// pattern can match very many of them.
 const MAX_PATHS: usize = 10_000;
 

@@ -149,8 +149,8 @@ impl Context {
         })
     }
 
-    /// Starts to send a part of the context on a blocking thread. An error or a panic is stored as the failure, and
-    /// returned by the future.
+    /// Starts to send a part of the context on a blocking thread. An error or a panic is returned by the future, and
+    /// stored as the failure, unless the engine has closed the connection.
     pub(crate) fn send<P>(
         self: &Arc<Self>,
         tasks: &TaskTracker,

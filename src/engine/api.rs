@@ -1,7 +1,7 @@
 //! Ordinary requests of the engine's API: short ones, over connections that are kept alive.
 //!
 //! Every answer has a size limit, and only the needed fields are decoded, so that no engine can use up the
-//! memory. Not through bollard, which reads each answer without a limit and decodes all of it.
+//! memory. bollard is not used here: it reads each answer without a limit and decodes all of it.
 
 use std::fmt;
 use std::io;
@@ -269,7 +269,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Capped<T, 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Labels(pub(super) Vec<(String, String)>);
 
-/// More labels than this library sets.
+/// Upper bound of the labels that are kept: more than this library sets.
 const MAX_LABELS: usize = 16;
 
 impl<'de> Deserialize<'de> for Labels {

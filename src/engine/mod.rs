@@ -25,7 +25,7 @@ pub(crate) use build::Lines;
 pub(crate) use build::{Build, Builder, HINT_SHARED_CACHE, Logins};
 #[cfg(feature = "internals")]
 pub(crate) use builders::order_by_address;
-pub(crate) use builders::{Asked, Nodes};
+pub(crate) use builders::{NodeAnswer, Nodes};
 pub(crate) use image::Found;
 pub(crate) use store::{Removal, Stored, bare};
 
@@ -44,7 +44,7 @@ use version::Version;
 /// The time limit of an ordinary request, response included. It is generous: an engine under load is slow.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The most concurrent requests, and so connections, of all callers.
+/// Upper bound of concurrent requests, and so of connections, for all callers.
 const MAX_CALLS: usize = 32;
 
 /// The first API version with BuildKit (Docker 18.09).

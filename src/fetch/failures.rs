@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use prodash::messages::MessageLevel;
 
-use crate::cache::FetchDir;
+use crate::cache::{FetchDir, HINT_PERMISSIONS};
 use crate::error::{Code, Error, chain, joined};
 use crate::event::human_bytes;
 use crate::fetch::task::FetchTask;
@@ -137,8 +137,7 @@ impl FetchTask {
         self.limit_reached(&error, dir, None).unwrap_or_else(|| {
             let path = dir.path().display();
             let message = format!("{path} cannot be written or read: {}", chain(&error));
-            Error::new(Code::Cache, message)
-                .hint("check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder")
+            Error::new(Code::Cache, message).hint(HINT_PERMISSIONS)
         })
     }
 

@@ -1,4 +1,4 @@
-//! Receiving a pack (gitformat-pack(5)): it is written to a file and checked meanwhile.
+//! Receiving a pack (gitformat-pack(5)): it is checked while it is written to a file.
 //!
 //! Every entry states the size of its object. The sizes are added up and compared with the limits before any object
 //! is built, and each entry must inflate to the size that it states. Only the place and the size of an entry are

@@ -77,9 +77,9 @@ pub extern "C" fn mol_client_free(client: mol_client) {
     });
 }
 
-/// Takes the oldest event of a client that was created with events. All events of a call come before its result, except
-/// those of a shared build that goes on for other calls after this call was cancelled or ran out of time. When the
-/// program is slow, events are dropped, and a "thinned" event says how many.
+/// Takes the oldest event of a client, which must have been created with events. All events of a call come before its
+/// result, except those of a shared build that goes on for other calls after this call was cancelled or ran out of
+/// time. When the program is slow, events are dropped, and a "thinned" event says how many.
 ///
 /// timeout_ms  how long to wait for an event
 /// event       receives the event, for mol_event_free; NULL if none came in time

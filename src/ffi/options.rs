@@ -90,7 +90,7 @@ fn from_env() -> Result<Options> {
     }
 }
 
-/// Sets one option. mol_client_new checks the values.
+/// Sets one option. The name must be known; mol_client_new checks the values.
 ///
 /// name   the name of the option's environment variable, such as "MOLECULE_GITEA_TOKEN" or "DOCKER_HOST"
 ///        (docs/local-development.md lists them); or, without a variable:

@@ -132,7 +132,7 @@ async fn write(
     received: CancellationToken,
 ) -> Result<()> {
     let time = fetched.commit_time;
-    // First, so that the files of the fetch neither take room nor are written.
+    // First, so that the pack and the other working files free their space and are not synced to the disk.
     let clean = move || {
         drop(fetched.dir);
         Ok(())

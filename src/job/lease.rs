@@ -60,8 +60,8 @@ pub(crate) async fn find(
     }
 }
 
-/// Takes a lease; false if the client has a valid one. It never fails: if the cache is not writable, only the other
-/// processes do not see the lease.
+/// Takes a lease; false if the client has a valid one. It never fails: if the cache is not writable, the lease is only
+/// invisible to other processes.
 async fn acquire(shared: &Shared, runtime: &Runtime, references: &References, emit: &Sink) -> bool {
     let pinned = &references.pinned;
     if shared.leases.is_valid(pinned) {

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// The duration of each step of a call. It is zero for a step that was not needed.
+/// The duration of each step of a call. It is zero for a step that was not needed. A call that joins a running build of
+/// its client has the durations of that whole build, from `wait` to `tag`, so these can exceed `total`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Timings {
     /// Asking the template server for the commit.
     pub lookup: Duration,
     /// Asking the engine for the image.
     pub inspect: Duration,
-    /// Waiting for another process, or another client of this process, that built the same image. A call that joins a
-    /// running build of its client has the durations of that whole build, so they can exceed `total`.
+    /// Waiting for another process, or another client of this process, that built the same image.
     pub wait: Duration,
     /// Fetching the commit and checking it out.
     pub fetch: Duration,

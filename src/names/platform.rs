@@ -16,7 +16,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// The platform of the images that the registry serves.
+    /// The default platform: that of the images in the registry.
     pub const DEFAULT: &'static str = "linux/amd64";
 
     /// Accepts `os/arch[/variant]` in lower case, with Go's names of architectures.

@@ -151,8 +151,9 @@ impl Options {
         }
     }
 
-    /// Sets every option whose environment variable `lookup` knows. For the proxies, the lower-case name takes
-    /// precedence, as in curl; if it is set but empty, there is no proxy.
+    /// Sets each option that has an environment variable to the value that `lookup` returns, and unsets it if there is
+    /// none. For the proxies, the lower-case name takes precedence, as in curl; if it is set but empty, there is no
+    /// proxy.
     pub fn set_all_from(&mut self, lookup: impl Fn(&str) -> Option<String>) {
         let from_env = |name: &&OptionName| name.is_in_the_environment();
         for &name in OptionName::ALL.iter().filter(from_env) {

@@ -1,13 +1,12 @@
 //! The log of a runtime's last build, kept in the cache: `mol logs --build`. `job/recorder.rs` writes it.
 
-use std::time::SystemTime;
-
 use serde::Serialize;
 
 use crate::cache::Cache;
 use crate::error::{Code, Error, Result};
 use crate::names::runtimes::Runtime;
 use crate::redact::{Masker, Redact};
+use crate::upkeep::unix_seconds;
 
 /// The log of a runtime's last build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,13 +51,10 @@ pub(crate) fn last(root: &std::path::Path, runtime: &Runtime) -> Result<BuildLog
             "run mol ensure {runtime}: a build writes a log; nothing is built if the engine already has the image"
         ))
     })?;
-    let ended = ended
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
     Ok(BuildLog {
         runtime: runtime.to_string(),
         path: path.display().to_string(),
-        ended_unix: i64::try_from(ended.as_secs()).unwrap_or(i64::MAX),
+        ended_unix: unix_seconds(ended),
         text: String::from_utf8_lossy(&text).into_owned(),
     })
 }

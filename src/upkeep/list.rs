@@ -5,7 +5,6 @@
 
 use std::cmp::Reverse;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
@@ -18,6 +17,7 @@ use crate::names::reference::{LocalName, without_default_host};
 use crate::names::runtimes::Runtime;
 use crate::process::executor::blocking;
 use crate::redact::{self, Masker, Redact};
+use crate::upkeep::unix_seconds;
 
 /// An image in the engine, under a name that this library gives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -235,12 +235,6 @@ impl FoundTree {
             cache: cache.clone(),
         }
     }
-}
-
-/// Seconds since 1970.
-pub(super) fn unix_seconds(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 impl Redact for Inventory {

@@ -13,6 +13,7 @@ use crate::engine::build::classic::Transcript;
 use crate::engine::build::failure::{is_lost_race, may_be_cache_failure};
 use crate::engine::build::monitor::BuildMonitor;
 use crate::engine::build::place::Place;
+use crate::engine::build::session::SessionServices;
 use crate::engine::build::shared_cache::{self, CacheUse};
 use crate::engine::build::solve::solve;
 use crate::engine::build::transfer::{ImagePull, Transfer};
@@ -137,8 +138,9 @@ impl Place<'_> {
         let Inputs {
             credentials, tasks, ..
         } = inputs;
-        let silent = self.registry_does_not_answer(&reference, build.platform, credentials, tasks);
-        if !silent.await {
+        let is_silent =
+            self.registry_does_not_answer(&reference, build.platform, credentials, tasks);
+        if !is_silent.await {
             return CacheUse::of(cache);
         }
         let message = format!(
@@ -173,24 +175,7 @@ impl Place<'_> {
             builder => Progress::Transcript(Transcript::new(builder)),
         };
         let ended = session_ended.clone();
-        let mut answer = match (self.worker, &transfer) {
-            (Some(worker), Some(transfer)) => {
-                let to = transfer.clone();
-                let built = start(solve(&worker.node, build, cache, to, services, ended));
-                match transfer {
-                    Transfer::ThroughClient(_) => built,
-                    Transfer::ThroughRegistry(image) => {
-                        let image = Arc::clone(image);
-                        let into_engine = image.into_engine(self.engine, build, inputs);
-                        built.chain(into_engine).boxed()
-                    }
-                }
-            }
-            _ if self.builder() == Builder::BuildKit => {
-                start(self.engine.buildkit(build, cache, services, ended))
-            }
-            _ => start(self.engine.archive(build, inputs)),
-        };
+        let mut answer = self.answer(build, inputs, cache, transfer.as_ref(), services, ended);
         // Only borrowed: the session, which lives as long as the answer, is still needed below.
         let end = follow(&mut answer, &mut progress, &mut monitor).await;
         if let Some(error) = context.failure.get() {
@@ -203,7 +188,7 @@ impl Place<'_> {
         }
         let end = match end {
             Ok(end) => end,
-            Err(stalled) => return Err(silent(stalled, cache, &progress, &monitor)),
+            Err(stalled) => return Err(stall_failure(stalled, cache, &progress, &monitor)),
         };
         let (begun, has_cached) = match &progress {
             Progress::Graph(graph) => (graph.has_begun(), graph.has_cached()),
@@ -250,9 +235,35 @@ impl Place<'_> {
         };
         Err(AttemptError { error, remedy })
     }
-}
 
-impl Place<'_> {
+    /// Starts the build. The stream has the builder's progress, and ends with the build; for an image that goes through
+    /// a registry, with its pull.
+    fn answer<'a>(
+        &'a self,
+        build: &'a Build<'_>,
+        inputs: &'a Inputs,
+        cache: CacheUse<'a>,
+        transfer: Option<&Transfer>,
+        services: SessionServices,
+        ended: CancellationToken,
+    ) -> BoxStream<'a, std::result::Result<BuildMessage, Failure>> {
+        let (Some(worker), Some(transfer)) = (self.worker, transfer) else {
+            return match self.builder() {
+                Builder::BuildKit => start(self.engine.buildkit(build, cache, services, ended)),
+                _ => start(self.engine.archive(build, inputs)),
+            };
+        };
+        let to = transfer.clone();
+        let built = start(solve(&worker.node, build, cache, to, services, ended));
+        match transfer {
+            Transfer::ThroughClient(_) => built,
+            Transfer::ThroughRegistry(image) => {
+                let into_engine = Arc::clone(image).into_engine(self.engine, build, inputs);
+                built.chain(into_engine).boxed()
+            }
+        }
+    }
+
     /// The result of an attempt that has ended, if the transfer of the image decides it.
     fn transferred(
         &self,
@@ -331,7 +342,7 @@ impl Place<'_> {
 }
 
 /// The failure of an attempt that was stopped because it made no progress.
-fn silent(
+fn stall_failure(
     stalled: Error,
     cache: CacheUse<'_>,
     progress: &Progress,

@@ -273,14 +273,14 @@ impl Graph {
         }
     }
 
-    /// Reports the progress of a layer. Other states are of steps within a step, such as "resolve".
+    /// Reports the progress of a layer. Other statuses are those of sub-steps, such as "resolve".
     fn layer(&mut self, status: VertexStatus, monitor: &mut BuildMonitor<'_>) {
         let Some(state) = self.vertexes.get(&status.vertex) else {
             return monitor.note_activity();
         };
         let (action, layer) = match status.id.strip_prefix("extracting ") {
             Some(layer) => (Action::Extract, layer),
-            // Docker reports the download of a step's result so, at its start and at its end.
+            // Docker uses this id for the download of a step's result, at its start and at its end.
             None => (
                 Action::Download,
                 status.id.strip_prefix("pulling ").unwrap_or(&status.id),

@@ -49,8 +49,12 @@ enum Cause {
     /// The engine cannot run programs of the build's platform.
     UnsupportedPlatform,
     FullDisk(FullDisk),
-    /// A base image cannot be pulled. True if the engine has it, and a builder needs it.
-    BaseImage(BaseImage, bool),
+    /// A base image cannot be pulled.
+    BaseImage {
+        image: BaseImage,
+        /// The engine has it, but another builder needs it.
+        only_in_engine: bool,
+    },
     /// Everything else.
     Template,
 }
@@ -112,8 +116,8 @@ impl Place<'_> {
         let End { failed, log_tail } = end;
         let step = failed.name;
         let line = match (&cause, step.as_str()) {
-            (Cause::BaseImage(base, _), step) => dockerfile
-                .line_of_image(base.image())
+            (Cause::BaseImage { image, .. }, step) => dockerfile
+                .line_of_image(image.image())
                 .or_else(|| dockerfile.line_of(step)),
             (_, "") => parse_error_line(&reason.message),
             (_, step) => dockerfile.line_of(step),
@@ -162,14 +166,17 @@ impl Place<'_> {
             if let Some(full) = full {
                 return Cause::FullDisk(full);
             }
-            let Some(base) = BaseImage::of(&end.failed.name, &reason.message) else {
+            let Some(image) = BaseImage::of(&end.failed.name, &reason.message) else {
                 return Cause::Template;
             };
-            let in_engine = match self.worker {
-                Some(_) => matches!(self.engine.find(base.image()).await, Ok(Some(_))),
+            let only_in_engine = match self.worker {
+                Some(_) => matches!(self.engine.find(image.image()).await, Ok(Some(_))),
                 None => false,
             };
-            Cause::BaseImage(base, in_engine)
+            Cause::BaseImage {
+                image,
+                only_in_engine,
+            }
         }
     }
 
@@ -210,11 +217,14 @@ impl Place<'_> {
                     Some(_) => "buildctl du",
                 }
             )),
-            Cause::BaseImage(base, in_engine) => {
-                let error = Error::new(Code::BuildFailed, base.describe(noun, place, why));
-                match in_engine {
+            Cause::BaseImage {
+                image,
+                only_in_engine,
+            } => {
+                let error = Error::new(Code::BuildFailed, image.describe(noun, place, why));
+                match only_in_engine {
                     true => error.hint(format!("the engine has it, but the builder needs it too: {HINT_BASE_IMAGE_ONLY_HERE}")),
-                    false => error.hint(base.hint(noun, platform)),
+                    false => error.hint(image.hint(noun, platform)),
                 }
             }
             Cause::Template => Error::new(Code::BuildFailed, failed).hint(HINT_TEMPLATE),

@@ -77,7 +77,7 @@ impl NodeStates {
     /// # Errors
     ///
     /// [`Code::ProcessLimit`] if a node could not be asked because of a limit of this process.
-    fn note_all(&self, asked: &[Asked]) -> Result<()> {
+    fn note_all(&self, asked: &[NodeAnswer]) -> Result<()> {
         for (node, answer) in asked {
             if let Err(Trouble {
                 limit: Some(limit), ..
@@ -122,8 +122,8 @@ impl Drop for Running {
     }
 }
 
-/// A node, and whether it answered.
-pub(crate) type Asked = (Node, std::result::Result<Worker, Trouble>);
+/// A node, and its answer or why it gave none.
+pub(crate) type NodeAnswer = (Node, std::result::Result<Worker, Trouble>);
 
 impl Engine {
     /// All nodes of the builder, if the user has named one, and what each answers.
@@ -131,7 +131,7 @@ impl Engine {
     /// # Errors
     ///
     /// [`Code::InvalidOption`]; [`Code::ProcessLimit`].
-    pub(crate) async fn ask_builder(&self, tasks: &TaskTracker) -> Result<Option<Vec<Asked>>> {
+    pub(crate) async fn ask_builder(&self, tasks: &TaskTracker) -> Result<Option<Vec<NodeAnswer>>> {
         let Some(builder) = &self.settings.builder else {
             return Ok(None);
         };
@@ -140,7 +140,7 @@ impl Engine {
     }
 
     /// The cache size of each node in bytes; `None` if the node did not answer, or does not report it in time.
-    pub(crate) async fn cache_sizes(asked: &[Asked]) -> Vec<Option<u64>> {
+    pub(crate) async fn cache_sizes(asked: &[NodeAnswer]) -> Vec<Option<u64>> {
         join_all(asked.iter().map(|(node, answer)| async move {
             match answer {
                 Ok(_) => node.cache_size().await,
@@ -274,7 +274,7 @@ fn named(
 }
 
 /// Asks all nodes at once. `start` is whether a container that is stopped may be started.
-async fn ask(nodes: Vec<Node>, start: bool) -> Vec<Asked> {
+async fn ask(nodes: Vec<Node>, start: bool) -> Vec<NodeAnswer> {
     let ask = |node: Node| async move {
         let answer = node.ask(start).await;
         (node, answer)

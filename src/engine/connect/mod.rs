@@ -44,7 +44,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for the first bytes of a gRPC server with TLS. The connection is used even if none arrive.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// After this time of silence the peer of a TCP connection is probed, this often, until it counts as lost.
+/// Keep-alive of TCP: the silence before the first probe, the interval between probes, and how many unanswered probes
+/// mean that the peer is lost.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_PROBES: u32 = 3;

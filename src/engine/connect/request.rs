@@ -48,7 +48,7 @@ pub(in crate::engine) enum Failure {
     /// The response is invalid, or exceeds a limit. The text says what was sent.
     #[error("it sent {0}")]
     InvalidAnswer(String),
-    /// The request was not sent, because of an error on this side.
+    /// An error to report as it is: a limit of this process, or the error of another request.
     #[error("{0}")]
     Local(crate::error::Error),
 }

@@ -194,8 +194,8 @@ impl fmt::Display for Account {
 }
 
 impl Access {
-    /// `None` if the mode does not explain why this process may not, or excludes it in an unusual way: the owner, or a
-    /// member of the group where all others may.
+    /// `None` if the mode does not explain why this process may not open the socket, or is an unusual one: it excludes
+    /// the owner, or admits everyone except the group.
     fn of(socket: &Path) -> Option<Self> {
         let found = fs::metadata(socket).ok()?;
         let (mode, uid, gid) = (found.mode(), found.uid(), found.gid());

@@ -8,7 +8,7 @@ mod attributes;
 mod failure;
 mod utf16;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,12 +25,12 @@ use gix_fs::Capabilities;
 use gix_hash::Kind;
 use gix_hash::oid;
 use gix_index::entry::{Flags, Mode};
-use gix_object::bstr::ByteSlice;
+use gix_object::bstr::{BStr, ByteSlice};
 use gix_validate::path::component;
 use gix_worktree::Stack;
-use gix_worktree::stack::State;
 use gix_worktree::stack::state::Attributes;
 use gix_worktree::stack::state::attributes::Source;
+use gix_worktree::stack::{Platform, State};
 use gix_worktree_state::checkout;
 use prodash::progress::Discard;
 
@@ -105,7 +105,7 @@ pub(super) fn check_out(
     };
     let mut index = gix_index::State::from_tree(root, &objects, options.validate)?;
     objects.attributes = Arc::new(attribute_files(&index, store)?);
-    large_files(hash, &mut index, &objects, target, &options, stop)?;
+    write_directly(hash, &mut index, &objects, target, &options, stop)?;
     let (files, bytes) = (Discard, Discard);
     let outcome = checkout(
         &mut index,
@@ -157,8 +157,8 @@ fn options(hash: Kind, beside: &Path, workers: usize) -> Result<checkout::Option
     })
 }
 
-/// Writes the large files, and marks them so that gix skips them.
-fn large_files(
+/// Writes the files that gix must not write, and marks them so that it skips them.
+fn write_directly(
     hash: Kind,
     index: &mut gix_index::State,
     objects: &Objects,
@@ -166,13 +166,13 @@ fn large_files(
     options: &checkout::Options,
     stop: &AtomicBool,
 ) -> Result<(), Failure> {
-    let is_large = |entry: &gix_index::Entry| {
+    let is_written_here = |entry: &gix_index::Entry| {
         let size = objects.store.size(&entry.id);
-        // Corrected attribute files are written here too: gix would write the corrected content instead of the
-        // committed one.
+        // gix has a file in memory, and would write the corrected content of an attribute file instead of the committed
+        // one.
         is_file(entry.mode) && (size > SMALL || objects.attributes.contains(&entry.id))
     };
-    if !index.entries().iter().any(is_large) {
+    if !index.entries().iter().any(is_written_here) {
         return Ok(());
     }
     let state = State::for_checkout(false, options.validate, options.attributes.clone());
@@ -187,7 +187,7 @@ fn large_files(
     let mut filters = options.filters.clone();
     let mut content = Vec::new();
     let mut matches = stack.selected_attribute_matches(CONVERTING);
-    for entry in entries.iter_mut().filter(|entry| is_large(entry)) {
+    for entry in entries.iter_mut().filter(|entry| is_written_here(entry)) {
         if stop.load(Ordering::Relaxed) {
             return Err(Failure::Stopped);
         }
@@ -245,27 +245,40 @@ fn large_files(
                         "a file of more than {limit} with each $Id$ replaced: {path:?}"
                     )));
                 }
-                let converted = filters.convert_to_worktree(
-                    &content,
-                    path,
-                    &mut |_, attributes| {
-                        platform.matching_attributes(attributes);
-                    },
-                    to_worktree::Options {
-                        can_delay: Delay::Forbid,
-                        unknown_encoding: to_worktree::UnknownEncoding::Ignore,
-                    },
-                )?;
-                match converted {
-                    ToWorktreeOutcome::Unchanged(bytes) | ToWorktreeOutcome::Buffer(bytes) => {
-                        file.write_all(bytes)?;
-                    }
-                    // Filter programs are not configured.
-                    ToWorktreeOutcome::Process(_) => {}
-                }
+                write_converted(&mut file, &content, path, &platform, &mut filters)?;
             }
         }
         entry.flags.insert(Flags::SKIP_WORKTREE);
+    }
+    Ok(())
+}
+
+/// Writes the content of a file, converted as `.gitattributes` says.
+fn write_converted(
+    file: &mut File,
+    content: &[u8],
+    path: &BStr,
+    platform: &Platform<'_>,
+    filters: &mut Pipeline,
+) -> Result<(), Failure> {
+    let options = to_worktree::Options {
+        can_delay: Delay::Forbid,
+        unknown_encoding: to_worktree::UnknownEncoding::Ignore,
+    };
+    let converted = filters.convert_to_worktree(
+        content,
+        path,
+        &mut |_, attributes| {
+            platform.matching_attributes(attributes);
+        },
+        options,
+    )?;
+    match converted {
+        ToWorktreeOutcome::Unchanged(bytes) | ToWorktreeOutcome::Buffer(bytes) => {
+            file.write_all(bytes)?;
+        }
+        // Filter programs are not configured.
+        ToWorktreeOutcome::Process(_) => {}
     }
     Ok(())
 }
@@ -335,8 +348,6 @@ fn check_names(index: &gix_index::State, target: &Path, stop: &AtomicBool) -> Re
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use gix_object::bstr::BStr;
 
     use crate::process::memory::{self, LEAST_MIB, Pool};
 

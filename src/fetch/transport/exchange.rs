@@ -153,9 +153,7 @@ impl Wire {
             _ => error(Code::Fetch).hint(HINT_NO_GITEA),
         })
     }
-}
 
-impl Wire {
     pub(super) fn exchange(
         &self,
         url: &str,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::cache::{Cache, disk, ownership};
+use crate::cache::{Cache, HINT_PERMISSIONS, disk, ownership};
 use crate::error::Result;
 use crate::event::human_bytes;
 use crate::job::shared::Shared;
@@ -45,7 +45,7 @@ fn contents(root: &Path, runtimes: &Runtimes) -> Result<Check> {
         return Ok(Check::problem(
             "cache",
             format!("{path} cannot be written: {error}"),
-            "check its permissions, or set MOLECULE_LOCAL_BUILD_CACHE to another folder",
+            HINT_PERMISSIONS,
         ));
     }
     if !root.exists() {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::engine::{Asked, Builder, Engine};
+use crate::engine::{Builder, Engine, NodeAnswer};
 use crate::error::Code;
 use crate::event::{Event, Kind, Sink, human_bytes};
 use crate::job::shared::Shared;
@@ -88,9 +88,9 @@ async fn builder(shared: &Shared, engine: &Engine, deadline: Deadline) -> Check 
 
 /// What each node of a builder answers, with the size of its cache if that is known. It is a problem only if no node
 /// can be used. A node in a stopped container can be used: a build starts the container.
-fn nodes(name: &str, asked: &[Asked], sizes: &[Option<u64>]) -> Check {
+fn nodes(name: &str, asked: &[NodeAnswer], sizes: &[Option<u64>]) -> Check {
     let sizes = sizes.iter().copied().chain(std::iter::repeat(None));
-    let answer = |((node, answer), size): (&Asked, Option<u64>)| match answer {
+    let answer = |((node, answer), size): (&NodeAnswer, Option<u64>)| match answer {
         Ok(worker) => {
             let platforms: Vec<&str> = worker.platforms.iter().map(Platform::as_str).collect();
             format!(

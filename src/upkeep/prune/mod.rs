@@ -22,9 +22,10 @@ use crate::job::shared::Shared;
 use crate::names::runtimes::Runtime;
 use crate::process::executor::blocking;
 use crate::redact::{Masker, Redact};
-use crate::upkeep::list::{CachedTree, FoundImage, FoundTree, LocalImage, survey, unix_seconds};
+use crate::upkeep::list::{CachedTree, FoundImage, FoundTree, LocalImage, survey};
 use crate::upkeep::prune::claim::Claim;
 use crate::upkeep::prune::reason::Reason;
+use crate::upkeep::unix_seconds;
 
 /// Options for pruning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

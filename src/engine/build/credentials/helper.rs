@@ -1,7 +1,7 @@
 //! Credential helpers: programs named `docker-credential-NAME` that look a login up, in a keychain for example
 //! (github.com/docker/docker-credential-helpers).
 //!
-//! By hand, because the crate `docker_credential` (1.4) does not fit: it waits for a helper without a time
+//! Written by hand, because the crate `docker_credential` (1.4) does not fit: it waits for a helper without a time
 //! limit, keeps answers of any size in strings that are not wiped, puts a failed helper's output into the
 //! error text, and reads `PATH` from the environment, which the host may change meanwhile. Its JSON is strict,
 //! where docker's is not.

@@ -1,7 +1,7 @@
 //! `moby.filesync.v1.FileSync/DiffCopy`: sends BuildKit those files of the template that it does not have.
 //!
 //! This is the sender of fsutil's protocol. It lists every entry in order; the receiver requests files by their
-//! numbers, also while the list is being sent, and confirms when it has all of them. By hand, because fsutil
+//! numbers, also while the list is being sent, and confirms when it has all of them. Written by hand, because fsutil
 //! (github.com/tonistiigi/fsutil) is a Go package, and no Rust crate implements its sender.
 
 use std::ffi::OsStr;

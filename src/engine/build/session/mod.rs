@@ -14,7 +14,6 @@ mod filesync;
 mod wire;
 
 use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -58,7 +57,7 @@ const METHODS: [&str; 3] = [DIFF_COPY, CREDENTIALS, HEALTH];
 /// What a session is called in BuildKit's log.
 const NAME: &str = "libmol";
 
-/// How many pieces of at most some tens of KiB wait in a session over gRPC.
+/// Upper bound of the outgoing pieces that wait in a session over gRPC. Each has at most some tens of KiB.
 const QUEUE: usize = 16;
 
 /// The largest header of a request in bytes, as HTTP/2 counts it (RFC 9113, section 6.5.2: each field counts 32
@@ -67,14 +66,14 @@ const QUEUE: usize = 16;
 /// the fields (32 bytes each, and 16 for the name `exclude-patterns`).
 const MAX_HEADER: u32 = 2 << 20;
 
-/// The most concurrent requests of a session. BuildKit has one or two.
+/// Upper bound of concurrent requests of a session. BuildKit has one or two.
 const MAX_STREAMS: u32 = 32;
 
 /// How many bytes BuildKit may send before they are read, on all streams together: more than on one, so that an engine
 /// that is slow to load an image does not hold up the health checks.
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
-/// The most concurrent file transfers. Each takes two threads and some MiB. Further requests wait.
+/// Upper bound of concurrent file transfers. Each takes two threads and some MiB. Further requests wait.
 const MAX_COPIES: usize = 3;
 
 /// What the session serves.

@@ -70,8 +70,8 @@ impl ImagePull {
         let _ = self.digest.set(digest);
     }
 
-    /// Pulls the image, gives it the name that the build asks for, and removes its name in the registry. The stream has
-    /// an item for each message of the engine.
+    /// Pulls the image into the engine, tags it as the build asks, and then removes from the engine the reference by
+    /// which it was pulled; nothing is removed from the registry. The stream has an item for each message of the engine.
     pub(in crate::engine::build) fn into_engine<'a>(
         self: Arc<Self>,
         engine: &'a Engine,
