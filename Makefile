@@ -123,7 +123,7 @@ bench: ## compare libmol with the docker and git programs, write docs/benchmarks
 	@scripts/bench $(if $(SHORT),short,all)
 
 .PHONY: check
-check: ## run the checks for a commit: formats, lints, generated files, slow test suites; QUICK=1 skips these suites
+check: ## run the checks for a merge: formats, lints, generated files, slow test suites; QUICK=1, for a commit, skips these
 	@scripts/check
 
 .PHONY: generate

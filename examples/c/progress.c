@@ -4,7 +4,7 @@
  *     cc -o progress progress.c $(pkg-config --cflags --libs mol)
  *     ./progress claude-code
  *
- * docs/local-development.md lists the environment variables with the options. The exit status is 0 or the mol_status,
+ * docs/local-development.md lists the environment variables that set the options. The exit status is 0 or the mol_status,
  * and 64 after a wrong command line, or with a library whose ABI differs from the header's.
  */
 #define _POSIX_C_SOURCE 200809L
@@ -30,12 +30,15 @@ static void on_interrupt(int signal)
     errno = saved;
 }
 
-/* Ends the program with an error of the library. */
-static void check(mol_status status, const mol_error *error)
+/*
+ * Ends the program with an error of the library. It takes the address of the error: in the arguments of one call, C may
+ * read `error` before the function in another argument has set it.
+ */
+static void check(mol_status status, mol_error *const *error)
 {
     if (status == MOL_OK)
         return;
-    fprintf(stderr, "%s: %s (%s)\n", mol_status_name(status), error->message, error->hint);
+    fprintf(stderr, "%s: %s (%s)\n", mol_status_name(status), (*error)->message, (*error)->hint);
     exit((int)status);
 }
 
@@ -45,7 +48,7 @@ static void print_events(mol_client client)
     mol_event *event = NULL;
 
     for (;;) {
-        check(mol_client_next_event(client, 0, &event, &error), error);
+        check(mol_client_next_event(client, 0, &event, &error), &error);
         if (event == NULL)
             return;
         printf("%s: %s\n", event->kind, event->message);
@@ -60,7 +63,7 @@ static mol_result *run(mol_client client, mol_call call)
     mol_error *error = NULL;
     mol_result *result = NULL;
 
-    check(mol_client_fd(client, &wait_for[0].fd, &error), error);
+    check(mol_client_fd(client, &wait_for[0].fd, &error), &error);
     while (result == NULL) {
         if (poll(wait_for, 2, -1) < 0) {
             if (errno == EINTR)
@@ -69,10 +72,10 @@ static mol_result *run(mol_client client, mol_call call)
             exit(MOL_ERR_INTERNAL);
         }
         if (wait_for[1].revents != 0) {
-            check(mol_call_cancel(client, call, &error), error);
+            check(mol_call_cancel(client, call, &error), &error);
             wait_for[1].fd = -1; /* poll ignores it from now on */
         }
-        check(mol_call_wait(client, call, 0, &result, &error), error);
+        check(mol_call_wait(client, call, 0, &result, &error), &error);
         print_events(client); /* all events of a call come before its result */
     }
     return result;
@@ -104,9 +107,9 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0); /* each line at once, also into a pipe */
     request.runtime = argv[1];
-    check(mol_options_from_env(&options, &error), error);
-    check(mol_client_new(options, true, &client, &error), error);
-    check(mol_call_start(client, &request, MOL_TIMEOUT_CEILING, &call, &error), error);
+    check(mol_options_from_env(&options, &error), &error);
+    check(mol_client_new(options, true, &client, &error), &error);
+    check(mol_call_start(client, &request, MOL_TIMEOUT_CEILING, &call, &error), &error);
 
     result = run(client, call);
     status = (int)result->status;

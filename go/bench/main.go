@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -45,7 +46,7 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	// The program runs itself for tasks that need a separate process.
 	if len(args) > 0 && args[0] == "serve" {
-		return serve(ctx, args[1:])
+		return serve(args[1:])
 	}
 	if len(args) > 0 && args[0] == "child" {
 		return child(ctx, os.Stdin, os.Stdout)
@@ -72,6 +73,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if s.docs != "" && (s.short || s.only != "") {
 		return errors.New("-docs needs a full run: omit -short and -only, or -docs")
+	}
+	if s.only != "" && !slices.Contains(sectionNames(), s.only) {
+		return fmt.Errorf("unknown section %q: use %s", s.only, strings.Join(sectionNames(), ", "))
 	}
 	work, err := filepath.Abs(s.work)
 	if err != nil {

@@ -45,7 +45,8 @@ func (p *plot) point(x int, ours, theirs []float64) {
 	}
 }
 
-func (env *testEnv) upTo(limit int, points ...int) []int {
+// upTo returns the points up to a limit. They are in ascending order.
+func upTo(limit int, points ...int) []int {
 	for i, n := range points {
 		if n > limit {
 			return points[:i]
@@ -58,7 +59,7 @@ func (env *testEnv) upTo(limit int, points ...int) []int {
 // caller, so it is measured only up to 100 callers.
 func byWaiters(ctx context.Context, env *testEnv) (plot, error) {
 	p := plot{file: "benchmark-waiters.svg", title: "Time until all callers have the image of a new commit", axis: "concurrent callers"}
-	for _, n := range env.upTo(env.runs(10_000, 10), 1, 10, 100, 1000, 10_000) {
+	for _, n := range upTo(env.runs(10_000, 10), 1, 10, 100, 1000, 10_000) {
 		var ours, theirs []float64
 		rounds := env.runs(3, 1)
 		if n > 10 {
@@ -99,14 +100,14 @@ func byWaiters(ctx context.Context, env *testEnv) (plot, error) {
 
 func bySize(ctx context.Context, env *testEnv) (plot, error) {
 	p := plot{file: "benchmark-size.svg", title: "Whole cold path, files of 1 MiB", axis: "MiB"}
-	err := env.growing(ctx, &p, 1<<20, env.upTo(env.runs(256, 4), 1, 4, 16, 64, 256))
+	err := env.growing(ctx, &p, 1<<20, upTo(env.runs(256, 4), 1, 4, 16, 64, 256))
 	p.point(env.largest.n, env.largest.ours, env.largest.theirs)
 	return p, err
 }
 
 func byFiles(ctx context.Context, env *testEnv) (plot, error) {
 	p := plot{file: "benchmark-files.svg", title: "Whole cold path, files of 1 KiB", axis: "files"}
-	err := env.growing(ctx, &p, 1<<10, env.upTo(env.runs(50_000, 100), 10, 100, 1000, 10_000, 50_000))
+	err := env.growing(ctx, &p, 1<<10, upTo(env.runs(50_000, 100), 10, 100, 1000, 10_000, 50_000))
 	return p, err
 }
 

@@ -114,13 +114,16 @@ func (r *report) text() string {
 		fmt.Fprintln(table, strings.ReplaceAll(strings.Join(line.cells(), "\t"), "**", ""))
 	}
 	_ = table.Flush()
-	fmt.Fprintln(&out, "\nTimes are medians, with the 5th and 95th percentile. A ratio is the median of the ratios of all rounds.")
+	fmt.Fprintln(&out, "\n"+legend)
 	return out.String()
 }
 
+// legend explains the figures of a table.
+const legend = "Times are medians, with the 5th and 95th percentile. A ratio is the median of the ratios of all rounds."
+
 func (r *report) markdown() string {
 	var out strings.Builder
-	fmt.Fprintln(&out, "Times are medians, with the 5th and 95th percentile. A ratio is the median of the ratios of all rounds.")
+	fmt.Fprintln(&out, legend)
 	fmt.Fprintln(&out)
 	for i, line := range append([]row{heading}, r.rows...) {
 		fmt.Fprintln(&out, "| "+strings.Join(line.cells(), " | ")+" |")

@@ -54,14 +54,17 @@ type timed struct {
 // warmed up the engine.
 const fewRounds = 2
 
-// inTurns runs all ways in each round, one after the other. Each round begins with another way. A first round, for
-// warming up, is not counted.
-func inTurns(ctx context.Context, rounds int, ways ...*timed) error {
-	first := 0
+// firstRound is 0, a round for warming up that is not counted; or 1, if there are only a few rounds.
+func firstRound(rounds int) int {
 	if rounds <= fewRounds {
-		first = 1
+		return 1
 	}
-	for round := first; round <= rounds; round++ {
+	return 0
+}
+
+// inTurns runs all ways in each round, one after the other. Each round begins with another way.
+func inTurns(ctx context.Context, rounds int, ways ...*timed) error {
+	for round := firstRound(rounds); round <= rounds; round++ {
 		for i := range ways {
 			way := ways[(i+round)%len(ways)]
 			started := time.Now()
@@ -161,11 +164,7 @@ func (env *testEnv) measureCold(ctx context.Context, t template, rounds int) (co
 	old := env.cli(t)
 	old.engine = engine
 
-	first := 0
-	if rounds <= fewRounds {
-		first = 1
-	}
-	for round := first; round <= rounds; round++ { // as in inTurns
+	for round := firstRound(rounds); round <= rounds; round++ { // as in inTurns
 		if _, err := t.release(ctx); err != nil {
 			return r, err
 		}

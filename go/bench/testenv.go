@@ -116,7 +116,7 @@ func unixClient(socket string) *http.Client {
 }
 
 // serve runs the template server in its own process, until its standard input is closed.
-func serve(_ context.Context, args []string) error {
+func serve(args []string) error {
 	s, err := server.Start(server.Options{Root: args[0], Compact: true, Log: os.Stderr})
 	if err != nil {
 		return err

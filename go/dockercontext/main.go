@@ -113,9 +113,12 @@ func classic(folder string) ([]string, error) {
 	}
 }
 
-// readPatterns reads the file like BuildKit's frontend.
+// readPatterns reads .dockerignore like BuildKit's frontend. Without the file there are no patterns.
 func readPatterns(folder string) ([]string, error) {
 	file, err := os.Open(filepath.Join(folder, ".dockerignore"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -33,7 +33,8 @@ const (
 	CodeFetch Code = 7
 	// CodeNoDockerfile means that the template has no Dockerfile at its root.
 	CodeNoDockerfile Code = 8
-	// CodeEngineUnreachable means that no container engine was found, or that it did not answer.
+	// CodeEngineUnreachable means that no container engine was found, or that it did not answer or
+	// answered with an error.
 	CodeEngineUnreachable Code = 9
 	// CodePlatformUnsupported means that the engine, or the builder, cannot run programs for the platform.
 	CodePlatformUnsupported Code = 10
@@ -192,7 +193,7 @@ type Error struct {
 	Code Code
 	// Runtime is the runtime name of the call, or "".
 	Runtime string
-	// URL is the address of the request, usually that of the template repository, or "".
+	// URL is that of the template repository, or "" if the cause is this machine, the engine or a builder.
 	URL string
 	// Message says what failed and where, in one line, lower case and without a full stop.
 	Message string

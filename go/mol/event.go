@@ -70,7 +70,8 @@ type Event struct {
 	Branch    string `json:"branch,omitempty"`
 	// Reason says why an existing image or cache entry was not used.
 	Reason string `json:"reason,omitempty"`
-	// Holder is what the call waits for: "process 4711", "another call in this process", "a prune".
+	// Holder is what the call waits for: "process 4711", "another process", "another client in this process", "another
+	// call in this process" or "a prune".
 	Holder string `json:"holder,omitempty"`
 	// Builder is the kind of builder: "buildkit", "classic" or, on Podman, "buildah". Endpoint is the address of the
 	// builder: the engine's, unless [Options.Builder] names another one. In a warning it is the engine's.

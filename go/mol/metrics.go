@@ -23,7 +23,7 @@ type MetricsSnapshot struct {
 	// Hits counts calls that returned an existing image, Misses those whose image did not exist or could not be used.
 	Hits   uint64 `json:"hits"`
 	Misses uint64 `json:"misses"`
-	// Waits counts how often a call has begun to wait for another call, of this process or of another.
+	// Waits counts how often a call has begun to wait for another call or for a prune, of this process or of another.
 	Waits uint64 `json:"waits"`
 	// Builds counts fetches with their builds that have ended without being cancelled, by "ok" or the name of the error's
 	// [Code]. A build that several calls share counts once.
@@ -106,7 +106,7 @@ func (s MetricsSnapshot) WritePrometheus(w io.Writer) error {
 	p.sample("mol_calls_in_progress", "", strconv.FormatInt(s.InProgress, 10))
 	p.counter("mol_hits_total", "Calls that returned an existing image.", s.Hits)
 	p.counter("mol_misses_total", "Calls whose image did not exist or could not be used.", s.Misses)
-	p.counter("mol_waits_total", "How often a call began to wait for another one.", s.Waits)
+	p.counter("mol_waits_total", "How often a call began to wait for another one or for a prune.", s.Waits)
 	p.family("mol_builds_total", "counter", "Fetches with their builds that have ended without being cancelled, by result.")
 	p.byResult("mol_builds_total", s.Builds)
 	p.family("mol_node_builds_total", "counter", "Builds that have ended on a node of the builder, or could not run there, by result.")

@@ -19,7 +19,7 @@ import (
 type Info struct {
 	ContainerID string    `json:"container_id"`
 	Name        string    `json:"name"`            // the container's name
-	ID          string    `json:"id"`              // Config.ID
+	ID          string    `json:"id"`              // Config.ID, or Name if that was empty
 	Runtime     string    `json:"runtime"`         // Config.Runtime
 	Owner       string    `json:"owner,omitempty"` // Config.Owner
 	Image       string    `json:"image"`           // the reference that was started
@@ -70,7 +70,8 @@ func List(ctx context.Context, engine *client.Client, owner string) ([]Info, err
 }
 
 // Find returns the workspace with this ID, container name, or beginning of the
-// container's ID; else the only workspace of this runtime. Owner is as in List.
+// container's ID (at least 4 digits); else the only workspace of this runtime. Owner
+// is as in List.
 func Find(ctx context.Context, engine *client.Client, owner, name string) (Info, error) {
 	const shortest = 4 // digits of a container's ID
 	if name == "" {

@@ -21,8 +21,8 @@ const (
 	answerTimeout       = 2 * time.Second       // for one request
 )
 
-// ErrNotReady is wrapped by the error of Start when the container was started, but
-// did not answer in time or exited before it answered.
+// ErrNotReady is wrapped by the error of Start when the engine cannot start the
+// container, or when the container does not answer in time or exits before it does.
 var ErrNotReady = errors.New("the workspace did not become ready")
 
 // health connects to containers directly, without a proxy, and does not follow

@@ -32,8 +32,8 @@ func CopyOutput(ctx context.Context, engine *client.Client, containerID string, 
 // drainTimeout limits the wait for the rest of the output at the end.
 const drainTimeout = time.Second
 
-// copyOutput copies the output in the background until stop, which returns when everything that was written before is
-// copied.
+// copyOutput copies the output in the background until stop, which also copies what was written before, for at most
+// drainTimeout.
 func copyOutput(ctx context.Context, engine *client.Client, id string, to io.Writer) (stop func()) {
 	following, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})

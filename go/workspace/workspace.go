@@ -34,7 +34,7 @@ type Config struct {
 	// "/folder:/path:ro" or "name:/path".
 	Volumes []string
 
-	// Port is the TCP port that the workspace listens on. Zero means the lowest
+	// Port is the TCP port that the workspace listens on. Zero means the lowest TCP
 	// port that the image exposes.
 	Port uint16
 

@@ -222,6 +222,21 @@ fn the_progress_example_prints_the_step_and_the_log_of_a_failure() {
 }
 
 #[test]
+fn the_progress_example_prints_the_error_of_a_call_that_cannot_start() {
+    let env = TestEnv::new();
+    for link in BOTH {
+        let output = command(&env, &program("progress", link))
+            .arg("hermse")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(Code::UnknownRuntime as i32));
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.starts_with("unknown_runtime: "), "{errors}");
+        assert!(errors.contains("hermes"), "{errors}");
+    }
+}
+
+#[test]
 fn ctrl_c_cancels_the_progress_example_and_its_build() {
     for link in BOTH {
         let env = TestEnv::new();

@@ -21,7 +21,7 @@ func (a *app) logsCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "logs WORKSPACE | --build RUNTIME",
 		Short: "Show the output of a workspace or of a build",
-		Long: "Show what a workspace has written to standard output and error. With --build show the\n" +
+		Long: "Show what a workspace has written to standard output and error. With --build, show the\n" +
 			"log of a runtime's last build that used this cache, by any program, whether it\n" +
 			"succeeded or failed. Of a very long log only the beginning and the end are kept.",
 		Example: "  mol logs --follow hermes\n  mol logs --build claude-code",

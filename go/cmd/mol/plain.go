@@ -12,8 +12,9 @@ import (
 // progressEvery is the interval of progress lines.
 const progressEvery = 2 * time.Second
 
-// A plainDisplay writes a line for each event, with the time since the start. It is
-// for files, pipes and terminals without cursor movement.
+// A plainDisplay writes a line for each event, with the time since the start; of the
+// progress, without --verbose, at most one line in progressEvery. It is for files,
+// pipes and terminals without cursor movement.
 type plainDisplay struct {
 	mu       sync.Mutex
 	w        io.Writer

@@ -28,12 +28,12 @@ func (a *app) shellCommand() *cobra.Command {
 	cmd := a.workspaceCommand(&cobra.Command{
 		Use:   "shell WORKSPACE [-- COMMAND...]",
 		Short: "Run a shell in a workspace",
-		Long: "Run a shell in a workspace: bash if it has one, else sh. With a COMMAND run that instead.\n" +
+		Long: "Run a shell in a workspace: bash if it has one, else sh. With COMMAND, run that instead.\n" +
 			"The exit code is that of the command.",
 		Example: "  mol shell hermes\n  mol shell hermes -- env",
 	}, func(ctx context.Context, engine *client.Client, found workspace.Info) error {
 		if !found.Running {
-			return fmt.Errorf("%s %w (%s)", found.ID, errNotRunning, found.Status)
+			return fmt.Errorf("%s %w (%s); mol logs %[1]s shows why", found.ID, errNotRunning, found.Status)
 		}
 		if command == nil {
 			shell, err := findShell(ctx, engine, found)

@@ -138,7 +138,7 @@ func absoluteFolders(volumes []string) error {
 }
 
 // start builds the image, or pulls it if MOLECULE_IMAGE_REGISTRY is set, and
-// starts a workspace from it. An image that was pulled is not in built.
+// starts a workspace from it. If it was pulled, built is the zero Image.
 func (a *app) start(ctx context.Context, cfg workspace.Config, commit string, d display) (engine *client.Client, built mol.Image, ws *workspace.Workspace, err error) {
 	source := mol.Resolve()
 	if source.Mode != mol.RegistryModeSaaS {

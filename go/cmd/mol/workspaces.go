@@ -68,7 +68,7 @@ func (a *app) withWorkspace(ctx context.Context, name string, do func(context.Co
 	return a.withEngine(ctx, func(ctx context.Context, engine *client.Client) error {
 		found, err := workspace.Find(ctx, engine, owner(), name)
 		if errors.Is(err, workspace.ErrNotFound) || errors.Is(err, workspace.ErrAmbiguous) {
-			return fmt.Errorf("%w; mol ps lists them", err)
+			return fmt.Errorf("%w; mol ps lists the workspaces", err)
 		}
 		if err != nil {
 			return err
@@ -120,7 +120,7 @@ func (a *app) psCommand() *cobra.Command {
 		Use:   "ps",
 		Short: "List the workspaces",
 		Long: "List the workspaces that you started with mol up, running or not, the newest first. With\n" +
-			"--all also those of other users and of servers on this engine.",
+			"--all, also list those of other users and of servers on this engine.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			of := owner()
@@ -187,7 +187,7 @@ func (a *app) openCommand() *cobra.Command {
 	return a.workspaceCommand(&cobra.Command{
 		Use:   "open WORKSPACE",
 		Short: "Open a workspace in the browser",
-		Long: "Open a workspace in the browser, and print its URL. With --json only the result is\n" +
+		Long: "Open a workspace in the browser, and print its URL. With --json, only the result is\n" +
 			"printed; no browser is started.",
 	}, func(_ context.Context, _ *client.Client, found workspace.Info) error {
 		switch {
