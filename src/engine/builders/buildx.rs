@@ -41,67 +41,85 @@ pub(super) fn nodes(
     builder: &BuilderSettings,
     tasks: &TaskTracker,
 ) -> Result<Vec<Node>> {
-    let named_by = format!("{} {:?}", builder.option, builder.value);
-    let folder = builder.buildx_config.clone();
-    let folder = folder.or_else(|| Some(settings.config_dir.as_ref()?.join("buildx")));
-    let Some(folder) = folder else {
-        let what = "cannot be looked up: HOME, DOCKER_CONFIG and BUILDX_CONFIG are unset";
-        return Err(invalid(&named_by, what).hint("set one of them, or use an address"));
-    };
-    // As buildx compares names.
-    let name = builder.value.to_ascii_lowercase();
-    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(is_name) {
-        let what = "is neither an address nor a valid name of a buildx builder";
-        return Err(invalid(&named_by, what)
-            .hint("use unix:///path, tcp://host:port, or a name that docker buildx ls shows"));
-    }
-    let file = folder.join("instances").join(&name);
-    let text = outside_file::read(&file, MAX_FILE).map_err(|error| {
-        if let Some(limit) = limits::reached(&error) {
-            return limit;
-        }
-        if is_absent(&error) {
-            return unknown(settings, &named_by, &name, folder);
-        }
-        invalid(
-            &named_by,
-            &format!("cannot be read: {}: {error}", file.display()),
-        )
-        .hint("check who may read buildx's files")
-    })?;
-    let unusable = |why: String| {
-        invalid(&named_by, &format!("{why}: {}", file.display()))
-            .hint("create the builder anew: docker buildx rm, then docker buildx create")
-    };
-    let json = go_json::first(&text).map_err(|why| unusable(format!("cannot be read ({why})")))?;
+    let instance = Instance::find(settings, builder)?;
+    let text = instance.read(settings)?;
+    let json = go_json::first(&text)
+        .map_err(|why| instance.unusable(&format!("cannot be read ({why})")))?;
     let json = json.unwrap_or(Json::Null);
-    let wrong = |why: WrongType| unusable(format!("has a field that {why}"));
+    let wrong = |why| instance.wrong_type(why);
     let driver = json.text("Driver").map_err(wrong)?;
-    let in_container = driver == "docker-container";
-    if driver != "remote" && !in_container {
-        return Err(wrong_driver(&named_by, driver));
+    if driver != "remote" && driver != "docker-container" {
+        return Err(wrong_driver(&instance.named_by, driver));
     }
     let listed = json.list("Nodes").map_err(wrong)?;
     match listed.len() {
-        0 => return Err(unusable("has no nodes".to_owned())),
+        0 => return Err(instance.unusable("has no nodes")),
         1..=MAX_NODES => {}
-        more => return Err(unusable(format!("has {more} nodes, more than {MAX_NODES}"))),
+        more => return Err(instance.unusable(&format!("has {more} nodes, more than {MAX_NODES}"))),
     }
-    let node = |json: &Json| {
-        let endpoint = json.text("Endpoint").map_err(wrong)?;
-        if in_container {
-            let container = format!("{CONTAINER_PREFIX}{}", json.text("Name").map_err(wrong)?);
-            let mut engine = engine(settings, endpoint, &named_by)?;
-            engine.track_in(tasks);
-            source::refuse_plain_tcp(
-                &engine,
-                &named_by,
-                "create the builder with a docker context that has TLS or an ssh:// address",
-            )?;
-            return Ok(Node::In { engine, container });
+    let node = |node| match driver {
+        "remote" => instance.remote(settings, node),
+        _ => instance.in_container(settings, node, tasks),
+    };
+    listed.iter().map(node).collect()
+}
+
+/// A builder's file.
+struct Instance {
+    folder: PathBuf,
+    name: String,
+    /// The option and its value, for errors.
+    named_by: String,
+}
+
+impl Instance {
+    fn find(settings: &EngineSettings, builder: &BuilderSettings) -> Result<Self> {
+        let named_by = format!("{} {:?}", builder.option, builder.value);
+        let folder = builder.buildx_config.clone();
+        let folder = folder.or_else(|| Some(settings.config_dir.as_ref()?.join("buildx")));
+        let Some(folder) = folder else {
+            let what = "cannot be looked up: HOME, DOCKER_CONFIG and BUILDX_CONFIG are unset";
+            return Err(invalid(&named_by, what).hint("set one of them, or use an address"));
+        };
+        // As buildx compares names.
+        let name = builder.value.to_ascii_lowercase();
+        let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(is_name) {
+            let what = "is neither an address nor a valid name of a buildx builder";
+            return Err(invalid(&named_by, what)
+                .hint("use unix:///path, tcp://host:port, or a name that docker buildx ls shows"));
         }
-        let options = json.map("DriverOpts").map_err(wrong)?;
+        Ok(Self {
+            folder: folder.join("instances"),
+            name,
+            named_by,
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.join(&self.name)
+    }
+
+    fn read(&self, settings: &EngineSettings) -> Result<Vec<u8>> {
+        outside_file::read(&self.path(), MAX_FILE).map_err(|error| {
+            if let Some(limit) = limits::reached(&error) {
+                return limit;
+            }
+            if is_absent(&error) {
+                return self.unknown(settings);
+            }
+            invalid(
+                &self.named_by,
+                &format!("cannot be read: {}: {error}", self.path().display()),
+            )
+            .hint("check who may read buildx's files")
+        })
+    }
+
+    /// A node of the driver `remote`.
+    fn remote(&self, settings: &EngineSettings, node: &Json) -> Result<Node> {
+        let wrong = |why| self.wrong_type(why);
+        let options = node.map("DriverOpts").map_err(wrong)?;
         let option = |name: &str| -> Result<Option<String>> {
             let text = options.get(name).map(|value| value.as_text()).transpose();
             let text = text.map_err(wrong)?.flatten();
@@ -114,13 +132,70 @@ pub(super) fn nodes(
             server_name: option("servername")?,
         };
         if let Some(missing) = missing(&tls) {
-            return Err(unusable(format!(
+            return Err(self.unusable(&format!(
                 "has a node without {missing}, but with other options for TLS"
             )));
         }
-        source::node(settings, endpoint, &tls, &named_by)
-    };
-    listed.iter().map(node).collect()
+        let endpoint = node.text("Endpoint").map_err(wrong)?;
+        source::node(settings, endpoint, &tls, &self.named_by)
+    }
+
+    /// A node of the driver `docker-container`.
+    fn in_container(
+        &self,
+        settings: &EngineSettings,
+        node: &Json,
+        tasks: &TaskTracker,
+    ) -> Result<Node> {
+        let text = |name| node.text(name).map_err(|why| self.wrong_type(why));
+        let container = format!("{CONTAINER_PREFIX}{}", text("Name")?);
+        let mut engine = engine(settings, text("Endpoint")?, &self.named_by)?;
+        engine.track_in(tasks);
+        source::refuse_plain_tcp(
+            &engine,
+            &self.named_by,
+            "create the builder with a docker context that has TLS or an ssh:// address",
+        )?;
+        Ok(Node::In { engine, container })
+    }
+
+    /// The error for a name that buildx does not know.
+    fn unknown(&self, settings: &EngineSettings) -> Error {
+        // buildx has a builder for each docker context, without a file.
+        if docker_context::exists(settings, &self.name) {
+            return wrong_driver(&self.named_by, "docker");
+        }
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let mut names: Vec<String> = names
+            .filter(|name| !name.starts_with('.'))
+            .take(MAX_LISTED)
+            .collect();
+        names.sort();
+        let hint = match names.is_empty() {
+            true => "create one (docker buildx create --driver remote --name …), or set MOLECULE_LOCAL_BUILDER=default \
+                     for the engine's own"
+                .to_owned(),
+            false => format!(
+                "buildx has these: {}; MOLECULE_LOCAL_BUILDER=default is the engine's own",
+                names.join(", ")
+            ),
+        };
+        let what = format!(
+            "is not a buildx builder: there is no such file in {}",
+            self.folder.display()
+        );
+        invalid(&self.named_by, &what).hint(hint)
+    }
+
+    fn wrong_type(&self, why: WrongType) -> Error {
+        self.unusable(&format!("has a field that {why}"))
+    }
+
+    fn unusable(&self, why: &str) -> Error {
+        invalid(&self.named_by, &format!("{why}: {}", self.path().display()))
+            .hint("create the builder anew: docker buildx rm, then docker buildx create")
+    }
 }
 
 /// The option that is missing for TLS, as buildx itself checks it.
@@ -173,36 +248,6 @@ fn wrong_driver(named_by: &str, driver: &str) -> Error {
         }
     };
     let what = format!("has the driver {driver:?}, which libmol cannot use");
-    invalid(named_by, &what).hint(hint)
-}
-
-/// The error for a name that buildx does not know.
-fn unknown(settings: &EngineSettings, named_by: &str, name: &str, folder: PathBuf) -> Error {
-    // buildx has a builder for each docker context, without a file.
-    if docker_context::exists(settings, name) {
-        return wrong_driver(named_by, "docker");
-    }
-    let folder = folder.join("instances");
-    let entries = fs::read_dir(&folder).into_iter().flatten().flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let mut names: Vec<String> = names
-        .filter(|name| !name.starts_with('.'))
-        .take(MAX_LISTED)
-        .collect();
-    names.sort();
-    let hint = match names.is_empty() {
-        true => "create one (docker buildx create --driver remote --name …), or set MOLECULE_LOCAL_BUILDER=default \
-                 for the engine's own"
-            .to_owned(),
-        false => format!(
-            "buildx has these: {}; MOLECULE_LOCAL_BUILDER=default is the engine's own",
-            names.join(", ")
-        ),
-    };
-    let what = format!(
-        "is not a buildx builder: there is no such file in {}",
-        folder.display()
-    );
     invalid(named_by, &what).hint(hint)
 }
 
