@@ -38,8 +38,8 @@ PACKAGE    := $(BUILT)/package
 
 # Cargo's own variable: it puts a hash into the file names of libmol too, although libmol is also a cdylib. Without the
 # hash, the library that ships and the one for the tests overwrite each other in the shared build folder, and every
-# `make test` compiles both again. scripts/cargo-test and tests/run set the same value, because it is part of every
-# crate's hash.
+# `make test` compiles both again. Scripts that call cargo in the folder target set the same value, because it is part
+# of every crate's hash.
 export __CARGO_DEFAULT_LIB_METADATA := libmol
 export QUICK PREFIX DESTDIR BINDIR INCLUDEDIR LIBDIR DATADIR PLATFORM PORTABLE GLIBC MACOSX_DEPLOYMENT_TARGET
 

@@ -21,8 +21,8 @@ pub enum Code {
     UnknownRuntime = 1,
     /// An option, or the environment variable behind it, has an invalid value.
     InvalidOption = 2,
-    /// The template server did not answer (refused, unknown host, no route, time-out, TLS), or its API answered 429 or
-    /// 5xx.
+    /// The template server did not answer (refused, unknown host, no route, time-out, TLS), or its API answered 408,
+    /// 429 or 5xx.
     GiteaUnreachable = 3,
     /// The template repository, or the branch, does not exist.
     RepoNotFound = 4,
@@ -36,7 +36,7 @@ pub enum Code {
     NoDockerfile = 8,
     /// No container engine answered, or the engine answered with an error.
     EngineUnreachable = 9,
-    /// The engine, or the builder, cannot run programs for the platform.
+    /// The engine, or the builder, cannot run programs for the platform, or one of the template is for another one.
     PlatformUnsupported = 10,
     /// The build ran and failed: see the step and the last lines of its output.
     BuildFailed = 11,
@@ -200,7 +200,8 @@ impl Error {
         }
     }
 
-    /// Whether the cause can be in the template or on its server; else it is this machine, the engine or a builder.
+    /// Whether the cause can be in the template or on its server: always once the build has begun, else unless it is
+    /// this machine, the engine or a builder.
     pub(crate) fn concerns_template(&self) -> bool {
         self.build.is_some()
             || !matches!(

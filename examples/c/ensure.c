@@ -4,8 +4,8 @@
  *     cc -o ensure ensure.c $(pkg-config --cflags --libs mol)
  *     ./ensure claude-code [TIMEOUT_MS]
  *
- * docs/local-development.md lists the environment variables that set the options. The exit status is 0 or the mol_status,
- * and 64 after a wrong command line, or with a library whose ABI differs from the header's.
+ * docs/local-development.md lists the environment variables that set the options. The exit status is 0 or the
+ * mol_status, and 64 after a wrong command line, or with a library whose ABI differs from the header's.
  */
 #include <mol.h>
 #include <stdio.h>

@@ -4,8 +4,8 @@
  *     cc -o progress progress.c $(pkg-config --cflags --libs mol)
  *     ./progress claude-code
  *
- * docs/local-development.md lists the environment variables that set the options. The exit status is 0 or the mol_status,
- * and 64 after a wrong command line, or with a library whose ABI differs from the header's.
+ * docs/local-development.md lists the environment variables that set the options. The exit status is 0 or the
+ * mol_status, and 64 after a wrong command line, or with a library whose ABI differs from the header's.
  */
 #define _POSIX_C_SOURCE 200809L
 #include <errno.h>

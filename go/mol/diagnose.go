@@ -42,8 +42,8 @@ type Diagnosis struct {
 
 // Diagnose checks everything that a build depends on: which engine is used and why, its version, builder, platform and
 // disk, the cache and its disk, logins for registries, the proxy, Gitea, the token, the clock, and the template of each
-// runtime. It changes nothing. Problems are in the diagnosis; they do not make Diagnose return an error. Each check has its
-// own time limit, so Diagnose returns within half a minute even if nothing answers. The context is as for
+// runtime. It changes nothing. Problems are in the diagnosis; they do not make Diagnose return an error. Each check has
+// its own time limit, so Diagnose returns within half a minute even if nothing answers. The context is as for
 // [Client.EnsureLocalImage].
 func (c *Client) Diagnose(ctx context.Context) (Diagnosis, error) {
 	var diagnosis Diagnosis

@@ -20,8 +20,8 @@ const (
 	CodeUnknownRuntime Code = 1
 	// CodeInvalidOption means that an option or an environment variable is invalid.
 	CodeInvalidOption Code = 2
-	// CodeGiteaUnreachable means that the connection to Gitea failed, or that Gitea did not answer in time or answered 429
-	// or 5xx.
+	// CodeGiteaUnreachable means that the connection to Gitea failed, or that Gitea did not answer in time or answered
+	// 408, 429 or 5xx.
 	CodeGiteaUnreachable Code = 3
 	// CodeRepoNotFound means that the template repository, or the branch, does not exist.
 	CodeRepoNotFound Code = 4
@@ -36,7 +36,8 @@ const (
 	// CodeEngineUnreachable means that no container engine was found, or that it did not answer or
 	// answered with an error.
 	CodeEngineUnreachable Code = 9
-	// CodePlatformUnsupported means that the engine, or the builder, cannot run programs for the platform.
+	// CodePlatformUnsupported means that the engine, or the builder, cannot run programs for the platform, or that
+	// one of the template is for another one.
 	CodePlatformUnsupported Code = 10
 	// CodeBuildFailed means that the builder ended the build with an error.
 	CodeBuildFailed Code = 11
@@ -193,7 +194,7 @@ type Error struct {
 	Code Code
 	// Runtime is the runtime name of the call, or "".
 	Runtime string
-	// URL is that of the template repository, or "" if the cause is this machine, the engine or a builder.
+	// URL is that of the template repository, or "" if this machine, the engine or a builder failed before the build.
 	URL string
 	// Message says what failed and where, in one line, lower case and without a full stop.
 	Message string

@@ -45,8 +45,8 @@
  * Secrets  No token is in anything that the library hands out, and no user information of a URL, except the user
  *          name in an engine's own ssh:// address: in mol_image.endpoint and in reports.
  *
- * Growth   Structs that begin with `size`, their number of bytes, get new fields at their end. With a header newer
- *          than the library, read a new field only if `size` includes it, and leave it 0 in a mol_request.
+ * Growth   Structs that begin with `size`, their size in bytes, get new fields only at their end. With a header newer
+ *          than the library, read a new field only if `size` includes it, and leave new fields of a mol_request 0.
  *
  * This file is generated from src/ffi and cbindgen.toml; change it there.
  */
@@ -90,7 +90,7 @@ typedef enum mol_status {
   MOL_ERR_UNKNOWN_RUNTIME = 1,
   // An option, or the environment variable behind it, has an invalid value.
   MOL_ERR_INVALID_OPTION = 2,
-  // The template server did not answer (refused, unknown host, no route, time-out, TLS), or its API answered 429 or 5xx.
+  // The template server did not answer (refused, unknown host, no route, time-out, TLS), or with 408, 429 or 5xx.
   MOL_ERR_GITEA_UNREACHABLE = 3,
   // The template repository, or the branch, does not exist.
   MOL_ERR_REPO_NOT_FOUND = 4,
@@ -104,7 +104,7 @@ typedef enum mol_status {
   MOL_ERR_NO_DOCKERFILE = 8,
   // No container engine answered, or the engine answered with an error.
   MOL_ERR_ENGINE_UNREACHABLE = 9,
-  // The engine, or the builder, cannot run programs for the platform.
+  // The engine, or the builder, cannot run programs for the platform, or one of the template is for another one.
   MOL_ERR_PLATFORM_UNSUPPORTED = 10,
   // The build ran and failed: see step, line, exit_code and log_tail.
   MOL_ERR_BUILD_FAILED = 11,
@@ -120,7 +120,7 @@ typedef enum mol_status {
   MOL_ERR_CANCELED = 16,
   // The timeout_ms of the call passed.
   MOL_ERR_DEADLINE_EXCEEDED = 17,
-  // An argument is NULL where it must not be, not UTF-8, out of range, no commit id, or an unknown option or request.
+  // An argument is NULL where it must not be, not UTF-8, out of range, not a commit id, or an unknown name or kind.
   MOL_ERR_INVALID_ARGUMENT = 18,
   // No object has this id: it was freed, or never created.
   MOL_ERR_NO_SUCH_HANDLE = 19,
@@ -182,7 +182,7 @@ typedef struct mol_error {
   const char *hint;
   // The runtime of the call.
   const char *runtime;
-  // The URL of the template repository; empty if the cause is this machine, the engine or a builder.
+  // The URL of the template repository; empty if this machine, the engine or a builder failed before the build.
   const char *url;
   // The build step that failed, as the builder names it.
   const char *step;
@@ -273,7 +273,7 @@ typedef struct mol_request {
   // What the call does.
   mol_request_kind kind;
   // Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime,
-  // stay. 0: none stays for being among the newest.
+  // stay. 0: none, unless it stays for another reason.
   uint32_t keep_per_runtime;
   // Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
   int64_t keep_recent_ms;
@@ -400,7 +400,7 @@ mol_status mol_ensure_local_image(mol_client client,
                                   mol_image **image,
                                   mol_error **error);
 
-// Starts a call of any kind; mol_call_wait waits for it. An invalid request and an unknown runtime fail here.
+// Starts a call of any kind without waiting: see mol_call_wait. An invalid request and an unknown runtime fail here.
 //
 // request     what to do; copied
 // timeout_ms  MOL_TIMEOUT_CEILING, or how long the call may take

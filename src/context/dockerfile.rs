@@ -282,7 +282,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Expands the variables in a text, up to [`MAX_VALUE`] bytes. Empty if that exceeds what is left for all variables.
+    /// Expands the variables in a text, up to [`MAX_VALUE`] bytes. Empty if that exceeds what is left for all of them.
     fn expand(&mut self, text: &str) -> String {
         let mut expanded = String::new();
         expand(text, &self.args, MAX_DEPTH, &mut expanded);

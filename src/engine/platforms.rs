@@ -100,7 +100,9 @@ pub(super) fn unsupported_hint(noun: &str, platform: &Platform) -> String {
             )
         }
         (os, _) => {
-            format!("use a machine that runs {os} containers, or another MOLECULE_IMAGE_PLATFORM")
+            format!(
+                "use another {noun}, on a machine that runs {os} containers, or another MOLECULE_IMAGE_PLATFORM"
+            )
         }
     }
 }
@@ -127,6 +129,16 @@ mod tests {
         assert!(is_emulated(Some(&amd64), &arm64));
         assert!(!is_emulated(Some(&amd64), &platform("linux/386")));
         assert!(!is_emulated(None, &arm64));
+    }
+
+    #[test]
+    fn the_hint_names_the_machine_that_needs_emulation() {
+        let platform = Platform::parse("linux/arm64").unwrap();
+        let engine = unsupported_hint("engine", &platform);
+        assert!(engine.contains("the engine's machine") && engine.contains("=native"));
+        // `native` is the platform of the engine.
+        let builder = unsupported_hint("builder", &platform);
+        assert!(builder.contains("the builder's machine") && !builder.contains("native"));
     }
 
     #[test]

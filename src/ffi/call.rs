@@ -61,7 +61,7 @@ pub unsafe extern "C" fn mol_ensure_local_image(
     }
 }
 
-/// Starts a call of any kind; mol_call_wait waits for it. An invalid request and an unknown runtime fail here.
+/// Starts a call of any kind without waiting: see mol_call_wait. An invalid request and an unknown runtime fail here.
 ///
 /// request     what to do; copied
 /// timeout_ms  MOL_TIMEOUT_CEILING, or how long the call may take

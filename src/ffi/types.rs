@@ -21,7 +21,7 @@ pub enum mol_status {
     MOL_ERR_UNKNOWN_RUNTIME = 1,
     /// An option, or the environment variable behind it, has an invalid value.
     MOL_ERR_INVALID_OPTION = 2,
-    /// The template server did not answer (refused, unknown host, no route, time-out, TLS), or its API answered 429 or 5xx.
+    /// The template server did not answer (refused, unknown host, no route, time-out, TLS), or with 408, 429 or 5xx.
     MOL_ERR_GITEA_UNREACHABLE = 3,
     /// The template repository, or the branch, does not exist.
     MOL_ERR_REPO_NOT_FOUND = 4,
@@ -35,7 +35,7 @@ pub enum mol_status {
     MOL_ERR_NO_DOCKERFILE = 8,
     /// No container engine answered, or the engine answered with an error.
     MOL_ERR_ENGINE_UNREACHABLE = 9,
-    /// The engine, or the builder, cannot run programs for the platform.
+    /// The engine, or the builder, cannot run programs for the platform, or one of the template is for another one.
     MOL_ERR_PLATFORM_UNSUPPORTED = 10,
     /// The build ran and failed: see step, line, exit_code and log_tail.
     MOL_ERR_BUILD_FAILED = 11,
@@ -51,7 +51,7 @@ pub enum mol_status {
     MOL_ERR_CANCELED = 16,
     /// The timeout_ms of the call passed.
     MOL_ERR_DEADLINE_EXCEEDED = 17,
-    /// An argument is NULL where it must not be, not UTF-8, out of range, no commit id, or an unknown option or request.
+    /// An argument is NULL where it must not be, not UTF-8, out of range, not a commit id, or an unknown name or kind.
     MOL_ERR_INVALID_ARGUMENT = 18,
     /// No object has this id: it was freed, or never created.
     MOL_ERR_NO_SUCH_HANDLE = 19,
@@ -137,7 +137,7 @@ pub struct mol_error {
     pub hint: *const c_char,
     /// The runtime of the call.
     pub runtime: *const c_char,
-    /// The URL of the template repository; empty if the cause is this machine, the engine or a builder.
+    /// The URL of the template repository; empty if this machine, the engine or a builder failed before the build.
     pub url: *const c_char,
     /// The build step that failed, as the builder names it.
     pub step: *const c_char,
@@ -297,7 +297,7 @@ pub struct mol_request {
     /// What the call does.
     pub kind: mol_request_kind,
     /// Prune: how many of the newest images of each runtime and platform, and of the newest trees of each runtime,
-    /// stay. 0: none stays for being among the newest.
+    /// stay. 0: none, unless it stays for another reason.
     pub keep_per_runtime: u32,
     /// Prune: how long images and trees stay after they were built or used, in ms. 0: ten minutes; negative: no time.
     pub keep_recent_ms: i64,

@@ -279,6 +279,8 @@ pub(crate) async fn explain_refusal(
                 false => format!("{url} cannot be read"),
             })
         }
+        Ok(answer) if answer.status == StatusCode::OK && refused.code == Code::RepoNotFound => refused
+            .hint("the API knows the repository, but git does not find it: check that the server allows git over HTTP"),
         Ok(answer) if answer.status == StatusCode::OK && refused.code == Code::Fetch => {
             let mut url = below(repository, &format!("git/commits/{commit}"));
             // Leaves out the long parts of the answer.

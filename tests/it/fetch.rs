@@ -263,6 +263,8 @@ fn git_http_errors_map_to_error_codes() {
                 !error.hint.is_empty() && error.url.contains("hermes"),
                 "{error:?}"
             );
+            let api_knows = error.hint.starts_with("the API knows the repository");
+            assert_eq!(api_knows, status == 404, "{error:?}");
             assert!(!has_tree(&env, &sha));
         }
     }

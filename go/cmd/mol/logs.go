@@ -34,7 +34,7 @@ func (a *app) logsCommand() *cobra.Command {
 			case a.asJSON:
 				return errors.New("--json is only for --build: the output of a workspace is text")
 			case len(args) != 1:
-				return errors.New("name one workspace (mol ps lists them), or a runtime with --build")
+				return errors.New("name one workspace (mol ps lists the workspaces), or a runtime with --build")
 			}
 			return nil
 		},

@@ -12,8 +12,8 @@ import (
 // progressEvery is the interval of progress lines.
 const progressEvery = 2 * time.Second
 
-// A plainDisplay writes a line for each event, with the time since the start; of the
-// progress, without --verbose, at most one line in progressEvery. It is for files,
+// A plainDisplay writes a line for each event, with the time since the start. Without
+// --verbose it writes at most one progress line per progressEvery. It is for files,
 // pipes and terminals without cursor movement.
 type plainDisplay struct {
 	mu       sync.Mutex

@@ -81,7 +81,7 @@ func (a *app) withWorkspace(ctx context.Context, name string, do func(context.Co
 func (a *app) workspaceCommand(cmd *cobra.Command, do func(context.Context, *client.Client, workspace.Info) error) *cobra.Command {
 	cmd.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) != 1 {
-			return errors.New("name one workspace; mol ps lists them")
+			return errors.New("name one workspace; mol ps lists the workspaces")
 		}
 		return nil
 	}

@@ -1,5 +1,5 @@
 // Package server is a small server on loopback with Gitea's API, for the demo and the tests. It has the API
-// calls that libmol makes (a branch, a repository, references, a tree, a commit), git smart HTTP, and a
+// calls that libmol makes for an image (a branch, a repository, references, a tree, a commit), git smart HTTP, and a
 // control API, with which a test moves branches and simulates errors.
 //
 // Its answers have the same fields as those of a real Gitea (1.23): a test compares them with

@@ -232,7 +232,7 @@ async fn outcome(
 
 /// What the failure of `Solve` means.
 async fn failed(grpc: &Grpc, status: Status) -> Failure {
-    // A daemon that shuts down first cancels its builds, and then closes its connections.
+    // When a daemon shuts down, it first cancels its builds, and then closes its connections.
     let stopped = matches!(status.code(), Code::Unavailable | Code::Cancelled)
         && tokio::time::timeout(END_TIMEOUT, grpc.ended.cancelled())
             .await

@@ -41,7 +41,7 @@ pub(super) fn nodes(
     builder: &BuilderSettings,
     tasks: &TaskTracker,
 ) -> Result<Vec<Node>> {
-    let instance = Instance::find(settings, builder)?;
+    let instance = Instance::of(settings, builder)?;
     let text = instance.read(settings)?;
     let json = go_json::first(&text)
         .map_err(|why| instance.unusable(&format!("cannot be read ({why})")))?;
@@ -73,7 +73,8 @@ struct Instance {
 }
 
 impl Instance {
-    fn find(settings: &EngineSettings, builder: &BuilderSettings) -> Result<Self> {
+    /// Checks the name. The file may not exist.
+    fn of(settings: &EngineSettings, builder: &BuilderSettings) -> Result<Self> {
         let named_by = format!("{} {:?}", builder.option, builder.value);
         let folder = builder.buildx_config.clone();
         let folder = folder.or_else(|| Some(settings.config_dir.as_ref()?.join("buildx")));
@@ -119,6 +120,7 @@ impl Instance {
     /// A node of the driver `remote`.
     fn remote(&self, settings: &EngineSettings, node: &Json) -> Result<Node> {
         let wrong = |why| self.wrong_type(why);
+        let endpoint = node.text("Endpoint").map_err(wrong)?;
         let options = node.map("DriverOpts").map_err(wrong)?;
         let option = |name: &str| -> Result<Option<String>> {
             let text = options.get(name).map(|value| value.as_text()).transpose();
@@ -136,7 +138,6 @@ impl Instance {
                 "has a node without {missing}, but with other options for TLS"
             )));
         }
-        let endpoint = node.text("Endpoint").map_err(wrong)?;
         source::node(settings, endpoint, &tls, &self.named_by)
     }
 
@@ -148,8 +149,9 @@ impl Instance {
         tasks: &TaskTracker,
     ) -> Result<Node> {
         let text = |name| node.text(name).map_err(|why| self.wrong_type(why));
+        let endpoint = text("Endpoint")?;
         let container = format!("{CONTAINER_PREFIX}{}", text("Name")?);
-        let mut engine = engine(settings, text("Endpoint")?, &self.named_by)?;
+        let mut engine = engine(settings, endpoint, &self.named_by)?;
         engine.track_in(tasks);
         source::refuse_plain_tcp(
             &engine,

@@ -103,8 +103,8 @@ pub(super) fn attribute_files(
     Ok(corrected)
 }
 
-/// Returns how many patterns have [`MAX_DOUBLE_STARS`] `**`. Fails if one has more. gix parses the file, because it also
-/// matches the patterns: `**` may be written as `"\052\052"`, and a comment may contain any number of stars.
+/// Returns how many patterns have [`MAX_DOUBLE_STARS`] `**`. Fails if one has more. gix parses the file, because it
+/// also matches the patterns: `**` may be written as `"\052\052"`, and a comment may contain any number of stars.
 fn check_patterns(content: &[u8]) -> Result<usize, Failure> {
     let mut with_two = 0;
     for line in gix_attributes::parse(content) {

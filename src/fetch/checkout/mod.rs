@@ -168,8 +168,8 @@ fn write_directly(
 ) -> Result<(), Failure> {
     let is_written_here = |entry: &gix_index::Entry| {
         let size = objects.store.size(&entry.id);
-        // gix has a file in memory, and would write the corrected content of an attribute file instead of the committed
-        // one.
+        // gix would hold all of a large file in memory, and would write the corrected content of an attribute file
+        // instead of the committed one.
         is_file(entry.mode) && (size > SMALL || objects.attributes.contains(&entry.id))
     };
     if !index.entries().iter().any(is_written_here) {

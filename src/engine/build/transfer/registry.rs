@@ -71,7 +71,8 @@ impl ImagePull {
     }
 
     /// Pulls the image into the engine, tags it as the build asks, and then removes from the engine the reference by
-    /// which it was pulled; nothing is removed from the registry. The stream has an item for each message of the engine.
+    /// which it was pulled; nothing is removed from the registry. The stream has an item for each message of the
+    /// engine.
     pub(in crate::engine::build) fn into_engine<'a>(
         self: Arc<Self>,
         engine: &'a Engine,
