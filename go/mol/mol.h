@@ -90,7 +90,7 @@ typedef enum mol_status {
   MOL_ERR_UNKNOWN_RUNTIME = 1,
   // An option, or the environment variable behind it, has an invalid value.
   MOL_ERR_INVALID_OPTION = 2,
-  // The template server did not answer (refused, unknown host, no route, time-out, TLS), or with 408, 429 or 5xx.
+  // The template server did not answer (refused, unknown host, no route, time-out, TLS), or answered 408, 429 or 5xx.
   MOL_ERR_GITEA_UNREACHABLE = 3,
   // The template repository, or the branch, does not exist.
   MOL_ERR_REPO_NOT_FOUND = 4,

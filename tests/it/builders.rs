@@ -383,7 +383,13 @@ fn a_build_that_loses_two_of_three_nodes_is_not_tried_on_the_third() {
         let started = wait_until("the build on a node", || {
             client.of_kind(Kind::BuildStarted).get(lost).cloned()
         });
-        wait_until("the endless step", || is_running(&word).then_some(()));
+        // The client must know that the step runs: a build that has not begun is tried on any other node.
+        wait_until("a line of the endless step", || {
+            let log = client.of_kind(Kind::Log);
+            let lines = log.iter().flat_map(|event| &event.line);
+            let of_step = lines.filter(|line| line.contains(&word)).count();
+            (of_step > lost).then_some(())
+        });
         let endpoint = started.endpoint.unwrap();
         let node = addresses.iter().position(|address| *address == endpoint);
         builders[node.unwrap()].kill();
