@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn millions_of_unterminated_sequences_are_fast() {
+    fn many_unterminated_sequences_are_fast() {
         for begun in [
             "\x1b[",
             "\x1b]",
@@ -290,7 +290,7 @@ mod tests {
             "\u{9d}é",
         ] {
             let begin = std::time::Instant::now();
-            line(&begun.repeat(1 << 20));
+            line(&begun.repeat(1 << 16));
             assert!(begin.elapsed().as_secs() < 5, "{begun:?}");
         }
     }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -157,11 +158,11 @@ func TestARelativeCacheFolderOfAClientIgnoresLaterChdir(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, check := range found.Checks {
-		if check.Name == "cache" {
-			mustContain(t, check.Found, filepath.Join(dir, "here"))
-		}
+	i := slices.IndexFunc(found.Checks, func(c Check) bool { return c.Name == "cache" })
+	if i < 0 {
+		t.Fatalf("no check of the cache: %+v", found.Checks)
 	}
+	mustContain(t, found.Checks[i].Found, filepath.Join(dir, "here"))
 }
 
 func TestEngineHostReturnsTheEngineInUse(t *testing.T) {

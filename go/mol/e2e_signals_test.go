@@ -45,13 +45,15 @@ func TestAServerWithSixtyCallsSurvivesAnSSHThatDies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), waitLimit)
+		defer cancel()
 		var calls sync.WaitGroup
 		for i := range 60 {
 			runtime := KnownRuntimes()[i%len(KnownRuntimes())]
 			calls.Add(1)
 			go func() {
 				defer calls.Done()
-				_, err := client.EnsureLocalImage(context.Background(), runtime)
+				_, err := client.EnsureLocalImage(ctx, runtime)
 				if !errors.Is(err, ErrEngineUnreachable) {
 					t.Errorf("ssh that dies %s: %v", name, err)
 				}

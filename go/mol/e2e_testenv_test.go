@@ -29,8 +29,9 @@ import (
 // the library behaves is tested in Rust, in tests/it.
 
 const (
-	// cancelLimit is how long a cancelled call may take to end, here and in the engine (promise P4).
-	cancelLimit = time.Second
+	// cancelLimit is how long a cancelled call may take to end, here and in the engine, with the race detector and other
+	// suites on the same machine. tests/it checks the promised second (P4).
+	cancelLimit = 3 * time.Second
 )
 
 // plain is a template that needs no base image.

@@ -132,7 +132,7 @@ func TestTheCauseInAContextErrorIsMaskedAndOnOneLine(t *testing.T) {
 	if _, got := EnsureLocalImage(ctx, "hermes"); got == nil || got.Error() != want {
 		t.Errorf("got %v, want %q", got, want)
 	}
-	if record := <-records; !strings.Contains(record, want) || strings.Contains(record, testToken) {
+	if record := records(); !strings.Contains(record, want) || strings.Contains(record, testToken) {
 		t.Errorf("logged %q", record)
 	}
 }

@@ -60,9 +60,23 @@ func TestRunStopsWhenContextEnds(t *testing.T) {
 	stdin, hold := io.Pipe()
 	defer hold.Close()
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	started, output := io.Pipe()
+	ended := make(chan error, 1)
+	root := t.TempDir()
+	go func() { ended <- run(ctx, []string{"--root", root}, stdin, output, io.Discard) }()
+	if _, err := started.Read(make([]byte, 1024)); err != nil { // it listens
+		t.Fatal(err)
+	}
+	go io.Copy(io.Discard, started)
 	cancel()
-	if err := run(ctx, []string{"--root", t.TempDir()}, stdin, io.Discard, io.Discard); err != nil {
-		t.Error(err)
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("the server did not stop")
 	}
 }
 

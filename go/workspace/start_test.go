@@ -145,12 +145,17 @@ func TestStartPublishesOnLoopbackOnly(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	published := 0
 	for port, bindings := range found.Container.NetworkSettings.Ports {
 		for _, b := range bindings {
+			published++
 			if !b.HostIP.IsLoopback() {
 				t.Errorf("%s is published on %s", port, b.HostIP)
 			}
 		}
+	}
+	if published == 0 {
+		t.Error("no port is published")
 	}
 }
 
@@ -194,13 +199,16 @@ func TestStartFailsWhenTheWorkspaceExits(t *testing.T) {
 }
 
 func TestStartFailsWhenTheWorkspaceDoesNotAnswer(t *testing.T) {
-	for behaviour, want := range map[string]string{"silent": "logged nothing", "unhealthy": "503"} {
+	for behaviour, c := range map[string]struct {
+		want    string
+		timeout time.Duration
+	}{"silent": {"logged nothing", 500 * time.Millisecond}, "unhealthy": {"503", 3 * time.Second}} {
 		t.Run(behaviour, func(t *testing.T) {
 			s := newStarter(t, behaviour)
-			s.cfg.ReadyTimeout = 500 * time.Millisecond
+			s.cfg.ReadyTimeout = c.timeout
 			_, err := s.start(t.Context())
-			if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), want) {
-				t.Errorf("Start() = %v, want ErrNotReady with %q", err, want)
+			if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("Start() = %v, want ErrNotReady with %q", err, c.want)
 			}
 		})
 	}

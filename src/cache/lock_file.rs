@@ -213,7 +213,7 @@ mod tests {
         shared.try_lock_shared().unwrap();
         remove_unlocked(&path, ANY).unwrap();
         assert!(path.exists());
-        drop(shared);
+        shared.unlock().unwrap();
         remove_unlocked(&path, |_| false).unwrap();
         assert!(path.exists());
         remove_unlocked(&path, ANY).unwrap();

@@ -378,7 +378,7 @@ mod tests {
         let (one, two, three) = (canceled(&inbox), canceled(&inbox), canceled(&inbox));
         assert_eq!(ended(inbox.wait(Some(two), AT_ONCE)).call, two);
         assert_eq!(
-            inbox.wait(Some(two), None).unwrap_err().code,
+            inbox.wait(Some(two), AT_ONCE).unwrap_err().code,
             Code::NoSuchHandle
         );
         assert_eq!(ended(inbox.wait(None, AT_ONCE)).call, one);
@@ -423,7 +423,7 @@ mod tests {
             }
         });
         canceled(&inbox);
-        assert!(matches!(inbox.wait(None, None), Ok(Taken::Closed)));
+        assert!(matches!(inbox.wait(None, AT_ONCE), Ok(Taken::Closed)));
     }
 
     #[test]
@@ -449,7 +449,7 @@ mod tests {
         log(&inbox, 1);
         next(&inbox);
         assert!(readable());
-        ended(inbox.wait(Some(call), None));
+        ended(inbox.wait(Some(call), AT_ONCE));
         assert!(!readable());
     }
 }

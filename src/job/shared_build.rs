@@ -153,6 +153,7 @@ impl<T: Clone + Send + Sync + 'static> Drop for Waiter<T> {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
 
     use crate::error::Code;
     use crate::process::executor::block_on;
@@ -203,12 +204,9 @@ mod tests {
             let end = CancellationToken::new();
             drop(join(&end));
             tasks.close();
-            tasks.wait().await;
-            assert_eq!(
-                finished.load(Ordering::SeqCst),
-                1,
-                "the last waiter has left"
-            );
+            let ended = tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await;
+            assert!(ended.is_ok(), "the last waiter has left, so the build ends");
+            assert_eq!(finished.load(Ordering::SeqCst), 1);
             assert!(builds.lock().is_empty());
         });
     }

@@ -188,4 +188,18 @@ mod tests {
         assert_eq!(found.errors.len(), 1, "{:?}", found.errors);
         assert!(found.errors[0].contains("/none cannot be read"));
     }
+
+    #[test]
+    fn a_folder_with_too_many_entries_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("0");
+        fs::write(&file, "").unwrap();
+        for number in 1..=MAX_ENTRIES {
+            fs::hard_link(&file, folder.path().join(number.to_string())).unwrap();
+        }
+        let found = find(None, Some(folder.path()));
+        assert_eq!(found.errors.len(), 1, "{:?}", found.errors);
+        let error = &found.errors[0];
+        assert!(error.contains("more than 10000 entries"), "{error}");
+    }
 }

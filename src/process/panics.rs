@@ -54,7 +54,16 @@ fn from_panic(payload: &(dyn Any + Send)) -> Error {
 /// own copy. A Rust program that uses the crate keeps its own hook, and its errors do not name the place in the code.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| panic::set_hook(Box::new(record)));
+    ONCE.call_once(|| {
+        // The tests of this crate keep their messages.
+        #[cfg(test)]
+        let shown = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            record(info);
+            #[cfg(test)]
+            shown(info);
+        }));
+    });
 }
 
 fn record(panic: &PanicHookInfo<'_>) {

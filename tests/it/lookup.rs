@@ -10,7 +10,7 @@ use mol::{Code, Error, OptionName};
 use serde_json::{Value, json};
 
 use crate::support::server::{PLAIN, dockerfile, of_service};
-use crate::support::{CANCEL_LIMIT, TestEnv, in_parallel};
+use crate::support::{CANCEL_LIMIT, TestEnv, in_parallel, wait_until};
 
 /// Checks what all lookup errors have in common.
 fn assert_reported(env: &TestEnv, error: &Error) {
@@ -567,4 +567,18 @@ fn api_requests_carry_the_user_agent() {
     let api = of_service(&requests, "api");
     assert_eq!(api.len(), 1);
     assert!(api[0].user_agent.contains("libmol/"), "{api:?}");
+}
+
+#[test]
+fn at_most_32_requests_are_sent_at_once() {
+    let env = TestEnv::new();
+    env.server
+        .faults(json!([{ "match": "/api/", "hang": true }]));
+    let client = env.client();
+    // A caller waits three seconds for the request of another one, and then makes its own.
+    let _calls: Vec<_> = (0..40).map(|_| client.begin("hermes")).collect();
+    let requests = || env.server.requests().len();
+    wait_until("32 requests", || (requests() >= 32).then_some(()));
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(requests(), 32);
 }

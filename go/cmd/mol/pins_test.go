@@ -176,13 +176,18 @@ func TestPinsTopic(t *testing.T) {
 		}
 	}
 	// The examples in the text must work.
+	examples := 0
 	for _, example := range strings.Split(pinsText, "\n\n") {
 		if strings.HasPrefix(example, "  ") {
+			examples++
 			f := &fakeClient{img: scriptImage()}
 			code, _, stderr := runFake(t, t.Context(), f, "ensure", "hermes", "--pins", written(t, example))
 			if code != 0 || len(f.opts.Pins) != 1 {
 				t.Errorf("exit code %d, %v: %s", code, f.opts.Pins, stderr)
 			}
 		}
+	}
+	if examples == 0 {
+		t.Error("the text has no example")
 	}
 }

@@ -822,8 +822,10 @@ func TestCloseEndsRunningRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	for len(s.Requests()) < 4 {
-		time.Sleep(time.Millisecond)
+	for deadline := time.Now().Add(time.Minute); len(s.Requests()) < 4; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d requests", len(s.Requests()))
+		}
 	}
 	if len(children(t)) == 0 {
 		t.Fatal("git does not wait for the client")
@@ -944,6 +946,7 @@ func TestPushIsRejected(t *testing.T) {
 	commit(t, s, oneFile("a", "1"))
 	dir := t.TempDir()
 	runGit(t, dir, "clone", "-q", s.RepoPrefix()+"hermes", ".")
+	runGit(t, dir, "rev-parse", "--verify", "main")
 	cmd := exec.Command("git", "push", "-q", "origin", "main:other")
 	cmd.Dir, cmd.Env = dir, append(gitEnv(), "GIT_TERMINAL_PROMPT=0")
 	if out, err := cmd.CombinedOutput(); err == nil {

@@ -507,9 +507,12 @@ fn step_event(step: &Step, kind: Kind, message: String) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::engine::build::pull::Action;
     use crate::engine::build::transfer::ImagePull;
+    use crate::process;
 
     const GRACE: Duration = Duration::from_secs(60);
 
@@ -530,6 +533,17 @@ mod tests {
         assert_eq!(failed(pattern).reason("exit code: 3"), "exit code: 3");
         assert_eq!(failed("").reason(canceled), canceled);
         assert_eq!(failed("context canceled").reason(canceled), canceled);
+    }
+
+    #[test]
+    fn a_limited_number_of_warnings_is_emitted() {
+        let emitted = Mutex::new(0);
+        let emit = |_| *process::lock(&emitted) += 1;
+        let mut monitor = BuildMonitor::new(Arc::default(), None, GRACE, &emit);
+        for _ in 0..MAX_WARNINGS + 10 {
+            monitor.warning("a".to_owned(), String::new());
+        }
+        assert_eq!(*process::lock(&emitted), MAX_WARNINGS);
     }
 
     #[test]

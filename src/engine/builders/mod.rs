@@ -352,4 +352,15 @@ mod tests {
         known.note_all(&trouble(libc::ENOENT)).unwrap();
         assert!(known.failed_recently(&node));
     }
+
+    #[test]
+    fn a_node_that_failed_is_asked_again_after_a_while() {
+        let known = NodeStates::default();
+        let node = Node::At(Address::Unix("/builder.sock".into()));
+        known.note(&node, true);
+        assert!(known.failed_recently(&node));
+        let then = Instant::now().checked_sub(RETRY_AFTER).unwrap();
+        known.lock().get_mut(&node.to_string()).unwrap().failed = Some(then);
+        assert!(!known.failed_recently(&node));
+    }
 }

@@ -137,7 +137,7 @@ mod tests {
             *per_node.entry(node).or_default() += 1;
         }
         assert!(
-            per_node.values().all(|count| (60..140).contains(count)),
+            per_node.len() == 4 && per_node.values().all(|count| (60..140).contains(count)),
             "{per_node:?}"
         );
     }

@@ -198,11 +198,11 @@ mod tests {
             let (address, _) = server(does);
             assert_eq!(asked_within(Duration::from_millis(500), address), None);
         }
-        let unused = TcpListener::bind("127.0.0.1:0").unwrap();
-        let refuses = unused.local_addr().unwrap();
-        drop(unused);
+        // Bound, so that no other test gets the port, and not listening.
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let refused = Reply::Unreachable("the connection was refused".to_owned());
-        assert_eq!(asked(refuses), refused);
+        assert_eq!(asked(bound.local_addr().unwrap()), refused);
         for does in [Does::Close, Does::Answer("rubbish")] {
             let (address, _) = server(does);
             let reply = asked(address);

@@ -243,13 +243,23 @@ mod tests {
 
     /// Settings with this `config.json`, and a helper that is this shell script.
     fn user(config: impl AsRef<[u8]>, helper: &str) -> (tempfile::TempDir, EngineSettings) {
-        use std::os::unix::fs::PermissionsExt;
+        use std::io::Write;
+        use std::process::{Command, Stdio};
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("config.json"), config).unwrap();
         let program = dir.path().join("docker-credential-of-the-test");
         let script = format!("#!/bin/sh\ncd {}\n{helper}\n", dir.path().display());
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        // By a child: a process that another thread starts meanwhile would inherit the open file, and the helper could
+        // not be executed (ETXTBSY).
+        let mut writer = Command::new("/bin/sh")
+            .args(["-c", r#"cat >"$0" && chmod 755 "$0""#])
+            .arg(&program)
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let written = writer.stdin.take().unwrap().write_all(script.as_bytes());
+        written.unwrap();
+        assert!(writer.wait().unwrap().success());
         let settings = EngineSettings {
             config_dir: Some(dir.path().to_owned()),
             search_path: Some(format!("{}:/usr/bin:/bin", dir.path().display())),
