@@ -3,9 +3,11 @@
  *     close RUNTIME     with the options in the environment, and a template server that does not answer
  *
  * The waits for an event and for a result return MOL_ERR_CLOSED, and the call for an image MOL_ERR_CANCELED. */
+#define _POSIX_C_SOURCE 200809L
 #include "check.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 struct waiter {
     pthread_t thread;
@@ -62,6 +64,7 @@ int main(int argc, char **argv)
     int fd = -1, i;
 
     CHECK(argc == 2);
+    alarm(LONG_MS / 1000); /* A wait that never ends fails the test. */
     client = client_from_env(true);
     call = start(client, (mol_request){.kind = MOL_REQUEST_IMAGE, .runtime = argv[1]}, MOL_TIMEOUT_NONE);
     for (i = 0; i < WAITERS; i++) {

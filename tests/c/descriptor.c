@@ -183,6 +183,7 @@ int main(void)
 {
     int round;
 
+    alarm(LONG_MS / 1000); /* A wait that never ends fails the test. */
     follows_events_and_results();
     stays_readable_until_the_last_is_taken();
     is_readable_at_once_if_something_waited_before();

@@ -2,8 +2,9 @@
  *
  *     hung_disk RUNTIME FOLDER      with the options of a healthy client in the environment
  *
- * Two clients have their docker configuration in FOLDER, which hangs. Prints the status and the duration of their
- * calls, and of a call of a third client on a healthy disk. All have a deadline of 3 seconds. */
+ * Two clients have their docker configuration in FOLDER, which hangs. Prints the status and the duration of calls and
+ * a diagnosis of each, and of a call of a third client on a healthy disk. All have a deadline of 3 seconds. Then prints
+ * the same of the creation of a client whose certificates are in FOLDER. */
 #define _DEFAULT_SOURCE
 #include "check.h"
 

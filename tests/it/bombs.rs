@@ -21,8 +21,8 @@ const MIB: u64 = 1 << 20;
 /// Upper bound for the memory growth of one fetch, in MiB: much less than the library's limit of 512.
 const MAX_GROWTH_MIB: u64 = 96;
 
-/// A bomb must be refused within this time, on a busy machine too.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+/// A bomb must be refused within this time, on a busy machine too. Without a limit it would take minutes.
+const TIME_LIMIT: Duration = Duration::from_secs(45);
 
 /// Closing a client takes at most 2 s, whatever is running, plus some time to measure it.
 const CLOSE_LIMIT: Duration = Duration::from_millis(2500);
@@ -535,7 +535,7 @@ fn endless_git_messages_cost_little_memory() {
             assert!(end.message.contains(why), "{what}: {end:?}");
         }
         assert!(end.growth_mib < MAX_GROWTH_MIB, "{what}: {end:?}");
-        assert!(took < 2 * TIME_LIMIT, "{what}: {took:?}");
+        assert!(took < TIME_LIMIT, "{what}: {took:?}");
     }
 }
 
@@ -596,7 +596,7 @@ fn duplicate_objects_and_deltas_cost_little() {
     assert_eq!(end.status, "ok", "{end:?}");
     assert!(end.growth_mib < MAX_GROWTH_MIB, "{end:?}");
     // Includes the build, which other tests slow down.
-    assert!(took < 6 * TIME_LIMIT, "{took:?}");
+    assert!(took < 2 * TIME_LIMIT, "{took:?}");
 }
 
 #[test]
@@ -666,7 +666,7 @@ fn announced_object_counts_do_not_block_other_fetches() {
     env.template("hermes", files);
     let begun = Instant::now();
     env.client().ensure("hermes").unwrap();
-    assert!(begun.elapsed() < 3 * TIME_LIMIT, "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < TIME_LIMIT, "{:?}", begun.elapsed());
     for (_, client, call) in &calls {
         client.inner().cancel(call.id);
     }

@@ -256,6 +256,7 @@ fn one_callers_cancel_does_not_affect_the_others() {
     let client = env.client();
     let (first, second) = (client.begin("hermes"), client.begin("hermes"));
     wait_until_it_builds(&client, &word);
+    client.wait_for(Kind::Waiting, |_| true);
     client.cancel(first);
     assert!(is_running(&word), "the other caller still needs the build");
     end_sleep_of(&word);
@@ -271,6 +272,7 @@ fn the_build_stops_when_its_last_caller_cancels() {
     let word = endless(&env, "hermes");
     let calls = [client.begin("hermes"), client.begin("hermes")];
     wait_until_it_builds(&client, &word);
+    client.wait_for(Kind::Waiting, |_| true);
     let since = Instant::now();
     for call in calls {
         client.cancel(call);
@@ -288,6 +290,9 @@ fn the_last_of_100_callers_gets_its_image_when_99_cancel_at_random() {
         let client = env.client();
         let mut calls: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
         wait_until_it_builds(&client, &word);
+        wait_until("99 calls to wait", || {
+            (client.count(Kind::Waiting) == 99).then_some(())
+        });
         // Any of them may be the last, also the one that started the build.
         let last = calls.swap_remove(random_below(100) as usize);
         let mut delays: Vec<u64> = calls.iter().map(|_| random_below(1000)).collect();
@@ -313,6 +318,9 @@ fn the_build_stops_when_all_of_100_callers_cancel_at_random() {
         let word = endless(&env, "hermes");
         let calls: Vec<_> = (0..100).map(|_| client.begin("hermes")).collect();
         wait_until_it_builds(&client, &word);
+        wait_until("99 calls to wait", || {
+            (client.count(Kind::Waiting) == 99).then_some(())
+        });
         for call in calls {
             std::thread::sleep(Duration::from_millis(random_below(10)));
             assert!(is_running(&word), "a caller still needs the build");

@@ -16,7 +16,9 @@ use crate::support::daemon::write_program;
 use crate::support::engine::{BUSYBOX, Engine, is_running, wait_until_gone};
 use crate::support::registry::{PASSWORD, Registry, USER};
 use crate::support::server::dockerfile;
-use crate::support::{CANCEL_LIMIT, TestClient, TestEnv, block_on, unique, wait_until};
+use crate::support::{
+    CANCEL_LIMIT, TestClient, TestEnv, block_on, random_below, unique, wait_until,
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Builder {
@@ -478,12 +480,14 @@ fn a_helper_is_asked_once_per_registry_and_build() {
 fn cancelling_a_call_kills_and_reaps_a_hanging_helper() {
     let stage = Stage::new();
     let word = unique();
+    // The sleeps do not have the word: they are known by their time.
+    let time = format!("600.{:09}", random_below(1_000_000_000));
     for (builder, script) in [
-        (BuildKit, "sleep 600; true"),
-        (BuildKit, "exec >&- 2>&-; sleep 600; true"),
-        (BuildKit, "sleep 600 & wait"),
-        (Classic, "sleep 600; true"),
-        (Podman, "sleep 600; true"),
+        (BuildKit, format!("sleep {time}; true")),
+        (BuildKit, format!("exec >&- 2>&-; sleep {time}; true")),
+        (BuildKit, format!("sleep {time} & wait")),
+        (Classic, format!("sleep {time}; true")),
+        (Podman, format!("sleep {time}; true")),
     ] {
         // The word is in the helper's command line.
         let pid_file = stage.env.scratch().join("pid");
@@ -493,10 +497,14 @@ fn cancelling_a_call_kills_and_reaps_a_hanging_helper() {
         stage.template(&format!("FROM {}", stage.base));
         let client = stage.client(builder);
         let call = client.begin("hermes");
-        wait_until("the helper", || is_running(&word).then_some(()));
+        let sleep = format!("sleep\0{time}");
+        wait_until("the helper", || {
+            (is_running(&word) && is_running(&sleep)).then_some(())
+        });
         let since = Instant::now();
         client.cancel(call);
         wait_until_gone(&word);
+        wait_until_gone(&time);
         let pid = std::fs::read_to_string(&pid_file).unwrap();
         wait_until("the helper to be reaped", || {
             (!Path::new("/proc").join(pid.trim()).exists()).then_some(())

@@ -161,10 +161,10 @@ fn disk_full_before_the_marker_keeps_image_drops_tree() {
     let held = first_pass_until("tree-synced", &env.scratch().join("full"));
     let script = format!(
         "FAILPOINTS='{held}' \"$@\" & \
-         until [ -e {tree} ]; do sleep 0.05; done; \
+         until [ -e {tree} ]; do kill -0 $!; sleep 0.05; done; \
          cat /dev/zero > filler 2>/dev/null || true; \
          touch ../full; wait $!; rm filler; ls -A hermes; \
-         touch ../filled; until [ -e ../go ]; do sleep 0.05; done; \"$@\""
+         touch ../filled; until [ -e ../go ] || [ ! -e ../filled ]; do sleep 0.05; done; \"$@\""
     );
     let ensure = program_with_points("ensure", Link::Static);
     let process = with_a_disk(&env, "size=16m,mode=700", &script, &ensure)
@@ -194,7 +194,7 @@ fn a_full_disk_does_not_matter_for_a_cached_tree() {
     let env = TestEnv::new();
     env.template("hermes", dockerfile(PLAIN));
     let script = "\"$@\"; cat /dev/zero > filler 2>/dev/null || true; \"$@\"; \
-                  touch ../filled; until [ -e ../go ]; do sleep 0.05; done; \"$@\"";
+                  touch ../filled; until [ -e ../go ] || [ ! -e ../filled ]; do sleep 0.05; done; \"$@\"";
     let ensure = program("ensure", Link::Static);
     let process = with_a_disk(&env, "size=16m,mode=700", script, &ensure)
         .arg("hermes")

@@ -191,6 +191,7 @@ fn an_image_built_by_docker_has_the_files_of_the_chosen_vectors() {
     for case in cases {
         let tree = case.tree();
         let image = format!("libmol-test/{}", unique());
+        let kept = engine.keep_images();
         succeed(
             Command::new(required_var("MOL_TEST_DOCKER"))
                 .args(["build", "--quiet", "--tag", &image])
@@ -200,6 +201,7 @@ fn an_image_built_by_docker_has_the_files_of_the_chosen_vectors() {
                 .env("DOCKER_HOST", &engine.url)
                 .env("DOCKER_BUILDKIT", "0"),
         );
+        drop(kept);
         let files = engine.files(&image).into_keys().collect();
         engine.untag(&image);
         case.check("docker build", Ok(files));

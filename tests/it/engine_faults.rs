@@ -392,8 +392,8 @@ fn an_engine_restart_fails_the_build_and_the_next_call_works() {
         ]);
         let call = client.begin("hermes");
         client.wait_for_line(&word);
-        let begun = Instant::now();
         own.stop();
+        let begun = Instant::now();
         let error = call.end().unwrap_err();
         assert_eq!(error.code, Code::EngineUnreachable, "{error:?}");
         assert!(error.message().contains(&own.engine.url), "{error:?}");

@@ -374,12 +374,10 @@ fn an_endless_git_answer_ends_at_the_deadline() {
             "drip_ms": 5, "headers": { "Content-Type": kind }, "drip_bytes": 100 }]),
         );
         let limit = Duration::from_secs(2);
+        let client = env.client();
         let begun = Instant::now();
-        let error = env
-            .client()
-            .begin_within("hermes", Some(limit))
-            .end()
-            .unwrap_err();
+        let call = client.begin_within("hermes", Some(limit));
+        let error = call.end().unwrap_err();
         assert_eq!(error.code, Code::DeadlineExceeded, "{part}: {error:?}");
         assert!(
             begun.elapsed() < limit + CANCEL_LIMIT,

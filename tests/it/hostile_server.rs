@@ -250,7 +250,7 @@ fn an_endlessly_slow_body_ends_at_the_ceiling() {
 }
 
 #[test]
-fn a_response_that_is_not_http_fails_at_once() {
+fn a_response_that_is_not_http_is_an_error() {
     let head = |text: &str| text.replace('\n', "\r\n").into_bytes();
     let answers = [
         b"SSH-2.0-OpenSSH_9.2\r\n".to_vec(),

@@ -1,12 +1,13 @@
 //! The environment variables of the contract, and their effects.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::mpsc;
 
 use mol::{Client, OptionName, Options};
 
 use crate::support::child::source;
 use crate::support::server::{PLAIN, dockerfile};
-use crate::support::{TestClient, TestEnv, write_docker_context};
+use crate::support::{TestClient, TestEnv, WAIT_LIMIT, write_docker_context};
 
 /// Options from these variables and no others.
 fn from_env(variables: &[(&str, &str)]) -> Options {
@@ -133,11 +134,12 @@ fn the_current_docker_context_is_used() {
 }
 
 /// A proxy for one request; returns the request line.
-fn proxy() -> (String, std::thread::JoinHandle<String>) {
+fn proxy() -> (String, mpsc::Receiver<String>) {
     use std::io::{BufRead, BufReader, Write};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let request_line = std::thread::spawn(move || {
+    let (sender, request_line) = mpsc::channel();
+    std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         let mut line = String::new();
         BufReader::new(stream.try_clone().unwrap())
@@ -146,7 +148,7 @@ fn proxy() -> (String, std::thread::JoinHandle<String>) {
         stream
             .write_all(b"HTTP/1.1 418 no\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             .unwrap();
-        line
+        let _ = sender.send(line);
     });
     (address, request_line)
 }
@@ -185,7 +187,9 @@ fn proxy_variables_work_in_upper_and_lower_case() {
             ("DOCKER_HOST", &env.engine.url),
         ]);
         TestClient::new(&options).ensure_err("hermes");
-        let request_line = request_line.join().unwrap();
+        let request_line = request_line
+            .recv_timeout(WAIT_LIMIT)
+            .unwrap_or_else(|_| panic!("{variable}: no request reached the proxy"));
         assert!(
             request_line.starts_with(expected),
             "{variable}: {request_line}"

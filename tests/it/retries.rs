@@ -45,9 +45,11 @@ fn a_temporary_fetch_failure_is_retried() {
             let env = TestEnv::new();
             let sha = env.template("hermes", dockerfile(PLAIN));
             env.server.faults(temporary(part, 1, fault.clone()));
-            let image = env.client().ensure("hermes");
+            let client = env.client();
+            let image = client.ensure("hermes");
             let image = image.unwrap_or_else(|error| panic!("{part} {fault}: {error:?}"));
             assert_eq!(image.commit_sha, sha);
+            assert_eq!(client.count(Kind::Warning), 1, "{part} {fault}");
         }
     }
 }
@@ -61,7 +63,9 @@ fn a_truncated_fetch_is_retried() {
         1,
         json!({ "truncate_after": 20 }),
     ));
-    env.client().ensure("hermes").unwrap();
+    let client = env.client();
+    client.ensure("hermes").unwrap();
+    assert_eq!(client.count(Kind::Warning), 1, "it was truncated once");
 }
 
 #[test]

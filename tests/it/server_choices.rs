@@ -321,7 +321,10 @@ fn prune_and_offline_recognise_tags_with_the_architecture() {
         report.images.is_empty() && report.trees.is_empty(),
         "{report:?}"
     );
-    let report = block_on(client.inner().prune(all).wait(None)).unwrap();
+    let report = {
+        let _alone = env.engine.alone();
+        block_on(client.inner().prune(all).wait(None)).unwrap()
+    };
     let done: Vec<_> = report
         .images
         .iter()

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::support::child::{Link, command, program};
 use crate::support::engine::{BUSYBOX, end_sleep_of, is_running};
 use crate::support::server::{PLAIN, dockerfile, fetches, of_service};
-use crate::support::{TestEnv, unique, wait_until};
+use crate::support::{TestEnv, WAIT_LIMIT, unique, wait_until};
 
 /// A template whose RUN step prints a word, which is returned, and then sleeps until [`end_sleep_of`] ends the sleep.
 /// The image contains a random number, so that two builds differ.
@@ -121,9 +121,13 @@ fn two_processes_share_one_fetch_and_one_build() {
         });
         drop(sender);
         let waits = |line: &String| line.contains("\"kind\":\"waiting\"");
-        assert!(said.iter().any(|line| waits(&line)), "no process waits");
+        let end = Instant::now() + WAIT_LIMIT;
+        let next = || said.recv_timeout(end.saturating_duration_since(Instant::now()));
+        let waited = std::iter::from_fn(|| next().ok()).any(|line| waits(&line));
         end_sleep_of(&word);
-        readers.map(|reader| reader.join().unwrap())
+        let outputs = readers.map(|reader| reader.join().unwrap());
+        assert!(waited, "no process waits");
+        outputs
     });
     let all = outputs.concat();
     let count = |kind: &str| all.matches(&format!("\"kind\":\"{kind}\"")).count();

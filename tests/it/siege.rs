@@ -79,8 +79,11 @@ fn a_limited_c_host_does_not_crash_hang_or_leak() {
 
     // That user may have no access to the folder of the engine's socket.
     let open_engine = Proxy::over_tcp(&env.engine, |_| Handling::Pass);
-    let mut command = process(Path::new("setpriv"));
+    // Kills a host that hangs.
+    let limit = Duration::from_secs(seconds() + 60);
+    let mut command = process(Path::new("timeout"));
     command
+        .args(["--signal=KILL", &limit.as_secs().to_string(), "setpriv"])
         .args([format!("--reuid={USER}"), format!("--regid={USER}")])
         .args(["--clear-groups", "prlimit"])
         // Limits: private memory, file descriptors, threads and processes of the user.
@@ -111,7 +114,6 @@ fn a_limited_c_host_does_not_crash_hang_or_leak() {
     println!("{said}");
     assert_eq!(output.status.signal(), None, "{said}");
     assert!(output.status.success(), "{}\n{said}", output.status);
-    let limit = Duration::from_secs(seconds() + 60);
     assert!(begun.elapsed() < limit, "{:?}", begun.elapsed());
     let numbers = |name: &str| -> Vec<u64> {
         let line = said.lines().find_map(|line| line.strip_prefix(name));

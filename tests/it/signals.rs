@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use mol::OptionName;
 use serde_json::json;
@@ -401,7 +402,9 @@ fn the_strace_parser_classifies_each_write() {
 /// Runs a program as a user without any other process on this machine, who can still read all files.
 fn as_unused_user(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
-    let user = 3_000_000_000_u32 + std::process::id() % 1_000_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let user = 3_000_000_000 + std::process::id() % 10_000_000 * 8 + next;
     command
         .arg(format!("--reuid={user}"))
         .arg("--clear-groups")

@@ -202,7 +202,7 @@ fn a_cancelled_build_stops_remotely_and_leaves_no_ssh() {
         let client = client(&env, &sshd, &[(OptionName::DockerBuildkit, buildkit)]);
         let call = client.begin("hermes");
         client.wait_for_line(&word);
-        assert!(is_running(&word) && !sshd.clients().is_empty());
+        assert!(is_running(&word) && !sshd.connections().is_empty());
 
         let since = Instant::now();
         client.cancel_in_time(call);
@@ -224,7 +224,7 @@ fn a_call_cancelled_while_ssh_connects_leaves_no_ssh() {
     let url = format!("ssh://root@{}", silent.local_addr().unwrap());
     let client = client(&env, &sshd, &[(OptionName::DockerHost, &url)]);
     let call = client.begin("hermes");
-    wait_until("an ssh", || (!sshd.clients().is_empty()).then_some(()));
+    wait_until("an ssh", || (!sshd.connections().is_empty()).then_some(()));
     let since = Instant::now();
     client.cancel(call);
     assert_no_ssh(&sshd, since);

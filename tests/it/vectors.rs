@@ -51,11 +51,12 @@ fn the_user_information_of_a_url_is_masked() {
         url: String,
         want: String,
     }
-    for case in cases::<Case>("mask_url.json") {
-        // The core masks URLs within texts; a text that is not a URL only concerns the Go function.
-        if Url::parse(&case.url).is_ok_and(|url| url.has_host()) {
-            assert_eq!(mask_token(&case.url, ""), case.want, "{}", case.name);
-        }
+    let mut cases = cases::<Case>("mask_url.json");
+    // The core masks URLs within texts; a text that is not a URL only concerns the Go function.
+    cases.retain(|case| Url::parse(&case.url).is_ok_and(|url| url.has_host()));
+    assert!(!cases.is_empty());
+    for case in cases {
+        assert_eq!(mask_token(&case.url, ""), case.want, "{}", case.name);
     }
 }
 

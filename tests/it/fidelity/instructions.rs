@@ -318,7 +318,7 @@ fn an_unknown_instruction() {
 #[test]
 fn a_failing_step() {
     assert_same(
-        &template(&with_shell("RUN echo first\nRUN exit 42\n"))
+        &template(&with_shell("RUN echo first\nRUN exit $((6 * 7))\n"))
             .fails_on(BuildKit, "42")
             .fails_on(Classic, "42")
             .fails_on(Podman, "42"),
