@@ -371,9 +371,11 @@ mod tests {
 
     #[test]
     fn work_continues_and_is_counted_after_its_future_is_dropped() {
+        // Slots of its own: work without a slot has not begun, and other tests use up those of `WORK`.
+        static SLOTS: Semaphore = Semaphore::const_new(1);
         let tasks = TaskTracker::new();
         let (sender, done) = std::sync::mpsc::channel();
-        drop(blocking(&tasks, move || {
+        drop(blocking_in(&SLOTS, &tasks, move || {
             thread::sleep(Duration::from_millis(20));
             sender.send(()).map_err(|_| Error::canceled())
         }));
