@@ -43,6 +43,15 @@ func TestRunStopsWhenStdinCloses(t *testing.T) {
 	}
 	response.Body.Close()
 	closeStdin.Close()
+	mustStop(t, ended)
+	if rest, _ := io.ReadAll(lines); len(rest) > 0 {
+		t.Errorf("more output: %q", rest)
+	}
+}
+
+// mustStop waits for the end of run.
+func mustStop(t *testing.T, ended <-chan error) {
+	t.Helper()
 	select {
 	case err := <-ended:
 		if err != nil {
@@ -50,9 +59,6 @@ func TestRunStopsWhenStdinCloses(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Fatal("the server did not stop")
-	}
-	if rest, _ := io.ReadAll(lines); len(rest) > 0 {
-		t.Errorf("more output: %q", rest)
 	}
 }
 
@@ -70,14 +76,7 @@ func TestRunStopsWhenContextEnds(t *testing.T) {
 	}
 	go io.Copy(io.Discard, started)
 	cancel()
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("the server did not stop")
-	}
+	mustStop(t, ended)
 }
 
 func TestRunRejectsInvalidFlags(t *testing.T) {
